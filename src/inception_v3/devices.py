@@ -1,0 +1,32 @@
+"""Where the network runs, and in which precision it runs well there."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from inception_v3.errors import InputError
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device of that name; without one the GPU where there is one. Raises InputError if it cannot be used."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: cannot be used here ({reason}); leave it out to pick one", exit_status=2) from error  # fmt: skip
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the processor multiplies bfloat16 itself, so that autocast is a gain."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 autocast where the device has it, else nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if has_bf16(device) else nullcontext()

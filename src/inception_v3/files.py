@@ -1,0 +1,39 @@
+"""Writing files that are either whole or not there."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from inception_v3.errors import InputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to, and put it in the place of `path` when all went well.
+
+    After an error, an interrupt or a kill the file that was there before is still whole.
+    Raises InputError where the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except Exception as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: Exception) -> Exception:
+    """The error to show for one met while writing `path`: the system's own, told in one line."""
+    # safetensors wraps the system's error in one of its own, with the number in the text
+    if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
+        return InputError(f"{path}: the disk is full; free some space and run the command again")
+    if isinstance(error, OSError):
+        return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder")
+    return error

@@ -1,0 +1,101 @@
+"""TF-Slim checkpoints: the variables `InceptionV3/...`, and the options that their names and shapes tell."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inception_v3 import architecture
+from inception_v3.architecture import Conv, Layer
+from inception_v3.errors import InputError
+from inception_v3.formats import tensorflow_checkpoint
+
+SCOPE = "InceptionV3/"
+AVERAGE = "/ExponentialMovingAverage"
+# Everything else below a layer's scope is an optimizer's slot.
+VARIABLES = ("weights", "biases", "BatchNorm/beta", "BatchNorm/gamma", "BatchNorm/moving_mean", "BatchNorm/moving_variance")  # fmt: skip
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict and the options of InceptionV3, from a checkpoint in format V1 or V2.
+
+    Where the checkpoint holds running averages of the weights, those are taken, as slim evaluates with them.
+    Raises InputError: damaged, or not TF-Slim's Inception V3.
+    """
+    found = tensorflow_checkpoint.read(path, wanted=_is_variable)
+    averaged = {name.removesuffix(AVERAGE): value for name, value in found.items() if name.endswith(AVERAGE)}
+    variables = {name: value for name, value in found.items() if not name.endswith(AVERAGE)} | averaged
+    options = recover_options(path, {name.removeprefix(SCOPE): value.shape for name, value in variables.items()})
+    return {state_name(name): to_torch(value) for name, value in variables.items()}, options
+
+
+def _is_variable(name: str) -> bool:
+    return name.startswith(SCOPE) and name.removesuffix(AVERAGE).endswith(VARIABLES)
+
+
+def state_name(variable: str) -> str:
+    """`InceptionV3/Conv2d_1a_3x3/weights` to `Conv2d_1a_3x3.weights`."""
+    return variable.removeprefix(SCOPE).replace("/", ".")
+
+
+def to_torch(value: np.ndarray) -> Tensor:
+    """HWIO kernels to OIHW; vectors as they are."""
+    if value.ndim == 4:
+        value = value.transpose(3, 2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(value))
+
+
+def recover_options(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """num_classes, the widths, the heads and their image size, which a checkpoint does not write down.
+
+    Shapes leave several multipliers and image sizes possible; any of them builds the same variables. The
+    simplest multiplier is taken, and the smallest image that fills the auxiliary kernel (299 for 5x5).
+    """
+    logits = shapes.get("Logits/Conv2d_1c_1x1/weights")
+    if "Mixed_7c/Branch_3/Conv2d_0b_1x1/weights" not in shapes or logits is None or len(logits) != 4:
+        raise InputError(f"{path}: no Inception V3 of TF-Slim (its variables are called InceptionV3/...)")
+    aux = [name for name in shapes if name.startswith("AuxLogits/Conv2d_2a_") and name.endswith("/weights")]
+    options: dict[str, Any] = {
+        "num_classes": logits[3],
+        "create_aux_logits": bool(aux),
+        "batch_norm_scale": any(name.endswith("gamma") for name in shapes),
+    }
+    if aux:
+        kernel = shapes[aux[0]][:2]
+        options["image_size"] = tuple(_image_length(length) for length in kernel)
+    layers = [layer for point in architecture.end_points() for layer in point.layers if layer.normalized]
+    return options | _widths(path, layers, shapes)
+
+
+def _image_length(kernel: int) -> int:
+    """The smallest image whose map fills an auxiliary kernel of this length, with slim's unshrunk 5x5 pool."""
+    if kernel >= 5:
+        return 299
+    point = architecture.AUX_INPUT
+    lengths = range(architecture.minimum_size(), 299)
+    maps = {n: next(p.height for p in architecture.end_points(height=n, final_endpoint=point) if p.name == point) for n in lengths}  # fmt: skip
+    return next(length for length, size in maps.items() if size >= 5 and (size - 5) // 3 + 1 == kernel)
+
+
+def _widths(path: Path, layers: list[Layer], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """depth_multiplier and min_depth: every width must be max(int(width * depth_multiplier), min_depth)."""
+    found: dict[int, int] = {}  # a width in the table: the width in the file
+    for layer in layers:
+        shape = shapes.get(f"{layer.name}/weights")
+        if shape is not None and len(shape) == 4 and isinstance(layer.table, Conv) and layer.table.width:
+            found[layer.table.width] = shape[3]
+    least = min(found.values())
+    above = {table: width for table, width in found.items() if width > least} or found
+    low = max(Fraction(width, table) for table, width in above.items())
+    high = min(Fraction(width + 1, table) for table, width in above.items())
+    for digits in range(12):
+        scale = 10**digits
+        multiplier = -(-low.numerator * scale // low.denominator) / scale
+        if low <= multiplier < high:
+            for min_depth in (16, least):
+                if all(architecture.depth(t, multiplier, min_depth) == width for t, width in found.items()):
+                    return {"depth_multiplier": multiplier, "min_depth": min_depth}
+    raise InputError(f"{path}: its layers have widths that no depth_multiplier gives; is it another network?")

@@ -1,0 +1,41 @@
+"""Curves and confusion matrix as PNG. Needs matplotlib: pip install 'inception-v3[train]'."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def curves(epochs: list[dict[str, float]], path: Path) -> None:
+    """Loss and accuracy of every epoch; in training those with dropout and augmentation on."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [epoch["epoch"] for epoch in epochs]
+    for axes, title, names in (
+        (left, "loss", {"loss": "training", "held_out_loss": "held out"}),
+        (right, "top-1 accuracy", {"accuracy": "training", "held_out_top1": "held out"}),
+    ):
+        for name, label in names.items():
+            axes.plot(steps, [epoch[name] for epoch in epochs], marker="o", markersize=3, label=label)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120, format="png")
+
+
+def confusion_matrix(confusion: np.ndarray, class_names: list[str], path: Path) -> None:
+    """Rows are the real classes, each coloured by its own total; numbers where they can be read."""
+    classes = len(class_names)
+    side = min(4 + 0.35 * classes, 24)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="real", title="Held-out pictures")
+    if classes <= 60:
+        axes.set_xticks(range(classes), class_names, rotation=90 if max(map(len, class_names)) > 2 else 0)
+        axes.set_yticks(range(classes), class_names)
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    figure.savefig(path, dpi=120, format="png")
