@@ -72,7 +72,7 @@ def load_held_out(name: str, class_names: list[str] | None, trained_on: Abstract
         root = _existing(name)
         test_root = _first(root, TEST_FOLDERS)
         pictures = _folder(test_root or _first(root, TRAIN_FOLDERS) or root, least_classes=1)
-        if test_root is None and trained_on and trained_on.issubset(pictures.names):
+        if test_root is None and trained_on and trained_on <= set(pictures.names):
             pictures = pictures.subset([i for i, one in enumerate(pictures.names) if one not in trained_on])
     if class_names is None or pictures.class_names == class_names:
         return pictures

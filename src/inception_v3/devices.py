@@ -16,15 +16,16 @@ def pick_device(name: str | None = None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: cannot be used here ({reason}); leave it out to pick one", exit_status=2) from error  # fmt: skip
+        message = f"--device {name}: cannot be used here ({reason}); leave it out to pick one"
+        raise InputError(message, exit_status=2) from error
     return device
 
 
 def has_bf16(device: torch.device) -> bool:
     """Whether the processor multiplies bfloat16 itself, so that autocast is a gain."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

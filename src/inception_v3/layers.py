@@ -14,7 +14,7 @@ from inception_v3.architecture import Padding, Size
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels before and after, so that ceil(length / stride) come out (tensorflow/core/framework/common_shape_fns.cc)."""
+    """Pixels before and after, for ceil(length / stride) outputs (tensorflow/core/framework/common_shape_fns.cc)."""
     total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
     return total // 2, total - total // 2
 

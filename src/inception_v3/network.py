@@ -6,7 +6,7 @@ A variable's name in `state_dict()` is TF-Slim's with dots: `Mixed_5b.Branch_0.C
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from inception_v3.architecture import Branch as BranchTable
 from inception_v3.layers import BatchNorm, Conv2d, Pool2d
 from inception_v3.preprocessing import Preprocessing
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 EndPoints = dict[str, Tensor]
 
 
@@ -27,8 +30,9 @@ class Branch(nn.Module):
     def __init__(self, steps: BranchTable, layers: dict[str, nn.Module]) -> None:
         super().__init__()
         self.steps = [[table.name for table in (step if isinstance(step, tuple) else (step,))] for step in steps]
-        for name in sum(self.steps, []):
-            self.add_module(name, layers[name])
+        for names in self.steps:
+            for name in names:
+                self.add_module(name, layers[name])
 
     def forward(self, net: Tensor) -> Tensor:
         for names in self.steps:
@@ -183,6 +187,12 @@ class InceptionV3(nn.Module):
         heads = HEAD_END_POINTS if self.settings["create_aux_logits"] else HEAD_END_POINTS[1:]
         return self.base_end_points + heads
 
+    def preprocess(self, images: "Image | Sequence[Image]") -> Tensor:
+        """RGB pictures, one or several, to what this network reads: (N, 3, H, W), on its device."""
+        pictures = images if isinstance(images, Sequence) else [images]
+        pixels = torch.stack([self.preprocessing.pixels(picture) for picture in pictures])
+        return self.preprocessing.scale(pixels.to(next(self.parameters()).device))
+
     def base(
         self,
         images: Tensor,
@@ -261,6 +271,7 @@ class InceptionV3(nn.Module):
         assert self.AuxLogits is not None
         pool, reduce, convolve, classify = self.AuxLogits
         net = reduce(pool(net))
+        assert isinstance(convolve, Conv2d)
         if net.shape[2] < convolve.kernel[0] or net.shape[3] < convolve.kernel[1]:
             raise ValueError(
                 f"images of {_size(images.shape[2:])} leave a {_size(net.shape[2:])} map for the auxiliary head, whose "
@@ -277,8 +288,8 @@ class InceptionV3(nn.Module):
             return logits
         if logits.shape[2:] != (1, 1):
             raise ValueError(
-                f"images of {_size(images.shape[2:])} leave a {_size(logits.shape[2:])} map of logits: build the network "
-                "with global_pool=True for one answer an image, or with spatial_squeeze=False for the map"
+                f"images of {_size(images.shape[2:])} leave a {_size(logits.shape[2:])} map of logits: build the "
+                "network with global_pool=True for one answer an image, or with spatial_squeeze=False for the map"
             )
         return logits.flatten(1)
 

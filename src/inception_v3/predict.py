@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inception_v3.devices import autocast
 from inception_v3.errors import InputError
-from inception_v3.images import Source, open_image
+from inception_v3.images import Source
 from inception_v3.network import InceptionV3
 
 
@@ -45,13 +45,13 @@ def predict(
     while chunk := list(islice(waiting, batch_size)):
         pixels = [_pixels(model, source) for source in chunk]
         readable = [tensor for tensor in pixels if isinstance(tensor, Tensor)]
-        rows = iter(())
+        rows: Iterator[tuple[list[float], list[int]]] = iter(())
         if readable:
             images = model.preprocessing.scale(torch.stack(readable).to(device))
             with autocast(device):
                 logits, _ = model(images.contiguous(memory_format=torch.channels_last), end_points=())
-            probabilities = logits.float().softmax(1).cpu()
-            rows = zip(*(t.tolist() for t in probabilities.topk(min(top, len(names)))), strict=True)
+            best = logits.float().softmax(1).cpu().topk(min(top, len(names)))
+            rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         for source, tensor in zip(chunk, pixels, strict=True):
             if isinstance(tensor, Tensor):
                 shares, classes = next(rows)
@@ -63,6 +63,6 @@ def predict(
 
 def _pixels(model: InceptionV3, source: Source) -> Tensor | str:
     try:
-        return model.preprocessing.pixels(open_image(source.open(), name=source.name))
+        return model.preprocessing.pixels(source.open())
     except InputError as error:
         return str(error)

@@ -31,7 +31,8 @@ class Preprocessing:
         ratio = max(height / image.height, width / image.width) / self.crop_fraction
         size = [max(height, round(image.height * ratio)), max(width, round(image.width * ratio))]
         resized = transform.resize(transform.pil_to_tensor(image), size, InterpolationMode.BILINEAR, antialias=True)
-        return transform.center_crop(resized, [height, width])
+        centre: Tensor = transform.center_crop(resized, [height, width])
+        return centre
 
     def scale(self, pixels: "Tensor") -> "Tensor":
         """uint8 (N, 3, H, W) to the floats that the network reads, on the same device."""

@@ -30,7 +30,7 @@ class Recipe:
     rmsprop_decay: float = 0.9
     momentum: float = 0.9
     epsilon: float = 1.0
-    clip_norm: float = 2.0
+    clip_norm: float = 2.0  # of all gradients together; 0 does not clip
     label_smoothing: float = 0.1
     aux_weight: float = 0.4
     weight_decay: float = 0.00004
@@ -53,7 +53,8 @@ def load_recipe(name: str) -> Recipe:
         text = (shipped / f"{name}.toml" if name in known else Path(name)).read_text("utf-8")
         table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: no such recipe; there are {', '.join(known)}, or give a .toml file", exit_status=2) from error  # fmt: skip
+        message = f"{name}: no such recipe; there are {', '.join(known)}, or give a .toml file"
+        raise InputError(message, exit_status=2) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML: {error}", exit_status=2) from error
     types = {field.name: type(field.default) for field in fields(Recipe)}

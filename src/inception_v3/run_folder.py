@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from inception_v3.evaluate import Metrics
 
 TRAINING_IMAGES = "training_images.txt"
-PRODUCED = (MODEL_FILE, "recipe.json", TRAINING_IMAGES, "bad_images.csv", "metrics.jsonl", "curves.png", "confusion_matrix.png")  # fmt: skip
+PLOTS = ("curves.png", "confusion_matrix.png")
+PRODUCED = (MODEL_FILE, "recipe.json", TRAINING_IMAGES, "bad_images.csv", "metrics.jsonl", *PLOTS)
 
 
 class RunFolder:

@@ -59,8 +59,10 @@ def train(
     )
     model.preprocessing = Preprocessing(size, recipe.crop_fraction)
     model.class_names = train_set.class_names
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     averaged = moving_average(model, recipe.ema_decay)
+    assert isinstance(averaged.module, InceptionV3)
+    averaged_model = averaged.module
     optimizer = RMSProp(model.parameters(), recipe.learning_rate, recipe.rmsprop_decay, recipe.momentum, recipe.epsilon)
     augment = AUGMENTS[recipe.augment]
     loader = batches(
@@ -85,7 +87,7 @@ def train(
 
     def save(epochs: float) -> None:
         training = {"epochs": epochs, "seed": seed, "recipe": asdict(recipe)}
-        checkpoint.save(averaged.module, run.model_file, training)
+        checkpoint.save(averaged_model, run.model_file, training)
 
     try:
         progress.start()
@@ -120,11 +122,13 @@ def train(
                     aux_weight=recipe.aux_weight,
                 )
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 # The gradient of L2 is added, and so is clipped too, as where L2 is a part of the loss.
-                decayed = kernels(model)
-                torch._foreach_add_([kernel.grad for kernel in decayed], decayed, alpha=recipe.weight_decay)
-                clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                for kernel in kernels(model):
+                    if kernel.grad is not None:
+                        kernel.grad.add_(kernel.detach(), alpha=recipe.weight_decay)
+                if recipe.clip_norm:
+                    clip_grad_norm_(model.parameters(), recipe.clip_norm)
                 optimizer.step()
                 averaged.update_parameters(model)
 
@@ -138,14 +142,11 @@ def train(
                         f"the loss is {mean_loss} in epoch {epoch + 1}: try a smaller --learning-rate ({kept})"
                     )
                 images_per_second = seen / (time.perf_counter() - started)
-                progress.update(
-                    bar,
-                    description=f"epoch {epoch + 1}/{recipe.epochs}",
-                    figures=f"loss {mean_loss:.3f}  accuracy {right.item() / seen:.1%}  {images_per_second:.0f} images/s",
-                )
+                figures = f"loss {mean_loss:.3f}  accuracy {right.item() / seen:.1%}  {images_per_second:.0f} images/s"
+                progress.update(bar, description=f"epoch {epoch + 1}/{recipe.epochs}", figures=figures)
             if not seen:
                 raise InputError("none of the training pictures can be read")
-            metrics = evaluate(averaged.module, test_loader, train_set.class_names)
+            metrics = evaluate(averaged_model, test_loader, train_set.class_names)
             save(epoch + 1)
             run.log(
                 epoch=epoch + 1,

@@ -94,7 +94,7 @@ def record(out, **options):
                 ]
             )  # fmt: skip
             gradients = tf.gradients(fetch["loss"], [variables[n] for n in GRADIENTS])
-            fetch |= {f"grad/{n}": g for n, g in zip(GRADIENTS, gradients)}
+            fetch |= {f"grad/{n}": g for n, g in zip(GRADIENTS, gradients, strict=True)}
         with tf.Session() as session:
             feeds = {variable.initializer.inputs[1]: values[name] for name, variable in variables.items()}
             session.run([v.initializer for v in variables.values()], feeds)

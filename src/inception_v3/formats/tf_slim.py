@@ -16,7 +16,8 @@ from inception_v3.formats import tensorflow_checkpoint
 SCOPE = "InceptionV3/"
 AVERAGE = "/ExponentialMovingAverage"
 # Everything else below a layer's scope is an optimizer's slot.
-VARIABLES = ("weights", "biases", "BatchNorm/beta", "BatchNorm/gamma", "BatchNorm/moving_mean", "BatchNorm/moving_variance")  # fmt: skip
+BATCH_NORM = ("BatchNorm/beta", "BatchNorm/gamma", "BatchNorm/moving_mean", "BatchNorm/moving_variance")
+VARIABLES = ("weights", "biases", *BATCH_NORM)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -74,10 +75,11 @@ def _image_length(kernel: int) -> int:
     """The smallest image whose map fills an auxiliary kernel of this length, with slim's unshrunk 5x5 pool."""
     if kernel >= 5:
         return 299
-    point = architecture.AUX_INPUT
-    lengths = range(architecture.minimum_size(), 299)
-    maps = {n: next(p.height for p in architecture.end_points(height=n, final_endpoint=point) if p.name == point) for n in lengths}  # fmt: skip
-    return next(length for length, size in maps.items() if size >= 5 and (size - 5) // 3 + 1 == kernel)
+    for length in range(architecture.minimum_size(), 299):
+        size = architecture.end_points(height=length, final_endpoint=architecture.AUX_INPUT)[-1].height
+        if size >= 5 and (size - 5) // 3 + 1 == kernel:
+            return length
+    raise AssertionError("an image of 299 pixels fills the whole kernel, and smaller ones each shorter")
 
 
 def _widths(path: Path, layers: list[Layer], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -1,0 +1,39 @@
+# Needs Python 3.11 or later, pip and make; everything else is set up below this folder.
+# A stamp stands for a finished step, so that a second run installs nothing.
+
+UV_VERSION := 0.13.9
+UV := .uv/bin/uv
+RUN := runs/digits
+
+.PHONY: setup test demo check parity clean
+
+setup: .venv/.complete .oracle/.complete
+
+# uv goes into a folder of its own: Debian's Python allows no other place, and has no venv module.
+$(UV):
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target .uv uv==$(UV_VERSION)
+
+.venv/.complete: pyproject.toml uv.lock | $(UV)
+	$(UV) sync --quiet --locked --all-extras
+	@touch $@
+
+# TF-Slim runs on TensorFlow 2.12 alone: the tests ask it in an environment of its own.
+.oracle/.complete: tests/oracle/requirements.txt | $(UV)
+	$(UV) venv --quiet --clear --python 3.11 .oracle
+	$(UV) pip install --quiet --python .oracle/bin/python --requirement tests/oracle/requirements.txt
+	@touch $@
+
+test: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+# Train on handwritten digits, judge, and name four that training never saw.
+demo: .venv/.complete
+	.venv/bin/inception-v3 train digits --out $(RUN) --overwrite
+	.venv/bin/inception-v3 evaluate $(RUN) digits
+	.venv/bin/inception-v3 predict $(RUN) $(RUN)/held_out --top 3
+
+clean:
+	rm -rf .venv .oracle .uv .cache runs

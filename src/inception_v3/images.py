@@ -1,0 +1,364 @@
+"""The one room where image files become pictures: RGB, 8 bits, upright, on white.
+
+Pillow alone decodes, and of its formats only those below, none of which starts another program. Files come
+from anywhere: whatever is wrong with one, the answer is an InputError of one line that names it.
+"""
+
+import io
+import logging
+import os
+import re
+import stat
+import sys
+import threading
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from PIL import Image, UnidentifiedImageError
+
+from inception_v3.errors import InputError
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .avif".split()
+)
+MAX_PIXELS = 178_956_970  # half a GiB as RGB, where Pillow too begins to suspect a decompression bomb
+MAX_STREAM_BYTES = 512 * 2**20  # of a picture that comes through a pipe and must be held whole
+MAX_PATH_BYTES = 2**16  # no system has longer paths; what is longer in a list of paths is no list
+STANDARD_INPUT = "standard input"
+
+_SIGNATURES = re.compile(  # strict enough that no list of paths is taken for a picture: BMW/1.jpg, P6/1.jpg
+    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
+    re.DOTALL,
+)
+_UPRIGHT = {  # what undoes each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262  # TIFF tags
+_stderr = threading.Lock()
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # its remarks reach only who asks for them, not stderr
+
+
+def open_image(source: str | Path | bytes | BinaryIO | Image.Image, *, name: str | None = None) -> Image.Image:
+    """The picture in a file, in bytes, in an open binary file, or already in memory, as mode RGB, 0 to 255.
+
+    It stands upright by its EXIF orientation, and transparency shows white. 16-bit gray becomes round(v / 257).
+    Of several frames or pages it is the first. `name` is what errors call it; by default its path.
+
+    Raises InputError, one line with the name and the remedy: missing, not allowed, a folder, empty, not a
+    picture, cut short, more than MAX_PIXELS (read off the header, before memory is taken), 32-bit numbers.
+    """
+    name = _printable(name or (source if isinstance(source, str | Path) else getattr(source, "name", "picture")))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if isinstance(source, Image.Image):
+                return _rgb(source, name)
+            with _opened(source) as given:
+                file = given if given.seekable() else io.BytesIO(_read_all(given, name))
+                if not file.read(1):
+                    raise InputError(f"{name}: the file is empty; fetch or save it again")
+                return _rgb(Image.open(file, formats=_formats()), name)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make Pillow raise whatever its parsers run into
+        raise InputError(f"{name}: {_reason(error)}") from error
+
+
+def _opened(source: str | Path | bytes | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    if isinstance(source, str | Path):
+        return Path(source).open("rb")
+    return io.BytesIO(source) if isinstance(source, bytes) else nullcontext(source)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those that this Pillow has; it takes a name that it does not know for an error in the file."""
+    Image.init()
+    return tuple(one for one in FORMATS if one in Image.OPEN)
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case FileNotFoundError():
+            return "no such file; check the path"
+        case IsADirectoryError():
+            return "a folder, not a picture; give a file in it"
+        case PermissionError():
+            return "no permission to read it; allow it with chmod u+r"
+        case UnidentifiedImageError():
+            return f"not a picture that is read here ({', '.join(FORMATS)}), or cut short; save it as PNG or JPEG"
+        case Image.DecompressionBombError():
+            return f"more than the {MAX_PIXELS:,} pixels that are read; make it smaller"
+        case MemoryError():
+            return "more than this machine's memory holds; make it smaller"
+    return f"cannot be read ({_printable(error) or type(error).__name__}); fetch or save it again"
+
+
+def _printable(text: object) -> str:
+    """File names may hold line ends, terminal controls and bytes outside UTF-8; messages and JSON lines may not."""
+    odd = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in odd else c for c in str(text))
+
+
+@contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """libtiff prints to the process's stderr, past everything of Python's; what matters of it is raised as well."""
+    with _stderr, Path(os.devnull).open("wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        raise InputError(f"{name}: {size} are more than the {MAX_PIXELS:,} pixels that are read; make it smaller")
+    with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
+        image.load()
+    turn = _upright(image)
+    if image.mode == "F" or (image.mode == "I" and not _fits_16_bits(image)):
+        raise InputError(f"{name}: 32-bit numbers do not say which is white; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow's only way out of this mode
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer)
+    if turn is not None:
+        image = image.transpose(turn)
+    rgb = image.convert("RGB")
+    rgb.info = {}  # its EXIF no longer holds: opened again, the picture must not be turned again
+    return rgb
+
+
+def _upright(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged notes about a picture do not make the picture unreadable
+        return None
+
+
+def _fits_16_bits(image: Image.Image) -> bool:
+    low, high = cast(tuple[float, float], image.getextrema())
+    return 0 <= low and high <= 65535
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    tags = getattr(image, "tag_v2", {})  # Pillow leaves 12-bit TIFFs dark and 16-bit ones with white at 0 negative
+    white = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
+    table = [min(round(value * 255 / white), 255) for value in range(65536)]
+    if tags.get(_PHOTOMETRIC) == 0:
+        table.reverse()
+    if isinstance(transparent := image.info.get("transparency"), int):
+        table[transparent] = 255
+    gray = image.convert("I").point(table, "L")
+    gray.info.pop("transparency", None)
+    return gray
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture yet to be opened, and what to call it in print: one line of valid text, whatever the file's name."""
+
+    name: str
+    content: Path | bytes = field(repr=False)
+
+    def open(self) -> Image.Image:
+        """The picture in mode RGB. Raises InputError as `open_image` does."""
+        return open_image(self.content, name=self.name)
+
+
+def list_images(folder: str | Path) -> Iterator[Path]:
+    """Every file with one of IMAGE_SUFFIXES in a folder and the folders in it, in the order of sorted paths.
+
+    One folder at a time is listed, links are followed but not in circles, and what is hidden is left out, with
+    what macOS adds to archives. Raises InputError where a folder cannot be listed.
+    """
+    return _walk(Path(folder), ())
+
+
+def expand(arguments: Iterable[str]) -> Iterator[Source]:
+    """The pictures that arguments of a command line mean, opened later, one by one.
+
+    An argument is a file, a folder with all that `list_images` finds, a pattern (*, ?, [] and ** for any folders;
+    a folder that it matches counts whole, and a path that exists is no pattern), or - for standard input: one
+    picture's bytes, or paths to files and folders, one a line or, as `find -print0` writes them, ended by NUL.
+
+    Raises InputError with exit status 2, at once: missing, an empty folder, a pattern that nothing matches. While
+    iterating: standard input that is neither, or a picture above MAX_STREAM_BYTES, or a folder not to be listed.
+    """
+    given = list(arguments)
+    for argument in given:
+        if argument != "-":
+            next(_sources(argument))
+    return chain.from_iterable(map(_sources, given))
+
+
+def _sources(argument: str) -> Iterator[Source]:
+    if argument == "-":
+        yield from _standard_input()
+        return
+    path, found = Path(argument), None
+    for found in _paths(path) if argument else ():
+        yield _source(found)
+    if found is None:
+        wrong = "no pictures in this folder" if stat.S_ISDIR(_mode(path)) else "no such file or folder, and no match"
+        raise InputError(f"{_printable(argument) or '(empty argument)'}: {wrong}; check the path", exit_status=2)
+
+
+def _source(path: Path) -> Source:
+    return Source(_printable(path), path)
+
+
+def _mode(path: Path) -> int:
+    """Zero where there is no such file."""
+    try:
+        return path.stat().st_mode
+    except PermissionError:
+        return stat.S_IFREG  # it may be there; opening it tells the user what is wrong
+    except (OSError, ValueError):
+        return 0
+
+
+def _paths(path: Path) -> Iterator[Path]:
+    mode = _mode(path)
+    if stat.S_ISDIR(mode):
+        return list_images(path)
+    if mode:
+        return iter((path,))
+    wild = [place for place, part in enumerate(path.parts) if re.search(r"[*?[]", part)]
+    top = Path(*path.parts[: wild[0]]) if wild else path
+    return _walk(top, path.parts[wild[0] :]) if wild and stat.S_ISDIR(_mode(top)) else iter(())
+
+
+def _walk(top: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Files under `top` whose path matches the parts of a pattern; of a folder that matches, all pictures.
+
+    `places` are the parts that the names inside a folder are to match, more than one after a **; len(parts)
+    among them says that the folder itself has matched. A stack, for folders may nest deeper than Python's calls.
+    """
+    stack = [(*_listing(top), _after_stars(parts, {0}))]
+    while stack:
+        entries, _, places = stack[-1]
+        if (entry := next(entries, None)) is None:
+            stack.pop()
+        elif inside := _match(parts, places, entry.name):
+            path = Path(entry.path)
+            if _is_folder(entry):
+                listing, identity = _listing(path)
+                if all(identity != above for _, above, _ in stack):
+                    stack.append((listing, identity, inside))
+            # a link that leads nowhere is kept: opening it says so, leaving it out would not
+            elif len(parts) in inside and (entry.is_symlink() or entry.is_file()):
+                if len(parts) not in places or path.suffix.lower() in IMAGE_SUFFIXES:
+                    yield path
+
+
+def _match(parts: Sequence[str], places: set[int], name: str) -> set[int]:
+    hidden = name.startswith(".") or name == "__MACOSX"
+    if len(parts) in places:
+        return set() if hidden else {len(parts)}
+    inside = set()
+    for place in places:
+        if parts[place] == "**":
+            inside |= set() if hidden else {place}
+        elif fnmatch(name, parts[place]) and (not hidden or parts[place][0] == name[0]):
+            inside.add(place + 1)
+    return _after_stars(parts, inside)
+
+
+def _after_stars(parts: Sequence[str], places: set[int]) -> set[int]:
+    """A ** stands for no folder too: with its place goes the next one."""
+    for place in range(len(parts)):
+        if place in places and parts[place] == "**":
+            places = places | {place + 1}
+    return places
+
+
+def _listing(folder: Path) -> tuple[Iterator["os.DirEntry[str]"], tuple[int, int]]:
+    """What is in a folder, sorted, and the folder's identity whatever path leads to it."""
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as entries:
+            return iter(sorted(entries, key=lambda entry: entry.name)), (status.st_dev, status.st_ino)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{_printable(folder)}: cannot be listed ({reason}); check the folder") from error
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where this user may not look
+        return False
+
+
+def _standard_input() -> Iterator[Source]:
+    stream = getattr(sys.stdin, "buffer", None)  # None where the program was started without
+    head = b""
+    while stream and len(head) < 64 and (chunk := stream.read1(MAX_PATH_BYTES)):
+        head += chunk
+    if stream is None or not head.strip():
+        raise InputError(f"{STANDARD_INPUT}: nothing in it; pipe a picture or a list of paths in", exit_status=2)
+    if _SIGNATURES.match(head):
+        yield Source(STANDARD_INPUT, _read_all(stream, STANDARD_INPUT, head))
+        return
+    known = False
+    for path in _path_list(stream, head):
+        known = known or _mode(path) != 0
+        if not known:  # such as a web page with an error: one message, not one for each line
+            wrong = f"{STANDARD_INPUT}: neither a picture that is read here nor a list of paths"
+            raise InputError(f"{wrong}: {_printable(path)[:80]} is no file; check what is piped in", exit_status=2)
+        found = None
+        for found in list_images(path) if stat.S_ISDIR(_mode(path)) else ():
+            yield _source(found)
+        if found is None:  # a file; or what opening it will call missing or a folder, without stopping the others
+            yield _source(path)
+
+
+def _path_list(stream: BinaryIO, head: bytes) -> Iterator[Path]:
+    separator = b"\0" if b"\0" in head else b"\n"
+    rest, chunk = head, head
+    while chunk:
+        *whole, rest = rest.split(separator)
+        if len(rest) > MAX_PATH_BYTES:
+            raise InputError(f"{STANDARD_INPUT}: neither a picture that is read here nor a list of paths")
+        for line in whole:
+            if line := line if separator == b"\0" else line.removesuffix(b"\r"):
+                yield Path(os.fsdecode(line))
+        chunk = cast(io.BufferedReader, stream).read1(MAX_PATH_BYTES)
+        rest += chunk
+    if rest := rest.removesuffix(b"\r"):
+        yield Path(os.fsdecode(rest))
+
+
+def _read_all(stream: BinaryIO, name: str, head: bytes = b"") -> bytes:
+    """What a pipe holds, given up as soon as it is more than MAX_STREAM_BYTES."""
+    content = io.BytesIO()
+    content.write(head)
+    while chunk := stream.read(2**20):
+        if content.tell() + len(chunk) > MAX_STREAM_BYTES:
+            raise InputError(f"{name}: more than {MAX_STREAM_BYTES >> 20} MiB in a pipe; save it and give the file")
+        content.write(chunk)
+    return content.getvalue()
