@@ -64,10 +64,12 @@ def recover_options(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str,
         "create_aux_logits": bool(aux),
         "batch_norm_scale": any(name.endswith("gamma") for name in shapes),
     }
+    height = width = 299
     if aux:
-        kernel = shapes[aux[0]][:2]
-        options["image_size"] = tuple(_image_length(length) for length in kernel)
-    layers = [layer for point in architecture.end_points() for layer in point.layers if layer.normalized]
+        height, width = (_image_length(length) for length in shapes[aux[0]][:2])
+        options["image_size"] = (height, width)
+    points = architecture.end_points(height=height, width=width)
+    layers = [layer for point in points for layer in point.layers if layer.normalized]
     return options | _widths(path, layers, shapes)
 
 
@@ -89,15 +91,16 @@ def _widths(path: Path, layers: list[Layer], shapes: dict[str, tuple[int, ...]])
         shape = shapes.get(f"{layer.name}/weights")
         if shape is not None and len(shape) == 4 and isinstance(layer.table, Conv) and layer.table.width:
             found[layer.table.width] = shape[3]
-    least = min(found.values())
-    above = {table: width for table, width in found.items() if width > least} or found
-    low = max(Fraction(width, table) for table, width in above.items())
-    high = min(Fraction(width + 1, table) for table, width in above.items())
-    for digits in range(12):
-        scale = 10**digits
-        multiplier = -(-low.numerator * scale // low.denominator) / scale
-        if low <= multiplier < high:
-            for min_depth in (16, least):
-                if all(architecture.depth(t, multiplier, min_depth) == width for t, width in found.items()):
-                    return {"depth_multiplier": multiplier, "min_depth": min_depth}
+    for min_depth in (16, min(found.values())):
+        cut = [table for table, width in found.items() if width == min_depth]
+        low = max((Fraction(width, table) for table, width in found.items() if table not in cut), default=Fraction())
+        high = min(Fraction(width + 1, table) for table, width in found.items())
+        for digits in range(12):
+            scale = 10**digits
+            first = -(-low.numerator * scale // low.denominator)
+            for multiplier in (Fraction(first, scale), Fraction(first + 1, scale)):
+                if 0 < multiplier < high and all(
+                    architecture.depth(table, float(multiplier), min_depth) == width for table, width in found.items()
+                ):
+                    return {"depth_multiplier": float(multiplier), "min_depth": min_depth}
     raise InputError(f"{path}: its layers have widths that no depth_multiplier gives; is it another network?")

@@ -1,0 +1,77 @@
+"""What several tests share: TF-Slim itself, asked in its own environment, and small models with random statistics."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inception_v3.network import InceptionV3
+
+ROOT = Path(__file__).parent.parent
+ORACLE = ROOT / ".oracle" / "bin" / "python"
+RECORDER = ROOT / "tests" / "oracle" / "record_tf_slim.py"
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    torch.manual_seed(0)
+
+
+def oracle_python() -> Path:
+    """The Python that has TF-Slim. A missing one fails the test: parity that is skipped is not shown."""
+    assert ORACLE.exists(), "TF-Slim's environment is missing: run `make setup`"
+    return ORACLE
+
+
+def tf_slim_cases(cases: dict[str, dict[str, object]]) -> dict[str, Path]:
+    """Folders of recorded cases, by name. What was recorded by the same script with the same options is kept."""
+    script = RECORDER.read_bytes()
+    folder = ROOT / ".cache" / "tf_slim"
+    places, missing = {}, []
+    for name, options in cases.items():
+        asked = json.dumps(options, sort_keys=True)
+        key = f"{name}-{hashlib.sha256(script + asked.encode()).hexdigest()[:12]}"
+        places[name] = folder / key
+        if not (folder / key / "case.json").exists():
+            missing.append(json.dumps(options | {"name": key}))
+    if missing:
+        subprocess.run([oracle_python(), RECORDER, folder, *missing], check=True)
+    return places
+
+
+@pytest.fixture
+def random_model() -> Callable[..., InceptionV3]:
+    """A thin network in inference mode, every weight, offset and statistic random."""
+
+    def build(seed: int = 0, **options: object) -> InceptionV3:
+        model = InceptionV3(**{"num_classes": 7, "depth_multiplier": 0.1, "min_depth": 8, "image_size": 107} | options)
+        randomise(model, seed)
+        return model.eval()
+
+    return build
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> None:
+    """Draw every tensor anew, in TF-Slim's scale, so that no two of them can be taken for each other."""
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith(("moving_variance", "gamma")):
+                values = rng.uniform(0.5, 1.5, tensor.shape)
+            elif name.endswith("weights"):
+                values = rng.normal(0, (2 / np.prod(tensor.shape[1:])) ** 0.5, tensor.shape)
+            else:
+                values = rng.normal(0, 0.1, tensor.shape)
+            tensor.copy_(torch.from_numpy(np.asarray(values)))
+
+
+def relative(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray) -> float:
+    """The largest absolute difference, over the largest absolute value."""
+    ours, theirs = (np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, "float64") for x in (ours, theirs))
+    assert ours.shape == theirs.shape, f"{ours.shape} is not {theirs.shape}"
+    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-300))
