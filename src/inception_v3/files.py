@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from inception_v3.errors import InputError
@@ -26,7 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except Exception as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or its folder is not
+            temporary.unlink()
 
 
 def cannot_write(path: Path, error: Exception) -> Exception:

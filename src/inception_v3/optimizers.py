@@ -63,4 +63,6 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
         now = min(decay, (1 + int(step)) / (10 + int(step)))
         torch._foreach_lerp_(averaged, current, 1 - now)
 
-    return AveragedModel(model, multi_avg_fn=average)
+    averaged = AveragedModel(model, multi_avg_fn=average)
+    averaged.n_averaged += 1  # TensorFlow's starts at the untrained weights; PyTorch's would forget them
+    return averaged
