@@ -98,7 +98,9 @@ def test_another_programs_safetensors(tmp_path: Path) -> None:
     assert "another program" in refused(path)
 
 
-@pytest.mark.parametrize("content", [b"hello, this is text", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x03\x04" + bytes(99)])
+@pytest.mark.parametrize(
+    "content", [b"hello, this is text", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x03\x04" + bytes(99)]
+)
 def test_something_else_altogether(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)

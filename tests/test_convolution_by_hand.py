@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from conftest import randomise, relative
 
+from conftest import randomise, relative
 from inception_v3 import architecture
 from inception_v3.architecture import Conv, Mixed, Pool
 from inception_v3.network import InceptionV3

@@ -104,9 +104,7 @@ def test_another_folder_is_judged_whole_and_by_the_models_own_class_numbers(tmp_
         (["train/cat/1.png", "train/dog/1.png", "val/cow/1.png"], "no class of that name"),
     ],
 )
-def test_a_folder_that_cannot_be_learnt_from_is_one_clear_line(
-    tmp_path: Path, files: list[str], message: str
-) -> None:
+def test_a_folder_that_cannot_be_learnt_from_is_one_clear_line(tmp_path: Path, files: list[str], message: str) -> None:
     for file in files:
         if file.endswith(".png"):
             picture(tmp_path / file)
@@ -146,9 +144,7 @@ def test_shuffling_follows_its_generator_alone(pets: Path) -> None:
     train, _ = load_data(str(pets))
 
     def order(seed: int) -> list[list[int]]:
-        loader = batches(
-            train, Preprocessing((75, 75)), 4, shuffle=True, generator=torch.Generator().manual_seed(seed)
-        )
+        loader = batches(train, Preprocessing((75, 75)), 4, shuffle=True, generator=torch.Generator().manual_seed(seed))
         return [torch.cat([batch.indices for batch in loader]).tolist() for _ in range(2)]
 
     assert order(0) == order(0)

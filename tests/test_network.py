@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from conftest import relative
 from inception_v3 import architecture
 from inception_v3.network import InceptionV3
 
@@ -32,7 +32,7 @@ def test_a_call_returns_logits_and_every_end_point_in_order() -> None:
         logits, end_points = model(images(299, 299, 1))
     assert logits.shape == (1, 1000)
     table = {point.name: (1, point.channels, point.height, point.width) for point in architecture.end_points()}
-    squeezed = {name: (1, 1000) for name in ("AuxLogits", "Logits", "Predictions")}
+    squeezed = dict.fromkeys(("AuxLogits", "Logits", "Predictions"), (1, 1000))
     assert {name: tuple(tensor.shape) for name, tensor in end_points.items()} == table | squeezed
     assert set(model.end_point_names) == set(end_points)
     assert torch.equal(end_points["Logits"], logits)

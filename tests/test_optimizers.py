@@ -5,8 +5,8 @@ import subprocess
 
 import numpy as np
 import torch
-from conftest import oracle_python, relative
 
+from conftest import oracle_python, relative
 from inception_v3.optimizers import RMSProp, moving_average
 
 TENSORFLOW = """

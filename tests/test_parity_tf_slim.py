@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import relative, tf_slim_cases
 from torch import Tensor
 
 import inception_v3
+from conftest import relative, tf_slim_cases
 from inception_v3.losses import classification_loss, l2_regularization
 from inception_v3.network import InceptionV3
 

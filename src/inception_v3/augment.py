@@ -7,6 +7,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from inception_v3.preprocessing import Preprocessing
+from inception_v3.recipe import AugmentName
 
 Augment = Callable[[Image], Tensor]  # an RGB picture to uint8 (3, H, W)
 
@@ -41,7 +42,7 @@ def _compose(*steps: Any) -> Augment:
     return apply
 
 
-AUGMENTS: dict[str, Callable[[Preprocessing], Augment] | None] = {
+AUGMENTS: dict[AugmentName, Callable[[Preprocessing], Augment] | None] = {
     "none": None,
     "photos": photos,
     "handwriting": handwriting,

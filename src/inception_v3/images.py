@@ -4,6 +4,7 @@ Pillow alone decodes, and of its formats only those below, none of which starts 
 from anywhere: whatever is wrong with one, the answer is an InputError of one line that names it.
 """
 
+import glob
 import io
 import logging
 import os
@@ -13,8 +14,8 @@ import sys
 import threading
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -28,9 +29,10 @@ from inception_v3.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .avif".split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
 )
-MAX_PIXELS = 178_956_970  # half a GiB as RGB, where Pillow too begins to suspect a decompression bomb
+MAX_PIXELS = 178_956_970  # half a GiB as RGB; by default Pillow too opens nothing larger
 MAX_STREAM_BYTES = 512 * 2**20  # of a picture that comes through a pipe and must be held whole
 MAX_PATH_BYTES = 2**16  # no system has longer paths; what is longer in a list of paths is no list
 STANDARD_INPUT = "standard input"
@@ -38,6 +40,14 @@ STANDARD_INPUT = "standard input"
 _SIGNATURES = re.compile(  # strict enough that no list of paths is taken for a picture: BMW/1.jpg, P6/1.jpg
     rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
     re.DOTALL,
+)
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (FileNotFoundError, "no such file; check the path"),
+    (IsADirectoryError, "a folder, not a picture; give a file in it"),
+    (PermissionError, "no permission to read it; allow it with chmod u+r"),
+    (UnidentifiedImageError, f"no picture that is read here ({', '.join(FORMATS)}), or cut short; save it as PNG"),
+    (Image.DecompressionBombError, f"more than the {MAX_PIXELS:,} pixels that are read; make it smaller"),
+    (MemoryError, "more than this machine's memory holds; make it smaller"),
 )
 _UPRIGHT = {  # what undoes each EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,7 +78,8 @@ def open_image(source: str | Path | bytes | BinaryIO | Image.Image, *, name: str
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
                 return _rgb(source, name)
-            with _opened(source) as given:
+            stream = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Path(stream).open("rb") if isinstance(stream, str | Path) else nullcontext(stream) as given:
                 file = given if given.seekable() else io.BytesIO(_read_all(given, name))
                 if not file.read(1):
                     raise InputError(f"{name}: the file is empty; fetch or save it again")
@@ -76,37 +87,17 @@ def open_image(source: str | Path | bytes | BinaryIO | Image.Image, *, name: str
     except InputError:
         raise
     except Exception as error:  # damaged files make Pillow raise whatever its parsers run into
-        raise InputError(f"{name}: {_reason(error)}") from error
-
-
-def _opened(source: str | Path | bytes | BinaryIO) -> AbstractContextManager[BinaryIO]:
-    if isinstance(source, str | Path):
-        return Path(source).open("rb")
-    return io.BytesIO(source) if isinstance(source, bytes) else nullcontext(source)
+        detail = _printable(getattr(error, "strerror", None) or error) or type(error).__name__
+        unknown = f"cannot be read ({detail}); fetch or save it again"
+        reason = next((text for kind, text in _REASONS if isinstance(error, kind)), unknown)
+        raise InputError(f"{name}: {reason}") from error
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those that this Pillow has; it takes a name that it does not know for an error in the file."""
+    """Those that this Pillow has: one that it does not know would fail every file."""
     Image.init()
     return tuple(one for one in FORMATS if one in Image.OPEN)
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case FileNotFoundError():
-            return "no such file; check the path"
-        case IsADirectoryError():
-            return "a folder, not a picture; give a file in it"
-        case PermissionError():
-            return "no permission to read it; allow it with chmod u+r"
-        case UnidentifiedImageError():
-            return f"not a picture that is read here ({', '.join(FORMATS)}), or cut short; save it as PNG or JPEG"
-        case Image.DecompressionBombError():
-            return f"more than the {MAX_PIXELS:,} pixels that are read; make it smaller"
-        case MemoryError():
-            return "more than this machine's memory holds; make it smaller"
-    return f"cannot be read ({_printable(error) or type(error).__name__}); fetch or save it again"
 
 
 def _printable(text: object) -> str:
@@ -130,12 +121,15 @@ def _quiet_libtiff() -> Iterator[None]:
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width}x{image.height}"
-        raise InputError(f"{name}: {size} are more than the {MAX_PIXELS:,} pixels that are read; make it smaller")
+        raise Image.DecompressionBombError
     with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
         image.load()
-    turn = _upright(image)
-    if image.mode == "F" or (image.mode == "I" and not _fits_16_bits(image)):
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged notes about a picture do not make the picture unreadable
+        turn = None
+    low, high = cast(tuple[float, float], image.getextrema()) if image.mode == "I" else (0, 0)
+    if image.mode == "F" or low < 0 or high > 65535:
         raise InputError(f"{name}: 32-bit numbers do not say which is white; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
@@ -145,23 +139,9 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         layer = image.convert("RGBA")
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer)
-    if turn is not None:
-        image = image.transpose(turn)
-    rgb = image.convert("RGB")
+    rgb = (image if turn is None else image.transpose(turn)).convert("RGB")
     rgb.info = {}  # its EXIF no longer holds: opened again, the picture must not be turned again
     return rgb
-
-
-def _upright(image: Image.Image) -> Image.Transpose | None:
-    try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged notes about a picture do not make the picture unreadable
-        return None
-
-
-def _fits_16_bits(image: Image.Image) -> bool:
-    low, high = cast(tuple[float, float], image.getextrema())
-    return 0 <= low and high <= 65535
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -195,15 +175,49 @@ def list_images(folder: str | Path) -> Iterator[Path]:
     One folder at a time is listed, links are followed but not in circles, and what is hidden is left out, with
     what macOS adds to archives. Raises InputError where a folder cannot be listed.
     """
-    return _walk(Path(folder), ())
+    stack = [_listing(Path(folder))]  # not recursion: folders may nest deeper than Python's calls
+    while stack:
+        if (entry := next(stack[-1][0], None)) is None:
+            stack.pop()
+        elif not entry.name.startswith(".") and entry.name != "__MACOSX":
+            path = Path(entry.path)
+            mode = stat.S_IFREG if entry.is_file(follow_symlinks=False) else _mode(path)
+            if stat.S_ISDIR(mode):
+                below = _listing(path)
+                if all(below[1] != identity for _, identity in stack):
+                    stack.append(below)
+            # a link that leads nowhere is kept: opening it says so, leaving it out would not
+            elif path.suffix.lower() in IMAGE_SUFFIXES and (stat.S_ISREG(mode) or not mode):
+                yield path
+
+
+def _listing(folder: Path) -> tuple[Iterator["os.DirEntry[str]"], tuple[int, int]]:
+    """What is in a folder, sorted, and the folder's identity, whatever path leads to it."""
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as entries:
+            return iter(sorted(entries, key=lambda entry: entry.name)), (status.st_dev, status.st_ino)
+    except OSError as error:
+        raise InputError(f"{_printable(folder)}: cannot be listed ({error.strerror}); check the folder") from error
+
+
+def _mode(path: Path) -> int:
+    """The file's type; zero where there is no such file."""
+    try:
+        return path.stat().st_mode
+    except PermissionError:
+        return stat.S_IFREG  # it may be there; opening it tells the user what is wrong
+    except (OSError, ValueError):
+        return 0
 
 
 def expand(arguments: Iterable[str]) -> Iterator[Source]:
     """The pictures that arguments of a command line mean, opened later, one by one.
 
-    An argument is a file, a folder with all that `list_images` finds, a pattern (*, ?, [] and ** for any folders;
-    a folder that it matches counts whole, and a path that exists is no pattern), or - for standard input: one
+    An argument is a file, a folder with all that `list_images` finds, a pattern, or - for standard input: one
     picture's bytes, or paths to files and folders, one a line or, as `find -print0` writes them, ended by NUL.
+    Patterns have *, ?, [] and, for any folders, **, which finds what `list_images` does; of a folder that one
+    matches all pictures count. A path that exists is no pattern, whatever its name.
 
     Raises InputError with exit status 2, at once: missing, an empty folder, a pattern that nothing matches. While
     iterating: standard input that is neither, or a picture above MAX_STREAM_BYTES, or a folder not to be listed.
@@ -219,99 +233,39 @@ def _sources(argument: str) -> Iterator[Source]:
     if argument == "-":
         yield from _standard_input()
         return
-    path, found = Path(argument), None
-    for found in _paths(path) if argument else ():
-        yield _source(found)
+    found = None
+    for found in _paths(argument):
+        yield Source(_printable(found), found)
     if found is None:
-        wrong = "no pictures in this folder" if stat.S_ISDIR(_mode(path)) else "no such file or folder, and no match"
-        raise InputError(f"{_printable(argument) or '(empty argument)'}: {wrong}; check the path", exit_status=2)
+        empty = argument and stat.S_ISDIR(_mode(Path(argument)))
+        wrong = "no pictures in this folder" if empty else "no such file or folder, and no pattern that fits any"
+        raise InputError(f"{_printable(argument) or '(empty)'}: {wrong}; check the path", exit_status=2)
 
 
-def _source(path: Path) -> Source:
-    return Source(_printable(path), path)
-
-
-def _mode(path: Path) -> int:
-    """Zero where there is no such file."""
-    try:
-        return path.stat().st_mode
-    except PermissionError:
-        return stat.S_IFREG  # it may be there; opening it tells the user what is wrong
-    except (OSError, ValueError):
-        return 0
-
-
-def _paths(path: Path) -> Iterator[Path]:
-    mode = _mode(path)
-    if stat.S_ISDIR(mode):
-        return list_images(path)
+def _paths(argument: str) -> Iterator[Path]:
+    path = Path(argument)
+    mode = _mode(path) if argument else 0
     if mode:
-        return iter((path,))
-    wild = [place for place, part in enumerate(path.parts) if re.search(r"[*?[]", part)]
-    top = Path(*path.parts[: wild[0]]) if wild else path
-    return _walk(top, path.parts[wild[0] :]) if wild and stat.S_ISDIR(_mode(top)) else iter(())
+        yield from list_images(path) if stat.S_ISDIR(mode) else (path,)
+    elif "**" not in path.parts:
+        for match in map(Path, sorted(glob.glob(argument))):  # noqa: PTH207 (a million Paths would not be small)
+            yield from list_images(match) if stat.S_ISDIR(_mode(match)) else (match,)
+    else:  # the walk of list_images, for glob's own runs in circles
+        wild = next(place for place, part in enumerate(path.parts) if glob.has_magic(part))
+        top = Path(*path.parts[:wild])
+        for image in list_images(top) if stat.S_ISDIR(_mode(top)) else ():
+            parts = image.relative_to(top).parts
+            depths = range(len(parts) if path.name == "**" else len(parts) + 1)  # a last ** means folders only
+            if any(_matches(parts[:depth], path.parts[wild:]) for depth in depths):
+                yield image
 
 
-def _walk(top: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Files under `top` whose path matches the parts of a pattern; of a folder that matches, all pictures.
-
-    `places` are the parts that the names inside a folder are to match, more than one after a **; len(parts)
-    among them says that the folder itself has matched. A stack, for folders may nest deeper than Python's calls.
-    """
-    stack = [(*_listing(top), _after_stars(parts, {0}))]
-    while stack:
-        entries, _, places = stack[-1]
-        if (entry := next(entries, None)) is None:
-            stack.pop()
-        elif inside := _match(parts, places, entry.name):
-            path = Path(entry.path)
-            if _is_folder(entry):
-                listing, identity = _listing(path)
-                if all(identity != above for _, above, _ in stack):
-                    stack.append((listing, identity, inside))
-            # a link that leads nowhere is kept: opening it says so, leaving it out would not
-            elif len(parts) in inside and (entry.is_symlink() or entry.is_file()):
-                if len(parts) not in places or path.suffix.lower() in IMAGE_SUFFIXES:
-                    yield path
-
-
-def _match(parts: Sequence[str], places: set[int], name: str) -> set[int]:
-    hidden = name.startswith(".") or name == "__MACOSX"
-    if len(parts) in places:
-        return set() if hidden else {len(parts)}
-    inside = set()
-    for place in places:
-        if parts[place] == "**":
-            inside |= set() if hidden else {place}
-        elif fnmatch(name, parts[place]) and (not hidden or parts[place][0] == name[0]):
-            inside.add(place + 1)
-    return _after_stars(parts, inside)
-
-
-def _after_stars(parts: Sequence[str], places: set[int]) -> set[int]:
-    """A ** stands for no folder too: with its place goes the next one."""
-    for place in range(len(parts)):
-        if place in places and parts[place] == "**":
-            places = places | {place + 1}
-    return places
-
-
-def _listing(folder: Path) -> tuple[Iterator["os.DirEntry[str]"], tuple[int, int]]:
-    """What is in a folder, sorted, and the folder's identity whatever path leads to it."""
-    try:
-        status = folder.stat()
-        with os.scandir(folder) as entries:
-            return iter(sorted(entries, key=lambda entry: entry.name)), (status.st_dev, status.st_ino)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{_printable(folder)}: cannot be listed ({reason}); check the folder") from error
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or to where this user may not look
-        return False
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not pattern or not parts:
+        return not parts and set(pattern) <= {"**"}
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _standard_input() -> Iterator[Source]:
@@ -326,38 +280,35 @@ def _standard_input() -> Iterator[Source]:
         return
     known = False
     for path in _path_list(stream, head):
-        known = known or _mode(path) != 0
-        if not known:  # such as a web page with an error: one message, not one for each line
-            wrong = f"{STANDARD_INPUT}: neither a picture that is read here nor a list of paths"
-            raise InputError(f"{wrong}: {_printable(path)[:80]} is no file; check what is piped in", exit_status=2)
+        mode = _mode(path)
+        known = known or mode != 0
+        if not known:  # such as a web page that tells of an error: one message, not one for each line
+            wrong = f"no picture that is read here, and {_printable(path)[:80]} is no path"
+            raise InputError(f"{STANDARD_INPUT}: {wrong}; check what is piped in", exit_status=2)
         found = None
-        for found in list_images(path) if stat.S_ISDIR(_mode(path)) else ():
-            yield _source(found)
+        for found in list_images(path) if stat.S_ISDIR(mode) else ():
+            yield Source(_printable(found), found)
         if found is None:  # a file; or what opening it will call missing or a folder, without stopping the others
-            yield _source(path)
+            yield Source(_printable(path), path)
 
 
-def _path_list(stream: BinaryIO, head: bytes) -> Iterator[Path]:
-    separator = b"\0" if b"\0" in head else b"\n"
-    rest, chunk = head, head
-    while chunk:
-        *whole, rest = rest.split(separator)
-        if len(rest) > MAX_PATH_BYTES:
-            raise InputError(f"{STANDARD_INPUT}: neither a picture that is read here nor a list of paths")
-        for line in whole:
-            if line := line if separator == b"\0" else line.removesuffix(b"\r"):
-                yield Path(os.fsdecode(line))
+def _path_list(stream: BinaryIO, rest: bytes) -> Iterator[Path]:
+    separator, ending = (b"\0", b"") if b"\0" in rest else (b"\n", b"\r")
+    more = True
+    while more:
         chunk = cast(io.BufferedReader, stream).read1(MAX_PATH_BYTES)
-        rest += chunk
-    if rest := rest.removesuffix(b"\r"):
-        yield Path(os.fsdecode(rest))
+        more = bool(chunk)
+        *lines, rest = (rest + (chunk or separator)).split(separator)
+        if len(rest) > MAX_PATH_BYTES:
+            wrong = "no picture that is read here, and no list of paths"
+            raise InputError(f"{STANDARD_INPUT}: {wrong}; check what is piped in", exit_status=2)
+        yield from (Path(os.fsdecode(line)) for each in lines if (line := each.removesuffix(ending)))
 
 
 def _read_all(stream: BinaryIO, name: str, head: bytes = b"") -> bytes:
     """What a pipe holds, given up as soon as it is more than MAX_STREAM_BYTES."""
     content = io.BytesIO()
-    content.write(head)
-    while chunk := stream.read(2**20):
+    for chunk in chain((head,), iter(lambda: stream.read(2**20), b"")):
         if content.tell() + len(chunk) > MAX_STREAM_BYTES:
             raise InputError(f"{name}: more than {MAX_STREAM_BYTES >> 20} MiB in a pipe; save it and give the file")
         content.write(chunk)

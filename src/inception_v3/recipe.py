@@ -1,13 +1,21 @@
 """A recipe: every number that training depends on, in one short TOML file."""
 
 import difflib
+import math
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from inception_v3.errors import InputError
+
+AugmentName = Literal["none", "photos", "handwriting"]  # those of augment.py
+AUGMENT_NAMES: tuple[str, ...] = get_args(AugmentName)
+POSITIVE = ("image_size", "crop_fraction", "depth_multiplier", "dropout_keep_prob", "epochs", "batch_size",
+            "learning_rate", "decay_every", "epsilon")  # fmt: skip
+AT_MOST_ONE = ("crop_fraction", "dropout_keep_prob", "warmup", "batch_norm_decay", "ema_decay", "rmsprop_decay",
+               "momentum", "label_smoothing")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,7 @@ class Recipe:
 
     image_size: int = 299
     crop_fraction: float = 0.875  # of evaluation's pictures: the centre that is kept
-    augment: Literal["none", "photos", "handwriting"] = "photos"
+    augment: AugmentName = "photos"
     depth_multiplier: float = 1.0
     dropout_keep_prob: float = 0.8
     batch_norm_decay: float = 0.99
@@ -39,9 +47,16 @@ class Recipe:
     def with_options(self, **options: Any) -> "Recipe":
         """A copy with those options that are not None, checked."""
         changed = replace(self, **{key: value for key, value in options.items() if value is not None})
-        for key in ("image_size", "epochs", "batch_size", "learning_rate", "depth_multiplier"):
-            if getattr(changed, key) <= 0:
-                raise InputError(f"{key} must be greater than zero, not {getattr(changed, key)}", exit_status=2)
+        for key, value in asdict(changed).items():
+            if key == "augment":
+                if value not in AUGMENT_NAMES:
+                    raise InputError(f"augment must be one of {', '.join(AUGMENT_NAMES)}, not {value!r}", exit_status=2)
+                continue
+            low, high = 0, 1 if key in AT_MOST_ONE else math.inf
+            if not low <= value <= high or (value == low and key in POSITIVE):
+                above = "greater than zero" if key in POSITIVE else "zero or more"
+                most = " and at most 1" if key in AT_MOST_ONE else ""
+                raise InputError(f"{key} must be {above}{most}, not {value}", exit_status=2)
         return changed
 
 
@@ -63,6 +78,6 @@ def load_recipe(name: str) -> Recipe:
             close = difflib.get_close_matches(key, types, 1)
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(types)}"
             raise InputError(f"{name}: no such key: {key}{hint}", exit_status=2)
-        if not isinstance(value, types[key]) and not (types[key] is float and type(value) is int):
+        if type(value) is not types[key] and not (types[key] is float and type(value) is int):
             raise InputError(f"{name}: {key} must be {types[key].__name__}, not {value!r}", exit_status=2)
     return Recipe().with_options(**table)
