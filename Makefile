@@ -29,11 +29,11 @@ test: setup
 	.venv/bin/mypy
 	.venv/bin/pytest
 
-# Train on handwritten digits, judge, and name four that training never saw.
+# Train on handwritten digits, judge, and name ten that training never saw.
 demo: .venv/.complete
 	.venv/bin/inception-v3 train digits --out $(RUN) --overwrite
 	.venv/bin/inception-v3 evaluate $(RUN) digits
-	.venv/bin/inception-v3 predict $(RUN) $(RUN)/held_out --top 3
+	.venv/bin/inception-v3 predict $(RUN) examples/digits --top 3
 
 clean:
 	rm -rf .venv .oracle .uv .cache runs

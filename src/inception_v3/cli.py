@@ -65,26 +65,41 @@ def train(
     from inception_v3.run_folder import RunFolder
     from inception_v3.train import train
 
+    place = pick_device(device)
     train_set, test_set = load_data(data)
     run = RunFolder(out, overwrite=overwrite)
     if run.missing:
-        messages.print(f"no {', '.join(run.missing)}: pip install 'inception-v3[train]' for them", style="yellow")
+        _warn(f"no {', '.join(run.missing)}: pip install 'inception-v3[train]' for them")
     metrics = train(
         train_set,
         test_set,
         run,
         chosen,
-        pick_device(device),
+        place,
         seed=seed,
         workers=_workers(workers, len(train_set), data),
         console=messages,
     )
-    for image, reason in run.bad_images:
-        messages.print(f"not trained on: {image}: {reason}", style="yellow", highlight=False)
+    _show_bad([reason for _, reason in run.bad_images], len(train_set) + len(test_set), run.bad_images_file)
     output.print(
         f"{out}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures",
         highlight=False,
     )
+
+
+def _warn(text: str) -> None:
+    messages.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_bad(reasons: list[str], count: int, listed: Path | None = None) -> None:
+    """What could not be read, at the end, where it is seen."""
+    if reasons:
+        where = f"; {listed} lists them" if listed else ""
+        _warn(f"{len(reasons)} of {count} pictures could not be read{where}:")
+        for reason in reasons[:10]:
+            _warn(f"  {reason}")
+        if len(reasons) > 10:
+            _warn(f"  and {len(reasons) - 10} more")
 
 
 def _workers(asked: int | None, pictures: int, data: str) -> int:
@@ -122,8 +137,7 @@ def evaluate(
         print(json.dumps(metrics.as_dict()))
     else:
         _show(metrics)
-    for _, reason in metrics.bad:
-        messages.print(f"left out: {reason}", style="yellow", highlight=False)
+    _show_bad([reason for _, reason in metrics.bad], len(pictures))
 
 
 def _show(metrics: "Metrics") -> None:
@@ -159,18 +173,19 @@ def predict(
     from inception_v3.predict import predict
 
     network = checkpoint.load(model, pick_device(device))
-    failed = 0
+    failed = count = 0
     for prediction in predict(network, sources, top=top, batch_size=batch_size):
+        count += 1
         if prediction.error is not None:
             failed += 1
-            messages.print(prediction.error, style="red", highlight=False, markup=False)
+            _warn(prediction.error)
         if as_json:
             print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
         elif prediction.error is None:
             ranked = "  ".join(f"{name} {share:.1%}" for name, share in prediction.classes)
             print(f"{prediction.image}  {ranked}", flush=True)
     if failed:
-        raise InputError(f"{failed} of the pictures could not be read; the lines above say why")
+        raise InputError(f"{failed} of {count} pictures could not be read; the lines above say why")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from inception_v3.architecture import minimum_size
 from inception_v3.errors import InputError
 
 AugmentName = Literal["none", "photos", "handwriting"]  # those of augment.py
@@ -57,6 +58,8 @@ class Recipe:
                 above = "greater than zero" if key in POSITIVE else "zero or more"
                 most = " and at most 1" if key in AT_MOST_ONE else ""
                 raise InputError(f"{key} must be {above}{most}, not {value}", exit_status=2)
+        if changed.image_size < minimum_size():
+            raise InputError(f"image_size must be at least {minimum_size()}, not {changed.image_size}", exit_status=2)
         return changed
 
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from inception_v3.evaluate import Metrics
 
 TRAINING_IMAGES = "training_images.txt"
+BAD_IMAGES = "bad_images.csv"
 PLOTS = ("curves.png", "confusion_matrix.png")
-PRODUCED = (MODEL_FILE, "recipe.json", TRAINING_IMAGES, "bad_images.csv", "metrics.jsonl", *PLOTS)
+PRODUCED = (MODEL_FILE, "recipe.json", TRAINING_IMAGES, BAD_IMAGES, "metrics.jsonl", *PLOTS)
 
 
 class RunFolder:
@@ -35,6 +36,7 @@ class RunFolder:
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self.path = path
         self.model_file = path / MODEL_FILE
+        self.bad_images_file = path / BAD_IMAGES
         self.epochs: list[dict[str, float]] = []
         self.missing: list[str] = []  # extras that would have drawn or logged something
         self._bad: dict[str, str] = {}
@@ -62,11 +64,13 @@ class RunFolder:
         self._write("recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
         self._write(TRAINING_IMAGES, "".join(f"{name}\n" for name in training_images))
 
-    def bad_image(self, name: str, reason: str) -> bool:
-        """Note a picture that cannot be read; whether it is a new one."""
-        new = name not in self._bad
-        self._bad[name] = reason
-        return new
+    def bad_image(self, name: str, reason: str) -> None:
+        """Note a picture that cannot be read."""
+        if name not in self._bad:
+            self._bad[name] = reason
+            table = io.StringIO()
+            csv.writer(table, lineterminator="\n").writerows([("image", "reason"), *self.bad_images])
+            self._write(BAD_IMAGES, table.getvalue())
 
     @property
     def bad_images(self) -> list[tuple[str, str]]:
@@ -82,11 +86,7 @@ class RunFolder:
             self._writer.flush()
 
     def finish(self, metrics: "Metrics") -> None:
-        """The pictures, and the list of what could not be read."""
-        if self._bad:
-            table = io.StringIO()
-            csv.writer(table).writerows([("image", "reason"), *self.bad_images])
-            self._write("bad_images.csv", table.getvalue())
+        """The curves and the confusion matrix."""
         try:
             from inception_v3 import plots
         except ImportError:

@@ -99,8 +99,7 @@ def train(
             seen = 0
             for batch in loader:
                 for place, reason in batch.bad:
-                    if run.bad_image(train_set.names[int(place)], reason):
-                        console.print(f"left out: {reason}", style="yellow", highlight=False)
+                    run.bad_image(train_set.names[int(place)], reason)
                 progress.advance(bar, len(batch.bad) + len(batch.labels))
                 rate = learning_rate(recipe, step / steps)
                 step += 1
@@ -147,6 +146,8 @@ def train(
             if not seen:
                 raise InputError("none of the training pictures can be read")
             metrics = evaluate(averaged_model, test_loader, train_set.class_names)
+            for place, reason in metrics.bad:
+                run.bad_image(test_set.names[int(place)], reason)
             save(epoch + 1)
             run.log(
                 epoch=epoch + 1,
@@ -166,7 +167,11 @@ def train(
         progress.stop()
         if step:
             save(epoch)
-            console.print(f"stopped in epoch {epoch + 1}; the weights so far are in {run.model_file}", highlight=False)
+            console.print(
+                f"stopped in epoch {epoch + 1}; the weights so far are in {run.model_file}",
+                highlight=False,
+                soft_wrap=True,
+            )
         raise
     finally:
         progress.stop()
