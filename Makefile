@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 RUN := runs/digits
 
-.PHONY: setup test demo check parity clean
+.PHONY: setup test demo parity clean
 
 setup: .venv/.complete .oracle/.complete
 
@@ -34,6 +34,10 @@ demo: .venv/.complete
 	.venv/bin/inception-v3 train digits --out $(RUN) --overwrite
 	.venv/bin/inception-v3 evaluate $(RUN) digits
 	.venv/bin/inception-v3 predict $(RUN) examples/digits --top 3
+
+# The table of docs/parity.md.
+parity: setup
+	.venv/bin/python tests/parity_report.py
 
 clean:
 	rm -rf .venv .oracle .uv .cache runs

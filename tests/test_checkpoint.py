@@ -185,6 +185,12 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     assert seen == {1000}
 
 
+def test_others_may_read_what_the_user_lets_them(saved: Path) -> None:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert saved.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_a_full_disk_is_one_line_and_the_previous_file_stays(
     saved: Path, random_model: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

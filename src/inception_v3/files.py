@@ -22,12 +22,20 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())  # some libraries write for the owner alone
         temporary.replace(path)
     except Exception as error:
         raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):  # not there, or its folder is not
             temporary.unlink()
+
+
+def _umask() -> int:
+    """What the user's permissions leave out; the system tells it only in return for a new one."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def cannot_write(path: Path, error: Exception) -> Exception:

@@ -1,0 +1,47 @@
+"""Prints the table of docs/parity.md: `make parity`. The bounds themselves are tested in test_parity_tf_slim.py."""
+
+import torch
+
+from conftest import relative, tf_slim_cases
+from inception_v3.losses import classification_loss
+from test_parity_tf_slim import CASES, Case, as_tf, nhwc, state_name
+
+COLUMNS = {
+    "inference, float64": ("eval/", "float64"),
+    "inference, float32": ("eval/", "float32"),
+    "batch statistics, float64": ("train/", "float64"),
+    "gradients, float64": ("grad/", "float64"),
+    "batch statistics, float32": ("train/", "float32"),
+}
+
+
+def worst(case: Case) -> list[float]:
+    found: dict[tuple[str, str], float] = {}
+    for dtype in ("float64", "float32"):
+        for mode in ("eval/", "train/"):
+            model = case.load(dtype).train(mode == "train/")
+            logits, ours = model(case.images(dtype))
+            theirs = case.tf(dtype, mode)
+            found[mode, dtype] = max(relative(nhwc(ours[name]), value) for name, value in theirs.items())
+        gradients = case.tf(dtype, "grad/")
+        if gradients:
+            labels = torch.from_numpy(case.recorded["labels"])
+            classification_loss(logits, labels, ours.get("AuxLogits")).backward()
+            pairs = [(as_tf(name, model.get_parameter(state_name(name)).grad), g) for name, g in gradients.items()]
+            found["grad/", dtype] = max(relative(mine, theirs) for mine, theirs in pairs)
+    own = max(case.noise(f"train/{name}") for name in case.tf("float32", "train/"))
+    return [found.get(key, float("nan")) for key in COLUMNS.values()] + [own]
+
+
+def main() -> None:
+    print("| height x width, width factor, batch |", " | ".join([*COLUMNS, "TensorFlow's own, float32"]), "|")
+    print("| --- |" + " ---: |" * (len(COLUMNS) + 1))
+    for folder in tf_slim_cases(CASES).values():
+        case = Case(folder)
+        height, width, factor, batch = (case.options[key] for key in ("height", "width", "depth_multiplier", "batch"))
+        cells = [f"{value:.0e}" if value == value else "–" for value in worst(case)]
+        print(f"| {height}x{width}, {factor:g}, {batch} |", " | ".join(cells), "|")
+
+
+if __name__ == "__main__":
+    main()
