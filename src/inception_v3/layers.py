@@ -126,16 +126,17 @@ class Pool2d(nn.Module):
     """
 
     def __init__(
-        self, kind: Literal["max", "avg"], kernel: Size, stride: int, padding: Padding, shrinks: bool = False
+        self,
+        kind: Literal["max", "avg"],
+        kernel: Size,
+        stride: int,
+        padding: Padding,
+        shrinks: bool = False,
+        count_padding: bool = False,
     ) -> None:
         super().__init__()
-        self.kind, self.kernel, self.stride, self.padding, self.shrinks = (
-            kind,
-            kernel,
-            stride,
-            padding,
-            shrinks,
-        )
+        self.kind, self.kernel, self.stride, self.padding = kind, kernel, stride, padding
+        self.shrinks, self.count_padding = shrinks, count_padding
 
     def forward(self, net: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H', W')."""
@@ -150,7 +151,9 @@ class Pool2d(nn.Module):
             return F.max_pool2d(padded, kernel, self.stride, border)
         padded, border = pad_same(net, kernel, self.stride)
         if padded is net:
-            return F.avg_pool2d(net, kernel, self.stride, border, count_include_pad=False)
+            return F.avg_pool2d(net, kernel, self.stride, border, count_include_pad=self.count_padding)
+        if self.count_padding:
+            return F.avg_pool2d(padded, kernel, self.stride)
         inside, _ = pad_same(torch.ones_like(net[:1, :1]), kernel, self.stride)
         return F.avg_pool2d(padded, kernel, self.stride) / F.avg_pool2d(inside, kernel, self.stride)
 

@@ -6,14 +6,23 @@ A variable's name in `state_dict()` is TF-Slim's with dots: `Mixed_5b.Branch_0.C
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inception_v3 import architecture
-from inception_v3.architecture import AUX_INPUT, BASE_END_POINTS, HEAD_END_POINTS, Layer, Mixed, Pool, Size
+from inception_v3.architecture import (
+    AUX_INPUT,
+    BASE_END_POINTS,
+    HEAD_END_POINTS,
+    MAXIMUM_OF_2015,
+    Layer,
+    Mixed,
+    Pool,
+    Size,
+)
 from inception_v3.architecture import Branch as BranchTable
 from inception_v3.layers import BatchNorm, Conv2d, Pool2d
 from inception_v3.preprocessing import Preprocessing
@@ -77,6 +86,8 @@ class InceptionV3(nn.Module):
         batch_norm_decay: of the moving averages; 0.9997 needs tens of thousands of steps to settle.
         batch_norm_epsilon: added to the variance.
         batch_norm_scale: learn a scale gamma too.
+        count_padding: average pools with SAME padding count the zeros of the border, as torchvision and timm do.
+        mixed_7c_pool: "max" is the graph of 2015 that FID uses, in the last module's pooling branch alone.
         image_size: the height and width, or one number for both, that the auxiliary head is built for: its
             5x5 convolution shrinks on images below 299 pixels, and its variable with it.
         final_endpoint: build the base up to here and no heads; calls return `(net, end_points)` of this layer.
@@ -97,6 +108,8 @@ class InceptionV3(nn.Module):
         batch_norm_decay: float = 0.9997,
         batch_norm_epsilon: float = 0.001,
         batch_norm_scale: bool = False,
+        count_padding: bool = False,
+        mixed_7c_pool: Literal["avg", "max"] = "avg",
         image_size: int | Size = 299,
         final_endpoint: str | None = None,
     ) -> None:
@@ -105,6 +118,8 @@ class InceptionV3(nn.Module):
             raise ValueError(f"dropout_keep_prob must be in (0, 1], not {dropout_keep_prob}")
         if not 0 <= batch_norm_decay < 1:
             raise ValueError(f"batch_norm_decay must be in [0, 1), not {batch_norm_decay}")
+        if mixed_7c_pool not in ("avg", "max"):
+            raise ValueError(f"mixed_7c_pool must be avg or max, not {mixed_7c_pool!r}")
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.settings: dict[str, Any] = {
             "num_classes": num_classes,
@@ -117,6 +132,8 @@ class InceptionV3(nn.Module):
             "batch_norm_decay": batch_norm_decay,
             "batch_norm_epsilon": batch_norm_epsilon,
             "batch_norm_scale": batch_norm_scale,
+            "count_padding": count_padding,
+            "mixed_7c_pool": mixed_7c_pool,
             "image_size": (height, width),
             "final_endpoint": final_endpoint,
         }
@@ -154,7 +171,10 @@ class InceptionV3(nn.Module):
     def _build(self, layer: Layer) -> nn.Module:
         table = layer.table
         if isinstance(table, Pool):
-            return Pool2d(table.kind, table.kernel, table.stride, table.padding, table.shrinks)
+            kind = self.settings["mixed_7c_pool"] if layer.name == MAXIMUM_OF_2015 else table.kind
+            return Pool2d(
+                kind, table.kernel, table.stride, table.padding, table.shrinks, self.settings["count_padding"]
+            )
         batch_norm = None
         if layer.normalized:
             batch_norm = BatchNorm(
