@@ -122,7 +122,7 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
 
 def test_variables_that_do_not_fit_the_options(saved: Path) -> None:
     assert "lacks" in refused(saved, batch_norm_scale=True)
-    assert "shape" in refused(saved, num_classes=12)
+    assert "shape" in refused(saved, depth_multiplier=0.5)
     assert "depth_multiplier" in refused(saved, depth_multiplier=0)
     assert "no_such_option" in refused(saved, no_such_option=1)
 

@@ -1,126 +1,166 @@
-"""Models on disk: one safetensors file that holds everything needed to use it again.
+"""Models on disk: `load` reads every published form of Inception V3, `save` writes them.
 
-The tensors bear the names of `state_dict()`. The file's metadata says which program wrote it and holds, as
-JSON: `settings` (the options of InceptionV3), `preprocessing`, `class_names`, and `training` (how it came to
-be). safetensors keeps tensors apart from code, is checked against the file's size before memory is taken,
-and can be mapped instead of read.
+What a file is, its content says and not its name. formats/ has a file for each form.
 """
 
-import json
-from dataclasses import asdict, fields
+import warnings
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.files import replacing
-from inception_v3.formats import tensorflow_checkpoint, tf_slim
+from inception_v3.formats.weights import Weights
 from inception_v3.network import InceptionV3
-from inception_v3.preprocessing import Preprocessing
 
 MODEL_FILE = "model.safetensors"  # of a run folder
-FORMAT = "inception_v3"
-VERSION = "1"
+HEADS = ("Logits.Conv2d_1c_1x1.", "AuxLogits.Conv2d_2b_1x1.")  # what depends on the number of classes
+
+# In this order files are asked for, the most particular first: the module in formats/ for each name.
+MODULES = {
+    "native": "native",
+    "tf-slim": "tf_slim",
+}
 
 
-def save(model: InceptionV3, path: str | Path, training: dict[str, Any] | None = None) -> None:
-    """Write the model with all its settings to `path`; a file already there is replaced at once or not at all.
+class Format(Protocol):
+    """What each module in formats/ has."""
 
-    Raises InputError where the disk is full or the place cannot be written.
-    """
-    path = Path(path)
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "settings": json.dumps(model.settings),
-        "preprocessing": json.dumps(asdict(model.preprocessing)),
-        "class_names": json.dumps(model.class_names),
-        "training": json.dumps(training or {}),
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    NAME: str
+    recognise: Callable[[Path], bool]
+    read: Callable[[Path], Weights]
+    write: Callable[[InceptionV3, Path], None]
+    differences: Callable[[InceptionV3], list[str]]
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", **options: Any) -> InceptionV3:
-    """A model ready to use, in inference mode, from a run folder, a file of `save`, or a TF-Slim checkpoint.
+def find_format(name: str) -> Format:
+    """The format of that name. Raises InputError, listing them."""
+    if name not in MODULES:
+        raise InputError(f"no format {name!r}; there are {', '.join(MODULES)}", exit_status=2)
+    return cast(Format, import_module(f"inception_v3.formats.{MODULES[name]}"))
 
-    What the file is, its content says and not its name. `options` are those of InceptionV3 and replace the
-    stored ones, such as `global_pool=True`.
 
-    Raises InputError, naming the file and the remedy: no such file, damaged, from another program, or with
-    variables that do not fit the options.
-    """
-    path = Path(path)
-    file = path / MODEL_FILE if path.is_dir() else path
-    if tensorflow_checkpoint.recognise(file):
-        return _build(file, *tf_slim.read(file), options).to(device)
+def recognise(file: Path) -> Format:
+    """The format of a file, by its content. Raises InputError: no such file, or nothing that is known."""
+    for name in MODULES:
+        known = find_format(name)
+        if known.recognise(file):
+            return known
     if not file.exists():
-        hint = "no training has finished an epoch there yet" if path.is_dir() else "check the path"
-        raise InputError(f"{file}: there is no such file; {hint}")
-    try:
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(
-            f"{file}: not a model that can be read here ({reason}); give a run folder, a model.safetensors "
-            "or a TF-Slim checkpoint"
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"{file}: a safetensors file of another program; give one that inception-v3 wrote")
-    if metadata.get("version") != VERSION:
-        raise InputError(f"{file}: written by a newer inception-v3; update this one")
-    settings, preprocessing, class_names = _parse(file, metadata)
-    model = _build(file, tensors, settings, options)
-    model.preprocessing = preprocessing
-    model.class_names = class_names
+        raise InputError(f"{file}: there is no such file; check the path")
+    raise InputError(
+        f"{file}: not a model that can be read here (damaged, or of another program); give a run folder, a "
+        "model.safetensors or a TF-Slim checkpoint"
+    )
+
+
+def save(
+    model: InceptionV3,
+    path: str | Path,
+    format: str = "native",
+    *,
+    allow_difference: bool = False,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write the model to `path`; what is already there is replaced at once or not at all.
+
+    The native format holds all settings, class names and preprocessing. The others hold the weights as their
+    program names them; where that program would compute other numbers from them, this is refused with the
+    reasons, unless `allow_difference`.
+    Raises InputError: that, no such format, a full disk, a place that cannot be written.
+    """
+    path = Path(path)
+    chosen = find_format(format)
+    reasons = chosen.differences(model)
+    if reasons and not allow_difference:
+        raise InputError(f"{path}: {format} would give other numbers: {'; '.join(reasons)}")
+    if training is not None and format == "native":
+        from inception_v3.formats import native
+
+        native.write(model, path, training)
+    else:
+        chosen.write(model, path)
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    format: str | None = None,
+    partial: bool = False,
+    **options: Any,
+) -> InceptionV3:
+    """A model ready to use, in inference mode, from a run folder or a file of any format.
+
+    `format` names the format instead of recognising it. `options` are those of InceptionV3 and replace the
+    stored ones, such as `global_pool=True`. Another `num_classes` keeps everything but the two final layers, and
+    warns that those are new. With `partial`, variables that are missing stay at their initial values and unknown
+    ones are left out, and a warning lists both.
+
+    Raises InputError, naming the file and the remedy: no such file, damaged, from another program, or
+    with variables that do not fit the options.
+    """
+    file = find_file(path)
+    weights = (find_format(format) if format else recognise(file)).read(file)
+    model = build(file, weights, options, partial)
+    model.preprocessing = weights.preprocessing
+    names = weights.class_names
+    model.class_names = names if names and len(names) == model.settings["num_classes"] else None
     return model.to(device)
 
 
-def _parse(file: Path, metadata: dict[str, str]) -> tuple[dict[str, Any], Preprocessing, list[str] | None]:
-    try:
-        settings = json.loads(metadata["settings"])
-        stored = json.loads(metadata["preprocessing"])
-        known = {field.name for field in fields(Preprocessing)}
-        if not stored.keys() <= known:
-            raise ValueError(f"unknown preprocessing {sorted(stored.keys() - known)}")
-        preprocessing = Preprocessing(**{key: _tuple(value) for key, value in stored.items()})
-        class_names = json.loads(metadata["class_names"])
-        settings["image_size"] = _tuple(settings["image_size"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: its settings cannot be read ({error}); the file is damaged") from error
-    return settings, preprocessing, class_names
+def find_file(path: str | Path) -> Path:
+    """The file that `load` reads: of a run folder its model."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / MODEL_FILE).exists():
+        raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")
+    return path / MODEL_FILE
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _build(file: Path, tensors: dict[str, Tensor], settings: dict[str, Any], options: dict[str, Any]) -> InceptionV3:
-    """Put `tensors` into a network of these settings without allocating or drawing weights first."""
+def build(file: Path, weights: Weights, options: dict[str, Any], partial: bool = False) -> InceptionV3:
+    """Put the weights into a network of their settings, without drawing random ones first where all are there."""
+    settings = weights.settings | options
     try:
         with torch.device("meta"):
-            model = InceptionV3(**settings | options)
+            model = InceptionV3(**settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"{file}: no network with such options ({error})") from error
     expected = model.state_dict()
-    missing = [name for name in expected if name not in tensors]
+    tensors = dict(weights.tensors)
+    new_head = settings.get("num_classes") != weights.settings.get("num_classes")
+    if new_head:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEADS)}
+    missing = [name for name in expected if name not in tensors and not (new_head and name.startswith(HEADS))]
     extra = [name for name in tensors if name not in expected]
-    if missing or extra:
+    if (missing or extra) and not partial:
         wrong = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which this network has not"
         more = len(missing) + len(extra) - 1
-        raise InputError(f"{file}: {wrong}{f' and {more} more differ' if more else ''}; load it with its own options")
+        and_more = f" and {more} more differ" if more else ""
+        raise InputError(f"{file}: {wrong}{and_more}; load it with its own options, or with partial=True")
+    tensors = {name: tensor for name, tensor in tensors.items() if name in expected}
+    _check_shapes(file, tensors, expected)
+    if missing or new_head:
+        model = InceptionV3(**settings)
+    model.load_state_dict(tensors, strict=False, assign=True)
+    if new_head:
+        warnings.warn(f"{file}: the final layers are new, for {settings['num_classes']} classes", stacklevel=3)
+    for what, names in (("not in the file, and new", missing), ("in the file, and left out", extra)):
+        if names:
+            warnings.warn(f"{file}: {what}: {', '.join(names)}", stacklevel=3)
+    return model.eval()
+
+
+def _check_shapes(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise InputError(
                 f"{file}: {name} has shape {tuple(tensor.shape)} where these options need "
                 f"{tuple(expected[name].shape)}; load it with its own options"
             )
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{file}: {name} holds values that are no finite numbers; the file is damaged")

@@ -87,7 +87,7 @@ def train(
 
     def save(epochs: float) -> None:
         training = {"epochs": epochs, "seed": seed, "recipe": asdict(recipe)}
-        checkpoint.save(averaged_model, run.model_file, training)
+        checkpoint.save(averaged_model, run.model_file, training=training)
 
     try:
         progress.start()

@@ -12,7 +12,10 @@ from inception_v3 import architecture
 from inception_v3.architecture import Conv, Layer
 from inception_v3.errors import InputError
 from inception_v3.formats import tensorflow_checkpoint
+from inception_v3.formats.weights import Weights, class_names, differences_of, fold_gamma
+from inception_v3.network import InceptionV3
 
+NAME = "tf-slim"
 SCOPE = "InceptionV3/"
 AVERAGE = "/ExponentialMovingAverage"
 # Everything else below a layer's scope is an optimizer's slot.
@@ -20,8 +23,12 @@ BATCH_NORM = ("BatchNorm/beta", "BatchNorm/gamma", "BatchNorm/moving_mean", "Bat
 VARIABLES = ("weights", "biases", *BATCH_NORM)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict and the options of InceptionV3, from a checkpoint in format V1 or V2.
+def recognise(path: Path) -> bool:
+    return tensorflow_checkpoint.recognise(path)
+
+
+def read(path: Path) -> Weights:
+    """A checkpoint in format V1 or V2, with the options of InceptionV3 that it implies.
 
     Where the checkpoint holds running averages of the weights, those are taken, as slim evaluates with them.
     Raises InputError: damaged, or not TF-Slim's Inception V3.
@@ -30,7 +37,20 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     averaged = {name.removesuffix(AVERAGE): value for name, value in found.items() if name.endswith(AVERAGE)}
     variables = {name: value for name, value in found.items() if not name.endswith(AVERAGE)} | averaged
     options = recover_options(path, {name.removeprefix(SCOPE): value.shape for name, value in variables.items()})
-    return {state_name(name): to_torch(value) for name, value in variables.items()}, options
+    tensors = {state_name(name): to_torch(value) for name, value in variables.items()}
+    return Weights(tensors, options, class_names=class_names(options["num_classes"]))
+
+
+def differences(model: InceptionV3) -> list[str]:
+    """TF-Slim builds any width; its average pools leave the padding out."""
+    return differences_of(model, count_padding=False, fixed_widths=False)
+
+
+def write(model: InceptionV3, path: Path) -> None:
+    """A checkpoint in format V2 under the prefix `path`, float32, without gammas: slim's network has none."""
+    tensors, _ = fold_gamma(model.state_dict())
+    variables = {variable_name(name): to_tensorflow(tensor) for name, tensor in tensors.items()}
+    tensorflow_checkpoint.write(path, variables)
 
 
 def _is_variable(name: str) -> bool:
@@ -40,6 +60,17 @@ def _is_variable(name: str) -> bool:
 def state_name(variable: str) -> str:
     """`InceptionV3/Conv2d_1a_3x3/weights` to `Conv2d_1a_3x3.weights`."""
     return variable.removeprefix(SCOPE).replace("/", ".")
+
+
+def variable_name(state: str) -> str:
+    """`Conv2d_1a_3x3.weights` to `InceptionV3/Conv2d_1a_3x3/weights`."""
+    return SCOPE + state.replace(".", "/")
+
+
+def to_tensorflow(tensor: Tensor) -> np.ndarray:
+    """OIHW kernels to HWIO; vectors as they are."""
+    value: np.ndarray = tensor.detach().cpu().float().numpy()
+    return np.ascontiguousarray(value.transpose(2, 3, 1, 0)) if value.ndim == 4 else value
 
 
 def to_torch(value: np.ndarray) -> Tensor:

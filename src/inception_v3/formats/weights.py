@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from inception_v3 import architecture
-from inception_v3.architecture import Conv, Layer
+from inception_v3.architecture import Conv, Layer, depth
+from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
 
 # What a convolution holds: the table's name, a dot, and one of these.
@@ -36,6 +37,45 @@ def convolutions(**options: Any) -> list[Layer]:
 def state_name(layer: Layer) -> str:
     """`Mixed_5b/Branch_1/Conv2d_0a_1x1` as it starts the names of its tensors in `state_dict()`."""
     return layer.name.replace("/", ".")
+
+
+def fold_gamma(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The same network without gamma, and the layers in which it was not 1.
+
+    gamma * (conv(x) - mean) / deviation is (gamma * conv(x) - gamma * mean) / deviation: kernel and mean take
+    it, the variance stays. Exact in inference; training further from here goes another way.
+    """
+    folded, changed = dict(tensors), []
+    for name in tensors:
+        if name.endswith(".BatchNorm.gamma"):
+            layer = name.removesuffix(".BatchNorm.gamma")
+            gamma = folded.pop(name)
+            if not bool((gamma == 1).all()):
+                folded[f"{layer}.weights"] = tensors[f"{layer}.weights"] * gamma.view(-1, 1, 1, 1)
+                folded[f"{layer}.BatchNorm.moving_mean"] = tensors[f"{layer}.BatchNorm.moving_mean"] * gamma
+                changed.append(layer)
+    return folded, changed
+
+
+def differences_of(
+    model: InceptionV3, *, count_padding: bool, mixed_7c_pool: str = "avg", fixed_widths: bool = True
+) -> list[str]:
+    """Why a program with these semantics, and images in [-1, 1], computes other numbers from the model's weights."""
+    settings, standard = model.settings, Preprocessing()
+    reasons = []
+    if settings["count_padding"] != count_padding:
+        counts = "count the padding" if count_padding else "leave the padding out"
+        reasons.append(f"its average pools {counts}, this model's do not")
+    if settings["mixed_7c_pool"] != mixed_7c_pool:
+        reasons.append(f"its last module pools by {mixed_7c_pool}, this model's by {settings['mixed_7c_pool']}")
+    if settings["batch_norm_epsilon"] != 0.001:
+        reasons.append(f"its BatchNorm epsilon is 0.001, this model's {settings['batch_norm_epsilon']:g}")
+    if (model.preprocessing.mean, model.preprocessing.std) != (standard.mean, standard.std):
+        reasons.append("it takes images in [-1, 1], this model others")
+    widths = [layer.table.width for layer in convolutions() if isinstance(layer.table, Conv) and layer.table.width]
+    if fixed_widths and any(depth(n, settings["depth_multiplier"], settings["min_depth"]) != n for n in widths):
+        reasons.append("it has the published widths alone")
+    return reasons
 
 
 @cache
