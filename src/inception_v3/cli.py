@@ -1,4 +1,4 @@
-"""The command line: `inception-v3 train | evaluate | predict | describe`.
+"""The command line: `inception-v3 train | evaluate | predict | convert | describe`.
 
 PyTorch is imported inside the commands that need it, so that help and mistakes answer at once.
 """
@@ -186,6 +186,33 @@ def predict(
             print(f"{prediction.image}  {ranked}", flush=True)
     if failed:
         raise InputError(f"{failed} of {count} pictures could not be read; the lines above say why")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A run folder or a file of any format that is read here.")],
+    destination: Annotated[Path, typer.Argument(help="The file to write.")],
+    to: Annotated[str | None, typer.Option(help="The format; without it the destination's name tells.")] = None,
+    allow_difference: Annotated[
+        bool, typer.Option("--allow-difference", help="Write it though its program computes other numbers.")
+    ] = False,
+    no_fold: Annotated[bool, typer.Option("--no-fold", help="Refuse to fold a gamma into kernel and mean.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write weights for another program, and show that they still say the same."""
+    from inception_v3.convert import convert
+
+    done = convert(source, destination, to, allow_difference=allow_difference, fold=not no_fold)
+    if as_json:
+        print(json.dumps(done.as_dict()))
+        return
+    print(f"{destination}: {done.source_format} to {done.format}; the logits differ by {done.difference:.1e}")
+    for reason in done.reasons:
+        _warn(f"  {reason}")
+    if done.folded:
+        _warn(f"  gamma of {done.folded} layers folded into kernel and mean: exact, but training further differs")
+    if done.dropped:
+        _warn(f"  {done.format} has no place for {', '.join(done.dropped)}")
 
 
 @app.command()
