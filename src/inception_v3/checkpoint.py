@@ -13,16 +13,21 @@ import torch
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.formats.weights import Weights
+from inception_v3.formats.weights import Weights, convolutions, state_name
 from inception_v3.network import InceptionV3
 
 MODEL_FILE = "model.safetensors"  # of a run folder
-HEADS = ("Logits.Conv2d_1c_1x1.", "AuxLogits.Conv2d_2b_1x1.")  # what depends on the number of classes
+HEADS = tuple(f"{state_name(layer)}." for layer in convolutions() if not layer.normalized)  # sized by num_classes
 
 # In this order files are asked for, the most particular first: the module in formats/ for each name.
 MODULES = {
     "native": "native",
     "tf-slim": "tf_slim",
+    "keras": "keras",
+    "graphdef-2015": "graph_def",
+    "fid-2015": "fid_2015",
+    "timm": "timm",
+    "torchvision": "torchvision",
 }
 
 

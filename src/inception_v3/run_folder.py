@@ -12,6 +12,7 @@ curves.png, confusion_matrix.png
 import csv
 import io
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,9 +82,12 @@ class RunFolder:
         self.epochs.append(figures)
         self._write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in self.epochs))
         if self._writer is not None:
-            for name, value in figures.items():
-                self._writer.add_scalar(name, value, int(figures["epoch"]))
-            self._writer.flush()
+            try:
+                for name, value in figures.items():
+                    self._writer.add_scalar(name, value, int(figures["epoch"]))
+                self._writer.flush()
+            except OSError as error:
+                raise cannot_write(self.path / "tensorboard", error) from error
 
     def finish(self, metrics: "Metrics") -> None:
         """The curves and the confusion matrix."""
@@ -99,7 +103,8 @@ class RunFolder:
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # a full disk has been told already
+                self._writer.close()
 
     def _write(self, name: str, text: str) -> None:
         with replacing(self.path / name) as temporary:

@@ -12,7 +12,7 @@ from inception_v3 import architecture
 from inception_v3.architecture import Conv, Layer
 from inception_v3.errors import InputError
 from inception_v3.formats import tensorflow_checkpoint
-from inception_v3.formats.weights import Weights, class_names, differences_of, fold_gamma
+from inception_v3.formats.weights import Weights, class_names, convolutions, differences_of, fold_gamma
 from inception_v3.network import InceptionV3
 
 NAME = "tf-slim"
@@ -86,8 +86,9 @@ def recover_options(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str,
     Shapes leave several multipliers and image sizes possible; any of them builds the same variables. The
     simplest multiplier is taken, and the smallest image that fills the auxiliary kernel (299 for 5x5).
     """
-    logits = shapes.get("Logits/Conv2d_1c_1x1/weights")
-    if "Mixed_7c/Branch_3/Conv2d_0b_1x1/weights" not in shapes or logits is None or len(logits) != 4:
+    *_, last_of_base, last = convolutions(create_aux_logits=False)
+    logits = shapes.get(f"{last.name}/weights")
+    if f"{last_of_base.name}/weights" not in shapes or logits is None or len(logits) != 4:
         raise InputError(f"{path}: no Inception V3 of TF-Slim (its variables are called InceptionV3/...)")
     aux = [name for name in shapes if name.startswith("AuxLogits/Conv2d_2a_") and name.endswith("/weights")]
     options: dict[str, Any] = {

@@ -4,17 +4,12 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from inception_v3.errors import InputError
-from inception_v3.images import list_images, open_image
-from inception_v3.preprocessing import Preprocessing
+from inception_v3.images import list_images
 
 HELD_OUT = 0.2  # share of each class that training never sees, where the data set has no split of its own
 SPLIT_SEED = 0  # not the training's seed: evaluating later must hold out the same pictures
@@ -150,70 +145,3 @@ def _split(pictures: Pictures, name: str) -> tuple[Pictures, Pictures]:
         np.arange(len(pictures)), test_size=held_out, stratify=pictures.labels, random_state=SPLIT_SEED
     )
     return pictures.subset(np.sort(train).tolist()), pictures.subset(np.sort(test).tolist())
-
-
-@dataclass
-class Batch:
-    """uint8 pictures (N, 3, H, W), labels (N,), their places in the data set, and what could not be read."""
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    bad: list[tuple[str, str]]  # (file, reason)
-
-    def pin_memory(self) -> "Batch":
-        return Batch(self.images.pin_memory(), self.labels, self.indices, self.bad)
-
-
-class PixelDataset(Dataset[tuple[int, Tensor | None, int, str]]):
-    """Decodes, augments and resizes; a picture that cannot be read comes back as None with the reason."""
-
-    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, augment: Any = None) -> None:
-        self.pictures, self.preprocessing, self.augment = pictures, preprocessing, augment
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | None, int, str]:
-        source, label = self.pictures.sources[index], self.pictures.labels[index]
-        try:
-            image = source if isinstance(source, Image.Image) else open_image(source)
-        except InputError as error:
-            return index, None, label, str(error)
-        pixels = self.augment(image) if self.augment else self.preprocessing.pixels(image)
-        return index, pixels, label, ""
-
-
-def collate(items: list[tuple[int, Tensor | None, int, str]], size: tuple[int, int]) -> Batch:
-    good = [(index, pixels, label) for index, pixels, label, _ in items if pixels is not None]
-    images = torch.stack([pixels for _, pixels, _ in good]) if good else torch.empty(0, 3, *size, dtype=torch.uint8)
-    return Batch(
-        images,
-        torch.tensor([label for *_, label in good], dtype=torch.long),
-        torch.tensor([index for index, *_ in good], dtype=torch.long),
-        [(str(index), reason) for index, pixels, _, reason in items if pixels is None],
-    )
-
-
-def batches(
-    pictures: Pictures,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    *,
-    augment: Any = None,
-    shuffle: bool = False,
-    workers: int = 0,
-    generator: torch.Generator | None = None,
-) -> DataLoader[Any]:
-    """A DataLoader of `Batch`; with `shuffle` a new order every epoch, drawn from `generator`."""
-    from functools import partial
-
-    return DataLoader(
-        PixelDataset(pictures, preprocessing, augment),
-        batch_size,
-        shuffle=shuffle,
-        num_workers=workers,
-        collate_fn=partial(collate, size=preprocessing.image_size),
-        generator=generator,
-        persistent_workers=workers > 0,
-    )

@@ -1,0 +1,72 @@
+"""The network of 2015 as pytorch-fid and torch-fidelity publish it for FID: a state dict under torchvision's names.
+
+Nothing in the file says that it is not torchvision's: the 1,008 classes without an auxiliary head do. Its
+average pools leave the padding out, and the last module takes a maximum instead. Resizing and the scale of
+pixels are up to each tool that computes FID.
+"""
+
+from pathlib import Path
+
+import torch
+
+from inception_v3 import architecture
+from inception_v3.errors import InputError
+from inception_v3.files import replacing
+from inception_v3.formats import torch_names
+from inception_v3.formats.graph_def import SETTINGS
+from inception_v3.formats.weights import Weights, convolutions
+from inception_v3.network import InceptionV3
+
+NAME = "fid-2015"
+
+
+def recognise(path: Path) -> bool:
+    shapes = torch_names.peek(path)
+    return shapes is not None and torch_names.is_graph_of_2015(shapes)
+
+
+def read(path: Path) -> Weights:
+    """Raises InputError, naming the file and the variable: damaged, code, another network."""
+    tensors, aux, num_classes = torch_names.to_weights(path, torch_names.load_state_dict(path))
+    if aux or num_classes != SETTINGS["num_classes"]:
+        has = "an auxiliary head" if aux else f"{num_classes} classes"
+        raise InputError(f"{path}: not the network of 2015 but one with {has}; read it as torchvision or timm")
+    return Weights(tensors, dict(SETTINGS))
+
+
+def differences(model: InceptionV3) -> list[str]:
+    """Why pytorch-fid would compute other numbers from the file, or could not load it."""
+    settings = model.settings
+    reasons = []
+    if settings["final_endpoint"]:
+        reasons.append(f"the model ends at {settings['final_endpoint']}; pytorch-fid needs all layers")
+    if settings["num_classes"] != SETTINGS["num_classes"]:
+        reasons.append(f"{settings['num_classes']} classes; pytorch-fid has 1008")
+    if _other_widths(model):
+        reasons.append(f"depth_multiplier={settings['depth_multiplier']}; pytorch-fid has the full widths")
+    if settings["count_padding"]:
+        reasons.append("average pools count the padding; pytorch-fid leaves it out")
+    if settings["mixed_7c_pool"] != "max":
+        reasons.append("Mixed_7c averages; pytorch-fid takes a maximum there")
+    if settings["batch_norm_epsilon"] != 0.001:
+        reasons.append(f"batch_norm_epsilon={settings['batch_norm_epsilon']}; pytorch-fid has 0.001")
+    preprocessing = model.preprocessing
+    if {*preprocessing.mean, *preprocessing.std} != {0.5}:
+        reasons.append(f"pixels scaled by mean {preprocessing.mean} and std {preprocessing.std}; pytorch-fid has 0.5")
+    return reasons
+
+
+def _other_widths(model: InceptionV3) -> bool:
+    multiplier, least = model.settings["depth_multiplier"], model.settings["min_depth"]
+    widths = {layer.out_channels for layer in convolutions() if layer.normalized}
+    return any(architecture.depth(width, multiplier, least) != width for width in widths)
+
+
+def write(model: InceptionV3, path: Path) -> None:
+    """An auxiliary head is left out. Raises InputError: other layers or widths, a full disk, no place to write."""
+    try:
+        tensors = torch_names.from_model(model, aux=False)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    with replacing(path) as temporary:
+        torch.save(tensors, temporary)
