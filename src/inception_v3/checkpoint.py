@@ -5,6 +5,7 @@ What a file is, its content says and not its name. formats/ has a file for each 
 
 import warnings
 from collections.abc import Callable
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -149,6 +150,7 @@ def build(file: Path, weights: Weights, options: dict[str, Any], partial: bool =
         raise InputError(f"{file}: {wrong}{and_more}; load it with its own options, or with partial=True")
     tensors = {name: tensor for name, tensor in tensors.items() if name in expected}
     _check_shapes(file, tensors, expected)
+    tensors = _of_one_type(tensors)
     if missing or new_head:
         model = InceptionV3(**settings)
     model.load_state_dict(tensors, strict=False, assign=True)
@@ -158,6 +160,15 @@ def build(file: Path, weights: Weights, options: dict[str, Any], partial: bool =
         if names:
             warnings.warn(f"{file}: {what}: {', '.join(names)}", stacklevel=3)
     return model.eval()
+
+
+def _of_one_type(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A network cannot run in a mixture of types: all become the one that holds every value, float32 at least."""
+    types = {tensor.dtype for tensor in tensors.values()}
+    if len(types) <= 1:
+        return tensors
+    widest = reduce(torch.promote_types, types, torch.float32)
+    return {name: tensor.to(widest) for name, tensor in tensors.items()}
 
 
 def _check_shapes(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
