@@ -78,8 +78,7 @@ def download(
         if not _is_whole(file, expected):
             part, version = file.with_name(f"{file.name}.partial"), file.with_name(f"{file.name}.partial.version")
             _complete(url, part, version, checksum, console)
-            _finish(url, part, file, unpack)
-            _discard(part, version)
+            _finish(url, part, version, file, unpack)
     finally:
         lock.release()
 
@@ -118,19 +117,20 @@ def _complete(url: str, part: Path, version: Path, checksum: str | None, console
         raise DownloadError(f"{url}: its {checksum.split(':')[0]} is not the published one, and it was deleted")
 
 
-def _finish(url: str, part: Path, file: Path, unpack: Callable[[Path, Path], None] | None) -> None:
+def _finish(url: str, part: Path, version: Path, file: Path, unpack: Callable[[Path, Path], None] | None) -> None:
     try:
         if unpack is not None:
             unpack(part, file)
-            return
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(file)
+        else:
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(file)
     except ValueError as error:
-        part.unlink(missing_ok=True)
+        _discard(part, version)
         raise DownloadError(f"{url}: {error}, and it was deleted") from error
     except OSError as error:
         raise cannot_write(file, error) from error
+    _discard(part, version)
 
 
 def _fetch(url: str, part: Path, version: Path, show: Callable[[int, int | None], None]) -> None:

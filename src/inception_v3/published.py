@@ -245,7 +245,7 @@ def from_hub(
     Raises InputError: nothing in either, too large, another checksum than the hub's (it is deleted then).
     """
     import huggingface_hub as hub
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub import errors
 
     problem: Exception | None = None  # why the hub does not answer
 
@@ -255,11 +255,13 @@ def from_hub(
             url = hub.hf_hub_url(repository, filename, revision=revision, endpoint=ENDPOINT)
             try:  # first of all, since hf_hub_download goes on trying for half a minute without a network
                 size = hub.get_hf_file_metadata(url, token=token).size
-            except EntryNotFoundError:
+            except errors.EntryNotFoundError:
                 return None
             except Exception as error:  # of its HTTP library, which has changed twice
                 status = getattr(getattr(error, "response", None), "status_code", None)
-                if status == 404 and not isinstance(error, RepositoryNotFoundError):
+                if status == 404 and not isinstance(
+                    error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError
+                ):
                     return None  # of a mirror that does not say what is missing
                 problem = error
             else:
@@ -276,10 +278,10 @@ def from_hub(
                 force_download=force_download and problem is None and not local_files_only,
                 local_files_only=local_files_only or problem is not None,
             )
-        except EntryNotFoundError:
+        except errors.EntryNotFoundError:
             return None
         except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, HfHubHTTPError):
+            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, errors.HfHubHTTPError):
                 raise cannot_write(Path(error.filename or filename), error) from error
             raise advised(name, f"{filename} was not fetched ({reason(error)})") from error
         return Path(file)
