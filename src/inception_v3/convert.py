@@ -34,10 +34,17 @@ class Conversion:
 
 
 def convert(
-    source: str, destination: Path, to: str | None = None, *, allow_difference: bool = False, fold: bool = True
+    source: str,
+    destination: Path,
+    to: str | None = None,
+    *,
+    allow_difference: bool = False,
+    fold: bool = True,
+    weights_file: Path | None = None,
 ) -> Conversion:
     """Read `source`, write `destination` in the format `to`, read that again and compare the logits of both.
 
+    `source` is a path or a name, which `weights_file` may stand in for, as in `load`.
     Without `to` the name of the destination tells the format. Raises InputError, and writes nothing: what the
     target's program would compute otherwise, unless `allow_difference`; a gamma to fold where `fold` is False;
     and what `load` and `save` raise.
@@ -48,8 +55,8 @@ def convert(
             f"{destination}: its name does not tell the format; give --to {' | '.join(checkpoint.MODULES)}",
             exit_status=2,
         )
-    file = checkpoint.find_file(source)
-    model = checkpoint.load(source)
+    model = checkpoint.load(source, weights_file=weights_file)
+    assert model.origin is not None  # of what was loaded
     target = checkpoint.find_format(name)
     folded = fold_gamma(model.state_dict())[1] if name in WITHOUT_GAMMA else []
     if folded and not fold:
@@ -63,7 +70,7 @@ def convert(
     return Conversion(
         source=source,
         destination=str(destination),
-        source_format=checkpoint.recognise(file).NAME,
+        source_format=model.origin.format,
         format=name,
         difference=difference(model, again),
         reasons=target.differences(model),

@@ -6,6 +6,8 @@ A variable's name in `state_dict()` is TF-Slim's with dots: `Mixed_5b.Branch_0.C
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,6 +26,7 @@ from inception_v3.architecture import (
     Size,
 )
 from inception_v3.architecture import Branch as BranchTable
+from inception_v3.hub import HubMixin
 from inception_v3.layers import BatchNorm, Conv2d, Pool2d
 from inception_v3.preprocessing import Preprocessing
 
@@ -69,7 +72,26 @@ class Head(nn.Sequential):
         super().__init__(OrderedDict(layers))
 
 
-class InceptionV3(nn.Module):
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was loaded from: the path or name that was given, the file behind it, its format.
+
+    `training` is what the file says of how it came to be.
+    """
+
+    name: str
+    file: Path
+    format: str
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def first(self) -> str:
+        """Where the weights came from before they were saved here, else where they were found now."""
+        told = self.name if ":" in self.name else self.file.name
+        return str(self.training.get("origin") or f"{told} ({self.format})")
+
+
+class InceptionV3(nn.Module, HubMixin):
     """Inception V3 (arXiv 1512.00567) as tf_slim/nets/inception_v3.py has it.
 
     `logits, end_points = model(images)` takes floats of shape (N, 3, H, W) in [-1, 1], 75x75 or larger.
@@ -143,6 +165,7 @@ class InceptionV3(nn.Module):
         self.image_size: Size = (height, width)
         self.preprocessing = Preprocessing(image_size=self.image_size)
         self.class_names: list[str] | None = None
+        self.origin: Origin | None = None
 
         points = architecture.end_points(
             height=height,

@@ -1,22 +1,33 @@
 """`inception-v3 evaluate`"""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import BatchSize, Device, Json, Workers, messages, output, pick_workers, show_bad
+from inception_v3.cli.common import (
+    MODEL,
+    BatchSize,
+    Device,
+    Json,
+    WeightsFile,
+    Workers,
+    messages,
+    output,
+    pick_workers,
+    show_bad,
+)
 
 if TYPE_CHECKING:
     from inception_v3.evaluate import Metrics
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run folder, a model.safetensors or a TF-Slim checkpoint.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     data: Annotated[str, typer.Argument(help="digits, or a folder of class/image files.")],
     batch_size: BatchSize = 32,
     device: Device = None,
+    weights_file: WeightsFile = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -28,8 +39,9 @@ def evaluate(
     from inception_v3.progress import progress_bar
     from inception_v3.run_folder import training_images
 
-    network = checkpoint.load(model, pick_device(device))
-    pictures = load_held_out(data, network.class_names, training_images(model))
+    network = checkpoint.load(model, pick_device(device), weights_file=weights_file)
+    assert network.origin is not None  # of what was loaded
+    pictures = load_held_out(data, network.class_names, training_images(network.origin.file))
     loader = batches(pictures, network.preprocessing, batch_size, workers=pick_workers(workers, len(pictures), data))
     with progress_bar(messages) as progress:
         bar = progress.add_task("evaluating", total=len(pictures), figures="")
