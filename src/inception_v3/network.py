@@ -233,8 +233,8 @@ class InceptionV3(nn.Module, HubMixin):
     def preprocess(self, images: "Image | Sequence[Image]") -> Tensor:
         """RGB pictures, one or several, to what this network reads: (N, 3, H, W), on its device."""
         pictures = images if isinstance(images, Sequence) else [images]
-        pixels = torch.stack([self.preprocessing.pixels(picture) for picture in pictures])
-        return self.preprocessing.scale(pixels.to(next(self.parameters()).device))
+        prepared = torch.cat([self.preprocessing(picture) for picture in pictures])
+        return prepared.to(next(self.parameters()).device)
 
     def base(
         self,

@@ -25,7 +25,7 @@ from inception_v3.preprocessing import Preprocessing
 NAME = "timm"
 ARCHITECTURE = "inception_v3"
 CONFIG = "config.json"
-PREPROCESSING = Preprocessing(resize=341, interpolation="bicubic")
+PREPROCESSING = Preprocessing.named("timm")
 
 
 def recognise(path: Path) -> bool:
