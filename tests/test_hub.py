@@ -133,6 +133,8 @@ def test_from_the_hub_and_back(
         InceptionV3.from_pretrained("owner/cats", local_files_only=True),
     ):
         assert same(again, model)
+        assert again.origin is not None
+        assert again.origin.first == "hf:owner/cats (native)"
     assert len(server.ranges) == 2 * 2, "two files, to two caches"
     InceptionV3.from_pretrained("owner/cats", force_download=True)
     assert len(server.ranges) == 3 * 2
@@ -237,7 +239,7 @@ def test_torch_hub_lists_explains_and_builds() -> None:
     found = runpy.run_path(str(ROOT / "hubconf.py"))
     names = {name for name, value in found.items() if callable(value) and not name.startswith("_")}
     assert names == {"fid_2015", "inception_v3"}, "as torch.hub.list finds them"
-    assert "torchvision:IMAGENET1K_V1" in torch.hub.help(str(ROOT), "inception_v3", source="local")
+    assert "torchvision:IMAGENET1K_V1" in found["inception_v3"].__doc__, "which torch.hub.help shows"
     model = torch.hub.load(str(ROOT), "inception_v3", source="local", depth_multiplier=0.1, min_depth=8, num_classes=3)
     assert model(torch.rand(2, 3, 299, 299), ())[0].shape == (2, 3)
 
