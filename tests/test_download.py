@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pty
 import signal
 import stat
 import subprocess
@@ -71,9 +72,11 @@ def test_a_server_that_does_not_tell_the_length_serves_too(server: WebServer, fi
 
 
 def test_it_goes_where_the_server_sends_it(server: WebServer, file: Path) -> None:
-    server.faults = [Fault(302, location=f"{server.url}/weights")]
+    there = Fault(302, location=f"{server.url}/weights")
+    server.faults = [there, Fault(cut=1000), there]
     download(f"{server.url}/old", file, SHA256)
     assert file.read_bytes() == CONTENT
+    assert server.ranges == [None, None, "bytes=1000-", "bytes=1000-"], "and resumes there"
 
 
 # ------------------------------------------------------------------------------------------------------- breaks
@@ -84,6 +87,7 @@ def test_a_break_is_resumed_from_where_it_was(server: WebServer, file: Path) -> 
     download(f"{server.url}/weights", file, SHA256)
     assert file.read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1000-", "bytes=6000-", "bytes=6000-"]
+    assert [condition for *_, condition in server.requests] == [None, *['"one"'] * 3], "only of the same version"
 
 
 def test_silence_is_a_break(server: WebServer, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +115,13 @@ def test_what_stays_broken_is_told_and_the_next_call_goes_on(
     assert file.read_bytes() == CONTENT
     assert server.ranges == ["bytes=1000-"]
     assert visible(file) == {"weights"}
+
+
+def test_another_part_than_was_asked_for_is_not_taken(server: WebServer, file: Path) -> None:
+    server.faults = [Fault(cut=1000), Fault(start=500)]
+    download(f"{server.url}/weights", file)
+    assert file.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000-", None]
 
 
 def test_a_server_without_ranges_sends_the_whole_again(server: WebServer, file: Path) -> None:
@@ -189,7 +200,8 @@ def test_what_is_not_there_is_told_at_once(server: WebServer, file: Path) -> Non
     assert visible(file) == set()
 
 
-def test_no_network_is_told_at_once(file: Path) -> None:
+def test_no_network_is_told_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _: pytest.fail("it waits"))
     with pytest.raises(DownloadError, match=r"^http://127.0.0.1:9/weights: cannot be reached \(Connection refused\)$"):
         download("http://127.0.0.1:9/weights", file)
 
@@ -200,7 +212,8 @@ def test_what_is_too_large_is_not_fetched(
 ) -> None:
     monkeypatch.setattr(module, "LIMIT", 100_000)
     server.files["/weights"].length = told
-    with pytest.raises(InputError, match="too large for an Inception V3"):
+    size = "0.3" if told else "0.[1-3]"
+    with pytest.raises(InputError, match=f"{size} MB or more is too large for an Inception V3; it was not fetched"):
         download(f"{server.url}/weights", file)
     assert visible(file) == set()
 
@@ -253,6 +266,17 @@ FETCH += "download(sys.argv[1], Path(sys.argv[2]), sys.argv[3])"
 def start(server: WebServer, file: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", FETCH, f"{server.url}/weights", str(file), SHA256]
     return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def test_a_terminal_shows_how_far_it_is(server: WebServer, file: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", FETCH, f"{server.url}/weights", str(file), SHA256]
+    assert subprocess.run(command, stdout=theirs, stderr=theirs, timeout=60).returncode == 0
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "weights" in shown
+    assert "300.0/300.0 kB" in shown
 
 
 def wait_for(condition) -> None:  # type: ignore[no-untyped-def]

@@ -28,15 +28,16 @@ class Fault:
     cut: int | None = None
     stall: int | None = None
     location: str | None = None
+    start: int | None = None  # of another part than was asked for
 
 
 class WebServer:
-    """`faults` are used up one an answer; `requests` are the (method, path, Range) that came."""
+    """`faults` are used up one an answer; `requests` are the (method, path, Range, If-Range) that came."""
 
     def __init__(self) -> None:
         self.files: dict[str, Served] = {}
         self.faults: list[Fault] = []
-        self.requests: list[tuple[str, str, str | None]] = []
+        self.requests: list[tuple[str, str, str | None, str | None]] = []
         self.closing = threading.Event()
         outer = self
 
@@ -58,7 +59,8 @@ class WebServer:
 
     def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
         asked = request.headers.get("Range")
-        self.requests.append((request.command, request.path, asked))
+        if_range = request.headers.get("If-Range")
+        self.requests.append((request.command, request.path, asked, if_range))
         fault = self.faults.pop(0) if self.faults and body else Fault()
         served = self.files.get(request.path)
         status = fault.status or (200 if served else 404)
@@ -69,9 +71,8 @@ class WebServer:
             content, headers = served.content, dict(served.headers)
             if served.etag:
                 headers["ETag"] = served.etag
-            if_range = request.headers.get("If-Range")
             if asked and served.ranges and if_range in (None, served.etag):
-                start = int(asked.removeprefix("bytes=").partition("-")[0])
+                start = int(asked.removeprefix("bytes=").partition("-")[0]) if fault.start is None else fault.start
                 status = 206 if start < len(content) else 416
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
                 content = content[start:] if status == 206 else b""
@@ -96,7 +97,7 @@ class WebServer:
     @property
     def ranges(self) -> list[str | None]:
         """What part each GET asked for."""
-        return [asked for method, _, asked in self.requests if method == "GET"]
+        return [asked for method, _, asked, _ in self.requests if method == "GET"]
 
     def publish(self, repository: str, folder: Path, names: list[str]) -> None:
         """Serve the files as the hub does: large ones under their sha256, all of one commit."""

@@ -233,7 +233,7 @@ def _check_room(url: str, folder: Path, have: int, total: int | None) -> None:
 
 
 def _too_large(url: str, size: int) -> InputError:
-    return InputError(f"{url}: {size / MB:.0f} MB or more is too large for an Inception V3; it was not fetched")
+    return InputError(f"{url}: {size / MB:.1f} MB or more is too large for an Inception V3; it was not fetched")
 
 
 def _size(path: Path) -> int:

@@ -65,6 +65,7 @@ class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="
             "local_files_only": local_files_only,
         }
         found = replace(found, revision=revision or found.revision, options=asked)
+        name = name if ":" in name else f"hf:{name}"
         with found.opened(name, None) as source:
             return checkpoint.load_source(name, source, map_location, **options)
 

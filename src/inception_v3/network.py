@@ -4,6 +4,7 @@ A variable's name in `state_dict()` is TF-Slim's with dots: `Mixed_5b.Branch_0.C
 `InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights`, its axes OIHW where TensorFlow has HWIO.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class Origin:
     @property
     def first(self) -> str:
         """Where the weights came from before they were saved here, else where they were found now."""
-        told = self.name if ":" in self.name else self.file.name
+        told = self.name if re.match("[a-z]{2,}:", self.name) else self.file.name  # a path is the user's own affair
         return str(self.training.get("origin") or f"{told} ({self.format})")
 
 
