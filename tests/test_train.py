@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 import inception_v3
-from inception_v3.data import Pictures, load_data
+from inception_v3.data import load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluate import Metrics, evaluate
 from inception_v3.losses import classification_loss
@@ -207,7 +207,7 @@ def test_every_shipped_recipe_loads() -> None:
         load_recipe("nothing")
 
 
-# ------------------------------------------------------------------------------------------- loss and metrics
+# ------------------------------------------------------------------------------------------------------- loss
 
 
 def test_label_smoothing_and_the_auxiliary_loss_are_the_papers() -> None:
@@ -216,34 +216,6 @@ def test_label_smoothing_and_the_auxiliary_loss_are_the_papers() -> None:
     target = torch.nn.functional.one_hot(labels, 5) * 0.9 + 0.1 / 5
     expected = sum(w * -(target * x.log_softmax(1)).sum(1).mean() for w, x in ((1, logits), (0.4, aux)))
     assert torch.allclose(classification_loss(logits, labels, aux, label_smoothing=0.1), expected)
-
-
-def test_metrics_count_exactly_over_uneven_batches(random_model) -> None:  # type: ignore[no-untyped-def]
-    from inception_v3.data import batches
-    from inception_v3.preprocessing import Preprocessing
-
-    model = random_model(num_classes=7, image_size=75)
-    model.preprocessing = Preprocessing((75, 75))
-    rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 256, (75, 75, 3), dtype=np.uint8)) for _ in range(11)]
-    labels = [n % 7 for n in range(11)]
-    data = Pictures([*"abcdefg"], pictures, labels, [str(n) for n in range(11)])
-    metrics = evaluate(model, batches(data, model.preprocessing, 4), data.class_names)
-    with torch.inference_mode():
-        logits = torch.cat([model(model.preprocess(picture), ())[0] for picture in pictures])
-    ranked = logits.argsort(1, descending=True)
-    assert metrics.count == 11
-    assert metrics.top1 == pytest.approx((ranked[:, 0] == torch.tensor(labels)).double().mean().item(), abs=1 / 11)
-    top5 = (ranked[:, :5] == torch.tensor(labels)[:, None]).any(1).double().mean().item()
-    assert metrics.top5 == pytest.approx(top5, abs=1 / 11)
-    assert metrics.confusion.sum(1).tolist() == [2, 2, 2, 2, 1, 1, 1]
-
-
-def test_recall_and_precision_of_a_class() -> None:
-    metrics = Metrics(["a", "b", "c"], np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]]), 8, 0.0)
-    rows = {row["class"]: (row["count"], row["recall"], row["precision"]) for row in metrics.per_class()}
-    assert rows == {"a": (4, 0.75, 0.6), "b": (4, 0.5, 2 / 3), "c": (0, None, None)}
-    assert metrics.top1 == 5 / 8
 
 
 def test_starting_again_leaves_nothing_of_the_first_run(tmp_path: Path) -> None:
