@@ -176,4 +176,3 @@ class _Steps(Sampler[list[Draw]]):
 
 def _leave_ctrl_c_to_the_main_process(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
