@@ -165,7 +165,7 @@ def judge(
             pictures.subset(places),
             preparation,
             max(1, batch_size // crops),
-            augment=MultiCrop(preparation, crops) if crops > 1 else None,
+            views=MultiCrop(preparation, crops) if crops > 1 else None,
             workers=workers,
         )
         for preparation in {model.preprocessing: None for model in models}
