@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def test_a_break_is_resumed_from_where_it_was(server: WebServer, file: Path) -> 
 
 
 def test_silence_is_a_break(server: WebServer, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "TIMEOUT", 1.0)
     server.faults = [Fault(stall=1000)]
     download(f"{server.url}/weights", file, SHA256)
     assert file.read_bytes() == CONTENT
@@ -102,7 +103,7 @@ def test_silence_is_a_break(server: WebServer, file: Path, monkeypatch: pytest.M
 def test_what_stays_broken_is_told_and_the_next_call_goes_on(
     server: WebServer, file: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    monkeypatch.setattr(module, "TIMEOUT", 0.5)
     server.faults = [Fault(cut=1000), *[fault] * 10]
     with pytest.raises(
         DownloadError, match=r"^http\S+/weights: (broke off after 0\.0 MB of 0\.3|the server answers 503)"
@@ -273,7 +274,10 @@ def test_a_terminal_shows_how_far_it_is(server: WebServer, file: Path) -> None:
     command = [sys.executable, "-c", FETCH, f"{server.url}/weights", str(file), SHA256]
     assert subprocess.run(command, stdout=theirs, stderr=theirs, timeout=60).returncode == 0
     os.close(theirs)
-    shown = os.read(ours, 100_000).decode()
+    shown = ""
+    with suppress(OSError):  # its end
+        while piece := os.read(ours, 100_000):
+            shown += piece.decode(errors="replace")
     os.close(ours)
     assert "weights" in shown
     assert "300.0/300.0 kB" in shown

@@ -320,6 +320,16 @@ def test_a_pickle_is_taken_where_there_is_nothing_better(server: WebServer, tmp_
     assert published.from_hub("hf:owner/both", "owner/both").name == "model.safetensors"
 
 
+def test_both_files_are_of_one_commit(server: WebServer, tmp_path: Path) -> None:
+    """Though the repository changes in between."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"old")
+    server.publish("owner/name", tmp_path, ["config.json", "model.safetensors"])
+    newer = Served(b"new", '"new"', headers={"X-Repo-Commit": "f" * 40})
+    server.files["/owner/name/resolve/main/model.safetensors"] = newer
+    assert published.from_hub("hf:owner/name", "owner/name").read_bytes() == b"old"
+
+
 def test_a_file_that_differs_from_the_hubs_sum_is_deleted(
     server: WebServer, on_hub: InceptionV3, tmp_path: Path
 ) -> None:
