@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 from inception_v3.architecture import minimum_size
 from inception_v3.errors import InputError
 
-AugmentName = Literal["none", "photos", "handwriting"]  # those of augment.py
+AugmentName = Literal[
+    "none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"
+]  # those of augment.py
 AUGMENT_NAMES: tuple[str, ...] = get_args(AugmentName)
 POSITIVE = ("image_size", "crop_fraction", "depth_multiplier", "dropout_keep_prob", "epochs", "batch_size",
             "learning_rate", "decay_every", "epsilon")  # fmt: skip
