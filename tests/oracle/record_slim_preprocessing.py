@@ -14,6 +14,11 @@ OUT/distortions.npz, what preprocess_for_train does
   boxes/HxW          1000 random boxes (top, left, height, width), as distorted_bounding_box_crop draws them
   picture            in [-0.1, 1.1], as brightness may leave it; float32, HWC
   saturation/F, hue/F, contrast/F    the picture changed by the factor or the angle F
+
+OUT/imagenet, TFRecords as build_imagenet_data.py writes them: train-00000-of-00002 and -00001-, with labels 1 to 3
+    (tench, goldfish, great white shark), and validation-00000-of-00001; OUT/imagenet_files the same pictures as
+    train/CLASS/NUMBER.jpg and val/...
+OUT/flowers, TFRecords as download_and_convert_flowers.py writes them: labels from 0, the names in labels.txt
 """
 
 import os
@@ -82,9 +87,83 @@ def distortions():
         yield f"hue/{delta}", tf.image.adjust_hue(picture, delta).numpy()
 
 
+def feature(value):
+    if isinstance(value, bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value] if isinstance(value, int) else value))
+
+
+def write_records(path, examples):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for features in examples:
+            example = tf.train.Features(feature={name: feature(value) for name, value in features.items()})
+            writer.write(tf.train.Example(features=example).SerializeToString())
+
+
+def data_sets(out):
+    rng = np.random.default_rng(0)
+
+    def jpeg():
+        return tf.io.encode_jpeg(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8), quality=90).numpy()
+
+    synsets = ("n01440764", "n01443537", "n01484850")
+    texts = (
+        "tench, Tinca tinca",
+        "goldfish, Carassius auratus",
+        "great white shark, white shark, man-eater, man-eating shark, Carcharodon carcharias",
+    )
+    number = 0
+    for file, split, labels in (
+        ("train-00000-of-00002", "train", (1, 2, 3, 2)),
+        ("train-00001-of-00002", "train", (3, 1, 2)),
+        ("validation-00000-of-00001", "val", (2, 3, 1)),
+    ):
+        examples = []
+        for label in labels:
+            encoded = jpeg()
+            place = out / "imagenet_files" / split / texts[label - 1].split(",")[0] / f"{number}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(encoded)
+            examples.append(
+                {
+                    "image/height": 20,
+                    "image/width": 30,
+                    "image/colorspace": b"RGB",
+                    "image/channels": 3,
+                    "image/class/label": label,
+                    "image/class/synset": synsets[label - 1].encode(),
+                    "image/class/text": texts[label - 1].encode(),
+                    "image/object/bbox/label": [label, label],
+                    "image/format": b"JPEG",
+                    "image/filename": place.name.encode(),
+                    "image/encoded": encoded,
+                }
+            )
+            number += 1
+        write_records(out / "imagenet" / file, examples)
+    for file, labels in (
+        ("flowers_train-00000-of-00001.tfrecord", (0, 1, 0, 1)),
+        ("flowers_validation-00000-of-00001.tfrecord", (1, 0)),
+    ):
+        examples = [
+            {
+                "image/encoded": jpeg(),
+                "image/format": b"jpg",
+                "image/class/label": label,
+                "image/height": 20,
+                "image/width": 30,
+            }
+            for label in labels
+        ]
+        write_records(out / "flowers" / file, examples)
+    (out / "flowers" / "labels.txt").write_text("0:daisy\n1:rose\n")
+
+
 def main():
     out = pathlib.Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
+    data_sets(out)
     np.savez_compressed(out / "pictures.npz", **dict(pictures()))
     np.savez_compressed(out / "distortions.npz", **dict(distortions()))
 

@@ -5,13 +5,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from inception_v3.data.pictures import Pictures
 from inception_v3.errors import InputError
-from inception_v3.images import open_image
 from inception_v3.preprocessing import Preprocessing
 
 
@@ -38,9 +36,9 @@ class PixelDataset(Dataset[tuple[int, Tensor | None, int, str]]):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None, int, str]:
-        source, label = self.pictures.sources[index], self.pictures.labels[index]
+        label = self.pictures.labels[index]
         try:
-            image = source if isinstance(source, Image.Image) else open_image(source)
+            image = self.pictures.open(index)
         except InputError as error:
             return index, None, label, str(error)
         pixels = self.augment(image) if self.augment else self.preprocessing.pixels(image)
