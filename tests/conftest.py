@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from inception_v3.data import Pictures
 from inception_v3.network import InceptionV3
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +82,12 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             else:
                 values = rng.normal(0, 0.1, tensor.shape)
             tensor.copy_(torch.from_numpy(np.asarray(values)))
+
+
+def as_set(pictures: Pictures) -> list[tuple[str, bytes]]:
+    """Every picture's class and pixels, in a fixed order: the same for the same pictures in whatever form."""
+    everything = ((pictures.class_names[label], pictures.open(at)) for at, label in enumerate(pictures.labels))
+    return sorted((name, image.tobytes()) for name, image in everything)
 
 
 def relative(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray) -> float:

@@ -20,18 +20,17 @@ BICUBIC_A = -0.75
 
 def tensorflow_resize(images: Tensor, size: tuple[int, int], method: Method = "bilinear") -> Tensor:
     """Numbers of shape (..., H, W) to float32 of shape (..., *size), in the range of `images`; bicubic may leave it."""
-    net = images.float()
+    net = images
     # what shrinks most goes first: a line of a million pixels is not made wide before it is made short
     for axis, length in sorted(((-1, size[1]), (-2, size[0])), key=lambda one: one[1] / net.shape[one[0]]):
         if net.shape[axis] != length:
             places, weights = _taps(net.shape[axis], length, method)
-            shape = (length, 1) if axis == -2 else (length,)
-            terms = (
-                net.index_select(axis, place) * weight.view(shape)
-                for place, weight in zip(places, weights, strict=True)
-            )
-            net = sum(terms, start=torch.zeros(()))
-    return net
+            columns = weights[..., None] if axis == -2 else weights
+            total = net.index_select(axis, places[0]) * columns[0]
+            for place, column in zip(places[1:], columns[1:], strict=True):
+                total += net.index_select(axis, place) * column
+            net = total
+    return net.float()
 
 
 @lru_cache(maxsize=64)

@@ -7,17 +7,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inception_v3.data.pictures import Pictures
 from inception_v3.errors import InputError
-from inception_v3.images import open_image
 from inception_v3.preprocessing import Preprocessing
 from inception_v3.seeds import epoch_order, seed_for
 
-Augment = Callable[[Image.Image], Tensor]
+Augment = Callable[[Image], Tensor]
 
 
 @dataclass
@@ -67,9 +66,9 @@ class PixelDataset(Dataset[Item]):
 
     def __getitem__(self, asked: int | Draw) -> Item:
         place = asked.place if isinstance(asked, Draw) else asked
-        source, label = self.pictures.sources[place], self.pictures.labels[place]
+        label = self.pictures.labels[place]
         try:
-            image = source if isinstance(source, Image.Image) else open_image(source)
+            image = self.pictures.open(place)
         except InputError as error:
             return place, None, label, str(error)
         if isinstance(asked, int):
