@@ -140,18 +140,6 @@ def test_every_picture_is_in_one_batch_and_a_bad_one_is_told(pets: Path) -> None
         assert all(train.labels[index] == label for index, label in labels.items())
 
 
-def test_shuffling_follows_its_generator_alone(pets: Path) -> None:
-    train, _ = load_data(str(pets))
-
-    def order(seed: int) -> list[list[int]]:
-        loader = batches(train, Preprocessing((75, 75)), 4, shuffle=True, generator=torch.Generator().manual_seed(seed))
-        return [torch.cat([batch.indices for batch in loader]).tolist() for _ in range(2)]
-
-    assert order(0) == order(0)
-    assert order(0) != order(1)
-    assert order(0)[0] != order(0)[1], "a new order every epoch"
-
-
 # ------------------------------------------------------------------------------------------- preprocessing
 
 
