@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -48,30 +49,47 @@ class Command:
         os.kill(self.process.pid, number)
 
 
-def start(
-    *arguments: object, log: Path, prepare: Callable[..., None] | None = None, given: Any = (), **environment: str
-) -> Command:
+def start(*arguments: object, log: Path, prepare: Callable[..., None] | None = None, given: Any = ()) -> Command:
     """Run `inception-v3 ARGUMENTS`; `prepare(*given)`, a function of a module, runs first in that process."""
-    process = _context.Process(target=_run, args=(list(map(str, arguments)), str(log), prepare, given, environment))
+    return run(command_line, list(map(str, arguments)), prepare, given, log=log)
+
+
+def command_line(arguments: list[str], prepare: Callable[..., None] | None, given: Any) -> None:
+    if prepare:
+        prepare(*given)
+    from inception_v3 import cli
+
+    sys.argv = ["inception-v3", *arguments]
+    cli.main()
+
+
+def run(function: Callable[..., None], *given: object, log: Path, **environment: str) -> Command:
+    """Call a function of a module in a process of its own."""
+    process = _context.Process(target=_run, args=(function, given, str(log), environment))
     log.touch()
     process.start()
     return Command(process, log)
 
 
-def _run(
-    arguments: list[str], log: str, prepare: Callable[..., None] | None, given: Any, environment: dict[str, str]
-) -> None:
+def team(count: int, function: Callable[..., None], *given: object, log: Path) -> list[Command]:
+    """Call it in so many processes that know of each other by torchrun's variables."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    fixed = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        run(function, *given, log=log.with_name(f"{log.name}-{rank}"), RANK=str(rank), LOCAL_RANK=str(rank), **fixed)
+        for rank in range(count)
+    ]
+
+
+def _run(function: Callable[..., None], given: tuple[object, ...], log: str, environment: dict[str, str]) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(environment, COLUMNS="200")
-    sys.argv = ["inception-v3", *arguments]
     import torch
 
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of its own workers, as in a program of its own
-    if prepare:
-        prepare(*given)
-    from inception_v3 import cli
-
-    cli.main()
+    function(*given)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from inception_v3.data import Pictures, batches, class_weights, duplicates, load_data, load_held_out
+from inception_v3.data import Pictures, batches, duplicates, load_data, load_held_out
 from inception_v3.data.pictures import renumber
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
@@ -179,18 +179,6 @@ def test_every_picture_is_in_one_batch_and_a_bad_one_is_told(pets: Path) -> None
         assert all(train.labels[index] == label for index, label in labels.items())
 
 
-def test_shuffling_follows_its_generator_alone(pets: Path) -> None:
-    train, _ = load_data(str(pets))
-
-    def order(seed: int) -> list[list[int]]:
-        loader = batches(train, Preprocessing((75, 75)), 4, shuffle=True, generator=torch.Generator().manual_seed(seed))
-        return [torch.cat([batch.indices for batch in loader]).tolist() for _ in range(2)]
-
-    assert order(0) == order(0)
-    assert order(0) != order(1)
-    assert order(0)[0] != order(0)[1], "a new order every epoch"
-
-
 def test_spawned_workers_read_what_forked_ones_do(pets: Path) -> None:
     train, _ = load_data(str(pets))
     again = pickle.loads(pickle.dumps(train))
@@ -234,13 +222,6 @@ def test_duplicates_are_found_by_content_and_only_files_of_one_size_are_read(tmp
     pictures = Pictures(["x"], [*files, tmp_path / "missing"], [0] * 10, [str(number) for number in range(10)])
     assert duplicates(pictures) == [[(0, 0), (0, 2)], [(0, 3), (0, 7)]]
     assert duplicates(pictures.subset([0]), pictures.subset([1, 2])) == [[(0, 0), (1, 1)]]
-
-
-def test_class_weights_make_every_class_count_alike() -> None:
-    pictures = Pictures(["a", "b", "c"], [Path("x")] * 10, [0] * 8 + [2] * 2, [str(number) for number in range(10)])
-    weights = class_weights(pictures)
-    assert weights == [0.625, 0.0, 2.5]
-    assert sum(weights[label] for label in pictures.labels) == len(pictures)
 
 
 @given(

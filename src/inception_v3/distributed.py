@@ -134,9 +134,8 @@ class SyncBatchNorm(BatchNorm):
         """(N, C, H, W), normalised over N, H and W of all processes in training."""
         if not self.training:
             return super().forward(net)
-        values = net.float()
-        channels = len(self.beta)
-        here = torch.tensor([net.numel() / channels], device=net.device)
+        values = net.float() if net.dtype in (torch.bfloat16, torch.float16) else net
+        here = values.new_tensor([net.numel() / net.shape[1]])
         totals = _SumOverProcesses.apply(torch.cat([values.sum((0, 2, 3)), here]))
         count = totals[-1].detach()
         mean = totals[:-1] / count

@@ -140,6 +140,11 @@ class RunFolder:
         """The newest state that there is."""
         return next(iter(self._states()), None)
 
+    def forget_state(self, step: int) -> None:
+        """Remove the state of a step, if there is one: it is no good."""
+        if self.writer:
+            self.state_file(step).unlink(missing_ok=True)
+
     def forget_old_states(self) -> None:
         """Keep the newest few. Called after a new one is whole, so that a full disk costs none."""
         for file in self._states()[self.keep :]:

@@ -177,11 +177,11 @@ def train(
                 at.step, at.learning_rate = at.step + 1, rate
                 if trouble := astray(at, loss / readable, norm, len(train_set.class_names)):
                     names = team.gather([train_set.names[place] for place in batch.indices.tolist()])
-                    kept = run.last_state_file
+                    run.forget_state(at.step - max(1, at.steps_astray))  # of the very weights that led here
                     raise InputError(
                         f"{trouble} at step {at.step:,}, in epoch {at.epoch + 1}, with a learning rate of {rate:.3g}, "
                         f"on {some(names)}: try a smaller --learning-rate; "
-                        + (f"{kept} is the last good state" if kept else "nothing was saved yet")
+                        + (f"the last good state is {run.last_state_file}" if run.last_state_file else "none is saved")
                     )
                 optimizer.step()
                 averaged.update_parameters(model)
@@ -204,8 +204,9 @@ def train(
             run.log(at.epochs)
             best, at.best_top1 = metrics.top1 > at.best_top1, max(metrics.top1, at.best_top1)
             at.end_epoch()
-            save_model(best=best)
-            save_state()
+            if not at.steps_astray or at.epoch == recipe.epochs:
+                save_model(best=best)
+                save_state()
         metrics = metrics or judge()  # of a run whose last epoch was done already
         run.finish(metrics, at.epochs)
     return metrics
