@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from inception_v3.data import Batch, Pictures, batches
 from inception_v3.devices import autocast
 from inception_v3.errors import InputError
 from inception_v3.network import InceptionV3
+from inception_v3.preprocessing import Preprocessing
 
 Precision = Literal["fp32", "bf16"]
 
@@ -129,11 +130,17 @@ def merge(parts: Sequence[Metrics]) -> Metrics:
 
 
 def gather(metrics: Metrics) -> Metrics:
-    """The judgement of all processes together, in each of them; without torch.distributed the metrics as they are."""
+    """The judgement of all processes together, in each of them; without torch.distributed the metrics as they are.
+
+    Raises InputError where another process has gone.
+    """
     if not _distributed():
         return metrics
     parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, metrics)
+    try:
+        dist.all_gather_object(parts, metrics)
+    except RuntimeError as error:
+        raise InputError("another process has ended or does not answer; see what it said, and start again") from error
     return merge(parts)
 
 
@@ -163,9 +170,9 @@ def judge(
     loaders = {
         preparation: batches(
             pictures.subset(places),
-            preparation,
+            # what a loader asks of a preprocessing is its size and its pixels
+            preparation if crops == 1 else cast(Preprocessing, MultiCrop(preparation, crops)),
             max(1, batch_size // crops),
-            augment=MultiCrop(preparation, crops) if crops > 1 else None,
             workers=workers,
         )
         for preparation in {model.preprocessing: None for model in models}

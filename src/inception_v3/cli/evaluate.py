@@ -44,18 +44,20 @@ def evaluate(
     for file in filter(None, (report, table)):
         check_writable(file)  # before hours of work
 
+    from inception_v3.checkpoint import find_file
     from inception_v3.data import load_held_out
     from inception_v3.evaluate import judge
     from inception_v3.progress import progress_bar
     from inception_v3.run_folder import training_images
 
-    files = [_weights_file(path, weights) for path in (model, *(others or ()))]
+    paths = [model, *(others or ())]
+    files = [_raw_weights(path) if weights == "raw" else find_file(path) for path in paths]
     with _processes() as rank:
-        networks = _load(files, device, precision)
-        pictures = load_held_out(data, networks[0].class_names, set().union(*map(training_images, files)))
+        networks = _load(paths, files, device, precision)
+        pictures = load_held_out(data, networks[0].class_names, set().union(*map(training_images, paths)))
         outputs, classes = networks[0].settings["num_classes"], len(pictures.class_names)
         if outputs != classes:
-            raise InputError(f"{files[0]}: tells {outputs} classes apart, and {data} has {classes}; give its own data")
+            raise InputError(f"{model}: tells {outputs} classes apart, and {data} has {classes}; give its own data")
         if workers is None:  # each holds the crops of several pictures, and the network is no faster than two
             workers = min(pick_workers(None, len(pictures), data), 8 if crops == 1 else 2)
         with progress_bar(messages) as progress:
@@ -78,7 +80,7 @@ def evaluate(
         show_bad(reasons, len(pictures))
         raise InputError(f"{data}: none of its {len(pictures)} pictures can be read")
     if not len(metrics.answered):
-        raise InputError(f"{files[0]}: its outputs are no finite numbers for any picture; the weights are damaged")
+        raise InputError(f"{model}: its outputs are no finite numbers for any picture; the weights are damaged")
     from inception_v3.report import checksum, write_csv, write_html
 
     settings = {
@@ -109,20 +111,28 @@ def _one_of(option: str, given: Any, known: tuple[Any, ...]) -> None:
         raise InputError(f"{option} must be {' or '.join(map(str, known))}, not {given}", exit_status=2)
 
 
-def _weights_file(model: Path, weights: str) -> Path:
-    """The file that holds the averaged (ema) or the raw weights of a run folder; a file holds what it holds."""
-    from inception_v3.checkpoint import find_file
-
-    if weights == "ema":
-        return find_file(model)
-    raw = model / "model.raw.safetensors"
-    if not raw.exists():
-        raise InputError(f"{raw}: there is no such file, so no raw weights; leave out --weights for the averaged ones")
-    return raw
+def _raw_weights(run: Path) -> Path:
+    """The newest state of the training in a run folder: it holds the weights themselves beside their average."""
+    states = sorted((run / "checkpoints").glob("step-*.safetensors"))
+    if not states:
+        raise InputError(f"{run}: no training state in it, so no raw weights; leave out --weights for the average")
+    return states[-1]
 
 
-def _load(files: list[Path], device: str | None, precision: str) -> list["InceptionV3"]:
-    """The models, which must tell the same classes apart."""
+def _put_raw(file: Path, network: "InceptionV3") -> None:
+    """Replace the averaged weights of a run by those in its state, which has all that training goes on with."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as state:
+            network.load_state_dict({name: state.get_tensor(f"model.{name}") for name in network.state_dict()})
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file}: does not hold the raw weights of the model beside it ({reason})") from error
+
+
+def _load(paths: list[Path], files: list[Path], device: str | None, precision: str) -> list["InceptionV3"]:
+    """The models with the weights in these files, which must tell the same classes apart."""
     from inception_v3 import checkpoint
     from inception_v3.devices import has_bf16, pick_device
 
@@ -131,11 +141,14 @@ def _load(files: list[Path], device: str | None, precision: str) -> list["Incept
         place = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
     if precision == "bf16" and not has_bf16(place):
         raise InputError(f"--precision bf16: not on this {place.type}, which does not compute in it", exit_status=2)
-    networks = [checkpoint.load(file, place) for file in files]
+    networks = [checkpoint.load(path, place) for path in paths]
+    for path, file, network in zip(paths, files, networks, strict=True):
+        if file != checkpoint.find_file(path):
+            _put_raw(file, network)
     classes = [(network.class_names, network.settings["num_classes"]) for network in networks]
-    for file, its in zip(files, classes, strict=True):
+    for path, its in zip(paths, classes, strict=True):
         if its != classes[0]:
-            raise InputError(f"{file}: its classes are not those of {files[0]}; leave one of the two out")
+            raise InputError(f"{path}: its classes are not those of {paths[0]}; leave one of the two out")
     return networks
 
 
