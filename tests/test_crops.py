@@ -77,7 +77,7 @@ def test_twelve_are_those_of_the_centre_square_at_the_first_scale() -> None:
 def test_the_single_crop_is_one_of_the_twelve() -> None:
     preprocessing = Preprocessing((299, 299))
     picture = noise(400, 400)
-    twelve = MultiCrop(preprocessing, 12)(picture)
+    twelve = MultiCrop(preprocessing, 12).pixels(picture)
     assert torch.equal(twelve[8], preprocessing.pixels(picture))
 
 
@@ -94,7 +94,7 @@ def test_the_pixels_are_those_of_torchvisions_own_crops(size: tuple[int, int]) -
             square_pixels = resized[:, top : top + side, left : left + side]
             inside = [*F.five_crop(square_pixels, [network]), F.resize(square_pixels, [network], antialias=True)]
             expected += [view for one in inside for view in (one, F.hflip(one))]
-    found = MultiCrop(Preprocessing((network, network)), 144)(picture)
+    found = MultiCrop(Preprocessing((network, network)), 144).pixels(picture)
     assert found.dtype == torch.uint8
     assert (found.int() - torch.stack(expected).int()).abs().max() == 0
 
@@ -102,7 +102,7 @@ def test_the_pixels_are_those_of_torchvisions_own_crops(size: tuple[int, int]) -
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (8, 8), (75, 2)])
 @pytest.mark.parametrize("count", [12, 144])
 def test_a_tiny_picture_has_them_too(size: tuple[int, int], count: int) -> None:
-    assert MultiCrop(Preprocessing((75, 75)), count)(noise(*size)).shape == (count, 3, 75, 75)
+    assert MultiCrop(Preprocessing((75, 75)), count).pixels(noise(*size)).shape == (count, 3, 75, 75)
 
 
 @pytest.mark.parametrize("size", [(20, 380), (380, 20)])
@@ -111,15 +111,15 @@ def test_a_long_strip_is_cut_before_it_is_resized_and_shows_the_same(
 ) -> None:
     picture = smooth(*size)
     views = MultiCrop(Preprocessing((75, 75)), 144)
-    cut = views(picture).int()
+    cut = views.pixels(picture).int()
     assert max(crops.without_the_unseen(picture, (75, 75)).size) == 120
     monkeypatch.setattr(crops, "without_the_unseen", lambda image, network: image)
-    assert (cut - views(picture).int()).abs().max() <= 2
+    assert (cut - views.pixels(picture).int()).abs().max() <= 2
 
 
 def test_a_picture_that_would_fill_the_memory_does_not() -> None:
     strip = Image.new("RGB", (4_000_000, 2))  # resized whole to 100 pixels in height, 56 GiB
-    assert MultiCrop(Preprocessing((75, 75)), 144)(strip).shape == (144, 3, 75, 75)
+    assert MultiCrop(Preprocessing((75, 75)), 144).pixels(strip).shape == (144, 3, 75, 75)
 
 
 def test_there_are_no_other_counts() -> None:

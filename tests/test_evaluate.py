@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import sklearn.metrics
 import torch
 from hypothesis import given, settings
@@ -237,7 +238,7 @@ class Colours(torch.nn.Module):
 def mean_softmax(model: torch.nn.Module, data: Pictures, crops: int) -> Tensor:
     views = MultiCrop(model.preprocessing, crops)  # type: ignore[arg-type]
     with torch.inference_mode():
-        scaled = [model.preprocessing.scale(views(picture)) for picture in data.sources]  # type: ignore[operator, arg-type]
+        scaled = [model.preprocessing.scale(views.pixels(picture)) for picture in data.sources]  # type: ignore[operator, arg-type]
         logits = [torch.cat([model(one[None], ())[0] for one in each]) for each in scaled]
     return torch.stack([one.double().softmax(1).mean(0) for one in logits])
 
@@ -406,22 +407,30 @@ def test_a_network_whose_outputs_overflow_is_told(run: Run, saved: Callable[...,
     assert "its outputs are no finite numbers for any picture" in one_line(err)
 
 
-def test_raw_weights_are_read_where_the_run_kept_them(
+def test_raw_weights_are_those_of_the_newest_state_of_the_run(
     run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    folder.mkdir()
+    (folder / "checkpoints").mkdir(parents=True)
     shutil.copy(saved("averaged", 0), folder / "model.safetensors")
     status, _, err = run(folder, pets, "--weights", "raw")
     assert status == 1
-    assert "no raw weights" in one_line(err)
-    raw = saved("raw", 1)
-    shutil.copy(raw, folder / "model.raw.safetensors")
-    losses = [
-        json.loads(run(*arguments, "--json")[1])["loss"]
-        for arguments in ((folder, pets), (folder, pets, "--weights", "raw"), (raw, pets))
-    ]
-    assert losses[0] != losses[1] == losses[2]
+    assert "no training state in it" in one_line(err)
+    for step, seed in ((9, 2), (10, 1)):
+        tensors = inception_v3.load(saved("raw", seed)).state_dict()
+        state = {f"model.{name}": tensor for name, tensor in tensors.items()} | {"average.x": torch.zeros(1)}
+        safetensors.torch.save_file(state, folder / "checkpoints" / f"step-{step:08}.safetensors")
+    averaged, raw, alone = (
+        json.loads(run(*arguments, "--json")[1])
+        for arguments in ((folder, pets), (folder, pets, "--weights", "raw"), (tmp_path / "raw.safetensors", pets))
+    )
+    assert averaged["loss"] != raw["loss"] == alone["loss"]
+    assert raw["weights"] == "raw"
+    assert raw["models"][0]["file"].endswith("step-00000010.safetensors")
+    (folder / "checkpoints" / "step-00000011.safetensors").write_text("cut short")
+    status, _, err = run(folder, pets, "--weights", "raw")
+    assert status == 1
+    assert "does not hold the raw weights" in one_line(err)
 
 
 def test_two_processes_give_the_figures_of_one(
@@ -441,7 +450,7 @@ def test_two_processes_give_the_figures_of_one(
         stdout=subprocess.PIPE,
         env=os.environ | place | {"RANK": "1", "OMP_NUM_THREADS": "1"},
     )
-    join = functools.partial(torch.distributed.init_process_group, timeout=timedelta(minutes=3))
+    join = functools.partial(torch.distributed.init_process_group, timeout=timedelta(minutes=10))
     monkeypatch.setattr(torch.distributed, "init_process_group", join)
     for name, value in (place | {"RANK": "0"}).items():  # as torchrun sets them
         monkeypatch.setenv(name, value)

@@ -78,19 +78,24 @@ def _middle(spare_height: int, spare_width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class MultiCrop:
-    """A picture to uint8 (count, 3, H, W), resized by the model's own preprocessing.
-
-    A square picture's three squares are one and the same; they are still counted thrice, as the paper does.
-    """
+    """In the place of a Preprocessing, for batches of pictures whose every crop is cut and resized as that one does."""
 
     preprocessing: Preprocessing
     count: int
 
-    def __call__(self, image: "Image") -> "Tensor":
+    @property
+    def image_size(self) -> Size:
+        return self.preprocessing.image_size
+
+    def pixels(self, image: "Image") -> "Tensor":
+        """An RGB picture to uint8 (count, 3, H, W).
+
+        A square picture's three squares are one and the same; they are still counted thrice, as the paper does.
+        """
         import torch
         from torchvision.transforms.v2.functional import to_pil_image
 
-        network = self.preprocessing.image_size
+        network = self.image_size
         image = without_the_unseen(image, network)
         views: list[Tensor] = []
         resized: dict[Size, Tensor] = {}
@@ -117,7 +122,7 @@ def without_the_unseen(image: "Image", network: Size) -> "Image":
     for side, other in ((0, 1), (1, 0)):
         strip = 2 * -(-image.size[other] * network[1 - side] // network[1 - other])  # two squares long
         length = image.size[side]
-        if length > 6 * strip:
+        if length > 3 * strip:
             kept = Image.new("RGB", (3 * strip, image.height) if side == 0 else (image.width, 3 * strip))
             for number, start in enumerate((0, (length - strip) // 2, length - strip)):
                 box = (start, 0, start + strip, image.height) if side == 0 else (0, start, image.width, start + strip)

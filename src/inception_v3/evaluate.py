@@ -129,11 +129,17 @@ def merge(parts: Sequence[Metrics]) -> Metrics:
 
 
 def gather(metrics: Metrics) -> Metrics:
-    """The judgement of all processes together, in each of them; without torch.distributed the metrics as they are."""
+    """The judgement of all processes together, in each of them; without torch.distributed the metrics as they are.
+
+    Raises InputError where another process has gone.
+    """
     if not _distributed():
         return metrics
     parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, metrics)
+    try:
+        dist.all_gather_object(parts, metrics)
+    except RuntimeError as error:
+        raise InputError("another process has ended or does not answer; see what it said, and start again") from error
     return merge(parts)
 
 
@@ -165,7 +171,7 @@ def judge(
             pictures.subset(places),
             preparation,
             max(1, batch_size // crops),
-            views=MultiCrop(preparation, crops) if crops > 1 else None,
+            views=MultiCrop(preparation, crops).pixels if crops > 1 else None,
             workers=workers,
         )
         for preparation in {model.preprocessing: None for model in models}

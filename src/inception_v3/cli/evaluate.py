@@ -62,9 +62,9 @@ def evaluate(
     from inception_v3.progress import progress_bar
     from inception_v3.run_folder import training_images
 
-    names = [_of_run(name, weights) for name in (model, *(others or ()))]
+    names = [model, *(others or ())]
     with _processes() as rank:
-        networks = _load(names, weights_file, device, precision)
+        networks = _load(names, weights_file, weights, device, precision)
         files = [network.origin.file for network in networks if network.origin is not None]
         pictures = load_held_out(data, networks[0].class_names, set().union(*map(training_images, files)))
         outputs, classes = networks[0].settings["num_classes"], len(pictures.class_names)
@@ -125,17 +125,26 @@ def _one_of(option: str, given: Any, known: tuple[Any, ...]) -> None:
         raise InputError(f"{option} must be {' or '.join(map(str, known))}, not {given}", exit_status=2)
 
 
-def _of_run(model: str, weights: str) -> str:
-    """What holds the averaged (ema) or the raw weights of a run folder; a file or a name holds what it holds."""
-    if weights == "ema":
-        return model
-    raw = Path(model) / "model.raw.safetensors"
-    if not raw.exists():
-        raise InputError(f"{raw}: there is no such file, so no raw weights; leave out --weights for the averaged ones")
-    return str(raw)
+def _put_raw(network: "InceptionV3") -> None:
+    """Replace the averaged weights of a run by those in its newest state, which training goes on with."""
+    from safetensors import SafetensorError, safe_open
+
+    assert network.origin is not None  # of what was loaded
+    run = network.origin.file.parent
+    states = sorted((run / "checkpoints").glob("step-*.safetensors"))
+    if not states:
+        raise InputError(f"{run}: no training state in it, so no raw weights; leave out --weights for the average")
+    try:
+        with safe_open(states[-1], "pt") as state:
+            network.load_state_dict({name: state.get_tensor(f"model.{name}") for name in network.state_dict()})
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{states[-1]}: does not hold the raw weights of the model beside it ({reason})") from error
 
 
-def _load(names: list[str], weights_file: Path | None, device: str | None, precision: str) -> list["InceptionV3"]:
+def _load(
+    names: list[str], weights_file: Path | None, weights: str, device: str | None, precision: str
+) -> list["InceptionV3"]:
     """The models, which must tell the same classes apart; the file stands in for the first one's download."""
     from inception_v3 import checkpoint
     from inception_v3.devices import has_bf16, pick_device
@@ -147,6 +156,8 @@ def _load(names: list[str], weights_file: Path | None, device: str | None, preci
         raise InputError(f"--precision bf16: not on this {place.type}, which does not compute in it", exit_status=2)
     given = [weights_file, *[None] * (len(names) - 1)]
     networks = [checkpoint.load(name, place, weights_file=file) for name, file in zip(names, given, strict=True)]
+    for network in networks if weights == "raw" else ():
+        _put_raw(network)
     classes = [(network.class_names, network.settings["num_classes"]) for network in networks]
     for name, its in zip(names, classes, strict=True):
         if its != classes[0]:
