@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,7 +42,9 @@ def _umask() -> int:
 def cannot_write(path: Path, error: Exception) -> Exception:
     """The error to show for one met while writing `path`: the system's own, told in one line."""
     # safetensors wraps the system's error in one of its own, with the number in the text
-    if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
+    if not isinstance(error, OSError) and (number := re.search(r"os error (\d+)", str(error))):
+        error = OSError(int(number[1]), os.strerror(int(number[1])))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InputError(f"{path}: the disk is full; free some space and run the command again")
     if isinstance(error, OSError):
         return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder")
