@@ -12,7 +12,6 @@ FEW = 0.1  # the strength where no picture can be held out to choose one
 HELD_OUT = 5  # one of so many pictures of each class chooses it
 ROUGHLY = {"maxiter": 500, "ftol": 1e-6, "gtol": 1e-5}  # what is held out judges solutions, not their last digits
 EXACTLY = {"maxiter": 1000, "ftol": 1e-9, "gtol": 1e-6}
-SMALL = 10**8  # multiplications for one gradient: threads would wait for each other longer than they work
 
 
 @dataclass
@@ -83,6 +82,7 @@ def _minimise(standard: Tensor, labels: Tensor, l2: float, start: np.ndarray, op
     """L-BFGS with the gradient worked out: no graph of the computation is kept."""
     # SciPy's, as in scikit-learn, whose own import takes longer than the fit, as does that of torch.optim
     from scipy.optimize import minimize  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     rows = torch.arange(len(labels), device=labels.device)
 
@@ -97,11 +97,6 @@ def _minimise(standard: Tensor, labels: Tensor, l2: float, start: np.ndarray, op
         gradient = torch.cat((torch.addmm(l2 * weights, error.T, standard), error.sum(0)[:, None]), 1)
         return loss.item(), gradient.double().cpu().numpy().ravel()
 
-    threads = torch.get_num_threads()
-    if len(labels) * len(start) < SMALL:
-        torch.set_num_threads(1)
-    try:
+    with threadpool_limits(1, "blas"):  # OpenBLAS's threads wait for each other longer than they add up vectors
         found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-    finally:
-        torch.set_num_threads(threads)
     return np.asarray(found.x)
