@@ -1,9 +1,15 @@
 """Multinomial logistic regression on features: the last layer of the network, trained by itself to its optimum."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+
+# That of scikit-learn, whose own import takes longer than a fit; so does that of torch.optim
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 # Strengths of L2 to choose from, strong to weak. On standardised features: what is good depends little on the network.
@@ -38,24 +44,32 @@ def fit_head(features: Tensor, labels: Tensor, classes: int, l2: float | None = 
     standard = (features - mean) * factor
     start = np.zeros(classes * (features.shape[1] + 1))
     losses: dict[float, float] = {}
-    if l2 is None:
-        held_out = _every_fifth(labels)
-        best = FEW
-        if held_out.any():
-            for strength in STRENGTHS:
-                found = _minimise(standard[~held_out], labels[~held_out], strength, start, ROUGHLY)
-                logits = _logits(standard[held_out], _as_matrix(found, standard))
-                loss = torch.nn.functional.cross_entropy(logits, labels[held_out]).item()
-                worse = bool(losses) and loss >= min(losses.values())
-                losses[strength] = loss
-                if worse:
-                    break
-                best, start = strength, found
-        l2 = best
-    solution = _as_matrix(_minimise(standard, labels, l2, start, EXACTLY), standard).double()
+    with threadpool_limits(1, "blas"):  # SciPy's threads wait for each other longer than they add up vectors
+        if l2 is None:
+            start, losses = _try_strengths(standard, labels, start)
+            l2 = min(losses, key=losses.__getitem__, default=FEW)
+        solution = _as_matrix(_minimise(standard, labels, l2, start, EXACTLY), standard).double()
     weights = solution[:, :-1] * factor.double()
     biases = solution[:, -1] - weights @ mean.double()
     return Head(weights.float().cpu(), biases.float().cpu(), l2, losses)
+
+
+def _try_strengths(standard: Tensor, labels: Tensor, start: np.ndarray) -> tuple[np.ndarray, dict[float, float]]:
+    """The best solution, and the loss on the pictures held out for each strength; none where none can be."""
+    held_out = _every_fifth(labels)
+    best, losses = start, dict[float, float]()
+    if held_out.any():
+        fitted = standard[~held_out]
+        for strength in STRENGTHS:
+            found = _minimise(fitted, labels[~held_out], strength, best, ROUGHLY)
+            logits = _logits(standard[held_out], _as_matrix(found, standard))
+            loss = F.cross_entropy(logits, labels[held_out]).item()
+            before = min(losses.values(), default=math.inf)
+            losses[strength] = loss
+            if loss >= before:
+                break
+            best = found
+    return best, losses
 
 
 def _every_fifth(labels: Tensor) -> Tensor:
@@ -79,11 +93,7 @@ def _logits(standard: Tensor, solution: Tensor) -> Tensor:
 
 
 def _minimise(standard: Tensor, labels: Tensor, l2: float, start: np.ndarray, options: dict[str, float]) -> np.ndarray:
-    """L-BFGS with the gradient worked out: no graph of the computation is kept."""
-    # SciPy's, as in scikit-learn, whose own import takes longer than the fit, as does that of torch.optim
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
+    """The solution by L-BFGS, flat, with the gradient worked out: no graph of the computation is kept."""
     rows = torch.arange(len(labels), device=labels.device)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -97,6 +107,4 @@ def _minimise(standard: Tensor, labels: Tensor, l2: float, start: np.ndarray, op
         gradient = torch.cat((torch.addmm(l2 * weights, error.T, standard), error.sum(0)[:, None]), 1)
         return loss.item(), gradient.double().cpu().numpy().ravel()
 
-    with threadpool_limits(1, "blas"):  # OpenBLAS's threads wait for each other longer than they add up vectors
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-    return np.asarray(found.x)
+    return np.asarray(minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x)
