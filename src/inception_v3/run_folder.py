@@ -108,8 +108,12 @@ class RunFolder:
         """What is known before the first step, or before the one that a training goes on with."""
         if self.writer:
             self._write("recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
-            self._write(TRAINING_IMAGES, "".join(f"{name}\n" for name in training_images))
+            self.list_training_images(training_images)
             self.tracker = trackers.Trackers(self._track, self.path, asdict(recipe), step)
+
+    def list_training_images(self, names: Sequence[str]) -> None:
+        if self.writer:
+            self._write(TRAINING_IMAGES, "".join(f"{name}\n" for name in names))
 
     def list_bad(self, bad_images: Mapping[str, str]) -> None:
         """The pictures that cannot be read, and why."""
@@ -151,7 +155,7 @@ class RunFolder:
             file.unlink(missing_ok=True)
 
     def finish(self, metrics: "Metrics", epochs: list[dict[str, float]]) -> None:
-        """The curves and the confusion matrix."""
+        """The curves, of any epochs that there are, and the confusion matrix."""
         if not self.writer:
             return
         try:
@@ -159,8 +163,9 @@ class RunFolder:
         except ImportError:
             self.missing.append("curves and confusion matrix")
             return
-        with replacing(self.path / "curves.png") as temporary:
-            plots.curves(epochs, temporary)
+        if epochs:
+            with replacing(self.path / "curves.png") as temporary:
+                plots.curves(epochs, temporary)
         with replacing(self.path / "confusion_matrix.png") as temporary:
             plots.confusion_matrix(metrics.confusion, metrics.class_names, temporary)
 

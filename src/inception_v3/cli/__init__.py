@@ -1,4 +1,4 @@
-"""The command line: `inception-v3 train | evaluate | predict | convert | describe`, a file for each command.
+"""The command line: `inception-v3 train | finetune | evaluate | predict | convert | describe`, a file for each command.
 
 PyTorch is imported inside the commands that need it, so that help and mistakes answer at once.
 """
@@ -13,6 +13,7 @@ from inception_v3.cli.common import messages, warn
 from inception_v3.cli.convert import convert
 from inception_v3.cli.describe import describe
 from inception_v3.cli.evaluate import evaluate
+from inception_v3.cli.finetune import finetune
 from inception_v3.cli.predict import predict
 from inception_v3.cli.train import train
 from inception_v3.errors import InputError
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, convert, describe):
+for command in (train, finetune, evaluate, predict, convert, describe):
     app.command()(command)
 
 
