@@ -233,7 +233,7 @@ def test_classes_of_two_lists_meet_by_name(own: list[str], others: list[str], da
     labels = data.draw(st.lists(st.integers(0, len(own) - 1), max_size=9))
     names = [str(number) for number in range(len(labels))]
     pictures = Pictures(own, [Path(name) for name in names], labels, names)
-    unknown = [own[label] for label in labels if own[label] not in others]
+    unknown = [own[label] for label in sorted(labels) if own[label] not in others]
     if unknown:
         with pytest.raises(InputError, match=f"none called {unknown[0]}"):
             renumber(pictures, others, lambda name: f"none called {name}")
