@@ -5,6 +5,7 @@ What a file is, its content says and not its name. formats/ has a file for each 
 
 import warnings
 from collections.abc import Callable
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.formats.weights import Weights, convolutions, state_name
+from inception_v3.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
 from inception_v3.network import InceptionV3
 
 MODEL_FILE = "model.safetensors"  # of a run folder
@@ -148,9 +149,12 @@ def build(file: Path, weights: Weights, options: dict[str, Any], partial: bool =
         and_more = f" and {more} more differ" if more else ""
         raise InputError(f"{file}: {wrong}{and_more}; load it with its own options, or with partial=True")
     tensors = {name: tensor for name, tensor in tensors.items() if name in expected}
-    _check_shapes(file, tensors, expected)
+    _check(file, tensors, expected)
+    # One type for all, as a network cannot run in a mixture; halves become float32, which holds them exactly.
+    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     if missing or new_head:
-        model = InceptionV3(**settings)
+        model = InceptionV3(**settings).to(dtype)
     model.load_state_dict(tensors, strict=False, assign=True)
     if new_head:
         warnings.warn(f"{file}: the final layers are new, for {settings['num_classes']} classes", stacklevel=3)
@@ -160,12 +164,14 @@ def build(file: Path, weights: Weights, options: dict[str, Any], partial: bool =
     return model.eval()
 
 
-def _check_shapes(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _check(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise InputError(
                 f"{file}: {name} has shape {tuple(tensor.shape)} where these options need "
                 f"{tuple(expected[name].shape)}; load it with its own options"
             )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype not in FLOATS:
+            raise InputError(f"{file}: {name} holds {tensor.dtype}, not floats of 16 to 64 bits; save it as float32")
+        if not all_finite(tensor):
             raise InputError(f"{file}: {name} holds values that are no finite numbers; the file is damaged")
