@@ -150,8 +150,7 @@ def build(file: Path, weights: Weights, options: dict[str, Any], partial: bool =
         raise InputError(f"{file}: {wrong}{and_more}; load it with its own options, or with partial=True")
     tensors = {name: tensor for name, tensor in tensors.items() if name in expected}
     _check(file, tensors, expected)
-    # One type for all, as a network cannot run in a mixture; halves become float32, which holds them exactly.
-    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
+    dtype = _one_type(tensors)
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     if missing or new_head:
         model = InceptionV3(**settings).to(dtype)
@@ -162,6 +161,11 @@ def build(file: Path, weights: Weights, options: dict[str, Any], partial: bool =
         if names:
             warnings.warn(f"{file}: {what}: {', '.join(names)}", stacklevel=3)
     return model.eval()
+
+
+def _one_type(tensors: dict[str, Tensor]) -> torch.dtype:
+    """A network cannot run in a mixture of types, nor on pictures in half precision: the one that holds every value."""
+    return reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
 
 
 def _check(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
