@@ -42,11 +42,14 @@ class Format(Protocol):
     differences: Callable[[InceptionV3], list[str]]
 
 
-def find_format(name: str) -> Format:
-    """The format of that name. Raises InputError, listing them."""
+def find_format(name: str, to_write: bool = False) -> Format:
+    """The format of that name. Raises InputError, listing them; or for one to write that is only read."""
     if name not in MODULES:
         raise InputError(f"no format {name!r}; there are {', '.join(MODULES)}", exit_status=2)
-    return cast(Format, import_module(f"inception_v3.formats.{MODULES[name]}"))
+    module = import_module(f"inception_v3.formats.{MODULES[name]}")
+    if to_write and not hasattr(module, "write"):
+        raise InputError(f"{name} is only read here; write fid-2015, which holds the same network", exit_status=2)
+    return cast(Format, module)
 
 
 def recognise(file: Path) -> Format:
@@ -79,7 +82,7 @@ def save(
     Raises InputError: that, no such format, a full disk, a place that cannot be written.
     """
     path = Path(path)
-    chosen = find_format(format)
+    chosen = find_format(format, to_write=True)
     reasons = chosen.differences(model)
     if reasons and not allow_difference:
         raise InputError(f"{path}: {format} would give other numbers: {'; '.join(reasons)}")
