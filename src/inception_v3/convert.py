@@ -100,7 +100,7 @@ def convert(
         )
     with _staged(destination) as staged:
         checkpoint.save(model, staged, name, allow_difference=allow_difference)
-        again = checkpoint.load(staged)
+        again = checkpoint.load(staged, format=name)
         pixels = torch.randint(256, (IMAGES, 3, *model.image_size), generator=torch.Generator().manual_seed(0))
         ours = outputs(model, pixels)
         done = Conversion(
