@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,18 @@ def tf_slim_cases(cases: dict[str, dict[str, object]]) -> dict[str, Path]:
     if missing:
         subprocess.run([oracle_python(), RECORDER, folder, *missing], check=True)
     return places
+
+
+@pytest.fixture(scope="session")
+def slim_preprocessing() -> Path:
+    """The folder that record_slim_preprocessing.py fills; kept as long as that script stays the same."""
+    script = RECORDER.with_name("record_slim_preprocessing.py")
+    folder = ROOT / ".cache" / f"slim_preprocessing-{hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        subprocess.run([oracle_python(), script, unfinished], check=True)
+        unfinished.rename(folder)
+    return folder
 
 
 @pytest.fixture

@@ -150,30 +150,3 @@ def test_shuffling_follows_its_generator_alone(pets: Path) -> None:
     assert order(0) == order(0)
     assert order(0) != order(1)
     assert order(0)[0] != order(0)[1], "a new order every epoch"
-
-
-# ------------------------------------------------------------------------------------------- preprocessing
-
-
-def test_pixels_become_minus_one_to_one() -> None:
-    pixels = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).expand(1, 3, 1, 4)
-    scaled = Preprocessing().scale(pixels)
-    assert scaled[0, 0, 0].tolist() == pytest.approx([-1, -1 / 255, 1 / 255, 1])
-    assert scaled.dtype == torch.float32
-
-
-@pytest.mark.parametrize("size", [(75, 75), (400, 90), (90, 400), (299, 299), (1, 1), (341, 342)])
-def test_the_centre_is_kept_and_covered_whatever_the_shape(size: tuple[int, int]) -> None:
-    image = Image.new("RGB", (size[1], size[0]), (10, 200, 30))
-    pixels = Preprocessing((107, 139))(image)
-    assert pixels.shape == (1, 3, 107, 139)
-    assert pixels.flatten(2).std(2).max() == 0, "no border of another colour"
-
-
-def test_the_central_crop_leaves_out_the_border() -> None:
-    image = np.zeros((400, 400, 3), np.uint8)
-    image[20:380, 20:380] = 255
-    pixels = Preprocessing((100, 100), crop_fraction=0.875).pixels(Image.fromarray(image))
-    assert pixels.min() == 255
-    whole = Preprocessing((100, 100), crop_fraction=1.0).pixels(Image.fromarray(image))
-    assert whole.min() == 0

@@ -185,7 +185,7 @@ class TestWhatKerasSaved:
     def test_comes_with_keras_semantics(self, files: dict[str, Path]) -> None:
         weights = keras_format.read(files["v3.weights.h5"])
         model = load(files["v3.weights.h5"])
-        assert weights.preprocessing == Preprocessing()
+        assert weights.preprocessing == Preprocessing.named("keras")
         assert weights.class_names is None
         assert model.settings["num_classes"] == CLASSES
         assert model.AuxLogits is None

@@ -4,11 +4,9 @@ import csv
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,34 +15,24 @@ from PIL import Image
 from rich.console import Console
 
 import inception_v3
-from inception_v3.data import Pictures, load_data
+from inception_v3.data import load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluate import Metrics, evaluate
 from inception_v3.losses import classification_loss
 from inception_v3.recipe import Recipe, load_recipe
 from inception_v3.run_folder import RunFolder
-from inception_v3.train import learning_rate, train
+from inception_v3.train import train
+from pictures import skies
 
 SMALL = replace(load_recipe("digits"), depth_multiplier=0.1, epochs=2, batch_size=8)
 
 
-def skies(folder: Path, count: int = 16) -> Path:
-    """Two classes that anyone can tell apart: day and night."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        pixels = rng.integers(0, 100, (80, 80, 3)) + (150 if number % 2 else 0)
-        path = folder / ("day" if number % 2 else "night") / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.astype(np.uint8)).save(path)
-    return folder
-
-
-def run(data: Path, out: Path, recipe: Recipe = SMALL, seed: int = 0, workers: int = 0) -> tuple[Metrics, str]:
+def run(data: Path, out: Path, recipe: Recipe = SMALL, seed: int = 0, **options: Any) -> tuple[Metrics, str]:
     console = Console(file=io.StringIO(), width=200)
-    folder = RunFolder(out, overwrite=True)
-    metrics = train(
-        *load_data(str(data)), folder, recipe, torch.device("cpu"), seed=seed, workers=workers, console=console
-    )
+    with RunFolder(out, overwrite=True) as folder:
+        metrics = train(
+            *load_data(str(data)), folder, recipe, torch.device("cpu"), seed=seed, console=console, **options
+        )
     return metrics, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -126,7 +114,7 @@ def test_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_it_and_keeps_the_last_whole_epoch(tmp_path: Path) -> None:
-    recipe = replace(SMALL, learning_rate=1e30, warmup=0.0)
+    recipe = replace(SMALL, learning_rate=1e30, warmup_epochs=0.0)
     with pytest.raises(InputError, match="smaller --learning-rate"):
         run(skies(tmp_path / "data"), tmp_path / "run", recipe)
 
@@ -137,25 +125,6 @@ def test_a_run_is_not_overwritten_unless_asked_for(tmp_path: Path) -> None:
         RunFolder(tmp_path)
     assert error.value.exit_status == 2
     assert (tmp_path / "model.safetensors").read_text() == "hours of work"
-
-
-def test_ctrl_c_saves_the_weights_so_far_and_says_so(tmp_path: Path) -> None:
-    data = skies(tmp_path / "data")
-    command = [sys.executable, "-m", "inception_v3", "train", str(data), "--out", str(tmp_path / "run"),
-               "--image-size", "75", "--depth-multiplier", "0.1", "--epochs", "10000"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"})
-    assert process.stderr is not None
-    said = ""
-    while "epoch 2/" not in said:
-        line = process.stderr.readline()
-        assert line, said
-        said += line
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the weights so far are in" in rest
-    assert "Traceback" not in said + rest
-    assert inception_v3.load(tmp_path / "run").class_names == ["day", "night"]
 
 
 def test_a_full_disk_stops_it_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,45 +138,7 @@ def test_a_full_disk_stops_it_with_one_line(tmp_path: Path, monkeypatch: pytest.
         run(skies(tmp_path / "data"), tmp_path / "run")
 
 
-# ---------------------------------------------------------------------------------------- recipe and schedule
-
-
-def test_the_rate_warms_up_and_goes_down_in_stairs() -> None:
-    recipe = Recipe(learning_rate=1.0, warmup=0.1, decay_every=0.25, learning_rate_decay=0.5)
-    rates = [learning_rate(recipe, done) for done in (0.0, 0.05, 0.1, 0.2499, 0.25, 0.5, 0.99)]
-    assert rates == pytest.approx([0, 0.5, 1, 1, 0.5, 0.25, 0.125])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("epoch = 3", "did you mean epochs"),
-        ("epochs = 'three'", "epochs must be int"),
-        ("epochs = 0", "epochs must be greater than zero"),
-        ("epochs =", "not TOML"),
-        ("zzz = 1", "there are image_size"),
-        ("augment = 'wild'", "augment must be one of"),
-        ("epochs = true", "epochs must be int"),
-        ("dropout_keep_prob = 0.0", "dropout_keep_prob must be"),
-        ("batch_norm_decay = 1.5", "batch_norm_decay must be"),
-    ],
-)
-def test_a_recipe_with_a_mistake_names_it(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "mine.toml"
-    file.write_text(text)
-    with pytest.raises(InputError, match=message) as error:
-        load_recipe(str(file))
-    assert error.value.exit_status == 2
-
-
-def test_every_shipped_recipe_loads() -> None:
-    for name in ("digits", "photos"):
-        assert load_recipe(name).epochs > 0
-    with pytest.raises(InputError, match="there are digits, photos"):
-        load_recipe("nothing")
-
-
-# ------------------------------------------------------------------------------------------- loss and metrics
+# ------------------------------------------------------------------------------------------- loss
 
 
 def test_label_smoothing_and_the_auxiliary_loss_are_the_papers() -> None:
@@ -216,34 +147,6 @@ def test_label_smoothing_and_the_auxiliary_loss_are_the_papers() -> None:
     target = torch.nn.functional.one_hot(labels, 5) * 0.9 + 0.1 / 5
     expected = sum(w * -(target * x.log_softmax(1)).sum(1).mean() for w, x in ((1, logits), (0.4, aux)))
     assert torch.allclose(classification_loss(logits, labels, aux, label_smoothing=0.1), expected)
-
-
-def test_metrics_count_exactly_over_uneven_batches(random_model) -> None:  # type: ignore[no-untyped-def]
-    from inception_v3.data import batches
-    from inception_v3.preprocessing import Preprocessing
-
-    model = random_model(num_classes=7, image_size=75)
-    model.preprocessing = Preprocessing((75, 75))
-    rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 256, (75, 75, 3), dtype=np.uint8)) for _ in range(11)]
-    labels = [n % 7 for n in range(11)]
-    data = Pictures([*"abcdefg"], pictures, labels, [str(n) for n in range(11)])
-    metrics = evaluate(model, batches(data, model.preprocessing, 4), data.class_names)
-    with torch.inference_mode():
-        logits = torch.cat([model(model.preprocess(picture), ())[0] for picture in pictures])
-    ranked = logits.argsort(1, descending=True)
-    assert metrics.count == 11
-    assert metrics.top1 == pytest.approx((ranked[:, 0] == torch.tensor(labels)).double().mean().item(), abs=1 / 11)
-    top5 = (ranked[:, :5] == torch.tensor(labels)[:, None]).any(1).double().mean().item()
-    assert metrics.top5 == pytest.approx(top5, abs=1 / 11)
-    assert metrics.confusion.sum(1).tolist() == [2, 2, 2, 2, 1, 1, 1]
-
-
-def test_recall_and_precision_of_a_class() -> None:
-    metrics = Metrics(["a", "b", "c"], np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]]), 8, 0.0)
-    rows = {row["class"]: (row["count"], row["recall"], row["precision"]) for row in metrics.per_class()}
-    assert rows == {"a": (4, 0.75, 0.6), "b": (4, 0.5, 2 / 3), "c": (0, None, None)}
-    assert metrics.top1 == 5 / 8
 
 
 def test_starting_again_leaves_nothing_of_the_first_run(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """From one program's file to another's, with the same numbers or with the difference measured."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,19 +75,22 @@ def convert(
     fold: bool = True,
     check: bool = False,
     python: str | Path = sys.executable,
+    weights_file: Path | None = None,
+    announce: Callable[[str], object] = lambda what: None,
 ) -> Conversion:
     """Read `source`, write `destination` in the format `to`, read that again and compare the logits of both.
 
-    Without `to` the name of the destination tells the format. With `check` the format's own program runs too,
-    by the interpreter `python`, where it is installed. The destination is replaced when all has been compared.
+    `source` is a path or a name, which `weights_file` may stand in for, as in `load`. Without `to` the name of the
+    destination tells the format. With `check` the format's own program runs too, by the interpreter `python`, where
+    it is installed. The destination is replaced when all has been compared. `announce` is told what takes time.
 
     Raises InputError, and writes nothing: what the target's program would compute otherwise, unless
     `allow_difference`; a gamma to fold where `fold` is False; a name that its program does not read; and what
     `load` and `save` raise.
     """
     _check_destination(destination, to)
-    file = checkpoint.find_file(source)
-    model = checkpoint.load(source)
+    model = checkpoint.load(source, weights_file=weights_file)
+    assert model.origin is not None  # of what was loaded
     name = to or SUFFIXES[destination.suffix]
     if not to and name == "torchvision" and not fid_2015.differences(model):
         name = fid_2015.NAME
@@ -99,6 +102,7 @@ def convert(
             "to fold it into kernel and mean, exact in inference"
         )
     with _staged(destination) as staged:
+        announce(f"writing {destination} and comparing")
         checkpoint.save(model, staged, name, allow_difference=allow_difference)
         again = checkpoint.load(staged, format=name)
         pixels = torch.randint(256, (IMAGES, 3, *model.image_size), generator=torch.Generator().manual_seed(0))
@@ -106,7 +110,7 @@ def convert(
         done = Conversion(
             source=source,
             destination=str(destination),
-            source_format=checkpoint.recognise(file).NAME,
+            source_format=model.origin.format,
             format=name,
             image_size=model.image_size,
             difference=difference(ours, outputs(again, pixels)),
@@ -115,6 +119,7 @@ def convert(
             dropped=_dropped(model, again),
         )
         if check:
+            announce(f"running {name}'s program")
             done.check = _check(done, staged, ours, pixels, again.settings, python)
         if not allow_difference:
             _require_the_same(done)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from inception_v3.cli.common import Json, messages, warn
+from inception_v3.cli.common import MODEL, Json, WeightsFile, messages, warn
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A run folder or a file of any format that is read here.")],
+    source: Annotated[str, typer.Argument(help=MODEL)],
     destination: Annotated[Path, typer.Argument(help="The file to write.")],
     to: Annotated[str | None, typer.Option(help="The format; without it the destination's name tells.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Let the format's own program compute from it too.")] = False,
@@ -21,16 +21,33 @@ def convert(
     allow_difference: Annotated[
         bool, typer.Option("--allow-difference", help="Write it though its program computes other numbers.")
     ] = False,
+    weights_file: WeightsFile = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Refuse to fold a gamma into kernel and mean.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write weights for another program, and show that they still say the same."""
     from inception_v3.convert import convert
 
-    with messages.status("reading, writing and comparing"):
+    status = messages.status("")
+
+    def announce(what: str) -> None:  # not before: a download has a bar of its own
+        status.update(what)
+        status.start()
+
+    try:
         done = convert(
-            source, destination, to, allow_difference=allow_difference, fold=not no_fold, check=check, python=python
+            source,
+            destination,
+            to,
+            allow_difference=allow_difference,
+            fold=not no_fold,
+            check=check,
+            python=python,
+            weights_file=weights_file,
+            announce=announce,
         )
+    finally:
+        status.stop()
     if as_json:
         print(json.dumps(done.as_dict()))
         return

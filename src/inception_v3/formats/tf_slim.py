@@ -14,6 +14,7 @@ from inception_v3.errors import InputError
 from inception_v3.formats import tensorflow_checkpoint
 from inception_v3.formats.weights import Weights, class_names, convolutions, differences_of, fold_gamma
 from inception_v3.network import InceptionV3
+from inception_v3.preprocessing import Preprocessing
 
 NAME = "tf-slim"
 SCOPE = "InceptionV3/"
@@ -38,7 +39,8 @@ def read(path: Path) -> Weights:
     variables = {name: value for name, value in found.items() if not name.endswith(AVERAGE)} | averaged
     options = recover_options(path, {name.removeprefix(SCOPE): value.shape for name, value in variables.items()})
     tensors = {state_name(name): to_torch(value) for name, value in variables.items()}
-    return Weights(tensors, options, class_names=class_names(options["num_classes"]))
+    preprocessing = Preprocessing.named("slim", options.get("image_size"))
+    return Weights(tensors, options, preprocessing, class_names(options["num_classes"]))
 
 
 def differences(model: InceptionV3) -> list[str]:

@@ -26,7 +26,7 @@ NAME = "timm"
 ARCHITECTURE = "inception_v3"
 CONFIG = "config.json"
 PICKLED = (".bin", ".pth", ".pt")
-PREPROCESSING = Preprocessing(resize=341, interpolation="bicubic")
+PREPROCESSING = Preprocessing.named("timm")
 
 
 def recognise(path: Path) -> bool:

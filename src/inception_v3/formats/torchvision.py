@@ -20,7 +20,7 @@ from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
 
 NAME = "torchvision"
-PREPROCESSING = Preprocessing(resize=342)
+PREPROCESSING = Preprocessing.named("torchvision")
 
 
 def recognise(path: Path) -> bool:

@@ -28,13 +28,15 @@ BATCH_NORM = ("BatchNorm.gamma", "BatchNorm.beta", "BatchNorm.moving_mean", "Bat
 class Weights:
     """Tensors in the layout of `InceptionV3.state_dict()`: kernels OIHW, the logits' (classes, C, 1, 1).
 
-    `settings` are arguments of InceptionV3; those left out have its defaults.
+    `settings` are arguments of InceptionV3; those left out have its defaults. `training` is
+    what the file says of how it came to be.
     """
 
     tensors: dict[str, Tensor]
     settings: dict[str, Any]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     class_names: list[str] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 def convolutions(**options: Any) -> list[Layer]:
