@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inception_v3 import published
 from inception_v3.errors import InputError
-from inception_v3.formats.weights import Weights, convolutions, state_name
+from inception_v3.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
 from inception_v3.network import InceptionV3, Origin
 from inception_v3.published import Source
 
@@ -46,11 +46,14 @@ class Format(Protocol):
     differences: Callable[[InceptionV3], list[str]]
 
 
-def find_format(name: str) -> Format:
-    """The format of that name. Raises InputError, listing them."""
+def find_format(name: str, to_write: bool = False) -> Format:
+    """The format of that name. Raises InputError, listing them; or for one to write that is only read."""
     if name not in MODULES:
         raise InputError(f"no format {name!r}; there are {', '.join(MODULES)}", exit_status=2)
-    return cast(Format, import_module(f"inception_v3.formats.{MODULES[name]}"))
+    module = import_module(f"inception_v3.formats.{MODULES[name]}")
+    if to_write and not hasattr(module, "write"):
+        raise InputError(f"{name} is only read here; write fid-2015, which holds the same network", exit_status=2)
+    return cast(Format, module)
 
 
 def recognise(file: Path) -> Format:
@@ -83,7 +86,7 @@ def save(
     Raises InputError: that, no such format, a full disk, a place that cannot be written.
     """
     path = Path(path)
-    chosen = find_format(format)
+    chosen = find_format(format, to_write=True)
     reasons = chosen.differences(model)
     if reasons and not allow_difference:
         raise InputError(f"{path}: {format} would give other numbers: {'; '.join(reasons)}")
@@ -187,10 +190,11 @@ def build(file: Path, weights: Weights, options: dict[str, Any], partial: bool =
         and_more = f" and {more} more differ" if more else ""
         raise InputError(f"{file}: {wrong}{and_more}; load it with its own options, or with partial=True")
     tensors = {name: tensor for name, tensor in tensors.items() if name in expected}
-    _check_shapes(file, tensors, expected)
-    tensors = _of_one_type(tensors)
+    _check(file, tensors, expected)
+    dtype = _one_type(tensors)
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     if missing or new_head:
-        model = InceptionV3(**settings)
+        model = InceptionV3(**settings).to(dtype)
     model.load_state_dict(tensors, strict=False, assign=True)
     if new_head:
         warnings.warn(f"{file}: the final layers are new, for {settings['num_classes']} classes", stacklevel=4)
@@ -200,21 +204,19 @@ def build(file: Path, weights: Weights, options: dict[str, Any], partial: bool =
     return model.eval()
 
 
-def _of_one_type(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A network cannot run in a mixture of types: all become the one that holds every value, float32 at least."""
-    types = {tensor.dtype for tensor in tensors.values()}
-    if len(types) <= 1:
-        return tensors
-    widest = reduce(torch.promote_types, types, torch.float32)
-    return {name: tensor.to(widest) for name, tensor in tensors.items()}
+def _one_type(tensors: dict[str, Tensor]) -> torch.dtype:
+    """A network cannot run in a mixture of types, nor on pictures in half precision: the one that holds every value."""
+    return reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
 
 
-def _check_shapes(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _check(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise InputError(
                 f"{file}: {name} has shape {tuple(tensor.shape)} where these options need "
                 f"{tuple(expected[name].shape)}; load it with its own options"
             )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype not in FLOATS:
+            raise InputError(f"{file}: {name} holds {tensor.dtype}, not floats of 16 to 64 bits; save it as float32")
+        if not all_finite(tensor):
             raise InputError(f"{file}: {name} holds values that are no finite numbers; the file is damaged")

@@ -45,7 +45,12 @@ def differences(model: InceptionV3) -> list[str]:
 
 
 def write(model: InceptionV3, path: Path) -> None:
-    """An auxiliary head is left out. Raises InputError: other layers or widths, a full disk, no place to write."""
+    """An auxiliary head is left out.
+
+    Raises InputError: other layers, widths or number of classes, a full disk, a place that cannot be written.
+    """
+    if model.settings["num_classes"] != SETTINGS["num_classes"]:
+        raise InputError(f"{path}: pytorch-fid loads no other number of classes than 1008; write it as native")
     try:
         tensors = torch_names.from_model(model, aux=False)
     except InputError as error:

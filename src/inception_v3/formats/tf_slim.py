@@ -45,14 +45,24 @@ def read(path: Path) -> Weights:
 
 def differences(model: InceptionV3) -> list[str]:
     """TF-Slim builds any width; its average pools leave the padding out."""
-    return differences_of(model, count_padding=False, fixed_widths=False)
+    if model.settings["final_endpoint"]:
+        return [f"it cannot hold a network cut at {model.settings['final_endpoint']}"]
+    return differences_of(model, count_padding=False, global_pool=False, fixed_widths=False)
 
 
 def write(model: InceptionV3, path: Path) -> None:
-    """A checkpoint in format V2 under the prefix `path`, float32, without gammas: slim's network has none."""
+    """A checkpoint in format V2 under the prefix `path`, float32, without gammas: slim's network has none.
+
+    A file called like the prefix, such as a checkpoint in format V1, goes: it would be read in place of the new one.
+    Raises InputError: a cut network, a full disk, a place that cannot be written.
+    """
+    if model.settings["final_endpoint"]:
+        raise InputError(f"{path}: TF-Slim's network has all layers, and this one not its heads; write it as native")
     tensors, _ = fold_gamma(model.state_dict())
     variables = {variable_name(name): to_tensorflow(tensor) for name, tensor in tensors.items()}
     tensorflow_checkpoint.write(path, variables)
+    if path.is_file():
+        path.unlink()
 
 
 def _is_variable(name: str) -> bool:
