@@ -65,8 +65,9 @@ def evaluate(
     names = [model, *(others or ())]
     with _processes() as rank:
         networks = _load(names, weights_file, weights, device, precision)
-        files = [network.origin.file for network in networks if network.origin is not None]
-        pictures = load_held_out(data, networks[0].class_names, set().union(*map(training_images, files)))
+        origins = [network.origin.file for network in networks if network.origin is not None]
+        files = [_newest_state(file) if weights == "raw" else file for file in origins]
+        pictures = load_held_out(data, networks[0].class_names, set().union(*map(training_images, origins)))
         outputs, classes = networks[0].settings["num_classes"], len(pictures.class_names)
         if outputs != classes:
             raise InputError(f"{model}: tells {outputs} classes apart, and {data} has {classes}; give its own data")
@@ -125,21 +126,28 @@ def _one_of(option: str, given: Any, known: tuple[Any, ...]) -> None:
         raise InputError(f"{option} must be {' or '.join(map(str, known))}, not {given}", exit_status=2)
 
 
+def _newest_state(model: Path) -> Path:
+    """The newest state of the run that a model lies in: it holds the weights themselves beside their average."""
+    states = sorted((model.parent / "checkpoints").glob("step-*.safetensors"))
+    if not states:
+        raise InputError(
+            f"{model.parent}: no training state in it, so no raw weights; leave out --weights for the average"
+        )
+    return states[-1]
+
+
 def _put_raw(network: "InceptionV3") -> None:
     """Replace the averaged weights of a run by those in its newest state, which training goes on with."""
     from safetensors import SafetensorError, safe_open
 
     assert network.origin is not None  # of what was loaded
-    run = network.origin.file.parent
-    states = sorted((run / "checkpoints").glob("step-*.safetensors"))
-    if not states:
-        raise InputError(f"{run}: no training state in it, so no raw weights; leave out --weights for the average")
+    file = _newest_state(network.origin.file)
     try:
-        with safe_open(states[-1], "pt") as state:
+        with safe_open(file, "pt") as state:
             network.load_state_dict({name: state.get_tensor(f"model.{name}") for name in network.state_dict()})
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{states[-1]}: does not hold the raw weights of the model beside it ({reason})") from error
+        raise InputError(f"{file}: does not hold the raw weights of the model beside it ({reason})") from error
 
 
 def _load(

@@ -73,6 +73,8 @@ def index(path: Path) -> Index:
     found = Index()
     length = path.stat().st_size
     offset = number = 0
+    if not length:
+        found.bad.append(("", "the file is empty; fetch it again"))
     with path.open("rb") as file:
         while offset < length:
             name = f"{number:06d}"
