@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from inception_v3 import cli
 from inception_v3.data import Pictures, batches, class_weights, duplicates, load_data, load_held_out
 from inception_v3.data.pictures import renumber
 from inception_v3.data.sequences import Made, Texts
@@ -252,7 +253,7 @@ def test_classes_of_two_lists_meet_by_name(own: list[str], others: list[str], da
     labels = data.draw(st.lists(st.integers(0, len(own) - 1), max_size=9))
     names = [str(number) for number in range(len(labels))]
     pictures = Pictures(own, [Path(name) for name in names], labels, names)
-    unknown = [own[label] for label in labels if own[label] not in others]
+    unknown = [own[label] for label in sorted(labels) if own[label] not in others]
     if unknown:
         with pytest.raises(InputError, match=f"none called {unknown[0]}"):
             renumber(pictures, others, lambda name: f"none called {name}")
@@ -294,3 +295,14 @@ def test_any_texts_come_back(texts: list[str]) -> None:
     files = [os.fsdecode(text.encode("utf-8", "ignore")) for text in texts] + [os.fsdecode(b"\xff\xfe")]
     table = Texts(files)
     assert [table[number] for number in range(len(table))] == files
+
+
+def test_the_command_line_tells_a_warning_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(cli, "app", lambda **_: warnings.warn("pets: [no] held-out picture of dog", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.main()
+    assert capsys.readouterr().err == "warning: pets: [no] held-out picture of dog\n"

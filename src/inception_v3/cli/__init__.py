@@ -5,10 +5,11 @@ PyTorch is imported inside the commands that need it, so that help and mistakes 
 
 import os
 import sys
+import warnings
 
 import typer
 
-from inception_v3.cli.common import messages
+from inception_v3.cli.common import messages, warn
 from inception_v3.cli.convert import convert
 from inception_v3.cli.describe import describe
 from inception_v3.cli.evaluate import evaluate
@@ -28,6 +29,7 @@ for command in (train, evaluate, predict, convert, describe):
 
 def main() -> None:
     """Run a command; one line and an exit status in place of a traceback for anything the user can mend."""
+    warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}")
     try:
         app(standalone_mode=True)
     except InputError as error:

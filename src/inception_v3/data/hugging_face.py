@@ -134,6 +134,8 @@ def _sizes(table: Any, image: str, place: str) -> np.ndarray:
         column = table.select_columns(image).with_format("arrow")[:][image]
         if str(column.type).startswith("struct"):
             column = compute.struct_field(column, "bytes")
+        if str(column.type) == "null":  # paths alone
+            return np.zeros(len(column), np.int64)
         return np.asarray(compute.fill_null(compute.binary_length(column), 0).to_numpy())
 
     return _tried(place, measure)  # type: ignore[no-any-return]
