@@ -14,7 +14,7 @@ from inception_v3 import distortion
 from inception_v3.augment import AUGMENTS
 from inception_v3.distortion import ORDERINGS, Distortion, distort_colours, distorted_box
 from inception_v3.preprocessing import Preprocessing
-from inception_v3.recipe import AUGMENT_NAMES
+from inception_v3.recipe import CHOICES
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_fast_mode_leaves_hue_and_contrast_alone() -> None:
 
 
 def test_every_name_of_a_recipe_is_there() -> None:
-    assert set(AUGMENTS) == set(AUGMENT_NAMES)
+    assert set(AUGMENTS) == set(CHOICES)
 
 
 @pytest.mark.parametrize("name", [name for name, make in AUGMENTS.items() if make])

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from inception_v3 import cli
 from inception_v3.data import Pictures, batches, duplicates, load_data, load_held_out
 from inception_v3.data.pictures import renumber
 from inception_v3.data.sequences import Made, Texts
@@ -275,3 +276,14 @@ def test_any_texts_come_back(texts: list[str]) -> None:
     files = [os.fsdecode(text.encode("utf-8", "ignore")) for text in texts] + [os.fsdecode(b"\xff\xfe")]
     table = Texts(files)
     assert [table[number] for number in range(len(table))] == files
+
+
+def test_the_command_line_tells_a_warning_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(cli, "app", lambda **_: warnings.warn("pets: [no] held-out picture of dog", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.main()
+    assert capsys.readouterr().err == "warning: pets: [no] held-out picture of dog\n"

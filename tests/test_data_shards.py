@@ -1,5 +1,6 @@
 """Tar shards: written by WebDataset itself, on disk or behind a URL, whole or damaged."""
 
+import contextlib
 import http.server
 import io
 import json
@@ -14,6 +15,8 @@ import fsspec
 import numpy as np
 import pytest
 import webdataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import as_set
@@ -221,8 +224,8 @@ def test_what_comes_before_damage_is_used(tmp_path: Path) -> None:
     with tarfile.open(path) as file:
         at = {member.name: member for member in file}
     cases = {
-        at["6.png"].offset_data + 100: "cut short: .* bytes end inside a file",
-        at["6.png"].offset + 100: "no end mark at byte|cut short|damaged",
+        at["6.png"].offset_data + 100: f"damaged at byte {at['6.png'].offset} .*cut short",
+        at["6.png"].offset + 100: f"no end mark at byte {at['6.png'].offset}|damaged at byte {at['6.png'].offset}",
         at["6.png"].offset: "no end mark at byte",
     }
     for length, message in cases.items():
@@ -271,6 +274,35 @@ def test_what_is_no_shard_is_refused(tmp_path: Path, content: bytes, message: st
     with pytest.raises(InputError, match=message) as error:
         load_data(str(tmp_path / "x.tar"))
     assert str(tmp_path / "x.tar") in str(error.value)
+    tar(tmp_path / "y.tar", labelled(8))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        train, test = load_data(str(tmp_path))
+    assert len(train) + len(test) == 8, "the other shard is used"
+    assert [name for name, _ in train.bad] == (["x.tar"] if content.strip(b"\0") or not content else [])
+    assert len(told) == len(train.bad)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_shard_flipped_anywhere_never_raises_anything_else(tmp_path: Path, data: st.DataObject) -> None:
+    path = tar(tmp_path / "x.tar", labelled(6))
+    broken = bytearray(path.read_bytes())
+    header = data.draw(
+        st.sampled_from([at for at in range(0, len(broken), 512) if broken[at + 257 : at + 262] == b"ustar"])
+    )
+    for _ in range(data.draw(st.integers(1, 3))):
+        broken[header + data.draw(st.integers(0, 511))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):  # as one would who meant it
+        broken[header + 148 : header + 156] = b" " * 8
+        broken[header + 148 : header + 156] = b"%06o\0 " % sum(broken[header : header + 512])
+    path.write_bytes(broken)
+    with warnings.catch_warnings(), contextlib.suppress(InputError):
+        warnings.simplefilter("ignore")
+        for part in load_data(str(path)):
+            for index in range(len(part)):
+                with contextlib.suppress(InputError):
+                    part.open(index)
 
 
 def test_a_shard_that_changes_under_its_reader_is_a_bad_picture(tmp_path: Path) -> None:

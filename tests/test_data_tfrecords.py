@@ -191,7 +191,7 @@ def test_a_label_that_is_no_number_is_one_clear_line(tmp_path: Path, label: obje
     ("features", "message"),
     [
         ({"image/encoded": b"x"}, "no image/class/label; write TFRecords as TF-Slim does"),
-        ({"image/class/label": [1]}, "no labelled pictures .*no image/encoded at byte 0"),
+        ({"image/class/label": [1]}, "no labelled pictures in it; .*no image/encoded at byte 0"),
     ],
 )
 def test_records_of_another_kind_are_refused(tmp_path: Path, features: dict[str, object], message: str) -> None:
@@ -203,7 +203,7 @@ def test_records_of_another_kind_are_refused(tmp_path: Path, features: dict[str,
     ("content", "message"),
     [
         (b"", "no labelled pictures"),
-        (b"this is text " * 9, "no TFRecords, or damaged at byte 0"),
+        (b"this is text " * 9, "damaged at byte 0: or this is no TFRecord file"),
         (b"\x1f\x8b" + b"x" * 99, "compressed: gunzip it"),
     ],
 )

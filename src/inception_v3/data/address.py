@@ -44,17 +44,8 @@ def expand(address: str) -> list[str]:
     """
     if exists(address):
         return [address]
-    braceexpand = extra("braceexpand", address).braceexpand
-    try:
-        # each range becomes a list before the first file comes out
-        meant = prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(address))
-        alternatives = list(islice(braceexpand(address), MAX_FILES + 1)) if meant <= MAX_FILES else []
-    except ValueError as error:
-        raise InputError(f"{address}: its braces cannot be read ({error})", exit_status=2) from error
-    if not 0 < len(alternatives) <= MAX_FILES:
-        raise InputError(f"{address}: more than {MAX_FILES:,} files; write fewer in braces", exit_status=2)
     found: list[str] = []
-    for one in alternatives:
+    for one in _alternatives(address) if "{" in address else [address]:
         if is_url(one) or exists(one):
             found.append(one)
         elif matches := sorted(glob.glob(one, recursive=True)):  # noqa: PTH207 (patterns may be absolute)
@@ -66,6 +57,19 @@ def expand(address: str) -> list[str]:
                 exit_status=2,
             )
     return found
+
+
+def _alternatives(address: str) -> list[str]:
+    braceexpand = extra("braceexpand", address).braceexpand
+    try:
+        # each range becomes a list before the first file comes out
+        meant = prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(address))
+        alternatives = list(islice(braceexpand(address), MAX_FILES + 1)) if meant <= MAX_FILES else []
+    except ValueError as error:
+        raise InputError(f"{address}: its braces cannot be read ({error})", exit_status=2) from error
+    if not 0 < len(alternatives) <= MAX_FILES:
+        raise InputError(f"{address}: more than {MAX_FILES:,} files; write fewer in braces", exit_status=2)
+    return alternatives
 
 
 def split_files(files: Sequence[str], place: str, read: Reader) -> Splits:
@@ -97,14 +101,14 @@ def _split_name(file: str) -> str:
 def labels_file(folder: Path) -> dict[int, str]:
     """The names of labels in a folder's labels.txt, as slim writes it: a line `0:daisy` for each, or the name alone.
 
-    Raises InputError: it cannot be read, or a line is neither.
+    Beside a split's folder, such as train/, it counts too. Raises InputError: it cannot be read, or a line is neither.
     """
     file = folder / "labels.txt"
     if not file.is_file():
-        return {}
+        return labels_file(folder.parent) if folder.name in (*TRAIN_NAMES, *TEST_NAMES) else {}
     names: dict[int, str] = {}
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error}); write a line NUMBER:NAME for each class") from error
     for number, line in enumerate(lines):

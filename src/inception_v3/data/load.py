@@ -60,6 +60,8 @@ def load_held_out(address: str, class_names: list[str] | None, trained_on: Abstr
         bad = pictures.bad
         pictures = pictures.subset([place for place, name in enumerate(pictures.names) if name not in trained_on])
         pictures.bad = bad
+    for line in _left_out(pictures):
+        warnings.warn(f"{address}: {line}", stacklevel=2)
     if class_names is None:
         return pictures
     return renumber(
@@ -85,9 +87,9 @@ def _named(address: str, kind: str, option: str | None, place: str) -> Splits:
     if kind in torchvision_sets.CLASSES and option in (None, "download"):
         return torchvision_sets.find(kind, Path(place), download=option is not None)
     if kind == "tfrecords" and option in (None, "background"):
-        files = _files_in(Path(place)) if is_folder(place) else expand(place)
-        read = tfrecords.with_background if option else tfrecords.read
-        return split_files([file for file in files if TFRECORD.search(file)], place, read)
+        inside = is_folder(place)
+        files = [file for file in _files_in(Path(place)) if TFRECORD.search(file)] if inside else expand(place)
+        return split_files(files, place, tfrecords.with_background if option else tfrecords.read)
     known = ", ".join([*torchvision_sets.CLASSES, "tfrecords"])
     raise InputError(
         f"{address}: nothing is called {kind}{'+' + option if option else ''}; there are {known}", exit_status=2
@@ -137,11 +139,8 @@ def _reader(file: str) -> Reader | None:
 
 
 def _remarks(train: Pictures, held_out: Pictures) -> Iterator[str]:
-    for side in (train, held_out):
-        if side.bad:
-            name, reason = side.bad[0]
-            more = f"; and {len(side.bad) - 1} more" if len(side.bad) > 1 else ""
-            yield f"left out {name}: {reason}{more}"
+    yield from _left_out(train)
+    yield from _left_out(held_out)
     counts, held_counts = train.counts(), held_out.counts()
     expected = np.array([name != BACKGROUND for name in train.class_names])
     if lacking := _names(train, expected & (counts == 0)):
@@ -151,6 +150,12 @@ def _remarks(train: Pictures, held_out: Pictures) -> Iterator[str]:
     in_memory = isinstance(train.sources[0], Image.Image)  # a published set, with nothing to put right
     if not in_memory and len(train) + len(held_out) <= COMPARED:
         yield from warnings_of(train, held_out)
+
+
+def _left_out(pictures: Pictures) -> Iterator[str]:
+    if pictures.bad:
+        name, reason = pictures.bad[0]
+        yield f"left out {name}: {reason}" + (f"; and {len(pictures.bad) - 1} more" if len(pictures.bad) > 1 else "")
 
 
 def _names(pictures: Pictures, chosen: np.ndarray) -> str:

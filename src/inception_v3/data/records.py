@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from inception_v3.images import _printable
 from inception_v3.progress import progress_bar
 
 MAX_LABEL = 99_999  # what is above is no label: a list of so many classes would fill the memory
+VERSION = 1  # of what an index holds
 WORTH_KEEPING = 1.0  # seconds that an index must have taken to be kept
 
 
@@ -78,6 +80,12 @@ def labelled(label: object, name: str) -> int:
     return number
 
 
+def told_apart(class_names: list[str], first: int = 0) -> list[str]:
+    """The names with their labels behind those that several classes have, as two of ImageNet are called crane."""
+    many = {name for name, count in Counter(class_names).items() if count > 1}
+    return [f"{name} ({label})" if name in many else name for label, name in enumerate(class_names, first)]
+
+
 def read_files(
     files: Sequence[Path], place: str, index: Callable[[Path], Index], read: Callable[[Path, int, int], bytes]
 ) -> tuple[Pictures, dict[int, str]]:
@@ -108,12 +116,14 @@ def read_files(
                 class_names.setdefault(label, name)
             progress.advance(bar)
     if not labels:
-        reason = f" ({bad[0][0]}: {bad[0][1]})" if bad else ""
-        raise InputError(f"{place}: no labelled pictures in it{reason}; check what it holds")
+        reason = ": ".join(bad[0]) if bad else "check what it holds"
+        raise InputError(f"{place}: no labelled pictures in it; {reason}")
     file_column, offset_column, size_column = (np.asarray(column) for column in (file_numbers, offsets, sizes))
     records = _Records(list(files), called, file_column, offset_column, size_column, Texts(names), read)
     numbers = range(len(labels))
     known = labels_file(files[0].parent) or class_names
+    if too_large := [label for label in known if label > MAX_LABEL]:
+        raise InputError(f"{place}: labels.txt names a label {too_large[0]}; labels go up to {MAX_LABEL:,}")
     numbered = [str(label) for label in range(max(labels) + 1)]
     return Pictures(numbered, Made(records.source, numbers), labels, Made(records.name, numbers), bad), known
 
@@ -126,7 +136,7 @@ def _kept(file: Path, index: Callable[[Path], Index]) -> Index:
             pass
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from error
-    key = repr((file.resolve().as_posix(), status.st_size, status.st_mtime_ns, index.__module__))
+    key = repr((VERSION, index.__module__, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
     kept = cache_folder() / "index" / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
         stored = json.loads(kept.read_bytes())

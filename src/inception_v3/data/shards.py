@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from inception_v3.data.pictures import Pictures
-from inception_v3.data.records import Index, labelled, read_files
+from inception_v3.data.records import Index, labelled, read_files, told_apart
 from inception_v3.errors import InputError
 from inception_v3.images import IMAGE_SUFFIXES, MAX_STREAM_BYTES, _printable
 
@@ -25,7 +25,7 @@ def read(files: list[Path], place: str) -> Pictures:
     """
     pictures, known = read_files(files, place, index, read_member)
     count = max(len(pictures.class_names), max(known, default=-1) + 1)
-    pictures.class_names = [known.get(label, str(label)) for label in range(count)]
+    pictures.class_names = told_apart([known.get(label, str(label)) for label in range(count)])
     return pictures
 
 
@@ -63,23 +63,26 @@ def _members(path: Path, file: BinaryIO, found: Index) -> Any:
     """The files in a shard; what is wrong with the tar itself goes into `found.bad`."""
     length = path.stat().st_size
     if program := COMPRESSED.get(file.read(2)):
-        raise InputError(f"{path}: compressed, and so cannot be read at any place; {program} it")
+        found.bad.append(("", f"compressed, and so cannot be read at any place; {program} it"))
+        return
     file.seek(0)
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
+                if member.size < 0 or member.offset_data + member.size > length:
+                    raise tarfile.ReadError(f"cut short, or damaged: {member.size} bytes at {member.offset_data}")
                 end = member.offset_data + (member.size + BLOCK - 1) // BLOCK * BLOCK
                 if member.isreg() and not member.issparse():
-                    if member.offset_data + member.size > length:
-                        raise tarfile.ReadError("cut short")
                     here = file.tell()
                     yield member
                     file.seek(here)
-    except tarfile.ReadError as error:
-        if not end:
-            raise InputError(f"{path}: no tar file ({error}); fetch or write it again") from error
-        found.bad.append(("", f"cut short: {length} bytes end inside a file; fetch the shard again"))
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header makes tarfile raise whatever its parsing runs into
+        what = "damaged" if end else "no tar file"
+        detail = _printable(" ".join(str(error).split()))
+        found.bad.append(("", f"{what} at byte {end} of {length} ({detail}); fetch the shard again"))
         return
     file.seek(end)
     rest = file.read(BLOCK)

@@ -14,7 +14,7 @@ import google_crc32c
 
 from inception_v3.data.extras import extra
 from inception_v3.data.pictures import BACKGROUND, Pictures
-from inception_v3.data.records import Index, labelled, read_files
+from inception_v3.data.records import Index, labelled, read_files, told_apart
 from inception_v3.errors import InputError
 from inception_v3.images import MAX_STREAM_BYTES, _printable
 
@@ -44,13 +44,7 @@ def read(files: list[Path], place: str, background: bool = False) -> Pictures:
     names = {label: known.get(label, str(label)) for label in range(last + 1)} | imagenet
     if first == 0:
         names[0] = known.get(0, BACKGROUND)
-    class_names = [names[label] for label in range(first, max(names) + 1)]
-    if len(set(class_names)) < len(class_names):  # two classes of ImageNet are called crane
-        class_names = [
-            f"{name} ({first + place})" if class_names.count(name) > 1 else name
-            for place, name in enumerate(class_names)
-        ]
-    pictures.class_names = class_names
+    pictures.class_names = told_apart([names[label] for label in range(first, max(names) + 1)], first)
     if first:
         pictures.labels = array("i", (label - 1 for label in pictures.labels))
     return pictures
@@ -81,9 +75,8 @@ def index(path: Path) -> Index:
             try:
                 size, content = _record(file, offset, length)
             except _LostError as error:
-                if not number:
-                    raise InputError(f"{path}: no TFRecords, or {error}; fetch or write it again") from error
-                found.bad.append(("", f"{error}: what comes after is left out; fetch the file again"))
+                what = "what comes after is left out" if number else "or this is no TFRecord file"
+                found.bad.append(("", f"{error}: {what}; fetch it again"))
                 break
             if content is None:
                 found.bad.append((name, f"damaged at byte {offset}: its checksum is wrong; fetch the file again"))
