@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args
 from inception_v3.architecture import minimum_size
 from inception_v3.errors import InputError
 
-AugmentName = Literal["none", "photos", "handwriting"]  # those of augment.py
+AugmentName = Literal[
+    "none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"
+]  # those of augment.py
 CHOICES: dict[str, tuple[str, ...]] = {
     "augment": get_args(AugmentName),
     "optimizer": ("rmsprop", "sgd", "adamw"),
