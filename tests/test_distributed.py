@@ -33,7 +33,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skies(place / "data", 16)  # 13 to train on: the last step is a small one
     (place / "data" / "day" / "broken.png").write_text("this is text")
     (place / "frozen.toml").write_text(f"{EXACT}freeze_batch_norm = true\n")
-    (place / "own.toml").write_text(EXACT)
+    (place / "own.toml").write_text("epochs = 3\n")
+    (place / "synchronised.toml").write_text("sync_batch_norm = true\n")
     return place
 
 
@@ -79,19 +80,19 @@ def test_two_processes_train_as_one_with_the_doubled_batch(place: Path) -> None:
     assert "top-1" in alone
 
 
-def test_with_statistics_of_their_own_they_hold_equal_weights(place: Path) -> None:
-    """Each process leaves its weights; those of the first are in its state."""
-    processes = team(2, weights_of_each_process, place, log=place / "equal.log")
-    finish(processes)
-    first, second = (load_file(place / f"weights-{rank}.safetensors") for rank in (0, 1))
-    parameters = [name for name in first if "moving" not in name]
-    assert len(parameters) > 190
-    assert all(torch.equal(first[name], second[name]) for name in parameters)
-    start = load_file(place / "start.safetensors")
-    assert not any(torch.equal(first[name], start[name]) for name in parameters), "and have all moved"
+@pytest.mark.parametrize("recipe", ["own", "synchronised"])
+def test_after_training_they_hold_equal_weights(place: Path, recipe: str) -> None:
+    """Each has the statistics of its own pictures; where they are synchronised, those are equal too."""
+    finish(team(2, weights_of_each_process, place, recipe, log=place / f"equal-{recipe}.log"))
+    start, first, second = (load_file(place / f"{recipe}-{name}.safetensors") for name in ("start", "0", "1"))
+    weights = {name for name in first if "moving" not in name}
+    assert len(weights) > 190
+    equal = {name for name in first if torch.equal(first[name], second[name])}
+    assert equal == (weights if recipe == "own" else set(first))
+    assert not any(torch.equal(first[name], start[name]) for name in first), "and all have moved"
 
 
-def weights_of_each_process(place: Path) -> None:
+def weights_of_each_process(place: Path, recipe_name: str) -> None:
     from inception_v3 import distributed
     from inception_v3.data import load_data
     from inception_v3.recipe import load_recipe
@@ -99,8 +100,8 @@ def weights_of_each_process(place: Path) -> None:
     from inception_v3.train import train
     from inception_v3.training_model import new_model
 
-    recipe = load_recipe(str(place / "own.toml")).with_options(
-        image_size=75, depth_multiplier=0.1, batch_size=2, epochs=1, learning_rate=0.1
+    recipe = load_recipe(str(place / f"{recipe_name}.toml")).with_options(
+        image_size=75, depth_multiplier=0.1, batch_size=4, epochs=1, learning_rate=0.1
     )
     train_set, test_set = load_data(str(place / "data"))
     model = new_model(recipe, train_set.class_names)
@@ -109,11 +110,11 @@ def weights_of_each_process(place: Path) -> None:
         if processes.rank:  # another start, which the first process's replaces
             torch.nn.init.ones_(model.get_parameter("Logits.Conv2d_1c_1x1.weights"))
         else:
-            save_file(model.state_dict(), place / "start.safetensors")
-        with RunFolder(place / "equal", writer=not processes.rank) as run:
+            save_file(model.state_dict(), place / f"{recipe_name}-start.safetensors")
+        with RunFolder(place / f"equal-{recipe_name}", writer=not processes.rank) as run:
             train(train_set, test_set, run, recipe, cpu, model=model, team=processes)
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, place / f"weights-{processes.rank}.safetensors")
+        save_file(weights, place / f"{recipe_name}-{processes.rank}.safetensors")
 
 
 def test_synchronised_statistics_are_those_of_all_pictures(place: Path) -> None:

@@ -30,7 +30,7 @@ from inception_v3.run_folder import RunFolder
 from inception_v3.train import astray, train
 from inception_v3.training_model import new_model, uses_aux_head
 from inception_v3.training_state import Progress
-from pictures import skies
+from pictures import pets, skies, stripes
 
 SMALL = replace(load_recipe("digits"), depth_multiplier=0.1, epochs=2, batch_size=8)
 
@@ -44,16 +44,35 @@ def run(data: Path, out: Path, recipe: Recipe = SMALL, seed: int = 0, **options:
     return metrics, console.file.getvalue()  # type: ignore[attr-defined]
 
 
+LEARNING = replace(
+    SMALL, augment="none", dropout_keep_prob=1.0, label_smoothing=0.0, learning_rate=3e-3, schedule="cosine",
+    warmup_epochs=0.5, epochs=5,
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Metrics, str]:
     place = tmp_path_factory.mktemp("trained")
-    data = skies(place / "data", 40)
-    (data / "day" / "broken.png").write_text("this is text")
-    recipe = replace(
-        SMALL, epochs=12, batch_size=4, augment="none", learning_rate=1e-3, ema_decay=0.9, batch_norm_decay=0.9
-    )
-    metrics, said = run(data, place / "run", recipe)
+    data = pets(place / "data")
+    (data / "dog" / "broken.png").write_text("this is text")
+    metrics, said = run(data, place / "run", LEARNING)
     return place, metrics, said
+
+
+# ------------------------------------------------------------------------------------------- what it learns
+
+
+def test_cats_and_dogs_are_told_apart(trained: tuple[Path, Metrics, str]) -> None:
+    """A network that does not learn is right half of the time."""
+    _, metrics, _ = trained
+    assert metrics.count == 40
+    assert metrics.top1 >= 0.8
+
+
+def test_ten_classes_are_told_apart(tmp_path: Path) -> None:
+    """As of CIFAR-10, of 32x32 pixels; a guess is right in one of ten."""
+    metrics, _ = run(stripes(tmp_path / "data"), tmp_path / "run", replace(LEARNING, epochs=6))
+    assert metrics.top1 >= 0.5
 
 
 # ------------------------------------------------------------------------------------------- what it leaves
@@ -62,27 +81,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Metrics, st
 def test_the_run_folder_holds_a_model_that_repeats_the_judgement(trained: tuple[Path, Metrics, str]) -> None:
     place, metrics, _ = trained
     model = inception_v3.load(place / "run")
-    assert model.class_names == ["day", "night"]
+    assert model.class_names == ["cat", "dog"]
     assert model.image_size == (75, 75)
     _, test_set = load_data(str(place / "data"))
     from inception_v3.data import batches
 
     again = evaluate(model, batches(test_set, model.preprocessing, 3), test_set.class_names)
     assert np.array_equal(again.confusion, metrics.confusion)
-    epochs = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert sum(epoch["loss"] for epoch in epochs[-3:]) / 3 < 0.85 * epochs[0]["loss"]
 
 
 def test_everything_that_was_promised_is_there(trained: tuple[Path, Metrics, str]) -> None:
     run_folder = trained[0] / "run"
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert [line["epoch"] for line in lines] == list(range(1, 6))
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["held_out_top1"] == trained[1].top1
+    assert all(0 <= line["data_wait"] <= 1 for line in lines)
     for name in ("curves.png", "confusion_matrix.png"):
         assert min(Image.open(run_folder / name).size) > 200
-    assert json.loads((run_folder / "recipe.json").read_text())["epochs"] == 12
+    assert json.loads((run_folder / "recipe.json").read_text())["epochs"] == 5
     assert list((run_folder / "tensorboard").glob("events.*"))
-    assert not list(run_folder.glob("*.partial"))
+    assert inception_v3.load(run_folder / "best.safetensors").class_names == ["cat", "dog"]
+    assert not list(run_folder.rglob("*.partial"))
 
 
 def test_a_bad_picture_is_listed_and_left_out(trained: tuple[Path, Metrics, str]) -> None:
@@ -90,7 +110,7 @@ def test_a_bad_picture_is_listed_and_left_out(trained: tuple[Path, Metrics, str]
     with (place / "run" / "bad_images.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["image", "reason"]
-    assert [row[0] for row in rows[1:]] == ["day/broken.png"]
+    assert [row[0] for row in rows[1:]] == ["dog/broken.png"]
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from inception_v3.errors import InputError
 from inception_v3.layers import BatchNorm, Conv2d
 
-TIMEOUT = timedelta(minutes=10)  # of a process that hangs; one that ends is noticed at once
+TIMEOUT = timedelta(minutes=30)  # of a process that hangs, or judges; one that ends is noticed at once
 
 
 @dataclass(frozen=True)

@@ -61,5 +61,5 @@ def class_weights(asked: str | Mapping[str, float], class_names: Sequence[str], 
         return torch.tensor([float(asked.get(name, 1.0)) for name in class_names])
     if asked == "none":
         return None
-    counts = torch.bincount(torch.tensor(labels), minlength=len(class_names)).clamp(min=1)
+    counts = torch.bincount(torch.tensor(list(labels)), minlength=len(class_names)).clamp(min=1)
     return len(labels) / (len(class_names) * counts)
