@@ -410,6 +410,18 @@ def test_wrong_use_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_weights_are_never_replaced(
+    place: Path, tuned: FineTuned, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for weights in (place / "run", place / "run" / "model.safetensors"):
+        status, _, err = command(
+            capsys, monkeypatch, "finetune", weights, place / "data", "--out", place / "run", "--overwrite"
+        )
+        assert status == 2
+        assert "give another --out" in err
+    assert checkpoint.load(place / "run").class_names == ["blue", "green", "red"]
+
+
 @pytest.mark.parametrize("wrong", ["one class", "no class folders", "no folder", "weights", "unreadable class"])
 def test_wrong_data_and_weights_are_told(
     place: Path, tmp_path: Path, wrong: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ TABLES = (
     f"PRAGMA user_version = {LAYOUT}",
 )
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+AT_ONCE = 4096  # vectors that are read, 32 MiB
 PATIENCE = 60.0  # seconds to wait for another process's transaction, which takes a fraction of one
 STILL_CHANGING = 2 * 10**9  # nanoseconds: a file this new may change again without a change of its time stamps
 
@@ -230,11 +231,13 @@ def bottlenecks(
     features = np.empty((len(pictures), last_layer(model).weights.shape[1]), np.float32)
     there = np.zeros(len(pictures), bool)
     keys, states = _keys(pictures, cache, on_file)
-    cached = cache.read(network, [key for key in keys if key is not None], features.shape[1])
-    for place, key in enumerate(keys):
-        if key is not None and key in cached:
-            features[place], there[place] = cached[key], True
-    on_features(int(there.sum()))
+    for first in range(0, len(keys), AT_ONCE):
+        places = range(len(keys))[first : first + AT_ONCE]
+        cached = cache.read(network, [key for place in places if (key := keys[place])], features.shape[1])
+        for place in places:
+            if (key := keys[place]) is not None and key in cached:
+                features[place], there[place] = cached[key], True
+        on_features(int(there[list(places)].sum()))
 
     missing = np.flatnonzero(~there).tolist()
     bad: list[tuple[str, str]] = []
@@ -245,19 +248,18 @@ def bottlenecks(
         for batch in loader if missing else ():
             assert isinstance(batch, Batch)
             bad += [(pictures.names[missing[int(place)]], reason) for place, reason in batch.bad]
-            places = [missing[place] for place in batch.indices.tolist()]
-            if places:
-                features[places], there[places] = features_of(model, batch.images, precision), True
-            for place in places:
+            readable = [missing[place] for place in batch.indices.tolist()]
+            if readable:
+                features[readable], there[readable] = features_of(model, batch.images, precision), True
+            for place in readable:
                 key, source = keys[place], pictures.sources[place]
                 # what was decoded may be newer than what the digest is of
                 if key is not None and (isinstance(source, Image.Image) or _state(source) == states[place]):
                     keeper.add(key, features[place])
             on_features(len(batch.labels) + len(batch.bad))
-    readable = np.flatnonzero(there)
     return Bottlenecks(
-        torch.from_numpy(features if there.all() else features[readable]),
-        torch.from_numpy(readable),
+        torch.from_numpy(features if there.all() else features[there]),
+        torch.from_numpy(np.flatnonzero(there)),
         bad,
         len(missing) - len(bad),
         keeper.problem,

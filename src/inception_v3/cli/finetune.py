@@ -67,12 +67,13 @@ def finetune(
         chosen = chosen.with_options(augment="handwriting")  # a mirrored digit is another sign
     from inception_v3 import checkpoint
     from inception_v3.bottlenecks import BottleneckCache, default_cache
+    from inception_v3.checkpoint import MODEL_FILE
     from inception_v3.cli.train import command_to_go_on
     from inception_v3.data import load_data
     from inception_v3.devices import has_bf16, pick_device
     from inception_v3.finetune import finetune, rate_factors, with_new_head
     from inception_v3.interrupts import Interrupted
-    from inception_v3.run_folder import RunFolder
+    from inception_v3.run_folder import BEST_FILE, RunFolder
 
     factors = None if unfreeze is None else rate_factors(unfreeze)
     place = pick_device(device)
@@ -86,8 +87,18 @@ def finetune(
         raise InputError(
             f"--unfreeze trains on square pictures, not {height}x{width}; give --image-size", exit_status=2
         )
+    chosen = chosen.with_options(
+        image_size=height,
+        crop_fraction=network.preprocessing.crop_fraction,
+        depth_multiplier=network.settings["depth_multiplier"],
+    )
+    if factors is not None and not chosen.freeze_batch_norm:
+        warn(f"{recipe}: BatchNorm's statistics will move, in frozen layers too; freeze_batch_norm = true keeps them")
+    folder = out or Path("runs") / Path(data).resolve().name
+    if Path(weights).resolve() in (folder.resolve(), *((folder / name).resolve() for name in (MODEL_FILE, BEST_FILE))):
+        raise InputError(f"{folder}: the weights are there, and would be replaced; give another --out", exit_status=2)
     features = BottleneckCache(cache or default_cache())
-    with RunFolder(out or Path("runs") / Path(data).resolve().name, overwrite=overwrite, resume=resume) as run:
+    with RunFolder(folder, overwrite=overwrite, resume=resume) as run:
         if run.missing and factors is not None:
             warn(f"no {', '.join(run.missing)}: pip install 'inception-v3[train]' for them")
         try:
@@ -102,7 +113,7 @@ def finetune(
                 batch_size=batch_size,
                 workers=pick_workers(workers, len(train_set), data),
                 unfreeze=factors,
-                recipe=chosen.with_options(image_size=height),
+                recipe=chosen,
                 start=weights,
                 seed=seed,
                 console=messages,
