@@ -305,6 +305,18 @@ def test_a_shard_flipped_anywhere_never_raises_anything_else(tmp_path: Path, dat
                     part.open(index)
 
 
+def test_a_shard_that_leads_back_into_itself_comes_to_an_end(tmp_path: Path) -> None:
+    path = tar(tmp_path / "x.tar", labelled(6))
+    back = tarfile.TarInfo("back.bin")
+    back.size = -1024  # as tar writes numbers that its octal digits cannot hold
+    whole = path.read_bytes().rstrip(b"\0")
+    whole += b"\0" * (-len(whole) % 512)
+    path.write_bytes(whole + back.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    with pytest.warns(UserWarning, match=f"left out x.tar: damaged at byte {len(whole)}"):
+        train, test = load_data(str(path))
+    assert len(train) + len(test) == 6
+
+
 def test_a_shard_that_changes_under_its_reader_is_a_bad_picture(tmp_path: Path) -> None:
     path = tar(tmp_path / "x.tar", labelled(8))
     train, _ = load_data(str(path))
