@@ -224,7 +224,7 @@ def train_head(
             on_file=lambda: progress.advance(files),
             on_features=lambda done: progress.advance(features, done),
         )
-    run.list_bad(dict(found.bad))
+    run.list_bad(dict([*train_set.bad, *test_set.bad, *found.bad]))
     seconds = {"features": time.perf_counter() - started}
 
     started = time.perf_counter()

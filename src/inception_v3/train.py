@@ -101,6 +101,7 @@ def train(
         at = state.restore(model, averaged_model, optimizer)
         averaged.n_averaged.fill_(at.step + 1)
     run.start(recipe, train_set.names, at.step)
+    at.bad_images |= dict(train_set.bad) | dict(test_set.bad)  # what the data set itself had to leave out
     run.list_bad(at.bad_images)
     aux_head = {size: uses_aux_head(model, recipe, size) for size in schedules.image_sizes(recipe)}
     network = synchronise(model) if recipe.sync_batch_norm and team.count > 1 else model
