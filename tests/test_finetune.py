@@ -477,6 +477,7 @@ def test_ctrl_c_says_that_the_features_are_kept(
     from inception_v3 import bottlenecks
 
     def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(bottlenecks, "features_of", interrupt)

@@ -195,7 +195,7 @@ def test_another_scale_of_pixels_is_a_difference(scale: dict[str, tuple[float, f
 
 
 def test_a_model_without_all_layers_cannot_be_written(tmp_path: Path) -> None:
-    model = InceptionV3(final_endpoint="Mixed_6e")
+    model = InceptionV3(1008, final_endpoint="Mixed_6e")
     with pytest.raises(InputError, match=r"none\.pth: Mixed_7a.* no such variable"):
         fid_2015.write(model, tmp_path / "none.pth")
     assert list(tmp_path.iterdir()) == []
@@ -249,7 +249,7 @@ def test_nothing_else_is_recognised_and_no_code_runs(tmp_path: Path, monkeypatch
         (lambda state: state.update({"fc.bias": torch.full((1008,), torch.nan)}), r"fc\.bias"),
         (
             lambda state: state.update({"fc.weight": torch.ones(1000, 2048), "fc.bias": torch.ones(1000)}),
-            "1008 classes, this model 1000",
+            "one with 1000 classes",
         ),
     ],
     ids=["missing", "extra", "shape", "nan", "classes"],

@@ -78,12 +78,11 @@ def test_augmentation_leaves_the_generator_of_this_process_alone() -> None:
     expected = torch.rand(3)
     torch.manual_seed(1)
     loader = TrainingBatches(pictures(4), PREPROCESSING, 2, augment=noise)
-    steps = loader.epoch(0, 75)
+    loader._steps.begin(0, 75, 0)
     dataset = loader._loader.dataset
     draws = next(iter(loader._steps))
     assert len([dataset[draw] for draw in draws]) == 2
     assert torch.equal(torch.rand(3), expected)
-    steps.close()  # type: ignore[attr-defined]
 
 
 def test_workers_that_outlive_an_epoch_are_told_of_the_next_and_of_its_size() -> None:
