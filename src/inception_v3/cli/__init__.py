@@ -1,4 +1,4 @@
-"""The command line: `inception-v3 train | evaluate | predict | convert | describe`, a file for each command.
+"""The command line: `inception-v3 train | evaluate | predict | fidelity | convert | describe`, a file for each command.
 
 PyTorch is imported inside the commands that need it, so that help and mistakes answer at once.
 """
@@ -12,6 +12,7 @@ from inception_v3.cli.common import messages
 from inception_v3.cli.convert import convert
 from inception_v3.cli.describe import describe
 from inception_v3.cli.evaluate import evaluate
+from inception_v3.cli.fidelity import fidelity
 from inception_v3.cli.predict import predict
 from inception_v3.cli.train import train
 from inception_v3.errors import InputError
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, convert, describe):
+for command in (train, evaluate, predict, fidelity, convert, describe):
     app.command()(command)
 
 
