@@ -62,9 +62,13 @@ def extrapolate(
         rows = [None if isinstance(side, Gaussian) else rng.permutation(len(side))[: len(side) // 2] for side in sides]
         found.append(_line(sides, (rows[0], rows[1]), rng))
         progress(1)
-    margins = np.std(found, axis=0, ddof=1) * STUDENT[halves]
-    low, high = np.array([fid, infinity]) - margins, np.array([fid, infinity]) + margins
-    return Extrapolation(fid, (max(low[0], 0.0), high[0]), infinity, (low[1], high[1]))
+    margin, margin_of_infinity = (np.std(found, axis=0, ddof=1) * STUDENT[halves]).tolist()
+    return Extrapolation(
+        fid,
+        (max(fid - margin, 0.0), fid + margin),
+        infinity,
+        (infinity - margin_of_infinity, infinity + margin_of_infinity),
+    )
 
 
 def repetitions(generated: Side, reference: Side) -> int:

@@ -77,4 +77,4 @@ def decode(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.ui
         detail = _printable(getattr(error, "strerror", None) or error) or type(error).__name__
         raise InputError(f"{name}: cannot be read as a picture ({detail}); fetch or save it again") from error
     gray = bool((pixels == pixels[:, :, :1]).all())
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), Facts(image.width, image.height, kind, gray)
+    return np.array(pixels.transpose(2, 0, 1), order="C"), Facts(image.width, image.height, kind, gray)
