@@ -7,6 +7,7 @@ The last trace is the sum of the singular values of F1ᵀ F2 for any factors S =
 positive definite matrices need one Cholesky factor and one set of symmetric eigenvalues.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -134,8 +135,10 @@ def _reference_trace(first: Array, second: Array, reference: Reference) -> float
         return float(np.sqrt(values).real.sum())
     from scipy.linalg import sqrtm  # type: ignore[import-untyped]
 
-    root = sqrtm(first @ second)  # pytorch-fid's fid_score.py; clean-fid's and ADM's are copies
-    if not np.isfinite(root).all():
-        offset = np.eye(len(first)) * 1e-6
-        root = sqrtm((first + offset) @ (second + offset))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is singular is known
+        root = sqrtm(first @ second)  # pytorch-fid's fid_score.py; clean-fid's and ADM's are copies
+        if not np.isfinite(root).all():
+            offset = np.eye(len(first)) * 1e-6
+            root = sqrtm((first + offset) @ (second + offset))
     return float(np.trace(root).real)

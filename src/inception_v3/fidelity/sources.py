@@ -94,7 +94,7 @@ def _folder(name: str, folder: Path) -> Source:
         return Source(name, lambda: (Picture(_printable(file), Path(file)) for file in files), len(files))
     if shards := sorted(folder.glob("*.tar")):
         return Source(name, lambda: itertools.chain.from_iterable(map(_tar, shards)))
-    raise InputError(f"{name}: no pictures in this folder; check the path")
+    raise InputError(f"{name}: no pictures in this folder; check the path", exit_status=2)
 
 
 # --- archives ---
