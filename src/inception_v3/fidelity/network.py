@@ -67,7 +67,7 @@ def load_network(
     logits = next(tensor for key, tensor in weights_of.items() if key.startswith("Logits.") and tensor.ndim == 4)
     channels = weights_of[f"{SPATIAL_LAYER}.Conv2d_0a_1x1.weights"].shape[0]
     return Network(
-        features=pytorch_features(deepcopy(model) if given else model, dtype, torch.device(device)),
+        features=PytorchFeatures(deepcopy(model) if given else model, dtype, torch.device(device)),
         width=logits.shape[1],
         spatial_width=17 * 17 * min(channels, SPATIAL_CHANNELS),
         checksum=_checksum(weights_of),
@@ -86,26 +86,31 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def pytorch_features(model: InceptionV3, dtype: Dtype, device: torch.device) -> Features:
-    """PyTorch itself, channels_last, BatchNorm folded into the convolutions. Changes the model."""
-    for module in model.modules():
-        if isinstance(module, Conv2d) and module.BatchNorm is not None:
-            _fold(module)
-    number = torch.bfloat16 if dtype == "bf16" else torch.float32
-    model.eval().requires_grad_(False).to(device, number, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    kept: dict[str, Tensor] = {}
-    layer = model.get_submodule(SPATIAL_LAYER)
-    layer.register_forward_hook(lambda _module, _images, output: kept.update(spatial=output[:, :SPATIAL_CHANNELS]))
+class PytorchFeatures:
+    """PyTorch itself, channels_last, BatchNorm folded into the convolutions. Changes the model that it is given."""
+
+    def __init__(self, model: InceptionV3, dtype: Dtype, device: torch.device) -> None:
+        for module in model.modules():
+            if isinstance(module, Conv2d) and module.BatchNorm is not None:
+                _fold(module)
+        self.device = device
+        self.dtype = torch.bfloat16 if dtype == "bf16" else torch.float32
+        model.eval().requires_grad_(False)
+        self.model = model.to(device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.spatial: Tensor | None = None
+        model.get_submodule(SPATIAL_LAYER).register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, images: tuple[Tensor], output: Tensor) -> None:
+        self.spatial = output[:, :SPATIAL_CHANNELS]
 
     @torch.inference_mode()
-    def features(images: Tensor) -> tuple[Tensor, Tensor]:
-        batch = images.to(device, number).contiguous(memory_format=torch.channels_last)
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        batch = images.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-            net, _ = model.base(batch, end_points=())
-        spatial = kept.pop("spatial").permute(0, 2, 3, 1)
-        return net.float().mean((2, 3)).cpu(), spatial.flatten(1).float().cpu()
-
-    return features
+            net, _ = self.model.base(batch, end_points=())
+        spatial, self.spatial = self.spatial, None
+        assert spatial is not None
+        return net.float().mean((2, 3)).cpu(), spatial.permute(0, 2, 3, 1).flatten(1).float().cpu()
 
 
 def _fold(layer: Conv2d) -> None:
