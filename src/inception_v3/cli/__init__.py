@@ -1,4 +1,4 @@
-"""The command line: `inception-v3 train | finetune | evaluate | predict | convert | describe`, a file for each command.
+"""The command line: `inception-v3 train | finetune | evaluate | predict | ...`, a file for each command.
 
 PyTorch is imported inside the commands that need it, so that help and mistakes answer at once.
 """
@@ -13,6 +13,7 @@ from inception_v3.cli.common import messages, warn
 from inception_v3.cli.convert import convert
 from inception_v3.cli.describe import describe
 from inception_v3.cli.evaluate import evaluate
+from inception_v3.cli.fidelity import fidelity
 from inception_v3.cli.finetune import finetune
 from inception_v3.cli.predict import predict
 from inception_v3.cli.train import train
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, finetune, evaluate, predict, convert, describe):
+for command in (train, finetune, evaluate, predict, fidelity, convert, describe):
     app.command()(command)
 
 
