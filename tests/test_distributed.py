@@ -33,6 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skies(place / "data", 16)  # 13 to train on: the last step is a small one
     (place / "data" / "day" / "broken.png").write_text("this is text")
     (place / "frozen.toml").write_text(f"{EXACT}freeze_batch_norm = true\n")
+    (place / "parts.toml").write_text(f"{EXACT}freeze_batch_norm = true\naccumulate = 2\n")
     (place / "own.toml").write_text("epochs = 3\n")
     (place / "synchronised.toml").write_text("sync_batch_norm = true\n")
     return place
@@ -63,10 +64,10 @@ def losses(run: Path) -> torch.Tensor:
 
 
 def test_two_processes_train_as_one_with_the_doubled_batch(place: Path) -> None:
-    """Each sees half of every step's pictures. In float32 and with frozen statistics, so that it shows: every
-    epoch's loss, in training and on held-out pictures, to 1e-4."""
+    """Each sees half of every step's pictures, in two parts. In float32 and with frozen statistics, so that it shows:
+    every epoch's loss, in training and on held-out pictures, to 1e-4."""
     alone, first, second = finish(
-        train(place, "frozen-one", "frozen", 8) + train(place, "frozen-two", "frozen", 4, processes=2)
+        train(place, "frozen-one", "frozen", 8) + train(place, "frozen-two", "parts", 2, processes=2)
     )
     ours, theirs = losses(place / "frozen-two"), losses(place / "frozen-one")
     assert ours.shape == (3, 2)

@@ -180,12 +180,16 @@ def test_an_unwritable_run_folder_is_told_before_anything_is_done(tmp_path: Path
         RunFolder(tmp_path / "file" / "run")
 
 
-def test_a_run_is_not_overwritten_unless_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_is_not_overwritten_unless_asked_for(tmp_path: Path, resume: bool) -> None:
+    """Nor where there is nothing to go on from beside the model."""
     (tmp_path / "model.safetensors").write_text("hours of work")
     with pytest.raises(InputError, match="--overwrite") as error:
-        RunFolder(tmp_path)
+        RunFolder(tmp_path, resume=resume)
     assert error.value.exit_status == 2
     assert (tmp_path / "model.safetensors").read_text() == "hours of work"
+    with RunFolder(tmp_path, overwrite=True):
+        assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_a_full_disk_stops_it_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,8 +70,11 @@ class RunFolder:
         self._lock: Any = None
         if not writer:
             return
-        if not overwrite and not resume and (self.model_file.exists() or self._states()):
+        if not overwrite and self._states() and not resume:
             message = f"{path}: holds a run already; --resume goes on with it, --overwrite starts again"
+            raise InputError(f"{message}, another --out leaves it", exit_status=2)
+        if not overwrite and self.model_file.exists() and not self._states():
+            message = f"{path}: holds a model already, and no state to go on from; --overwrite starts again"
             raise InputError(f"{message}, another --out leaves it", exit_status=2)
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -83,6 +83,7 @@ def train(
         workers=workers,
         process=team.rank,
         processes=team.count,
+        pin_memory=device.type == "cuda",
     )
     test_loader = batches(test_set, model.preprocessing, recipe.batch_size, workers=workers)
     steps = recipe.epochs * len(loader)
@@ -234,7 +235,7 @@ def add_gradients(
     parts = [(pixels[at : at + once], labels[at : at + once]) for at in range(0, len(labels), once)]
     total_loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
     for number, (pixels, labels) in enumerate(parts, 1):
-        images = model.preprocessing.scale(pixels.to(device))
+        images = model.preprocessing.scale(pixels.to(device, non_blocking=True))
         labels = targets = labels.to(device)
         if recipe.mixup or recipe.cutmix:
             images, targets = mix(images, labels, recipe, model.settings["num_classes"])

@@ -1,6 +1,7 @@
 """`inception-v3 train`"""
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from inception_v3.cli.common import Device, Workers, messages, output, pick_workers, show_bad, warn
 from inception_v3.errors import InputError
+
+FITTING = {"digits": "digits", "mnist": "mnist", "cifar10": "cifar10", "cifar100": "cifar10"}  # recipes by kind of data
 
 
 def train(
@@ -44,7 +47,7 @@ def train(
 
     if resume and overwrite:
         raise InputError("--resume goes on with a run, --overwrite deletes it: give one of them", exit_status=2)
-    chosen = load_recipe(recipe or ("digits" if data == "digits" else "photos")).with_options(
+    chosen = load_recipe(recipe or FITTING.get(re.split("[:+]", data)[0], "photos")).with_options(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,

@@ -132,6 +132,7 @@ class TrainingBatches:
         workers: int = 0,
         process: int = 0,
         processes: int = 1,
+        pin_memory: bool = False,
     ) -> None:
         self._steps = _Steps(len(pictures), step_size, seed, process, processes)
         self._loader: DataLoader[Any] = DataLoader(
@@ -140,6 +141,7 @@ class TrainingBatches:
             num_workers=workers,
             collate_fn=partial(collate, size=preprocessing.image_size),
             worker_init_fn=_leave_ctrl_c_to_the_main_process,
+            pin_memory=pin_memory,  # for a GPU, which then fetches while it computes
             persistent_workers=workers > 0,  # they outlive the epoch: what to draw reaches them with each step
         )
 
