@@ -91,18 +91,23 @@ def as_set(pictures: Pictures) -> list[tuple[str, bytes]]:
     return sorted((name, image.tobytes()) for name, image in everything)
 
 
-@pytest.fixture(scope="session")
-def weights_of_2015(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file like the one that pytorch-fid and torch-fidelity fetch for FID, every tensor random."""
+def randomise_2015(state: dict[str, torch.Tensor]) -> None:
+    """The same for the tensors of the file that pytorch-fid and torch-fidelity fetch for FID."""
     rng = np.random.default_rng(2015)
-    options = {"num_classes": 1008, "aux_logits": False, "weights": None, "init_weights": False}
-    state = torchvision.models.inception_v3(**options).state_dict()
     for name, tensor in state.items():
         if name.endswith(("running_var", "bn.weight")):
             tensor.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tensor.shape)))
         elif tensor.is_floating_point():
             scale = (2 / np.prod(tensor.shape[1:])) ** 0.5 if name.endswith("weight") else 0.1
             tensor.copy_(torch.from_numpy(rng.normal(0, scale, tensor.shape)))
+
+
+@pytest.fixture(scope="session")
+def weights_of_2015(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a file, every tensor random."""
+    options = {"num_classes": 1008, "aux_logits": False, "weights": None, "init_weights": False}
+    state = torchvision.models.inception_v3(**options).state_dict()
+    randomise_2015(state)
     path = tmp_path_factory.mktemp("weights") / "pt_inception-2015-12-05.pth"
     torch.save(state, path)
     return path
