@@ -4,6 +4,10 @@
 
 The network has its full width and random weights, the pictures are generated JPEGs of 500x375 in train/ and val/. CPU
 time is that of the processor's cores together; it is less disturbed by what else the machine does than wall time.
+
+    python benchmarks/finetune.py --batches
+
+tells instead how much features depend on how many pictures go through the network at once, and on the precision.
 """
 
 import argparse
@@ -14,11 +18,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+import torch
 from PIL import Image
 
 from inception_v3 import InceptionV3, checkpoint
+from inception_v3.bottlenecks import Precision, features_of
 
 CLASSES = 10
 
@@ -47,12 +54,33 @@ def measure(command: list[str]) -> tuple[float, float, dict[str, object]]:
     return wall, cpu, json.loads(done.stdout)
 
 
+def compare_batches() -> None:
+    """Largest differences of the features of 33 images, over the largest feature."""
+    model = InceptionV3(create_aux_logits=False).eval()
+    pixels = torch.randint(0, 256, (33, 3, 299, 299), dtype=torch.uint8)
+    found = {}
+    for precision in get_args(Precision):
+        for size in (16, 1, 5, 33):
+            parts = [features_of(model, part, precision) for part in pixels.split(size)]
+            found[precision, size] = np.concatenate(parts)
+        whole = found[precision, 16]
+        for size in (1, 5, 33):
+            difference = np.abs(found[precision, size] - whole).max() / np.abs(whole).max()
+            print(f"{precision}, batches of {size} and of 16: {difference:.1e}")
+    exact = found["fp32", 16]
+    print(f"bf16 and fp32: {np.abs(found['bf16', 16] - exact).max() / np.abs(exact).max():.1e}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--again", type=int, default=3, help="later runs; the table has their median")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--batches", action="store_true", help="compare features instead")
     options = parser.parse_args()
+    if options.batches:
+        compare_batches()
+        return
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         write_pictures(place / "pictures", options.pictures)

@@ -10,6 +10,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -132,8 +133,8 @@ def without_top(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, 
     return model, {name: save_as(model, folder / name) for name in FORMS}
 
 
-@pytest.fixture
-def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextmanager
+def float64_throughout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keras in float64 throughout: its BatchNorm and means cast to float32 whatever the network runs in."""
     for module in (keras.src.backend, keras.src.backend.common.dtypes):
         monkeypatch.setattr(module, "result_type", lambda *dtypes: "float64")
@@ -142,6 +143,12 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         keras.config.set_dtype_policy(dtype)
         if dtype == "float64":
             yield
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with float64_throughout(monkeypatch):
+        yield
 
 
 def full_size_model(seed: int = 1, **options: object) -> InceptionV3:

@@ -119,17 +119,22 @@ def their_end_points(peer: nn.Module, images: Tensor, aux: bool) -> dict[str, Te
 
 
 def check_parity(model: InceptionV3, peer: nn.Module, size: tuple[int, int], aux: bool = False) -> None:
-    dtype = next(peer.parameters()).dtype
-    images = torch.rand(1, 3, *size, dtype=dtype) * 2 - 1
+    for name, difference in differences(model, peer, size, aux).items():
+        assert difference <= LIMITS[next(peer.parameters()).dtype], f"{name}: {difference}"
+
+
+def differences(model: InceptionV3, peer: nn.Module, size: tuple[int, int], aux: bool = False) -> dict[str, float]:
+    """Of every end point that the peer has."""
+    images = torch.rand(1, 3, *size, dtype=next(peer.parameters()).dtype) * 2 - 1
     theirs = their_end_points(peer, images, aux)
     with torch.no_grad():
         logits, ours = model(images, theirs)
     assert logits is ours["Logits"]
     assert len(theirs) == 18 + 2 + aux  # the base, the pooled features, the logits
-    for name, tensor in theirs.items():
-        mine = ours[name].flatten(1) if name == "AvgPool_1a" else ours[name]
-        difference = relative(mine, tensor.flatten(1) if name == "AvgPool_1a" else tensor)
-        assert difference <= LIMITS[dtype], f"{name}: {difference}"
+    return {
+        name: relative(*(one.flatten(1) if name == "AvgPool_1a" else one for one in (ours[name], tensor)))
+        for name, tensor in theirs.items()
+    }
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
