@@ -121,10 +121,10 @@ def _run_torch(network: Any, images: np.ndarray, aux: bool) -> Answers:
 
 def run_keras(path: str, images: np.ndarray, settings: Settings) -> Answers:
     os.environ["KERAS_BACKEND"] = "torch" if find_spec("torch") else "tensorflow"
-    keras = import_module("keras")
+    applications: Any = import_module("keras.applications")  # which Keras 2 does not import by itself
     last = settings["final_endpoint"]
     options = {} if last else {"classes": settings["num_classes"], "classifier_activation": None}
-    network = keras.applications.InceptionV3(
+    network = applications.InceptionV3(
         weights=None, include_top=not last, input_shape=(*images.shape[2:], 3), **options
     )
     network.load_weights(path)
