@@ -144,7 +144,7 @@ def test_every_form_of_a_set_and_every_order_of_options_gives_one_number(
 def test_the_page_shows_pictures_inside_and_escapes_names(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
     generated = tmp_path / "<b>&"
     shutil.copytree(sets[0], generated)
-    status, _, err = run(generated, sets[1], "--html", tmp_path / "page.html")
+    status, _, err = run(generated, sets[1], "--scores", "fid", "--html", tmp_path / "page.html")
     assert status == 0, err
     page = (tmp_path / "page.html").read_text("utf-8")
     assert page.count("data:image/png;base64,") == (8 + 8) * (1 + 5)
@@ -152,6 +152,10 @@ def test_the_page_shows_pictures_inside_and_escapes_names(run: Run, sets: tuple[
     assert "<b>" not in page
     assert "<script" not in page
     assert "http" not in page
+    few = folder_of(tmp_path / "few", 3)
+    status, out, err = run(few, sets[1], "--scores", "fid", "--html", tmp_path / "few.html")
+    assert (status, "fid" in out) == (1, True)  # what is known is told first
+    assert "few.html: no page without nearest neighbours: 3 images have no 5 neighbours" in err
 
 
 # --- parity, whole ---
@@ -417,6 +421,8 @@ def test_one_picture_is_a_clear_error_and_so_are_none(run: Run, sets: tuple[Path
         status, out, err = run(folder_of(tmp_path / str(count), count), sets[1])
         assert (status, out) == (code, "")
         assert reason in err.replace("\n", " ")
+    status, _, err = run(tmp_path / "1", "--save-statistics", tmp_path / "one.npz")
+    assert (status, "no covariance to keep" in err) == (1, True)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"no")
     status, _, err = run(tmp_path / "bad", sets[1])

@@ -183,6 +183,7 @@ def test_the_default_is_clean_fids_pictures_with_the_exact_distance() -> None:
         ("clean-fid", "legacy_tensorflow", "clean-fid:legacy-tensorflow"),
         (None, "legacy-pytorch", "clean-fid:legacy-pytorch"),
         ("clean-fid:legacy-pytorch", None, "clean-fid:legacy-pytorch"),
+        ("clean-fid-legacy_pytorch", None, "clean-fid:legacy-pytorch"),
         ("Torch-Fidelity", None, "torch-fidelity"),
     ],
 )

@@ -73,6 +73,13 @@ def test_scaled_features_are_as_far_as_the_scale_says(count: int, spectrum: str)
             assert frechet_distance(first, second) == pytest.approx(expected, abs=tolerance * first.trace)
 
 
+def test_images_that_are_all_the_same_are_apart_by_their_means() -> None:
+    first, second = np.ones((5, D)), np.full((70, D), 3.0)
+    for one, other in ((Gaussian.of(first), Gaussian.of(second)), (whole(first), whole(second))):
+        assert frechet_distance(one, other) == pytest.approx(4 * D)
+        assert frechet_distance(one, other, "sqrtm") == pytest.approx(4 * D)
+
+
 def test_a_set_and_itself_are_not_apart_at_full_width() -> None:
     steep = 1 / np.arange(1, 2049) ** 0.7
     few = Gaussian.of(drawn(4, 100, steep))

@@ -115,8 +115,6 @@ def fidelity(
         )
     if save_statistics:
         statistics_of(result.sides[-1], result).save(save_statistics)
-    if html:
-        report.write(result, html)
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
     elif as_csv:
@@ -133,6 +131,8 @@ def fidelity(
     for side in result.sides:
         if side.features is not None:
             show_bad(side.features.bad, side.features.bad_count + len(side.features))
+    if html:
+        report.write(result, html)
 
 
 def _show(result: "Fidelity", console: Console) -> None:

@@ -114,6 +114,7 @@ def find_convention(like: str | None = None, mode: str | None = None) -> Convent
     if like is None and mode is None:
         return DEFAULT
     name = ":".join(part for part in (like or "clean-fid", mode) if part).lower().replace("_", "-")
+    name = name.replace("clean-fid-", "clean-fid:")
     name = "clean-fid" if name == "clean-fid:clean" else name
     if name not in CONVENTIONS:
         raise InputError(f"--like {name}: no such convention; there are {', '.join(CONVENTIONS)}", exit_status=2)

@@ -70,10 +70,13 @@ class Gaussian:
         assert self.full is not None
         if self.root is not None:
             return self.root.T
-        # Singular: what lies below the rounding of the largest eigenvalue is not known, and would add its root.
-        values, vectors = np.linalg.eigh(self.full)
-        known = values > values[-1] * len(values) * np.finfo(np.float64).eps
-        return np.asarray((vectors[:, known] * np.sqrt(values[known])).T)
+        # Singular: Cholesky with pivots ends where what is left is the rounding of the largest variance.
+        from scipy.linalg.lapack import dpstrf  # type: ignore[import-untyped]
+
+        lower, pivots, rank, _ = dpstrf(self.full, lower=1)
+        factor = np.empty((len(self.full), rank))
+        factor[pivots - 1] = np.tril(lower)[:, :rank]
+        return factor.T
 
     @cached_property
     def root(self) -> Array | None:

@@ -15,7 +15,7 @@ from PIL import Image
 from inception_v3.errors import InputError
 from inception_v3.fidelity.manifold import nearest_places
 from inception_v3.fidelity.pictures import Picture, decode
-from inception_v3.fidelity.scores import Fidelity, Side
+from inception_v3.fidelity.scores import Fidelity, Progress, Side, neighbours, no_progress
 from inception_v3.files import replacing
 
 SHOWN, NEIGHBOURS, THUMBNAIL = 8, 5, 112
@@ -28,20 +28,19 @@ figcaption { font-size: 11px; overflow-wrap: anywhere; color: #555 } .row { disp
 """
 
 
-def write(result: Fidelity, path: Path) -> None:
+def write(result: Fidelity, path: Path, progress: Progress = no_progress) -> None:
     """Best and worst are by realism: how deep a picture lies among the real ones, above 1 inside.
 
     Raises InputError: statistics without pictures, too few of them for neighbours, a place that cannot be written.
     """
-    parts = [_scores(result)]
-    if result.neighbours is None:
-        raise InputError(
-            f"{path}: no page without nearest neighbours; give two sets of pictures and --scores memorisation"
-        )
-    order = np.argsort(-result.neighbours.realism, kind="stable")
+    try:
+        realism = neighbours(result, progress).realism
+    except ValueError as error:
+        raise InputError(f"{path}: no page without nearest neighbours: {error}") from error
+    order = np.argsort(-realism, kind="stable")
     best = order[:SHOWN]
     worst = order[::-1][: min(SHOWN, len(order) - len(best))]
-    parts += [_rows(result, "Best", best), _rows(result, "Worst", worst)]
+    parts = [_scores(result), _rows(result, "Best", best), _rows(result, "Worst", worst)]
     title = f"{escape(result.generated.name)} against {escape(result.against.name)}"
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'

@@ -146,6 +146,8 @@ def statistics_of(side: Side, result: Fidelity) -> Statistics:
     if side.features is None:
         assert side.statistics is not None
         return side.statistics
+    if len(side.features) < 2:
+        raise InputError(f"{side.name}: one picture has no covariance to keep; give two or more")
     return Statistics(
         gaussian(side.features.pooled),
         gaussian(side.features.spatial),

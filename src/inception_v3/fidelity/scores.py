@@ -156,8 +156,8 @@ def _inception_score(result: Fidelity, progress: Progress) -> Iterable[float]:
     return inception_score(result.generated.pooled, result.network.logits, result.convention.inception_score)
 
 
-def _manifold(result: Fidelity, progress: Progress) -> Manifold:
-    """Of three scores, worked out by the first."""
+def neighbours(result: Fidelity, progress: Progress) -> Manifold:
+    """What three scores and the page are made of, worked out by the first. Raises ValueError: too few pictures."""
     if result.neighbours is None:
         generated, reference = result.generated.pooled, result.against.pooled
         advance = progress("nearest neighbours", pairs(len(generated), len(reference)))
@@ -166,17 +166,17 @@ def _manifold(result: Fidelity, progress: Progress) -> Manifold:
 
 
 def _precision(result: Fidelity, progress: Progress) -> Iterable[float]:
-    found = _manifold(result, progress)
+    found = neighbours(result, progress)
     return found.precision, found.recall
 
 
 def _density(result: Fidelity, progress: Progress) -> Iterable[float]:
-    found = _manifold(result, progress)
+    found = neighbours(result, progress)
     return found.density, found.coverage
 
 
 def _memorisation(result: Fidelity, progress: Progress) -> Iterable[float]:
-    found = _manifold(result, progress)
+    found = neighbours(result, progress)
     return float(found.nearest.mean()), float(found.nearest.min()), float(found.spacing.mean())
 
 
