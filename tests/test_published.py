@@ -34,6 +34,7 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 from timm.models._hub import save_for_hf
 
 import inception_v3
+from conftest import tf_slim_cases
 from inception_v3 import cli, download, published
 from inception_v3.errors import InputError
 from inception_v3.formats.weights import imagenet_classes
@@ -42,7 +43,6 @@ from inception_v3.published import PUBLISHED, Hub, Web
 from web_server import COMMIT, Fault, Served, WebServer
 
 TIMM = sys.modules["timm.models.inception_v3"]  # in timm.models a function has that name
-GOLDEN = Path(__file__).parent.parent.parent / "shared" / "golden" / "slim-299" / "model-v1.ckpt"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 HALF = (0.5, 0.5, 0.5)
 
@@ -88,8 +88,16 @@ def tar_gz(**members: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def slim_archive() -> bytes:
-    return tar_gz(inception_v3_ckpt=GOLDEN.read_bytes())
+@pytest.fixture(scope="module")
+def slim_file() -> Path:
+    """A checkpoint in format V1, as TF-Slim itself writes it and published its own."""
+    cases = {"odd": {"height": 107, "width": 139, "batch": 3, "seed": 1}}
+    return tf_slim_cases(cases)["odd"] / "model-v1.ckpt"
+
+
+@pytest.fixture
+def slim_archive(slim_file: Path) -> bytes:
+    return tar_gz(inception_v3_ckpt=slim_file.read_bytes())
 
 
 def saved(state: dict[str, torch.Tensor]) -> bytes:
@@ -207,13 +215,15 @@ def test_torchvisions(
     assert len(server.requests) == 1, "fetched once"
 
 
-def test_slims_out_of_its_archive(server: WebServer, publish: Callable[..., str], tmp_path: Path) -> None:
-    path = publish("slim:2016_08_28", slim_archive())
+def test_slims_out_of_its_archive(
+    server: WebServer, publish: Callable[..., str], tmp_path: Path, slim_file: Path, slim_archive: bytes
+) -> None:
+    path = publish("slim:2016_08_28", slim_archive)
     server.faults = [Fault(cut=1_000_000)]
     model = inception_v3.load("slim:2016_08_28")
     assert server.ranges == [None, "bytes=1000000-"]
     assert path.endswith("/inception_v3_2016_08_28.tar.gz")
-    ours, theirs = model.state_dict(), inception_v3.load(GOLDEN).state_dict()
+    ours, theirs = model.state_dict(), inception_v3.load(slim_file).state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
     inception_v3.load("slim:2016_08_28")
     assert len(server.requests) == 2
@@ -477,13 +487,21 @@ def test_a_file_with_the_names_semantics(timm_folder: Path, tmp_path: Path) -> N
     assert inception_v3.load("timm:inception_v3.tf_in1k", weights_file=within).preprocessing.mean == HALF
 
 
-def test_the_archive_itself_and_what_is_in_it(tmp_path: Path, server: WebServer) -> None:
-    (tmp_path / "from_elsewhere").write_bytes(slim_archive())
-    for file in (tmp_path / "from_elsewhere", GOLDEN):
+def test_slims_classes_start_with_the_background(tmp_path: Path, random_model: Callable[..., InceptionV3]) -> None:
+    inception_v3.save(random_model(num_classes=1001), tmp_path / "model.ckpt", "tf-slim")
+    model = inception_v3.load("slim:2016_08_28", weights_file=tmp_path / "model.ckpt")
+    assert model.class_names == ["background", *imagenet_classes()]
+
+
+def test_the_archive_itself_and_what_is_in_it(
+    tmp_path: Path, server: WebServer, slim_file: Path, slim_archive: bytes
+) -> None:
+    (tmp_path / "from_elsewhere").write_bytes(slim_archive)
+    for file in (tmp_path / "from_elsewhere", slim_file):
         model = inception_v3.load("slim:2016_08_28", weights_file=file)
         assert model.origin is not None
         assert model.origin.format == "tf-slim"
-    (tmp_path / "cut").write_bytes(slim_archive()[:100_000])
+    (tmp_path / "cut").write_bytes(slim_archive[:100_000])
     with pytest.raises(InputError, match="cut: it is a damaged archive"):
         inception_v3.load("slim:2016_08_28", weights_file=tmp_path / "cut")
     assert server.requests == []
@@ -498,9 +516,9 @@ def test_a_weights_file_that_is_not_there_or_another(name: str, tmp_path: Path) 
         inception_v3.load(name, weights_file=tmp_path / "something")
 
 
-def test_a_weights_file_needs_a_name(tmp_path: Path) -> None:
+def test_a_weights_file_needs_a_name(slim_file: Path) -> None:
     with pytest.raises(InputError, match="is no published name") as raised:
-        inception_v3.load(GOLDEN, weights_file=GOLDEN)
+        inception_v3.load(slim_file, weights_file=slim_file)
     assert raised.value.exit_status == 2
 
 
@@ -529,9 +547,11 @@ def test_every_command_takes_names(
     assert copy.origin.first == "hf:owner/name (native)", "where it came from goes along"
 
 
-def test_every_command_takes_a_weights_file(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_every_command_takes_a_weights_file(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]], slim_file: Path
+) -> None:
     digit = Path(__file__).parent.parent / "examples" / "digits" / "7-0081.png"
-    given = ("--weights-file", GOLDEN)
+    given = ("--weights-file", slim_file)
     status, out, err = run("predict", "slim:2016_08_28", digit, "--json", *given)
     assert status == 0, err
     assert len(json.loads(out)["predictions"]) == 5
