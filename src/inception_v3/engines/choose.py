@@ -1,0 +1,217 @@
+"""Which engine runs a network: the fastest of those that are installed and proven for it, or the one that was asked for.
+
+The order was measured (docs/performance.md): on processors OpenVINO in int8 and bf16, ONNX Runtime in fp32, then
+PyTorch; on NVIDIA's GPUs PyTorch with CUDA graphs. A precision below fp32 is taken on its own only where the check that
+is stored with the exported network holds the bound.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from inception_v3.engines import artefact
+from inception_v3.engines.artefact import Description
+from inception_v3.engines.base import Answers, Engine, Pixels, Precision
+from inception_v3.engines.check import why_not
+from inception_v3.errors import InputError
+
+if TYPE_CHECKING:
+    from inception_v3.network import InceptionV3
+
+EngineName = Literal["auto", "pytorch", "compile", "onnxruntime", "openvino"]
+EXPORTED = "exported"  # in a run folder: where `inception-v3 export RUN` writes by default
+_SPEED: tuple[tuple[Precision, str], ...] = (  # of exported networks on a processor, fastest first
+    ("int8", "openvino"),
+    ("bf16", "openvino"),
+    ("int8", "onnx"),
+    ("fp32", "onnx"),
+    ("fp32", "openvino"),
+)
+_RUNS: dict[str, EngineName] = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine, ready; what it runs; the file; and in words why this one."""
+
+    engine: Engine
+    description: Description
+    file: Path
+    reason: str
+
+
+def exports_in(folder: Path) -> list[Path]:
+    """The exported networks in a folder."""
+    found = (path for path in sorted(folder.iterdir()) if path.suffix in artefact.SUFFIXES)
+    return [path for path in found if artefact.recognise(path)]
+
+
+def open_exported(
+    path: Path,
+    engine: EngineName = "auto",
+    precision: Precision | None = None,
+    device: str | None = None,
+    min_agreement: float | None = None,
+) -> Opened:
+    """An exported network, or the best of those in a folder. PyTorch is not needed.
+
+    Raises InputError: damaged, of another version; an engine that is not installed or cannot run it; a precision that
+    its check does not allow.
+    """
+    files = exports_in(path) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
+    found = [(file, artefact.read(file), artefact.recognise(file)) for file in files]
+    if precision is not None:
+        found = [one for one in found if _can_run(one[1], precision)]
+        if not found:
+            raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
+    refused: list[str] = []
+    speed = {pair: place for place, pair in enumerate(_SPEED)}
+    for file, told, kind in sorted(found, key=lambda one: speed.get((one[1].precision, str(one[2])), len(speed))):
+        runner = _RUNS.get(str(kind)) if engine == "auto" else engine
+        description = told if precision is None else replace(told, precision=precision)
+        if runner is None or kind == "torch-export":
+            refused.append(f"{file.name} is a program for torch.export.load; .onnx and .xml run here")
+        elif runner not in ("onnxruntime", "openvino"):
+            refused.append(f"{file.name} runs in onnxruntime and openvino, not in {runner}")
+        elif runner == "onnxruntime" and kind == "openvino":
+            refused.append(f"{file.name} runs in openvino alone")
+        elif find_spec(runner) is None:
+            refused.append(_not_installed(runner))
+        elif (reason := why_not(told, min_agreement)) and precision is None:
+            if told.precision == "bf16":  # the numbers in the file are float32: they still are what they were
+                refused.append(f"{file.name}: {reason}")
+                description = replace(told, precision="fp32", check=None)
+                return _opened(file, description, runner, device, [*refused, "the same file runs in fp32"])
+            refused.append(f"{file.name}: {reason}")
+        else:
+            if reason and precision is not None and precision != "fp32":
+                warnings.warn(f"{file}: {reason}", stacklevel=2)
+            return _opened(file, description, runner, device, refused)
+    raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
+
+
+def _can_run(description: Description, precision: Precision) -> bool:
+    """bf16 and fp32 are what an engine does with the same numbers; int8 is in the file."""
+    return description.precision == precision or {description.precision, precision} <= {"fp32", "bf16"}
+
+
+def _opened(file: Path, description: Description, runner: str, device: str | None, refused: list[str]) -> Opened:
+    engine = _build(runner, file, description.precision, device)
+    reason = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
+    if refused:
+        reason += f"; not: {'; '.join(refused)}"
+    return Opened(engine, description, file, reason)
+
+
+def _build(runner: str, network: Path | bytes, precision: Precision, device: str | None) -> Engine:
+    name = network if isinstance(network, Path) else "this network"
+    try:
+        if runner == "openvino":
+            from inception_v3.engines.openvino import OpenvinoEngine
+
+            return OpenvinoEngine(network, precision, _openvino_device(device))
+        from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(network, precision, device or "cpu")
+    except InputError:
+        raise
+    except Exception as error:  # each library has errors of its own for files that it cannot read
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: {runner} cannot load it ({reason}); export it anew") from error
+
+
+def _openvino_device(device: str | None) -> str:
+    return "CPU" if device in (None, "cpu") else str(device).upper()
+
+
+def open_model(
+    model: "InceptionV3",
+    engine: EngineName = "auto",
+    precision: Precision | None = None,
+    device: str | None = None,
+) -> Opened:
+    """An engine for a network in memory. Without `precision` it is fp32: nothing was checked for a lower one."""
+    from inception_v3.engines.graph import build, swap_pools
+
+    if engine not in get_args(EngineName):
+        raise InputError(f"no engine {engine!r}; there are {', '.join(get_args(EngineName))}", exit_status=2)
+    wanted: Precision = precision or "fp32"
+    if wanted == "int8":
+        raise InputError("int8 needs pictures to be made with; use `inception-v3 export --precision int8`", exit_status=2)
+    try:
+        graph = swap_pools(build(model))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(wanted, device)
+    if chosen in ("onnxruntime", "openvino"):
+        if find_spec(chosen) is None:
+            raise InputError(_not_installed(chosen), exit_status=2)
+        if find_spec("onnx") is None:
+            raise InputError(f"{chosen} needs the package onnx to be given this network; {_install(chosen)}", exit_status=2)
+        if chosen == "onnxruntime" and wanted != "fp32":
+            raise InputError(f"ONNX Runtime does not run {wanted} here; openvino and pytorch do", exit_status=2)
+        from inception_v3.engines.onnx_graph import to_onnx
+
+        built = _build(chosen, to_onnx(graph).SerializeToString(), wanted, device)
+    else:
+        from inception_v3.engines.pytorch import PyTorchEngine
+
+        built = PyTorchEngine(graph, wanted, device or "cpu", compiled=chosen == "compile")
+    description = Description(
+        settings=model.settings,
+        preprocessing=model.preprocessing,
+        class_names=model.class_names,
+        outputs=graph.outputs,
+        precision=wanted,
+        any_size=False,
+        weights="",
+    )
+    return Opened(built, description, model.origin.file if model.origin else Path(), reason)
+
+
+def _fastest(precision: Precision, device: str | None) -> tuple[str, str]:
+    if device not in (None, "cpu"):
+        return "pytorch", f"runs on {device}"
+    order = ("onnxruntime", "openvino") if precision == "fp32" else ("openvino",)
+    missing = [name for name in order if find_spec(name) is None or find_spec("onnx") is None]
+    for name in order:
+        if name not in missing:
+            return name, f"the fastest installed for {precision} on a processor"
+    return "pytorch", f"{' and '.join(missing)} are not installed, which are faster"
+
+
+def _not_installed(engine: str) -> str:
+    return f"the engine {engine} is not installed; {_install(engine)}"
+
+
+def _install(engine: str) -> str:
+    return f"pip install 'inception-v3[{'onnx' if engine == 'onnxruntime' else engine}]'"
+
+
+class WithFallback(Engine):
+    """An engine, and another that takes over where it fails, with a warning. `name` is that of the one at work."""
+
+    def __init__(self, engine: Engine, other: Callable[[], Engine]) -> None:
+        self._use(engine)
+        self._other: Callable[[], Engine] | None = other
+
+    def _use(self, engine: Engine) -> None:
+        self._engine, self.precision, self.device = engine, engine.precision, engine.device
+        self.name = engine.name  # type: ignore[misc]
+
+    def run(self, pixels: Pixels) -> Answers:
+        try:
+            return self._engine.run(pixels)
+        except Exception as error:
+            if self._other is None or isinstance(error, InputError):
+                raise
+            other, self._other = self._other(), None
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"{self._engine} failed ({reason}); going on with {other}", stacklevel=2)
+            self._use(other)
+            return self._engine.run(pixels)
