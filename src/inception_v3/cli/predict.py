@@ -1,12 +1,32 @@
 """`inception-v3 predict`"""
 
 import json
-from typing import Annotated
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from inception_v3.cli.common import MODEL, BatchSize, Device, Json, WeightsFile, warn
+from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
+
+if TYPE_CHECKING:
+    from inception_v3.engines import Engine
+    from inception_v3.images import Source
+    from inception_v3.predict import Prediction
+    from inception_v3.preprocessing import Preprocessing
+    from inception_v3.results import Results
+
+
+class Decode(StrEnum):
+    """Typer takes choices as this."""
+
+    exact = "exact"
+    scaled = "scaled"
 
 
 def predict(
@@ -14,31 +34,140 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, patterns such as '*.jpg', or - for standard input.")
     ],
+    out: Annotated[
+        Path | None, typer.Option(help="Write results to a file .jsonl or .csv, or a folder .parquet.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --out has, after any end.")] = False,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
-    batch_size: BatchSize = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures that the network takes at once; by default what suits it.")
+    ] = None,
+    decode: Annotated[
+        Decode, typer.Option(help="scaled: large JPEGs faster, their pixels slightly others.")
+    ] = Decode.exact,
     device: Device = None,
     weights_file: WeightsFile = None,
     as_json: Json = False,
 ) -> None:
-    """Name the likeliest classes of pictures; with --json a line for each picture."""
+    """Name the likeliest classes of pictures; with --json a line for each, with --out in a file.
+
+    A picture that cannot be read has its reason among the results, and the exit status is 1.
+    """
     from inception_v3.images import expand
+    from inception_v3.results import check
 
+    if out is not None:
+        check(out)
+    elif resume:
+        raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
     sources = expand(images)
-    from inception_v3 import checkpoint
-    from inception_v3.devices import pick_device
+    from inception_v3.files import checksum
+    from inception_v3.pipeline import resizer
     from inception_v3.predict import predict
+    from inception_v3.results import open_results, rest
 
-    network = checkpoint.load(model, pick_device(device), weights_file=weights_file)
-    failed = count = 0
-    for prediction in predict(network, sources, top=top, batch_size=batch_size):
-        count += 1
-        if prediction.error is not None:
-            failed += 1
-            warn(prediction.error)
+    network = _load(model, device, weights_file)
+    top = min(top, len(network.class_names))
+    size = batch_size or int(getattr(network.engine, "batch_size", 16))
+    about = {
+        "model": model,
+        "sha256": checksum(network.file) if out is not None else None,
+        "engine": network.engine.name,
+        "precision": network.engine.precision,
+        "preprocessing": asdict(network.preprocessing),
+        "resize": resizer(),
+        "decode": decode.value,
+        "top": top,
+    }
+
+    def predictions(asked: "Iterable[Source]") -> "Iterator[Prediction]":
+        return predict(
+            network.engine,
+            network.preprocessing,
+            network.class_names,
+            asked,
+            top=top,
+            batch_size=size,
+            decode=decode.value,
+        )
+
+    if out is None:
+        count, failed = _print(predictions(sources), as_json)
+    else:
+        with closing(open_results(out, about, top=top, resume=resume)) as results:
+            left = rest(results.finished(), sources)
+            if left.done:
+                warn(f"{left.done:,} pictures are done already; going on")
+            if left.changed:
+                warn("the pictures are not the same as before: they are matched by name, and new results come last")
+            count, failed = _write(results, predictions(left.sources), left.done)
+        count, failed = count + left.done, failed + left.failed
+        if left.gone:
+            warn(f"{left.gone:,} results are of pictures that are not asked for now; they stay")
         if as_json:
-            print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
-        elif prediction.error is None:
-            ranked = "  ".join(f"{name} {share:.1%}" for name, share in prediction.classes)
-            print(f"{prediction.image}  {ranked}", flush=True)
+            print(json.dumps({"out": str(out), "pictures": count, "failed": failed, "earlier": left.done} | about))
     if failed:
         raise InputError(f"{failed} of {count} pictures could not be read; the lines above say why")
+
+
+def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int]:
+    """Each on a line, as it comes. Returns how many there were, and how many of them failed."""
+    count = failed = 0
+    with _counting(shown=not sys.stdout.isatty()) as counted:
+        for count, prediction in enumerate(predictions, 1):
+            failed += _failed(prediction)
+            if as_json:
+                print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
+            elif prediction.error is None:
+                ranked = "  ".join(f"{name} {share:.1%}" for name, share in prediction.classes)
+                print(f"{prediction.image}  {ranked}", flush=True)
+            counted(count)
+    return count, failed
+
+
+def _write(results: "Results", predictions: "Iterable[Prediction]", done: int) -> tuple[int, int]:
+    count = failed = 0
+    with _counting() as counted:
+        for count, prediction in enumerate(predictions, 1):
+            failed += _failed(prediction)
+            results.write(prediction)
+            counted(count)
+    return count, failed
+
+
+def _failed(prediction: "Prediction") -> bool:
+    if prediction.error is not None:
+        warn(prediction.error)
+    return prediction.error is not None
+
+
+@contextmanager
+def _counting(shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """A live line on a terminal: how many are done, how fast. How many there are is not known without listing them."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from inception_v3.cli.common import messages
+    from inception_v3.progress import counter
+
+    with counter(messages) as count:
+        yield count
+
+
+class _Network(NamedTuple):
+    engine: "Engine"
+    preprocessing: "Preprocessing"
+    class_names: list[str]
+    file: Path
+
+
+def _load(model: str, device: str | None, weights_file: Path | None) -> _Network:
+    from inception_v3 import checkpoint
+    from inception_v3.devices import pick_device
+    from inception_v3.engines.pytorch import PyTorch
+
+    network = checkpoint.load(model, pick_device(device), weights_file=weights_file)
+    names = network.class_names or [str(number) for number in range(network.settings["num_classes"])]
+    return _Network(
+        PyTorch(network), network.preprocessing, names, network.origin.file if network.origin else Path(model)
+    )
