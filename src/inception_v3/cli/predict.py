@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -15,10 +15,9 @@ from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.engines import Engine
+    from inception_v3.engines.choose import Opened
     from inception_v3.images import Source
     from inception_v3.predict import Prediction
-    from inception_v3.preprocessing import Preprocessing
     from inception_v3.results import Results
 
 
@@ -45,6 +44,13 @@ def predict(
     decode: Annotated[
         Decode, typer.Option(help="scaled: large JPEGs faster, their pixels slightly others.")
     ] = Decode.exact,
+    engine: Annotated[str, typer.Option(help="auto, pytorch, compile, onnxruntime or openvino.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16, fp16 or int8; by default the fastest that is proven.")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of first classes as in fp32 that a proof must show.")
+    ] = None,
     device: Device = None,
     weights_file: WeightsFile = None,
     as_json: Json = False,
@@ -66,15 +72,17 @@ def predict(
     from inception_v3.predict import predict
     from inception_v3.results import open_results, rest
 
-    network = _load(model, device, weights_file)
-    top = min(top, len(network.class_names))
-    size = batch_size or int(getattr(network.engine, "batch_size", 16))
+    network = _open(model, weights_file, engine, precision, device, min_agreement)
+    print(f"{network.engine}: {network.reason}", file=sys.stderr)
+    class_names = network.description.names()
+    top = min(top, len(class_names))
+    size = batch_size or network.engine.batch_size
     about = {
         "model": model,
         "sha256": checksum(network.file) if out is not None else None,
         "engine": network.engine.name,
         "precision": network.engine.precision,
-        "preprocessing": asdict(network.preprocessing),
+        "preprocessing": asdict(network.description.preprocessing),
         "resize": resizer(),
         "decode": decode.value,
         "top": top,
@@ -83,8 +91,8 @@ def predict(
     def predictions(asked: "Iterable[Source]") -> "Iterator[Prediction]":
         return predict(
             network.engine,
-            network.preprocessing,
-            network.class_names,
+            network.description.preprocessing,
+            class_names,
             asked,
             top=top,
             batch_size=size,
@@ -154,20 +162,32 @@ def _counting(shown: bool = True) -> Iterator[Callable[[int], None]]:
         yield count
 
 
-class _Network(NamedTuple):
-    engine: "Engine"
-    preprocessing: "Preprocessing"
-    class_names: list[str]
-    file: Path
+def _open(
+    model: str,
+    weights_file: Path | None,
+    engine: str,
+    precision: str | None,
+    device: str | None,
+    min_agreement: float | None,
+) -> "Opened":
+    """An exported network as it is; of a run folder what was exported of these weights, else the network itself."""
+    from inception_v3.engines.base import Precision
+    from inception_v3.engines.choose import EngineName, find_exported, open_exported
 
-
-def _load(model: str, device: str | None, weights_file: Path | None) -> _Network:
+    for value, choices, what in (
+        (engine, get_args(EngineName), "engine"),
+        (precision, get_args(Precision), "precision"),
+    ):
+        if value is not None and value not in choices:
+            raise InputError(f"no {what} {value!r}; there are {', '.join(choices)}", exit_status=2)
+    asked: dict[str, Any] = {"engine": engine, "precision": precision, "device": device}
+    exported = find_exported(Path(model)) if weights_file is None else None
+    if exported is not None:
+        return open_exported(exported, **asked, min_agreement=min_agreement)
     from inception_v3 import checkpoint
     from inception_v3.devices import pick_device
-    from inception_v3.engines.pytorch import PyTorch
+    from inception_v3.engines.choose import open_model
 
-    network = checkpoint.load(model, pick_device(device), weights_file=weights_file)
-    names = network.class_names or [str(number) for number in range(network.settings["num_classes"])]
-    return _Network(
-        PyTorch(network), network.preprocessing, names, network.origin.file if network.origin else Path(model)
-    )
+    if engine in ("auto", "pytorch", "compile"):
+        asked["device"] = str(pick_device(device))
+    return open_model(checkpoint.load(model, weights_file=weights_file), **asked)

@@ -1,15 +1,16 @@
 """Exported networks: what travels inside an .onnx, an .xml or a .pt2 beside the numbers, and what it says of them.
 
 One JSON text, under the key `inception_v3`: which network, how pictures are prepared, the classes, the precision, and
-how far the answers were from the network in float32 when the file was made. Read without PyTorch and without the engine.
+how far the answers were from the network in float32 when the file was made. Neither PyTorch nor an engine reads it.
 """
 
 import json
 import re
 import zipfile
 from dataclasses import asdict, dataclass, fields
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 from xml.etree import ElementTree
 
 from inception_v3.engines.base import Precision
@@ -74,7 +75,7 @@ def parse(text: str, path: Path) -> Description:
         values = dict(json.loads(text))
         if values.pop("version") != VERSION:
             raise InputError(f"{path}: written by another version of inception-v3; export it anew with this one")
-        stored = {key: tuple(value) if isinstance(value, list) else value for key, value in
+        stored: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in
                   values["preprocessing"].items()}  # fmt: skip
         check = values["check"]
         known = {field.name for field in fields(Description)}
@@ -129,9 +130,25 @@ def _from_xml(path: Path) -> str | None:
 
 
 def _from_onnx(path: Path) -> str | None:
-    """The last value of the file's metadata (ModelProto.metadata_props = 14), found by its lengths."""
-    content_of = _Fields(path)
-    return content_of.metadata(KEY)
+    """From the file's metadata (ModelProto.metadata_props = 14). Protocol buffers say how long each field is, so that
+    the network's numbers are jumped over."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while file.tell() < size:
+            number, kind = divmod(_varint(file), 8)
+            if kind == 0:
+                _varint(file)
+            elif kind == 2:
+                length = _varint(file)
+                if length > size - file.tell():
+                    raise ValueError("it is cut short")
+                if number != 14:
+                    file.seek(length, 1)
+                elif length <= MAX_DESCRIPTION and (value := _entry(file.read(length), KEY)) is not None:
+                    return value
+            else:
+                raise ValueError("no model that is known")
+    return None
 
 
 def _from_archive(path: Path) -> str | None:
@@ -144,35 +161,7 @@ def _from_archive(path: Path) -> str | None:
         return archive.read(name).decode()
 
 
-class _Fields:
-    """Just enough of protocol buffers to jump over a network's numbers to the texts beside them."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def metadata(self, key: str) -> str | None:
-        size = self.path.stat().st_size
-        with self.path.open("rb") as file:
-            while file.tell() < size:
-                number, kind = divmod(_varint(file), 8)
-                if kind == 0:
-                    _varint(file)
-                elif kind == 2:
-                    length = _varint(file)
-                    if length > size - file.tell():
-                        raise ValueError("it is cut short")
-                    if number != 14:
-                        file.seek(length, 1)
-                    elif length <= MAX_DESCRIPTION and (value := _entry(file.read(length), key)) is not None:
-                        return value
-                else:
-                    raise ValueError("no model that is known")
-        return None
-
-
 def _entry(message: bytes, key: str) -> str | None:
-    from io import BytesIO
-
     stream, texts = BytesIO(message), {}
     while stream.tell() < len(message):
         number = _varint(stream) // 8
@@ -180,13 +169,13 @@ def _entry(message: bytes, key: str) -> str | None:
     return texts.get(2) if texts.get(1) == key else None
 
 
-def _varint(stream: Any) -> int:
+def _varint(stream: BinaryIO) -> int:
     value = shift = 0
     while True:
-        (byte,) = stream.read(1) or (None,)
-        if byte is None or shift > 63:
+        byte = stream.read(1)
+        if not byte or shift > 63:
             raise ValueError("it is cut short")
-        value |= (byte & 127) << shift
+        value |= (byte[0] & 127) << shift
         shift += 7
-        if byte < 128:
+        if byte[0] < 128:
             return value

@@ -32,7 +32,7 @@ def network_itself(model: "InceptionV3", outputs: tuple[str, ...]) -> Run:
 
 
 def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, preparation: str) -> Check:
-    """Both on the same pixels. Without logits among the answers, differences are of the answers, relative to the largest.
+    """Both on the same pixels. Without logits among the answers it is they that differ, relative to the largest.
 
     Raises ValueError for no pixels at all, or answers that are no numbers.
     """
@@ -72,7 +72,8 @@ def why_not(description: Description, bound: float | None = None) -> str | None:
     if description.check is None:
         return f"{description.precision} was never checked against fp32"
     if description.check.top_1_agreement < bound:
-        return f"{description.precision} agrees with fp32 on {description.check.top_1_agreement:.2%}, less than {bound:.2%}"
+        found = description.check.top_1_agreement
+        return f"{description.precision} agrees with fp32 on {found:.2%} of pictures, less than {bound:.2%}"
     return None
 
 

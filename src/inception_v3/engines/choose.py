@@ -1,4 +1,4 @@
-"""Which engine runs a network: the fastest of those that are installed and proven for it, or the one that was asked for.
+"""Which engine runs a network: the fastest of those that are installed and proven for it, or the one asked for.
 
 The order was measured (docs/performance.md): on processors OpenVINO in int8 and bf16, ONNX Runtime in fp32, then
 PyTorch; on NVIDIA's GPUs PyTorch with CUDA graphs. A precision below fp32 is taken on its own only where the check that
@@ -17,11 +17,13 @@ from inception_v3.engines.artefact import Description
 from inception_v3.engines.base import Answers, Engine, Pixels, Precision
 from inception_v3.engines.check import why_not
 from inception_v3.errors import InputError
+from inception_v3.files import checksum
 
 if TYPE_CHECKING:
     from inception_v3.network import InceptionV3
 
 EngineName = Literal["auto", "pytorch", "compile", "onnxruntime", "openvino"]
+MODEL_FILE = "model.safetensors"  # of a run folder
 EXPORTED = "exported"  # in a run folder: where `inception-v3 export RUN` writes by default
 _SPEED: tuple[tuple[Precision, str], ...] = (  # of exported networks on a processor, fastest first
     ("int8", "openvino"),
@@ -47,6 +49,29 @@ def exports_in(folder: Path) -> list[Path]:
     """The exported networks in a folder."""
     found = (path for path in sorted(folder.iterdir()) if path.suffix in artefact.SUFFIXES)
     return [path for path in found if artefact.recognise(path)]
+
+
+def find_exported(path: Path) -> Path | None:
+    """The exported network that `predict` should run for this path, or a folder of them; None: the network itself.
+
+    What a run folder has in `EXPORTED` counts as long as it was made of the weights that are there now; a warning says
+    where it was not.
+    """
+    if path.is_file():
+        return path if artefact.recognise(path) else None
+    if not path.is_dir():
+        return None
+    model = path / MODEL_FILE
+    if not model.exists():
+        return path if exports_in(path) else None
+    exported = path / EXPORTED
+    if not exported.is_dir() or not (files := exports_in(exported)):
+        return None
+    weights = checksum(model)
+    if all(artefact.read(file).weights == weights for file in files):
+        return exported
+    warnings.warn(f"{exported}: made of other weights than {model.name}; export it anew to use it", stacklevel=2)
+    return None
 
 
 def open_exported(
@@ -142,7 +167,9 @@ def open_model(
         raise InputError(f"no engine {engine!r}; there are {', '.join(get_args(EngineName))}", exit_status=2)
     wanted: Precision = precision or "fp32"
     if wanted == "int8":
-        raise InputError("int8 needs pictures to be made with; use `inception-v3 export --precision int8`", exit_status=2)
+        raise InputError(
+            "int8 needs pictures to be made with; use `inception-v3 export --precision int8`", exit_status=2
+        )
     try:
         graph = swap_pools(build(model))
     except ValueError as error:
@@ -152,7 +179,9 @@ def open_model(
         if find_spec(chosen) is None:
             raise InputError(_not_installed(chosen), exit_status=2)
         if find_spec("onnx") is None:
-            raise InputError(f"{chosen} needs the package onnx to be given this network; {_install(chosen)}", exit_status=2)
+            raise InputError(
+                f"{chosen} needs the package onnx to be given this network; {_install(chosen)}", exit_status=2
+            )
         if chosen == "onnxruntime" and wanted != "fp32":
             raise InputError(f"ONNX Runtime does not run {wanted} here; openvino and pytorch do", exit_status=2)
         from inception_v3.engines.onnx_graph import to_onnx

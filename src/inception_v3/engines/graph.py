@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     from inception_v3.network import InceptionV3
 
 
-
-
-
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution with symmetric borders of zeros, (height, width), then its bias, then ReLU where it is asked for."""
+    """A convolution with symmetric borders of zeros, (height, width), then a bias, then ReLU where asked for."""
 
     output: str
     input: str
@@ -176,31 +173,34 @@ def _pool(layer: "Pool2d", name: str, net: str) -> Pool:
 
 
 def _border(kernel: Size, stride: int, padding: str) -> Size:
-    """SAME is symmetric and the same for every size where nothing is strided and kernels are odd: all of this network."""
+    """SAME is symmetric, and the same for every size, where nothing is strided and kernels are odd: in all of it."""
     if padding == "VALID":
         return 0, 0
-    assert stride == 1 and kernel[0] % 2 == kernel[1] % 2 == 1
+    assert (stride, kernel[0] % 2, kernel[1] % 2) == (1, 1, 1)
     return kernel[0] // 2, kernel[1] // 2
 
 
 def _head(model: "InceptionV3", net: str, any_size: bool) -> Iterator[Operation]:
     from inception_v3 import architecture
+    from inception_v3.layers import Conv2d, Pool2d
 
     assert model.Logits is not None
     pool, classify = model.Logits
-    height, width = model.preprocessing.image_size
+    assert isinstance(pool, Pool2d)
+    assert isinstance(classify, Conv2d)
     kernel: Size | None = None
     if not model.global_pool:
         if any_size:
             raise ValueError("a network that takes any size needs global_pool=True: its head averages 8x8 places")
-        last = architecture.end_points(height=height, width=width, create_aux_logits=False)
-        point = next(one for one in last if one.name == net)
-        kernel = min(pool.kernel[0], point.height), min(pool.kernel[1], point.width)
-        if any(architecture.output_length(n, k, pool.stride, "VALID") > 1 for n, k in
-               ((point.height, kernel[0]), (point.width, kernel[1]))):  # fmt: skip
+        height, width = model.preprocessing.image_size
+        points = architecture.end_points(height=height, width=width, create_aux_logits=False)
+        last = next(point for point in points if point.name == net)
+        kernel = min(pool.kernel[0], last.height), min(pool.kernel[1], last.width)
+        down = architecture.output_length(last.height, kernel[0], pool.stride, "VALID")
+        across = architecture.output_length(last.width, kernel[1], pool.stride, "VALID")
+        if (down, across) != (1, 1):
             raise ValueError(f"pictures of {height}x{width} give a map of logits; build it with global_pool=True")
-        if kernel == (point.height, point.width):
-            kernel = None
+        kernel = None if kernel == (last.height, last.width) else kernel
     yield Pool(FEATURES, net, "avg", kernel, 1 if kernel is None else pool.stride)
     yield _convolution(classify, LOGITS, FEATURES)
 
@@ -208,7 +208,9 @@ def _head(model: "InceptionV3", net: str, any_size: bool) -> Iterator[Operation]
 def _with_scaling(graph: Graph, preprocessing: Preprocessing) -> Graph:
     """(pixel / 255 - mean) / std goes into the first convolution, which has no border that would stay unscaled."""
     first, *rest = graph.operations
-    assert isinstance(first, Convolution) and first.border == (0, 0) and first.bias is not None
+    assert isinstance(first, Convolution)
+    assert first.bias is not None
+    assert first.border == (0, 0)
     std = 255 * np.array(preprocessing.std, np.float64).reshape(1, 3, 1, 1)
     mean = np.array(preprocessing.mean, np.float64).reshape(1, 3, 1, 1) * 255
     kernel = first.kernel.astype(np.float64) / std

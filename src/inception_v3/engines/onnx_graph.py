@@ -1,6 +1,6 @@
 """The graph as an ONNX model, written operation by operation."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,11 @@ def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto
         constants.append(numpy_helper.from_array(values, name))
         return name
 
-    def node(kind: str, inputs: list[str], outputs: list[str], **attributes: object) -> None:
+    def node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
         nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes))
+
+    def window(one: Convolution | Pool) -> dict[str, Any]:
+        return {"strides": [one.stride] * 2, "pads": [*one.border, *one.border]}
 
     node("Cast", [PIXELS], ["pixels/float"], to=TensorProto.FLOAT)
     node("Transpose", ["pixels/float"], ["pixels/nchw"], perm=[0, 3, 1, 2])
@@ -44,16 +47,15 @@ def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto
                 if one.bias is not None:
                     inputs.append(constant(f"{one.output}/biases", one.bias))
                 before = f"{one.output}/convolution" if one.relu else output
-                node("Conv", inputs, [before], kernel_shape=one.kernel.shape[2:], strides=[one.stride] * 2,
-                     pads=[*one.border, *one.border])  # fmt: skip
+                node("Conv", inputs, [before], kernel_shape=one.kernel.shape[2:], **window(one))
                 if one.relu:
                     node("Relu", [before], [output])
             case Pool(kernel=None):
                 node("GlobalAveragePool", [named(one.input)], [named(one.output)])
             case Pool():
                 more = {"count_include_pad": int(one.count_padding)} if one.kind == "avg" else {}
-                node("MaxPool" if one.kind == "max" else "AveragePool", [named(one.input)], [named(one.output)],
-                     kernel_shape=one.kernel, strides=[one.stride] * 2, pads=[*one.border, *one.border], **more)  # fmt: skip
+                kind = "MaxPool" if one.kind == "max" else "AveragePool"
+                node(kind, [named(one.input)], [named(one.output)], kernel_shape=one.kernel, **window(one), **more)
             case Activation():
                 before = named(one.input)
                 if one.bias is not None:

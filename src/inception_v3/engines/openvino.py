@@ -23,7 +23,9 @@ class OpenvinoEngine(Engine):
     def __init__(self, network: "Path | bytes | openvino.Model", precision: Precision, device: str = "CPU") -> None:
         core = load_openvino().Core()
         if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
-            raise InputError(f"OpenVINO has no {device} here; it has {', '.join(core.available_devices)}", exit_status=2)
+            raise InputError(
+                f"OpenVINO has no {device} here; it has {', '.join(core.available_devices)}", exit_status=2
+            )
         self.precision, self.device = precision, device
         model = core.read_model(network) if isinstance(network, Path | bytes) else network
         options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}

@@ -143,7 +143,7 @@ class Captured:
 def capture(network: Network, pixels: Tensor) -> Replay:
     """Record a CUDA graph, after the warm-up in which cuDNN picks its kernels."""
     given = pixels.clone()
-    stream = torch.cuda.Stream(given.device)
+    stream = torch.cuda.Stream(given.device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(given.device))
     with torch.cuda.stream(stream):
         for _ in range(3):

@@ -1,6 +1,7 @@
 """int8 by NNCF's post-training quantisation, on pictures like those that will come."""
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +13,18 @@ from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
     import openvino
+    from onnx import ModelProto
 
-FEWEST = 32  # pictures to calibrate on; NNCF takes 300 where there are as many
-MOST = 300
+FEWEST = 32  # pictures to calibrate on
+BETTER = 300
 
 
 def check_pictures(pixels: Pixels, reference: Run) -> None:
-    """Raises InputError for pictures that say too little about the range of values, ValueError for no pixels 0 to 255."""
+    """Raises InputError for pictures that tell too little of what will come, ValueError for other than pixels."""
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
         raise ValueError(f"pixels must be uint8 (N, H, W, 3), 0 to 255, not {pixels.dtype} {pixels.shape}")
     if len(pixels) < FEWEST:
-        raise InputError(f"{len(pixels)} pictures are too few for int8; give at least {FEWEST}, better {MOST}")
+        raise InputError(f"{len(pixels)} pictures are too few for int8; give at least {FEWEST}, better {BETTER}")
     if np.ptp(pixels.reshape(len(pixels), -1), 1).max() < 16:
         raise InputError("the pictures for int8 are of one colour each; give pictures like those that will come")
     answers = [reference(pixels[first : first + 16]) for first in range(0, len(pixels), 16)]
@@ -41,33 +43,42 @@ def quantise(network: bytes, pixels: Pixels, reference: Run, held_out: Pixels, b
     `bound`, NNCF ranks the layers and leaves the most sensitive in float32 until it holds.
     Raises InputError where NNCF is missing.
     """
-    openvino = load_openvino()
+    openvino, nncf = load_openvino(), _load_nncf()
+    model = openvino.Core().read_model(network)
+    rows = _rows(pixels)
+    quantised = nncf.quantize(model, nncf.Dataset(rows), subset_size=len(rows))
+    expected = np.concatenate([reference(one[None])[LOGITS].argmax(1) for one in held_out])
+
+    def agreement(compiled: Any, items: Iterable[Any]) -> tuple[float, None]:
+        found = [int(compiled(item)[compiled.output(LOGITS)].argmax()) for item in items]
+        return float(np.mean(np.array(found) == expected[: len(found)])), None
+
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    if agreement(openvino.Core().compile_model(quantised, "CPU", options), _rows(held_out))[0] >= bound:
+        return quantised
+    datasets = nncf.Dataset(rows), nncf.Dataset(_rows(held_out))
+    return nncf.quantize_with_accuracy_control(model, *datasets, agreement, max_drop=1 - bound, subset_size=len(rows))
+
+
+def quantise_onnx(model: "ModelProto", pixels: Pixels) -> "ModelProto":
+    """An ONNX model with int8 arithmetic in every layer. Raises InputError where NNCF is missing."""
+    nncf = _load_nncf()
+    rows = _rows(pixels)
+    quantised: ModelProto = nncf.quantize(model, nncf.Dataset(rows), subset_size=len(rows))
+    return quantised
+
+
+def _rows(pixels: Pixels) -> list[dict[str, Pixels]]:
+    return [{PIXELS: pixels[place : place + 1]} for place in range(len(pixels))]
+
+
+def _load_nncf() -> Any:
     try:
         import nncf
     except ImportError as error:
         raise InputError("int8 needs NNCF; pip install 'inception-v3[openvino]'", exit_status=2) from error
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    rows = [{PIXELS: pixels[place : place + 1]} for place in range(min(len(pixels), MOST))]
-    calibration = nncf.Dataset(rows)
-    model = openvino.Core().read_model(network)
-    first = nncf.quantize(model, calibration, subset_size=len(rows))
-    expected = np.concatenate([reference(one[None])[LOGITS].argmax(1) for one in held_out])
-
-    def agreement(compiled: Any, items: Any) -> float:
-        found = [int(compiled(item)[compiled.output(LOGITS)].argmax()) for item in items]
-        return float(np.mean(np.array(found) == expected[: len(found)]))
-
-    validation = [{PIXELS: held_out[place : place + 1]} for place in range(len(held_out))]
-    if agreement(openvino.Core().compile_model(first, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), validation) >= bound:
-        return first
-    return nncf.quantize_with_accuracy_control(
-        model,
-        calibration,
-        nncf.Dataset(validation),
-        lambda compiled, items: (agreement(compiled, items), None),
-        max_drop=1 - bound,
-        subset_size=len(rows),
-    )
+    return nncf
 
 
 def layers_in_float(model: "openvino.Model") -> tuple[str, ...]:
