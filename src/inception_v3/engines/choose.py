@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from inception_v3.engines import artefact
 from inception_v3.engines.artefact import Description
-from inception_v3.engines.base import Answers, Engine, Pixels, Precision
+from inception_v3.engines.base import LOGITS, Answers, Engine, Pixels, Precision
 from inception_v3.engines.check import why_not
 from inception_v3.errors import InputError
 from inception_v3.files import checksum
@@ -97,24 +97,30 @@ def open_exported(
     refused: list[str] = []
     speed = {pair: place for place, pair in enumerate(_SPEED)}
     for file, told, kind in sorted(found, key=lambda one: speed.get((one[1].precision, str(one[2])), len(speed))):
+        description = told
+        if precision is not None and precision != told.precision:  # not what the check in the file is of
+            description = replace(told, precision=precision, check=None)
         runner = _RUNS.get(str(kind)) if engine == "auto" else engine
-        description = told if precision is None else replace(told, precision=precision)
+        if engine == "auto" and kind == "onnx" and description.precision == "bf16":
+            runner = "openvino"
         if runner is None or kind == "torch-export":
             refused.append(f"{file.name} is a program for torch.export.load; .onnx and .xml run here")
         elif runner not in ("onnxruntime", "openvino"):
             refused.append(f"{file.name} runs in onnxruntime and openvino, not in {runner}")
         elif runner == "onnxruntime" and kind == "openvino":
             refused.append(f"{file.name} runs in openvino alone")
+        elif runner == "onnxruntime" and description.precision == "bf16":
+            refused.append("ONNX Runtime does not run bf16 here; openvino does")
         elif find_spec(runner) is None:
             refused.append(_not_installed(runner))
-        elif (reason := why_not(told, min_agreement)) and precision is None:
+        elif (reason := why_not(description, min_agreement)) and precision is None:
             if told.precision == "bf16":  # the numbers in the file are float32: they still are what they were
                 refused.append(f"{file.name}: {reason}")
                 description = replace(told, precision="fp32", check=None)
                 return _opened(file, description, runner, device, [*refused, "the same file runs in fp32"])
             refused.append(f"{file.name}: {reason}")
         else:
-            if reason and precision is not None and precision != "fp32":
+            if reason and description.precision != "fp32":
                 warnings.warn(f"{file}: {reason}", stacklevel=2)
             return _opened(file, description, runner, device, refused)
     raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
@@ -127,10 +133,22 @@ def _can_run(description: Description, precision: Precision) -> bool:
 
 def _opened(file: Path, description: Description, runner: str, device: str | None, refused: list[str]) -> Opened:
     engine = _build(runner, file, description.precision, device)
+    _check_alike(engine, description, file)
     reason = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
     if refused:
         reason += f"; not: {'; '.join(refused)}"
     return Opened(engine, description, file, reason)
+
+
+def _check_alike(engine: Engine, description: Description, file: Path) -> None:
+    """Raises InputError for a file whose network is another than its description: put together from two."""
+    told = description.preprocessing.image_size
+    if engine.image_size is not None and engine.image_size != told:
+        held = "x".join(map(str, engine.image_size))
+        raise InputError(f"{file}: tells of pictures of {told[0]}x{told[1]}, its network takes {held}; export it anew")
+    classes = description.settings["num_classes"]
+    if engine.widths.get(LOGITS, classes) != classes:
+        raise InputError(f"{file}: tells of {classes} classes, its network has {engine.widths[LOGITS]}; export it anew")
 
 
 def _build(runner: str, network: Path | bytes, precision: Precision, device: str | None) -> Engine:
@@ -231,6 +249,7 @@ class WithFallback(Engine):
 
     def _use(self, engine: Engine) -> None:
         self._engine, self.precision, self.device = engine, engine.precision, engine.device
+        self.image_size, self.widths = engine.image_size, engine.widths
         self.name = engine.name  # type: ignore[misc]
 
     def run(self, pixels: Pixels) -> Answers:
