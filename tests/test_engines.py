@@ -726,3 +726,12 @@ def test_a_triton_repository(random_model: Build, tmp_path: Path, monkeypatch: p
     assert "dims: [ 107, 107, 3 ]" in config
     assert 'name: "Logits"' in config
     assert "dims: [ 7 ]" in config
+
+
+def test_an_exported_network_falls_back_to_the_next_of_its_folder(folder: Path) -> None:
+    engine = open_exported(folder).engine
+    assert isinstance(engine, WithFallback)
+    expected = open_exported(folder / "fp32.onnx").engine.predict(pixels())[0]
+    engine._engine.run = Failing().run  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match=r"openvino bf16 on CPU failed .*going on with onnxruntime fp32"):
+        assert np.array_equal(engine.predict(pixels())[0], expected)

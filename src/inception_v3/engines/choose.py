@@ -20,6 +20,7 @@ from inception_v3.errors import InputError
 from inception_v3.files import checksum
 
 if TYPE_CHECKING:
+    from inception_v3.engines.graph import Graph
     from inception_v3.network import InceptionV3
 
 EngineName = Literal["auto", "pytorch", "compile", "onnxruntime", "openvino"]
@@ -95,6 +96,7 @@ def open_exported(
         if not found:
             raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
     refused: list[str] = []
+    possible: list[tuple[Path, Description, str]] = []
     speed = {pair: place for place, pair in enumerate(_SPEED)}
     for file, told, kind in sorted(found, key=lambda one: speed.get((one[1].precision, str(one[2])), len(speed))):
         description = told
@@ -114,16 +116,21 @@ def open_exported(
         elif find_spec(runner) is None:
             refused.append(_not_installed(runner))
         elif (reason := why_not(description, min_agreement)) and precision is None:
-            if told.precision == "bf16":  # the numbers in the file are float32: they still are what they were
-                refused.append(f"{file.name}: {reason}")
-                description = replace(told, precision="fp32", check=None)
-                return _opened(file, description, runner, device, [*refused, "the same file runs in fp32"])
             refused.append(f"{file.name}: {reason}")
+            if told.precision == "bf16":  # the numbers in the file are float32: in fp32 they are what they were
+                possible.append((file, replace(told, precision="fp32", check=None), runner))
         else:
             if reason and description.precision != "fp32":
                 warnings.warn(f"{file}: {reason}", stacklevel=2)
-            return _opened(file, description, runner, device, refused)
-    raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
+            possible.append((file, description, runner))
+    if not possible:
+        raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
+    (file, description, runner), *others = possible
+    opened = _open(file, description, runner, device)
+    if others and engine == "auto" and precision is None:
+        opened = WithFallback(opened, lambda: _open(*others[0], device))
+    reason = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
+    return Opened(opened, description, file, reason + (f"; not: {'; '.join(refused)}" if refused else ""))
 
 
 def _can_run(description: Description, precision: Precision) -> bool:
@@ -131,13 +138,10 @@ def _can_run(description: Description, precision: Precision) -> bool:
     return description.precision == precision or {description.precision, precision} <= {"fp32", "bf16"}
 
 
-def _opened(file: Path, description: Description, runner: str, device: str | None, refused: list[str]) -> Opened:
+def _open(file: Path, description: Description, runner: str, device: str | None) -> Engine:
     engine = _build(runner, file, description.precision, device)
     _check_alike(engine, description, file)
-    reason = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
-    if refused:
-        reason += f"; not: {'; '.join(refused)}"
-    return Opened(engine, description, file, reason)
+    return engine
 
 
 def _check_alike(engine: Engine, description: Description, file: Path) -> None:
@@ -205,10 +209,10 @@ def open_model(
         from inception_v3.engines.onnx_graph import to_onnx
 
         built = _build(chosen, to_onnx(graph).SerializeToString(), wanted, device)
+        if engine == "auto":
+            built = WithFallback(built, lambda: _pytorch(graph, wanted, device))
     else:
-        from inception_v3.engines.pytorch import PyTorchEngine
-
-        built = PyTorchEngine(graph, wanted, device or "cpu", compiled=chosen == "compile")
+        built = _pytorch(graph, wanted, device, compiled=chosen == "compile")
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -219,6 +223,12 @@ def open_model(
         weights="",
     )
     return Opened(built, description, model.origin.file if model.origin else Path(), reason)
+
+
+def _pytorch(graph: "Graph", precision: Precision, device: str | None, compiled: bool = False) -> Engine:
+    from inception_v3.engines.pytorch import PyTorchEngine
+
+    return PyTorchEngine(graph, precision, device or "cpu", compiled=compiled)
 
 
 def _fastest(precision: Precision, device: str | None) -> tuple[str, str]:
