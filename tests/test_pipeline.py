@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_engine import SIZE, FakeEngine, save
 from PIL import Image
 
+from fake_engine import SIZE, FakeEngine, save
 from inception_v3 import pipeline
 from inception_v3.errors import InputError
 from inception_v3.images import Source

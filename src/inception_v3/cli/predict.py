@@ -100,7 +100,11 @@ def predict(
                 warn(f"{left.done:,} pictures are done already; going on")
             if left.changed:
                 warn("the pictures are not the same as before: they are matched by name, and new results come last")
-            count, failed = _write(results, predictions(left.sources), left.done)
+            try:
+                count, failed = _write(results, predictions(left.sources))
+            except KeyboardInterrupt:
+                warn(f"{out} has what is done; the same command with --resume goes on")
+                raise
         count, failed = count + left.done, failed + left.failed
         if left.gone:
             warn(f"{left.gone:,} results are of pictures that are not asked for now; they stay")
@@ -125,7 +129,7 @@ def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int
     return count, failed
 
 
-def _write(results: "Results", predictions: "Iterable[Prediction]", done: int) -> tuple[int, int]:
+def _write(results: "Results", predictions: "Iterable[Prediction]") -> tuple[int, int]:
     count = failed = 0
     with _counting() as counted:
         for count, prediction in enumerate(predictions, 1):
