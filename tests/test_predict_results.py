@@ -80,7 +80,7 @@ def test_killed_again_and_again_every_picture_is_there_once(pictures: Path, kind
         before = log.stat().st_size if log.exists() else 0
         command = predicting(pictures, out, 0.004, "--resume")
         command.process.join(0.01)
-        if kills < 6:
+        if kills < 4:
             command.wait_for(lambda: log.exists() and log.stat().st_size > before)  # noqa: B023
             time.sleep(rng.uniform(0, 0.04))
             command.kill(signal.SIGKILL)
