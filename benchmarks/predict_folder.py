@@ -110,9 +110,7 @@ def main() -> None:
             processor.append((time.process_time() - cpu) / options.pictures * 1000)
     ratios = [one / other for one, other in zip(through, alone, strict=True)]
     print(f"{options.pictures} JPEGs of {options.size[0]}x{options.size[1]}, {options.rounds} rounds, medians")
-    print(
-        "| engine | precision | resize | decode | network alone, images/s | folder, images/s | share | CPU ms a picture |"
-    )
+    print("| engine | precision | resize | decode | network alone, 1/s | folder, 1/s | share | CPU ms a picture |")
     print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
     told = [engine.name, engine.precision, how["resize"], how["decode"]]
     figures = [f"{statistics.median(alone):.1f}", f"{statistics.median(through):.1f}"]
