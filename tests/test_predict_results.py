@@ -174,10 +174,23 @@ def test_parquet_interrupted_while_it_looks_at_what_is_done(tmp_path: Path) -> N
     to = open_results(out, ABOUT, top=1, resume=False)
     for source in sources[:5]:
         to.write(Prediction(source.name, [("a", 1.0)]))
+    to._lines.close()  # as a kill does
     again = open_results(out, ABOUT, top=1, resume=True)
     next(again.finished())
     again.close()
     assert [name for name, _ in rows(out)] == [source.name for source in sources[:5]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_runs_do_not_write_to_one_file(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / f"out.{kind}"
+    first = open_results(out, ABOUT, top=1, resume=False)
+    with pytest.raises(InputError, match=r"another run is writing there; wait for it, or give another --out$"):
+        open_results(out, ABOUT, top=1, resume=True)
+    first.write(Prediction("a.png", [("a", 1.0)]))
+    first.close()
+    open_results(out, ABOUT, top=1, resume=True).close()
+    assert rows(out) == [("a.png", "a")]
 
 
 # -------------------------------------------------------------------------------------- other pictures meanwhile

@@ -54,17 +54,17 @@ def predict(
     A picture that cannot be read has its reason among the results, and the exit status is 1.
     """
     from inception_v3.images import expand
-    from inception_v3.results import check
 
     if out is not None:
+        from inception_v3.files import checksum
+        from inception_v3.results import check, open_results, rest
+
         check(out)
     elif resume:
         raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
     sources = expand(images)
-    from inception_v3.files import checksum
     from inception_v3.pipeline import resizer
     from inception_v3.predict import predict
-    from inception_v3.results import open_results, rest
 
     network = _load(model, device, weights_file)
     top = min(top, len(network.class_names))
