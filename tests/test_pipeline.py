@@ -1,6 +1,7 @@
 """Pictures through an engine: in order, in bounded memory, with mistakes where they belong and nothing left behind."""
 
 import itertools
+import math
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from PIL import Image
 from fake_engine import SIZE, FakeEngine, save
 from inception_v3 import pipeline
 from inception_v3.errors import InputError
-from inception_v3.images import Source
+from inception_v3.images import Source, open_image
 from inception_v3.pipeline import BATCHES, FIRST_BATCH, Answer, run
 from inception_v3.predict import likeliest, predict
 from inception_v3.preprocessing import Preprocessing
@@ -256,6 +257,22 @@ def test_scaled_decoding_changes_pixels_little(tmp_path: Path, orientation: int,
         scaled = prepared(path, preprocessing, resize=resize, decode="scaled")
         assert 0 < np.abs(exact - scaled).mean() < 1.0
         assert np.abs(exact - scaled).max() < 40
+
+
+@pytest.mark.parametrize(("orientation", "upright"), [(1, (1600, 1000)), (3, (1600, 1000)), (6, (1000, 1600))])
+def test_a_jpeg_is_decoded_no_smaller_than_asked_for(
+    tmp_path: Path, orientation: int, upright: tuple[int, int]
+) -> None:
+    path = photograph(tmp_path / "large.jpg", 1600, 1000, orientation)
+    for divisor, expected in ((1, 1), (1.9, 1), (2, 2), (3.9, 2), (4, 4), (7, 4), (8, 8), (100, 8)):
+        asked = []
+
+        def least(width: int, height: int) -> tuple[int, int]:
+            asked.append((width, height))  # noqa: B023
+            return math.ceil(width / divisor), math.ceil(height / divisor)  # noqa: B023
+
+        assert open_image(path, least=least).size == (upright[0] // expected, upright[1] // expected)
+        assert asked == [upright]
 
 
 def test_scaled_decoding_leaves_alone_what_is_not_large(tmp_path: Path) -> None:

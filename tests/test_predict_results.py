@@ -167,6 +167,7 @@ def test_parquet_killed_between_a_file_and_the_lines_it_was_made_of(tmp_path: Pa
         again.write(Prediction(source.name, [("a", 1.0)]))
     again.close()
     assert [name for name, _ in rows(out)] == [source.name for source in sources]
+    assert not list(tmp_path.glob("*unfinished*"))
 
 
 def test_parquet_interrupted_while_it_looks_at_what_is_done(tmp_path: Path) -> None:
@@ -214,6 +215,7 @@ def walked(finished: list[str], now: list[str]) -> tuple[list[str], Any]:
         ("abc", "xyz", "xyz", 3, True),
         ("abc", "", "", 3, True),
         ("aab", "aaab", "a", 0, True),
+        ("abb", "xbbba", "xb", 0, True),
         ("a", "aa", "a", 0, False),
     ],
 )
