@@ -120,17 +120,17 @@ def open_exported(
             if told.precision == "bf16":  # the numbers in the file are float32: in fp32 they are what they were
                 possible.append((file, replace(told, precision="fp32", check=None), runner))
         else:
-            if reason and description.precision != "fp32":
-                warnings.warn(f"{file}: {reason}", stacklevel=2)
             possible.append((file, description, runner))
     if not possible:
         raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
-    (file, description, runner), *others = possible
-    opened = _open(file, description, runner, device)
+    (file, description, chosen), *others = possible
+    if description.precision != "fp32" and (reason := why_not(description, min_agreement)):
+        warnings.warn(f"{file}: {reason}", stacklevel=2)
+    opened = _open(file, description, chosen, device)
     if others and engine == "auto" and precision is None:
         opened = WithFallback(opened, lambda: _open(*others[0], device))
-    reason = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
-    return Opened(opened, description, file, reason + (f"; not: {'; '.join(refused)}" if refused else ""))
+    why = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
+    return Opened(opened, description, file, why + (f"; not: {'; '.join(refused)}" if refused else ""))
 
 
 def _can_run(description: Description, precision: Precision) -> bool:
