@@ -73,6 +73,15 @@ def test_scaled_features_are_as_far_as_the_scale_says(count: int, spectrum: str)
             assert frechet_distance(first, second) == pytest.approx(expected, abs=tolerance * first.trace)
 
 
+def test_small_variances_beside_a_large_one_are_not_lost_in_its_rounding() -> None:
+    """Positive definite, yet eigenvalues of the product would be off by more than the promised share of the trace."""
+    axes = scipy.linalg.qr(np.random.default_rng(0).normal(size=(300, 300)))[0]
+    covariance = axes * np.array([1.0, *[1e-9] * 299]) @ axes.T
+    both = Gaussian(np.zeros(300), full=(covariance + covariance.T) / 2)
+    assert both.root is not None
+    assert trace_of_root(both, both) == pytest.approx(both.trace, rel=5e-7)
+
+
 def test_images_that_are_all_the_same_are_apart_by_their_means() -> None:
     first, second = np.ones((5, D)), np.full((70, D), 3.0)
     for one, other in ((Gaussian.of(first), Gaussian.of(second)), (whole(first), whole(second))):
