@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import resource
 import shutil
 import sys
 import tracemalloc
@@ -26,6 +27,7 @@ from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import find_convention
 from inception_v3.fidelity.features import extract
 from inception_v3.fidelity.network import Network, load_network
+from inception_v3.fidelity.rows import RowWriter
 from inception_v3.fidelity.run import fidelity
 from inception_v3.fidelity.sources import open_source
 from inception_v3.formats.fid_2015 import SETTINGS
@@ -354,6 +356,34 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     assert peaks[2] - peaks[1] < 500 * 1000  # a row alone has 16 kB
 
 
+def test_rows_on_disk_are_read_as_an_array_is_and_not_mapped() -> None:
+    expected = np.random.default_rng(0).normal(size=(30, 7)).astype(np.float32)
+    file = RowWriter(7)
+    for place in np.random.default_rng(1).permutation(30):
+        file.write(int(place), expected[place])
+    rows = file.rows(30)
+    for columns in (slice(0, 7), slice(0, 4), slice(4, 7)):
+        part = rows.columns(columns.start, columns.stop)
+        assert (len(part), part.shape) == (30, expected[:, columns].shape)
+        for chosen in (slice(None), slice(3, 9), slice(25, 99), slice(0, 0), np.array([7, 0, 7, 29])):
+            np.testing.assert_array_equal(part[chosen], expected[chosen, columns])
+        np.testing.assert_array_equal(np.asarray(part), expected[:, columns])
+
+
+def test_a_full_disk_is_told() -> None:
+    """As if it were: this process may write no file of more than 100 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = RowWriter(16)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        file.write(0, np.zeros(16, np.float32))
+        for place in (1, 2):  # there is room for a part, then for nothing
+            with pytest.raises(InputError, match=r"no room for the features .* set TMPDIR"):
+                file.write(place, np.zeros(16, np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 # --- warnings ---
 
 
@@ -393,6 +423,25 @@ def test_sets_that_should_not_be_compared_are_warned_of(
     assert "generated images are 180x200, the reference's 64x64" in told
 
 
+def test_the_same_pixels_are_found_however_they_were_stored(
+    scored: Callable[..., dict[str, object]], sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "again.npy", np.stack([picture(seed) for seed in (1, 0, 1)]))
+    Image.fromarray(picture(2)).save(folder_of(tmp_path / "other", 2, 50) / "form.bmp")
+    assert "3 of 3 generated images are in the reference too" in (
+        told := warned(scored, tmp_path / "again.npy", sets[0])
+    )
+    assert "1 of 3 generated images are copies" in told
+    assert "1 of 3 generated images are in the reference too" in warned(scored, tmp_path / "other", sets[0])
+
+
+def test_statistics_of_another_precision_are_warned_of(
+    run: Run, scored: Callable[..., dict[str, object]], sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    assert run(sets[1], "--save-statistics", tmp_path / "real.npz", "--precision", "bf16")[0] == 0
+    assert "one set was read in bf16, the other in fp32" in warned(scored, sets[0], tmp_path / "real.npz")
+
+
 # --- bad input ---
 
 
@@ -423,6 +472,10 @@ def test_one_picture_is_a_clear_error_and_so_are_none(run: Run, sets: tuple[Path
         assert reason in err.replace("\n", " ")
     status, _, err = run(tmp_path / "1", "--save-statistics", tmp_path / "one.npz")
     assert (status, "no covariance to keep" in err) == (1, True)
+    status, out, err = run(tmp_path / "1")
+    assert (status, out, "10 parts of 1 images" in err) == (1, "", True)
+    status, out, err = run(sets[1], "--scores", "fid")
+    assert (status, out, "needs a REFERENCE" in err) == (1, "", True)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"no")
     status, _, err = run(tmp_path / "bad", sets[1])

@@ -115,6 +115,9 @@ def fidelity(
         )
     if save_statistics:
         statistics_of(result.sides[-1], result).save(save_statistics)
+    elif all(value is None for value in result.scores.values()):
+        needs = f"no {scores}: needs a REFERENCE, a second set"
+        raise InputError(f"{generated}: {result.notes[0] if result.notes else needs}")
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
     elif as_csv:

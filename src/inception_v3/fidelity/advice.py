@@ -26,6 +26,7 @@ def advice(result: Fidelity) -> list[str]:
     if result.reference is not None:
         told += _sizes(result.generated, result.reference)
         told += _counts(result, result.reference)
+        told += _precisions(result, result.reference)
     return told
 
 
@@ -89,6 +90,17 @@ def _sizes(generated: Side, reference: Side) -> list[str]:
 def _unmatched(some: dict[str, int], others: dict[str, int]) -> float:
     """The share of images of a size that the other set does not have."""
     return sum(count for size, count in some.items() if size not in others) / max(sum(some.values()), 1)
+
+
+def _precisions(result: Fidelity, reference: Side) -> list[str]:
+    """Saved statistics may come from a network in another one."""
+    made = {
+        side.statistics.dtype if side.statistics else result.network.dtype for side in (result.generated, reference)
+    }
+    known = sorted(precision for precision in made if precision)
+    if len(known) < 2:
+        return []
+    return [f"one set was read in {known[0]}, the other in {known[1]}: FID measures the rounding too; use one for both"]
 
 
 def _counts(result: Fidelity, reference: Side) -> list[str]:

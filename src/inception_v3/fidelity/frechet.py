@@ -110,15 +110,21 @@ def frechet_distance(first: Gaussian, second: Gaussian, reference: Reference | N
 
 def trace_of_root(first: Gaussian, second: Gaussian) -> float:
     """tr (S1 S2)^½, to LOSS of the traces."""
+    product = None
     if first.root is not None and second.full is not None and second.root is not None:
-        values = np.linalg.eigvalsh(first.root.T @ second.full @ first.root)
-        # The values are squares, exact to the rounding of the largest; their roots are less so.
-        values = np.maximum(values, 0)
-        rounding = values[-1] * np.finfo(np.float64).eps
-        loss = rounding / np.sqrt(np.maximum(values, rounding)) if rounding else values
-        if loss.sum() <= LOSS * (first.trace + second.trace):
-            return float(np.sqrt(values).sum())
-    return float(np.linalg.svd(first.rows @ second.rows.T, compute_uv=False).sum())
+        squares = first.root.T @ second.full @ first.root
+    else:
+        product = first.rows @ second.rows.T
+        squares = product @ product.T if len(product) <= product.shape[1] else product.T @ product
+    # The squares of the singular values, exact to the rounding of the largest; their roots are less so.
+    values = np.maximum(np.linalg.eigvalsh(squares), 0)
+    rounding = values.max(initial=0) * np.finfo(np.float64).eps
+    loss = rounding / np.sqrt(np.maximum(values, rounding)) if rounding else values
+    if loss.sum() <= LOSS * (first.trace + second.trace):
+        return float(np.sqrt(values).sum())
+    if product is None:
+        product = first.rows @ second.rows.T
+    return float(np.linalg.svd(product, compute_uv=False).sum())  # four times as slow
 
 
 def reference_roundoff(first: Gaussian, second: Gaussian) -> float:

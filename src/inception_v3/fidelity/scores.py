@@ -7,12 +7,13 @@ from typing import Any, Literal
 from inception_v3.errors import InputError
 from inception_v3.fidelity.conventions import Convention
 from inception_v3.fidelity.extrapolation import extrapolate, repetitions
-from inception_v3.fidelity.features import FeatureSet, Rows
+from inception_v3.fidelity.features import FeatureSet
 from inception_v3.fidelity.frechet import Gaussian, frechet_distance
 from inception_v3.fidelity.inception_score import inception_score
 from inception_v3.fidelity.kernel import kernel_distance
 from inception_v3.fidelity.manifold import Manifold, compare, pairs
 from inception_v3.fidelity.network import Network
+from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.sources import Source
 from inception_v3.fidelity.statistics import Statistics, gaussian
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.frechet import Array, Gaussian
+from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.sources import header
 from inception_v3.files import replacing
 from inception_v3.images import _printable
@@ -76,7 +77,7 @@ class Moments:
         return Gaussian(self.mean.cpu().numpy(), full=covariance)
 
 
-def gaussian(features: NDArray[np.float32], rows: NDArray[np.intp] | None = None) -> Gaussian:
+def gaussian(features: NDArray[np.float32] | Rows, rows: NDArray[np.intp] | None = None) -> Gaussian:
     """That of `features`, (N, D), or of some of its rows; on disk or in memory, in constant memory."""
     chosen = np.arange(len(features)) if rows is None else rows
     if len(chosen) <= features.shape[1]:
