@@ -100,7 +100,7 @@ def test_json_is_flat_and_has_every_score_and_what_they_depend_on(
     assert told["generated_sizes"] == told["reference_sizes"] == "64x64"
     assert (told["convention"], told["dtype"], len(told["weights"])) == ("clean-fid", "fp32", 64)
     nested = [key for key, value in told.items() if not isinstance(value, str | float | int | None)]
-    assert nested == ["warnings", "notes"]
+    assert nested == ["warnings", "notes", "unreadable"]
 
 
 def test_csv_is_a_header_and_a_row_of_the_same(
@@ -392,7 +392,7 @@ def warned(scored: Callable[..., dict[str, object]], *arguments: object) -> str:
 
 
 def test_sets_that_should_not_be_compared_are_warned_of(
-    scored: Callable[..., dict[str, object]], sets: tuple[Path, Path], tmp_path: Path
+    run: Run, scored: Callable[..., dict[str, object]], sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
     generated, reference = sets
     plain = warned(scored, *sets)
@@ -419,6 +419,10 @@ def test_sets_that_should_not_be_compared_are_warned_of(
     assert "100% of the generated images are gray, 0% of the reference" in told
     assert "generated images are PNG, the reference's JPEG" in told
     assert "enlarged" not in told
+    assert run(tmp_path / "jpeg", "--save-statistics", tmp_path / "jpeg.npz")[0] == 0
+    saved = warned(scored, tmp_path / "gray", tmp_path / "jpeg.npz")
+    assert "100% of the generated images are gray, 0% of the reference" in saved
+    assert "generated images are PNG, the reference's JPEG" in saved
     told = warned(scored, tmp_path / "jpeg", reference)
     assert "generated images are 180x200, the reference's 64x64" in told
 
@@ -457,6 +461,7 @@ def test_pictures_that_cannot_be_read_are_skipped_counted_and_listed_or_stop_it(
     told = json.loads(out)
     assert status == 0
     assert (told["generated_unreadable"], told["generated_count"]) == (2, 18)
+    assert [Path(reason.partition(":")[0]).name for reason in told["unreadable"]] == ["0002x.jpg", "cut.png"]
     assert told["fid"] == pytest.approx(expected, rel=1e-6)
     assert "2 of 20 pictures could not be read" in err
     assert "cut.png" in err

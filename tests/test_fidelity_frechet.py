@@ -196,11 +196,19 @@ def test_features_on_disk_give_the_same_in_parts(tmp_path: Path, count: int) -> 
 def test_what_is_saved_comes_back_and_pytorch_fid_reads_it(tmp_path: Path) -> None:
     features = drawn(12, 20)
     saved = Statistics(
-        Gaussian.of(features), Gaussian.of(features[:, :7]), 20, "clean-fid", "ab" * 32, "fp32", {"4x5": 19, "7x8": 1}
+        Gaussian.of(features),
+        Gaussian.of(features[:, :7]),
+        20,
+        "clean-fid",
+        "ab" * 32,
+        "fp32",
+        {"4x5": 19, "7x8": 1},
+        {"PNG": 20},
+        3,
     )
     saved.save(tmp_path / "ünï.npz")
     loaded = load_statistics(tmp_path / "ünï.npz")
-    for name in ("count", "convention", "weights", "dtype", "sizes"):
+    for name in ("count", "convention", "weights", "dtype", "sizes", "formats", "gray"):
         assert getattr(loaded, name) == getattr(saved, name)
     assert frechet_distance(loaded.pooled, saved.pooled) <= 1e-6 * saved.pooled.trace
     assert loaded.spatial is not None

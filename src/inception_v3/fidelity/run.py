@@ -156,6 +156,8 @@ def statistics_of(side: Side, result: Fidelity) -> Statistics:
         result.network.checksum,
         result.network.dtype,
         side.sizes,
+        side.formats,
+        side.gray,
     )
 
 

@@ -51,6 +51,20 @@ class Side:
         return self.statistics.sizes if self.statistics else {}
 
     @property
+    def formats(self) -> dict[str, int]:
+        """Pictures of each kind of file, the most common first; empty where saved statistics do not say."""
+        if self.features is not None:
+            return dict(self.features.formats.most_common())
+        return self.statistics.formats if self.statistics else {}
+
+    @property
+    def gray(self) -> int | None:
+        """Pictures without colour."""
+        if self.features is not None:
+            return self.features.gray
+        return self.statistics.gray if self.statistics else None
+
+    @property
     def pooled(self) -> Rows:
         """Raises ValueError: there are statistics alone."""
         if self.features is None:
@@ -98,7 +112,7 @@ class Fidelity:
         return self.reference
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat: numbers and text, and two lists."""
+        """Flat: numbers and text, and three lists."""
         told: dict[str, Any] = dict(self.scores)
         for role, side in zip(("generated", "reference"), self.sides, strict=False):
             told[role] = side.name
@@ -108,7 +122,8 @@ class Fidelity:
         told |= {"convention": self.convention.name, "weights": self.network.checksum, "dtype": self.network.dtype}
         if self.fid_change is not None:
             told |= {"fid_change": self.fid_change, "fid_change_pictures": self.fid_change_pictures}
-        return told | {"warnings": self.warnings, "notes": self.notes}
+        unreadable = [reason for side in self.sides if side.features for reason in side.features.bad]
+        return told | {"warnings": self.warnings, "notes": self.notes, "unreadable": unreadable}
 
 
 def told_sizes(sizes: dict[str, int]) -> str:
