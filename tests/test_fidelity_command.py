@@ -23,6 +23,7 @@ from inception_v3 import cli
 from inception_v3.checkpoint import save
 from inception_v3.errors import InputError
 from inception_v3.fidelity import cache as cache_module
+from inception_v3.fidelity import scores
 from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import find_convention
 from inception_v3.fidelity.features import extract
@@ -204,6 +205,17 @@ def test_a_set_against_itself_is_zero(scored: Callable[..., dict[str, object]], 
     told = scored(sets[0], sets[0], "--scores", "fid,sfid,precision,memorisation")
     assert (told["fid"], told["sfid"]) == pytest.approx((0, 0), abs=1e-6)
     assert (told["precision"], told["recall"], told["memorisation_distance"]) == (1, 1, 0)
+
+
+def test_sfid_has_a_references_rounding_under_the_one_that_has_sfid(
+    sets: tuple[Path, Path], thin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its root takes as long as theirs, seconds at full width."""
+    asked = []
+    monkeypatch.setattr(scores, "frechet_distance", lambda first, second, reference: asked.append(reference) or 1.0)
+    for like in (None, "torch-fidelity", "adm"):
+        fidelity(*sets, weights=thin, any_weights=True, cache=tmp_path, scores=["fid", "sfid"], like=like)
+    assert asked == [None, None, "eigvals", None, "sqrtm", "sqrtm"]
 
 
 def test_torch_fidelity_has_no_kid_of_fewer_than_a_subset(

@@ -1,11 +1,13 @@
-"""One pass over the pictures of a source: decoded and resized by threads while the network runs, into rows on disk."""
+"""One pass over the pictures of a source: decoded and resized by threads, through the network, into rows on disk."""
 
 import os
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -105,7 +107,9 @@ def extract(
         waiting.clear()
 
     pictures = islice(source.pictures(), limit)
-    for place, prepared in enumerate(_ahead(pictures, convention, cache, workers, 2 * batch_size + workers)):
+    prepare = partial(_prepare, convention=convention, cache=cache)
+    ready = _by_turns if network.device.type == "cpu" else _ahead
+    for place, prepared in enumerate(ready(prepare, pictures, batch_size, workers)):
         if prepared.facts is None:
             if strict:
                 raise InputError(f"{prepared.error}")
@@ -139,30 +143,51 @@ def extract(
     return found
 
 
-def _ahead(
-    pictures: Iterator[Picture], convention: Convention, cache: FeatureCache | None, workers: int, count: int
-) -> Iterator[_Prepared]:
-    """Pictures in order, made ready by threads, at most `count` of them ahead."""
-
-    def prepare(picture: Picture) -> _Prepared:
-        try:
-            content = picture.read()
-            key = key_of(content)
-            if cache is not None and (known := cache.get(key)):
-                return _Prepared(key, known[1], row=known[0])
-            pixels, facts = decode(content, picture.name)
-            return _Prepared(key, facts, image=convention.resize(torch.from_numpy(pixels)[None])[0])
-        except InputError as error:
-            return _Prepared(error=str(error))
-
-    pool = ThreadPoolExecutor(workers, "picture")
+def _prepare(picture: Picture, convention: Convention, cache: FeatureCache | None) -> _Prepared:
     try:
+        content = picture.read()
+        key = key_of(content)
+        if cache is not None and (known := cache.get(key)):
+            return _Prepared(key, known[1], row=known[0])
+        pixels, facts = decode(content, picture.name)
+        return _Prepared(key, facts, image=convention.resize(torch.from_numpy(pixels)[None])[0])
+    except InputError as error:
+        return _Prepared(error=str(error))
+
+
+def _by_turns(
+    prepare: Callable[[Picture], _Prepared], pictures: Iterator[Picture], batch_size: int, workers: int
+) -> Iterator[_Prepared]:
+    """Pictures in order, a batch made ready by all processors before the network has them all for itself.
+
+    Side by side they would take each other's: a layer waits for the slowest part of it.
+    """
+    with _threads(workers) as pool:
+        while batch := list(islice(pictures, batch_size)):
+            yield from pool.map(prepare, batch)
+
+
+def _ahead(
+    prepare: Callable[[Picture], _Prepared], pictures: Iterator[Picture], batch_size: int, workers: int
+) -> Iterator[_Prepared]:
+    """Pictures in order, two batches made ready while the network runs elsewhere."""
+    with _threads(workers) as pool:
         queue: deque[Future[_Prepared]] = deque()
         for picture in pictures:
             queue.append(pool.submit(prepare, picture))
-            if len(queue) > count:
+            if len(queue) > 2 * batch_size + workers:
                 yield queue.popleft().result()
         while queue:
             yield queue.popleft().result()
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Each of them runs PyTorch on one thread; else each would start as many as there are processors."""
+    of_this = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "picture", torch.set_num_threads, (1,))
+    try:
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(of_this)  # for threads that start later: PyTorch takes the last that any one said

@@ -145,7 +145,9 @@ def _sfid(result: Fidelity, progress: Progress) -> Iterable[float]:
 
 def _frechet(result: Fidelity, over: Literal["pooled", "spatial"]) -> float:
     first, second = (side.distribution(over) for side in result.sides)
-    return frechet_distance(first, second, result.convention.reference)
+    # of sFID there is one reference, OpenAI's: the others have none whose rounding could be kept
+    named = over == "pooled" or result.convention.name == "adm"
+    return frechet_distance(first, second, result.convention.reference if named else None)
 
 
 def _fid_infinity(result: Fidelity, progress: Progress) -> Iterable[float]:
