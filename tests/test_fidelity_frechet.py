@@ -82,6 +82,33 @@ def test_small_variances_beside_a_large_one_are_not_lost_in_its_rounding() -> No
     assert trace_of_root(both, both) == pytest.approx(both.trace, rel=5e-7)
 
 
+@pytest.mark.parametrize("power", [1.0, 1.5])
+@pytest.mark.parametrize("count", [210, 600])
+def test_steep_spectra_come_out_as_by_singular_values(
+    count: int, power: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eigenvalues below the rounding of the largest, as networks have them, and no time for singular values."""
+    axes = scipy.linalg.qr(np.random.default_rng(0).normal(size=(200, 200)))[0]
+    both = [whole(drawn(seed, count, 1 / np.arange(1, 201) ** power) @ axes) for seed in (1, 2)]
+    assert both[0].root is not None
+    assert both[1].root is not None
+    expected = np.linalg.svd(both[0].root.T @ both[1].root, compute_uv=False).sum()
+    monkeypatch.setattr(np.linalg, "svd", None)
+    assert trace_of_root(*both) == pytest.approx(expected, abs=1e-10 * both[0].trace)
+
+
+def test_small_values_that_are_noise_are_found_by_the_determinant(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda *given, **options: asked.append(1) or svd(*given, **options))
+    axes = scipy.linalg.qr(np.random.default_rng(1).normal(size=(900, 900)))[0]
+    covariance = axes * np.repeat([1.0, 1e-9], [3, 897]) @ axes.T
+    both = Gaussian(np.zeros(900), full=(covariance + covariance.T) / 2)
+    assert both.root is not None
+    assert trace_of_root(both, both) == pytest.approx(both.trace, rel=1e-8)
+    assert asked
+
+
 def test_images_that_are_all_the_same_are_apart_by_their_means() -> None:
     first, second = np.ones((5, D)), np.full((70, D), 3.0)
     for one, other in ((Gaussian.of(first), Gaussian.of(second)), (whole(first), whole(second))):
