@@ -8,7 +8,9 @@ import shutil
 import sys
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from inception_v3 import cli
 from inception_v3.checkpoint import save
 from inception_v3.errors import InputError
 from inception_v3.fidelity import cache as cache_module
-from inception_v3.fidelity import scores
+from inception_v3.fidelity import features, scores
 from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import find_convention
 from inception_v3.fidelity.features import extract
@@ -377,6 +379,16 @@ def test_rows_on_disk_are_read_as_an_array_is_and_not_mapped() -> None:
         for chosen in (slice(None), slice(3, 9), slice(25, 99), slice(0, 0), np.array([7, 0, 7, 29])):
             np.testing.assert_array_equal(part[chosen], expected[chosen, columns])
         np.testing.assert_array_equal(np.asarray(part), expected[:, columns])
+
+
+@pytest.mark.parametrize("ready", [features._by_turns, features._ahead])
+def test_pictures_are_made_ready_in_order_and_leave_the_processors_to_the_network(ready: Callable[..., Any]) -> None:
+    threads = torch.get_num_threads()
+    found = list(ready(lambda number: (number, torch.get_num_threads()), iter(range(50)), 4, 3))
+    assert found == [(number, 1) for number in range(50)]
+    assert torch.get_num_threads() == threads
+    (later,) = list(ThreadPoolExecutor(1).map(lambda _: torch.get_num_threads(), [0]))
+    assert later == threads
 
 
 def test_a_full_disk_is_told() -> None:
