@@ -48,7 +48,7 @@ class Distortion:
         top, left, height, width = distorted_box(image.height, image.width)
         part = transform.pil_to_tensor(image.crop((left, top, left + width, top + height)))
         method = METHODS[0 if self.fast else _below(len(METHODS))]
-        net = tensorflow_resize(part, self.image_size, method) / 255
+        net = torch.from_numpy(tensorflow_resize(part.numpy(), self.image_size, method)) / 255
         if _below(2):
             net = net.flip(-1)
         net = distort_colours(net, FAST_ORDERING if self.fast else ORDERINGS[_below(len(ORDERINGS))])

@@ -1,6 +1,7 @@
-"""Writing files that are either whole or not there."""
+"""Writing files that are either whole or not there; checksums."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -50,6 +51,16 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def checksum(file: Path) -> str:
+    """The sha256 of a model's file; of a TensorFlow checkpoint, which is several, of all in the order of names."""
+    total = hashlib.sha256()
+    for part in [file] if file.is_file() else sorted(file.parent.glob(f"{file.name}.*")):
+        with part.open("rb") as opened:
+            while block := opened.read(2**20):
+                total.update(block)
+    return total.hexdigest()
 
 
 def cannot_write(path: Path, error: Exception) -> Exception:

@@ -14,8 +14,8 @@ import sys
 import threading
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -36,11 +36,18 @@ MAX_PIXELS = 178_956_970  # half a GiB as RGB; by default Pillow too opens nothi
 MAX_STREAM_BYTES = 512 * 2**20  # of a picture that comes through a pipe and must be held whole
 MAX_PATH_BYTES = 2**16  # no system has longer paths; what is longer in a list of paths is no list
 STANDARD_INPUT = "standard input"
+NAMES_AT_ONCE = 100_000  # of one folder: about 10 MB
+
+Least = Callable[[int, int], tuple[int, int] | None]
+Wanted = Callable[[str, bool], bool]
+Listing = Callable[[Path, Wanted], Iterator[tuple[str, bool]]]  # names, each with whether it is surely a plain file
 
 _SIGNATURES = re.compile(  # strict enough that no list of paths is taken for a picture: BMW/1.jpg, P6/1.jpg
     rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
     re.DOTALL,
 )
+# To load what reads all formats takes as long as tens of pictures; what reads these Pillow always loads.
+_COMMON = {b"\xff\xd8": ("JPEG",), b"\x89P": ("PNG",), b"GI": ("GIF",)}
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "no such file; check the path"),
     (IsADirectoryError, "a folder, not a picture; give a file in it"),
@@ -58,32 +65,38 @@ _UPRIGHT = {  # what undoes each EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LYING = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262  # TIFF tags
 _stderr = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its remarks reach only who asks for them, not stderr
 
 
-def open_image(source: str | Path | bytes | BinaryIO | Image.Image, *, name: str | None = None) -> Image.Image:
+def open_image(
+    source: str | Path | bytes | BinaryIO | Image.Image, *, name: str | None = None, least: Least | None = None
+) -> Image.Image:
     """The picture in a file, in bytes, in an open binary file, or already in memory, as mode RGB, 0 to 255.
 
     It stands upright by its EXIF orientation, and transparency shows white. 16-bit gray becomes round(v / 257).
     Of several frames or pages it is the first. `name` is what errors call it; by default its path.
+
+    `least` is called with the width and height, upright, before memory is taken. Where it returns a width and height,
+    a JPEG is decoded at a half, a quarter or an eighth of its size as long as it is no smaller than that: fewer
+    numbers to compute, and other pixels than those of the whole picture made smaller.
 
     Raises InputError, one line with the name and the remedy: missing, not allowed, a folder, empty, not a
     picture, cut short, more than MAX_PIXELS (read off the header, before memory is taken), 32-bit numbers.
     """
     name = _printable(name or (source if isinstance(source, str | Path) else getattr(source, "name", "picture")))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet_pillow:
             if isinstance(source, Image.Image):
-                return _rgb(source, name)
+                return _rgb(source, name, least)
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
             with Path(stream).open("rb") if isinstance(stream, str | Path) else nullcontext(stream) as given:
                 file = given if given.seekable() else io.BytesIO(_read_all(given, name))
-                if not file.read(1):
+                if not (head := file.read(2)):
                     raise InputError(f"{name}: the file is empty; fetch or save it again")
-                return _rgb(Image.open(file, formats=_formats()), name)
+                return _rgb(Image.open(file, formats=_COMMON.get(head) or _formats()), name, least)
     except InputError:
         raise
     except Exception as error:  # damaged files make Pillow raise whatever its parsers run into
@@ -119,15 +132,45 @@ def _quiet_libtiff() -> Iterator[None]:
             os.close(kept)
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
+class _QuietPillow:
+    """Pillow's warnings are not shown while any thread is inside; those of all others are.
+
+    `warnings.catch_warnings` alone is for one thread: two that overlap leave each other's filters behind.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._kept = warnings.catch_warnings()
+                self._kept.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._kept.__exit__(None, None, None)
+
+
+_quiet_pillow = _QuietPillow()
+
+
+def _rgb(image: Image.Image, name: str, least: Least | None) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
+    turn = _turn(image) if image.format in ("JPEG", "MPO") else None
+    if least is not None:
+        lying = turn in _LYING
+        wanted = least(*(image.size[::-1] if lying else image.size))
+        if wanted is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, wanted[::-1] if lying else wanted)
     with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
         image.load()
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged notes about a picture do not make the picture unreadable
-        turn = None
+    turn = turn or _turn(image)  # PNG's notes may come after its pixels
     low, high = cast(tuple[float, float], image.getextrema()) if image.mode == "I" else (0, 0)
     if image.mode == "F" or low < 0 or high > 65535:
         raise InputError(f"{name}: 32-bit numbers do not say which is white; save it with 8 or 16 bits")
@@ -142,6 +185,13 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     rgb = (image if turn is None else image.transpose(turn)).convert("RGB")
     rgb.info = {}  # its EXIF no longer holds: opened again, the picture must not be turned again
     return rgb
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged notes about a picture do not make the picture unreadable
+        return None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -164,41 +214,102 @@ class Source:
     name: str
     content: Path | bytes = field(repr=False)
 
-    def open(self) -> Image.Image:
-        """The picture in mode RGB. Raises InputError as `open_image` does."""
-        return open_image(self.content, name=self.name)
+    def open(self, least: Least | None = None) -> Image.Image:
+        """The picture in mode RGB, as `open_image` gives it. Raises InputError as it does."""
+        return open_image(self.content, name=self.name, least=least)
 
 
 def list_images(folder: str | Path) -> Iterator[Path]:
     """Every file with one of IMAGE_SUFFIXES in a folder and the folders in it, in the order of sorted paths.
 
     One folder at a time is listed, links are followed but not in circles, and what is hidden is left out, with
-    what macOS adds to archives. Raises InputError where a folder cannot be listed.
+    what macOS adds to archives. Memory is bounded: of a larger folder NAMES_AT_ONCE are held, and it is read again
+    for the next ones. Raises InputError where a folder cannot be listed.
     """
-    stack = [_listing(Path(folder))]  # not recursion: folders may nest deeper than Python's calls
+    return _walk(Path(folder), _in_order)
+
+
+def _walk(folder: Path, names_in: Listing) -> Iterator[Path]:
+    above: list[tuple[int, int]] = []
+    stack = [(folder, names_in(folder, _may_matter))]  # not recursion: folders may nest deeper than Python's calls
     while stack:
-        if (entry := next(stack[-1][0], None)) is None:
+        here, names = stack[-1]
+        try:
+            if len(above) < len(stack):
+                above.append(_identity(here))
+            name, regular = next(names, ("", False))
+        except OSError as error:
+            raise InputError(f"{_printable(here)}: cannot be listed ({error.strerror}); check the folder") from error
+        if not name:
             stack.pop()
-        elif not entry.name.startswith(".") and entry.name != "__MACOSX":
-            path = Path(entry.path)
-            mode = stat.S_IFREG if entry.is_file(follow_symlinks=False) else _mode(path)
-            if stat.S_ISDIR(mode):
-                below = _listing(path)
-                if all(below[1] != identity for _, identity in stack):
-                    stack.append(below)
-            # a link that leads nowhere is kept: opening it says so, leaving it out would not
-            elif path.suffix.lower() in IMAGE_SUFFIXES and (stat.S_ISREG(mode) or not mode):
-                yield path
+            above.pop()
+            continue
+        path = here / name
+        mode = stat.S_IFREG if regular else _mode(path)
+        if stat.S_ISDIR(mode):
+            if _identity(path) not in above:
+                stack.append((path, names_in(path, _may_matter)))
+        # a link that leads nowhere is kept: opening it says so, leaving it out would not
+        elif _is_image(name) and (stat.S_ISREG(mode) or not mode):
+            yield path
 
 
-def _listing(folder: Path) -> tuple[Iterator["os.DirEntry[str]"], tuple[int, int]]:
-    """What is in a folder, sorted, and the folder's identity, whatever path leads to it."""
-    try:
-        status = folder.stat()
-        with os.scandir(folder) as entries:
-            return iter(sorted(entries, key=lambda entry: entry.name)), (status.st_dev, status.st_ino)
-    except OSError as error:
-        raise InputError(f"{_printable(folder)}: cannot be listed ({error.strerror}); check the folder") from error
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same whatever path leads to it."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _in_order(folder: Path, wanted: Wanted) -> Iterator[tuple[str, bool]]:
+    """The names in a folder, sorted, each with whether it is known to be a plain file.
+
+    What was held before is given up while the next ones are gathered: names alone, the smallest NAMES_AT_ONCE that
+    come after the last.
+    """
+    last, more = "", True
+    while more:
+        names: list[str] = []
+        bound, more = None, False
+        for name, regular in _unsorted(folder, wanted):
+            if name > last and (bound is None or name < bound):
+                names.append(name if regular else name + "/")  # no name has this in it
+                if len(names) >= 2 * NAMES_AT_ONCE:
+                    bound, more = _keep_smallest(names), True
+        if len(names) > NAMES_AT_ONCE:
+            _keep_smallest(names)
+            more = True
+        names.sort(key=_bare)
+        for name in names:
+            yield _bare(name), name[-1] != "/"
+        last = _bare(names[-1]) if names else last
+
+
+def _keep_smallest(names: list[str]) -> str:
+    """Leave the smallest NAMES_AT_ONCE, and return the largest of them."""
+    names.sort(key=_bare)
+    del names[NAMES_AT_ONCE:]
+    return _bare(names[-1])
+
+
+def _bare(name: str) -> str:
+    return name[:-1] if name[-1] == "/" else name
+
+
+def _unsorted(folder: Path, wanted: Wanted) -> Iterator[tuple[str, bool]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            regular = entry.is_file(follow_symlinks=False)
+            if wanted(entry.name, regular):
+                yield entry.name, regular
+
+
+def _may_matter(name: str, regular: bool) -> bool:
+    """Pictures by their names' ends, and whatever is no plain file: it may be a folder."""
+    return not name.startswith(".") and name != "__MACOSX" and (not regular or _is_image(name))
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a million Paths would be slow)
 
 
 def _mode(path: Path) -> int:
@@ -224,8 +335,8 @@ def expand(arguments: Iterable[str]) -> Iterator[Source]:
     """
     given = list(arguments)
     for argument in given:
-        if argument != "-":
-            next(_sources(argument))
+        if argument != "-" and next(_paths(argument, _unsorted), None) is None:
+            raise _nothing(argument)
     return chain.from_iterable(map(_sources, given))
 
 
@@ -234,30 +345,53 @@ def _sources(argument: str) -> Iterator[Source]:
         yield from _standard_input()
         return
     found = None
-    for found in _paths(argument):
+    for found in _paths(argument, _in_order):
         yield Source(_printable(found), found)
     if found is None:
-        empty = argument and stat.S_ISDIR(_mode(Path(argument)))
-        wrong = "no pictures in this folder" if empty else "no such file or folder, and no pattern that fits any"
-        raise InputError(f"{_printable(argument) or '(empty)'}: {wrong}; check the path", exit_status=2)
+        raise _nothing(argument)
 
 
-def _paths(argument: str) -> Iterator[Path]:
+def _nothing(argument: str) -> InputError:
+    empty = argument and stat.S_ISDIR(_mode(Path(argument)))
+    wrong = "no pictures in this folder" if empty else "no such file or folder, and no pattern that fits any"
+    return InputError(f"{_printable(argument) or '(empty)'}: {wrong}; check the path", exit_status=2)
+
+
+def _paths(argument: str, names_in: Listing) -> Iterator[Path]:
     path = Path(argument)
     mode = _mode(path) if argument else 0
     if mode:
-        yield from list_images(path) if stat.S_ISDIR(mode) else (path,)
+        yield from _walk(path, names_in) if stat.S_ISDIR(mode) else (path,)
+    elif (wild := next((at for at, part in enumerate(path.parts) if glob.has_magic(part)), None)) is None:
+        return
     elif "**" not in path.parts:
-        for match in map(Path, sorted(glob.glob(argument))):  # noqa: PTH207 (a million Paths would not be small)
-            yield from list_images(match) if stat.S_ISDIR(_mode(match)) else (match,)
+        for match in _glob(Path(*path.parts[:wild]), path.parts[wild:], names_in):
+            yield from _walk(match, names_in) if stat.S_ISDIR(_mode(match)) else (match,)
     else:  # the walk of list_images, for glob's own runs in circles
-        wild = next(place for place, part in enumerate(path.parts) if glob.has_magic(part))
         top = Path(*path.parts[:wild])
-        for image in list_images(top) if stat.S_ISDIR(_mode(top)) else ():
+        for image in _walk(top, names_in) if stat.S_ISDIR(_mode(top)) else ():
             parts = image.relative_to(top).parts
             depths = range(len(parts) if path.name == "**" else len(parts) + 1)  # a last ** means folders only
             if any(_matches(parts[:depth], path.parts[wild:]) for depth in depths):
                 yield image
+
+
+def _glob(folder: Path, pattern: tuple[str, ...], names_in: Listing) -> Iterator[Path]:
+    """What Python's glob finds, in order; of a folder of millions no more names are held than the listing holds."""
+    part, rest = pattern[0], pattern[1:]
+    if not glob.has_magic(part):
+        found = iter([folder / part] if os.path.lexists(folder / part) else ())
+    elif stat.S_ISDIR(_mode(folder)):
+        hidden = part.startswith(".")
+        names = names_in(folder, lambda name, _: fnmatch(name, part) and (hidden or not name.startswith(".")))
+        found = (folder / name for name, _ in names)
+    else:
+        return
+    try:
+        for path in found:
+            yield from _glob(path, rest, names_in) if rest else (path,)
+    except OSError:  # may not be listed: nothing is found in it, as by the shell
+        return
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -270,8 +404,11 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 def _standard_input() -> Iterator[Source]:
     stream = getattr(sys.stdin, "buffer", None)  # None where the program was started without
+    with suppress(OSError):  # no file, but something in memory
+        # Read by an object of our own: Python stops hard when it ends while a thread waits in sys.stdin's.
+        stream = open(sys.stdin.fileno(), "rb", closefd=False) if stream else None  # noqa: SIM115
     head = b""
-    while stream and len(head) < 64 and (chunk := stream.read1(MAX_PATH_BYTES)):
+    while stream and len(head) < 64 and not _begins_list(head) and (chunk := stream.read1(MAX_PATH_BYTES)):
         head += chunk
     if stream is None or not head.strip():
         raise InputError(f"{STANDARD_INPUT}: nothing in it; pipe a picture or a list of paths in", exit_status=2)
@@ -292,17 +429,24 @@ def _standard_input() -> Iterator[Source]:
             yield Source(_printable(path), path)
 
 
+def _begins_list(head: bytes) -> bool:
+    """Whether there is a path already, to be answered before the next one comes."""
+    first, end, _ = head.replace(b"\0", b"\n").partition(b"\n")
+    return bool(end) and _mode(Path(os.fsdecode(first.removesuffix(b"\r")))) != 0
+
+
 def _path_list(stream: BinaryIO, rest: bytes) -> Iterator[Path]:
     separator, ending = (b"\0", b"") if b"\0" in rest else (b"\n", b"\r")
     more = True
     while more:
-        chunk = cast(io.BufferedReader, stream).read1(MAX_PATH_BYTES)
-        more = bool(chunk)
-        *lines, rest = (rest + (chunk or separator)).split(separator)
+        *lines, rest = rest.split(separator)
+        yield from (Path(os.fsdecode(line)) for each in lines if (line := each.removesuffix(ending)))
         if len(rest) > MAX_PATH_BYTES:
             wrong = "no picture that is read here, and no list of paths"
             raise InputError(f"{STANDARD_INPUT}: {wrong}; check what is piped in", exit_status=2)
-        yield from (Path(os.fsdecode(line)) for each in lines if (line := each.removesuffix(ending)))
+        chunk = cast(io.BufferedReader, stream).read1(MAX_PATH_BYTES)
+        more = bool(chunk or rest)
+        rest += chunk or separator
 
 
 def _read_all(stream: BinaryIO, name: str, head: bytes = b"") -> bytes:

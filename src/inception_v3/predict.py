@@ -1,17 +1,16 @@
-"""From pictures on disk to the likeliest classes, in batches and in order, whatever their number."""
+"""From pictures on disk to the likeliest classes, in order, whatever their number."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from inception_v3.devices import autocast
-from inception_v3.errors import InputError
+from inception_v3.engines import Engine
 from inception_v3.images import Source
-from inception_v3.network import InceptionV3
+from inception_v3.pipeline import Decode, Resizer, run
+from inception_v3.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -31,38 +30,38 @@ class Prediction:
         }
 
 
-@torch.inference_mode()
 def predict(
-    model: InceptionV3, sources: Iterable[Source], *, top: int = 5, batch_size: int = 16
+    engine: Engine,
+    preprocessing: Preprocessing,
+    class_names: list[str],
+    sources: Iterable[Source],
+    *,
+    top: int = 5,
+    batch_size: int = 16,
+    decode: Decode = "exact",
+    resize: Resizer | None = None,
 ) -> Iterator[Prediction]:
     """A Prediction for each source, in order; one that cannot be read does not stop the others.
 
-    The model should be in inference mode, as `load` returns it. Classes without a name are called by their number.
+    `decode` and `resize` are those of pipeline.run. Of classes with equal probability the first in the list comes
+    first. Raises InputError where the engine fails, after the predictions before that batch.
     """
-    device = next(model.parameters()).device
-    names = model.class_names or [str(number) for number in range(model.settings["num_classes"])]
-    waiting = iter(sources)
-    while chunk := list(islice(waiting, batch_size)):
-        pixels = [_pixels(model, source) for source in chunk]
-        readable = [tensor for tensor in pixels if isinstance(tensor, Tensor)]
-        rows: Iterator[tuple[list[float], list[int]]] = iter(())
-        if readable:
-            images = model.preprocessing.scale(torch.stack(readable).to(device))
-            with autocast(device):
-                logits, _ = model(images.contiguous(memory_format=torch.channels_last), end_points=())
-            best = logits.float().softmax(1).cpu().topk(min(top, len(names)))
-            rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        for source, tensor in zip(chunk, pixels, strict=True):
-            if isinstance(tensor, Tensor):
-                shares, classes = next(rows)
-                ranked = [(names[place], share) for place, share in zip(classes, shares, strict=True)]
-                yield Prediction(source.name, ranked)
-            else:
-                yield Prediction(source.name, [], tensor)
+    for answer in run(engine, preprocessing, sources, batch_size=batch_size, decode=decode, resize=resize):
+        name = answer.source.name
+        if answer.logits is None:
+            yield Prediction(name, [], answer.error)
+        elif not np.isfinite(answer.logits).all():
+            yield Prediction(name, [], f"{name}: the network's outputs are no finite numbers; check the model")
+        else:
+            yield Prediction(name, likeliest(answer.logits, class_names, top))
 
 
-def _pixels(model: InceptionV3, source: Source) -> Tensor | str:
-    try:
-        return model.preprocessing.pixels(source.open())
-    except InputError as error:
-        return str(error)
+def likeliest(logits: NDArray[np.float32], class_names: list[str], top: int) -> list[tuple[str, float]]:
+    """The best classes of one picture with their softmax, computed in float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    count = min(top, len(class_names))
+    least = np.partition(logits, -count)[-count]
+    (best,) = np.nonzero(logits >= least)  # of equal ones the first count
+    best = best[np.argsort(-logits[best], kind="stable")][:count]
+    shares = powers[best] / powers.sum()
+    return [(class_names[place], share) for place, share in zip(best.tolist(), shares.tolist(), strict=True)]

@@ -1,12 +1,14 @@
 """From a decoded picture to what the network reads; the same numbers in training, evaluation and prediction."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
 from inception_v3.architecture import Size
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image, Resampling
     from torch import Tensor
 
 Interpolation = Literal["bilinear", "bicubic", "tensorflow"]
@@ -75,61 +77,122 @@ class Preprocessing:
         net = self._prepared(image)
         return net if net.dtype == torch.uint8 else net.round().to(torch.uint8)
 
+    def array(self, image: "Image") -> "NDArray[np.uint8]":
+        """What `pixels` gives, as an array of shape (H, W, 3), without PyTorch: Pillow resizes.
+
+        Equal bits wherever Pillow or TensorFlow's way resizes there too, that is but for bilinear and bicubic with
+        neither `resize` nor `squash`: there levels differ by one or two.
+        """
+        import numpy as np
+
+        if self.interpolation == "tensorflow":
+            return np.ascontiguousarray(self._as_tensorflow(image).round().astype(np.uint8).transpose(1, 2, 0))
+        plan = self.plan(*image.size)
+        if self.squash or self.resize:
+            return np.asarray(self._by_pillow(image, plan).crop(plan.cut))
+        # Only what is kept is computed: a resize of a part, whose borders may lie between pixels.
+        left, top, right, bottom = plan.part
+        down, right_by = (bottom - top) / plan.size[0], (right - left) / plan.size[1]
+        kept = (plan.cut[0] * right_by, plan.cut[1] * down, plan.cut[2] * right_by, plan.cut[3] * down)
+        part = (left + kept[0], top + kept[1], min(left + kept[2], right), min(top + kept[3], bottom))
+        return np.asarray(image.resize(self.image_size[::-1], self._method, box=part))
+
     def scale(self, pixels: "Tensor") -> "Tensor":
         """Pixels 0 to 255, (N, 3, H, W), to the floats that the network reads, on the same device."""
-        from torch import tensor
+        from torch import float32, float64, tensor
 
-        mean = tensor(self.mean, device=pixels.device).view(3, 1, 1) * 255
-        std = tensor(self.std, device=pixels.device).view(3, 1, 1) * 255
+        dtype = float64 if pixels.dtype == float64 else float32
+        mean = tensor(self.mean, dtype=dtype, device=pixels.device).view(3, 1, 1) * 255
+        std = tensor(self.std, dtype=dtype, device=pixels.device).view(3, 1, 1) * 255
         return (pixels - mean) / std
 
     def __call__(self, image: "Image") -> "Tensor":
         """An RGB picture to floats of shape (1, 3, H, W), with nothing rounded on the way."""
         return self.scale(self._prepared(image)[None])
 
+    def plan(self, width: int, height: int) -> "Plan":
+        """Which part of a picture is resized to what, and which part of that is kept."""
+        if self.squash:
+            left, top = (_border(length, self.crop_fraction) for length in (width, height))
+            return Plan((left, top, width - left, height - top), self.image_size, (0, 0, *self.image_size[::-1]))
+        longest = min(width, height) * MAX_ASPECT
+        part = _centre((width, height), (min(width, longest), min(height, longest)))
+        width, height = min(width, longest), min(height, longest)
+        if self.resize is None:
+            ratio = max(self.image_size[0] / height, self.image_size[1] / width) / self.crop_fraction
+            size = max(self.image_size[0], round(height * ratio)), max(self.image_size[1], round(width * ratio))
+        else:  # torchvision's rule: the shorter side, the longer rounded down
+            shorter = min(width, height)
+            size = height * self.resize // shorter, width * self.resize // shorter
+        return Plan(part, size, _centre(size[::-1], self.image_size[::-1]))
+
     def _prepared(self, image: "Image") -> "Tensor":
         """Numbers from 0 to 255, (3, H, W); whole ones, but for those that TensorFlow's resize computes."""
-        from torchvision.transforms.v2 import functional as transform
-
-        if self.squash:
-            left, top = (_border(length, self.crop_fraction) for length in image.size)
-            centre = image.crop((left, top, image.width - left, image.height - top))
-            return self._resized(centre, self.image_size)
-        height, width = self.image_size
-        longest = min(image.size) * MAX_ASPECT
-        if max(image.size) > longest:
-            image = transform.center_crop(image, [min(image.height, longest), min(image.width, longest)])
-        if self.resize is None:
-            ratio = max(height / image.height, width / image.width) / self.crop_fraction
-            size = max(height, round(image.height * ratio)), max(width, round(image.width * ratio))
-        else:  # torchvision's rule: the shorter side, the longer rounded down
-            shorter = min(image.size)
-            size = image.height * self.resize // shorter, image.width * self.resize // shorter
-        cut: Tensor = transform.center_crop(self._resized(image, size), [height, width])
-        return cut
-
-    def _resized(self, image: "Image", size: Size) -> "Tensor":
+        import torch
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as transform
 
+        if self.interpolation == "tensorflow":
+            return torch.from_numpy(self._as_tensorflow(image))
+        plan = self.plan(*image.size)
+        if self.squash or self.resize:
+            return cast("Tensor", transform.pil_to_tensor(self._by_pillow(image, plan).crop(plan.cut)))
+        net = transform.pil_to_tensor(_crop(image, plan.part))
+        net = transform.resize(net, list(plan.size), InterpolationMode(self.interpolation), antialias=True)
+        left, top, right, bottom = plan.cut
+        return cast("Tensor", net[:, top:bottom, left:right])
+
+    def _by_pillow(self, image: "Image", plan: "Plan") -> "Image":
+        height, width = plan.size
+        image = _crop(image, plan.part)
+        if image.height > image.width * MAX_ASPECT:  # Pillow goes along the rows first, and so makes it wide
+            image = image.resize((image.width, height), self._method)
+        return image.resize((width, height), self._method)
+
+    def _as_tensorflow(self, image: "Image") -> "NDArray[np.float32]":
+        import numpy as np
+
         from inception_v3.tensorflow_resize import tensorflow_resize
 
-        if self.interpolation == "tensorflow":
-            return tensorflow_resize(transform.pil_to_tensor(image), size)
-        method = InterpolationMode(self.interpolation)
-        resized: Tensor
-        if self.squash or self.resize:
-            if image.height > image.width * MAX_ASPECT:  # Pillow goes along the rows first, and so makes it wide
-                image = transform.resize(image, [size[0], image.width], method)
-            resized = transform.pil_to_tensor(transform.resize(image, list(size), method))
-        else:
-            resized = transform.resize(transform.pil_to_tensor(image), list(size), method, antialias=True)
-        return resized
+        plan = self.plan(*image.size)
+        net = tensorflow_resize(np.asarray(_crop(image, plan.part)).transpose(2, 0, 1), plan.size)
+        left, top, right, bottom = plan.cut
+        below, beyond = max(bottom - plan.size[0], 0), max(right - plan.size[1], 0)
+        net = np.pad(net, ((0, 0), (max(-top, 0), below), (max(-left, 0), beyond)))  # black, as crops are elsewhere
+        top, left = max(top, 0), max(left, 0)
+        return net[:, top : top + self.image_size[0], left : left + self.image_size[1]]
+
+    @property
+    def _method(self) -> "Resampling":
+        from PIL.Image import Resampling
+
+        return Resampling[self.interpolation.upper()]
+
+
+class Plan(NamedTuple):
+    """How a picture is resized and cut. Boxes are left, top, right, bottom; what `cut` has beyond the size is black."""
+
+    part: tuple[int, int, int, int]
+    size: Size
+    cut: tuple[int, int, int, int]
 
 
 def _border(length: int, fraction: float) -> int:
     """What tf.image.central_crop leaves out at either end."""
     return int((length - length * fraction) / 2)
+
+
+def _centre(size: tuple[int, int], kept: tuple[int, int]) -> tuple[int, int, int, int]:
+    """torchvision's centre of a width and a height, which may be larger than they are."""
+    left, top = (
+        round((whole - part) / 2) if part <= whole else -((part - whole) // 2)
+        for whole, part in zip(size, kept, strict=True)
+    )
+    return left, top, left + kept[0], top + kept[1]
+
+
+def _crop(image: "Image", box: tuple[int, int, int, int]) -> "Image":
+    return image if box == (0, 0, *image.size) else image.crop(box)
 
 
 # How each program prepares the pictures that it judges its network with.

@@ -1,7 +1,8 @@
 """Progress bars: on a terminal a live line, in a file or a pipe nothing."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -10,7 +11,9 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -46,6 +49,24 @@ def download_bar(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def counter(console: Console) -> Iterator[Callable[[int], None]]:
+    """A line for work whose end is not known: call what it gives with the count so far."""
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,} pictures"), TextColumn("{task.fields[figures]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, figures="")
+        started = shown = time.monotonic()
+
+        def count(done: int) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now > shown + 0.2:  # to tell the bar takes longer than all else that is done for a picture
+                shown = now
+                bar.update(task, completed=done, figures=f"{done / (now - started):.1f}/s")
+
+        yield count
 
 
 class Pace:

@@ -6,7 +6,6 @@ Content-Security-Policy forbids the rest. Names come from outside; the template 
 
 import base64
 import csv
-import hashlib
 import io
 import tempfile
 from datetime import UTC, datetime
@@ -149,13 +148,3 @@ def write_csv(file: Path, metrics: Metrics, pictures: Pictures) -> None:
             answer = ("", "") if row["predicted"] == NO_ANSWER else told
             name, label = pictures.names[row["index"]], metrics.class_names[row["label"]]
             writer.writerow((name, label, *answer, int(row["rank"] == 0)))
-
-
-def checksum(file: Path) -> str:
-    """The sha256 of a model's file; of a TensorFlow checkpoint, which is several, of all in the order of names."""
-    total = hashlib.sha256()
-    for part in [file] if file.is_file() else sorted(file.parent.glob(f"{file.name}.*")):
-        with part.open("rb") as opened:
-            while block := opened.read(2**20):
-                total.update(block)
-    return total.hexdigest()

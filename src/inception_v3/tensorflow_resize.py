@@ -7,18 +7,19 @@ resize_{bilinear,nearest_neighbor,bicubic,area}_op.cc; each is a weighted sum al
 
 import math
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 Method = Literal["bilinear", "nearest", "bicubic", "area"]
 METHODS: tuple[Method, ...] = get_args(Method)
 BICUBIC_STEPS = 1024  # the kernel is a table, with so many places between two pixels
 BICUBIC_A = -0.75
+Floats = NDArray[np.float32]
 
 
-def tensorflow_resize(images: Tensor, size: tuple[int, int], method: Method = "bilinear") -> Tensor:
+def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Method = "bilinear") -> Floats:
     """Numbers of shape (..., H, W) to float32 of shape (..., *size), in the range of `images`; bicubic may leave it."""
     net = images
     # what shrinks most goes first: a line of a million pixels is not made wide before it is made short
@@ -26,39 +27,39 @@ def tensorflow_resize(images: Tensor, size: tuple[int, int], method: Method = "b
         if net.shape[axis] != length:
             places, weights = _taps(net.shape[axis], length, method)
             columns = weights[..., None] if axis == -2 else weights
-            total = net.index_select(axis, places[0]) * columns[0]
+            total = net.take(places[0], axis) * columns[0]
             for place, column in zip(places[1:], columns[1:], strict=True):
-                total += net.index_select(axis, place) * column
+                total += net.take(place, axis) * column
             net = total
-    return net.float()
+    return np.asarray(net, np.float32)
 
 
 @lru_cache(maxsize=64)
-def _taps(old: int, new: int, method: Method) -> tuple[Tensor, Tensor]:
+def _taps(old: int, new: int, method: Method) -> tuple[NDArray[np.int64], Floats]:
     """What each of `new` places is the sum of: places in the old axis and their weights, both (terms, new)."""
-    scale = torch.tensor(old, dtype=torch.float32) / new
-    start = torch.arange(new, dtype=torch.float32) * scale  # in float32, as there: it decides which pixel is meant
-    floor = start.floor()
+    scale = np.float32(old) / np.float32(new)
+    start = np.arange(new, dtype=np.float32) * scale  # in float32, as there: it decides which pixel is meant
+    floor = np.floor(start)
     fraction = start - floor
     if method == "nearest":
-        steps, weights = torch.zeros(1, 1), torch.ones(1, new)
+        steps, weights = np.zeros((1, 1), np.float32), np.ones((1, new), np.float32)
     elif method == "bilinear":
-        steps, weights = torch.arange(2.0)[:, None], torch.stack([1 - fraction, fraction])
+        steps, weights = np.arange(2, dtype=np.float32)[:, None], np.stack([1 - fraction, fraction])
     elif method == "bicubic":
-        steps = torch.arange(-1.0, 3.0)[:, None]
-        nearest_step = (fraction * BICUBIC_STEPS).round() / BICUBIC_STEPS
-        weights = _cubic((steps - nearest_step).abs())
+        steps = np.arange(-1, 3, dtype=np.float32)[:, None]
+        nearest_step = np.round(fraction * BICUBIC_STEPS) / BICUBIC_STEPS
+        weights = _cubic(np.abs(steps - nearest_step))
     else:  # how much of each old pixel the new one covers
-        end = (torch.arange(new, dtype=torch.float32) + 1) * scale
-        steps = torch.arange(math.ceil(float(scale)) + 1.0)[:, None]
-        covered = torch.minimum(floor + steps + 1, end) - torch.maximum(floor + steps, start)
-        weights = covered.clamp(min=0) / scale
-    places = (floor + steps).long().clamp(0, old - 1)
+        end = (np.arange(new, dtype=np.float32) + 1) * scale
+        steps = np.arange(math.ceil(scale) + 1, dtype=np.float32)[:, None]
+        covered = np.minimum(floor + steps + 1, end) - np.maximum(floor + steps, start)
+        weights = covered.clip(min=0) / scale
+    places = (floor + steps).astype(np.int64).clip(0, old - 1)
     return places, weights
 
 
-def _cubic(distance: Tensor) -> Tensor:
+def _cubic(distance: Floats) -> Floats:
     """The weight of a pixel that is 0 to 2 pixels away."""
     near = ((BICUBIC_A + 2) * distance - (BICUBIC_A + 3)) * distance**2 + 1
     far = ((BICUBIC_A * distance - 5 * BICUBIC_A) * distance + 8 * BICUBIC_A) * distance - 4 * BICUBIC_A
-    return torch.where(distance <= 1, near, far)
+    return np.where(distance <= 1, near, far)

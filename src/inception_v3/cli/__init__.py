@@ -1,32 +1,45 @@
 """The command line: `inception-v3 train | finetune | evaluate | predict | ...`, a file for each command.
 
-PyTorch is imported inside the commands that need it, so that help and mistakes answer at once.
+A command's file is imported when it is asked for, and PyTorch inside the commands that need it, so that help and
+mistakes answer at once, and `predict` with an exported network soon.
 """
 
 import os
 import sys
 import warnings
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from inception_v3.cli.common import messages, warn
-from inception_v3.cli.convert import convert
-from inception_v3.cli.describe import describe
-from inception_v3.cli.evaluate import evaluate
-from inception_v3.cli.fidelity import fidelity
-from inception_v3.cli.finetune import finetune
-from inception_v3.cli.predict import predict
-from inception_v3.cli.train import train
+from inception_v3.cli.common import warn
 from inception_v3.errors import InputError
 
-app = typer.Typer(
-    help="Inception V3: train it, judge it, use it, look inside.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (train, finetune, evaluate, predict, fidelity, convert, describe):
-    app.command()(command)
+COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "convert", "describe")
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class Commands(TyperGroup):
+    """Each is the function of that name in the file of that name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=CONTEXT)
+        alone.command(cmd_name)(getattr(import_module(f"inception_v3.cli.{cmd_name}"), cmd_name))
+        return typer.main.get_command(alone)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=CONTEXT)
+
+
+@app.callback()
+def inception_v3() -> None:
+    """Inception V3: train it, judge it, use it, look inside."""
 
 
 def main() -> None:
@@ -35,9 +48,13 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except InputError as error:
+        from inception_v3.cli.common import messages
+
         messages.print(f"error: {error}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
+        from inception_v3.cli.common import messages
+
         messages.print("interrupted")
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as head, has what it wanted

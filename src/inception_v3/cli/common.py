@@ -2,14 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from inception_v3.errors import InputError
 
-output, messages = Console(), Console(stderr=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    output: Console
+    messages: Console
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default the GPU where there is one.")]
@@ -22,7 +25,19 @@ WeightsFile = Annotated[
 ]
 
 
+def __getattr__(name: str) -> Any:
+    """The two consoles, when first asked for: to import rich takes as long as a picture."""
+    if name not in ("output", "messages"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rich.console import Console
+
+    globals().update(output=Console(), messages=Console(stderr=True))
+    return globals()[name]
+
+
 def warn(text: str) -> None:
+    from inception_v3.cli.common import messages
+
     messages.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 

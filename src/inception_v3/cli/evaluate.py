@@ -94,7 +94,8 @@ def evaluate(
         raise InputError(f"{data}: none of its {len(pictures)} pictures can be read")
     if not len(metrics.answered):
         raise InputError(f"{model}: its outputs are no finite numbers for any picture; the weights are damaged")
-    from inception_v3.report import checksum, write_csv, write_html
+    from inception_v3.files import checksum
+    from inception_v3.report import write_csv, write_html
 
     settings = {
         "models": [

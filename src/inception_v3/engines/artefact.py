@@ -1,0 +1,183 @@
+"""Exported networks: what travels inside an .onnx, an .xml or a .pt2 beside the numbers, and what it says of them.
+
+One JSON text, under the key `inception_v3`: which network, how pictures are prepared, the classes, the precision, and
+how far the answers were from the network in float32 when the file was made. Neither PyTorch nor an engine reads it.
+"""
+
+import json
+import re
+import zipfile
+from dataclasses import asdict, dataclass, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+from xml.etree import ElementTree
+
+from inception_v3.engines.base import Precision
+from inception_v3.errors import InputError
+from inception_v3.preprocessing import Preprocessing
+
+KEY = "inception_v3"
+VERSION = 1
+Kind = Literal["onnx", "openvino", "torch-export"]
+SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch-export"}
+MAX_DESCRIPTION = 64 * 2**20  # bytes; class names are all that can be long
+# The least share of pictures whose first class must be that of float32, where the user asks for no other.
+BOUNDS: dict[Precision, float] = {"fp32": 1.0, "bf16": 0.995, "fp16": 0.995, "int8": 0.99}
+# The largest difference that is rounding and no mistake, in probabilities or in shares of a feature's largest value.
+LARGEST: dict[Precision, float] = {"fp32": 0.001, "bf16": 0.2, "fp16": 0.1, "int8": 0.5}
+
+
+@dataclass(frozen=True)
+class Check:
+    """How an engine's answers differ from those of the network itself, layer by layer, in float32 on PyTorch.
+
+    `differences` are those of probabilities. `preparation` says who resized: torchvision or pillow.
+    """
+
+    pictures: int
+    source: str
+    preparation: str
+    top_1_agreement: float
+    max_difference: float
+    mean_difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"top-1 agreement {self.top_1_agreement:.2%}, probabilities off by {self.max_difference:.1e} at most and "
+            f"{self.mean_difference:.1e} on average, {self.pictures} pictures ({self.source})"
+        )
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is known of an exported network. `weights` is a checksum of what it was made from."""
+
+    settings: dict[str, Any]
+    preprocessing: Preprocessing
+    class_names: list[str] | None
+    outputs: tuple[str, ...]
+    precision: Precision
+    any_size: bool
+    weights: str
+    check: Check | None = None
+    kept_higher: tuple[str, ...] = ()  # end points of an int8 network that stayed in float32
+
+    def names(self) -> list[str]:
+        """What the classes are called: by their number where they have no name."""
+        return self.class_names or [str(number) for number in range(self.settings["num_classes"])]
+
+    def to_json(self) -> str:
+        return json.dumps({"version": VERSION} | asdict(self), ensure_ascii=True)
+
+
+def parse(text: str, path: Path) -> Description:
+    """Raises InputError, naming the file: written by a newer version, or damaged."""
+    try:
+        values = dict(json.loads(text))
+        if values.pop("version") != VERSION:
+            raise InputError(f"{path}: written by another version of inception-v3; export it anew with this one")
+        stored: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in
+                  values["preprocessing"].items()}  # fmt: skip
+        check = values["check"]
+        known = {field.name for field in fields(Description)}
+        if values.keys() != known or values["precision"] not in get_args(Precision):
+            raise ValueError(f"its keys are {sorted(values)}")
+        classes = values["settings"]["num_classes"]
+        if values["class_names"] is not None and len(values["class_names"]) != classes:
+            raise ValueError(f"{len(values['class_names'])} class names for {classes} classes")
+        return Description(
+            **values
+            | {"preprocessing": Preprocessing(**stored), "check": check and Check(**check)}
+            | {"outputs": tuple(values["outputs"]), "kept_higher": tuple(values["kept_higher"])}
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: its description cannot be read ({error}); export it anew") from error
+
+
+def recognise(path: Path) -> Kind | None:
+    """Which kind of exported network a file is, by its content; None for anything else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError:
+        return None
+    if head[:4] == b"PK\x03\x04" and path.suffix == ".pt2":
+        return "torch-export"
+    if b"<net " in head:
+        return "openvino"
+    # ModelProto: ir_version, then the name of the program that wrote it
+    return "onnx" if head[:1] == b"\x08" and head[2:3] == b"\x12" else None
+
+
+def read(path: Path) -> Description:
+    """What an exported network says of itself. Raises InputError, naming the file: not one of ours, damaged, newer."""
+    kind = recognise(path)
+    try:
+        text = {"onnx": _from_onnx, "openvino": _from_xml, "torch-export": _from_archive}[kind](path) if kind else None
+    except (OSError, ElementTree.ParseError, zipfile.BadZipFile, ValueError, IndexError) as error:
+        raise InputError(f"{path}: the file is damaged ({error}); export it anew") from error
+    if text is None:
+        raise InputError(f"{path}: not exported by inception-v3; make one with `inception-v3 export RUN OUT`")
+    return parse(text, path)
+
+
+def _from_xml(path: Path) -> str | None:
+    """The description is one attribute. Its text is looked for in the file's end, so that no parser reads the rest."""
+    size = path.stat().st_size
+    if size > MAX_DESCRIPTION:
+        raise ValueError("larger than such a file can be")
+    found = re.search(rf'<{KEY}>\s*(<description value="[^"<]*" />)', path.read_text("utf-8"))
+    return ElementTree.fromstring(found[1]).get("value") if found else None
+
+
+def _from_onnx(path: Path) -> str | None:
+    """From the file's metadata (ModelProto.metadata_props = 14). Protocol buffers say how long each field is, so that
+    the network's numbers are jumped over."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while file.tell() < size:
+            number, kind = divmod(_varint(file), 8)
+            if kind == 0:
+                _varint(file)
+            elif kind == 2:
+                length = _varint(file)
+                if length > size - file.tell():
+                    raise ValueError("it is cut short")
+                if number != 14:
+                    file.seek(length, 1)
+                elif length <= MAX_DESCRIPTION and (value := _entry(file.read(length), KEY)) is not None:
+                    return value
+            else:
+                raise ValueError("no model that is known")
+    return None
+
+
+def _from_archive(path: Path) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        name = next((name for name in archive.namelist() if name.endswith(f"extra/{KEY}.json")), None)
+        if name is None:
+            return None
+        if archive.getinfo(name).file_size > MAX_DESCRIPTION:
+            raise ValueError("its description is larger than it can be")
+        return archive.read(name).decode("utf-8")
+
+
+def _entry(message: bytes, key: str) -> str | None:
+    stream, texts = BytesIO(message), {}
+    while stream.tell() < len(message):
+        number = _varint(stream) // 8
+        texts[number] = stream.read(_varint(stream)).decode()
+    return texts.get(2) if texts.get(1) == key else None
+
+
+def _varint(stream: BinaryIO) -> int:
+    value = shift = 0
+    while True:
+        byte = stream.read(1)
+        if not byte or shift > 63:
+            raise ValueError("it is cut short")
+        value |= (byte[0] & 127) << shift
+        shift += 7
+        if byte[0] < 128:
+            return value

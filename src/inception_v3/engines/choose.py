@@ -1,0 +1,275 @@
+"""Which engine runs a network: the fastest of those that are installed and proven for it, or the one asked for.
+
+The order was measured (docs/performance.md): on processors OpenVINO in int8 and bf16, ONNX Runtime in fp32, then
+PyTorch; on NVIDIA's GPUs PyTorch with CUDA graphs. A precision below fp32 is taken on its own only where the check that
+is stored with the exported network holds the bound.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from inception_v3.engines import artefact
+from inception_v3.engines.artefact import Description
+from inception_v3.engines.base import LOGITS, Answers, Engine, Pixels, Precision
+from inception_v3.engines.check import why_not
+from inception_v3.errors import InputError
+from inception_v3.files import checksum
+
+if TYPE_CHECKING:
+    from inception_v3.engines.graph import Graph
+    from inception_v3.network import InceptionV3
+
+EngineName = Literal["auto", "pytorch", "compile", "onnxruntime", "openvino"]
+MODEL_FILE = "model.safetensors"  # of a run folder
+EXPORTED = "exported"  # in a run folder: where `inception-v3 export RUN` writes by default
+_SPEED: tuple[tuple[Precision, str], ...] = (  # of exported networks on a processor, fastest first
+    ("int8", "openvino"),
+    ("bf16", "openvino"),
+    ("int8", "onnx"),
+    ("fp32", "onnx"),
+    ("fp32", "openvino"),
+)
+_RUNS: dict[str, EngineName] = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine, ready; what it runs; the file; and in words why this one."""
+
+    engine: Engine
+    description: Description
+    file: Path
+    reason: str
+
+
+def exports_in(folder: Path) -> list[Path]:
+    """The exported networks in a folder."""
+    found = (path for path in sorted(folder.iterdir()) if path.suffix in artefact.SUFFIXES)
+    return [path for path in found if artefact.recognise(path)]
+
+
+def find_exported(path: Path) -> Path | None:
+    """The exported network that `predict` should run for this path, or a folder of them; None: the network itself.
+
+    What a run folder has in `EXPORTED` counts as long as it was made of the weights that are there now; a warning says
+    where it was not.
+    """
+    if path.is_file():
+        return path if artefact.recognise(path) else None
+    if not path.is_dir():
+        return None
+    model = path / MODEL_FILE
+    if not model.exists():
+        return path if exports_in(path) else None
+    exported = path / EXPORTED
+    if not exported.is_dir() or not (files := exports_in(exported)):
+        return None
+    weights = checksum(model)
+    if all(artefact.read(file).weights == weights for file in files):
+        return exported
+    warnings.warn(f"{exported}: made of other weights than {model.name}; export it anew to use it", stacklevel=2)
+    return None
+
+
+def open_exported(
+    path: Path,
+    engine: EngineName = "auto",
+    precision: Precision | None = None,
+    device: str | None = None,
+    min_agreement: float | None = None,
+) -> Opened:
+    """An exported network, or the best of those in a folder. PyTorch is not needed.
+
+    Raises InputError: damaged, of another version; an engine that is not installed or cannot run it; a precision that
+    its check does not allow.
+    """
+    files = exports_in(path) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
+    found = [(file, artefact.read(file), artefact.recognise(file)) for file in files]
+    if precision is not None:
+        found = [one for one in found if _can_run(one[1], precision)]
+        if not found:
+            raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
+    refused: list[str] = []
+    possible: list[tuple[Path, Description, str]] = []
+    speed = {pair: place for place, pair in enumerate(_SPEED)}
+    for file, told, kind in sorted(found, key=lambda one: speed.get((one[1].precision, str(one[2])), len(speed))):
+        description = told
+        if precision is not None and precision != told.precision:  # not what the check in the file is of
+            description = replace(told, precision=precision, check=None)
+        runner = _RUNS.get(str(kind)) if engine == "auto" else engine
+        if engine == "auto" and kind == "onnx" and description.precision == "bf16":
+            runner = "openvino"
+        if runner is None or kind == "torch-export":
+            refused.append(f"{file.name} is a program for torch.export.load; .onnx and .xml run here")
+        elif runner not in ("onnxruntime", "openvino"):
+            refused.append(f"{file.name} runs in onnxruntime and openvino, not in {runner}")
+        elif runner == "onnxruntime" and kind == "openvino":
+            refused.append(f"{file.name} runs in openvino alone")
+        elif runner == "onnxruntime" and description.precision == "bf16":
+            refused.append("ONNX Runtime does not run bf16 here; openvino does")
+        elif find_spec(runner) is None:
+            refused.append(_not_installed(runner))
+        elif (reason := why_not(description, min_agreement)) and precision is None:
+            refused.append(f"{file.name}: {reason}")
+            if told.precision == "bf16":  # the numbers in the file are float32: in fp32 they are what they were
+                possible.append((file, replace(told, precision="fp32", check=None), runner))
+        else:
+            if reason and description.precision != "fp32":
+                warnings.warn(f"{file}: {reason}", stacklevel=2)
+            possible.append((file, description, runner))
+    if not possible:
+        raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
+    (file, description, runner), *others = possible
+    opened = _open(file, description, runner, device)
+    if others and engine == "auto" and precision is None:
+        opened = WithFallback(opened, lambda: _open(*others[0], device))
+    reason = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
+    return Opened(opened, description, file, reason + (f"; not: {'; '.join(refused)}" if refused else ""))
+
+
+def _can_run(description: Description, precision: Precision) -> bool:
+    """bf16 and fp32 are what an engine does with the same numbers; int8 is in the file."""
+    return description.precision == precision or {description.precision, precision} <= {"fp32", "bf16"}
+
+
+def _open(file: Path, description: Description, runner: str, device: str | None) -> Engine:
+    engine = _build(runner, file, description.precision, device)
+    _check_alike(engine, description, file)
+    return engine
+
+
+def _check_alike(engine: Engine, description: Description, file: Path) -> None:
+    """Raises InputError for a file whose network is another than its description: put together from two."""
+    told = description.preprocessing.image_size
+    if engine.image_size is not None and engine.image_size != told:
+        held = "x".join(map(str, engine.image_size))
+        raise InputError(f"{file}: tells of pictures of {told[0]}x{told[1]}, its network takes {held}; export it anew")
+    classes = description.settings["num_classes"]
+    if engine.widths.get(LOGITS, classes) != classes:
+        raise InputError(f"{file}: tells of {classes} classes, its network has {engine.widths[LOGITS]}; export it anew")
+
+
+def _build(runner: str, network: Path | bytes, precision: Precision, device: str | None) -> Engine:
+    name = network if isinstance(network, Path) else "this network"
+    try:
+        if runner == "openvino":
+            from inception_v3.engines.openvino import OpenvinoEngine
+
+            return OpenvinoEngine(network, precision, _openvino_device(device))
+        from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(network, precision, device or "cpu")
+    except InputError:
+        raise
+    except Exception as error:  # each library has errors of its own for files that it cannot read
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: {runner} cannot load it ({reason}); export it anew") from error
+
+
+def _openvino_device(device: str | None) -> str:
+    return "CPU" if device in (None, "cpu") else str(device).upper()
+
+
+def open_model(
+    model: "InceptionV3",
+    engine: EngineName = "auto",
+    precision: Precision | None = None,
+    device: str | None = None,
+) -> Opened:
+    """An engine for a network in memory. Without `precision` it is fp32: nothing was checked for a lower one."""
+    from inception_v3.engines.graph import build, swap_pools
+
+    if engine not in get_args(EngineName):
+        raise InputError(f"no engine {engine!r}; there are {', '.join(get_args(EngineName))}", exit_status=2)
+    wanted: Precision = precision or "fp32"
+    if wanted == "int8":
+        raise InputError(
+            "int8 needs pictures to be made with; use `inception-v3 export --precision int8`", exit_status=2
+        )
+    try:
+        graph = swap_pools(build(model))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(wanted, device)
+    if chosen in ("onnxruntime", "openvino"):
+        if find_spec(chosen) is None:
+            raise InputError(_not_installed(chosen), exit_status=2)
+        if find_spec("onnx") is None:
+            raise InputError(
+                f"{chosen} needs the package onnx to be given this network; {_install(chosen)}", exit_status=2
+            )
+        if chosen == "onnxruntime" and wanted != "fp32":
+            raise InputError(f"ONNX Runtime does not run {wanted} here; openvino and pytorch do", exit_status=2)
+        from inception_v3.engines.onnx_graph import to_onnx
+
+        built = _build(chosen, to_onnx(graph).SerializeToString(), wanted, device)
+        if engine == "auto":
+            built = WithFallback(built, lambda: _pytorch(graph, wanted, device))
+    else:
+        built = _pytorch(graph, wanted, device, compiled=chosen == "compile")
+    description = Description(
+        settings=model.settings,
+        preprocessing=model.preprocessing,
+        class_names=model.class_names,
+        outputs=graph.outputs,
+        precision=wanted,
+        any_size=False,
+        weights="",
+    )
+    return Opened(built, description, model.origin.file if model.origin else Path(), reason)
+
+
+def _pytorch(graph: "Graph", precision: Precision, device: str | None, compiled: bool = False) -> Engine:
+    from inception_v3.engines.pytorch import PyTorchEngine
+
+    return PyTorchEngine(graph, precision, device or "cpu", compiled=compiled)
+
+
+def _fastest(precision: Precision, device: str | None) -> tuple[str, str]:
+    if device not in (None, "cpu"):
+        return "pytorch", f"runs on {device}"
+    order = ("onnxruntime", "openvino") if precision == "fp32" else ("openvino",)
+    missing = [name for name in order if find_spec(name) is None or find_spec("onnx") is None]
+    for name in order:
+        if name not in missing:
+            return name, f"the fastest installed for {precision} on a processor"
+    return "pytorch", f"{' and '.join(missing)} are not installed, which are faster"
+
+
+def _not_installed(engine: str) -> str:
+    return f"the engine {engine} is not installed; {_install(engine)}"
+
+
+def _install(engine: str) -> str:
+    return f"pip install 'inception-v3[{'onnx' if engine == 'onnxruntime' else engine}]'"
+
+
+class WithFallback(Engine):
+    """An engine, and another that takes over where it fails, with a warning. `name` is that of the one at work."""
+
+    def __init__(self, engine: Engine, other: Callable[[], Engine]) -> None:
+        self._use(engine)
+        self._other: Callable[[], Engine] | None = other
+
+    def _use(self, engine: Engine) -> None:
+        self._engine, self.precision, self.device = engine, engine.precision, engine.device
+        self.image_size, self.widths = engine.image_size, engine.widths
+        self.name = engine.name  # type: ignore[misc]
+
+    def run(self, pixels: Pixels) -> Answers:
+        try:
+            return self._engine.run(pixels)
+        except Exception as error:
+            if self._other is None or isinstance(error, InputError):
+                raise
+            other, self._other = self._other(), None
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"{self._engine} failed ({reason}); going on with {other}", stacklevel=2)
+            self._use(other)
+            return self._engine.run(pixels)

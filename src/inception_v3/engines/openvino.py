@@ -1,0 +1,53 @@
+"""OpenVINO: the fastest on Intel's and AMD's processors in every precision; Intel's GPUs too."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from inception_v3.engines.base import PIXELS, Answers, Engine, Pixels, Precision
+from inception_v3.errors import InputError
+
+if TYPE_CHECKING:
+    import openvino
+
+# What the compiler may use; the integers of an int8 network are in its file.
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+
+
+class OpenvinoEngine(Engine):
+    """`network` is an .xml with its .bin, an .onnx, or the bytes of one. `device` is one of OpenVINO's, such as GPU."""
+
+    name: ClassVar[str] = "openvino"
+
+    def __init__(self, network: "Path | bytes | openvino.Model", precision: Precision, device: str = "CPU") -> None:
+        core = load_openvino().Core()
+        if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
+            raise InputError(
+                f"OpenVINO has no {device} here; it has {', '.join(core.available_devices)}", exit_status=2
+            )
+        self.precision, self.device = precision, device
+        model = core.read_model(network) if isinstance(network, Path | bytes) else network
+        options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        self._compiled = core.compile_model(model, device, options)
+        self._request = self._compiled.create_infer_request()
+        self._names = [output.any_name for output in self._compiled.outputs]
+        _, height, width, _ = self._compiled.input(PIXELS).partial_shape
+        self.image_size = None if height.is_dynamic else (height.get_length(), width.get_length())
+        shapes = [output.partial_shape for output in self._compiled.outputs]
+        self.widths = {name: shape[1].get_length() for name, shape in zip(self._names, shapes, strict=True)}
+
+    def run(self, pixels: Pixels) -> Answers:
+        results = self._request.infer({PIXELS: np.ascontiguousarray(pixels)}, share_inputs=True)
+        return {name: np.array(results[place]) for place, name in enumerate(self._names)}
+
+
+def load_openvino() -> Any:
+    """The package. Raises InputError, naming the extra, where it is missing."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise InputError(
+            "the engine openvino is not installed; pip install 'inception-v3[openvino]'", exit_status=2
+        ) from error
+    return openvino
