@@ -245,8 +245,8 @@ def parity(only: str) -> None:
         weights = folder / "weights.pth"
         random_weights(weights)
         odd_pictures(folder / "odd")
-        folder_of(folder / "JPEGs", 24, 50, SIZE, ".jpg")
-        folder_of(folder / "PNGs", 24, 90, (150, 200))
+        folder_of(folder / "JPEGs", 20, 50, SIZE, ".jpg")
+        folder_of(folder / "PNGs", 20, 90, (150, 200))
         print(
             "| convention | sets | FID here | FID there | difference | features | KID mean, std | IS mean, std | P, R |"
         )
