@@ -1,11 +1,12 @@
 """FID of two folders of JPEGs: the whole command beside pytorch-fid, torch-fidelity and clean-fid, in turns.
 
-    python benchmarks/fidelity.py                    # 2 x 64 pictures
-    python benchmarks/fidelity.py --count 1000       # the figure of docs/fidelity.md
-    python benchmarks/fidelity.py --parity           # the table of parity, on pictures of every kind
+    python benchmarks/fidelity.py --images 1000                      # the table of speed
+    python benchmarks/fidelity.py --images 100 --peer pytorch-fid    # a part of it, in two minutes
+    python benchmarks/fidelity.py --parity [--only clean-fid]        # the table of parity, on pictures of every kind
+    python benchmarks/fidelity.py --frechet --rounds 3               # the distance alone, beside scipy's sqrtm
 
 Every program runs in a process of its own, from its start to its number, with the same random weights in place of
-its download. Rounds are interleaved, so that a busy machine slows all alike; the fastest of each counts.
+its download. Rounds are interleaved, so that a busy machine slows all alike; ratios are taken within a round.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
@@ -152,7 +154,7 @@ def timed(name: str, *paths: Path) -> dict[str, float]:
     }
 
 
-def race(count: int, rounds: int, only: str) -> None:
+def race(count: int, rounds: int, only: str, peer: str | None) -> None:
     from fidelity_pictures import folder_of
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -160,28 +162,41 @@ def race(count: int, rounds: int, only: str) -> None:
         weights = folder / "weights.pth"
         random_weights(weights)
         sets = [folder_of(folder / name, count, seed, SIZE, ".jpg") for name, seed in (("a", 0), ("b", 10**6))]
-        best: dict[str, dict[str, float]] = {}
-        names = [name for name in PROGRAMS if only in name]
+        names = [name for name in PROGRAMS if only in name and (not peer or peer in name or "alone" in name)]
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
         for _ in range(rounds):
             for name in names:
-                found = timed(name, *sets, weights)
-                if name not in best or found["seconds"] < best[name]["seconds"]:
-                    best[name] = found
-                print(f"{name}: {found}", file=sys.stderr)
-    print(f"2 x {count} JPEGs of {SIZE[0]}x{SIZE[1]}, {os.cpu_count()} cores, best of {rounds}\n")
-    print("| program | FID | pictures/s | times its peer | CPU s | peak MB |\n| --- | --- | --- | --- | --- | --- |")
-    for name, found in best.items():
-        alone = name.startswith("the network")
-        rate = found["number"] if alone else 2 * count / found["seconds"]
-        peer = next((peer for peer in PEERS if peer in name and peer != name), None)
-        faster = f"{best[peer]['seconds'] / found['seconds']:.2f}" if peer in best else ""
-        number = "" if alone else f"{found['number']:.6g}"
-        print(f"| {name} | {number} | {rate:.1f} | {faster} | {found['cpu']:.0f} | {found['memory']:.0f} |")
+                runs[name].append(timed(name, *sets, weights))
+                print(f"{name}: {runs[name][-1]}", file=sys.stderr)
+    print(f"2 x {count} JPEGs of {SIZE[0]}x{SIZE[1]}, {os.cpu_count()} cores, medians of {rounds}\n")
+    print("| program | FID | pictures/s | times its peer | FID differs by | of the network's rate | CPU s | peak MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    rates = {
+        name: [run["number"] if "alone" in name else 2 * count / run["seconds"] for run in found]
+        for name, found in runs.items()
+    }
+    for name, found in runs.items():
+        fid = found[0]["number"]
+        of = next((peer for peer in PEERS if peer in name and peer != name and peer in runs), None)
+        alone = "the network alone" + (", bf16" if "bf16" in name else "")
+        cells = ["" if "alone" in name else f"{fid:.6g}", f"{median(rates[name]):.1f}", "", "", ""]
+        if of:
+            cells[2] = f"{median(ours / theirs for ours, theirs in zip(rates[name], rates[of], strict=True)):.2f}"
+            cells[3] = f"{abs(fid / runs[of][0]['number'] - 1):.1e}"
+        if name.startswith("ours") and alone in rates:
+            share = median(ours / network for ours, network in zip(rates[name], rates[alone], strict=True))
+            cells[4] = f"{share:.0%}"
+        cells += [f"{median(run[key] for run in found):.0f}" for key in ("cpu", "memory")]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
-def parity() -> None:
-    """FID and features of pictures of every kind, each file alone in a batch, beside the programs' own."""
+def parity(only: str) -> None:
+    """Every score and the features beside the programs' own, each of their files alone in a batch."""
+    import cleanfid.fid
     import numpy as np
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
 
     import fidelity_peers as peers
     from fidelity_pictures import folder_of, odd_pictures
@@ -190,52 +205,151 @@ def parity() -> None:
     Features = Callable[[list[Path], Path], Any]
     table: list[tuple[str, Features, Callable[[Any, Any], float]]] = [
         ("pytorch-fid", peers.pytorch_fid_features, peers.pytorch_fid_distance),
-        ("torch-fidelity", lambda f, w: peers.torch_fidelity_features(f, w)["2048"], peers.torch_fidelity_distance),
-        ("clean-fid", lambda f, w: peers.clean_fid_features(f, w, "clean"), peers.clean_fid_distance),
+        (
+            "torch-fidelity", peers.torch_fidelity_features,
+            lambda first, second: peers.torch_fidelity_distance(first["2048"], second["2048"]),
+        ),
         *(
-            (f"clean-fid:{mode}", lambda f, w, m=mode: peers.clean_fid_features(f, w, m.replace("-", "_")),
+            (f"clean-fid{':' if mode else ''}{mode}",
+             lambda f, w, m=mode or "clean": peers.clean_fid_features(f, w, m.replace("-", "_")),
              peers.clean_fid_distance)
-            for mode in ("legacy-pytorch", "legacy-tensorflow")
+            for mode in ("", "legacy-pytorch", "legacy-tensorflow")
         ),
     ]  # fmt: skip
+
+    def pooled(features: Any) -> Any:
+        return np.asarray(features["2048"] if isinstance(features, dict) else features, np.float64)
+
+    def others(name: str, first: Any, second: Any) -> dict[str, float]:
+        """What else the program has, from its own features in float64."""
+        if name.startswith("clean-fid"):
+            np.random.seed(2020)
+            return {"kid_mean": cleanfid.fid.kernel_distance(*(x.astype(np.float64) for x in (first, second)))}
+        if name == "pytorch-fid":
+            return {}
+        both = [side["2048"].double() for side in (first, second)]
+        kid = kid_features_to_metric(*both, kid_subsets=20, kid_subset_size=8, verbose=False)
+        score = isc_features_to_metric(first["logits_unbiased"].double(), 3)
+        near = prc_features_to_metric(*both, verbose=False)
+        return {
+            "kid_mean": kid["kernel_inception_distance_mean"],
+            "kid_std": kid["kernel_inception_distance_std"],
+            "is_mean": score["inception_score_mean"],
+            "is_std": score["inception_score_std"],
+            "precision": near["precision"],
+            "recall": near["recall"],
+        }
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         weights = folder / "weights.pth"
         random_weights(weights)
         odd_pictures(folder / "odd")
-        folder_of(folder / "even", 16, 50, (120, 160), ".jpg")
-        lists = [sorted(map(str, (folder / name).rglob("*.*"))) for name in ("odd", "even")]
-        print("| convention | set | FID here | FID there | difference | features differ by |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        folder_of(folder / "JPEGs", 20, 50, SIZE, ".jpg")
+        folder_of(folder / "PNGs", 20, 90, (150, 200))
+        print(
+            "| convention | sets | FID here | FID there | difference | features | KID mean, std | IS mean, std | P, R |"
+        )
+        print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+        names = [name for name, *_ in table]
         for name, features, distance in table:
-            theirs = [features([Path(file) for file in files], weights) for files in lists]
-            for title, second in (("odd against even", 1), ("odd against itself", 0)):
-                paths = folder / "odd", folder / ("even" if second else "odd")
-                found = fidelity(*paths, like=name, weights=weights, scores=["fid"], cache=folder / "cache")
-                expected = distance(theirs[0], theirs[second])
-                there = np.asarray(theirs[0])
-                assert found.generated.features is not None
-                error = np.abs(found.generated.features.pooled - there).max() / np.abs(there).max()
-                fid = found.scores["fid"]
-                assert fid is not None
-                print(f"| {name} | {title} | {fid:.6f} | {expected:.6f} | {fid - expected:+.1e} | {error:.1e} |")
+            if name != only if only in names else only not in name:
+                continue
+            theirs = {
+                part.name: features(sorted(part.rglob("*.*"), key=str), weights)
+                for part in map(folder.joinpath, ("odd", "JPEGs", "PNGs"))
+            }
+            for first, second in (("odd", "JPEGs"), ("PNGs", "JPEGs"), ("odd", "odd")):
+                drawn = {} if name.startswith("clean-fid") else {"kid_subsets": 20, "kid_subset_size": 8}
+                ours = fidelity(
+                    folder / first,
+                    folder / second,
+                    like=name,
+                    weights=weights,
+                    scores=["fid", "kid", "is", "precision"],
+                    cache=folder / "cache",
+                    is_splits=3,
+                    **drawn,
+                )
+                assert ours.generated.features is not None
+                here, (there, other) = (
+                    np.asarray(ours.generated.features.pooled),
+                    map(pooled, both := (theirs[first], theirs[second])),
+                )
+                fid, expected, told = ours.scores["fid"] or 0.0, distance(*both), others(name, *both)
+                kernel = float(((there @ other.T / 2048 + 1) ** 3).mean())
+                cells = [f"{name} | {first}, {second} | {fid:.6f} | {expected:.6f} | {fid - expected:+.1e}"]
+                cells.append(f"{np.abs(here - there).max() / np.abs(there).max():.0e}")
+                for keys in (("kid_mean", "kid_std"), ("is_mean", "is_std"), ("precision", "recall")):
+                    known = [key for key in keys if key in told]
+                    apart = [abs((ours.scores[key] or 0.0) - told[key]) for key in known]
+                    if keys[0] == "kid_mean":
+                        apart = [value / kernel for value in apart]
+                    cells.append(", ".join(f"{value:.0e}" for value in apart))
+                print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def frechet(rounds: int) -> None:
+    """Seconds of one distance over 2048 dimensions, from means and covariances or from features."""
+    import numpy as np
+    from scipy.linalg import sqrtm
+
+    from inception_v3.fidelity.frechet import Gaussian, frechet_distance
+
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(2048, 2048)))[0]
+    scales = 1 / np.arange(1, 2049) ** 0.7
+
+    def drawn(seed: int, count: int) -> Any:
+        return (np.random.default_rng(seed).normal(size=(count, 2048)) * scales) @ axes + seed / 50
+
+    def by_sqrtm(first: Gaussian, second: Gaussian) -> float:
+        root = sqrtm(first.covariance @ second.covariance).real
+        return float(np.square(first.mean - second.mean).sum() + first.trace + second.trace - 2 * np.trace(root))
+
+    print("| given | here, s | scipy's sqrtm, s | distance | difference, in the traces |")
+    print("| --- | --- | --- | --- | --- |")
+    for count in (5000, 2000, 1000):
+        sides = [Gaussian.of(drawn(seed, count)) for seed in (1, 2)]
+        start = time.perf_counter()
+        expected = by_sqrtm(*sides)
+        theirs = time.perf_counter() - start
+        for given in ("features", "covariances") if count < 2048 else ("covariances",):
+            seconds, distances = [], []
+            for _ in range(rounds):
+                # anew, since a distribution keeps its factors
+                fresh = [
+                    Gaussian(side.mean, centred=side.centred)
+                    if given == "features"
+                    else Gaussian(side.mean, full=side.covariance)
+                    for side in sides
+                ]
+                start = time.perf_counter()
+                distances.append(frechet_distance(*fresh))
+                seconds.append(time.perf_counter() - start)
+            apart = abs(distances[0] - expected) / (sides[0].trace + sides[1].trace)
+            cells = f"{median(seconds):.2f} | {theirs:.1f} | {distances[0]:.6f} | {apart:.0e}"
+            print(f"| {given} of {count} images | {cells} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=64, help="pictures in each folder")
+    parser.add_argument("--images", type=int, default=64, help="in each folder")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", default="", help="programs whose name has this in it")
-    parser.add_argument("--parity", action="store_true")
+    parser.add_argument("--peer", choices=PEERS, help="this one, and what is measured against it")
+    parser.add_argument("--only", default="", help="programs or conventions whose name has this in it")
+    parser.add_argument("--parity", action="store_true", help="print the table of parity")
+    parser.add_argument("--frechet", action="store_true", help="time the distance alone")
     parser.add_argument("--run", nargs=4, metavar=("PROGRAM", "GENERATED", "REFERENCE", "WEIGHTS"))
     options = parser.parse_args()
     if options.run:
         name, *paths = options.run
         print(PROGRAMS[name](*map(Path, paths)))
     elif options.parity:
-        parity()
+        parity(options.only)
+    elif options.frechet:
+        frechet(options.rounds)
     else:
-        race(options.count, options.rounds, options.only)
+        race(options.images, options.rounds, options.only, options.peer)
 
 
 if __name__ == "__main__":

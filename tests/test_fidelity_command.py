@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import resource
 import shutil
 import sys
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +25,12 @@ from inception_v3 import cli
 from inception_v3.checkpoint import save
 from inception_v3.errors import InputError
 from inception_v3.fidelity import cache as cache_module
+from inception_v3.fidelity import features, scores
 from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import find_convention
 from inception_v3.fidelity.features import extract
 from inception_v3.fidelity.network import Network, load_network
+from inception_v3.fidelity.rows import RowWriter
 from inception_v3.fidelity.run import fidelity
 from inception_v3.fidelity.sources import open_source
 from inception_v3.formats.fid_2015 import SETTINGS
@@ -98,7 +103,7 @@ def test_json_is_flat_and_has_every_score_and_what_they_depend_on(
     assert told["generated_sizes"] == told["reference_sizes"] == "64x64"
     assert (told["convention"], told["dtype"], len(told["weights"])) == ("clean-fid", "fp32", 64)
     nested = [key for key, value in told.items() if not isinstance(value, str | float | int | None)]
-    assert nested == ["warnings", "notes"]
+    assert nested == ["warnings", "notes", "unreadable"]
 
 
 def test_csv_is_a_header_and_a_row_of_the_same(
@@ -204,6 +209,17 @@ def test_a_set_against_itself_is_zero(scored: Callable[..., dict[str, object]], 
     assert (told["precision"], told["recall"], told["memorisation_distance"]) == (1, 1, 0)
 
 
+def test_sfid_has_a_references_rounding_under_the_one_that_has_sfid(
+    sets: tuple[Path, Path], thin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its root takes as long as theirs, seconds at full width."""
+    asked = []
+    monkeypatch.setattr(scores, "frechet_distance", lambda first, second, reference: asked.append(reference) or 1.0)
+    for like in (None, "torch-fidelity", "adm"):
+        fidelity(*sets, weights=thin, any_weights=True, cache=tmp_path, scores=["fid", "sfid"], like=like)
+    assert asked == [None, None, "eigvals", None, "sqrtm", "sqrtm"]
+
+
 def test_torch_fidelity_has_no_kid_of_fewer_than_a_subset(
     run: Run, scored: Callable[..., dict[str, object]], sets: tuple[Path, Path]
 ) -> None:
@@ -247,13 +263,10 @@ def test_statistics_of_another_convention_network_or_width_are_refused(
     status, _, err = run(sets[0], tmp_path / "real.npz", weights=tmp_path / "other.safetensors")
     assert status == 1
     assert "made with the weights" in err
-    np.savez(tmp_path / "theirs.npz", mu=np.zeros(768), sigma=np.eye(768))
-    status, _, err = run(sets[0], tmp_path / "theirs.npz")
-    assert status == 2
-    assert "does not say by which convention it was made; name it with --like" in err
-    status, _, err = run(sets[0], tmp_path / "theirs.npz", "--like", "pytorch-fid")
-    assert status == 1
-    assert "mu has 768 features where the network has 203" in err
+    for width, code, told in ((203, 2, "which convention it was made; name it with --like"), (768, 1, "mu has 768")):
+        np.savez(tmp_path / "theirs.npz", mu=np.zeros(width), sigma=np.eye(width))
+        status, _, err = run(sets[0], tmp_path / "theirs.npz")
+        assert (status, told in err) == (code, True)
 
 
 def test_adms_reference_batch_gives_its_statistics_for_fid_and_its_pictures_for_the_rest(
@@ -354,6 +367,44 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
     assert peaks[2] - peaks[1] < 500 * 1000  # a row alone has 16 kB
 
 
+def test_rows_on_disk_are_read_as_an_array_is_and_not_mapped() -> None:
+    expected = np.random.default_rng(0).normal(size=(30, 7)).astype(np.float32)
+    file = RowWriter(7)
+    for place in np.random.default_rng(1).permutation(30):
+        file.write(int(place), expected[place])
+    rows = file.rows(30)
+    for columns in (slice(0, 7), slice(0, 4), slice(4, 7)):
+        part = rows.columns(columns.start, columns.stop)
+        assert (len(part), part.shape) == (30, expected[:, columns].shape)
+        for chosen in (slice(None), slice(3, 9), slice(25, 99), slice(0, 0), np.array([7, 0, 7, 29])):
+            np.testing.assert_array_equal(part[chosen], expected[chosen, columns])
+        np.testing.assert_array_equal(np.asarray(part), expected[:, columns])
+
+
+@pytest.mark.parametrize("ready", [features._by_turns, features._ahead])
+def test_pictures_are_made_ready_in_order_and_leave_the_processors_to_the_network(ready: Callable[..., Any]) -> None:
+    threads = torch.get_num_threads()
+    found = list(ready(lambda number: (number, torch.get_num_threads()), iter(range(50)), 4, 3))
+    assert found == [(number, 1) for number in range(50)]
+    assert torch.get_num_threads() == threads
+    (later,) = list(ThreadPoolExecutor(1).map(lambda _: torch.get_num_threads(), [0]))
+    assert later == threads
+
+
+def test_a_full_disk_is_told() -> None:
+    """As if it were: this process may write no file of more than 100 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = RowWriter(16)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        file.write(0, np.zeros(16, np.float32))
+        for place in (1, 2):  # there is room for a part, then for nothing
+            with pytest.raises(InputError, match=r"no room for the features .* set TMPDIR"):
+                file.write(place, np.zeros(16, np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 # --- warnings ---
 
 
@@ -362,7 +413,7 @@ def warned(scored: Callable[..., dict[str, object]], *arguments: object) -> str:
 
 
 def test_sets_that_should_not_be_compared_are_warned_of(
-    scored: Callable[..., dict[str, object]], sets: tuple[Path, Path], tmp_path: Path
+    run: Run, scored: Callable[..., dict[str, object]], sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
     generated, reference = sets
     plain = warned(scored, *sets)
@@ -389,8 +440,31 @@ def test_sets_that_should_not_be_compared_are_warned_of(
     assert "100% of the generated images are gray, 0% of the reference" in told
     assert "generated images are PNG, the reference's JPEG" in told
     assert "enlarged" not in told
+    assert run(tmp_path / "jpeg", "--save-statistics", tmp_path / "jpeg.npz")[0] == 0
+    saved = warned(scored, tmp_path / "gray", tmp_path / "jpeg.npz")
+    assert "100% of the generated images are gray, 0% of the reference" in saved
+    assert "generated images are PNG, the reference's JPEG" in saved
     told = warned(scored, tmp_path / "jpeg", reference)
     assert "generated images are 180x200, the reference's 64x64" in told
+
+
+def test_the_same_pixels_are_found_however_they_were_stored(
+    scored: Callable[..., dict[str, object]], sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "again.npy", np.stack([picture(seed) for seed in (1, 0, 1)]))
+    Image.fromarray(picture(2)).save(folder_of(tmp_path / "other", 2, 50) / "form.bmp")
+    assert "3 of 3 generated images are in the reference too" in (
+        told := warned(scored, tmp_path / "again.npy", sets[0])
+    )
+    assert "1 of 3 generated images are copies" in told
+    assert "1 of 3 generated images are in the reference too" in warned(scored, tmp_path / "other", sets[0])
+
+
+def test_statistics_of_another_precision_are_warned_of(
+    run: Run, scored: Callable[..., dict[str, object]], sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    assert run(sets[1], "--save-statistics", tmp_path / "real.npz", "--precision", "bf16")[0] == 0
+    assert "one set was read in bf16, the other in fp32" in warned(scored, sets[0], tmp_path / "real.npz")
 
 
 # --- bad input ---
@@ -408,6 +482,7 @@ def test_pictures_that_cannot_be_read_are_skipped_counted_and_listed_or_stop_it(
     told = json.loads(out)
     assert status == 0
     assert (told["generated_unreadable"], told["generated_count"]) == (2, 18)
+    assert [Path(reason.partition(":")[0]).name for reason in told["unreadable"]] == ["0002x.jpg", "cut.png"]
     assert told["fid"] == pytest.approx(expected, rel=1e-6)
     assert "2 of 20 pictures could not be read" in err
     assert "cut.png" in err
@@ -423,6 +498,10 @@ def test_one_picture_is_a_clear_error_and_so_are_none(run: Run, sets: tuple[Path
         assert reason in err.replace("\n", " ")
     status, _, err = run(tmp_path / "1", "--save-statistics", tmp_path / "one.npz")
     assert (status, "no covariance to keep" in err) == (1, True)
+    status, out, err = run(tmp_path / "1")
+    assert (status, out, "10 parts of 1 images" in err) == (1, "", True)
+    status, out, err = run(sets[1], "--scores", "fid")
+    assert (status, out, "needs a REFERENCE" in err) == (1, "", True)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"no")
     status, _, err = run(tmp_path / "bad", sets[1])

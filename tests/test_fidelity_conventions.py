@@ -145,7 +145,7 @@ def test_logits_without_their_bias_are_those_of_torch_fidelity(
     network: Network, few: tuple[Path, list[Path]], weights_of_2015: Path
 ) -> None:
     folder, files = few
-    ours = features_of(folder, network, "torch-fidelity").pooled @ network.logits.T
+    ours = np.asarray(features_of(folder, network, "torch-fidelity").pooled) @ network.logits.T
     assert relative(ours, torch_fidelity_features(files, weights_of_2015)["logits_unbiased"]) <= 1e-5
 
 

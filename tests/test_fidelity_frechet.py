@@ -73,6 +73,42 @@ def test_scaled_features_are_as_far_as_the_scale_says(count: int, spectrum: str)
             assert frechet_distance(first, second) == pytest.approx(expected, abs=tolerance * first.trace)
 
 
+def test_small_variances_beside_a_large_one_are_not_lost_in_its_rounding() -> None:
+    """Positive definite, yet eigenvalues of the product would be off by more than the promised share of the trace."""
+    axes = scipy.linalg.qr(np.random.default_rng(0).normal(size=(300, 300)))[0]
+    covariance = axes * np.array([1.0, *[1e-9] * 299]) @ axes.T
+    both = Gaussian(np.zeros(300), full=(covariance + covariance.T) / 2)
+    assert both.root is not None
+    assert trace_of_root(both, both) == pytest.approx(both.trace, rel=5e-7)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5])
+@pytest.mark.parametrize("count", [210, 600])
+def test_steep_spectra_come_out_as_by_singular_values(
+    count: int, power: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eigenvalues below the rounding of the largest, as networks have them, and no time for singular values."""
+    axes = scipy.linalg.qr(np.random.default_rng(0).normal(size=(200, 200)))[0]
+    both = [whole(drawn(seed, count, 1 / np.arange(1, 201) ** power) @ axes) for seed in (1, 2)]
+    assert both[0].root is not None
+    assert both[1].root is not None
+    expected = np.linalg.svd(both[0].root.T @ both[1].root, compute_uv=False).sum()
+    monkeypatch.setattr(np.linalg, "svd", None)
+    assert trace_of_root(*both) == pytest.approx(expected, abs=1e-10 * both[0].trace)
+
+
+def test_small_values_that_are_noise_are_found_by_the_determinant(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda *given, **options: asked.append(1) or svd(*given, **options))
+    axes = scipy.linalg.qr(np.random.default_rng(1).normal(size=(900, 900)))[0]
+    covariance = axes * np.repeat([1.0, 1e-9], [3, 897]) @ axes.T
+    both = Gaussian(np.zeros(900), full=(covariance + covariance.T) / 2)
+    assert both.root is not None
+    assert trace_of_root(both, both) == pytest.approx(both.trace, rel=1e-8)
+    assert asked
+
+
 def test_images_that_are_all_the_same_are_apart_by_their_means() -> None:
     first, second = np.ones((5, D)), np.full((70, D), 3.0)
     for one, other in ((Gaussian.of(first), Gaussian.of(second)), (whole(first), whole(second))):
@@ -187,11 +223,19 @@ def test_features_on_disk_give_the_same_in_parts(tmp_path: Path, count: int) -> 
 def test_what_is_saved_comes_back_and_pytorch_fid_reads_it(tmp_path: Path) -> None:
     features = drawn(12, 20)
     saved = Statistics(
-        Gaussian.of(features), Gaussian.of(features[:, :7]), 20, "clean-fid", "ab" * 32, "fp32", {"4x5": 19, "7x8": 1}
+        Gaussian.of(features),
+        Gaussian.of(features[:, :7]),
+        20,
+        "clean-fid",
+        "ab" * 32,
+        "fp32",
+        {"4x5": 19, "7x8": 1},
+        {"PNG": 20},
+        3,
     )
     saved.save(tmp_path / "ünï.npz")
     loaded = load_statistics(tmp_path / "ünï.npz")
-    for name in ("count", "convention", "weights", "dtype", "sizes"):
+    for name in ("count", "convention", "weights", "dtype", "sizes", "formats", "gray"):
         assert getattr(loaded, name) == getattr(saved, name)
     assert frechet_distance(loaded.pooled, saved.pooled) <= 1e-6 * saved.pooled.trace
     assert loaded.spatial is not None

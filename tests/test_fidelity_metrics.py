@@ -22,13 +22,18 @@ from inception_v3.errors import InputError
 from inception_v3.fidelity import (
     DensityCoverage,
     FrechetInceptionDistance,
+    FrechetInceptionDistanceInfinity,
     InceptionScore,
     KernelInceptionDistance,
+    MemorisationDistance,
     PrecisionRecall,
     SpatialFrechetInceptionDistance,
 )
+from inception_v3.fidelity.extrapolation import extrapolate
+from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.manifold import compare
 from inception_v3.fidelity.run import fidelity
+from inception_v3.fidelity.statistics import gaussian
 from inception_v3.formats.fid_2015 import SETTINGS
 from inception_v3.network import InceptionV3
 
@@ -107,6 +112,16 @@ def test_neighbours_are_those_of_the_command() -> None:
     assert (found.precision, found.recall, found.density, found.coverage) == (precision, recall, density, coverage)
 
 
+def test_infinity_and_memorisation_are_those_of_the_command() -> None:
+    real, fake = (Means()(torch.cat(images)).numpy() for images in (REAL, FAKE))
+    found = extrapolate(fake, real, fid=frechet_distance(gaussian(fake), gaussian(real)))
+    infinity, low, high = filled(FrechetInceptionDistanceInfinity(Means())).compute()
+    assert (float(infinity), float(low), float(high)) == pytest.approx((found.infinity, *found.infinity_interval))
+    near = compare(fake, real)
+    mean, least, spacing = (float(value) for value in filled(MemorisationDistance(Means())).compute())
+    assert (mean, least, spacing) == pytest.approx((near.nearest.mean(), near.nearest.min(), near.spacing.mean()))
+
+
 def test_floats_from_0_to_1_become_bytes_as_in_torchmetrics(thin: Path) -> None:
     metric = FrechetInceptionDistance(weights=thin, any_weights=True, normalize=True)
     asked: Set = []
@@ -123,6 +138,8 @@ METRICS: dict[str, Callable[..., Any]] = {
     "kid": lambda **options: KernelInceptionDistance(Means(), subsets=3, subset_size=56, **options),
     "precision": lambda **options: PrecisionRecall(Means(), **options),
     "density": lambda **options: DensityCoverage(Means(), **options),
+    "infinity": lambda **options: FrechetInceptionDistanceInfinity(Means(), **options),
+    "memorisation": lambda **options: MemorisationDistance(Means(), **options),
 }
 
 
@@ -144,6 +161,24 @@ def test_processes_sync_to_what_one_alone_has(name: str) -> None:
     metric = METRICS[name](dist_sync_fn=gather, distributed_available_fn=lambda: True)
     synced = values(filled(metric, REAL[:1], FAKE[:1]))
     assert synced == pytest.approx(values(filled(METRICS[name]())), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_process_may_have_no_images_of_a_set(name: str) -> None:
+    """All that is sent has one number of dimensions, or the processes would wait for each other for ever."""
+    metric = METRICS[name](distributed_available_fn=lambda: True)
+    other = filled(METRICS[name](), REAL, FAKE)
+    states = iter([getattr(other, key) for key in other._reductions])
+
+    def gather(mine: Tensor, group: object = None) -> list[Tensor]:
+        state = next(states)
+        theirs = torch.cat(state) if isinstance(state, list) else state
+        assert mine.ndim == theirs.ndim
+        return [mine, theirs]
+
+    metric.dist_sync_fn = gather
+    metric.update(REAL[0][:0], real=True)
+    assert values(metric) == pytest.approx(values(other), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -264,6 +299,12 @@ def test_a_generator_is_asked_for_its_images_in_batches(thin: Path) -> None:
     assert asked == [4, 4, 2]
     assert int(metric.fake_moments[0, 0]) == 10
     assert relative(pickle.loads(pickle.dumps(metric)).fake_moments, metric.fake_moments) == 0
+
+
+def test_the_network_goes_to_the_device_of_its_metric(thin: Path) -> None:
+    metric = FrechetInceptionDistance(weights=thin, any_weights=True).to("meta")
+    assert metric.inception.network.device == torch.device("meta")
+    assert {tensor.device.type for tensor in metric.inception.network.features.model.parameters()} == {"meta"}
 
 
 def test_wrong_images_and_wrong_networks_are_refused(thin: Path) -> None:

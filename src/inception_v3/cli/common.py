@@ -41,15 +41,16 @@ def warn(text: str) -> None:
     messages.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-def show_bad(reasons: list[str], count: int, listed: Path | None = None) -> None:
-    """What could not be read, at the end, where it is seen."""
+def show_bad(reasons: list[str], count: int, listed: Path | None = None, bad: int | None = None) -> None:
+    """What could not be read, at the end, where it is seen; `bad` is its number where not all reasons were kept."""
     if reasons:
+        bad = bad or len(reasons)
         where = f"; {listed} lists them" if listed else ""
-        warn(f"{len(reasons)} of {count} pictures could not be read{where}:")
+        warn(f"{bad} of {count} pictures could not be read{where}:")
         for reason in reasons[:10]:
             warn(f"  {reason}")
-        if len(reasons) > 10:
-            warn(f"  and {len(reasons) - 10} more")
+        if bad > 10:
+            warn(f"  and {bad - 10} more")
 
 
 def pick_workers(asked: int | None, pictures: int, data: str) -> int:

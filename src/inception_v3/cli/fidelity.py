@@ -113,8 +113,9 @@ def fidelity(
             is_splits=is_splits,
             progress=progress,
         )
-    if save_statistics:
-        statistics_of(result.sides[-1], result).save(save_statistics)
+    if not save_statistics and all(value is None for value in result.scores.values()):
+        needs = f"no {scores}: needs a REFERENCE, a second set"
+        raise InputError(f"{generated}: {result.notes[0] if result.notes else needs}")
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
     elif as_csv:
@@ -130,7 +131,10 @@ def fidelity(
         warn(line)
     for side in result.sides:
         if side.features is not None:
-            show_bad(side.features.bad, side.features.bad_count + len(side.features))
+            bad = side.features.bad_count
+            show_bad(side.features.bad, bad + len(side.features), bad=bad)
+    if save_statistics:
+        statistics_of(result.sides[-1], result).save(save_statistics)
     if html:
         report.write(result, html)
 

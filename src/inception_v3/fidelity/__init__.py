@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from inception_v3.fidelity.frechet import frechet_distance as frechet_distance
     from inception_v3.fidelity.metrics import DensityCoverage as DensityCoverage
     from inception_v3.fidelity.metrics import FrechetInceptionDistance as FrechetInceptionDistance
+    from inception_v3.fidelity.metrics import FrechetInceptionDistanceInfinity as FrechetInceptionDistanceInfinity
     from inception_v3.fidelity.metrics import InceptionScore as InceptionScore
     from inception_v3.fidelity.metrics import KernelInceptionDistance as KernelInceptionDistance
+    from inception_v3.fidelity.metrics import MemorisationDistance as MemorisationDistance
     from inception_v3.fidelity.metrics import PrecisionRecall as PrecisionRecall
     from inception_v3.fidelity.metrics import SpatialFrechetInceptionDistance as SpatialFrechetInceptionDistance
     from inception_v3.fidelity.run import fidelity as fidelity
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "DensityCoverage": "metrics",
     "FrechetInceptionDistance": "metrics",
+    "FrechetInceptionDistanceInfinity": "metrics",
     "InceptionScore": "metrics",
     "KernelInceptionDistance": "metrics",
+    "MemorisationDistance": "metrics",
     "Moments": "statistics",
     "PrecisionRecall": "metrics",
     "SpatialFrechetInceptionDistance": "metrics",

@@ -1,7 +1,5 @@
 """What an expert would say of a comparison before believing its number: one line each."""
 
-from collections import Counter
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,35 +15,45 @@ DIFFER = 0.05  # share of a set that makes it differ from the other
 def advice(result: Fidelity) -> list[str]:
     """Warnings, the gravest first: sets that overlap or were stored differently, then their number."""
     told: list[str] = []
-    sets = [(role, side.features) for role, side in zip(("generated", "reference"), result.sides, strict=False)]
-    known = [(role, features) for role, features in sets if features is not None]
-    if len(known) == 2:
-        told += _between(known[0][1], known[1][1])
-    for role, features in known:
-        told += _within(role, features)
+    if result.reference is not None:
+        told += _overlap(result.generated, result.reference)
+        told += _stored(result.generated, result.reference)
+    for role, side in zip(("generated", "reference"), result.sides, strict=False):
+        if side.features is not None:
+            told += _within(role, side.features)
     if result.reference is not None:
         told += _sizes(result.generated, result.reference)
         told += _counts(result, result.reference)
+        told += _precisions(result, result.reference)
     return told
 
 
-def _between(generated: FeatureSet, reference: FeatureSet) -> list[str]:
+def _overlap(generated: Side, reference: Side) -> list[str]:
+    if generated.features is None or reference.features is None:
+        return []
+    if not (shared := int(np.isin(_whole(generated.features.keys), _whole(reference.features.keys)).sum())):
+        return []
+    return [
+        f"{shared} of {generated.count} generated images are in the reference too: scores are too good; leave them out "
+        "of one set"
+    ]
+
+
+def _stored(generated: Side, reference: Side) -> list[str]:
     told = []
-    if shared := int(np.isin(_whole(generated.keys), _whole(reference.keys)).sum()):
-        told.append(
-            f"{shared} of {len(generated)} generated images are in the reference too: scores are too good; leave "
-            "them out of one set"
-        )
-    lossy = [sum(count for kind, count in side.formats.items() if kind in LOSSY) / len(side) for side in
-             (generated, reference)]  # fmt: skip
-    if abs(lossy[0] - lossy[1]) > DIFFER:
-        kinds = [_most_common(side.formats) for side in (generated, reference)]
-        told.append(
-            f"generated images are {kinds[0]}, the reference's {kinds[1]}: the traces of lossy compression alone "
-            "raise FID; store both sets alike, best as PNG"
-        )
-    gray = [side.gray / len(side) for side in (generated, reference)]
-    if abs(gray[0] - gray[1]) > DIFFER:
+    if generated.formats and reference.formats:
+        lossy = [
+            sum(count for kind, count in side.formats.items() if kind in LOSSY) / sum(side.formats.values())
+            for side in (generated, reference)
+        ]
+        if abs(lossy[0] - lossy[1]) > DIFFER:
+            kinds = [" and ".join(list(side.formats)[:2]) for side in (generated, reference)]
+            told.append(
+                f"generated images are {kinds[0]}, the reference's {kinds[1]}: the traces of lossy compression alone "
+                "raise FID; store both sets alike, best as PNG"
+            )
+    gray = [side.gray / side.count for side in (generated, reference) if side.gray is not None and side.count]
+    if len(gray) == 2 and abs(gray[0] - gray[1]) > DIFFER:
         told.append(
             f"{gray[0]:.0%} of the generated images are gray, {gray[1]:.0%} of the reference: FID measures the "
             "colour; use sets of one kind"
@@ -56,10 +64,6 @@ def _between(generated: FeatureSet, reference: FeatureSet) -> list[str]:
 def _whole(keys: NDArray[np.uint8]) -> NDArray[np.void]:
     """Each row of bytes as one value."""
     return np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0]
-
-
-def _most_common(formats: Counter[str]) -> str:
-    return " and ".join(kind for kind, _ in formats.most_common(2))
 
 
 def _within(role: str, features: FeatureSet) -> list[str]:
@@ -89,6 +93,17 @@ def _sizes(generated: Side, reference: Side) -> list[str]:
 def _unmatched(some: dict[str, int], others: dict[str, int]) -> float:
     """The share of images of a size that the other set does not have."""
     return sum(count for size, count in some.items() if size not in others) / max(sum(some.values()), 1)
+
+
+def _precisions(result: Fidelity, reference: Side) -> list[str]:
+    """Saved statistics may come from a network in another one."""
+    made = {
+        side.statistics.dtype if side.statistics else result.network.dtype for side in (result.generated, reference)
+    }
+    known = sorted(precision for precision in made if precision)
+    if len(known) < 2:
+        return []
+    return [f"one set was read in {known[0]}, the other in {known[1]}: FID measures the rounding too; use one for both"]
 
 
 def _counts(result: Fidelity, reference: Side) -> list[str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.fidelity.pictures import Facts
+from inception_v3.fidelity.pictures import KEY_BYTES, Facts
 
 COMMIT_SECONDS = 1.0  # what a kill loses at most
-_FACTS = struct.Struct("<II?10s")
+_FACTS = struct.Struct(f"<II?10s{KEY_BYTES}s")
 
 
 def default_folder() -> Path:
@@ -59,11 +59,11 @@ class FeatureCache:
                 return None
         if found is None or len(found[0]) != _FACTS.size or len(found[1]) != 4 * self.width:
             return None
-        width, height, gray, kind = _FACTS.unpack(found[0])
+        width, height, gray, kind, pixels = _FACTS.unpack(found[0])
         features = np.frombuffer(found[1], "<f4")
         if not np.isfinite(features).all():
             return None
-        return features, Facts(width, height, kind.rstrip(b"\0").decode("ascii", "replace"), gray)
+        return features, Facts(width, height, kind.rstrip(b"\0").decode("ascii", "replace"), gray, pixels)
 
     def put(self, rows: Iterable[tuple[bytes, Facts, NDArray[np.float32]]]) -> None:
         with self._lock:
@@ -72,14 +72,7 @@ class FeatureCache:
             try:
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO features VALUES (?, ?, ?)",
-                    [
-                        (
-                            key,
-                            _FACTS.pack(facts.width, facts.height, facts.gray, facts.format.encode()[:10]),
-                            np.ascontiguousarray(row, "<f4").tobytes(),
-                        )
-                        for key, facts, row in rows
-                    ],
+                    [(key, _pack(facts), np.ascontiguousarray(row, "<f4").tobytes()) for key, facts, row in rows],
                 )
                 if time.monotonic() - self._committed > COMMIT_SECONDS:
                     self._connection.commit()
@@ -102,3 +95,7 @@ class FeatureCache:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+
+def _pack(facts: Facts) -> bytes:
+    return _FACTS.pack(facts.width, facts.height, facts.gray, facts.format.encode()[:10], facts.pixels)

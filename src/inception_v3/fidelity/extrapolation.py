@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.fidelity.frechet import Gaussian, frechet_distance
+from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.statistics import gaussian
 
-Side = NDArray[np.float32] | Gaussian
-Rows = NDArray[np.intp] | None
+Side = NDArray[np.float32] | Rows | Gaussian
+Chosen = NDArray[np.intp] | None
 PARTS = (1, 2, 4)
 HALVES = 20
 HALVES_OF_MANY = 8  # where each distance takes a second: more images than dimensions
@@ -79,7 +80,7 @@ def repetitions(generated: Side, reference: Side) -> int:
 
 
 def _line(
-    sides: tuple[Side, Side], rows: tuple[Rows, Rows], rng: np.random.RandomState, fid: float | None = None
+    sides: tuple[Side, Side], rows: tuple[Chosen, Chosen], rng: np.random.RandomState, fid: float | None = None
 ) -> tuple[float, float]:
     """FID of these rows, and where the line through FID of their parts meets 1/N = 0."""
     distances = []
@@ -92,7 +93,7 @@ def _line(
     return distances[0], float(np.polyfit(PARTS, distances, 1)[1])
 
 
-def _split(side: Side, rows: Rows, parts: int, rng: np.random.RandomState) -> list[Gaussian]:
+def _split(side: Side, rows: Chosen, parts: int, rng: np.random.RandomState) -> list[Gaussian]:
     if isinstance(side, Gaussian):
         return [side] * parts
     chosen = np.arange(len(side)) if rows is None else rows

@@ -6,12 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.fidelity.conventions import InceptionScoreSplits
+from inception_v3.fidelity.rows import Rows
 
+Features = NDArray[np.floating] | Rows
 ROWS = 4096  # images whose classes are held at once
 
 
 def inception_score(
-    features: NDArray[np.floating], weights: NDArray[np.floating], options: InceptionScoreSplits
+    features: Features, weights: NDArray[np.floating], options: InceptionScoreSplits
 ) -> tuple[float, float]:
     """Mean and standard deviation (population's) over the parts, of features (N, D).
 
@@ -30,7 +32,7 @@ def inception_score(
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def _score(features: NDArray[np.floating], weights: NDArray[np.floating], rows: NDArray[np.intp]) -> float:
+def _score(features: Features, weights: NDArray[np.floating], rows: NDArray[np.intp]) -> float:
     """exp(mean of sum p log p - sum q log q), q the mean of p: one reading of the features is enough."""
     classes = np.zeros(len(weights))
     certainty = 0.0

@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.fidelity.conventions import KidSampling
+from inception_v3.fidelity.rows import Rows
 
-Features = NDArray[np.floating]
+Features = NDArray[np.floating] | Rows
 ROWS = 2048  # rows of the kernel that are held at once
 
 

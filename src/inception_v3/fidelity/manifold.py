@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Features = NDArray[np.floating]
+from inception_v3.fidelity.rows import Rows
+
+Features = NDArray[np.floating] | Rows
 Array = NDArray[np.float64]
 ROWS = 2048  # of a block of distances
 

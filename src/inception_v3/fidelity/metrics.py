@@ -25,10 +25,11 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from inception_v3.fidelity import manifold
 from inception_v3.fidelity.conventions import KidSampling, find_convention
+from inception_v3.fidelity.extrapolation import extrapolate
 from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.kernel import kernel_distance
 from inception_v3.fidelity.network import WEIGHTS, Dtype, load_network
-from inception_v3.fidelity.statistics import Moments
+from inception_v3.fidelity.statistics import Moments, gaussian
 from inception_v3.network import InceptionV3
 
 Features = int | nn.Module
@@ -58,6 +59,12 @@ class Extractor(nn.Module):
         self.network = load_network(weights, dtype=dtype, device=device, any_weights=any_weights)
         self.spatial = spatial
         self.num_features = self.network.spatial_width if spatial else self.network.width
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """The network goes along with `metric.to(device)`; its precision stays."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.network = self.network.to(fn(torch.empty(0)).device)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Raises ValueError: images of another shape or type."""
@@ -208,6 +215,13 @@ class SampledMetric(FidelityMetric):
         super().reset()
         self.rng.seed(self.seed)
 
+    def _sync_dist(self, *arguments: Any, **options: Any) -> None:
+        """A process that has none of a set takes part with no rows; torchmetrics would send another shape."""
+        for name in ("real_features", "fake_features"):
+            if not len(getattr(self, name)):
+                setattr(self, name, [torch.zeros(0, self._width(), device=self.device)])
+        super()._sync_dist(*arguments, **options)
+
     def _kept(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Of the generated and the real. Raises ValueError: a set of none."""
         both = []
@@ -256,6 +270,25 @@ class DensityCoverage(SampledMetric):
     def compute(self) -> tuple[Tensor, ...]:
         found = manifold.compare(*self._kept(), k=self.k, density_k=self.k)
         return self._tensors(found.density, found.coverage)
+
+
+class FrechetInceptionDistanceInfinity(SampledMetric):
+    """FID extrapolated to infinitely many images, and the ends of its 95 % interval."""
+
+    higher_is_better = False
+
+    def compute(self) -> tuple[Tensor, ...]:
+        fake, real = self._kept()
+        found = extrapolate(fake, real, fid=frechet_distance(gaussian(fake), gaussian(real)), seed=self.seed)
+        return self._tensors(found.infinity, *found.infinity_interval)
+
+
+class MemorisationDistance(SampledMetric):
+    """Distance of a generated image to the nearest real one: mean and least; and mean from one real to another."""
+
+    def compute(self) -> tuple[Tensor, ...]:
+        found = manifold.compare(*self._kept(), k=1, density_k=1)
+        return self._tensors(found.nearest.mean(), found.nearest.min(), found.spacing.mean())
 
 
 class InceptionScore(FidelityMetric):

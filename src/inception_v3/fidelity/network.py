@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -40,6 +40,13 @@ class Network:
     logits: NDArray[np.float32]
     dtype: Dtype
     device: torch.device
+
+    def to(self, device: torch.device) -> "Network":
+        """The same on another device, where what computes the features can go there."""
+        if device == self.device or not isinstance(self.features, PytorchFeatures):
+            return self
+        self.features.to(device)
+        return replace(self, device=device)
 
 
 def load_network(
@@ -93,12 +100,15 @@ class PytorchFeatures:
         for module in model.modules():
             if isinstance(module, Conv2d) and module.BatchNorm is not None:
                 _fold(module)
-        self.device = device
         self.dtype = torch.bfloat16 if dtype == "bf16" else torch.float32
-        model.eval().requires_grad_(False)
-        self.model = model.to(device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.eval().requires_grad_(False)
+        self.to(device)
         self.spatial: Tensor | None = None
         model.get_submodule(SPATIAL_LAYER).register_forward_hook(self._keep)
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+        self.model = self.model.to(device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _keep(self, module: nn.Module, images: tuple[Tensor], output: Tensor) -> None:
         self.spatial = output[:, :SPATIAL_CHANNELS]

@@ -118,6 +118,10 @@ def _check(side: Side, convention: Convention, network: Network, *, named: bool)
     """Statistics that cannot be compared are refused. Those of other programs do not say how they were made."""
     if (made := side.statistics) is None:
         return
+    for what, found, width in (("mu", made.pooled, network.width), ("mu_s", made.spatial, network.spatial_width)):
+        if found is not None and len(found.mean) != width:
+            wrong = f"{what} has {len(found.mean)} features where the network has {width}"
+            raise InputError(f"{side.name}: {wrong}; compute the statistics again with this network")
     if made.convention is None and not named:
         raise InputError(
             f"{side.name}: does not say by which convention it was made; name it with --like", exit_status=2
@@ -130,10 +134,6 @@ def _check(side: Side, convention: Convention, network: Network, *, named: bool)
     if made.weights not in (None, network.checksum):
         wrong = f"made with the weights {f'{made.weights}'[:12]}, the other set is read with {network.checksum[:12]}"
         raise InputError(f"{side.name}: {wrong}; compute the statistics again with these weights")
-    for what, found, width in (("mu", made.pooled, network.width), ("mu_s", made.spatial, network.spatial_width)):
-        if found is not None and len(found.mean) != width:
-            wrong = f"{what} has {len(found.mean)} features where the network has {width}"
-            raise InputError(f"{side.name}: {wrong}; compute the statistics again with this network")
 
 
 def _cache(network: Network, convention: Convention, folder: Path) -> FeatureCache:
@@ -156,6 +156,8 @@ def statistics_of(side: Side, result: Fidelity) -> Statistics:
         result.network.checksum,
         result.network.dtype,
         side.sizes,
+        side.formats,
+        side.gray,
     )
 
 

@@ -7,12 +7,13 @@ from typing import Any, Literal
 from inception_v3.errors import InputError
 from inception_v3.fidelity.conventions import Convention
 from inception_v3.fidelity.extrapolation import extrapolate, repetitions
-from inception_v3.fidelity.features import FeatureSet, Rows
+from inception_v3.fidelity.features import FeatureSet
 from inception_v3.fidelity.frechet import Gaussian, frechet_distance
 from inception_v3.fidelity.inception_score import inception_score
 from inception_v3.fidelity.kernel import kernel_distance
 from inception_v3.fidelity.manifold import Manifold, compare, pairs
 from inception_v3.fidelity.network import Network
+from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.sources import Source
 from inception_v3.fidelity.statistics import Statistics, gaussian
 
@@ -48,6 +49,20 @@ class Side:
         if self.features is not None:
             return {f"{width}x{height}": count for (width, height), count in self.features.sizes.most_common()}
         return self.statistics.sizes if self.statistics else {}
+
+    @property
+    def formats(self) -> dict[str, int]:
+        """Pictures of each kind of file, the most common first; empty where saved statistics do not say."""
+        if self.features is not None:
+            return dict(self.features.formats.most_common())
+        return self.statistics.formats if self.statistics else {}
+
+    @property
+    def gray(self) -> int | None:
+        """Pictures without colour."""
+        if self.features is not None:
+            return self.features.gray
+        return self.statistics.gray if self.statistics else None
 
     @property
     def pooled(self) -> Rows:
@@ -97,7 +112,7 @@ class Fidelity:
         return self.reference
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat: numbers and text, and two lists."""
+        """Flat: numbers and text, and three lists."""
         told: dict[str, Any] = dict(self.scores)
         for role, side in zip(("generated", "reference"), self.sides, strict=False):
             told[role] = side.name
@@ -107,7 +122,8 @@ class Fidelity:
         told |= {"convention": self.convention.name, "weights": self.network.checksum, "dtype": self.network.dtype}
         if self.fid_change is not None:
             told |= {"fid_change": self.fid_change, "fid_change_pictures": self.fid_change_pictures}
-        return told | {"warnings": self.warnings, "notes": self.notes}
+        unreadable = [reason for side in self.sides if side.features for reason in side.features.bad]
+        return told | {"warnings": self.warnings, "notes": self.notes, "unreadable": unreadable}
 
 
 def told_sizes(sizes: dict[str, int]) -> str:
@@ -129,7 +145,9 @@ def _sfid(result: Fidelity, progress: Progress) -> Iterable[float]:
 
 def _frechet(result: Fidelity, over: Literal["pooled", "spatial"]) -> float:
     first, second = (side.distribution(over) for side in result.sides)
-    return frechet_distance(first, second, result.convention.reference)
+    # of sFID there is one reference, OpenAI's: the others have none whose rounding could be kept
+    named = over == "pooled" or result.convention.name == "adm"
+    return frechet_distance(first, second, result.convention.reference if named else None)
 
 
 def _fid_infinity(result: Fidelity, progress: Progress) -> Iterable[float]:

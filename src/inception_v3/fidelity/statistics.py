@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.frechet import Array, Gaussian
+from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.sources import header
 from inception_v3.files import replacing
 from inception_v3.images import _printable
@@ -76,7 +78,7 @@ class Moments:
         return Gaussian(self.mean.cpu().numpy(), full=covariance)
 
 
-def gaussian(features: NDArray[np.float32], rows: NDArray[np.intp] | None = None) -> Gaussian:
+def gaussian(features: NDArray[np.float32] | Rows, rows: NDArray[np.intp] | None = None) -> Gaussian:
     """That of `features`, (N, D), or of some of its rows; on disk or in memory, in constant memory."""
     chosen = np.arange(len(features)) if rows is None else rows
     if len(chosen) <= features.shape[1]:
@@ -92,7 +94,8 @@ class Statistics:
     """What one set of images is to the Frechet distance, and how it came to be; None where a file does not say.
 
     `pooled` is over the 2048 features of FID, `spatial` over the 2023 of sFID. `weights` is the checksum of the
-    network, `dtype` its precision, `sizes` the images of each "width x height".
+    network, `dtype` its precision. `sizes` are the images of each "width x height", `formats` those of each kind of
+    file, `gray` those without colour.
     """
 
     pooled: Gaussian
@@ -102,6 +105,8 @@ class Statistics:
     weights: str | None = None
     dtype: str | None = None
     sizes: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+    gray: int | None = None
 
     def save(self, path: str | Path) -> None:
         """As .npz, whose mu and sigma pytorch-fid and clean-fid read too, and mu_s and sigma_s ADM's evaluator.
@@ -111,11 +116,12 @@ class Statistics:
         arrays: dict[str, NDArray[np.generic]] = {"mu": self.pooled.mean, "sigma": self.pooled.covariance}
         if self.spatial is not None:
             arrays |= {"mu_s": self.spatial.mean, "sigma_s": self.spatial.covariance}
-        for name in ("count", "convention", "weights", "dtype"):
+        for name in ("count", "convention", "weights", "dtype", "gray"):
             if (value := getattr(self, name)) is not None:
                 arrays[name] = np.array(value)
-        arrays["sizes"] = np.array(list(self.sizes), str)
-        arrays["images_of_size"] = np.array(list(self.sizes.values()), np.int64)
+        for name, counts in (("size", self.sizes), ("format", self.formats)):
+            arrays[f"{name}s"] = np.array(list(counts), str)
+            arrays[f"images_of_{name}"] = np.array(list(counts.values()), np.int64)
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -133,12 +139,15 @@ def load_statistics(path: str | Path) -> Statistics:
             _check_shapes(name, shapes, mean, covariance, optional=mean == "mu_s")
         with np.load(path, allow_pickle=False) as file:
             spatial = _gaussian(name, file["mu_s"], file["sigma_s"]) if "mu_s" in shapes else None
-            told = {key: file[key].item() for key in ("convention", "weights", "dtype") if shapes.get(key) == ()}
-            count = int(file["count"]) if shapes.get("count") == () else None
-            sizes = {}
-            if "sizes" in shapes and shapes["sizes"] == shapes.get("images_of_size"):
-                sizes = dict(zip(file["sizes"].tolist(), file["images_of_size"].tolist(), strict=True))
-            return Statistics(_gaussian(name, file["mu"], file["sigma"]), spatial, count, sizes=sizes, **told)
+            told: dict[str, Any] = {
+                key: file[key].item() for key in ("convention", "weights", "dtype") if shapes.get(key) == ()
+            }
+            told |= {key: int(file[key]) for key in ("count", "gray") if shapes.get(key) == ()}
+            for kind in ("size", "format"):
+                if f"{kind}s" in shapes and shapes[f"{kind}s"] == shapes.get(f"images_of_{kind}"):
+                    counts = file[f"images_of_{kind}"].tolist()
+                    told[f"{kind}s"] = dict(zip(file[f"{kind}s"].tolist(), counts, strict=True))
+            return Statistics(_gaussian(name, file["mu"], file["sigma"]), spatial, **told)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error}); check the path") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError) as error:
