@@ -1,6 +1,7 @@
 """What the commands share: options under one name, the two consoles, and how mistakes and bad pictures are told."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,11 +38,28 @@ def show_bad(reasons: list[str], count: int, listed: Path | None = None) -> None
             warn(f"  and {len(reasons) - 10} more")
 
 
+def told(bad: Iterable[tuple[str, str]]) -> list[str]:
+    """For each (name, reason) a line with both."""
+    return [reason if name in reason else f"{name}: {reason}" for name, reason in bad]
+
+
 def pick_workers(asked: int | None, pictures: int, data: str) -> int:
     """Decoding photographs is worth processes of its own, a few or tiny pictures are not."""
     if asked is not None:
         return asked
     return 0 if data == "digits" or pictures < 200 else min(os.cpu_count() or 1, 8)
+
+
+def keep_apart(data: str, out: Path) -> None:
+    """Raises InputError where the plots of a run folder would become pictures of a class."""
+    from inception_v3.data.address import TRAIN_NAMES, is_folder
+
+    if is_folder(data) and out.resolve().is_relative_to(Path(data).resolve()):
+        if any((Path(data) / name).is_dir() for name in TRAIN_NAMES):
+            return  # what is beside train/ is no class
+        raise InputError(
+            f"{out}: inside {data}, where it would be taken for a class; give another --out", exit_status=2
+        )
 
 
 def checked(function: Any, **options: Any) -> Any:
