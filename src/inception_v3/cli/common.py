@@ -14,7 +14,8 @@ output, messages = Console(), Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default the GPU where there is one.")]
-Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode pictures.")]
+Workers = Annotated[int | None, typer.Option(min=0, max=256, help="Processes that decode pictures.")]
+LARGEST_SEED = 2**63 - 1
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that the network takes at once.")]
 
 MODEL = "A run folder, a file of any format, or a name such as torchvision:IMAGENET1K_V1 or hf:owner/name."

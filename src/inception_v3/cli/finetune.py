@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.cli.common import (
+    LARGEST_SEED,
     BatchSize,
     Device,
     Json,
@@ -56,7 +57,7 @@ def finetune(
     recipe: Annotated[str, typer.Option(help="For --unfreeze: a recipe's name, or a .toml file.")] = "finetune",
     epochs: Annotated[int | None, typer.Option(help="For --unfreeze: times that every picture is seen.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="For --unfreeze: that of the last layer.")] = None,
-    seed: Annotated[int, typer.Option(help="For --unfreeze: of order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="For --unfreeze: of order and augmentation.")] = 0,
     device: Device = None,
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,

@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from inception_v3.cli.common import Device, Workers, keep_apart, messages, output, pick_workers, show_bad, told, warn
+from inception_v3.cli.common import (
+    LARGEST_SEED,
+    Device,
+    Workers,
+    keep_apart,
+    messages,
+    output,
+    pick_workers,
+    show_bad,
+    told,
+    warn,
+)
 from inception_v3.errors import InputError
 
 FITTING = {"digits": "digits", "mnist": "mnist", "cifar10": "cifar10", "cifar100": "cifar10"}  # recipes by kind of data
@@ -30,7 +41,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The rate at its height.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width that the network sees, 75 or more.")] = None,
     depth_multiplier: Annotated[float | None, typer.Option(help="Factor on every layer's width.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights, order and augmentation.")] = 0,
     device: Device = None,
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
