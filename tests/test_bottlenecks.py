@@ -25,6 +25,8 @@ from inception_v3.data.pictures import Encoded
 from inception_v3.data.sequences import joined
 from inception_v3.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NETWORK, OTHER = b"network", b"another"
 
 

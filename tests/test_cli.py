@@ -18,6 +18,8 @@ from PIL import Image
 import inception_v3
 from inception_v3 import architecture, cli
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Run = Callable[..., tuple[int, str, str]]
 
 

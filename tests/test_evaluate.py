@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,6 +38,8 @@ from inception_v3.evaluate import ANSWER, Metrics, evaluate, judge, merge
 from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
 from processes import command_line, team
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Models = Callable[..., InceptionV3]
 
@@ -72,15 +74,6 @@ def noise(count: int, height: int = 80, width: int = 110) -> list[Image.Image]:
 def labelled(count: int, classes: int = 7) -> Pictures:
     labels = [n % classes for n in range(count)]
     return Pictures([*"abcdefg"[:classes]], noise(count), labels, [str(n) for n in range(count)])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Thin networks are quicker so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ from inception_v3.training_model import new_model, uses_aux_head
 from inception_v3.training_state import Progress
 from pictures import pets, skies, stripes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = replace(load_recipe("digits"), depth_multiplier=0.1, epochs=2, batch_size=8)
 
 

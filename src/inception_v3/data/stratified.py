@@ -35,4 +35,5 @@ def _shares(counts: np.ndarray, total: int, rng: np.random.RandomState) -> np.nd
         chosen = rng.choice(equal, size=min(len(equal), missing), replace=False)
         shares[chosen] += 1
         missing -= len(chosen)
-    return shares.astype(int)
+    rounded: np.ndarray = shares.astype(int)
+    return rounded
