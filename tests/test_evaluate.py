@@ -1,7 +1,6 @@
 """Judging: figures that others compute too, whatever the batches, the processes and the network's outputs."""
 
 import csv
-import functools
 import io
 import itertools
 import json
@@ -9,12 +8,10 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -432,7 +429,7 @@ def test_raw_weights_are_those_of_the_newest_state_of_the_run(
 
 
 def test_two_processes_give_the_figures_of_one(
-    run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path
 ) -> None:
     """Five pictures and a broken one: neither the shares nor their last batches are even."""
     model = saved()
@@ -440,21 +437,12 @@ def test_two_processes_give_the_figures_of_one(
     arguments = [model, pets, "--json", "--batch-size", "2", "--csv"]
     status, out, _ = run(*arguments, tmp_path / "one.csv")
     assert status == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    second = subprocess.Popen(
-        [sys.executable, "-m", "inception_v3", "evaluate", *arguments, tmp_path / "second.csv"],
-        stdout=subprocess.PIPE,
-        env=os.environ | place | {"RANK": "1", "OMP_NUM_THREADS": "1"},
+    log = tmp_path / "two.log"
+    first, second = team(
+        2, command_line, ["evaluate", *map(str, [*arguments, tmp_path / "two.csv"])], None, (), log=log
     )
-    join = functools.partial(torch.distributed.init_process_group, timeout=timedelta(minutes=10))
-    monkeypatch.setattr(torch.distributed, "init_process_group", join)
-    for name, value in (place | {"RANK": "0"}).items():  # as torchrun sets them
-        monkeypatch.setenv(name, value)
-    status, told, _ = run(*arguments, tmp_path / "two.csv")
-    assert (second.communicate(timeout=60)[0], second.returncode, status) == (b"", 0, 0), "the first process tells"
-    assert not (tmp_path / "second.csv").exists()
+    assert (first.wait(), second.wait(), second.said) == (0, 0, ""), "the first process tells"
+    (told,) = (line for line in first.said.splitlines() if line.startswith("{"))
     one, two = json.loads(out), json.loads(told)
     assert (one["count"], len(one["bad"])) == (5, 1)
     for figure in ("loss", "ece"):
