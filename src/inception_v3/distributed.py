@@ -6,6 +6,7 @@ each step.
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -82,7 +83,8 @@ def team(device: torch.device, *, again: str = "start all of them again with --r
     if count == 1:
         yield Team(device=device)
         return
-    before = signal.signal(signal.SIGTERM, _stop)
+    in_main = threading.current_thread() is threading.main_thread()  # others may not ask for signals
+    before = signal.signal(signal.SIGTERM, _stop) if in_main else None
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         yield Team(dist.get_rank(), count, device)
@@ -96,7 +98,8 @@ def team(device: torch.device, *, again: str = "start all of them again with --r
             raise InputError(message) from error
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
     dist.destroy_process_group()
 
 
