@@ -64,7 +64,12 @@ class Conv2d(nn.Module):
         border = (0, 0)
         if self.padding == "SAME":
             images, border = pad_same(images, self.kernel, self.stride)
-        net = F.conv2d(images, self.weights, self.biases, self.stride, border)
+        if self.training and border == (0, 0) and images.shape[2:] == self.kernel:
+            # One place: a product of matrices, many times as fast as PyTorch's convolution on a processor.
+            rows, weights = images.permute(0, 2, 3, 1).flatten(1), self.weights.permute(0, 2, 3, 1).flatten(1)
+            net = F.linear(rows, weights, self.biases)[:, :, None, None]
+        else:
+            net = F.conv2d(images, self.weights, self.biases, self.stride, border)
         return net if self.BatchNorm is None else F.relu_(self.BatchNorm(net))
 
     def extra_repr(self) -> str:
@@ -105,6 +110,11 @@ class BatchNorm(nn.Module):
             1 - self.decay,
             self.epsilon,
         )
+
+    def move(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the statistics towards those of a batch, the variance with n - 1."""
+        self.moving_mean.lerp_(mean, 1 - self.decay)
+        self.moving_variance.lerp_(variance, 1 - self.decay)
 
     def _train_on_one_value(self, net: Tensor) -> Tensor:
         """One picture and one pixel, which PyTorch refuses: TensorFlow's variance is zero, its n - 1 at least 1."""

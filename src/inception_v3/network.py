@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inception_v3 import architecture
+from inception_v3 import architecture, pointwise
 from inception_v3.architecture import (
     AUX_INPUT,
     BASE_END_POINTS,
@@ -43,8 +43,16 @@ class Branch(nn.Module):
             for name in names:
                 self.add_module(name, layers[name])
 
-    def forward(self, net: Tensor) -> Tensor:
-        for names in self.steps:
+    def beginning(self) -> tuple[Pool2d | None, Conv2d] | None:
+        """The 1x1 convolution that reads the input of the module, and the average pool before it if there is one."""
+        first, second = (self.get_submodule(names[0]) for names in (self.steps[0], self.steps[-1]))
+        if type(first) is Pool2d and first.kind == "avg":
+            return (first, second) if type(second) is Conv2d else None
+        return (None, first) if type(first) is Conv2d and first.kernel == (1, 1) else None
+
+    def forward(self, net: Tensor, done: int = 0) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W'); `net` has the first steps behind it where some are `done`."""
+        for names in self.steps[done:]:
             outputs = [self.get_submodule(name)(net) for name in names]
             net = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
         return net
@@ -59,7 +67,24 @@ class InceptionModule(nn.Module):
             self.add_module(name, branch)
 
     def forward(self, net: Tensor) -> Tensor:
-        return torch.cat([branch(net) for branch in self.children()], 1)
+        begun = self._begin(net) if self.training else {}
+        return torch.cat([branch(*begun.get(branch, (net,))) for branch in self.children()], 1)
+
+    def _begin(self, net: Tensor) -> dict[nn.Module, tuple[Tensor, int]]:
+        """Branches whose 1x1 convolution pointwise.py has done: its output, and the steps that are behind it."""
+        beginnings = {
+            branch: found for branch in self.children() if isinstance(branch, Branch) and (found := branch.beginning())
+        }
+        if not pointwise.applies(net, *beginnings):
+            return {}
+        first = {branch: layer for branch, (pool, layer) in beginnings.items() if pool is None}
+        outputs = pointwise.conv_together(net, list(first.values()))
+        begun: dict[nn.Module, tuple[Tensor, int]]
+        begun = {branch: (output, 1) for branch, output in zip(first, outputs, strict=True)}
+        for branch, (pool, layer) in beginnings.items():
+            if pool is not None:
+                begun[branch] = pointwise.conv_then_average(net, pool, layer), 2
+        return begun
 
 
 class Head(nn.Sequential):

@@ -1,6 +1,6 @@
 """TensorFlow's RMSProp, which the paper trained with, and its running average of the weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -36,20 +36,33 @@ class RMSProp(torch.optim.Optimizer):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights:
                 continue
-            gradients: list[Tensor] = [weight.grad for weight in weights]
             for weight in weights:
                 if not self.state[weight]:
                     self.state[weight] = {"ms": torch.ones_like(weight), "mom": torch.zeros_like(weight)}
-            squares = [self.state[weight]["ms"] for weight in weights]
-            moments = [self.state[weight]["mom"] for weight in weights]
-            torch._foreach_mul_(squares, group["decay"])
-            torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["decay"])
-            roots = torch._foreach_add(squares, group["epsilon"])
-            torch._foreach_sqrt_(roots)
-            torch._foreach_mul_(moments, group["momentum"])
-            torch._foreach_addcdiv_(moments, gradients, roots, group["lr"])
-            torch._foreach_sub_(weights, moments)
+            for part in _portions(weights):
+                gradients = [weight.grad for weight in part if weight.grad is not None]
+                squares = [self.state[weight]["ms"] for weight in part]
+                moments = [self.state[weight]["mom"] for weight in part]
+                torch._foreach_mul_(squares, group["decay"])
+                torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["decay"])
+                roots = torch._foreach_add(squares, group["epsilon"])
+                torch._foreach_sqrt_(roots)
+                torch._foreach_mul_(moments, group["momentum"])
+                torch._foreach_addcdiv_(moments, gradients, roots, group["lr"])
+                torch._foreach_sub_(part, moments)
         return loss
+
+
+def _portions(weights: list[Tensor], numbers: int = 2**20) -> Iterator[list[Tensor]]:
+    """The weights a few at a time: what one pass has read is in the processor's cache for the next."""
+    part: list[Tensor] = []
+    for weight in weights:
+        part.append(weight)
+        if sum(map(Tensor.numel, part)) >= numbers:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
