@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conftest import relative
-from inception_v3 import architecture
+from inception_v3 import architecture, pointwise
 from inception_v3.network import InceptionV3
 
 Build = Callable[..., InceptionV3]
@@ -336,3 +336,85 @@ def test_gradients_reach_every_parameter(random_model: Build) -> None:
     (logits.square().sum() + end_points["AuxLogits"].square().sum()).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not silent
+
+
+# ------------------------------------------------------------- 1x1 convolutions of one input, in training
+
+
+def plain_and_together(random_model: Build, **options: object) -> tuple[InceptionV3, InceptionV3, Tensor]:
+    """Two equal networks in training: the first computes layer by layer, for a hook on a layer asks for that."""
+    plain = random_model(dropout_keep_prob=1.0, **options).double().to(memory_format=torch.channels_last).train()
+    together = copy.deepcopy(plain)
+    for module in plain.modules():
+        if type(module).__name__ == "Branch":
+            module.register_forward_hook(lambda *_: None)
+    pictures = images(n=3).double().contiguous(memory_format=torch.channels_last)
+    return plain, together, pictures
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_norm_scale": True}, {"count_padding": True}, {"mixed_7c_pool": "max"}], ids=str
+)
+def test_training_on_channels_last_has_the_numbers_of_the_layers(
+    random_model: Build, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, together, pictures = plain_and_together(random_model, **options)
+    ran = []
+    original = pointwise.conv_together
+    monkeypatch.setattr(pointwise, "conv_together", lambda *args: ran.append(1) or original(*args))
+    for model in (plain, together):
+        assert not ran
+        _, end_points = model(pictures)
+        sum(tensor.square().sum() for tensor in end_points.values()).backward()  # type: ignore[union-attr]
+    assert len(ran) == 11, "once for every module, of the second network alone"
+    for name, expected in plain.named_parameters():
+        assert relative(together.get_parameter(name).grad, expected.grad) < 1e-9, name  # type: ignore[arg-type]
+    for name, expected in plain.named_buffers():
+        assert relative(together.get_buffer(name), expected) < 1e-9, name
+
+
+def test_frozen_statistics_stay_as_they_are_in_training(random_model: Build) -> None:
+    """As in fine-tuning: a BatchNorm in evaluation mode inside a network in training mode."""
+    plain, together, pictures = plain_and_together(random_model)
+    for model in (plain, together):
+        for name, module in model.named_modules():
+            if name.startswith("Mixed_5") and name.endswith("BatchNorm"):
+                module.eval()
+    before = {name: tensor.clone() for name, tensor in together.named_buffers()}
+    logits, expected = together(pictures)[0], plain(pictures)[0]
+    assert relative(logits, expected) < 1e-9
+    for name, tensor in together.named_buffers():
+        assert torch.equal(tensor, before[name]) == name.startswith("Mixed_5"), name
+
+
+def test_a_hook_on_any_layer_is_called_in_training(random_model: Build) -> None:
+    _, model, pictures = plain_and_together(random_model)
+    called = []
+    for name, module in model.named_modules():
+        if name.startswith("Mixed_6b."):
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    model(pictures)
+    assert set(called) == {name for name, _ in model.named_modules() if name.startswith("Mixed_6b.")}
+
+
+def test_second_derivatives_and_torch_func_in_training(random_model: Build) -> None:
+    plain, together, pictures = plain_and_together(random_model)
+    penalties = []
+    for model in (plain, together):
+        asked = pictures.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(asked, ())[0].square().sum(), asked, create_graph=True)
+        slope.square().sum().backward()
+        penalties.append(model.get_parameter("Conv2d_2b_3x3.weights").grad)
+    assert relative(penalties[1], penalties[0]) < 1e-6
+
+    parameters = {name: tensor.detach() for name, tensor in together.named_parameters()}
+    statistics = {name: tensor.clone() for name, tensor in together.named_buffers()}
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(together, (weights, statistics), (pictures, ()))[0].square().sum()
+
+    gradient = torch.func.grad(loss)(parameters)
+    together.zero_grad()
+    together(pictures, ())[0].square().sum().backward()
+    name = "Mixed_6c.Branch_3.Conv2d_0b_1x1.weights"
+    assert relative(gradient[name], together.get_parameter(name).grad) < 1e-9  # type: ignore[arg-type]

@@ -67,23 +67,23 @@ class InceptionModule(nn.Module):
             self.add_module(name, branch)
 
     def forward(self, net: Tensor) -> Tensor:
-        begun = self._begin(net) if self.training else {}
+        begun = self._begin(net) if pointwise.applies(net, self) else {}
         return torch.cat([branch(*begun.get(branch, (net,))) for branch in self.children()], 1)
 
     def _begin(self, net: Tensor) -> dict[nn.Module, tuple[Tensor, int]]:
         """Branches whose 1x1 convolution pointwise.py has done: its output, and the steps that are behind it."""
-        beginnings = {
-            branch: found for branch in self.children() if isinstance(branch, Branch) and (found := branch.beginning())
-        }
-        if not pointwise.applies(net, *beginnings):
-            return {}
-        first = {branch: layer for branch, (pool, layer) in beginnings.items() if pool is None}
-        outputs = pointwise.conv_together(net, list(first.values()))
-        begun: dict[nn.Module, tuple[Tensor, int]]
-        begun = {branch: (output, 1) for branch, output in zip(first, outputs, strict=True)}
-        for branch, (pool, layer) in beginnings.items():
-            if pool is not None:
+        begun: dict[nn.Module, tuple[Tensor, int]] = {}
+        first: dict[nn.Module, Conv2d] = {}
+        for branch in self.children():
+            if not isinstance(branch, Branch) or (beginning := branch.beginning()) is None:
+                continue
+            pool, layer = beginning
+            if pool is None:
+                first[branch] = layer
+            else:
                 begun[branch] = pointwise.conv_then_average(net, pool, layer), 2
+        for branch, output in zip(first, pointwise.conv_together(net, list(first.values())), strict=True):
+            begun[branch] = output, 1
         return begun
 
 

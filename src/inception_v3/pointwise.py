@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from inception_v3.layers import BatchNorm, Conv2d, Pool2d, pad_same
 
 
-def applies(net: Tensor, *modules: nn.Module) -> bool:
+def applies(net: Tensor, module: nn.Module) -> bool:
     """Whether to compute so: in training, on channels_last, where no hook waits for a layer that is not called.
 
-    A compiler gets the plain layers, which it fuses itself.
+    Compilers and torch.func get the plain layers: the first fuse them, the second cannot move the statistics.
     """
     return (
-        not torch.compiler.is_compiling()
+        module.training
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
         and net.stride(1) == 1
         and net.numel() > net.shape[1]
-        and all(module.training and not _has_hooks(module) for one in modules for module in one.modules())
+        and all(part.training and not _has_hooks(part) for part in module.modules() if part is not module)
     )
 
 
