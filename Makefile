@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 RUN := runs/digits
 
-.PHONY: setup test demo parity clean
+.PHONY: setup test demo parity weights clean
 
 setup: .venv/.complete .oracle/.complete
 
@@ -38,6 +38,10 @@ demo: .venv/.complete
 # The table of docs/parity.md.
 parity: setup
 	.venv/bin/python tests/parity_report.py
+
+# The table of docs/weights.md. (Its figures of loading: .venv/bin/python benchmarks/loading.py)
+weights: setup
+	.venv/bin/python tests/weights_report.py
 
 clean:
 	rm -rf .venv .oracle .uv .cache runs

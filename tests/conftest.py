@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 
+from inception_v3.data import Pictures
 from inception_v3.network import InceptionV3
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +47,18 @@ def tf_slim_cases(cases: dict[str, dict[str, object]]) -> dict[str, Path]:
     return places
 
 
+@pytest.fixture(scope="session")
+def slim_preprocessing() -> Path:
+    """The folder that record_slim_preprocessing.py fills; kept as long as that script stays the same."""
+    script = RECORDER.with_name("record_slim_preprocessing.py")
+    folder = ROOT / ".cache" / f"slim_preprocessing-{hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        subprocess.run([oracle_python(), script, unfinished], check=True)
+        unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture
 def random_model() -> Callable[..., InceptionV3]:
     """A thin network in inference mode, every weight, offset and statistic random."""
@@ -68,6 +83,34 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             else:
                 values = rng.normal(0, 0.1, tensor.shape)
             tensor.copy_(torch.from_numpy(np.asarray(values)))
+
+
+def as_set(pictures: Pictures) -> list[tuple[str, bytes]]:
+    """Every picture's class and pixels, in a fixed order: the same for the same pictures in whatever form."""
+    everything = ((pictures.class_names[label], pictures.open(at)) for at, label in enumerate(pictures.labels))
+    return sorted((name, image.tobytes()) for name, image in everything)
+
+
+def randomise_2015(state: dict[str, torch.Tensor]) -> None:
+    """The same for the tensors of the file that pytorch-fid and torch-fidelity fetch for FID."""
+    rng = np.random.default_rng(2015)
+    for name, tensor in state.items():
+        if name.endswith(("running_var", "bn.weight")):
+            tensor.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tensor.shape)))
+        elif tensor.is_floating_point():
+            scale = (2 / np.prod(tensor.shape[1:])) ** 0.5 if name.endswith("weight") else 0.1
+            tensor.copy_(torch.from_numpy(rng.normal(0, scale, tensor.shape)))
+
+
+@pytest.fixture(scope="session")
+def weights_of_2015(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a file, every tensor random."""
+    options = {"num_classes": 1008, "aux_logits": False, "weights": None, "init_weights": False}
+    state = torchvision.models.inception_v3(**options).state_dict()
+    randomise_2015(state)
+    path = tmp_path_factory.mktemp("weights") / "pt_inception-2015-12-05.pth"
+    torch.save(state, path)
+    return path
 
 
 def relative(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray) -> float:

@@ -120,3 +120,15 @@ def test_layers_are_listed_in_one_file_alone() -> None:
     sources = Path(architecture.__file__).parent.rglob("*.py")
     listed = {path.name for path in sources if len(re.findall(r"Conv2d_\d\w_\dx\d", path.read_text("utf-8"))) > 4}
     assert listed == {"architecture.py"}
+
+
+def test_the_page_about_the_layout_names_every_file_and_no_other() -> None:
+    source = Path(architecture.__file__).parent
+    page = (source.parents[1] / "docs" / "architecture.md").read_text("utf-8")
+    stems = {path.stem for path in source.rglob("*.py") if not path.stem.startswith("__") and path.parent.name != "cli"}
+    listing = page.split("## The table")[0]
+    assert {stem for stem in stems if not re.search(rf"\b{stem}\b", listing)} == set()
+    assert {name for name in re.findall(r"\b(\w+)\.py\b", page) if name not in stems} <= {
+        "__init__", "common", "test_convolution_by_hand"
+    }  # fmt: skip
+    assert len(page.splitlines()) < 80

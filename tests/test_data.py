@@ -1,22 +1,34 @@
 """Labelled pictures: the honest split, and every folder that cannot be learnt from."""
 
+import os
+import pickle
+import tracemalloc
+import warnings
+import zlib
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from inception_v3.data import batches, load_data, load_held_out
+from inception_v3 import cli
+from inception_v3.data import Pictures, batches, duplicates, load_data, load_held_out
+from inception_v3.data.pictures import renumber
+from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
 from inception_v3.images import open_image
 from inception_v3.preprocessing import Preprocessing
 
 
-def picture(path: Path, seed: int = 0, size: tuple[int, int] = (90, 80)) -> Path:
+def picture(path: Path, seed: int | None = None, size: tuple[int, int] = (90, 80)) -> Path:
+    """Random pixels, by default others for every path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    rng = np.random.default_rng(zlib.crc32(str(path).encode()) if seed is None else seed)
+    Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
     return path
 
 
@@ -123,6 +135,34 @@ def test_a_missing_folder_is_wrong_use() -> None:
     assert error.value.exit_status == 2
 
 
+def test_a_class_may_be_called_train_or_test(tmp_path: Path) -> None:
+    for number in range(6):
+        picture(tmp_path / ("train" if number % 2 else "plane") / f"{number}.png")
+    assert load_data(str(tmp_path))[0].class_names == ["plane", "train"]
+
+
+def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    picture(tmp_path / "cat" / "1.png")
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match="cannot be listed"):
+        load_data(str(tmp_path))
+
+
+def test_names_are_one_line_of_valid_text_and_the_files_are_found_all_the_same(tmp_path: Path) -> None:
+    for number, name in enumerate((b"line\nend", b"\xff\xfe", b"plain")):
+        for other in ("cat", "dog"):
+            file = picture(tmp_path / "set" / other / f"{number}.png")
+            file.rename(file.with_name(f"{os.fsdecode(name)}.png"))
+    train, test = load_data(str(tmp_path / "set"))
+    for part in (train, test):
+        for index, name in enumerate(part.names):
+            assert part.open(index).size == (80, 90)
+            assert len(name.encode().splitlines()) == 1
+
+
 # ------------------------------------------------------------------------------------------------- batches
 
 
@@ -140,40 +180,110 @@ def test_every_picture_is_in_one_batch_and_a_bad_one_is_told(pets: Path) -> None
         assert all(train.labels[index] == label for index, label in labels.items())
 
 
-def test_shuffling_follows_its_generator_alone(pets: Path) -> None:
+def test_spawned_workers_read_what_forked_ones_do(pets: Path) -> None:
     train, _ = load_data(str(pets))
-
-    def order(seed: int) -> list[list[int]]:
-        loader = batches(train, Preprocessing((75, 75)), 4, shuffle=True, generator=torch.Generator().manual_seed(seed))
-        return [torch.cat([batch.indices for batch in loader]).tolist() for _ in range(2)]
-
-    assert order(0) == order(0)
-    assert order(0) != order(1)
-    assert order(0)[0] != order(0)[1], "a new order every epoch"
+    again = pickle.loads(pickle.dumps(train))
+    assert (again.names, list(again.labels)) == (train.names, list(train.labels))
+    assert all(np.array_equal(again.open(index), train.open(index)) for index in range(len(train)))
 
 
-# ------------------------------------------------------------------------------------------- preprocessing
+# ----------------------------------------------------------------------------------------- what is told of it
 
 
-def test_pixels_become_minus_one_to_one() -> None:
-    pixels = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).expand(1, 3, 1, 4)
-    scaled = Preprocessing().scale(pixels)
-    assert scaled[0, 0, 0].tolist() == pytest.approx([-1, -1 / 255, 1 / 255, 1])
-    assert scaled.dtype == torch.float32
+def test_a_class_that_the_held_out_pictures_lack_is_named_and_training_goes_on(tmp_path: Path) -> None:
+    for name in ("train/cat/1", "train/dog/1", "train/emu/1", "train/fox/1", "val/cat/2", "val/fox/2"):
+        picture(tmp_path / f"{name}.png")
+    with pytest.warns(UserWarning, match=r"no held-out picture of dog, emu:"):
+        train, test = load_data(str(tmp_path))
+    assert (len(train), len(test)) == (4, 2)
 
 
-@pytest.mark.parametrize("size", [(75, 75), (400, 90), (90, 400), (299, 299), (1, 1), (341, 342)])
-def test_the_centre_is_kept_and_covered_whatever_the_shape(size: tuple[int, int]) -> None:
-    image = Image.new("RGB", (size[1], size[0]), (10, 200, 30))
-    pixels = Preprocessing((107, 139))(image)
-    assert pixels.shape == (1, 3, 107, 139)
-    assert pixels.flatten(2).std(2).max() == 0, "no border of another colour"
+def test_a_picture_on_both_sides_or_in_two_classes_is_told(tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / "train" / ("cat" if number % 2 else "dog") / f"{number}.png")
+        picture(tmp_path / "val" / ("cat" if number % 2 else "dog") / f"v{number}.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_data(str(tmp_path))
+    (tmp_path / "val" / "cat" / "leak.png").write_bytes((tmp_path / "train" / "cat" / "1.png").read_bytes())
+    with pytest.warns(UserWarning, match=r"1 picture is on both sides.*\(cat/1.png and cat/leak.png\)$") as told:
+        load_data(str(tmp_path))
+    assert len(told) == 1
+    (tmp_path / "train" / "dog" / "wrong.png").write_bytes((tmp_path / "train" / "cat" / "3.png").read_bytes())
+    with pytest.warns(UserWarning, match=r"1 picture is in two classes.*\(cat/3.png and dog/wrong.png\)$"):
+        load_data(str(tmp_path))
 
 
-def test_the_central_crop_leaves_out_the_border() -> None:
-    image = np.zeros((400, 400, 3), np.uint8)
-    image[20:380, 20:380] = 255
-    pixels = Preprocessing((100, 100), crop_fraction=0.875).pixels(Image.fromarray(image))
-    assert pixels.min() == 255
-    whole = Preprocessing((100, 100), crop_fraction=1.0).pixels(Image.fromarray(image))
-    assert whole.min() == 0
+def test_duplicates_are_found_by_content_and_only_files_of_one_size_are_read(tmp_path: Path) -> None:
+    contents = [b"a" * 9000, b"a" * 8999 + b"b", b"a" * 9000, b"c" * 10, b"d" * 10, b"", b"", b"c" * 10, b"longer" * 9]
+    files = [tmp_path / str(number) for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    files[8].chmod(0)
+    pictures = Pictures(["x"], [*files, tmp_path / "missing"], [0] * 10, [str(number) for number in range(10)])
+    assert duplicates(pictures) == [[(0, 0), (0, 2)], [(0, 3), (0, 7)]]
+    assert duplicates(pictures.subset([0]), pictures.subset([1, 2])) == [[(0, 0), (1, 1)]]
+
+
+@given(
+    st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6, unique=True),
+    st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True),
+    st.data(),
+)
+def test_classes_of_two_lists_meet_by_name(own: list[str], others: list[str], data: st.DataObject) -> None:
+    labels = data.draw(st.lists(st.integers(0, len(own) - 1), max_size=9))
+    names = [str(number) for number in range(len(labels))]
+    pictures = Pictures(own, [Path(name) for name in names], labels, names)
+    unknown = [own[label] for label in sorted(labels) if own[label] not in others]
+    if unknown:
+        with pytest.raises(InputError, match=f"none called {unknown[0]}"):
+            renumber(pictures, others, lambda name: f"none called {name}")
+    else:
+        again = renumber(pictures, others, str)
+        assert [again.class_names[label] for label in again.labels] == [own[label] for label in labels]
+
+
+def test_numbered_classes_meet_by_place_and_slims_background_is_left_aside() -> None:
+    numbered = Pictures(["0", "1"], [Path("x"), Path("y")], [0, 1], ["x", "y"])
+    from_one = Pictures(["background", "1", "2"], [Path("x"), Path("y")], [1, 2], ["x", "y"])
+    for pictures in (numbered, from_one):
+        assert list(renumber(pictures, ["tench", "goldfish"], str).labels) == [0, 1]
+        assert list(renumber(pictures, ["background", "tench", "goldfish"], str).labels) == [1, 2]
+        with pytest.raises(InputError, match="too few"):
+            renumber(pictures, ["tench"], lambda name: "too few")
+
+
+# ------------------------------------------------------------------------------------------------ a million
+
+
+def test_a_million_pictures_take_little_memory() -> None:
+    """And no objects of their own, which worker processes would copy as they count references to them."""
+    tracemalloc.start()
+    names = Texts(f"n{number % 1000:08}/n{number:012}.JPEG" for number in range(50_000))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 50_000 * 50
+    column = Made(names.__getitem__, range(len(names)))
+    part = column.subset([7, 49_999])
+    assert list(part) == ["n00000007/n000000000007.JPEG", "n00000999/n000000049999.JPEG"]
+    assert (part[-1], part[:1], part.index("n00000007/n000000000007.JPEG")) == (list(part)[1], list(part)[:1], 0)
+    assert part == list(part)
+    assert part != list(part)[:1]
+
+
+@given(st.lists(st.text(st.characters(codec=None, exclude_categories=[]), max_size=8)))
+def test_any_texts_come_back(texts: list[str]) -> None:
+    files = [os.fsdecode(text.encode("utf-8", "ignore")) for text in texts] + [os.fsdecode(b"\xff\xfe")]
+    table = Texts(files)
+    assert [table[number] for number in range(len(table))] == files
+
+
+def test_the_command_line_tells_a_warning_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(cli, "app", lambda **_: warnings.warn("pets: [no] held-out picture of dog", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.main()
+    assert capsys.readouterr().err == "warning: pets: [no] held-out picture of dog\n"

@@ -51,8 +51,7 @@ def network_of_pytorch_fid(patch: pytest.MonkeyPatch, weights: Path) -> nn.Modul
     return pytorch_fid.inception.fid_inception_v3().eval()
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def publish(path: Path) -> Path:
     """A file like the published one, every tensor random."""
     rng = np.random.default_rng(3)
     state = network_of_torchvision().state_dict()
@@ -65,9 +64,13 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
             values = rng.normal(0, 0.1, tensor.shape)
         if tensor.is_floating_point():
             tensor.copy_(torch.from_numpy(np.asarray(values)))
-    path = tmp_path_factory.mktemp("published") / "pt_inception-2015-12-05.pth"
     torch.save(state, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish(tmp_path_factory.mktemp("published") / "pt_inception-2015-12-05.pth")
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +90,23 @@ def test_every_module_the_features_and_the_logits_are_those_of_pytorch_fid(
     published: Path, size: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peer = network_of_pytorch_fid(monkeypatch, published).to(dtype)
+    for name, pair in against_pytorch_fid(load(fid_2015, published).to(dtype), peer, size).items():
+        assert relative(*pair) <= TOLERANCE[dtype], name
+
+
+def against_pytorch_fid(model: InceptionV3, peer: nn.Module, size: tuple[int, int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Every module, the pooled features and the logits: as computed here, and by pytorch-fid."""
     theirs: dict[str, Tensor] = {}
     for name, module in peer.named_children():
         module.register_forward_hook(lambda _module, _inputs, output, name=name: theirs.update({name: output}))
-    images = torch.rand(1, 3, *size, dtype=dtype) * 2 - 1
+    images = torch.rand(1, 3, *size, dtype=next(peer.parameters()).dtype) * 2 - 1
     with torch.no_grad():
         theirs["Logits"] = peer(images)
-        _, ours = load(fid_2015, published).to(dtype)(images)
+        _, ours = model(images)
     theirs["AvgPool_1a"] = theirs.pop("avgpool")
     modules = {name for name in ours if name.startswith("Mixed_")}
     assert len(modules) == 11
-    for name in (*modules, "AvgPool_1a", "Logits"):
-        assert relative(ours[name], theirs[name]) <= TOLERANCE[dtype], name
+    return {name: (ours[name], theirs[name]) for name in (*modules, "AvgPool_1a", "Logits")}
 
 
 def test_what_is_written_gives_the_same_four_features_in_pytorch_fids_class(
@@ -169,13 +177,13 @@ def test_a_model_read_has_them_and_no_class_names(published: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"count_padding": True}, "average pools count the padding"),
-        ({"mixed_7c_pool": "avg"}, "Mixed_7c averages"),
-        ({"num_classes": 1000}, "1000 classes"),
-        ({"depth_multiplier": 0.5}, "depth_multiplier=0.5"),
-        ({"min_depth": 64}, "full widths"),
-        ({"batch_norm_epsilon": 1e-5}, "batch_norm_epsilon=1e-05"),
-        ({"final_endpoint": "Mixed_6e"}, "ends at Mixed_6e"),
+        ({"count_padding": True}, "average pools leave the padding out"),
+        ({"mixed_7c_pool": "avg"}, "pools by max, this model's by avg"),
+        ({"num_classes": 1000}, "1008 classes, this model 1000"),
+        ({"depth_multiplier": 0.5}, "published widths"),
+        ({"min_depth": 64}, "published widths"),
+        ({"batch_norm_epsilon": 1e-5}, "epsilon is 0.001, this model's 1e-05"),
+        ({"final_endpoint": "Mixed_6e"}, "cut at Mixed_6e"),
     ],
 )
 def test_each_setting_that_pytorch_fid_has_not_is_a_difference(change: dict[str, object], reason: str) -> None:
@@ -191,11 +199,11 @@ def test_another_scale_of_pixels_is_a_difference(scale: dict[str, tuple[float, f
         model = InceptionV3(**fid_2015.SETTINGS)
     model.preprocessing = Preprocessing(**scale)
     (told,) = fid_2015.differences(model)
-    assert "pixels scaled" in told
+    assert "[-1, 1]" in told
 
 
 def test_a_model_without_all_layers_cannot_be_written(tmp_path: Path) -> None:
-    model = InceptionV3(final_endpoint="Mixed_6e")
+    model = InceptionV3(1008, final_endpoint="Mixed_6e")
     with pytest.raises(InputError, match=r"none\.pth: Mixed_7a.* no such variable"):
         fid_2015.write(model, tmp_path / "none.pth")
     assert list(tmp_path.iterdir()) == []
@@ -249,7 +257,7 @@ def test_nothing_else_is_recognised_and_no_code_runs(tmp_path: Path, monkeypatch
         (lambda state: state.update({"fc.bias": torch.full((1008,), torch.nan)}), r"fc\.bias"),
         (
             lambda state: state.update({"fc.weight": torch.ones(1000, 2048), "fc.bias": torch.ones(1000)}),
-            "1000 classes",
+            "one with 1000 classes",
         ),
     ],
     ids=["missing", "extra", "shape", "nan", "classes"],
@@ -273,8 +281,7 @@ def test_a_file_cut_off_is_damaged(tmp_path: Path) -> None:
 # --- TensorFlow's graph ---
 
 
-@pytest.fixture(scope="module")
-def recorded() -> Path:
+def record() -> Path:
     """What TensorFlow wrote and computed; kept until the script changes."""
     python = oracle_python()
     folder = ROOT / ".cache" / "graph_def_2015" / hashlib.sha256(SCRIPT.read_bytes()).hexdigest()[:12]
@@ -283,9 +290,20 @@ def recorded() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def recorded() -> Path:
+    return record()
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_every_module_the_features_and_the_logits_are_those_of_tensorflow(recorded: Path, dtype: torch.dtype) -> None:
     assert graph_def.recognise(recorded / "graph.pb")
+    for name, pair in against_tensorflow(recorded, dtype).items():
+        assert relative(*pair) <= TOLERANCE[dtype], name
+
+
+def against_tensorflow(recorded: Path, dtype: torch.dtype) -> dict[str, tuple[Tensor, np.ndarray]]:
+    """Every module, the pooled features, logits and softmax: as computed here, and by TensorFlow."""
     model = load(graph_def, recorded / "graph.pb").to(dtype)
     with np.load(recorded / "case.npz") as case:
         prefix = str(dtype).removeprefix("torch.") + "/"
@@ -297,9 +315,10 @@ def test_every_module_the_features_and_the_logits_are_those_of_tensorflow(record
     ours |= {f"mixed_{number}" if number else "mixed": ours[name] for number, name in enumerate(modules)}
     ours |= {"pool_3": ours["AvgPool_1a"], "logits": ours["Logits"], "softmax": ours["Predictions"]}
     assert len(theirs) == 14
-    for name, value in theirs.items():
-        mine = ours[name].permute(0, 2, 3, 1) if ours[name].ndim == 4 else ours[name]
-        assert relative(mine, value) <= TOLERANCE[dtype], name
+    return {
+        name: (ours[name].permute(0, 2, 3, 1) if ours[name].ndim == 4 else ours[name], value)
+        for name, value in theirs.items()
+    }
 
 
 def test_scopes_are_those_of_inception_2015_12_05() -> None:

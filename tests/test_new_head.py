@@ -62,3 +62,16 @@ def test_values_that_are_no_numbers_are_refused_by_name(saved: Path, value: floa
     safetensors.torch.save_file(tensors, saved, metadata)
     with pytest.raises(InputError, match=r"Conv2d_2a_3x3\.weights"):
         inception_v3.load(saved)
+
+
+def test_mixed_types_become_the_one_that_holds_every_value(saved: Path) -> None:
+    tensors = safetensors.torch.load_file(saved)
+    with safetensors.safe_open(saved, "pt") as opened:
+        metadata = opened.metadata()
+    halved = {name: tensor.half() if "Mixed_5b" in name else tensor for name, tensor in tensors.items()}
+    halved["Conv2d_2a_3x3.weights"] = halved["Conv2d_2a_3x3.weights"].bfloat16()
+    safetensors.torch.save_file(halved, saved, metadata)
+    model = inception_v3.load(saved)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    assert torch.equal(model.Conv2d_2a_3x3.weights, halved["Conv2d_2a_3x3.weights"].float())
+    assert torch.isfinite(model(torch.rand(1, 3, 107, 107))[0]).all()

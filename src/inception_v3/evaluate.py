@@ -1,43 +1,99 @@
-"""How good a model is: top-1, top-5, and every class by itself."""
+"""How good a model is, or several together: top-1, top-5, every class by itself, and calibration.
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+What is kept is one row for each picture; every figure follows from the rows in the data set's order. So the figures do
+not depend on how the pictures were spread over batches and processes, and one that came twice is counted once.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inception_v3.data import Batch
+from inception_v3.calibration import Bin, expected_calibration_error, reliability
+from inception_v3.crops import MultiCrop
+from inception_v3.data import Batch, Pictures, batches
 from inception_v3.devices import autocast
+from inception_v3.errors import InputError
 from inception_v3.network import InceptionV3
+
+Precision = Literal["fp32", "bf16"]
+
+NO_ANSWER = -1  # in place of a class and a rank, where the network's outputs are no finite numbers
+ANSWER = np.dtype(
+    [
+        ("index", "i8"),  # the picture's place in the data set
+        ("label", "i8"),
+        ("predicted", "i8"),  # the likeliest class; of equals the first
+        ("rank", "i8"),  # classes likelier than the label, and equals before it: 0 is right, up to 4 is in the top 5
+        ("confidence", "f8"),  # the probability of `predicted`
+        ("log_likelihood", "f8"),  # the natural logarithm of the label's probability
+    ]
+)
 
 
 @dataclass
 class Metrics:
-    """`confusion[i, j]`: pictures of class i that were taken for class j. Rates are 0 to 1."""
+    """`answers` has a row of ANSWER for each picture, sorted by index. Rates are 0 to 1, of all pictures that could be
+    read; a picture without an answer counts as a mistake and is in neither loss, calibration nor confusion."""
 
     class_names: list[str]
-    confusion: np.ndarray
-    top5_hits: int
-    loss: float
+    answers: np.ndarray
     bad: list[tuple[str, str]] = field(default_factory=list)  # (place in the data set, reason)
 
     @property
     def count(self) -> int:
-        return int(self.confusion.sum())
+        return len(self.answers)
+
+    @cached_property
+    def answered(self) -> np.ndarray:
+        """The rows that have an answer."""
+        rows: np.ndarray = self.answers[self.answers["predicted"] != NO_ANSWER]
+        return rows
+
+    @property
+    def unanswered(self) -> int:
+        return self.count - len(self.answered)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """`confusion[i, j]`: pictures of class i that were taken for class j."""
+        classes = len(self.class_names)
+        pairs = self.answered["label"] * classes + self.answered["predicted"]
+        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
     @property
     def top1(self) -> float:
-        return float(np.trace(self.confusion)) / max(self.count, 1)
+        return int((self.answered["rank"] == 0).sum()) / max(self.count, 1)
 
     @property
     def top5(self) -> float:
-        return self.top5_hits / max(self.count, 1)
+        """With fewer than five classes every answer is a hit."""
+        return int((self.answered["rank"] < 5).sum()) / max(self.count, 1)
+
+    @property
+    def loss(self) -> float:
+        """The mean negative log-likelihood (NLL, cross-entropy without smoothing) in nats; nan without an answer."""
+        return 0.0 - float(self.answered["log_likelihood"].mean()) if len(self.answered) else float("nan")
+
+    @cached_property
+    def calibration(self) -> list[Bin]:
+        return reliability(self.answered["confidence"], self.answered["rank"] == 0)
+
+    @property
+    def ece(self) -> float:
+        return expected_calibration_error(self.calibration)
 
     def per_class(self) -> list[dict[str, Any]]:
         """For each class: its name, pictures, recall (of its own pictures, the share found) and precision."""
-        right, real, claimed = np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0)
+        right, claimed = np.diag(self.confusion), self.confusion.sum(0)
+        real = np.bincount(self.answers["label"], minlength=len(self.class_names))
         return [
             {
                 "class": name,
@@ -49,15 +105,90 @@ class Metrics:
         ]
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON, which has no nan: what cannot be told is None."""
         return {
             "count": self.count,
+            "unanswered": self.unanswered,
             "top1": self.top1,
             "top5": self.top5,
-            "loss": self.loss,
+            "loss": self.loss if len(self.answered) else None,
+            "ece": self.ece if len(self.answered) else None,
             "classes": self.per_class(),
             "confusion": self.confusion.tolist(),
+            "calibration": [asdict(one) for one in self.calibration],
             "bad": [{"image": image, "reason": reason} for image, reason in self.bad],
         }
+
+
+def merge(parts: Sequence[Metrics]) -> Metrics:
+    """One judgement of the parts of a data set, whatever the parts. A picture that is in several is counted once."""
+    rows = np.concatenate([part.answers for part in parts])
+    _, first = np.unique(rows["index"], return_index=True)  # sorted by index
+    bad = {place: reason for part in parts for place, reason in part.bad}
+    return Metrics(parts[0].class_names, rows[first], sorted(bad.items(), key=lambda one: int(one[0])))
+
+
+def gather(metrics: Metrics) -> Metrics:
+    """The judgement of all processes together, in each of them; without torch.distributed the metrics as they are.
+
+    Raises InputError where another process has gone.
+    """
+    if not _distributed():
+        return metrics
+    parts: list[Any] = [None] * dist.get_world_size()
+    try:
+        dist.all_gather_object(parts, metrics)
+    except RuntimeError as error:
+        raise InputError("another process has ended or does not answer; see what it said, and start again") from error
+    return merge(parts)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def judge(
+    models: Sequence[InceptionV3],
+    pictures: Pictures,
+    *,
+    crops: int = 1,
+    precision: Precision = "fp32",
+    batch_size: int = 32,
+    workers: int = 0,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Metrics:
+    """Judge one model, or the mean softmax of several, on pictures and over 1, 12 or 144 crops of each.
+
+    Every model gets the pixels of its own preprocessing. Where torch.distributed runs, each process takes its share
+    of the pictures, `on_batch` tells of those, and all get the whole judgement. At most `batch_size` crops, or those
+    of one picture, are held for each worker.
+    Raises InputError as `evaluate` does.
+    """
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    places = range(rank, len(pictures), processes)
+    loaders = {
+        preparation: batches(
+            pictures.subset(places),
+            preparation,
+            max(1, batch_size // crops),
+            views=MultiCrop(preparation, crops).pixels if crops > 1 else None,
+            workers=workers,
+        )
+        for preparation in {model.preprocessing: None for model in models}
+    }
+    (first, loader), *ensemble = [(model, loaders[model.preprocessing]) for model in models]
+    share = evaluate(
+        first,
+        loader,
+        pictures.class_names,
+        on_batch,
+        ensemble=ensemble,
+        precision=precision,
+        batch_size=batch_size,
+    )
+    share.answers["index"] = rank + processes * share.answers["index"]
+    share.bad = [(str(places[int(place)]), reason) for place, reason in share.bad]
+    return gather(share)
 
 
 @torch.inference_mode()
@@ -66,31 +197,77 @@ def evaluate(
     loader: DataLoader[Any],
     class_names: list[str],
     on_batch: Callable[[int], None] = lambda done: None,
+    *,
+    ensemble: Sequence[tuple[InceptionV3, DataLoader[Any]]] = (),
+    precision: Precision = "fp32",
+    batch_size: int | None = None,
 ) -> Metrics:
     """Run the model over every batch of data.batches, in inference mode; `on_batch` gets each batch's size.
 
-    Top-5 of a network with fewer than five classes counts as many as there are.
+    A batch's images are (N, 3, H, W), or (N, crops, 3, H, W): then the softmax is averaged over the crops. A network
+    takes `batch_size` of them at once, by default the whole batch. The softmax is averaged over an `ensemble` too,
+    each model of which has a loader of the same pictures in the same order; models with equal preprocessing may
+    share one. All that follows from the logits is computed in float64.
+
+    Raises InputError where a model has another number of classes than there are names.
     """
+    members = [(model, loader), *ensemble]
+    for member, _ in members:
+        if member.settings["num_classes"] != len(class_names):
+            outputs = member.settings["num_classes"]
+            raise InputError(f"the model tells {outputs} classes apart, the data has {len(class_names)}")
+    loaders = list({id(one): one for _, one in members}.values())
+    was_training = [member.training for member, _ in members]
+    rows, bad = [np.empty(0, ANSWER)], []
+    try:
+        for member, _ in members:
+            member.eval()
+        for prepared in zip(*loaders, strict=True):
+            assert all(isinstance(one, Batch) and torch.equal(one.indices, prepared[0].indices) for one in prepared)
+            batch = prepared[0]
+            bad += batch.bad
+            if len(batch.labels):
+                images = {id(one): same.images for one, same in zip(loaders, prepared, strict=True)}
+                views = [_log_probabilities(member, images[id(one)], precision, batch_size) for member, one in members]
+                rows.append(_answers(_averaged(torch.cat(views, 1)), batch.labels, batch.indices))
+            on_batch(len(batch.labels) + len(batch.bad))
+    finally:
+        for (member, _), training in zip(members, was_training, strict=True):
+            member.train(training)
+    return merge([Metrics(class_names, np.concatenate(rows), bad)])
+
+
+def _log_probabilities(model: InceptionV3, images: Tensor, precision: Precision, batch_size: int | None) -> Tensor:
+    """uint8 (N, 3, H, W) or (N, crops, 3, H, W) to float64 (N, views, classes); nan where outputs are not finite."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    classes = len(class_names)
-    confusion = torch.zeros(classes, classes, dtype=torch.long)
-    top5_hits, loss = 0, 0.0
-    bad: list[tuple[str, str]] = []
-    for batch in loader:
-        assert isinstance(batch, Batch)
-        bad += batch.bad
-        if len(batch.labels):
-            images = model.preprocessing.scale(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
-            with autocast(device):
-                logits, _ = model(images, end_points=())
-            logits = logits.float().cpu()
-            top5 = logits.topk(min(5, classes)).indices
-            confusion.index_put_((batch.labels, top5[:, 0]), torch.ones_like(batch.labels), accumulate=True)
-            top5_hits += int((top5 == batch.labels[:, None]).sum())
-            loss += float(torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
-        on_batch(len(batch.labels) + len(batch.bad))
-    model.train(was_training)
-    count = int(confusion.sum())
-    return Metrics(class_names, confusion.numpy(), top5_hits, loss / max(count, 1), bad)
+    # PyTorch's float32 convolutions on a GPU are by default tf32, which has the digits of fp16
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    crops = images.flatten(0, -4)
+    logits = []
+    with autocast(device) if precision == "bf16" else exact:
+        for chunk in torch.split(crops, batch_size or len(crops)):
+            scaled = model.preprocessing.scale(chunk.to(device)).contiguous(memory_format=torch.channels_last)
+            logits.append(model(scaled, end_points=())[0].float().cpu())
+    every = torch.cat(logits).double()
+    every[~every.isfinite().all(1)] = torch.nan
+    return every.log_softmax(1).view(len(images), -1, every.shape[1])
+
+
+def _averaged(views: Tensor) -> Tensor:
+    """The logarithm of the mean probability over the views: (N, views, classes) to (N, classes)."""
+    return (views.logsumexp(1) - math.log(views.shape[1])).clamp(max=0)
+
+
+def _answers(log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> np.ndarray:
+    """Rows of ANSWER from (N, classes) float64."""
+    truth = log_probabilities.gather(1, labels[:, None])
+    earlier = torch.arange(log_probabilities.shape[1]) < labels[:, None]
+    rank = ((log_probabilities > truth) | ((log_probabilities == truth) & earlier)).sum(1)
+    best, predicted = log_probabilities.max(1).values, log_probabilities.argmax(1)
+    missing = best.isnan()
+    rows = np.empty(len(labels), ANSWER)
+    rows["index"], rows["label"] = indices, labels
+    rows["predicted"] = predicted.masked_fill(missing, NO_ANSWER)
+    rows["rank"] = rank.masked_fill(missing, NO_ANSWER)
+    rows["confidence"], rows["log_likelihood"] = best.exp(), truth[:, 0]
+    return rows

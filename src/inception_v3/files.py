@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,19 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def check_writable(path: Path) -> None:
+    """Raises InputError where `replacing` would for sure fail, so that long work need not run first."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def _umask() -> int:
     """What the user's permissions leave out; the system tells it only in return for a new one."""
     mask = os.umask(0o077)
@@ -41,7 +55,9 @@ def _umask() -> int:
 def cannot_write(path: Path, error: Exception) -> Exception:
     """The error to show for one met while writing `path`: the system's own, told in one line."""
     # safetensors wraps the system's error in one of its own, with the number in the text
-    if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
+    if not isinstance(error, OSError) and (number := re.search(r"os error (\d+)", str(error))):
+        error = OSError(int(number[1]), os.strerror(int(number[1])))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InputError(f"{path}: the disk is full; free some space and run the command again")
     if isinstance(error, OSError):
         return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder")

@@ -4,8 +4,11 @@ A variable's name in `state_dict()` is TF-Slim's with dots: `Mixed_5b.Branch_0.C
 `InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights`, its axes OIHW where TensorFlow has HWIO.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,6 +27,7 @@ from inception_v3.architecture import (
     Size,
 )
 from inception_v3.architecture import Branch as BranchTable
+from inception_v3.hub import HubMixin
 from inception_v3.layers import BatchNorm, Conv2d, Pool2d
 from inception_v3.preprocessing import Preprocessing
 
@@ -94,7 +98,26 @@ class Head(nn.Sequential):
         super().__init__(OrderedDict(layers))
 
 
-class InceptionV3(nn.Module):
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was loaded from: the path or name that was given, the file behind it, its format.
+
+    `training` is what the file says of how it came to be.
+    """
+
+    name: str
+    file: Path
+    format: str
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def first(self) -> str:
+        """Where the weights came from before they were saved here, else where they were found now."""
+        told = self.name if re.match("[a-z]{2,}:", self.name) else self.file.name  # a path is the user's own affair
+        return str(self.training.get("origin") or f"{told} ({self.format})")
+
+
+class InceptionV3(nn.Module, HubMixin):
     """Inception V3 (arXiv 1512.00567) as tf_slim/nets/inception_v3.py has it.
 
     `logits, end_points = model(images)` takes floats of shape (N, 3, H, W) in [-1, 1], 75x75 or larger.
@@ -168,6 +191,7 @@ class InceptionV3(nn.Module):
         self.image_size: Size = (height, width)
         self.preprocessing = Preprocessing(image_size=self.image_size)
         self.class_names: list[str] | None = None
+        self.origin: Origin | None = None
 
         points = architecture.end_points(
             height=height,
@@ -235,8 +259,8 @@ class InceptionV3(nn.Module):
     def preprocess(self, images: "Image | Sequence[Image]") -> Tensor:
         """RGB pictures, one or several, to what this network reads: (N, 3, H, W), on its device."""
         pictures = images if isinstance(images, Sequence) else [images]
-        pixels = torch.stack([self.preprocessing.pixels(picture) for picture in pictures])
-        return self.preprocessing.scale(pixels.to(next(self.parameters()).device))
+        prepared = torch.cat([self.preprocessing(picture) for picture in pictures])
+        return prepared.to(next(self.parameters()).device)
 
     def base(
         self,

@@ -1,11 +1,15 @@
-"""TensorFlow's RMSProp, which the paper trained with, and its running average of the weights."""
+"""How weights move: TensorFlow's RMSProp, which the paper trained with, SGD, AdamW; and their running average."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from inception_v3.losses import kernels
+from inception_v3.recipe import Recipe
+from inception_v3.schedules import warmed_up
 
 
 class RMSProp(torch.optim.Optimizer):
@@ -18,7 +22,7 @@ class RMSProp(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float = 0.045,
         decay: float = 0.9,
         momentum: float = 0.9,
@@ -65,16 +69,53 @@ def _portions(weights: list[Tensor], numbers: int = 2**20) -> Iterator[list[Tens
         yield part
 
 
+def build_optimizer(
+    recipe: Recipe, model: nn.Module, rate_factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer. `rate_factors` gives parts of the model rates of their own.
+
+    A key is the start of parameters' names, such as "Mixed_7" or "Logits", the longest that fits counts; its value
+    is a factor on the learning rate, and 0 leaves the weights as they are. What no key fits has factor 1.
+    Raises ValueError: a key that is the start of no name.
+    """
+    factors = {"": 1.0} | dict(rate_factors or {})
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in factors:
+        if not any(name.startswith(prefix) for name in names):
+            raise ValueError(f"no parameter's name starts with {prefix!r}; there are {', '.join(names[:3])} ...")
+    decayed = {id(kernel) for kernel in kernels(model)} if recipe.optimizer == "adamw" else set()
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        factor = factors[max((prefix for prefix in factors if name.startswith(prefix)), key=len)]
+        parameter.requires_grad_(factor > 0)
+        if factor > 0:
+            groups.setdefault((factor, id(parameter) in decayed), []).append(parameter)
+    options: list[dict[str, Any]] = [
+        {"params": parameters, "rate_factor": factor} | ({"weight_decay": recipe.weight_decay} if decays else {})
+        for (factor, decays), parameters in groups.items()
+    ]
+    rate = recipe.learning_rate
+    if recipe.optimizer == "rmsprop":
+        return RMSProp(options, rate, recipe.rmsprop_decay, recipe.momentum, recipe.rmsprop_epsilon)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(options, rate, recipe.momentum)
+    betas = (recipe.adamw_beta1, recipe.adamw_beta2)
+    return torch.optim.AdamW(options, rate, betas, recipe.adamw_epsilon, weight_decay=0.0)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_factor"]
+
+
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """A running average of the weights; the BatchNorm statistics are copied.
 
-    The first steps use (1 + step) / (10 + step) where that is less (tf.train.ExponentialMovingAverage with
-    `num_updates`), so that a short training is not dominated by its start.
+    Its decay warms up as TensorFlow's does (schedules.py).
     """
 
     def average(averaged: Any, current: Any, step: Any) -> None:
-        now = min(decay, (1 + int(step)) / (10 + int(step)))
-        torch._foreach_lerp_(averaged, current, 1 - now)
+        torch._foreach_lerp_(averaged, current, 1 - warmed_up(decay, int(step)))
 
     averaged = AveragedModel(model, multi_avg_fn=average)
     averaged.n_averaged += 1  # TensorFlow's starts at the untrained weights; PyTorch's would forget them

@@ -1,9 +1,12 @@
-"""Curves and confusion matrix as PNG. Needs matplotlib: pip install 'inception-v3[train]'."""
+"""Curves, confusion matrix and reliability diagram as PNG. Needs matplotlib: pip install 'inception-v3[train]'."""
 
 from pathlib import Path
 
 import numpy as np
+from matplotlib import style
 from matplotlib.figure import Figure
+
+from inception_v3.calibration import Bin, expected_calibration_error
 
 
 def curves(epochs: list[dict[str, float]], path: Path) -> None:
@@ -39,3 +42,26 @@ def confusion_matrix(confusion: np.ndarray, class_names: list[str], path: Path) 
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
     figure.savefig(path, dpi=120, format="png")
+
+
+def reliability_diagram(bins: list[Bin], path: Path, *, dark: bool = False) -> None:
+    """Of each bin of confidence the share of right answers, how far it is from the diagonal, and its pictures."""
+    with style.context("dark_background" if dark else "default"):
+        figure = Figure(figsize=(5, 5.5), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        filled = [one for one in bins if one.accuracy is not None and one.confidence is not None]
+        middles = [(one.low + one.high) / 2 for one in filled]
+        width = 0.96 / len(bins)
+        accuracy = np.array([one.accuracy for one in filled])
+        confidence = np.array([one.confidence for one in filled])
+        upper.bar(middles, accuracy, width, color="#3b82f6", label="right answers")
+        upper.bar(
+            middles, confidence - accuracy, width, accuracy, color="#f97316", alpha=0.6, label="gap to confidence"
+        )
+        upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="perfectly calibrated", zorder=3)
+        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"ECE {expected_calibration_error(bins):.4f}")
+        upper.legend(loc="upper left")
+        counts = np.array([one.count for one in filled])
+        lower.bar(middles, counts / max(counts.sum(), 1), width, color="gray")
+        lower.set(xlabel="confidence", ylabel="pictures", ylim=(0, 1))
+        figure.savefig(path, dpi=120, format="png", transparent=True)

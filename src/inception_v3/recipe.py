@@ -3,6 +3,7 @@
 import difflib
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -11,56 +12,131 @@ from typing import Any, Literal, get_args
 from inception_v3.architecture import minimum_size
 from inception_v3.errors import InputError
 
-AugmentName = Literal["none", "photos", "handwriting"]  # those of augment.py
-AUGMENT_NAMES: tuple[str, ...] = get_args(AugmentName)
+AugmentName = Literal[
+    "none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"
+]  # those of augment.py
+CHOICES: dict[str, tuple[str, ...]] = {
+    "augment": get_args(AugmentName),
+    "optimizer": ("rmsprop", "sgd", "adamw"),
+    "schedule": ("stairs", "cosine"),
+    "precision": ("auto", "float32"),
+}
+OR_AUTO = ("batch_norm_decay", "ema_decay")
 POSITIVE = ("image_size", "crop_fraction", "depth_multiplier", "dropout_keep_prob", "epochs", "batch_size",
-            "learning_rate", "decay_every", "epsilon")  # fmt: skip
-AT_MOST_ONE = ("crop_fraction", "dropout_keep_prob", "warmup", "batch_norm_decay", "ema_decay", "rmsprop_decay",
-               "momentum", "label_smoothing")  # fmt: skip
+            "accumulate", "learning_rate", "decay_epochs", "rmsprop_epsilon", "adamw_epsilon")  # fmt: skip
+AT_MOST_ONE = ("crop_fraction", "dropout_keep_prob", "label_smoothing")
+BELOW_ONE = ("batch_norm_decay", "ema_decay", "rmsprop_decay", "momentum", "adamw_beta1", "adamw_beta2")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The defaults are those for a folder of photographs; the files in recipes/ say what differs, and why."""
 
+    # What the network is, and sees
     image_size: int = 299
+    image_sizes: tuple[tuple[float, int], ...] = ()  # progressive: sizes, or [share of the epochs, size], growing
     crop_fraction: float = 0.875  # of evaluation's pictures: the centre that is kept
-    augment: AugmentName = "photos"
     depth_multiplier: float = 1.0
     dropout_keep_prob: float = 0.8
-    batch_norm_decay: float = 0.99
+    batch_norm_decay: float | str = "auto"  # "auto" fits it to the number of steps: schedules.py
+    freeze_batch_norm: bool = False  # normalise by the moving averages, and leave them as they are
+    sync_batch_norm: bool = False  # of several processes: statistics over the pictures of all of them
+    augment: AugmentName = "photos"
+    mixup: float = 0.0  # alpha of the Beta distribution that a batch draws its share from; 0 mixes nothing
+    cutmix: float = 0.0  # likewise; where both are given, each batch takes one of the two
+    class_weights: str | Mapping[str, float] = "none"  # "balanced", or a weight for each class; others have 1
 
+    # Its length, in pictures
     epochs: int = 50
-    batch_size: int = 32
-    learning_rate: float = 0.045
-    learning_rate_decay: float = 0.94  # every `decay_every` of the training's length
-    decay_every: float = 0.02
-    warmup: float = 0.02  # share of the training in which the rate climbs from zero
+    batch_size: int = 32  # of each process
+    accumulate: int = 1  # so many batches make a step
+
+    # How a step is taken
+    optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
+    momentum: float = 0.9  # of rmsprop and sgd
     rmsprop_decay: float = 0.9
-    momentum: float = 0.9
-    epsilon: float = 1.0
+    rmsprop_epsilon: float = 1.0
+    adamw_beta1: float = 0.9
+    adamw_beta2: float = 0.999
+    adamw_epsilon: float = 1e-8
+    learning_rate: float = 0.045
+    schedule: Literal["stairs", "cosine"] = "stairs"
+    warmup_epochs: float = 0.0  # in which the rate climbs from zero
+    learning_rate_decay: float = 0.94  # of the stairs: a factor every `decay_epochs`
+    decay_epochs: float = 2.0
     clip_norm: float = 2.0  # of all gradients together; 0 does not clip
+    precision: Literal["auto", "float32"] = "auto"  # "auto" multiplies in bfloat16 where the processor does
+
+    # What is minimised, and what is kept
     label_smoothing: float = 0.1
     aux_weight: float = 0.4
-    weight_decay: float = 0.00004
-    ema_decay: float = 0.99
+    weight_decay: float = 0.00004  # L2 of the kernels, in the loss; adamw has its own, decoupled, in its place
+    ema_decay: float | str = "auto"  # of the running average of the weights; "auto" is 0.9999
 
     def with_options(self, **options: Any) -> "Recipe":
-        """A copy with those options that are not None, checked."""
-        changed = replace(self, **{key: value for key, value in options.items() if value is not None})
-        for key, value in asdict(changed).items():
-            if key == "augment":
-                if value not in AUGMENT_NAMES:
-                    raise InputError(f"augment must be one of {', '.join(AUGMENT_NAMES)}, not {value!r}", exit_status=2)
-                continue
-            low, high = 0, 1 if key in AT_MOST_ONE else math.inf
-            if not low <= value <= high or (value == low and key in POSITIVE):
-                above = "greater than zero" if key in POSITIVE else "zero or more"
-                most = " and at most 1" if key in AT_MOST_ONE else ""
-                raise InputError(f"{key} must be {above}{most}, not {value}", exit_status=2)
-        if changed.image_size < minimum_size():
-            raise InputError(f"image_size must be at least {minimum_size()}, not {changed.image_size}", exit_status=2)
+        """A copy with those options that are not None, checked. Raises InputError, naming the key."""
+        given = {key: value for key, value in options.items() if value is not None}
+        for key, value in (asdict(self) | given).items():
+            if mistake := _mistake(key, value):
+                raise InputError(f"{key} must be {mistake}, not {value!r}", exit_status=2)
+        if "image_sizes" in given:
+            given["image_sizes"] = _stages(given["image_sizes"])
+            if given["image_sizes"]:
+                given.setdefault("image_size", given["image_sizes"][-1][1])
+        changed = replace(self, **given)
+        sizes = [size for _, size in changed.image_sizes] or [changed.image_size]
+        if min(sizes) < minimum_size():
+            raise InputError(f"image_size must be at least {minimum_size()}, not {min(sizes)}", exit_status=2)
+        if sizes != sorted(sizes) or sizes[-1] != changed.image_size:
+            message = f"image_sizes must grow, and end with the image_size, {changed.image_size}: not {sizes}"
+            raise InputError(message, exit_status=2)
         return changed
+
+
+def _mistake(key: str, value: Any) -> str | None:
+    """What is wrong with a value, in words that complete "KEY must be"."""
+    if key in CHOICES:
+        return None if value in CHOICES[key] else f"one of {', '.join(CHOICES[key])}"
+    if key == "image_sizes":
+        fine = isinstance(value, list | tuple) and (all(map(_is_size, value)) or all(map(_is_stage, value)))
+        return None if fine else "a list of sizes, such as [79, 151, 299], or of [share, size]"
+    if key == "class_weights":
+        numbers = value.values() if isinstance(value, Mapping) else ()
+        fine = value in ("none", "balanced") or isinstance(value, Mapping)
+        fine = fine and all(_is_number(number) and 0 < number < math.inf for number in numbers)
+        return None if fine else '"none", "balanced" or a table of weights such as { cat = 1.0, dog = 2.5 }'
+    if key in OR_AUTO and value == "auto":
+        return None
+    kind = float if key in OR_AUTO else type(getattr(Recipe, key))
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        return kind.__name__ + (' or "auto"' if key in OR_AUTO else "")
+    low = "greater than zero" if key in POSITIVE else "zero or more"
+    if not math.isfinite(value) or value < 0 or (value == 0 and key in POSITIVE):
+        return low
+    if key in AT_MOST_ONE and value > 1:
+        return f"{low} and at most 1"
+    if key in BELOW_ONE and value >= 1:
+        return f"{low} and less than 1"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_stage(value: Any) -> bool:
+    """A share of the training and a size."""
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    return pair and _is_number(value[0]) and 0 < value[0] < math.inf and _is_size(value[1])
+
+
+def _stages(sizes: Any) -> tuple[tuple[float, int], ...]:
+    """Sizes alone have equal shares."""
+    return tuple((1.0, one) if _is_size(one) else (float(one[0]), one[1]) for one in sizes)
 
 
 def load_recipe(name: str) -> Recipe:
@@ -75,12 +151,13 @@ def load_recipe(name: str) -> Recipe:
         raise InputError(message, exit_status=2) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML: {error}", exit_status=2) from error
-    types = {field.name: type(field.default) for field in fields(Recipe)}
-    for key, value in table.items():
-        if key not in types:
-            close = difflib.get_close_matches(key, types, 1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(types)}"
+    keys = [field.name for field in fields(Recipe)]
+    for key in table:
+        if key not in keys:
+            close = difflib.get_close_matches(key, keys, 1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(keys)}"
             raise InputError(f"{name}: no such key: {key}{hint}", exit_status=2)
-        if type(value) is not types[key] and not (types[key] is float and type(value) is int):
-            raise InputError(f"{name}: {key} must be {types[key].__name__}, not {value!r}", exit_status=2)
-    return Recipe().with_options(**table)
+    try:
+        return Recipe().with_options(**table)
+    except InputError as error:
+        raise InputError(f"{name}: {error}", exit_status=error.exit_status) from error

@@ -1,33 +1,39 @@
 """Training, top to bottom: network, data, schedule, steps, and a judgement on pictures it has not seen."""
 
 import math
+import signal
 import time
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from typing import NoReturn
 
 import torch
 from rich.console import Console
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from inception_v3 import checkpoint
+from inception_v3 import schedules, training_state
 from inception_v3.augment import AUGMENTS
-from inception_v3.data import Pictures, batches
+from inception_v3.data import Batch, Pictures, TrainingBatches, batches
 from inception_v3.devices import autocast, has_bf16
+from inception_v3.distributed import Team, synchronise
 from inception_v3.errors import InputError
 from inception_v3.evaluate import Metrics, evaluate
-from inception_v3.losses import classification_loss, kernels
+from inception_v3.interrupts import Interrupted, StopSignals
+from inception_v3.losses import class_weights, classification_loss, kernels
+from inception_v3.mixing import mix
 from inception_v3.network import InceptionV3
-from inception_v3.optimizers import RMSProp, moving_average
-from inception_v3.preprocessing import Preprocessing
-from inception_v3.progress import progress_bar
+from inception_v3.optimizers import build_optimizer, moving_average, set_learning_rate
 from inception_v3.recipe import Recipe
 from inception_v3.run_folder import RunFolder
+from inception_v3.seeds import seed_for
+from inception_v3.training_model import fit_to, new_model, training_mode, uses_aux_head
+from inception_v3.training_state import Progress
+from inception_v3.watch import Watch
 
-
-def learning_rate(recipe: Recipe, done: float) -> float:
-    """The rate after a share `done` of the training: a linear warm-up, then stairs of `learning_rate_decay`."""
-    stairs = math.floor(done / recipe.decay_every + 1e-9)
-    climbing = min(1.0, done / recipe.warmup) if recipe.warmup else 1.0
-    return recipe.learning_rate * climbing * recipe.learning_rate_decay**stairs
+SAVE_SECONDS = 120  # without `save_every`, a kill loses no more than this
+ASTRAY, STEPS_ASTRAY = 10, 50  # a loss so many times that of the start, for so many steps in a row, has diverged
 
 
 def train(
@@ -37,144 +43,255 @@ def train(
     recipe: Recipe,
     device: torch.device,
     *,
+    model: InceptionV3 | None = None,
+    start: str = "random weights",
+    rate_factors: Mapping[str, float] | None = None,
     seed: int = 0,
     workers: int = 0,
+    save_every: int | None = None,
+    team: Team | None = None,
     console: Console | None = None,
 ) -> Metrics:
-    """Train from random weights; the result judges the running average of the weights on `test_set`.
+    """Train; the result judges the running average of the weights on `test_set`.
 
-    Nothing is chosen by looking at `test_set`: the last epoch's model is the one that stays.
-    Raises InputError: the disk is full, no picture can be read, or the loss is no longer a number (the model
-    of the last whole epoch stays). On Ctrl-C the weights so far are saved, and KeyboardInterrupt goes on.
+    The last epoch's model is the one that stays; that of the best epoch is kept beside it.
+
+    Args:
+        run: where everything goes. If it holds a state of this training, the training goes on from there, and ends
+            with the weights that it would have had without a break.
+        model: what to start from in place of random weights; it is trained in place. `start` tells in a word what
+            it is: a state is gone on with from the same start alone.
+        rate_factors: learning rates of parts of the model, as for optimizers.build_optimizer.
+        workers: processes that decode pictures. Their number changes no weight.
+        save_every: steps from one saved state to the next; by default two minutes. Each epoch ends with one too.
+        team: the processes that share the work (distributed.py).
+
+    Raises InputError: the disk is full, no picture can be read, the state in `run` is of another training, another
+    process has gone, or the loss is no number or has diverged; the last good state stays. Raises Interrupted, which
+    is a KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is saved then.
     """
-    console = console or Console(stderr=True)
+    team = team or Team(device=device)
     torch.manual_seed(seed)
-    size = (recipe.image_size, recipe.image_size)
-    model = InceptionV3(
-        num_classes=len(train_set.class_names),
-        depth_multiplier=recipe.depth_multiplier,
-        dropout_keep_prob=recipe.dropout_keep_prob,
-        batch_norm_decay=recipe.batch_norm_decay,
-        image_size=size,
-    )
-    model.preprocessing = Preprocessing(size, recipe.crop_fraction)
-    model.class_names = train_set.class_names
+    model = model or new_model(recipe, train_set.class_names)
     model.to(device).to(memory_format=torch.channels_last)
-    averaged = moving_average(model, recipe.ema_decay)
-    assert isinstance(averaged.module, InceptionV3)
-    averaged_model = averaged.module
-    optimizer = RMSProp(model.parameters(), recipe.learning_rate, recipe.rmsprop_decay, recipe.momentum, recipe.epsilon)
-    augment = AUGMENTS[recipe.augment]
-    loader = batches(
+    loader = TrainingBatches(
         train_set,
         model.preprocessing,
-        recipe.batch_size,
-        augment=augment(model.preprocessing) if augment else None,
-        shuffle=True,
+        recipe.batch_size * recipe.accumulate * team.count,
+        augment=AUGMENTS[recipe.augment],
+        seed=seed,
         workers=workers,
-        generator=torch.Generator().manual_seed(seed),
+        process=team.rank,
+        processes=team.count,
+        pin_memory=device.type == "cuda",
     )
     test_loader = batches(test_set, model.preprocessing, recipe.batch_size, workers=workers)
+    steps = recipe.epochs * len(loader)
+    fit_to(model, recipe, steps)
+    optimizer = build_optimizer(recipe, model, rate_factors)
+    averaged = moving_average(model, schedules.ema_decay(recipe))
+    averaged_model = averaged.module
+    assert isinstance(averaged_model, InceptionV3)
+    weights = class_weights(recipe.class_weights, train_set.class_names, train_set.labels)
+    weights = None if weights is None else weights.to(device)
 
-    run.start(recipe, list(train_set.names))
-    console.print(
+    identity = training_state.identity(recipe, train_set, test_set, seed=seed, start=start, rate_factors=rate_factors)
+    at = Progress()
+    if state := team.share(run.latest_state()):
+        state.check(identity)
+        at = state.restore(model, averaged_model, optimizer)
+        averaged.n_averaged.fill_(at.step + 1)
+    run.start(recipe, train_set.names, at.step)
+    at.bad_images |= dict(train_set.bad) | dict(test_set.bad)  # what the data set itself had to leave out
+    run.list_bad(at.bad_images)
+    aux_head = {size: uses_aux_head(model, recipe, size) for size in schedules.image_sizes(recipe)}
+    network = synchronise(model) if recipe.sync_batch_norm and team.count > 1 else model
+    network = team.parallel(network, some_unused=not all(aux_head.values()))
+    bf16 = recipe.precision == "auto" and has_bf16(device)
+
+    watch = Watch(console or Console(stderr=True), run.tracker, recipe, len(train_set))
+    watch.say(
         f"{len(train_set):,} pictures to train on, {len(test_set):,} held out, {len(train_set.class_names)} classes; "
-        f"{size[0]}x{size[1]}, {device}, {'bf16' if has_bf16(device) else 'fp32'}"
+        f"{recipe.image_size}x{recipe.image_size}, {device}, {'bf16' if bf16 else 'fp32'}"
+        + (f", {team.count} processes" if team.count > 1 else "")
     )
-    steps, step, epoch = recipe.epochs * len(loader), 0, 0
-    progress = progress_bar(console)
-    bar = progress.add_task("", total=recipe.epochs * len(train_set), figures="")
+    if at.epoch == recipe.epochs:
+        watch.say("all epochs are done already")
+    elif at.step:
+        watch.say(f"going on after step {at.step:,} of {steps:,}, in epoch {at.epoch + 1}")
+    for warning in schedules.cannot_settle(recipe, steps):
+        watch.say(warning, "yellow")
+    metrics: Metrics | None = None
+    saved = time.monotonic()
 
-    def save(epochs: float) -> None:
-        training = {"epochs": epochs, "seed": seed, "recipe": asdict(recipe)}
-        checkpoint.save(averaged_model, run.model_file, training=training)
+    def save_state() -> None:
+        nonlocal saved
+        if run.writer:
+            training_state.write(run.state_file(at.step), model, averaged_model, optimizer, at, identity)
+            run.forget_old_states()
+        saved = time.monotonic()
 
-    try:
-        progress.start()
-        for epoch in range(recipe.epochs):
-            model.train()
-            started = time.perf_counter()
-            total_loss = torch.zeros((), device=device)
-            right = torch.zeros((), device=device)
-            seen = 0
-            for batch in loader:
-                for place, reason in batch.bad:
-                    run.bad_image(train_set.names[int(place)], reason)
-                progress.advance(bar, len(batch.bad) + len(batch.labels))
-                rate = learning_rate(recipe, step / steps)
-                step += 1
-                if not len(batch.labels):
+    def save_model(*, best: bool = False) -> None:
+        epochs = at.epoch + at.place / len(train_set)
+        run.save_model(averaged_model, {"epochs": epochs, "seed": seed, "recipe": asdict(recipe)}, best=best)
+
+    def stop() -> NoReturn:
+        if at.step:
+            save_state()
+            save_model()
+        what = f"; the weights so far are in {run.model_file}" if at.step else ""
+        watch.say(f"stopped in epoch {at.epoch + 1}, after step {at.step:,} of {steps:,}{what}")
+        raise Interrupted(signals.number or signal.SIGTERM)
+
+    def judge() -> Metrics:
+        """The first process's judgement, for all of them."""
+        judgement = None
+        if team.rank == 0:
+            with suppress(Interrupted):
+                judgement = evaluate(averaged_model, test_loader, train_set.class_names, lambda _: signals.check())
+        shared: Metrics | None = team.share(judgement)
+        return shared or stop()
+
+    with StopSignals() as signals, watch:
+        while at.epoch < recipe.epochs:
+            size = schedules.image_size(recipe, at.epoch)
+            training_mode(model, recipe)
+            watch.pace.start()
+            for taken, batch in watch.pace.waiting_for(loader.epoch(at.epoch, size, at.place)):
+                readable, asked_to_stop = team.sum(len(batch.labels), signals.number)
+                if asked_to_stop:
+                    stop()
+                at.bad_images |= {train_set.names[int(place)]: reason for place, reason in batch.bad}
+                # The rate is that of the middle of the step, so that a warm-up's first step moves too.
+                rate = schedules.learning_rate(recipe, at.epoch + (at.place + taken / 2) / len(train_set))
+                at.place += taken
+                if not readable:
                     continue
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                labels = batch.labels.to(device)
-                images = model.preprocessing.scale(batch.images.to(device))
-                with autocast(device):
-                    logits, heads = model(
-                        images.contiguous(memory_format=torch.channels_last), end_points=("AuxLogits",)
-                    )
-                loss = classification_loss(
-                    logits.float(),
-                    labels,
-                    heads["AuxLogits"].float(),
-                    label_smoothing=recipe.label_smoothing,
-                    aux_weight=recipe.aux_weight,
-                )
+
+                set_learning_rate(optimizer, rate)
                 optimizer.zero_grad()
-                torch.autograd.backward(loss)
-                # The gradient of L2 is added, and so is clipped too, as where L2 is a part of the loss.
-                for kernel in kernels(model):
-                    if kernel.grad is not None:
-                        kernel.grad.add_(kernel.detach(), alpha=recipe.weight_decay)
-                if recipe.clip_norm:
-                    clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                torch.manual_seed(seed_for("step", seed, at.step, team.rank))
+                part = team.count / readable  # of a picture in the gradient, which is averaged over the processes
+                sums = add_gradients(network, model, batch, recipe, aux_head[size], weights, part)
+                add_l2(model, recipe)
+                norm = clip(model, recipe.clip_norm)
+                loss, right = team.sum(*sums)
+                at.step, at.learning_rate = at.step + 1, rate
+                if trouble := astray(at, loss / readable, norm, len(train_set.class_names)):
+                    names = team.gather([train_set.names[place] for place in batch.indices.tolist()])
+                    run.forget_state(at.step - max(1, at.steps_astray))  # of the very weights that led here
+                    raise InputError(
+                        f"{trouble} at step {at.step:,}, in epoch {at.epoch + 1}, with a learning rate of {rate:.3g}, "
+                        f"on {some(names)}: try a smaller --learning-rate; "
+                        + (f"the last good state is {run.last_state_file}" if run.last_state_file else "none is saved")
+                    )
                 optimizer.step()
                 averaged.update_parameters(model)
 
-                seen += len(labels)
-                total_loss += loss.detach() * len(labels)
-                right += (logits.argmax(1) == labels).sum()
-                mean_loss = total_loss.item() / seen
-                if not math.isfinite(mean_loss):
-                    kept = f"{run.model_file} holds epoch {epoch}" if epoch else "nothing was saved"
-                    raise InputError(
-                        f"the loss is {mean_loss} in epoch {epoch + 1}: try a smaller --learning-rate ({kept})"
-                    )
-                images_per_second = seen / (time.perf_counter() - started)
-                figures = f"loss {mean_loss:.3f}  accuracy {right.item() / seen:.1%}  {images_per_second:.0f} images/s"
-                progress.update(bar, description=f"epoch {epoch + 1}/{recipe.epochs}", figures=figures)
-            if not seen:
+                at.loss, at.right, at.seen = at.loss + loss, at.right + int(right), at.seen + int(readable)
+                watch.pace.images += int(readable)
+                watch.step(at, loss / readable, right / readable, norm)
+                due = at.step % save_every == 0 if save_every else time.monotonic() - saved > SAVE_SECONDS
+                if due and not at.steps_astray:
+                    save_state()
+            if not at.seen:
                 raise InputError("none of the training pictures can be read")
-            metrics = evaluate(averaged_model, test_loader, train_set.class_names)
-            for place, reason in metrics.bad:
-                run.bad_image(test_set.names[int(place)], reason)
-            save(epoch + 1)
-            run.log(
-                epoch=epoch + 1,
-                loss=mean_loss,
-                accuracy=right.item() / seen,
-                held_out_loss=metrics.loss,
-                held_out_top1=metrics.top1,
-                learning_rate=rate,
-                images_per_second=images_per_second,
-            )
-            console.print(
-                f"epoch {epoch + 1}/{recipe.epochs}: loss {mean_loss:.3f}, accuracy {right.item() / seen:.1%}, "
-                f"held out {metrics.top1:.1%}, {images_per_second:.0f} images/s",
-                highlight=False,
-            )
-    except KeyboardInterrupt:
-        progress.stop()
-        if step:
-            save(epoch)
-            console.print(
-                f"stopped in epoch {epoch + 1}; the weights so far are in {run.model_file}",
-                highlight=False,
-                soft_wrap=True,
-            )
-        raise
-    finally:
-        progress.stop()
-        run.close()
-    run.finish(metrics)
+
+            metrics = judge()
+            bad = {test_set.names[int(place)]: reason for place, reason in metrics.bad}
+            for found in team.gather([at.bad_images]):
+                at.bad_images |= found | bad
+            run.list_bad(at.bad_images)
+            at.epochs.append(watch.epoch(at, metrics))
+            run.log(at.epochs)
+            best, at.best_top1 = metrics.top1 > at.best_top1, max(metrics.top1, at.best_top1)
+            at.end_epoch()
+            if not at.steps_astray or at.epoch == recipe.epochs:
+                save_model(best=best)
+                save_state()
+        metrics = metrics or judge()  # of a run whose last epoch was done already
+        run.finish(metrics, at.epochs)
     return metrics
+
+
+def add_gradients(
+    network: nn.Module,
+    model: InceptionV3,
+    batch: Batch,
+    recipe: Recipe,
+    aux_head: bool,
+    weights: Tensor | None,
+    part: float,
+) -> tuple[float, float]:
+    """Add up the gradients of this process's pictures in a step, `part` of each; the loss and the hits, summed.
+
+    So many pictures go through the network at once as a batch of the recipe has.
+    """
+    device = next(model.parameters()).device
+    pixels, labels = batch.images, batch.labels
+    if not len(labels):  # the others wait for this process's gradient: a black picture, counted as nothing
+        pixels, labels, part = pixels.new_zeros(1, *pixels.shape[1:]), labels.new_zeros(1), 0.0
+    once = recipe.batch_size
+    parts = [(pixels[at : at + once], labels[at : at + once]) for at in range(0, len(labels), once)]
+    total_loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
+    for number, (pixels, labels) in enumerate(parts, 1):
+        images = model.preprocessing.scale(pixels.to(device, non_blocking=True))
+        labels = targets = labels.to(device)
+        if recipe.mixup or recipe.cutmix:
+            images, targets = mix(images, labels, recipe, model.settings["num_classes"])
+        with nullcontext() if number == len(parts) else Team.alone(network):
+            with autocast(device) if recipe.precision == "auto" else nullcontext():
+                logits, found = network(
+                    images.contiguous(memory_format=torch.channels_last), ("AuxLogits",) if aux_head else ()
+                )
+            loss = classification_loss(
+                logits.float(),
+                targets,
+                found["AuxLogits"].float() if aux_head else None,
+                label_smoothing=recipe.label_smoothing,
+                aux_weight=recipe.aux_weight,
+                class_weights=weights,
+            )
+            torch.autograd.backward(loss * (len(labels) * part))
+        if part:
+            total_loss += loss.detach() * len(labels)
+            right += (logits.argmax(1) == labels).sum()
+    return total_loss.item(), right.item()
+
+
+def add_l2(model: InceptionV3, recipe: Recipe) -> None:
+    """The gradient of L2, which so is clipped and scaled too, as where L2 is a part of the loss.
+
+    AdamW does without: it shrinks the kernels by itself.
+    """
+    if recipe.optimizer != "adamw":
+        for kernel in kernels(model):
+            if kernel.grad is not None:
+                kernel.grad.add_(kernel.detach(), alpha=recipe.weight_decay)
+
+
+def clip(model: InceptionV3, most: float) -> float:
+    """Scale all gradients to a norm of at most `most`, if that is not zero; the norm that they had."""
+    if most:
+        return clip_grad_norm_(model.parameters(), most).item()
+    return get_total_norm(weight.grad for weight in model.parameters() if weight.grad is not None).item()
+
+
+def astray(at: Progress, loss: float, gradient_norm: float, classes: int) -> str:
+    """What is wrong with a loss that training does not come back from, or nothing.
+
+    That of the first step, or of a guess where that is more, is what it is compared with.
+    """
+    at.first_loss = at.first_loss or max(loss, math.log(classes))
+    at.steps_astray = at.steps_astray + 1 if loss > ASTRAY * at.first_loss else 0
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    if not math.isfinite(gradient_norm):
+        return f"the gradient's norm is {gradient_norm}"
+    if at.steps_astray == STEPS_ASTRAY:
+        return f"the loss was more than {ASTRAY} times that of the start for {STEPS_ASTRAY} steps, and is {loss:.3g}"
+    return ""
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

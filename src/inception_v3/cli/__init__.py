@@ -1,17 +1,20 @@
-"""The command line: `inception-v3 train | evaluate | predict | convert | describe`, a file for each command.
+"""The command line: `inception-v3 train | finetune | evaluate | predict | ...`, a file for each command.
 
 PyTorch is imported inside the commands that need it, so that help and mistakes answer at once.
 """
 
 import os
 import sys
+import warnings
 
 import typer
 
-from inception_v3.cli.common import messages
+from inception_v3.cli.common import messages, warn
 from inception_v3.cli.convert import convert
 from inception_v3.cli.describe import describe
 from inception_v3.cli.evaluate import evaluate
+from inception_v3.cli.fidelity import fidelity
+from inception_v3.cli.finetune import finetune
 from inception_v3.cli.predict import predict
 from inception_v3.cli.train import train
 from inception_v3.errors import InputError
@@ -22,12 +25,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, convert, describe):
+for command in (train, finetune, evaluate, predict, fidelity, convert, describe):
     app.command()(command)
 
 
 def main() -> None:
     """Run a command; one line and an exit status in place of a traceback for anything the user can mend."""
+    warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}")  # without a line of our source
     try:
         app(standalone_mode=True)
     except InputError as error:

@@ -16,6 +16,11 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By defau
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode pictures.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that the network takes at once.")]
 
+MODEL = "A run folder, a file of any format, or a name such as torchvision:IMAGENET1K_V1 or hf:owner/name."
+WeightsFile = Annotated[
+    Path | None, typer.Option(help="A file to take in place of the download, where the model is a published name.")
+]
+
 
 def warn(text: str) -> None:
     messages.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -1,23 +1,23 @@
 """`inception-v3 predict`"""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from inception_v3.cli.common import BatchSize, Device, Json, warn
+from inception_v3.cli.common import MODEL, BatchSize, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run folder, a model.safetensors or a TF-Slim checkpoint.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, patterns such as '*.jpg', or - for standard input.")
     ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     batch_size: BatchSize = 16,
     device: Device = None,
+    weights_file: WeightsFile = None,
     as_json: Json = False,
 ) -> None:
     """Name the likeliest classes of pictures; with --json a line for each picture."""
@@ -28,7 +28,7 @@ def predict(
     from inception_v3.devices import pick_device
     from inception_v3.predict import predict
 
-    network = checkpoint.load(model, pick_device(device))
+    network = checkpoint.load(model, pick_device(device), weights_file=weights_file)
     failed = count = 0
     for prediction in predict(network, sources, top=top, batch_size=batch_size):
         count += 1

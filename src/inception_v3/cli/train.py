@@ -1,11 +1,19 @@
 """`inception-v3 train`"""
 
+import os
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from inception_v3.cli.common import Device, Workers, messages, output, pick_workers, show_bad, warn
+from inception_v3.errors import InputError
+
+FITTING = {"digits": "digits", "mnist": "mnist", "cifar10": "cifar10", "cifar100": "cifar10"}  # recipes by kind of data
 
 
 def train(
@@ -14,22 +22,32 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="The run folder: model, logs, plots.")],
     recipe: Annotated[
-        str | None, typer.Option(help="digits, photos, or a .toml file. By default what fits the data.")
+        str | None, typer.Option(help="paper, digits, photos ... or a .toml file. By default what fits the data.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Times that every picture is seen.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures at once, in each process.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The rate at its height.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width that the network sees, 75 or more.")] = None,
     depth_multiplier: Annotated[float | None, typer.Option(help="Factor on every layer's width.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     device: Device = None,
     workers: Workers = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that --out holds.")] = False,
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between two saved states. By default two minutes.")
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="Saved states that are kept, the newest.")] = 2,
+    track: Annotated[
+        list[str] | None, typer.Option(help="mlflow or wandb, beside TensorBoard. May be given twice.")
+    ] = None,
 ) -> None:
     """Train the network on labelled pictures; what it never saw judges it at the end."""
     from inception_v3.recipe import load_recipe
 
-    chosen = load_recipe(recipe or ("digits" if data == "digits" else "photos")).with_options(
+    if resume and overwrite:
+        raise InputError("--resume goes on with a run, --overwrite deletes it: give one of them", exit_status=2)
+    chosen = load_recipe(recipe or FITTING.get(re.split("[:+]", data)[0], "photos")).with_options(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -38,26 +56,56 @@ def train(
     )
     from inception_v3.data import load_data
     from inception_v3.devices import pick_device
+    from inception_v3.distributed import own_device, team
+    from inception_v3.interrupts import Interrupted
     from inception_v3.run_folder import RunFolder
     from inception_v3.train import train
 
-    place = pick_device(device)
+    place = own_device(pick_device(device))
     train_set, test_set = load_data(data)
-    run = RunFolder(out, overwrite=overwrite)
-    if run.missing:
-        warn(f"no {', '.join(run.missing)}: pip install 'inception-v3[train]' for them")
-    metrics = train(
-        train_set,
-        test_set,
-        run,
-        chosen,
-        place,
-        seed=seed,
-        workers=pick_workers(workers, len(train_set), data),
-        console=messages,
-    )
+    with (
+        team(place) as processes,
+        RunFolder(
+            out, overwrite=overwrite, resume=resume, keep=keep, track=track or (), writer=not processes.rank
+        ) as run,
+    ):
+        console = Console(quiet=True) if processes.rank else messages
+        if run.missing and run.writer:
+            warn(f"no {', '.join(run.missing)}: pip install 'inception-v3[train]' for them")
+        if resume and run.writer and not run.last_state_file:
+            warn(f"{out}: nothing to go on with; this is a new run")
+        try:
+            metrics = train(
+                train_set,
+                test_set,
+                run,
+                chosen,
+                place,
+                seed=seed,
+                workers=pick_workers(workers, len(train_set), data),
+                save_every=save_every,
+                team=processes,
+                console=console,
+            )
+        except Interrupted as interrupted:
+            console.print(f"go on with: {command_to_go_on()}", highlight=False, markup=False, soft_wrap=True)
+            raise typer.Exit(interrupted.exit_status) from interrupted
+    if processes.rank:
+        return
     show_bad([reason for _, reason in run.bad_images], len(train_set) + len(test_set), run.bad_images_file)
     output.print(
         f"{out}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures",
         highlight=False,
     )
+
+
+def command_to_go_on() -> str:
+    """This process's own command, with --resume."""
+    program = ["inception-v3"]
+    if sys.argv[0].endswith(".py"):
+        launcher = "python"
+        if "LOCAL_WORLD_SIZE" in os.environ:
+            launcher = f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}"
+        program = [*launcher.split(), "-m", "inception_v3"]
+    options = [option for option in sys.argv[1:] if option not in ("--overwrite", "--resume")]
+    return shlex.join([*program, *options, "--resume"])

@@ -1,18 +1,22 @@
 """Batches of pixels: decoded, augmented and resized, in worker processes where that pays."""
 
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inception_v3.data.pictures import Pictures
 from inception_v3.errors import InputError
-from inception_v3.images import open_image
 from inception_v3.preprocessing import Preprocessing
+from inception_v3.seeds import epoch_order, seed_for
+
+Augment = Callable[[Image], Tensor]
 
 
 @dataclass
@@ -22,32 +26,66 @@ class Batch:
     images: Tensor
     labels: Tensor
     indices: Tensor
-    bad: list[tuple[str, str]]  # (file, reason)
+    bad: list[tuple[str, str]]  # (place in the data set, reason)
 
     def pin_memory(self) -> "Batch":
         return Batch(self.images.pin_memory(), self.labels, self.indices, self.bad)
 
 
-class PixelDataset(Dataset[tuple[int, Tensor | None, int, str]]):
-    """Decodes, augments and resizes; a picture that cannot be read comes back as None with the reason."""
+@dataclass(frozen=True)
+class Draw:
+    """One picture in one epoch of a training: all that a worker needs to change it the same way every time."""
 
-    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, augment: Any = None) -> None:
+    place: int
+    seed: int
+    size: int
+
+
+Item = tuple[int, Tensor | None, int, str]  # place, pixels, label, what is wrong with it
+
+
+class PixelDataset(Dataset[Item]):
+    """Decodes and resizes, and augments what is asked for by a `Draw`.
+
+    A picture that cannot be read comes back as None with the reason.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        preprocessing: Preprocessing,
+        augment: Callable[[Preprocessing], Augment] | None = None,
+        views: Augment | None = None,
+    ) -> None:
         self.pictures, self.preprocessing, self.augment = pictures, preprocessing, augment
+        self.views = views or preprocessing.pixels
+        self._steps: dict[int, Augment] = {}  # for each size
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | None, int, str]:
-        source, label = self.pictures.sources[index], self.pictures.labels[index]
+    def __getitem__(self, asked: int | Draw) -> Item:
+        place = asked.place if isinstance(asked, Draw) else asked
+        label = self.pictures.labels[place]
         try:
-            image = source if isinstance(source, Image.Image) else open_image(source)
+            image = self.pictures.open(place)
         except InputError as error:
-            return index, None, label, str(error)
-        pixels = self.augment(image) if self.augment else self.preprocessing.pixels(image)
-        return index, pixels, label, ""
+            return place, None, label, str(error)
+        if isinstance(asked, int):
+            return place, self.views(image), label, ""
+        # The generator of this process is set for this picture, and put back: worker or not, it makes no difference.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(asked.seed)
+            return place, self._for_size(asked.size)(image), label, ""
+
+    def _for_size(self, size: int) -> Augment:
+        if size not in self._steps:
+            preprocessing = self.preprocessing.at(size)
+            self._steps[size] = self.augment(preprocessing) if self.augment else preprocessing.pixels
+        return self._steps[size]
 
 
-def collate(items: list[tuple[int, Tensor | None, int, str]], size: tuple[int, int]) -> Batch:
+def collate(items: list[Item], size: tuple[int, int]) -> Batch:
     good = [(index, pixels, label) for index, pixels, label, _ in items if pixels is not None]
     images = torch.stack([pixels for _, pixels, _ in good]) if good else torch.empty(0, 3, *size, dtype=torch.uint8)
     return Batch(
@@ -63,18 +101,86 @@ def batches(
     preprocessing: Preprocessing,
     batch_size: int,
     *,
-    augment: Any = None,
-    shuffle: bool = False,
+    views: Augment | None = None,
     workers: int = 0,
-    generator: torch.Generator | None = None,
 ) -> DataLoader[Any]:
-    """A DataLoader of `Batch`; with `shuffle` a new order every epoch, drawn from `generator`."""
+    """A DataLoader of `Batch`: every picture once, in order, as prediction sees it, or the `views` of each."""
     return DataLoader(
-        PixelDataset(pictures, preprocessing, augment),
+        PixelDataset(pictures, preprocessing, views=views),
         batch_size,
-        shuffle=shuffle,
         num_workers=workers,
         collate_fn=partial(collate, size=preprocessing.image_size),
-        generator=generator,
+        worker_init_fn=_leave_ctrl_c_to_the_main_process,
         persistent_workers=workers > 0,
     )
+
+
+class TrainingBatches:
+    """The steps of a training, epoch after epoch: shuffled, augmented, shared out to the processes.
+
+    What is in a step depends on the seed, the epoch and where in its order the step begins, and on nothing else.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        preprocessing: Preprocessing,
+        step_size: int,
+        *,
+        augment: Callable[[Preprocessing], Augment] | None = None,
+        seed: int = 0,
+        workers: int = 0,
+        process: int = 0,
+        processes: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        self._steps = _Steps(len(pictures), step_size, seed, process, processes)
+        self._loader: DataLoader[Any] = DataLoader(
+            PixelDataset(pictures, preprocessing, augment),
+            batch_sampler=self._steps,
+            num_workers=workers,
+            collate_fn=partial(collate, size=preprocessing.image_size),
+            worker_init_fn=_leave_ctrl_c_to_the_main_process,
+            pin_memory=pin_memory,  # for a GPU, which then fetches while it computes
+            persistent_workers=workers > 0,  # they outlive the epoch: what to draw reaches them with each step
+        )
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return -(-self._steps.count // self._steps.size)
+
+    def epoch(self, epoch: int, image_size: int, start: int = 0) -> Iterator[tuple[int, Batch]]:
+        """The rest of an epoch, counted from 0, from a place in its order on.
+
+        Of each step: how many pictures all processes have in it, readable or not, and this process's share.
+        """
+        self._steps.begin(epoch, image_size, start)
+        yield from zip(self._steps.lengths(), self._loader, strict=True)
+
+
+class _Steps(Sampler[list[Draw]]):
+    def __init__(self, count: int, size: int, seed: int, process: int, processes: int) -> None:
+        self.count, self.size, self.seed, self.process, self.processes = count, size, seed, process, processes
+        self.begin(0, 0, 0)
+
+    def begin(self, epoch: int, image_size: int, start: int) -> None:
+        self._epoch, self._image_size, self._start = epoch, image_size, start
+
+    def lengths(self) -> list[int]:
+        return [min(self.size, self.count - at) for at in range(self._start, self.count, self.size)]
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        order = epoch_order(self.seed, self._epoch, self.count)
+        at = self._start
+        for length in self.lengths():
+            # In a row, and the first process has no fewer than the others.
+            first, last = (at - (-length * process // self.processes) for process in (self.process, self.process + 1))
+            yield [
+                Draw(place, seed_for("picture", self.seed, self._epoch, place), self._image_size)
+                for place in order[first:last]
+            ]
+            at += length
+
+
+def _leave_ctrl_c_to_the_main_process(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

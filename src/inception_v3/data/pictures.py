@@ -1,147 +1,137 @@
-"""Labelled pictures: the handwritten digits, or a folder of class/image files, split for an honest judgement."""
+"""Labelled pictures: what every kind of data set is read into, and what can be said of it."""
 
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from inception_v3.data.sequences import subset
 from inception_v3.errors import InputError
-from inception_v3.images import list_images
+from inception_v3.images import open_image
 
 HELD_OUT = 0.2  # share of each class that training never sees, where the data set has no split of its own
 SPLIT_SEED = 0  # not the training's seed: evaluating later must hold out the same pictures
-TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("val", "valid", "validation", "test")
+BACKGROUND = "background"  # TF-Slim's class 0 of ImageNet
+
+
+class Encoded(io.BytesIO):
+    """An encoded picture inside a larger file, read when it is first asked for; `open_image` takes it as a file.
+
+    `read_content` raises InputError where it cannot be read. `size` is its length in bytes.
+    """
+
+    def __init__(self, name: str, size: int, read_content: Callable[[], bytes]) -> None:
+        super().__init__()
+        self.name, self.size = name, size
+        self._read_content: Callable[[], bytes] | None = read_content
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._read_content is not None:
+            self.write(self._read_content())
+            self.seek(0)
+            self._read_content = None
+        return super().read(size)
+
+
+PictureSource = Path | Image.Image | BinaryIO
 
 
 @dataclass
 class Pictures:
-    """Pictures with labels 0 to len(class_names) - 1. A source is a file or a picture in memory."""
+    """Pictures with labels 0 to len(class_names) - 1. A source is a file or a picture in memory.
+
+    The columns may be lists, or be made as they are asked for (sequences.py). `bad` names what is in the data set
+    and cannot be used, with the reason; it is in none of the columns.
+    """
 
     class_names: list[str]
-    sources: Sequence[Path | Image.Image] = field(repr=False)
+    sources: Sequence[PictureSource] = field(repr=False)
     labels: Sequence[int] = field(repr=False)
-    names: Sequence[str] = field(repr=False)  # for reports and to tell pictures apart: class/file, or a number
+    names: Sequence[str] = field(repr=False)  # for reports and to tell pictures apart; docs/data.md has the rule
+    bad: list[tuple[str, str]] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.sources)
 
+    def open(self, index: int) -> Image.Image:
+        """The picture in mode RGB. Raises InputError, naming it, as `images.open_image` does."""
+        source = self.sources[index]
+        return source if isinstance(source, Image.Image) else open_image(source)
+
+    def content(self, index: int) -> bytes:
+        """The encoded file, or the pixels of a picture in memory: what tells it from others. Raises InputError."""
+        source = self.sources[index]
+        try:
+            if isinstance(source, Image.Image):
+                return source.tobytes()
+            return source.read_bytes() if isinstance(source, Path) else source.read()
+        except OSError as error:
+            raise InputError(f"{self.names[index]}: cannot be read ({error.strerror or error})") from error
+
     def subset(self, indices: Sequence[int]) -> "Pictures":
-        return Pictures(
-            self.class_names,
-            [self.sources[i] for i in indices],
-            [self.labels[i] for i in indices],
-            [self.names[i] for i in indices],
-        )
+        sources, labels, names = (subset(column, indices) for column in (self.sources, self.labels, self.names))
+        return Pictures(self.class_names, sources, labels, names)
+
+    def counts(self) -> np.ndarray:
+        """How many pictures each class has, in the order of `class_names`."""
+        return np.bincount(np.asarray(self.labels, dtype=np.int64), minlength=len(self.class_names))
 
 
-def load_data(name: str) -> tuple[Pictures, Pictures]:
-    """The training and the held-out pictures of `digits` or of a folder.
+@dataclass(frozen=True)
+class Splits:
+    """A data set that has been found and is yet to be read: its training pictures, and its own held-out ones."""
 
-    A folder holds class/image files, or train/class/image and val/class/image. Without a val/, a fifth of
-    each class is held out, the same at every call.
-    Raises InputError, naming the folder: missing, empty, one class only, too few pictures, unknown classes.
-    """
-    if _is_digits(name):
-        return _split(_digits(), name)
-    root = _existing(name)
-    train_root, test_root = _first(root, TRAIN_FOLDERS), _first(root, TEST_FOLDERS)
-    train = _folder(train_root or root)
-    if train_root is None or test_root is None:
-        return _split(train, name)
-    return train, _folder(test_root, train.class_names)
+    train: Callable[[], Pictures]
+    held_out: Callable[[], Pictures] | None = None  # None: it has no split of its own
 
 
-def load_held_out(name: str, class_names: list[str] | None, trained_on: AbstractSet[str] = frozenset()) -> Pictures:
-    """What a model with these classes is to be judged on, labelled by its own numbers.
-
-    The held-out digits; of a folder its val/, or else all of it less what the model was trained on.
-    Raises InputError as `load_data` does, and for classes that the model does not have.
-    """
-    if _is_digits(name):
-        pictures = load_data(name)[1]
-    else:
-        root = _existing(name)
-        test_root = _first(root, TEST_FOLDERS)
-        pictures = _folder(test_root or _first(root, TRAIN_FOLDERS) or root, least_classes=1)
-        if test_root is None and trained_on and trained_on <= set(pictures.names):
-            pictures = pictures.subset([i for i, one in enumerate(pictures.names) if one not in trained_on])
-    if class_names is None or pictures.class_names == class_names:
-        return pictures
-    unknown = [one for one in pictures.class_names if one not in class_names]
-    if unknown:
-        raise InputError(f"{name}: the model has no class {unknown[0]}; it has {_some(class_names)}")
-    labels = [class_names.index(pictures.class_names[label]) for label in pictures.labels]
-    return Pictures(class_names, pictures.sources, labels, pictures.names)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def _is_digits(name: str) -> bool:
-    return name == "digits" and not Path(name).is_dir()
-
-
-def _existing(name: str) -> Path:
-    if not Path(name).is_dir():
-        raise InputError(f"{name}: no such folder; give a folder of class/image files, or digits", exit_status=2)
-    return Path(name)
-
-
-def _first(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def _digits() -> Pictures:
-    """1,797 handwritten digits of 8x8 pixels, 0 to 16, from scikit-learn; nothing is downloaded."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pictures = [
-        Image.fromarray(np.round(picture * (255 / 16)).astype(np.uint8)).convert("RGB") for picture in digits.images
-    ]
-    names = [f"digits/{number:04d}" for number in range(len(pictures))]
-    return Pictures([str(digit) for digit in range(10)], pictures, digits.target.tolist(), names)
-
-
-def _folder(root: Path, class_names: list[str] | None = None, least_classes: int = 2) -> Pictures:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if class_names is None:
-        class_names = [folder.name for folder in folders]
-    elif unknown := [folder.name for folder in folders if folder.name not in class_names]:
-        raise InputError(f"{root / unknown[0]}: training has no class of that name; add it there or remove it here")
-    if not folders:
-        raise InputError(f"{root}: no class folders in it; put the pictures into {root}/CLASS/", exit_status=2)
-    sources: list[Path | Image.Image] = []
-    labels, names = [], []
-    for folder in folders:
-        files = list(list_images(folder))
-        if not files:
-            raise InputError(f"{folder}: no pictures in it; add some or remove the folder")
-        sources += files
-        labels += [class_names.index(folder.name)] * len(files)
-        names += [file.relative_to(root).as_posix() for file in files]
-    if len(class_names) < least_classes:
-        raise InputError(f"{root}: one class only ({class_names[0]}); a classifier needs at least two")
-    return Pictures(class_names, sources, labels, names)
-
-
-def _split(pictures: Pictures, name: str) -> tuple[Pictures, Pictures]:
+def split_evenly(pictures: Pictures, name: str) -> tuple[Pictures, Pictures]:
+    """A fifth of each class held out, the same at every call. Raises InputError: a class of one picture."""
     from sklearn.model_selection import train_test_split
 
-    counts = np.bincount(pictures.labels, minlength=len(pictures.class_names))
-    if counts.min() < 2:
-        few = pictures.class_names[int(counts.argmin())]
+    counts = Counter(pictures.labels)
+    few = min(counts, key=lambda label: (counts[label], label))
+    if counts[few] < 2:
         raise InputError(
-            f"{name}: class {few} has {counts.min()} picture, and one of each must be held out; add more, or "
+            f"{name}: class {pictures.class_names[few]} has 1 picture, and one of each must be held out; add more, or "
             "give train/ and val/ folders"
         )
-    held_out = max(len(pictures.class_names), round(HELD_OUT * len(pictures)))
+    held_out = max(len(counts), round(HELD_OUT * len(pictures)))
     train, test = train_test_split(
-        np.arange(len(pictures)), test_size=held_out, stratify=pictures.labels, random_state=SPLIT_SEED
+        np.arange(len(pictures)), test_size=held_out, stratify=np.asarray(pictures.labels), random_state=SPLIT_SEED
     )
-    return pictures.subset(np.sort(train).tolist()), pictures.subset(np.sort(test).tolist())
+    first = pictures.subset(np.sort(train).tolist())
+    first.bad = pictures.bad
+    return first, pictures.subset(np.sort(test).tolist())
+
+
+def renumber(pictures: Pictures, class_names: list[str], complaint: Callable[[str], str]) -> Pictures:
+    """The same pictures, labelled by the numbers of another list of classes.
+
+    Classes meet by name. Where the data set has numbers for names, they meet by place, TF-Slim's background aside.
+    Raises InputError with the complaint about the first class that has pictures and is not in the list.
+    """
+    own = pictures.class_names
+    if own == class_names:
+        return pictures
+    places = {name: place for place, name in enumerate(class_names)}
+    if _numbered(own) and not _numbered(class_names):
+        shift = (class_names[0] == BACKGROUND) - (own[0] == BACKGROUND)
+        new = [places.get(name) if name == BACKGROUND else place + shift for place, name in enumerate(own)]
+        new = [place if place is not None and place < len(class_names) else None for place in new]
+    else:
+        new = [places.get(name) for name in own]
+    unknown = [own[label] for label in np.flatnonzero(pictures.counts()) if new[label] is None]
+    if unknown:
+        raise InputError(complaint(unknown[0]))
+    labels = [new[label] or 0 for label in pictures.labels]
+    return Pictures(class_names, pictures.sources, labels, pictures.names, pictures.bad)
+
+
+def _numbered(class_names: list[str]) -> bool:
+    return all(name.isdecimal() or (place == 0 and name == BACKGROUND) for place, name in enumerate(class_names))

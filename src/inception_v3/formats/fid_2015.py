@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-from inception_v3 import architecture
 from inception_v3.errors import InputError
 from inception_v3.files import replacing
 from inception_v3.formats import torch_names
 from inception_v3.formats.graph_def import SETTINGS
-from inception_v3.formats.weights import Weights, convolutions
+from inception_v3.formats.weights import Weights, differences_of
 from inception_v3.network import InceptionV3
 
 NAME = "fid-2015"
@@ -37,33 +36,21 @@ def read(path: Path) -> Weights:
 def differences(model: InceptionV3) -> list[str]:
     """Why pytorch-fid would compute other numbers from the file, or could not load it."""
     settings = model.settings
-    reasons = []
     if settings["final_endpoint"]:
-        reasons.append(f"the model ends at {settings['final_endpoint']}; pytorch-fid needs all layers")
+        return [f"it cannot hold a network cut at {settings['final_endpoint']}"]
+    reasons = differences_of(model, count_padding=SETTINGS["count_padding"], mixed_7c_pool=SETTINGS["mixed_7c_pool"])
     if settings["num_classes"] != SETTINGS["num_classes"]:
-        reasons.append(f"{settings['num_classes']} classes; pytorch-fid has 1008")
-    if _other_widths(model):
-        reasons.append(f"depth_multiplier={settings['depth_multiplier']}; pytorch-fid has the full widths")
-    if settings["count_padding"]:
-        reasons.append("average pools count the padding; pytorch-fid leaves it out")
-    if settings["mixed_7c_pool"] != "max":
-        reasons.append("Mixed_7c averages; pytorch-fid takes a maximum there")
-    if settings["batch_norm_epsilon"] != 0.001:
-        reasons.append(f"batch_norm_epsilon={settings['batch_norm_epsilon']}; pytorch-fid has 0.001")
-    preprocessing = model.preprocessing
-    if {*preprocessing.mean, *preprocessing.std} != {0.5}:
-        reasons.append(f"pixels scaled by mean {preprocessing.mean} and std {preprocessing.std}; pytorch-fid has 0.5")
+        reasons.append(f"it has {SETTINGS['num_classes']} classes, this model {settings['num_classes']}")
     return reasons
 
 
-def _other_widths(model: InceptionV3) -> bool:
-    multiplier, least = model.settings["depth_multiplier"], model.settings["min_depth"]
-    widths = {layer.out_channels for layer in convolutions() if layer.normalized}
-    return any(architecture.depth(width, multiplier, least) != width for width in widths)
-
-
 def write(model: InceptionV3, path: Path) -> None:
-    """An auxiliary head is left out. Raises InputError: other layers or widths, a full disk, no place to write."""
+    """An auxiliary head is left out.
+
+    Raises InputError: other layers, widths or number of classes, a full disk, a place that cannot be written.
+    """
+    if model.settings["num_classes"] != SETTINGS["num_classes"]:
+        raise InputError(f"{path}: pytorch-fid loads no other number of classes than 1008; write it as native")
     try:
         tensors = torch_names.from_model(model, aux=False)
     except InputError as error:

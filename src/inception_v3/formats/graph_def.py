@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from inception_v3.formats.weights import BATCH_NORM, Weights, convolutions, stat
 
 NAME = "graphdef-2015"
 KERNEL = "conv2d_params"  # no other program calls it so
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "num_classes": 1008,
     "create_aux_logits": False,
     "batch_norm_scale": True,

@@ -31,8 +31,10 @@ from inception_v3.errors import InputError
 from inception_v3.files import replacing
 from inception_v3.formats.weights import Weights, class_names, convolutions, differences_of, fold_gamma, state_name
 from inception_v3.network import InceptionV3
+from inception_v3.preprocessing import Preprocessing
 
 NAME = "keras"
+PREPROCESSING = Preprocessing.named("keras")  # as its users load files: whole, without their proportions
 HDF5 = b"\x89HDF\r\n\x1a\n"
 WEIGHTS_IN_ZIP = "model.weights.h5"
 LAST = BASE[-1].name  # where a file without top ends
@@ -195,8 +197,8 @@ def read(path: Path) -> Weights:
     settings: dict[str, Any] = {"create_aux_logits": False, "global_pool": True, "batch_norm_scale": False}
     bias = tensors.get(f"{state_name(_slots()[-1].layer)}.biases")
     if bias is None:
-        return Weights(tensors, settings | {"final_endpoint": LAST})
-    return Weights(tensors, settings | {"num_classes": len(bias)}, class_names=class_names(len(bias)))
+        return Weights(tensors, settings | {"final_endpoint": LAST}, PREPROCESSING)
+    return Weights(tensors, settings | {"num_classes": len(bias)}, PREPROCESSING, class_names(len(bias)))
 
 
 def _is_hdf5(path: Path) -> bool:

@@ -56,9 +56,10 @@ def read(path: Path) -> Weights:
         preprocessing = Preprocessing(**{key: _tuple(value) for key, value in stored.items()})
         class_names = json.loads(metadata["class_names"])
         settings["image_size"] = _tuple(settings["image_size"])
+        training = dict(json.loads(metadata.get("training", "{}")))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its settings cannot be read ({error}); the file is damaged") from error
-    return Weights(tensors, settings, preprocessing, class_names)
+    return Weights(tensors, settings, preprocessing, class_names, training)
 
 
 def _tuple(value: Any) -> Any:
@@ -71,6 +72,9 @@ def differences(model: InceptionV3) -> list[str]:
 
 
 def write(model: InceptionV3, path: Path, training: dict[str, Any] | None = None) -> None:
+    """Without `training`, what is known of it from where the model was loaded goes on."""
+    if training is None and model.origin is not None:
+        training = {"origin": model.origin.first} | model.origin.training
     metadata = {
         "format": FORMAT,
         "version": VERSION,

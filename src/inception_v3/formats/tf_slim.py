@@ -14,6 +14,7 @@ from inception_v3.errors import InputError
 from inception_v3.formats import tensorflow_checkpoint
 from inception_v3.formats.weights import Weights, class_names, convolutions, differences_of, fold_gamma
 from inception_v3.network import InceptionV3
+from inception_v3.preprocessing import Preprocessing
 
 NAME = "tf-slim"
 SCOPE = "InceptionV3/"
@@ -38,19 +39,30 @@ def read(path: Path) -> Weights:
     variables = {name: value for name, value in found.items() if not name.endswith(AVERAGE)} | averaged
     options = recover_options(path, {name.removeprefix(SCOPE): value.shape for name, value in variables.items()})
     tensors = {state_name(name): to_torch(value) for name, value in variables.items()}
-    return Weights(tensors, options, class_names=class_names(options["num_classes"]))
+    preprocessing = Preprocessing.named("slim", options.get("image_size"))
+    return Weights(tensors, options, preprocessing, class_names(options["num_classes"]))
 
 
 def differences(model: InceptionV3) -> list[str]:
     """TF-Slim builds any width; its average pools leave the padding out."""
-    return differences_of(model, count_padding=False, fixed_widths=False)
+    if model.settings["final_endpoint"]:
+        return [f"it cannot hold a network cut at {model.settings['final_endpoint']}"]
+    return differences_of(model, count_padding=False, global_pool=False, fixed_widths=False)
 
 
 def write(model: InceptionV3, path: Path) -> None:
-    """A checkpoint in format V2 under the prefix `path`, float32, without gammas: slim's network has none."""
+    """A checkpoint in format V2 under the prefix `path`, float32, without gammas: slim's network has none.
+
+    A file called like the prefix, such as a checkpoint in format V1, goes: it would be read in place of the new one.
+    Raises InputError: a cut network, a full disk, a place that cannot be written.
+    """
+    if model.settings["final_endpoint"]:
+        raise InputError(f"{path}: TF-Slim's network has all layers, and this one not its heads; write it as native")
     tensors, _ = fold_gamma(model.state_dict())
     variables = {variable_name(name): to_tensorflow(tensor) for name, tensor in tensors.items()}
     tensorflow_checkpoint.write(path, variables)
+    if path.is_file():
+        path.unlink()
 
 
 def _is_variable(name: str) -> bool:

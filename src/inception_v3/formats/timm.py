@@ -25,7 +25,8 @@ from inception_v3.preprocessing import Preprocessing
 NAME = "timm"
 ARCHITECTURE = "inception_v3"
 CONFIG = "config.json"
-PREPROCESSING = Preprocessing(resize=341, interpolation="bicubic")
+PICKLED = (".bin", ".pth", ".pt")
+PREPROCESSING = Preprocessing.named("timm")
 
 
 def recognise(path: Path) -> bool:
@@ -84,13 +85,13 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 
 def write(model: InceptionV3, path: Path) -> None:
-    """safetensors, as timm and the hub prefer; with torch.save where the path ends in .bin.
+    """safetensors, as timm and the hub prefer; with torch.save where the path's end makes timm expect that.
 
     Raises InputError: other widths, a cut network, a full disk.
     """
     tensors = torchvision.held(model, path)
     with replacing(path) as temporary:
-        if path.suffix == ".bin":
+        if path.suffix in PICKLED:
             torch.save(tensors, temporary)
         else:
             save_file(tensors, temporary, {"format": "pt"})

@@ -125,8 +125,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code:
             raise InputError(
-                f"{path}: holds code ({code[1]}), which is not run; have who made it save the tensors alone: "
-                "torch.save(model.state_dict(), ...)"
+                f"{path}: cannot be read: it is cut short, or holds code ({code[1]}), which is not run; have who made "
+                "it save the tensors alone: torch.save(model.state_dict(), ...)"
             ) from error
         kind = f"{type(error).__name__}: {error}" if isinstance(error, SafetensorError) else type(error).__name__
         raise InputError(

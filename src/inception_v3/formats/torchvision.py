@@ -11,17 +11,16 @@ from typing import Any
 
 import torch
 
-from inception_v3 import architecture
-from inception_v3.architecture import Size
 from inception_v3.errors import InputError
 from inception_v3.files import replacing
 from inception_v3.formats import torch_names
+from inception_v3.formats.graph_def import SETTINGS as GRAPH_OF_2015
 from inception_v3.formats.weights import Weights, class_names, differences_of
 from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
 
 NAME = "torchvision"
-PREPROCESSING = Preprocessing(resize=342)
+PREPROCESSING = Preprocessing.named("torchvision")
 
 
 def recognise(path: Path) -> bool:
@@ -80,13 +79,6 @@ def reasons(model: InceptionV3, program: str) -> list[str]:
     found = differences_of(model, count_padding=True)
     if settings["create_aux_logits"] and not torch_names.has_aux(model):
         found.append(f"{program} cannot hold an auxiliary head for images of {settings['image_size']}: it is left out")
-    if not settings["global_pool"] and _last_map_is_larger_than_its_pool(settings["image_size"]):
-        found.append("it averages the whole last map, this model windows of it (global_pool is off)")
+    if settings["num_classes"] == GRAPH_OF_2015["num_classes"] and not torch_names.has_aux(model):
+        found.append("a file of 1008 classes without an auxiliary head is taken for the graph of 2015 when it is read")
     return found
-
-
-def _last_map_is_larger_than_its_pool(image_size: Size) -> bool:
-    height, width = image_size
-    last = architecture.end_points(height=height, width=width, final_endpoint=architecture.BASE_END_POINTS[-1])[-1]
-    pool = architecture.LOGITS[0].kernel
-    return last.height > pool[0] or last.width > pool[1]

@@ -1,0 +1,87 @@
+"""What loading costs: time, and memory at its peak, for a full-width file of each format.
+
+    .venv/bin/python benchmarks/loading.py
+
+Each load runs in a process of its own, after all imports, of a file that the system has in its cache. Memory is the
+process's resident peak (Linux) above what it was before, over the file's size; a mapped file counts as read.
+"""
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from inception_v3 import checkpoint
+from inception_v3.formats import fid_2015
+from inception_v3.network import InceptionV3
+
+TIMES = 5
+TORCHVISION = {"count_padding": True, "batch_norm_scale": True, "global_pool": True}
+FILES = {
+    "native": ("model.safetensors", {"num_classes": 1001}),
+    "tf-slim": ("model.ckpt", {"num_classes": 1001}),
+    "keras": ("model.h5", {"create_aux_logits": False}),
+    "keras (Keras 3)": ("model.weights.h5", {"create_aux_logits": False}),
+    "torchvision": ("model.pth", TORCHVISION),
+    "timm": ("timm.safetensors", TORCHVISION),
+    "fid-2015": ("fid.pth", fid_2015.SETTINGS),
+}
+
+
+def write(folder: Path) -> dict[str, Path]:
+    paths = {}
+    for label, (name, options) in FILES.items():
+        with torch.device("meta"):
+            model = InceptionV3(**options)
+        model.to_empty(device="cpu")
+        for tensor in model.state_dict().values():
+            tensor.uniform_(0.5, 1.5)
+        checkpoint.save(model, folder / name, label.partition(" ")[0])
+        paths[label] = folder / name
+    return paths
+
+
+def measure(path: str) -> dict[str, float]:
+    """In a fresh process: everything is imported, nothing has been loaded."""
+    import h5py  # noqa: F401
+
+    for name in checkpoint.MODULES:
+        checkpoint.find_format(name)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, start, cpu = _status("VmRSS"), time.perf_counter(), time.process_time()
+    checkpoint.load(path)
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu": time.process_time() - cpu,
+        "bytes": _status("VmHWM") - before,
+    }
+
+
+def _status(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(sys.argv[1])))
+        return
+    print("| format | file, MB | load, s | of it CPU, s | peak memory over file |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    with TemporaryDirectory() as folder:
+        for label, path in write(Path(folder)).items():
+            size = sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*"))
+            runs = [json.loads(subprocess.check_output([sys.executable, __file__, path])) for _ in range(TIMES)]
+            seconds, cpu, peak = (statistics.median(run[key] for run in runs) for key in ("seconds", "cpu", "bytes"))
+            print(f"| {label} | {size / 1e6:.0f} | {seconds:.2f} | {cpu:.2f} | {peak / size:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""`inception-v3 fidelity`"""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from inception_v3.cli.common import Device, Json, messages, output, show_bad, warn
+from inception_v3.errors import InputError
+
+if TYPE_CHECKING:
+    from inception_v3.fidelity.scores import Fidelity
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def fidelity(
+    generated: Annotated[
+        str,
+        typer.Argument(help="A folder, .zip, .tar, .npz, .npy, shards such as 'x-{000..009}.tar', or statistics."),
+    ],
+    reference: Annotated[
+        str | None, typer.Argument(help="The same of real pictures. Without it, the Inception Score alone.")
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(help="pytorch-fid, clean-fid, torch-fidelity, tensorflow or adm: that program's numbers."),
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="clean-fid's: clean, legacy-pytorch or legacy-tensorflow.")] = None,
+    weights_file: Annotated[
+        Path | None, typer.Option(help="The network of 2015 in any format, in place of the download.")
+    ] = None,
+    any_weights: Annotated[
+        bool, typer.Option("--any-weights", help="Take another network: scores compare with no others.")
+    ] = False,
+    scores: Annotated[
+        str | None,
+        typer.Option(help="Some of fid,fid-infinity,kid,is,precision,density,sfid,memorisation. By default all."),
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the network. bf16 is faster; what it does to FID is measured and told.")
+    ] = Precision.fp32,
+    device: Device = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that the network takes at once.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode and resize pictures.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of features worked out before. By default the user's cache.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features, and use none.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a picture that cannot be read.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the subsets of KID and the parts of IS.")] = None,
+    kid_subsets: Annotated[int | None, typer.Option(min=1, help="How many subsets KID draws.")] = None,
+    kid_subset_size: Annotated[int | None, typer.Option(min=2, help="Pictures in each.")] = None,
+    is_splits: Annotated[int | None, typer.Option(min=1, help="Parts of the Inception Score.")] = None,
+    save_statistics: Annotated[
+        Path | None, typer.Option(help="Keep the reference's statistics (without one, the generated's) as .npz.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="A page with the best and worst pictures and their nearest neighbours.")
+    ] = None,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
+) -> None:
+    """Score generated pictures: FID, KID, IS, precision, recall, density, coverage, sFID, in one pass."""
+    if as_json and as_csv:
+        raise InputError("--json and --csv: give one of them", exit_status=2)
+    if html and reference is None:
+        raise InputError("--html: needs a REFERENCE to find neighbours in", exit_status=2)
+    from inception_v3.devices import has_bf16, pick_device
+    from inception_v3.fidelity import report
+    from inception_v3.fidelity.network import WEIGHTS
+    from inception_v3.fidelity.run import fidelity, statistics_of
+    from inception_v3.fidelity.scores import SCORES
+    from inception_v3.progress import progress_bar
+
+    place = pick_device(device)
+    if precision is Precision.bf16 and not has_bf16(place):
+        warn("this processor has no bf16 of its own: --precision bf16 will be slower than fp32")
+    with progress_bar(messages) as bars:
+
+        def progress(step: str, total: int | None) -> Callable[[int], None]:
+            bar = bars.add_task(escape(step), total=total, figures="")
+            return lambda done: bars.advance(bar, done)
+
+        result = fidelity(
+            generated,
+            reference,
+            like=like,
+            mode=mode,
+            weights=weights_file or WEIGHTS,
+            any_weights=any_weights,
+            scores=[name.strip() for name in scores.split(",")] if scores else tuple(SCORES),
+            dtype=precision.value,
+            device=place,
+            cache=cache,
+            use_cache=not no_cache,
+            batch_size=batch_size,
+            workers=workers,
+            strict=strict,
+            seed=seed,
+            kid_subsets=kid_subsets,
+            kid_subset_size=kid_subset_size,
+            is_splits=is_splits,
+            progress=progress,
+        )
+    if save_statistics:
+        statistics_of(result.sides[-1], result).save(save_statistics)
+    if as_json:
+        print(json.dumps(result.as_dict(), ensure_ascii=False))
+    elif as_csv:
+        told = {key: value for key, value in result.as_dict().items() if not isinstance(value, list)}
+        rows = csv.DictWriter(sys.stdout, told, lineterminator="\n")
+        rows.writeheader()
+        rows.writerow(told)
+    else:
+        _show(result, output)
+    for line in result.warnings:
+        warn(f"warning: {line}")
+    for line in result.notes:
+        warn(line)
+    for side in result.sides:
+        if side.features is not None:
+            show_bad(side.features.bad, side.features.bad_count + len(side.features))
+    if html:
+        report.write(result, html)
+
+
+def _show(result: "Fidelity", console: Console) -> None:
+    from rich.table import Table
+
+    from inception_v3.fidelity.scores import told_sizes
+
+    scores = result.scores
+    table = Table("score", title=escape(f"{result.generated.name} by {result.convention.name}"))
+    table.add_column("", justify="right")
+    table.add_column("")
+    pairs = {"kid_mean": "kid_std", "is_mean": "is_std"}
+    intervals = {"fid": ("fid_low", "fid_high"), "fid_infinity": ("fid_infinity_low", "fid_infinity_high")}
+    hidden = {*pairs.values(), *(end for ends in intervals.values() for end in ends)}
+    for key, value in scores.items():
+        if value is None or key in hidden:
+            continue
+        beside = ""
+        if key in pairs:
+            beside = f"± {scores[pairs[key]]:.6g}"
+        elif key in intervals and scores[intervals[key][0]] is not None:
+            low, high = (scores[end] for end in intervals[key])
+            beside = f"95 %: {low:.6g} to {high:.6g}"
+        table.add_row(key.removesuffix("_mean"), f"{value:.6g}", beside)
+    console.print(table)
+    for role, side in zip(("generated", "reference"), result.sides, strict=False):
+        console.print(
+            f"{role} {side.name}: {side.count} images, {told_sizes(side.sizes)}", highlight=False, markup=False
+        )
+    console.print(f"weights {result.network.checksum[:12]}, {result.network.dtype}", highlight=False)
+    if result.fid_change is not None:
+        change = f"{result.fid_change:+.3%} (on {result.fid_change_pictures} images of each set)"
+        console.print(f"{result.network.dtype} changes FID by {change}", highlight=False)

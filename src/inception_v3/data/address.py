@@ -1,0 +1,118 @@
+"""What an address means: files on disk, patterns of them, or URLs, and which split a file belongs to."""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from inception_v3.data.extras import extra
+from inception_v3.data.fetch import fetch, is_url
+from inception_v3.data.pictures import Pictures, Splits
+from inception_v3.errors import InputError
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("val", "valid", "validation", "test")  # the first that there is, is held out
+MAX_FILES = 100_000
+TFRECORD = re.compile(r"\.tfrecords?$|-\d{5,}-of-\d{5,}$")
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+_LABEL_LINE = re.compile(r"(?:(\d+):)?(.*\S)\s*")
+
+
+class Reader(Protocol):
+    def __call__(self, files: list[Path], place: str) -> Pictures: ...
+
+
+def exists(address: str) -> bool:
+    """Whether there is such a file or folder. (Path's own raises for patterns that are too long to be paths.)"""
+    return os.path.exists(address)  # noqa: PTH110
+
+
+def is_folder(address: str) -> bool:
+    return os.path.isdir(address)  # noqa: PTH112
+
+
+def expand(address: str) -> list[str]:
+    """The files and URLs of an address with {000..009}, {a,b}, and, on disk, *, ? and [].
+
+    A path that exists is no pattern. Raises InputError: nothing fits, or braces that mean too much.
+    """
+    if exists(address):
+        return [address]
+    found: list[str] = []
+    for one in _alternatives(address) if "{" in address else [address]:
+        if is_url(one) or exists(one):
+            found.append(one)
+        elif matches := sorted(glob.glob(one, recursive=True)):  # noqa: PTH207 (patterns may be absolute)
+            found += matches
+        else:
+            raise InputError(
+                f"{one}: no such folder or file, and no pattern that fits any; give a folder of class/image files, "
+                "shards, or digits",
+                exit_status=2,
+            )
+    return found
+
+
+def _alternatives(address: str) -> list[str]:
+    braceexpand = extra("braceexpand", address).braceexpand
+    try:
+        # each range becomes a list before the first file comes out
+        meant = prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(address))
+        alternatives = list(islice(braceexpand(address), MAX_FILES + 1)) if meant <= MAX_FILES else []
+    except ValueError as error:
+        raise InputError(f"{address}: its braces cannot be read ({error})", exit_status=2) from error
+    if not 0 < len(alternatives) <= MAX_FILES:
+        raise InputError(f"{address}: more than {MAX_FILES:,} files; write fewer in braces", exit_status=2)
+    return alternatives
+
+
+def split_files(files: Sequence[str], place: str, read: Reader) -> Splits:
+    """Those files whose names say so are training or held out, such as train-000.tar and val-000.tar.
+
+    URLs are downloaded when their split is read.
+    """
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        splits.setdefault(_split_name(file), []).append(file)
+    held_out = next((splits[name] for name in TEST_NAMES if name in splits), None)
+    train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
+
+    def read_them(chosen: Sequence[str]) -> Pictures:
+        return read(fetch(chosen), place)
+
+    if train and held_out:
+        return Splits(partial(read_them, train), partial(read_them, held_out))
+    return Splits(partial(read_them, train or held_out or files))
+
+
+def _split_name(file: str) -> str:
+    """The first word of its name, or else its folder's, that names a split; else empty."""
+    path = Path(urlsplit(file).path if is_url(file) else file)
+    words = [word for part in (path.name, path.parent.name) for word in re.split(r"[-_.]", part.lower())]
+    return next((word for word in words if word in TRAIN_NAMES or word in TEST_NAMES), "")
+
+
+def labels_file(folder: Path) -> dict[int, str]:
+    """The names of labels in a folder's labels.txt, as slim writes it: a line `0:daisy` for each, or the name alone.
+
+    Beside a split's folder, such as train/, it counts too. Raises InputError: it cannot be read, or a line is neither.
+    """
+    file = folder / "labels.txt"
+    if not file.is_file():
+        return labels_file(folder.parent) if folder.name in (*TRAIN_NAMES, *TEST_NAMES) else {}
+    names: dict[int, str] = {}
+    try:
+        lines = file.read_text("utf-8").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); write a line NUMBER:NAME for each class") from error
+    for number, line in enumerate(lines):
+        if (match := _LABEL_LINE.fullmatch(line)) is None:
+            raise InputError(f"{file}: line {number + 1} is empty; write NUMBER:NAME")
+        names[int(match[1] or number)] = match[2]
+    return names

@@ -1,0 +1,70 @@
+"""Folders of class/image files, with or without train/ and val/ above them."""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES
+from inception_v3.data.pictures import Pictures, Splits
+from inception_v3.data.sequences import Made, Texts
+from inception_v3.errors import InputError
+from inception_v3.images import _printable, list_images
+
+
+def find(root: Path) -> Splits:
+    """A split's folder holds class folders: one that is called train and holds pictures is a class."""
+    folders = {folder.name: folder for folder in _folders(root)}
+    train, held_out = (
+        next((folders[name] for name in names if name in folders and _folders(folders[name])), None)
+        for names in (TRAIN_NAMES, TEST_NAMES)
+    )
+    if train and held_out:
+        return Splits(partial(read, train), partial(read, held_out))
+    return Splits(partial(read, train or held_out or root))
+
+
+@dataclass(frozen=True)
+class _Files:
+    root: Path
+    below: Texts
+
+    def path(self, number: int) -> Path:
+        return self.root / self.below[number]
+
+    def name(self, number: int) -> str:
+        name = self.below[number]
+        return name if name.isprintable() else _printable(name)
+
+
+def read(root: Path) -> Pictures:
+    """Every folder is a class, and all pictures in it and below are its own. Named by the path below `root`.
+
+    Raises InputError, naming the folder: no class folders, or one without pictures.
+    """
+    folders = _folders(root)
+    if not folders:
+        raise InputError(f"{root}: no class folders in it; put the pictures into {root}/CLASS/", exit_status=2)
+    labels = array("i")
+
+    def below() -> Iterator[str]:
+        for label, folder in enumerate(folders):
+            before = len(labels)
+            for file in list_images(folder):
+                labels.append(label)
+                yield file.relative_to(root).as_posix()
+            if len(labels) == before:
+                raise InputError(f"{folder}: no pictures in it; add some or remove the folder")
+
+    files = _Files(root, Texts(below()))
+    numbers = range(len(labels))
+    class_names = [_printable(folder.name) for folder in folders]
+    return Pictures(class_names, Made(files.path, numbers), labels, Made(files.name, numbers))
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{_printable(root)}: cannot be listed ({error.strerror}); check the folder") from error

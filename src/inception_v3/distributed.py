@@ -1,0 +1,167 @@
+"""Several processes, one training: torchrun starts them, each has a share of every step's pictures.
+
+The first process alone writes and prints. All hold the same weights: their gradients are averaged before each step.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from inception_v3.errors import InputError
+from inception_v3.layers import BatchNorm, Conv2d
+
+TIMEOUT = timedelta(minutes=30)  # of a process that hangs, or judges; one that ends is noticed at once
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a training: this one's number, how many there are, and what they tell each other.
+
+    Each method is called by all of them at the same place. Raises InputError where one of them has gone.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Each number added up over the processes."""
+        if self.count == 1:
+            return list(numbers)
+        totals = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(totals)
+        return cast(list[float], totals.tolist())
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, for all."""
+        values = [value]
+        if self.count > 1:
+            dist.broadcast_object_list(values, device=self.device)
+        return values[0]
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        """What all have, in one list."""
+        found: list[Any] = [values] * self.count
+        if self.count > 1:
+            dist.all_gather_object(found, values)
+        return [value for one in found for value in one]
+
+    def parallel(self, model: nn.Module, *, some_unused: bool) -> nn.Module:
+        """The model, whose gradients are averaged over the processes; its statistics are those of the first.
+
+        `some_unused` says that not every weight gets a gradient in every step.
+        """
+        if self.count == 1:
+            return model
+        return DistributedDataParallel(model, find_unused_parameters=some_unused)
+
+    @staticmethod
+    def alone(network: nn.Module) -> AbstractContextManager[None]:
+        """Gradients are added to what is there, and not yet averaged."""
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+@contextmanager
+def team(device: torch.device) -> Iterator[Team]:
+    """The processes that torchrun started, or this one alone.
+
+    An InputError that comes up in here is one for all; the first process alone raises it, the others end in silence.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Team(device=device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    rank = dist.get_rank()
+    try:
+        yield Team(rank, count, device)
+    except InputError as error:
+        if rank:
+            raise SystemExit(error.exit_status) from error
+        raise
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+            message = "another process of this training has ended or does not answer; see what it said"
+            raise InputError(f"{message}, and start all of them again with --resume") from error
+        raise
+    dist.destroy_process_group()
+
+
+def own_device(device: torch.device) -> torch.device:
+    """Of several GPUs, the one of this process. Raises InputError where there are more processes than GPUs."""
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type != "cuda" or "WORLD_SIZE" not in os.environ:
+        return device
+    if place >= torch.cuda.device_count():
+        message = f"{place + 1} processes or more and {torch.cuda.device_count()} GPUs: lower --nproc-per-node"
+        raise InputError(message, exit_status=2)
+    own = torch.device("cuda", place)
+    torch.cuda.set_device(own)
+    return own
+
+
+def synchronise(model: nn.Module) -> nn.Module:
+    """Replace every BatchNorm of the model by one that normalises over the pictures of all processes."""
+    for module in list(model.modules()):
+        if isinstance(module, Conv2d) and module.BatchNorm is not None:
+            module.BatchNorm = SyncBatchNorm.of(module.BatchNorm)
+    return model
+
+
+class SyncBatchNorm(BatchNorm):
+    """BatchNorm over the pictures of all processes, as one process with all of them would do it.
+
+    PyTorch's own runs on CUDA alone, and this one wherever processes can add up numbers.
+    """
+
+    @classmethod
+    def of(cls, layer: BatchNorm) -> "SyncBatchNorm":
+        """The same parameters and statistics, not copies of them."""
+        synchronised = cls(len(layer.beta), layer.decay, layer.epsilon, scale=layer.gamma is not None)
+        synchronised.beta, synchronised.gamma = layer.beta, layer.gamma
+        synchronised.moving_mean, synchronised.moving_variance = layer.moving_mean, layer.moving_variance
+        return synchronised.train(layer.training)
+
+    def forward(self, net: Tensor) -> Tensor:
+        """(N, C, H, W), normalised over N, H and W of all processes in training."""
+        if not self.training:
+            return super().forward(net)
+        values = net.float() if net.dtype in (torch.bfloat16, torch.float16) else net
+        here = values.new_tensor([net.numel() / net.shape[1]])
+        totals = _SumOverProcesses.apply(torch.cat([values.sum((0, 2, 3)), here]))
+        count = totals[-1].detach()
+        mean = totals[:-1] / count
+        centred = values - mean.view(1, -1, 1, 1)
+        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.moving_mean.lerp_(mean, 1 - self.decay)
+            self.moving_variance.lerp_(variance * count / (count - 1).clamp(min=1), 1 - self.decay)
+        scale = (variance + self.epsilon).rsqrt()
+        if self.gamma is not None:
+            scale = scale * self.gamma
+        normalised: Tensor = centred * scale.view(1, -1, 1, 1) + self.beta.view(1, -1, 1, 1)
+        return normalised.to(net.dtype)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Every process has the sum, so the gradient of each is the sum of all gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total

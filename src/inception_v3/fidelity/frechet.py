@@ -1,0 +1,147 @@
+"""The Frechet distance between two normal distributions, exact, fast, and stable when they are singular.
+
+    d² = |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½
+
+The last trace is the sum of the singular values of F1ᵀ F2 for any factors S = F Fᵀ. So no matrix root is taken
+(scipy's sqrtm takes 11 s for 2048 dimensions): fewer images than dimensions are a factor themselves, and two
+positive definite matrices need one Cholesky factor and one set of symmetric eigenvalues.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Reference = Literal["sqrtm", "eigvals"]  # how pytorch-fid and clean-fid, and how torch-fidelity take the trace
+
+# The share of the traces that may be lost to rounding before a slower and finer way is taken.
+LOSS = 2e-7
+# A difference from a reference that its users would see: half of what parity is promised to.
+VISIBLE, VISIBLE_SHARE = 5e-4, 5e-5
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A normal distribution over D features, by its covariance (D, D) or by the features that it is that of.
+
+    Features less their mean, (N, D), are kept where N is the smaller: divided by sqrt(N - 1) they are a factor.
+    """
+
+    mean: Array
+    full: Array | None = None
+    centred: Array | None = None
+
+    @classmethod
+    def of(cls, features: NDArray[np.floating]) -> "Gaussian":
+        """That of the rows of `features`, (N, D), N at least 2, with N - 1 in the denominator as np.cov."""
+        rows = np.asarray(features, np.float64)
+        mean = rows.mean(0)
+        found = cls(mean, centred=rows - mean)
+        return found if len(rows) <= rows.shape[1] else cls(mean, full=found.covariance)
+
+    @cached_property
+    def covariance(self) -> Array:
+        """(D, D), to the last bit that of np.cov: where it is singular, the references' distance hangs on it."""
+        if self.full is not None:
+            return self.full
+        assert self.centred is not None
+        return np.asarray(self.centred.T @ self.centred * (1 / (len(self.centred) - 1)))
+
+    @cached_property
+    def variances(self) -> Array:
+        """(D,)"""
+        if self.centred is not None:
+            return np.asarray(np.square(self.centred).sum(0) / (len(self.centred) - 1))
+        return np.diagonal(self.covariance)
+
+    @cached_property
+    def trace(self) -> float:
+        return float(self.variances.sum())
+
+    @cached_property
+    def rows(self) -> Array:
+        """A factor of the covariance, (k, D)."""
+        if self.centred is not None:
+            return np.asarray(self.centred / (len(self.centred) - 1) ** 0.5)
+        assert self.full is not None
+        if self.root is not None:
+            return self.root.T
+        # Singular: Cholesky with pivots ends where what is left is the rounding of the largest variance.
+        from scipy.linalg.lapack import dpstrf  # type: ignore[import-untyped]
+
+        lower, pivots, rank, _ = dpstrf(self.full, lower=1)
+        factor = np.empty((len(self.full), rank))
+        factor[pivots - 1] = np.tril(lower)[:, :rank]
+        return factor.T
+
+    @cached_property
+    def root(self) -> Array | None:
+        """The Cholesky factor, where the covariance is positive definite."""
+        if self.full is None:
+            return None
+        try:
+            return np.asarray(np.linalg.cholesky(self.full))
+        except np.linalg.LinAlgError:
+            return None
+
+
+def frechet_distance(first: Gaussian, second: Gaussian, reference: Reference | None = None) -> float:
+    """The squared Frechet distance of two distributions over the same features; 0 or more.
+
+    With `reference` it is what scipy.linalg.sqrtm or numpy.linalg.eigvals make of it in the program of that
+    convention: the same, except where the product is singular and their rounding shows, below zero too.
+    """
+    shift = first.mean - second.mean
+    apart = float(shift @ shift) + first.trace + second.trace
+    exact = apart - 2 * trace_of_root(first, second)
+    if reference is None:
+        return max(exact, 0.0)
+    singular = first.root is None or second.root is None
+    # Where a feature never varies, scipy's root may have no finite value, and the reference changes the matrices.
+    fails = reference == "sqrtm" and not (first.variances.all() and second.variances.all())
+    if singular and (fails or 2 * reference_roundoff(first, second) > min(VISIBLE, VISIBLE_SHARE * exact)):
+        return apart - 2 * _reference_trace(first.covariance, second.covariance, reference)
+    return exact
+
+
+def trace_of_root(first: Gaussian, second: Gaussian) -> float:
+    """tr (S1 S2)^½, to LOSS of the traces."""
+    if first.root is not None and second.full is not None and second.root is not None:
+        values = np.linalg.eigvalsh(first.root.T @ second.full @ first.root)
+        # The values are squares, exact to the rounding of the largest; their roots are less so.
+        values = np.maximum(values, 0)
+        rounding = values[-1] * np.finfo(np.float64).eps
+        loss = rounding / np.sqrt(np.maximum(values, rounding)) if rounding else values
+        if loss.sum() <= LOSS * (first.trace + second.trace):
+            return float(np.sqrt(values).sum())
+    return float(np.linalg.svd(first.rows @ second.rows.T, compute_uv=False).sum())
+
+
+def reference_roundoff(first: Gaussian, second: Gaussian) -> float:
+    """How far off the references' trace may be where the product of the covariances is singular.
+
+    Each of the eigenvalues that should be 0 is rounding, and its root is much larger. Measured at 2048
+    dimensions, with spectra from flat to steep: at most 3.2e-7 of the traces for 16 images, 7e-8 for 160, 2.5e-8
+    for 1000.
+    """
+    rank = min(len(first.rows), len(second.rows))
+    return float(2e-6 * (first.trace * second.trace / max(rank, 1)) ** 0.5)
+
+
+def _reference_trace(first: Array, second: Array, reference: Reference) -> float:
+    if reference == "eigvals":  # torch-fidelity's metric_fid.py
+        values = np.linalg.eigvals(first @ second).astype(np.complex128)
+        return float(np.sqrt(values).real.sum())
+    from scipy.linalg import sqrtm  # type: ignore[import-untyped]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is singular is known
+        root = sqrtm(first @ second)  # pytorch-fid's fid_score.py; clean-fid's and ADM's are copies
+        if not np.isfinite(root).all():
+            offset = np.eye(len(first)) * 1e-6
+            root = sqrtm((first + offset) @ (second + offset))
+    return float(np.trace(root).real)

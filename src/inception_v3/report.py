@@ -1,0 +1,161 @@
+"""A judgement on disk: a page for people (report.html is its template), a table of all pictures for programs.
+
+The page is one file that asks nothing of the network: style, script and thumbnails are inside, and its
+Content-Security-Policy forbids the rest. Names come from outside; the template engine escapes every one.
+"""
+
+import base64
+import csv
+import hashlib
+import io
+import tempfile
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inception_v3 import __version__
+from inception_v3.calibration import Bin
+from inception_v3.data import Pictures
+from inception_v3.errors import InputError
+from inception_v3.evaluate import NO_ANSWER, Metrics
+from inception_v3.files import replacing
+from inception_v3.images import open_image
+
+MISTAKES = 200  # shown, the surest first
+THUMBNAIL = 96  # pixels, of the longer side
+MATRIX_CLASSES = 30  # a matrix of more cannot be read: then the most confused pairs alone
+PAIRS = 200
+BAD = 1000
+
+
+def write_html(file: Path, metrics: Metrics, pictures: Pictures, settings: dict[str, Any]) -> None:
+    """The page. `metrics.bad` has names in place of numbers; `settings` say what was judged, and how.
+
+    Raises InputError where it cannot be written.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["share"] = lambda value: "–" if value is None else f"{value:.1%}"
+    template = environment.from_string((resources.files("inception_v3") / "report.html").read_text("utf-8"))
+    shown = [
+        row | {"number": i} for i, row in enumerate(metrics.per_class()) if row["count"] or row["precision"] is not None
+    ]
+    numbers = [row["number"] for row in shown]
+    confusion = metrics.confusion
+    mistakes = _mistakes(metrics)
+    page = template.render(
+        metrics=metrics,
+        settings=settings,
+        program=f"inception-v3 {__version__}",
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        wrong=metrics.count - int((metrics.answered["rank"] == 0).sum()),
+        classes=shown,
+        matrix=[[int(confusion[i, j]) for j in numbers] for i in numbers] if len(numbers) <= MATRIX_CLASSES else None,
+        pairs=_pairs(confusion),
+        mistakes=[_mistake(row, pictures) for row in mistakes],
+        no_answer=NO_ANSWER,
+        diagrams=_diagrams(metrics.calibration),
+        bad=metrics.bad[:BAD],
+    )
+    with replacing(file) as temporary:
+        temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # file names may hold bytes outside UTF-8
+
+
+def _mistakes(metrics: Metrics) -> np.ndarray:
+    """Those without an answer, then the surest."""
+    wrong = metrics.answers[metrics.answers["rank"] != 0]
+    worst = np.lexsort((wrong["index"], wrong["log_likelihood"], -wrong["confidence"], wrong["predicted"] != NO_ANSWER))
+    rows: np.ndarray = wrong[worst[:MISTAKES]]
+    return rows
+
+
+def _mistake(row: np.void, pictures: Pictures) -> dict[str, Any]:
+    return {
+        "name": pictures.names[row["index"]],
+        "real": int(row["label"]),
+        "predicted": int(row["predicted"]),
+        "confidence": float(row["confidence"]),
+        "probability": float(np.exp(row["log_likelihood"])),
+        "thumbnail": _thumbnail(pictures, int(row["index"])),
+    }
+
+
+def _thumbnail(pictures: Pictures, place: int) -> str | None:
+    try:
+        image = open_image(pictures.sources[place])
+    except InputError:  # it was there a moment ago
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=85, subsampling=0)
+    return _data_uri("image/jpeg", encoded.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _pairs(confusion: np.ndarray) -> list[dict[str, Any]]:
+    """The most confused pairs of classes."""
+    off = confusion - np.diag(np.diag(confusion))
+    real, predicted = np.nonzero(off)
+    counts = off[real, predicted]
+    totals = confusion.sum(1)
+    most = np.lexsort((predicted, real, -counts))[:PAIRS]
+    return [
+        {
+            "real": int(real[i]),
+            "predicted": int(predicted[i]),
+            "count": int(counts[i]),
+            "share": float(counts[i] / totals[real[i]]),
+        }
+        for i in most
+    ]
+
+
+def _diagrams(bins: list[Bin]) -> dict[str, str]:
+    """The reliability diagram for light and for dark pages; nothing where matplotlib is not installed."""
+    try:
+        from inception_v3 import plots
+    except ImportError:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "reliability.png"
+        drawn = {}
+        for name in ("light", "dark"):
+            plots.reliability_diagram(bins, file, dark=name == "dark")
+            drawn[name] = _data_uri("image/png", file.read_bytes())
+        return drawn
+
+
+def write_csv(file: Path, metrics: Metrics, pictures: Pictures) -> None:
+    """A row for each picture that could be read: name, class, predicted, its probability, and 1 or 0 for right.
+
+    Without an answer of finite numbers, predicted and probability are empty. Raises InputError where it cannot be
+    written.
+    """
+    with (
+        replacing(file) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened,
+    ):
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(("name", "class", "predicted", "probability", "right"))
+        for row in metrics.answers:
+            told = (metrics.class_names[row["predicted"]], float(row["confidence"]))
+            answer = ("", "") if row["predicted"] == NO_ANSWER else told
+            name, label = pictures.names[row["index"]], metrics.class_names[row["label"]]
+            writer.writerow((name, label, *answer, int(row["rank"] == 0)))
+
+
+def checksum(file: Path) -> str:
+    """The sha256 of a model's file; of a TensorFlow checkpoint, which is several, of all in the order of names."""
+    total = hashlib.sha256()
+    for part in [file] if file.is_file() else sorted(file.parent.glob(f"{file.name}.*")):
+        with part.open("rb") as opened:
+            while block := opened.read(2**20):
+                total.update(block)
+    return total.hexdigest()

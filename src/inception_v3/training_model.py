@@ -1,0 +1,56 @@
+"""The network as a recipe wants it: built, fitted to the length of the training, and which of its parts take part."""
+
+from inception_v3.architecture import end_points
+from inception_v3.layers import BatchNorm
+from inception_v3.network import InceptionV3
+from inception_v3.preprocessing import Preprocessing
+from inception_v3.recipe import Recipe
+from inception_v3.schedules import batch_norm_decay
+
+
+def new_model(recipe: Recipe, class_names: list[str]) -> InceptionV3:
+    """Random weights, drawn from torch's global generator."""
+    side = recipe.image_size
+    heads = [point for point in end_points(height=side, width=side) if point.name in ("AuxLogits", "Logits")]
+    model = InceptionV3(
+        num_classes=len(class_names),
+        depth_multiplier=recipe.depth_multiplier,
+        global_pool=any(head.height > 1 for head in heads),  # TF-Slim's pools leave a map of pictures above 346 pixels
+        image_size=side,
+    )
+    model.preprocessing = Preprocessing((side, side), recipe.crop_fraction)
+    model.class_names = class_names
+    return model
+
+
+def fit_to(model: InceptionV3, recipe: Recipe, steps: int) -> None:
+    """Set what depends on the recipe and not on the weights."""
+    model.dropout_keep_prob = model.settings["dropout_keep_prob"] = recipe.dropout_keep_prob
+    if not recipe.freeze_batch_norm:
+        decay = batch_norm_decay(recipe, steps * recipe.accumulate)
+        model.settings["batch_norm_decay"] = decay
+        for layer in batch_norms(model):
+            layer.decay = decay
+
+
+def training_mode(model: InceptionV3, recipe: Recipe) -> None:
+    model.train()
+    if recipe.freeze_batch_norm:
+        for layer in batch_norms(model):
+            layer.eval()
+
+
+def uses_aux_head(model: InceptionV3, recipe: Recipe, image_size: int) -> bool:
+    """Whether the auxiliary loss takes part: not where pictures leave a map that is smaller than its convolution."""
+    if not recipe.aux_weight or not model.settings["create_aux_logits"]:
+        return False
+
+    def kernels(height: int, width: int) -> list[tuple[int, int]]:
+        (head,) = (point for point in end_points(height=height, width=width) if point.name == "AuxLogits")
+        return [layer.kernel for layer in head.layers if layer.normalized]
+
+    return kernels(image_size, image_size) == kernels(*model.image_size)
+
+
+def batch_norms(model: InceptionV3) -> list[BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, BatchNorm)]

@@ -1,0 +1,95 @@
+"""The command in processes of its own, which a test can kill. The libraries are loaded once for all of them."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(
+    ["inception_v3.train", "inception_v3.plots", "sklearn.model_selection", "torchvision.transforms.v2"]
+)
+
+
+@dataclass
+class Command:
+    """A running `inception-v3 ...`; `said` is what it wrote to stdout and stderr."""
+
+    process: BaseProcess
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait(self, timeout: float = 120) -> int:
+        """Its exit status; minus the signal's number where one killed it."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"still running:\n{self.said}"
+        killed = self.process.exitcode == -signal.SIGKILL  # its workers may complain
+        assert killed or "Traceback" not in self.said, self.said
+        return self.process.exitcode
+
+    def wait_for(self, happened: Callable[[], object], timeout: float = 120) -> None:
+        until = time.monotonic() + timeout
+        while not happened():
+            assert self.process.is_alive(), self.said
+            assert time.monotonic() < until, self.said
+            time.sleep(0.002)
+
+    def kill(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+
+def start(*arguments: object, log: Path, prepare: Callable[..., None] | None = None, given: Any = ()) -> Command:
+    """Run `inception-v3 ARGUMENTS`; `prepare(*given)`, a function of a module, runs first in that process."""
+    return run(command_line, list(map(str, arguments)), prepare, given, log=log)
+
+
+def command_line(arguments: list[str], prepare: Callable[..., None] | None, given: Any) -> None:
+    if prepare:
+        prepare(*given)
+    from inception_v3 import cli
+
+    sys.argv = ["inception-v3", *arguments]
+    cli.main()
+
+
+def run(function: Callable[..., None], *given: object, log: Path, **environment: str) -> Command:
+    """Call a function of a module in a process of its own."""
+    process = _context.Process(target=_run, args=(function, given, str(log), environment))
+    log.touch()
+    process.start()
+    return Command(process, log)
+
+
+def team(count: int, function: Callable[..., None], *given: object, log: Path) -> list[Command]:
+    """Call it in so many processes that know of each other by torchrun's variables."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    fixed = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        run(function, *given, log=log.with_name(f"{log.name}-{rank}"), RANK=str(rank), LOCAL_RANK=str(rank), **fixed)
+        for rank in range(count)
+    ]
+
+
+def _run(function: Callable[..., None], given: tuple[object, ...], log: str, environment: dict[str, str]) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment, COLUMNS="200")
+    import torch
+
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of its own workers, as in a program of its own
+    function(*given)
