@@ -1,11 +1,13 @@
 """The training step of this network beside torchvision's: time and peak memory.
 
-    python benchmarks/training_step.py
+    python benchmarks/training_step.py                          beside torchvision
+    python benchmarks/training_step.py --ideas                  this network without each of its shortcuts
+    python benchmarks/training_step.py --device cuda --peers    beside timm too, and all compiled
 
-All train on the same batch at 299x299, in channels_last and bf16 autocast, with the auxiliary loss and RMSProp with
-momentum, and nothing is compiled. Each has a process of its own. The processes take turns step by step, so that
-whatever else the machine does slows all of them alike: ratios are medians over the turns, peak memory is what the
-system saw.
+All train on the same batch at 299x299, in channels_last and bf16 autocast, with the auxiliary loss (timm has none) and
+RMSProp with momentum. Each has a process of its own. The processes take turns step by step, so that whatever else the
+machine does slows all of them alike: ratios are medians over the turns, peak memory is what the system saw, or on a
+GPU what PyTorch took.
 """
 
 import argparse
@@ -20,91 +22,161 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from inception_v3 import optimizers, pointwise, train
+from inception_v3.data import Batch
 from inception_v3.devices import keep_freed_memory
-from inception_v3.losses import classification_loss, kernels
-from inception_v3.network import InceptionV3
-from inception_v3.optimizers import RMSProp, moving_average
+from inception_v3.layers import Conv2d
+from inception_v3.losses import classification_loss
+from inception_v3.network import InceptionModule, InceptionV3
+from inception_v3.recipe import load_recipe
 
 Step = Callable[[], float]
+Contestant = Callable[[Tensor, Tensor], Step]
 
 
-def torchvision_step(images: Tensor, labels: Tensor) -> Step:
-    from torchvision.models import inception_v3
+def steps_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable[[Any], Tensor], images: Tensor
+) -> Step:
+    def step() -> float:
+        optimizer.zero_grad()
+        with torch.autocast(images.device.type, torch.bfloat16):
+            outputs = model(images)
+        loss = loss_of(outputs)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
 
-    model = inception_v3(init_weights=False).to(memory_format=torch.channels_last).train()
+    return step
+
+
+def peer(model: nn.Module, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+    model = model.to(images.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=0.001, alpha=0.9, eps=1.0, momentum=0.9, foreach=True)
 
+    def loss_of(outputs: Any) -> Tensor:
+        logits, aux_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
+        return classification_loss(logits.float(), labels, None if aux_logits is None else aux_logits.float())
+
+    return steps_of(torch.compile(model) if compiled else model, optimizer, loss_of, images)
+
+
+def torchvision_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+    from torchvision.models import inception_v3
+
+    return peer(inception_v3(init_weights=False), images, labels, compiled)
+
+
+def timm_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+    import timm
+
+    return peer(timm.create_model("inception_v3"), images, labels, compiled)
+
+
+def our_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+    keep_memory(images)
+    model = InceptionV3().to(images.device, memory_format=torch.channels_last).train()
+    optimizer = optimizers.RMSProp(model.parameters(), lr=0.001)
+    network = torch.compile(model) if compiled else model
+
+    def loss_of(outputs: Any) -> Tensor:
+        return classification_loss(outputs[0].float(), labels, outputs[1]["AuxLogits"].float())
+
+    return steps_of(lambda images: network(images, ("AuxLogits",)), optimizer, loss_of, images)
+
+
+def trainer_step(images: Tensor, labels: Tensor) -> Step:
+    """What `inception-v3 train` does in a step, with the recipe of the paper."""
+    keep_memory(images)
+    recipe = load_recipe("paper")
+    model = InceptionV3().to(images.device, memory_format=torch.channels_last).train()
+    optimizer = optimizers.build_optimizer(recipe, model)
+    averaged = optimizers.moving_average(model, 0.9999)
+    pictures = ((images + 1) * 127.5).to(torch.uint8).cpu().contiguous()
+    batch = Batch(pictures, labels.cpu(), torch.arange(len(labels)), [])
+
     def step() -> float:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits, aux_logits = model(images)
-            loss = F.cross_entropy(logits, labels) + 0.4 * F.cross_entropy(aux_logits, labels)
-        loss.backward()
+        loss, _ = train.add_gradients(model, model, batch, recipe, True, None, 1 / len(labels))
+        train.add_l2(model, recipe)
+        train.clip(model, recipe.clip_norm)
         optimizer.step()
-        return loss.item()
+        averaged.update_parameters(model)
+        return loss
 
     return step
 
 
-def our_step(images: Tensor, labels: Tensor, whole_recipe: bool = False) -> Step:
-    keep_freed_memory()
-    model = InceptionV3().to(memory_format=torch.channels_last).train()
-    optimizer = RMSProp(model.parameters(), lr=0.001)
-    averaged = moving_average(model, 0.9999) if whole_recipe else None
-
-    def step() -> float:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits, heads = model(images, end_points=("AuxLogits",))
-        loss = classification_loss(logits.float(), labels, heads["AuxLogits"].float())
-        loss.backward()
-        if averaged:
-            decayed = kernels(model)
-            torch._foreach_add_([kernel.grad for kernel in decayed], [one.detach() for one in decayed], alpha=0.00004)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-        optimizer.step()
-        if averaged:
-            averaged.update_parameters(model)
-        return loss.item()
-
-    return step
+def keep_memory(images: Tensor) -> None:
+    if images.device.type == "cpu":
+        keep_freed_memory()
 
 
-def torchvision_step_keeping_memory(images: Tensor, labels: Tensor) -> Step:
-    keep_freed_memory()
-    return torchvision_step(images, labels)
+def without(change: Callable[[], None]) -> Contestant:
+    def contestant(images: Tensor, labels: Tensor) -> Step:
+        change()
+        return our_step(images, labels)
+
+    return contestant
 
 
-CONTESTANTS: dict[str, Callable[..., Step]] = {
-    "torchvision": torchvision_step,
-    "torchvision, keeping freed memory": torchvision_step_keeping_memory,
-    "this network": our_step,
-    "this network with L2, clipping and running average": lambda *batch: our_step(*batch, whole_recipe=True),
+def always_convolve(layer: Conv2d, images: Tensor) -> Tensor:
+    layer.training = False
+    net = convolve(layer, images)
+    layer.training = True
+    return net
+
+
+convolve = Conv2d.convolve
+BASE = "torchvision"
+OURS = "this network"
+CONTESTANTS: dict[str, Contestant] = {
+    BASE: torchvision_step,
+    OURS: our_step,
+    "this network in `inception-v3 train`, all of the paper's recipe": trainer_step,
+}
+PEERS: dict[str, Contestant] = {
+    "timm, no auxiliary head": timm_step,
+    "torchvision, compiled": lambda *batch: torchvision_step(*batch, compiled=True),
+    "timm, compiled": lambda *batch: timm_step(*batch, compiled=True),
+    "this network, compiled": lambda *batch: our_step(*batch, compiled=True),
+}
+IDEAS: dict[str, Contestant] = {
+    "without one product for the 1x1 convolutions of a module": without(
+        lambda: setattr(InceptionModule, "_begin", lambda module, net: {})
+    ),
+    "without the ReLU behind the maximum": without(lambda: setattr(pointwise, "joins", lambda *_: False)),
+    "without a product for a convolution of one place": without(lambda: setattr(Conv2d, "convolve", always_convolve)),
+    "without portions in RMSProp": without(lambda: setattr(optimizers, "_portions", lambda weights: [weights])),
+    "without keeping freed memory": without(lambda: globals().update(keep_memory=lambda images: None)),
 }
 
 
-def batch(size: int, image_size: int = 299) -> tuple[Tensor, Tensor]:
+def batch(size: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
-    images = torch.rand(size, 3, image_size, image_size) * 2 - 1
-    return images.contiguous(memory_format=torch.channels_last), torch.randint(1000, (size,))
+    images = torch.rand(size, 3, 299, 299) * 2 - 1
+    return images.to(device, memory_format=torch.channels_last), torch.randint(1000, (size,)).to(device)
 
 
-def contestant(name: str, batch_size: int) -> None:
+def take_turns(name: str, batch_size: int, device: str) -> None:
     """Make one step for each line that comes in, and answer with its seconds, CPU seconds and the peak memory."""
-    step = CONTESTANTS[name](*batch(batch_size))
-    for _ in range(2):
+    step = (CONTESTANTS | PEERS | IDEAS)[name](*batch(batch_size, device))
+    for _ in range(3 if device == "cuda" else 2):
         step()
     print(flush=True)
     for _ in sys.stdin:
         started, cpu_started = time.perf_counter(), time.process_time()
-        step()
+        step()  # its loss is read, so that a GPU is through with all but the optimizer
+        if device == "cuda":
+            torch.cuda.synchronize()
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-        status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory too
-        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-        print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak / 1024}), flush=True)
+        if device == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory too
+            peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+        print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak}), flush=True)
 
 
 def race(names: list[str], rounds: int, options: list[str], threads: int) -> dict[str, list[dict[str, float]]]:
@@ -134,26 +206,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--peers", action="store_true", help="timm too, and all of them compiled")
+    parser.add_argument("--ideas", action="store_true", help="this network without each of its shortcuts")
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no GPU here")
     if options.contestant:
-        contestant(options.contestant, options.batch_size)
+        take_turns(options.contestant, options.batch_size, options.device)
         return
-    results = race(list(CONTESTANTS), options.rounds, ["--batch-size", str(options.batch_size)], options.threads)
-    print(
-        f"Batch {options.batch_size}, {options.threads} threads, PyTorch {torch.__version__}, {options.rounds} rounds\n"
-    )
-    print("| training step | seconds | images/s | times torchvision | the same in CPU time | peak memory, MB |")
+    names = [OURS, *IDEAS] if options.ideas else [*CONTESTANTS, *(PEERS if options.peers else ())]
+    base = names[0]
+    arguments = ["--batch-size", str(options.batch_size), "--device", options.device]
+    results = race(names, options.rounds, arguments, options.threads)
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
+    print(f"Batch {options.batch_size}, {where}, PyTorch {torch.__version__}, {options.rounds} rounds\n")
+    print(f"| training step | seconds | images/s | speed, {base} = 1 | the same in CPU time | peak memory, MB |")
     print("| --- | --- | --- | --- | --- | --- |")
-    base = results["torchvision"]
     for name, steps in results.items():
         seconds = statistics.median(step["seconds"] for step in steps)
         speed, cpu_speed = (
-            statistics.median(theirs[key] / ours[key] for theirs, ours in zip(base, steps, strict=True))
+            statistics.median(theirs[key] / ours[key] for theirs, ours in zip(results[base], steps, strict=True))
             for key in ("seconds", "cpu_seconds")
         )
         rate, peak = options.batch_size / seconds, max(step["peak_mb"] for step in steps)
-        print(f"| {name} | {seconds:.2f} | {rate:.1f} | {speed:.2f} | {cpu_speed:.2f} | {peak:.0f} |")
+        print(f"| {name} | {seconds:.3f} | {rate:.1f} | {speed:.3f} | {cpu_speed:.3f} | {peak:.0f} |")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conftest import relative
 from inception_v3 import architecture, pointwise
+from inception_v3.distributed import synchronise
 from inception_v3.network import InceptionV3
 
 Build = Callable[..., InceptionV3]
@@ -338,18 +339,17 @@ def test_gradients_reach_every_parameter(random_model: Build) -> None:
     assert not silent
 
 
-# ------------------------------------------------------------- 1x1 convolutions of one input, in training
+# ------------------------------------------------------------- the shorter ways of training on a processor
 
 
-def plain_and_together(random_model: Build, **options: object) -> tuple[InceptionV3, InceptionV3, Tensor]:
+def plain_and_shorter(random_model: Build, **options: object) -> tuple[InceptionV3, InceptionV3, Tensor]:
     """Two equal networks in training: the first computes layer by layer, for a hook on a layer asks for that."""
     plain = random_model(dropout_keep_prob=1.0, **options).double().to(memory_format=torch.channels_last).train()
-    together = copy.deepcopy(plain)
+    shorter = copy.deepcopy(plain)
     for module in plain.modules():
-        if type(module).__name__ == "Branch":
-            module.register_forward_hook(lambda *_: None)
+        module.register_forward_hook(lambda *_: None)
     pictures = images(n=3).double().contiguous(memory_format=torch.channels_last)
-    return plain, together, pictures
+    return plain, shorter, pictures
 
 
 @pytest.mark.parametrize(
@@ -358,37 +358,65 @@ def plain_and_together(random_model: Build, **options: object) -> tuple[Inceptio
 def test_training_on_channels_last_has_the_numbers_of_the_layers(
     random_model: Build, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, together, pictures = plain_and_together(random_model, **options)
+    plain, shorter, pictures = plain_and_shorter(random_model, **options)
     ran = []
-    original = pointwise.conv_together
-    monkeypatch.setattr(pointwise, "conv_together", lambda *args: ran.append(1) or original(*args))
-    for model in (plain, together):
+    for way in ("begin", "conv_then_max"):
+        original = getattr(pointwise, way)
+        monkeypatch.setattr(
+            pointwise, way, lambda *args, way=way, original=original: ran.append(way) or original(*args)
+        )
+    asked = set(plain.end_point_names) - {"Conv2d_2b_3x3", "Conv2d_4a_3x3"}
+    for model in (plain, shorter):
         assert not ran
-        _, end_points = model(pictures)
+        _, end_points = model(pictures, asked)
         sum(tensor.square().sum() for tensor in end_points.values()).backward()  # type: ignore[union-attr]
-    assert len(ran) == 11, "once for every module, of the second network alone"
+    assert (ran.count("begin"), ran.count("conv_then_max")) == (11, 2), "every module and maximum of the second network"
     for name, expected in plain.named_parameters():
-        assert relative(together.get_parameter(name).grad, expected.grad) < 1e-9, name  # type: ignore[arg-type]
+        assert relative(shorter.get_parameter(name).grad, expected.grad) < 1e-9, name  # type: ignore[arg-type]
     for name, expected in plain.named_buffers():
-        assert relative(together.get_buffer(name), expected) < 1e-9, name
+        assert relative(shorter.get_buffer(name), expected) < 1e-9, name
+
+
+def test_end_points_in_front_of_a_maximum_have_their_relu_in_training(random_model: Build) -> None:
+    plain, shorter, pictures = plain_and_shorter(random_model)
+    for name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
+        found, expected = (model.base(pictures, "Mixed_5b", [name])[1][name] for model in (shorter, plain))
+        assert found.min() == 0
+        assert relative(found, expected) < 1e-9
+
+
+def test_compilers_get_the_plain_layers(random_model: Build) -> None:
+    plain, shorter, _ = plain_and_shorter(random_model)
+    net = torch.randn(2, 32, 9, 9, dtype=torch.float64)[:, : plain.Mixed_5b.Branch_0.Conv2d_0a_1x1.weights.shape[1]]  # type: ignore[union-attr, index]
+    net = net.contiguous(memory_format=torch.channels_last)
+    compiled = torch.compile(shorter.Mixed_5b, backend="eager", fullgraph=True)
+    assert relative(compiled(net), plain.Mixed_5b(net)) < 1e-12  # type: ignore[operator]
+
+
+def test_statistics_of_several_processes_are_left_to_their_own_layers(random_model: Build) -> None:
+    _, model, pictures = plain_and_shorter(random_model)
+    parts = list(model.Mixed_5b.children())  # type: ignore[union-attr]
+    assert pointwise.applies(pictures, *parts)
+    synchronise(model)
+    assert not pointwise.applies(pictures, *parts)
 
 
 def test_frozen_statistics_stay_as_they_are_in_training(random_model: Build) -> None:
     """As in fine-tuning: a BatchNorm in evaluation mode inside a network in training mode."""
-    plain, together, pictures = plain_and_together(random_model)
-    for model in (plain, together):
+    plain, shorter, pictures = plain_and_shorter(random_model)
+    for model in (plain, shorter):
         for name, module in model.named_modules():
             if name.startswith("Mixed_5") and name.endswith("BatchNorm"):
                 module.eval()
-    before = {name: tensor.clone() for name, tensor in together.named_buffers()}
-    logits, expected = together(pictures)[0], plain(pictures)[0]
+    before = {name: tensor.clone() for name, tensor in shorter.named_buffers()}
+    logits, expected = shorter(pictures)[0], plain(pictures)[0]
     assert relative(logits, expected) < 1e-9
-    for name, tensor in together.named_buffers():
+    for name, tensor in shorter.named_buffers():
         assert torch.equal(tensor, before[name]) == name.startswith("Mixed_5"), name
 
 
 def test_a_hook_on_any_layer_is_called_in_training(random_model: Build) -> None:
-    _, model, pictures = plain_and_together(random_model)
+    _, model, pictures = plain_and_shorter(random_model)
     called = []
     for name, module in model.named_modules():
         if name.startswith("Mixed_6b."):
@@ -398,23 +426,23 @@ def test_a_hook_on_any_layer_is_called_in_training(random_model: Build) -> None:
 
 
 def test_second_derivatives_and_torch_func_in_training(random_model: Build) -> None:
-    plain, together, pictures = plain_and_together(random_model)
+    plain, shorter, pictures = plain_and_shorter(random_model)
     penalties = []
-    for model in (plain, together):
+    for model in (plain, shorter):
         asked = pictures.clone().requires_grad_()
         (slope,) = torch.autograd.grad(model(asked, ())[0].square().sum(), asked, create_graph=True)
         slope.square().sum().backward()
         penalties.append(model.get_parameter("Conv2d_2b_3x3.weights").grad)
     assert relative(penalties[1], penalties[0]) < 1e-6
 
-    parameters = {name: tensor.detach() for name, tensor in together.named_parameters()}
-    statistics = {name: tensor.clone() for name, tensor in together.named_buffers()}
+    parameters = {name: tensor.detach() for name, tensor in shorter.named_parameters()}
+    statistics = {name: tensor.clone() for name, tensor in shorter.named_buffers()}
 
     def loss(weights: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(together, (weights, statistics), (pictures, ()))[0].square().sum()
+        return torch.func.functional_call(shorter, (weights, statistics), (pictures, ()))[0].square().sum()
 
     gradient = torch.func.grad(loss)(parameters)
-    together.zero_grad()
-    together(pictures, ())[0].square().sum().backward()
+    shorter.zero_grad()
+    shorter(pictures, ())[0].square().sum().backward()
     name = "Mixed_6c.Branch_3.Conv2d_0b_1x1.weights"
-    assert relative(gradient[name], together.get_parameter(name).grad) < 1e-9  # type: ignore[arg-type]
+    assert relative(gradient[name], shorter.get_parameter(name).grad) < 1e-9  # type: ignore[arg-type]

@@ -61,16 +61,19 @@ class Conv2d(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        net = self.convolve(images)
+        return net if self.BatchNorm is None else F.relu_(self.BatchNorm(net))
+
+    def convolve(self, images: Tensor) -> Tensor:
+        """The convolution and the bias alone."""
         border = (0, 0)
         if self.padding == "SAME":
             images, border = pad_same(images, self.kernel, self.stride)
         if self.training and border == (0, 0) and images.shape[2:] == self.kernel:
             # One place: a product of matrices, many times as fast as PyTorch's convolution on a processor.
             rows, weights = images.permute(0, 2, 3, 1).flatten(1), self.weights.permute(0, 2, 3, 1).flatten(1)
-            net = F.linear(rows, weights, self.biases)[:, :, None, None]
-        else:
-            net = F.conv2d(images, self.weights, self.biases, self.stride, border)
-        return net if self.BatchNorm is None else F.relu_(self.BatchNorm(net))
+            return F.linear(rows, weights, self.biases)[:, :, None, None]
+        return F.conv2d(images, self.weights, self.biases, self.stride, border)
 
     def extra_repr(self) -> str:
         out_channels, in_channels = self.weights.shape[:2]

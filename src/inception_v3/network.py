@@ -8,6 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,7 +48,7 @@ class Branch(nn.Module):
             for name in names:
                 self.add_module(name, layers[name])
 
-    def beginning(self) -> tuple[Pool2d | None, Conv2d] | None:
+    def beginning(self) -> "pointwise.Beginning | None":
         """The 1x1 convolution that reads the input of the module, and the average pool before it if there is one."""
         first, second = (self.get_submodule(names[0]) for names in (self.steps[0], self.steps[-1]))
         if type(first) is Pool2d and first.kind == "avg":
@@ -71,24 +72,20 @@ class InceptionModule(nn.Module):
             self.add_module(name, branch)
 
     def forward(self, net: Tensor) -> Tensor:
-        begun = self._begin(net) if pointwise.applies(net, self) else {}
+        begun = self._begin(net) if self.training and pointwise.applies(net, *self.children()) else {}
         return torch.cat([branch(*begun.get(branch, (net,))) for branch in self.children()], 1)
 
     def _begin(self, net: Tensor) -> dict[nn.Module, tuple[Tensor, int]]:
         """Branches whose 1x1 convolution pointwise.py has done: its output, and the steps that are behind it."""
-        begun: dict[nn.Module, tuple[Tensor, int]] = {}
-        first: dict[nn.Module, Conv2d] = {}
+        beginnings: dict[nn.Module, pointwise.Beginning] = {}
         for branch in self.children():
-            if not isinstance(branch, Branch) or (beginning := branch.beginning()) is None:
-                continue
-            pool, layer = beginning
-            if pool is None:
-                first[branch] = layer
-            else:
-                begun[branch] = pointwise.conv_then_average(net, pool, layer), 2
-        for branch, output in zip(first, pointwise.conv_together(net, list(first.values())), strict=True):
-            begun[branch] = output, 1
-        return begun
+            if isinstance(branch, Branch) and (beginning := branch.beginning()):
+                beginnings[branch] = beginning
+        outputs = pointwise.begin(net, list(beginnings.values()))
+        return {
+            branch: (output, 1 if pool is None else 2)
+            for (branch, (pool, _)), output in zip(beginnings.items(), outputs, strict=True)
+        }
 
 
 class Head(nn.Sequential):
@@ -289,9 +286,18 @@ class InceptionV3(nn.Module, HubMixin):
         _check_images(images, architecture.minimum_size(names[-1]))
         found: EndPoints = {}
         net = images
-        for name in names:
-            net = self.get_submodule(name)(net)
-            if end_points is None or name in end_points:
+        kept = names if end_points is None else end_points
+        waiting: Conv2d | None = None  # for the maximum behind it
+        for name, following in zip_longest(names, names[1:]):
+            layer = self.get_submodule(name)
+            if waiting and isinstance(layer, Pool2d):
+                net = pointwise.conv_then_max(net, waiting, layer)
+                waiting = None
+            elif following and name not in kept and pointwise.joins(layer, self.get_submodule(following), net):
+                waiting = layer
+            else:
+                net = layer(net)
+            if name in kept:
                 found[name] = net
         return net, found
 
