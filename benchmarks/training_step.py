@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inception_v3 import optimizers, pointwise, train
+from inception_v3 import layers, optimizers, pointwise, train
 from inception_v3.data import Batch
 from inception_v3.devices import keep_freed_memory
 from inception_v3.layers import Conv2d
@@ -89,7 +89,7 @@ def our_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
 def trainer_step(images: Tensor, labels: Tensor) -> Step:
     """What `inception-v3 train` does in a step, with the recipe of the paper."""
     keep_memory(images)
-    recipe = load_recipe("paper")
+    recipe = load_recipe("paper").with_options(precision="auto")
     model = InceptionV3().to(images.device, memory_format=torch.channels_last).train()
     optimizer = optimizers.build_optimizer(recipe, model)
     averaged = optimizers.moving_average(model, 0.9999)
@@ -148,6 +148,7 @@ IDEAS: dict[str, Contestant] = {
     ),
     "without the ReLU behind the maximum": without(lambda: setattr(pointwise, "joins", lambda *_: False)),
     "without a product for a convolution of one place": without(lambda: setattr(Conv2d, "convolve", always_convolve)),
+    "without products for kernels' gradients of small maps": without(lambda: setattr(layers, "SMALL_MAP", 0)),
     "without portions in RMSProp": without(lambda: setattr(optimizers, "_portions", lambda weights: [weights])),
     "without keeping freed memory": without(lambda: globals().update(keep_memory=lambda images: None)),
 }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conftest import relative
-from inception_v3 import architecture, pointwise
+from inception_v3 import architecture, layers, pointwise
 from inception_v3.distributed import synchronise
 from inception_v3.network import InceptionV3
 
@@ -383,6 +383,40 @@ def test_end_points_in_front_of_a_maximum_have_their_relu_in_training(random_mod
         found, expected = (model.base(pictures, "Mixed_5b", [name])[1][name] for model in (shorter, plain))
         assert found.min() == 0
         assert relative(found, expected) < 1e-9
+
+
+@pytest.mark.parametrize("kernel", [(1, 3), (3, 1), (3, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_convolutions_of_small_maps(kernel: tuple[int, int], stride: int) -> None:
+    torch.manual_seed(0)
+    net = torch.randn(3, 5, 8, 9, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.randn(7, 5, *kernel, dtype=torch.float64, requires_grad=True)
+    border = kernel[0] // 2, kernel[1] // 2
+    ways = [
+        layers._ConvolutionOfSmallMap.apply(net, weights, stride, border),
+        torch.nn.functional.conv2d(net, weights, None, stride, border),
+    ]
+    found, expected = (torch.autograd.grad(way.sin().sum(), (net, weights), create_graph=True) for way in ways)
+    for one, other in zip(found, expected, strict=True):
+        assert relative(one, other) < 1e-12
+    second = [
+        torch.autograd.grad(one[0].square().sum() + one[1].square().sum(), weights)[0] for one in (found, expected)
+    ]
+    assert relative(*second) < 1e-12
+
+
+def test_a_module_in_bf16_is_as_exact_as_its_layers(random_model: Build) -> None:
+    plain, shorter, _ = plain_and_shorter(random_model)
+    exact = copy.deepcopy(shorter)
+    first = plain.get_parameter("Mixed_7c.Branch_0.Conv2d_0a_1x1.weights")
+    net = torch.randn(6, first.shape[1], 8, 8).relu().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        for model in (plain, shorter):
+            model.float().Mixed_7c(net).float().sin().sum().backward()  # type: ignore[operator]
+    exact.Mixed_7c(net.double()).sin().sum().backward()  # type: ignore[operator]
+    for name, expected in exact.Mixed_7c.named_parameters("Mixed_7c"):  # type: ignore[union-attr]
+        ours, theirs = (relative(model.get_parameter(name).grad.double(), expected.grad) for model in (shorter, plain))  # type: ignore[union-attr, arg-type]
+        assert ours < 1.5 * theirs + 0.01, name
 
 
 def test_compilers_get_the_plain_layers(random_model: Build) -> None:
