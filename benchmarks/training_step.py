@@ -149,7 +149,6 @@ IDEAS: dict[str, Contestant] = {
     "without the ReLU behind the maximum": without(lambda: setattr(pointwise, "joins", lambda *_: False)),
     "without a product for a convolution of one place": without(lambda: setattr(Conv2d, "convolve", always_convolve)),
     "without products for kernels' gradients of small maps": without(lambda: setattr(layers, "SMALL_MAP", 0)),
-    "without portions in RMSProp": without(lambda: setattr(optimizers, "_portions", lambda weights: [weights])),
     "without keeping freed memory": without(lambda: globals().update(keep_memory=lambda images: None)),
 }
 

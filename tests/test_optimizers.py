@@ -70,25 +70,6 @@ def test_every_step_is_tensorflows() -> None:
             assert relative(averaged.module[0], average) < 1e-6, number  # its decay is float32 throughout
 
 
-def test_large_weights_move_as_each_of_them_alone_would() -> None:
-    """The step takes them in portions."""
-    torch.manual_seed(0)
-    sizes = [700_000, 10, 1_200_000, 400_000, 5]
-    start = [torch.randn(size) for size in sizes]
-    gradients = [torch.randn(size) for size in sizes]
-    together = [torch.nn.Parameter(one.clone()) for one in start]
-    alone = [torch.nn.Parameter(one.clone()) for one in start]
-    optimizers = [RMSProp(together), *(RMSProp([one]) for one in alone)]
-    for _ in range(2):
-        for weight, gradient in zip(together + alone, gradients * 2, strict=True):
-            weight.grad = gradient.clone()
-        for optimizer in optimizers:
-            optimizer.step()
-    for one, other, before in zip(together, alone, start, strict=True):
-        assert torch.equal(one, other)
-        assert not torch.equal(one, before)
-
-
 def test_the_state_can_be_saved_and_gone_on_with() -> None:
     def run(stop_after: int | None) -> torch.Tensor:
         torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """How weights move: TensorFlow's RMSProp, which the paper trained with, SGD, AdamW; and their running average."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -40,33 +40,20 @@ class RMSProp(torch.optim.Optimizer):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights:
                 continue
+            gradients: list[Tensor] = [weight.grad for weight in weights]
             for weight in weights:
                 if not self.state[weight]:
                     self.state[weight] = {"ms": torch.ones_like(weight), "mom": torch.zeros_like(weight)}
-            for part in _portions(weights):
-                gradients = [weight.grad for weight in part if weight.grad is not None]
-                squares = [self.state[weight]["ms"] for weight in part]
-                moments = [self.state[weight]["mom"] for weight in part]
-                torch._foreach_mul_(squares, group["decay"])
-                torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["decay"])
-                roots = torch._foreach_add(squares, group["epsilon"])
-                torch._foreach_sqrt_(roots)
-                torch._foreach_mul_(moments, group["momentum"])
-                torch._foreach_addcdiv_(moments, gradients, roots, group["lr"])
-                torch._foreach_sub_(part, moments)
+            squares = [self.state[weight]["ms"] for weight in weights]
+            moments = [self.state[weight]["mom"] for weight in weights]
+            torch._foreach_mul_(squares, group["decay"])
+            torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["decay"])
+            roots = torch._foreach_add(squares, group["epsilon"])
+            torch._foreach_sqrt_(roots)
+            torch._foreach_mul_(moments, group["momentum"])
+            torch._foreach_addcdiv_(moments, gradients, roots, group["lr"])
+            torch._foreach_sub_(weights, moments)
         return loss
-
-
-def _portions(weights: list[Tensor], numbers: int = 2**20) -> Iterator[list[Tensor]]:
-    """The weights a few at a time: what one pass has read is in the processor's cache for the next."""
-    part: list[Tensor] = []
-    for weight in weights:
-        part.append(weight)
-        if sum(map(Tensor.numel, part)) >= numbers:
-            yield part
-            part = []
-    if part:
-        yield part
 
 
 def build_optimizer(
