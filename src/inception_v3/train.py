@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from inception_v3 import schedules, training_state
 from inception_v3.augment import AUGMENTS
 from inception_v3.data import Batch, Pictures, TrainingBatches, batches
-from inception_v3.devices import autocast, has_bf16
+from inception_v3.devices import autocast, has_bf16, keep_freed_memory
 from inception_v3.distributed import Team, synchronise
 from inception_v3.errors import InputError
 from inception_v3.evaluate import Metrics, evaluate
@@ -71,6 +71,8 @@ def train(
     state stays. Raises Interrupted, which is a KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is saved then.
     """
     team = team or Team(device=device)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(seed)
     if model is None:
         check_memory(recipe, len(train_set), len(train_set.class_names), device)
