@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -164,6 +164,7 @@ def bench(
                 skipped[str(one)] = reason
             else:
                 wanted.append(one)
+    _check_any(wanted, skipped)
     files = list(dict.fromkeys(one.file for one in wanted))
     step = _Steps(progress, len(files) + len(wanted) + rounds * (len(wanted) + 1) + 3)
 
@@ -191,6 +192,7 @@ def bench(
                 racing[one] = stack.enter_context(started(contest, one.engine, one.precision))
             except FailedError as error:
                 skipped[str(one)] = str(error)
+        _check_any(racing, skipped)
         step(f"starting {PEAK}")
         limit: Worker | None = None
         try:
@@ -210,9 +212,7 @@ def bench(
                 except FailedError as error:
                     skipped[str(one)] = str(error)
                     del racing[one]
-        if not racing:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-            raise InputError(f"nothing to measure: {reasons or 'no engine here has that precision'}", exit_status=2)
+        _check_any(racing, skipped)
 
         step("comparing answers")
         reference = network_itself(network, (LOGITS,))
@@ -238,6 +238,12 @@ def _why_not(one: Contestant, pictures: bool) -> str | None:
     if one.precision == "int8" and not pictures:
         return "is made with pictures like those that will come; give some with --images FOLDER"
     return None
+
+
+def _check_any(left: Collection[Contestant], skipped: dict[str, str]) -> None:
+    if not left:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise InputError(f"nothing to measure: {reasons or 'no engine here has that precision'}", exit_status=2)
 
 
 class _Steps:
@@ -397,6 +403,9 @@ def _split(images: Sequence[Source], model: InceptionV3) -> tuple[list[Source], 
 
 def _make(file: Path, model: InceptionV3, fit: list[Source]) -> None:
     """Write what a contestant runs. Raises InputError or ImportError."""
+    programs = {"torchvision.pth": "torchvision", "timm.safetensors": "timm", "keras.h5": "keras"}
+    if (file.name in programs or file.name == "torchvision.onnx") and model.settings["depth_multiplier"] != 1:
+        raise InputError("it has the published widths alone")
     if file.name == "torchvision.onnx":
         _export_torchvision(file, model)
     elif file.suffix in (".onnx", ".xml"):
@@ -406,8 +415,7 @@ def _make(file: Path, model: InceptionV3, fit: list[Source]) -> None:
     elif file.name == "model.safetensors":
         checkpoint.save(model, file)
     else:
-        program = {"torchvision.pth": "torchvision", "timm.safetensors": "timm", "keras.h5": "keras"}[file.name]
-        checkpoint.save(model, file, program, allow_difference=True)
+        checkpoint.save(model, file, programs[file.name], allow_difference=True)
 
 
 def _export_torchvision(file: Path, model: InceptionV3) -> None:

@@ -1,6 +1,7 @@
 """`inception-v3 bench`"""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,9 +60,11 @@ def bench(
     from inception_v3.images import expand
 
     pictures = list(expand(images)) if images else None
+    from rich.console import Console
+
     from inception_v3 import checkpoint
     from inception_v3.bench import bench, doubtful
-    from inception_v3.cli.common import messages, output
+    from inception_v3.cli.common import messages
     from inception_v3.devices import pick_device
     from inception_v3.progress import progress_bar
 
@@ -89,7 +92,7 @@ def bench(
     if as_json:
         print(json.dumps(found.as_dict()))
     else:
-        output.print(_table(found), width=None if output.is_terminal else WIDTH)
+        Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(found))
     for name, reason in found.skipped.items():
         warn(f"{name}: left out: {reason}")
     for name, agreement in doubtful(found.rows).items():
