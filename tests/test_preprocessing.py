@@ -177,3 +177,73 @@ def test_the_central_crop_leaves_out_the_border() -> None:
     assert pixels.min() == 255
     whole = Preprocessing((100, 100), crop_fraction=1.0).pixels(Image.fromarray(image))
     assert whole.min() == 0
+
+
+# ----------------------------------------------------------------------------------------------- without PyTorch
+
+
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+@pytest.mark.parametrize("size", SIZES)
+def test_pillow_alone_gives_the_same_pixels_or_within_two_levels(
+    recorded: dict[str, np.ndarray], size: str, name: str
+) -> None:
+    """Equal bits in every preprocessing that is another program's; only our own resizes by other kernels."""
+    picture = Image.fromarray(recorded[f"{size}/picture"])
+    preprocessing = Preprocessing.named(name)  # type: ignore[arg-type]
+    ours, theirs = preprocessing.array(picture), preprocessing.pixels(picture).permute(1, 2, 0).numpy()
+    assert (ours.dtype, ours.shape) == (np.uint8, (299, 299, 3))
+    off = np.abs(ours.astype(int) - theirs)
+    assert off.max() <= (2 if name == "inception" else 0)
+    assert off.mean() <= 0.6
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(
+        [
+            *PREPROCESSINGS.values(),
+            Preprocessing(interpolation="bicubic"),
+            Preprocessing(interpolation="tensorflow"),
+            Preprocessing(resize=320, interpolation="tensorflow"),
+        ]
+    ),
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    st.integers(0, 2**32 - 1),
+)
+def test_pillow_alone_at_any_size(
+    preprocessing: Preprocessing, size: tuple[int, int], image_size: tuple[int, int], seed: int
+) -> None:
+    preprocessing = preprocessing.at(image_size)
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    off = np.abs(preprocessing.array(picture).astype(int) - preprocessing.pixels(picture).permute(1, 2, 0).numpy())
+    by_torchvision = not (preprocessing.squash or preprocessing.resize or preprocessing.interpolation == "tensorflow")
+    assert off.max() <= (2 if by_torchvision else 0)
+
+
+def test_the_answers_of_both_are_the_same_to_a_thousandth(random_model, recorded: dict[str, np.ndarray]) -> None:  # type: ignore[no-untyped-def]
+    model = random_model()
+    for size in ("300x298", "341x257", "500x375", "601x900"):
+        picture = Image.fromarray(recorded[f"{size}/picture"])
+        both = np.stack([Preprocessing((107, 107)).array(picture), _as_rows(Preprocessing((107, 107)), picture)])
+        with torch.inference_mode():
+            images = Preprocessing().scale(torch.from_numpy(both).permute(0, 3, 1, 2))
+            pillow, torchvision = model(images, ())[0].softmax(1)
+        assert (pillow - torchvision).abs().max() < 1e-3
+
+
+def _as_rows(preprocessing: Preprocessing, picture: Image.Image) -> np.ndarray:
+    return preprocessing.pixels(picture).permute(1, 2, 0).numpy()
+
+
+def test_pictures_are_prepared_without_pytorch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom PIL import Image\nfrom inception_v3.preprocessing import PREPROCESSINGS\n"
+        "for one in PREPROCESSINGS.values(): one.array(Image.new('RGB', (40, 30)))\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

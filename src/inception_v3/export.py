@@ -8,10 +8,11 @@ import random
 import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,6 @@ from inception_v3.errors import InputError
 from inception_v3.files import replacing
 from inception_v3.images import Source
 from inception_v3.network import InceptionV3
-
-if TYPE_CHECKING:
-    pass
 
 CALIBRATE, HOLD_OUT = 300, 500  # pictures at most, to quantise by and to check on
 GENERATED = 16  # pictures of noise that fp32 is checked on where none are given
@@ -168,34 +166,38 @@ def _pictures(
 
 
 def _write_onnx(file: Path, network: _Network, description: Description) -> Description:
-    from inception_v3.engines.onnx_graph import to_onnx
-
-    model = to_onnx(network.graph)
     if network.precision == "int8":
-        from inception_v3.engines.quantise import check_pictures, quantise_onnx
+        model, description = _quantised(network, description, "onnx")
+    else:
+        from inception_v3.engines.onnx_graph import to_onnx
 
-        check_pictures(network.fit, network.reference)
-        model = quantise_onnx(model, network.fit)
+        model = to_onnx(network.graph)
     file.write_bytes(model.SerializeToString())
     return description
 
 
 def _write_openvino(file: Path, network: _Network, description: Description) -> Description:
-    from inception_v3.engines.onnx_graph import to_onnx
     from inception_v3.engines.openvino import load_openvino
 
     openvino = load_openvino()
-    content = to_onnx(network.graph).SerializeToString()
     if network.precision == "int8":
-        from inception_v3.engines.quantise import check_pictures, layers_in_float, quantise
-
-        check_pictures(network.fit, network.reference)
-        model = quantise(content, network.fit, network.reference, network.held_out.pixels, network.bound)
-        description = replace(description, kept_higher=layers_in_float(model))
+        model, description = _quantised(network, description, "openvino")
     else:
-        model = openvino.Core().read_model(content)
+        from inception_v3.engines.onnx_graph import to_onnx
+
+        model = openvino.Core().read_model(to_onnx(network.graph).SerializeToString())
     openvino.save_model(model, file, compress_to_fp16=False)
     return description
+
+
+def _quantised(network: _Network, description: Description, kind: Kind) -> tuple[Any, Description]:
+    from inception_v3.engines.quantise import check_pictures, onnx_form, openvino_form, quantise
+
+    check_pictures(network.fit, network.reference)
+    form = onnx_form() if kind == "onnx" else openvino_form()
+    held_out = network.held_out.pixels
+    model, kept = quantise(network.graph, form, network.fit, network.reference, held_out, network.bound)
+    return model, replace(description, kept_higher=kept)
 
 
 def _write_program(file: Path, network: _Network, description: Description) -> Description:
@@ -208,9 +210,10 @@ def _write_program(file: Path, network: _Network, description: Description) -> D
     free = {0: torch.export.Dim.AUTO}
     if description.any_size:
         free |= {1: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how tensors lie in memory; what was written is checked afterwards
         program = torch.export.export(module, (example,), dynamic_shapes={"pixels": free})
-    torch.export.save(program, file)
+        torch.export.save(program, file)
     return description
 
 
@@ -252,19 +255,18 @@ def _describe(file: Path, kind: Kind, description: Description) -> None:
         onnx.helper.set_model_props(model, {artefact.KEY: description.to_json()})
         file.write_bytes(model.SerializeToString())
     elif kind == "openvino":
-        from xml.sax.saxutils import quoteattr
+        from html import escape
 
         text = file.read_text("utf-8")
-        told = f"<description value={quoteattr(description.to_json())} />"
+        told = f'<description value="{escape(description.to_json())}" />'
         told = f"\t\t<{artefact.KEY}>\n\t\t\t{told}\n\t\t</{artefact.KEY}>\n"
         before, end, after = text.rpartition("\t</rt_info>")
         assert end, "OpenVINO writes what made a model into rt_info"
         file.write_text(before + told + end + after, "utf-8")
     else:
-        import torch
-
-        program = torch.export.load(file)
-        torch.export.save(program, file, extra_files={f"{artefact.KEY}.json": description.to_json()})
+        with zipfile.ZipFile(file, "a") as archive:  # where torch.export.save puts its extra_files
+            root = archive.namelist()[0].split("/")[0]
+            archive.writestr(f"{root}/extra/{artefact.KEY}.json", description.to_json())
 
 
 def _put(file: Path, out: Path) -> None:

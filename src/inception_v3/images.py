@@ -15,7 +15,7 @@ import threading
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -46,6 +46,8 @@ _SIGNATURES = re.compile(  # strict enough that no list of paths is taken for a 
     rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
     re.DOTALL,
 )
+# To load what reads all formats takes as long as tens of pictures; what reads these Pillow always loads.
+_COMMON = {b"\xff\xd8": ("JPEG",), b"\x89P": ("PNG",), b"GI": ("GIF",)}
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "no such file; check the path"),
     (IsADirectoryError, "a folder, not a picture; give a file in it"),
@@ -92,9 +94,9 @@ def open_image(
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
             with Path(stream).open("rb") if isinstance(stream, str | Path) else nullcontext(stream) as given:
                 file = given if given.seekable() else io.BytesIO(_read_all(given, name))
-                if not file.read(1):
+                if not (head := file.read(2)):
                     raise InputError(f"{name}: the file is empty; fetch or save it again")
-                return _rgb(Image.open(file, formats=_formats()), name, least)
+                return _rgb(Image.open(file, formats=_COMMON.get(head) or _formats()), name, least)
     except InputError:
         raise
     except Exception as error:  # damaged files make Pillow raise whatever its parsers run into
@@ -402,8 +404,11 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 def _standard_input() -> Iterator[Source]:
     stream = getattr(sys.stdin, "buffer", None)  # None where the program was started without
+    with suppress(OSError):  # no file, but something in memory
+        # Read by an object of our own: Python stops hard when it ends while a thread waits in sys.stdin's.
+        stream = open(sys.stdin.fileno(), "rb", closefd=False) if stream else None  # noqa: SIM115
     head = b""
-    while stream and len(head) < 64 and (chunk := stream.read1(MAX_PATH_BYTES)):
+    while stream and len(head) < 64 and not _begins_list(head) and (chunk := stream.read1(MAX_PATH_BYTES)):
         head += chunk
     if stream is None or not head.strip():
         raise InputError(f"{STANDARD_INPUT}: nothing in it; pipe a picture or a list of paths in", exit_status=2)
@@ -424,17 +429,24 @@ def _standard_input() -> Iterator[Source]:
             yield Source(_printable(path), path)
 
 
+def _begins_list(head: bytes) -> bool:
+    """Whether there is a path already, to be answered before the next one comes."""
+    first, end, _ = head.replace(b"\0", b"\n").partition(b"\n")
+    return bool(end) and _mode(Path(os.fsdecode(first.removesuffix(b"\r")))) != 0
+
+
 def _path_list(stream: BinaryIO, rest: bytes) -> Iterator[Path]:
     separator, ending = (b"\0", b"") if b"\0" in rest else (b"\n", b"\r")
     more = True
     while more:
-        chunk = cast(io.BufferedReader, stream).read1(MAX_PATH_BYTES)
-        more = bool(chunk)
-        *lines, rest = (rest + (chunk or separator)).split(separator)
+        *lines, rest = rest.split(separator)
+        yield from (Path(os.fsdecode(line)) for each in lines if (line := each.removesuffix(ending)))
         if len(rest) > MAX_PATH_BYTES:
             wrong = "no picture that is read here, and no list of paths"
             raise InputError(f"{STANDARD_INPUT}: {wrong}; check what is piped in", exit_status=2)
-        yield from (Path(os.fsdecode(line)) for each in lines if (line := each.removesuffix(ending)))
+        chunk = cast(io.BufferedReader, stream).read1(MAX_PATH_BYTES)
+        more = bool(chunk or rest)
+        rest += chunk or separator
 
 
 def _read_all(stream: BinaryIO, name: str, head: bytes = b"") -> bytes:

@@ -99,10 +99,11 @@ class Preprocessing:
 
     def scale(self, pixels: "Tensor") -> "Tensor":
         """Pixels 0 to 255, (N, 3, H, W), to the floats that the network reads, on the same device."""
-        from torch import tensor
+        from torch import float32, float64, tensor
 
-        mean = tensor(self.mean, device=pixels.device).view(3, 1, 1) * 255
-        std = tensor(self.std, device=pixels.device).view(3, 1, 1) * 255
+        dtype = float64 if pixels.dtype == float64 else float32
+        mean = tensor(self.mean, dtype=dtype, device=pixels.device).view(3, 1, 1) * 255
+        std = tensor(self.std, dtype=dtype, device=pixels.device).view(3, 1, 1) * 255
         return (pixels - mean) / std
 
     def __call__(self, image: "Image") -> "Tensor":

@@ -102,6 +102,14 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab", buffering=0)
+        try:
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{path}: another run is writing there; wait for it, or give another --out") from error
+        except (ImportError, OSError):  # a system or a network disk that has no such locks
+            pass
 
     def whole_lines(self) -> Iterator[tuple[int, bytes]]:
         """The lines that are there, numbered; a half-written end is cut off."""

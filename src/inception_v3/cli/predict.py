@@ -60,17 +60,17 @@ def predict(
     A picture that cannot be read has its reason among the results, and the exit status is 1.
     """
     from inception_v3.images import expand
-    from inception_v3.results import check
 
     if out is not None:
+        from inception_v3.files import checksum
+        from inception_v3.results import check, open_results, rest
+
         check(out)
     elif resume:
         raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
     sources = expand(images)
-    from inception_v3.files import checksum
     from inception_v3.pipeline import resizer
     from inception_v3.predict import predict
-    from inception_v3.results import open_results, rest
 
     network = _open(model, weights_file, engine, precision, device, min_agreement)
     print(f"{network.engine}: {network.reason}", file=sys.stderr)
@@ -108,7 +108,11 @@ def predict(
                 warn(f"{left.done:,} pictures are done already; going on")
             if left.changed:
                 warn("the pictures are not the same as before: they are matched by name, and new results come last")
-            count, failed = _write(results, predictions(left.sources), left.done)
+            try:
+                count, failed = _write(results, predictions(left.sources))
+            except KeyboardInterrupt:
+                warn(f"{out} has what is done; the same command with --resume goes on")
+                raise
         count, failed = count + left.done, failed + left.failed
         if left.gone:
             warn(f"{left.gone:,} results are of pictures that are not asked for now; they stay")
@@ -133,7 +137,7 @@ def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int
     return count, failed
 
 
-def _write(results: "Results", predictions: "Iterable[Prediction]", done: int) -> tuple[int, int]:
+def _write(results: "Results", predictions: "Iterable[Prediction]") -> tuple[int, int]:
     count = failed = 0
     with _counting() as counted:
         for count, prediction in enumerate(predictions, 1):

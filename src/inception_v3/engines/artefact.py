@@ -24,6 +24,8 @@ SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch
 MAX_DESCRIPTION = 64 * 2**20  # bytes; class names are all that can be long
 # The least share of pictures whose first class must be that of float32, where the user asks for no other.
 BOUNDS: dict[Precision, float] = {"fp32": 1.0, "bf16": 0.995, "fp16": 0.995, "int8": 0.99}
+# The largest difference that is rounding and no mistake, in probabilities or in shares of a feature's largest value.
+LARGEST: dict[Precision, float] = {"fp32": 0.001, "bf16": 0.2, "fp16": 0.1, "int8": 0.5}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Description:
     any_size: bool
     weights: str
     check: Check | None = None
-    kept_higher: tuple[str, ...] = ()  # layers of an int8 network that stayed in float32
+    kept_higher: tuple[str, ...] = ()  # end points of an int8 network that stayed in float32
 
     def names(self) -> list[str]:
         """What the classes are called: by their number where they have no name."""
@@ -158,7 +160,7 @@ def _from_archive(path: Path) -> str | None:
             return None
         if archive.getinfo(name).file_size > MAX_DESCRIPTION:
             raise ValueError("its description is larger than it can be")
-        return archive.read(name).decode()
+        return archive.read(name).decode("utf-8")
 
 
 def _entry(message: bytes, key: str) -> str | None:

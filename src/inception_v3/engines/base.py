@@ -22,6 +22,8 @@ class Engine(ABC):
     name: ClassVar[str]
     precision: Precision
     device: str
+    image_size: tuple[int, int] | None  # (height, width) that it takes; None: any
+    widths: dict[str, int]  # channels of each end point that it gives
 
     @property
     def batch_size(self) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.engines.artefact import BOUNDS, Check, Description
+from inception_v3.engines.artefact import BOUNDS, LARGEST, Check, Description
 from inception_v3.engines.base import LOGITS, Answers, Pixels
 from inception_v3.errors import InputError
 
@@ -20,9 +20,11 @@ def network_itself(model: "InceptionV3", outputs: tuple[str, ...]) -> Run:
     """The network as it was trained: layer by layer in float32 on PyTorch, nothing folded; what engines are held to."""
     import torch
 
+    dtype = next(model.parameters()).dtype
+
     @torch.inference_mode()
     def run(pixels: Pixels) -> Answers:
-        images = model.preprocessing.scale(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        images = model.preprocessing.scale(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(dtype))
         net, found = model(images.contiguous(memory_format=torch.channels_last), end_points=outputs)
         del net
         flat = ("Logits", "AvgPool_1a")
@@ -71,6 +73,11 @@ def why_not(description: Description, bound: float | None = None) -> str | None:
     bound = BOUNDS[description.precision] if bound is None else bound
     if description.check is None:
         return f"{description.precision} was never checked against fp32"
+    largest = LARGEST[description.precision]
+    if description.check.max_difference > largest:
+        return (
+            f"{description.precision} differs from fp32 by {description.check.max_difference:.1e}, more than {largest}"
+        )
     if description.check.top_1_agreement < bound:
         found = description.check.top_1_agreement
         return f"{description.precision} agrees with fp32 on {found:.2%} of pictures, less than {bound:.2%}"

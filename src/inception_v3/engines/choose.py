@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from inception_v3.engines import artefact
 from inception_v3.engines.artefact import Description
-from inception_v3.engines.base import Answers, Engine, Pixels, Precision
+from inception_v3.engines.base import LOGITS, Answers, Engine, Pixels, Precision
 from inception_v3.engines.check import why_not
 from inception_v3.errors import InputError
 from inception_v3.files import checksum
 
 if TYPE_CHECKING:
+    from inception_v3.engines.graph import Graph
     from inception_v3.network import InceptionV3
 
 EngineName = Literal["auto", "pytorch", "compile", "onnxruntime", "openvino"]
@@ -95,29 +96,41 @@ def open_exported(
         if not found:
             raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
     refused: list[str] = []
+    possible: list[tuple[Path, Description, str]] = []
     speed = {pair: place for place, pair in enumerate(_SPEED)}
     for file, told, kind in sorted(found, key=lambda one: speed.get((one[1].precision, str(one[2])), len(speed))):
+        description = told
+        if precision is not None and precision != told.precision:  # not what the check in the file is of
+            description = replace(told, precision=precision, check=None)
         runner = _RUNS.get(str(kind)) if engine == "auto" else engine
-        description = told if precision is None else replace(told, precision=precision)
+        if engine == "auto" and kind == "onnx" and description.precision == "bf16":
+            runner = "openvino"
         if runner is None or kind == "torch-export":
             refused.append(f"{file.name} is a program for torch.export.load; .onnx and .xml run here")
         elif runner not in ("onnxruntime", "openvino"):
             refused.append(f"{file.name} runs in onnxruntime and openvino, not in {runner}")
         elif runner == "onnxruntime" and kind == "openvino":
             refused.append(f"{file.name} runs in openvino alone")
+        elif runner == "onnxruntime" and description.precision == "bf16":
+            refused.append("ONNX Runtime does not run bf16 here; openvino does")
         elif find_spec(runner) is None:
             refused.append(_not_installed(runner))
-        elif (reason := why_not(told, min_agreement)) and precision is None:
-            if told.precision == "bf16":  # the numbers in the file are float32: they still are what they were
-                refused.append(f"{file.name}: {reason}")
-                description = replace(told, precision="fp32", check=None)
-                return _opened(file, description, runner, device, [*refused, "the same file runs in fp32"])
+        elif (reason := why_not(description, min_agreement)) and precision is None:
             refused.append(f"{file.name}: {reason}")
+            if told.precision == "bf16":  # the numbers in the file are float32: in fp32 they are what they were
+                possible.append((file, replace(told, precision="fp32", check=None), runner))
         else:
-            if reason and precision is not None and precision != "fp32":
+            if reason and description.precision != "fp32":
                 warnings.warn(f"{file}: {reason}", stacklevel=2)
-            return _opened(file, description, runner, device, refused)
-    raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
+            possible.append((file, description, runner))
+    if not possible:
+        raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
+    (file, description, runner), *others = possible
+    opened = _open(file, description, runner, device)
+    if others and engine == "auto" and precision is None:
+        opened = WithFallback(opened, lambda: _open(*others[0], device))
+    reason = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
+    return Opened(opened, description, file, reason + (f"; not: {'; '.join(refused)}" if refused else ""))
 
 
 def _can_run(description: Description, precision: Precision) -> bool:
@@ -125,12 +138,21 @@ def _can_run(description: Description, precision: Precision) -> bool:
     return description.precision == precision or {description.precision, precision} <= {"fp32", "bf16"}
 
 
-def _opened(file: Path, description: Description, runner: str, device: str | None, refused: list[str]) -> Opened:
+def _open(file: Path, description: Description, runner: str, device: str | None) -> Engine:
     engine = _build(runner, file, description.precision, device)
-    reason = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
-    if refused:
-        reason += f"; not: {'; '.join(refused)}"
-    return Opened(engine, description, file, reason)
+    _check_alike(engine, description, file)
+    return engine
+
+
+def _check_alike(engine: Engine, description: Description, file: Path) -> None:
+    """Raises InputError for a file whose network is another than its description: put together from two."""
+    told = description.preprocessing.image_size
+    if engine.image_size is not None and engine.image_size != told:
+        held = "x".join(map(str, engine.image_size))
+        raise InputError(f"{file}: tells of pictures of {told[0]}x{told[1]}, its network takes {held}; export it anew")
+    classes = description.settings["num_classes"]
+    if engine.widths.get(LOGITS, classes) != classes:
+        raise InputError(f"{file}: tells of {classes} classes, its network has {engine.widths[LOGITS]}; export it anew")
 
 
 def _build(runner: str, network: Path | bytes, precision: Precision, device: str | None) -> Engine:
@@ -187,10 +209,10 @@ def open_model(
         from inception_v3.engines.onnx_graph import to_onnx
 
         built = _build(chosen, to_onnx(graph).SerializeToString(), wanted, device)
+        if engine == "auto":
+            built = WithFallback(built, lambda: _pytorch(graph, wanted, device))
     else:
-        from inception_v3.engines.pytorch import PyTorchEngine
-
-        built = PyTorchEngine(graph, wanted, device or "cpu", compiled=chosen == "compile")
+        built = _pytorch(graph, wanted, device, compiled=chosen == "compile")
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -201,6 +223,12 @@ def open_model(
         weights="",
     )
     return Opened(built, description, model.origin.file if model.origin else Path(), reason)
+
+
+def _pytorch(graph: "Graph", precision: Precision, device: str | None, compiled: bool = False) -> Engine:
+    from inception_v3.engines.pytorch import PyTorchEngine
+
+    return PyTorchEngine(graph, precision, device or "cpu", compiled=compiled)
 
 
 def _fastest(precision: Precision, device: str | None) -> tuple[str, str]:
@@ -231,6 +259,7 @@ class WithFallback(Engine):
 
     def _use(self, engine: Engine) -> None:
         self._engine, self.precision, self.device = engine, engine.precision, engine.device
+        self.image_size, self.widths = engine.image_size, engine.widths
         self.name = engine.name  # type: ignore[misc]
 
     def run(self, pixels: Pixels) -> Answers:

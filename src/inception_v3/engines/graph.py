@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from inception_v3.network import InceptionV3
 
 
+Numbers = NDArray[np.floating]  # float32, or float64 of a network in float64
+
+
 @dataclass(frozen=True)
 class Convolution:
     """A convolution with symmetric borders of zeros, (height, width), then a bias, then ReLU where asked for."""
 
     output: str
     input: str
-    kernel: NDArray[np.float32] = field(repr=False)  # OIHW
-    bias: NDArray[np.float32] | None = field(repr=False)
+    kernel: Numbers = field(repr=False)  # OIHW
+    bias: Numbers | None = field(repr=False)
     stride: int = 1
     border: Size = (0, 0)
     relu: bool = True
@@ -53,7 +56,7 @@ class Activation:
 
     output: str
     input: str
-    bias: NDArray[np.float32] | None = field(repr=False)
+    bias: Numbers | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,9 @@ def _convolution(layer: "Conv2d", name: str, net: str) -> Convolution:
         bias = norm.beta.detach().cpu().double() - norm.moving_mean.detach().cpu().double() * factor
         kernel = kernel * factor.view(-1, 1, 1, 1)
     border = _border(layer.kernel, layer.stride, layer.padding)
-    return Convolution(
-        name, net, kernel.numpy().astype(np.float32), bias.numpy().astype(np.float32), layer.stride, border, bool(norm)
-    )
+    if layer.weights.dtype.itemsize < 8:
+        kernel, bias = kernel.float(), bias.float()
+    return Convolution(name, net, kernel.numpy(), bias.numpy(), layer.stride, border, relu=norm is not None)
 
 
 def _pool(layer: "Pool2d", name: str, net: str) -> Pool:
@@ -215,7 +218,8 @@ def _with_scaling(graph: Graph, preprocessing: Preprocessing) -> Graph:
     mean = np.array(preprocessing.mean, np.float64).reshape(1, 3, 1, 1) * 255
     kernel = first.kernel.astype(np.float64) / std
     bias = first.bias.astype(np.float64) - (kernel * mean).sum((1, 2, 3))
-    first = replace(first, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32))
+    dtype = first.kernel.dtype
+    first = replace(first, kernel=kernel.astype(dtype), bias=bias.astype(dtype))
     return replace(graph, operations=(first, *rest))
 
 

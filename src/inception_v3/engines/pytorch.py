@@ -56,7 +56,8 @@ class Network(nn.Module):
                 case Concat():
                     net[one.output] = torch.cat([net[name] for name in one.inputs], 1)
         flat = (LOGITS, FEATURES)
-        return tuple((net[name].flatten(1) if name in flat else net[name]).float() for name in self.graph.outputs)
+        answers = (net[name].flatten(1) if name in flat else net[name] for name in self.graph.outputs)
+        return tuple(answer if self.dtype == torch.float64 else answer.float() for answer in answers)
 
     def _bias(self, place: int) -> Tensor | None:
         return getattr(self, f"bias_{place}", None)
@@ -81,6 +82,8 @@ class PyTorchEngine(Engine):
         self.precision, self.device = precision, device
         network = Network(graph, DTYPES[precision]).eval().to(device)
         self.outputs = graph.outputs
+        self.image_size, channels = graph.image_size, graph.channels()
+        self.widths = {name: channels[name] for name in graph.outputs}
         self._run: Callable[[Tensor], tuple[Tensor, ...]] = torch.compile(network) if compiled else network
         if device.startswith("cuda") and not compiled:
             self._run = Captured(network, capture)
@@ -107,10 +110,12 @@ class PyTorchEngine(Engine):
         if isinstance(self._run, Captured):
             self._run.forget()
         torch.cuda.empty_cache()
-        self._largest = len(pixels) // 2
-        warnings.warn(f"{self.device}: no memory for {len(pixels)} pictures at once; going on with {self._largest}",
-                      stacklevel=2)  # fmt: skip
-        halves = [self._answers(pixels[: self._largest]), self._answers(pixels[self._largest :])]
+        half = len(pixels) // 2
+        warnings.warn(
+            f"{self.device}: no memory for {len(pixels)} pictures at once; going on with {half}", stacklevel=2
+        )
+        self._largest = min(half, self._largest or half)
+        halves = [self._answers(pixels[:half]), self._answers(pixels[half:])]
         return {name: np.concatenate([half[name] for half in halves]) for name in self.outputs}
 
 

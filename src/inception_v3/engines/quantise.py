@@ -1,22 +1,24 @@
 """int8 by NNCF's post-training quantisation, on pictures like those that will come."""
 
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from inception_v3.architecture import BASE_END_POINTS
 from inception_v3.engines.base import LOGITS, PIXELS, Pixels
 from inception_v3.engines.check import Run
-from inception_v3.engines.openvino import load_openvino
+from inception_v3.engines.graph import Graph, outputs_of
 from inception_v3.errors import InputError
 
-if TYPE_CHECKING:
-    import openvino
-    from onnx import ModelProto
-
-FEWEST = 32  # pictures to calibrate on
-BETTER = 300
+FEWEST, BETTER = 32, 300  # pictures to fit to
+SENSITIVITY = 16  # pictures that the layers are ranked on
+BATCH = 16
 
 
 def check_pictures(pixels: Pixels, reference: Run) -> None:
@@ -27,49 +29,83 @@ def check_pictures(pixels: Pixels, reference: Run) -> None:
         raise InputError(f"{len(pixels)} pictures are too few for int8; give at least {FEWEST}, better {BETTER}")
     if np.ptp(pixels.reshape(len(pixels), -1), 1).max() < 16:
         raise InputError("the pictures for int8 are of one colour each; give pictures like those that will come")
-    answers = [reference(pixels[first : first + 16]) for first in range(0, len(pixels), 16)]
-    if LOGITS in answers[0]:
-        classes = {int(one) for answer in answers for one in answer[LOGITS].argmax(1)}
-        if len(classes) == 1 and answers[0][LOGITS].shape[1] > 1:
-            raise InputError(
-                f"all {len(pixels)} pictures for int8 are of one class to the network; give pictures of all classes"
-            )
+    if len(set(_classes(reference, pixels).tolist())) == 1:
+        raise InputError(
+            f"all {len(pixels)} pictures for int8 are of one class to the network; give pictures of all classes"
+        )
 
 
-def quantise(network: bytes, pixels: Pixels, reference: Run, held_out: Pixels, bound: float) -> "openvino.Model":
-    """An OpenVINO model with int8 arithmetic, from an ONNX model's bytes.
+@dataclass(frozen=True)
+class Form:
+    """One kind of file: the model that NNCF takes, made of a graph, and how it runs."""
 
-    All layers are quantised on `pixels`. Where the share of `held_out` whose first class is the reference's stays below
-    `bound`, NNCF ranks the layers and leaves the most sensitive in float32 until it holds.
+    read: Callable[[Graph], Any]
+    run: Callable[[Any], Run]
+
+
+def quantise(
+    graph: Graph, form: Form, pixels: Pixels, reference: Run, held_out: Pixels, bound: float
+) -> tuple[Any, tuple[str, ...]]:
+    """A model with int8 arithmetic, fitted to `pixels`, and the end points that stayed in float32.
+
+    These are none where at least `bound` of the first classes of `held_out` are the reference's. Else those whose
+    quantisation adds most to the error stay as they are: one, then two, four and so on until the bound holds.
     Raises InputError where NNCF is missing.
     """
-    openvino, nncf = load_openvino(), _load_nncf()
-    model = openvino.Core().read_model(network)
-    rows = _rows(pixels)
-    quantised = nncf.quantize(model, nncf.Dataset(rows), subset_size=len(rows))
-    expected = np.concatenate([reference(one[None])[LOGITS].argmax(1) for one in held_out])
-
-    def agreement(compiled: Any, items: Iterable[Any]) -> tuple[float, None]:
-        found = [int(compiled(item)[compiled.output(LOGITS)].argmax()) for item in items]
-        return float(np.mean(np.array(found) == expected[: len(found)])), None
-
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    if agreement(openvino.Core().compile_model(quantised, "CPU", options), _rows(held_out))[0] >= bound:
-        return quantised
-    datasets = nncf.Dataset(rows), nncf.Dataset(_rows(held_out))
-    return nncf.quantize_with_accuracy_control(model, *datasets, agreement, max_drop=1 - bound, subset_size=len(rows))
+    expected = _classes(reference, held_out)
+    order: list[str] = []
+    kept: tuple[str, ...] = ()
+    while True:
+        model = _quantised(form.read(graph), pixels, kept)
+        agreement = float((_classes(form.run(model), held_out) == expected).mean())
+        if agreement >= bound or (kept and len(kept) == len(order)):
+            return model, kept
+        order = order or _by_sensitivity(graph, form, pixels)
+        kept = tuple(order[: max(1, 2 * len(kept))])
 
 
-def quantise_onnx(model: "ModelProto", pixels: Pixels) -> "ModelProto":
-    """An ONNX model with int8 arithmetic in every layer. Raises InputError where NNCF is missing."""
+def _by_sensitivity(graph: Graph, form: Form, pixels: Pixels) -> list[str]:
+    """End points, those first where int8 adds most to the error relative to what comes out."""
+    made = {output for operation in graph.operations for output in outputs_of(operation)}
+    names = tuple(name for name in (*BASE_END_POINTS, LOGITS) if name in made)
+    whole = replace(graph, outputs=names)
+    few = pixels[:SENSITIVITY]
+    exact, rounded = (form.run(model)(few) for model in (form.read(whole), _quantised(form.read(whole), pixels)))
+    errors = [float(np.linalg.norm(rounded[name] - exact[name]) / np.linalg.norm(exact[name])) for name in names]
+    added = np.diff([0.0, *errors])
+    return [names[place] for place in np.argsort(-added, kind="stable")]
+
+
+def _quantised(model: Any, pixels: Pixels, kept: tuple[str, ...] = ()) -> Any:
     nncf = _load_nncf()
-    rows = _rows(pixels)
-    quantised: ModelProto = nncf.quantize(model, nncf.Dataset(rows), subset_size=len(rows))
-    return quantised
+    rows = [{PIXELS: pixels[place : place + 1]} for place in range(len(pixels))]
+    scope = nncf.IgnoredScope(patterns=[f"{name}(/.*)?" for name in kept], validate=False)
+    with redirect_stdout(sys.stderr):  # its progress bars; what a program reads on stdout stays whole
+        return nncf.quantize(model, nncf.Dataset(rows), subset_size=len(rows), ignored_scope=scope)
 
 
-def _rows(pixels: Pixels) -> list[dict[str, Pixels]]:
-    return [{PIXELS: pixels[place : place + 1]} for place in range(len(pixels))]
+def _classes(run: Run, pixels: Pixels) -> NDArray[np.int64]:
+    parts = [run(pixels[first : first + BATCH])[LOGITS].argmax(1) for first in range(0, len(pixels), BATCH)]
+    return np.concatenate(parts)
+
+
+def openvino_form() -> Form:
+    """Models of OpenVINO."""
+    from inception_v3.engines.onnx_graph import to_onnx
+    from inception_v3.engines.openvino import OpenvinoEngine, load_openvino
+
+    def read(graph: Graph) -> Any:
+        return load_openvino().Core().read_model(to_onnx(graph).SerializeToString())
+
+    return Form(read, lambda model: OpenvinoEngine(model, "int8").run)
+
+
+def onnx_form() -> Form:
+    """Models of ONNX."""
+    from inception_v3.engines.onnx_graph import to_onnx
+    from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
+
+    return Form(to_onnx, lambda model: OnnxRuntimeEngine(model.SerializeToString(), "int8").run)
 
 
 def _load_nncf() -> Any:
@@ -79,15 +115,3 @@ def _load_nncf() -> Any:
         raise InputError("int8 needs NNCF; pip install 'inception-v3[openvino]'", exit_status=2) from error
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
-
-
-def layers_in_float(model: "openvino.Model") -> tuple[str, ...]:
-    """Convolutions whose kernel stayed in float32."""
-    kept = []
-    for node in model.get_ops():
-        if node.get_type_name() == "Convolution":
-            source = node.input_value(1).get_node()
-            if source.get_type_name() != "FakeQuantize" and source.get_element_type().get_type_name() == "f32" \
-                    and source.get_type_name() == "Constant":  # fmt: skip
-                kept.append(node.get_friendly_name().removesuffix("/convolution"))
-    return tuple(kept)
