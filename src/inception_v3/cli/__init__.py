@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from inception_v3.cli.common import warn
 from inception_v3.errors import InputError
 
-COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "convert", "describe")
+COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
