@@ -123,6 +123,20 @@ def test_a_map_of_logits_is_refused_with_the_remedy(random_model: Build) -> None
         build(random_model(), any_size=True)
 
 
+def test_a_network_can_take_floats_that_are_scaled_already(random_model: Build) -> None:
+    model = random_model(global_pool=True)
+    inside = "Mixed_6d/Branch_0/Conv2d_0a_1x1"
+    built = swap_pools(build(model, any_size=True, outputs=("Mixed_7c", inside), from_pixels=False))
+    images = torch.rand(2, 3, 139, 107) * 2 - 1
+    expected, found = model.base(images, end_points=("Mixed_6c",))
+    branch = model.get_submodule(inside.replace("/", "."))(found["Mixed_6c"])
+    content = to_onnx(built).SerializeToString()
+    for engine in (PyTorchEngine(built), OnnxRuntimeEngine(content, "fp32"), OpenvinoEngine(content, "fp32")):
+        answers = engine.run(images.numpy())  # type: ignore[arg-type]
+        assert relative(torch.from_numpy(answers["Mixed_7c"]), expected) < 2e-5, engine.name
+        assert relative(torch.from_numpy(answers[inside]), branch) < 2e-5, engine.name
+
+
 # ------------------------------------------------------------- engines agree
 
 

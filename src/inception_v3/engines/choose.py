@@ -196,23 +196,7 @@ def open_model(
         graph = swap_pools(build(model))
     except ValueError as error:
         raise InputError(str(error)) from error
-    chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(wanted, device)
-    if chosen in ("onnxruntime", "openvino"):
-        if find_spec(chosen) is None:
-            raise InputError(_not_installed(chosen), exit_status=2)
-        if find_spec("onnx") is None:
-            raise InputError(
-                f"{chosen} needs the package onnx to be given this network; {_install(chosen)}", exit_status=2
-            )
-        if chosen == "onnxruntime" and wanted != "fp32":
-            raise InputError(f"ONNX Runtime does not run {wanted} here; openvino and pytorch do", exit_status=2)
-        from inception_v3.engines.onnx_graph import to_onnx
-
-        built = _build(chosen, to_onnx(graph).SerializeToString(), wanted, device)
-        if engine == "auto":
-            built = WithFallback(built, lambda: _pytorch(graph, wanted, device))
-    else:
-        built = _pytorch(graph, wanted, device, compiled=chosen == "compile")
+    built, reason = open_graph(graph, engine, wanted, device)
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -223,6 +207,27 @@ def open_model(
         weights="",
     )
     return Opened(built, description, model.origin.file if model.origin else Path(), reason)
+
+
+def open_graph(
+    graph: "Graph", engine: EngineName = "auto", precision: Precision = "fp32", device: str | None = None
+) -> tuple[Engine, str]:
+    """An engine for a graph, and in words why this one. Raises InputError as `open_model`."""
+    chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(precision, device)
+    if chosen not in ("onnxruntime", "openvino"):
+        return _pytorch(graph, precision, device, compiled=chosen == "compile"), reason
+    if find_spec(chosen) is None:
+        raise InputError(_not_installed(chosen), exit_status=2)
+    if find_spec("onnx") is None:
+        raise InputError(f"{chosen} needs the package onnx to be given this network; {_install(chosen)}", exit_status=2)
+    if chosen == "onnxruntime" and precision != "fp32":
+        raise InputError(f"ONNX Runtime does not run {precision} here; openvino and pytorch do", exit_status=2)
+    from inception_v3.engines.onnx_graph import to_onnx
+
+    built = _build(chosen, to_onnx(graph).SerializeToString(), precision, device)
+    if engine == "auto":
+        built = WithFallback(built, lambda: _pytorch(graph, precision, device))
+    return built, reason
 
 
 def _pytorch(graph: "Graph", precision: Precision, device: str | None, compiled: bool = False) -> Engine:
