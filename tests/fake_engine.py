@@ -49,9 +49,9 @@ def save(path: Path, number: int) -> Path:
 def instead_of_a_network(seconds: float, log: Path | None = None, fails_at: int | None = None, rows: int = 5) -> None:
     """Give `inception-v3 predict` in this process this engine, whatever its MODEL; and small Parquet files."""
     from inception_v3 import results
-    from inception_v3.cli import predict
+    from inception_v3.engines import choose
 
     told = Description({"num_classes": CLASSES}, SIZE, None, (LOGITS, FEATURES), "fp32", False, "")
     engine = FakeEngine(seconds, log, fails_at)
-    predict._open = lambda *_: Opened(engine, told, Path(os.devnull), "asked for")
+    choose.open_engine = lambda *_, **__: Opened(engine, told, Path(os.devnull), "asked for")
     results.ROWS_PER_PART = rows

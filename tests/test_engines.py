@@ -276,6 +276,10 @@ def test_another_takes_over_with_a_warning(random_model: Build) -> None:
 
 # ------------------------------------------------------------- exported files tell what they are
 
+BY_CLASS = """
+for prediction in inception_v3.Predictor(sys.argv[1])(sys.argv[2:]):
+    print(prediction.image, prediction.classes[0][1])
+"""
 WITHOUT_TORCH = """
 import sys
 
@@ -377,7 +381,10 @@ def test_predict_runs_an_exported_network_without_importing_torch(
     _, folder = exported
     Image.fromarray(pixels(1)[0]).save(tmp_path / "one.png")
     answers = []
+    by_class = WITHOUT_TORCH.replace("from inception_v3.cli import main\n\nmain()", "import inception_v3\n" + BY_CLASS)
     for name in ("model.onnx", "model.xml"):
+        given = [sys.executable, "-c", by_class, str(folder / name), str(tmp_path / "one.png")]
+        assert subprocess.run(given, capture_output=True, text=True, check=True).stdout.startswith(str(tmp_path))
         command = [
             sys.executable,
             "-c",

@@ -39,9 +39,9 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command in this process, with FakeEngine."""
-    from inception_v3.cli import predict
+    from inception_v3.engines import choose
 
-    for module, name in ((predict, "_open"), (results, "ROWS_PER_PART")):
+    for module, name in ((choose, "open_engine"), (results, "ROWS_PER_PART")):
         monkeypatch.setattr(module, name, getattr(module, name))  # to be put back
     instead_of_a_network(0)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from inception_v3.engines import artefact
 from inception_v3.engines.artefact import Description
@@ -50,6 +50,39 @@ def exports_in(folder: Path) -> list[Path]:
     """The exported networks in a folder."""
     found = (path for path in sorted(folder.iterdir()) if path.suffix in artefact.SUFFIXES)
     return [path for path in found if artefact.recognise(path)]
+
+
+def open_engine(
+    model: str | Path,
+    engine: str = "auto",
+    precision: str | None = None,
+    device: str | None = None,
+    *,
+    min_agreement: float | None = None,
+    weights_file: str | Path | None = None,
+) -> Opened:
+    """The engine for whatever `load` reads, or for an exported network, which needs no PyTorch.
+
+    Of a folder with several exported networks, or a run folder that has them in `exported/`, it is the fastest whose
+    check shows at least `min_agreement` (BOUNDS of artefact.py by default). `engine` and `precision` pin it.
+    Raises InputError, which names the file and the remedy.
+    """
+    for value, choices, what in (
+        (engine, get_args(EngineName), "engine"),
+        (precision, get_args(Precision), "precision"),
+    ):
+        if value is not None and value not in choices:
+            raise InputError(f"no {what} {value!r}; there are {', '.join(choices)}", exit_status=2)
+    asked: dict[str, Any] = {"engine": engine, "precision": precision, "device": device}
+    exported = find_exported(Path(model)) if weights_file is None and engine not in ("pytorch", "compile") else None
+    if exported is not None:
+        return open_exported(exported, **asked, min_agreement=min_agreement)
+    from inception_v3 import checkpoint
+    from inception_v3.devices import pick_device
+
+    if engine in ("auto", "pytorch", "compile"):
+        asked["device"] = str(pick_device(device))
+    return open_model(checkpoint.load(model, weights_file=weights_file), **asked)
 
 
 def find_exported(path: Path) -> Path | None:
@@ -185,8 +218,6 @@ def open_model(
     """An engine for a network in memory. Without `precision` it is fp32: nothing was checked for a lower one."""
     from inception_v3.engines.graph import build, swap_pools
 
-    if engine not in get_args(EngineName):
-        raise InputError(f"no engine {engine!r}; there are {', '.join(get_args(EngineName))}", exit_status=2)
     wanted: Precision = precision or "fp32"
     if wanted == "int8":
         raise InputError(

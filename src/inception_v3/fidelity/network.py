@@ -104,7 +104,7 @@ class EngineFeatures:
         return EngineFeatures(self.graph, self.dtype, device)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copied and sent to other processes as what it is built from: sessions of other libraries stay where they are."""
+        """Copied and sent to other processes as what it is built from: sessions of other libraries stay behind."""
         return EngineFeatures, (self.graph, self.dtype, torch.device(self.engine.device.lower()))
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
