@@ -1,7 +1,6 @@
 """A picture as the programs that compute FID read it: Pillow's `convert("RGB")`, not turned, alpha dropped."""
 
 import io
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError
-from inception_v3.images import MAX_PIXELS, _formats, _printable, _quiet_libtiff
+from inception_v3.images import _COMMON, MAX_PIXELS, _formats, _printable, _quiet_libtiff, _quiet_pillow
 
 KEY_BYTES = 16
 
@@ -64,10 +63,9 @@ def key_of(content: bytes | NDArray[np.uint8]) -> bytes:
 def decode(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], Facts]:
     """Pixels (3, H, W) and the facts. Raises InputError, one line: damaged, too large, no picture."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet_pillow:
             if isinstance(content, bytes):
-                image: Image.Image = Image.open(io.BytesIO(content), formats=_formats())
+                image: Image.Image = Image.open(io.BytesIO(content), formats=_COMMON.get(content[:2]) or _formats())
             else:
                 image = Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)
             if image.width * image.height > MAX_PIXELS:
