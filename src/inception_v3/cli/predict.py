@@ -63,10 +63,11 @@ def predict(
     elif resume:
         raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
     sources = expand(images)
-    from inception_v3.pipeline import resizer
+    from inception_v3.pipeline import check_decode, resizer
     from inception_v3.predict import predict
 
     network = _load(model, device, weights_file)
+    check_decode(decode.value, network.preprocessing)
     top = min(top, len(network.class_names))
     size = batch_size or int(getattr(network.engine, "batch_size", 16))
     about = {
