@@ -62,7 +62,7 @@ def compare(engine: PyTorch, size: str, name: str, sources: list[Source]) -> Non
     preprocessing = Preprocessing.named(name)  # type: ignore[arg-type]
     exact = answers = None
     for resize in ("torchvision", "pillow"):
-        for decode in ("exact", "scaled"):
+        for decode in ("exact", "scaled") if preprocessing.interpolation != "tensorflow" else ("exact",):
             prepare = _preparation(preprocessing, decode, resize)  # type: ignore[arg-type]
             pixels = np.empty((len(sources), 299, 299, 3), np.uint8)
             seconds = []

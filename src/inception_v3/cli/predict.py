@@ -69,11 +69,12 @@ def predict(
         raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
     sources = expand(images)
     from inception_v3.engines.choose import open_engine
-    from inception_v3.pipeline import resizer
+    from inception_v3.pipeline import check_decode, resizer
     from inception_v3.predict import predict
 
     network = open_engine(model, engine, precision, device, min_agreement=min_agreement, weights_file=weights_file)
     print(f"{network.engine}: {network.reason}", file=sys.stderr)
+    check_decode(decode.value, network.description.preprocessing)
     class_names = network.description.names()
     top = min(top, len(class_names))
     size = batch_size or network.engine.batch_size
