@@ -20,7 +20,7 @@ from inception_v3.engines import artefact, choose, graph
 from inception_v3.engines.artefact import Check, Description
 from inception_v3.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
 from inception_v3.engines.check import compare, network_itself, why_not
-from inception_v3.engines.choose import WithFallback, find_exported, open_exported, open_model
+from inception_v3.engines.choose import WithFallback, find_exported, open_engine, open_exported, open_model
 from inception_v3.engines.graph import build, merge, swap_pools
 from inception_v3.engines.onnx_graph import to_onnx
 from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
@@ -369,6 +369,7 @@ def test_a_feature_extractor(random_model: Build, tmp_path: Path) -> None:
         answers = open_exported(tmp_path / name).engine.run(pixels())
         expected = network_itself(model, ("Mixed_6e", FEATURES))(pixels())
         assert list(answers) == ["Mixed_6e", FEATURES]
+        assert str(artefact.read(tmp_path / name).check).startswith("end points off by")
         for key in answers:
             assert relative(torch.from_numpy(answers[key]), torch.from_numpy(expected[key])) < 1e-5
 
@@ -548,6 +549,9 @@ def test_a_run_folder_uses_what_was_exported_of_its_weights_alone(
     (run / "exported" / "fp32.onnx").unlink()
     rewrite(run / "exported" / "bf16.xml", weights=checksum(run / "model.safetensors"))
     assert find_exported(run) == run / "exported"
+    assert open_engine(run).engine.name == "openvino"
+    with pytest.warns(UserWarning, match=r"runs in openvino alone; going on with model.safetensors itself"):
+        assert open_engine(run, "onnxruntime").engine.name == "onnxruntime"
     assert find_exported(run / "exported" / "bf16.xml") is not None
     assert find_exported(run / "model.safetensors") is None
 
@@ -562,7 +566,7 @@ def test_int8_is_fitted_to_pictures_and_checked_on_others(random_model: Build, t
     told = export(model, tmp_path / name, precision="int8", images=sources, min_agreement=0.2)
     assert told.check is not None
     assert told.check.pictures == 32, "none that it was fitted to"
-    assert told.check.preparation == "torchvision"
+    assert told.check.preparation == "pillow"
     assert 0 < told.check.mean_difference < 0.1
     found = open_exported(tmp_path / name, min_agreement=0.2)
     assert found.engine.precision == "int8"

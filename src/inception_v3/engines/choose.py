@@ -76,7 +76,12 @@ def open_engine(
     asked: dict[str, Any] = {"engine": engine, "precision": precision, "device": device}
     exported = find_exported(Path(model)) if weights_file is None and engine not in ("pytorch", "compile") else None
     if exported is not None:
-        return open_exported(exported, **asked, min_agreement=min_agreement)
+        try:
+            return open_exported(exported, **asked, min_agreement=min_agreement)
+        except InputError as error:
+            if not (Path(model) / MODEL_FILE).exists():
+                raise
+            warnings.warn(f"{error}; going on with {MODEL_FILE} itself", stacklevel=2)
     from inception_v3 import checkpoint
     from inception_v3.devices import pick_device
 
