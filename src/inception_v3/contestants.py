@@ -169,9 +169,8 @@ def torchvision_on_openvino(contest: Contest, precision: str) -> Ready:
 
 
 def keras(contest: Contest, precision: str) -> Ready:
-    """On PyTorch, which is here."""
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    os.environ.setdefault("KERAS_TORCH_DEVICE", contest.device)
+    """On PyTorch, which is here; whatever the user's own Keras runs on."""
+    os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": contest.device}
     applications: Any = import_module("keras.applications")
     network = applications.InceptionV3(
         weights=None,
