@@ -15,7 +15,7 @@ STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)
 FEW = 0.1  # the strength where no picture can be held out to choose one
 HELD_OUT = 5  # one of so many pictures of each class chooses it
 # Of the loss, from step to step. What is held out judges solutions, not their last digits.
-ROUGHLY, EXACTLY = 1e-7, 1e-11
+ROUGHLY, EXACTLY = 1e-7, 1e-10
 MOST_STEPS = 1000
 SMALL = 3e7  # multiplications for all logits
 
