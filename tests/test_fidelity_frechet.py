@@ -14,7 +14,8 @@ from pytorch_fid.fid_score import compute_statistics_of_path
 
 from fidelity_peers import pytorch_fid_distance, torch_fidelity_distance
 from inception_v3.errors import InputError
-from inception_v3.fidelity.frechet import Gaussian, frechet_distance, trace_of_root
+from inception_v3.fidelity import frechet
+from inception_v3.fidelity.frechet import Gaussian, frechet_distance, reference_roundoff, trace_of_root
 from inception_v3.fidelity.statistics import Moments, Statistics, gaussian, load_statistics
 
 D = 60
@@ -162,6 +163,24 @@ def test_by_a_references_way_it_is_the_references_number(count: int, same: bool)
         assert got == pytest.approx(theirs, rel=1e-8, abs=0.2 * abs(exact - theirs) + 1e-9 * ours[0].trace)
         if count < D:
             assert abs(exact - theirs) > 10 * abs(got - theirs)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("count", [16, 200])
+def test_rounding_that_shows_little_is_foreseen(count: int, power: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most as far from the reference as promised, without its seconds; and nearer than the exact distance."""
+    spectrum = 1 / np.arange(1, 513) ** power
+    axes = scipy.linalg.qr(np.random.default_rng(0).normal(size=(512, 512)))[0]
+    some, others = (drawn(seed, count, spectrum) @ axes for seed in (1, 2))
+    scale = (4e-4 / reference_roundoff(Gaussian.of(some), Gaussian.of(others))) ** 0.5
+    some, others = some * scale, (others + 9) * scale
+    theirs = torch_fidelity_distance(torch.from_numpy(some), torch.from_numpy(others))
+    monkeypatch.setattr(frechet, "_reference_trace", None)
+    first, second = Gaussian.of(some), Gaussian.of(others)
+    exact, ours = frechet_distance(first, second), frechet_distance(first, second, "eigvals")
+    assert abs(exact - theirs) > 2e-4
+    assert ours == pytest.approx(theirs, abs=1e-3, rel=1e-7)
+    assert abs(ours - theirs) < abs(exact - theirs)
 
 
 def test_a_root_that_is_not_finite_gets_the_references_offset() -> None:
