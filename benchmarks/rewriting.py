@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from inception_v3.bench import generated, random_network
-from inception_v3.engines.base import Engine, Pixels, Precision
+from inception_v3.engines.base import LOGITS, Engine, Pixels, Precision
 from inception_v3.engines.graph import Graph, build, merge, swap_pools
 from inception_v3.engines.onnx_graph import to_onnx
+from inception_v3.engines.quantise import Form, onnx_form, openvino_form, quantise
 
 REWRITINGS: dict[str, Callable[[Graph], Graph]] = {
     "plain": lambda graph: graph,
@@ -37,22 +38,21 @@ def pytorch(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
 
 def onnxruntime(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
     from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
-    from inception_v3.engines.quantise import quantise_onnx
 
-    model = to_onnx(graph)
-    if precision == "int8":
-        model = quantise_onnx(model, pixels)
+    model = quantised(graph, onnx_form(), pixels) if precision == "int8" else to_onnx(graph)
     return OnnxRuntimeEngine(model.SerializeToString(), precision)
 
 
 def openvino(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
     from inception_v3.engines.openvino import OpenvinoEngine
-    from inception_v3.engines.quantise import quantise
 
-    content: Any = to_onnx(graph).SerializeToString()
-    if precision == "int8":
-        content = quantise(content, pixels, lambda _: {"Logits": np.zeros((1, 1), np.float32)}, pixels[:1], 0.0)
-    return OpenvinoEngine(content, precision)
+    network = quantised(graph, openvino_form(), pixels) if precision == "int8" else to_onnx(graph).SerializeToString()
+    return OpenvinoEngine(network, precision)
+
+
+def quantised(graph: Graph, form: Form, pixels: Pixels) -> Any:
+    """Every layer in int8, whatever it says."""
+    return quantise(graph, form, pixels, lambda held: {LOGITS: np.zeros((len(held), 1), np.float32)}, pixels[:1], 0)[0]
 
 
 ENGINES = {"pytorch": pytorch, "onnxruntime": onnxruntime, "openvino": openvino}
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--engines", default=",".join(ENGINES))
     options = parser.parse_args()
-    pictures = generated(48, (299, 299))
+    pictures = generated(32, (299, 299))
     graph, batch = build(random_network(pictures[:16])), pictures[: options.batch_size]
     print(f"| batch {options.batch_size}, {options.rounds} rounds | plain, images/s | swap | merge | both |")
     print("| --- | ---: | ---: | ---: | ---: |")

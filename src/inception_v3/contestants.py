@@ -24,7 +24,7 @@ from inception_v3.engines.base import LOGITS, Pixels
 
 PEAK = "matrix product"  # not a contestant: the arithmetic that all are held to
 PIXELS, CONTEST, ANSWERS = "pixels.npy", "contest.json", "answers-{}-{}.npy"
-WARM_UP = 3  # batches
+WARM_UP = 2  # batches
 PICTURES_A_TURN = 8  # of small batches; of larger ones a turn is one batch
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
 
