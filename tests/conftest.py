@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ from inception_v3.network import InceptionV3
 ROOT = Path(__file__).parent.parent
 ORACLE = ROOT / ".oracle" / "bin" / "python"
 RECORDER = ROOT / "tests" / "oracle" / "record_tf_slim.py"
+
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so would every command that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -235,6 +235,8 @@ def _why_not(one: Contestant, pictures: bool) -> str | None:
     if find_spec(one.package) is None:
         extra = {"onnxruntime": "'inception-v3[onnx]'", "openvino": "'inception-v3[openvino]'"}
         return f"{one.package} is not installed; pip install {extra.get(one.package, one.package)}"
+    if one.engine.startswith("torchvision on") and find_spec("onnxscript") is None:
+        return "its graph is written by torch.onnx, which needs onnxscript; pip install onnxscript"
     if one.precision == "int8" and not pictures:
         return "is made with pictures like those that will come; give some with --images FOLDER"
     return None
