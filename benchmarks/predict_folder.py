@@ -52,12 +52,15 @@ def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
         Image.fromarray(pixels).save(folder / f"{number:06}.jpg", quality=90)
 
 
-def make(folder: Path, precisions: list[str], sample: list[Source]) -> dict[str, Path]:
+def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
     """The full-width network with random weights, exported in each precision: to ONNX in fp32, else to OpenVINO."""
     from inception_v3.bench import generated, random_network
     from inception_v3.export import export
 
-    model, files = random_network(generated(16, (299, 299))), {}
+    model, files, sample = random_network(generated(16, (299, 299))), {}, []
+    for number, pixels in enumerate(generated(96, (299, 299), seed=1)):  # of many classes to this network
+        sample.append(Source(str(number), folder / f"sample-{number}.png"))
+        Image.fromarray(pixels).save(folder / f"sample-{number}.png")
     for precision in precisions:
         files[precision] = folder / (f"{precision}.onnx" if precision == "fp32" else f"{precision}.xml")
         export(model, files[precision], precision=precision, images=sample, min_agreement=0)  # type: ignore[arg-type]
@@ -123,7 +126,7 @@ def main() -> None:
         if options.model is not None:
             opened = [open_engine(options.model, options.engine, one, min_agreement=0) for one in options.precision]
         elif options.fake is None:
-            files = make(Path(place), options.precision, list(expand([str(folder)])))
+            files = make(Path(place), options.precision)
             opened = [open_engine(file, options.engine, one, min_agreement=0) for one, file in files.items()]
         print(f"{options.pictures} JPEGs of {options.size[0]}x{options.size[1]}, {options.rounds} rounds, medians")
         print("| engine | precision | resize | decode | network alone, 1/s | folder, 1/s | share | CPU ms a picture |")
