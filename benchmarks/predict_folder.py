@@ -1,6 +1,6 @@
 """What is left of an engine's speed from a folder of JPEGs to top-5 in JSON lines.
 
-    python benchmarks/predict_folder.py                        # the full-width network, random weights, PyTorch
+    python benchmarks/predict_folder.py                        # the full-width network, random weights, exported
     python benchmarks/predict_folder.py --model FILE           # any network that `inception-v3 predict` takes
     python benchmarks/predict_folder.py --fake 13              # an engine that only waits 13 ms a picture
 
@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from inception_v3.engines import Engine
-from inception_v3.images import expand
+from inception_v3.engines.choose import Opened, open_engine
+from inception_v3.images import Source, expand
 from inception_v3.pipeline import FIRST_BATCH, resizer, run
 from inception_v3.predict import predict
 from inception_v3.preprocessing import Preprocessing
@@ -51,25 +52,62 @@ def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
         Image.fromarray(pixels).save(folder / f"{number:06}.jpg", quality=90)
 
 
-def load(options: argparse.Namespace) -> tuple[Engine, Preprocessing, list[str]]:
-    if options.fake is not None:
-        return FakeEngine(options.fake), Preprocessing(), [str(number) for number in range(1000)]
-    if options.model is not None:
-        from inception_v3.cli.predict import _load
+def make(folder: Path, precisions: list[str], sample: list[Source]) -> dict[str, Path]:
+    """The full-width network with random weights, exported in each precision: to ONNX in fp32, else to OpenVINO."""
+    from inception_v3.bench import generated, random_network
+    from inception_v3.export import export
 
-        network = _load(options.model, None, None)
-        return network.engine, network.preprocessing, network.class_names
-    from inception_v3 import InceptionV3
-    from inception_v3.engines.pytorch import PyTorch
+    model, files = random_network(generated(16, (299, 299))), {}
+    for precision in precisions:
+        files[precision] = folder / (f"{precision}.onnx" if precision == "fp32" else f"{precision}.xml")
+        export(model, files[precision], precision=precision, images=sample, min_agreement=0)  # type: ignore[arg-type]
+    return files
 
-    model = InceptionV3(num_classes=1000, create_aux_logits=False).eval()
-    return PyTorch(model), model.preprocessing, [str(number) for number in range(1000)]
+
+def measure(opened: Opened | None, folder: Path, options: argparse.Namespace) -> None:
+    engine: Engine = FakeEngine(options.fake) if opened is None else opened.engine  # type: ignore[assignment]
+    preprocessing = Preprocessing() if opened is None else opened.description.preprocessing
+    names = [str(number) for number in range(1000)] if opened is None else opened.description.names()
+    how = {"batch_size": options.batch_size, "decode": options.decode, "resize": options.resize or resizer()}
+    sources = [str(folder)]
+    batches: list[np.ndarray] = []
+
+    class Keeping:
+        name, precision = engine.name, engine.precision
+
+        def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            batches.append(pixels.copy())
+            return engine.predict(pixels)
+
+    count = sum(1 for _ in run(Keeping(), preprocessing, expand(sources), **how))  # type: ignore[arg-type]
+    assert len(batches[0]) == FIRST_BATCH
+    alone, through, processor = [], [], []
+    for _ in range(options.rounds):
+        started = time.perf_counter()
+        for pixels in batches:
+            engine.predict(pixels)
+        alone.append(count / (time.perf_counter() - started))
+        with tempfile.TemporaryDirectory() as place:
+            results = open_results(Path(place) / "out.jsonl", {}, top=5, resume=False)
+            started, cpu = time.perf_counter(), time.process_time()
+            for prediction in predict(engine, preprocessing, names, expand(sources), top=5, **how):  # type: ignore[arg-type]
+                results.write(prediction)
+            results.close()
+            through.append(count / (time.perf_counter() - started))
+            processor.append((time.process_time() - cpu) / count * 1000)
+    ratios = [one / other for one, other in zip(through, alone, strict=True)]
+    told = [engine.name, engine.precision, how["resize"], how["decode"]]
+    figures = [f"{statistics.median(alone):.1f}", f"{statistics.median(through):.1f}"]
+    figures += [f"{statistics.median(ratios):.1%}", f"{statistics.median(processor):.1f}"]
+    print(f"| {' | '.join([*told, *figures])} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
     parser.add_argument("--fake", type=float, metavar="MS")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16", "int8"])
     parser.add_argument("--pictures", type=int, default=160)
     parser.add_argument("--size", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--batch-size", type=int, default=16)
@@ -77,45 +115,21 @@ def main() -> None:
     parser.add_argument("--decode", choices=("exact", "scaled"), default="exact")
     parser.add_argument("--resize", choices=("torchvision", "pillow"))
     options = parser.parse_args()
-    engine, preprocessing, names = load(options)
-    how = {"batch_size": options.batch_size, "decode": options.decode, "resize": options.resize or resizer()}
-    alone, through, processor = [], [], []
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "pictures"
+        folder = Path(place, "pictures")
         folder.mkdir()
         write_pictures(folder, options.pictures, *options.size)
-        batches: list[np.ndarray] = []
-
-        class Keeping:
-            name, precision = engine.name, engine.precision
-
-            def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-                batches.append(pixels.copy())
-                return engine.predict(pixels)
-
-        for _ in run(Keeping(), preprocessing, expand([str(folder)]), **how):
-            pass
-        assert len(batches[0]) == FIRST_BATCH
-        for round_ in range(options.rounds):
-            started = time.perf_counter()
-            for pixels in batches:
-                engine.predict(pixels)
-            alone.append(options.pictures / (time.perf_counter() - started))
-            results = open_results(Path(place) / f"{round_}.jsonl", {}, top=5, resume=False)
-            started, cpu = time.perf_counter(), time.process_time()
-            for prediction in predict(engine, preprocessing, names, expand([str(folder)]), top=5, **how):
-                results.write(prediction)
-            results.close()
-            through.append(options.pictures / (time.perf_counter() - started))
-            processor.append((time.process_time() - cpu) / options.pictures * 1000)
-    ratios = [one / other for one, other in zip(through, alone, strict=True)]
-    print(f"{options.pictures} JPEGs of {options.size[0]}x{options.size[1]}, {options.rounds} rounds, medians")
-    print("| engine | precision | resize | decode | network alone, 1/s | folder, 1/s | share | CPU ms a picture |")
-    print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
-    told = [engine.name, engine.precision, how["resize"], how["decode"]]
-    figures = [f"{statistics.median(alone):.1f}", f"{statistics.median(through):.1f}"]
-    figures += [f"{statistics.median(ratios):.1%}", f"{statistics.median(processor):.1f}"]
-    print(f"| {' | '.join([*told, *figures])} |")
+        opened: list[Opened | None] = [None]
+        if options.model is not None:
+            opened = [open_engine(options.model, options.engine, one, min_agreement=0) for one in options.precision]
+        elif options.fake is None:
+            files = make(Path(place), options.precision, list(expand([str(folder)])))
+            opened = [open_engine(file, options.engine, one, min_agreement=0) for one, file in files.items()]
+        print(f"{options.pictures} JPEGs of {options.size[0]}x{options.size[1]}, {options.rounds} rounds, medians")
+        print("| engine | precision | resize | decode | network alone, 1/s | folder, 1/s | share | CPU ms a picture |")
+        print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
+        for one in opened:
+            measure(one, folder, options)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from inception_v3.engines.artefact import Description
+from inception_v3.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
+from inception_v3.engines.choose import Opened
 from inception_v3.preprocessing import Preprocessing
 
 CLASSES = 128
 SIZE = Preprocessing((8, 8))
 
 
-class FakeEngine:
-    name, precision = "fake", "fp32"
+class FakeEngine(Engine):
+    name, precision, device = "fake", "fp32", "cpu"
+    image_size, widths = (8, 8), {LOGITS: CLASSES, FEATURES: 2048}
 
     def __init__(self, seconds: float = 0.0, log: Path | None = None, fails_at: int | None = None) -> None:
         self.seconds, self.log, self.fails_at, self.batches = seconds, log, fails_at, []
 
-    def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, pixels: Pixels) -> Answers:
         assert pixels.dtype == np.uint8
         assert pixels.shape[1:] == (8, 8, 3)
         assert pixels.flags.c_contiguous
@@ -31,7 +35,8 @@ class FakeEngine:
                 log.write(f"{len(pixels)}\n")
         time.sleep(self.seconds)
         shown = pixels[:, 0, 0, :1].astype(np.float32)
-        return -np.abs(shown - 2 * np.arange(CLASSES, dtype=np.float32)), np.zeros((len(pixels), 2048), np.float32)
+        logits = -np.abs(shown - 2 * np.arange(CLASSES, dtype=np.float32))
+        return {LOGITS: logits, FEATURES: np.zeros((len(pixels), 2048), np.float32)}
 
 
 def save(path: Path, number: int) -> Path:
@@ -44,9 +49,9 @@ def save(path: Path, number: int) -> Path:
 def instead_of_a_network(seconds: float, log: Path | None = None, fails_at: int | None = None, rows: int = 5) -> None:
     """Give `inception-v3 predict` in this process this engine, whatever its MODEL; and small Parquet files."""
     from inception_v3 import results
-    from inception_v3.cli import predict
+    from inception_v3.engines import choose
 
-    names = [str(number) for number in range(CLASSES)]
+    told = Description({"num_classes": CLASSES}, SIZE, None, (LOGITS, FEATURES), "fp32", False, "")
     engine = FakeEngine(seconds, log, fails_at)
-    predict._load = lambda *_: predict._Network(engine, SIZE, names, Path(os.devnull))
+    choose.open_engine = lambda *_, **__: Opened(engine, told, Path(os.devnull), "asked for")
     results.ROWS_PER_PART = rows

@@ -131,4 +131,4 @@ def test_the_page_about_the_layout_names_every_file_and_no_other() -> None:
     assert {name for name in re.findall(r"\b(\w+)\.py\b", page) if name not in stems} <= {
         "__init__", "common", "test_convolution_by_hand"
     }  # fmt: skip
-    assert len(page.splitlines()) < 80
+    assert len(page.splitlines()) < 90

@@ -1,10 +1,13 @@
 """The cache of features: what is computed again and what is not, and what cannot damage it."""
 
+import io
 import multiprocessing
 import os
 import signal
 import sqlite3
+import tarfile
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +20,12 @@ from PIL import Image
 from inception_v3 import InceptionV3, Preprocessing
 from inception_v3 import bottlenecks as module
 from inception_v3.bottlenecks import CACHE_FILE, BottleneckCache, Bottlenecks, bottlenecks, network_key
-from inception_v3.data import Pictures
+from inception_v3.data import Pictures, shards
+from inception_v3.data.pictures import Encoded
+from inception_v3.data.sequences import joined
 from inception_v3.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NETWORK, OTHER = b"network", b"another"
 
@@ -90,6 +97,54 @@ def test_a_picture_in_memory_is_known_by_its_pixels(model: InceptionV3, cache: B
     bottlenecks(model, pictures(images), cache)
     images[1] = images[1].crop((0, 0, 80, 80))
     assert bottlenecks(model, pictures(images), cache).computed == 1
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """The pictures of `photos`, and a broken one, in a tar."""
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "all.tar", "w") as tar:
+        for number in range(4):
+            content = photo(tmp_path / "data" / f"{number}.bmp", number).read_bytes()
+            members = {"bmp": content if number != 1 else b"this is text", "cls": str(number % 2).encode()}
+            for suffix, content in members.items():
+                info = tarfile.TarInfo(f"{number}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return tmp_path / "shards" / "all.tar"
+
+
+def test_a_picture_in_a_shard_is_known_by_its_content_too(
+    model: InceptionV3, cache: BottleneckCache, shard: Path, tmp_path: Path
+) -> None:
+    """As a file and in a shard it is the same one."""
+    bottlenecks(model, pictures([tmp_path / "data" / "0.bmp"]), cache)
+    data = shards.read([shard], "place")
+    found = [bottlenecks(model, data, cache) for _ in range(2)]
+    assert [one.computed for one in found] == [2, 0]
+    assert [[name for name, _ in one.bad] for one in found] == [["all.tar/1.bmp"]] * 2
+    assert torch.equal(found[0].features, found[1].features)
+
+
+def test_encoded_pictures_are_let_go_of(
+    model: InceptionV3, cache: BottleneckCache, shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, those of one batch at most are in memory at once."""
+    held: weakref.WeakSet[Encoded] = weakref.WeakSet()
+    most = 0
+    read = Encoded.read
+
+    def noted(self: Encoded, size: int | None = -1, /) -> bytes:
+        nonlocal most
+        held.add(self)
+        most = max(most, len(held))
+        return read(self, size)
+
+    monkeypatch.setattr(Encoded, "read", noted)
+    data = shards.read([shard], "place")
+    both = Pictures(["a", "b"], joined(data.sources, data.sources), [0] * 8, joined(data.names, data.names))
+    assert bottlenecks(model, both, cache, batch_size=1).computed == 6
+    assert most == 1
 
 
 def test_a_file_is_read_again_only_when_it_changed(
@@ -182,6 +237,17 @@ def test_a_file_that_changes_while_it_is_at_work_is_not_kept_under_its_old_conte
     bottlenecks(model, pictures(files), cache, on_features=lambda done: photo(files[0], 99) if not done else None)
     files[0].write_bytes(old)
     assert bottlenecks(model, pictures(files), cache).computed == 1
+
+
+def test_a_shard_that_changes_while_it_is_at_work_is_not_kept_under_its_old_content(
+    model: InceptionV3, cache: BottleneckCache, shard: Path
+) -> None:
+    old, data = shard.read_bytes(), shards.read([shard], "place")
+    new = bytearray(old)
+    new[old.index(b"BM") + 1000] ^= 255  # a pixel of the first picture
+    bottlenecks(model, data, cache, on_features=lambda done: shard.write_bytes(new) if not done else None)
+    shard.write_bytes(old)
+    assert bottlenecks(model, data, cache).computed == 1
 
 
 # ------------------------------------------------------------------------------------- what cannot damage it

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from PIL import Image
 
 import inception_v3
 from inception_v3 import architecture, cli
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -217,6 +221,16 @@ def test_train_refuses_wrong_use_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_folder_among_the_classes_would_be_one_of_them(run: Run, tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / "pets" / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    for command in (("train",), ("finetune", tmp_path / "no weights")):
+        status, _, err = run(*command, tmp_path / "pets", "--out", tmp_path / "pets" / "run")
+        assert status == 2
+        assert "it would be taken for a class" in one_line(err)
+    assert sorted(path.name for path in (tmp_path / "pets").iterdir()) == ["cat", "dog"]
+
+
 def test_train_then_evaluate_then_predict(run: Run, tmp_path: Path) -> None:
     """The main job, end to end, on a folder of pictures."""
     for number in range(12):
@@ -261,6 +275,14 @@ def test_help_description_and_mistakes_answer_without_pytorch(arguments: list[st
     assert "torch" not in loaded
 
 
+def test_ctrl_c_while_libraries_are_imported_has_no_traceback(tmp_path: Path) -> None:
+    """One of them sends it here, in the middle of its import."""
+    (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-m", "inception_v3"], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
 def test_every_public_name_is_there() -> None:
     for name in inception_v3.__all__:
         assert getattr(inception_v3, name)
@@ -274,4 +296,4 @@ def test_a_reader_that_has_enough_ends_it_quietly(model: Path, tmp_path: Path) -
     command = f"{sys.executable} -m inception_v3 predict {model} {tmp_path}/pictures --batch-size 1 | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stdout.count("\n") == 1
-    assert done.stderr == ""
+    assert done.stderr.count("\n") == 1, "which engine, and nothing else"

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import random
 import tracemalloc
 import warnings
 import zlib
@@ -14,11 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.model_selection import train_test_split
 
 from inception_v3 import cli
 from inception_v3.data import Pictures, batches, duplicates, load_data, load_held_out
 from inception_v3.data.pictures import renumber
 from inception_v3.data.sequences import Made, Texts
+from inception_v3.data.stratified import held_out
 from inception_v3.errors import InputError
 from inception_v3.images import open_image
 from inception_v3.preprocessing import Preprocessing
@@ -51,6 +54,15 @@ def test_digits_are_split_evenly_by_class_and_the_same_at_every_call() -> None:
     whole = Counter(list(train.labels) + list(test.labels))
     assert all(abs(share[label] - count / 1797) < 0.005 for label, count in whole.items())
     assert load_data("digits")[1].names == test.names == load_held_out("digits", train.class_names).names
+
+
+@given(counts=st.lists(st.integers(2, 40), min_size=1, max_size=8), seed=st.integers(0, 2**32 - 1), order=st.randoms())
+def test_the_split_is_that_of_scikit_learn(counts: list[int], seed: int, order: random.Random) -> None:
+    labels = [3 * label for label, count in enumerate(counts) for _ in range(count)]
+    order.shuffle(labels)
+    count = max(len(counts), round(0.2 * len(labels)))
+    _, expected = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed)
+    assert np.flatnonzero(held_out(labels, count, seed)).tolist() == sorted(expected)
 
 
 def test_the_example_digits_were_never_trained_on() -> None:

@@ -151,13 +151,14 @@ def test_columns_that_cannot_be_used_are_one_clear_line(
     assert "\n" not in str(error.value)
 
 
-def test_damaged_files_are_one_clear_line(tmp_path: Path) -> None:
+def test_damaged_files_are_one_clear_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "x.parquet"
     for content in (b"", b"PAR1 and nothing else PAR1"):
         file.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read") as error:
             load_data(str(file))
         assert "\n" not in str(error.value)
+    assert not caplog.records, "nor does the library that reads them say it once more"
     root = saved(tmp_path / "set", "save_to_disk")
     (root / "train" / "state.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):

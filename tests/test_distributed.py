@@ -167,7 +167,7 @@ def test_one_killed_stops_the_other_and_one_process_goes_on_alone(place: Path) -
     second.kill(signal.SIGKILL)
     assert first.wait(60) == 1
     (line,) = (line for line in first.said.splitlines() if line.startswith("error:"))
-    assert "another process of this training has ended" in line
+    assert "another process has ended" in line
     assert "--resume" in line
     (said,) = finish(train(place, "broken", "own", 2, "--resume"))
     assert "going on after step" in said

@@ -20,7 +20,7 @@ from inception_v3.engines import artefact, choose, graph
 from inception_v3.engines.artefact import Check, Description
 from inception_v3.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
 from inception_v3.engines.check import compare, network_itself, why_not
-from inception_v3.engines.choose import WithFallback, find_exported, open_exported, open_model
+from inception_v3.engines.choose import WithFallback, find_exported, open_engine, open_exported, open_model
 from inception_v3.engines.graph import build, merge, swap_pools
 from inception_v3.engines.onnx_graph import to_onnx
 from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
@@ -121,6 +121,20 @@ def test_a_map_of_logits_is_refused_with_the_remedy(random_model: Build) -> None
         build(model)
     with pytest.raises(ValueError, match="any size needs global_pool=True"):
         build(random_model(), any_size=True)
+
+
+def test_a_network_can_take_floats_that_are_scaled_already(random_model: Build) -> None:
+    model = random_model(global_pool=True)
+    inside = "Mixed_6d/Branch_0/Conv2d_0a_1x1"
+    built = swap_pools(build(model, any_size=True, outputs=("Mixed_7c", inside), from_pixels=False))
+    images = torch.rand(2, 3, 139, 107) * 2 - 1
+    expected, found = model.base(images, end_points=("Mixed_6c",))
+    branch = model.get_submodule(inside.replace("/", "."))(found["Mixed_6c"])
+    content = to_onnx(built).SerializeToString()
+    for engine in (PyTorchEngine(built), OnnxRuntimeEngine(content, "fp32"), OpenvinoEngine(content, "fp32")):
+        answers = engine.run(images.numpy())  # type: ignore[arg-type]
+        assert relative(torch.from_numpy(answers["Mixed_7c"]), expected) < 2e-5, engine.name
+        assert relative(torch.from_numpy(answers[inside]), branch) < 2e-5, engine.name
 
 
 # ------------------------------------------------------------- engines agree
@@ -262,6 +276,10 @@ def test_another_takes_over_with_a_warning(random_model: Build) -> None:
 
 # ------------------------------------------------------------- exported files tell what they are
 
+BY_CLASS = """
+for prediction in inception_v3.Predictor(sys.argv[1])(sys.argv[2:]):
+    print(prediction.image, prediction.classes[0][1])
+"""
 WITHOUT_TORCH = """
 import sys
 
@@ -351,6 +369,7 @@ def test_a_feature_extractor(random_model: Build, tmp_path: Path) -> None:
         answers = open_exported(tmp_path / name).engine.run(pixels())
         expected = network_itself(model, ("Mixed_6e", FEATURES))(pixels())
         assert list(answers) == ["Mixed_6e", FEATURES]
+        assert str(artefact.read(tmp_path / name).check).startswith("end points off by")
         for key in answers:
             assert relative(torch.from_numpy(answers[key]), torch.from_numpy(expected[key])) < 1e-5
 
@@ -363,7 +382,10 @@ def test_predict_runs_an_exported_network_without_importing_torch(
     _, folder = exported
     Image.fromarray(pixels(1)[0]).save(tmp_path / "one.png")
     answers = []
+    by_class = WITHOUT_TORCH.replace("from inception_v3.cli import main\n\nmain()", "import inception_v3\n" + BY_CLASS)
     for name in ("model.onnx", "model.xml"):
+        given = [sys.executable, "-c", by_class, str(folder / name), str(tmp_path / "one.png")]
+        assert subprocess.run(given, capture_output=True, text=True, check=True).stdout.startswith(str(tmp_path))
         command = [
             sys.executable,
             "-c",
@@ -527,6 +549,9 @@ def test_a_run_folder_uses_what_was_exported_of_its_weights_alone(
     (run / "exported" / "fp32.onnx").unlink()
     rewrite(run / "exported" / "bf16.xml", weights=checksum(run / "model.safetensors"))
     assert find_exported(run) == run / "exported"
+    assert open_engine(run).engine.name == "openvino"
+    with pytest.warns(UserWarning, match=r"runs in openvino alone; going on with model.safetensors itself"):
+        assert open_engine(run, "onnxruntime").engine.name == "onnxruntime"
     assert find_exported(run / "exported" / "bf16.xml") is not None
     assert find_exported(run / "model.safetensors") is None
 
@@ -541,7 +566,7 @@ def test_int8_is_fitted_to_pictures_and_checked_on_others(random_model: Build, t
     told = export(model, tmp_path / name, precision="int8", images=sources, min_agreement=0.2)
     assert told.check is not None
     assert told.check.pictures == 32, "none that it was fitted to"
-    assert told.check.preparation == "torchvision"
+    assert told.check.preparation == "pillow"
     assert 0 < told.check.mean_difference < 0.1
     found = open_exported(tmp_path / name, min_agreement=0.2)
     assert found.engine.precision == "int8"

@@ -1,16 +1,17 @@
 """Judging: figures that others compute too, whatever the batches, the processes and the network's outputs."""
 
 import csv
-import functools
+import io
+import itertools
 import json
 import math
 import os
 import shutil
-import socket
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,9 @@ from inception_v3.errors import InputError
 from inception_v3.evaluate import ANSWER, Metrics, evaluate, judge, merge
 from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
+from processes import command_line, team
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Models = Callable[..., InceptionV3]
 
@@ -67,15 +71,6 @@ def noise(count: int, height: int = 80, width: int = 110) -> list[Image.Image]:
 def labelled(count: int, classes: int = 7) -> Pictures:
     labels = [n % classes for n in range(count)]
     return Pictures([*"abcdefg"[:classes]], noise(count), labels, [str(n) for n in range(count)])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Thin networks are quicker so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -434,7 +429,7 @@ def test_raw_weights_are_those_of_the_newest_state_of_the_run(
 
 
 def test_two_processes_give_the_figures_of_one(
-    run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path
 ) -> None:
     """Five pictures and a broken one: neither the shares nor their last batches are even."""
     model = saved()
@@ -442,21 +437,12 @@ def test_two_processes_give_the_figures_of_one(
     arguments = [model, pets, "--json", "--batch-size", "2", "--csv"]
     status, out, _ = run(*arguments, tmp_path / "one.csv")
     assert status == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    second = subprocess.Popen(
-        [sys.executable, "-m", "inception_v3", "evaluate", *arguments, tmp_path / "second.csv"],
-        stdout=subprocess.PIPE,
-        env=os.environ | place | {"RANK": "1", "OMP_NUM_THREADS": "1"},
+    log = tmp_path / "two.log"
+    first, second = team(
+        2, command_line, ["evaluate", *map(str, [*arguments, tmp_path / "two.csv"])], None, (), log=log
     )
-    join = functools.partial(torch.distributed.init_process_group, timeout=timedelta(minutes=10))
-    monkeypatch.setattr(torch.distributed, "init_process_group", join)
-    for name, value in (place | {"RANK": "0"}).items():  # as torchrun sets them
-        monkeypatch.setenv(name, value)
-    status, told, _ = run(*arguments, tmp_path / "two.csv")
-    assert (second.communicate(timeout=60)[0], second.returncode, status) == (b"", 0, 0), "the first process tells"
-    assert not (tmp_path / "second.csv").exists()
+    assert (first.wait(), second.wait(), second.said) == (0, 0, ""), "the first process tells"
+    (told,) = (line for line in first.said.splitlines() if line.startswith("{"))
     one, two = json.loads(out), json.loads(told)
     assert (one["count"], len(one["bad"])) == (5, 1)
     for figure in ("loss", "ece"):
@@ -468,6 +454,71 @@ def test_two_processes_give_the_figures_of_one(
         [line.split(",")[:3] for line in (tmp_path / f"{name}.csv").read_text().splitlines()] for name in ("one", "two")
     ]
     assert answers[0] == answers[1]
+
+
+def test_one_killed_stops_the_other_long_before_its_own_end(saved: Callable[..., Path], pets: Path) -> None:
+    for number, picture in enumerate(noise(60)):
+        picture.save(pets / "[red]dog" / f"more-{number}.png")
+    log = pets.parent / "killed.log"
+    arguments = ["evaluate", str(saved()), str(pets), "--batch-size", "1", "--workers", "0"]
+    first, second = team(2, command_line, arguments, die_at_the_third_picture, (), log=log)
+    assert second.wait() == -signal.SIGKILL
+    assert first.wait() == 1
+    *opened, line = first.said.splitlines()
+    assert line == "error: another process has ended or does not answer; see what it said, and start all of them again"
+    assert opened.count("opened") <= 4, "of 32 or more"
+
+
+def die_at_the_third_picture() -> None:
+    opened = Pictures.open
+    count = itertools.count(1)
+
+    def noted(self: Pictures, index: int) -> Image.Image:
+        if next(count) == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        print("opened", flush=True)
+        return opened(self, index)
+
+    Pictures.open = noted  # type: ignore[method-assign]
+
+
+def test_sigterm_as_torchrun_sends_it_to_the_others_is_told(saved: Callable[..., Path], pets: Path) -> None:
+    arguments = ["evaluate", str(saved()), str(pets), "--workers", "0"]
+    first, second = team(2, command_line, arguments, wait_at_the_first_picture, (), log=pets.parent / "ended.log")
+    first.wait_for(lambda: first.said == "opened\n")
+    first.kill(signal.SIGTERM)
+    assert first.wait() == 1
+    assert "another process has ended" in one_line(first.said)
+    second.kill(signal.SIGKILL)
+
+
+def wait_at_the_first_picture() -> None:
+    def opened(self: Pictures, index: int) -> Image.Image:
+        print("opened", flush=True)
+        signal.pause()
+        raise AssertionError
+
+    Pictures.open = opened  # type: ignore[method-assign]
+
+
+def test_what_the_data_set_left_out_is_listed_with_the_pictures_that_cannot_be_read(
+    run: Run, saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A shard may have a picture without a label, which is no picture of the data set."""
+    png = io.BytesIO()
+    noise(1)[0].save(png, "PNG")
+    members = {"0.png": b"this is text", "0.cls": b"0", "1.png": b"", "2.png": b"", "2.cls": b"1"}
+    members |= {"3.png": png.getvalue(), "3.cls": b"1"}
+    with tarfile.open(tmp_path / "val.tar", "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    status, out, err = run(saved(names=["a", "b"]), tmp_path / "val.tar", "--json")
+    assert status == 0
+    assert [one["image"] for one in json.loads(out)["bad"]] == ["val.tar/1.png", "val.tar/0.png", "val.tar/2.png"]
+    assert "3 of 4 pictures could not be read" in err
+    assert "  val.tar/1.png: no label: there is no 1.cls or .json" in err.splitlines()
 
 
 def test_answers_have_one_row_a_picture() -> None:

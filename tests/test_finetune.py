@@ -31,6 +31,8 @@ from inception_v3.logistic import fit_head
 from inception_v3.recipe import Recipe, load_recipe
 from inception_v3.run_folder import RunFolder, training_images
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COLOURS = {"blue": (0, 0, 90), "green": (0, 90, 0), "red": (90, 0, 0)}
 
 

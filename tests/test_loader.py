@@ -1,5 +1,6 @@
 """The order of a training's pictures, what each step holds, and how it is shared out."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,8 @@ from PIL import Image
 from inception_v3.data import Pictures, TrainingBatches
 from inception_v3.preprocessing import Preprocessing
 from inception_v3.seeds import epoch_order, seed_for
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PREPROCESSING = Preprocessing((75, 75))
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conftest import relative
-from inception_v3 import architecture
+from inception_v3 import architecture, layers, pointwise
+from inception_v3.distributed import synchronise
 from inception_v3.network import InceptionV3
 
 Build = Callable[..., InceptionV3]
@@ -336,3 +337,146 @@ def test_gradients_reach_every_parameter(random_model: Build) -> None:
     (logits.square().sum() + end_points["AuxLogits"].square().sum()).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not silent
+
+
+# ------------------------------------------------------------- the shorter ways of training on a processor
+
+
+def plain_and_shorter(random_model: Build, **options: object) -> tuple[InceptionV3, InceptionV3, Tensor]:
+    """Two equal networks in training: the first computes layer by layer, for a hook on a layer asks for that."""
+    plain = random_model(dropout_keep_prob=1.0, **options).double().to(memory_format=torch.channels_last).train()
+    shorter = copy.deepcopy(plain)
+    for module in plain.modules():
+        module.register_forward_hook(lambda *_: None)
+    pictures = images(n=3).double().contiguous(memory_format=torch.channels_last)
+    return plain, shorter, pictures
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_norm_scale": True}, {"count_padding": True}, {"mixed_7c_pool": "max"}], ids=str
+)
+def test_training_on_channels_last_has_the_numbers_of_the_layers(
+    random_model: Build, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, shorter, pictures = plain_and_shorter(random_model, **options)
+    ran = []
+    for way in ("begin", "conv_then_max"):
+        original = getattr(pointwise, way)
+        monkeypatch.setattr(
+            pointwise, way, lambda *args, way=way, original=original: ran.append(way) or original(*args)
+        )
+    asked = set(plain.end_point_names) - {"Conv2d_2b_3x3", "Conv2d_4a_3x3"}
+    for model in (plain, shorter):
+        assert not ran
+        _, end_points = model(pictures, asked)
+        sum(tensor.square().sum() for tensor in end_points.values()).backward()  # type: ignore[union-attr]
+    assert (ran.count("begin"), ran.count("conv_then_max")) == (11, 2), "every module and maximum of the second network"
+    for name, expected in plain.named_parameters():
+        assert relative(shorter.get_parameter(name).grad, expected.grad) < 1e-9, name  # type: ignore[arg-type]
+    for name, expected in plain.named_buffers():
+        assert relative(shorter.get_buffer(name), expected) < 1e-9, name
+
+
+def test_end_points_in_front_of_a_maximum_have_their_relu_in_training(random_model: Build) -> None:
+    plain, shorter, pictures = plain_and_shorter(random_model)
+    for name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
+        found, expected = (model.base(pictures, "Mixed_5b", [name])[1][name] for model in (shorter, plain))
+        assert found.min() == 0
+        assert relative(found, expected) < 1e-9
+
+
+@pytest.mark.parametrize("kernel", [(1, 3), (3, 1), (3, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_convolutions_of_small_maps(kernel: tuple[int, int], stride: int) -> None:
+    torch.manual_seed(0)
+    net = torch.randn(3, 5, 8, 9, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.randn(7, 5, *kernel, dtype=torch.float64, requires_grad=True)
+    border = kernel[0] // 2, kernel[1] // 2
+    ways = [
+        layers._ConvolutionOfSmallMap.apply(net, weights, stride, border),
+        torch.nn.functional.conv2d(net, weights, None, stride, border),
+    ]
+    found, expected = (torch.autograd.grad(way.sin().sum(), (net, weights), create_graph=True) for way in ways)
+    for one, other in zip(found, expected, strict=True):
+        assert relative(one, other) < 1e-12
+    second = [
+        torch.autograd.grad(one[0].square().sum() + one[1].square().sum(), weights)[0] for one in (found, expected)
+    ]
+    assert relative(*second) < 1e-12
+
+
+def test_a_module_in_bf16_is_as_exact_as_its_layers(random_model: Build) -> None:
+    plain, shorter, _ = plain_and_shorter(random_model)
+    exact = copy.deepcopy(shorter)
+    first = plain.get_parameter("Mixed_7c.Branch_0.Conv2d_0a_1x1.weights")
+    net = torch.randn(6, first.shape[1], 8, 8).relu().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        for model in (plain, shorter):
+            model.float().Mixed_7c(net).float().sin().sum().backward()  # type: ignore[operator]
+    exact.Mixed_7c(net.double()).sin().sum().backward()  # type: ignore[operator]
+    for name, expected in exact.Mixed_7c.named_parameters("Mixed_7c"):  # type: ignore[union-attr]
+        ours, theirs = (relative(model.get_parameter(name).grad.double(), expected.grad) for model in (shorter, plain))  # type: ignore[union-attr, arg-type]
+        assert ours < 1.5 * theirs + 0.01, name
+
+
+def test_compilers_get_the_plain_layers(random_model: Build) -> None:
+    plain, shorter, _ = plain_and_shorter(random_model)
+    net = torch.randn(2, 32, 9, 9, dtype=torch.float64)[:, : plain.Mixed_5b.Branch_0.Conv2d_0a_1x1.weights.shape[1]]  # type: ignore[union-attr, index]
+    net = net.contiguous(memory_format=torch.channels_last)
+    compiled = torch.compile(shorter.Mixed_5b, backend="eager", fullgraph=True)
+    assert relative(compiled(net), plain.Mixed_5b(net)) < 1e-12  # type: ignore[operator]
+
+
+def test_statistics_of_several_processes_are_left_to_their_own_layers(random_model: Build) -> None:
+    _, model, pictures = plain_and_shorter(random_model)
+    parts = list(model.Mixed_5b.children())  # type: ignore[union-attr]
+    assert pointwise.applies(pictures, *parts)
+    synchronise(model)
+    assert not pointwise.applies(pictures, *parts)
+
+
+def test_frozen_statistics_stay_as_they_are_in_training(random_model: Build) -> None:
+    """As in fine-tuning: a BatchNorm in evaluation mode inside a network in training mode."""
+    plain, shorter, pictures = plain_and_shorter(random_model)
+    for model in (plain, shorter):
+        for name, module in model.named_modules():
+            if name.startswith("Mixed_5") and name.endswith("BatchNorm"):
+                module.eval()
+    before = {name: tensor.clone() for name, tensor in shorter.named_buffers()}
+    logits, expected = shorter(pictures)[0], plain(pictures)[0]
+    assert relative(logits, expected) < 1e-9
+    for name, tensor in shorter.named_buffers():
+        assert torch.equal(tensor, before[name]) == name.startswith("Mixed_5"), name
+
+
+def test_a_hook_on_any_layer_is_called_in_training(random_model: Build) -> None:
+    _, model, pictures = plain_and_shorter(random_model)
+    called = []
+    for name, module in model.named_modules():
+        if name.startswith("Mixed_6b."):
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    model(pictures)
+    assert set(called) == {name for name, _ in model.named_modules() if name.startswith("Mixed_6b.")}
+
+
+def test_second_derivatives_and_torch_func_in_training(random_model: Build) -> None:
+    plain, shorter, pictures = plain_and_shorter(random_model)
+    penalties = []
+    for model in (plain, shorter):
+        asked = pictures.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(asked, ())[0].square().sum(), asked, create_graph=True)
+        slope.square().sum().backward()
+        penalties.append(model.get_parameter("Conv2d_2b_3x3.weights").grad)
+    assert relative(penalties[1], penalties[0]) < 1e-6
+
+    parameters = {name: tensor.detach() for name, tensor in shorter.named_parameters()}
+    statistics = {name: tensor.clone() for name, tensor in shorter.named_buffers()}
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(shorter, (weights, statistics), (pictures, ()))[0].square().sum()
+
+    gradient = torch.func.grad(loss)(parameters)
+    shorter.zero_grad()
+    shorter(pictures, ())[0].square().sum().backward()
+    name = "Mixed_6c.Branch_3.Conv2d_0b_1x1.weights"
+    assert relative(gradient[name], shorter.get_parameter(name).grad) < 1e-9  # type: ignore[arg-type]

@@ -275,6 +275,12 @@ def test_a_jpeg_is_decoded_no_smaller_than_asked_for(
         assert asked == [upright]
 
 
+def test_scaled_decoding_is_refused_where_it_would_change_much() -> None:
+    with pytest.raises(InputError, match=r"^--decode scaled: .*picks single pixels.*; leave it out$") as caught:
+        run(FakeEngine(), Preprocessing.named("slim"), [], decode="scaled")
+    assert caught.value.exit_status == 2
+
+
 def test_scaled_decoding_leaves_alone_what_is_not_large(tmp_path: Path) -> None:
     preprocessing = Preprocessing((107, 107))  # resized to 122 high, so 244 is needed
     for size, same in (((500, 375), True), ((700, 487), True), ((700, 488), False)):

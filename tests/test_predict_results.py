@@ -39,9 +39,9 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command in this process, with FakeEngine."""
-    from inception_v3.cli import predict
+    from inception_v3.engines import choose
 
-    for module, name in ((predict, "_load"), (results, "ROWS_PER_PART")):
+    for module, name in ((choose, "open_engine"), (results, "ROWS_PER_PART")):
         monkeypatch.setattr(module, name, getattr(module, name))  # to be put back
     instead_of_a_network(0)
 
@@ -381,7 +381,7 @@ def test_ctrl_c_while_it_waits_for_a_list(pictures: Path) -> None:
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
-    assert process.stderr.read() == ""
+    assert process.stderr.read() == "fake fp32 on cpu: asked for\n"
 
 
 def test_a_reader_that_has_enough_ends_it_quietly_and_soon(pictures: Path) -> None:
@@ -391,7 +391,7 @@ def test_a_reader_that_has_enough_ends_it_quietly_and_soon(pictures: Path) -> No
     process.stdout.readline()
     process.stdout.close()
     process.wait(5)
-    assert process.stderr.read() == ""
+    assert process.stderr.read() == "fake fp32 on cpu: asked for\n"
 
 
 def test_the_count_is_shown_on_a_terminal_alone(pictures: Path, tmp_path: Path) -> None:

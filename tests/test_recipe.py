@@ -134,8 +134,10 @@ def test_a_decay_that_cannot_settle_is_told_with_the_remedy() -> None:
     assert cannot_settle(Recipe(batch_norm_decay=0.9997), 20_000) == []
     assert cannot_settle(Recipe(batch_norm_decay=0.9997, freeze_batch_norm=True), 360) == []
     assert cannot_settle(Recipe(batch_norm_decay=0.9997, accumulate=50), 360) == [], "it moves with every batch"
-    (warning,) = cannot_settle(Recipe(ema_decay=0.9999), 2)
+    (warning,) = cannot_settle(Recipe(ema_decay=0.9999, freeze_batch_norm=True), 2)
     assert "ema_decay" in warning
+    for warning in cannot_settle(Recipe(), 2):
+        assert warning.endswith("will be their first value; train longer"), "no setting makes up for so few"
 
 
 def test_the_running_average_warms_up_as_tensorflows() -> None:

@@ -17,6 +17,8 @@ from inception_v3.trackers import Trackers
 from inception_v3.train import train
 from pictures import skies
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FIGURES = {"train/loss": 2.5, "train/accuracy": 0.25}
 
 

@@ -32,6 +32,8 @@ from inception_v3.training_model import new_model, uses_aux_head
 from inception_v3.training_state import Progress
 from pictures import pets, skies, stripes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = replace(load_recipe("digits"), depth_multiplier=0.1, epochs=2, batch_size=8)
 
 
@@ -172,6 +174,13 @@ def test_a_loss_that_stays_far_above_its_start_has_diverged() -> None:
     assert "more than 10 times that of the start for 50 steps" in told[-1]
     assert astray(Progress(), float("nan"), 1.0, 10) == "the loss is nan"
     assert astray(Progress(), 1.0, float("inf"), 10) == "the gradient's norm is inf"
+
+
+@pytest.mark.parametrize("wrong", [{"depth_multiplier": 100.0}, {"image_size": 100_000}])
+def test_what_no_memory_can_hold_is_told_before_it_is_taken(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"a step would take [\d,]+ GiB or more, and cpu has .*: lower") as error:
+        run(skies(tmp_path / "data"), tmp_path / "run", SMALL.with_options(**wrong))
+    assert error.value.exit_status == 2
 
 
 def test_an_unwritable_run_folder_is_told_before_anything_is_done(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inception_v3.evaluate import evaluate as evaluate
     from inception_v3.images import open_image as open_image
     from inception_v3.network import InceptionV3 as InceptionV3
-    from inception_v3.predict import predict as predict
+    from inception_v3.predict import Predictor as Predictor
     from inception_v3.preprocessing import Preprocessing as Preprocessing
 
 __version__ = "0.1.0"
@@ -25,12 +25,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "InceptionV3": "network",
     "InputError": "errors",
+    "Predictor": "predict",
     "Preprocessing": "preprocessing",
     "load": "checkpoint",
     "open_image": "images",
     "save": "checkpoint",
 }
-__all__ = ["InceptionV3", "InputError", "Preprocessing", "load", "open_image", "save"]
+__all__ = ["InceptionV3", "InputError", "Predictor", "Preprocessing", "load", "open_image", "save"]
 
 
 def __getattr__(name: str) -> Any:

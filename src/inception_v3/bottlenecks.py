@@ -12,7 +12,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -252,9 +252,9 @@ def bottlenecks(
             if readable:
                 features[readable], there[readable] = features_of(model, batch.images, precision), True
             for place in readable:
-                key, source = keys[place], pictures.sources[place]
                 # what was decoded may be newer than what the digest is of
-                if key is not None and (isinstance(source, Image.Image) or _state(source) == states[place]):
+                key = keys[place]
+                if key is not None and key == _key_now(pictures, place, key, states.get(place)):
                     keeper.add(key, features[place])
             on_features(len(batch.labels) + len(batch.bad))
     return Bottlenecks(
@@ -307,14 +307,35 @@ def _keys(
     for place, found in zip(files, cache.digests(list(files.values()), on_file), strict=True):
         if found is not None:
             keys[place], states[place] = found
-    for place, source in enumerate(pictures.sources):
-        if isinstance(source, Image.Image):
+    for place in range(len(pictures)):
+        if place not in files:
             on_file()
-            digest = _blake2b()
-            digest.update(f"{source.mode} {source.size}".encode())
-            digest.update(source.tobytes())
-            keys[place] = digest.digest()
+            with suppress(InputError):  # told by who opens it
+                keys[place] = _digest(pictures, place)
     return keys, states
+
+
+def _digest(pictures: Pictures, place: int) -> bytes:
+    """Of a picture that is no file of its own. Raises InputError: it cannot be read."""
+    source = pictures.sources[place]
+    digest = _blake2b()
+    if isinstance(source, Image.Image):
+        digest.update(f"{source.mode} {source.size}".encode())
+    digest.update(pictures.content(place))
+    return digest.digest()
+
+
+def _key_now(pictures: Pictures, place: int, key: bytes, state: State | None) -> bytes | None:
+    """What a picture that was known by `key` is known by now; None where it has gone or its file has changed."""
+    source = pictures.sources[place]
+    if isinstance(source, Image.Image):
+        return key
+    try:
+        if isinstance(source, Path):
+            return key if _state(source) == state else None
+        return _digest(pictures, place)
+    except (InputError, OSError):
+        return None
 
 
 def last_layer(model: InceptionV3) -> Conv2d:

@@ -1,6 +1,7 @@
 """Where the network runs, and in which precision it runs well there."""
 
-from contextlib import AbstractContextManager, nullcontext
+import ctypes
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 
@@ -31,3 +32,15 @@ def has_bf16(device: torch.device) -> bool:
 def autocast(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 autocast where the device has it, else nothing."""
     return torch.autocast(device.type, torch.bfloat16) if has_bf16(device) else nullcontext()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next training step, where it is glibc.
+
+    It would give large blocks back to the system at once, which then clears the same pages anew in every step.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with suppress(OSError, TypeError, AttributeError):  # other C libraries do without
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)

@@ -1,9 +1,12 @@
-"""Several processes, one training: torchrun starts them, each has a share of every step's pictures.
+"""Several processes, one training or judgement: torchrun starts them, each has a share of the pictures.
 
-The first process alone writes and prints. All hold the same weights: their gradients are averaged before each step.
+The first process alone writes and prints. In training all hold the same weights: their gradients are averaged before
+each step.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +26,7 @@ TIMEOUT = timedelta(minutes=30)  # of a process that hangs, or judges; one that 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a training: this one's number, how many there are, and what they tell each other.
+    """The processes of one work: this one's number, how many there are, and what they tell each other.
 
     Each method is called by all of them at the same place. Raises InputError where one of them has gone.
     """
@@ -70,29 +73,42 @@ class Team:
 
 
 @contextmanager
-def team(device: torch.device) -> Iterator[Team]:
+def team(device: torch.device, *, again: str = "start all of them again with --resume") -> Iterator[Team]:
     """The processes that torchrun started, or this one alone.
 
-    An InputError that comes up in here is one for all; the first process alone raises it, the others end in silence.
+    An InputError that comes up in here is one for all: the first process of each machine raises it, the others end in
+    silence. Raises InputError where another process has gone; `again` says what to do then.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Team(device=device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    rank = dist.get_rank()
+    in_main = threading.current_thread() is threading.main_thread()  # others may not ask for signals
+    before = signal.signal(signal.SIGTERM, _stop) if in_main else None
     try:
-        yield Team(rank, count, device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        yield Team(dist.get_rank(), count, device)
     except InputError as error:
-        if rank:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
             raise SystemExit(error.exit_status) from error
         raise
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-            message = "another process of this training has ended or does not answer; see what it said"
-            raise InputError(f"{message}, and start all of them again with --resume") from error
+        if isinstance(error, dist.DistError | _StoppedError) or "gloo" in str(error).lower():
+            message = f"another process has ended or does not answer; see what it said, and {again}"
+            raise InputError(message) from error
         raise
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
     dist.destroy_process_group()
+
+
+class _StoppedError(RuntimeError):
+    """By SIGTERM, which torchrun sends to the other processes when one has ended."""
+
+
+def _stop(_: int, __: object) -> None:
+    raise _StoppedError
 
 
 def own_device(device: torch.device) -> torch.device:

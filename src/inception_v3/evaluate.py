@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -20,6 +19,7 @@ from inception_v3.calibration import Bin, expected_calibration_error, reliabilit
 from inception_v3.crops import MultiCrop
 from inception_v3.data import Batch, Pictures, batches
 from inception_v3.devices import autocast
+from inception_v3.distributed import Team
 from inception_v3.errors import InputError
 from inception_v3.network import InceptionV3
 
@@ -128,25 +128,6 @@ def merge(parts: Sequence[Metrics]) -> Metrics:
     return Metrics(parts[0].class_names, rows[first], sorted(bad.items(), key=lambda one: int(one[0])))
 
 
-def gather(metrics: Metrics) -> Metrics:
-    """The judgement of all processes together, in each of them; without torch.distributed the metrics as they are.
-
-    Raises InputError where another process has gone.
-    """
-    if not _distributed():
-        return metrics
-    parts: list[Any] = [None] * dist.get_world_size()
-    try:
-        dist.all_gather_object(parts, metrics)
-    except RuntimeError as error:
-        raise InputError("another process has ended or does not answer; see what it said, and start again") from error
-    return merge(parts)
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
 def judge(
     models: Sequence[InceptionV3],
     pictures: Pictures,
@@ -155,22 +136,34 @@ def judge(
     precision: Precision = "fp32",
     batch_size: int = 32,
     workers: int = 0,
+    team: Team | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Metrics:
     """Judge one model, or the mean softmax of several, on pictures and over 1, 12 or 144 crops of each.
 
-    Every model gets the pixels of its own preprocessing. Where torch.distributed runs, each process takes its share
-    of the pictures, `on_batch` tells of those, and all get the whole judgement. At most `batch_size` crops, or those
-    of one picture, are held for each worker.
+    Every model gets the pixels of its own preprocessing. Each process of a `team` takes its share of the pictures,
+    and all get the whole judgement; `on_batch` tells how many all of them have done since. At most `batch_size` crops,
+    or those of one picture, are held for each worker.
     Raises InputError as `evaluate` does.
     """
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
-    places = range(rank, len(pictures), processes)
+    team = team or Team()
+    places = range(team.rank, len(pictures), team.count)
+    at_once = max(1, batch_size // crops)
+    together = len(pictures) // team.count // at_once  # batches that every process has, and tells the others of
+
+    def told(done: int) -> None:
+        """So a process notices that another has gone at the next batch, and not after its own last one."""
+        nonlocal together
+        if together:
+            (done,) = map(int, team.sum(done))
+        together -= bool(together)
+        on_batch(done)
+
     loaders = {
         preparation: batches(
             pictures.subset(places),
             preparation,
-            max(1, batch_size // crops),
+            at_once,
             views=MultiCrop(preparation, crops).pixels if crops > 1 else None,
             workers=workers,
         )
@@ -181,14 +174,14 @@ def judge(
         first,
         loader,
         pictures.class_names,
-        on_batch,
+        told,
         ensemble=ensemble,
         precision=precision,
         batch_size=batch_size,
     )
-    share.answers["index"] = rank + processes * share.answers["index"]
+    share.answers["index"] = team.rank + team.count * share.answers["index"]
     share.bad = [(str(places[int(place)]), reason) for place, reason in share.bad]
-    return gather(share)
+    return merge(team.gather([share]))
 
 
 @torch.inference_mode()

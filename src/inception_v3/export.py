@@ -153,7 +153,7 @@ def _pictures(
     rows, bad = [], []
     for source in chosen:
         try:
-            rows.append(model.preprocessing.pixels(source.open()).permute(1, 2, 0).numpy())
+            rows.append(model.preprocessing.array(source.open()))
         except InputError as error:
             bad.append(str(error))
     for reason in bad[:10]:
@@ -162,7 +162,7 @@ def _pictures(
         raise InputError(f"{name}: no picture in it can be read; give others with --images")
     pixels = np.stack(rows)
     fitted = min(CALIBRATE, len(pixels) // 2) if precision == "int8" else 0
-    return pixels[:fitted], _Pictures(pixels[fitted:], name, "torchvision")
+    return pixels[:fitted], _Pictures(pixels[fitted:], name, "pillow")
 
 
 def _write_onnx(file: Path, network: _Network, description: Description) -> Description:

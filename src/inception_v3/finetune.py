@@ -22,6 +22,7 @@ from inception_v3 import architecture
 from inception_v3.architecture import BASE_END_POINTS, Size
 from inception_v3.bottlenecks import HEADS, BottleneckCache, Precision, bottlenecks, in_precision, last_layer
 from inception_v3.data import Batch, Pictures
+from inception_v3.data.sequences import joined
 from inception_v3.errors import InputError
 from inception_v3.evaluate import Metrics, evaluate
 from inception_v3.logistic import fit_head
@@ -207,9 +208,9 @@ def train_head(
     started = time.perf_counter()
     both = Pictures(
         train_set.class_names,
-        [*train_set.sources, *test_set.sources],
+        joined(train_set.sources, test_set.sources),
         [*train_set.labels, *test_set.labels],
-        [*train_set.names, *test_set.names],
+        joined(train_set.names, test_set.names),
     )
     with progress_bar(console) as progress:
         files = progress.add_task("looking at files", total=len(both), figures="")

@@ -8,6 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inception_v3 import architecture
+from inception_v3 import architecture, pointwise
 from inception_v3.architecture import (
     AUX_INPUT,
     BASE_END_POINTS,
@@ -47,8 +48,16 @@ class Branch(nn.Module):
             for name in names:
                 self.add_module(name, layers[name])
 
-    def forward(self, net: Tensor) -> Tensor:
-        for names in self.steps:
+    def beginning(self) -> "pointwise.Beginning | None":
+        """The 1x1 convolution that reads the input of the module, and the average pool before it if there is one."""
+        first, second = (self.get_submodule(names[0]) for names in (self.steps[0], self.steps[-1]))
+        if type(first) is Pool2d and first.kind == "avg":
+            return (first, second) if type(second) is Conv2d else None
+        return (None, first) if type(first) is Conv2d and first.kernel == (1, 1) else None
+
+    def forward(self, net: Tensor, done: int = 0) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W'); `net` has the first steps behind it where some are `done`."""
+        for names in self.steps[done:]:
             outputs = [self.get_submodule(name)(net) for name in names]
             net = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
         return net
@@ -63,7 +72,20 @@ class InceptionModule(nn.Module):
             self.add_module(name, branch)
 
     def forward(self, net: Tensor) -> Tensor:
-        return torch.cat([branch(net) for branch in self.children()], 1)
+        begun = self._begin(net) if self.training and pointwise.applies(net, *self.children()) else {}
+        return torch.cat([branch(*begun.get(branch, (net,))) for branch in self.children()], 1)
+
+    def _begin(self, net: Tensor) -> dict[nn.Module, tuple[Tensor, int]]:
+        """Branches whose 1x1 convolution pointwise.py has done: its output, and the steps that are behind it."""
+        beginnings: dict[nn.Module, pointwise.Beginning] = {}
+        for branch in self.children():
+            if isinstance(branch, Branch) and (beginning := branch.beginning()):
+                beginnings[branch] = beginning
+        outputs = pointwise.begin(net, list(beginnings.values()))
+        return {
+            branch: (output, 1 if pool is None else 2)
+            for (branch, (pool, _)), output in zip(beginnings.items(), outputs, strict=True)
+        }
 
 
 class Head(nn.Sequential):
@@ -264,9 +286,18 @@ class InceptionV3(nn.Module, HubMixin):
         _check_images(images, architecture.minimum_size(names[-1]))
         found: EndPoints = {}
         net = images
-        for name in names:
-            net = self.get_submodule(name)(net)
-            if end_points is None or name in end_points:
+        kept = names if end_points is None else end_points
+        waiting: Conv2d | None = None  # for the maximum behind it
+        for name, following in zip_longest(names, names[1:]):
+            layer = self.get_submodule(name)
+            if waiting and isinstance(layer, Pool2d):
+                net = pointwise.conv_then_max(net, waiting, layer)
+                waiting = None
+            elif following and name not in kept and pointwise.joins(layer, self.get_submodule(following), net):
+                waiting = layer
+            else:
+                net = layer(net)
+            if name in kept:
                 found[name] = net
         return net, found
 

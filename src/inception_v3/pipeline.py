@@ -57,13 +57,23 @@ def run(
     """An Answer for each source, in order; one that cannot be read does not stop the others.
 
     `decode="scaled"` decodes large JPEGs at a half, quarter or eighth of their size, never below SCALED_MARGIN times
-    what the preprocessing resizes to: faster, and other pixels. `resize` is `resizer()` by default.
+    what the preprocessing resizes to: faster, and pixels that differ by a level on average. `resize` is `resizer()` by
+    default.
 
     Sources are taken in a thread of the pipeline, a few batches ahead. What taking one raises, or the engine, is
-    raised here after the answers before it.
+    raised here after the answers before it. Raises InputError, with exit status 2, at once: `decode="scaled"` with
+    TensorFlow's interpolation, which smooths nothing, so that other pixels would be seen.
     """
+    check_decode(decode, preprocessing)
     prepare = _preparation(preprocessing, decode, resize or resizer())
     return _Pipeline(engine, prepare, preprocessing.image_size, sources, batch_size).answers()
+
+
+def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
+    """Raises InputError where `run` would: pictures that are not smoothed must be decoded exactly."""
+    if decode == "scaled" and preprocessing.interpolation == "tensorflow":
+        reason = "this network's preprocessing picks single pixels (TensorFlow's bilinear), and would get others"
+        raise InputError(f"--decode scaled: {reason}; leave it out", exit_status=2)
 
 
 def _preparation(

@@ -1,12 +1,16 @@
-"""Curves, confusion matrix and reliability diagram as PNG. Needs matplotlib: pip install 'inception-v3[train]'."""
+"""Curves, confusion matrix, reliability, speeds, as PNG. Needs matplotlib: pip install 'inception-v3[train]'."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
 from inception_v3.calibration import Bin, expected_calibration_error
+
+if TYPE_CHECKING:
+    from inception_v3.bench import Bench
 
 
 def curves(epochs: list[dict[str, float]], path: Path) -> None:
@@ -65,3 +69,27 @@ def reliability_diagram(bins: list[Bin], path: Path, *, dark: bool = False) -> N
         lower.bar(middles, counts / max(counts.sum(), 1), width, color="gray")
         lower.set(xlabel="confidence", ylabel="pictures", ylim=(0, 1))
         figure.savefig(path, dpi=120, format="png", transparent=True)
+
+
+def speeds(found: "Bench", path: Path) -> None:
+    """Images a second of every contestant, a panel for each size of batch, and the limits of the arithmetic."""
+    sizes = sorted({row.batch_size for row in found.rows})
+    names = list(dict.fromkeys(f"{row.engine} {row.precision}" for row in found.rows))
+    figure = Figure(figsize=(5 + 4 * len(sizes), 1.5 + 0.35 * len(names)), layout="constrained")
+    for axes, size in zip(figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], sizes, strict=True):
+        rows = [row for row in found.rows if row.batch_size == size]
+        bars = axes.barh(
+            [f"{row.engine} {row.precision}" for row in rows],
+            [row.images_per_second for row in rows],
+            color=[_COLOURS[row.precision] for row in rows],
+        )
+        axes.bar_label(bars, fmt="%.1f", padding=3)
+        for precision, operations in found.peak.items():
+            axes.axvline(operations / found.operations, color=_COLOURS[precision], linestyle="--", linewidth=1)
+        axes.set(title=f"batch {size}", xlabel="images/s (dashed: limit of the arithmetic)")
+        axes.margins(x=0.12)
+    figure.axes[0].invert_yaxis()
+    figure.savefig(path, dpi=120, format="png")
+
+
+_COLOURS = {"fp32": "#3b82f6", "bf16": "#f97316", "fp16": "#a855f7", "int8": "#22c55e"}

@@ -1,14 +1,16 @@
 """From pictures on disk to the likeliest classes, in order, whatever their number."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.engines import Engine
-from inception_v3.images import Source
+from inception_v3.engines.choose import open_engine
+from inception_v3.images import Source, expand
 from inception_v3.pipeline import Decode, Resizer, run
 from inception_v3.preprocessing import Preprocessing
 
@@ -28,6 +30,42 @@ class Prediction:
             "image": self.image,
             "predictions": [{"class": name, "probability": share} for name, share in self.classes],
         }
+
+
+class Predictor:
+    """Pictures on disk to classes, in one line; of an exported network without importing PyTorch.
+
+    >>> predictor = Predictor("model.onnx")
+    >>> for prediction in predictor(["photos", "one.jpg"]):
+    ...     print(prediction.image, prediction.classes[0])
+
+    The arguments are those of engines.choose.open_engine. `engine`, `description` and `reason` tell what was taken
+    and why.
+    """
+
+    def __init__(self, model: str | Path, engine: str = "auto", precision: str | None = None, **more: Any) -> None:
+        opened = open_engine(model, engine, precision, **more)
+        self.engine, self.description, self.reason = opened.engine, opened.description, opened.reason
+
+    def __call__(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        top: int = 5,
+        batch_size: int | None = None,
+        decode: Decode = "exact",
+    ) -> Iterator[Prediction]:
+        """A Prediction for each file, in order, as they come; folders are gone through."""
+        asked = [images] if isinstance(images, str | Path) else images
+        return predict(
+            self.engine,
+            self.description.preprocessing,
+            self.description.names(),
+            expand([str(one) for one in asked]),
+            top=top,
+            batch_size=batch_size or self.engine.batch_size,
+            decode=decode,
+        )
 
 
 def predict(

@@ -70,13 +70,14 @@ def counter(console: Console) -> Iterator[Callable[[int], None]]:
 
 
 class Pace:
-    """How fast something goes, and how much of the time it waits for its input."""
+    """How fast something goes, up to its last item, and how much of the time it waits for its input."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
         self._started, self._waited, self.images = time.perf_counter(), 0.0, 0
+        self._ended: float | None = None
 
     def waiting_for(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, and the time that each takes to come."""
@@ -86,16 +87,21 @@ class Pace:
             try:
                 item = next(iterator)
             except StopIteration:
+                self._ended = time.perf_counter()
                 return
             finally:
                 self._waited += time.perf_counter() - before
             yield item
 
     @property
+    def seconds(self) -> float:
+        return max((self._ended or time.perf_counter()) - self._started, 1e-9)
+
+    @property
     def images_per_second(self) -> float:
-        return self.images / max(time.perf_counter() - self._started, 1e-9)
+        return self.images / self.seconds
 
     @property
     def wait(self) -> float:
         """The share of the time that was spent waiting, 0 to 1."""
-        return self._waited / max(time.perf_counter() - self._started, 1e-9)
+        return self._waited / self.seconds

@@ -21,7 +21,6 @@ from inception_v3.data import Pictures
 from inception_v3.errors import InputError
 from inception_v3.evaluate import NO_ANSWER, Metrics
 from inception_v3.files import replacing
-from inception_v3.images import open_image
 
 MISTAKES = 200  # shown, the surest first
 THUMBNAIL = 96  # pixels, of the longer side
@@ -85,7 +84,7 @@ def _mistake(row: np.void, pictures: Pictures) -> dict[str, Any]:
 
 def _thumbnail(pictures: Pictures, place: int) -> str | None:
     try:
-        image = open_image(pictures.sources[place])
+        image = pictures.open(place).copy()  # one in memory is shared
     except InputError:  # it was there a moment ago
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -61,17 +61,16 @@ def warmed_up(decay: float, step: int) -> float:
 def cannot_settle(recipe: Recipe, steps: int) -> list[str]:
     """What is wrong with averages that still hold a part of their first value when the training ends."""
     found = []
-    left = batch_norm_decay(recipe, steps * recipe.accumulate) ** (steps * recipe.accumulate)
-    if left > SETTLED and recipe.batch_norm_decay != "auto" and not recipe.freeze_batch_norm:
+    updates = steps * recipe.accumulate
+    left = batch_norm_decay(recipe, updates) ** updates
+    if left > SETTLED and not recipe.freeze_batch_norm:
         found.append(_warning("batch_norm_decay", recipe.batch_norm_decay, left, "BatchNorm's statistics", steps))
     left = math.prod(warmed_up(ema_decay(recipe), step) for step in range(1, min(steps, 1000) + 1))
-    if left > SETTLED and recipe.ema_decay != "auto":
+    if left > SETTLED:
         found.append(_warning("ema_decay", recipe.ema_decay, left, "the averaged weights", steps))
     return found
 
 
 def _warning(key: str, value: float | str, left: float, what: str, steps: int) -> str:
-    return (
-        f"{key} = {value} cannot settle in {steps:,} steps: {left:.0%} of {what} will be their first value; "
-        f'train longer, or use {key} = "auto"'
-    )
+    remedy = "train longer" if value == "auto" else f'train longer, or use {key} = "auto"'
+    return f"{key} = {value} cannot settle in {steps:,} steps: {left:.0%} of {what} will be their first value; {remedy}"

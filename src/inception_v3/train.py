@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from inception_v3 import schedules, training_state
 from inception_v3.augment import AUGMENTS
 from inception_v3.data import Batch, Pictures, TrainingBatches, batches
-from inception_v3.devices import autocast, has_bf16
+from inception_v3.devices import autocast, has_bf16, keep_freed_memory
 from inception_v3.distributed import Team, synchronise
 from inception_v3.errors import InputError
 from inception_v3.evaluate import Metrics, evaluate
@@ -28,7 +28,7 @@ from inception_v3.optimizers import build_optimizer, moving_average, set_learnin
 from inception_v3.recipe import Recipe
 from inception_v3.run_folder import RunFolder
 from inception_v3.seeds import seed_for
-from inception_v3.training_model import fit_to, new_model, training_mode, uses_aux_head
+from inception_v3.training_model import check_memory, fit_to, new_model, training_mode, uses_aux_head
 from inception_v3.training_state import Progress
 from inception_v3.watch import Watch
 
@@ -66,12 +66,16 @@ def train(
         save_every: steps from one saved state to the next; by default two minutes. Each epoch ends with one too.
         team: the processes that share the work (distributed.py).
 
-    Raises InputError: the disk is full, no picture can be read, the state in `run` is of another training, another
-    process has gone, or the loss is no number or has diverged; the last good state stays. Raises Interrupted, which
-    is a KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is saved then.
+    Raises InputError: a step needs more memory than there is, the disk is full, no picture can be read, the state in
+    `run` is of another training, another process has gone, or the loss is no number or has diverged; the last good
+    state stays. Raises Interrupted, which is a KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is saved then.
     """
     team = team or Team(device=device)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(seed)
+    if model is None:
+        check_memory(recipe, len(train_set), len(train_set.class_names), device)
     model = model or new_model(recipe, train_set.class_names)
     model.to(device).to(memory_format=torch.channels_last)
     loader = TrainingBatches(

@@ -1,6 +1,11 @@
 """The network as a recipe wants it: built, fitted to the length of the training, and which of its parts take part."""
 
+import os
+
+import torch
+
 from inception_v3.architecture import end_points
+from inception_v3.errors import InputError
 from inception_v3.layers import BatchNorm
 from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
@@ -21,6 +26,27 @@ def new_model(recipe: Recipe, class_names: list[str]) -> InceptionV3:
     model.preprocessing = Preprocessing((side, side), recipe.crop_fraction)
     model.class_names = class_names
     return model
+
+
+def check_memory(recipe: Recipe, pictures: int, classes: int, device: torch.device) -> None:
+    """Raises InputError where weights and the maps that a step keeps are for sure more than the device's memory.
+
+    Counted are end points alone, in bfloat16, and of every weight its average, its gradient and one of the optimizer's.
+    """
+    side = recipe.image_size
+    points = end_points(height=side, width=side, num_classes=classes, depth_multiplier=recipe.depth_multiplier)
+    maps = sum(point.height * point.width * point.channels for point in points)
+    needed = 16 * sum(point.parameters for point in points) + 2 * min(recipe.batch_size, pictures) * maps
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(
+            f"a step would take {needed / 2**30:,.0f} GiB or more, and {device} has {there / 2**30:,.0f}: lower "
+            "batch_size (accumulate makes up for it), image_size or depth_multiplier",
+            exit_status=2,
+        )
 
 
 def fit_to(model: InceptionV3, recipe: Recipe, steps: int) -> None:

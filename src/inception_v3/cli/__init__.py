@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from inception_v3.cli.common import warn
 from inception_v3.errors import InputError
 
-COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "convert", "describe")
+COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -44,7 +44,9 @@ def inception_v3() -> None:
 
 def main() -> None:
     """Run a command; one line and an exit status in place of a traceback for anything the user can mend."""
-    warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}")  # without a line of our source
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes on one machine one alone speaks
+    # without a line of our source
+    warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if first else None
     try:
         app(standalone_mode=True)
     except InputError as error:

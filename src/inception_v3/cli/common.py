@@ -1,6 +1,7 @@
 """What the commands share: options under one name, the two consoles, and how mistakes and bad pictures are told."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default the GPU where there is one.")]
-Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode pictures.")]
+Workers = Annotated[int | None, typer.Option(min=0, max=256, help="Processes that decode pictures.")]
+LARGEST_SEED = 2**63 - 1
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that the network takes at once.")]
 
 MODEL = "A run folder, a file of any format, or a name such as torchvision:IMAGENET1K_V1 or hf:owner/name."
@@ -53,11 +55,28 @@ def show_bad(reasons: list[str], count: int, listed: Path | None = None, bad: in
             warn(f"  and {bad - 10} more")
 
 
+def told(bad: Iterable[tuple[str, str]]) -> list[str]:
+    """For each (name, reason) a line with both."""
+    return [reason if name in reason else f"{name}: {reason}" for name, reason in bad]
+
+
 def pick_workers(asked: int | None, pictures: int, data: str) -> int:
     """Decoding photographs is worth processes of its own, a few or tiny pictures are not."""
     if asked is not None:
         return asked
     return 0 if data == "digits" or pictures < 200 else min(os.cpu_count() or 1, 8)
+
+
+def keep_apart(data: str, out: Path) -> None:
+    """Raises InputError where the plots of a run folder would become pictures of a class."""
+    from inception_v3.data.address import TRAIN_NAMES, is_folder
+
+    if is_folder(data) and out.resolve().is_relative_to(Path(data).resolve()):
+        if any((Path(data) / name).is_dir() for name in TRAIN_NAMES):
+            return  # what is beside train/ is no class
+        raise InputError(
+            f"{out}: inside {data}, where it would be taken for a class; give another --out", exit_status=2
+        )
 
 
 def checked(function: Any, **options: Any) -> Any:

@@ -1,9 +1,6 @@
 """`inception-v3 evaluate`"""
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,11 +17,14 @@ from inception_v3.cli.common import (
     output,
     pick_workers,
     show_bad,
+    told,
     warn,
 )
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from inception_v3.evaluate import Metrics
     from inception_v3.network import InceptionV3
 
@@ -58,13 +58,18 @@ def evaluate(
         check_writable(file)  # before hours of work
 
     from inception_v3.data import load_held_out
+    from inception_v3.devices import has_bf16, pick_device
+    from inception_v3.distributed import own_device, team
     from inception_v3.evaluate import judge
     from inception_v3.progress import progress_bar
     from inception_v3.run_folder import training_images
 
     names = [model, *(others or ())]
-    with _processes() as rank:
-        networks = _load(names, weights_file, weights, device, precision)
+    place = own_device(pick_device(device))
+    if precision == "bf16" and not has_bf16(place):
+        raise InputError(f"--precision bf16: not on this {place.type}, which does not compute in it", exit_status=2)
+    with team(place, again="start all of them again") as processes:
+        networks = _load(names, weights_file, weights, place)
         origins = [network.origin.file for network in networks if network.origin is not None]
         files = [_newest_state(file) if weights == "raw" else file for file in origins]
         pictures = load_held_out(data, networks[0].class_names, set().union(*map(training_images, origins)))
@@ -74,8 +79,7 @@ def evaluate(
         if workers is None:  # each holds the crops of several pictures, and the network is no faster than two
             workers = min(pick_workers(None, len(pictures), data), 8 if crops == 1 else 2)
         with progress_bar(messages) as progress:
-            total = len(range(rank, len(pictures), int(os.environ.get("WORLD_SIZE", "1"))))
-            bar = progress.add_task("evaluating", total=total, figures="", visible=rank == 0)
+            bar = progress.add_task("evaluating", total=len(pictures), figures="", visible=processes.rank == 0)
             metrics = judge(
                 networks,
                 pictures,
@@ -83,15 +87,16 @@ def evaluate(
                 precision="bf16" if precision == "bf16" else "fp32",
                 batch_size=batch_size,
                 workers=workers,
+                team=processes,
                 on_batch=lambda done: progress.advance(bar, done),
             )
-    if rank:
+    if processes.rank:
         return  # one process tells
-    reasons = [reason for _, reason in metrics.bad]
-    metrics.bad = [(pictures.names[int(place)], reason) for place, reason in metrics.bad]
+    metrics.bad = [*pictures.bad, *((pictures.names[int(place)], reason) for place, reason in metrics.bad)]
+    everything = len(pictures) + len(pictures.bad)
     if not metrics.count:
-        show_bad(reasons, len(pictures))
-        raise InputError(f"{data}: none of its {len(pictures)} pictures can be read")
+        show_bad(told(metrics.bad), everything)
+        raise InputError(f"{data}: none of its {everything} pictures can be read")
     if not len(metrics.answered):
         raise InputError(f"{model}: its outputs are no finite numbers for any picture; the weights are damaged")
     from inception_v3.files import checksum
@@ -119,7 +124,7 @@ def evaluate(
             f"{metrics.unanswered} of {metrics.count} pictures got outputs that are no finite numbers; they count as "
             "mistakes, and are in neither loss nor ECE"
         )
-    show_bad(reasons, len(pictures))
+    show_bad(told(metrics.bad), everything)
 
 
 def _one_of(option: str, given: Any, known: tuple[Any, ...]) -> None:
@@ -151,18 +156,10 @@ def _put_raw(network: "InceptionV3") -> None:
         raise InputError(f"{file}: does not hold the raw weights of the model beside it ({reason})") from error
 
 
-def _load(
-    names: list[str], weights_file: Path | None, weights: str, device: str | None, precision: str
-) -> list["InceptionV3"]:
+def _load(names: list[str], weights_file: Path | None, weights: str, place: "torch.device") -> list["InceptionV3"]:
     """The models, which must tell the same classes apart; the file stands in for the first one's download."""
     from inception_v3 import checkpoint
-    from inception_v3.devices import has_bf16, pick_device
 
-    place = pick_device(device)
-    if str(place) == "cuda" and "LOCAL_RANK" in os.environ:
-        place = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
-    if precision == "bf16" and not has_bf16(place):
-        raise InputError(f"--precision bf16: not on this {place.type}, which does not compute in it", exit_status=2)
     given = [weights_file, *[None] * (len(names) - 1)]
     networks = [checkpoint.load(name, place, weights_file=file) for name, file in zip(names, given, strict=True)]
     for network in networks if weights == "raw" else ():
@@ -172,21 +169,6 @@ def _load(
         if its != classes[0]:
             raise InputError(f"{name}: its classes are not those of {names[0]}; leave one of the two out")
     return networks
-
-
-@contextmanager
-def _processes() -> Iterator[int]:
-    """This process's rank; under torchrun the processes share the pictures."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0
-        return
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo")  # it carries answers, not what is on a GPU
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
 
 
 def _show(metrics: "Metrics") -> None:

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inception_v3.cli.common import BatchSize, Device, Json, Workers, messages, output, pick_workers, show_bad, warn
+from inception_v3.cli.common import (
+    LARGEST_SEED,
+    BatchSize,
+    Device,
+    Json,
+    Workers,
+    keep_apart,
+    messages,
+    output,
+    pick_workers,
+    show_bad,
+    told,
+    warn,
+)
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +57,7 @@ def finetune(
     recipe: Annotated[str, typer.Option(help="For --unfreeze: a recipe's name, or a .toml file.")] = "finetune",
     epochs: Annotated[int | None, typer.Option(help="For --unfreeze: times that every picture is seen.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="For --unfreeze: that of the last layer.")] = None,
-    seed: Annotated[int, typer.Option(help="For --unfreeze: of order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="For --unfreeze: of order and augmentation.")] = 0,
     device: Device = None,
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
@@ -60,6 +73,8 @@ def finetune(
         raise InputError("--resume goes on with a run, --overwrite deletes it: give one of them", exit_status=2)
     if resume and unfreeze is None:
         raise InputError("--resume goes on with --unfreeze; features are kept without it", exit_status=2)
+    folder = out or Path("runs") / Path(data).resolve().name
+    keep_apart(data, folder)
     from inception_v3.recipe import load_recipe
 
     chosen = load_recipe(recipe).with_options(epochs=epochs, learning_rate=learning_rate)
@@ -94,7 +109,6 @@ def finetune(
     )
     if factors is not None and not chosen.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will move, in frozen layers too; freeze_batch_norm = true keeps them")
-    folder = out or Path("runs") / Path(data).resolve().name
     if Path(weights).resolve() in (folder.resolve(), *((folder / name).resolve() for name in (MODEL_FILE, BEST_FILE))):
         raise InputError(f"{folder}: the weights are there, and would be replaced; give another --out", exit_status=2)
     features = BottleneckCache(cache or default_cache())
@@ -127,7 +141,7 @@ def finetune(
     pictures = len(train_set) + len(test_set)
     if done.head and done.head.not_kept:
         warn(f"the cache takes no more, and the next run will compute again: {done.head.not_kept}")
-    show_bad([reason for _, reason in run.bad_images], pictures, run.bad_images_file)
+    show_bad(told(run.bad_images), pictures, run.bad_images_file)
     if as_json:
         print(json.dumps(_summary(done, run, weights, data)))
         return

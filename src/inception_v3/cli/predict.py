@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,6 @@ from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.engines.choose import Opened
     from inception_v3.images import Source
     from inception_v3.predict import Prediction
     from inception_v3.results import Results
@@ -69,11 +68,13 @@ def predict(
     elif resume:
         raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
     sources = expand(images)
-    from inception_v3.pipeline import resizer
+    from inception_v3.engines.choose import open_engine
+    from inception_v3.pipeline import check_decode, resizer
     from inception_v3.predict import predict
 
-    network = _open(model, weights_file, engine, precision, device, min_agreement)
+    network = open_engine(model, engine, precision, device, min_agreement=min_agreement, weights_file=weights_file)
     print(f"{network.engine}: {network.reason}", file=sys.stderr)
+    check_decode(decode.value, network.description.preprocessing)
     class_names = network.description.names()
     top = min(top, len(class_names))
     size = batch_size or network.engine.batch_size
@@ -164,34 +165,3 @@ def _counting(shown: bool = True) -> Iterator[Callable[[int], None]]:
 
     with counter(messages) as count:
         yield count
-
-
-def _open(
-    model: str,
-    weights_file: Path | None,
-    engine: str,
-    precision: str | None,
-    device: str | None,
-    min_agreement: float | None,
-) -> "Opened":
-    """An exported network as it is; of a run folder what was exported of these weights, else the network itself."""
-    from inception_v3.engines.base import Precision
-    from inception_v3.engines.choose import EngineName, find_exported, open_exported
-
-    for value, choices, what in (
-        (engine, get_args(EngineName), "engine"),
-        (precision, get_args(Precision), "precision"),
-    ):
-        if value is not None and value not in choices:
-            raise InputError(f"no {what} {value!r}; there are {', '.join(choices)}", exit_status=2)
-    asked: dict[str, Any] = {"engine": engine, "precision": precision, "device": device}
-    exported = find_exported(Path(model)) if weights_file is None else None
-    if exported is not None:
-        return open_exported(exported, **asked, min_agreement=min_agreement)
-    from inception_v3 import checkpoint
-    from inception_v3.devices import pick_device
-    from inception_v3.engines.choose import open_model
-
-    if engine in ("auto", "pytorch", "compile"):
-        asked["device"] = str(pick_device(device))
-    return open_model(checkpoint.load(model, weights_file=weights_file), **asked)

@@ -4,13 +4,25 @@ import os
 import re
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from inception_v3.cli.common import Device, Workers, messages, output, pick_workers, show_bad, warn
+from inception_v3.cli.common import (
+    LARGEST_SEED,
+    Device,
+    Workers,
+    keep_apart,
+    messages,
+    output,
+    pick_workers,
+    show_bad,
+    told,
+    warn,
+)
 from inception_v3.errors import InputError
 
 FITTING = {"digits": "digits", "mnist": "mnist", "cifar10": "cifar10", "cifar100": "cifar10"}  # recipes by kind of data
@@ -29,7 +41,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The rate at its height.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width that the network sees, 75 or more.")] = None,
     depth_multiplier: Annotated[float | None, typer.Option(help="Factor on every layer's width.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights, order and augmentation.")] = 0,
     device: Device = None,
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
@@ -47,6 +59,7 @@ def train(
 
     if resume and overwrite:
         raise InputError("--resume goes on with a run, --overwrite deletes it: give one of them", exit_status=2)
+    keep_apart(data, out)
     chosen = load_recipe(recipe or FITTING.get(re.split("[:+]", data)[0], "photos")).with_options(
         epochs=epochs,
         batch_size=batch_size,
@@ -62,13 +75,12 @@ def train(
     from inception_v3.train import train
 
     place = own_device(pick_device(device))
-    train_set, test_set = load_data(data)
-    with (
-        team(place) as processes,
-        RunFolder(
-            out, overwrite=overwrite, resume=resume, keep=keep, track=track or (), writer=not processes.rank
-        ) as run,
-    ):
+    with ExitStack() as stack:
+        processes = stack.enter_context(team(place))
+        train_set, test_set = load_data(data)
+        run = stack.enter_context(
+            RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=track or (), writer=not processes.rank)
+        )
         console = Console(quiet=True) if processes.rank else messages
         if run.missing and run.writer:
             warn(f"no {', '.join(run.missing)}: pip install 'inception-v3[train]' for them")
@@ -92,7 +104,7 @@ def train(
             raise typer.Exit(interrupted.exit_status) from interrupted
     if processes.rank:
         return
-    show_bad([reason for _, reason in run.bad_images], len(train_set) + len(test_set), run.bad_images_file)
+    show_bad(told(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
     output.print(
         f"{out}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures",
         highlight=False,

@@ -1,5 +1,6 @@
 """Hugging Face data sets: folders that `save_to_disk` wrote, and parquet files."""
 
+import logging
 import sys
 from array import array
 from collections.abc import Callable
@@ -49,10 +50,13 @@ def read_parquet(files: list[Path], place: str) -> Pictures:
     shown = sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
     if not shown:
         datasets.disable_progress_bars()
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is raised too
     try:
         table = _tried(place, lambda: datasets.Dataset.from_parquet([str(file) for file in files]))
     finally:
         datasets.enable_progress_bars()
+        datasets.logging.set_verbosity(verbosity)
     return _pictures(table, place, files[0].name)
 
 

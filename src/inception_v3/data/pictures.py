@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from inception_v3.data.sequences import subset
+from inception_v3.data.stratified import held_out
 from inception_v3.errors import InputError
 from inception_v3.images import open_image
 
@@ -92,8 +93,6 @@ class Splits:
 
 def split_evenly(pictures: Pictures, name: str) -> tuple[Pictures, Pictures]:
     """A fifth of each class held out, the same at every call. Raises InputError: a class of one picture."""
-    from sklearn.model_selection import train_test_split
-
     counts = Counter(pictures.labels)
     few = min(counts, key=lambda label: (counts[label], label))
     if counts[few] < 2:
@@ -101,13 +100,10 @@ def split_evenly(pictures: Pictures, name: str) -> tuple[Pictures, Pictures]:
             f"{name}: class {pictures.class_names[few]} has 1 picture, and one of each must be held out; add more, or "
             "give train/ and val/ folders"
         )
-    held_out = max(len(counts), round(HELD_OUT * len(pictures)))
-    train, test = train_test_split(
-        np.arange(len(pictures)), test_size=held_out, stratify=np.asarray(pictures.labels), random_state=SPLIT_SEED
-    )
-    first = pictures.subset(np.sort(train).tolist())
+    mask = held_out(pictures.labels, max(len(counts), round(HELD_OUT * len(pictures))), SPLIT_SEED)
+    first = pictures.subset(np.flatnonzero(~mask).tolist())
     first.bad = pictures.bad
-    return first, pictures.subset(np.sort(test).tolist())
+    return first, pictures.subset(np.flatnonzero(mask).tolist())
 
 
 def renumber(pictures: Pictures, class_names: list[str], complaint: Callable[[str], str]) -> Pictures:

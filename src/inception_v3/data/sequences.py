@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -60,6 +61,15 @@ class Texts:
     def __getitem__(self, number: int) -> str:
         start = self._ends[number - 1] if number else 0
         return self._joined[start : self._ends[number]].decode("utf-8", "surrogateescape")
+
+
+def joined(first: Sequence[Any], second: Sequence[Any]) -> Made[Any]:
+    """The items of both, one after the other, still made when they are asked for."""
+    return Made(partial(_of_both, first, second), range(len(first) + len(second)))
+
+
+def _of_both(first: Sequence[Any], second: Sequence[Any], number: int) -> Any:
+    return first[number] if number < len(first) else second[number - len(first)]
 
 
 def subset(column: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:

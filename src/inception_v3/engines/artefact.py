@@ -32,7 +32,8 @@ LARGEST: dict[Precision, float] = {"fp32": 0.001, "bf16": 0.2, "fp16": 0.1, "int
 class Check:
     """How an engine's answers differ from those of the network itself, layer by layer, in float32 on PyTorch.
 
-    `differences` are those of probabilities. `preparation` says who resized: torchvision or pillow.
+    Differences are those of `compared`: probabilities, or end points relative to their largest value. `preparation`
+    says who resized: pillow, as where `predict` runs the file, or none.
     """
 
     pictures: int
@@ -41,10 +42,12 @@ class Check:
     top_1_agreement: float
     max_difference: float
     mean_difference: float
+    compared: Literal["probabilities", "end points"] = "probabilities"
 
     def __str__(self) -> str:
+        top_1 = f"top-1 agreement {self.top_1_agreement:.2%}, " if self.compared == "probabilities" else ""
         return (
-            f"top-1 agreement {self.top_1_agreement:.2%}, probabilities off by {self.max_difference:.1e} at most and "
+            f"{top_1}{self.compared} off by {self.max_difference:.1e} at most and "
             f"{self.mean_difference:.1e} on average, {self.pictures} pictures ({self.source})"
         )
 

@@ -13,7 +13,8 @@ Pixels = NDArray[np.uint8]
 Answers = dict[str, NDArray[np.float32]]
 
 LOGITS, FEATURES = "Logits", "AvgPool_1a"  # end points, as TF-Slim calls them
-PIXELS = "pixels"  # the input's name in exported files
+PIXELS = "pixels"  # the input of exported networks: uint8 (N, H, W, 3)
+IMAGES = "images"  # that of networks built for floats: (N, 3, H, W), scaled already
 
 
 class Engine(ABC):

@@ -1,7 +1,7 @@
 """How far an engine's answers are from the network's own: measured when the engine is made, and kept with it."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,8 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
             total, count = total + float(difference.sum()), count + difference.size
     if not pictures:
         raise ValueError("no pictures to compare on")
-    return Check(pictures, source, preparation, agreeing / pictures, largest, total / count)
+    compared: Literal["probabilities", "end points"] = "probabilities" if LOGITS in expected else "end points"
+    return Check(pictures, source, preparation, agreeing / pictures, largest, total / count, compared)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from inception_v3.engines import artefact
 from inception_v3.engines.artefact import Description
@@ -50,6 +50,44 @@ def exports_in(folder: Path) -> list[Path]:
     """The exported networks in a folder."""
     found = (path for path in sorted(folder.iterdir()) if path.suffix in artefact.SUFFIXES)
     return [path for path in found if artefact.recognise(path)]
+
+
+def open_engine(
+    model: str | Path,
+    engine: str = "auto",
+    precision: str | None = None,
+    device: str | None = None,
+    *,
+    min_agreement: float | None = None,
+    weights_file: str | Path | None = None,
+) -> Opened:
+    """The engine for whatever `load` reads, or for an exported network, which needs no PyTorch.
+
+    Of a folder with several exported networks, or a run folder that has them in `exported/`, it is the fastest whose
+    check shows at least `min_agreement` (BOUNDS of artefact.py by default). `engine` and `precision` pin it.
+    Raises InputError, which names the file and the remedy.
+    """
+    for value, choices, what in (
+        (engine, get_args(EngineName), "engine"),
+        (precision, get_args(Precision), "precision"),
+    ):
+        if value is not None and value not in choices:
+            raise InputError(f"no {what} {value!r}; there are {', '.join(choices)}", exit_status=2)
+    asked: dict[str, Any] = {"engine": engine, "precision": precision, "device": device}
+    exported = find_exported(Path(model)) if weights_file is None and engine not in ("pytorch", "compile") else None
+    if exported is not None:
+        try:
+            return open_exported(exported, **asked, min_agreement=min_agreement)
+        except InputError as error:
+            if not (Path(model) / MODEL_FILE).exists():
+                raise
+            warnings.warn(f"{error}; going on with {MODEL_FILE} itself", stacklevel=2)
+    from inception_v3 import checkpoint
+    from inception_v3.devices import pick_device
+
+    if engine in ("auto", "pytorch", "compile"):
+        asked["device"] = str(pick_device(device))
+    return open_model(checkpoint.load(model, weights_file=weights_file), **asked)
 
 
 def find_exported(path: Path) -> Path | None:
@@ -120,17 +158,17 @@ def open_exported(
             if told.precision == "bf16":  # the numbers in the file are float32: in fp32 they are what they were
                 possible.append((file, replace(told, precision="fp32", check=None), runner))
         else:
-            if reason and description.precision != "fp32":
-                warnings.warn(f"{file}: {reason}", stacklevel=2)
             possible.append((file, description, runner))
     if not possible:
         raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
-    (file, description, runner), *others = possible
-    opened = _open(file, description, runner, device)
+    (file, description, chosen), *others = possible
+    if description.precision != "fp32" and (reason := why_not(description, min_agreement)):
+        warnings.warn(f"{file}: {reason}", stacklevel=2)
+    opened = _open(file, description, chosen, device)
     if others and engine == "auto" and precision is None:
         opened = WithFallback(opened, lambda: _open(*others[0], device))
-    reason = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
-    return Opened(opened, description, file, reason + (f"; not: {'; '.join(refused)}" if refused else ""))
+    why = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
+    return Opened(opened, description, file, why + (f"; not: {'; '.join(refused)}" if refused else ""))
 
 
 def _can_run(description: Description, precision: Precision) -> bool:
@@ -185,8 +223,6 @@ def open_model(
     """An engine for a network in memory. Without `precision` it is fp32: nothing was checked for a lower one."""
     from inception_v3.engines.graph import build, swap_pools
 
-    if engine not in get_args(EngineName):
-        raise InputError(f"no engine {engine!r}; there are {', '.join(get_args(EngineName))}", exit_status=2)
     wanted: Precision = precision or "fp32"
     if wanted == "int8":
         raise InputError(
@@ -196,23 +232,7 @@ def open_model(
         graph = swap_pools(build(model))
     except ValueError as error:
         raise InputError(str(error)) from error
-    chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(wanted, device)
-    if chosen in ("onnxruntime", "openvino"):
-        if find_spec(chosen) is None:
-            raise InputError(_not_installed(chosen), exit_status=2)
-        if find_spec("onnx") is None:
-            raise InputError(
-                f"{chosen} needs the package onnx to be given this network; {_install(chosen)}", exit_status=2
-            )
-        if chosen == "onnxruntime" and wanted != "fp32":
-            raise InputError(f"ONNX Runtime does not run {wanted} here; openvino and pytorch do", exit_status=2)
-        from inception_v3.engines.onnx_graph import to_onnx
-
-        built = _build(chosen, to_onnx(graph).SerializeToString(), wanted, device)
-        if engine == "auto":
-            built = WithFallback(built, lambda: _pytorch(graph, wanted, device))
-    else:
-        built = _pytorch(graph, wanted, device, compiled=chosen == "compile")
+    built, reason = open_graph(graph, engine, wanted, device)
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -223,6 +243,27 @@ def open_model(
         weights="",
     )
     return Opened(built, description, model.origin.file if model.origin else Path(), reason)
+
+
+def open_graph(
+    graph: "Graph", engine: EngineName = "auto", precision: Precision = "fp32", device: str | None = None
+) -> tuple[Engine, str]:
+    """An engine for a graph, and in words why this one. Raises InputError as `open_model`."""
+    chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(precision, device)
+    if chosen not in ("onnxruntime", "openvino"):
+        return _pytorch(graph, precision, device, compiled=chosen == "compile"), reason
+    if find_spec(chosen) is None:
+        raise InputError(_not_installed(chosen), exit_status=2)
+    if find_spec("onnx") is None:
+        raise InputError(f"{chosen} needs the package onnx to be given this network; {_install(chosen)}", exit_status=2)
+    if chosen == "onnxruntime" and precision != "fp32":
+        raise InputError(f"ONNX Runtime does not run {precision} here; openvino and pytorch do", exit_status=2)
+    from inception_v3.engines.onnx_graph import to_onnx
+
+    built = _build(chosen, to_onnx(graph).SerializeToString(), precision, device)
+    if engine == "auto":
+        built = WithFallback(built, lambda: _pytorch(graph, precision, device))
+    return built, reason
 
 
 def _pytorch(graph: "Graph", precision: Precision, device: str | None, compiled: bool = False) -> Engine:

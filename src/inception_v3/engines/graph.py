@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.architecture import Size
-from inception_v3.engines.base import FEATURES, LOGITS, PIXELS
+from inception_v3.engines.base import FEATURES, IMAGES, LOGITS, PIXELS
 from inception_v3.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ Operation = Convolution | Pool | Activation | Split | Concat
 
 @dataclass(frozen=True)
 class Graph:
-    """Operations in an order in which they can run. `PIXELS` is the input; every other name is an operation's output.
+    """Operations in an order in which they can run. `input` is PIXELS or IMAGES; other names are operations' outputs.
 
     `image_size` is (height, width), or None where pictures of any size go in. `outputs` are end points under
     TF-Slim's names: maps (N, C, h, w); Logits (N, num_classes) and AvgPool_1a (N, features) where there is one place.
@@ -90,10 +90,11 @@ class Graph:
     operations: tuple[Operation, ...]
     image_size: Size | None
     outputs: tuple[str, ...] = (LOGITS, FEATURES)
+    input: str = PIXELS
 
     def channels(self) -> dict[str, int]:
         """How many channels each tensor has."""
-        known = {PIXELS: 3}
+        known = {self.input: 3}
         for operation in self.operations:
             match operation:
                 case Convolution():
@@ -107,26 +108,33 @@ class Graph:
         return known
 
 
-def build(model: "InceptionV3", *, any_size: bool = False, outputs: Collection[str] = (LOGITS, FEATURES)) -> Graph:
-    """The network, folded, from pixels 0 to 255 to the named end points.
+def build(
+    model: "InceptionV3",
+    *,
+    any_size: bool = False,
+    outputs: Collection[str] = (LOGITS, FEATURES),
+    from_pixels: bool = True,
+) -> Graph:
+    """The network, folded, from pixels 0 to 255 to the named end points; with `from_pixels=False` from scaled floats.
 
     Raises ValueError: an end point that is not there or not part of inference; with `any_size` or an image size of its
     own, a head that gives a map of logits rather than one answer.
     """
     names = [*model.base_end_points]
     heads = [] if model.settings["final_endpoint"] else [FEATURES, LOGITS]
-    for name in outputs:
-        if name not in (*names, *heads):
-            raise ValueError(f"no end point {name!r} to compute; there are {', '.join((*names, *heads))}")
     operations: list[Operation] = []
-    net = PIXELS
+    net = start = PIXELS if from_pixels else IMAGES
     for name in names:
         operations += _module(model.get_submodule(name), name, net)
         net = name
-    if heads:
+    if heads and {*heads} & {*outputs}:
         operations += _head(model, net, any_size)
-    graph = Graph(tuple(operations), None if any_size else model.preprocessing.image_size, tuple(outputs))
-    return needed(_with_scaling(graph, model.preprocessing))
+    made = {output for operation in operations for output in outputs_of(operation)}
+    for name in outputs:
+        if name not in made:
+            raise ValueError(f"no end point {name!r} to compute; there are {', '.join((*names, *heads))}")
+    graph = Graph(tuple(operations), None if any_size else model.preprocessing.image_size, tuple(outputs), start)
+    return needed(_with_scaling(graph, model.preprocessing) if from_pixels else graph)
 
 
 def _module(module: Any, name: str, net: str) -> Iterator[Operation]:

@@ -31,9 +31,11 @@ def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto
     def window(one: Convolution | Pool) -> dict[str, Any]:
         return {"strides": [one.stride] * 2, "pads": [*one.border, *one.border]}
 
-    node("Cast", [PIXELS], ["pixels/float"], to=TensorProto.FLOAT)
-    node("Transpose", ["pixels/float"], ["pixels/nchw"], perm=[0, 3, 1, 2])
-    renamed = {PIXELS: "pixels/nchw"}
+    renamed = {}
+    if graph.input == PIXELS:
+        node("Cast", [PIXELS], ["pixels/float"], to=TensorProto.FLOAT)
+        node("Transpose", ["pixels/float"], ["pixels/nchw"], perm=[0, 3, 1, 2])
+        renamed = {PIXELS: "pixels/nchw"}
     ends = {name: f"{name}/map" for name in graph.outputs if name in (LOGITS, FEATURES)}
 
     def named(name: str) -> str:
@@ -73,14 +75,17 @@ def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto
 
     channels = graph.channels()
     height, width = graph.image_size or ("height", "width")
-    pixels = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", height, width, 3])
+    if graph.input == PIXELS:
+        given = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", height, width, 3])
+    else:
+        given = helper.make_tensor_value_info(graph.input, TensorProto.FLOAT, ["batch", 3, height, width])
     outputs = [
         helper.make_tensor_value_info(
             name, TensorProto.FLOAT, ["batch", channels[name], *([] if name in ends else [f"{name}_h", f"{name}_w"])]
         )
         for name in graph.outputs
     ]
-    proto = helper.make_graph(nodes, "InceptionV3", [pixels], outputs, constants)
+    proto = helper.make_graph(nodes, "InceptionV3", [given], outputs, constants)
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="inception-v3")
     model.ir_version = 8  # of opset 17
     helper.set_model_props(model, metadata or {})

@@ -34,12 +34,14 @@ class OnnxRuntimeEngine(Engine):
         source = network if isinstance(network, bytes) else str(network)
         self._session = runtime.InferenceSession(source, options, providers=[provider])
         self._names = [output.name for output in self._session.get_outputs()]
-        _, height, width, _ = self._session.get_inputs()[0].shape  # free ones are names
+        (given,) = self._session.get_inputs()
+        self._input = given.name
+        height, width = given.shape[1:3] if given.name == PIXELS else given.shape[2:]  # free ones are names
         self.image_size = (height, width) if isinstance(height, int) else None
         self.widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
 
     def run(self, pixels: Pixels) -> Answers:
-        results = self._session.run(self._names, {PIXELS: np.ascontiguousarray(pixels)})
+        results = self._session.run(self._names, {self._input: np.ascontiguousarray(pixels)})
         return dict(zip(self._names, results, strict=True))
 
 

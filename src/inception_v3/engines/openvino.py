@@ -32,13 +32,14 @@ class OpenvinoEngine(Engine):
         self._compiled = core.compile_model(model, device, options)
         self._request = self._compiled.create_infer_request()
         self._names = [output.any_name for output in self._compiled.outputs]
-        _, height, width, _ = self._compiled.input(PIXELS).partial_shape
+        given = self._compiled.input()
+        height, width = list(given.partial_shape)[1:3] if given.any_name == PIXELS else list(given.partial_shape)[2:]
         self.image_size = None if height.is_dynamic else (height.get_length(), width.get_length())
         shapes = [output.partial_shape for output in self._compiled.outputs]
         self.widths = {name: shape[1].get_length() for name, shape in zip(self._names, shapes, strict=True)}
 
     def run(self, pixels: Pixels) -> Answers:
-        results = self._request.infer({PIXELS: np.ascontiguousarray(pixels)}, share_inputs=True)
+        results = self._request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
         return {name: np.array(results[place]) for place, name in enumerate(self._names)}
 
 

@@ -18,7 +18,7 @@ MAX_CAPTURED = 4  # shapes of batches that a GPU replays; each holds its memory
 
 
 class Network(nn.Module):
-    """A graph as a module: uint8 pixels (N, H, W, 3) to a tuple of its outputs in float32."""
+    """A graph as a module: pixels (N, H, W, 3), or images (N, 3, H, W), to a tuple of its outputs in float32."""
 
     def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -32,8 +32,9 @@ class Network(nn.Module):
                 self.register_buffer(f"bias_{place}", torch.from_numpy(one.bias).to(dtype))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        # NHWC in memory, NCHW by name: that is channels_last as it stands.
-        net = {PIXELS: pixels.to(self.dtype).permute(0, 3, 1, 2)}
+        net = {self.graph.input: pixels.to(self.dtype, memory_format=torch.channels_last)}
+        if self.graph.input == PIXELS:  # NHWC in memory, NCHW by name: that is channels_last as it stands
+            net = {PIXELS: pixels.to(self.dtype).permute(0, 3, 1, 2)}
         for place, one in enumerate(self.graph.operations):
             match one:
                 case Convolution():

@@ -1,21 +1,21 @@
 """The network as the scores need it: one function from images to features, and what identifies it."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from inception_v3 import checkpoint
+from inception_v3.engines.choose import open_graph
+from inception_v3.engines.graph import Graph, build, swap_pools
 from inception_v3.errors import InputError
 from inception_v3.formats import fid_2015
-from inception_v3.layers import BatchNorm, Conv2d
 from inception_v3.network import InceptionV3
 
 WEIGHTS = "fid:2015-12-05"
@@ -43,10 +43,9 @@ class Network:
 
     def to(self, device: torch.device) -> "Network":
         """The same on another device, where what computes the features can go there."""
-        if device == self.device or not isinstance(self.features, PytorchFeatures):
+        if device == self.device or not isinstance(self.features, EngineFeatures):
             return self
-        self.features.to(device)
-        return replace(self, device=device)
+        return replace(self, features=self.features.to(device), device=device)
 
 
 def load_network(
@@ -60,9 +59,8 @@ def load_network(
 
     Raises InputError: no such file, damaged, or another network unless `any_weights`.
     """
-    given = isinstance(weights, InceptionV3)
     model = weights if isinstance(weights, InceptionV3) else checkpoint.load(weights)
-    name = "this model" if given else str(weights)
+    name = "this model" if model is weights else str(weights)
     if model.settings["final_endpoint"]:
         raise InputError(f"{name}: ends at {model.settings['final_endpoint']}; scores need all layers")
     reasons = fid_2015.differences(model)
@@ -73,8 +71,10 @@ def load_network(
     weights_of = {key: tensor.detach().cpu().float() for key, tensor in model.state_dict().items()}
     logits = next(tensor for key, tensor in weights_of.items() if key.startswith("Logits.") and tensor.ndim == 4)
     channels = weights_of[f"{SPATIAL_LAYER}.Conv2d_0a_1x1.weights"].shape[0]
+    spatial = f"{SPATIAL_LAYER.replace('.', '/')}/Conv2d_0a_1x1"
+    graph = swap_pools(build(model, any_size=True, outputs=("Mixed_7c", spatial), from_pixels=False))
     return Network(
-        features=PytorchFeatures(deepcopy(model) if given else model, dtype, torch.device(device)),
+        features=EngineFeatures(graph, dtype, torch.device(device)),
         width=logits.shape[1],
         spatial_width=17 * 17 * min(channels, SPATIAL_CHANNELS),
         checksum=_checksum(weights_of),
@@ -93,48 +93,21 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class PytorchFeatures:
-    """PyTorch itself, channels_last, BatchNorm folded into the convolutions. Changes the model that it is given."""
+class EngineFeatures:
+    """The fastest engine that is installed for it; see engines/choose.py."""
 
-    def __init__(self, model: InceptionV3, dtype: Dtype, device: torch.device) -> None:
-        for module in model.modules():
-            if isinstance(module, Conv2d) and module.BatchNorm is not None:
-                _fold(module)
-        self.dtype = torch.bfloat16 if dtype == "bf16" else torch.float32
-        self.model = model.eval().requires_grad_(False)
-        self.to(device)
-        self.spatial: Tensor | None = None
-        model.get_submodule(SPATIAL_LAYER).register_forward_hook(self._keep)
+    def __init__(self, graph: Graph, dtype: Dtype, device: torch.device) -> None:
+        self.graph, self.dtype = graph, dtype
+        self.engine, self.reason = open_graph(graph, "auto", dtype, str(device))
 
-    def to(self, device: torch.device) -> None:
-        self.device = device
-        self.model = self.model.to(device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def to(self, device: torch.device) -> "EngineFeatures":
+        return EngineFeatures(self.graph, self.dtype, device)
 
-    def _keep(self, module: nn.Module, images: tuple[Tensor], output: Tensor) -> None:
-        self.spatial = output[:, :SPATIAL_CHANNELS]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and sent to other processes as what it is built from: sessions of other libraries stay behind."""
+        return EngineFeatures, (self.graph, self.dtype, torch.device(self.engine.device.lower()))
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        batch = images.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-            net, _ = self.model.base(batch, end_points=())
-        spatial, self.spatial = self.spatial, None
-        assert spatial is not None
-        return net.float().mean((2, 3)).cpu(), spatial.permute(0, 2, 3, 1).flatten(1).float().cpu()
-
-
-def _fold(layer: Conv2d) -> None:
-    """BatchNorm of known statistics is a factor and an offset: both go into the convolution, worked out in float64.
-
-    What follows it stays, since the layer still has a (now empty) BatchNorm: ReLU.
-    """
-    norm = layer.BatchNorm
-    assert isinstance(norm, BatchNorm)
-    factor = (norm.moving_variance.double() + norm.epsilon).rsqrt()
-    if norm.gamma is not None:
-        factor = factor * norm.gamma.double()
-    offset = norm.beta.double() - norm.moving_mean.double() * factor
-    kernel = layer.weights.double() * factor.view(-1, 1, 1, 1)
-    layer.weights = nn.Parameter(kernel.float())
-    layer.biases = nn.Parameter(offset.float())
-    layer.BatchNorm = nn.Identity()  # type: ignore[assignment]
+        last, spatial = self.engine.run(images.cpu().numpy()).values()
+        spatial = spatial[:, :SPATIAL_CHANNELS].transpose(0, 2, 3, 1).reshape(len(spatial), -1)
+        return torch.from_numpy(last.mean((2, 3))), torch.from_numpy(np.ascontiguousarray(spatial))

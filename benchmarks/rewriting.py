@@ -1,0 +1,99 @@
+"""What each exact rewriting of the network gains, in each engine and precision: why an engine uses which.
+
+    python benchmarks/rewriting.py [--batch-size 16] [--rounds 15]
+
+`plain` is the folded network; `swap` averages after the 1x1 convolution instead of before (engines/graph.swap_pools);
+`merge` joins 1x1 convolutions that read one tensor (graph.merge); then both. The four of an engine take turns in one
+process, in the opposite order in every second round; each figure is a median over the rounds of the speed over the
+plain network's in the same round.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from inception_v3.bench import generated, random_network
+from inception_v3.engines.base import LOGITS, Engine, Pixels, Precision
+from inception_v3.engines.graph import Graph, build, merge, swap_pools
+from inception_v3.engines.onnx_graph import to_onnx
+from inception_v3.engines.quantise import Form, onnx_form, openvino_form, quantise
+
+REWRITINGS: dict[str, Callable[[Graph], Graph]] = {
+    "plain": lambda graph: graph,
+    "swap": swap_pools,
+    "merge": merge,
+    "both": lambda graph: merge(swap_pools(graph)),
+}
+
+
+def pytorch(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
+    from inception_v3.engines.pytorch import PyTorchEngine
+
+    return PyTorchEngine(graph, precision)
+
+
+def onnxruntime(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
+    from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
+
+    model = quantised(graph, onnx_form(), pixels) if precision == "int8" else to_onnx(graph)
+    return OnnxRuntimeEngine(model.SerializeToString(), precision)
+
+
+def openvino(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
+    from inception_v3.engines.openvino import OpenvinoEngine
+
+    network = quantised(graph, openvino_form(), pixels) if precision == "int8" else to_onnx(graph).SerializeToString()
+    return OpenvinoEngine(network, precision)
+
+
+def quantised(graph: Graph, form: Form, pixels: Pixels) -> Any:
+    """Every layer in int8, whatever it says."""
+    return quantise(graph, form, pixels, lambda held: {LOGITS: np.zeros((len(held), 1), np.float32)}, pixels[:1], 0)[0]
+
+
+ENGINES = {"pytorch": pytorch, "onnxruntime": onnxruntime, "openvino": openvino}
+PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "pytorch": ("fp32", "bf16"),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+}
+
+
+def seconds(engine: Engine, pixels: Pixels) -> float:
+    started = time.perf_counter()
+    engine.run(pixels)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    options = parser.parse_args()
+    pictures = generated(32, (299, 299))
+    graph, batch = build(random_network(pictures[:16])), pictures[: options.batch_size]
+    print(f"| batch {options.batch_size}, {options.rounds} rounds | plain, images/s | swap | merge | both |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name in options.engines.split(","):
+        for precision in PRECISIONS[name]:
+            racing = {way: ENGINES[name](rewrite(graph), precision, pictures) for way, rewrite in REWRITINGS.items()}
+            times: dict[str, list[float]] = {way: [] for way in racing}
+            for number in range(options.rounds + 1):
+                for way in list(racing)[:: -1 if number % 2 else 1]:
+                    times[way].append(seconds(racing[way], batch))
+            times = {way: measured[1:] for way, measured in times.items()}  # without the warm-up
+            gains = [
+                statistics.median(before / after for before, after in zip(times["plain"], times[way], strict=True))
+                for way in ("swap", "merge", "both")
+            ]
+            rate = len(batch) / statistics.median(times["plain"])
+            print(f"| {name} {precision} | {rate:.1f} | {' | '.join(f'{gain:.3f}' for gain in gains)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The training step of this network beside torchvision's: time and peak memory.
+
+    python benchmarks/training_step.py                          beside torchvision
+    python benchmarks/training_step.py --ideas                  this network without each of its shortcuts
+    python benchmarks/training_step.py --device cuda --peers    beside timm too, and all compiled
+
+All train on the same batch at 299x299, in channels_last and bf16 autocast, with the auxiliary loss (timm has none) and
+RMSProp with momentum. Each has a process of its own. The processes take turns step by step, so that whatever else the
+machine does slows all of them alike: ratios are medians over the turns, peak memory is what the system saw, or on a
+GPU what PyTorch took.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inception_v3 import layers, optimizers, pointwise, train
+from inception_v3.data import Batch
+from inception_v3.devices import keep_freed_memory
+from inception_v3.layers import Conv2d
+from inception_v3.losses import classification_loss
+from inception_v3.network import InceptionModule, InceptionV3
+from inception_v3.recipe import load_recipe
+
+Step = Callable[[], float]
+Contestant = Callable[[Tensor, Tensor], Step]
+
+
+def steps_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable[[Any], Tensor], images: Tensor
+) -> Step:
+    def step() -> float:
+        optimizer.zero_grad()
+        with torch.autocast(images.device.type, torch.bfloat16):
+            outputs = model(images)
+        loss = loss_of(outputs)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def peer(model: nn.Module, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+    model = model.to(images.device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.001, alpha=0.9, eps=1.0, momentum=0.9, foreach=True)
+
+    def loss_of(outputs: Any) -> Tensor:
+        logits, aux_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
+        return classification_loss(logits.float(), labels, None if aux_logits is None else aux_logits.float())
+
+    return steps_of(torch.compile(model) if compiled else model, optimizer, loss_of, images)
+
+
+def torchvision_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+    from torchvision.models import inception_v3
+
+    return peer(inception_v3(init_weights=False), images, labels, compiled)
+
+
+def timm_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+    import timm
+
+    return peer(timm.create_model("inception_v3"), images, labels, compiled)
+
+
+def our_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+    keep_memory(images)
+    model = InceptionV3().to(images.device, memory_format=torch.channels_last).train()
+    optimizer = optimizers.RMSProp(model.parameters(), lr=0.001)
+    network = torch.compile(model) if compiled else model
+
+    def loss_of(outputs: Any) -> Tensor:
+        return classification_loss(outputs[0].float(), labels, outputs[1]["AuxLogits"].float())
+
+    return steps_of(lambda images: network(images, ("AuxLogits",)), optimizer, loss_of, images)
+
+
+def trainer_step(images: Tensor, labels: Tensor) -> Step:
+    """What `inception-v3 train` does in a step, with the recipe of the paper."""
+    keep_memory(images)
+    recipe = load_recipe("paper").with_options(precision="auto")
+    model = InceptionV3().to(images.device, memory_format=torch.channels_last).train()
+    optimizer = optimizers.build_optimizer(recipe, model)
+    averaged = optimizers.moving_average(model, 0.9999)
+    pictures = ((images + 1) * 127.5).to(torch.uint8).cpu().contiguous()
+    batch = Batch(pictures, labels.cpu(), torch.arange(len(labels)), [])
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss, _ = train.add_gradients(model, model, batch, recipe, True, None, 1 / len(labels))
+        train.add_l2(model, recipe)
+        train.clip(model, recipe.clip_norm)
+        optimizer.step()
+        averaged.update_parameters(model)
+        return loss
+
+    return step
+
+
+def keep_memory(images: Tensor) -> None:
+    if images.device.type == "cpu":
+        keep_freed_memory()
+
+
+def without(change: Callable[[], None]) -> Contestant:
+    def contestant(images: Tensor, labels: Tensor) -> Step:
+        change()
+        return our_step(images, labels)
+
+    return contestant
+
+
+def always_convolve(layer: Conv2d, images: Tensor) -> Tensor:
+    layer.training = False
+    net = convolve(layer, images)
+    layer.training = True
+    return net
+
+
+convolve = Conv2d.convolve
+BASE = "torchvision"
+OURS = "this network"
+CONTESTANTS: dict[str, Contestant] = {
+    BASE: torchvision_step,
+    OURS: our_step,
+    "this network in `inception-v3 train`, all of the paper's recipe": trainer_step,
+}
+PEERS: dict[str, Contestant] = {
+    "timm, no auxiliary head": timm_step,
+    "torchvision, compiled": lambda *batch: torchvision_step(*batch, compiled=True),
+    "timm, compiled": lambda *batch: timm_step(*batch, compiled=True),
+    "this network, compiled": lambda *batch: our_step(*batch, compiled=True),
+}
+IDEAS: dict[str, Contestant] = {
+    "without one product for the 1x1 convolutions of a module": without(
+        lambda: setattr(InceptionModule, "_begin", lambda module, net: {})
+    ),
+    "without the ReLU behind the maximum": without(lambda: setattr(pointwise, "joins", lambda *_: False)),
+    "without a product for a convolution of one place": without(lambda: setattr(Conv2d, "convolve", always_convolve)),
+    "without products for kernels' gradients of small maps": without(lambda: setattr(layers, "SMALL_MAP", 0)),
+    "without keeping freed memory": without(lambda: globals().update(keep_memory=lambda images: None)),
+}
+
+
+def batch(size: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    images = torch.rand(size, 3, 299, 299) * 2 - 1
+    return images.to(device, memory_format=torch.channels_last), torch.randint(1000, (size,)).to(device)
+
+
+def take_turns(name: str, batch_size: int, device: str) -> None:
+    """Make one step for each line that comes in, and answer with its seconds, CPU seconds and the peak memory."""
+    step = (CONTESTANTS | PEERS | IDEAS)[name](*batch(batch_size, device))
+    for _ in range(3 if device == "cuda" else 2):
+        step()
+    print(flush=True)
+    for _ in sys.stdin:
+        started, cpu_started = time.perf_counter(), time.process_time()
+        step()  # its loss is read, so that a GPU is through with all but the optimizer
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        if device == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory too
+            peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+        print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak}), flush=True)
+
+
+def race(names: list[str], rounds: int, options: list[str], threads: int) -> dict[str, list[dict[str, float]]]:
+    # Waiting threads sleep, so that CPU seconds are work.
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    processes: dict[str, Any] = {}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for name in names:
+        command = [sys.executable, __file__, "--contestant", name, *options]
+        processes[name] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        processes[name].stdout.readline()
+    for _ in range(rounds):
+        for name, process in processes.items():
+            process.stdin.write("step\n")
+            process.stdin.flush()
+            results[name].append(json.loads(process.stdout.readline()))
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--peers", action="store_true", help="timm too, and all of them compiled")
+    parser.add_argument("--ideas", action="store_true", help="this network without each of its shortcuts")
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no GPU here")
+    if options.contestant:
+        take_turns(options.contestant, options.batch_size, options.device)
+        return
+    names = [OURS, *IDEAS] if options.ideas else [*CONTESTANTS, *(PEERS if options.peers else ())]
+    base = names[0]
+    arguments = ["--batch-size", str(options.batch_size), "--device", options.device]
+    results = race(names, options.rounds, arguments, options.threads)
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
+    print(f"Batch {options.batch_size}, {where}, PyTorch {torch.__version__}, {options.rounds} rounds\n")
+    print(f"| training step | seconds | images/s | speed, {base} = 1 | the same in CPU time | peak memory, MB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, steps in results.items():
+        seconds = statistics.median(step["seconds"] for step in steps)
+        speed, cpu_speed = (
+            statistics.median(theirs[key] / ours[key] for theirs, ours in zip(results[base], steps, strict=True))
+            for key in ("seconds", "cpu_seconds")
+        )
+        rate, peak = options.batch_size / seconds, max(step["peak_mb"] for step in steps)
+        print(f"| {name} | {seconds:.3f} | {rate:.1f} | {speed:.3f} | {cpu_speed:.3f} | {peak:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
