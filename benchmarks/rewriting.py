@@ -75,8 +75,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--engines", default=",".join(ENGINES))
     options = parser.parse_args()
-    pictures = generated(32, (299, 299))
-    graph, batch = build(random_network(pictures[:16])), pictures[: options.batch_size]
+    pictures = generated(16, (299, 299))
+    graph, batch = build(random_network(pictures)), np.resize(pictures, (options.batch_size, *pictures.shape[1:]))
     print(f"| batch {options.batch_size}, {options.rounds} rounds | plain, images/s | swap | merge | both |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name in options.engines.split(","):

@@ -138,9 +138,10 @@ def torchvision_network(settings: dict[str, Any]) -> Any:
 def _timm(contest: Contest) -> Any:
     from safetensors.torch import load_file
 
-    options = {"num_classes": contest.settings["num_classes"], "aux_logits": contest.settings["create_aux_logits"]}
-    network = import_module("timm").create_model("inception_v3", pretrained=False, **options)
-    network.load_state_dict(load_file(contest.folder / "timm.safetensors"))
+    classes = contest.settings["num_classes"]
+    network = import_module("timm").create_model("inception_v3", pretrained=False, num_classes=classes)
+    tensors = load_file(contest.folder / "timm.safetensors")
+    network.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("AuxLogits")})
     return network
 
 
