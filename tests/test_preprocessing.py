@@ -219,7 +219,9 @@ def test_pillow_alone_at_any_size(
     picture = Image.fromarray(noise)
     off = np.abs(preprocessing.array(picture).astype(int) - preprocessing.pixels(picture).permute(1, 2, 0).numpy())
     by_torchvision = not (preprocessing.squash or preprocessing.resize or preprocessing.interpolation == "tensorflow")
-    assert off.max() <= (2 if by_torchvision else 0)
+    # Both round to 8 bits between rows and columns, and bicubic's negative weights enlarge what that leaves.
+    most = 3 if preprocessing.interpolation == "bicubic" else 2
+    assert off.max() <= (most if by_torchvision else 0)
 
 
 def test_the_answers_of_both_are_the_same_to_a_thousandth(random_model, recorded: dict[str, np.ndarray]) -> None:  # type: ignore[no-untyped-def]

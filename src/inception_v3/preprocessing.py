@@ -81,7 +81,7 @@ class Preprocessing:
         """What `pixels` gives, as an array of shape (H, W, 3), without PyTorch: Pillow resizes.
 
         Equal bits wherever Pillow or TensorFlow's way resizes there too, that is but for bilinear and bicubic with
-        neither `resize` nor `squash`: there levels differ by one or two.
+        neither `resize` nor `squash`: there levels differ by one or two, with bicubic by three at most.
         """
         import numpy as np
 
