@@ -116,7 +116,7 @@ def export(
         except ValueError as error:
             raise InputError(f"{out}: {error}; check the model") from error
         description = replace(description, check=check)
-        if (reason := why_not(description, bound)) is not None:
+        if (reason := why_not(description, min_agreement)) is not None:
             wrong = f"{reason} ({held_out.source}); not written"
             raise InputError(f"{out}: {wrong}; keep a higher precision, or allow it with --min-agreement")
         _describe(file, kind, description)

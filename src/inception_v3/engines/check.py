@@ -70,11 +70,14 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def why_not(description: Description, bound: float | None = None) -> str | None:
-    """The reason not to trust an exported network on its own, or None: its check is missing or below the bound."""
+    """The reason not to trust an exported network on its own, or None: its check is missing or below the bound.
+
+    A `bound` of the user's own is all that counts; by default it is BOUNDS, and LARGEST too.
+    """
+    largest = LARGEST[description.precision] if bound is None else 1.0
     bound = BOUNDS[description.precision] if bound is None else bound
     if description.check is None:
         return f"{description.precision} was never checked against fp32"
-    largest = LARGEST[description.precision]
     if description.check.max_difference > largest:
         return (
             f"{description.precision} differs from fp32 by {description.check.max_difference:.1e}, more than {largest}"
