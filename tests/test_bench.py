@@ -222,6 +222,15 @@ def test_other_programs_run_the_same_network(tmp_path: Path) -> None:
         assert error < (1e-4 if one.precision == "fp32" else 0.1), (str(one), error)
 
 
+def test_with_other_programs_the_baseline_is_torchvision_in_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its precision was not asked for: ratios of all tables are to the same."""
+    monkeypatch.setattr(bench, "_why_not", lambda one, pictures: "away")
+    with pytest.raises(InputError) as raised:
+        bench.bench(thin(), precisions=["int8"], peers=True)
+    away = [each.split(":")[0] for each in str(raised.value).removeprefix("nothing to measure: ").split("; ")]
+    assert away == ["torchvision fp32", "onnxruntime int8", "openvino int8"]
+
+
 def test_a_thin_network_has_no_peers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="widths"):
         bench._make(tmp_path / "torchvision.pth", thin(), [])
