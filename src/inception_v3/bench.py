@@ -1,11 +1,10 @@
 """The table of this machine: every engine in every precision, and other programs with the same network beside them.
 
 Each contestant (contestants.py) has a process of its own, so that its memory is its own. In a round each takes a turn,
-in the next round in the opposite order; ratios and shares are medians over the rounds, so that whatever else the
-machine does decides no order. Answers are held to the network itself, layer by layer in float32.
+in the next round in the opposite order; ratios are medians over the rounds, so that whatever else the machine does
+decides no order. Answers are held to the network itself, layer by layer in float32.
 """
 
-import io
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -24,7 +23,6 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 
 from inception_v3 import architecture, checkpoint, contestants
 from inception_v3.contestants import ANSWERS, PEAK, Contest
@@ -33,13 +31,11 @@ from inception_v3.engines.artefact import BOUNDS
 from inception_v3.engines.base import LOGITS, Answers, Pixels
 from inception_v3.engines.check import compare, network_itself
 from inception_v3.errors import InputError
-from inception_v3.export import export
 from inception_v3.images import Source
 from inception_v3.network import InceptionV3
+from inception_v3.stand_ins import as_files, generated, random_network
 
 FITTED, CHECKED = 64, 48  # pictures that int8 is made with, and others that answers are compared on
-# Of the network with random weights: those of torchvision, so that most other programs can hold the same one.
-SETTINGS: dict[str, Any] = {"count_padding": True, "batch_norm_scale": True, "global_pool": True}
 PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "timm", "keras")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Progress = Callable[[str, int, int], None]  # what is done now, how many steps are done, how many there are
@@ -65,8 +61,8 @@ class Row:
     """Medians of one contestant with one size of batch; None where it cannot be told.
 
     `ratio` is its speed over the baseline's. Memory is the process's own at its peak, on a GPU what PyTorch took there.
-    `peak_share` is its arithmetic over that of a large matrix product in the same precision. Agreement and difference
-    (of probabilities) are to the network itself; another program has them where it can hold the network.
+    `peak_share` is its arithmetic over that of a large matrix product, in the best of the rounds. Agreement and
+    difference (of probabilities) are to the network itself; another program has them where it can hold the network.
     """
 
     engine: str
@@ -171,7 +167,11 @@ def bench(
     step("making pictures and a network")
     size = model.preprocessing.image_size if model else (299, 299)
     network = model or random_network(generated(32, size, seed=1))
-    fit, pixels = _split(images, network) if images is not None else _generated_parts(size)
+    if images is not None:
+        fit, pixels = _split(images, network)
+    else:
+        drawn = generated(FITTED + CHECKED, size)
+        fit, pixels = as_files(drawn[:FITTED]), drawn[FITTED:]
     with tempfile.TemporaryDirectory(prefix="inception-v3-bench-") as name, ExitStack() as stack:
         scaling, sizes = network.preprocessing, sorted(set(batch_sizes))
         contest = Contest(Path(name), device, sizes, network.settings, scaling.mean, scaling.std)
@@ -180,7 +180,7 @@ def bench(
         for file in files:
             step(f"making {file}")
             try:
-                _make(contest.folder / file, network, fit)
+                contestants.make(contest.folder / file, network, fit)
             except (InputError, ImportError) as error:
                 missing[file] = str(error).removeprefix(f"{contest.folder / file}: ")
         racing: dict[Contestant, Worker] = {}
@@ -200,11 +200,12 @@ def bench(
         except FailedError as error:
             skipped[PEAK] = str(error)
 
-        peaks: list[dict[str, float]] = []
+        peak: dict[str, float] = {}
         turns: dict[Contestant, list[Turn]] = {one: [] for one in racing}
         for number in range(rounds):
             step(f"round {number + 1}: {PEAK}")
-            peaks.append(limit.ask() if limit else {})
+            measured = limit.ask() if limit else {}
+            peak |= {name: max(speed, peak.get(name, 0.0)) for name, speed in measured.items()}
             for one in list(racing)[:: -1 if number % 2 else 1]:
                 step(f"round {number + 1}: {one}")
                 try:
@@ -224,9 +225,8 @@ def bench(
             if one.program is None or not checkpoint.find_format(one.program).differences(network):
                 found = np.load(contest.folder / ANSWERS.format(one.engine, one.precision))
                 known = _agreement(found, expected, str(one))
-            limits = [peak.get(one.precision, np.nan) / operations for peak in peaks]
-            rows += [_row(one, size, turns[one], turns[base], limits, worker.memory, known) for size in sizes]
-    peak = {name: float(np.median([peak[name] for peak in peaks])) for name in peaks[0]}
+            allowed = peak[one.precision] / operations if one.precision in peak else None
+            rows += [_row(one, size, turns[one], turns[base], allowed, worker.memory, known) for size in sizes]
     told = f"{len(pixels)} {'generated pictures' if images is None else 'of the images'}"
     return Bench(rows, str(base), rounds, peak, operations, told, skipped, machine(device))
 
@@ -264,25 +264,25 @@ def _row(
     batch_size: int,
     turns: list[Turn],
     base: list[Turn],
-    limits: list[float],
+    allowed: float | None,
     memory: dict[str, float | None],
     agreement: tuple[float, float] | tuple[None, None],
 ) -> Row:
-    """`limits` are the images a second that the arithmetic allows, round by round."""
+    """`allowed` are the images a second that the arithmetic allows."""
     key = str(batch_size)
     rates, theirs = (np.array([batch_size / np.median(turn[key]) for turn in found]) for found in (turns, base))
     seconds = np.concatenate([turn[key] for turn in turns])
-    share = float(np.median(rates / np.array(limits)))
+    rate = float(np.median(rates))
     return Row(
         one.engine,
         one.precision,
         batch_size,
-        images_per_second=float(np.median(rates)),
+        images_per_second=rate,
         ratio=float(np.median(rates / theirs)),
         latency_p50_ms=float(np.median(seconds)) * 1000,
         latency_p99_ms=float(np.percentile(seconds, 99)) * 1000,
         peak_memory_mb=memory[key],
-        peak_share=None if np.isnan(share) else share,
+        peak_share=rate / allowed if allowed else None,
         top1_agreement=agreement[0],
         max_difference=agreement[1],
     )
@@ -338,54 +338,7 @@ def machine(device: str) -> dict[str, Any]:
     return {"cpu": name, "cores": cores, "gpu": gpu, "device": device, "versions": versions}
 
 
-# ------------------------------------------------------------------------------------------- pictures and files
-
-
-def generated(count: int, size: tuple[int, int], seed: int = 0) -> Pixels:
-    """Soft patches of colour, coarse and fine, pale and bright: pixels (count, H, W, 3)."""
-    rng = np.random.default_rng(seed)
-    pictures = []
-    for _ in range(count):
-        cells, contrast, base = rng.integers(2, 48), rng.uniform(0.2, 1), rng.uniform(0, 255, 3)
-        coarse = base + contrast * (rng.uniform(0, 255, (cells, cells, 3)) - base)
-        image = Image.fromarray(coarse.astype(np.uint8))
-        pictures.append(np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC)))
-    return np.stack(pictures)
-
-
-def random_network(pictures: Pixels) -> InceptionV3:
-    """Of full width. Its statistics are those of the pictures, and its classes are spread over them, as if trained."""
-    generator = torch.random.fork_rng()
-    with generator:
-        torch.manual_seed(0)
-        model = InceptionV3(**SETTINGS, batch_norm_decay=0.0, dropout_keep_prob=1.0, image_size=pictures.shape[1:3])
-        with torch.no_grad():
-            for name, tensor in model.state_dict().items():
-                if name.endswith("gamma"):
-                    tensor.uniform_(0.5, 1.5)
-                elif name.endswith("beta"):
-                    tensor.normal_(0, 0.1)
-            images = model.preprocessing.scale(torch.from_numpy(pictures).permute(0, 3, 1, 2))
-            model.to(memory_format=torch.channels_last).train()
-            _, found = model(images.contiguous(memory_format=torch.channels_last), ("AvgPool_1a",))
-            features = found["AvgPool_1a"].flatten(1)
-            classify = model.get_submodule("Logits.Conv2d_1c_1x1")
-            weights, biases = classify.get_parameter("weights"), classify.get_parameter("biases")
-            weights.normal_()
-            spread = (features - features.mean(0)) @ weights.flatten(1).T
-            weights.mul_(3 / spread.std())
-            biases.copy_(-(weights.flatten(1) @ features.mean(0)))
-    return model.to(memory_format=torch.contiguous_format).eval()
-
-
-def _generated_parts(size: tuple[int, int]) -> tuple[list[Source], Pixels]:
-    pictures = generated(FITTED + CHECKED, size)
-    sources = []
-    for number, pixels in enumerate(pictures[:FITTED]):
-        content = io.BytesIO()
-        Image.fromarray(pixels).save(content, "PNG", compress_level=1)
-        sources.append(Source(f"generated picture {number}", content.getvalue()))
-    return sources, pictures[FITTED:]
+# ------------------------------------------------------------------------------------------------- the pictures
 
 
 def _split(images: Sequence[Source], model: InceptionV3) -> tuple[list[Source], Pixels]:
@@ -401,37 +354,6 @@ def _split(images: Sequence[Source], model: InceptionV3) -> tuple[list[Source], 
     if not pixels:
         raise InputError("none of the images that were chosen can be read; give others with --images")
     return chosen[checked:], np.stack(pixels)
-
-
-def _make(file: Path, model: InceptionV3, fit: list[Source]) -> None:
-    """Write what a contestant runs. Raises InputError or ImportError."""
-    programs = {"torchvision.pth": "torchvision", "timm.safetensors": "timm", "keras.h5": "keras"}
-    if (file.name in programs or file.name == "torchvision.onnx") and model.settings["depth_multiplier"] != 1:
-        raise InputError("it has the published widths alone")
-    if file.name == "torchvision.onnx":
-        _export_torchvision(file, model)
-    elif file.suffix in (".onnx", ".xml"):
-        precision: Precision = "int8" if file.stem == "int8" else "fp32"
-        # Whatever its agreement: that is in the table.
-        export(model, file, precision=precision, images=fit if precision == "int8" else None, min_agreement=0)
-    elif file.name == "model.safetensors":
-        checkpoint.save(model, file)
-    else:
-        checkpoint.save(model, file, programs[file.name], allow_difference=True)
-
-
-def _export_torchvision(file: Path, model: InceptionV3) -> None:
-    """torchvision's own graph, as PyTorch exports it."""
-    network = contestants.torchvision_network(model.settings)
-    weights = file.with_name("weights.pth")
-    checkpoint.save(model, weights, "torchvision", allow_difference=True)
-    network.load_state_dict(torch.load(weights, weights_only=True))
-    example = torch.zeros(2, 3, *model.preprocessing.image_size)
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network.eval(), (example,), file, dynamic_shapes={"x": {0: torch.export.Dim("batch")}}, verbose=False
-        )
 
 
 # ------------------------------------------------------------------------------------------------- the processes

@@ -9,18 +9,25 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.engines.base import LOGITS, Pixels
+from inception_v3.engines.base import LOGITS, Pixels, Precision
+from inception_v3.errors import InputError
+
+if TYPE_CHECKING:
+    from inception_v3.images import Source
+    from inception_v3.network import InceptionV3
 
 PEAK = "matrix product"  # not a contestant: the arithmetic that all are held to
 PIXELS, CONTEST, ANSWERS = "pixels.npy", "contest.json", "answers-{}-{}.npy"
@@ -204,6 +211,47 @@ PEERS: dict[str, Build] = {
 }
 
 
+# ------------------------------------------------------------------------- what they run, made by who starts them
+
+
+def make(file: Path, model: "InceptionV3", fit: list["Source"]) -> None:
+    """Write what a contestant runs. Raises InputError or ImportError."""
+    from inception_v3 import checkpoint
+    from inception_v3.export import export
+
+    programs = {"torchvision.pth": "torchvision", "timm.safetensors": "timm", "keras.h5": "keras"}
+    if (file.name in programs or file.name == "torchvision.onnx") and model.settings["depth_multiplier"] != 1:
+        raise InputError("it has the published widths alone")
+    if file.name == "torchvision.onnx":
+        _export_torchvision(file, model)
+    elif file.suffix in (".onnx", ".xml"):
+        precision: Precision = "int8" if file.stem == "int8" else "fp32"
+        # Whatever its agreement: that is in the table.
+        export(model, file, precision=precision, images=fit if precision == "int8" else None, min_agreement=0)
+    elif file.name == "model.safetensors":
+        checkpoint.save(model, file)
+    else:
+        checkpoint.save(model, file, programs[file.name], allow_difference=True)
+
+
+def _export_torchvision(file: Path, model: "InceptionV3") -> None:
+    """torchvision's own graph, as PyTorch exports it."""
+    import torch
+
+    from inception_v3 import checkpoint
+
+    network = torchvision_network(model.settings)
+    weights = file.with_name("weights.pth")
+    checkpoint.save(model, weights, "torchvision", allow_difference=True)
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    example = torch.zeros(2, 3, *model.preprocessing.image_size)
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network.eval(), (example,), file, dynamic_shapes={"x": {0: torch.export.Dim("batch")}}, verbose=False
+        )
+
+
 # --------------------------------------------------------------------------------------------- one of them at work
 
 
@@ -295,18 +343,21 @@ def _seconds(function: Callable[..., object], *given: Any) -> float:
 def _products(device: str, precisions: list[str]) -> Callable[[], dict[str, float]]:
     """A turn: the operations a second of a large matrix product in each precision, the best of a few.
 
-    By PyTorch, in int8 on a processor by OpenVINO: its product is faster there than PyTorch's.
+    By PyTorch, and on a processor by OpenVINO too: either may be the faster, and int8 is fast in OpenVINO alone.
     """
     side = SIDE["cuda" if device.startswith("cuda") else "cpu"]
-    found: dict[str, Callable[[], object]] = {}
+    found: dict[str, list[Callable[[], object]]] = {}
     for precision in precisions:
         if precision != "int8":
-            found[precision] = _product(device, precision, side)
-        elif device == "cpu":
-            found[precision] = _product_int8(side)
+            found.setdefault(precision, []).append(_product(device, precision, side))
+        if device == "cpu" and find_spec("openvino") is not None:
+            found.setdefault(precision, []).append(_product_openvino(precision, side))
 
     def turn() -> dict[str, float]:
-        return {name: 2 * side**3 / min(_seconds(function) for _ in range(4)) for name, function in found.items()}
+        return {
+            name: 2 * side**3 / min(_seconds(function) for function in functions for _ in range(4))
+            for name, functions in found.items()
+        }
 
     return turn
 
@@ -325,19 +376,22 @@ def _product(device: str, precision: str, side: int) -> Callable[[], object]:
     return product
 
 
-def _product_int8(side: int) -> Callable[[], object]:
+def _product_openvino(precision: str, side: int) -> Callable[[], object]:
     from inception_v3.engines.openvino import load_openvino
 
     openvino = load_openvino()
     operations = import_module("openvino.opset13")
     rng = np.random.default_rng(0)
     given = operations.parameter([side, side], np.float32)
-    low, high = np.float32(0), np.float32(255)
-    levels = operations.fake_quantize(given, low, high, low, high, 256)
-    whole = operations.constant(rng.integers(-127, 128, (side, side)).astype(np.int8))
-    weights = operations.multiply(operations.convert(whole, np.float32), np.float32(1 / 127))
-    model = openvino.Model([operations.matmul(levels, weights, False, False)], [given])
-    request = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    left, right = given, operations.constant(rng.normal(size=(side, side)).astype(np.float32))
+    if precision == "int8":  # as NNCF marks it: levels on one side, whole numbers on the other
+        low, high = np.float32(0), np.float32(255)
+        left = operations.fake_quantize(given, low, high, low, high, 256)
+        whole = operations.constant(rng.integers(-127, 128, (side, side)).astype(np.int8))
+        right = operations.multiply(operations.convert(whole, np.float32), np.float32(1 / 127))
+    model = openvino.Model([operations.matmul(left, right, False, False)], [given])
+    options = {"INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32")}
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
     values = rng.integers(0, 256, (side, side)).astype(np.float32)
     return lambda: request.infer([values], share_inputs=True)
 
