@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import subprocess
 import sys
 import threading
 import time
@@ -204,6 +205,29 @@ def test_given_up_it_leaves_no_thread(tmp_path: Path) -> None:
     assert_no_threads()
 
 
+def test_the_program_ends_after_the_pictures_in_hand(tmp_path: Path) -> None:
+    """A thread that is inside a library when the interpreter goes ends the process with a signal."""
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from fake_engine import SIZE, FakeEngine, save\n"
+        "from inception_v3.images import Source\n"
+        "from inception_v3.pipeline import run\n"
+        "class Slow(Source):\n"
+        "    def open(self, *more):\n"
+        "        if self.name == 'slow':\n"
+        "            time.sleep(1); Path(sys.argv[2], 'prepared').touch()\n"
+        "        return super().open(*more)\n"
+        "file = save(Path(sys.argv[2], '1.png'), 1)\n"
+        "kept = run(FakeEngine(), SIZE, [Slow('quick', file)] + [Slow('slow', file)] * 9)\n"
+        "next(kept); time.sleep(0.2); sys.exit(7)"
+    )
+    given = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(given, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+    assert (tmp_path / "prepared").exists()
+
+
 # ----------------------------------------------------------------------------------------------------- answers
 
 
@@ -295,8 +319,6 @@ def test_scaled_decoding_leaves_alone_what_is_not_large(tmp_path: Path) -> None:
 
 
 def test_no_pytorch_where_pillow_prepares(tmp_path: Path) -> None:
-    import subprocess
-
     save(tmp_path / "a.png", 3)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

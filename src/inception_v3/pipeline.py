@@ -4,6 +4,7 @@ Pictures go into batches, which are arrays used again and again, in the order of
 them and what the threads have in hand, whatever the number of sources. No PyTorch here, unless it prepares.
 """
 
+import atexit
 import os
 import sys
 import threading
@@ -168,12 +169,16 @@ class _Pipeline:
         self._filling: _Batch | None = None
         self._next_size = min(FIRST_BATCH, batch_size)
         self._batch_size = batch_size
+        self._hands = threading.Condition()
+        self._preparing = 0  # threads that have a picture in hand
         self._ended = False
         self._failure: BaseException | None = None
 
     def answers(self) -> Iterator[Answer]:
-        # Daemons: one may wait for standard input, or be deep in a large picture, when all is over.
+        # Daemons: one may wait for standard input when all is over.
         threads = [threading.Thread(target=self._work, name="prepare", daemon=True) for _ in range(_thread_count())]
+        # Also where the program ends with this half read and kept by a traceback.
+        atexit.register(self._stop)
         try:
             for thread in threads:
                 thread.start()
@@ -183,8 +188,16 @@ class _Pipeline:
             if self._failure is not None:
                 raise self._failure
         finally:
+            self._stop()
+            atexit.unregister(self._stop)
+
+    def _stop(self) -> None:
+        """Take no more pictures, and wait for those in hand: a thread inside a library, when the interpreter ends
+        under it, takes the process down."""
+        with self._hands:
             self._ended = True
             self._free.put(None)
+            self._hands.wait_for(lambda: not self._preparing)
 
     def _answered(self, batch: _Batch) -> list[Answer]:
         if batch.failure is not None:
@@ -217,6 +230,9 @@ class _Pipeline:
             except BaseException as error:  # raised where the caller sees it
                 batch.failure = error
             batch.done()
+            with self._hands:
+                self._preparing -= 1
+                self._hands.notify_all()
 
     def _take(self) -> tuple[_Batch, int, Source] | None:
         """The next source, and its place in a batch. None when there is no more."""
@@ -236,6 +252,10 @@ class _Pipeline:
                     batch.close()
                 self._begun.put(None)
                 return None
+            with self._hands:
+                if self._ended:
+                    return None
+                self._preparing += 1
             if self._filling is None:
                 batch.open(self._next_size)
                 self._next_size = self._batch_size
