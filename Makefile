@@ -27,7 +27,8 @@ test: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest
+# A process for each core and one thread in each: threads of two processes would wait for each other.
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Train on handwritten digits, judge, and name ten that training never saw.
 demo: .venv/.complete

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from filelock import FileLock
 
 from inception_v3.data import Pictures
 from inception_v3.network import InceptionV3
@@ -19,6 +20,7 @@ from inception_v3.network import InceptionV3
 ROOT = Path(__file__).parent.parent
 ORACLE = ROOT / ".oracle" / "bin" / "python"
 RECORDER = ROOT / "tests" / "oracle" / "record_tf_slim.py"
+CACHE = ROOT / ".cache"
 
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so would every command that they start.
@@ -48,29 +50,43 @@ def oracle_python() -> Path:
 def tf_slim_cases(cases: dict[str, dict[str, object]]) -> dict[str, Path]:
     """Folders of recorded cases, by name. What was recorded by the same script with the same options is kept."""
     script = RECORDER.read_bytes()
-    folder = ROOT / ".cache" / "tf_slim"
+    folder = CACHE / "tf_slim"
     places, missing = {}, []
-    for name, options in cases.items():
-        asked = json.dumps(options, sort_keys=True)
-        key = f"{name}-{hashlib.sha256(script + asked.encode()).hexdigest()[:12]}"
-        places[name] = folder / key
-        if not (folder / key / "case.json").exists():
-            missing.append(json.dumps(options | {"name": key}))
-    if missing:
-        subprocess.run([oracle_python(), RECORDER, folder, *missing], check=True)
+    with alone(folder):
+        for name, options in cases.items():
+            asked = json.dumps(options, sort_keys=True)
+            key = f"{name}-{hashlib.sha256(script + asked.encode()).hexdigest()[:12]}"
+            places[name] = folder / key
+            if not (folder / key / "case.json").exists():
+                missing.append(json.dumps(options | {"name": key}))
+        if missing:
+            subprocess.run([oracle_python(), RECORDER, folder, *missing], check=True)
     return places
+
+
+def recording(script: str) -> Path:
+    """What a script of tests/oracle wrote into the folder it is given: kept as long as the script stays the same."""
+    path = RECORDER.with_name(script)
+    folder = CACHE / f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    with alone(folder):
+        if not folder.exists():
+            unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+            unfinished.mkdir()
+            subprocess.run([oracle_python(), path, unfinished], check=True)
+            unfinished.rename(folder)
+    return folder
+
+
+def alone(folder: Path) -> FileLock:
+    """Tests run in several processes, and one records for all."""
+    CACHE.mkdir(exist_ok=True)
+    return FileLock(f"{folder}.lock")
 
 
 @pytest.fixture(scope="session")
 def slim_preprocessing() -> Path:
-    """The folder that record_slim_preprocessing.py fills; kept as long as that script stays the same."""
-    script = RECORDER.with_name("record_slim_preprocessing.py")
-    folder = ROOT / ".cache" / f"slim_preprocessing-{hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
-    if not folder.exists():
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-        subprocess.run([oracle_python(), script, unfinished], check=True)
-        unfinished.rename(folder)
-    return folder
+    """Pictures as slim prepares them, and its data sets."""
+    return recording("record_slim_preprocessing.py")
 
 
 @pytest.fixture

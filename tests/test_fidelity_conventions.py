@@ -1,7 +1,5 @@
 """Each convention reads pictures as its program does: the pixels that the network gets, and the features it gives."""
 
-import hashlib
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from torch_fidelity.datasets import ImagesPathDataset
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torchvision.transforms.functional import pil_to_tensor, to_tensor
 
-from conftest import ROOT, oracle_python, relative
+from conftest import recording, relative
 from fidelity_peers import clean_fid_features, pytorch_fid_features, torch_fidelity_features
 from fidelity_pictures import odd_pictures, picture
 from inception_v3.errors import InputError
@@ -26,9 +24,6 @@ from inception_v3.fidelity.network import Network, load_network
 from inception_v3.fidelity.pictures import decode
 from inception_v3.fidelity.sources import open_source
 from inception_v3.formats import fid_2015
-
-SCRIPT = ROOT / "tests" / "oracle" / "resize_bilinear.py"
-
 
 # --- pixels, each from the program's own classes ---
 
@@ -86,11 +81,7 @@ def test_several_images_at_once_are_as_each_alone() -> None:
 
 
 def test_the_resize_of_tensorflow_is_that_of_tensorflow() -> None:
-    recorded = ROOT / ".cache" / "resize_bilinear" / f"{hashlib.sha256(SCRIPT.read_bytes()).hexdigest()[:12]}.npz"
-    if not recorded.exists():
-        recorded.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([oracle_python(), SCRIPT, recorded], check=True)
-    with np.load(recorded) as case:
+    with np.load(recording("resize_bilinear.py") / "case.npz") as case:
         sizes = [name.removesuffix("/image") for name in case.files if name.endswith("/image")]
         assert len(sizes) == 9
         for size in sizes:

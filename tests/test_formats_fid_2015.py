@@ -1,10 +1,8 @@
 """The network of 2015 that FID uses: from pytorch-fid, torch-fidelity and TensorFlow, and back to the first two."""
 
-import hashlib
 import os
 import pickle
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from conftest import ROOT, oracle_python, relative
+from conftest import recording, relative
 from inception_v3.checkpoint import build
 from inception_v3.errors import InputError
 from inception_v3.formats import fid_2015, graph_def
@@ -27,7 +25,6 @@ from inception_v3.preprocessing import Preprocessing
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 SIZES = {"299x299": (299, 299), "139x171": (139, 171)}
-SCRIPT = ROOT / "tests" / "oracle" / "graph_def_2015.py"
 
 
 def load(module: ModuleType, path: Path) -> InceptionV3:
@@ -282,12 +279,8 @@ def test_a_file_cut_off_is_damaged(tmp_path: Path) -> None:
 
 
 def record() -> Path:
-    """What TensorFlow wrote and computed; kept until the script changes."""
-    python = oracle_python()
-    folder = ROOT / ".cache" / "graph_def_2015" / hashlib.sha256(SCRIPT.read_bytes()).hexdigest()[:12]
-    if not (folder / "case.npz").exists():
-        subprocess.run([python, SCRIPT, folder], check=True)
-    return folder
+    """What TensorFlow wrote and computed."""
+    return recording("graph_def_2015.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Ask TensorFlow itself: ResizeBilinear of version 1 on images of many sizes. Usage: resize_bilinear.py OUT.npz"""
+"""Ask TensorFlow itself: ResizeBilinear of version 1 on images of many sizes.
+
+Usage: resize_bilinear.py OUT; OUT/case.npz receives them.
+"""
 
 import os
 import sys
@@ -17,4 +20,4 @@ for height, width in SIZES:
     arrays[f"{height}x{width}/image"] = image
     resized = tf.compat.v1.image.resize_bilinear(image, (299, 299), align_corners=False, half_pixel_centers=False)
     arrays[f"{height}x{width}/resized"] = resized.numpy()
-np.savez(sys.argv[1], **arrays)
+np.savez(f"{sys.argv[1]}/case.npz", **arrays)
