@@ -234,6 +234,12 @@ class _Pipeline:
                 self._preparing -= 1
                 self._hands.notify_all()
 
+    def _in_hand(self) -> bool:
+        """One more picture is; unless all is over."""
+        with self._hands:
+            self._preparing += not self._ended
+            return not self._ended
+
     def _take(self) -> tuple[_Batch, int, Source] | None:
         """The next source, and its place in a batch. None when there is no more."""
         with self._turn:
@@ -252,10 +258,8 @@ class _Pipeline:
                     batch.close()
                 self._begun.put(None)
                 return None
-            with self._hands:
-                if self._ended:
-                    return None
-                self._preparing += 1
+            if not self._in_hand():
+                return None
             if self._filling is None:
                 batch.open(self._next_size)
                 self._next_size = self._batch_size
