@@ -9,6 +9,7 @@ precisions from each other.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,16 @@ class Case:
     def noise(self, name: str) -> float:
         """How far TensorFlow's float32 is from its float64."""
         return relative(self.recorded[f"float32/{name}"], self.recorded[f"float64/{name}"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sums_in_parts() -> Iterator[None]:
+    """PyTorch sums what one thread has of a batch in order, and TensorFlow all in pairs: alone, one thread's rounding
+    is twice as large."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,8 @@ class Preprocessing:
         """What `pixels` gives, as an array of shape (H, W, 3), without PyTorch: Pillow resizes.
 
         Equal bits wherever Pillow or TensorFlow's way resizes there too, that is but for bilinear and bicubic with
-        neither `resize` nor `squash`: there levels differ by one or two, with bicubic by three at most.
+        neither `resize` nor `squash`: there levels differ by one or two; with bicubic by three, and more where what
+        overshoots is cut at 0 or 255.
         """
         import numpy as np
 
