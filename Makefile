@@ -28,7 +28,7 @@ test: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 # A process for each core and one thread in each: threads of two processes would wait for each other.
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 4 --dist worksteal --durations 20
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n logical --maxprocesses 4 --dist worksteal --durations 20
 
 # Train on handwritten digits, judge, and name ten that training never saw.
 demo: .venv/.complete
