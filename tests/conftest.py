@@ -51,16 +51,15 @@ def tf_slim_cases(cases: dict[str, dict[str, object]]) -> dict[str, Path]:
     """Folders of recorded cases, by name. What was recorded by the same script with the same options is kept."""
     script = RECORDER.read_bytes()
     folder = CACHE / "tf_slim"
-    places, missing = {}, []
-    with alone(folder):
-        for name, options in cases.items():
-            asked = json.dumps(options, sort_keys=True)
-            key = f"{name}-{hashlib.sha256(script + asked.encode()).hexdigest()[:12]}"
-            places[name] = folder / key
-            if not (folder / key / "case.json").exists():
-                missing.append(json.dumps(options | {"name": key}))
-        if missing:
-            subprocess.run([oracle_python(), RECORDER, folder, *missing], check=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {}
+    for name, options in cases.items():
+        asked = json.dumps(options, sort_keys=True)
+        key = f"{name}-{hashlib.sha256(script + asked.encode()).hexdigest()[:12]}"
+        places[name] = folder / key
+        with alone(places[name]):
+            if not (places[name] / "case.json").exists():
+                subprocess.run([oracle_python(), RECORDER, folder, json.dumps(options | {"name": key})], check=True)
     return places
 
 
