@@ -175,7 +175,7 @@ def test_rounding_that_shows_little_is_foreseen(count: int, power: float, monkey
     scale = (4e-4 / reference_roundoff(Gaussian.of(some), Gaussian.of(others))) ** 0.5
     some, others = some * scale, (others + 9) * scale
     theirs = torch_fidelity_distance(torch.from_numpy(some), torch.from_numpy(others))
-    monkeypatch.setattr(frechet, "_reference_trace", None)
+    monkeypatch.setattr(frechet, "_trace_by_eigvals", None)
     first, second = Gaussian.of(some), Gaussian.of(others)
     exact, ours = frechet_distance(first, second), frechet_distance(first, second, "eigvals")
     assert abs(exact - theirs) > 2e-4
@@ -197,6 +197,24 @@ def test_a_root_that_is_not_finite_gets_the_references_offset() -> None:
         failed += not np.isfinite(root).all()
         assert ours == pytest.approx(pytorch_fid_distance(first, second), rel=1e-6)
     assert failed
+
+
+@pytest.mark.parametrize("count", [frechet.SURELY_FINITE, 60])
+def test_of_more_images_with_dead_units_the_root_is_finite_and_foreseen_by_eigenvalues(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(count)
+    monkeypatch.setattr(frechet, "_trace_by_sqrtm", None)
+    monkeypatch.setattr(frechet, "VISIBLE", 0)
+    for _ in range(4):
+        dead = rng.uniform(0.5, 2.5, 128)
+        first, second = (30 * np.maximum(rng.normal(size=(count, 128)) - dead, 0) for _ in range(2))
+        ours = Gaussian.of(first), Gaussian.of(second)
+        assert not (ours[0].variances.all() and ours[1].variances.all())
+        theirs = pytorch_fid_distance(first, second)
+        exact, got = frechet_distance(*ours), frechet_distance(*ours, "sqrtm")
+        assert abs(exact - theirs) > 1e-5
+        assert got == pytest.approx(theirs, abs=abs(exact - theirs) / 4)
 
 
 # --- moments that merge ---

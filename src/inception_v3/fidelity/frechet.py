@@ -24,6 +24,8 @@ LOSS = 2e-7
 LOG_DETERMINANT = 0.1
 # What parity with a reference is promised to: absolute, and as a share of the distance.
 VISIBLE, VISIBLE_SHARE = 1e-3, 1e-4
+# So many images, and scipy's root was finite in every trial (0 of 1000; with 3 images 2 of 60).
+SURELY_FINITE = 16
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,11 @@ def frechet_distance(first: Gaussian, second: Gaussian, reference: Reference | N
         return max(exact, 0.0)
     if first.root is not None and second.root is not None:
         return exact
-    # Where a feature never varies, scipy's root may have no finite value, and the reference changes the matrices.
-    fails = reference == "sqrtm" and not (first.variances.all() and second.variances.all())
     below = 2 * reference_roundoff(first, second)
-    if fails or below > min(VISIBLE, VISIBLE_SHARE * exact):
-        return apart - 2 * _reference_trace(first.covariance, second.covariance, reference)
+    if _may_fail(first, second, reference):
+        return apart - 2 * _trace_by_sqrtm(first.covariance, second.covariance)
+    if below > min(VISIBLE, VISIBLE_SHARE * exact):
+        return apart - 2 * _trace_by_eigvals(first.covariance, second.covariance)
     return exact - below
 
 
@@ -153,15 +155,30 @@ def reference_roundoff(first: Gaussian, second: Gaussian) -> float:
     return float(0.06 * missing * (np.finfo(np.float64).eps * first.norm * second.norm) ** 0.5)
 
 
-def _reference_trace(first: Array, second: Array, reference: Reference) -> float:
-    if reference == "eigvals":  # torch-fidelity's metric_fid.py
-        values = np.linalg.eigvals(first @ second).astype(np.complex128)
-        return float(np.sqrt(values).real.sum())
+def _may_fail(first: Gaussian, second: Gaussian, reference: Reference) -> bool:
+    """Whether scipy's root may have no finite value, where the references change the matrices and try again.
+
+    It happens where features never vary in sets of up to five images. Elsewhere the trace of the root is the sum of
+    the roots of the eigenvalues, to a tenth of the rounding that they share (a hundredth at 2048 dimensions), in a
+    third of the time or less.
+    """
+    if reference == "eigvals" or (first.variances.all() and second.variances.all()):
+        return False
+    return any(side.centred is None or len(side.centred) < SURELY_FINITE for side in (first, second))
+
+
+def _trace_by_eigvals(first: Array, second: Array) -> float:
+    """As torch-fidelity's metric_fid.py."""
+    return float(np.sqrt(np.linalg.eigvals(first @ second).astype(np.complex128)).real.sum())
+
+
+def _trace_by_sqrtm(first: Array, second: Array) -> float:
+    """As pytorch-fid's fid_score.py; clean-fid's and ADM's are copies."""
     from scipy.linalg import sqrtm  # type: ignore[import-untyped]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is singular is known
-        root = sqrtm(first @ second)  # pytorch-fid's fid_score.py; clean-fid's and ADM's are copies
+        root = sqrtm(first @ second)
         if not np.isfinite(root).all():
             offset = np.eye(len(first)) * 1e-6
             root = sqrtm((first + offset) @ (second + offset))
