@@ -13,14 +13,16 @@ setup: .venv/.complete .oracle/.complete
 $(UV):
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target .uv uv==$(UV_VERSION)
 
+# Compiled as pip compiles: otherwise, where Python may not write beside a library, each start compiles it anew, which
+# takes PyTorch two seconds.
 .venv/.complete: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --quiet --locked --all-extras
+	$(UV) sync --quiet --locked --all-extras --compile-bytecode
 	@touch $@
 
 # TF-Slim runs on TensorFlow 2.12 alone: the tests ask it in an environment of its own.
 .oracle/.complete: tests/oracle/requirements.txt | $(UV)
 	$(UV) venv --quiet --clear --python 3.11 .oracle
-	$(UV) pip install --quiet --python .oracle/bin/python --requirement tests/oracle/requirements.txt
+	$(UV) pip install --quiet --compile-bytecode --python .oracle/bin/python --requirement tests/oracle/requirements.txt
 	@touch $@
 
 test: setup
