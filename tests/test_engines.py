@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,6 +273,30 @@ def test_another_takes_over_with_a_warning(random_model: Build) -> None:
     other.run = Failing().run  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="went away"):
         engine.predict(pixels())
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "pytorch"])
+def test_several_threads_get_their_own_answers_at_once(random_model: Build, name: choose.EngineName) -> None:
+    model = random_model()
+    engine, _ = choose.open_graph(swap_pools(build(model)), name, callers=4)
+    given = [pixels(2, *model.image_size) // (number + 1) for number in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(engine.run, given))
+    for ours, expected in zip(found, map(network_itself(model, (LOGITS, FEATURES)), given), strict=True):
+        assert relative(ours[LOGITS], expected[LOGITS]) < 1e-5
+
+
+def test_where_an_engine_fails_several_threads_at_once_another_takes_over_once(random_model: Build) -> None:
+    others = []
+
+    def other() -> Engine:
+        others.append(PyTorchEngine(build(random_model())))
+        return others[-1]
+
+    engine = WithFallback(Failing(), other)
+    with pytest.warns(UserWarning, match="going on with pytorch") as told, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(engine.run, [pixels()] * 8))
+    assert (len(others), len(told), len(found)) == (1, 1, 8)
 
 
 # ------------------------------------------------------------- exported files tell what they are

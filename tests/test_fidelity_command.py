@@ -6,11 +6,11 @@ import json
 import resource
 import shutil
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -381,11 +381,29 @@ def test_rows_on_disk_are_read_as_an_array_is_and_not_mapped() -> None:
         np.testing.assert_array_equal(np.asarray(part), expected[:, columns])
 
 
-@pytest.mark.parametrize("ready", [features._by_turns, features._ahead])
-def test_pictures_are_made_ready_in_order_and_leave_the_processors_to_the_network(ready: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_pictures_come_in_order_and_threads_keep_to_their_cores(on_cpu: bool) -> None:
+    """On a processor, where each thread runs the network too, they share the cores; beside a GPU each has one."""
+    cores = max(1, features.core_count() // 3) if on_cpu else 1
     threads = torch.get_num_threads()
-    found = list(ready(lambda number: (number, torch.get_num_threads()), iter(range(50)), 4, 3))
-    assert found == [(number, 1) for number in range(50)]
+    seen, running = set(), set()
+
+    def prepare(number: int) -> features._Prepared:
+        seen.add(torch.get_num_threads())
+        return features._Prepared(facts=number, image=None if number % 5 == 0 else torch.full((1,), float(number)))
+
+    def answer(images: Tensor) -> tuple[Tensor, Tensor]:
+        running.add(threading.current_thread() is threading.main_thread())
+        return images, -images
+
+    network = Network(answer, 1, 1, "0", np.zeros((3, 1), np.float32), "fp32", torch.device("cpu"), callers=3)
+    given = (prepare, network, iter(range(50)), 4)
+    batches = list(features._in_every_thread(*given) if on_cpu else features._beside_the_network(*given, 3))
+    assert [len(batch) for batch in batches] == [4] * 12 + [2]
+    found = [one for batch in batches for one in batch]
+    assert [one.facts for one in found] == list(range(50))
+    assert all(one.row is None if n % 5 == 0 else one.row.tolist() == [n, -n] for n, one in enumerate(found))
+    assert (seen, running) == ({cores}, {not on_cpu})
     assert torch.get_num_threads() == threads
     (later,) = list(ThreadPoolExecutor(1).map(lambda _: torch.get_num_threads(), [0]))
     assert later == threads

@@ -232,7 +232,7 @@ def test_parts_of_any_size_in_any_order_merge_to_the_whole(sizes: list[int], shi
         total = total.merge(Moments.unpack(part.pack()))
     together = torch.cat(parts).numpy()
     assert total.count == len(together)
-    np.testing.assert_allclose(total.mean, together.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(total.mean, together.mean(0), rtol=1e-13, atol=1e-15)
     np.testing.assert_allclose(
         total.gaussian().covariance, np.cov(together, rowvar=False), rtol=0, atol=1e-8 * (shift > 0) + 1e-13
     )

@@ -5,7 +5,6 @@ them and what the threads have in hand, whatever the number of sources. No PyTor
 """
 
 import atexit
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.engines import Engine
+from inception_v3.engines.base import core_count
 from inception_v3.errors import InputError
 from inception_v3.images import Source
 from inception_v3.preprocessing import Preprocessing
@@ -270,5 +270,4 @@ class _Pipeline:
 
 
 def _thread_count() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_THREADS)
+    return min(core_count(), MAX_THREADS)

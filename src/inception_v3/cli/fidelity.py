@@ -52,7 +52,9 @@ def fidelity(
     ] = Precision.fp32,
     device: Device = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that the network takes at once.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode and resize pictures.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads: they decode, and on a processor run the network.")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of features worked out before. By default the user's cache.")
     ] = None,

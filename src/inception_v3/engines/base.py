@@ -1,5 +1,6 @@
 """What every engine is: one function from pixels to named answers, and what is known of it."""
 
+import os
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -17,8 +18,17 @@ PIXELS = "pixels"  # the input of exported networks: uint8 (N, H, W, 3)
 IMAGES = "images"  # that of networks built for floats: (N, 3, H, W), scaled already
 
 
+def core_count() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Engine(ABC):
-    """Runs one network on one device in one precision. Not for two threads at once."""
+    """Runs one network on one device in one precision.
+
+    For one thread at a time; or for `callers` of them, where it was made so: each has its share of the processor, and
+    what it does beside the network takes nothing from the others.
+    """
 
     name: ClassVar[str]
     precision: Precision

@@ -5,6 +5,7 @@ PyTorch; on NVIDIA's GPUs PyTorch with CUDA graphs. A precision below fp32 is ta
 is stored with the exported network holds the bound.
 """
 
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -193,16 +194,16 @@ def _check_alike(engine: Engine, description: Description, file: Path) -> None:
         raise InputError(f"{file}: tells of {classes} classes, its network has {engine.widths[LOGITS]}; export it anew")
 
 
-def _build(runner: str, network: Path | bytes, precision: Precision, device: str | None) -> Engine:
+def _build(runner: str, network: Path | bytes, precision: Precision, device: str | None, callers: int = 1) -> Engine:
     name = network if isinstance(network, Path) else "this network"
     try:
         if runner == "openvino":
             from inception_v3.engines.openvino import OpenvinoEngine
 
-            return OpenvinoEngine(network, precision, _openvino_device(device))
+            return OpenvinoEngine(network, precision, _openvino_device(device), callers=callers)
         from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(network, precision, device or "cpu")
+        return OnnxRuntimeEngine(network, precision, device or "cpu", callers=callers)
     except InputError:
         raise
     except Exception as error:  # each library has errors of its own for files that it cannot read
@@ -246,9 +247,14 @@ def open_model(
 
 
 def open_graph(
-    graph: "Graph", engine: EngineName = "auto", precision: Precision = "fp32", device: str | None = None
+    graph: "Graph",
+    engine: EngineName = "auto",
+    precision: Precision = "fp32",
+    device: str | None = None,
+    *,
+    callers: int = 1,
 ) -> tuple[Engine, str]:
-    """An engine for a graph, and in words why this one. Raises InputError as `open_model`."""
+    """An engine for a graph, and in words why this one. `callers`: see Engine. Raises InputError as `open_model`."""
     chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(precision, device)
     if chosen not in ("onnxruntime", "openvino"):
         return _pytorch(graph, precision, device, compiled=chosen == "compile"), reason
@@ -260,7 +266,7 @@ def open_graph(
         raise InputError(f"ONNX Runtime does not run {precision} here; openvino and pytorch do", exit_status=2)
     from inception_v3.engines.onnx_graph import to_onnx
 
-    built = _build(chosen, to_onnx(graph).SerializeToString(), precision, device)
+    built = _build(chosen, to_onnx(graph).SerializeToString(), precision, device, callers)
     if engine == "auto":
         built = WithFallback(built, lambda: _pytorch(graph, precision, device))
     return built, reason
@@ -297,6 +303,7 @@ class WithFallback(Engine):
     def __init__(self, engine: Engine, other: Callable[[], Engine]) -> None:
         self._use(engine)
         self._other: Callable[[], Engine] | None = other
+        self._change = threading.Lock()
 
     def _use(self, engine: Engine) -> None:
         self._engine, self.precision, self.device = engine, engine.precision, engine.device
@@ -304,13 +311,16 @@ class WithFallback(Engine):
         self.name = engine.name  # type: ignore[misc]
 
     def run(self, pixels: Pixels) -> Answers:
+        engine = self._engine
         try:
-            return self._engine.run(pixels)
+            return engine.run(pixels)
         except Exception as error:
-            if self._other is None or isinstance(error, InputError):
-                raise
-            other, self._other = self._other(), None
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(f"{self._engine} failed ({reason}); going on with {other}", stacklevel=2)
-            self._use(other)
-            return self._engine.run(pixels)
+            with self._change:
+                if engine is self._engine:  # no other thread was here before
+                    if self._other is None or isinstance(error, InputError):
+                        raise
+                    other, self._other = self._other(), None
+                    reason = " ".join(str(error).split())[:200]
+                    warnings.warn(f"{engine} failed ({reason}); going on with {other}", stacklevel=2)
+                    self._use(other)
+        return self._engine.run(pixels)

@@ -1,12 +1,11 @@
 """ONNX Runtime: starts fastest; its providers reach processors and GPUs, TensorRT among them."""
 
-import os
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from inception_v3.engines.base import PIXELS, Answers, Engine, Pixels, Precision
+from inception_v3.engines.base import PIXELS, Answers, Engine, Pixels, Precision, core_count
 from inception_v3.errors import InputError
 
 # Of those that are installed the first is taken.
@@ -17,11 +16,11 @@ _PROVIDERS = {
 
 
 class OnnxRuntimeEngine(Engine):
-    """`network` is an .onnx file or its bytes; `device` is cpu or cuda."""
+    """`network` is an .onnx file or its bytes; `device` is cpu or cuda. `callers`: see Engine."""
 
     name: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, network: Path | bytes, precision: Precision, device: str = "cpu") -> None:
+    def __init__(self, network: Path | bytes, precision: Precision, device: str = "cpu", *, callers: int = 1) -> None:
         runtime = load_onnxruntime()
         wanted = _PROVIDERS.get(device.split(":")[0], ())
         provider = next((name for name in wanted if name in runtime.get_available_providers()), None)
@@ -29,7 +28,7 @@ class OnnxRuntimeEngine(Engine):
             raise InputError(f"this ONNX Runtime has no provider for {device}; install onnxruntime-gpu", exit_status=2)
         self.precision, self.device = precision, device
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        options.intra_op_num_threads = max(1, core_count() // callers)
         options.log_severity_level = 3  # errors alone: what it warns of, no user can change
         source = network if isinstance(network, bytes) else str(network)
         self._session = runtime.InferenceSession(source, options, providers=[provider])

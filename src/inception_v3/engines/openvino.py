@@ -1,5 +1,6 @@
 """OpenVINO: the fastest on Intel's and AMD's processors in every precision; Intel's GPUs too."""
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,11 +17,21 @@ _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "i
 
 
 class OpenvinoEngine(Engine):
-    """`network` is an .xml with its .bin, an .onnx, or the bytes of one. `device` is one of OpenVINO's, such as GPU."""
+    """`network` is an .xml with its .bin, an .onnx, or the bytes of one. `device` is one of OpenVINO's, such as GPU.
+
+    `callers`: see Engine.
+    """
 
     name: ClassVar[str] = "openvino"
 
-    def __init__(self, network: "Path | bytes | openvino.Model", precision: Precision, device: str = "CPU") -> None:
+    def __init__(
+        self,
+        network: "Path | bytes | openvino.Model",
+        precision: Precision,
+        device: str = "CPU",
+        *,
+        callers: int = 1,
+    ) -> None:
         core = load_openvino().Core()
         if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
             raise InputError(
@@ -28,9 +39,11 @@ class OpenvinoEngine(Engine):
             )
         self.precision, self.device = precision, device
         model = core.read_model(network) if isinstance(network, Path | bytes) else network
-        options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        if callers > 1:
+            options["NUM_STREAMS"] = callers
         self._compiled = core.compile_model(model, device, options)
-        self._request = self._compiled.create_infer_request()
+        self._of_thread = threading.local()
         self._names = [output.any_name for output in self._compiled.outputs]
         given = self._compiled.input()
         height, width = list(given.partial_shape)[1:3] if given.any_name == PIXELS else list(given.partial_shape)[2:]
@@ -39,7 +52,9 @@ class OpenvinoEngine(Engine):
         self.widths = {name: shape[1].get_length() for name, shape in zip(self._names, shapes, strict=True)}
 
     def run(self, pixels: Pixels) -> Answers:
-        results = self._request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        results = self._of_thread.request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
         return {name: np.array(results[place]) for place, name in enumerate(self._names)}
 
 

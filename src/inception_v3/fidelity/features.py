@@ -1,12 +1,11 @@
 """One pass over the pictures of a source: decoded and resized by threads, through the network, into rows on disk."""
 
-import os
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inception_v3.engines.base import core_count
 from inception_v3.errors import InputError
 from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import Convention
@@ -61,7 +61,8 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A picture that a thread has made ready: its row from the cache, or the image for the network; or neither."""
+    """A picture that a thread has made ready: its row from the cache, or the image for the network and then its row
+    too; or neither."""
 
     key: bytes = b""
     facts: Facts | None = None
@@ -87,53 +88,40 @@ def extract(
     A picture that cannot be read is left out and told in `bad`. Raises InputError: such a picture where `strict`,
     a damaged archive, no picture at all, no room for the rows.
     """
-    batch_size = batch_size or (16 if network.device.type == "cpu" else 128)
-    workers = workers or min(os.cpu_count() or 1, 16)
+    on_cpu = network.device.type == "cpu"
+    batch_size = batch_size or (8 if on_cpu else 128)
     file = RowWriter(network.width + network.spatial_width)
     found = FeatureSet(file.rows(0), network.width, np.empty(0, np.int64), np.empty(0, np.uint8))
     places, keys = array("q"), bytearray()
-    waiting: list[tuple[int, _Prepared]] = []  # rows that the network has yet to fill
-
-    def run() -> None:
-        images = torch.stack([prepared.image for _, prepared in waiting if prepared.image is not None])
-        pooled, spatial = network.features(images)
-        values = torch.cat([pooled, spatial], 1).numpy()
-        for (row, _), features in zip(waiting, values, strict=True):
-            file.write(row, features)
-        if cache is not None:
-            rows = zip(waiting, values, strict=True)
-            cache.put((one.key, one.facts, features) for (_, one), features in rows if one.facts is not None)
-        progress(len(waiting))
-        waiting.clear()
-
-    pictures = islice(source.pictures(), limit)
     prepare = partial(_prepare, convention=convention, cache=cache)
-    ready = _by_turns if network.device.type == "cpu" else _ahead
-    for place, prepared in enumerate(ready(prepare, pictures, batch_size, workers)):
-        if prepared.facts is None:
-            if strict:
-                raise InputError(f"{prepared.error}")
-            found.bad_count += 1
-            if len(found.bad) < LISTED:
-                found.bad.append(f"{prepared.error}")
-            progress(1)
-            continue
-        row = len(places)
-        places.append(place)
-        keys += prepared.facts.pixels
-        found.sizes[prepared.facts.width, prepared.facts.height] += 1
-        found.formats[prepared.facts.format] += 1
-        found.gray += prepared.facts.gray
-        if prepared.row is not None:
-            found.from_cache += 1
-            file.write(row, prepared.row)
-            progress(1)
-            continue
-        waiting.append((row, prepared))
-        if len(waiting) == batch_size:
-            run()
-    if waiting:
-        run()
+    pictures = islice(source.pictures(), limit)
+    batches = _in_every_thread(prepare, network, pictures, batch_size)
+    if not on_cpu:
+        batches = _beside_the_network(prepare, network, pictures, batch_size, workers or min(core_count(), 16))
+    place = -1
+    for batch in batches:
+        new = []
+        for prepared in batch:
+            place += 1
+            if prepared.facts is None or prepared.row is None:
+                if strict:
+                    raise InputError(f"{prepared.error}")
+                found.bad_count += 1
+                if len(found.bad) < LISTED:
+                    found.bad.append(f"{prepared.error}")
+                continue
+            file.write(len(places), prepared.row)
+            places.append(place)
+            keys += prepared.facts.pixels
+            found.sizes[prepared.facts.width, prepared.facts.height] += 1
+            found.formats[prepared.facts.format] += 1
+            found.gray += prepared.facts.gray
+            if prepared.image is not None:
+                new.append((prepared.key, prepared.facts, prepared.row))
+        found.from_cache += sum(prepared.row is not None and prepared.image is None for prepared in batch)
+        if cache is not None:
+            cache.put(new)
+        progress(len(batch))
     if not places:
         first = f" ({found.bad[0]})" if found.bad else ""
         raise InputError(f"{source.name}: no picture in it can be read{first}; check the files")
@@ -155,37 +143,60 @@ def _prepare(picture: Picture, convention: Convention, cache: FeatureCache | Non
         return _Prepared(error=str(error))
 
 
-def _by_turns(
-    prepare: Callable[[Picture], _Prepared], pictures: Iterator[Picture], batch_size: int, workers: int
-) -> Iterator[_Prepared]:
-    """Pictures in order, a batch made ready by all processors before the network has them all for itself.
+def _through(network: Network, batch: list[_Prepared]) -> list[_Prepared]:
+    """With the features of those that the cache had not."""
+    images = [prepared.image for prepared in batch if prepared.image is not None]
+    if not images:
+        return batch
+    pooled, spatial = network.features(torch.stack(images))
+    rows = iter(torch.cat([pooled, spatial], 1).numpy())
+    return [prepared if prepared.image is None else replace(prepared, row=next(rows)) for prepared in batch]
 
-    Side by side they would take each other's: a layer waits for the slowest part of it.
+
+def _in_every_thread(
+    prepare: Callable[[Picture], _Prepared], network: Network, pictures: Iterator[Picture], batch_size: int
+) -> Iterator[list[_Prepared]]:
+    """Batches in order. On a processor a thread makes one ready and runs it, with a share of the cores to itself.
+
+    With the cores together on one batch, each layer would wait for the core that decodes the next.
     """
-    with _threads(workers) as pool:
+
+    def work(batch: list[Picture]) -> list[_Prepared]:
+        return _through(network, list(map(prepare, batch)))
+
+    with _threads(network.callers, max(1, core_count() // network.callers)) as pool:
+        queue: deque[Future[list[_Prepared]]] = deque()
         while batch := list(islice(pictures, batch_size)):
-            yield from pool.map(prepare, batch)
-
-
-def _ahead(
-    prepare: Callable[[Picture], _Prepared], pictures: Iterator[Picture], batch_size: int, workers: int
-) -> Iterator[_Prepared]:
-    """Pictures in order, two batches made ready while the network runs elsewhere."""
-    with _threads(workers) as pool:
-        queue: deque[Future[_Prepared]] = deque()
-        for picture in pictures:
-            queue.append(pool.submit(prepare, picture))
-            if len(queue) > 2 * batch_size + workers:
+            queue.append(pool.submit(work, batch))
+            if len(queue) > network.callers:
                 yield queue.popleft().result()
         while queue:
             yield queue.popleft().result()
 
 
+def _beside_the_network(
+    prepare: Callable[[Picture], _Prepared],
+    network: Network,
+    pictures: Iterator[Picture],
+    batch_size: int,
+    workers: int,
+) -> Iterator[list[_Prepared]]:
+    """Batches in order, two of them made ready while the network runs elsewhere."""
+    with _threads(workers, 1) as pool:
+        queue: deque[list[Future[_Prepared]]] = deque()
+        while batch := list(islice(pictures, batch_size)):
+            queue.append([pool.submit(prepare, picture) for picture in batch])
+            if len(queue) > 2:
+                yield _through(network, [one.result() for one in queue.popleft()])
+        while queue:
+            yield _through(network, [one.result() for one in queue.popleft()])
+
+
 @contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Each of them runs PyTorch on one thread; else each would start as many as there are processors."""
+def _threads(workers: int, cores: int) -> Iterator[ThreadPoolExecutor]:
+    """Each of them runs PyTorch on so many cores; else each would take all."""
     of_this = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "picture", torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(workers, "picture", torch.set_num_threads, (cores,))
     try:
         yield pool
     finally:

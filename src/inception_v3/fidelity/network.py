@@ -40,12 +40,19 @@ class Network:
     logits: NDArray[np.float32]
     dtype: Dtype
     device: torch.device
+    callers: int = 1  # threads that may take features at once, each with its share of the processor
 
     def to(self, device: torch.device) -> "Network":
         """The same on another device, where what computes the features can go there."""
         if device == self.device or not isinstance(self.features, EngineFeatures):
             return self
         return replace(self, features=self.features.to(device), device=device)
+
+    def exact(self) -> "Network":
+        """The same in float32, where what computes the features can be had so."""
+        if self.dtype == "fp32" or not isinstance(self.features, EngineFeatures):
+            return self
+        return replace(self, features=self.features.to(self.device, "fp32"), dtype="fp32")
 
 
 def load_network(
@@ -54,6 +61,7 @@ def load_network(
     dtype: Dtype = "fp32",
     device: str | torch.device = "cpu",
     any_weights: bool = False,
+    callers: int = 1,
 ) -> Network:
     """The network of 2015 from a file of any format, a name, or a model (which stays as it is).
 
@@ -74,13 +82,14 @@ def load_network(
     spatial = f"{SPATIAL_LAYER.replace('.', '/')}/Conv2d_0a_1x1"
     graph = swap_pools(build(model, any_size=True, outputs=("Mixed_7c", spatial), from_pixels=False))
     return Network(
-        features=EngineFeatures(graph, dtype, torch.device(device)),
+        features=EngineFeatures(graph, dtype, torch.device(device), callers),
         width=logits.shape[1],
         spatial_width=17 * 17 * min(channels, SPATIAL_CHANNELS),
         checksum=_checksum(weights_of),
         logits=logits.flatten(1).numpy(),
         dtype=dtype,
         device=torch.device(device),
+        callers=callers,
     )
 
 
@@ -96,16 +105,16 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
 class EngineFeatures:
     """The fastest engine that is installed for it; see engines/choose.py."""
 
-    def __init__(self, graph: Graph, dtype: Dtype, device: torch.device) -> None:
-        self.graph, self.dtype = graph, dtype
-        self.engine, self.reason = open_graph(graph, "auto", dtype, str(device))
+    def __init__(self, graph: Graph, dtype: Dtype, device: torch.device, callers: int = 1) -> None:
+        self.graph, self.dtype, self.callers = graph, dtype, callers
+        self.engine, self.reason = open_graph(graph, "auto", dtype, str(device), callers=callers)
 
-    def to(self, device: torch.device) -> "EngineFeatures":
-        return EngineFeatures(self.graph, self.dtype, device)
+    def to(self, device: torch.device, dtype: Dtype | None = None) -> "EngineFeatures":
+        return EngineFeatures(self.graph, dtype or self.dtype, device, self.callers)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied and sent to other processes as what it is built from: sessions of other libraries stay behind."""
-        return EngineFeatures, (self.graph, self.dtype, torch.device(self.engine.device.lower()))
+        return EngineFeatures, (self.graph, self.dtype, torch.device(self.engine.device.lower()), self.callers)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         last, spatial = self.engine.run(images.cpu().numpy()).values()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from inception_v3.engines.base import core_count
 from inception_v3.errors import InputError
 from inception_v3.fidelity.advice import advice
 from inception_v3.fidelity.cache import FeatureCache, default_folder
@@ -18,6 +19,7 @@ from inception_v3.fidelity.sources import open_source
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
 from inception_v3.network import InceptionV3
 
+MAX_CALLERS = 4  # batches that are on their way through a processor at once; each takes memory
 EFFECT_PICTURES = 32  # of each set, or one in 32: what a lower precision is judged on
 
 
@@ -55,7 +57,9 @@ def fidelity(
     if unknown := [name for name in scores if name not in SCORES]:
         raise InputError(f"no score {unknown[0]!r}; there are {', '.join(SCORES)}", exit_status=2)
     sides = [_open(argument, convention) for argument in (generated, reference) if argument is not None]
-    network = load_network(weights, dtype=dtype, device=device, any_weights=any_weights)
+    on_cpu = torch.device(device).type == "cpu"
+    callers = workers or min(core_count(), MAX_CALLERS) if on_cpu else 1
+    network = load_network(weights, dtype=dtype, device=device, any_weights=any_weights, callers=callers)
     for side in sides:
         _check(side, convention, network, named=bool(like or mode))
     kept = _cache(network, convention, cache or default_folder()) if use_cache else None
@@ -81,8 +85,7 @@ def fidelity(
     if kept is not None and kept.problem:
         result.notes.append(kept.problem)
     if dtype != "fp32" and result.scores["fid"] is not None:
-        exact = load_network(weights, device=device, any_weights=any_weights)
-        _judge_precision(result, exact, progress)
+        _judge_precision(result, network.exact(), progress)
     return result
 
 
