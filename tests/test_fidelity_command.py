@@ -576,6 +576,20 @@ def test_bf16_is_only_on_request_and_its_effect_on_fid_is_told(
     assert "bf16 changes FID by" in run(*sets, "--scores", "fid", "--precision", "bf16")[1]
 
 
+def test_int8_is_fitted_to_the_reference_and_its_effect_on_fid_is_told(
+    run: Run, scored: Callable[..., dict[str, object]], sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    both = (sets[0], folder_of(tmp_path / "many", 40, seed=100))
+    full = scored(*both, "--scores", "fid")
+    low = scored(*both, "--scores", "fid", "--precision", "int8")
+    assert low["dtype"] == "int8"
+    assert 0 < abs(low["fid"] / full["fid"] - 1) < 0.2
+    assert low["fid_change_pictures"] == 32
+    status, _, err = run(*sets, "--scores", "fid", "--precision", "int8")
+    assert status == 1
+    assert "20 pictures are too few for int8; give at least 32" in err.replace("\n", " ")
+
+
 def test_folding_keeps_the_model_that_was_given(thin: Path) -> None:
     model = InceptionV3(**SETTINGS | {"depth_multiplier": 0.1, "min_depth": 8})
     randomise(model)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
+    int8 = "int8"
 
 
 def fidelity(
@@ -48,7 +49,8 @@ def fidelity(
         typer.Option(help="Some of fid,fid-infinity,kid,is,precision,density,sfid,memorisation. By default all."),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="Of the network. bf16 is faster; what it does to FID is measured and told.")
+        Precision,
+        typer.Option(help="Of the network. bf16 and int8 are faster; what they do to FID is measured and told."),
     ] = Precision.fp32,
     device: Device = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that the network takes at once.")] = None,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from inception_v3.engines.base import LOGITS, PIXELS, Pixels
 from inception_v3.engines.check import Run
 from inception_v3.engines.graph import Graph, outputs_of
 from inception_v3.errors import InputError
+
+if TYPE_CHECKING:
+    from inception_v3.engines.openvino import OpenvinoEngine
 
 FEWEST, BETTER = 32, 300  # pictures to fit to
 SENSITIVITY = 16  # pictures that the layers are ranked on
@@ -76,10 +79,22 @@ def _by_sensitivity(graph: Graph, form: Form, pixels: Pixels) -> list[str]:
     return [names[place] for place in np.argsort(-added, kind="stable")]
 
 
-def _quantised(model: Any, pixels: Pixels, kept: tuple[str, ...] = ()) -> Any:
+def int8_engine(graph: Graph, inputs: NDArray[Any], callers: int = 1) -> "OpenvinoEngine":
+    """A graph in int8 on a processor, fitted to some of its inputs and not checked. `callers`: see Engine.
+
+    Raises InputError: too few inputs; OpenVINO or NNCF is missing.
+    """
+    from inception_v3.engines.openvino import OpenvinoEngine
+
+    if len(inputs) < FEWEST:
+        raise InputError(f"{len(inputs)} pictures are too few for int8; give at least {FEWEST}, better {BETTER}")
+    return OpenvinoEngine(_quantised(openvino_form().read(graph), inputs, name=graph.input), "int8", callers=callers)
+
+
+def _quantised(model: Any, inputs: NDArray[Any], kept: tuple[str, ...] = (), name: str = PIXELS) -> Any:
     nncf = _load_nncf()
-    rows = [{PIXELS: pixels[place : place + 1]} for place in range(len(pixels))]
-    scope = nncf.IgnoredScope(patterns=[f"{name}(/.*)?" for name in kept], validate=False)
+    rows = [{name: inputs[place : place + 1]} for place in range(len(inputs))]
+    scope = nncf.IgnoredScope(patterns=[f"{one}(/.*)?" for one in kept], validate=False)
     with redirect_stdout(sys.stderr):  # its progress bars; what a program reads on stdout stays whole
         return nncf.quantize(model, nncf.Dataset(rows), subset_size=len(rows), ignored_scope=scope)
 

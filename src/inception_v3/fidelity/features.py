@@ -17,7 +17,7 @@ from torch import Tensor
 from inception_v3.engines.base import core_count
 from inception_v3.errors import InputError
 from inception_v3.fidelity.cache import FeatureCache
-from inception_v3.fidelity.conventions import Convention
+from inception_v3.fidelity.conventions import SIZE, Convention
 from inception_v3.fidelity.network import Network
 from inception_v3.fidelity.pictures import KEY_BYTES, Facts, Picture, decode, key_of
 from inception_v3.fidelity.rows import Row, Rows, RowWriter
@@ -141,6 +141,13 @@ def _prepare(picture: Picture, convention: Convention, cache: FeatureCache | Non
         return _Prepared(key, facts, image=convention.resize(torch.from_numpy(pixels)[None])[0])
     except InputError as error:
         return _Prepared(error=str(error))
+
+
+def sample(source: Source, convention: Convention, count: int) -> Tensor:
+    """The first pictures of a source that can be read, as the network reads them: (N, 3, 299, 299)."""
+    prepared = (_prepare(picture, convention, None).image for picture in source.pictures())
+    images = list(islice((image for image in prepared if image is not None), count))
+    return torch.stack(images) if images else torch.empty(0, 3, SIZE, SIZE)
 
 
 def _through(network: Network, batch: list[_Prepared]) -> list[_Prepared]:

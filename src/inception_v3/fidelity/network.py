@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inception_v3 import checkpoint
+from inception_v3.engines.base import Engine
 from inception_v3.engines.choose import open_graph
 from inception_v3.engines.graph import Graph, build, swap_pools
 from inception_v3.errors import InputError
@@ -20,7 +21,7 @@ from inception_v3.network import InceptionV3
 
 WEIGHTS = "fid:2015-12-05"
 SPATIAL_LAYER, SPATIAL_CHANNELS = "Mixed_6d.Branch_0", 7  # of sFID: mixed_6/conv in OpenAI's evaluator.py
-Dtype = Literal["fp32", "bf16"]
+Dtype = Literal["fp32", "bf16", "int8"]
 Features = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -48,6 +49,17 @@ class Network:
             return self
         return replace(self, features=self.features.to(device), device=device)
 
+    def int8(self, images: Tensor) -> "Network":
+        """The same in int8, fitted to images as `features` takes them. Raises InputError: too few, another device, or
+        a package that is missing."""
+        from inception_v3.engines.quantise import int8_engine
+
+        if self.device.type != "cpu" or not isinstance(self.features, EngineFeatures):
+            raise InputError("int8 is for processors; take bf16 on a GPU", exit_status=2)
+        engine = int8_engine(self.features.graph, images.numpy(), self.callers)
+        features = EngineFeatures(self.features.graph, "int8", self.device, self.callers, engine)
+        return replace(self, features=features, dtype="int8")
+
     def exact(self) -> "Network":
         """The same in float32, where what computes the features can be had so."""
         if self.dtype == "fp32" or not isinstance(self.features, EngineFeatures):
@@ -65,8 +77,11 @@ def load_network(
 ) -> Network:
     """The network of 2015 from a file of any format, a name, or a model (which stays as it is).
 
-    Raises InputError: no such file, damaged, or another network unless `any_weights`.
+    Raises InputError: no such file, damaged, or another network unless `any_weights`; int8, which `Network.int8` makes
+    of a network in float32.
     """
+    if dtype == "int8":
+        raise InputError("int8 is fitted to pictures; `inception-v3 fidelity --precision int8` does it", exit_status=2)
     model = weights if isinstance(weights, InceptionV3) else checkpoint.load(weights)
     name = "this model" if model is weights else str(weights)
     if model.settings["final_endpoint"]:
@@ -103,11 +118,13 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
 
 
 class EngineFeatures:
-    """The fastest engine that is installed for it; see engines/choose.py."""
+    """Those of an engine; by default the fastest that is installed for it, see engines/choose.py."""
 
-    def __init__(self, graph: Graph, dtype: Dtype, device: torch.device, callers: int = 1) -> None:
+    def __init__(
+        self, graph: Graph, dtype: Dtype, device: torch.device, callers: int = 1, engine: Engine | None = None
+    ) -> None:
         self.graph, self.dtype, self.callers = graph, dtype, callers
-        self.engine, self.reason = open_graph(graph, "auto", dtype, str(device), callers=callers)
+        self.engine = engine or open_graph(graph, "auto", dtype, str(device), callers=callers)[0]
 
     def to(self, device: torch.device, dtype: Dtype | None = None) -> "EngineFeatures":
         return EngineFeatures(self.graph, dtype or self.dtype, device, self.callers)

@@ -11,7 +11,7 @@ from inception_v3.errors import InputError
 from inception_v3.fidelity.advice import advice
 from inception_v3.fidelity.cache import FeatureCache, default_folder
 from inception_v3.fidelity.conventions import Convention, find_convention
-from inception_v3.fidelity.features import extract
+from inception_v3.fidelity.features import extract, sample
 from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.network import WEIGHTS, Dtype, Network, load_network
 from inception_v3.fidelity.scores import SCORES, Fidelity, Progress, Side, measure, no_progress
@@ -20,6 +20,7 @@ from inception_v3.fidelity.statistics import Statistics, gaussian, load_statisti
 from inception_v3.network import InceptionV3
 
 MAX_CALLERS = 4  # batches that are on their way through a processor at once; each takes memory
+FITTED = 300  # pictures at most that int8 is fitted to
 EFFECT_PICTURES = 32  # of each set, or one in 32: what a lower precision is judged on
 
 
@@ -48,7 +49,8 @@ def fidelity(
     """Score generated pictures against a reference; without one, by the Inception Score alone.
 
     Both are what `sources.open_source` takes. `like` and `mode` name a convention; by default it is clean-fid's
-    with the exact distance. Features go to the folder `cache` (by default the user's) and come from there.
+    with the exact distance. Features go to the folder `cache` (by default the user's) and come from there, but for
+    those of int8, which is fitted to pictures of these sets.
 
     Raises InputError: a set that cannot be read or has one picture, statistics of another convention or network,
     a network that is not that of 2015, an unreadable picture where `strict`.
@@ -59,9 +61,13 @@ def fidelity(
     sides = [_open(argument, convention) for argument in (generated, reference) if argument is not None]
     on_cpu = torch.device(device).type == "cpu"
     callers = workers or min(core_count(), MAX_CALLERS) if on_cpu else 1
-    network = load_network(weights, dtype=dtype, device=device, any_weights=any_weights, callers=callers)
+    first: Dtype = "fp32" if dtype == "int8" else dtype
+    network = load_network(weights, dtype=first, device=device, any_weights=any_weights, callers=callers)
     for side in sides:
         _check(side, convention, network, named=bool(like or mode))
+    if dtype == "int8":
+        network = _in_int8(network, sides, convention, progress)
+        use_cache = False  # its features are of the pictures that it was fitted to as well
     kept = _cache(network, convention, cache or default_folder()) if use_cache else None
     try:
         for side in sides:
@@ -142,6 +148,17 @@ def _check(side: Side, convention: Convention, network: Network, *, named: bool)
 def _cache(network: Network, convention: Convention, folder: Path) -> FeatureCache:
     name = f"{network.checksum[:16]}-{convention.pixels}-{network.dtype}"
     return FeatureCache(folder, name, network.width + network.spatial_width)
+
+
+def _in_int8(network: Network, sides: list[Side], convention: Convention, progress: Progress) -> Network:
+    """Fitted to the real pictures; to the generated ones where those are statistics."""
+    side = next((side for side in reversed(sides) if side.source.count != 0), None)
+    if side is None:
+        return network
+    done = progress(f"fitting int8 to {side.name}", None)
+    fitted = network.int8(sample(side.source, convention, FITTED))
+    done(1)
+    return fitted
 
 
 def statistics_of(side: Side, result: Fidelity) -> Statistics:
