@@ -275,6 +275,31 @@ def test_another_takes_over_with_a_warning(random_model: Build) -> None:
         engine.predict(pixels())
 
 
+def test_a_core_ml_package_takes_images_and_tells_what_it_is(random_model: Build, tmp_path: Path) -> None:
+    """Apple's systems alone run it: here its specification is read by Apple's own tools."""
+    import coremltools
+
+    model, out = random_model(), tmp_path / "model.mlpackage"
+    model.class_names = [f"class {number}" for number in range(7)]
+    for _ in range(2):  # the second takes the place of the first
+        with pytest.warns(UserWarning, match="not checked, as Apple's systems alone run it"):
+            told = export(model, out)
+    spec = coremltools.models.MLModel(str(out), skip_model_load=True).get_spec().description
+    assert (spec.input[0].name, spec.input[0].type.imageType.width) == ("pixels", 107)
+    assert [output.name for output in spec.output] == [LOGITS, FEATURES]
+    assert artefact.recognise(out) == "coreml"
+    assert artefact.read(out).to_json() == told.to_json()
+    assert told.check is None
+    assert [path.name for path in tmp_path.iterdir()] == ["model.mlpackage"]
+    with pytest.raises(InputError, match=r"is for Apple's Core ML; \.onnx and .xml run here"):
+        open_engine(out)
+    with pytest.raises(InputError, match="coreml has fp32; fp16 is for torch-export"):
+        export(model, out, precision="fp16")
+    (out / artefact.COREML_SPEC).write_bytes(b"\xff" * 20)
+    with pytest.raises(InputError, match=r"model\.mlpackage: the file is damaged"):
+        open_engine(out)
+
+
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "pytorch"])
 def test_several_threads_get_their_own_answers_at_once(random_model: Build, name: choose.EngineName) -> None:
     model = random_model()
@@ -709,7 +734,7 @@ def test_a_file_whose_network_is_another_than_it_tells(
 
 def test_what_cannot_be_exported_is_told_before_any_work(random_model: Build, tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, object], str]] = [
-        ("model.h5", {}, "the name must end in .onnx, .xml, .pt2"),
+        ("model.h5", {}, "the name must end in .onnx, .xml, .pt2, .mlpackage"),
         ("model.onnx", {"precision": "bf16"}, "onnx has fp32, int8; bf16 is for openvino, torch-export"),
         ("model.onnx", {"outputs": ("Mixed_9z",)}, "no end point 'Mixed_9z'"),
         ("model.xml", {"any_size": True}, "needs global_pool=True"),

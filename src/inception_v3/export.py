@@ -1,9 +1,12 @@
-"""A trained network into a file that other runtimes run: .onnx, OpenVINO's .xml and .bin, torch.export's .pt2.
+"""A trained network into a file that other runtimes run: .onnx, OpenVINO's .xml and .bin, torch.export's .pt2,
+Core ML's .mlpackage.
 
 Inside go pixels, uint8 (N, H, W, 3), prepared; everything after is folded into the network. The file tells how to
 prepare them, the classes, and how far its answers are from the network's own (engines/artefact.py).
 """
 
+import logging
+import os
 import random
 import shutil
 import tempfile
@@ -18,11 +21,11 @@ import numpy as np
 
 from inception_v3.engines import artefact
 from inception_v3.engines.artefact import BOUNDS, Description, Kind
-from inception_v3.engines.base import FEATURES, LOGITS, Engine, Pixels, Precision
+from inception_v3.engines.base import FEATURES, LOGITS, PIXELS, Engine, Pixels, Precision
 from inception_v3.engines.check import Run, compare, network_itself, why_not
 from inception_v3.engines.graph import Graph, build, swap_pools
 from inception_v3.errors import InputError
-from inception_v3.files import replacing
+from inception_v3.files import cannot_write, replacing
 from inception_v3.images import Source
 from inception_v3.network import InceptionV3
 
@@ -33,6 +36,7 @@ PRECISIONS: dict[Kind, tuple[Precision, ...]] = {
     "onnx": ("fp32", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
     "torch-export": ("fp32", "bf16", "fp16"),
+    "coreml": ("fp32",),
 }
 Progress = Callable[[str], None]
 
@@ -62,8 +66,9 @@ def export(
     """Write `out`, whose suffix says the kind, and return what is told in it. What was there is replaced at once.
 
     `images` are what a lower precision is checked on, and int8 is fitted to: parts of them that do not overlap. fp32 is
-    checked without them on noise. The file is not written where fewer of their first classes stay than `min_agreement`
-    (BOUNDS by default). `outputs` are end points; `any_size` takes pictures of any size.
+    checked without them on noise; Core ML's files are not, since Apple's systems alone run them. The file is not
+    written where fewer of the first classes stay than `min_agreement` (BOUNDS by default). `outputs` are end points;
+    `any_size` takes pictures of any size.
 
     Raises InputError: another suffix, a precision that this kind has not, pictures that are missing, too few or all of
     one class, a network that cannot be exported so, an agreement below the bound, a package that is not installed.
@@ -101,10 +106,16 @@ def export(
     )
     with tempfile.TemporaryDirectory(prefix="inception-v3-") as folder:
         file = Path(folder) / f"model{out.suffix}"
-        write = {"onnx": _write_onnx, "openvino": _write_openvino, "torch-export": _write_program}[kind]
+        write = _WRITERS[kind]
         progress("writing the network" if precision != "int8" else "fitting int8; this takes minutes")
         network = _Network(graph, precision, reference, fit, held_out, bound)
         description = write(file, network, description)
+        if kind == "coreml":
+            warnings.warn(
+                f"{out}: not checked, as Apple's systems alone run it; compare its answers there", stacklevel=2
+            )
+            _put(file, out)
+            return description
         progress("checking it against the network itself")
         run = _runner(file, kind, description)
         held = held_out.pixels
@@ -217,6 +228,56 @@ def _write_program(file: Path, network: _Network, description: Description) -> D
     return description
 
 
+def _write_coreml(file: Path, network: _Network, description: Description) -> Description:
+    """A package that takes an RGB image, and carries the description as metadata of its author's."""
+    if description.any_size:
+        raise InputError("Core ML's networks take images of one size; leave --any-size out", exit_status=2)
+    tools = _load_coremltools()
+    import torch
+
+    from inception_v3.engines.pytorch import Network
+
+    module = Network(network.graph)
+
+    class FromImages(torch.nn.Module):
+        """Core ML's images are (1, 3, H, W)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = module
+
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            answers: tuple[torch.Tensor, ...] = self.network(pixels.permute(0, 2, 3, 1))
+            return answers
+
+    shape = (1, 3, *description.preprocessing.image_size)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(FromImages().eval(), (torch.zeros(shape),)).run_decompositions({})
+        model = tools.convert(
+            program,
+            inputs=[tools.ImageType(name=PIXELS, shape=shape, color_layout=tools.colorlayout.RGB)],
+            outputs=[tools.TensorType(name=name.replace("/", "_")) for name in network.graph.outputs],
+            compute_precision=tools.precision.FLOAT32,
+            minimum_deployment_target=tools.target.macOS13,
+        )
+        model.short_description = "Inception V3"
+        model.user_defined_metadata[artefact.KEY] = description.to_json()
+        model.save(str(file))
+    return description
+
+
+def _load_coremltools() -> Any:
+    logging.getLogger("coremltools").setLevel(logging.ERROR)  # that it was tried with another PyTorch
+    try:
+        import coremltools
+    except ImportError as error:
+        raise InputError(
+            "Core ML's files need coremltools; pip install 'inception-v3[coreml]'", exit_status=2
+        ) from error
+    return coremltools
+
+
 def _runner(file: Path, kind: Kind, description: Description) -> Run:
     """The engine that users will have, on the file that was written."""
     engine: Engine
@@ -271,10 +332,39 @@ def _describe(file: Path, kind: Kind, description: Description) -> None:
 
 def _put(file: Path, out: Path) -> None:
     """Into its place: the numbers before the file that refers to them by name."""
+    if file.is_dir():
+        _put_folder(file, out)
+        return
     for part in (file.with_suffix(".bin"), file):
         if part.exists():
             with replacing(out.with_suffix(part.suffix)) as temporary:
                 shutil.copyfile(part, temporary)
+
+
+def _put_folder(folder: Path, out: Path) -> None:
+    """A folder cannot be replaced at once: what was there steps aside first, and is put back where that fails."""
+    new, old = (out.with_name(f".{out.name}.{os.getpid()}.{part}") for part in ("partial", "before"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, new)
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    except OSError as error:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise cannot_write(out, error) from error
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+_WRITERS: dict[Kind, Callable[[Path, _Network, Description], Description]] = {
+    "onnx": _write_onnx,
+    "openvino": _write_openvino,
+    "torch-export": _write_program,
+    "coreml": _write_coreml,
+}
 
 
 def write_triton(repository: Path, description: Description) -> None:

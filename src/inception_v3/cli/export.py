@@ -13,14 +13,17 @@ from inception_v3.errors import InputError
 if TYPE_CHECKING:
     from inception_v3.engines import Precision
 
-OUT = "A file .onnx, .xml (OpenVINO) or .pt2 (torch.export), or a folder; by default exported/ in the run folder."
+OUT = (
+    "A file .onnx, .xml (OpenVINO), .pt2 (torch.export) or .mlpackage (Core ML), or a folder; by default exported/ in "
+    "the run folder."
+)
 
 
 def export(
     model: Annotated[str, typer.Argument(help=MODEL)],
     out: Annotated[Path | None, typer.Argument(help=OUT)] = None,
     to: Annotated[
-        str | None, typer.Option(help="openvino, onnx, torch-export or triton, where OUT is a folder.")
+        str | None, typer.Option(help="openvino, onnx, torch-export, coreml or triton, where OUT is a folder.")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="fp32, bf16, fp16, int8; several with commas, where OUT is a folder.")
@@ -62,7 +65,7 @@ def export(
     from inception_v3.images import expand
 
     for place in places.values():
-        check_writable(place)
+        check_writable(place if place.suffix != ".mlpackage" else place.with_name(f"{place.name}.zip"))  # a folder
     network = checkpoint.load(model, weights_file=weights_file)
     assert network.origin is not None
     written = {}
@@ -87,7 +90,12 @@ def export(
         return
     for name, told in written.items():
         kept = f"\n  in float32 stayed {', '.join(told.kept_higher)}" if told.kept_higher else ""
-        output.print(f"{name}: {told.precision}, {told.check}{kept}", highlight=False, markup=False, soft_wrap=True)
+        output.print(
+            f"{name}: {told.precision}, {told.check or 'not checked'}{kept}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _places(out: Path, to: str | None, precisions: list[str]) -> "dict[Precision, Path]":

@@ -1,4 +1,4 @@
-"""Exported networks: what travels inside an .onnx, an .xml or a .pt2 beside the numbers, and what it says of them.
+"""Exported networks: what travels in a file (SUFFIXES) beside the numbers, and what it says of them.
 
 One JSON text, under the key `inception_v3`: which network, how pictures are prepared, the classes, the precision, and
 how far the answers were from the network in float32 when the file was made. Neither PyTorch nor an engine reads it.
@@ -7,6 +7,7 @@ how far the answers were from the network in float32 when the file was made. Nei
 import json
 import re
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -19,10 +20,11 @@ from inception_v3.preprocessing import Preprocessing
 
 KEY = "inception_v3"
 VERSION = 1
-Kind = Literal["onnx", "openvino", "torch-export"]
-SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch-export"}
+Kind = Literal["onnx", "openvino", "torch-export", "coreml"]
+SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch-export", ".mlpackage": "coreml"}
 MAX_DESCRIPTION = 64 * 2**20  # bytes; class names are all that can be long
 # The least share of pictures whose first class must be that of float32, where the user asks for no other.
+COREML_SPEC = Path("Data", "com.apple.CoreML", "model.mlmodel")  # in a package, which is a folder
 BOUNDS: dict[Precision, float] = {"fp32": 1.0, "bf16": 0.995, "fp16": 0.995, "int8": 0.99}
 # The largest difference that is rounding and no mistake, in probabilities or in shares of a feature's largest value.
 LARGEST: dict[Precision, float] = {"fp32": 0.001, "bf16": 0.2, "fp16": 0.1, "int8": 0.5}
@@ -100,6 +102,8 @@ def parse(text: str, path: Path) -> Description:
 
 def recognise(path: Path) -> Kind | None:
     """Which kind of exported network a file is, by its content; None for anything else."""
+    if path.suffix == ".mlpackage" and (path / COREML_SPEC).is_file():
+        return "coreml"
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -117,7 +121,7 @@ def read(path: Path) -> Description:
     """What an exported network says of itself. Raises InputError, naming the file: not one of ours, damaged, newer."""
     kind = recognise(path)
     try:
-        text = {"onnx": _from_onnx, "openvino": _from_xml, "torch-export": _from_archive}[kind](path) if kind else None
+        text = _READERS[kind](path) if kind else None
     except (OSError, ElementTree.ParseError, zipfile.BadZipFile, ValueError, IndexError) as error:
         raise InputError(f"{path}: the file is damaged ({error}); export it anew") from error
     if text is None:
@@ -166,6 +170,33 @@ def _from_archive(path: Path) -> str | None:
         return archive.read(name).decode("utf-8")
 
 
+def _from_coreml(path: Path) -> str | None:
+    """From Model.description.metadata.userDefined of the package's specification."""
+    spec = path / COREML_SPEC
+    if spec.stat().st_size > MAX_DESCRIPTION:
+        raise ValueError("larger than such a file can be")
+    messages = [spec.read_bytes()]
+    for wanted in (2, 100, 100):
+        messages = [content for message in messages for number, content in _fields(message) if number == wanted]
+    found = (_entry(message, KEY) for message in messages)
+    return next((text for text in found if text is not None), None)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Numbers and contents of the fields that have a length."""
+    stream = BytesIO(message)
+    while stream.tell() < len(message):
+        number, kind = divmod(_varint(stream), 8)
+        if kind == 0:
+            _varint(stream)
+        elif kind in (1, 5):
+            stream.seek(8 if kind == 1 else 4, 1)
+        elif kind == 2:
+            yield number, stream.read(_varint(stream))
+        else:
+            raise ValueError("no model that is known")
+
+
 def _entry(message: bytes, key: str) -> str | None:
     stream, texts = BytesIO(message), {}
     while stream.tell() < len(message):
@@ -184,3 +215,11 @@ def _varint(stream: BinaryIO) -> int:
         shift += 7
         if byte[0] < 128:
             return value
+
+
+_READERS: dict[Kind, Callable[[Path], str | None]] = {
+    "onnx": _from_onnx,
+    "openvino": _from_xml,
+    "torch-export": _from_archive,
+    "coreml": _from_coreml,
+}

@@ -97,8 +97,8 @@ def find_exported(path: Path) -> Path | None:
     What a run folder has in `EXPORTED` counts as long as it was made of the weights that are there now; a warning says
     where it was not.
     """
-    if path.is_file():
-        return path if artefact.recognise(path) else None
+    if artefact.recognise(path):
+        return path
     if not path.is_dir():
         return None
     model = path / MODEL_FILE
@@ -126,7 +126,7 @@ def open_exported(
     Raises InputError: damaged, of another version; an engine that is not installed or cannot run it; a precision that
     its check does not allow.
     """
-    files = exports_in(path) if path.is_dir() else [path]
+    files = [path] if artefact.recognise(path) or not path.is_dir() else exports_in(path)
     if not files:
         raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
     found = [(file, artefact.read(file), artefact.recognise(file)) for file in files]
@@ -144,8 +144,9 @@ def open_exported(
         runner = _RUNS.get(str(kind)) if engine == "auto" else engine
         if engine == "auto" and kind == "onnx" and description.precision == "bf16":
             runner = "openvino"
-        if runner is None or kind == "torch-export":
-            refused.append(f"{file.name} is a program for torch.export.load; .onnx and .xml run here")
+        if runner is None or kind in ("torch-export", "coreml"):
+            meant = "a program for torch.export.load" if kind == "torch-export" else "for Apple's Core ML"
+            refused.append(f"{file.name} is {meant}; .onnx and .xml run here")
         elif runner not in ("onnxruntime", "openvino"):
             refused.append(f"{file.name} runs in onnxruntime and openvino, not in {runner}")
         elif runner == "onnxruntime" and kind == "openvino":
