@@ -28,7 +28,7 @@ from inception_v3 import architecture, checkpoint, contestants
 from inception_v3.contestants import ANSWERS, PEAK, Contest
 from inception_v3.engines import Precision
 from inception_v3.engines.artefact import BOUNDS
-from inception_v3.engines.base import LOGITS, Answers, Pixels
+from inception_v3.engines.base import LOGITS, Answers, Pixels, core_count
 from inception_v3.engines.check import compare, network_itself
 from inception_v3.errors import InputError
 from inception_v3.images import Source
@@ -333,7 +333,7 @@ def machine(device: str) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = core_count()
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") and torch.cuda.is_available() else None
     return {"cpu": name, "cores": cores, "gpu": gpu, "device": device, "versions": versions}
 

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from inception_v3.engines.artefact import BOUNDS, LARGEST, Check, Description
 from inception_v3.engines.base import LOGITS, Answers, Pixels
-from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
     from inception_v3.network import InceptionV3
@@ -86,9 +85,3 @@ def why_not(description: Description, bound: float | None = None) -> str | None:
         found = description.check.top_1_agreement
         return f"{description.precision} agrees with fp32 on {found:.2%} of pictures, less than {bound:.2%}"
     return None
-
-
-def refuse(description: Description, name: str, bound: float | None = None) -> None:
-    """Raises InputError where `why_not` has a reason."""
-    if (reason := why_not(description, bound)) is not None:
-        raise InputError(f"{name}: {reason}; keep a higher precision, or allow it with --min-agreement")

@@ -95,8 +95,9 @@ def extract(
     places, keys = array("q"), bytearray()
     prepare = partial(_prepare, convention=convention, cache=cache)
     pictures = islice(source.pictures(), limit)
-    batches = _in_every_thread(prepare, network, pictures, batch_size)
-    if not on_cpu:
+    if on_cpu:
+        batches = _in_every_thread(prepare, network, pictures, batch_size)
+    else:
         batches = _beside_the_network(prepare, network, pictures, batch_size, workers or min(core_count(), 16))
     place = -1
     for batch in batches:

@@ -24,7 +24,7 @@ LOSS = 2e-7
 LOG_DETERMINANT = 0.1
 # What parity with a reference is promised to: absolute, and as a share of the distance.
 VISIBLE, VISIBLE_SHARE = 1e-3, 1e-4
-# So many images, and scipy's root was finite in every trial (0 of 1000; with 3 images 2 of 60).
+# So many images, and scipy's root was finite in every trial; with 3 now and then it was not.
 SURELY_FINITE = 16
 
 
