@@ -295,6 +295,10 @@ def test_a_core_ml_package_takes_images_and_tells_what_it_is(random_model: Build
         open_engine(out)
     with pytest.raises(InputError, match="coreml has fp32; fp16 is for torch-export"):
         export(model, out, precision="fp16")
+    (tmp_path / "file.mlpackage").write_text("mine")
+    with pytest.warns(match="not checked"), pytest.raises(InputError, match="a file is in the place of the package"):
+        export(model, tmp_path / "file.mlpackage")
+    assert (tmp_path / "file.mlpackage").read_text() == "mine"
     (out / artefact.COREML_SPEC).write_bytes(b"\xff" * 20)
     with pytest.raises(InputError, match=r"model\.mlpackage: the file is damaged"):
         open_engine(out)

@@ -343,6 +343,8 @@ def _put(file: Path, out: Path) -> None:
 
 def _put_folder(folder: Path, out: Path) -> None:
     """A folder cannot be replaced at once: what was there steps aside first, and is put back where that fails."""
+    if out.is_file():
+        raise InputError(f"{out}: a file is in the place of the package; move it away")
     new, old = (out.with_name(f".{out.name}.{os.getpid()}.{part}") for part in ("partial", "before"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
