@@ -33,12 +33,12 @@ def pillow_bicubic(images: Tensor) -> Tensor:
 
 def half_pixel_bilinear(images: Tensor) -> Tensor:
     """pytorch-fid (inception.py) and clean-fid's "legacy_pytorch": no antialiasing, on pixels in [0, 1]."""
-    return 2 * F.interpolate(images / 255, (SIZE, SIZE), mode="bilinear", align_corners=False) - 1
+    return F.interpolate(images / 255, (SIZE, SIZE), mode="bilinear", align_corners=False).mul_(2).sub_(1)
 
 
 def tensorflow_bilinear(images: Tensor) -> Tensor:
     """TensorFlow 1's ResizeBilinear inside the graph of 2015: pixel i is read at i * length / 299, no antialiasing."""
-    return _interpolate(_interpolate(images.float(), 3), 2) / 128 - 1
+    return _interpolate(_interpolate(images.float(), 3), 2).div_(128).sub_(1)
 
 
 def _interpolate(images: Tensor, axis: int) -> Tensor:

@@ -16,6 +16,7 @@ from inception_v3.engines.base import Engine
 from inception_v3.engines.choose import open_graph
 from inception_v3.engines.graph import Graph, build, swap_pools
 from inception_v3.errors import InputError
+from inception_v3.fidelity.rounding import rounded
 from inception_v3.formats import fid_2015
 from inception_v3.network import InceptionV3
 
@@ -124,7 +125,8 @@ class EngineFeatures:
         self, graph: Graph, dtype: Dtype, device: torch.device, callers: int = 1, engine: Engine | None = None
     ) -> None:
         self.graph, self.dtype, self.callers = graph, dtype, callers
-        self.engine = engine or open_graph(graph, "auto", dtype, str(device), callers=callers)[0]
+        run = rounded(graph) if dtype == "bf16" else graph
+        self.engine = engine or open_graph(run, "auto", dtype, str(device), callers=callers)[0]
 
     def to(self, device: torch.device, dtype: Dtype | None = None) -> "EngineFeatures":
         return EngineFeatures(self.graph, dtype or self.dtype, device, self.callers)

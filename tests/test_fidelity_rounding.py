@@ -1,0 +1,52 @@
+"""Weights in bfloat16 for scores (fidelity/rounding.py)."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomise_2015
+from numpy.typing import NDArray
+
+from inception_v3 import InceptionV3
+from inception_v3.engines.graph import Convolution, Graph, build
+from inception_v3.fidelity.rounding import rounded
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    model = InceptionV3(num_classes=8, depth_multiplier=0.25, create_aux_logits=False)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    randomise_2015(state)
+    model.load_state_dict(state)
+    return build(model.eval(), any_size=False, from_pixels=False)
+
+
+def kernels(graph: Graph) -> list[NDArray[np.float64]]:
+    return [one.kernel.astype(np.float64) for one in graph.operations if isinstance(one, Convolution)]
+
+
+def nearest(kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+    return torch.from_numpy(kernel).bfloat16().double().numpy()
+
+
+def test_every_weight_is_one_that_bfloat16_has(graph: Graph) -> None:
+    assert all((nearest(kernel) == kernel).all() for kernel in kernels(rounded(graph)))
+
+
+def test_no_weight_moves_much_further_than_to_its_nearest(graph: Graph) -> None:
+    for exact, found in zip(kernels(graph), kernels(rounded(graph)), strict=True):
+        assert np.abs(found - exact).max() <= 2.1 * np.abs(nearest(exact) - exact).max()
+
+
+def test_the_sums_of_filters_are_kept_several_times_better(graph: Graph) -> None:
+    for exact, found in zip(kernels(graph), kernels(rounded(graph)), strict=True):
+        off = np.abs((found - exact).sum((1, 2, 3))).mean()
+        assert off < 0.5 * np.abs((nearest(exact) - exact).sum((1, 2, 3))).mean()
+
+
+def test_all_else_of_the_network_stays(graph: Graph) -> None:
+    for before, after in zip(graph.operations, rounded(graph).operations, strict=True):
+        if isinstance(before, Convolution) and isinstance(after, Convolution):
+            assert after.kernel.dtype == np.float32
+            assert after.bias is before.bias
+        else:
+            assert after is before
