@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import randomise_2015
 from numpy.typing import NDArray
 
+from conftest import randomise
 from inception_v3 import InceptionV3
 from inception_v3.engines.graph import Convolution, Graph, build
 from inception_v3.fidelity.rounding import rounded
@@ -14,9 +14,7 @@ from inception_v3.fidelity.rounding import rounded
 @pytest.fixture(scope="module")
 def graph() -> Graph:
     model = InceptionV3(num_classes=8, depth_multiplier=0.25, create_aux_logits=False)
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    randomise_2015(state)
-    model.load_state_dict(state)
+    randomise(model)
     return build(model.eval(), any_size=False, from_pixels=False)
 
 
