@@ -29,8 +29,8 @@ def rounded(graph: Graph) -> Graph:
 
 def _with_sums_kept(kernel: torch.Tensor) -> torch.Tensor:
     """(O, I, h, w) float32, of values that bfloat16 has."""
-    best = nearest = kernel.bfloat16().float()
-    least = error = (nearest - kernel).sum((1, 2, 3), keepdim=True)
+    best = kernel.bfloat16().float()
+    least = error = (best - kernel).sum((1, 2, 3), keepdim=True)
     shifted = kernel
     for _ in range(ROUNDS):
         shifted = shifted - error / kernel[0].numel()
