@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from conftest import randomise
 from inception_v3 import InceptionV3
 from inception_v3.engines.graph import Convolution, Graph, build
+from inception_v3.fidelity.network import Dtype, EngineFeatures
 from inception_v3.fidelity.rounding import rounded
 
 
@@ -48,3 +49,12 @@ def test_all_else_of_the_network_stays(graph: Graph) -> None:
             assert after.bias is before.bias
         else:
             assert after is before
+
+
+@pytest.mark.parametrize(("dtype", "same"), [("bf16", True), ("fp32", False)])
+def test_scores_run_the_rounded_weights_in_bf16_and_in_nothing_else(graph: Graph, dtype: Dtype, same: bool) -> None:
+    images = torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(0)).numpy() * 2 - 1
+    one, other = (
+        EngineFeatures(each, dtype, torch.device("cpu")).engine.run(images) for each in (graph, rounded(graph))
+    )
+    assert np.array_equal(one["Logits"], other["Logits"]) is same
