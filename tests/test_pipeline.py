@@ -1,11 +1,13 @@
 """Pictures through an engine: in order, in bounded memory, with mistakes where they belong and nothing left behind."""
 
+import gc
 import itertools
 import math
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,6 +204,26 @@ def test_given_up_it_leaves_no_thread(tmp_path: Path) -> None:
     answers = run(FakeEngine(), SIZE, itertools.cycle(sources(tmp_path, 3)))
     next(answers)
     answers.close()  # type: ignore[attr-defined]
+    assert_no_threads()
+
+
+def test_given_up_it_lets_the_engine_go_though_a_thread_waits_for_a_source(tmp_path: Path) -> None:
+    # Freed by such a thread, when the interpreter ends, PyTorch's memory takes the process down.
+    waits = threading.Event()
+
+    def endless() -> Iterator[Source]:
+        yield from sources(tmp_path, 1)
+        waits.wait()
+
+    engine = FakeEngine()
+    held = weakref.ref(engine)
+    answers = run(engine, SIZE, endless(), batch_size=4)
+    next(answers)
+    del engine, answers
+    gc.collect()
+    assert threads()
+    assert held() is None
+    waits.set()
     assert_no_threads()
 
 

@@ -67,7 +67,7 @@ def run(
     """
     check_decode(decode, preprocessing)
     prepare = _preparation(preprocessing, decode, resize or resizer())
-    return _Pipeline(engine, prepare, preprocessing.image_size, sources, batch_size).answers()
+    return _Pipeline(prepare, preprocessing.image_size, sources, batch_size).answers(engine)
 
 
 def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
@@ -152,15 +152,17 @@ class _Batch:
 
 
 class _Pipeline:
+    """What the threads share. The engine is not in it: a thread that was the last to know of it would free its memory
+    when the interpreter ends, inside a library, which takes the process down."""
+
     def __init__(
         self,
-        engine: Engine,
         prepare: Callable[[Source, NDArray[np.uint8]], None],
         image_size: tuple[int, int],
         sources: Iterable[Source],
         batch_size: int,
     ) -> None:
-        self._engine, self._prepare, self._sources = engine, prepare, iter(sources)
+        self._prepare, self._sources = prepare, iter(sources)
         self._free: SimpleQueue[_Batch | None] = SimpleQueue()  # None: the pipeline is given up
         self._begun: SimpleQueue[_Batch | None] = SimpleQueue()  # in order; None after the last
         for _ in range(BATCHES):
@@ -174,7 +176,7 @@ class _Pipeline:
         self._ended = False
         self._failure: BaseException | None = None
 
-    def answers(self) -> Iterator[Answer]:
+    def answers(self, engine: Engine) -> Iterator[Answer]:
         # Daemons: one may wait for standard input when all is over.
         threads = [threading.Thread(target=self._work, name="prepare", daemon=True) for _ in range(_thread_count())]
         # Also where the program ends with this half read and kept by a traceback.
@@ -184,7 +186,7 @@ class _Pipeline:
                 thread.start()
             while (batch := self._begun.get()) is not None:
                 batch.ready.wait()
-                yield from self._answered(batch)
+                yield from self._answered(engine, batch)
             if self._failure is not None:
                 raise self._failure
         finally:
@@ -199,7 +201,7 @@ class _Pipeline:
             self._free.put(None)
             self._hands.wait_for(lambda: not self._preparing)
 
-    def _answered(self, batch: _Batch) -> list[Answer]:
+    def _answered(self, engine: Engine, batch: _Batch) -> list[Answer]:
         if batch.failure is not None:
             raise batch.failure
         sources, errors = batch.sources, batch.errors
@@ -208,11 +210,11 @@ class _Pipeline:
         if good:
             pixels = batch.pixels[good] if errors else batch.pixels[: len(good)]
             try:
-                logits, features = self._engine.predict(pixels)
+                logits, features = engine.predict(pixels)
             except InputError:
                 raise
             except Exception as error:
-                told = f"{self._engine.name} ({self._engine.precision}) failed at {sources[good[0]].name}"
+                told = f"{engine.name} ({engine.precision}) failed at {sources[good[0]].name}"
                 reason = " ".join(str(error).split())[:300] or type(error).__name__
                 raise InputError(f"{told} and the {len(good) - 1} after it: {reason}") from error
             for at, row in enumerate(good):
