@@ -100,10 +100,14 @@ def open_image(
     except InputError:
         raise
     except Exception as error:  # damaged files make Pillow raise whatever its parsers run into
-        detail = _printable(getattr(error, "strerror", None) or error) or type(error).__name__
-        unknown = f"cannot be read ({detail}); fetch or save it again"
-        reason = next((text for kind, text in _REASONS if isinstance(error, kind)), unknown)
-        raise InputError(f"{name}: {reason}") from error
+        raise InputError(f"{name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a picture could not be read, and the remedy, in one line."""
+    detail = _printable(getattr(error, "strerror", None) or error) or type(error).__name__
+    unknown = f"cannot be read ({detail}); fetch or save it again"
+    return next((text for kind, text in _REASONS if isinstance(error, kind)), unknown)
 
 
 @cache

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from inception_v3.errors import InputError
-from inception_v3.images import _COMMON, MAX_PIXELS, _formats, _printable, _quiet_libtiff, _quiet_pillow
+from inception_v3.images import _COMMON, MAX_PIXELS, _formats, _quiet_libtiff, _quiet_pillow, _reason
 
 KEY_BYTES = 16
 
@@ -75,11 +75,8 @@ def decode(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.ui
                 pixels = np.asarray(image.convert("RGB"))
     except InputError:
         raise
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name}: no picture that is read here, or cut short; fetch or save it again") from error
     except Exception as error:  # damaged files make Pillow raise whatever its parsers run into
-        detail = _printable(getattr(error, "strerror", None) or error) or type(error).__name__
-        raise InputError(f"{name}: cannot be read as a picture ({detail}); fetch or save it again") from error
+        raise InputError(f"{name}: {_reason(error)}") from error
     # most pictures show their colour in a few pixels
     gray = all(bool((part == part[:, :, :1]).all()) for part in (pixels[::16, ::16], pixels))
     facts = Facts(image.width, image.height, kind, gray, key_of(pixels))
