@@ -4,13 +4,13 @@
     python benchmarks/fidelity.py --images 100 --peer pytorch-fid    # a part of it, in two minutes
     python benchmarks/fidelity.py --parity [--only clean-fid]        # the table of parity, on pictures of every kind
     python benchmarks/fidelity.py --frechet --rounds 3               # the distance alone, beside scipy's sqrtm
+    python benchmarks/fidelity.py --effect --images 1000             # how well a few pictures tell what bf16 does
 
 Every program runs in a process of its own, from its start to its number, with the same random weights in place of
 its download. Rounds are interleaved, so that a busy machine slows all alike; ratios are taken within a round.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
@@ -44,17 +44,10 @@ def random_weights(path: Path) -> None:
 # --- each program, whole ---
 
 
-def ours(generated: Path, reference: Path, weights: Path, like: str | None, *options: str) -> float:
-    from inception_v3 import cli
-
-    given = ["fidelity", str(generated), str(reference), "--weights-file", str(weights), "--no-cache", "--json"]
+def ours(generated: Path, reference: Path, weights: Path, like: str | None, *options: str) -> list[str]:
+    given = [str(generated), str(reference), "--weights-file", str(weights), "--no-cache", "--json"]
     given += ["--like", like] if like else []
-    sys.argv = ["inception-v3", *given, *options]
-    with contextlib.redirect_stdout(tempfile.TemporaryFile("w+")) as told:
-        with contextlib.suppress(SystemExit):
-            cli.main()
-        told.seek(0)
-        return float(json.loads(told.read())["fid"])
+    return [sys.executable, "-m", "inception_v3", "fidelity", *given, *options]
 
 
 def pytorch_fid(generated: Path, reference: Path, weights: Path) -> float:
@@ -122,6 +115,10 @@ PROGRAMS: dict[str, Callable[[Path, Path, Path], float]] = {
     "pytorch-fid": pytorch_fid,
     "torch-fidelity": torch_fidelity,
     "clean-fid": clean_fid,
+    "the network alone": lambda *given: engine(*given, "fp32"),
+    "the network alone, bf16": lambda *given: engine(*given, "bf16"),
+}
+COMMANDS: dict[str, Callable[[Path, Path, Path], list[str]]] = {
     **{f"ours, --like {peer}": lambda *given, peer=peer: ours(*given, peer, "--scores", "fid") for peer in PEERS},
     "ours, all scores": lambda *given: ours(*given, None),
     **{
@@ -130,24 +127,25 @@ PROGRAMS: dict[str, Callable[[Path, Path, Path], float]] = {
         )
         for peer in PEERS
     },
-    "the network alone": lambda *given: engine(*given, "fp32"),
-    "the network alone, bf16": lambda *given: engine(*given, "bf16"),
 }
+ORDER = (*PEERS, *COMMANDS, "the network alone", "the network alone, bf16")
 
 
 def timed(name: str, *paths: Path) -> dict[str, float]:
     """One run in a process of its own: its number, seconds from start to end, seconds of CPU, peak memory in MB."""
+    if name in COMMANDS:
+        command = COMMANDS[name](*paths)
+    else:
+        command = [sys.executable, __file__, "--run", name, *map(str, paths)]
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--run", name, *map(str, paths)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     told = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status or not told:
         raise SystemExit(f"{name} failed; run it alone with --run to see why")
     return {
-        "number": float(told.split()[-1]),
+        "number": json.loads(told)["fid"] if name in COMMANDS else float(told.split()[-1]),
         "seconds": time.perf_counter() - start,
         "cpu": usage.ru_utime + usage.ru_stime,
         "memory": usage.ru_maxrss / 1024,
@@ -162,7 +160,7 @@ def race(count: int, rounds: int, only: str, peer: str | None) -> None:
         weights = folder / "weights.pth"
         random_weights(weights)
         sets = [folder_of(folder / name, count, seed, SIZE, ".jpg") for name, seed in (("a", 0), ("b", 10**6))]
-        names = [name for name in PROGRAMS if only in name and (not peer or peer in name or "alone" in name)]
+        names = [name for name in ORDER if only in name and (not peer or peer in name or "alone" in name)]
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
         for _ in range(rounds):
             for name in names:
@@ -328,6 +326,41 @@ def frechet(rounds: int) -> None:
             print(f"| {given} of {count} images | {' | '.join(cells)} | {distance:.6f} | {apart:.0e} |", flush=True)
 
 
+def effect(count: int) -> None:
+    """What bf16 changes FID by, from some pictures of each set against all of them."""
+    import numpy as np
+
+    from fidelity_pictures import folder_of
+    from inception_v3.fidelity.conventions import find_convention
+    from inception_v3.fidelity.features import extract
+    from inception_v3.fidelity.frechet import Gaussian, frechet_distance
+    from inception_v3.fidelity.network import load_network
+    from inception_v3.fidelity.sources import open_source
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        random_weights(folder / "weights.pth")
+        sets = [folder_of(folder / name, count, seed, SIZE, ".jpg") for name, seed in (("a", 0), ("b", 10**6))]
+        convention, features = find_convention("pytorch-fid", None), {}
+        for dtype in ("fp32", "bf16"):
+            network = load_network(folder / "weights.pth", dtype=dtype, callers=2)
+            features[dtype] = [np.asarray(extract(open_source(one), network, convention).pooled) for one in sets]
+
+    def change(places: Any) -> float:
+        full, low = (
+            frechet_distance(*(Gaussian.of(side[places]) for side in features[dtype])) for dtype in ("fp32", "bf16")
+        )
+        return low / full - 1
+
+    print(f"bf16 changes FID by {change(slice(None)):+.2%} on all {count} images of each set\n")
+    print("| images of each set | mean of 300 draws | standard deviation |")
+    print("| --- | --- | --- |")
+    random = np.random.default_rng(0)
+    for some in (8, 16, 32, 64):
+        told = [change(random.choice(count, min(some, count), replace=False)) for _ in range(300)]
+        print(f"| {some} | {np.mean(told):+.2%} | {np.std(told):.2%} |")
+
+
 def clocked(run: Callable[[], float]) -> tuple[float, float, float]:
     """Its number, seconds, and seconds of processor."""
     start, processor = time.perf_counter(), time.process_time()
@@ -343,6 +376,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="programs or conventions whose name has this in it")
     parser.add_argument("--parity", action="store_true", help="print the table of parity")
     parser.add_argument("--frechet", action="store_true", help="time the distance alone")
+    parser.add_argument("--effect", action="store_true", help="how well some pictures tell what bf16 does to FID")
     parser.add_argument("--run", nargs=4, metavar=("PROGRAM", "GENERATED", "REFERENCE", "WEIGHTS"))
     options = parser.parse_args()
     if options.run:
@@ -352,6 +386,8 @@ def main() -> None:
         parity(options.only)
     elif options.frechet:
         frechet(options.rounds)
+    elif options.effect:
+        effect(options.images)
     else:
         race(options.images, options.rounds, options.only, options.peer)
 

@@ -283,6 +283,40 @@ def test_ctrl_c_while_libraries_are_imported_has_no_traceback(tmp_path: Path) ->
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
+def test_a_command_ends_after_what_others_left_to_be_done(model: Path, tmp_path: Path) -> None:
+    """Its threads, its exit functions, and what it printed; PyTorch's own end, which takes most of a second, is not."""
+    (tmp_path / "end.py").write_text(
+        "import atexit, sys, threading, time\n"
+        "from inception_v3.__main__ import main\n"
+        "import torch\n"
+        "class Destroyed:\n"
+        "    def __del__(self): print('destroyed', file=sys.stderr)\n"
+        "torch.last = Destroyed()\n"
+        "atexit.register(print, 'exit function')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.5), print('thread'))).start()\n"
+        "main()\n"
+    )
+    for source, status in ((model, 0), (tmp_path / "missing.pth", 1)):
+        command = [sys.executable, tmp_path / "end.py", "convert", source, tmp_path / f"{status}.safetensors"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == status
+        assert done.stdout.endswith("thread\nexit function\n")
+        assert "destroyed" not in done.stderr
+        assert (tmp_path / f"{status}.safetensors").exists() == (status == 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("command", ["describe", "describe --json", "predict {model} {photo} --json"])
+def test_output_that_cannot_be_written_is_one_line(command: str, model: Path, tmp_path: Path) -> None:
+    given = command.format(model=model, photo=picture(tmp_path / "photo.png", 1))
+    done = subprocess.run(
+        f"{sys.executable} -m inception_v3 {given} > /dev/full", shell=True, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "the output cannot be written (No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_every_public_name_is_there() -> None:
     for name in inception_v3.__all__:
         assert getattr(inception_v3, name)

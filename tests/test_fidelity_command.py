@@ -565,8 +565,9 @@ def test_wrong_use_is_told(options: list[str], status: int, told: str, run: Run,
 
 
 def test_bf16_is_only_on_request_and_its_effect_on_fid_is_told(
-    run: Run, scored: Callable[..., dict[str, object]], sets: tuple[Path, Path]
+    run: Run, scored: Callable[..., dict[str, object]], tmp_path: Path
 ) -> None:
+    sets = [folder_of(tmp_path / str(seed), 16, seed=seed) for seed in (100, 200)]
     full = scored(*sets, "--scores", "fid")
     low = scored(*sets, "--scores", "fid", "--precision", "bf16")
     assert "fid_change" not in full
@@ -584,7 +585,7 @@ def test_int8_is_fitted_to_the_reference_and_its_effect_on_fid_is_told(
     low = scored(*both, "--scores", "fid", "--precision", "int8")
     assert low["dtype"] == "int8"
     assert 0 < abs(low["fid"] / full["fid"] - 1) < 0.2
-    assert low["fid_change_pictures"] == 32
+    assert low["fid_change_pictures"] == 16
     status, _, err = run(*sets, "--scores", "fid", "--precision", "int8")
     assert status == 1
     assert "20 pictures are too few for int8; give at least 32" in err.replace("\n", " ")

@@ -4,6 +4,7 @@ A command's file is imported when it is asked for, and PyTorch inside the comman
 mistakes answer at once, and `predict` with an exported network soon.
 """
 
+import errno
 import os
 import sys
 import warnings
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 from inception_v3.cli.common import warn
 from inception_v3.errors import InputError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -48,17 +50,34 @@ def main() -> None:
     # without a line of our source
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if first else None
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        except SystemExit:
+            sys.stdout.flush()  # while there is still somebody to say that it cannot be
+            raise
     except InputError as error:
-        from inception_v3.cli.common import messages
-
-        messages.print(f"error: {error}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        _tell(f"error: {error}")
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        from inception_v3.cli.common import messages
-
-        messages.print("interrupted")
+        _tell("interrupted", style="")
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as head, has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         sys.exit(0)
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:  # nothing to do with the output
+            raise
+        _forget_output()
+        _tell(f"error: the output cannot be written ({error.strerror or error}); send it elsewhere")
+        sys.exit(1)
+
+
+def _tell(message: str, style: str = "bold red") -> None:
+    from inception_v3.cli.common import messages
+
+    messages.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _forget_output() -> None:
+    """What is left in the buffer would fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

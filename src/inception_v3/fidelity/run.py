@@ -21,7 +21,9 @@ from inception_v3.network import InceptionV3
 
 MAX_CALLERS = 4  # batches that are on their way through a processor at once; each takes memory
 FITTED = 300  # pictures at most that int8 is fitted to
-EFFECT_PICTURES = 32  # of each set, or one in 32: what a lower precision is judged on
+# Pictures of each set, or the share of them, that a lower precision is judged on: 16 tell its effect to 0.3 % of FID,
+# twice as many to 0.2 % (`benchmarks/fidelity.py --effect`), and each takes twice the time of one in that precision.
+EFFECT_PICTURES, EFFECT_SHARE = 16, 1 / 64
 
 
 def fidelity(
@@ -190,7 +192,7 @@ def _judge_precision(result: Fidelity, exact: Network, progress: Progress) -> No
             low.append(side.distribution("pooled"))
             high.append(side.distribution("pooled"))
             continue
-        limit = max(EFFECT_PICTURES, len(side.features) // EFFECT_PICTURES)
+        limit = max(EFFECT_PICTURES, int(EFFECT_SHARE * len(side.features)))
         advance = progress(f"{side.name} in fp32", limit)
         features = extract(side.source, exact, result.convention, limit=limit, progress=advance)
         low.append(gaussian(side.features.pooled[: len(features)]))
