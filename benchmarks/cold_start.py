@@ -28,8 +28,8 @@ print(session.run(["Logits"], {"pixels": pixels})[0][0].argsort()[-5:][::-1])
 def make(folder: Path) -> None:
     from PIL import Image
 
+    from inception_v3.benchmarking.stand_ins import generated, random_network
     from inception_v3.export import export
-    from inception_v3.stand_ins import generated, random_network
 
     Image.fromarray(generated(1, (375, 500))[0]).save(folder / "photo.jpg", quality=90)
     model = random_network(generated(16, (299, 299)))

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from inception_v3 import InceptionV3, checkpoint
-from inception_v3.bottlenecks import Precision, features_of
+from inception_v3.finetuning.bottlenecks import Precision, features_of
 
 CLASSES = 10
 

@@ -54,7 +54,7 @@ def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
 
 def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
     """The full-width network with random weights, exported in each precision: to ONNX in fp32, else to OpenVINO."""
-    from inception_v3.bench import generated, random_network
+    from inception_v3.benchmarking.bench import generated, random_network
     from inception_v3.export import export
 
     model, files, sample = random_network(generated(16, (299, 299))), {}, []

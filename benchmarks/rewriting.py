@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from inception_v3.benchmarking.stand_ins import generated, random_network
 from inception_v3.engines.base import LOGITS, Engine, Pixels, Precision
 from inception_v3.engines.graph import Graph, build, merge, swap_pools
 from inception_v3.engines.onnx_graph import to_onnx
 from inception_v3.engines.quantise import Form, onnx_form, openvino_form, quantise
-from inception_v3.stand_ins import generated, random_network
 
 REWRITINGS: dict[str, Callable[[Graph], Graph]] = {
     "plain": lambda graph: graph,

@@ -24,13 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inception_v3 import layers, optimizers, pointwise, train
+from inception_v3 import layers, pointwise
 from inception_v3.data import Batch
 from inception_v3.devices import keep_freed_memory
 from inception_v3.layers import Conv2d
-from inception_v3.losses import classification_loss
 from inception_v3.network import InceptionModule, InceptionV3
-from inception_v3.recipe import load_recipe
+from inception_v3.training import optimizers, train
+from inception_v3.training.losses import classification_loss
+from inception_v3.training.recipe import load_recipe
 
 Step = Callable[[], float]
 Contestant = Callable[[Tensor, Tensor], Step]

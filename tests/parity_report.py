@@ -3,7 +3,7 @@
 import torch
 
 from conftest import relative, tf_slim_cases
-from inception_v3.losses import classification_loss
+from inception_v3.training.losses import classification_loss
 from test_parity_tf_slim import CASES, Case, as_tf, nhwc, state_name
 
 COLUMNS = {

@@ -15,7 +15,7 @@ from typing import Any
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        *("inception_v3.train", "inception_v3.plots", "torchvision.transforms.v2"),
+        *("inception_v3.training.train", "inception_v3.plots", "torchvision.transforms.v2"),
         *("inception_v3.cli.predict", "inception_v3.results"),
     ]
 )

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from scipy.stats import ks_2samp
 
-from inception_v3 import distortion
-from inception_v3.augment import AUGMENTS
-from inception_v3.distortion import ORDERINGS, Distortion, distort_colours, distorted_box
 from inception_v3.preprocessing import Preprocessing
-from inception_v3.recipe import CHOICES
+from inception_v3.training import distortion
+from inception_v3.training.augment import AUGMENTS
+from inception_v3.training.distortion import ORDERINGS, Distortion, distort_colours, distorted_box
+from inception_v3.training.recipe import CHOICES
 
 
 @pytest.fixture(scope="module")

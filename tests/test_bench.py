@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from conftest import randomise
-from inception_v3 import bench, checkpoint, cli, contestants, stand_ins
-from inception_v3.bench import Bench, Contestant
-from inception_v3.contestants import Contest
+from inception_v3 import checkpoint, cli
+from inception_v3.benchmarking import bench, contestants, stand_ins
+from inception_v3.benchmarking.bench import Bench, Contestant
+from inception_v3.benchmarking.contestants import Contest
 from inception_v3.engines.base import LOGITS
 from inception_v3.engines.check import network_itself
 from inception_v3.errors import InputError
@@ -273,7 +274,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(model: Path, tmp_path: Path) -> No
                     log=tmp_path / "log", prepare=keep_files_in, given=(str(tmp_path),))  # fmt: skip
 
     def workers() -> list[Path]:
-        asked = f"inception_v3.contestants\0{tmp_path}".encode()
+        asked = f"inception_v3.benchmarking.contestants\0{tmp_path}".encode()
         return [one for one in Path("/proc").glob("[0-9]*") if asked in _bytes(one / "cmdline")]
 
     command.wait_for(lambda: len(workers()) == 2)  # ONNX Runtime and the matrix product
@@ -289,7 +290,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(model: Path, tmp_path: Path) -> No
 def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
     """Killed itself it can tell them nothing: they see that nobody is there to ask."""
     Contest(tmp_path, "cpu", [1], {}, (0.5,) * 3, (0.5,) * 3).write(np.zeros((1, 75, 75, 3), np.uint8))
-    command = [sys.executable, "-m", "inception_v3.contestants", str(tmp_path), contestants.PEAK, "fp32"]
+    command = [sys.executable, "-m", "inception_v3.benchmarking.contestants", str(tmp_path), contestants.PEAK, "fp32"]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert worker.stdin is not None
     assert worker.stdout is not None

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 
 from inception_v3 import InceptionV3, Preprocessing
-from inception_v3 import bottlenecks as module
-from inception_v3.bottlenecks import CACHE_FILE, BottleneckCache, Bottlenecks, bottlenecks, network_key
 from inception_v3.data import Pictures, shards
 from inception_v3.data.pictures import Encoded
 from inception_v3.data.sequences import joined
 from inception_v3.errors import InputError
+from inception_v3.finetuning import bottlenecks as module
+from inception_v3.finetuning.bottlenecks import CACHE_FILE, BottleneckCache, Bottlenecks, bottlenecks, network_key
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from inception_v3 import crops
-from inception_v3.crops import Crop, MultiCrop, crops_of
+from inception_v3.evaluation import crops
+from inception_v3.evaluation.crops import Crop, MultiCrop, crops_of
 from inception_v3.preprocessing import Preprocessing
 
 

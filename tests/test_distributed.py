@@ -97,10 +97,10 @@ def test_after_training_they_hold_equal_weights(place: Path, recipe: str) -> Non
 def weights_of_each_process(place: Path, recipe_name: str) -> None:
     from inception_v3 import distributed
     from inception_v3.data import load_data
-    from inception_v3.recipe import load_recipe
-    from inception_v3.run_folder import RunFolder
-    from inception_v3.train import train
-    from inception_v3.training_model import new_model
+    from inception_v3.training.model import new_model
+    from inception_v3.training.recipe import load_recipe
+    from inception_v3.training.run_folder import RunFolder
+    from inception_v3.training.train import train
 
     recipe = load_recipe(str(place / f"{recipe_name}.toml")).with_options(
         image_size=75, depth_multiplier=0.1, batch_size=4, epochs=1, learning_rate=0.1

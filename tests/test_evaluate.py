@@ -27,11 +27,11 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 import inception_v3
 from inception_v3 import cli
-from inception_v3.calibration import reliability
-from inception_v3.crops import MultiCrop
 from inception_v3.data import Pictures, batches
 from inception_v3.errors import InputError
-from inception_v3.evaluate import ANSWER, Metrics, evaluate, judge, merge
+from inception_v3.evaluation.calibration import reliability
+from inception_v3.evaluation.crops import MultiCrop
+from inception_v3.evaluation.evaluate import ANSWER, Metrics, evaluate, judge, merge
 from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
 from processes import command_line, team

@@ -22,14 +22,14 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 from inception_v3 import InceptionV3, Preprocessing, architecture, checkpoint, cli
-from inception_v3.bottlenecks import BottleneckCache, features_of
 from inception_v3.data import Pictures, batches, load_data
 from inception_v3.errors import InputError
-from inception_v3.evaluate import evaluate
-from inception_v3.finetune import FineTuned, finetune, rate_factors, with_new_head
-from inception_v3.logistic import fit_head
-from inception_v3.recipe import Recipe, load_recipe
-from inception_v3.run_folder import RunFolder, training_images
+from inception_v3.evaluation.evaluate import evaluate
+from inception_v3.finetuning.bottlenecks import BottleneckCache, features_of
+from inception_v3.finetuning.finetune import FineTuned, finetune, rate_factors, with_new_head
+from inception_v3.finetuning.logistic import fit_head
+from inception_v3.training.recipe import Recipe, load_recipe
+from inception_v3.training.run_folder import RunFolder, training_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -476,7 +476,7 @@ def test_a_later_run_imports_little(place: Path, tuned: FineTuned) -> None:
 def test_ctrl_c_says_that_the_features_are_kept(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inception_v3 import bottlenecks
+    from inception_v3.finetuning import bottlenecks
 
     def interrupt(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it

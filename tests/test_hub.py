@@ -19,7 +19,7 @@ import inception_v3
 from inception_v3 import published
 from inception_v3.errors import InputError
 from inception_v3.network import InceptionV3
-from inception_v3.run_folder import RunFolder
+from inception_v3.training.run_folder import RunFolder
 from web_server import WebServer
 
 ROOT = Path(__file__).parent.parent

@@ -9,8 +9,8 @@ import torch
 
 from conftest import oracle_python, relative
 from inception_v3.network import InceptionV3
-from inception_v3.optimizers import RMSProp, build_optimizer, moving_average, set_learning_rate
-from inception_v3.recipe import Recipe
+from inception_v3.training.optimizers import RMSProp, build_optimizer, moving_average, set_learning_rate
+from inception_v3.training.recipe import Recipe
 
 TENSORFLOW = """
 import json, sys

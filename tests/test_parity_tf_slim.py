@@ -19,8 +19,8 @@ from torch import Tensor
 
 import inception_v3
 from conftest import relative, tf_slim_cases
-from inception_v3.losses import classification_loss, l2_regularization
 from inception_v3.network import InceptionV3
+from inception_v3.training.losses import classification_loss, l2_regularization
 
 CASES: dict[str, dict[str, object]] = {
     "square": {"height": 299, "width": 299, "batch": 1, "seed": 3},

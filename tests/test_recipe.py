@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 
 from inception_v3.errors import InputError
-from inception_v3.recipe import Recipe, load_recipe
-from inception_v3.schedules import batch_norm_decay, cannot_settle, ema_decay, image_size, learning_rate, warmed_up
+from inception_v3.training.recipe import Recipe, load_recipe
+from inception_v3.training.schedules import (
+    batch_norm_decay,
+    cannot_settle,
+    ema_decay,
+    image_size,
+    learning_rate,
+    warmed_up,
+)
 
 SHIPPED = ("cats-vs-dogs", "cifar10", "digits", "finetune", "mnist", "paper", "photos")
 
@@ -30,7 +37,7 @@ def test_the_papers_recipe_is_the_papers() -> None:
 
 
 def test_the_papers_recipe_says_of_every_value_where_it_comes_from() -> None:
-    text = (Path(__file__).parent.parent / "src/inception_v3/recipes/paper.toml").read_text()
+    text = (Path(__file__).parent.parent / "src/inception_v3/training/recipes/paper.toml").read_text()
     values = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert len(values) > 20
     for line in values:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception_v3 import plots, report
-from inception_v3.calibration import reliability
+from inception_v3 import plots
 from inception_v3.data import Pictures
-from inception_v3.evaluate import ANSWER, NO_ANSWER, Metrics
+from inception_v3.evaluation import report
+from inception_v3.evaluation.calibration import reliability
+from inception_v3.evaluation.evaluate import ANSWER, NO_ANSWER, Metrics
 
 SETTINGS = {
     "models": [{"file": "runs/<i>one</i>/model.safetensors", "sha256": "0123abc"}],

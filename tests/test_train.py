@@ -18,18 +18,19 @@ from safetensors.torch import load_file
 
 import inception_v3
 from conftest import relative
-from inception_v3 import schedules, training_state
 from inception_v3.data import Pictures, load_data
 from inception_v3.errors import InputError
-from inception_v3.evaluate import Metrics, evaluate
-from inception_v3.losses import class_weights, classification_loss
-from inception_v3.mixing import mix
+from inception_v3.evaluation.evaluate import Metrics, evaluate
 from inception_v3.network import InceptionV3
-from inception_v3.recipe import Recipe, load_recipe
-from inception_v3.run_folder import RunFolder
-from inception_v3.train import astray, train
-from inception_v3.training_model import new_model, uses_aux_head
-from inception_v3.training_state import Progress
+from inception_v3.training import schedules
+from inception_v3.training import state as training_state
+from inception_v3.training.losses import class_weights, classification_loss
+from inception_v3.training.mixing import mix
+from inception_v3.training.model import new_model, uses_aux_head
+from inception_v3.training.recipe import Recipe, load_recipe
+from inception_v3.training.run_folder import RunFolder
+from inception_v3.training.state import Progress
+from inception_v3.training.train import astray, train
 from pictures import pets, skies, stripes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from inception_v3.checkpoint import load as load
     from inception_v3.checkpoint import save as save
     from inception_v3.errors import InputError as InputError
-    from inception_v3.evaluate import evaluate as evaluate
     from inception_v3.images import open_image as open_image
     from inception_v3.network import InceptionV3 as InceptionV3
     from inception_v3.predict import Predictor as Predictor

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from inception_v3.calibration import Bin, expected_calibration_error
+from inception_v3.evaluation.calibration import Bin, expected_calibration_error
 
 if TYPE_CHECKING:
-    from inception_v3.bench import Bench
+    from inception_v3.benchmarking.bench import Bench
 
 
 def curves(epochs: list[dict[str, float]], path: Path) -> None:

@@ -13,7 +13,7 @@ from inception_v3.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from inception_v3.bench import Bench
+    from inception_v3.benchmarking.bench import Bench
 
 WIDTH = 132  # of the table where it goes into a file or a pipe
 
@@ -48,7 +48,7 @@ def bench(
 
     All run by turns, so that a noisy machine does not decide the order.
     """
-    from inception_v3.contestants import ENGINES
+    from inception_v3.benchmarking.contestants import ENGINES
     from inception_v3.engines.artefact import BOUNDS
 
     chosen = _some("--engines", engines, tuple(ENGINES))
@@ -63,7 +63,7 @@ def bench(
     from rich.console import Console
 
     from inception_v3 import checkpoint
-    from inception_v3.bench import bench, doubtful
+    from inception_v3.benchmarking.bench import bench, doubtful
     from inception_v3.cli.common import messages
     from inception_v3.devices import pick_device
     from inception_v3.progress import progress_bar

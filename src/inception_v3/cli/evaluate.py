@@ -25,7 +25,7 @@ from inception_v3.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from inception_v3.evaluate import Metrics
+    from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.network import InceptionV3
 
 
@@ -60,9 +60,9 @@ def evaluate(
     from inception_v3.data import load_held_out
     from inception_v3.devices import has_bf16, pick_device
     from inception_v3.distributed import own_device, team
-    from inception_v3.evaluate import judge
+    from inception_v3.evaluation.evaluate import judge
     from inception_v3.progress import progress_bar
-    from inception_v3.run_folder import training_images
+    from inception_v3.training.run_folder import training_images
 
     names = [model, *(others or ())]
     place = own_device(pick_device(device))
@@ -99,8 +99,8 @@ def evaluate(
         raise InputError(f"{data}: none of its {everything} pictures can be read")
     if not len(metrics.answered):
         raise InputError(f"{model}: its outputs are no finite numbers for any picture; the weights are damaged")
+    from inception_v3.evaluation.report import write_csv, write_html
     from inception_v3.files import checksum
-    from inception_v3.report import write_csv, write_html
 
     settings = {
         "models": [

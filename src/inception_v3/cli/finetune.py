@@ -24,8 +24,8 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.finetune import FineTuned, TrainedHead
-    from inception_v3.run_folder import RunFolder
+    from inception_v3.finetuning.finetune import FineTuned, TrainedHead
+    from inception_v3.training.run_folder import RunFolder
 
 
 def finetune(
@@ -75,20 +75,20 @@ def finetune(
         raise InputError("--resume goes on with --unfreeze; features are kept without it", exit_status=2)
     folder = out or Path("runs") / Path(data).resolve().name
     keep_apart(data, folder)
-    from inception_v3.recipe import load_recipe
+    from inception_v3.training.recipe import load_recipe
 
     chosen = load_recipe(recipe).with_options(epochs=epochs, learning_rate=learning_rate)
     if data == "digits" and recipe == "finetune":
         chosen = chosen.with_options(augment="handwriting")  # a mirrored digit is another sign
     from inception_v3 import checkpoint
-    from inception_v3.bottlenecks import BottleneckCache, default_cache
     from inception_v3.checkpoint import MODEL_FILE
     from inception_v3.cli.train import command_to_go_on
     from inception_v3.data import load_data
     from inception_v3.devices import has_bf16, pick_device
-    from inception_v3.finetune import finetune, rate_factors, with_new_head
-    from inception_v3.interrupts import Interrupted
-    from inception_v3.run_folder import BEST_FILE, RunFolder
+    from inception_v3.finetuning.bottlenecks import BottleneckCache, default_cache
+    from inception_v3.finetuning.finetune import finetune, rate_factors, with_new_head
+    from inception_v3.training.interrupts import Interrupted
+    from inception_v3.training.run_folder import BEST_FILE, RunFolder
 
     factors = None if unfreeze is None else rate_factors(unfreeze)
     place = pick_device(device)

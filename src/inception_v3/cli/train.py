@@ -55,7 +55,7 @@ def train(
     ] = None,
 ) -> None:
     """Train the network on labelled pictures; what it never saw judges it at the end."""
-    from inception_v3.recipe import load_recipe
+    from inception_v3.training.recipe import load_recipe
 
     if resume and overwrite:
         raise InputError("--resume goes on with a run, --overwrite deletes it: give one of them", exit_status=2)
@@ -70,9 +70,9 @@ def train(
     from inception_v3.data import load_data
     from inception_v3.devices import pick_device
     from inception_v3.distributed import own_device, team
-    from inception_v3.interrupts import Interrupted
-    from inception_v3.run_folder import RunFolder
-    from inception_v3.train import train
+    from inception_v3.training.interrupts import Interrupted
+    from inception_v3.training.run_folder import RunFolder
+    from inception_v3.training.train import train
 
     place = own_device(pick_device(device))
     with ExitStack() as stack:

@@ -13,24 +13,25 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from inception_v3 import schedules, training_state
-from inception_v3.augment import AUGMENTS
 from inception_v3.data import Batch, Pictures, TrainingBatches, batches
 from inception_v3.devices import autocast, has_bf16, keep_freed_memory
 from inception_v3.distributed import Team, synchronise
 from inception_v3.errors import InputError
-from inception_v3.evaluate import Metrics, evaluate
-from inception_v3.interrupts import Interrupted, StopSignals
-from inception_v3.losses import class_weights, classification_loss, kernels
-from inception_v3.mixing import mix
+from inception_v3.evaluation.evaluate import Metrics, evaluate
 from inception_v3.network import InceptionV3
-from inception_v3.optimizers import build_optimizer, moving_average, set_learning_rate
-from inception_v3.recipe import Recipe
-from inception_v3.run_folder import RunFolder
 from inception_v3.seeds import seed_for
-from inception_v3.training_model import check_memory, fit_to, new_model, training_mode, uses_aux_head
-from inception_v3.training_state import Progress
-from inception_v3.watch import Watch
+from inception_v3.training import schedules
+from inception_v3.training import state as training_state
+from inception_v3.training.augment import AUGMENTS
+from inception_v3.training.interrupts import Interrupted, StopSignals
+from inception_v3.training.losses import class_weights, classification_loss, kernels
+from inception_v3.training.mixing import mix
+from inception_v3.training.model import check_memory, fit_to, new_model, training_mode, uses_aux_head
+from inception_v3.training.optimizers import build_optimizer, moving_average, set_learning_rate
+from inception_v3.training.recipe import Recipe
+from inception_v3.training.run_folder import RunFolder
+from inception_v3.training.state import Progress
+from inception_v3.training.watch import Watch
 
 SAVE_SECONDS = 120  # without `save_every`, a kill loses no more than this
 ASTRAY, STEPS_ASTRAY = 10, 50  # a loss so many times that of the start, for so many steps in a row, has diverged

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from inception_v3.recipe import Recipe
+from inception_v3.training.recipe import Recipe
 
 
 def mix(images: Tensor, labels: Tensor, recipe: Recipe, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inception_v3.calibration import Bin, expected_calibration_error, reliability
-from inception_v3.crops import MultiCrop
 from inception_v3.data import Batch, Pictures, batches
 from inception_v3.devices import autocast
 from inception_v3.distributed import Team
 from inception_v3.errors import InputError
+from inception_v3.evaluation.calibration import Bin, expected_calibration_error, reliability
+from inception_v3.evaluation.crops import MultiCrop
 from inception_v3.network import InceptionV3
 
 Precision = Literal["fp32", "bf16"]

@@ -2,7 +2,7 @@
 
 import math
 
-from inception_v3.recipe import Recipe
+from inception_v3.training.recipe import Recipe
 
 SETTLED = 0.01  # of a moving average: the share of its first value that may be left at the end
 BATCH_NORM_DECAY, EMA_DECAY = 0.9997, 0.9999  # TF-Slim's and the released training's, for a hundred thousand steps

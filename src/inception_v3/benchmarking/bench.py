@@ -24,8 +24,10 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from inception_v3 import architecture, checkpoint, contestants
-from inception_v3.contestants import ANSWERS, PEAK, Contest
+from inception_v3 import architecture, checkpoint
+from inception_v3.benchmarking import contestants
+from inception_v3.benchmarking.contestants import ANSWERS, PEAK, Contest
+from inception_v3.benchmarking.stand_ins import as_files, generated, random_network
 from inception_v3.engines import Precision
 from inception_v3.engines.artefact import BOUNDS
 from inception_v3.engines.base import LOGITS, Answers, Pixels, core_count
@@ -33,7 +35,6 @@ from inception_v3.engines.check import compare, network_itself
 from inception_v3.errors import InputError
 from inception_v3.images import Source
 from inception_v3.network import InceptionV3
-from inception_v3.stand_ins import as_files, generated, random_network
 
 FITTED, CHECKED = 64, 48  # pictures that int8 is made with, and others that answers are compared on
 PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "timm", "keras")
@@ -397,7 +398,7 @@ class Worker:
 @contextmanager
 def started(contest: Contest, engine: str, precision: str) -> Iterator[Worker]:
     """A process that is ready. In a session of its own Ctrl-C does not reach it: it ends with this process."""
-    command = [sys.executable, "-m", "inception_v3.contestants", str(contest.folder), engine, precision]
+    command = [sys.executable, "-m", "inception_v3.benchmarking.contestants", str(contest.folder), engine, precision]
     log = contest.folder / f"{engine} {precision}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from inception_v3 import __version__
-from inception_v3.calibration import Bin
 from inception_v3.data import Pictures
 from inception_v3.errors import InputError
-from inception_v3.evaluate import NO_ANSWER, Metrics
+from inception_v3.evaluation.calibration import Bin
+from inception_v3.evaluation.evaluate import NO_ANSWER, Metrics
 from inception_v3.files import replacing
 
 MISTAKES = 200  # shown, the surest first
@@ -38,7 +38,7 @@ def write_html(file: Path, metrics: Metrics, pictures: Pictures, settings: dict[
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["share"] = lambda value: "–" if value is None else f"{value:.1%}"
-    template = environment.from_string((resources.files("inception_v3") / "report.html").read_text("utf-8"))
+    template = environment.from_string((resources.files("inception_v3.evaluation") / "report.html").read_text("utf-8"))
     shown = [
         row | {"number": i} for i, row in enumerate(metrics.per_class()) if row["count"] or row["precision"] is not None
     ]

@@ -4,11 +4,11 @@ from types import TracebackType
 
 from rich.console import Console
 
-from inception_v3.evaluate import Metrics
+from inception_v3.evaluation.evaluate import Metrics
 from inception_v3.progress import Pace, progress_bar
-from inception_v3.recipe import Recipe
-from inception_v3.trackers import Tracker
-from inception_v3.training_state import Progress
+from inception_v3.training.recipe import Recipe
+from inception_v3.training.state import Progress
+from inception_v3.training.trackers import Tracker
 
 LOG_STEPS = 10  # trackers are told of every tenth step
 

@@ -9,8 +9,8 @@ from inception_v3.errors import InputError
 from inception_v3.layers import BatchNorm
 from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
-from inception_v3.recipe import Recipe
-from inception_v3.schedules import batch_norm_decay
+from inception_v3.training.recipe import Recipe
+from inception_v3.training.schedules import batch_norm_decay
 
 
 def new_model(recipe: Recipe, class_names: list[str]) -> InceptionV3:

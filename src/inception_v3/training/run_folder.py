@@ -22,15 +22,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from inception_v3 import checkpoint, trackers, training_state
+from inception_v3 import checkpoint
 from inception_v3.checkpoint import MODEL_FILE
 from inception_v3.errors import InputError
 from inception_v3.files import cannot_write, replacing
-from inception_v3.recipe import Recipe
-from inception_v3.training_state import State
+from inception_v3.training import state as training_state
+from inception_v3.training import trackers
+from inception_v3.training.recipe import Recipe
+from inception_v3.training.state import State
 
 if TYPE_CHECKING:
-    from inception_v3.evaluate import Metrics
+    from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.network import InceptionV3
 
 BEST_FILE = "best.safetensors"

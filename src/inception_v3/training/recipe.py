@@ -141,7 +141,7 @@ def _stages(sizes: Any) -> tuple[tuple[float, int], ...]:
 
 def load_recipe(name: str) -> Recipe:
     """A recipe that ships with the package, by name, or a TOML file by path. Raises InputError, naming the key."""
-    shipped = resources.files("inception_v3") / "recipes"
+    shipped = resources.files("inception_v3.training") / "recipes"
     known = sorted(path.name.removesuffix(".toml") for path in shipped.iterdir() if path.name.endswith(".toml"))
     try:
         text = (shipped / f"{name}.toml" if name in known else Path(name)).read_text("utf-8")

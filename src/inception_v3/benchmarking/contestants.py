@@ -1,8 +1,8 @@
 """What `bench` races: the engines, and other programs with the same network, each in a process of its own.
 
-As a program, `python -m inception_v3.contestants FOLDER ENGINE PRECISION`, it is one of them. It makes itself ready
-from what bench.py has put into the folder, says so, and takes a turn for every line that it is sent. What an engine is
-imports nothing that its users would not have: PyTorch is not in the memory of ONNX Runtime.
+As a program, `python -m inception_v3.benchmarking.contestants FOLDER ENGINE PRECISION`, it is one of them. It makes
+itself ready from what bench.py has put into the folder, says so, and takes a turn for every line that it is sent. An
+engine imports nothing that its users would not have: PyTorch is not in the memory of ONNX Runtime.
 """
 
 import json

@@ -20,16 +20,16 @@ from torch.utils.data import DataLoader
 
 from inception_v3 import architecture
 from inception_v3.architecture import BASE_END_POINTS, Size
-from inception_v3.bottlenecks import HEADS, BottleneckCache, Precision, bottlenecks, in_precision, last_layer
 from inception_v3.data import Batch, Pictures
 from inception_v3.data.sequences import joined
 from inception_v3.errors import InputError
-from inception_v3.evaluate import Metrics, evaluate
-from inception_v3.logistic import fit_head
+from inception_v3.evaluation.evaluate import Metrics, evaluate
+from inception_v3.finetuning.bottlenecks import HEADS, BottleneckCache, Precision, bottlenecks, in_precision, last_layer
+from inception_v3.finetuning.logistic import fit_head
 from inception_v3.network import InceptionV3
 from inception_v3.progress import progress_bar
-from inception_v3.recipe import Recipe, load_recipe
-from inception_v3.run_folder import RunFolder
+from inception_v3.training.recipe import Recipe, load_recipe
+from inception_v3.training.run_folder import RunFolder
 
 UNFROZEN = 0.1  # of the last layer's learning rate: that of layers which only adapt
 WHOLE_MAP = 8  # the last pool's kernel: of a larger map it would leave several answers an image
@@ -173,7 +173,7 @@ def finetune(
     if not unfreeze:
         assert head is not None
         return FineTuned(head.metrics, head)
-    from inception_v3.train import train  # its optimizers take seconds to import
+    from inception_v3.training.train import train  # its optimizers take seconds to import
 
     metrics = train(
         train_set,

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from inception_v3.preprocessing import Preprocessing
-from inception_v3.recipe import AugmentName
+from inception_v3.training.recipe import AugmentName
 
 Augment = Callable[[Image], Tensor]  # an RGB picture to uint8 (3, H, W)
 
@@ -60,14 +60,14 @@ def handwriting(preprocessing: Preprocessing) -> Augment:
 
 def slim(preprocessing: Preprocessing) -> Augment:
     """All distortions of TF-Slim's preprocess_for_train."""
-    from inception_v3.distortion import Distortion
+    from inception_v3.training.distortion import Distortion
 
     return Distortion(preprocessing.image_size)
 
 
 def slim_fast(preprocessing: Preprocessing) -> Augment:
     """Those of its fast_mode, which slim's own training script used."""
-    from inception_v3.distortion import Distortion
+    from inception_v3.training.distortion import Distortion
 
     return Distortion(preprocessing.image_size, fast=True)
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from inception_v3.losses import kernels
-from inception_v3.recipe import Recipe
-from inception_v3.schedules import warmed_up
+from inception_v3.training.losses import kernels
+from inception_v3.training.recipe import Recipe
+from inception_v3.training.schedules import warmed_up
 
 
 class RMSProp(torch.optim.Optimizer):

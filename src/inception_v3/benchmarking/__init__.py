@@ -1,0 +1,1 @@
+"""The table of this machine: engines, precisions and other programs, in turns."""
