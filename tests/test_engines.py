@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -196,6 +197,43 @@ def test_what_an_engine_cannot_do_is_said(random_model: Build) -> None:
 
 
 # ------------------------------------------------------------- on a GPU, its logic tried without one
+
+
+def test_a_precision_that_the_processor_has_not_is_refused(exported: tuple[InceptionV3, Path]) -> None:
+    """OpenVINO computes in float32 there, and the check of that would be taken for one of bf16."""
+    engine = OpenvinoEngine(exported[1] / "model.xml", "fp32")
+    with pytest.raises(InputError, match=r"OpenVINO computes in f32 on this CPU, not in bf16; take fp32 here"):
+        engine._check_precision("bf16")
+
+
+def test_onnx_runtime_on_a_gpu_is_exact_and_never_the_processor_in_its_place(
+    exported: tuple[InceptionV3, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no GPU here: the runtime is asked what it was told, and has none either."""
+    import onnxruntime
+
+    asked = {}
+
+    def session(network: bytes, options: object, providers: object, **more: object) -> onnxruntime.InferenceSession:
+        asked.update(providers=providers, **more)
+        return real(network, options, providers=["CPUExecutionProvider"])
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(InputError, match="ONNX Runtime cannot start on cuda:1; check its drivers"):
+        OnnxRuntimeEngine(exported[1] / "model.onnx", "fp32", "cuda:1")
+    assert asked["providers"] == [("CUDAExecutionProvider", {"device_id": 1, "use_tf32": 0})]
+    assert asked["enable_fallback"] == 0
+
+
+def test_writing_without_the_package_onnx_names_the_extra(
+    random_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for name in ("model.onnx", "model.xml"):
+        with pytest.raises(InputError, match=r"needs the package onnx; pip install 'inception-v3\[onnx\]'"):
+            export(random_model(), tmp_path / name)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_told(random_model: Build) -> None:
@@ -483,6 +521,8 @@ def test_a_wrongly_folded_network_is_refused(
     monkeypatch.setattr(graph, "_convolution", wrongly_folded)
     with pytest.raises(InputError, match=r"wrong.onnx: fp32 (differs|agrees) .*not written"):
         export(model, tmp_path / "wrong.onnx", outputs=outputs)
+    with pytest.raises(InputError, match=r"wrong.onnx: fp32 differs .*not written"):
+        export(model, tmp_path / "wrong.onnx", outputs=outputs, min_agreement=0)
     assert not (tmp_path / "wrong.onnx").exists()
 
 
@@ -663,7 +703,7 @@ def test_int8_needs_pictures_that_tell_something(random_model: Build, tmp_path: 
     model = random_model()
     cases = [
         (None, "int8 is checked on your own pictures; give some with --images"),
-        (pictures(tmp_path, 10), "5 pictures are too few for int8; give at least 32"),
+        (pictures(tmp_path, 62), "31 pictures are too few to check int8 on; give at least 64 with --images"),
         (pictures(tmp_path, 64, shade=128), "are of one colour each"),
         (pictures(tmp_path, 64), "are of one class to the network; give pictures of all classes"),
     ]
@@ -672,6 +712,16 @@ def test_int8_needs_pictures_that_tell_something(random_model: Build, tmp_path: 
             export(model, tmp_path / "model.xml", precision="int8", images=images)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pixels must be uint8"):
         check_pictures(pixels(40).astype(np.float32) * 7, network_itself(model, (LOGITS,)))  # type: ignore[arg-type]
+
+
+def test_a_lower_precision_is_checked_on_pictures_that_show_something(random_model: Build, tmp_path: Path) -> None:
+    model = random_model()
+    for images, message in (
+        (pictures(tmp_path, 31), "31 pictures are too few to check bf16 on; give at least 32 with --images"),
+        (pictures(tmp_path, 33), "all 33 pictures of images are of one class to the network, so that agreement shows"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export(model, tmp_path / "model.xml", precision="bf16", images=images)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------- damaged and foreign files
@@ -687,8 +737,49 @@ def test_a_damaged_file_is_told(exported: tuple[InceptionV3, Path], tmp_path: Pa
             open_exported(tmp_path / name)
     (tmp_path / name).write_bytes(content)
     if name == "model.xml":
-        with pytest.raises(InputError, match=r"model\.xml: openvino cannot load it"):
+        with pytest.raises(InputError, match=r"model\.xml: model\.bin, which holds its numbers, is not there"):
             open_exported(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.bin"])
+def test_numbers_that_are_not_those_that_were_checked_are_told(
+    exported: tuple[InceptionV3, Path], tmp_path: Path, name: str
+) -> None:
+    """One bit; or the numbers of another export under this one's classes, as a kill between two files leaves them."""
+    _, there = exported
+    for part in ("model.onnx", "model.xml", "model.bin"):
+        (tmp_path / part).write_bytes((there / part).read_bytes())
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="its numbers are not those that were checked; export it anew"):
+        open_exported(tmp_path / name.replace(".bin", ".xml"))
+
+
+def test_of_a_folder_what_is_damaged_is_left_out_and_told(folder: Path) -> None:
+    (folder / "bf16.bin").write_bytes((folder / "bf16.bin").read_bytes()[:-1])
+    found = open_exported(folder)
+    assert (found.engine.name, found.engine.precision) == ("onnxruntime", "fp32")
+    assert "bf16.xml: its numbers are not those that were checked" in found.reason
+    (folder / "bf16.xml").write_text((folder / "bf16.xml").read_text().replace("inception_v3", "another"))
+    found = open_exported(folder)
+    assert "bf16.xml: not exported by inception-v3" in found.reason
+
+
+def test_a_damaged_export_in_a_run_folder_does_not_keep_the_network_from_running(
+    random_model: Build, tmp_path: Path, folder: Path
+) -> None:
+    from inception_v3.files import checksum
+
+    run = tmp_path / "run"
+    checkpoint.save(random_model(), run / "model.safetensors")
+    folder.rename(run / "exported")
+    (run / "exported" / "bf16.bin").unlink()
+    rewrite(run / "exported" / "bf16.xml", weights=checksum(run / "model.safetensors"))
+    onnx = (run / "exported" / "fp32.onnx").read_bytes()
+    (run / "exported" / "fp32.onnx").write_bytes(onnx[: len(onnx) // 2])
+    with pytest.warns(UserWarning, match=r"cut short.*going on with model\.safetensors itself"):
+        assert open_engine(run).file == run / "model.safetensors"
 
 
 def test_foreign_files_and_versions_are_told(exported: tuple[InceptionV3, Path], tmp_path: Path) -> None:
@@ -701,7 +792,7 @@ def test_foreign_files_and_versions_are_told(exported: tuple[InceptionV3, Path],
     with pytest.raises(InputError, match=r"foreign.onnx: not exported by inception-v3; make one with"):
         artefact.read(tmp_path / "foreign.onnx")
     for changes, message in (
-        ({"version": 2}, "another version of inception-v3"),
+        ({"version": 1}, "another version of inception-v3"),
         ({"class_names": ["one"]}, "1 class names for 7 classes"),
         ({"precision": "fp7"}, "description cannot be read"),
         ({"preprocessing": {"image_size": "x"}}, "description cannot be read"),
@@ -767,8 +858,8 @@ def test_the_command_writes_a_folder_of_precisions_and_predict_takes_the_best(
 
     run, photos = tmp_path / "run", tmp_path / "photos"
     photos.mkdir()
-    sources = pictures(photos, 20)
-    photos = photos / "20 None"
+    sources = pictures(photos, 32)
+    photos = photos / "32 None"
     on = np.stack([np.asarray(source.open().resize((107, 107))) for source in sources])  # type: ignore[attr-defined]
     checkpoint.save(deciding(random_model(), on), run / "model.safetensors")
     arguments = ["export", str(run), "--precision", "fp32,bf16", "--images", str(photos), "--min-agreement", "0.7"]
@@ -804,7 +895,17 @@ def test_a_triton_repository(random_model: Build, tmp_path: Path, monkeypatch: p
     config = (folder / "config.pbtxt").read_text()
     assert "dims: [ 107, 107, 3 ]" in config
     assert 'name: "Logits"' in config
-    assert "dims: [ 7 ]" in config
+    import onnx
+
+    outputs = onnx.load(folder / "1" / "model.onnx").graph.output
+    told = dict(re.findall(r'name: "(\w+)"\n    data_type: TYPE_FP32\n    dims: \[ (\d+) \]', config))
+    assert told == {one.name: str(one.type.tensor_type.shape.dim[1].dim_value) for one in outputs}, "or Triton refuses"
+    for path in (folder / "1" / "model.onnx", folder / "config.pbtxt"):
+        path.unlink()
+    monkeypatch.setattr(sys, "argv", ["inception-v3", *arguments, "--end-points", "Mixed_6e"])
+    with pytest.raises(SystemExit):
+        main()
+    assert not (folder / "1" / "model.onnx").exists(), "refused before anything is written"
 
 
 def test_an_exported_network_falls_back_to_the_next_of_its_folder(folder: Path) -> None:

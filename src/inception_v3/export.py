@@ -19,16 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.engines import artefact
+from inception_v3.architecture import end_points
+from inception_v3.engines import artefact, onnx_file
 from inception_v3.engines.artefact import BOUNDS, Description, Kind
 from inception_v3.engines.base import FEATURES, LOGITS, PIXELS, Engine, Pixels, Precision
 from inception_v3.engines.check import Run, compare, network_itself, why_not
 from inception_v3.engines.graph import Graph, build, swap_pools
+from inception_v3.engines.onnx_graph import load_onnx, to_onnx
 from inception_v3.errors import InputError
 from inception_v3.files import cannot_write, replacing
 from inception_v3.images import Source
 from inception_v3.network import InceptionV3
 
+FEWEST = 32  # pictures that a lower precision is checked on
 CALIBRATE, HOLD_OUT = 300, 500  # pictures at most, to quantise by and to check on
 GENERATED = 16  # pictures of noise that fp32 is checked on where none are given
 BATCH = 16
@@ -85,6 +88,8 @@ def export(
         raise InputError(f"{precision} is checked on your own pictures; give some with --images FOLDER", exit_status=2)
     if precision == "int8" and LOGITS not in outputs:
         raise InputError("int8 is fitted by the logits; leave --end-points out, or take fp32", exit_status=2)
+    if kind in ("onnx", "openvino"):
+        load_onnx()  # before any work
     model = model.eval().float()
     try:
         graph = swap_pools(build(model, any_size=any_size, outputs=outputs))
@@ -95,6 +100,9 @@ def export(
 
     progress("preparing pictures")
     fit, held_out = _pictures(model, precision, images, images_name)
+    if precision != "fp32" and len(held_out.pixels) < FEWEST:
+        few = f"{len(held_out.pixels)} pictures are too few to check {precision} on"
+        raise InputError(f"{few}; give at least {FEWEST if precision != 'int8' else 2 * FEWEST} with --images")
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -126,7 +134,10 @@ def export(
             )  # fmt: skip
         except ValueError as error:
             raise InputError(f"{out}: {error}; check the model") from error
-        description = replace(description, check=check)
+        if precision != "fp32" and check.classes == 1:
+            told = f"all {check.pictures} pictures of {held_out.source} are of one class to the network"
+            raise InputError(f"{out}: {told}, so that agreement shows nothing; give pictures of all classes")
+        description = replace(description, check=check, numbers=artefact.numbers(file))
         if (reason := why_not(description, min_agreement)) is not None:
             wrong = f"{reason} ({held_out.source}); not written"
             raise InputError(f"{out}: {wrong}; keep a higher precision, or allow it with --min-agreement")
@@ -180,8 +191,6 @@ def _write_onnx(file: Path, network: _Network, description: Description) -> Desc
     if network.precision == "int8":
         model, description = _quantised(network, description, "onnx")
     else:
-        from inception_v3.engines.onnx_graph import to_onnx
-
         model = to_onnx(network.graph)
     file.write_bytes(model.SerializeToString())
     return description
@@ -194,8 +203,6 @@ def _write_openvino(file: Path, network: _Network, description: Description) -> 
     if network.precision == "int8":
         model, description = _quantised(network, description, "openvino")
     else:
-        from inception_v3.engines.onnx_graph import to_onnx
-
         model = openvino.Core().read_model(to_onnx(network.graph).SerializeToString())
     openvino.save_model(model, file, compress_to_fp16=False)
     return description
@@ -310,11 +317,7 @@ def _run_program(file: Path, description: Description) -> Run:
 def _describe(file: Path, kind: Kind, description: Description) -> None:
     """Put the description into the file that was checked, and leave its numbers as they are."""
     if kind == "onnx":
-        import onnx
-
-        model = onnx.load(file)
-        onnx.helper.set_model_props(model, {artefact.KEY: description.to_json()})
-        file.write_bytes(model.SerializeToString())
+        onnx_file.add_metadata(file, artefact.KEY, description.to_json())
     elif kind == "openvino":
         from html import escape
 
@@ -370,12 +373,14 @@ _WRITERS: dict[Kind, Callable[[Path, _Network, Description], Description]] = {
 
 
 def write_triton(repository: Path, description: Description) -> None:
-    """What NVIDIA's Triton wants beside inception_v3/1/model.onnx: config.pbtxt and the names of the classes."""
+    """What NVIDIA's Triton wants beside inception_v3/1/model.onnx: config.pbtxt and the names of the classes.
+
+    The file must answer with logits and features, which are vectors.
+    """
     height, width = (-1, -1) if description.any_size else description.preprocessing.image_size
+    options = {name: description.settings[name] for name in ("num_classes", "depth_multiplier", "min_depth")}
+    widths = {point.name: point.channels for point in end_points(**options)}  # Triton wants the file's own numbers
     outputs = []
-    if LOGITS not in description.outputs or FEATURES not in description.outputs:
-        raise InputError("a Triton model answers with logits and features; leave --end-points out", exit_status=2)
-    widths = {LOGITS: description.settings["num_classes"], FEATURES: -1}
     for name in description.outputs:
         labels = '    label_filename: "labels.txt"\n' if name == LOGITS else ""
         outputs.append(

@@ -58,6 +58,8 @@ def export(
             raise InputError("name a file or folder to write to, after the model", exit_status=2)
         out = Path(model) / "exported"
     places = _places(out, to, precisions)
+    if to == "triton" and end_points is not None:
+        raise InputError("a Triton model answers with logits and features; leave --end-points out", exit_status=2)
     from inception_v3 import checkpoint
     from inception_v3.cli.common import messages, output
     from inception_v3.export import export, write_triton
@@ -68,6 +70,7 @@ def export(
         check_writable(place if place.suffix != ".mlpackage" else place.with_name(f"{place.name}.zip"))  # a folder
     network = checkpoint.load(model, weights_file=weights_file)
     assert network.origin is not None
+    weights = checksum(network.origin.file)
     written = {}
     for each, place in places.items():
         with messages.status("loading", spinner="line") as status:
@@ -80,7 +83,7 @@ def export(
                 outputs=tuple(end_points.split(",")) if end_points else (LOGITS, FEATURES),
                 any_size=any_size,
                 min_agreement=min_agreement,
-                checksum=checksum(network.origin.file),
+                checksum=weights,
                 progress=lambda told, each=each: status.update(f"{each}: {told}"),  # type: ignore[misc]
             )
     if to == "triton":

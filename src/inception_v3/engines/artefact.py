@@ -4,6 +4,7 @@ One JSON text, under the key `inception_v3`: which network, how pictures are pre
 how far the answers were from the network in float32 when the file was made. Neither PyTorch nor an engine reads it.
 """
 
+import hashlib
 import json
 import re
 import zipfile
@@ -11,15 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, Literal, get_args
 from xml.etree import ElementTree
 
+from inception_v3.engines import onnx_file
 from inception_v3.engines.base import Precision
 from inception_v3.errors import InputError
 from inception_v3.preprocessing import Preprocessing
 
 KEY = "inception_v3"
-VERSION = 1
+VERSION = 2
 Kind = Literal["onnx", "openvino", "torch-export", "coreml"]
 SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch-export", ".mlpackage": "coreml"}
 COREML_SPEC = Path("Data", "com.apple.CoreML", "model.mlmodel")  # in a package, which is a folder
@@ -34,8 +36,9 @@ LARGEST: dict[Precision, float] = {"fp32": 0.001, "bf16": 0.2, "fp16": 0.1, "int
 class Check:
     """How an engine's answers differ from those of the network itself, layer by layer, in float32 on PyTorch.
 
-    Differences are those of `compared`: probabilities, or end points relative to their largest value. `preparation`
-    says who resized: pillow, as where `predict` runs the file, or none.
+    Differences are those of `compared`: probabilities, or where there are none end points, relative to their largest
+    value. `end_points_difference` is the largest of these in both cases: a probability near 1 hides much.
+    `preparation` says who resized: pillow, as where `predict` runs the file, or none.
     """
 
     pictures: int
@@ -44,6 +47,8 @@ class Check:
     top_1_agreement: float
     max_difference: float
     mean_difference: float
+    end_points_difference: float = 0.0
+    classes: int = 0  # how many first classes there were; 0 without logits
     compared: Literal["probabilities", "end points"] = "probabilities"
 
     def __str__(self) -> str:
@@ -56,7 +61,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Description:
-    """All that is known of an exported network. `weights` is a checksum of what it was made from."""
+    """All that is known of an exported network. `weights` is a checksum of what it was made from, `numbers` of what
+    was written and checked (see `numbers` below)."""
 
     settings: dict[str, Any]
     preprocessing: Preprocessing
@@ -66,6 +72,7 @@ class Description:
     any_size: bool
     weights: str
     check: Check | None = None
+    numbers: str = ""
     kept_higher: tuple[str, ...] = ()  # end points of an int8 network that stayed in float32
 
     def names(self) -> list[str]:
@@ -139,25 +146,8 @@ def _from_xml(path: Path) -> str | None:
 
 
 def _from_onnx(path: Path) -> str | None:
-    """From the file's metadata (ModelProto.metadata_props = 14). Protocol buffers say how long each field is, so that
-    the network's numbers are jumped over."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        while file.tell() < size:
-            number, kind = divmod(_varint(file), 8)
-            if kind == 0:
-                _varint(file)
-            elif kind == 2:
-                length = _varint(file)
-                if length > size - file.tell():
-                    raise ValueError("it is cut short")
-                if number != 14:
-                    file.seek(length, 1)
-                elif length <= MAX_DESCRIPTION and (value := _entry(file.read(length), KEY)) is not None:
-                    return value
-            else:
-                raise ValueError("no model that is known")
-    return None
+    found = (_entry(content, KEY) for content in onnx_file.metadata(path, MAX_DESCRIPTION))
+    return next((text for text in found if text is not None), None)
 
 
 def _from_archive(path: Path) -> str | None:
@@ -177,44 +167,40 @@ def _from_coreml(path: Path) -> str | None:
         raise ValueError("larger than such a file can be")
     messages = [spec.read_bytes()]
     for wanted in (2, 100, 100):
-        messages = [content for message in messages for number, content in _fields(message) if number == wanted]
+        messages = [content for message in messages for number, content in _parts(message) if number == wanted]
     found = (_entry(message, KEY) for message in messages)
     return next((text for text in found if text is not None), None)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Numbers and contents of the fields that have a length."""
-    stream = BytesIO(message)
-    while stream.tell() < len(message):
-        number, kind = divmod(_varint(stream), 8)
-        if kind == 0:
-            _varint(stream)
-        elif kind in (1, 5):
-            stream.seek(8 if kind == 1 else 4, 1)
-        elif kind == 2:
-            yield number, stream.read(_varint(stream))
-        else:
-            raise ValueError("no model that is known")
+def _parts(message: bytes) -> Iterator[tuple[int, bytes]]:
+    for field in onnx_file.fields(BytesIO(message), 0, len(message)):
+        yield field.number, message[field.start : field.end]
 
 
 def _entry(message: bytes, key: str) -> str | None:
-    stream, texts = BytesIO(message), {}
-    while stream.tell() < len(message):
-        number = _varint(stream) // 8
-        texts[number] = stream.read(_varint(stream)).decode()
-    return texts.get(2) if texts.get(1) == key else None
+    """The value of an entry with this key."""
+    parts = dict(_parts(message))
+    return parts[2].decode() if parts.get(1) == key.encode() and 2 in parts else None
 
 
-def _varint(stream: BinaryIO) -> int:
-    value = shift = 0
-    while True:
-        byte = stream.read(1)
-        if not byte or shift > 63:
-            raise ValueError("it is cut short")
-        value |= (byte[0] & 127) << shift
-        shift += 7
-        if byte[0] < 128:
-            return value
+def numbers(path: Path) -> str:
+    """A checksum of the network's numbers, wherever a kind of file keeps them; "" for those that guard their own.
+
+    Raises InputError, naming the file: there are none, or the file is damaged.
+    """
+    try:
+        match recognise(path):
+            case "onnx":
+                return onnx_file.checksum(path)
+            case "openvino":
+                with path.with_suffix(".bin").open("rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise InputError(f"{path}: {missing}, which holds its numbers, is not there; copy both") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the file is damaged ({error}); export it anew") from error
+    return ""
 
 
 _READERS: dict[Kind, Callable[[Path], str | None]] = {

@@ -75,10 +75,10 @@ def open_engine(
         if value is not None and value not in choices:
             raise InputError(f"no {what} {value!r}; there are {', '.join(choices)}", exit_status=2)
     asked: dict[str, Any] = {"engine": engine, "precision": precision, "device": device}
-    exported = find_exported(Path(model)) if weights_file is None and engine not in ("pytorch", "compile") else None
-    if exported is not None:
+    if weights_file is None and (engine not in ("pytorch", "compile") or artefact.recognise(Path(model))):
         try:
-            return open_exported(exported, **asked, min_agreement=min_agreement)
+            if (exported := find_exported(Path(model))) is not None:
+                return open_exported(exported, **asked, min_agreement=min_agreement)
         except InputError as error:
             if not (Path(model) / MODEL_FILE).exists():
                 raise
@@ -129,12 +129,19 @@ def open_exported(
     files = [path] if artefact.recognise(path) or not path.is_dir() else exports_in(path)
     if not files:
         raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
-    found = [(file, artefact.read(file), artefact.recognise(file)) for file in files]
+    refused: list[str] = []
+    found: list[tuple[Path, Description, artefact.Kind | None]] = []
+    for file in files:
+        try:
+            found.append((file, artefact.read(file), artefact.recognise(file)))
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            refused.append(str(error))
     if precision is not None:
         found = [one for one in found if _can_run(one[1], precision)]
         if not found:
             raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
-    refused: list[str] = []
     possible: list[tuple[Path, Description, str]] = []
     speed = {pair: place for place, pair in enumerate(_SPEED)}
     for file, told, kind in sorted(found, key=lambda one: speed.get((one[1].precision, str(one[2])), len(speed))):
@@ -142,7 +149,7 @@ def open_exported(
         if precision is not None and precision != told.precision:  # not what the check in the file is of
             description = replace(told, precision=precision, check=None)
         runner = _RUNS.get(str(kind)) if engine == "auto" else engine
-        if engine == "auto" and kind == "onnx" and description.precision == "bf16":
+        if engine == "auto" and kind == "onnx" and description.precision in ("bf16", "fp16"):
             runner = "openvino"
         if runner is None or kind in ("torch-export", "coreml"):
             meant = "a program for torch.export.load" if kind == "torch-export" else "for Apple's Core ML"
@@ -151,8 +158,8 @@ def open_exported(
             refused.append(f"{file.name} runs in onnxruntime and openvino, not in {runner}")
         elif runner == "onnxruntime" and kind == "openvino":
             refused.append(f"{file.name} runs in openvino alone")
-        elif runner == "onnxruntime" and description.precision == "bf16":
-            refused.append("ONNX Runtime does not run bf16 here; openvino does")
+        elif runner == "onnxruntime" and description.precision in ("bf16", "fp16"):
+            refused.append(f"ONNX Runtime does not run {description.precision} here; openvino does")
         elif find_spec(runner) is None:
             refused.append(_not_installed(runner))
         elif (reason := why_not(description, min_agreement)) and precision is None:
@@ -163,22 +170,31 @@ def open_exported(
             possible.append((file, description, runner))
     if not possible:
         raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
-    (file, description, chosen), *others = possible
+    while True:
+        (file, description, chosen), *possible = possible
+        try:
+            opened = _open(file, description, chosen, device)
+            break
+        except InputError as error:
+            if not possible:
+                raise
+            refused.append(str(error))
     if description.precision != "fp32" and (reason := why_not(description, min_agreement)):
         warnings.warn(f"{file}: {reason}", stacklevel=2)
-    opened = _open(file, description, chosen, device)
-    if others and engine == "auto" and precision is None:
-        opened = WithFallback(opened, lambda: _open(*others[0], device))
+    if possible and engine == "auto" and precision is None:
+        opened = WithFallback(opened, lambda: _open(*possible[0], device))
     why = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
     return Opened(opened, description, file, why + (f"; not: {'; '.join(refused)}" if refused else ""))
 
 
 def _can_run(description: Description, precision: Precision) -> bool:
-    """bf16 and fp32 are what an engine does with the same numbers; int8 is in the file."""
-    return description.precision == precision or {description.precision, precision} <= {"fp32", "bf16"}
+    """bf16, fp16 and fp32 are what an engine does with the same numbers; int8 is in the file."""
+    return description.precision == precision or {description.precision, precision} <= {"fp32", "bf16", "fp16"}
 
 
 def _open(file: Path, description: Description, runner: str, device: str | None) -> Engine:
+    if description.numbers and artefact.numbers(file) != description.numbers:
+        raise InputError(f"{file}: its numbers are not those that were checked; export it anew")
     engine = _build(runner, file, description.precision, device)
     _check_alike(engine, description, file)
     return engine

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from inception_v3.engines.base import FEATURES, LOGITS, PIXELS
 from inception_v3.engines.graph import Activation, Concat, Convolution, Graph, Pool, Split
+from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -15,9 +16,12 @@ OPSET = 17  # 2022: every ONNX Runtime since 1.12 and every OpenVINO since 2022.
 
 
 def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto":
-    """uint8 `pixels` (N, H, W, 3) to the graph's outputs in float32; N is free, H and W where the graph's are."""
-    from onnx import TensorProto, helper, numpy_helper
+    """uint8 `pixels` (N, H, W, 3) to the graph's outputs in float32; N is free, H and W where the graph's are.
 
+    Raises InputError where the package onnx is missing.
+    """
+    onnx = load_onnx()
+    TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
     nodes: list[NodeProto] = []
     constants = []
 
@@ -86,7 +90,20 @@ def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto
         for name in graph.outputs
     ]
     proto = helper.make_graph(nodes, "InceptionV3", [given], outputs, constants)
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="inception-v3")
+    opset = helper.make_opsetid("", OPSET)
+    model: ModelProto = helper.make_model(proto, opset_imports=[opset], producer_name="inception-v3")
     model.ir_version = 8  # of opset 17
     helper.set_model_props(model, metadata or {})
     return model
+
+
+def load_onnx() -> Any:
+    """The package. Raises InputError, naming the extra, where it is missing."""
+    try:
+        import onnx
+        import onnx.helper
+        import onnx.numpy_helper
+    except ImportError as error:
+        reason = "writing ONNX needs the package onnx; pip install 'inception-v3[onnx]'"
+        raise InputError(reason, exit_status=2) from error
+    return onnx

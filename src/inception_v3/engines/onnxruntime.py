@@ -6,13 +6,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from inception_v3.engines.base import PIXELS, Answers, Engine, Pixels, Precision, core_count
+from inception_v3.engines.onnx_file import outline
 from inception_v3.errors import InputError
 
-# Of those that are installed the first is taken.
+# In this order of preference; what one of them cannot run, the next one does.
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
+_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxRuntimeEngine(Engine):
@@ -22,16 +24,23 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(self, network: Path | bytes, precision: Precision, device: str = "cpu", *, callers: int = 1) -> None:
         runtime = load_onnxruntime()
-        wanted = _PROVIDERS.get(device.split(":")[0], ())
-        provider = next((name for name in wanted if name in runtime.get_available_providers()), None)
-        if provider is None:
+        kind, _, number = device.partition(":")
+        there = runtime.get_available_providers()
+        providers = [(name, _options(name, number)) for name in _PROVIDERS.get(kind, ()) if name in there]
+        if not providers:
             raise InputError(f"this ONNX Runtime has no provider for {device}; install onnxruntime-gpu", exit_status=2)
         self.precision, self.device = precision, device
         options = runtime.SessionOptions()
         options.intra_op_num_threads = max(1, core_count() // callers)
         options.log_severity_level = 3  # errors alone: what it warns of, no user can change
-        source = network if isinstance(network, bytes) else str(network)
-        self._session = runtime.InferenceSession(source, options, providers=[provider])
+        if isinstance(network, Path):
+            network = network.resolve()
+            options.add_session_config_entry(_FOLDER, str(network.parent))
+            network = outline(network)
+        # Its own way to go on where a provider fails is to do so on the processor, and print.
+        self._session = runtime.InferenceSession(network, options, providers=providers, enable_fallback=0)
+        if self._session.get_providers()[0] not in dict(providers):
+            raise InputError(f"ONNX Runtime cannot start on {device}; check its drivers, or leave --device out")
         self._names = [output.name for output in self._session.get_outputs()]
         (given,) = self._session.get_inputs()
         self._input = given.name
@@ -42,6 +51,14 @@ class OnnxRuntimeEngine(Engine):
     def run(self, pixels: Pixels) -> Answers:
         results = self._session.run(self._names, {self._input: np.ascontiguousarray(pixels)})
         return dict(zip(self._names, results, strict=True))
+
+
+def _options(provider: str, number: str) -> dict[str, Any]:
+    if provider == "CPUExecutionProvider":
+        return {}
+    device = {"device_id": int(number or 0)}
+    # float32 is float32: TensorFloat-32 has 10 bits of the 23.
+    return device | ({"use_tf32": 0} if provider == "CUDAExecutionProvider" else {})
 
 
 def load_onnxruntime() -> Any:

@@ -43,6 +43,7 @@ class OpenvinoEngine(Engine):
         if callers > 1:
             options["NUM_STREAMS"] = callers
         self._compiled = core.compile_model(model, device, options)
+        self._check_precision(precision)
         self._of_thread = threading.local()
         self._names = [output.any_name for output in self._compiled.outputs]
         given = self._compiled.input()
@@ -50,6 +51,14 @@ class OpenvinoEngine(Engine):
         self.image_size = None if height.is_dynamic else (height.get_length(), width.get_length())
         shapes = [output.partial_shape for output in self._compiled.outputs]
         self.widths = {name: shape[1].get_length() for name, shape in zip(self._names, shapes, strict=True)}
+
+    def _check_precision(self, asked: Precision) -> None:
+        """What a processor has no arithmetic for, OpenVINO computes in float32 without a word."""
+        found = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if asked != "int8" and found != _HINTS[asked]:
+            raise InputError(
+                f"OpenVINO computes in {found} on this {self.device}, not in {asked}; take fp32 here", exit_status=2
+            )
 
     def run(self, pixels: Pixels) -> Answers:
         if not hasattr(self._of_thread, "request"):
