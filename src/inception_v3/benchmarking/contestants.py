@@ -343,13 +343,17 @@ def _seconds(function: Callable[..., object], *given: Any) -> float:
 def _products(device: str, precisions: list[str]) -> Callable[[], dict[str, float]]:
     """A turn: the operations a second of a large matrix product in each precision, the best of a few.
 
-    By PyTorch, and on a processor by OpenVINO too: either may be the faster, and int8 is fast in OpenVINO alone.
+    By PyTorch, and on a processor by OpenVINO and NumPy too: which is the fastest depends on it, and int8 is fast in
+    OpenVINO alone.
     """
     side = SIDE["cuda" if device.startswith("cuda") else "cpu"]
     found: dict[str, list[Callable[[], object]]] = {}
     for precision in precisions:
         if precision != "int8":
             found.setdefault(precision, []).append(_product(device, precision, side))
+        if device == "cpu" and precision == "fp32":
+            matrix = np.random.default_rng(0).random((side, side), np.float32)
+            found.setdefault(precision, []).append(lambda matrix=matrix: matrix @ matrix)  # type: ignore[misc]
         if device == "cpu" and find_spec("openvino") is not None:
             found.setdefault(precision, []).append(_product_openvino(precision, side))
 
