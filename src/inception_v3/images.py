@@ -126,7 +126,10 @@ def _printable(text: object) -> str:
 
 @contextmanager
 def _quiet_libtiff() -> Iterator[None]:
-    """libtiff prints to the process's stderr, past everything of Python's; what matters of it is raised as well."""
+    """libtiff prints to the process's stderr, past everything of Python's; what matters of it is raised as well.
+
+    So does any other thread meanwhile, unless by a descriptor of its own, as the command line has.
+    """
     with _stderr, Path(os.devnull).open("wb") as nowhere:
         kept = os.dup(2)
         os.dup2(nowhere.fileno(), 2)
