@@ -86,6 +86,13 @@ def team(count: int, function: Callable[..., None], *given: object, log: Path) -
     ]
 
 
+def meet(place: Path, count: int) -> None:
+    """Go on when so many processes have come here."""
+    (place / f"here-{os.getpid()}").touch()
+    while len(list(place.glob("here-*"))) < count:
+        time.sleep(0.002)
+
+
 def _run(function: Callable[..., None], given: tuple[object, ...], log: str, environment: dict[str, str]) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
