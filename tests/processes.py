@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from torch.distributed import TCPStore
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
@@ -27,6 +28,7 @@ class Command:
 
     process: BaseProcess
     log: Path
+    store: TCPStore | None = None  # of a team, and ends with it
 
     @property
     def said(self) -> str:
@@ -76,14 +78,22 @@ def run(function: Callable[..., None], *given: object, log: Path, **environment:
 
 def team(count: int, function: Callable[..., None], *given: object, log: Path) -> list[Command]:
     """Call it in so many processes that know of each other by torchrun's variables."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    fixed = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        run(function, *given, log=log.with_name(f"{log.name}-{rank}"), RANK=str(rank), LOCAL_RANK=str(rank), **fixed)
-        for rank in range(count)
-    ]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun has it too, and outlives them
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    shared["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    commands = []
+    for rank in range(count):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        commands.append(run(function, *given, log=log.with_name(f"{log.name}-{rank}"), **shared, **own))
+        commands[-1].store = store
+    return commands
+
+
+def meet(place: Path, count: int) -> None:
+    """Go on when so many processes have come here."""
+    (place / f"here-{os.getpid()}").touch()
+    while len(list(place.glob("here-*"))) < count:
+        time.sleep(0.002)
 
 
 def _run(function: Callable[..., None], given: tuple[object, ...], log: str, environment: dict[str, str]) -> None:

@@ -157,10 +157,10 @@ def test_a_file_is_read_again_only_when_it_changed(
     monkeypatch.setattr(
         module.hashlib, "file_digest", lambda file, how: (read.append(Path(file.name).name), digest(file, how))[1]
     )
-    first = cache.digests(files)
+    first, _ = cache.digests(files)
     assert len(read) == 4
     photo(files[3], seed=50)
-    second = cache.digests(files)
+    second, _ = cache.digests(files)
     assert read[4:] == ["3.png"]
     assert [one == other for one, other in zip(first, second, strict=True)] == [True, True, True, False]
 
@@ -169,11 +169,11 @@ def test_a_file_that_has_just_been_written_is_not_trusted_to_stay(cache: Bottlen
     """Written twice in one tick of the clock and with one size, it would look the same."""
     file = tmp_path / "new"
     file.write_text("one")
-    before = cache.digests([file])[0]
+    (before,), _ = cache.digests([file])
     with sqlite3.connect(cache.file) as database:
         assert database.execute("SELECT count(*) FROM files").fetchone() == (0,)
     file.write_text("two")
-    after = cache.digests([file])[0]
+    (after,), _ = cache.digests([file])
     assert before is not None
     assert after is not None
     assert before[0] != after[0]
@@ -331,24 +331,36 @@ def test_kill_9_leaves_it_whole(tmp_path: Path) -> None:
     assert all(np.array_equal(vector, kept[picture]) for picture, vector in cache.read(NETWORK, list(kept), 5).items())
 
 
-def test_a_full_disk_costs_the_cache_and_not_the_work(
-    model: InceptionV3, cache: BottleneckCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limit", "message"), [("max_page_count = 4", "the disk is full"), ("query_only = 1", "readonly database")]
+)
+def test_a_cache_that_takes_no_more_is_told_and_the_work_done(
+    model: InceptionV3,
+    cache: BottleneckCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    message: str,
 ) -> None:
+    """It takes neither the features nor, before them, what files are known by when they have lain there for a while."""
+    monkeypatch.setattr(module, "STILL_CHANGING", -1)
     connect = sqlite3.connect
 
-    def small(*arguments: object, **options: object) -> sqlite3.Connection:
+    def limited(*arguments: object, **options: object) -> sqlite3.Connection:
         database = connect(*arguments, **options)  # type: ignore[arg-type]
-        database.execute("PRAGMA max_page_count = 8")
+        database.execute(f"PRAGMA {limit}")
         return database
 
-    data = pictures(photos(tmp_path / "data", 20))
+    files = photos(tmp_path / ("long names fill the first page " * 8), 20)
+    data = pictures(files)
     with monkeypatch.context() as patched:
-        patched.setattr(sqlite3, "connect", small)
+        patched.setattr(sqlite3, "connect", limited)
         found = bottlenecks(model, data, cache, batch_size=8)
-        with pytest.raises(InputError, match="disk is full"):
+        assert cache.digests(files)[1] == found.not_kept
+        with pytest.raises(InputError, match=message):
             cache.write(NETWORK, vectors(2000))
     assert found.not_kept is not None
-    assert "disk is full" in found.not_kept
+    assert message in found.not_kept
     assert len(found.features) == 20
     again: Bottlenecks = bottlenecks(model, data, cache, batch_size=8)
     assert torch.equal(again.features, found.features)

@@ -283,6 +283,36 @@ def test_ctrl_c_while_libraries_are_imported_has_no_traceback(tmp_path: Path) ->
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
 
 
+def test_messages_are_not_lost_while_a_thread_decodes_a_tiff() -> None:
+    """libtiff prints past everything of Python's, so the whole process's stderr leads nowhere for that time."""
+    program = """if True:
+        import threading, warnings
+        from inception_v3 import cli, images
+        from inception_v3.errors import InputError
+
+        decoding, told = threading.Event(), threading.Event()
+
+        def decode():
+            with images._quiet_libtiff():
+                decoding.set()
+                told.wait(60)
+
+        def command(**options):
+            threading.Thread(target=decode).start()
+            decoding.wait()
+            warnings.warn("another engine is taken")
+            raise InputError("a picture is missing")
+
+        cli.app = command
+        try:
+            cli.main()
+        finally:
+            told.set()
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines() == ["warning: another engine is taken", "error: a picture is missing"]
+
+
 def test_a_command_ends_after_what_others_left_to_be_done(model: Path, tmp_path: Path) -> None:
     """Its threads, its exit functions, and what it printed; PyTorch's own end, which takes most of a second, is not."""
     (tmp_path / "end.py").write_text(

@@ -109,6 +109,37 @@ def test_evaluation_leaves_out_what_the_model_was_trained_on(pets: Path) -> None
     assert held_out.names == test.names
 
 
+@pytest.mark.parametrize("change", ["deleted", "renamed"])
+def test_what_the_model_was_trained_on_is_left_out_when_one_of_it_has_gone(pets: Path, change: str) -> None:
+    """A renamed picture cannot be told from a new one, so a line says that there may be one."""
+    train, test = load_data(str(pets))
+    gone = pets / train.names[0]
+    gone.unlink() if change == "deleted" else gone.rename(gone.with_name("new.png"))
+    with pytest.warns(match="training pictures") as warned:
+        held_out = load_held_out(str(pets), train.class_names, set(train.names))
+    assert sorted(held_out.names) == sorted([*test.names, *(["cat/new.png"] if change == "renamed" else [])])
+    (line,) = (str(one.message) for one in warned)
+    assert line.startswith(f"{pets}: 11 of the 12 training pictures are in it")
+    assert f"among the {len(held_out)} that are judged" in line
+
+
+def test_of_several_models_what_each_was_trained_on_is_left_out(pets: Path) -> None:
+    """A model of other data has nothing in this, and says nothing of it."""
+    train, test = load_data(str(pets))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        held_out = load_held_out(str(pets), train.class_names, {"cat/elsewhere.png"}, set(train.names))
+        assert held_out.names == test.names
+        held_out = load_held_out(str(pets), train.class_names, set(train.names), {test.names[0]})
+        assert held_out.names == test.names[1:]
+
+
+def test_with_nothing_left_to_judge_nothing_starts(pets: Path) -> None:
+    train, _ = load_data(str(pets))
+    with pytest.raises(InputError, match="all 15 pictures are called as training pictures are; give others"):
+        load_held_out(str(pets), train.class_names, {path.relative_to(pets).as_posix() for path in pets.rglob("*.png")})
+
+
 def test_another_folder_is_judged_whole_and_by_the_models_own_class_numbers(tmp_path: Path) -> None:
     picture(tmp_path / "dog" / "a.png")
     held_out = load_held_out(str(tmp_path), ["cat", "dog"], {"dog/other.png"})

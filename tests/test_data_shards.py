@@ -7,7 +7,9 @@ import json
 import pickle
 import tarfile
 import threading
+import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from inception_v3.data import batches, load_data, load_held_out
 from inception_v3.data.fetch import cache_folder
 from inception_v3.errors import InputError
 from inception_v3.preprocessing import Preprocessing
+from processes import meet, run
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -357,7 +360,8 @@ def test_several_kinds_of_files_are_not_guessed_at(shards: Path) -> None:
 
 
 class Faulty(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; what is asked for is listed, and under /cut only the first half of a file arrives."""
+    """Serves a folder; what is asked for is listed. Under /cut only the first half of a file arrives, under /slow it
+    takes a while."""
 
     asked: list[str]
 
@@ -370,6 +374,9 @@ class Faulty(http.server.SimpleHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(content[: len(content) // 2])
         else:
+            if self.path.startswith("/slow/"):
+                time.sleep(0.3)
+                self.path = self.path.removeprefix("/slow")
             super().do_GET()
 
     def log_message(self, *_: object) -> None:
@@ -405,6 +412,24 @@ def test_shards_behind_a_url_are_downloaded_once(shards: Path, server: tuple[str
     assert not list(cache_folder().rglob("*.partial"))
 
 
+def test_of_several_processes_one_downloads(server: tuple[str, list[str]], tmp_path: Path) -> None:
+    """All of torchrun's look at the same moment, and none finds a file."""
+    url, asked = server
+    cache = str(tmp_path / "cache")
+    address = f"{url}/slow/{{train,val}}-000.tar"
+    loading = [
+        run(load_at_once, address, tmp_path, log=tmp_path / f"log-{number}", XDG_CACHE_HOME=cache)
+        for number in range(3)
+    ]
+    assert [(one.wait(), one.said) for one in loading] == [(0, "6 and 3\n")] * 3
+    assert Counter(asked) == {"/slow/train-000.tar": 1, "/slow/val-000.tar": 1}
+
+
+def load_at_once(address: str, place: Path) -> None:
+    meet(place, 3)
+    print(*map(len, load_data(address)), sep=" and ")
+
+
 def test_evaluation_downloads_the_held_out_shards_alone(server: tuple[str, list[str]]) -> None:
     url, asked = server
     assert len(load_held_out(f"{url}/{{train,val}}-000.tar", None)) == 3
@@ -429,7 +454,7 @@ def test_a_download_that_fails_is_one_line_and_leaves_nothing(
         load_data(address.replace("URL", url))
     assert str(error.value).startswith(address.replace("URL", url))
     assert "\n" not in str(error.value)
-    assert not [path for path in cache_folder().rglob("*") if path.is_file()]
+    assert not [path for path in cache_folder().rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_any_scheme_that_fsspec_knows(shards: Path) -> None:

@@ -2,8 +2,12 @@
 
 import hashlib
 import io
+import os
 import pickle
+import shutil
 import struct
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from PIL import Image
 from conftest import as_set
 from inception_v3.data import duplicates, load_data, load_held_out
 from inception_v3.errors import InputError
+from processes import meet, run
 
 CLASSES = ["cat", "dog"]
 
@@ -253,6 +258,28 @@ def test_nothing_is_downloaded_unless_that_is_asked_for(
     with pytest.raises(InputError, match="check the network"):
         load_data(f"{name}+download:{tmp_path}")
     assert fetched
+
+
+def test_of_several_processes_one_downloads_and_unpacks(tmp_path: Path) -> None:
+    loading = [run(load_at_once, tmp_path, log=tmp_path / f"log-{number}") for number in range(3)]
+    assert [one.wait() for one in loading] == [0] * 3, [one.said for one in loading]
+    assert sorted(one.said for one in loading) == ["100 and 20\n"] * 2 + ["downloaded\n100 and 20\n"]
+
+
+def load_at_once(place: Path) -> None:
+    """A slow network is in the place of the real one."""
+
+    def download_and_extract(_: str, root: str, **__: object) -> None:
+        print("downloaded", file=sys.stderr)
+        time.sleep(0.3)
+        shutil.copytree(published, root, dirs_exist_ok=True)
+
+    published = place / f"published-{os.getpid()}"
+    with pytest.MonkeyPatch.context() as patched:
+        write_cifar(published, torchvision.datasets.CIFAR10, patched)
+        patched.setattr("torchvision.datasets.cifar.download_and_extract_archive", download_and_extract)
+        meet(place, 3)
+        print(*map(len, load_data(f"cifar10+download:{place / 'here'}")), sep=" and ")
 
 
 def test_a_pickle_that_the_authors_did_not_publish_is_never_opened(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from inception_v3.errors import InputError
 from inception_v3.layers import BatchNorm
 from pictures import skies
 from processes import Command, command_line, start, team
@@ -172,6 +173,38 @@ def test_one_killed_stops_the_other_and_one_process_goes_on_alone(place: Path) -
     (said,) = finish(train(place, "broken", "own", 2, "--resume"))
     assert "going on after step" in said
     assert losses(place / "broken").shape == (3, 2)
+
+
+@pytest.mark.parametrize("refusing", [0, 1])
+def test_what_one_refuses_it_alone_tells(place: Path, refusing: int) -> None:
+    """Whichever it is: the others have nothing to say but that it has ended."""
+    arguments = ["train", str(place / "data"), "--out", str(place / f"refused-{refusing}"), *map(str, SMALL)]
+    log = place / f"refused-{refusing}.log"
+    commands = team(2, command_line, arguments, refuse_to_start, (refusing,), log=log)
+    assert [command.wait(60) for command in commands] == [1, 1]
+    said = [line for command in commands for line in command.said.splitlines() if line.startswith("error:")]
+    assert said == [f"error: process {refusing} will not"]
+
+
+def test_what_all_refuse_is_told_once(place: Path) -> None:
+    arguments = ["train", str(place / "nowhere"), "--out", str(place / "nothing")]
+    commands = team(2, command_line, arguments, None, (), log=place / "nowhere.log")
+    assert [command.wait(60) for command in commands] == [2, 2]
+    (said,) = (line for command in commands for line in command.said.splitlines())
+    assert said.startswith(f"error: {place / 'nowhere'}: ")
+
+
+def refuse_to_start(refusing: int) -> None:
+    from inception_v3.training import run_folder
+
+    opened = run_folder.RunFolder.__init__
+
+    def refuse(*arguments: object, **options: object) -> None:
+        if os.environ["RANK"] == str(refusing):
+            raise InputError(f"process {refusing} will not")
+        opened(*arguments, **options)  # type: ignore[arg-type]
+
+    run_folder.RunFolder.__init__ = refuse  # type: ignore[method-assign,assignment]
 
 
 def test_torchrun_works_as_it_is_and_ctrl_c_saves(place: Path) -> None:

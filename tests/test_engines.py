@@ -313,7 +313,9 @@ def test_another_takes_over_with_a_warning(random_model: Build) -> None:
         engine.predict(pixels())
 
 
-def test_a_core_ml_package_takes_images_and_tells_what_it_is(random_model: Build, tmp_path: Path) -> None:
+def test_a_core_ml_package_takes_images_and_tells_what_it_is(
+    random_model: Build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Apple's systems alone run it: here its specification is read by Apple's own tools."""
     import coremltools
 
@@ -322,6 +324,7 @@ def test_a_core_ml_package_takes_images_and_tells_what_it_is(random_model: Build
     for _ in range(2):  # the second takes the place of the first
         with pytest.warns(UserWarning, match="not checked, as Apple's systems alone run it"):
             told = export(model, out)
+    assert capfd.readouterr() == ("", ""), "no progress bars of Apple's tools"
     spec = coremltools.models.MLModel(str(out), skip_model_load=True).get_spec().description
     assert (spec.input[0].name, spec.input[0].type.imageType.width) == ("pixels", 107)
     assert [output.name for output in spec.output] == [LOGITS, FEATURES]

@@ -14,6 +14,7 @@ from fidelity_pictures import folder_of, picture
 from inception_v3.errors import InputError
 from inception_v3.fidelity.pictures import decode, key_of
 from inception_v3.fidelity.sources import open_source
+from inception_v3.images import open_image
 
 PICTURES = np.stack([picture(seed, 20, 30) for seed in range(5)])
 
@@ -160,6 +161,17 @@ def test_one_bad_member_of_a_zip_does_not_hide_the_others(tmp_path: Path) -> Non
             bad.append(str(error))
     assert good == 4
     assert "set.zip/" in bad[0]
+
+
+def test_what_is_wrong_with_a_picture_is_told_as_everywhere(tmp_path: Path) -> None:
+    for content, reason in ((b"", "the file is empty"), (b"words", "no picture that is read here")):
+        file = _written(tmp_path / "a.png", content)
+        (picture,) = open_source(str(tmp_path)).pictures()
+        with pytest.raises(InputError, match=f"a.png: {reason}") as told:
+            decode(picture.read(), picture.name)
+        with pytest.raises(InputError) as elsewhere:
+            open_image(file)
+        assert str(told.value) == str(elsewhere.value)
 
 
 def arrays(path: Path, **named: np.ndarray) -> Path:

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from inception_v3.errors import InputError
@@ -76,8 +77,8 @@ class Team:
 def team(device: torch.device, *, again: str = "start all of them again with --resume") -> Iterator[Team]:
     """The processes that torchrun started, or this one alone.
 
-    An InputError that comes up in here is one for all: the first process of each machine raises it, the others end in
-    silence. Raises InputError where another process has gone; `again` says what to do then.
+    An InputError that comes up in here ends all of them. The first process of each machine that has one raises it, the
+    others end in silence. Raises InputError where another process has gone; `again` says what to do then.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -85,15 +86,20 @@ def team(device: torch.device, *, again: str = "start all of them again with --r
         return
     in_main = threading.current_thread() is threading.main_thread()  # others may not ask for signals
     before = signal.signal(signal.SIGTERM, _stop) if in_main else None
+    store = None
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-        yield Team(dist.get_rank(), count, device)
+        store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
+        yield Team(rank, count, device)
     except InputError as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        if _is_told(store):
             raise SystemExit(error.exit_status) from error
         raise
     except RuntimeError as error:
         if isinstance(error, dist.DistError | _StoppedError) or "gloo" in str(error).lower():
+            if _is_told(store):
+                raise SystemExit(1) from error
             message = f"another process has ended or does not answer; see what it said, and {again}"
             raise InputError(message) from error
         raise
@@ -101,6 +107,14 @@ def team(device: torch.device, *, again: str = "start all of them again with --r
         if in_main:
             signal.signal(signal.SIGTERM, before)
     dist.destroy_process_group()
+
+
+def _is_told(store: Any) -> bool:
+    """Whether another process of this machine says what is wrong; else it is for this one to say."""
+    try:
+        return store is not None and store.add(f"told on machine {os.environ.get('GROUP_RANK', '0')}", 1) > 1
+    except RuntimeError:  # who kept the store has gone
+        return False
 
 
 class _StoppedError(RuntimeError):

@@ -5,6 +5,7 @@ Inside go pixels, uint8 (N, H, W, 3), prepared; everything after is folded into 
 prepare them, the classes, and how far its answers are from the network's own (engines/artefact.py).
 """
 
+import io
 import logging
 import os
 import random
@@ -13,6 +14,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -258,7 +260,7 @@ def _write_coreml(file: Path, network: _Network, description: Description) -> De
             return answers
 
     shape = (1, 3, *description.preprocessing.image_size)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # coremltools' bars
         warnings.simplefilter("ignore")
         program = torch.export.export(FromImages().eval(), (torch.zeros(shape),)).run_decompositions({})
         model = tools.convert(

@@ -48,6 +48,7 @@ _SIGNATURES = re.compile(  # strict enough that no list of paths is taken for a 
 )
 # To load what reads all formats takes as long as tens of pictures; what reads these Pillow always loads.
 _COMMON = {b"\xff\xd8": ("JPEG",), b"\x89P": ("PNG",), b"GI": ("GIF",)}
+_EMPTY = "the file is empty; fetch or save it again"
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "no such file; check the path"),
     (IsADirectoryError, "a folder, not a picture; give a file in it"),
@@ -95,7 +96,7 @@ def open_image(
             with Path(stream).open("rb") if isinstance(stream, str | Path) else nullcontext(stream) as given:
                 file = given if given.seekable() else io.BytesIO(_read_all(given, name))
                 if not (head := file.read(2)):
-                    raise InputError(f"{name}: the file is empty; fetch or save it again")
+                    raise InputError(f"{name}: {_EMPTY}")
                 return _rgb(Image.open(file, formats=_COMMON.get(head) or _formats()), name, least)
     except InputError:
         raise
@@ -125,7 +126,10 @@ def _printable(text: object) -> str:
 
 @contextmanager
 def _quiet_libtiff() -> Iterator[None]:
-    """libtiff prints to the process's stderr, past everything of Python's; what matters of it is raised as well."""
+    """libtiff prints to the process's stderr, past everything of Python's; what matters of it is raised as well.
+
+    So does any other thread meanwhile, unless by a descriptor of its own, as the command line has.
+    """
     with _stderr, Path(os.devnull).open("wb") as nowhere:
         kept = os.dup(2)
         os.dup2(nowhere.fileno(), 2)

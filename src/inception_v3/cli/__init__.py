@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -46,6 +47,7 @@ def inception_v3() -> None:
 
 def main() -> None:
     """Run a command; one line and an exit status in place of a traceback for anything the user can mend."""
+    _keep_stderr()
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes on one machine one alone speaks
     # without a line of our source
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if first else None
@@ -70,6 +72,13 @@ def main() -> None:
         _forget_output()
         _tell(f"error: the output cannot be written ({error.strerror or error}); send it elsewhere")
         sys.exit(1)
+
+
+def _keep_stderr() -> None:
+    """Print to a descriptor of our own: while a thread decodes a TIFF, number 2 leads nowhere (images.py)."""
+    with suppress(AttributeError, OSError):  # there is none, or it is no file
+        if sys.stderr.fileno() == 2:
+            sys.stderr = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, sys.stderr.errors)
 
 
 def _tell(message: str, style: str = "bold red") -> None:

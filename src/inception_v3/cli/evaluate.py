@@ -72,7 +72,7 @@ def evaluate(
         networks = _load(names, weights_file, weights, place)
         origins = [network.origin.file for network in networks if network.origin is not None]
         files = [_newest_state(file) if weights == "raw" else file for file in origins]
-        pictures = load_held_out(data, networks[0].class_names, set().union(*map(training_images, origins)))
+        pictures = load_held_out(data, networks[0].class_names, *map(training_images, origins))
         outputs, classes = networks[0].settings["num_classes"], len(pictures.class_names)
         if outputs != classes:
             raise InputError(f"{model}: tells {outputs} classes apart, and {data} has {classes}; give its own data")

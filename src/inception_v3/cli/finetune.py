@@ -140,7 +140,7 @@ def finetune(
             raise
     pictures = len(train_set) + len(test_set)
     if done.head and done.head.not_kept:
-        warn(f"the cache takes no more, and the next run will compute again: {done.head.not_kept}")
+        warn(f"the cache takes no more, and the next run will do again what is not in it: {done.head.not_kept}")
     show_bad(told(run.bad_images), pictures, run.bad_images_file)
     if as_json:
         print(json.dumps(_summary(done, run, weights, data)))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from filelock import FileLock
 from rich.console import Console
 
 from inception_v3.data.extras import extra
 from inception_v3.errors import InputError
-from inception_v3.files import replacing
+from inception_v3.files import cannot_write, replacing
 from inception_v3.progress import progress_bar
 
 TIMEOUT = 60.0  # seconds without a byte, not of the whole download
@@ -28,7 +29,7 @@ def cache_folder() -> Path:
 
 
 def fetch(addresses: Sequence[str]) -> list[Path]:
-    """The files on disk, each URL's in the cache, where it stays.
+    """The files on disk, each URL's in the cache, where it stays. Of several processes one downloads, the others wait.
 
     Raises InputError, naming the URL: not there, cut off, no network, no such scheme, or the disk is full.
     """
@@ -48,6 +49,21 @@ def _place(url: str) -> Path:
 
 
 def _download(url: str, target: Path, tell: Any) -> None:
+    """All processes of a training find the file missing at once: the first gets it, and the others look again."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_name(f".{target.name}.lock"))
+        lock.acquire()
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    try:
+        if not target.exists():
+            _get(url, target, tell)
+    finally:
+        lock.release()
+
+
+def _get(url: str, target: Path, tell: Any) -> None:
     fsspec = extra("fsspec", url)
 
     class Told(fsspec.callbacks.Callback):  # type: ignore[misc, name-defined]

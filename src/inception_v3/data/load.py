@@ -48,18 +48,17 @@ def load_data(address: str) -> tuple[Pictures, Pictures]:
     return train, held_out
 
 
-def load_held_out(address: str, class_names: list[str] | None, trained_on: AbstractSet[str] = frozenset()) -> Pictures:
+def load_held_out(address: str, class_names: list[str] | None, *trained_on: AbstractSet[str]) -> Pictures:
     """What a model with these classes is to be judged on, labelled by its own numbers.
 
-    The data set's own held-out pictures; or else all of it less what the model was trained on.
-    Raises InputError as `load_data` does, and for classes that the model does not have.
+    The data set's own held-out pictures; or else all of it less those whose names are in `trained_on`, a set for each
+    model. Warns where the data set has some of the pictures of such a set and lacks others.
+    Raises InputError as `load_data` does, for classes that the model does not have, and where no picture is left.
     """
     found = _find(address)
     pictures = (found.held_out or found.train)()
-    if found.held_out is None and trained_on and trained_on <= set(pictures.names):
-        bad = pictures.bad
-        pictures = pictures.subset([place for place, name in enumerate(pictures.names) if name not in trained_on])
-        pictures.bad = bad
+    if found.held_out is None:
+        pictures = _without(pictures, trained_on, address)
     for line in _left_out(pictures):
         warnings.warn(f"{address}: {line}", stacklevel=2)
     if class_names is None:
@@ -69,6 +68,26 @@ def load_held_out(address: str, class_names: list[str] | None, trained_on: Abstr
         class_names,
         lambda name: f"{address}: the model has no class {name}; it has {_some(class_names)}",
     )
+
+
+def _without(pictures: Pictures, trained_on: Sequence[AbstractSet[str]], address: str) -> Pictures:
+    """All but the pictures that are in one of the sets; a set that shares none with them is of other data."""
+    names = set(pictures.names)
+    known = set[str]().union(*(one for one in trained_on if not one.isdisjoint(names)))
+    if not known:
+        return pictures
+    judged = [place for place, name in enumerate(pictures.names) if name not in known]
+    if not judged:
+        raise InputError(f"{address}: all {len(pictures)} pictures are called as training pictures are; give others")
+    if gone := len(known - names):
+        warnings.warn(
+            f"{address}: {len(known) - gone} of the {len(known)} training pictures are in it, by their names, and left "
+            f"out; any that were renamed are among the {len(judged)} that are judged",
+            stacklevel=3,
+        )
+    left = pictures.subset(judged)
+    left.bad = pictures.bad
+    return left
 
 
 def _find(address: str) -> Splits:

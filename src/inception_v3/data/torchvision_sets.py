@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from inception_v3.data.pictures import Pictures, Splits
@@ -42,7 +43,7 @@ def _read(name: str, root: Path, train: bool, download: bool) -> Pictures:
     kind = getattr(datasets, CLASSES[name])
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints where it downloads from
-            found: Any = kind(str(root), train=train, download=download)
+            found: Any = _once(kind, root, train) if download else kind(str(root), train=train)
     except Exception as error:  # RuntimeError where files are missing, anything where they are damaged
         detail = " ".join(str(error).split()).partition(" You can use")[0] or type(error).__name__
         get = "check the network" if download else f"give {name}+download:{root} to download it"
@@ -52,3 +53,13 @@ def _read(name: str, root: Path, train: bool, download: bool) -> Pictures:
     numbers = range(len(labels))
     class_names = [one.partition(" - ")[0] for one in found.classes]  # of MNIST "0 - zero"
     return Pictures(class_names, Made(arrays.picture, numbers), labels, Made(arrays.name, numbers))
+
+
+def _once(kind: Any, root: Path, train: bool) -> Any:
+    """The set, downloaded where it is not there; of several processes the first does that, and the others find it."""
+    try:
+        return kind(str(root), train=train)
+    except Exception:  # missing, or another process is unpacking it
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{kind.__name__}.lock"):
+            return kind(str(root), train=train, download=True)  # which looks again before anything else

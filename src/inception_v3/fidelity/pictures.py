@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError
-from inception_v3.images import _COMMON, MAX_PIXELS, _formats, _quiet_libtiff, _quiet_pillow, _reason
+from inception_v3.images import _COMMON, _EMPTY, MAX_PIXELS, _formats, _quiet_libtiff, _quiet_pillow, _reason
 
 KEY_BYTES = 16
 
@@ -61,10 +61,12 @@ def key_of(content: bytes | NDArray[np.uint8]) -> bytes:
 
 
 def decode(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], Facts]:
-    """Pixels (3, H, W) and the facts. Raises InputError, one line: damaged, too large, no picture."""
+    """Pixels (3, H, W) and the facts. Raises InputError, one line: empty, damaged, too large, no picture."""
     try:
         with _quiet_pillow:
             if isinstance(content, bytes):
+                if not content:
+                    raise InputError(f"{name}: {_EMPTY}")
                 image: Image.Image = Image.open(io.BytesIO(content), formats=_COMMON.get(content[:2]) or _formats())
             else:
                 image = Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)

@@ -63,8 +63,8 @@ def default_cache() -> Path:
 class BottleneckCache:
     """The file in `folder` that holds bottlenecks. No connection stays open between calls.
 
-    Methods raise InputError where the file cannot be written, is locked, or the disk is full. A damaged file is
-    replaced by an empty one.
+    Methods raise InputError where the file cannot be read or written, is locked, or the disk is full; `digests` tells
+    it where reading is enough. A damaged file is replaced by an empty one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,16 +107,18 @@ class BottleneckCache:
 
     def digests(
         self, files: Sequence[Path], on_file: Callable[[], None] = lambda: None
-    ) -> list[tuple[bytes, State] | None]:
+    ) -> tuple[list[tuple[bytes, State] | None], str | None]:
         """For each file the digest of its content and its state then; None where it cannot be read.
 
-        A file is read once, and again when its size or one of its times has changed.
+        A file is read once, and again when its size or one of its times has changed. What comes second is why the cache
+        took no more, so that files will be read again that have not changed.
         """
         paths = [os.fsencode(os.path.abspath(file)) for file in files]  # noqa: PTH100 (resolving would read links)
         query = "SELECT size, modified, changed, digest FROM files WHERE path = ?"
         known = self._run(lambda database: [database.execute(query, (path,)).fetchone() for path in paths])
         found: list[tuple[bytes, State] | None] = []
         new: list[tuple[object, ...]] = []
+        not_kept = None
         try:
             for file, path, row in zip(files, paths, known, strict=True):
                 on_file()
@@ -136,8 +138,11 @@ class BottleneckCache:
         finally:
             if new:
                 insert = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
-                self._run(lambda database: database.executemany(insert, new))
-        return found
+                try:
+                    self._run(lambda database: database.executemany(insert, new))
+                except InputError as error:
+                    not_kept = str(error)
+        return found, not_kept
 
     def read(self, network: bytes, pictures: Sequence[bytes], length: int) -> dict[bytes, np.ndarray]:
         """Of those pictures the vectors that are there and whole, float32 of shape (length,)."""
@@ -230,7 +235,7 @@ def bottlenecks(
     network = network_key(model, precision)
     features = np.empty((len(pictures), last_layer(model).weights.shape[1]), np.float32)
     there = np.zeros(len(pictures), bool)
-    keys, states = _keys(pictures, cache, on_file)
+    keys, states, not_kept = _keys(pictures, cache, on_file)
     for first in range(0, len(keys), AT_ONCE):
         places = range(len(keys))[first : first + AT_ONCE]
         cached = cache.read(network, [key for place in places if (key := keys[place])], features.shape[1])
@@ -262,7 +267,7 @@ def bottlenecks(
         torch.from_numpy(np.flatnonzero(there)),
         bad,
         len(missing) - len(bad),
-        keeper.problem,
+        keeper.problem or not_kept,
     )
 
 
@@ -299,12 +304,13 @@ class _Keeper:
 
 def _keys(
     pictures: Pictures, cache: BottleneckCache, on_file: Callable[[], None]
-) -> tuple[list[bytes | None], dict[int, State]]:
-    """What each picture is known by, None where it cannot be read; and the states of files."""
+) -> tuple[list[bytes | None], dict[int, State], str | None]:
+    """What each picture is known by, None where it cannot be read; the states of files; why they were not kept."""
     keys: list[bytes | None] = [None] * len(pictures)
     states: dict[int, State] = {}
     files = {place: source for place, source in enumerate(pictures.sources) if isinstance(source, Path)}
-    for place, found in zip(files, cache.digests(list(files.values()), on_file), strict=True):
+    digests, not_kept = cache.digests(list(files.values()), on_file)
+    for place, found in zip(files, digests, strict=True):
         if found is not None:
             keys[place], states[place] = found
     for place in range(len(pictures)):
@@ -312,7 +318,7 @@ def _keys(
             on_file()
             with suppress(InputError):  # told by who opens it
                 keys[place] = _digest(pictures, place)
-    return keys, states
+    return keys, states, not_kept
 
 
 def _digest(pictures: Pictures, place: int) -> bytes:
