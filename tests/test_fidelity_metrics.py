@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torchmetrics.image.fid
 import torchmetrics.image.inception
 import torchmetrics.image.kid
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 from torchmetrics.wrappers import FeatureShare
 
 from conftest import randomise, relative
 from fidelity_pictures import picture
 from inception_v3.checkpoint import save
+from inception_v3.engines.pytorch import PyTorchEngine
 from inception_v3.errors import InputError
 from inception_v3.fidelity import (
     DensityCoverage,
@@ -32,6 +35,7 @@ from inception_v3.fidelity import (
 from inception_v3.fidelity.extrapolation import extrapolate
 from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.manifold import compare
+from inception_v3.fidelity.network import EngineFeatures
 from inception_v3.fidelity.run import fidelity
 from inception_v3.fidelity.statistics import gaussian
 from inception_v3.formats.fid_2015 import SETTINGS
@@ -286,6 +290,81 @@ def test_several_share_one_run_of_the_network(thin: Path) -> None:
     assert len(calls) == 1
     shared.update(images.flip(3), real=False)
     assert float(shared.compute()["FrechetInceptionDistance"]) > 0
+
+
+def test_what_is_not_of_the_same_network_cannot_share_it(thin: Path) -> None:
+    options = {"weights": thin, "any_weights": True}
+    images = REAL[0]
+    for kinds in (
+        (FrechetInceptionDistance, SpatialFrechetInceptionDistance),
+        (SpatialFrechetInceptionDistance, FrechetInceptionDistance),
+    ):
+        with pytest.warns(UserWarning, match="network"):
+            shared = FeatureShare([kind(**options) for kind in kinds])
+        with pytest.raises(ValueError, match="a FeatureShare gave it another's network"):
+            shared.update(images, real=True)
+    with pytest.warns(UserWarning, match="network"):
+        FeatureShare([FrechetInceptionDistance(**options), KernelInceptionDistance(**options, like="pytorch-fid")])
+
+
+def test_features_that_others_share_are_not_written_to() -> None:
+    class Once(nn.Module):
+        num_features = 27
+        features = Means()(REAL[0])
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.features
+
+    module = Once()
+    before = module.features.clone()
+    metric = PrecisionRecall(module, max_features=10)
+    for _ in range(3):
+        metric.update(REAL[0], real=True)
+    assert torch.equal(module.features, before)
+
+
+def test_a_collection_keeps_metrics_of_other_samples_apart() -> None:
+    collection = MetricCollection(
+        {
+            "few": PrecisionRecall(Means(), max_features=10),
+            "other": PrecisionRecall(Means(), max_features=10, seed=1),
+            "all": PrecisionRecall(Means()),
+            "density": DensityCoverage(Means()),
+        }
+    )
+    for images in REAL:
+        collection.update(images, real=True)
+    for images in FAKE:
+        collection.update(images, real=False)
+    assert [sum(map(len, collection[name].real_features)) for name in ("few", "other", "all")] == [10, 10, 56]
+    assert collection.compute()["all"] == filled(PrecisionRecall(Means())).compute()
+    assert ["all", "density"] in list(collection.compute_groups.values()), "what has the same sample is worked out once"
+
+
+def test_a_call_adds_images_and_costs_nothing_that_was_there() -> None:
+    metric = filled(FrechetInceptionDistance(Means(), reset_real_features=False), fake=[])
+    for images in FAKE:
+        assert metric(images, real=False) is None
+    assert float(metric.compute()) == float(filled(FrechetInceptionDistance(Means())).compute())
+    score = InceptionScore(Means(), splits=3)
+    for images in FAKE[0].split(1):
+        score(imgs=images)
+    assert int(score.counts.sum()) == 40
+
+
+def test_a_training_loops_autocast_does_not_reach_the_scores(thin: Path) -> None:
+    options = {"weights": thin, "any_weights": True}
+    images = torch.from_numpy(np.stack([picture(seed) for seed in range(6)])).permute(0, 3, 1, 2)
+    scores = []
+    for enabled in (False, True):
+        metric = InceptionScore("logits_unbiased", splits=2, **options)
+        network = metric.inception.network
+        plain = EngineFeatures(network.features.graph, "fp32", network.device, 1, PyTorchEngine(network.features.graph))
+        metric.inception.network = replace(network, features=plain)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            metric.update(images)
+        scores.append(float(metric.compute()[0]))
+    assert scores[0] == scores[1]
 
 
 def test_a_generator_is_asked_for_its_images_in_batches(thin: Path) -> None:

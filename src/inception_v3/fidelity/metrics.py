@@ -70,8 +70,14 @@ class Extractor(nn.Module):
         """Raises ValueError: images of another shape or type."""
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
             raise ValueError(f"images must be uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
-        pooled, spatial = self.network.features(self.convention.resize(images))
+        with torch.autocast(self.network.device.type, enabled=False):  # a training loop's must not reach the scores
+            pooled, spatial = self.network.features(self.convention.resize(images))
         return spatial if self.spatial else pooled
+
+    def extra_repr(self) -> str:
+        """What FeatureShare compares before it takes one network for another."""
+        features = "spatial" if self.spatial else "pooled"
+        return f"{self.convention.name}, {features}, {self.network.dtype}, weights {self.network.checksum[:12]}"
 
 
 class FidelityMetric(Metric):
@@ -85,23 +91,26 @@ class FidelityMetric(Metric):
         options: of Extractor (weights, like, mode, dtype, device, any_weights), then those of Metric.
     """
 
-    full_state_update = False
+    full_state_update = True  # kept real images would be merged with themselves; see forward
     is_differentiable = False
     higher_is_better: bool | None = True
     feature_network = "inception"
+    names_of_features: tuple[int | str, ...] = (2048,)
     real_states: tuple[str, ...] = ()
     spatial = False
 
     def __init__(
-        self, feature: Features = 2048, normalize: bool = False, reset_real_features: bool = True, **options: Any
+        self, feature: Features | str = 2048, normalize: bool = False, reset_real_features: bool = True, **options: Any
     ) -> None:
         names = ("weights", "like", "mode", "dtype", "device", "any_weights")
         chosen = {name: options.pop(name) for name in names if name in options}
         super().__init__(**options)
-        if not isinstance(feature, nn.Module) and feature != 2048:
-            raise ValueError(f"feature must be 2048 or a module, not {feature!r}")
+        if not isinstance(feature, nn.Module) and feature not in self.names_of_features:
+            known = " or ".join(map(repr, self.names_of_features))
+            raise ValueError(f"feature must be {known} or a module, not {feature!r}")
         self.own = not isinstance(feature, nn.Module)
         self.inception = feature if isinstance(feature, nn.Module) else Extractor(spatial=self.spatial, **chosen)
+        self.expected = self.inception.num_features if isinstance(self.inception, Extractor) else None
         self.logits = torch.from_numpy(self.inception.network.logits) if isinstance(self.inception, Extractor) else None
         self.normalize = normalize
         self.reset_real_features = reset_real_features
@@ -118,7 +127,14 @@ class FidelityMetric(Metric):
             images = (images * 255).byte()
         with torch.no_grad():
             features: Tensor = self.inception(images)
+        if self.expected not in (None, features.shape[1]):
+            found = f"{features.shape[1]} features came where {type(self).__name__} needs {self.expected}"
+            raise ValueError(f"{found}: a FeatureShare gave it another's network; leave it out of that one")
         return features.to(self.device)
+
+    def forward(self, *images: Any, **more: Any) -> None:
+        """The same as `update`: of one batch there is no score, and `compute` gives that of all."""
+        self.update(*images, **more)
 
     def update_from(self, generator: Generator, count: int, batch_size: int = 32) -> None:
         """Add `count` generated images: `generator(n)` gives n, as `update` takes them."""
@@ -127,8 +143,8 @@ class FidelityMetric(Metric):
                 images = generator(min(batch_size, count - start))
             self._generated(images)
 
-    def _generated(self, images: Tensor) -> None:
-        self.update(images, real=False)
+    def _generated(self, imgs: Tensor) -> None:
+        self.update(imgs, real=False)
 
     def reset(self) -> None:
         states = [] if self.reset_real_features else [(name, getattr(self, name)) for name in self.real_states]
@@ -163,10 +179,10 @@ class FrechetInceptionDistance(FidelityMetric):
         for name in ("real_moments", "fake_moments"):
             self.add_state(name, nothing, dist_reduce_fx=_merge)
 
-    def update(self, images: Tensor, real: bool) -> None:
+    def update(self, imgs: Tensor, real: bool) -> None:
         name = "real_moments" if real else "fake_moments"
         moments = Moments.unpack(getattr(self, name).double())
-        setattr(self, name, moments.add(self._features(images)).pack())
+        setattr(self, name, moments.add(self._features(imgs)).pack())
 
     def compute(self) -> Tensor:
         fake, real = (Moments.unpack(packed.double()).gaussian() for packed in (self.fake_moments, self.real_moments))
@@ -193,16 +209,19 @@ class SampledMetric(FidelityMetric):
         self.max_features = max_features
         self.seed = seed
         self.rng = np.random.RandomState(seed)
+        # A state, so that a MetricCollection does not take metrics of other samples for one and the same.
+        self.add_state("sample", torch.tensor([max_features, seed]), dist_reduce_fx="max")
         for name in ("real", "fake"):
             self.add_state(f"{name}_features", [], dist_reduce_fx="cat")
             self.add_state(f"{name}_count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, images: Tensor, real: bool) -> None:
+    def update(self, imgs: Tensor, real: bool) -> None:
         name = "real" if real else "fake"
-        features = self._features(images)
+        features = self._features(imgs)
         seen = int(getattr(self, f"{name}_count"))
         room = max(self.max_features - seen, 0)
-        parts = [*getattr(self, f"{name}_features"), *([features[:room]] if room else [])]
+        first = features[:room].clone()  # below it is written to, and others may share it
+        parts = [*getattr(self, f"{name}_features"), *([first] if room else [])]
         kept = parts[0] if len(parts) == 1 else torch.cat(parts)
         for number in range(room, len(features)):
             place = self.rng.randint(0, seen + number + 1)
@@ -227,7 +246,7 @@ class SampledMetric(FidelityMetric):
         both = []
         for name in ("fake", "real"):
             if not len(kept := getattr(self, f"{name}_features")):
-                raise ValueError(f"no {name} images yet: call update(images, real={name == 'real'}) first")
+                raise ValueError(f"no {name} images yet: call update(imgs, real={name == 'real'}) first")
             both.append(dim_zero_cat(kept).float().cpu().numpy())
         return both[0], both[1]
 
@@ -295,14 +314,16 @@ class InceptionScore(FidelityMetric):
     """Inception Score of generated images: mean and standard deviation over `splits` parts.
 
     An image goes to the parts in turn as it comes, so that no logits are kept; with one part the score is that
-    of any order. A module of your own gives logits.
+    of any order. "logits_unbiased" is torchmetrics' name for what it takes; a module of your own gives logits.
     """
+
+    names_of_features = (2048, "logits_unbiased")
 
     classes: Tensor
     certainty: Tensor
     counts: Tensor
 
-    def __init__(self, feature: Features = 2048, splits: int = 10, **options: Any) -> None:
+    def __init__(self, feature: Features | str = 2048, splits: int = 10, **options: Any) -> None:
         super().__init__(feature, **options)
         self.splits = splits
         count = self._width() if self.logits is None else len(self.logits)
@@ -310,10 +331,11 @@ class InceptionScore(FidelityMetric):
         for name in ("certainty", "counts"):
             self.add_state(name, torch.zeros(splits, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, images: Tensor) -> None:
-        logits = self._features(images)
+    def update(self, imgs: Tensor) -> None:
+        logits = self._features(imgs)
         if self.logits is not None:
-            logits = logits @ self.logits.to(logits).T
+            with torch.autocast(logits.device.type, enabled=False):
+                logits = logits @ self.logits.to(logits).T
         log_shares = logits.double().log_softmax(1)
         shares = log_shares.exp()
         parts = (torch.arange(len(shares), device=self.device) + int(self.counts.sum())) % self.splits
@@ -321,8 +343,8 @@ class InceptionScore(FidelityMetric):
         self.certainty = self.certainty.index_add(0, parts, (shares * log_shares).sum(1))
         self.counts = self.counts.index_add(0, parts, torch.ones_like(parts, dtype=torch.float64))
 
-    def _generated(self, images: Tensor) -> None:
-        self.update(images)
+    def _generated(self, imgs: Tensor) -> None:
+        self.update(imgs)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         if not bool(self.counts.all()):
