@@ -326,8 +326,8 @@ def test_features_that_others_share_are_not_written_to() -> None:
 def test_a_collection_keeps_metrics_of_other_samples_apart() -> None:
     collection = MetricCollection(
         {
-            "few": PrecisionRecall(Means(), max_features=10),
-            "other": PrecisionRecall(Means(), max_features=10, seed=1),
+            "few": PrecisionRecall(Means(), max_features=40),
+            "other": PrecisionRecall(Means(), max_features=40, seed=1),
             "all": PrecisionRecall(Means()),
             "density": DensityCoverage(Means()),
         }
@@ -336,7 +336,7 @@ def test_a_collection_keeps_metrics_of_other_samples_apart() -> None:
         collection.update(images, real=True)
     for images in FAKE:
         collection.update(images, real=False)
-    assert [sum(map(len, collection[name].real_features)) for name in ("few", "other", "all")] == [10, 10, 56]
+    assert [sum(map(len, collection[name].real_features)) for name in ("few", "other", "all")] == [40, 40, 56]
     assert collection.compute()["all"] == filled(PrecisionRecall(Means())).compute()
     assert ["all", "density"] in list(collection.compute_groups.values()), "what has the same sample is worked out once"
 
