@@ -1,5 +1,6 @@
 """Where pictures come from: every form holds the same pictures in the same order, and each kind of damage is told."""
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -121,6 +122,36 @@ def test_of_a_shards_sample_the_picture_counts_and_not_its_mask(tmp_path: Path) 
     assert names_of(write_zip(tmp_path / "s.zip", {"a.txt": b"", "__MACOSX/a.png": b"", "b.PNG": content})) == ["b.PNG"]
 
 
+def test_names_with_dots_are_no_masks_where_nothing_has_a_plain_one(tmp_path: Path) -> None:
+    names = [f"scale_1.{number}.png" for number in range(100)]
+    assert names_of(write_tar(tmp_path / "s.tar", dict.fromkeys(names, FILES["ü/0.png"]))) == names
+
+
+def test_a_compressed_tar_is_read_once_and_what_is_known_of_its_files_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To go back in it is to read it from its beginning: once for each picture takes hours."""
+    backwards, kept = [], []
+    seek, extract = gzip.GzipFile.seek, tarfile.TarFile.extractfile
+
+    def counted(file: gzip.GzipFile, offset: int, whence: int = 0) -> int:
+        backwards.extend([offset] * (whence == 0 and offset < file.tell()))
+        return seek(file, offset, whence)
+
+    def noted(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> object:
+        kept.append(len(archive.members))
+        return extract(archive, entry)
+
+    rng = np.random.default_rng(0)
+    files = {f"{number:03}.png": rng.bytes(20_000) for number in range(50)}
+    path = write_tar(tmp_path / "set.tar.gz", files, "w:gz")
+    monkeypatch.setattr(gzip.GzipFile, "seek", counted)
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", noted)
+    assert [one.content for one in open_source(path).pictures()] == list(files.values())
+    assert len(backwards) <= 2
+    assert max(kept) <= 1
+
+
 @pytest.mark.parametrize("shape", [(3, 9, 8), (3, 9, 8, 1), (3, 1, 9, 8), (3, 9, 8, 4)])
 def test_arrays_may_be_gray_or_have_alpha(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -189,6 +220,11 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty tar": (lambda folder: write_tar(folder / "set.tar", {"a.txt": b""}), "no pictures in this archive"),
     "cut tar": (lambda folder: _cut(write_tar(folder / "set.tar", FILES), 3000), "damaged or cut short"),
     "cut tar.gz": (lambda folder: _cut(write_tar(folder / "set.tar.gz", FILES, "w:gz"), 4000), "damaged or cut short"),
+    "damaged tar.xz": (
+        lambda folder: _damaged(write_tar(folder / "set.tar.xz", FILES, "w:xz")),
+        "damaged or cut short",
+    ),
+    "one picture": (lambda folder: as_array(folder, PICTURES[0]), "is that of one picture; save several as"),
     "cut npz": (lambda folder: _cut(as_array(folder, PICTURES), 4000), "damaged or cut short"),
     "cut npy": (lambda folder: _cut(as_npy(folder), 4000), "cut short"),
     "empty npy": (lambda folder: _written(folder / "set.npy", b""), "damaged or no array"),
@@ -209,6 +245,14 @@ def _written(path: Path, content: bytes) -> Path:
 
 def _cut(path: Path, size: int) -> Path:
     path.write_bytes(path.read_bytes()[:size])
+    return path
+
+
+def _damaged(path: Path) -> Path:
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content) // 2 + 40):
+        content[place] ^= 255
+    path.write_bytes(content)
     return path
 
 

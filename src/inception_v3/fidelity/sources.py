@@ -6,6 +6,7 @@ sizes is checked before memory is taken.
 
 import glob
 import itertools
+import lzma
 import math
 import re
 import tarfile
@@ -24,8 +25,10 @@ from inception_v3.fidelity.pictures import Picture
 from inception_v3.images import IMAGE_SUFFIXES, MAX_STREAM_BYTES, _printable, list_images
 
 KINDS = "a folder, .zip, .tar, .npz, .npy, WebDataset shards such as 'train-{000..009}.tar', or saved statistics"
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_SHARDS = 1_000_000
+_MOST_OF_A_SAMPLE = 32  # files beside a picture that are held until it is known whether there is one
 Shape = tuple[int, ...]
 
 
@@ -113,7 +116,14 @@ def _zip(name: str, path: Path, entries: list[str]) -> Iterator[Picture]:
             label = _printable(f"{path}/{entry}")
             try:
                 yield Picture(label, _limited(archive.getinfo(entry).file_size, label) or archive.read(entry))
-            except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, NotImplementedError) as error:
+            except (
+                zipfile.BadZipFile,
+                zlib.error,
+                lzma.LZMAError,
+                RuntimeError,
+                EOFError,
+                NotImplementedError,
+            ) as error:
                 reason = f"{label}: cannot be read ({_printable(error)}); pack it again, without a password"
                 yield Picture(label, InputError(reason))
 
@@ -128,26 +138,42 @@ def _tar(path: Path) -> Iterator[Picture]:
     """Pictures of a tar file, or of a WebDataset shard: of the files of one sample those with a plain extension.
 
     A sample's files follow each other and agree up to the first dot: of 7.jpg, 7.mask.png and 7.cls the first is
-    the picture.
+    the picture. Each is read where it stands: to go back in a compressed file is to read it from its beginning.
     """
     name = _printable(path)
-    found = False
+    found = plain = False
+    sample, waiting = "", list[Picture]()  # of this sample, those without a plain extension, until it ends
     with _naming(name), tarfile.open(path) as archive:
-        entries = (entry for entry in archive if entry.isfile() and _is_picture(entry.name))
-        for _, group in itertools.groupby(entries, lambda entry: _sample(entry.name)[0]):
-            sample = list(group)
-            plain = [entry for entry in sample if _sample(entry.name)[1] in IMAGE_SUFFIXES]
-            for entry in plain or sample:
-                found = True
-                label = _printable(f"{path}/{entry.name}")
-                file = archive.extractfile(entry)
-                assert file is not None  # it is a file
-                content = _limited(entry.size, label) or file.read()
-                if isinstance(content, bytes) and len(content) != entry.size:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield Picture(label, content)
+        for entry in archive:
+            archive.members = []  # type: ignore[attr-defined]  # it would keep what it knows of every file
+            if not entry.isfile() or not _is_picture(entry.name):
+                continue
+            found = True
+            key, extension = _sample(entry.name)
+            if key != sample:
+                yield from () if plain else waiting
+                sample, plain, waiting = key, False, []
+            if extension in IMAGE_SUFFIXES:
+                plain = True
+                yield _read(archive, entry, path)
+            elif not plain:
+                waiting.append(_read(archive, entry, path))
+                if len(waiting) == _MOST_OF_A_SAMPLE:  # names with dots, no sample
+                    yield from waiting
+                    waiting = []
+        yield from () if plain else waiting
     if not found:
         raise InputError(f"{name}: no pictures in this archive; check the file")
+
+
+def _read(archive: tarfile.TarFile, entry: tarfile.TarInfo, path: Path) -> Picture:
+    label = _printable(f"{path}/{entry.name}")
+    file = archive.extractfile(entry)
+    assert file is not None  # it is a file
+    content = _limited(entry.size, label) or file.read()
+    if isinstance(content, bytes) and len(content) != entry.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return Picture(label, content)
 
 
 def _sample(entry: str) -> tuple[str, str]:
@@ -173,7 +199,7 @@ def _shards(text: str) -> Iterator[str]:
 def _naming(name: str) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except (*_DAMAGE, tarfile.TarError, OSError) as error:
         detail = _printable(getattr(error, "strerror", None) or error)
         raise InputError(f"{name}: damaged or cut short ({detail}); fetch or save it again") from error
 
@@ -234,6 +260,9 @@ def _check_pictures(name: str, shape: Shape, dtype: "np.dtype[Any]") -> None:
     pictures = len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3, 4) or shape[1] in (1, 3)))
     if not pictures:
         raise InputError(f"{name}: its shape {shape} is not that of pictures, (N, H, W, 3); reshape and save it")
+    if len(shape) == 3 and shape[2] in (3, 4):
+        one = f"its shape {shape} is that of one picture"
+        raise InputError(f"{name}: {one}; save several as (N, H, W, 3), or one as (1, H, W, 3)")
     if not math.prod(shape):
         raise InputError(f"{name}: no pictures in this array; check the file")
     if math.prod(shape[1:]) > MAX_STREAM_BYTES:
