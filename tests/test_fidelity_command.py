@@ -7,10 +7,12 @@ import resource
 import shutil
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +24,14 @@ from conftest import randomise, relative
 from fidelity_peers import torch_fidelity_distance, torch_fidelity_features
 from fidelity_pictures import folder_of, odd_pictures, picture
 from inception_v3 import cli
-from inception_v3.checkpoint import save
+from inception_v3.checkpoint import load, save
 from inception_v3.errors import InputError
-from inception_v3.fidelity import cache as cache_module
 from inception_v3.fidelity import features, scores
 from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import find_convention
 from inception_v3.fidelity.features import extract
 from inception_v3.fidelity.network import Network, load_network
+from inception_v3.fidelity.pictures import KEY_BYTES, Facts
 from inception_v3.fidelity.rows import RowWriter
 from inception_v3.fidelity.run import fidelity
 from inception_v3.fidelity.sources import open_source
@@ -304,10 +306,30 @@ def test_a_second_run_takes_all_from_the_cache_and_another_convention_none(
     assert without.scores["fid"] == pytest.approx(first.scores["fid"], rel=1e-6)
 
 
-def test_a_killed_run_goes_on_where_it_was(
-    sets: tuple[Path, Path], thin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache_module, "COMMIT_SECONDS", 0)
+def test_two_runs_may_keep_features_in_one_file_at_once(tmp_path: Path) -> None:
+    first, second = (FeatureCache(tmp_path, "features", 3) for _ in range(2))
+    facts = Facts(8, 8, "PNG", False, b"0" * KEY_BYTES)
+    first.put([(b"1", facts, np.ones(3, np.float32))])  # and it goes on, or hangs
+    started = time.monotonic()
+    second.put([(b"2", facts, np.zeros(3, np.float32))])
+    assert time.monotonic() - started < 5
+    assert second.get(b"1") is not None
+    assert first.get(b"2") is not None
+    assert first.problem is second.problem is None
+
+
+def test_other_settings_of_the_same_weights_have_another_checksum(thin: Path, tmp_path: Path) -> None:
+    """Or one network would be given the features of the other."""
+    model = load(thin)
+    assert load_network(model, any_weights=True).checksum == load_network(thin, any_weights=True).checksum
+    for other in ({"mixed_7c_pool": "avg"}, {"count_padding": True}, {"batch_norm_epsilon": 0.01}):
+        unlike = InceptionV3(**model.settings | other)
+        unlike.load_state_dict(model.state_dict())
+        checksums = {load_network(one, any_weights=True).checksum for one in (model, unlike.eval())}
+        assert len(checksums) == 2
+
+
+def test_a_killed_run_goes_on_where_it_was(sets: tuple[Path, Path], thin: Path, tmp_path: Path) -> None:
     network = load_network(thin, any_weights=True)
     width = network.width + network.spatial_width
     batches = 0
@@ -521,7 +543,8 @@ def test_one_picture_is_a_clear_error_and_so_are_none(run: Run, sets: tuple[Path
     status, out, err = run(sets[1], "--scores", "fid")
     assert (status, out, "needs a REFERENCE" in err) == (1, "", True)
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "a.png").write_bytes(b"no")
+    for name in ("a.png", "b.png"):
+        (tmp_path / "bad" / name).write_bytes(b"no")
     status, _, err = run(tmp_path / "bad", sets[1])
     assert status == 1
     assert "no picture in it can be read" in err
@@ -575,6 +598,31 @@ def test_bf16_is_only_on_request_and_its_effect_on_fid_is_told(
     assert 0 < abs(low["fid"] / full["fid"] - 1) < 0.05
     assert low["fid_change"] == pytest.approx(low["fid"] / full["fid"] - 1, rel=1e-3)  # all of these few are judged
     assert "bf16 changes FID by" in run(*sets, "--scores", "fid", "--precision", "bf16")[1]
+
+
+def test_the_effect_of_bf16_is_told_whatever_is_scored_and_its_pictures_are_kept(
+    sets: tuple[Path, Path], thin: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"weights": thin, "any_weights": True, "dtype": "bf16", "cache": f"{tmp_path}"}
+    first = fidelity(*sets, **options, scores=["precision"])
+    assert first.fid_change
+    files = {file.name for file in tmp_path.iterdir()}
+    assert len(files) == 2, f"one of bf16, and one of what it is judged by: {files}"
+    assert sum("-2-" in name for name in files) == 1, "which rounding, engine and device"
+    again = fidelity(*sets, **options, scores=["precision"])
+    assert again.fid_change == first.fid_change
+
+
+def test_where_the_effect_cannot_be_measured_the_scores_are_not_lost(
+    sets: tuple[Path, Path], thin: Path, tmp_path: Path
+) -> None:
+    broken = folder_of(tmp_path / "broken", 18)
+    for number in range(16):
+        (broken / f"0{number:03}.png").write_bytes(b"no picture")
+    found = fidelity(broken, sets[1], weights=thin, any_weights=True, dtype="bf16", scores=["fid"], use_cache=False)
+    assert found.scores["fid"]
+    assert found.fid_change is None
+    assert any("what bf16 does to FID could not be measured" in note for note in found.notes)
 
 
 def test_int8_is_fitted_to_the_reference_and_its_effect_on_fid_is_told(

@@ -62,7 +62,9 @@ def fidelity(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features, and use none.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at a picture that cannot be read.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the subsets of KID and the parts of IS.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Of the subsets of KID and the parts of IS.")
+    ] = None,
     kid_subsets: Annotated[int | None, typer.Option(min=1, help="How many subsets KID draws.")] = None,
     kid_subset_size: Annotated[int | None, typer.Option(min=2, help="Pictures in each.")] = None,
     is_splits: Annotated[int | None, typer.Option(min=1, help="Parts of the Inception Score.")] = None,
@@ -85,8 +87,12 @@ def fidelity(
     from inception_v3.fidelity.network import WEIGHTS
     from inception_v3.fidelity.run import fidelity, statistics_of
     from inception_v3.fidelity.scores import SCORES
+    from inception_v3.files import check_writable
     from inception_v3.progress import progress_bar
 
+    for out in (save_statistics, html):
+        if out is not None:
+            check_writable(out)
     place = pick_device(device)
     if precision is Precision.bf16 and not has_bf16(place):
         warn("this processor has no bf16 of its own: --precision bf16 will be slower than fp32")

@@ -68,7 +68,7 @@ def _whole(keys: NDArray[np.uint8]) -> NDArray[np.void]:
 
 def _within(role: str, features: FeatureSet) -> list[str]:
     told = []
-    if twice := len(features) - len(set(map(bytes, features.keys))):
+    if twice := len(features) - len(np.unique(_whole(features.keys))):
         told.append(f"{twice} of {len(features)} {role} images are copies of others in the set: they count twice")
     tiny = sum(count for size, count in features.sizes.items() if min(size) < TINY)
     if tiny > DIFFER * len(features):

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import struct
 import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 from inception_v3.fidelity.pictures import KEY_BYTES, Facts
 
-COMMIT_SECONDS = 1.0  # what a kill loses at most
 _FACTS = struct.Struct(f"<II?10s{KEY_BYTES}s")
 
 
@@ -37,11 +35,13 @@ class FeatureCache:
         self.width = width
         self.problem: str | None = None
         self._lock = threading.Lock()
-        self._committed = time.monotonic()
         self._connection: sqlite3.Connection | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
+            # Several runs may write to it, each for a moment; what a loss of power takes is worked out again.
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, facts BLOB, row BLOB)")
         except (OSError, sqlite3.Error) as error:
             self._give_up(error)
@@ -74,9 +74,7 @@ class FeatureCache:
                     "INSERT OR REPLACE INTO features VALUES (?, ?, ?)",
                     [(key, _pack(facts), np.ascontiguousarray(row, "<f4").tobytes()) for key, facts, row in rows],
                 )
-                if time.monotonic() - self._committed > COMMIT_SECONDS:
-                    self._connection.commit()
-                    self._committed = time.monotonic()
+                self._connection.commit()
             except sqlite3.Error as error:
                 self._give_up(error)
 

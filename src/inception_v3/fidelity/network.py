@@ -18,6 +18,7 @@ from inception_v3.engines.graph import Graph, build, swap_pools
 from inception_v3.errors import InputError
 from inception_v3.fidelity.rounding import rounded
 from inception_v3.formats import fid_2015
+from inception_v3.formats.graph_def import SETTINGS
 from inception_v3.network import InceptionV3
 
 WEIGHTS = "fid:2015-12-05"
@@ -101,7 +102,7 @@ def load_network(
         features=EngineFeatures(graph, dtype, torch.device(device), callers),
         width=logits.shape[1],
         spatial_width=17 * 17 * min(channels, SPATIAL_CHANNELS),
-        checksum=_checksum(weights_of),
+        checksum=_checksum(weights_of, _other_settings(model)),
         logits=logits.flatten(1).numpy(),
         dtype=dtype,
         device=torch.device(device),
@@ -109,9 +110,18 @@ def load_network(
     )
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of every tensor under its name."""
+def _other_settings(model: InceptionV3) -> dict[str, Any]:
+    """Those that change what the same weights compute, where they are not those of 2015."""
+    of_2015 = {"count_padding": False, "batch_norm_epsilon": 0.001} | SETTINGS
+    names = ("count_padding", "mixed_7c_pool", "batch_norm_epsilon")
+    return {name: model.settings[name] for name in names if model.settings[name] != of_2015[name]}
+
+
+def _checksum(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str:
+    """SHA-256 of every tensor under its name, and of settings where there are some."""
     digest = sha256()
+    if settings:
+        digest.update(repr(sorted(settings.items())).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
         digest.update(np.ascontiguousarray(tensors[name].numpy()).data)

@@ -7,6 +7,7 @@ import torch
 from inception_v3.engines.graph import Convolution, Graph
 
 ROUNDS = 4
+REVISION = 2  # features of bf16 that are kept are of this rounding; 1 was to the nearest
 
 
 def rounded(graph: Graph) -> Graph:

@@ -1,6 +1,7 @@
 """From two names of sets of pictures to all scores: what `inception-v3 fidelity` does, as one function."""
 
 from collections.abc import Collection
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from inception_v3.fidelity.cache import FeatureCache, default_folder
 from inception_v3.fidelity.conventions import Convention, find_convention
 from inception_v3.fidelity.features import extract, sample
 from inception_v3.fidelity.frechet import frechet_distance
-from inception_v3.fidelity.network import WEIGHTS, Dtype, Network, load_network
+from inception_v3.fidelity.network import WEIGHTS, Dtype, EngineFeatures, Network, load_network
+from inception_v3.fidelity.rounding import REVISION
 from inception_v3.fidelity.scores import SCORES, Fidelity, Progress, Side, measure, no_progress
 from inception_v3.fidelity.sources import open_source
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
@@ -37,7 +39,7 @@ def fidelity(
     scores: Collection[str] = tuple(SCORES),
     dtype: Dtype = "fp32",
     device: str | torch.device = "cpu",
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     use_cache: bool = True,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -61,16 +63,20 @@ def fidelity(
     if unknown := [name for name in scores if name not in SCORES]:
         raise InputError(f"no score {unknown[0]!r}; there are {', '.join(SCORES)}", exit_status=2)
     sides = [_open(argument, convention) for argument in (generated, reference) if argument is not None]
+    for side in sides:
+        if side.source.count == 1 and reference is not None:
+            raise InputError(f"{side.name}: one picture has no covariance, which FID needs; give two or more")
     on_cpu = torch.device(device).type == "cpu"
     callers = workers or min(core_count(), MAX_CALLERS) if on_cpu else 1
     first: Dtype = "fp32" if dtype == "int8" else dtype
     network = load_network(weights, dtype=first, device=device, any_weights=any_weights, callers=callers)
     for side in sides:
         _check(side, convention, network, named=bool(like or mode))
+    folder = Path(cache or default_folder()) if use_cache else None
     if dtype == "int8":
         network = _in_int8(network, sides, convention, progress)
-        use_cache = False  # its features are of the pictures that it was fitted to as well
-    kept = _cache(network, convention, cache or default_folder()) if use_cache else None
+    # Features of int8 are of the pictures that it was fitted to as well.
+    kept = _cache(network, convention, folder) if folder and dtype != "int8" else None
     try:
         for side in sides:
             if side.source.count != 0:
@@ -92,8 +98,11 @@ def fidelity(
     result.warnings = advice(result)
     if kept is not None and kept.problem:
         result.notes.append(kept.problem)
-    if dtype != "fp32" and result.scores["fid"] is not None:
-        _judge_precision(result, network.exact(), progress)
+    if dtype != "fp32" and len(sides) == 2:
+        try:
+            _judge_precision(result, network.exact(), folder, progress)
+        except InputError as error:
+            result.notes.append(f"what {dtype} does to FID could not be measured: {error}")
     return result
 
 
@@ -149,6 +158,9 @@ def _check(side: Side, convention: Convention, network: Network, *, named: bool)
 
 def _cache(network: Network, convention: Convention, folder: Path) -> FeatureCache:
     name = f"{network.checksum[:16]}-{convention.pixels}-{network.dtype}"
+    if network.dtype != "fp32" and isinstance(network.features, EngineFeatures):  # each engine rounds in its own way
+        engine = network.features.engine
+        name += f"-{REVISION}-{engine.name}-{network.device.type}"
     return FeatureCache(folder, name, network.width + network.spatial_width)
 
 
@@ -183,20 +195,30 @@ def statistics_of(side: Side, result: Fidelity) -> Statistics:
     )
 
 
-def _judge_precision(result: Fidelity, exact: Network, progress: Progress) -> None:
-    """FID of some pictures by the network in full precision, against FID of the same by the lower one."""
+def _judge_precision(result: Fidelity, exact: Network, folder: Path | None, progress: Progress) -> None:
+    """FID of some pictures by the network in full precision, against FID of the same by the lower one.
+
+    Raises InputError where too few of them can be read.
+    """
     low, high = [], []
-    result.fid_change_pictures = 0
-    for side in result.sides:
-        if side.features is None:
-            low.append(side.distribution("pooled"))
-            high.append(side.distribution("pooled"))
-            continue
-        limit = max(EFFECT_PICTURES, int(EFFECT_SHARE * len(side.features)))
-        advance = progress(f"{side.name} in fp32", limit)
-        features = extract(side.source, exact, result.convention, limit=limit, progress=advance)
-        low.append(gaussian(side.features.pooled[: len(features)]))
-        high.append(gaussian(features.pooled))
-        result.fid_change_pictures = max(result.fid_change_pictures, len(features))
+    pictures = 0
+    kept = _cache(exact, result.convention, folder) if folder else None
+    with closing(kept) if kept else nullcontext():
+        for side in result.sides:
+            if side.features is None:
+                low.append(side.distribution("pooled"))
+                high.append(side.distribution("pooled"))
+                continue
+            limit = max(EFFECT_PICTURES, int(EFFECT_SHARE * len(side.features)))
+            advance = progress(f"{side.name} in fp32", limit)
+            features = extract(side.source, exact, result.convention, cache=kept, limit=limit, progress=advance)
+            if len(features) < 2:
+                raise InputError(f"{side.name}: of its first {limit} pictures {len(features)} can be read")
+            low.append(gaussian(side.features.pooled[: len(features)]))
+            high.append(gaussian(features.pooled))
+            pictures = max(pictures, len(features))
+    if not pictures:  # statistics alone were compared
+        return
+    result.fid_change_pictures = pictures
     of_low, of_high = frechet_distance(low[0], low[1]), frechet_distance(high[0], high[1])
     result.fid_change = (of_low - of_high) / of_high if of_high else 0.0
