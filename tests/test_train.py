@@ -30,7 +30,7 @@ from inception_v3.training.model import new_model, uses_aux_head
 from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import Progress
-from inception_v3.training.train import astray, train
+from inception_v3.training.train import add_gradients, astray, train
 from pictures import pets, skies, stripes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -148,18 +148,97 @@ def test_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_it_and_keeps_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rate explodes in the fourth step: its weights are seen to be bad in the fifth, and their state goes."""
-    monkeypatch.setattr(schedules, "learning_rate", lambda _, epochs: 1e30 if epochs > 3 * 4 / 13 else 1e-3)
+    """The rate explodes in the second step: its weights are seen to be bad in the third, and their state goes."""
+    monkeypatch.setattr(schedules, "learning_rate", lambda _, epochs: 1e30 if epochs > 4 / 13 else 1e-3)
     recipe = replace(SMALL, batch_size=4)
     with pytest.raises(InputError, match="smaller --learning-rate") as error:
         run(skies(tmp_path / "data"), tmp_path / "run", recipe, save_every=1)
     said = str(error.value)
-    assert re.search(r"(loss|norm) is (nan|inf) at step 5, in epoch 2, with a learning rate of 1e\+30", said), said
+    assert re.search(r"(loss|norm) is (nan|inf) at step 3, in epoch 1, with a learning rate of 1e\+30", said), said
     assert re.search(r"on (day|night)/\d+\.png, \S+, \S+ and 1 more:", said), said
     kept = [file.name for file in sorted((tmp_path / "run" / "checkpoints").iterdir())]
-    assert kept == ["step-00000003.safetensors"]
+    assert kept == ["step-00000001.safetensors"]
     assert kept[0] in said
-    assert training_state.read(tmp_path / "run" / "checkpoints" / kept[0]).progress.step == 3
+    assert training_state.read(tmp_path / "run" / "checkpoints" / kept[0]).progress.step == 1
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+@pytest.mark.parametrize("steps", [3, 4])
+def test_an_explosion_never_takes_the_place_of_the_last_good_state_and_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, steps: int
+) -> None:
+    """In the middle of an epoch or in the last step of one and of the run; the weights become huge, or no numbers."""
+    data, recipe = skies(tmp_path / "data"), replace(SMALL, batch_size=4, epochs=1)
+    run(data, tmp_path / "run", recipe, save_every=1)
+    good = (tmp_path / "run" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(schedules, "learning_rate", lambda _, epochs: rate if epochs > (steps - 1) * 4 / 13 else 1e-3)
+    console = Console(file=io.StringIO())
+    cpu = torch.device("cpu")
+    with RunFolder(tmp_path / "exploded", keep=1) as folder:
+        folder.model_file.write_bytes(good)
+        with pytest.raises(InputError, match="last good state") as error:
+            train(*load_data(str(data)), folder, recipe, cpu, save_every=1, console=console)
+    kept = [file.name for file in sorted((tmp_path / "exploded" / "checkpoints").iterdir())]
+    assert kept == [f"step-{steps - 1:08}.safetensors"], str(error.value)
+    assert kept[0] in str(error.value)
+    state = training_state.read(tmp_path / "exploded" / "checkpoints" / kept[0])
+    assert all(tensor.isfinite().all() for tensor in state.tensors.values())
+    assert (tmp_path / "exploded" / "model.safetensors").read_bytes() == good
+
+
+class KilledError(BaseException):
+    """What nothing catches."""
+
+
+def dies_at(call: int, plain: Any) -> Any:
+    """The function, which is killed when it is called for the so-manieth time."""
+    calls = 0
+
+    def dying(*given: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KilledError
+        return plain(*given, **options)
+
+    return dying
+
+
+@pytest.mark.parametrize("moment", ["judging", "model", "state"])
+def test_killed_at_an_epoch_s_end_it_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """While it is judged, before its model is written, and before the state that says it is done: no step is taken
+    again, and the model is the last epoch's."""
+    from inception_v3.training import train as module
+
+    data, recipe = skies(tmp_path / "data"), replace(SMALL, batch_size=4, epochs=2)
+    run(data, tmp_path / "whole", recipe)
+    steps = 0
+
+    def counted(*given: Any) -> tuple[float, float]:
+        nonlocal steps
+        steps += 1
+        return add_gradients(*given)
+
+    monkeypatch.setattr(module, "add_gradients", counted)
+    of, name, call = {
+        "judging": (module, "evaluate", 2),
+        "model": (RunFolder, "save_model", 2),
+        "state": (training_state, "write", 4),
+    }[moment]
+    plain = getattr(of, name)
+    monkeypatch.setattr(of, name, dies_at(call, plain))
+    with pytest.raises(KilledError):
+        run(data, tmp_path / "run", recipe)
+    monkeypatch.setattr(of, name, plain)
+    console = Console(file=io.StringIO())
+    with RunFolder(tmp_path / "run", resume=True) as folder:
+        train(*load_data(str(data)), folder, recipe, torch.device("cpu"), console=console)
+    assert steps == 8
+    for name in ("model.safetensors", "best.safetensors", "checkpoints/step-00000008.safetensors"):
+        ours, theirs = load_file(tmp_path / "run" / name), load_file(tmp_path / "whole" / name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
 def test_a_loss_that_stays_far_above_its_start_has_diverged() -> None:

@@ -172,7 +172,9 @@ def finetune(
         )
     if not unfreeze:
         assert head is not None
+        run.save_model(model, {"head": {"l2": head.l2, "precision": precision, "seen": head.training.count}})
         return FineTuned(head.metrics, head)
+    # The model comes with the first state, which `train` writes before it: beside no state --resume refuses a model.
     from inception_v3.training.train import train  # its optimizers take seconds to import
 
     metrics = train(
@@ -243,7 +245,6 @@ def train_head(
     seconds["head"] = time.perf_counter() - started
 
     run.list_training_images(train_set.names)
-    run.save_model(model, {"head": {"l2": head.l2, "precision": precision, "seen": training.count}})
     figures = {"epoch": 0, "loss": training.loss, "accuracy": training.top1}
     run.log([figures | {"held_out_loss": metrics.loss, "held_out_top1": metrics.top1}])
     run.finish(metrics, [])

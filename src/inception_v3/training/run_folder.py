@@ -155,7 +155,10 @@ class RunFolder:
             self.state_file(step).unlink(missing_ok=True)
 
     def forget_old_states(self) -> None:
-        """Keep the newest few. Called after a new one is whole, so that a full disk costs none."""
+        """Keep the newest few. Called after a new one is whole and known to be good, so that neither a full disk nor
+        weights that are no numbers cost one."""
+        if not self.writer:
+            return
         for file in self._states()[self.keep :]:
             file.unlink(missing_ok=True)
 
