@@ -72,6 +72,7 @@ def test_the_papers_recipe_says_of_every_value_where_it_comes_from() -> None:
         ("class_weights = 'some'", "class_weights must be"),
         ("class_weights = { cat = 0 }", "class_weights must be"),
         ("accumulate = 0", "accumulate must be greater than zero"),
+        ("sync_batch_norm = true\naccumulate = 2", "sync_batch_norm and accumulate do not go together"),
     ],
 )
 def test_a_recipe_with_a_mistake_names_it(tmp_path: Path, text: str, message: str) -> None:

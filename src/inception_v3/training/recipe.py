@@ -90,6 +90,12 @@ class Recipe:
         if sizes != sorted(sizes) or sizes[-1] != changed.image_size:
             message = f"image_sizes must grow, and end with the image_size, {changed.image_size}: not {sizes}"
             raise InputError(message, exit_status=2)
+        if changed.sync_batch_norm and changed.accumulate > 1:
+            raise InputError(
+                "sync_batch_norm and accumulate do not go together: processes with unequal numbers of batches would wait "
+                "for each other; take more processes, or sync_batch_norm = false",
+                exit_status=2,
+            )
         return changed
 
 
