@@ -484,6 +484,14 @@ def test_wrong_data_and_weights_are_told(
     assert message in err
 
 
+def test_a_class_without_training_pictures_is_no_error(place: Path, tuned: FineTuned) -> None:
+    """As the background of a set whose labels start at 1."""
+    data = load_data(str(place / "data"))
+    names = ["background", *data[0].class_names]
+    both = [Pictures(names, one.sources, [label + 1 for label in one.labels], one.names) for one in data]
+    assert tune(place, "background", (both[0], both[1])).metrics.top1 == 1.0
+
+
 def test_a_later_run_imports_little(place: Path, tuned: FineTuned) -> None:
     """What a later run does not need, it does not import: that would take longer than all that it does."""
     for name in ("train", "val"):

@@ -145,6 +145,16 @@ def test_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
         run(data, tmp_path / "run")
 
 
+def test_held_out_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
+    data = skies(tmp_path / "data")
+    train_set, test_set = load_data(str(data))
+    for name in test_set.names:
+        (data / name).write_bytes(b"")
+    with pytest.raises(InputError, match="none of the held-out pictures can be read"):
+        run(data, tmp_path / "run", replace(SMALL, epochs=1))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_a_loss_that_is_no_number_stops_it_and_keeps_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,8 +287,20 @@ def test_a_run_is_not_overwritten_unless_asked_for(tmp_path: Path, resume: bool)
         RunFolder(tmp_path, resume=resume)
     assert error.value.exit_status == 2
     assert (tmp_path / "model.safetensors").read_text() == "hours of work"
-    with RunFolder(tmp_path, overwrite=True):
+    with RunFolder(tmp_path, overwrite=True) as folder:
+        folder.begin()
         assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"depth_multiplier": 100.0}, {"class_weights": {"dawn": 2.0}}])
+def test_the_old_run_stays_where_the_new_one_is_impossible(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    data = skies(tmp_path / "data")
+    run(data, tmp_path / "run", replace(SMALL, epochs=1))
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*.*") if file.is_file()}
+    assert len(before) > 5
+    with pytest.raises(InputError):
+        run(data, tmp_path / "run", SMALL.with_options(**wrong))
+    assert all(file.read_bytes() == content for file, content in before.items())
 
 
 def test_a_full_disk_stops_it_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,8 +92,8 @@ class Recipe:
             raise InputError(message, exit_status=2)
         if changed.sync_batch_norm and changed.accumulate > 1:
             raise InputError(
-                "sync_batch_norm and accumulate do not go together: processes with unequal numbers of batches would wait "
-                "for each other; take more processes, or sync_batch_norm = false",
+                "sync_batch_norm and accumulate do not go together: processes with unequal numbers of batches would "
+                "wait for each other; take more processes, or sync_batch_norm = false",
                 exit_status=2,
             )
         return changed
