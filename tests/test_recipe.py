@@ -89,6 +89,14 @@ def test_a_recipe_that_is_not_there_lists_those_that_are() -> None:
         load_recipe("nothing")
 
 
+def test_every_published_set_has_a_fitting_recipe() -> None:
+    from inception_v3.cli.train import FITTING
+    from inception_v3.data.torchvision_sets import CLASSES
+
+    assert set(CLASSES) <= set(FITTING)
+    assert set(FITTING.values()) <= set(SHIPPED)
+
+
 # ----------------------------------------------------------------------------------------- rate and sizes
 
 

@@ -21,6 +21,7 @@ from conftest import relative
 from inception_v3.data import Pictures, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
+from inception_v3.finetuning.bottlenecks import features_of
 from inception_v3.network import InceptionV3
 from inception_v3.training import schedules
 from inception_v3.training import state as training_state
@@ -147,7 +148,7 @@ def test_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
 
 def test_held_out_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
     data = skies(tmp_path / "data")
-    train_set, test_set = load_data(str(data))
+    _, test_set = load_data(str(data))
     for name in test_set.names:
         (data / name).write_bytes(b"")
     with pytest.raises(InputError, match="none of the held-out pictures can be read"):
@@ -271,6 +272,25 @@ def test_what_no_memory_can_hold_is_told_before_it_is_taken(tmp_path: Path, wron
     with pytest.raises(InputError, match=r"a step would take [\d,]+ GiB or more, and cpu has .*: lower") as error:
         run(skies(tmp_path / "data"), tmp_path / "run", SMALL.with_options(**wrong))
     assert error.value.exit_status == 2
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_gpu_that_runs_out_of_memory_is_one_line_with_the_remedy(tmp_path: Path, training: bool) -> None:
+    """In a step, or when a model is judged, here and by `evaluate`."""
+
+    class Full(InceptionV3):
+        def forward(self, images: torch.Tensor, end_points: Any = None) -> Any:
+            if self.training == training:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images, end_points)
+
+    model = Full(num_classes=2, depth_multiplier=0.1, image_size=75)
+    model.preprocessing, model.class_names = inception_v3.Preprocessing((75, 75)), ["day", "night"]
+    with pytest.raises(InputError, match=r"cpu: not enough memory; lower batch_size .*accumulate.* or image_size"):
+        run(skies(tmp_path / "data"), tmp_path / "run", replace(SMALL, epochs=1), model=model)
+    if not training:
+        with pytest.raises(InputError, match="not enough memory"):
+            features_of(model.eval(), torch.zeros(1, 3, 75, 75, dtype=torch.uint8))
 
 
 def test_an_unwritable_run_folder_is_told_before_anything_is_done(tmp_path: Path) -> None:

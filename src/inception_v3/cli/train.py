@@ -28,7 +28,7 @@ from inception_v3.errors import InputError
 FITTING = {  # recipes by kind of data
     "digits": "digits",
     "mnist": "mnist",
-    "fashion-mnist": "mnist",  # as many pictures, of the same size; where clothes lie tells little
+    "fashion-mnist": "mnist",  # of the same number and size, and in grey too
     "cifar10": "cifar10",
     "cifar100": "cifar10",
 }

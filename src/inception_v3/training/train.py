@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from inception_v3.data import Batch, Pictures, TrainingBatches, batches
-from inception_v3.devices import autocast, has_bf16, keep_freed_memory
+from inception_v3.devices import autocast, enough_memory, has_bf16, keep_freed_memory
 from inception_v3.distributed import Team, synchronise
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
@@ -198,7 +198,8 @@ def train(
                 optimizer.zero_grad()
                 torch.manual_seed(seed_for("step", seed, at.step, team.rank))
                 part = team.count / readable  # of a picture in the gradient, which is averaged over the processes
-                sums = add_gradients(network, model, batch, recipe, aux_head[size], weights, part)
+                with enough_memory(device):
+                    sums = add_gradients(network, model, batch, recipe, aux_head[size], weights, part)
                 add_l2(model, recipe)
                 norm = clip(model, recipe.clip_norm)
                 overdue = run.writer and time.monotonic() - saved > SAVE_SECONDS  # by one clock: all save together
@@ -209,7 +210,8 @@ def train(
                     give_up(trouble, at.step - max(1, at.steps_astray))
                 if not at.steps_astray:
                     run.forget_old_states()
-                optimizer.step()
+                with enough_memory(device):  # its slots come with the first step
+                    optimizer.step()
                 averaged.update_parameters(model)
 
                 at.loss, at.right, at.seen = at.loss + loss, at.right + int(right), at.seen + int(readable)
