@@ -54,6 +54,7 @@ def test_the_papers_recipe_says_of_every_value_where_it_comes_from() -> None:
         ("epochs = 0", "epochs must be greater than zero"),
         ("epochs =", "not TOML"),
         ("zzz = 1", "there are image_size"),
+        ("preprocessing = 'tf'", "preprocessing must be one of inception, slim, torchvision, timm, keras"),
         ("augment = 'wild'", "augment must be one of"),
         ("optimizer = 'adam'", "optimizer must be one of rmsprop, sgd, adamw"),
         ("schedule = 1", "schedule must be one of stairs, cosine"),

@@ -393,6 +393,14 @@ def test_the_auxiliary_loss_is_left_out_where_pictures_are_too_small_for_it() ->
     assert not uses_aux_head(model, replace(recipe, aux_weight=0.0), 299)
 
 
+def test_the_papers_recipe_sees_evaluation_s_pictures_as_slim_does() -> None:
+    paper = load_recipe("paper")
+    assert new_model(paper, ["a", "b"]).preprocessing == inception_v3.Preprocessing.named("slim")
+    assert new_model(Recipe(), ["a", "b"]).preprocessing == inception_v3.Preprocessing()
+    assert new_model(replace(SMALL, preprocessing="keras"), ["a", "b"]).preprocessing.crop_fraction == 1.0
+    assert new_model(SMALL, ["a", "b"]).preprocessing == inception_v3.Preprocessing((75, 75), 1.0)
+
+
 def test_pictures_larger_than_the_last_pool_are_averaged_whole() -> None:
     recipe = SMALL.with_options(image_size=400)
     model = new_model(recipe, ["a", "b"])
