@@ -186,6 +186,7 @@ def test_an_explosion_never_takes_the_place_of_the_last_good_state_and_model(
     console = Console(file=io.StringIO())
     cpu = torch.device("cpu")
     with RunFolder(tmp_path / "exploded", keep=1) as folder:
+        folder.begin()
         folder.model_file.write_bytes(good)
         with pytest.raises(InputError, match="last good state") as error:
             train(*load_data(str(data)), folder, recipe, cpu, save_every=1, console=console)
