@@ -60,11 +60,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def tune(place: Path, out: str, data: tuple[Pictures, Pictures] | None = None, **options: object) -> FineTuned:
+def tune(
+    place: Path, out: str, data: tuple[Pictures, Pictures] | None = None, *, resume: bool = False, **options: object
+) -> FineTuned:
     train_set, test_set = data or load_data(str(place / "data"))
     model = with_new_head(checkpoint.load(place / "weights.safetensors"), train_set.class_names)
     cache = BottleneckCache(place / "cache")
-    with RunFolder(place / out, overwrite=True) as run:
+    with RunFolder(place / out, overwrite=not resume, resume=resume) as run:
         return finetune(
             model,
             train_set,
@@ -334,6 +336,33 @@ def test_a_broken_off_training_goes_on_without_the_last_layer_s_part(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("moment", ["before the first state", "before the first model", "in the first step"])
+def test_killed_after_the_last_layer_it_goes_on_with_resume(
+    place: Path, unfrozen: FineTuned, short: Recipe, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inception_v3.training import state, train
+
+    class KilledError(BaseException):
+        """What nothing catches."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    name = moment.replace(" ", "-")
+    where, what = {
+        "before the first state": (state, "write"),
+        "before the first model": (RunFolder, "save_model"),
+        "in the first step": (train, "add_gradients"),
+    }[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, what, killed)
+        with pytest.raises(KilledError):
+            tune(place, name, unfreeze=rate_factors("Mixed_7c"), recipe=short)
+    tune(place, name, resume=True, unfreeze=rate_factors("Mixed_7c"), recipe=short)
+    before, after = (checkpoint.load(place / run).state_dict() for run in ("unfrozen", name))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 # ------------------------------------------------------------------------------------------- the command line
 
 
@@ -453,6 +482,14 @@ def test_wrong_data_and_weights_are_told(
     )
     assert status != 0
     assert message in err
+
+
+def test_a_class_without_training_pictures_is_no_error(place: Path, tuned: FineTuned) -> None:
+    """As the background of a set whose labels start at 1."""
+    data = load_data(str(place / "data"))
+    names = ["background", *data[0].class_names]
+    both = [Pictures(names, one.sources, [label + 1 for label in one.labels], one.names) for one in data]
+    assert tune(place, "background", (both[0], both[1])).metrics.top1 == 1.0
 
 
 def test_a_later_run_imports_little(place: Path, tuned: FineTuned) -> None:

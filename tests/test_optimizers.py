@@ -11,6 +11,7 @@ from conftest import oracle_python, relative
 from inception_v3.network import InceptionV3
 from inception_v3.training.optimizers import RMSProp, build_optimizer, moving_average, set_learning_rate
 from inception_v3.training.recipe import Recipe
+from inception_v3.training.schedules import warmed_up
 
 TENSORFLOW = """
 import json, sys
@@ -85,6 +86,20 @@ def test_the_state_can_be_saved_and_gone_on_with() -> None:
         return weight.detach()
 
     assert torch.equal(run(None), run(3))
+
+
+def test_statistics_are_averaged_as_weights_are_and_whole_numbers_are_copied() -> None:
+    """As inception_train.py: ExponentialMovingAverage over trainable_variables + moving_average_variables."""
+    model = torch.nn.BatchNorm1d(3)  # PyTorch's own also counts
+    averaged = moving_average(model, 0.9)
+    expected = torch.zeros(3)
+    for step in range(1, 30):
+        model(torch.randn(8, 3) + step)
+        averaged.update_parameters(model)
+        decay = warmed_up(0.9, step)
+        expected = decay * expected + (1 - decay) * model.running_mean
+        torch.testing.assert_close(averaged.module.running_mean, expected)
+        assert averaged.module.num_batches_tracked == step
 
 
 # ------------------------------------------------------------------------------------------------ by recipe

@@ -54,6 +54,7 @@ def test_the_papers_recipe_says_of_every_value_where_it_comes_from() -> None:
         ("epochs = 0", "epochs must be greater than zero"),
         ("epochs =", "not TOML"),
         ("zzz = 1", "there are image_size"),
+        ("preprocessing = 'tf'", "preprocessing must be one of inception, slim, torchvision, timm, keras"),
         ("augment = 'wild'", "augment must be one of"),
         ("optimizer = 'adam'", "optimizer must be one of rmsprop, sgd, adamw"),
         ("schedule = 1", "schedule must be one of stairs, cosine"),
@@ -72,6 +73,7 @@ def test_the_papers_recipe_says_of_every_value_where_it_comes_from() -> None:
         ("class_weights = 'some'", "class_weights must be"),
         ("class_weights = { cat = 0 }", "class_weights must be"),
         ("accumulate = 0", "accumulate must be greater than zero"),
+        ("sync_batch_norm = true\naccumulate = 2", "sync_batch_norm and accumulate do not go together"),
     ],
 )
 def test_a_recipe_with_a_mistake_names_it(tmp_path: Path, text: str, message: str) -> None:
@@ -86,6 +88,14 @@ def test_a_recipe_with_a_mistake_names_it(tmp_path: Path, text: str, message: st
 def test_a_recipe_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(InputError, match=f"there are {', '.join(SHIPPED)}"):
         load_recipe("nothing")
+
+
+def test_every_published_set_has_a_fitting_recipe() -> None:
+    from inception_v3.cli.train import FITTING
+    from inception_v3.data.torchvision_sets import CLASSES
+
+    assert set(CLASSES) <= set(FITTING)
+    assert set(FITTING.values()) <= set(SHIPPED)
 
 
 # ----------------------------------------------------------------------------------------- rate and sizes

@@ -1,6 +1,7 @@
 """Work is never lost: a training that was killed, stopped or starved goes on to the same weights, bit for bit."""
 
 import json
+import os
 import resource
 import signal
 import time
@@ -112,6 +113,20 @@ def test_a_damaged_state_is_left_for_the_one_before(place: Path, whole: Path) ->
 
 
 # ----------------------------------------------------------------------------------------------- stopped
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_at_once_saves_too(place: Path, whole: Path, number: int) -> None:
+    """As a terminal, `timeout`, torchrun and SLURM send it: the workers go on until the state is saved."""
+    name = f"group-{number}"
+    command = train(place, name, "--workers", 2, "--save-every", 1, prepare=os.setpgrp)
+    command.wait_for(lambda: "epoch 1/3" in command.said)
+    assert command.process.pid is not None
+    os.killpg(command.process.pid, number)
+    assert command.wait() == 128 + number
+    assert "go on with: " in command.said
+    assert train(place, name, "--resume").wait() == 0
+    assert_same(place / name, whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -21,6 +21,7 @@ from conftest import relative
 from inception_v3.data import Pictures, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
+from inception_v3.finetuning.bottlenecks import features_of
 from inception_v3.network import InceptionV3
 from inception_v3.training import schedules
 from inception_v3.training import state as training_state
@@ -30,7 +31,7 @@ from inception_v3.training.model import new_model, uses_aux_head
 from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import Progress
-from inception_v3.training.train import astray, train
+from inception_v3.training.train import add_gradients, astray, train
 from pictures import pets, skies, stripes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -145,21 +146,111 @@ def test_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
         run(data, tmp_path / "run")
 
 
+def test_held_out_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
+    data = skies(tmp_path / "data")
+    _, test_set = load_data(str(data))
+    for name in test_set.names:
+        (data / name).write_bytes(b"")
+    with pytest.raises(InputError, match="none of the held-out pictures can be read"):
+        run(data, tmp_path / "run", replace(SMALL, epochs=1))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_a_loss_that_is_no_number_stops_it_and_keeps_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rate explodes in the fourth step: its weights are seen to be bad in the fifth, and their state goes."""
-    monkeypatch.setattr(schedules, "learning_rate", lambda _, epochs: 1e30 if epochs > 3 * 4 / 13 else 1e-3)
+    """The rate explodes in the second step: its weights are seen to be bad in the third, and their state goes."""
+    monkeypatch.setattr(schedules, "learning_rate", lambda _, epochs: 1e30 if epochs > 4 / 13 else 1e-3)
     recipe = replace(SMALL, batch_size=4)
     with pytest.raises(InputError, match="smaller --learning-rate") as error:
         run(skies(tmp_path / "data"), tmp_path / "run", recipe, save_every=1)
     said = str(error.value)
-    assert re.search(r"(loss|norm) is (nan|inf) at step 5, in epoch 2, with a learning rate of 1e\+30", said), said
+    assert re.search(r"(loss|norm) is (nan|inf) at step 3, in epoch 1, with a learning rate of 1e\+30", said), said
     assert re.search(r"on (day|night)/\d+\.png, \S+, \S+ and 1 more:", said), said
     kept = [file.name for file in sorted((tmp_path / "run" / "checkpoints").iterdir())]
-    assert kept == ["step-00000003.safetensors"]
+    assert kept == ["step-00000001.safetensors"]
     assert kept[0] in said
-    assert training_state.read(tmp_path / "run" / "checkpoints" / kept[0]).progress.step == 3
+    assert training_state.read(tmp_path / "run" / "checkpoints" / kept[0]).progress.step == 1
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+@pytest.mark.parametrize("steps", [3, 4])
+def test_an_explosion_never_takes_the_place_of_the_last_good_state_and_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, steps: int
+) -> None:
+    """In the middle of an epoch or in the last step of one and of the run; the weights become huge, or no numbers."""
+    data, recipe = skies(tmp_path / "data"), replace(SMALL, batch_size=4, epochs=1)
+    run(data, tmp_path / "run", recipe, save_every=1)
+    good = (tmp_path / "run" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(schedules, "learning_rate", lambda _, epochs: rate if epochs > (steps - 1) * 4 / 13 else 1e-3)
+    console = Console(file=io.StringIO())
+    cpu = torch.device("cpu")
+    with RunFolder(tmp_path / "exploded", keep=1) as folder:
+        folder.begin()
+        folder.model_file.write_bytes(good)
+        with pytest.raises(InputError, match="last good state") as error:
+            train(*load_data(str(data)), folder, recipe, cpu, save_every=1, console=console)
+    kept = [file.name for file in sorted((tmp_path / "exploded" / "checkpoints").iterdir())]
+    assert kept == [f"step-{steps - 1:08}.safetensors"], str(error.value)
+    assert kept[0] in str(error.value)
+    state = training_state.read(tmp_path / "exploded" / "checkpoints" / kept[0])
+    assert all(tensor.isfinite().all() for tensor in state.tensors.values())
+    assert (tmp_path / "exploded" / "model.safetensors").read_bytes() == good
+
+
+class KilledError(BaseException):
+    """What nothing catches."""
+
+
+def dies_at(call: int, plain: Any) -> Any:
+    """The function, which is killed when it is called for the so-manieth time."""
+    calls = 0
+
+    def dying(*given: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KilledError
+        return plain(*given, **options)
+
+    return dying
+
+
+@pytest.mark.parametrize("moment", ["judging", "model", "state"])
+def test_killed_at_an_epoch_s_end_it_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """While it is judged, before its model is written, and before the state that says it is done: no step is taken
+    again, and the model is the last epoch's."""
+    from inception_v3.training import train as module
+
+    data, recipe = skies(tmp_path / "data"), replace(SMALL, batch_size=4, epochs=2)
+    run(data, tmp_path / "whole", recipe)
+    steps = 0
+
+    def counted(*given: Any) -> tuple[float, float]:
+        nonlocal steps
+        steps += 1
+        return add_gradients(*given)
+
+    monkeypatch.setattr(module, "add_gradients", counted)
+    of, name, call = {
+        "judging": (module, "evaluate", 2),
+        "model": (RunFolder, "save_model", 2),
+        "state": (training_state, "write", 4),
+    }[moment]
+    plain = getattr(of, name)
+    monkeypatch.setattr(of, name, dies_at(call, plain))
+    with pytest.raises(KilledError):
+        run(data, tmp_path / "run", recipe)
+    monkeypatch.setattr(of, name, plain)
+    console = Console(file=io.StringIO())
+    with RunFolder(tmp_path / "run", resume=True) as folder:
+        train(*load_data(str(data)), folder, recipe, torch.device("cpu"), console=console)
+    assert steps == 8
+    for name in ("model.safetensors", "best.safetensors", "checkpoints/step-00000008.safetensors"):
+        ours, theirs = load_file(tmp_path / "run" / name), load_file(tmp_path / "whole" / name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
 def test_a_loss_that_stays_far_above_its_start_has_diverged() -> None:
@@ -184,6 +275,25 @@ def test_what_no_memory_can_hold_is_told_before_it_is_taken(tmp_path: Path, wron
     assert error.value.exit_status == 2
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_gpu_that_runs_out_of_memory_is_one_line_with_the_remedy(tmp_path: Path, training: bool) -> None:
+    """In a step, or when a model is judged, here and by `evaluate`."""
+
+    class Full(InceptionV3):
+        def forward(self, images: torch.Tensor, end_points: Any = None) -> Any:
+            if self.training == training:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images, end_points)
+
+    model = Full(num_classes=2, depth_multiplier=0.1, image_size=75)
+    model.preprocessing, model.class_names = inception_v3.Preprocessing((75, 75)), ["day", "night"]
+    with pytest.raises(InputError, match=r"cpu: not enough memory; lower batch_size .*accumulate.* or image_size"):
+        run(skies(tmp_path / "data"), tmp_path / "run", replace(SMALL, epochs=1), model=model)
+    if not training:
+        with pytest.raises(InputError, match="not enough memory"):
+            features_of(model.eval(), torch.zeros(1, 3, 75, 75, dtype=torch.uint8))
+
+
 def test_an_unwritable_run_folder_is_told_before_anything_is_done(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
@@ -198,8 +308,20 @@ def test_a_run_is_not_overwritten_unless_asked_for(tmp_path: Path, resume: bool)
         RunFolder(tmp_path, resume=resume)
     assert error.value.exit_status == 2
     assert (tmp_path / "model.safetensors").read_text() == "hours of work"
-    with RunFolder(tmp_path, overwrite=True):
+    with RunFolder(tmp_path, overwrite=True) as folder:
+        folder.begin()
         assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"depth_multiplier": 100.0}, {"class_weights": {"dawn": 2.0}}])
+def test_the_old_run_stays_where_the_new_one_is_impossible(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    data = skies(tmp_path / "data")
+    run(data, tmp_path / "run", replace(SMALL, epochs=1))
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*.*") if file.is_file()}
+    assert len(before) > 5
+    with pytest.raises(InputError):
+        run(data, tmp_path / "run", SMALL.with_options(**wrong))
+    assert all(file.read_bytes() == content for file, content in before.items())
 
 
 def test_a_full_disk_stops_it_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +392,14 @@ def test_the_auxiliary_loss_is_left_out_where_pictures_are_too_small_for_it() ->
     assert [uses_aux_head(model, recipe, size) for size in (79, 151, 299)] == [False, False, True]
     assert uses_aux_head(new_model(SMALL, ["a", "b"]), SMALL, 75)
     assert not uses_aux_head(model, replace(recipe, aux_weight=0.0), 299)
+
+
+def test_the_papers_recipe_sees_evaluation_s_pictures_as_slim_does() -> None:
+    paper = load_recipe("paper")
+    assert new_model(paper, ["a", "b"]).preprocessing == inception_v3.Preprocessing.named("slim")
+    assert new_model(Recipe(), ["a", "b"]).preprocessing == inception_v3.Preprocessing()
+    assert new_model(replace(SMALL, preprocessing="keras"), ["a", "b"]).preprocessing.crop_fraction == 1.0
+    assert new_model(SMALL, ["a", "b"]).preprocessing == inception_v3.Preprocessing((75, 75), 1.0)
 
 
 def test_pictures_larger_than_the_last_pool_are_averaged_whole() -> None:

@@ -1,7 +1,8 @@
 """Where the network runs, and in which precision it runs well there."""
 
 import ctypes
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
 
@@ -32,6 +33,17 @@ def has_bf16(device: torch.device) -> bool:
 def autocast(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 autocast where the device has it, else nothing."""
     return torch.autocast(device.type, torch.bfloat16) if has_bf16(device) else nullcontext()
+
+
+@contextmanager
+def enough_memory(device: torch.device) -> Iterator[None]:
+    """Raises InputError with the remedy where a GPU's memory is not enough for what is done in here."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{device}: not enough memory; lower batch_size (in training, accumulate makes up for it) or image_size"
+        ) from error
 
 
 def keep_freed_memory() -> None:

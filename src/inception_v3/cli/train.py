@@ -25,7 +25,13 @@ from inception_v3.cli.common import (
 )
 from inception_v3.errors import InputError
 
-FITTING = {"digits": "digits", "mnist": "mnist", "cifar10": "cifar10", "cifar100": "cifar10"}  # recipes by kind of data
+FITTING = {  # recipes by kind of data
+    "digits": "digits",
+    "mnist": "mnist",
+    "fashion-mnist": "mnist",  # of the same number and size, and in grey too
+    "cifar10": "cifar10",
+    "cifar100": "cifar10",
+}
 
 
 def train(

@@ -1,6 +1,8 @@
 """Batches of pixels: decoded, augmented and resized, in worker processes where that pays."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +112,7 @@ def batches(
         batch_size,
         num_workers=workers,
         collate_fn=partial(collate, size=preprocessing.image_size),
-        worker_init_fn=_leave_ctrl_c_to_the_main_process,
+        worker_init_fn=_leave_signals_to_the_main_process,
         persistent_workers=workers > 0,
     )
 
@@ -140,7 +142,7 @@ class TrainingBatches:
             batch_sampler=self._steps,
             num_workers=workers,
             collate_fn=partial(collate, size=preprocessing.image_size),
-            worker_init_fn=_leave_ctrl_c_to_the_main_process,
+            worker_init_fn=_leave_signals_to_the_main_process,
             pin_memory=pin_memory,  # for a GPU, which then fetches while it computes
             persistent_workers=workers > 0,  # they outlive the epoch: what to draw reaches them with each step
         )
@@ -182,5 +184,17 @@ class _Steps(Sampler[list[Draw]]):
             at += length
 
 
-def _leave_ctrl_c_to_the_main_process(_: int) -> None:
+def _leave_signals_to_the_main_process(_: int) -> None:
+    """Ctrl-C and SIGTERM often go to all processes at once, and the main one still needs the others to stop well."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return  # macOS does not tell who asks: SIGTERM ends workers there
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_main_process_asks, daemon=True).start()
+
+
+def _end_when_the_main_process_asks() -> None:
+    """As multiprocessing does of processes that are left when it ends; a handler in Python is not told who asks."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

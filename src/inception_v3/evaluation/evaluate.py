@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from inception_v3.data import Batch, Pictures, batches
-from inception_v3.devices import autocast
+from inception_v3.devices import autocast, enough_memory
 from inception_v3.distributed import Team
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import Bin, expected_calibration_error, reliability
@@ -237,7 +237,7 @@ def _log_probabilities(model: InceptionV3, images: Tensor, precision: Precision,
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     crops = images.flatten(0, -4)
     logits = []
-    with autocast(device) if precision == "bf16" else exact:
+    with enough_memory(device), autocast(device) if precision == "bf16" else exact:
         for chunk in torch.split(crops, batch_size or len(crops)):
             scaled = model.preprocessing.scale(chunk.to(device)).contiguous(memory_format=torch.channels_last)
             logits.append(model(scaled, end_points=())[0].float().cpu())

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import inception_v3
 from inception_v3.data import Batch, Pictures, batches
-from inception_v3.devices import autocast
+from inception_v3.devices import autocast, enough_memory
 from inception_v3.errors import InputError
 from inception_v3.layers import Conv2d
 from inception_v3.network import InceptionV3
@@ -356,7 +356,7 @@ def features_of(model: InceptionV3, images: Tensor, precision: Precision = "fp32
     """Pixels (N, 3, H, W), as `data.batches` gives them, to PreLogits: float32 of shape (N, D)."""
     device = next(model.parameters()).device
     scaled = model.preprocessing.scale(images.to(device)).contiguous(memory_format=torch.channels_last)
-    with in_precision(device, precision):
+    with enough_memory(device), in_precision(device, precision):
         _, end_points = model(scaled, end_points=(FEATURES,))
     vectors: np.ndarray = end_points[FEATURES].float().flatten(1).cpu().numpy()
     return vectors

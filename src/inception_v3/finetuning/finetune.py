@@ -172,7 +172,9 @@ def finetune(
         )
     if not unfreeze:
         assert head is not None
+        run.save_model(model, {"head": {"l2": head.l2, "precision": precision, "seen": head.training.count}})
         return FineTuned(head.metrics, head)
+    # The model comes with the first state, which `train` writes before it: beside no state --resume refuses a model.
     from inception_v3.training.train import train  # its optimizers take seconds to import
 
     metrics = train(
@@ -225,13 +227,12 @@ def train_head(
             on_file=lambda: progress.advance(files),
             on_features=lambda done: progress.advance(features, done),
         )
-    run.list_bad(dict([*train_set.bad, *test_set.bad, *found.bad]))
     seconds = {"features": time.perf_counter() - started}
 
     started = time.perf_counter()
     labels = torch.tensor(both.labels)[found.places]
     to_train = found.places < len(train_set)
-    _check_classes(labels[to_train], both.class_names)
+    _check_classes(labels[to_train], train_set)
     if bool(to_train.all()):
         raise InputError("none of the held-out pictures can be read")
     device = next(model.parameters()).device
@@ -242,8 +243,9 @@ def train_head(
     metrics = judge(model, found.features[~to_train], labels[~to_train], precision)
     seconds["head"] = time.perf_counter() - started
 
+    run.begin()
+    run.list_bad(dict([*train_set.bad, *test_set.bad, *found.bad]))
     run.list_training_images(train_set.names)
-    run.save_model(model, {"head": {"l2": head.l2, "precision": precision, "seen": training.count}})
     figures = {"epoch": 0, "loss": training.loss, "accuracy": training.top1}
     run.log([figures | {"held_out_loss": metrics.loss, "held_out_top1": metrics.top1}])
     run.finish(metrics, [])
@@ -257,10 +259,13 @@ def train_head(
     return TrainedHead(head.l2, head.losses, metrics, training, found.computed, found.not_kept, seconds)
 
 
-def _check_classes(labels: Tensor, class_names: list[str]) -> None:
-    counts = torch.bincount(labels, minlength=len(class_names))
-    if not bool(counts.all()):
-        raise InputError(f"class {class_names[int(counts.argmin())]}: none of its training pictures can be read")
+def _check_classes(readable: Tensor, train_set: Pictures) -> None:
+    """A class without training pictures is told where the data are loaded, and is no error."""
+    counts = torch.bincount(readable, minlength=len(train_set.class_names))
+    lost = (counts == 0) & torch.from_numpy(train_set.counts() > 0)
+    if bool(lost.any()):
+        name = train_set.class_names[int(lost.nonzero()[0])]
+        raise InputError(f"class {name}: none of its training pictures can be read")
 
 
 def judge(model: InceptionV3, features: Tensor, labels: Tensor, precision: Precision = "fp32") -> Metrics:

@@ -1,6 +1,7 @@
 """The network as a recipe wants it: built, fitted to the length of the training, and which of its parts take part."""
 
 import os
+from dataclasses import replace
 
 import torch
 
@@ -23,7 +24,9 @@ def new_model(recipe: Recipe, class_names: list[str]) -> InceptionV3:
         global_pool=any(head.height > 1 for head in heads),  # TF-Slim's pools leave a map of pictures above 346 pixels
         image_size=side,
     )
-    model.preprocessing = Preprocessing((side, side), recipe.crop_fraction)
+    model.preprocessing = Preprocessing.named(recipe.preprocessing, side)
+    if recipe.preprocessing in ("inception", "slim"):  # in the others it is a part of the name
+        model.preprocessing = replace(model.preprocessing, crop_fraction=recipe.crop_fraction)
     model.class_names = class_names
     return model
 

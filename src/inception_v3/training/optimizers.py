@@ -96,14 +96,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A running average of the weights; the BatchNorm statistics are copied.
+    """A running average of the weights and of BatchNorm's statistics.
 
-    Its decay warms up as TensorFlow's does (schedules.py).
+    research/inception/inception_train.py in tensorflow/models averages both: trainable_variables and
+    moving_average_variables. The decay warms up as TensorFlow's does (schedules.py).
     """
 
     def average(averaged: Any, current: Any, step: Any) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - warmed_up(decay, int(step)))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - warmed_up(decay, int(step)))
+        else:
+            torch._foreach_copy_(averaged, current)
 
-    averaged = AveragedModel(model, multi_avg_fn=average)
+    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     averaged.n_averaged += 1  # TensorFlow's starts at the untrained weights; PyTorch's would forget them
     return averaged

@@ -11,11 +11,13 @@ from typing import Any, Literal, get_args
 
 from inception_v3.architecture import minimum_size
 from inception_v3.errors import InputError
+from inception_v3.preprocessing import PreprocessingName
 
 AugmentName = Literal[
     "none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"
 ]  # those of augment.py
 CHOICES: dict[str, tuple[str, ...]] = {
+    "preprocessing": get_args(PreprocessingName),
     "augment": get_args(AugmentName),
     "optimizer": ("rmsprop", "sgd", "adamw"),
     "schedule": ("stairs", "cosine"),
@@ -35,7 +37,8 @@ class Recipe:
     # What the network is, and sees
     image_size: int = 299
     image_sizes: tuple[tuple[float, int], ...] = ()  # progressive: sizes, or [share of the epochs, size], growing
-    crop_fraction: float = 0.875  # of evaluation's pictures: the centre that is kept
+    preprocessing: PreprocessingName = "inception"  # of evaluation's pictures, and of training's without `augment`
+    crop_fraction: float = 0.875  # of evaluation's pictures: the centre that is kept, where it is not another program's
     depth_multiplier: float = 1.0
     dropout_keep_prob: float = 0.8
     batch_norm_decay: float | str = "auto"  # "auto" fits it to the number of steps: schedules.py
@@ -90,6 +93,12 @@ class Recipe:
         if sizes != sorted(sizes) or sizes[-1] != changed.image_size:
             message = f"image_sizes must grow, and end with the image_size, {changed.image_size}: not {sizes}"
             raise InputError(message, exit_status=2)
+        if changed.sync_batch_norm and changed.accumulate > 1:
+            raise InputError(
+                "sync_batch_norm and accumulate do not go together: processes with unequal numbers of batches would "
+                "wait for each other; take more processes, or sync_batch_norm = false",
+                exit_status=2,
+            )
         return changed
 
 

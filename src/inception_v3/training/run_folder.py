@@ -70,6 +70,7 @@ class RunFolder:
         trackers.check(track)
         self._track = [*([] if self.missing else ["tensorboard"]), *(one for one in track if one != "tensorboard")]
         self._lock: Any = None
+        self._replaces = False  # an earlier run, which stays until this one begins
         if not writer:
             return
         if not overwrite and self._states() and not resume:
@@ -83,19 +84,26 @@ class RunFolder:
             self._lock = _locked(path)
             for left in [*path.glob(".*.partial"), *(path / CHECKPOINTS).glob(".*.partial")]:
                 left.unlink()  # of a process that was killed while it wrote
-            if not (resume and self._states()):
-                self._clear()
         except OSError as error:
             raise cannot_write(path, error) from error
+        self._replaces = not (resume and self._states())
 
-    def _clear(self) -> None:
+    def begin(self) -> None:
+        """Remove what an earlier run left. Called when nothing that was asked for can turn out to be impossible."""
+        if not self._replaces:
+            return
+        self._replaces = False
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
-        for file in [*(self.path / name for name in PRODUCED), *self._states(), *events]:
-            file.unlink(missing_ok=True)
+        try:
+            for file in [*(self.path / name for name in PRODUCED), *self._states(), *events]:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
     def _states(self) -> list[Path]:
-        """The newest first."""
-        return sorted((self.path / CHECKPOINTS).glob("step-*.safetensors"), reverse=True)
+        """Of this run, the newest first."""
+        files = (self.path / CHECKPOINTS).glob("step-*.safetensors")
+        return [] if self._replaces else sorted(files, reverse=True)
 
     def latest_state(self) -> State | None:
         """The newest state that can be read, or None where there is none at all. Raises InputError: all damaged."""
@@ -112,6 +120,7 @@ class RunFolder:
     def start(self, recipe: Recipe, training_images: Sequence[str], step: int = 0) -> None:
         """What is known before the first step, or before the one that a training goes on with."""
         if self.writer:
+            self.begin()
             self._write("recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
             self.list_training_images(training_images)
             self.tracker = trackers.Trackers(self._track, self.path, asdict(recipe), step)
@@ -155,7 +164,10 @@ class RunFolder:
             self.state_file(step).unlink(missing_ok=True)
 
     def forget_old_states(self) -> None:
-        """Keep the newest few. Called after a new one is whole, so that a full disk costs none."""
+        """Keep the newest few. Called after a new one is whole and known to be good, so that neither a full disk nor
+        weights that are no numbers cost one."""
+        if not self.writer:
+            return
         for file in self._states()[self.keep :]:
             file.unlink(missing_ok=True)
 

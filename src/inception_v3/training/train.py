@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from inception_v3.data import Batch, Pictures, TrainingBatches, batches
-from inception_v3.devices import autocast, has_bf16, keep_freed_memory
+from inception_v3.devices import autocast, enough_memory, has_bf16, keep_freed_memory
 from inception_v3.distributed import Team, synchronise
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
@@ -68,13 +68,15 @@ def train(
         team: the processes that share the work (distributed.py).
 
     Raises InputError: a step needs more memory than there is, the disk is full, no picture can be read, the state in
-    `run` is of another training, another process has gone, or the loss is no number or has diverged; the last good
-    state stays. Raises Interrupted, which is a KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is saved then.
+    `run` is of another training, another process has gone, or the loss or a weight is no number or has diverged; the
+    last good state stays. Raises Interrupted, which is a KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is
+    saved then.
     """
     team = team or Team(device=device)
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(seed)
+    given = model is not None
     if model is None:
         check_memory(recipe, len(train_set), len(train_set.class_names), device)
     model = model or new_model(recipe, train_set.class_names)
@@ -128,12 +130,28 @@ def train(
         watch.say(warning, "yellow")
     metrics: Metrics | None = None
     saved = time.monotonic()
+    places: list[int] = []  # of this process's pictures in the last step
+
+    def give_up(trouble: str, bad_step: int) -> NoReturn:
+        """`bad_step`: what training does not come back from began with the weights after that step."""
+        names = team.gather([train_set.names[place] for place in places])
+        run.forget_state(bad_step)
+        run.forget_old_states()
+        raise InputError(
+            f"{trouble} at step {at.step:,}, in epoch {at.epoch + 1}, with a learning rate of {at.learning_rate:.3g}"
+            + (f", on {some(names)}" if names else "")
+            + ": try a smaller --learning-rate; "
+            + (f"the last good state is {run.last_state_file}" if run.last_state_file else "none is saved")
+        )
 
     def save_state() -> None:
+        """Older ones stay until the next step, or a judgement, has shown that this one is good."""
         nonlocal saved
+        (broken,) = team.sum(not finite(model, averaged_model))  # statistics are each process's own
+        if broken:
+            give_up("a weight or an average is no finite number", at.step)
         if run.writer:
             training_state.write(run.state_file(at.step), model, averaged_model, optimizer, at, identity)
-            run.forget_old_states()
         saved = time.monotonic()
 
     def save_model(*, best: bool = False) -> None:
@@ -158,6 +176,9 @@ def train(
         return shared or stop()
 
     with StopSignals() as signals, watch:
+        if given and not state:  # with neither, the model's own training would have to be done again
+            save_state()
+            save_model()
         while at.epoch < recipe.epochs:
             size = schedules.image_size(recipe, at.epoch)
             training_mode(model, recipe)
@@ -177,32 +198,39 @@ def train(
                 optimizer.zero_grad()
                 torch.manual_seed(seed_for("step", seed, at.step, team.rank))
                 part = team.count / readable  # of a picture in the gradient, which is averaged over the processes
-                sums = add_gradients(network, model, batch, recipe, aux_head[size], weights, part)
+                with enough_memory(device):
+                    sums = add_gradients(network, model, batch, recipe, aux_head[size], weights, part)
                 add_l2(model, recipe)
                 norm = clip(model, recipe.clip_norm)
-                loss, right = team.sum(*sums)
+                overdue = run.writer and time.monotonic() - saved > SAVE_SECONDS  # by one clock: all save together
+                loss, right, late = team.sum(*sums, overdue)
                 at.step, at.learning_rate = at.step + 1, rate
+                places = batch.indices.tolist()
                 if trouble := astray(at, loss / readable, norm, len(train_set.class_names)):
-                    names = team.gather([train_set.names[place] for place in batch.indices.tolist()])
-                    run.forget_state(at.step - max(1, at.steps_astray))  # of the very weights that led here
-                    raise InputError(
-                        f"{trouble} at step {at.step:,}, in epoch {at.epoch + 1}, with a learning rate of {rate:.3g}, "
-                        f"on {some(names)}: try a smaller --learning-rate; "
-                        + (f"the last good state is {run.last_state_file}" if run.last_state_file else "none is saved")
-                    )
-                optimizer.step()
+                    give_up(trouble, at.step - max(1, at.steps_astray))
+                if not at.steps_astray:
+                    run.forget_old_states()
+                with enough_memory(device):  # its slots come with the first step
+                    optimizer.step()
                 averaged.update_parameters(model)
 
                 at.loss, at.right, at.seen = at.loss + loss, at.right + int(right), at.seen + int(readable)
                 watch.pace.images += int(readable)
                 watch.step(at, loss / readable, right / readable, norm)
-                due = at.step % save_every == 0 if save_every else time.monotonic() - saved > SAVE_SECONDS
+                due = at.step % save_every == 0 if save_every else late
                 if due and not at.steps_astray:
                     save_state()
             if not at.seen:
                 raise InputError("none of the training pictures can be read")
 
+            well = not at.steps_astray or at.epoch + 1 == recipe.epochs
+            if well:
+                save_state()  # what is killed from here on goes on with the judgement
             metrics = judge()
+            if not metrics.count:
+                raise InputError("none of the held-out pictures can be read")
+            if not len(metrics.answered):
+                give_up("no held-out picture gets finite numbers for an answer", at.step)
             bad = {test_set.names[int(place)]: reason for place, reason in metrics.bad}
             for found in team.gather([at.bad_images]):
                 at.bad_images |= found | bad
@@ -210,10 +238,12 @@ def train(
             at.epochs.append(watch.epoch(at, metrics))
             run.log(at.epochs)
             best, at.best_top1 = metrics.top1 > at.best_top1, max(metrics.top1, at.best_top1)
-            at.end_epoch()
-            if not at.steps_astray or at.epoch == recipe.epochs:
+            if well:
                 save_model(best=best)
+            at.end_epoch()
+            if well:
                 save_state()
+                run.forget_old_states()
         metrics = metrics or judge()  # of a run whose last epoch was done already
         run.finish(metrics, at.epochs)
     return metrics
@@ -296,6 +326,12 @@ def astray(at: Progress, loss: float, gradient_norm: float, classes: int) -> str
     if at.steps_astray == STEPS_ASTRAY:
         return f"the loss was more than {ASTRAY} times that of the start for {STEPS_ASTRAY} steps, and is {loss:.3g}"
     return ""
+
+
+def finite(*modules: nn.Module) -> bool:
+    """Whether all weights and statistics are finite numbers."""
+    tensors = [tensor for module in modules for tensor in module.state_dict().values()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def some(names: list[str]) -> str:
