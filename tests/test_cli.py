@@ -316,14 +316,14 @@ def test_messages_are_not_lost_while_a_thread_decodes_a_tiff() -> None:
 def test_a_command_ends_after_what_others_left_to_be_done(model: Path, tmp_path: Path) -> None:
     """Its threads, its exit functions, and what it printed; PyTorch's own end, which takes most of a second, is not."""
     (tmp_path / "end.py").write_text(
-        "import atexit, sys, threading, time\n"
+        "import atexit, sys, threading\n"
         "from inception_v3.__main__ import main\n"
         "import torch\n"
         "class Destroyed:\n"
         "    def __del__(self): print('destroyed', file=sys.stderr)\n"
         "torch.last = Destroyed()\n"
         "atexit.register(print, 'exit function')\n"
-        "threading.Thread(target=lambda: (time.sleep(0.5), print('thread'))).start()\n"
+        "threading.Thread(target=lambda: (threading.main_thread().join(), print('thread'))).start()\n"
         "main()\n"
     )
     for source, status in ((model, 0), (tmp_path / "missing.pth", 1)):
