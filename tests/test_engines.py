@@ -26,7 +26,7 @@ from inception_v3.engines.choose import WithFallback, find_exported, open_engine
 from inception_v3.engines.graph import build, merge, swap_pools
 from inception_v3.engines.onnx_graph import to_onnx
 from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
-from inception_v3.engines.openvino import OpenvinoEngine
+from inception_v3.engines.openvino import OpenvinoEngine, load_core
 from inception_v3.engines.pytorch import Captured, Network, PyTorchEngine
 from inception_v3.errors import InputError
 from inception_v3.export import export
@@ -204,6 +204,27 @@ def test_a_precision_that_the_processor_has_not_is_refused(exported: tuple[Incep
     engine = OpenvinoEngine(exported[1] / "model.xml", "fp32")
     with pytest.raises(InputError, match=r"OpenVINO computes in f32 on this CPU, not in bf16; take fp32 here"):
         engine._check_precision("bf16")
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_signal_finds_its_stack_when_engines_have_come_and_gone(
+    exported: tuple[InceptionV3, Path], name: str
+) -> None:
+    """In a process of its own, which would die of it."""
+    file = exported[1] / {"openvino": "model.xml", "onnxruntime": "model.onnx"}[name]
+    code = (
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from inception_v3.engines.choose import open_exported\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"first, second = [open_exported(Path({str(file)!r}), {name!r}) for _ in range(2)]\n"
+        "del first\n"
+        "del second\n"
+        "try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n")
 
 
 def test_onnx_runtime_on_a_gpu_is_exact_and_never_the_processor_in_its_place(
@@ -424,14 +445,13 @@ def test_classes_preprocessing_and_check_travel_inside(exported: tuple[Inception
 def test_other_readers_understand_the_files(exported: tuple[InceptionV3, Path]) -> None:
     import onnx
     import onnxruntime
-    import openvino
 
     model, folder = exported
     expected = network_itself(model, (LOGITS, FEATURES))(pixels())
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     assert artefact.KEY in session.get_modelmeta().custom_metadata_map
-    compiled = openvino.Core().read_model(folder / "model.xml")
+    compiled = load_core().read_model(folder / "model.xml")
     assert compiled.has_rt_info([artefact.KEY, "description"])
     extra = {f"{artefact.KEY}.json": ""}
     program = torch.export.load(folder / "model.pt2", extra_files=extra).module()
@@ -439,7 +459,7 @@ def test_other_readers_understand_the_files(exported: tuple[InceptionV3, Path]) 
     for count in (1, 3):  # the batch is free in all of them
         found = [
             session.run([LOGITS], {"pixels": pixels(count)})[0],
-            openvino.Core().compile_model(compiled, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels(count))[LOGITS],
+            load_core().compile_model(compiled, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels(count))[LOGITS],
             program(torch.from_numpy(pixels(count)))[0].numpy(),
         ]
         for logits in found:

@@ -199,13 +199,13 @@ def _write_onnx(file: Path, network: _Network, description: Description) -> Desc
 
 
 def _write_openvino(file: Path, network: _Network, description: Description) -> Description:
-    from inception_v3.engines.openvino import load_openvino
+    from inception_v3.engines.openvino import load_core, load_openvino
 
     openvino = load_openvino()
     if network.precision == "int8":
         model, description = _quantised(network, description, "openvino")
     else:
-        model = openvino.Core().read_model(to_onnx(network.graph).SerializeToString())
+        model = load_core().read_model(to_onnx(network.graph).SerializeToString())
     openvino.save_model(model, file, compress_to_fp16=False)
     return description
 

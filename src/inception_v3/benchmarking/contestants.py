@@ -164,10 +164,10 @@ def torchvision_on_onnxruntime(contest: Contest, precision: str) -> Ready:
 
 
 def torchvision_on_openvino(contest: Contest, precision: str) -> Ready:
-    import openvino
+    from inception_v3.engines.openvino import load_core
 
     hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY"}
-    model = openvino.Core().compile_model(contest.folder / "torchvision.onnx", "CPU", hints)
+    model = load_core().compile_model(contest.folder / "torchvision.onnx", "CPU", hints)
     request = model.create_infer_request()
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -381,7 +381,7 @@ def _product(device: str, precision: str, side: int) -> Callable[[], object]:
 
 
 def _product_openvino(precision: str, side: int) -> Callable[[], object]:
-    from inception_v3.engines.openvino import load_openvino
+    from inception_v3.engines.openvino import load_core, load_openvino
 
     openvino = load_openvino()
     operations = import_module("openvino.opset13")
@@ -395,7 +395,7 @@ def _product_openvino(precision: str, side: int) -> Callable[[], object]:
         right = operations.multiply(operations.convert(whole, np.float32), np.float32(1 / 127))
     model = openvino.Model([operations.matmul(left, right, False, False)], [given])
     options = {"INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32")}
-    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    request = load_core().compile_model(model, "CPU", options).create_infer_request()
     values = rng.integers(0, 256, (side, side)).astype(np.float32)
     return lambda: request.infer([values], share_inputs=True)
 

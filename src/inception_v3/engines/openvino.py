@@ -1,6 +1,7 @@
 """OpenVINO: the fastest on Intel's and AMD's processors in every precision; Intel's GPUs too."""
 
 import threading
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,7 +33,7 @@ class OpenvinoEngine(Engine):
         *,
         callers: int = 1,
     ) -> None:
-        core = load_openvino().Core()
+        core = load_core()
         if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
             raise InputError(
                 f"OpenVINO has no {device} here; it has {', '.join(core.available_devices)}", exit_status=2
@@ -65,6 +66,16 @@ class OpenvinoEngine(Engine):
             self._of_thread.request = self._compiled.create_infer_request()
         results = self._of_thread.request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
         return {name: np.array(results[place]) for place, name in enumerate(self._names)}
+
+
+@cache
+def load_core() -> Any:
+    """OpenVINO's Core, one for the process and as long as it.
+
+    Each sets a stack for signals, and puts the one before it back when it goes. With several that go in any order, the
+    next signal, such as Ctrl-C, finds a stack that is gone, and the process dies.
+    """
+    return load_openvino().Core()
 
 
 def load_openvino() -> Any:

@@ -107,10 +107,10 @@ def _classes(run: Run, pixels: Pixels) -> NDArray[np.int64]:
 def openvino_form() -> Form:
     """Models of OpenVINO."""
     from inception_v3.engines.onnx_graph import to_onnx
-    from inception_v3.engines.openvino import OpenvinoEngine, load_openvino
+    from inception_v3.engines.openvino import OpenvinoEngine, load_core
 
     def read(graph: Graph) -> Any:
-        return load_openvino().Core().read_model(to_onnx(graph).SerializeToString())
+        return load_core().read_model(to_onnx(graph).SerializeToString())
 
     return Form(read, lambda model: OpenvinoEngine(model, "int8").run)
 

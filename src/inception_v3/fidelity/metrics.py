@@ -210,7 +210,7 @@ class SampledMetric(FidelityMetric):
         self.seed = seed
         self.rng = np.random.RandomState(seed)
         # A state, so that a MetricCollection does not take metrics of other samples for one and the same.
-        self.add_state("sample", torch.tensor([max_features, seed]), dist_reduce_fx="max")
+        self.add_state(f"sample_{max_features}_{seed}", torch.tensor(0), dist_reduce_fx="max")  # values are compared nearly
         for name in ("real", "fake"):
             self.add_state(f"{name}_features", [], dist_reduce_fx="cat")
             self.add_state(f"{name}_count", torch.tensor(0), dist_reduce_fx="sum")
