@@ -209,8 +209,8 @@ class SampledMetric(FidelityMetric):
         self.max_features = max_features
         self.seed = seed
         self.rng = np.random.RandomState(seed)
-        # A state, so that a MetricCollection does not take metrics of other samples for one and the same.
-        self.add_state(f"sample_{max_features}_{seed}", torch.tensor(0), dist_reduce_fx="max")  # values are compared nearly
+        # By its name a MetricCollection tells metrics of other samples apart; values are compared nearly.
+        self.add_state(f"sample_{max_features}_{seed}", torch.tensor(0), dist_reduce_fx="max")
         for name in ("real", "fake"):
             self.add_state(f"{name}_features", [], dist_reduce_fx="cat")
             self.add_state(f"{name}_count", torch.tensor(0), dist_reduce_fx="sum")
