@@ -607,6 +607,39 @@ def test_auto_takes_the_fastest_that_is_proven_and_says_why(folder: Path) -> Non
     assert "bf16 as exported, top-1 agreement 100.00%" in found.reason
 
 
+def test_auto_looks_at_how_many_pictures_come_at_once(
+    exported: tuple[InceptionV3, Path], random_model: Build, tmp_path: Path
+) -> None:
+    """In fp32 ONNX Runtime starts sooner, and OpenVINO is the faster for one picture at a time."""
+    for name in ("model.onnx", "model.xml", "model.bin"):
+        (tmp_path / name).write_bytes((exported[1] / name).read_bytes())
+    for batch_size, name in ((None, "onnxruntime"), (16, "onnxruntime"), (1, "openvino")):
+        assert open_engine(tmp_path, batch_size=batch_size).engine.name == name
+        found = open_model(random_model(), batch_size=batch_size)
+        assert found.engine.name == name
+        assert ("one picture at a time" in found.reason) == (batch_size == 1)
+
+
+def test_a_gpu_comes_before_what_was_exported_for_a_processor(
+    random_model: Build, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none here: the choice alone is looked at."""
+    from inception_v3.files import checksum
+
+    run = tmp_path / "run"
+    checkpoint.save(random_model(), run / "model.safetensors")
+    folder.rename(run / "exported")
+    for name in ("fp32.onnx", "bf16.xml"):
+        if name.endswith(".xml"):
+            rewrite(run / "exported" / name, weights=checksum(run / "model.safetensors"))
+        else:
+            (run / "exported" / name).unlink()
+    assert open_engine(run).file.name == "bf16.xml"
+    monkeypatch.setattr(choose, "_has_gpu", lambda: True)
+    assert open_engine(run).file.name == "model.safetensors"
+    assert open_engine(run, device="cpu").file.name == "bf16.xml"
+
+
 def test_auto_falls_back_where_the_check_does_not_hold_and_says_so(folder: Path) -> None:
     check = json.loads(artefact.read(folder / "bf16.xml").to_json())["check"]
     rewrite(folder / "bf16.xml", check=check | {"top_1_agreement": 0.9})

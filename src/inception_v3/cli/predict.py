@@ -72,7 +72,15 @@ def predict(
     from inception_v3.pipeline import check_decode, resizer
     from inception_v3.predict import predict
 
-    network = open_engine(model, engine, precision, device, min_agreement=min_agreement, weights_file=weights_file)
+    network = open_engine(
+        model,
+        engine,
+        precision,
+        device,
+        min_agreement=min_agreement,
+        weights_file=weights_file,
+        batch_size=batch_size,
+    )
     print(f"{network.engine}: {network.reason}", file=sys.stderr)
     check_decode(decode.value, network.description.preprocessing)
     class_names = network.description.names()

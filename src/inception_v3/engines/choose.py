@@ -34,6 +34,7 @@ _SPEED: tuple[tuple[Precision, str], ...] = (  # of exported networks on a proce
     ("fp32", "onnx"),
     ("fp32", "openvino"),
 )
+_SPEED_OF_ONE = (*_SPEED[:3], *_SPEED[:2:-1])  # one picture at a time: OpenVINO in fp32 too
 _RUNS: dict[str, EngineName] = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
@@ -61,12 +62,14 @@ def open_engine(
     *,
     min_agreement: float | None = None,
     weights_file: str | Path | None = None,
+    batch_size: int | None = None,
 ) -> Opened:
     """The engine for whatever `load` reads, or for an exported network, which needs no PyTorch.
 
     Of a folder with several exported networks, or a run folder that has them in `exported/`, it is the fastest whose
     check shows at least `min_agreement` (BOUNDS of artefact.py by default). `engine` and `precision` pin it.
-    Raises InputError, which names the file and the remedy.
+    `batch_size` is how many pictures will come at once, where that is known. Where PyTorch has a GPU, the network of a
+    run folder runs there. Raises InputError, which names the file and the remedy.
     """
     for value, choices, what in (
         (engine, get_args(EngineName), "engine"),
@@ -74,8 +77,11 @@ def open_engine(
     ):
         if value is not None and value not in choices:
             raise InputError(f"no {what} {value!r}; there are {', '.join(choices)}", exit_status=2)
-    asked: dict[str, Any] = {"engine": engine, "precision": precision, "device": device}
-    if weights_file is None and (engine not in ("pytorch", "compile") or artefact.recognise(Path(model))):
+    asked: dict[str, Any] = {"engine": engine, "precision": precision, "device": device, "batch_size": batch_size}
+    exports = weights_file is None and (engine not in ("pytorch", "compile") or artefact.recognise(Path(model)))
+    if (engine, precision, device) == ("auto", None, None) and (Path(model) / MODEL_FILE).exists() and _has_gpu():
+        exports = False  # they were made for processors
+    if exports:
         try:
             if (exported := find_exported(Path(model))) is not None:
                 return open_exported(exported, **asked, min_agreement=min_agreement)
@@ -120,6 +126,7 @@ def open_exported(
     precision: Precision | None = None,
     device: str | None = None,
     min_agreement: float | None = None,
+    batch_size: int | None = None,
 ) -> Opened:
     """An exported network, or the best of those in a folder. PyTorch is not needed.
 
@@ -143,7 +150,7 @@ def open_exported(
         if not found:
             raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
     possible: list[tuple[Path, Description, str]] = []
-    speed = {pair: place for place, pair in enumerate(_SPEED)}
+    speed = {pair: place for place, pair in enumerate(_SPEED if batch_size != 1 else _SPEED_OF_ONE)}
     for file, told, kind in sorted(found, key=lambda one: speed.get((one[1].precision, str(one[2])), len(speed))):
         description = told
         if precision is not None and precision != told.precision:  # not what the check in the file is of
@@ -237,6 +244,7 @@ def open_model(
     engine: EngineName = "auto",
     precision: Precision | None = None,
     device: str | None = None,
+    batch_size: int | None = None,
 ) -> Opened:
     """An engine for a network in memory. Without `precision` it is fp32: nothing was checked for a lower one."""
     from inception_v3.engines.graph import build, swap_pools
@@ -250,7 +258,7 @@ def open_model(
         graph = swap_pools(build(model))
     except ValueError as error:
         raise InputError(str(error)) from error
-    built, reason = open_graph(graph, engine, wanted, device)
+    built, reason = open_graph(graph, engine, wanted, device, batch_size=batch_size)
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -270,9 +278,10 @@ def open_graph(
     device: str | None = None,
     *,
     callers: int = 1,
+    batch_size: int | None = None,
 ) -> tuple[Engine, str]:
     """An engine for a graph, and in words why this one. `callers`: see Engine. Raises InputError as `open_model`."""
-    chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(precision, device)
+    chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(precision, device, batch_size)
     if chosen not in ("onnxruntime", "openvino"):
         return _pytorch(graph, precision, device, compiled=chosen == "compile"), reason
     if find_spec(chosen) is None:
@@ -295,14 +304,25 @@ def _pytorch(graph: "Graph", precision: Precision, device: str | None, compiled:
     return PyTorchEngine(graph, precision, device or "cpu", compiled=compiled)
 
 
-def _fastest(precision: Precision, device: str | None) -> tuple[str, str]:
+def _has_gpu() -> bool:
+    """Whether PyTorch runs on one here; it is asked only where there is a driver, for to load it takes seconds."""
+    if not Path("/dev/nvidiactl").exists() or find_spec("torch") is None:
+        return False
+    from inception_v3.devices import pick_device
+
+    return pick_device().type == "cuda"
+
+
+def _fastest(precision: Precision, device: str | None, batch_size: int | None) -> tuple[str, str]:
     if device not in (None, "cpu"):
         return "pytorch", f"runs on {device}"
     order = ("onnxruntime", "openvino") if precision == "fp32" else ("openvino",)
+    one_by_one = " for one picture at a time" if batch_size == 1 and precision == "fp32" else ""
+    order = order[::-1] if one_by_one else order
     missing = [name for name in order if find_spec(name) is None or find_spec("onnx") is None]
     for name in order:
         if name not in missing:
-            return name, f"the fastest installed for {precision} on a processor"
+            return name, f"the fastest installed for {precision} on a processor{one_by_one}"
     return "pytorch", f"{' and '.join(missing)} are not installed, which are faster"
 
 
