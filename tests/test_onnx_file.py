@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from inception_v3.engines import onnx_file
 from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
+from inception_v3.protocol_buffers import put_varint
 
 
 def product(path: Path, width: int = 300) -> np.ndarray:
@@ -87,6 +88,6 @@ def test_damage_is_a_value_error_and_nothing_else(
 
 def test_numbers_of_any_size_are_written_as_they_are_read(tmp_path: Path) -> None:
     for value in [0, 1, 127, 128, 2**14, 2**63, *(random.Random(0).randrange(2**63) for _ in range(100))]:
-        (tmp_path / "number").write_bytes(onnx_file._varint(value))
+        (tmp_path / "number").write_bytes(put_varint(value))
         with (tmp_path / "number").open("rb") as file:
             assert onnx_file.read_varint(file) == value

@@ -19,11 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from inception_v3.errors import InputError
-from inception_v3.files import cannot_write
+from inception_v3.files import alone_with, cannot_write
 from inception_v3.progress import download_bar
 
 TIMEOUT = 20.0  # seconds without a byte
@@ -63,24 +62,16 @@ def download(
     if _is_whole(file, expected):
         return
     console = Console(stderr=True)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_name(f".{file.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if console.is_terminal:
-                console.print(f"{file.name}: another process fetches it; waiting", highlight=False)
-            lock.acquire()
-    except OSError as error:
-        raise cannot_write(file, error) from error
-    try:
+
+    def waiting() -> None:
+        if console.is_terminal:
+            console.print(f"{file.name}: another process fetches it; waiting", highlight=False)
+
+    with alone_with(file, waiting):
         if not _is_whole(file, expected):
             part, version = file.with_name(f"{file.name}.partial"), file.with_name(f"{file.name}.partial.version")
             _complete(url, part, version, checksum, console)
             _finish(url, part, version, file, unpack)
-    finally:
-        lock.release()
 
 
 def _is_whole(file: Path, checksum: str | None) -> bool:

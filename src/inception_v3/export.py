@@ -28,12 +28,12 @@ from inception_v3.engines.base import FEATURES, LOGITS, PIXELS, Engine, Pixels, 
 from inception_v3.engines.check import Run, compare, network_itself, why_not
 from inception_v3.engines.graph import Graph, build, swap_pools
 from inception_v3.engines.onnx_graph import load_onnx, to_onnx
+from inception_v3.engines.quantise import FEWEST
 from inception_v3.errors import InputError
 from inception_v3.files import cannot_write, replacing
 from inception_v3.images import Source
 from inception_v3.network import InceptionV3
 
-FEWEST = 32  # pictures that a lower precision is checked on
 CALIBRATE, HOLD_OUT = 300, 500  # pictures at most, to quantise by and to check on
 GENERATED = 16  # pictures of noise that fp32 is checked on where none are given
 BATCH = 16

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,6 +33,30 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def alone_with(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """As long as this holds no other process has `path`, which need not be there yet.
+
+    `waiting` is called where another has it. Raises InputError where the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def check_writable(path: Path) -> None:
     """Raises InputError where `replacing` would for sure fail, so that long work need not run first."""
     try:
@@ -54,9 +78,15 @@ def _umask() -> int:
 
 
 def checksum(file: Path) -> str:
-    """The sha256 of a model's file; of a TensorFlow checkpoint, which is several, of all in the order of names."""
+    """The sha256 of a model's file; of a TensorFlow checkpoint, which is several, of all in the order of names.
+
+    Raises FileNotFoundError: there is neither.
+    """
     total = hashlib.sha256()
-    for part in [file] if file.is_file() else sorted(file.parent.glob(f"{file.name}.*")):
+    parts = [file] if file.is_file() else sorted(file.parent.glob(f"{file.name}.*"))
+    if not parts:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    for part in parts:
         with part.open("rb") as opened:
             while block := opened.read(2**20):
                 total.update(block)

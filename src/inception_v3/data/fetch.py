@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from filelock import FileLock
 from rich.console import Console
 
 from inception_v3.data.extras import extra
 from inception_v3.errors import InputError
-from inception_v3.files import cannot_write, replacing
+from inception_v3.files import alone_with, replacing
 from inception_v3.progress import progress_bar
 
 TIMEOUT = 60.0  # seconds without a byte, not of the whole download
@@ -50,17 +49,9 @@ def _place(url: str) -> Path:
 
 def _download(url: str, target: Path, tell: Any) -> None:
     """All processes of a training find the file missing at once: the first gets it, and the others look again."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"))
-        lock.acquire()
-    except OSError as error:
-        raise cannot_write(target, error) from error
-    try:
+    with alone_with(target):
         if not target.exists():
             _get(url, target, tell)
-    finally:
-        lock.release()
 
 
 def _get(url: str, target: Path, tell: Any) -> None:

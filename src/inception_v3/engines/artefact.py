@@ -4,7 +4,6 @@ One JSON text, under the key `inception_v3`: which network, how pictures are pre
 how far the answers were from the network in float32 when the file was made. Neither PyTorch nor an engine reads it.
 """
 
-import hashlib
 import json
 import re
 import zipfile
@@ -18,6 +17,7 @@ from xml.etree import ElementTree
 from inception_v3.engines import onnx_file
 from inception_v3.engines.base import Precision
 from inception_v3.errors import InputError
+from inception_v3.files import checksum
 from inception_v3.preprocessing import Preprocessing
 
 KEY = "inception_v3"
@@ -193,8 +193,7 @@ def numbers(path: Path) -> str:
             case "onnx":
                 return onnx_file.checksum(path)
             case "openvino":
-                with path.with_suffix(".bin").open("rb") as file:
-                    return hashlib.file_digest(file, "sha256").hexdigest()
+                return checksum(path.with_suffix(".bin"))
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise InputError(f"{path}: {missing}, which holds its numbers, is not there; copy both") from error

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from inception_v3.protocol_buffers import put
+
 # Numbers of fields.
 GRAPH, METADATA = 7, 14  # of ModelProto
 INITIALIZER = 5  # of GraphProto
@@ -38,7 +40,7 @@ def metadata(path: Path, longest: int) -> Iterator[bytes]:
 def add_metadata(path: Path, key: str, value: str) -> None:
     """An entry more: fields may stand in any order, and the last one is as good as the first."""
     with path.open("ab") as file:
-        file.write(_message(METADATA, _message(1, key.encode()) + _message(2, value.encode())))
+        file.write(put(METADATA, put(1, key.encode()) + put(2, value.encode())))
 
 
 def checksum(path: Path) -> str:
@@ -67,7 +69,7 @@ def outline(path: Path) -> bytes:
                 for part in fields(file, field.start, field.end):
                     large = part.number == INITIALIZER and part.end - part.start > LEAST
                     graph += _elsewhere(file, part, name) if large else _read(file, part.at, part.end)
-                found += _message(GRAPH, graph)
+                found += put(GRAPH, graph)
             else:
                 found += _read(file, field.at, field.end)
     return bytes(found)
@@ -81,9 +83,9 @@ def _elsewhere(file: BinaryIO, tensor: Field, name: bytes) -> bytes:
             continue
         told = {b"location": name, b"offset": b"%d" % field.start, b"length": b"%d" % (field.end - field.start)}
         for key, value in told.items():
-            kept += _message(EXTERNAL_DATA, _message(1, key) + _message(2, value))
-        kept += _varint(DATA_LOCATION << 3) + _varint(1)
-    return _message(INITIALIZER, kept)
+            kept += put(EXTERNAL_DATA, put(1, key) + put(2, value))
+        kept += put(DATA_LOCATION, 1)
+    return put(INITIALIZER, kept)
 
 
 def fields(file: BinaryIO, start: int, end: int) -> Iterator[Field]:
@@ -123,15 +125,3 @@ def read_varint(stream: BinaryIO) -> int:
 def _read(file: BinaryIO, start: int, end: int) -> bytes:
     file.seek(start)
     return file.read(end - start)
-
-
-def _message(number: int, content: bytes | bytearray) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*found, value])

@@ -19,7 +19,7 @@ from inception_v3.errors import InputError
 if TYPE_CHECKING:
     from inception_v3.engines.openvino import OpenvinoEngine
 
-FEWEST, BETTER = 32, 300  # pictures to fit to
+FEWEST, BETTER = 32, 300  # pictures to fit to; a lower precision is checked on as many at least
 SENSITIVITY = 16  # pictures that the layers are ranked on
 BATCH = 16
 

@@ -91,7 +91,7 @@ class FidelityMetric(Metric):
         options: of Extractor (weights, like, mode, dtype, device, any_weights), then those of Metric.
     """
 
-    full_state_update = True  # kept real images would be merged with themselves; see forward
+    full_state_update = False
     is_differentiable = False
     higher_is_better: bool | None = True
     feature_network = "inception"

@@ -16,7 +16,7 @@ from inception_v3.fidelity.features import extract, sample
 from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.network import WEIGHTS, Dtype, EngineFeatures, Network, load_network
 from inception_v3.fidelity.rounding import REVISION
-from inception_v3.fidelity.scores import SCORES, Fidelity, Progress, Side, measure, no_progress
+from inception_v3.fidelity.scores import SCORES, Fidelity, Progress, Side, measure, no_progress, one_picture
 from inception_v3.fidelity.sources import open_source
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
 from inception_v3.network import InceptionV3
@@ -65,7 +65,7 @@ def fidelity(
     sides = [_open(argument, convention) for argument in (generated, reference) if argument is not None]
     for side in sides:
         if side.source.count == 1 and reference is not None:
-            raise InputError(f"{side.name}: one picture has no covariance, which FID needs; give two or more")
+            raise one_picture(side)
     on_cpu = torch.device(device).type == "cpu"
     callers = workers or min(core_count(), MAX_CALLERS) if on_cpu else 1
     first: Dtype = "fp32" if dtype == "int8" else dtype

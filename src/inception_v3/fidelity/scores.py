@@ -224,6 +224,10 @@ SCORES = {
 ALONE = ("is",)  # needs no reference
 
 
+def one_picture(side: Side) -> InputError:
+    return InputError(f"{side.name}: one picture has no covariance, which FID needs; give two or more")
+
+
 def measure(result: Fidelity, wanted: Collection[str] = tuple(SCORES), progress: Progress = no_progress) -> None:
     """Fill in `result.scores`; why one cannot be had goes to `result.notes`.
 
@@ -233,7 +237,7 @@ def measure(result: Fidelity, wanted: Collection[str] = tuple(SCORES), progress:
     if result.reference is not None:
         for side in result.sides:
             if side.count == 1:
-                raise InputError(f"{side.name}: one picture has no covariance, which FID needs; give two or more")
+                raise one_picture(side)
     for name, score in SCORES.items():
         if name not in wanted or (result.reference is None and name not in ALONE):
             continue
