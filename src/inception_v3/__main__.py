@@ -31,8 +31,9 @@ def _end(status: int) -> None:
     threading._shutdown()  # type: ignore[attr-defined]  # joins threads, as the interpreter does
     atexit._run_exitfuncs()
     with suppress(OSError):  # a full disk or a closed pipe is the interpreter's to tell
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream and not stream.closed:  # exit functions of logging libraries close what they wrote to
+                stream.flush()
         os._exit(status)
 
 
