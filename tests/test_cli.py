@@ -336,9 +336,17 @@ def test_a_command_ends_after_what_others_left_to_be_done(model: Path, tmp_path:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
-@pytest.mark.parametrize("command", ["describe", "describe --json", "predict {model} {photo} --json"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "describe",
+        "describe --json",
+        "predict {model} {photo} --json",
+        "predict {model} {photo} --out {out} --json",  # so little that it waits in the buffer for the end
+    ],
+)
 def test_output_that_cannot_be_written_is_one_line(command: str, model: Path, tmp_path: Path) -> None:
-    given = command.format(model=model, photo=picture(tmp_path / "photo.png", 1))
+    given = command.format(model=model, photo=picture(tmp_path / "photo.png", 1), out=tmp_path / "out.jsonl")
     done = subprocess.run(
         f"{sys.executable} -m inception_v3 {given} > /dev/full", shell=True, capture_output=True, text=True
     )

@@ -252,9 +252,11 @@ def test_writing_without_the_package_onnx_names_the_extra(
     random_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
+    done: list[str] = []
     for name in ("model.onnx", "model.xml"):
         with pytest.raises(InputError, match=r"needs the package onnx; pip install 'inception-v3\[onnx\]'"):
-            export(random_model(), tmp_path / name)
+            export(random_model(), tmp_path / name, progress=done.append)
+    assert not done, "told before any work"
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_told(random_model: Build) -> None:

@@ -1,10 +1,12 @@
 """`inception-v3 fidelity`, whole: what it prints, keeps, warns of and refuses. Most of it with a thin network."""
 
+import contextlib
 import csv
 import io
 import json
 import resource
 import shutil
+import sqlite3
 import sys
 import threading
 import time
@@ -609,6 +611,9 @@ def test_the_effect_of_bf16_is_told_whatever_is_scored_and_its_pictures_are_kept
     files = {file.name for file in tmp_path.iterdir()}
     assert len(files) == 2, f"one of bf16, and one of what it is judged by: {files}"
     assert sum("-2-" in name for name in files) == 1, "which rounding, engine and device"
+    (judged,) = (tmp_path / name for name in files if "-2-" not in name)
+    with contextlib.closing(sqlite3.connect(judged)) as kept:
+        assert kept.execute("SELECT count(*) FROM features").fetchone() == (2 * 16,)
     again = fidelity(*sets, **options, scores=["precision"])
     assert again.fid_change == first.fid_change
 

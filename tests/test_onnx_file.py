@@ -86,6 +86,15 @@ def test_damage_is_a_value_error_and_nothing_else(
             continue
 
 
+def test_a_file_that_is_cut_short_is_told_by_all_that_read_it(tmp_path: Path) -> None:
+    product(tmp_path / "model.onnx")
+    content = (tmp_path / "model.onnx").read_bytes()
+    (tmp_path / "model.onnx").write_bytes(content[:-40])
+    for read in (onnx_file.outline, onnx_file.checksum, lambda path: list(onnx_file.metadata(path, 100))):
+        with pytest.raises(ValueError, match="cut short"):
+            read(tmp_path / "model.onnx")
+
+
 def test_numbers_of_any_size_are_written_as_they_are_read(tmp_path: Path) -> None:
     for value in [0, 1, 127, 128, 2**14, 2**63, *(random.Random(0).randrange(2**63) for _ in range(100))]:
         (tmp_path / "number").write_bytes(put_varint(value))
