@@ -347,9 +347,9 @@ def test_a_command_ends_after_what_others_left_to_be_done(model: Path, tmp_path:
 )
 def test_output_that_cannot_be_written_is_one_line(command: str, model: Path, tmp_path: Path) -> None:
     given = command.format(model=model, photo=picture(tmp_path / "photo.png", 1), out=tmp_path / "out.jsonl")
-    done = subprocess.run(
-        f"{sys.executable} -m inception_v3 {given} > /dev/full", shell=True, capture_output=True, text=True
-    )
+    line = f"{sys.executable} -m inception_v3 {given} > /dev/full"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert "the output cannot be written (No space left on device)" in done.stderr
     assert "Traceback" not in done.stderr
