@@ -179,7 +179,8 @@ def race(count: int, rounds: int, only: str, peer: str | None) -> None:
         alone = "the network alone" + (", bf16" if "bf16" in name else "")
         cells = ["" if "alone" in name else f"{fid:.6g}", f"{median(rates[name]):.1f}", "", "", ""]
         if of:
-            cells[2] = f"{median(ours / theirs for ours, theirs in zip(rates[name], rates[of], strict=True)):.2f}"
+            times = [ours / theirs for ours, theirs in zip(rates[name], rates[of], strict=True)]
+            cells[2] = f"{median(times):.2f}" + (f" ({min(times):.2f} to {max(times):.2f})" if rounds > 1 else "")
             cells[3] = f"{abs(fid / runs[of][0]['number'] - 1):.1e}"
         if name.startswith("ours") and alone in rates:
             share = median(ours / network for ours, network in zip(rates[name], rates[alone], strict=True))
