@@ -83,7 +83,7 @@ def checksum(file: Path) -> str:
     Raises FileNotFoundError: there is neither.
     """
     total = hashlib.sha256()
-    parts = [file] if file.is_file() else sorted(file.parent.glob(f"{file.name}.*"))
+    parts = [file] if file.exists() and not file.is_dir() else sorted(file.parent.glob(f"{file.name}.*"))
     if not parts:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
     for part in parts:
