@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py                          beside torchvision
     python benchmarks/training_step.py --ideas                  this network without each of its shortcuts
+    python benchmarks/training_step.py --shares                 what of a step is convolutions, and what is not
     python benchmarks/training_step.py --device cuda --peers    beside timm too, and all compiled
 
 All train on the same batch at 299x299, in channels_last and bf16 autocast, with the auxiliary loss (timm has none) and
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from inception_v3 import layers, pointwise
 from inception_v3.data import Batch
@@ -160,8 +162,11 @@ def batch(size: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     return images.to(device, memory_format=torch.channels_last), torch.randint(1000, (size,)).to(device)
 
 
-def take_turns(name: str, batch_size: int, device: str) -> None:
-    """Make one step for each line that comes in, and answer with its seconds, CPU seconds and the peak memory."""
+def take_turns(name: str, batch_size: int, device: str, shares: bool) -> None:
+    """Make one step for each line that comes in, and answer with its seconds, CPU seconds and the peak memory.
+
+    With `shares`, another step tells the seconds in convolutions.
+    """
     step = (CONTESTANTS | PEERS | IDEAS)[name](*batch(batch_size, device))
     for _ in range(3 if device == "cuda" else 2):
         step()
@@ -177,7 +182,12 @@ def take_turns(name: str, batch_size: int, device: str) -> None:
         else:
             status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory too
             peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
-        print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak}), flush=True)
+        found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak}
+        if shares:
+            with Stopwatch() as watch:
+                step()
+            found["convolving"] = watch.seconds
+        print(json.dumps(found), flush=True)
 
 
 def race(names: list[str], rounds: int, options: list[str], threads: int) -> dict[str, list[dict[str, float]]]:
@@ -202,6 +212,36 @@ def race(names: list[str], rounds: int, options: list[str], threads: int) -> dic
     return results
 
 
+class Stopwatch(TorchDispatchMode):
+    """Seconds in convolutions, forward and backward, and in products of matrices.
+
+    A profiler's own memory would be in the way of that which is kept from step to step.
+    """
+
+    timed = ("convolution", "convolution_backward", "mm", "addmm")
+    seconds = 0.0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        started = time.perf_counter()
+        outputs = function(*args, **(kwargs or {}))
+        if function.overloadpacket.__name__ in self.timed:
+            self.seconds += time.perf_counter() - started
+        return outputs
+
+
+def print_shares(results: dict[str, list[dict[str, float]]]) -> None:
+    """Print how much of a step is convolutions."""
+    print("| milliseconds | a step | convolutions | all else |\n| --- | --- | --- | --- |")
+    medians: dict[str, list[float]] = {}
+    for name, steps in results.items():
+        medians[name] = [statistics.median(step[key] * 1e3 for step in steps) for key in ("seconds", "convolving")]
+        whole, convolutions = medians[name]
+        print(f"| {name} | {whole:.0f} | {convolutions:.0f} | {whole - convolutions:.0f} |")
+    aim = medians[BASE][0] / 1.25
+    left = aim - medians[OURS][1]
+    print(f"\n1.25 times {BASE} is a step of {aim:.0f} ms, which leaves {left:.0f} ms for all else here.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
@@ -210,19 +250,25 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peers", action="store_true", help="timm too, and all of them compiled")
     parser.add_argument("--ideas", action="store_true", help="this network without each of its shortcuts")
+    parser.add_argument("--shares", action="store_true", help="what of a step is convolutions, and what is not")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is no GPU here")
     if options.contestant:
-        take_turns(options.contestant, options.batch_size, options.device)
+        take_turns(options.contestant, options.batch_size, options.device, options.shares)
         return
     names = [OURS, *IDEAS] if options.ideas else [*CONTESTANTS, *(PEERS if options.peers else ())]
     base = names[0]
     arguments = ["--batch-size", str(options.batch_size), "--device", options.device]
+    if options.shares:
+        names, arguments = [BASE, OURS], [*arguments, "--shares"]
     results = race(names, options.rounds, arguments, options.threads)
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
     print(f"Batch {options.batch_size}, {where}, PyTorch {torch.__version__}, {options.rounds} rounds\n")
+    if options.shares:
+        print_shares(results)
+        return
     print(f"| training step | seconds | images/s | speed, {base} = 1 | the same in CPU time | peak memory, MB |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, steps in results.items():
