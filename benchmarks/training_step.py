@@ -191,8 +191,7 @@ def take_turns(name: str, batch_size: int, device: str, shares: bool) -> None:
 
 
 def race(names: list[str], rounds: int, options: list[str], threads: int) -> dict[str, list[dict[str, float]]]:
-    # Waiting threads sleep, so that CPU seconds are work.
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     processes: dict[str, Any] = {}
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for name in names:
