@@ -12,7 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from inception_v3 import checkpoint
+from inception_v3.data import load_data
 from inception_v3.errors import InputError
+from inception_v3.evaluation.evaluate import judge
 from inception_v3.layers import BatchNorm
 from pictures import skies
 from processes import Command, command_line, start, team
@@ -93,11 +96,16 @@ def test_after_training_they_hold_equal_weights(place: Path, recipe: str) -> Non
     equal = {name for name in first if torch.equal(first[name], second[name])}
     assert equal == (weights if recipe == "own" else set(first))
     assert not any(torch.equal(first[name], start[name]) for name in first), "and all have moved"
+    run = place / f"equal-{recipe}"
+    _, held_out = load_data(str(place / "data"))
+    whole = judge([checkpoint.load(run)], held_out)
+    (told,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    assert told["held_out_loss"] == pytest.approx(whole.loss, rel=1e-5), "of the kept model, though each judged a part"
+    assert told["held_out_top1"] == whole.top1
 
 
 def weights_of_each_process(place: Path, recipe_name: str) -> None:
     from inception_v3 import distributed
-    from inception_v3.data import load_data
     from inception_v3.training.model import new_model
     from inception_v3.training.recipe import load_recipe
     from inception_v3.training.run_folder import RunFolder

@@ -7,7 +7,7 @@ each step.
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from inception_v3.errors import InputError
 from inception_v3.layers import BatchNorm, Conv2d
 
-TIMEOUT = timedelta(minutes=30)  # of a process that hangs, or judges; one that ends is noticed at once
+TIMEOUT = timedelta(minutes=30)  # of a process that hangs; one that ends is noticed at once
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,15 @@ class Team:
         if self.count > 1:
             dist.all_gather_object(found, values)
         return [value for one in found for value in one]
+
+    def places(self, count: int) -> range:
+        """Which of so many pictures are this process's share."""
+        return range(self.rank, count, self.count)
+
+    def copy(self, tensors: Iterable[Tensor]) -> None:
+        """Give those of all processes the first one's values."""
+        for tensor in tensors if self.count > 1 else ():
+            dist.broadcast(tensor, 0)
 
     def parallel(self, model: nn.Module, *, some_unused: bool) -> nn.Module:
         """The model, whose gradients are averaged over the processes; its statistics are those of the first.

@@ -147,7 +147,7 @@ def judge(
     Raises InputError as `evaluate` does.
     """
     team = team or Team()
-    places = range(team.rank, len(pictures), team.count)
+    places = team.places(len(pictures))
     at_once = max(1, batch_size // crops)
     together = len(pictures) // team.count // at_once  # batches that every process has, and tells the others of
 
@@ -179,7 +179,12 @@ def judge(
         precision=precision,
         batch_size=batch_size,
     )
-    share.answers["index"] = team.rank + team.count * share.answers["index"]
+    return whole(team, places, share)
+
+
+def whole(team: Team, places: range, share: Metrics) -> Metrics:
+    """One judgement of the shares that the processes have, each of the pictures at its `places`."""
+    share.answers["index"] = places.start + places.step * share.answers["index"]
     share.bad = [(str(places[int(place)]), reason) for place, reason in share.bad]
     return merge(team.gather([share]))
 

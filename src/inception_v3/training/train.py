@@ -17,7 +17,7 @@ from inception_v3.data import Batch, Pictures, TrainingBatches, batches
 from inception_v3.devices import autocast, enough_memory, has_bf16, keep_freed_memory
 from inception_v3.distributed import Team, synchronise
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import Metrics, evaluate
+from inception_v3.evaluation.evaluate import Metrics, evaluate, whole
 from inception_v3.network import InceptionV3
 from inception_v3.seeds import seed_for
 from inception_v3.training import schedules
@@ -92,7 +92,8 @@ def train(
         processes=team.count,
         pin_memory=device.type == "cuda",
     )
-    test_loader = batches(test_set, model.preprocessing, recipe.batch_size, workers=workers)
+    test_places = team.places(len(test_set))
+    test_loader = batches(test_set.subset(test_places), model.preprocessing, recipe.batch_size, workers=workers)
     steps = recipe.epochs * len(loader)
     fit_to(model, recipe, steps)
     optimizer = build_optimizer(recipe, model, rate_factors)
@@ -167,13 +168,15 @@ def train(
         raise Interrupted(signals.number or signal.SIGTERM)
 
     def judge() -> Metrics:
-        """The first process's judgement, for all of them."""
-        judgement = None
-        if team.rank == 0:
-            with suppress(Interrupted):
-                judgement = evaluate(averaged_model, test_loader, train_set.class_names, lambda _: signals.check())
-        shared: Metrics | None = team.share(judgement)
-        return shared or stop()
+        """Each process judges its share of the pictures with the averages of the first."""
+        team.copy(averaged_model.state_dict().values())
+        share = None
+        with suppress(Interrupted):
+            share = evaluate(averaged_model, test_loader, train_set.class_names, lambda _: signals.check())
+        (stopped,) = team.sum(share is None)
+        if stopped or share is None:
+            stop()
+        return whole(team, test_places, share)
 
     with StopSignals() as signals, watch:
         if given and not state:  # with neither, the model's own training would have to be done again
