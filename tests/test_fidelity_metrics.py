@@ -230,25 +230,41 @@ def test_memory_is_that_of_the_states_however_many_images_come(make: Callable[..
     assert len(set(sizes)) == 1
 
 
+class Numbers(nn.Module):
+    num_features = 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images
+
+
 def test_a_sample_that_is_kept_is_a_fair_one() -> None:
-    """Of 1..400 each is kept with the same chance: 40 of 400, thirty times over."""
-
-    class Number(nn.Module):
-        num_features = 1
-
-        def forward(self, images: Tensor) -> Tensor:
-            return images
-
+    """Of 0..399 each is kept with the same chance: 40 of 400, sixty times over."""
     kept = np.zeros(400)
     for seed in range(60):
-        metric = KernelInceptionDistance(Number(), max_features=40, seed=seed)
+        metric = KernelInceptionDistance(Numbers(), max_features=40, seed=seed)
         for part in torch.arange(400.0)[:, None].split(37):
             metric.update(part, real=False)
         (features,) = metric.fake_features
         assert len(features) == 40
         kept[features[:, 0].long().numpy()] += 1
-    thirds = kept.reshape(4, 100).sum(1) / 60
-    np.testing.assert_allclose(thirds, 10, atol=1.2)
+    quarters = kept.reshape(4, 100).sum(1) / 60
+    np.testing.assert_allclose(quarters, 10, atol=1.2)
+
+
+def test_samples_of_uneven_sets_are_a_fair_one_together() -> None:
+    """As of two processes of which one saw 40 images and the other 360: a tenth of what stays is the first's."""
+    kept = np.zeros(400)
+    for seed in range(60):
+        metrics = [KernelInceptionDistance(Numbers(), max_features=40, seed=seed) for _ in range(2)]
+        for metric, part in zip(metrics, torch.arange(400.0)[:, None].split([40, 360]), strict=True):
+            metric.update(part, real=True)
+            metric.update(part, real=False)
+        metrics[0].merge_state(metrics[1])
+        features, _ = metrics[0]._kept()
+        assert len(features) == 40
+        assert (np.diff(features[:, 0]) > 0).sum() >= 38, "in order"
+        kept[features[:, 0].astype(int)] += 1
+    np.testing.assert_allclose(kept.reshape(10, 40).sum(1) / 60, 4, atol=1.2)
 
 
 # --- with the network ---

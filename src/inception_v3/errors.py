@@ -1,4 +1,4 @@
-"""The one exception that means: your input is at fault, and here is what to do about it."""
+"""What bad input raises: the message says what is at fault, and what to do about it."""
 
 
 class InputError(Exception):
@@ -12,3 +12,7 @@ class InputError(Exception):
     def __init__(self, message: str, *, exit_status: int = 1) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+class NoScoreError(ValueError):
+    """A score that these sets cannot have, while they may have others. The message says why, and what it takes."""

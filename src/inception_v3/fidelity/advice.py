@@ -115,7 +115,7 @@ def _counts(result: Fidelity, reference: Side) -> list[str]:
         interval = f" (95 % interval {low:.4g} to {high:.4g})" if low is not None and high is not None else ""
         told.append(
             f"{min(known):,} images are few: FID is biased upwards below {ENOUGH:,}{interval}; compare it only with "
-            "FID of as many images, or use fid_infinity or KID"
+            "FID of as many images, or use FID-infinity or KID"
         )
     if len(known) == 2 and known[0] != known[1]:
         told.append(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.frechet import Gaussian, frechet_distance
 from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.statistics import gaussian
@@ -46,14 +47,14 @@ def extrapolate(
 ) -> Extrapolation:
     """Of features (N, D), at least one of the two; the other may be a distribution. `fid` is that of all.
 
-    Raises ValueError: fewer than LEAST images.
+    Raises NoScoreError: fewer than LEAST images.
     """
     sides = (generated, reference)
     counts = [len(side) for side in sides if not isinstance(side, Gaussian)]
     if not counts:
-        raise ValueError("both sets are statistics, of which no parts can be drawn; give the pictures")
+        raise NoScoreError("both sets are statistics, of which no parts can be drawn; give the pictures")
     if min(counts) < LEAST:
-        raise ValueError(f"{min(counts)} images are too few for an interval: give {LEAST} or more")
+        raise NoScoreError(f"{min(counts)} images are too few for an interval: give {LEAST} or more")
     rng = np.random.RandomState(seed)
     infinity = _line(sides, (None, None), rng, fid)[1]
     progress(1)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.conventions import InceptionScoreSplits
 from inception_v3.fidelity.rows import Rows
 
@@ -18,13 +19,13 @@ def inception_score(
     """Mean and standard deviation (population's) over the parts, of features (N, D).
 
     `weights` are those of the logits, (classes, D): their bias is left out, as the first score did and all since.
-    Raises ValueError: fewer images than parts.
+    Raises NoScoreError: fewer images than parts.
     """
     count = len(features)
     order = np.arange(count) if options.seed is None else np.random.RandomState(options.seed).permutation(count)
     if options.images is None:
         if count < options.splits:
-            raise ValueError(f"{options.splits} parts of {count} images: give more images, or fewer --is-splits")
+            raise NoScoreError(f"{options.splits} parts of {count} images: give more images, or fewer --is-splits")
         edges = [place * count // options.splits for place in range(options.splits + 1)]
     else:
         edges = [*range(0, count, options.images), count]

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.conventions import KidSampling
 from inception_v3.fidelity.rows import Rows
 
@@ -13,12 +14,12 @@ ROWS = 2048  # rows of the kernel that are held at once
 def kernel_distance(generated: Features, reference: Features, sampling: KidSampling) -> tuple[float, float]:
     """KID of features (N, D) and (M, D): mean over the subsets, and their standard deviation (population's).
 
-    All in float64. Raises ValueError: fewer features than a subset has.
+    All in float64. Raises NoScoreError: fewer features than a subset has.
     """
     smaller = min(len(generated), len(reference))
     size = min(sampling.size, smaller) if sampling.shrinks else sampling.size
     if not 2 <= size <= smaller:
-        raise ValueError(f"subsets of {size} from {smaller} images: give more images, or --kid-subset-size")
+        raise NoScoreError(f"subsets of {size} from {smaller} images: give more images, or --kid-subset-size")
     rng = np.random.RandomState(sampling.seed)
     sets = (reference, generated) if sampling.reference_first else (generated, reference)
     chosen = [

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.rows import Rows
 
 Features = NDArray[np.floating] | Rows
@@ -46,11 +47,11 @@ def compare(
 
     A ball around an image reaches to its k-th neighbour in its own set. Precision and recall count its edge as
     inside, as NVIDIA's, ADM's and torch-fidelity's; density and coverage do not, as PRDC's.
-    Raises ValueError: a set with no more images than `density_k`.
+    Raises NoScoreError: a set with no more images than `density_k`.
     """
     least = max(k, density_k)
     if min(len(generated), len(reference)) <= least:
-        raise ValueError(f"{min(len(generated), len(reference))} images have no {least} neighbours; give more")
+        raise NoScoreError(f"{min(len(generated), len(reference))} images have no {least} neighbours; give more")
     of_real = neighbour_distances(reference, (1, k, density_k), progress)
     of_generated = neighbour_distances(generated, (k,), progress)[:, 0]
     spacing, real_radius, density_radius = of_real.T

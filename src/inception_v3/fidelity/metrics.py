@@ -196,13 +196,17 @@ class SpatialFrechetInceptionDistance(FrechetInceptionDistance):
 
 
 class SampledMetric(FidelityMetric):
-    """Keeps features of each set: all up to `max_features`, then a random sample of them (a reservoir)."""
+    """Keeps features of each set: all up to `max_features`, then a random sample of so many.
 
-    real_states = ("real_features", "real_count")
+    Each image draws a number, and those with the lowest stay. So the samples of several processes, or those of
+    merge_state, are together a sample of all images, however many each saw.
+    """
+
+    real_states = ("real_features", "real_draws")
     real_features: list[Tensor] | Tensor
     fake_features: list[Tensor] | Tensor
-    real_count: Tensor
-    fake_count: Tensor
+    real_draws: list[Tensor] | Tensor
+    fake_draws: list[Tensor] | Tensor
 
     def __init__(self, feature: Features = 2048, max_features: int = 10_000, seed: int = 2020, **options: Any) -> None:
         super().__init__(feature, **options)
@@ -213,22 +217,25 @@ class SampledMetric(FidelityMetric):
         self.add_state(f"sample_{max_features}_{seed}", torch.tensor(0), dist_reduce_fx="max")
         for name in ("real", "fake"):
             self.add_state(f"{name}_features", [], dist_reduce_fx="cat")
-            self.add_state(f"{name}_count", torch.tensor(0), dist_reduce_fx="sum")
+            self.add_state(f"{name}_draws", [], dist_reduce_fx="cat")
 
     def update(self, imgs: Tensor, real: bool) -> None:
         name = "real" if real else "fake"
         features = self._features(imgs)
-        seen = int(getattr(self, f"{name}_count"))
-        room = max(self.max_features - seen, 0)
-        first = features[:room].clone()  # below it is written to, and others may share it
-        parts = [*getattr(self, f"{name}_features"), *([first] if room else [])]
-        kept = parts[0] if len(parts) == 1 else torch.cat(parts)
-        for number in range(room, len(features)):
-            place = self.rng.randint(0, seen + number + 1)
-            if place < self.max_features:
-                kept[place] = features[number]
-        setattr(self, f"{name}_features", [kept])
-        setattr(self, f"{name}_count", getattr(self, f"{name}_count") + len(features))
+        draws = torch.from_numpy(self.rng.random_sample(len(features))).to(features.device, torch.float32)
+        features, draws = self._sample(
+            [*getattr(self, f"{name}_features"), features], [*getattr(self, f"{name}_draws"), draws]
+        )
+        setattr(self, f"{name}_features", [features])
+        setattr(self, f"{name}_draws", [draws])
+
+    def _sample(self, features: list[Tensor] | Tensor, draws: list[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that stay, in the order in which they came."""
+        every, drawn = dim_zero_cat(features), dim_zero_cat(draws)
+        if len(every) <= self.max_features:
+            return every, drawn
+        rows = drawn.argsort(stable=True)[: self.max_features].sort().values
+        return every[rows], drawn[rows]
 
     def reset(self) -> None:
         super().reset()
@@ -236,9 +243,10 @@ class SampledMetric(FidelityMetric):
 
     def _sync_dist(self, *arguments: Any, **options: Any) -> None:
         """A process that has none of a set takes part with no rows; torchmetrics would send another shape."""
-        for name in ("real_features", "fake_features"):
-            if not len(getattr(self, name)):
-                setattr(self, name, [torch.zeros(0, self._width(), device=self.device)])
+        for name in ("real", "fake"):
+            if not len(getattr(self, f"{name}_features")):
+                setattr(self, f"{name}_features", [torch.zeros(0, self._width(), device=self.device)])
+                setattr(self, f"{name}_draws", [torch.zeros(0, device=self.device)])
         super()._sync_dist(*arguments, **options)
 
     def _kept(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -247,7 +255,8 @@ class SampledMetric(FidelityMetric):
         for name in ("fake", "real"):
             if not len(kept := getattr(self, f"{name}_features")):
                 raise ValueError(f"no {name} images yet: call update(imgs, real={name == 'real'}) first")
-            both.append(dim_zero_cat(kept).float().cpu().numpy())
+            features, _ = self._sample(kept, getattr(self, f"{name}_draws"))
+            both.append(features.float().cpu().numpy())
         return both[0], both[1]
 
     def _tensors(self, *values: float) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inception_v3.errors import InputError
+from inception_v3.errors import InputError, NoScoreError
 from inception_v3.fidelity.manifold import nearest_places
 from inception_v3.fidelity.pictures import Picture, decode
 from inception_v3.fidelity.scores import Fidelity, Progress, Side, neighbours, no_progress
@@ -35,7 +35,7 @@ def write(result: Fidelity, path: Path, progress: Progress = no_progress) -> Non
     """
     try:
         realism = neighbours(result, progress).realism
-    except ValueError as error:
+    except NoScoreError as error:
         raise InputError(f"{path}: no page without nearest neighbours: {error}") from error
     order = np.argsort(-realism, kind="stable")
     best = order[:SHOWN]

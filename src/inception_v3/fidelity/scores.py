@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from inception_v3.errors import InputError
+from inception_v3.errors import InputError, NoScoreError
 from inception_v3.fidelity.conventions import Convention
 from inception_v3.fidelity.extrapolation import extrapolate, repetitions
 from inception_v3.fidelity.features import FeatureSet
@@ -66,19 +66,19 @@ class Side:
 
     @property
     def pooled(self) -> Rows:
-        """Raises ValueError: there are statistics alone."""
+        """Raises NoScoreError: there are statistics alone."""
         if self.features is None:
-            raise ValueError(f"{self.name} holds statistics and no pictures")
+            raise NoScoreError(f"{self.name} holds statistics and no pictures")
         return self.features.pooled
 
     def distribution(self, over: Literal["pooled", "spatial"]) -> Gaussian:
-        """Raises ValueError: saved statistics without it."""
+        """Raises NoScoreError: saved statistics without it."""
         if self.statistics is None:
             assert self.features is not None
             return gaussian(getattr(self.features, over))
         found: Gaussian | None = getattr(self.statistics, over)
         if found is None:
-            raise ValueError(f"{self.name} holds no mu_s and sigma_s")
+            raise NoScoreError(f"{self.name} holds no mu_s and sigma_s")
         return found
 
 
@@ -175,7 +175,7 @@ def _inception_score(result: Fidelity, progress: Progress) -> Iterable[float]:
 
 
 def neighbours(result: Fidelity, progress: Progress) -> Manifold:
-    """What three scores and the page are made of, worked out by the first. Raises ValueError: too few pictures."""
+    """What three scores and the page are made of, worked out by the first. Raises NoScoreError: too few pictures."""
     if result.neighbours is None:
         generated, reference = result.generated.pooled, result.against.pooled
         advance = progress("nearest neighbours", pairs(len(generated), len(reference)))
@@ -200,7 +200,7 @@ def _memorisation(result: Fidelity, progress: Progress) -> Iterable[float]:
 
 @dataclass(frozen=True)
 class Score:
-    """The keys of its numbers, and the function that gives them; it raises ValueError where they cannot be had."""
+    """The keys of its numbers, and the function that gives them; it raises NoScoreError where they cannot be had."""
 
     keys: tuple[str, ...]
     compute: Callable[[Fidelity, Progress], Iterable[float]]
@@ -243,7 +243,7 @@ def measure(result: Fidelity, wanted: Collection[str] = tuple(SCORES), progress:
             continue
         try:
             result.scores.update(zip(score.keys, score.compute(result, progress), strict=True))
-        except ValueError as error:
+        except NoScoreError as error:
             if len(wanted) == 1:
                 raise InputError(f"{name}: {error}") from error
             result.notes.append(f"no {name}: {error}")
