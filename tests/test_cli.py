@@ -229,23 +229,29 @@ def test_a_run_folder_among_the_classes_would_be_one_of_them(run: Run, tmp_path:
         assert status == 2
         assert "it would be taken for a class" in one_line(err)
     assert sorted(path.name for path in (tmp_path / "pets").iterdir()) == ["cat", "dog"]
+    (tmp_path / "pets").rename(tmp_path / "train")
+    for split in ("train", "val"):
+        status, _, err = run("train", tmp_path, "--out", tmp_path / split / "run")
+        assert status == 2
+        assert "it would be taken for a class" in one_line(err)
 
 
 def test_train_then_evaluate_then_predict(run: Run, tmp_path: Path) -> None:
-    """The main job, end to end, on a folder of pictures."""
+    """The main job, end to end, on a folder of pictures, whatever it and its classes are called."""
+    tmp_path, cat = tmp_path / "a[/b]", r"$\frac$"
     for number in range(12):
-        picture(tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number:02}.png", number)
-    (tmp_path / "pets" / "cat" / "broken.png").write_text("text")
+        picture(tmp_path / "pets" / (cat if number % 2 else "dog") / f"{number:02}.png", number)
+    (tmp_path / "pets" / cat / "broken.png").write_text("text")
     small = ("--image-size", 75, "--depth-multiplier", 0.1, "--epochs", 1)
     status, out, err = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small)
     assert status == 0, err
-    assert "top-1" in out
+    assert out.startswith(f"{tmp_path}/run: top-1 ")
     assert "1 of 13 pictures could not be read" in err
     status, out, _ = run("evaluate", tmp_path / "run", tmp_path / "pets", "--json")
     assert status == 0
     assert json.loads(out)["count"] + len(json.loads(out)["bad"]) == 3, "only what training never saw"
     status, out, _ = run("predict", tmp_path / "run", tmp_path / "pets" / "dog", "--json")
-    assert {row["class"] for line in out.splitlines() for row in json.loads(line)["predictions"]} == {"cat", "dog"}
+    assert {row["class"] for line in out.splitlines() for row in json.loads(line)["predictions"]} == {cat, "dog"}
     status, _, err = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small)
     assert status == 2
     assert "--overwrite" in one_line(err)

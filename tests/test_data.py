@@ -286,7 +286,20 @@ def test_classes_of_two_lists_meet_by_name(own: list[str], others: list[str], da
         assert [again.class_names[label] for label in again.labels] == [own[label] for label in labels]
 
 
-def test_numbered_classes_meet_by_place_and_slims_background_is_left_aside() -> None:
+def test_folders_that_are_numbers_are_the_models_classes_of_those_numbers(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(12)]
+    for numbers in (range(12), (3, 7, 11)):
+        for number in numbers:
+            picture(tmp_path / f"{len(numbers)}" / str(number) / f"{number}.png", number)
+        pictures = load_held_out(str(tmp_path / f"{len(numbers)}"), names)
+        assert [pictures.class_names[label] for label in pictures.labels] == [names[number] for number in numbers]
+    unnamed = load_held_out(str(tmp_path / "12"), None)
+    assert [unnamed.labels[place] for place in range(12)] == [int(name.split("/")[0]) for name in unnamed.names]
+    with pytest.raises(InputError, match="no class 11"):
+        load_held_out(str(tmp_path / "12"), names[:11])
+
+
+def test_numbered_classes_meet_by_number_and_slims_background_is_left_aside() -> None:
     numbered = Pictures(["0", "1"], [Path("x"), Path("y")], [0, 1], ["x", "y"])
     from_one = Pictures(["background", "1", "2"], [Path("x"), Path("y")], [1, 2], ["x", "y"])
     for pictures in (numbered, from_one):

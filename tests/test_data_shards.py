@@ -195,6 +195,7 @@ def test_an_index_that_took_long_is_kept_until_the_shard_changes(shards: Path, m
         ("0.cls", b"999999999999", "its label is '999999999999'"),
         ("0.cls", b"\xff\n\x1b", "its label is"),
         ("0.cls", b"1" * (2**20 + 1), "are no label"),
+        ("0.cls", b"1" * 5000, "its label is '1111"),  # more digits than Python reads
         ("0.json", b"{", "no JSON"),
         ("0.json", b"[" * 100_000, "no JSON"),
         ("0.json", b'{"label": "dog"}', "its label is 'dog'"),
@@ -207,6 +208,12 @@ def test_a_label_that_is_no_number_is_one_clear_line(tmp_path: Path, name: str, 
         load_data(str(path))
     assert str(error.value).startswith(f"{path}: {name}: ")
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_last_part_of_a_name_says_what_a_member_is(tmp_path: Path) -> None:
+    members = {name.replace(".", ".1.", 1): content for name, content in labelled(8).items()}
+    train, test = load_data(str(tar(tmp_path / "x.tar", members)))
+    assert sorted([*train.names, *test.names]) == [f"x.tar/{number}.1.png" for number in range(8)]
 
 
 def test_pictures_without_a_label_or_damaged_are_told_and_the_others_used(tmp_path: Path) -> None:

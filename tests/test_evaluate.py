@@ -32,8 +32,10 @@ from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import reliability
 from inception_v3.evaluation.crops import MultiCrop
 from inception_v3.evaluation.evaluate import ANSWER, Metrics, evaluate, judge, merge
+from inception_v3.evaluation.report import write_html
 from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
+from inception_v3.training.run_folder import RunFolder
 from processes import command_line, team
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,6 +108,24 @@ def test_the_figures_are_those_of_scikit_learn() -> None:
         expected = score(labels, shares.argmax(1), labels=every, average=None, zero_division=np.nan)
         found = [math.nan if row[name] is None else row[name] for row in metrics.per_class()]
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_hundred_thousand_classes_take_no_square_of_them(tmp_path: Path) -> None:
+    """Their matrix would take 75 GiB."""
+    names = [f"n{number}" for number in range(100_000)]
+    answers = np.zeros(3, ANSWER)
+    answers["index"], answers["label"], answers["predicted"], answers["rank"] = range(3), [0, 99_999, 5], 5, [7, 7, 0]
+    metrics = Metrics(names, answers)
+    told = metrics.as_dict()
+    assert (told["top1"], told["confusion"]) == (1 / 3, None)
+    assert told["classes"][5] == {"class": "n5", "count": 1, "recall": 1.0, "precision": 1 / 3}
+    judged = {"models": [], "data": "d", "weights": "ema", "crops": 1, "precision": "fp32"}
+    pictures = Pictures(names, [Image.new("RGB", (9, 9))] * 3, [0, 99_999, 5], ["a", "b", "c"])
+    write_html(tmp_path / "report.html", metrics, pictures, judged)
+    assert "n99999" in (tmp_path / "report.html").read_text()
+    with RunFolder(tmp_path / "run") as run:
+        run.finish(metrics, [])
+    assert not (tmp_path / "run" / "confusion_matrix.png").exists()
 
 
 def test_ece_is_that_of_torchmetrics_and_of_its_definition() -> None:

@@ -149,6 +149,7 @@ def finetune(
     output.print(
         f"{run.path}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

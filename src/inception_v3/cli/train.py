@@ -114,6 +114,8 @@ def train(
     output.print(
         f"{out}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 

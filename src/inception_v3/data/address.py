@@ -21,7 +21,7 @@ TEST_NAMES = ("val", "valid", "validation", "test")  # the first that there is, 
 MAX_FILES = 100_000
 TFRECORD = re.compile(r"\.tfrecords?$|-\d{5,}-of-\d{5,}$")
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
-_LABEL_LINE = re.compile(r"(?:(\d+):)?(.*\S)\s*")
+_LABEL_LINE = re.compile(r"(?:([0-9]{1,20}):)?(.*\S)\s*")
 
 
 class Reader(Protocol):

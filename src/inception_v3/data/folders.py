@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES
-from inception_v3.data.pictures import Pictures, Splits
+from inception_v3.data.pictures import Pictures, Splits, is_number
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
 from inception_v3.images import _printable, list_images
@@ -64,7 +64,9 @@ def read(root: Path) -> Pictures:
 
 
 def _folders(root: Path) -> list[Path]:
+    """In the order of their names; those that are numbers as numbers, 2 before 10."""
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        found = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(found, key=lambda path: int(path.name)) if all(is_number(path.name) for path in found) else found
     except OSError as error:
         raise InputError(f"{_printable(root)}: cannot be listed ({error.strerror}); check the folder") from error

@@ -1,6 +1,7 @@
 """Labelled pictures: what every kind of data set is read into, and what can be said of it."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -109,7 +110,8 @@ def split_evenly(pictures: Pictures, name: str) -> tuple[Pictures, Pictures]:
 def renumber(pictures: Pictures, class_names: list[str], complaint: Callable[[str], str]) -> Pictures:
     """The same pictures, labelled by the numbers of another list of classes.
 
-    Classes meet by name. Where the data set has numbers for names, they meet by place, TF-Slim's background aside.
+    Classes meet by name. Where the data set has numbers for names, those are places in the list, TF-Slim's background
+    aside.
     Raises InputError with the complaint about the first class that has pictures and is not in the list.
     """
     own = pictures.class_names
@@ -118,8 +120,8 @@ def renumber(pictures: Pictures, class_names: list[str], complaint: Callable[[st
     places = {name: place for place, name in enumerate(class_names)}
     if _numbered(own) and not _numbered(class_names):
         shift = (class_names[0] == BACKGROUND) - (own[0] == BACKGROUND)
-        new = [places.get(name) if name == BACKGROUND else place + shift for place, name in enumerate(own)]
-        new = [place if place is not None and place < len(class_names) else None for place in new]
+        new = [places.get(name) if name == BACKGROUND else int(name) + shift for name in own]
+        new = [place if place is not None and 0 <= place < len(class_names) else None for place in new]
     else:
         new = [places.get(name) for name in own]
     unknown = [own[label] for label in np.flatnonzero(pictures.counts()) if new[label] is None]
@@ -129,5 +131,9 @@ def renumber(pictures: Pictures, class_names: list[str], complaint: Callable[[st
     return Pictures(class_names, pictures.sources, labels, pictures.names, pictures.bad)
 
 
+def is_number(name: str) -> bool:
+    return re.fullmatch("[0-9]{1,20}", name) is not None
+
+
 def _numbered(class_names: list[str]) -> bool:
-    return all(name.isdecimal() or (place == 0 and name == BACKGROUND) for place, name in enumerate(class_names))
+    return all(is_number(name) or (place == 0 and name == BACKGROUND) for place, name in enumerate(class_names))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from array import array
 from collections import Counter
@@ -72,7 +73,7 @@ class _Records:
 def labelled(label: object, name: str) -> int:
     """A label as a number. Raises InputError, naming the record, for what is none."""
     number = label
-    if isinstance(label, str) and label.strip().isascii() and label.strip().isdecimal():
+    if isinstance(label, str) and re.fullmatch(r"\s*[0-9]{1,20}\s*", label):  # Python refuses thousands of digits
         number = int(label)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_LABEL:
         wrong = _printable(label)[:40]

@@ -39,7 +39,7 @@ def index(path: Path) -> Index:
             for member in _members(path, file, found):
                 head, _, tail = member.name.rpartition("/")
                 key, _, suffix = tail.partition(".")
-                key, suffix = f"{head}/{key}", suffix.lower()
+                key, suffix = f"{head}/{key}", suffix.lower().rpartition(".")[2]  # KEY.1.jpg too
                 if suffix in ("cls", "json"):
                     label = _label(path, file, member, suffix)
                     if label is not None:

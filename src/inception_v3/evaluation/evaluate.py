@@ -25,6 +25,7 @@ from inception_v3.network import InceptionV3
 
 Precision = Literal["fp32", "bf16"]
 
+MATRIX_CLASSES = 2_000  # of more the confusion is neither drawn nor written: 20,000 would take 3 GB
 NO_ANSWER = -1  # in place of a class and a rank, where the network's outputs are no finite numbers
 ANSWER = np.dtype(
     [
@@ -62,11 +63,19 @@ class Metrics:
         return self.count - len(self.answered)
 
     @cached_property
+    def confused(self) -> np.ndarray:
+        """A row (i, j, how many) for each class i of which pictures were taken for class j, right ones too."""
+        pairs, counts = np.unique(
+            np.stack([self.answered["label"], self.answered["predicted"]], 1), axis=0, return_counts=True
+        )
+        return np.column_stack([pairs, counts])
+
+    @property
     def confusion(self) -> np.ndarray:
-        """`confusion[i, j]`: pictures of class i that were taken for class j."""
-        classes = len(self.class_names)
-        pairs = self.answered["label"] * classes + self.answered["predicted"]
-        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        """`confusion[i, j]`: pictures of class i that were taken for class j; of many classes it takes gigabytes."""
+        matrix = np.zeros((len(self.class_names), len(self.class_names)), np.int64)
+        matrix[self.confused[:, 0], self.confused[:, 1]] = self.confused[:, 2]
+        return matrix
 
     @property
     def top1(self) -> float:
@@ -92,8 +101,11 @@ class Metrics:
 
     def per_class(self) -> list[dict[str, Any]]:
         """For each class: its name, pictures, recall (of its own pictures, the share found) and precision."""
-        right, claimed = np.diag(self.confusion), self.confusion.sum(0)
-        real = np.bincount(self.answers["label"], minlength=len(self.class_names))
+        hits = self.answered["label"][self.answered["rank"] == 0]
+        right, claimed, real = (
+            np.bincount(labels, minlength=len(self.class_names))
+            for labels in (hits, self.answered["predicted"], self.answers["label"])
+        )
         return [
             {
                 "class": name,
@@ -114,7 +126,7 @@ class Metrics:
             "loss": self.loss if len(self.answered) else None,
             "ece": self.ece if len(self.answered) else None,
             "classes": self.per_class(),
-            "confusion": self.confusion.tolist(),
+            "confusion": self.confusion.tolist() if len(self.class_names) <= MATRIX_CLASSES else None,
             "calibration": [asdict(one) for one in self.calibration],
             "bad": [{"image": image, "reason": reason} for image, reason in self.bad],
         }

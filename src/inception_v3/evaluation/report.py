@@ -24,7 +24,7 @@ from inception_v3.files import replacing
 
 MISTAKES = 200  # shown, the surest first
 THUMBNAIL = 96  # pixels, of the longer side
-MATRIX_CLASSES = 30  # a matrix of more cannot be read: then the most confused pairs alone
+TABLE_CLASSES = 30  # a matrix of more cannot be read: then the most confused pairs alone
 PAIRS = 200
 BAD = 1000
 
@@ -43,7 +43,7 @@ def write_html(file: Path, metrics: Metrics, pictures: Pictures, settings: dict[
         row | {"number": i} for i, row in enumerate(metrics.per_class()) if row["count"] or row["precision"] is not None
     ]
     numbers = [row["number"] for row in shown]
-    confusion = metrics.confusion
+    counts = {(int(i), int(j)): int(count) for i, j, count in metrics.confused}
     mistakes = _mistakes(metrics)
     page = template.render(
         metrics=metrics,
@@ -52,8 +52,8 @@ def write_html(file: Path, metrics: Metrics, pictures: Pictures, settings: dict[
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         wrong=metrics.count - int((metrics.answered["rank"] == 0).sum()),
         classes=shown,
-        matrix=[[int(confusion[i, j]) for j in numbers] for i in numbers] if len(numbers) <= MATRIX_CLASSES else None,
-        pairs=_pairs(confusion),
+        matrix=[[counts.get((i, j), 0) for j in numbers] for i in numbers] if len(numbers) <= TABLE_CLASSES else None,
+        pairs=_pairs(metrics),
         mistakes=[_mistake(row, pictures) for row in mistakes],
         no_answer=NO_ANSWER,
         diagrams=_diagrams(metrics.calibration),
@@ -97,21 +97,14 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _pairs(confusion: np.ndarray) -> list[dict[str, Any]]:
+def _pairs(metrics: Metrics) -> list[dict[str, Any]]:
     """The most confused pairs of classes."""
-    off = confusion - np.diag(np.diag(confusion))
-    real, predicted = np.nonzero(off)
-    counts = off[real, predicted]
-    totals = confusion.sum(1)
-    most = np.lexsort((predicted, real, -counts))[:PAIRS]
+    totals = np.bincount(metrics.answered["label"])
+    wrong = metrics.confused[metrics.confused[:, 0] != metrics.confused[:, 1]]
+    most = wrong[np.argsort(-wrong[:, 2], kind="stable")[:PAIRS]]
     return [
-        {
-            "real": int(real[i]),
-            "predicted": int(predicted[i]),
-            "count": int(counts[i]),
-            "share": float(counts[i] / totals[real[i]]),
-        }
-        for i in most
+        {"real": int(i), "predicted": int(j), "count": int(count), "share": float(count / totals[i])}
+        for i, j, count in most
     ]
 
 

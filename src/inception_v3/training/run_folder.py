@@ -177,12 +177,15 @@ class RunFolder:
             return
         try:
             from inception_v3 import plots
+            from inception_v3.evaluation.evaluate import MATRIX_CLASSES
         except ImportError:
             self.missing.append("curves and confusion matrix")
             return
         if epochs:
             with replacing(self.path / "curves.png") as temporary:
                 plots.curves(epochs, temporary)
+        if len(metrics.class_names) > MATRIX_CLASSES:
+            return
         with replacing(self.path / "confusion_matrix.png") as temporary:
             plots.confusion_matrix(metrics.confusion, metrics.class_names, temporary)
 
