@@ -228,6 +228,13 @@ def test_pictures_without_a_label_or_damaged_are_told_and_the_others_used(tmp_pa
     assert told[0].startswith("x.tar/2.png: ")
 
 
+def test_two_labels_of_one_picture_are_told(tmp_path: Path) -> None:
+    members = labelled(8) | {"0.json": b'{"label": 2}', "1.json": b'{"label": 1}', "2.json": b'{"caption": "a"}'}
+    with pytest.warns(UserWarning, match="left out x.tar/0.png: its .cls and its .json give two labels"):
+        train, test = load_data(str(tar(tmp_path / "x.tar", members)))
+    assert len(train) + len(test) == 7
+
+
 def test_what_comes_before_damage_is_used(tmp_path: Path) -> None:
     path = tar(tmp_path / "x.tar", labelled(8))
     whole = path.read_bytes()

@@ -107,6 +107,8 @@ def test_parquet_without_the_types_of_hugging_face(tmp_path: Path) -> None:
     train, test = load_data(str(tmp_path / "x.parquet"))
     assert (len(train), len(test), train.class_names) == (4, 2, ["0", "1"])
     assert train.open(0).tobytes() == image(int(train.names[0][-6:])).tobytes()
+    (tmp_path / "labels.txt").write_text("0:cat\n1:dog\n", "utf-8-sig")  # as Windows' editor saves it
+    assert load_data(str(tmp_path / "x.parquet"))[0].class_names == ["cat", "dog"]
 
 
 def test_pictures_that_a_table_only_points_to(tmp_path: Path) -> None:

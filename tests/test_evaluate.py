@@ -401,6 +401,19 @@ def test_where_nothing_can_be_written_is_told_before_the_work(run: Run, saved: C
         assert f"{place}: cannot be written" in one_line(err)
 
 
+def test_the_figures_are_told_before_a_disk_is_full(
+    run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise InputError("x.csv: the disk is full")
+
+    monkeypatch.setattr("inception_v3.evaluation.report.write_csv", full)
+    status, out, err = run(saved(), pets, "--csv", tmp_path / "x.csv", "--json")
+    assert status == 1
+    assert json.loads(out)["count"] == 5
+    assert "the disk is full" in one_line(err)
+
+
 def test_when_no_picture_can_be_read_it_has_failed(run: Run, saved: Callable[..., Path], pets: Path) -> None:
     model = saved()
     for file in pets.rglob("*.png"):

@@ -484,6 +484,16 @@ def test_wrong_data_and_weights_are_told(
     assert message in err
 
 
+def test_it_is_the_work_of_one_process(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    asked = ("finetune", place / "weights.safetensors", place / "data", "--out", tmp_path / "run")
+    status, _, err = command(capsys, monkeypatch, *asked)
+    assert status == 2
+    assert "start it without torchrun" in err
+
+
 def test_a_class_without_training_pictures_is_no_error(place: Path, tuned: FineTuned) -> None:
     """As the background of a set whose labels start at 1."""
     data = load_data(str(place / "data"))

@@ -146,6 +146,31 @@ def test_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
         run(data, tmp_path / "run")
 
 
+def test_a_class_that_cannot_be_read_at_all_stops_it(tmp_path: Path) -> None:
+    data = skies(tmp_path / "data")
+    for file in (data / "day").iterdir():
+        if file.relative_to(data).as_posix() in load_data(str(data))[0].names:
+            file.write_bytes(b"")
+    with pytest.raises(InputError, match="class day: none of its training pictures can be read"):
+        run(data, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "message"),
+    [
+        (["day"], 75, "tells 1 classes apart, the data has 2"),
+        (["day", "night"], 91, "91x91, and the recipe's .* is 75"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_at_once(
+    tmp_path: Path, classes: list[str], size: int, message: str
+) -> None:
+    model = new_model(replace(SMALL, image_size=size), classes)
+    with pytest.raises(InputError, match=message):
+        run(skies(tmp_path / "data"), tmp_path / "run", model=model)
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
 def test_held_out_pictures_that_cannot_be_read_at_all_stop_it(tmp_path: Path) -> None:
     data = skies(tmp_path / "data")
     _, test_set = load_data(str(data))

@@ -7,6 +7,7 @@ mistakes answer at once, and `predict` with an exported network soon.
 import errno
 import os
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from importlib import import_module
@@ -48,6 +49,7 @@ def inception_v3() -> None:
 def main() -> None:
     """Run a command; one line and an exit status in place of a traceback for anything the user can mend."""
     _keep_stderr()
+    threading.excepthook = _of_a_thread
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes on one machine one alone speaks
     # without a line of our source
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if first else None
@@ -79,6 +81,12 @@ def _keep_stderr() -> None:
     with suppress(AttributeError, OSError):  # there is none, or it is no file
         if sys.stderr.fileno() == 2:
             sys.stderr = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, sys.stderr.errors)
+
+
+def _of_a_thread(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writes in a thread of its own: where the disk is full, the training fails too, and says so."""
+    if not issubclass(failed.exc_type, OSError):
+        threading.__excepthook__(failed)
 
 
 def _tell(message: str, style: str = "bold red") -> None:

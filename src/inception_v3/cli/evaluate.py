@@ -111,10 +111,6 @@ def evaluate(
         "crops": crops,
         "precision": precision,
     }
-    if table is not None:
-        write_csv(table, metrics, pictures)
-    if report is not None:
-        write_html(report, metrics, pictures, settings)
     if as_json:
         print(json.dumps(settings | metrics.as_dict(), allow_nan=False))
     else:
@@ -125,6 +121,11 @@ def evaluate(
             "mistakes, and are in neither loss nor ECE"
         )
     show_bad(told(metrics.bad), everything)
+    # last, as a disk may be full, and what was found is told by now
+    if table is not None:
+        write_csv(table, metrics, pictures)
+    if report is not None:
+        write_html(report, metrics, pictures, settings)
 
 
 def _one_of(option: str, given: Any, known: tuple[Any, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +74,8 @@ def finetune(
         raise InputError("--resume goes on with a run, --overwrite deletes it: give one of them", exit_status=2)
     if resume and unfreeze is None:
         raise InputError("--resume goes on with --unfreeze; features are kept without it", exit_status=2)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("finetune is the work of one process; start it without torchrun", exit_status=2)
     folder = out or Path("runs") / Path(data).resolve().name
     keep_apart(data, folder)
     from inception_v3.training.recipe import load_recipe

@@ -108,7 +108,7 @@ def labels_file(folder: Path) -> dict[int, str]:
         return labels_file(folder.parent) if folder.name in (*TRAIN_NAMES, *TEST_NAMES) else {}
     names: dict[int, str] = {}
     try:
-        lines = file.read_text("utf-8").rstrip().splitlines()
+        lines = file.read_text("utf-8-sig").rstrip().splitlines()  # Windows' editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error}); write a line NUMBER:NAME for each class") from error
     for number, line in enumerate(lines):

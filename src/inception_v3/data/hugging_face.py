@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES
+from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES, labels_file
 from inception_v3.data.extras import extra
 from inception_v3.data.pictures import Encoded, Pictures, PictureSource, Splits
 from inception_v3.data.records import MAX_LABEL
@@ -57,7 +57,10 @@ def read_parquet(files: list[Path], place: str) -> Pictures:
     finally:
         datasets.enable_progress_bars()
         datasets.logging.set_verbosity(verbosity)
-    return _pictures(table, place, files[0].name)
+    pictures = _pictures(table, place, files[0].name)
+    if known := labels_file(files[0].parent):
+        pictures.class_names = [known.get(label, name) for label, name in enumerate(pictures.class_names)]
+    return pictures
 
 
 def _tried(place: str, read: Callable[[], Any]) -> Any:
@@ -112,7 +115,7 @@ def _pictures(table: Any, place: str, called: str) -> Pictures:
             wrong = _printable(number)[:40]
             raise InputError(
                 f"{place}: row {row} has {label} {wrong!r}, and must have a whole number from 0 to {MAX_LABEL:,}; cast "
-                "the column to ClassLabel"
+                "names to ClassLabel, and leave out rows without a label"
             )
         labels.append(number)
     class_names = list(getattr(features[label], "names", None) or [])

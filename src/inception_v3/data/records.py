@@ -77,7 +77,10 @@ def labelled(label: object, name: str) -> int:
         number = int(label)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_LABEL:
         wrong = _printable(label)[:40]
-        raise InputError(f"{name}: its label is {wrong!r}, and must be a whole number from 0 to {MAX_LABEL:,}")
+        raise InputError(
+            f"{name}: its label is {wrong!r}, and must be a whole number from 0 to {MAX_LABEL:,}; number the classes, "
+            "and call them by name in a labels.txt"
+        )
     return number
 
 

@@ -33,6 +33,7 @@ def index(path: Path) -> Index:
     """Where the pictures of a shard are, and their labels. What comes after damage is left out, and told of."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
+    contradictory: list[str] = []
     found = Index()
     with path.open("rb") as file:
         try:
@@ -42,8 +43,8 @@ def index(path: Path) -> Index:
                 key, suffix = f"{head}/{key}", suffix.lower().rpartition(".")[2]  # KEY.1.jpg too
                 if suffix in ("cls", "json"):
                     label = _label(path, file, member, suffix)
-                    if label is not None:
-                        labels[key] = label
+                    if label is not None and labels.setdefault(key, label) != label:
+                        contradictory.append(key)
                 elif f".{suffix}" in IMAGE_SUFFIXES:
                     if key in images:
                         found.bad.append((_printable(member.name), "a second picture of one key; rename it"))
@@ -52,7 +53,9 @@ def index(path: Path) -> Index:
             raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
     for key, (name, offset, size) in images.items():
         name = _printable(name)
-        if key in labels:
+        if key in contradictory:
+            found.bad.append((name, "its .cls and its .json give two labels; remove one"))
+        elif key in labels:
             found.add(name, offset, size, labels[key])
         else:
             found.bad.append((name, f"no label: there is no {PurePosixPath(name).name.partition('.')[0]}.cls or .json"))

@@ -232,7 +232,7 @@ def train_head(
     started = time.perf_counter()
     labels = torch.tensor(both.labels)[found.places]
     to_train = found.places < len(train_set)
-    _check_classes(labels[to_train], train_set)
+    train_set.check_read(labels[to_train].tolist())
     if bool(to_train.all()):
         raise InputError("none of the held-out pictures can be read")
     device = next(model.parameters()).device
@@ -257,15 +257,6 @@ def train_head(
         soft_wrap=True,
     )
     return TrainedHead(head.l2, head.losses, metrics, training, found.computed, found.not_kept, seconds)
-
-
-def _check_classes(readable: Tensor, train_set: Pictures) -> None:
-    """A class without training pictures is told where the data are loaded, and is no error."""
-    counts = torch.bincount(readable, minlength=len(train_set.class_names))
-    lost = (counts == 0) & torch.from_numpy(train_set.counts() > 0)
-    if bool(lost.any()):
-        name = train_set.class_names[int(lost.nonzero()[0])]
-        raise InputError(f"class {name}: none of its training pictures can be read")
 
 
 def judge(model: InceptionV3, features: Tensor, labels: Tensor, precision: Precision = "fp32") -> Metrics:

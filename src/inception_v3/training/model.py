@@ -31,6 +31,16 @@ def new_model(recipe: Recipe, class_names: list[str]) -> InceptionV3:
     return model
 
 
+def check_fit(model: InceptionV3, recipe: Recipe, class_names: list[str]) -> None:
+    """Raises InputError where a model tells other classes apart, or is judged on pictures of another size."""
+    if (outputs := model.settings["num_classes"]) != len(class_names):
+        has = len(class_names)
+        raise InputError(f"the model tells {outputs} classes apart, the data has {has}; give it a new head")
+    if (size := model.preprocessing.image_size) != (recipe.image_size, recipe.image_size):
+        message = f"the model reads pictures of {size[0]}x{size[1]}, and the recipe's image_size is {recipe.image_size}"
+        raise InputError(f"{message}; make them the same")
+
+
 def check_memory(recipe: Recipe, pictures: int, classes: int, device: torch.device) -> None:
     """Raises InputError where weights and the maps that a step keeps are for sure more than the device's memory.
 

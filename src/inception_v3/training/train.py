@@ -26,7 +26,7 @@ from inception_v3.training.augment import AUGMENTS
 from inception_v3.training.interrupts import Interrupted, StopSignals
 from inception_v3.training.losses import class_weights, classification_loss, kernels
 from inception_v3.training.mixing import mix
-from inception_v3.training.model import check_memory, fit_to, new_model, training_mode, uses_aux_head
+from inception_v3.training.model import check_fit, check_memory, fit_to, new_model, training_mode, uses_aux_head
 from inception_v3.training.optimizers import build_optimizer, moving_average, set_learning_rate
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.run_folder import RunFolder
@@ -60,17 +60,17 @@ def train(
     Args:
         run: where everything goes. If it holds a state of this training, the training goes on from there, and ends
             with the weights that it would have had without a break.
-        model: what to start from in place of random weights; it is trained in place. `start` tells in a word what
-            it is: a state is gone on with from the same start alone.
+        model: what to start from in place of random weights, of the data's classes and the recipe's image_size; it
+            is trained in place. `start` tells in a word what it is: a state is gone on with from the same start alone.
         rate_factors: learning rates of parts of the model, as for optimizers.build_optimizer.
         workers: processes that decode pictures. Their number changes no weight.
         save_every: steps from one saved state to the next; by default two minutes. Each epoch ends with one too.
         team: the processes that share the work (distributed.py).
 
-    Raises InputError: a step needs more memory than there is, the disk is full, no picture can be read, the state in
-    `run` is of another training, another process has gone, or the loss or a weight is no number or has diverged; the
-    last good state stays. Raises Interrupted, which is a KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is
-    saved then.
+    Raises InputError: the model is of other classes or pictures, a step needs more memory than there is, the disk is
+    full, no picture of a class can be read, the state in `run` is of another training, another process has gone, or the
+    loss or a weight is no number or has diverged; the last good state stays. Raises Interrupted, which is a
+    KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is saved then.
     """
     team = team or Team(device=device)
     if device.type == "cpu":
@@ -80,6 +80,7 @@ def train(
     if model is None:
         check_memory(recipe, len(train_set), len(train_set.class_names), device)
     model = model or new_model(recipe, train_set.class_names)
+    check_fit(model, recipe, train_set.class_names)
     model.to(device).to(memory_format=torch.channels_last)
     loader = TrainingBatches(
         train_set,
@@ -238,6 +239,9 @@ def train(
             for found in team.gather([at.bad_images]):
                 at.bad_images |= found | bad
             run.list_bad(at.bad_images)
+            if at.epoch == 0 and at.bad_images:
+                columns = zip(train_set.labels, train_set.names, strict=True)
+                train_set.check_read([label for label, name in columns if name not in at.bad_images])
             at.epochs.append(watch.epoch(at, metrics))
             run.log(at.epochs)
             best, at.best_top1 = metrics.top1 > at.best_top1, max(metrics.top1, at.best_top1)
