@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import typer
 from PIL import Image
 
 import inception_v3
@@ -249,6 +251,10 @@ def test_train_then_evaluate_then_predict(run: Run, tmp_path: Path) -> None:
     assert "1 of 13 pictures could not be read" in err
     status, out, _ = run("evaluate", tmp_path / "run", tmp_path / "pets", "--json")
     assert status == 0
+    status, told, _ = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small, "--resume", "--json")
+    assert status == 0
+    assert json.loads(told)["held_out"]["top1"] == json.loads(out)["top1"]
+    assert [bad["image"] for bad in json.loads(told)["bad"]] == [f"{cat}/broken.png"]
     assert json.loads(out)["count"] + len(json.loads(out)["bad"]) == 3, "only what training never saw"
     status, out, _ = run("predict", tmp_path / "run", tmp_path / "pets" / "dog", "--json")
     assert {row["class"] for line in out.splitlines() for row in json.loads(line)["predictions"]} == {cat, "dog"}
@@ -267,6 +273,19 @@ def python(code: str) -> str:
 def test_import_loads_nothing_heavy() -> None:
     loaded = python("import sys, inception_v3; dir(inception_v3); print(*sys.modules)").split()
     assert not {"torch", "torchvision", "numpy", "PIL", "typer", "sklearn"} & set(loaded)
+
+
+def test_help_says_what_each_argument_and_option_is() -> None:
+    commands = typer.main.get_command(cli.app)
+    assert isinstance(commands, click.Group)
+    context = click.Context(commands)
+    names = commands.list_commands(context)
+    assert len(names) == 9
+    for name in names:
+        command = commands.get_command(context, name)
+        assert command is not None
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["describe"], ["predict", "x", "/no/such.png"]])
@@ -372,6 +391,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(model: Path, tmp_path: Path) -
     for number in range(40):
         picture(tmp_path / "pictures" / f"{number}.png", number)
     command = f"{sys.executable} -m inception_v3 predict {model} {tmp_path}/pictures --batch-size 1 | head -n 1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0
     assert done.stdout.count("\n") == 1
     assert done.stderr.count("\n") == 1, "which engine, and nothing else"

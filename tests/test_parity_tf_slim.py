@@ -20,7 +20,9 @@ from torch import Tensor
 import inception_v3
 from conftest import relative, tf_slim_cases
 from inception_v3.network import InceptionV3
-from inception_v3.training.losses import classification_loss, l2_regularization
+from inception_v3.training.losses import classification_loss
+from inception_v3.training.recipe import Recipe
+from inception_v3.training.train import add_l2
 
 CASES: dict[str, dict[str, object]] = {
     "square": {"height": 299, "width": 299, "batch": 1, "seed": 3},
@@ -146,7 +148,17 @@ def test_the_float32_of_this_network_is_no_further_from_the_truth_than_tensorflo
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_l2_term(case: Case, dtype: str) -> None:
-    ours = l2_regularization(case.load(dtype), 0.00004)
+    """Its gradient, which is what training adds: so the term is half the sum of gradient times kernel."""
+    model = case.load(dtype)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    add_l2(model, Recipe(optimizer="adamw", weight_decay=0.00004))
+    assert not any(weight.grad.any() for weight in model.parameters() if weight.grad is not None)
+    add_l2(model, Recipe(weight_decay=0.00004))
+    with torch.no_grad():
+        terms = {name: (weight.grad * weight).sum() for name, weight in model.named_parameters() if weight.grad.any()}
+    assert all(name.endswith("weights") for name in terms)
+    ours = torch.stack(list(terms.values())).sum() / 2
     assert relative(ours, case.recorded[f"{dtype}/l2"]) <= (1e-12 if dtype == "float64" else 1e-6)
 
 

@@ -56,7 +56,9 @@ def main() -> None:
     try:
         try:
             app(standalone_mode=True)
-        except SystemExit:
+        except SystemExit as ended:
+            if isinstance(ended.__context__, BrokenPipeError):  # typer takes it for a failure
+                raise ended.__context__ from None
             sys.stdout.flush()  # while there is still somebody to say that it cannot be
             raise
     except InputError as error:

@@ -12,6 +12,9 @@ from inception_v3.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from inception_v3.evaluation.evaluate import Metrics
+    from inception_v3.training.run_folder import RunFolder
+
     output: Console
     messages: Console
 
@@ -58,6 +61,14 @@ def show_bad(reasons: list[str], count: int, listed: Path | None = None, bad: in
 def told(bad: Iterable[tuple[str, str]]) -> list[str]:
     """For each (name, reason) a line with both."""
     return [reason if name in reason else f"{name}: {reason}" for name, reason in bad]
+
+
+def run_summary(run: "RunFolder", data: str, metrics: "Metrics") -> dict[str, Any]:
+    """What --json says of a training; what could not be read is told once for training and held-out pictures."""
+    held_out = metrics.as_dict()
+    del held_out["bad"]
+    bad = [{"image": image, "reason": reason} for image, reason in run.bad_images]
+    return {"run": str(run.path), "data": data, "held_out": held_out, "bad": bad}
 
 
 def pick_workers(asked: int | None, pictures: int, data: str) -> int:

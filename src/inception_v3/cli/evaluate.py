@@ -92,7 +92,7 @@ def evaluate(
             )
     if processes.rank:
         return  # one process tells
-    metrics.bad = [*pictures.bad, *((pictures.names[int(place)], reason) for place, reason in metrics.bad)]
+    metrics.bad = [*pictures.bad, *metrics.bad]
     everything = len(pictures) + len(pictures.bad)
     if not metrics.count:
         show_bad(told(metrics.bad), everything)

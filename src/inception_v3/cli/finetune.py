@@ -10,14 +10,17 @@ import typer
 
 from inception_v3.cli.common import (
     LARGEST_SEED,
+    MODEL,
     BatchSize,
     Device,
     Json,
+    WeightsFile,
     Workers,
     keep_apart,
     messages,
     output,
     pick_workers,
+    run_summary,
     show_bad,
     told,
     warn,
@@ -25,12 +28,11 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.finetuning.finetune import FineTuned, TrainedHead
-    from inception_v3.training.run_folder import RunFolder
+    from inception_v3.finetuning.finetune import TrainedHead
 
 
 def finetune(
-    weights: Annotated[str, typer.Argument(help="A run folder or a file of any format that is read here.")],
+    weights: Annotated[str, typer.Argument(help=MODEL)],
     data: Annotated[
         str, typer.Argument(help="digits, or a folder of class/image files, with or without train/ and val/.")
     ],
@@ -61,6 +63,7 @@ def finetune(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="For --unfreeze: of order and augmentation.")] = 0,
     device: Device = None,
     workers: Workers = None,
+    weights_file: WeightsFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that --out holds.")] = False,
     as_json: Json = False,
@@ -99,17 +102,7 @@ def finetune(
         raise InputError(f"--precision bf16: not on this {place.type}, which does not compute in it", exit_status=2)
     train_set, test_set = load_data(data)
     size = None if image_size is None else (image_size, image_size)
-    network = with_new_head(checkpoint.load(weights, place), train_set.class_names, size)
-    height, width = network.image_size
-    if factors is not None and height != width:
-        raise InputError(
-            f"--unfreeze trains on square pictures, not {height}x{width}; give --image-size", exit_status=2
-        )
-    chosen = chosen.with_options(
-        image_size=height,
-        crop_fraction=network.preprocessing.crop_fraction,
-        depth_multiplier=network.settings["depth_multiplier"],
-    )
+    network = with_new_head(checkpoint.load(weights, place, weights_file=weights_file), train_set.class_names, size)
     if factors is not None and not chosen.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will move, in frozen layers too; freeze_batch_norm = true keeps them")
     if Path(weights).resolve() in (folder.resolve(), *((folder / name).resolve() for name in (MODEL_FILE, BEST_FILE))):
@@ -146,7 +139,8 @@ def finetune(
         warn(f"the cache takes no more, and the next run will do again what is not in it: {done.head.not_kept}")
     show_bad(told(run.bad_images), pictures, run.bad_images_file)
     if as_json:
-        print(json.dumps(_summary(done, run, weights, data)))
+        head = {"weights": weights, "head": done.head and _head(done.head)}
+        print(json.dumps(run_summary(run, data, done.metrics) | head))
         return
     metrics = done.metrics
     output.print(
@@ -155,17 +149,6 @@ def finetune(
         markup=False,
         soft_wrap=True,
     )
-
-
-def _summary(done: "FineTuned", run: "RunFolder", weights: str, data: str) -> dict[str, Any]:
-    return {
-        "run": str(run.path),
-        "weights": weights,
-        "data": data,
-        "held_out": done.metrics.as_dict(),
-        "head": done.head and _head(done.head),
-        "bad": [{"image": image, "reason": reason} for image, reason in run.bad_images],
-    }
 
 
 def _head(head: "TrainedHead") -> dict[str, Any]:

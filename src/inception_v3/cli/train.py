@@ -1,5 +1,6 @@
 """`inception-v3 train`"""
 
+import json
 import os
 import re
 import shlex
@@ -14,11 +15,13 @@ from rich.console import Console
 from inception_v3.cli.common import (
     LARGEST_SEED,
     Device,
+    Json,
     Workers,
     keep_apart,
     messages,
     output,
     pick_workers,
+    run_summary,
     show_bad,
     told,
     warn,
@@ -44,7 +47,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Times that every picture is seen.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures at once, in each process.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The rate at its height.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The peak of the learning rate.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width that the network sees, 75 or more.")] = None,
     depth_multiplier: Annotated[float | None, typer.Option(help="Factor on every layer's width.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights, order and augmentation.")] = 0,
@@ -55,12 +58,13 @@ def train(
     save_every: Annotated[
         int | None, typer.Option(min=1, help="Steps between two saved states. By default two minutes.")
     ] = None,
-    keep: Annotated[int, typer.Option(min=1, help="Saved states that are kept, the newest.")] = 2,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest saved states to keep.")] = 2,
     track: Annotated[
-        list[str] | None, typer.Option(help="mlflow or wandb, beside TensorBoard. May be given twice.")
+        list[str] | None, typer.Option(help="mlflow or wandb, beside TensorBoard. Repeat for more.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Train the network on labelled pictures; what it never saw judges it at the end."""
+    """Train the network on labelled pictures, and judge it on others that it never saw."""
     from inception_v3.training.recipe import load_recipe
 
     if resume and overwrite:
@@ -111,6 +115,9 @@ def train(
     if processes.rank:
         return
     show_bad(told(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
+    if as_json:
+        print(json.dumps(run_summary(run, data, metrics), allow_nan=False))
+        return
     output.print(
         f"{out}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures",
         highlight=False,

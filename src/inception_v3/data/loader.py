@@ -23,12 +23,13 @@ Augment = Callable[[Image], Tensor]
 
 @dataclass
 class Batch:
-    """uint8 pictures (N, 3, H, W), labels (N,), their places in the data set, and what could not be read."""
+    """uint8 pictures (N, 3, H, W), labels (N,), their places in the data set, and (name, reason) of what could not be
+    read."""
 
     images: Tensor
     labels: Tensor
     indices: Tensor
-    bad: list[tuple[str, str]]  # (place in the data set, reason)
+    bad: list[tuple[str, str]]
 
     def pin_memory(self) -> "Batch":
         return Batch(self.images.pin_memory(), self.labels, self.indices, self.bad)
@@ -43,13 +44,13 @@ class Draw:
     size: int
 
 
-Item = tuple[int, Tensor | None, int, str]  # place, pixels, label, what is wrong with it
+Item = tuple[int, Tensor | None, int, tuple[str, str] | None]  # place, pixels, label, and (name, reason) without pixels
 
 
 class PixelDataset(Dataset[Item]):
     """Decodes and resizes, and augments what is asked for by a `Draw`.
 
-    A picture that cannot be read comes back as None with the reason.
+    A picture that cannot be read comes back as None with its name and the reason.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class PixelDataset(Dataset[Item]):
         try:
             image = self.pictures.open(place)
         except InputError as error:
-            return place, None, label, str(error)
+            return place, None, label, (self.pictures.names[place], str(error))
         if isinstance(asked, int):
-            return place, self.views(image), label, ""
+            return place, self.views(image), label, None
         # The generator of this process is set for this picture, and put back: worker or not, it makes no difference.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(asked.seed)
-            return place, self._for_size(asked.size)(image), label, ""
+            return place, self._for_size(asked.size)(image), label, None
 
     def _for_size(self, size: int) -> Augment:
         if size not in self._steps:
@@ -94,7 +95,7 @@ def collate(items: list[Item], size: tuple[int, int]) -> Batch:
         images,
         torch.tensor([label for *_, label in good], dtype=torch.long),
         torch.tensor([index for index, *_ in good], dtype=torch.long),
-        [(str(index), reason) for index, pixels, _, reason in items if pixels is None],
+        [bad for *_, bad in items if bad is not None],
     )
 
 

@@ -46,7 +46,7 @@ class Metrics:
 
     class_names: list[str]
     answers: np.ndarray
-    bad: list[tuple[str, str]] = field(default_factory=list)  # (place in the data set, reason)
+    bad: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what could not be read
 
     @property
     def count(self) -> int:
@@ -136,8 +136,8 @@ def merge(parts: Sequence[Metrics]) -> Metrics:
     """One judgement of the parts of a data set, whatever the parts. A picture that is in several is counted once."""
     rows = np.concatenate([part.answers for part in parts])
     _, first = np.unique(rows["index"], return_index=True)  # sorted by index
-    bad = {place: reason for part in parts for place, reason in part.bad}
-    return Metrics(parts[0].class_names, rows[first], sorted(bad.items(), key=lambda one: int(one[0])))
+    bad = {name: reason for part in parts for name, reason in part.bad}
+    return Metrics(parts[0].class_names, rows[first], sorted(bad.items()))
 
 
 def judge(
@@ -197,7 +197,6 @@ def judge(
 def whole(team: Team, places: range, share: Metrics) -> Metrics:
     """One judgement of the shares that the processes have, each of the pictures at its `places`."""
     share.answers["index"] = places.start + places.step * share.answers["index"]
-    share.bad = [(str(places[int(place)]), reason) for place, reason in share.bad]
     return merge(team.gather([share]))
 
 

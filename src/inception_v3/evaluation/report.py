@@ -30,7 +30,7 @@ BAD = 1000
 
 
 def write_html(file: Path, metrics: Metrics, pictures: Pictures, settings: dict[str, Any]) -> None:
-    """The page. `metrics.bad` has names in place of numbers; `settings` say what was judged, and how.
+    """The page. `settings` say what was judged, and how.
 
     Raises InputError where it cannot be written.
     """

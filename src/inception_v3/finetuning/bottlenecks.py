@@ -252,7 +252,7 @@ def bottlenecks(
     with _Keeper(cache, network) as keeper:
         for batch in loader if missing else ():
             assert isinstance(batch, Batch)
-            bad += [(pictures.names[missing[int(place)]], reason) for place, reason in batch.bad]
+            bad += batch.bad
             readable = [missing[place] for place in batch.indices.tolist()]
             if readable:
                 features[readable], there[readable] = features_of(model, batch.images, precision), True

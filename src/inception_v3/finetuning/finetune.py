@@ -148,14 +148,18 @@ def finetune(
         precision: of the features. The last layer answers in it as the whole network does.
         batch_size, workers: of the features, and processes that decode pictures.
         unfreeze: learning-rate factors, as `rate_factors` returns them, to go on with after the last layer.
-        recipe: for that.
+        recipe: for that; the sizes in it become the model's.
         start: what `model` was, in a word; `seed`: of that training.
 
     Nothing is chosen by looking at `test_set`.
-    Raises InputError: of a class no picture can be read, the disk is full, or as `train` does. Features that were
-    computed before an interrupt are in the cache.
+    Raises InputError: `unfreeze` for a model of pictures that are not square, of a class no picture can be read, the
+    disk is full, or as `train` does. Features that were computed before an interrupt are in the cache.
     """
     console = console or Console(stderr=True)
+    height, width = model.image_size
+    if unfreeze and height != width:
+        message = f"--unfreeze trains on square pictures, not {height}x{width}; give --image-size"
+        raise InputError(message, exit_status=2)
     head = None
     if not (unfreeze and run.last_state_file):
         head = train_head(
@@ -181,7 +185,11 @@ def finetune(
         train_set,
         test_set,
         run,
-        recipe or load_recipe("finetune"),
+        (recipe or load_recipe("finetune")).with_options(
+            image_size=height,
+            crop_fraction=model.preprocessing.crop_fraction,
+            depth_multiplier=model.settings["depth_multiplier"],
+        ),
         next(model.parameters()).device,
         model=model,
         start=f"{start}, last layer first",

@@ -1,4 +1,4 @@
-"""What training minimises: softmax cross-entropy of both heads and L2 on the kernels."""
+"""What training minimises: softmax cross-entropy of both heads, and which weights L2 is of."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -39,11 +39,6 @@ def classification_loss(
 def kernels(model: nn.Module) -> list[nn.Parameter]:
     """Every convolution kernel, the logits' too: what TF-Slim regularises."""
     return [parameter for name, parameter in model.named_parameters() if name.endswith("weights")]
-
-
-def l2_regularization(model: nn.Module, weight_decay: float = 0.00004) -> Tensor:
-    """weight_decay * sum(w ** 2) / 2 over the kernels, as slim.l2_regularizer."""
-    return weight_decay * torch.stack([kernel.square().sum() for kernel in kernels(model)]).sum() / 2
 
 
 def class_weights(asked: str | Mapping[str, float], class_names: Sequence[str], labels: Sequence[int]) -> Tensor | None:

@@ -36,6 +36,8 @@ def check_fit(model: InceptionV3, recipe: Recipe, class_names: list[str]) -> Non
     if (outputs := model.settings["num_classes"]) != len(class_names):
         has = len(class_names)
         raise InputError(f"the model tells {outputs} classes apart, the data has {has}; give it a new head")
+    if model.class_names not in (None, class_names):
+        raise InputError("the model's classes are not those of the data, in their order; give it a new head")
     if (size := model.preprocessing.image_size) != (recipe.image_size, recipe.image_size):
         message = f"the model reads pictures of {size[0]}x{size[1]}, and the recipe's image_size is {recipe.image_size}"
         raise InputError(f"{message}; make them the same")

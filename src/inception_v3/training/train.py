@@ -81,6 +81,7 @@ def train(
         check_memory(recipe, len(train_set), len(train_set.class_names), device)
     model = model or new_model(recipe, train_set.class_names)
     check_fit(model, recipe, train_set.class_names)
+    model.class_names = train_set.class_names
     model.to(device).to(memory_format=torch.channels_last)
     loader = TrainingBatches(
         train_set,
@@ -191,7 +192,7 @@ def train(
                 readable, asked_to_stop = team.sum(len(batch.labels), signals.number)
                 if asked_to_stop:
                     stop()
-                at.bad_images |= {train_set.names[int(place)]: reason for place, reason in batch.bad}
+                at.bad_images |= dict(batch.bad)
                 # The rate is that of the middle of the step, so that a warm-up's first step moves too.
                 rate = schedules.learning_rate(recipe, at.epoch + (at.place + taken / 2) / len(train_set))
                 at.place += taken
@@ -235,9 +236,8 @@ def train(
                 raise InputError("none of the held-out pictures can be read")
             if not len(metrics.answered):
                 give_up("no held-out picture gets finite numbers for an answer", at.step)
-            bad = {test_set.names[int(place)]: reason for place, reason in metrics.bad}
             for found in team.gather([at.bad_images]):
-                at.bad_images |= found | bad
+                at.bad_images |= found | dict(metrics.bad)
             run.list_bad(at.bad_images)
             if at.epoch == 0 and at.bad_images:
                 columns = zip(train_set.labels, train_set.names, strict=True)
