@@ -480,12 +480,12 @@ def test_sets_that_should_not_be_compared_are_warned_of(
         image.save(tmp_path / "jpeg" / f"{number}.jpg")
     told = warned(scored, tmp_path / "gray", tmp_path / "jpeg")
     assert "100% of the generated images are gray, 0% of the reference" in told
-    assert "generated images are PNG, the reference's JPEG" in told
+    assert "0% of the generated images are JPEG, 100% of the reference" in told
     assert "enlarged" not in told
     assert run(tmp_path / "jpeg", "--save-statistics", tmp_path / "jpeg.npz")[0] == 0
     saved = warned(scored, tmp_path / "gray", tmp_path / "jpeg.npz")
     assert "100% of the generated images are gray, 0% of the reference" in saved
-    assert "generated images are PNG, the reference's JPEG" in saved
+    assert "0% of the generated images are JPEG, 100% of the reference" in saved
     told = warned(scored, tmp_path / "jpeg", reference)
     assert "generated images are 180x200, the reference's 64x64" in told
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -123,13 +124,28 @@ def test_of_a_shards_sample_the_picture_counts_and_not_its_mask(tmp_path: Path) 
 
 
 def test_names_with_dots_are_no_masks_and_are_not_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"scale_1.{number}.png" for number in range(100)]
+    numbered = ["cat.png", "cat.1.png", "cat.11.png", "0.png", "0.5.png"]
+    assert names_of(write_tar(tmp_path / "n.tar", dict.fromkeys(numbered, FILES["ü/0.png"]))) == numbered
+    names = [f"scale.v{number}.png" for number in range(100)]
     path = write_tar(tmp_path / "s.tar", dict.fromkeys(names, FILES["ü/0.png"]))
     assert names_of(path) == names
     read, extract = [], tarfile.TarFile.extractfile
     monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda *given: read.append(1) or extract(*given))
     next(iter(open_source(path).pictures()))
     assert len(read) < 50
+
+
+def test_a_link_in_a_tar_is_told(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(FILES["ü/0.png"])
+    os.link(tmp_path / "1.png", tmp_path / "2.png")
+    (tmp_path / "3.png").symlink_to("1.png")
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for number in range(4):
+            archive.add(tmp_path / f"{number}.png", f"{number}.png")
+    told = [picture.content for picture in open_source(tmp_path / "s.tar").pictures()]
+    assert [isinstance(content, InputError) for content in told] == [False, False, True, True]
+    assert "2.png: a link to another file; pack it with tar --dereference" in str(told[2])
 
 
 def test_a_compressed_tar_is_read_once_and_what_is_known_of_its_files_is_not_kept(
@@ -239,6 +255,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "odd shape": (lambda folder: as_array(folder, PICTURES[..., :2]), "is not that of pictures"),
     "none in array": (lambda folder: as_array(folder, PICTURES[:0]), "no pictures in this array"),
     "by columns": (lambda folder: as_array(folder, np.asfortranarray(PICTURES)), "stored by columns"),
+    "password": (lambda folder: _encrypted(as_array(folder, PICTURES)), "encrypted"),
+    "bracket in header": (lambda folder: _replaced(as_npy(folder), b"(", b"["), "damaged or no array"),
+    "quote in header": (lambda folder: _replaced(as_npy(folder), b"'descr'", b"'descr "), "damaged or no array"),
+    "negative length": (lambda folder: _replaced(as_npy(folder), b"(", b"(-"), "damaged or no array"),
     "objects": (lambda folder: as_array(folder, np.array([{}])), "holds object"),
 }
 
@@ -251,6 +271,23 @@ def _written(path: Path, content: bytes) -> Path:
 def _cut(path: Path, size: int) -> Path:
     path.write_bytes(path.read_bytes()[:size])
     return path
+
+
+def _replaced(path: Path, old: bytes, new: bytes) -> Path:
+    """Once, in a header that is filled with spaces."""
+    before, after = path.read_bytes().split(old, 1)
+    return _written(path, before + new + (after.replace(b" \n", b"\n", 1) if len(new) > len(old) else after))
+
+
+def _encrypted(path: Path) -> Path:
+    """As far as the flags say, in each file's own header and in the list at the end."""
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = content.find(mark)
+        while at >= 0:
+            content[at + place] |= 1
+            at = content.find(mark, at + 4)
+    return _written(path, bytes(content))
 
 
 def _damaged(path: Path) -> Path:

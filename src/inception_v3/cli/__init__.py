@@ -59,7 +59,8 @@ def main() -> None:
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # typer takes it for a failure
                 raise ended.__context__ from None
-            sys.stdout.flush()  # while there is still somebody to say that it cannot be
+            if sys.stdout is not None:  # as after >&-
+                sys.stdout.flush()  # while there is still somebody to say that it cannot be
             raise
     except InputError as error:
         _tell(f"error: {error}")

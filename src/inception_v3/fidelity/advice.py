@@ -47,10 +47,10 @@ def _stored(generated: Side, reference: Side) -> list[str]:
             for side in (generated, reference)
         ]
         if abs(lossy[0] - lossy[1]) > DIFFER:
-            kinds = [" and ".join(list(side.formats)[:2]) for side in (generated, reference)]
+            kinds = " and ".join(sorted(LOSSY & (generated.formats.keys() | reference.formats.keys())))
             told.append(
-                f"generated images are {kinds[0]}, the reference's {kinds[1]}: the traces of lossy compression alone "
-                "raise FID; store both sets alike, best as PNG"
+                f"{lossy[0]:.0%} of the generated images are {kinds}, {lossy[1]:.0%} of the reference: the traces of "
+                "lossy compression alone raise FID; store both sets alike, best as PNG"
             )
     gray = [side.gray / side.count for side in (generated, reference) if side.gray is not None and side.count]
     if len(gray) == 2 and abs(gray[0] - gray[1]) > DIFFER:

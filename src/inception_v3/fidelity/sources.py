@@ -10,6 +10,7 @@ import lzma
 import math
 import re
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ from inception_v3.fidelity.pictures import Picture
 from inception_v3.images import IMAGE_SUFFIXES, MAX_STREAM_BYTES, _printable, list_images
 
 KINDS = "a folder, .zip, .tar, .npz, .npy, WebDataset shards such as 'train-{000..009}.tar', or saved statistics"
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+# RuntimeError: a password, or a way of packing that Python has not
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_SHARDS = 1_000_000
 _MOST_OF_A_SAMPLE = 32  # files beside a picture that are held until it is known whether there is one
@@ -116,14 +118,7 @@ def _zip(name: str, path: Path, entries: list[str]) -> Iterator[Picture]:
             label = _printable(f"{path}/{entry}")
             try:
                 yield Picture(label, _limited(archive.getinfo(entry).file_size, label) or archive.read(entry))
-            except (
-                zipfile.BadZipFile,
-                zlib.error,
-                lzma.LZMAError,
-                RuntimeError,
-                EOFError,
-                NotImplementedError,
-            ) as error:
+            except DAMAGE as error:
                 reason = f"{label}: cannot be read ({_printable(error)}); pack it again, without a password"
                 yield Picture(label, InputError(reason))
 
@@ -138,7 +133,8 @@ def _tar(path: Path) -> Iterator[Picture]:
     """Pictures of a tar file, or of a WebDataset shard: of the files of one sample those with a plain extension.
 
     A sample's files follow each other and agree up to the first dot: of 7.jpg, 7.mask.png and 7.cls the first is
-    the picture. Each is read where it stands: to go back in a compressed file is to read it from its beginning.
+    the picture. 7.1.jpg and 7.2.jpg are two, as no mask is called by a number. Each is read where it stands: to go
+    back in a compressed file is to read it from its beginning.
     """
     name = _printable(path)
     found = plain = False
@@ -146,9 +142,14 @@ def _tar(path: Path) -> Iterator[Picture]:
     with _naming(name), tarfile.open(path) as archive:
         for entry in archive:
             archive.members = []  # type: ignore[attr-defined]  # it would keep what it knows of every file
-            if not entry.isfile() or not _is_picture(entry.name):
+            if entry.isdir() or not _is_picture(entry.name):
                 continue
             found = True
+            if not entry.isfile():
+                label = _printable(f"{path}/{entry.name}")
+                reason = f"{label}: a link to another file; pack it with tar --dereference --hard-dereference"
+                yield Picture(label, InputError(reason))
+                continue
             key, extension = _sample(entry.name)
             if key != sample:
                 yield from () if plain else waiting
@@ -179,6 +180,9 @@ def _read(archive: tarfile.TarFile, entry: tarfile.TarInfo, path: Path) -> Pictu
 def _sample(entry: str) -> tuple[str, str]:
     folder, _, base = entry.rpartition("/")
     key, dot, extension = base.partition(".")
+    middle, _, last = extension.rpartition(".")
+    if middle.replace(".", "").isdecimal():
+        key, extension = f"{key}.{middle}", last
     return f"{folder}/{key}", (dot + extension).lower()
 
 
@@ -199,7 +203,7 @@ def _shards(text: str) -> Iterator[str]:
 def _naming(name: str) -> Iterator[None]:
     try:
         yield
-    except (*_DAMAGE, tarfile.TarError, OSError) as error:
+    except (*DAMAGE, tarfile.TarError, OSError) as error:
         detail = _printable(getattr(error, "strerror", None) or error)
         raise InputError(f"{name}: damaged or cut short ({detail}); fetch or save it again") from error
 
@@ -247,7 +251,9 @@ def header(file: IO[bytes], name: str) -> tuple[Shape, "np.dtype[Any]", int]:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except ValueError as error:
+        if any(length < 0 for length in shape):
+            raise ValueError("a negative length")
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:  # it is parsed as Python
         raise InputError(f"{name}: damaged or no array of NumPy's; fetch or save it again") from error
     if fortran and len(shape) > 1 and dtype == np.uint8:
         raise InputError(f"{name}: stored by columns; save it with np.ascontiguousarray")

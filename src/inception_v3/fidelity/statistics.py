@@ -1,7 +1,6 @@
 """Mean and covariance of any number of features in constant memory, in float64, and the files that keep them."""
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.fidelity.frechet import Array, Gaussian
 from inception_v3.fidelity.rows import Rows
-from inception_v3.fidelity.sources import header
+from inception_v3.fidelity.sources import DAMAGE, header
 from inception_v3.files import replacing
 from inception_v3.images import _printable
 
@@ -150,7 +149,7 @@ def load_statistics(path: str | Path) -> Statistics:
             return Statistics(_gaussian(name, file["mu"], file["sigma"]), spatial, **told)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error}); check the path") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError) as error:
+    except (*DAMAGE, ValueError, TypeError) as error:
         detail = _printable(error)
         raise InputError(f"{name}: damaged or cut short ({detail}); save the statistics again") from error
 
