@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.engines.base import FEATURES, LOGITS, PIXELS
-from inception_v3.engines.graph import Activation, Concat, Convolution, Graph, Pool, Split
+from inception_v3.engines.graph import Activation, Concat, Convolution, Graph, Pool
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,9 +69,6 @@ def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto
                     node("Add", [before, bias], [f"{one.output}/sum"])
                     before = f"{one.output}/sum"
                 node("Relu", [before], [named(one.output)])
-            case Split():
-                widths = constant(f"{one.input}/widths", np.array(one.widths, np.int64))
-                node("Split", [named(one.input), widths], [named(name) for name in one.outputs], axis=1)
             case Concat():
                 node("Concat", [named(name) for name in one.inputs], [named(one.output)], axis=1)
     for name, map_name in ends.items():
