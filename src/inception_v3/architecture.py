@@ -59,8 +59,8 @@ def conv(name: str, width: int | None, kernel: str, stride: int = 1, padding: Pa
     return Conv(name, width, _size(kernel), stride, padding, **more)
 
 
-def max_pool(name: str, kernel: str, stride: int, padding: Padding = "VALID") -> Pool:
-    return Pool(name, "max", _size(kernel), stride, padding)
+def max_pool(name: str, kernel: str, stride: int) -> Pool:
+    return Pool(name, "max", _size(kernel), stride, "VALID")
 
 
 def avg_pool(name: str, kernel: str, stride: int = 1, padding: Padding = "SAME", shrinks: bool = False) -> Pool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 OPSET = 17  # 2022: every ONNX Runtime since 1.12 and every OpenVINO since 2022.2 reads it
 
 
-def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto":
+def to_onnx(graph: Graph) -> "ModelProto":
     """uint8 `pixels` (N, H, W, 3) to the graph's outputs in float32; N is free, H and W where the graph's are.
 
     Raises InputError where the package onnx is missing.
@@ -90,7 +90,6 @@ def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto
     opset = helper.make_opsetid("", OPSET)
     model: ModelProto = helper.make_model(proto, opset_imports=[opset], producer_name="inception-v3")
     model.ir_version = 8  # of opset 17
-    helper.set_model_props(model, metadata or {})
     return model
 
 
