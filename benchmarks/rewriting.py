@@ -1,33 +1,24 @@
-"""What each exact rewriting of the network gains, in each engine and precision: why an engine uses which.
+"""What averaging after 1x1 convolutions gains (engines/graph.swap_pools), in each engine and precision.
 
     python benchmarks/rewriting.py [--batch-size 16] [--rounds 15]
 
-`plain` is the folded network; `swap` averages after the 1x1 convolution instead of before (engines/graph.swap_pools);
-`merge` joins 1x1 convolutions that read one tensor (graph.merge); then both. The four of an engine take turns in one
-process, in the opposite order in every second round; each figure is a median over the rounds of the speed over the
-plain network's in the same round.
+`plain` is the folded network, which averages before them; `swap` averages after. The two of an engine take turns in one
+process, in the opposite order in every second round; `swap` is the median over the rounds of its speed over the plain
+network's in the same round.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from inception_v3.benchmarking.stand_ins import generated, random_network
 from inception_v3.engines.base import LOGITS, Engine, Pixels, Precision
-from inception_v3.engines.graph import Graph, build, merge, swap_pools
+from inception_v3.engines.graph import Graph, build, swap_pools
 from inception_v3.engines.onnx_graph import to_onnx
 from inception_v3.engines.quantise import Form, onnx_form, openvino_form, quantise
-
-REWRITINGS: dict[str, Callable[[Graph], Graph]] = {
-    "plain": lambda graph: graph,
-    "swap": swap_pools,
-    "merge": merge,
-    "both": lambda graph: merge(swap_pools(graph)),
-}
 
 
 def pytorch(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
@@ -76,23 +67,24 @@ def main() -> None:
     parser.add_argument("--engines", default=",".join(ENGINES))
     options = parser.parse_args()
     pictures = generated(16, (299, 299))
-    graph, batch = build(random_network(pictures)), np.resize(pictures, (options.batch_size, *pictures.shape[1:]))
-    print(f"| batch {options.batch_size}, {options.rounds} rounds | plain, images/s | swap | merge | both |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    batch = np.resize(pictures, (options.batch_size, *pictures.shape[1:]))
+    plain = build(random_network(pictures))
+    graphs = {"plain": plain, "swap": swap_pools(plain)}
+    print(f"| batch {options.batch_size}, {options.rounds} rounds | plain, images/s | swap |")
+    print("| --- | ---: | ---: |")
     for name in options.engines.split(","):
         for precision in PRECISIONS[name]:
-            racing = {way: ENGINES[name](rewrite(graph), precision, pictures) for way, rewrite in REWRITINGS.items()}
+            racing = {way: ENGINES[name](graph, precision, pictures) for way, graph in graphs.items()}
             times: dict[str, list[float]] = {way: [] for way in racing}
             for number in range(options.rounds + 1):
                 for way in list(racing)[:: -1 if number % 2 else 1]:
                     times[way].append(seconds(racing[way], batch))
             times = {way: measured[1:] for way, measured in times.items()}  # without the warm-up
-            gains = [
-                statistics.median(before / after for before, after in zip(times["plain"], times[way], strict=True))
-                for way in ("swap", "merge", "both")
-            ]
+            gain = statistics.median(
+                before / after for before, after in zip(times["plain"], times["swap"], strict=True)
+            )
             rate = len(batch) / statistics.median(times["plain"])
-            print(f"| {name} {precision} | {rate:.1f} | {' | '.join(f'{gain:.3f}' for gain in gains)} |", flush=True)
+            print(f"| {name} {precision} | {rate:.1f} | {gain:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 The tables below are the network of "Rethinking the Inception Architecture" (arXiv 1512.00567) as TF-Slim
 published it (tf_slim/nets/inception_v3.py), line for line and under its variable names. The PyTorch module,
 shapes, parameter and MAC counts, checkpoint names and the printed description are all derived from them
-by `layers`, which walks the tables for one choice of options and image size. Nothing here needs PyTorch.
+by `end_points`, which walks the tables for one choice of options and image size. Nothing here needs PyTorch.
 """
 
 from collections.abc import Iterable, Iterator
@@ -59,8 +59,8 @@ def conv(name: str, width: int | None, kernel: str, stride: int = 1, padding: Pa
     return Conv(name, width, _size(kernel), stride, padding, **more)
 
 
-def max_pool(name: str, kernel: str, stride: int, padding: Padding = "VALID") -> Pool:
-    return Pool(name, "max", _size(kernel), stride, padding)
+def max_pool(name: str, kernel: str, stride: int) -> Pool:
+    return Pool(name, "max", _size(kernel), stride, "VALID")
 
 
 def avg_pool(name: str, kernel: str, stride: int = 1, padding: Padding = "SAME", shrinks: bool = False) -> Pool:

@@ -1,8 +1,8 @@
 """Which engine runs a network: the fastest of those that are installed and proven for it, or the one asked for.
 
-The order was measured (docs/performance.md): on processors OpenVINO in int8 and bf16, ONNX Runtime in fp32, then
-PyTorch; on NVIDIA's GPUs PyTorch with CUDA graphs. A precision below fp32 is taken on its own only where the check that
-is stored with the exported network holds the bound.
+The order was measured (docs/performance.md): on processors OpenVINO in int8 and bf16, ONNX Runtime in int8 and fp32,
+OpenVINO in fp32, then PyTorch; on NVIDIA's GPUs PyTorch with CUDA graphs. A precision below fp32 is taken on its own
+only where the check that is stored with the exported network holds the bound.
 """
 
 import threading

@@ -1,8 +1,8 @@
 """The network as engines run it: a short list of operations, rewritten exactly, with its numbers as NumPy arrays.
 
 `build` takes a trained network apart once: BatchNorm goes into the convolutions, the scaling of pixels into the first
-one, dropout and the auxiliary head go. `swap_pools` and `merge` are rewritings that only some engines gain from
-(docs/performance.md). All are exact in real arithmetic; their rounding is measured when an engine is made (check.py).
+one, dropout and the auxiliary head go. `swap_pools` is a rewriting that leaves less arithmetic (docs/performance.md).
+All are exact in real arithmetic; their rounding is measured when an engine is made (check.py).
 """
 
 from collections.abc import Collection, Iterator
@@ -60,15 +60,6 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class Split:
-    """Channels given out again, so many to each."""
-
-    outputs: tuple[str, ...]
-    input: str
-    widths: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Concat:
     """Joined along the channels."""
 
@@ -76,7 +67,7 @@ class Concat:
     inputs: tuple[str, ...]
 
 
-Operation = Convolution | Pool | Activation | Split | Concat
+Operation = Convolution | Pool | Activation | Concat
 
 
 @dataclass(frozen=True)
@@ -101,8 +92,6 @@ class Graph:
                     known[operation.output] = operation.kernel.shape[0]
                 case Pool() | Activation():
                     known[operation.output] = known[operation.input]
-                case Split():
-                    known |= zip(operation.outputs, operation.widths, strict=True)
                 case Concat():
                     known[operation.output] = sum(known[name] for name in operation.inputs)
         return known
@@ -129,7 +118,7 @@ def build(
         net = name
     if heads and {*heads} & {*outputs}:
         operations += _head(model, net, any_size)
-    made = {output for operation in operations for output in outputs_of(operation)}
+    made = {operation.output for operation in operations}
     for name in outputs:
         if name not in made:
             raise ValueError(f"no end point {name!r} to compute; there are {', '.join((*names, *heads))}")
@@ -235,14 +224,10 @@ def needed(graph: Graph) -> Graph:
     """Without the operations that no output follows from."""
     wanted, kept = set(graph.outputs), []
     for operation in reversed(graph.operations):
-        if wanted & set(outputs_of(operation)):
+        if operation.output in wanted:
             kept.append(operation)
             wanted |= set(inputs_of(operation))
     return replace(graph, operations=tuple(reversed(kept)))
-
-
-def outputs_of(operation: Operation) -> tuple[str, ...]:
-    return operation.outputs if isinstance(operation, Split) else (operation.output,)
 
 
 def inputs_of(operation: Operation) -> tuple[str, ...]:
@@ -274,29 +259,7 @@ def swap_pools(graph: Graph) -> Graph:
             replace(pool, output=averaged, input=first),
             Activation(conv.output, averaged, after),
         )
-    operations = [new for old in graph.operations for new in swapped.get(outputs_of(old)[0], (old,))]
-    return replace(graph, operations=tuple(operations))
-
-
-def merge(graph: Graph) -> Graph:
-    """1x1 convolutions that read one tensor become one convolution, whose channels are given out again."""
-    together: dict[str, list[Convolution]] = {}
-    for operation in graph.operations:
-        if isinstance(operation, Convolution) and operation.kernel.shape[2:] == (1, 1) and operation.relu:
-            together.setdefault(operation.input, []).append(operation)
-    merged: dict[str, tuple[Operation, ...]] = {}
-    for net, parts in together.items():
-        if len(parts) < 2:
-            continue
-        biases = [part.bias for part in parts if part.bias is not None]
-        name = f"{parts[0].output}/together"
-        whole = replace(
-            parts[0], output=name, kernel=np.concatenate([part.kernel for part in parts]), bias=np.concatenate(biases)
-        )
-        split = Split(tuple(p.output for p in parts), name, tuple(len(part.kernel) for part in parts))
-        merged |= {part.output: () for part in parts} | {parts[0].output: (whole, split)}
-        assert net == whole.input
-    operations = [new for old in graph.operations for new in merged.get(outputs_of(old)[0], (old,))]
+    operations = [new for old in graph.operations for new in swapped.get(old.output, (old,))]
     return replace(graph, operations=tuple(operations))
 
 

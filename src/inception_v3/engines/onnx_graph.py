@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.engines.base import FEATURES, LOGITS, PIXELS
-from inception_v3.engines.graph import Activation, Concat, Convolution, Graph, Pool, Split
+from inception_v3.engines.graph import Activation, Concat, Convolution, Graph, Pool
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 OPSET = 17  # 2022: every ONNX Runtime since 1.12 and every OpenVINO since 2022.2 reads it
 
 
-def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto":
+def to_onnx(graph: Graph) -> "ModelProto":
     """uint8 `pixels` (N, H, W, 3) to the graph's outputs in float32; N is free, H and W where the graph's are.
 
     Raises InputError where the package onnx is missing.
@@ -69,9 +69,6 @@ def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto
                     node("Add", [before, bias], [f"{one.output}/sum"])
                     before = f"{one.output}/sum"
                 node("Relu", [before], [named(one.output)])
-            case Split():
-                widths = constant(f"{one.input}/widths", np.array(one.widths, np.int64))
-                node("Split", [named(one.input), widths], [named(name) for name in one.outputs], axis=1)
             case Concat():
                 node("Concat", [named(name) for name in one.inputs], [named(one.output)], axis=1)
     for name, map_name in ends.items():
@@ -93,7 +90,6 @@ def to_onnx(graph: Graph, metadata: dict[str, str] | None = None) -> "ModelProto
     opset = helper.make_opsetid("", OPSET)
     model: ModelProto = helper.make_model(proto, opset_imports=[opset], producer_name="inception-v3")
     model.ir_version = 8  # of opset 17
-    helper.set_model_props(model, metadata or {})
     return model
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inception_v3.engines.base import FEATURES, LOGITS, PIXELS, Answers, Engine, Pixels, Precision
-from inception_v3.engines.graph import Activation, Concat, Convolution, Graph, Pool, Split
+from inception_v3.engines.graph import Activation, Concat, Convolution, Graph, Pool
 from inception_v3.errors import InputError
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,8 +52,6 @@ class Network(nn.Module):
                 case Activation():
                     bias = self._bias(place)
                     net[one.output] = F.relu(net[one.input] if bias is None else net[one.input] + bias.view(-1, 1, 1))
-                case Split():
-                    net |= zip(one.outputs, net[one.input].split_with_sizes(one.widths, 1), strict=True)
                 case Concat():
                     net[one.output] = torch.cat([net[name] for name in one.inputs], 1)
         flat = (LOGITS, FEATURES)

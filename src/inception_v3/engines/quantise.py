@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inception_v3.architecture import BASE_END_POINTS
 from inception_v3.engines.base import LOGITS, PIXELS, Pixels
 from inception_v3.engines.check import Run
-from inception_v3.engines.graph import Graph, outputs_of
+from inception_v3.engines.graph import Graph
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def quantise(
 
 def _by_sensitivity(graph: Graph, form: Form, pixels: Pixels) -> list[str]:
     """End points, those first where int8 adds most to the error relative to what comes out."""
-    made = {output for operation in graph.operations for output in outputs_of(operation)}
+    made = {operation.output for operation in graph.operations}
     names = tuple(name for name in (*BASE_END_POINTS, LOGITS) if name in made)
     whole = replace(graph, outputs=names)
     few = pixels[:SENSITIVITY]

@@ -29,9 +29,8 @@ LEAST = 8 * 2  # a quarter of a half has two images
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """FID of all images and FID-infinity, each with the ends of its interval."""
+    """The ends of the interval of FID, and FID-infinity with those of its own."""
 
-    fid: float
     fid_interval: tuple[float, float]
     infinity: float
     infinity_interval: tuple[float, float]
@@ -66,7 +65,6 @@ def extrapolate(
         progress(1)
     margin, margin_of_infinity = (np.std(found, axis=0, ddof=1) * STUDENT[halves]).tolist()
     return Extrapolation(
-        fid,
         (max(fid - margin, 0.0), fid + margin),
         infinity,
         (infinity - margin_of_infinity, infinity + margin_of_infinity),

@@ -20,7 +20,7 @@ ROWS = 2048  # of a block of distances
 
 @dataclass(frozen=True)
 class Manifold:
-    """`nearest`, `nearest_place` and `realism` are of each generated image; realism above 1 lies among the real.
+    """`nearest` and `realism` are of each generated image; realism above 1 lies among the real.
 
     `spacing` is the distance of each real image to its nearest real neighbour: what `nearest` is measured by.
     """
@@ -30,7 +30,6 @@ class Manifold:
     density: float
     coverage: float
     nearest: Array
-    nearest_place: NDArray[np.intp]
     spacing: Array
     realism: Array
 
@@ -61,7 +60,6 @@ def compare(
     reached = np.zeros(len(reference), bool)
     balls = np.zeros(len(generated))
     nearest = np.full(len(generated), np.inf)
-    place = np.zeros(len(generated), np.intp)
     nearest_to_real = np.full(len(reference), np.inf)
     realism = np.zeros(len(generated))
     for rows, columns in _blocks(len(generated), len(reference)):
@@ -69,10 +67,7 @@ def compare(
         inside[rows] |= (squares <= real_radius[columns]).any(1)
         reached[columns] |= (squares <= of_generated[rows, None]).any(0)
         balls[rows] += (squares < density_radius[columns]).sum(1)
-        here = squares.argmin(1)
-        closest = np.take_along_axis(squares, here[:, None], 1)[:, 0]
-        place[rows] = np.where(closest < nearest[rows], here + columns.start, place[rows])
-        nearest[rows] = np.minimum(closest, nearest[rows])
+        nearest[rows] = np.minimum(squares.min(1), nearest[rows])
         nearest_to_real[columns] = np.minimum(squares.min(0), nearest_to_real[columns])
         if small[columns].any():
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -85,7 +80,6 @@ def compare(
         density=float(balls.mean() / density_k),
         coverage=float((nearest_to_real < density_radius).mean()),
         nearest=np.sqrt(nearest),
-        nearest_place=place,
         spacing=np.sqrt(spacing),
         realism=np.sqrt(realism),
     )

@@ -17,12 +17,11 @@ from torch import Tensor
 from inception_v3 import architecture
 from inception_v3.architecture import Branch, Conv
 from inception_v3.errors import InputError
-from inception_v3.formats.weights import BATCH_NORM, convolutions, state_name
+from inception_v3.formats.weights import BATCH_NORM, FLOATS, convolutions, state_name
 from inception_v3.network import InceptionV3
 
 THEIR_BATCH_NORM = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 COUNTER = "num_batches_tracked"  # read by a BatchNorm without momentum alone, which none of these has
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order: averages first
 PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")  # torch.compile and DistributedDataParallel, in either order
 
