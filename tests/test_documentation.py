@@ -1,0 +1,321 @@
+"""The Python in README.md and docs/ runs: each block by itself, where the files that it names are small ones."""
+
+import hashlib
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from huggingface_hub import HfApi
+from safetensors import safe_open
+
+import inception_v3
+from conftest import randomise
+from inception_v3 import published
+from inception_v3.export import export
+from inception_v3.network import InceptionV3
+from inception_v3.preprocessing import Preprocessing
+from inception_v3.published import PUBLISHED, Web
+from inception_v3.training.run_folder import TRAINING_IMAGES
+from pictures import skies
+from web_server import WebServer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DIGITS = list("0123456789")
+SKIES = ["day", "night"]
+PICTURES = 12  # of a folder of skies; the run on them has seen all but three
+SEEN = [f"{SKIES[1 - number % 2]}/{number}.png" for number in range(PICTURES - 3)]
+
+
+def blocks(page: str) -> list[str]:
+    return BLOCK.findall((ROOT / page).read_text("utf-8"))
+
+
+# ---------------------------------------------------------------------------------------- the files that blocks name
+
+
+def thin(size: int, class_names: list[str]) -> InceptionV3:
+    model = InceptionV3(num_classes=len(class_names), depth_multiplier=0.1, min_depth=8, image_size=size).eval()
+    randomise(model)
+    model.preprocessing = Preprocessing((size, size))
+    model.class_names = class_names
+    return model
+
+
+def zeros(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """A network of full width, where no other can be had, without the seconds that its random weights take."""
+    with torch.device("meta"):
+        model = build()
+    tensors = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in model.state_dict().items()}
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def run_folder(folder: Path, class_names: list[str], seen: list[str]) -> None:
+    folder.mkdir(parents=True)
+    inception_v3.save(thin(75, class_names), folder / "model.safetensors")
+    (folder / TRAINING_IMAGES).write_text("".join(f"{name}\n" for name in seen))
+
+
+def torchvision_file(path: Path) -> None:
+    model = zeros(lambda: torchvision.models.inception_v3(weights=None, init_weights=False))
+    torch.save(model.state_dict(), path)
+
+
+def slim_file(path: Path) -> None:
+    inception_v3.save(thin(299, DIGITS), path, "tf-slim")
+
+
+def full_slim_file(path: Path) -> None:
+    model = zeros(lambda: InceptionV3(num_classes=1001))
+    assert isinstance(model, InceptionV3)
+    inception_v3.save(model, path, "tf-slim")
+
+
+def old_file(path: Path) -> None:
+    """Its first variable has another name than the network's."""
+    inception_v3.save(thin(107, DIGITS), path)
+    tensors = safetensors.torch.load_file(path)
+    tensors["Old.weights"] = tensors.pop("Conv2d_1a_3x3.weights")
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    safetensors.torch.save_file(tensors, path, metadata)
+
+
+STAND_INS: dict[str, Callable[[Path], Any]] = {
+    "runs/digits": lambda path: run_folder(path, DIGITS, []),
+    "runs/pets": lambda path: run_folder(path, SKIES, SEEN),
+    "digits.onnx": lambda path: export(thin(75, DIGITS), path),
+    "photos": lambda path: skies(path, PICTURES),
+    "pets": lambda path: skies(path, PICTURES),
+    "inception_v3.ckpt": slim_file,
+    "model.pth": torchvision_file,
+    "old.safetensors": old_file,
+    "examples/digits": lambda path: link(path, ROOT / "examples" / "digits"),
+    "path/to/clone": lambda path: link(path, ROOT),
+}
+
+
+def link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.symlink_to(target)
+
+
+# ------------------------------------------------------------------------------------------------------- the network
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A hub on this machine, which has what was pushed, and owner/name from the start; what it was asked for."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
+    with WebServer().running() as server:
+        monkeypatch.setattr(published, "ENDPOINT", server.url)
+
+        def create_repo(self: HfApi, repo_id: str, **options: Any) -> Any:
+            asked[repo_id] = options
+            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+
+        def upload_folder(self: HfApi, *, repo_id: str, folder_path: Path, **options: Any) -> str:
+            server.publish(repo_id, Path(folder_path), [file.name for file in Path(folder_path).iterdir()])
+            return f"https://huggingface.co/{repo_id}/commit/1"
+
+        monkeypatch.setattr(HfApi, "create_repo", create_repo)
+        monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+        yield asked
+
+
+@pytest.fixture
+def cached_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's file as if downloaded before; its checksum is another, as its numbers are."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    entry = PUBLISHED["torchvision:IMAGENET1K_V1"]
+    assert isinstance(entry, Web)
+    file = tmp_path / "torch" / "hub" / "checkpoints" / entry.url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    torchvision_file(file)
+    checksum = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    monkeypatch.setitem(PUBLISHED, "torchvision:IMAGENET1K_V1", replace(entry, checksum=checksum))
+
+
+# --------------------------------------------------------------------------------------- what must have come of them
+
+
+@dataclass
+class Ran:
+    """A block that has run: the names that it leaves, what it printed and warned of, what the hub was asked for."""
+
+    names: SimpleNamespace
+    printed: str
+    warned: list[str]
+    asked: dict[str, Any]
+
+
+def a_run_folder_runs(ran: Ran) -> None:
+    assert ran.names.images.shape == (1, 3, 75, 75)
+    assert -1 <= ran.names.images.min() < ran.names.images.max() <= 1
+    assert re.fullmatch(r"\d torch.Size\(\[1, \d+, 1, 1\]\)\n", ran.printed)
+
+
+def an_exported_network_predicts(ran: Ran) -> None:
+    files = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "examples" / "digits").iterdir())
+    assert [line.split()[0] for line in ran.printed.splitlines()] == files
+
+
+def a_published_name_loads_and_is_pushed(ran: Ran) -> None:
+    assert ran.names.model.settings["num_classes"] == 1000
+    assert ran.asked.keys() == {"owner/name"}
+
+
+def end_points_are_those_asked_for(ran: Ran) -> None:
+    assert ran.names.logits.shape == (1, 1000)
+    assert torch.equal(ran.names.net, ran.names.end_points["Mixed_6e"])
+    assert "Mixed_7a" not in ran.names.end_points
+    assert not [name for name in ran.names.base.state_dict() if name.startswith(("Mixed_7", "Logits"))]
+
+
+def pictures_that_were_not_seen_judge(ran: Ran) -> None:
+    assert ran.names.metrics.count == PICTURES - len(SEEN)
+    assert ran.printed.startswith(f"{ran.names.metrics.top1} ")
+    assert {row["class"] for row in ran.names.metrics.per_class()} == set(SKIES)
+
+
+def scores_are_told(ran: Ran) -> None:
+    assert math.isfinite(ran.names.told["fid"])
+
+
+def new_classes_are_learnt(ran: Ran) -> None:
+    assert ran.names.done.head is not None
+    assert inception_v3.load("runs/pets").class_names == SKIES
+    assert len(ran.names.features) == len(ran.names.test_set)
+
+
+def a_folder_is_predicted(ran: Ran) -> None:
+    found = re.findall(r"^photos/(?:day|night)/\d+\.png \('(?:day|night)', 0\.\d+\)$", ran.printed, re.MULTILINE)
+    assert len(found) == PICTURES == len(ran.printed.splitlines())
+
+
+def the_hub_takes_and_gives(ran: Ran) -> None:
+    assert {file.name for file in Path("folder").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert ran.asked["owner/name"]["private"]
+    assert ran.names.model.settings["num_classes"] == 10
+
+
+def torch_hub_loads(ran: Ran) -> None:
+    assert ran.names.model.origin.first == "torchvision:IMAGENET1K_V1 (torchvision)"
+
+
+def parts_are_trained(ran: Ran) -> None:
+    before, after = inception_v3.load("inception_v3.ckpt").state_dict(), inception_v3.load("runs/mine").state_dict()
+    changed = {name.split(".")[0] for name in after if not torch.equal(before.get(name, torch.empty(0)), after[name])}
+    assert changed == {"Mixed_7a", "Mixed_7b", "Mixed_7c", "Logits"}
+    assert ran.names.metrics.count == len(ran.names.test_set)
+    assert ran.names.model.preprocessing.image_size == (150, 150)
+
+
+def weights_are_converted(ran: Ran) -> None:
+    assert ran.names.model.settings["num_classes"] == 1001
+    assert Path("model.h5").read_bytes().startswith(b"\x89HDF")
+
+
+def what_is_new_or_missing_is_told(ran: Ran) -> None:
+    assert ran.warned == [
+        "model.pth: the final layers are new, for 10 classes",
+        "old.safetensors: not in the file, and new: Conv2d_1a_3x3.weights",
+        "old.safetensors: in the file, and left out: Old.weights",
+    ]
+
+
+CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
+    ("README.md", 1): a_run_folder_runs,
+    ("README.md", 2): an_exported_network_predicts,
+    ("README.md", 3): a_published_name_loads_and_is_pushed,
+    ("README.md", 4): end_points_are_those_asked_for,
+    ("docs/evaluation.md", 1): pictures_that_were_not_seen_judge,
+    ("docs/fidelity.md", 1): scores_are_told,
+    ("docs/finetuning.md", 1): new_classes_are_learnt,
+    ("docs/prediction.md", 1): a_folder_is_predicted,
+    ("docs/published.md", 1): the_hub_takes_and_gives,
+    ("docs/published.md", 2): torch_hub_loads,
+    ("docs/training.md", 1): parts_are_trained,
+    ("docs/weights.md", 1): weights_are_converted,
+    ("docs/weights.md", 2): what_is_new_or_missing_is_told,
+}
+
+
+def a_training_loop() -> dict[str, Any]:
+    """What its owner has: two batches of pictures, a generator, a log."""
+    told: dict[str, Any] = {}
+
+    def draw(count: int) -> torch.Tensor:
+        return torch.randint(256, (count, 3, 75, 75), dtype=torch.uint8)
+
+    return {"real_images": [draw(2), draw(1)], "steps": 1, "generate": draw, "log": told.update, "told": told}
+
+
+GIVEN: dict[tuple[str, int], Callable[[], dict[str, Any]]] = {("docs/fidelity.md", 1): a_training_loop}
+SHORTER = {("docs/fidelity.md", 1): {"10_000": "3"}}  # images, which the network of 2015 sees
+WRITTEN = {("docs/finetuning.md", 1): {"runs/pets"}}  # by the block, and so not there before
+OTHERS: dict[tuple[str, int], dict[str, Callable[[Path], Any]]] = {
+    ("docs/weights.md", 1): {"inception_v3.ckpt": full_slim_file}  # Keras has no other width
+}
+
+
+# ---------------------------------------------------------------------------------------------------------- the test
+
+
+@pytest.mark.parametrize(("page", "number"), CHECKS)
+def test_a_block_runs_as_it_stands(
+    page: str,
+    number: int,
+    tmp_path: Path,
+    hub: dict[str, Any],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    at = (page, number)
+    code = blocks(page)[number - 1]
+    for long, short in SHORTER.get(at, {}).items():
+        assert long in code
+        code = code.replace(long, short)
+    if "torchvision:" in code:
+        request.getfixturevalue("cached_torchvision")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, build in (STAND_INS | OTHERS.get(at, {})).items():
+        if re.search(f'"{re.escape(name)}["/]', code) and name not in WRITTEN.get(at, ()):
+            build(Path(name))
+    if (weights := "pt_inception-2015-12-05.pth") in code:
+        Path(weights).symlink_to(request.getfixturevalue("weights_of_2015"))
+    names: dict[str, Any] = {"__name__": "block"} | GIVEN.get(at, dict)()
+    capsys.readouterr()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        exec(compile(code, f"{page}, block {number}", "exec"), names)
+    told = [str(one.message) for one in warned if one.category is UserWarning]
+    CHECKS[at](Ran(SimpleNamespace(**names), capsys.readouterr().out, told, hub))
+
+
+def test_all_python_in_the_pages_is_run() -> None:
+    """Also none that is fenced otherwise, or indented, where it would not be found."""
+    assert [(page, number) for page in PAGES for number, _ in enumerate(blocks(page), 1)] == list(CHECKS)
+    for page in PAGES:
+        rest = BLOCK.sub("", (ROOT / page).read_text("utf-8"))
+        assert not re.search(r"```|~~~|^\s+(from \S+ )?import ", rest, re.MULTILINE), page
