@@ -13,6 +13,7 @@ from conftest import as_set
 from inception_v3.data import load_data, load_held_out, tfrecords
 from inception_v3.data.pictures import Pictures
 from inception_v3.errors import InputError
+from inception_v3.files import masked_crc
 from inception_v3.formats.weights import imagenet_classes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no picture to train on:UserWarning")
@@ -166,7 +167,7 @@ def write(path: Path, features: dict[str, object]) -> Path:
 
 
 def _crc(data: bytes) -> bytes:
-    return struct.pack("<I", tfrecords._masked_crc(data))
+    return struct.pack("<I", masked_crc(data))
 
 
 @pytest.mark.parametrize(

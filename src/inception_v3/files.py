@@ -93,6 +93,16 @@ def checksum(file: Path) -> str:
     return total.hexdigest()
 
 
+def masked_crc(data: bytes | bytearray | memoryview) -> int:
+    """CRC32C, masked as a checksum that other checksums cover (tensorflow/core/lib/hash/crc32c.h)."""
+    import google_crc32c
+
+    crc = 0
+    for at in range(0, len(data), 1 << 20):  # it takes bytes alone; copy a part at a time
+        crc = google_crc32c.extend(crc, bytes(data[at : at + (1 << 20)]))
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 def cannot_write(path: Path, error: Exception) -> Exception:
     """The error to show for one met while writing `path`: the system's own, told in one line."""
     # safetensors wraps the system's error in one of its own, with the number in the text

@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import google_crc32c
-
 from inception_v3.data.extras import extra
 from inception_v3.data.pictures import BACKGROUND, Pictures
 from inception_v3.data.records import Index, labelled, read_files, told_apart
 from inception_v3.errors import InputError
+from inception_v3.files import masked_crc
 from inception_v3.images import MAX_STREAM_BYTES, _printable
 
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
@@ -99,20 +98,14 @@ def _record(file: BinaryIO, offset: int, length: int) -> tuple[int, bytes | None
         raise _LostError(f"cut short at byte {offset}")
     size: int
     size, checksum = struct.unpack("<QI", header)
-    if checksum != _masked_crc(header[:8]):
+    if checksum != masked_crc(header[:8]):
         raise _LostError("compressed: gunzip it" if header[:2] == GZIP else f"damaged at byte {offset}")
     if offset + HEADER + size + FOOTER > length:
         raise _LostError(f"cut short at byte {length}")
     if size > MAX_STREAM_BYTES:
         return size, None
     content = file.read(size)
-    return size, content if file.read(FOOTER) == struct.pack("<I", _masked_crc(content)) else None
-
-
-def _masked_crc(data: bytes) -> int:
-    """CRC32C, masked as TensorFlow does (tensorflow/core/lib/hash/crc32c.h)."""
-    crc: int = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return size, content if file.read(FOOTER) == struct.pack("<I", masked_crc(content)) else None
 
 
 def _features(content: bytes, place: str) -> Any:

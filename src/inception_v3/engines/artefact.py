@@ -9,7 +9,6 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 from xml.etree import ElementTree
@@ -19,6 +18,7 @@ from inception_v3.engines.base import Precision
 from inception_v3.errors import InputError
 from inception_v3.files import checksum
 from inception_v3.preprocessing import Preprocessing
+from inception_v3.protocol_buffers import read_fields
 
 KEY = "inception_v3"
 VERSION = 2
@@ -173,8 +173,8 @@ def _from_coreml(path: Path) -> str | None:
 
 
 def _parts(message: bytes) -> Iterator[tuple[int, bytes]]:
-    for field in onnx_file.fields(BytesIO(message), 0, len(message)):
-        yield field.number, message[field.start : field.end]
+    for number, value, *_ in read_fields(memoryview(message)):
+        yield number, b"" if isinstance(value, int) else bytes(value)
 
 
 def _entry(message: bytes, key: str) -> str | None:

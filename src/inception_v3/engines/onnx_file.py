@@ -6,11 +6,11 @@ whole before they do anything with it; here what is long is jumped over, since e
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from inception_v3.protocol_buffers import put
+import numpy as np
+
+from inception_v3.protocol_buffers import put, read_fields
 
 # Numbers of fields.
 GRAPH, METADATA = 7, 14  # of ModelProto
@@ -19,22 +19,11 @@ RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # of TensorProto
 LEAST = 1024  # bytes: less is not worth an entry
 
 
-@dataclass(frozen=True)
-class Field:
-    """`start` to `end` is what it holds; `at` is where its own number stands. A number is held by `end` alone."""
-
-    number: int
-    at: int
-    start: int
-    end: int
-
-
 def metadata(path: Path, longest: int) -> Iterator[bytes]:
     """Entries of the file's metadata (StringStringEntryProto) that are not longer. Raises ValueError: damaged."""
-    with path.open("rb") as file:
-        for field in fields(file, 0, path.stat().st_size):
-            if field.number == METADATA and field.end - field.start <= longest:
-                yield _read(file, field.start, field.end)
+    for number, value, *_ in read_fields(_mapped(path)):
+        if number == METADATA and isinstance(value, memoryview) and len(value) <= longest:
+            yield bytes(value)
 
 
 def add_metadata(path: Path, key: str, value: str) -> None:
@@ -46,12 +35,12 @@ def add_metadata(path: Path, key: str, value: str) -> None:
 def checksum(path: Path) -> str:
     """SHA-256 of the network with its numbers; not of the metadata. Raises ValueError: damaged."""
     total = hashlib.sha256()
-    with path.open("rb") as file:
-        for field in fields(file, 0, path.stat().st_size):
-            if field.number == GRAPH:
-                file.seek(field.start)
-                for place in range(field.start, field.end, 2**20):
-                    total.update(file.read(min(2**20, field.end - place)))
+    with path.open("rb") as file:  # what is read through a map counts as this process's memory
+        for number, value, _, end in read_fields(_mapped(path)):
+            if number == GRAPH and isinstance(value, memoryview):
+                file.seek(end - len(value))
+                for place in range(file.tell(), end, 2**20):
+                    total.update(file.read(min(2**20, end - place)))
     return total.hexdigest()
 
 
@@ -61,67 +50,35 @@ def outline(path: Path) -> bytes:
     So ONNX Runtime maps them, where it would hold them twice. Raises ValueError: damaged.
     """
     name = path.name.encode()
-    with path.open("rb") as file:
-        found = bytearray()
-        for field in fields(file, 0, path.stat().st_size):
-            if field.number == GRAPH:
-                graph = bytearray()
-                for part in fields(file, field.start, field.end):
-                    large = part.number == INITIALIZER and part.end - part.start > LEAST
-                    graph += _elsewhere(file, part, name) if large else _read(file, part.at, part.end)
-                found += put(GRAPH, graph)
-            else:
-                found += _read(file, field.at, field.end)
+    model = _mapped(path)
+    found = bytearray()
+    for number, graph, start, end in read_fields(model):
+        if number == GRAPH and isinstance(graph, memoryview):
+            kept = bytearray()
+            for part in read_fields(graph):
+                if part.number == INITIALIZER and isinstance(part.value, memoryview) and len(part.value) > LEAST:
+                    kept += _elsewhere(part.value, end - len(graph) + part.end - len(part.value), name)
+                else:
+                    kept += graph[part.start : part.end]
+            found += put(GRAPH, kept)
+        else:
+            found += model[start:end]
     return bytes(found)
 
 
-def _elsewhere(file: BinaryIO, tensor: Field, name: bytes) -> bytes:
+def _elsewhere(tensor: memoryview, place: int, name: bytes) -> bytes:
+    """The tensor that lies at `place` in the file of this name, without its numbers."""
     kept = bytearray()
-    for field in fields(file, tensor.start, tensor.end):
-        if field.number != RAW_DATA:
-            kept += _read(file, field.at, field.end)
+    for number, value, start, end in read_fields(tensor):
+        if number != RAW_DATA or isinstance(value, int):
+            kept += tensor[start:end]
             continue
-        told = {b"location": name, b"offset": b"%d" % field.start, b"length": b"%d" % (field.end - field.start)}
-        for key, value in told.items():
-            kept += put(EXTERNAL_DATA, put(1, key) + put(2, value))
+        told = {b"location": name, b"offset": b"%d" % (place + end - len(value)), b"length": b"%d" % len(value)}
+        for key, text in told.items():
+            kept += put(EXTERNAL_DATA, put(1, key) + put(2, text))
         kept += put(DATA_LOCATION, 1)
     return put(INITIALIZER, kept)
 
 
-def fields(file: BinaryIO, start: int, end: int) -> Iterator[Field]:
-    """Those of the message between two places of a file. Raises ValueError where it is none."""
-    place = start
-    while place < end:
-        file.seek(place)
-        number, kind = divmod(read_varint(file), 8)
-        if kind == 0:
-            read_varint(file)
-            first = last = file.tell()
-        elif kind in (1, 5):
-            first, last = file.tell(), file.tell() + (8 if kind == 1 else 4)
-        elif kind == 2:
-            length = read_varint(file)
-            first, last = file.tell(), file.tell() + length
-        else:
-            raise ValueError("no model that is known")
-        if last > end:
-            raise ValueError("it is cut short")
-        yield Field(number, place, first, last)
-        place = last
-
-
-def read_varint(stream: BinaryIO) -> int:
-    value = shift = 0
-    while True:
-        byte = stream.read(1)
-        if not byte or shift > 63:
-            raise ValueError("it is cut short")
-        value |= (byte[0] & 127) << shift
-        shift += 7
-        if byte[0] < 128:
-            return value
-
-
-def _read(file: BinaryIO, start: int, end: int) -> bytes:
-    file.seek(start)
-    return file.read(end - start)
+def _mapped(path: Path) -> memoryview:
+    return np.memmap(path, np.uint8, "r").data

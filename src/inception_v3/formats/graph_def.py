@@ -8,6 +8,7 @@ once their type, shape and size have been found to be those of the network.
 import math
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import torch
 
 from inception_v3.architecture import BASE, Conv, Layer, Mixed, Pool
 from inception_v3.errors import InputError
-from inception_v3.formats.tensorflow_checkpoint import BFLOAT16, DTYPES, V1_FLOATS, _native, _shape, _varint
+from inception_v3.formats.tensorflow_checkpoint import BFLOAT16, DTYPES, V1_FLOATS, native, shape_of
 from inception_v3.formats.weights import BATCH_NORM, Weights, convolutions, state_name
+from inception_v3.protocol_buffers import read_fields
 
 NAME = "graphdef-2015"
 KERNEL = "conv2d_params"  # no other program calls it so
@@ -41,7 +43,7 @@ def recognise(path: Path) -> bool:
     try:
         # The first convolution is among the first nodes, unless a larger graph has taken the network in.
         return any(name.endswith(f"conv/{KERNEL}") for name, _ in islice(_nodes(path), 10_000))
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         return False
 
 
@@ -58,7 +60,7 @@ def read(path: Path) -> Weights:
             nodes[name] = node
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: cut off, damaged or no TensorFlow graph ({error}); {REMEDY}") from error
     wanted = variables()
     prefix = _check_names(path, nodes, list(wanted))
@@ -66,7 +68,7 @@ def read(path: Path) -> Weights:
     for name, (state, shape) in wanted.items():
         try:
             found[state] = _array(_constant(nodes, prefix + name), shape)
-        except (ValueError, IndexError) as error:
+        except ValueError as error:
             raise InputError(f"{path}: {prefix + name!r} cannot be used: {error}; {REMEDY}") from error
     # One type for all, which holds every value exactly: a network cannot run in a mixture.
     dtype = np.result_type(np.float32, *{value.dtype for value in found.values()})
@@ -151,7 +153,7 @@ def _check_names(path: Path, nodes: Nodes, wanted: list[str]) -> str:
 
 def _nodes(path: Path) -> Iterator[tuple[str, memoryview]]:
     """Each node under its name, which is the first that is written of it."""
-    for number, node in _fields(np.memmap(path, np.uint8, "r").data):
+    for number, node, *_ in _fields(np.memmap(path, np.uint8, "r").data):
         if number == 1 and isinstance(node, memoryview):
             yield _text(node, 1), node
 
@@ -163,7 +165,7 @@ def _constant(nodes: Nodes, name: str) -> memoryview:
             raise ValueError(f"its node {name!r} is missing")
         op = _text(nodes[name], 2)
         if op == "Const":
-            attributes = (value for number, value in _fields(nodes[name]) if number == 5)
+            attributes = (value for number, value, *_ in _fields(nodes[name]) if number == 5)
             values = (a for a in attributes if isinstance(a, memoryview) and _text(a, 1) == "value")
             return _message(_message(next(values, memoryview(b"")), 2), 8)
         if op != "Identity":
@@ -177,10 +179,10 @@ def _array(tensor: memoryview, expected: tuple[int, ...]) -> np.ndarray:
     dtype, shape = _first(tensor, 1), _message(tensor, 2)
     if not isinstance(dtype, int) or dtype not in (*V1_FLOATS, BFLOAT16, FLOAT16):
         raise ValueError(f"it is of TensorFlow's type {dtype}, no floats")
-    declared = _shape(shape) if len(shape) <= 1000 else ()
+    declared = shape_of(shape) if len(shape) <= 1000 else ()
     if declared != expected:
         raise ValueError(f"its shape is {list(declared)}, not {list(expected)}")
-    values = _native(_values(tensor, dtype, math.prod(expected)), dtype).reshape(expected)
+    values = native(_values(tensor, dtype, math.prod(expected)), dtype).reshape(expected)
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are no finite numbers")
     axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[values.ndim]
@@ -192,7 +194,7 @@ def _values(tensor: memoryview, dtype: int, count: int) -> np.ndarray:
     """As bytes, or as a list of which the last value stands for all that follow (none: all are 0)."""
     content: bytes | memoryview = b""
     listed = bytearray()
-    for number, value in _fields(tensor):
+    for number, value, *_ in _fields(tensor):
         if number == 4 and isinstance(value, memoryview):
             content = value
         elif number == V1_FLOATS.get(dtype) and isinstance(value, memoryview):
@@ -207,28 +209,11 @@ def _values(tensor: memoryview, dtype: int, count: int) -> np.ndarray:
     return values
 
 
-# --- protobuf's wire format (protobuf.dev/programming-guides/encoding) ---
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field, one at a time: a list of all could fill the memory."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        value: int | memoryview
-        size, end = _varint(message, at) if tag & 7 in (0, 2) else (0, at)
-        value = size
-        if tag & 7:
-            at, end = end, end + {1: 8, 2: size, 5: 4}.get(tag & 7, len(message))
-            if end > len(message):
-                raise ValueError("it ends too early")
-            value = message[at:end]
-        yield tag >> 3, value
-        at = end
+_fields = partial(read_fields, damage="it ends too early")
 
 
 def _first(message: memoryview, number: int) -> int | memoryview | None:
-    return next((value for found, value in _fields(message) if found == number), None)
+    return next((value for found, value, *_ in _fields(message) if found == number), None)
 
 
 def _message(message: memoryview, number: int) -> memoryview:

@@ -21,12 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import google_crc32c
 import numpy as np
 
 from inception_v3.errors import InputError
-from inception_v3.files import replacing
-from inception_v3.protocol_buffers import put, put_varint
+from inception_v3.files import masked_crc, replacing
+from inception_v3.protocol_buffers import put, put_varint, read_fields, read_varint
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER = 48  # where two blocks lie, padded to 40 bytes, and the magic number
@@ -114,7 +113,7 @@ def write(prefix: str | Path, variables: Mapping[str, np.ndarray]) -> None:
                 octets = little.reshape(-1).view(np.uint8)
                 shape = b"".join(put(2, put(1, length)) for length in little.shape)
                 place = put(4, file.tell()) + put(5, octets.size)
-                crc = struct.pack("<BI", 6 << 3 | 5, _masked_crc(octets.data))
+                crc = struct.pack("<BI", 6 << 3 | 5, masked_crc(octets.data))
                 records.append((key, put(1, numbers[little.dtype]) + put(2, shape) + place + crc))
                 file.write(octets.data)
         index_file.write_bytes(_build_table(records))
@@ -170,7 +169,7 @@ def _open_v1(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
             values = values.astype(f"<i{np.dtype(DTYPES[dtype]).itemsize}").view(DTYPES[dtype])
         if values.size != math.prod(shape):
             raise ValueError(f"{values.size} values for the shape {list(shape)}")
-        return _native(values, dtype).reshape(shape)
+        return native(values, dtype).reshape(shape)
 
     return variables, fetch
 
@@ -193,7 +192,7 @@ def _open_v2(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
             raise ValueError("one of its slices is missing")
         fields = entries[key]
         shard, offset, size = _int(fields, 3), _int(fields, 4), _int(fields, 5)
-        if not 0 <= shard < shards or (_int(fields, 1), _shape(_bytes(fields, 2))) != (dtype, shape):
+        if not 0 <= shard < shards or (_int(fields, 1), shape_of(_bytes(fields, 2))) != (dtype, shape):
             raise ValueError("its entries contradict each other")
         if size != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
             raise ValueError(f"{size} bytes for the shape {list(shape)}")
@@ -203,9 +202,9 @@ def _open_v2(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
         if taken[file] > file.stat().st_size:
             raise ValueError(f"{file} is cut off")
         values = _read_at(file, offset, size)
-        if _masked_crc(values.data) != struct.unpack("<I", _bytes(fields, 6))[0]:
+        if masked_crc(values.data) != struct.unpack("<I", _bytes(fields, 6))[0]:
             raise ValueError(f"a wrong checksum in {file}")
-        return _native(values.view(DTYPES[dtype]), dtype).reshape(shape)
+        return native(values.view(DTYPES[dtype]), dtype).reshape(shape)
 
     return variables, fetch
 
@@ -219,10 +218,10 @@ def _check_version(path: Path, version: Fields) -> None:
 def _variable(name: Bytes, dtype: int, shape: Bytes, slices: list[memoryview]) -> Variable:
     dimensions = [[_parse(extent) for extent in _many(_parse(message), 1)] for message in slices]
     extents = [tuple((_int(d, 1), _int(d, 2) if 2 in d else -1) for d in each) for each in dimensions]
-    return Variable(bytes(name).decode(), dtype, _shape(shape), extents)
+    return Variable(bytes(name).decode(), dtype, shape_of(shape), extents)
 
 
-def _shape(message: Bytes) -> tuple[int, ...]:
+def shape_of(message: Bytes) -> tuple[int, ...]:
     fields = _parse(message)
     shape = tuple(_int(_parse(dimension), 1) for dimension in _many(fields, 2))
     if _int(fields, 3) or any(length < 0 for length in shape):
@@ -230,7 +229,7 @@ def _shape(message: Bytes) -> tuple[int, ...]:
     return shape
 
 
-def _native(values: np.ndarray, dtype: int) -> np.ndarray:
+def native(values: np.ndarray, dtype: int) -> np.ndarray:
     if dtype == BFLOAT16:  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -314,7 +313,7 @@ class Table:
         if min(offset, size) < 0 or offset + size + TRAILER > self.limit:
             raise ValueError("a block lies beyond the end")
         data = _read_at(self.path, offset, size + TRAILER).data
-        if _masked_crc(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        if masked_crc(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise ValueError("a wrong checksum")
         # tensor_slice_writer.cc and tensor_bundle.cc turn the compression of tables off.
         if data[-TRAILER]:
@@ -330,9 +329,9 @@ def _entries(block: memoryview) -> dict[bytes, memoryview]:
     if limit < 0:
         raise ValueError("a block is too short")
     while at < limit:
-        shared, at = _varint(block, at)
-        rest, at = _varint(block, at)
-        size, at = _varint(block, at)
+        shared, at = read_varint(block, at)
+        rest, at = read_varint(block, at)
+        size, at = read_varint(block, at)
         total += shared + rest
         # TensorFlow spells out every 16th key, so they cannot sum up to more; sharing on and on fills any memory.
         if shared > len(key) or rest + size > limit - at or total > 16 * len(block):
@@ -360,7 +359,7 @@ def _build_block(records: list[tuple[bytes, bytes]]) -> bytes:
         block += b"\0" + put_varint(len(key)) + put_varint(len(value)) + key + value
     starts = starts or [0]
     block += struct.pack(f"<{len(starts) + 1}I", *starts, len(starts)) + b"\0"
-    return bytes(block) + struct.pack("<I", _masked_crc(block))
+    return bytes(block) + struct.pack("<I", masked_crc(block))
 
 
 def _read_at(path: Path, offset: int, size: int) -> np.ndarray:
@@ -374,26 +373,7 @@ def _read_at(path: Path, offset: int, size: int) -> np.ndarray:
     return data
 
 
-def _masked_crc(data: Bytes | bytearray) -> int:
-    """CRC32C, masked as a checksum that other checksums cover (tensorflow/core/lib/hash/crc32c.h)."""
-    crc = 0
-    for at in range(0, len(data), 1 << 20):  # google_crc32c takes bytes alone; copy a part at a time
-        crc = google_crc32c.extend(crc, bytes(data[at : at + (1 << 20)]))
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 # --- protobuf's wire format (protobuf.dev/programming-guides/encoding) ---
-
-
-def _varint(data: Bytes, at: int) -> tuple[int, int]:
-    """The number at `at`, unsigned, and where the next thing begins."""
-    value = 0
-    for count in range(10):
-        octet = data[at + count]
-        value |= (octet & 0x7F) << 7 * count
-        if octet < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at + count + 1
-    raise ValueError("a number has no end")
 
 
 def _varints(data: Bytes) -> np.ndarray:
@@ -414,21 +394,10 @@ def _varints(data: Bytes) -> np.ndarray:
 
 def _parse(message: Bytes) -> Fields:
     """The fields of a message: numbers, or bytes that only the field's definition makes sense of."""
-    message, at = memoryview(message), 0
-    fields: Fields = {}
-    while at < len(message):
-        tag, at = _varint(message, at)
-        number, wire = tag >> 3, tag & 7
-        value, end = _varint(message, at) if wire in (0, 2) else (0, at)
-        if wire == 0:
-            fields.setdefault(number, []).append(value)
-        else:
-            at, end = end, end + {1: 8, 2: value, 5: 4}.get(wire, len(message))
-            if end > len(message):
-                raise ValueError("a message is cut off")
-            fields.setdefault(number, []).append(message[at:end])
-        at = end
-    return fields
+    found: Fields = {}
+    for number, value, *_ in read_fields(memoryview(message), "a message is cut off"):
+        found.setdefault(number, []).append(value)
+    return found
 
 
 def _int(fields: Fields, number: int) -> int:
