@@ -22,6 +22,7 @@ from inception_v3.data import Pictures, shards
 from inception_v3.data.pictures import Encoded
 from inception_v3.data.sequences import joined
 from inception_v3.errors import InputError
+from inception_v3.files import cache_folder
 from inception_v3.finetuning import bottlenecks as module
 from inception_v3.finetuning.bottlenecks import CACHE_FILE, BottleneckCache, Bottlenecks, bottlenecks, network_key
 
@@ -377,5 +378,5 @@ def test_a_folder_that_cannot_be_is_told_at_once(tmp_path: Path, place: str) -> 
 
 def test_the_default_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert module.default_cache() == tmp_path / "inception_v3" / "bottlenecks"
-    assert BottleneckCache(module.default_cache()).file.name == CACHE_FILE
+    assert cache_folder("bottlenecks") == tmp_path / "inception-v3" / "bottlenecks"
+    assert BottleneckCache(cache_folder("bottlenecks")).file.name == CACHE_FILE

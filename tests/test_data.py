@@ -86,7 +86,10 @@ def test_a_folder_of_classes_is_split_with_some_of_each_class_held_out(pets: Pat
     assert Counter(train.labels) == {0: 8, 1: 4}
 
 
-@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("train", "test"), ("training", "validation")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("train", "val"), ("train", "test"), ("training", "validation"), ("Train", "Val"), ("train_images", "images-val")],
+)
 def test_folders_that_are_split_already_stay_so(tmp_path: Path, first: str, second: str) -> None:
     for number in range(4):
         picture(tmp_path / first / f"class {number % 2}" / f"{number}.png")
@@ -95,6 +98,17 @@ def test_folders_that_are_split_already_stay_so(tmp_path: Path, first: str, seco
     assert (len(train), len(test)) == (4, 1)
     assert test.class_names == ["class 0", "class 1"]
     assert list(test.labels) == [1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_beside_the_splits_are_told(tmp_path: Path) -> None:
+    for number in range(8):
+        picture(tmp_path / ("train", "val")[number // 4] / f"class {number % 2}" / f"{number}.png")
+    (tmp_path / "notes").mkdir()
+    load_data(str(tmp_path))
+    picture(tmp_path / "emu" / "x.png")
+    with pytest.warns(UserWarning, match="left out emu, beside what is called train and val"):
+        load_data(str(tmp_path))
 
 
 def test_train_alone_is_split(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from PIL import Image
 
 from conftest import as_set
 from inception_v3.data import batches, load_data, load_held_out
-from inception_v3.data.fetch import cache_folder
 from inception_v3.errors import InputError
+from inception_v3.files import cache_folder
 from inception_v3.preprocessing import Preprocessing
 from processes import meet, run
 
@@ -124,6 +124,12 @@ def test_one_address_means_them_all(shards: Path, address: str, counts: tuple[in
     train, test = load_data(f"{shards}{address}")
     assert (len(train), len(test)) == counts
     assert not set(train.names) & set(test.names)
+
+
+def test_shards_of_no_split_beside_others_are_told(shards: Path) -> None:
+    write_shards(shards, "extra", 4)
+    with pytest.warns(UserWarning, match=r"left out extra-000.tar, extra-001.tar, beside what is called train and val"):
+        load_data(str(shards))
 
 
 def test_shards_may_lie_in_a_folder_for_each_split(tmp_path: Path) -> None:

@@ -161,10 +161,19 @@ def test_the_page_shows_pictures_inside_and_escapes_names(run: Run, sets: tuple[
     assert "<b>" not in page
     assert "<script" not in page
     assert "http" not in page
-    few = folder_of(tmp_path / "few", 3)
-    status, out, err = run(few, sets[1], "--scores", "fid", "--html", tmp_path / "few.html")
-    assert (status, "fid" in out) == (1, True)  # what is known is told first
-    assert "few.html: no page without nearest neighbours: 3 images have no 5 neighbours" in err
+
+
+def test_few_pictures_have_the_scores_of_as_many_neighbours(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    few = folder_of(tmp_path / "few", 4)
+    asked = ("--scores", "precision,density,memorisation")
+    status, out, err = run(few, sets[1], *asked, "--json", "--html", tmp_path / "few.html")
+    assert status == 0, err
+    told = json.loads(out)
+    assert 0 <= told["precision"] <= 1
+    assert told["memorisation_distance"] > 0
+    assert told["density"] is None
+    assert told["notes"] == ["no density: 4 images have no 5 neighbours; give more"]
+    assert (tmp_path / "few.html").read_text("utf-8").count("data:image/png;base64,") == 4 * (1 + 5)
 
 
 # --- parity, whole ---
@@ -556,7 +565,8 @@ def test_two_pictures_are_enough_for_fid(scored: Callable[..., dict[str, object]
     told = scored(folder_of(tmp_path / "a", 2), folder_of(tmp_path / "b", 2, 50))
     assert told["fid"] > 0
     assert told["is_mean"] is told["precision"] is told["fid_infinity"] is None
-    assert len(told["notes"]) == 5
+    assert told["memorisation_distance"] > 0
+    assert len(told["notes"]) == 4
 
 
 def test_another_network_is_refused_unless_asked_for(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ FORMS: dict[str, Callable[[Path], object]] = {
     "shards": as_shards,
     "shards by pattern": lambda folder: as_shards(folder).replace("{00..01}", "*"),
     "folder of shards": as_folder_of_shards,
+    "folder of a shard": lambda folder: write_tar(folder / "s.TAR.gz", FILES, "w:gz").parent,
     "npz": lambda folder: as_array(folder, PICTURES),
     "npz, channels first": lambda folder: as_array(folder, PICTURES.transpose(0, 3, 1, 2)),
     "npy": as_npy,

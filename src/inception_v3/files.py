@@ -1,4 +1,4 @@
-"""Writing files that are either whole or not there; checksums."""
+"""Writing files that are either whole or not there; checksums; where caches are."""
 
 import errno
 import hashlib
@@ -55,6 +55,18 @@ def alone_with(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
         yield
     finally:
         lock.release()
+
+
+def cache_folder(*below: str) -> Path:
+    """A folder of ours where caches belong on this system: below $XDG_CACHE_HOME or ~/.cache.
+
+    Raises InputError where there is no home folder.
+    """
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise InputError(f"no home folder for the cache ({error}); set XDG_CACHE_HOME", exit_status=2) from error
+    return Path(base, "inception-v3", *below)
 
 
 def check_writable(path: Path) -> None:

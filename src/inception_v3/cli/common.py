@@ -80,11 +80,12 @@ def pick_workers(asked: int | None, pictures: int, data: str) -> int:
 
 def keep_apart(data: str, out: Path) -> None:
     """Raises InputError where the plots of a run folder would become pictures of a class."""
-    from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES, is_folder
+    from inception_v3.data.address import TRAIN_NAMES, is_folder, split_named
 
     if is_folder(data) and out.resolve().is_relative_to(Path(data).resolve()):
         first, *_ = (*out.resolve().relative_to(Path(data).resolve()).parts, "")
-        if any((Path(data) / name).is_dir() for name in TRAIN_NAMES) and first not in (*TRAIN_NAMES, *TEST_NAMES):
+        split = any(split_named(place.name) in TRAIN_NAMES for place in Path(data).iterdir() if place.is_dir())
+        if split and not split_named(first):
             return  # what is beside train/ is no class
         raise InputError(
             f"{out}: inside {data}, where it would be taken for a class; give another --out", exit_status=2

@@ -26,6 +26,7 @@ from inception_v3.cli.common import (
     warn,
 )
 from inception_v3.errors import InputError
+from inception_v3.files import cache_folder
 
 if TYPE_CHECKING:
     from inception_v3.finetuning.finetune import TrainedHead
@@ -91,7 +92,7 @@ def finetune(
     from inception_v3.cli.train import command_to_go_on
     from inception_v3.data import load_data
     from inception_v3.devices import has_bf16, pick_device
-    from inception_v3.finetuning.bottlenecks import BottleneckCache, default_cache
+    from inception_v3.finetuning.bottlenecks import BottleneckCache
     from inception_v3.finetuning.finetune import finetune, rate_factors, with_new_head
     from inception_v3.training.interrupts import Interrupted
     from inception_v3.training.run_folder import BEST_FILE, RunFolder
@@ -107,7 +108,7 @@ def finetune(
         warn(f"{recipe}: BatchNorm's statistics will move, in frozen layers too; freeze_batch_norm = true keeps them")
     if Path(weights).resolve() in (folder.resolve(), *((folder / name).resolve() for name in (MODEL_FILE, BEST_FILE))):
         raise InputError(f"{folder}: the weights are there, and would be replaced; give another --out", exit_status=2)
-    features = BottleneckCache(cache or default_cache())
+    features = BottleneckCache(cache or cache_folder("bottlenecks"))
     with RunFolder(folder, overwrite=overwrite, resume=resume) as run:
         if run.missing and factors is not None:
             warn(f"no {', '.join(run.missing)}: pip install 'inception-v3[train]' for them")

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -79,7 +80,7 @@ def split_files(files: Sequence[str], place: str, read: Reader) -> Splits:
     """
     splits: dict[str, list[str]] = {}
     for file in files:
-        splits.setdefault(_split_name(file), []).append(file)
+        splits.setdefault(_split_of(file), []).append(file)
     held_out = next((splits[name] for name in TEST_NAMES if name in splits), None)
     train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
 
@@ -87,15 +88,28 @@ def split_files(files: Sequence[str], place: str, read: Reader) -> Splits:
         return read(fetch(chosen), place)
 
     if train and held_out:
+        if train != splits.get("") and "" in splits:
+            beside(place, [Path(file).name for file in splits[""]])
         return Splits(partial(read_them, train), partial(read_them, held_out))
     return Splits(partial(read_them, train or held_out or files))
 
 
-def _split_name(file: str) -> str:
-    """The first word of its name, or else its folder's, that names a split; else empty."""
-    path = Path(urlsplit(file).path if is_url(file) else file)
-    words = [word for part in (path.name, path.parent.name) for word in re.split(r"[-_.]", part.lower())]
+def beside(place: str, names: Sequence[str]) -> None:
+    """Warn of what is left out, as its name is none of a split."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    warnings.warn(f"{place}: left out {', '.join(names[:3])}{more}, beside what is called train and val", stacklevel=2)
+
+
+def split_named(name: str) -> str:
+    """The first word of a file's or a folder's name that names a split; else empty."""
+    words = re.split(r"[-_.]", name.lower())
     return next((word for word in words if word in TRAIN_NAMES or word in TEST_NAMES), "")
+
+
+def _split_of(file: str) -> str:
+    """What its name says, or else its folder's."""
+    path = Path(urlsplit(file).path if is_url(file) else file)
+    return split_named(path.name) or split_named(path.parent.name)
 
 
 def labels_file(folder: Path) -> dict[int, str]:
@@ -105,7 +119,7 @@ def labels_file(folder: Path) -> dict[int, str]:
     """
     file = folder / "labels.txt"
     if not file.is_file():
-        return labels_file(folder.parent) if folder.name in (*TRAIN_NAMES, *TEST_NAMES) else {}
+        return labels_file(folder.parent) if split_named(folder.name) else {}
     names: dict[int, str] = {}
     try:
         lines = file.read_text("utf-8-sig").rstrip().splitlines()  # Windows' editors begin with a mark

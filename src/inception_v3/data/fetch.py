@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from inception_v3.data.extras import extra
 from inception_v3.errors import InputError
-from inception_v3.files import alone_with, replacing
+from inception_v3.files import alone_with, cache_folder, replacing
 from inception_v3.progress import progress_bar
 
 TIMEOUT = 60.0  # seconds without a byte, not of the whole download
@@ -21,10 +20,6 @@ TIMEOUT = 60.0  # seconds without a byte, not of the whole download
 
 def is_url(address: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*(::[^/]+)?://", address) is not None
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inception-v3"
 
 
 def fetch(addresses: Sequence[str]) -> list[Path]:
@@ -44,7 +39,7 @@ def fetch(addresses: Sequence[str]) -> list[Path]:
 def _place(url: str) -> Path:
     """Its last part keeps the name of the file: pictures are called by it."""
     name = Path(urlsplit(url).path).name or "file"
-    return cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    return cache_folder("downloads") / hashlib.sha256(url.encode()).hexdigest()[:16] / name
 
 
 def _download(url: str, target: Path, tell: Any) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES
+from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES, beside, split_named
 from inception_v3.data.pictures import Pictures, Splits, is_number
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
@@ -14,12 +14,19 @@ from inception_v3.images import _printable, list_images
 
 
 def find(root: Path) -> Splits:
-    """A split's folder holds class folders: one that is called train and holds pictures is a class."""
-    folders = {folder.name: folder for folder in _folders(root)}
+    """A split's folder holds class folders: one that is called train and holds pictures is a class.
+
+    Warns of folders with pictures that are beside a split's.
+    """
+    folders = _folders(root)
+    splits = {split_named(folder.name): folder for folder in folders if split_named(folder.name) and _folders(folder)}
     train, held_out = (
-        next((folders[name] for name in names if name in folders and _folders(folders[name])), None)
-        for names in (TRAIN_NAMES, TEST_NAMES)
+        next((splits[name] for name in names if name in splits), None) for names in (TRAIN_NAMES, TEST_NAMES)
     )
+    if train or held_out:
+        others = [folder for folder in folders if not split_named(folder.name)]
+        if left := [folder.name for folder in others if next(list_images(folder), None)]:
+            beside(str(root), left)
     if train and held_out:
         return Splits(partial(read, train), partial(read, held_out))
     return Splits(partial(read, train or held_out or root))

@@ -14,7 +14,7 @@ import numpy as np
 from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES, labels_file
 from inception_v3.data.extras import extra
 from inception_v3.data.pictures import Encoded, Pictures, PictureSource, Splits
-from inception_v3.data.records import MAX_LABEL
+from inception_v3.data.records import MAX_LABEL, told_apart
 from inception_v3.data.sequences import Made
 from inception_v3.errors import InputError
 from inception_v3.images import _printable
@@ -59,7 +59,7 @@ def read_parquet(files: list[Path], place: str) -> Pictures:
         datasets.logging.set_verbosity(verbosity)
     pictures = _pictures(table, place, files[0].name)
     if known := labels_file(files[0].parent):
-        pictures.class_names = [known.get(label, name) for label, name in enumerate(pictures.class_names)]
+        pictures.class_names = told_apart([known.get(label, name) for label, name in enumerate(pictures.class_names)])
     return pictures
 
 

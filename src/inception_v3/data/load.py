@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from inception_v3.data import digits, folders, hugging_face, shards, tfrecords, torchvision_sets
-from inception_v3.data.address import TEST_NAMES, TFRECORD, TRAIN_NAMES, Reader, exists, expand, is_folder, split_files
+from inception_v3.data.address import TFRECORD, Reader, exists, expand, is_folder, split_files, split_named
 from inception_v3.data.duplicates import warnings_of
 from inception_v3.data.fetch import is_url
 from inception_v3.data.pictures import BACKGROUND, Pictures, Splits, renumber, split_evenly
@@ -126,8 +126,9 @@ def _in_folder(root: Path, address: str) -> Splits:
 
 def _files_in(root: Path) -> list[str]:
     """The shards, TFRecords or tables in a folder, or in its train/, val/ and data/."""
-    places = [root, *(root / name for name in ("data", *TRAIN_NAMES, *TEST_NAMES))]
-    files = [file for place in places if place.is_dir() for file in sorted(place.iterdir()) if file.is_file()]
+    inside = [place for place in sorted(root.iterdir()) if place.name == "data" or split_named(place.name)]
+    places = [root, *(place for place in inside if place.is_dir())]
+    files = [file for place in places for file in sorted(place.iterdir()) if file.is_file()]
     return [str(file) for file in files if not file.name.startswith(".") and _reader(str(file))]
 
 

@@ -16,11 +16,10 @@ import numpy as np
 from rich.console import Console
 
 from inception_v3.data.address import labels_file
-from inception_v3.data.fetch import cache_folder
 from inception_v3.data.pictures import Encoded, Pictures
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
-from inception_v3.files import replacing
+from inception_v3.files import cache_folder, replacing
 from inception_v3.images import _printable
 from inception_v3.progress import progress_bar
 
@@ -141,7 +140,7 @@ def _kept(file: Path, index: Callable[[Path], Index]) -> Index:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from error
     key = repr((VERSION, index.__module__, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
-    kept = cache_folder() / "index" / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"
+    kept = cache_folder("index") / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
         stored = json.loads(kept.read_bytes())
         stored["class_names"] = {int(label): name for label, name in stored["class_names"].items()}

@@ -3,7 +3,6 @@
 One SQLite file for each network, convention and precision; a row is found by the content of the image's file.
 """
 
-import os
 import sqlite3
 import struct
 import threading
@@ -16,11 +15,6 @@ from numpy.typing import NDArray
 from inception_v3.fidelity.pictures import KEY_BYTES, Facts
 
 _FACTS = struct.Struct(f"<II?10s{KEY_BYTES}s")
-
-
-def default_folder() -> Path:
-    """Where caches belong on this system ($XDG_CACHE_HOME, else ~/.cache)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inception-v3" / "features"
 
 
 class FeatureCache:

@@ -10,7 +10,7 @@ import torch
 from inception_v3.engines.base import core_count
 from inception_v3.errors import InputError
 from inception_v3.fidelity.advice import advice
-from inception_v3.fidelity.cache import FeatureCache, default_folder
+from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import Convention, find_convention
 from inception_v3.fidelity.features import extract, sample
 from inception_v3.fidelity.frechet import frechet_distance
@@ -19,6 +19,7 @@ from inception_v3.fidelity.rounding import REVISION
 from inception_v3.fidelity.scores import SCORES, Fidelity, Progress, Side, measure, no_progress, one_picture
 from inception_v3.fidelity.sources import open_source
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
+from inception_v3.files import cache_folder
 from inception_v3.network import InceptionV3
 
 MAX_CALLERS = 4  # batches that are on their way through a processor at once; each takes memory
@@ -72,7 +73,7 @@ def fidelity(
     network = load_network(weights, dtype=first, device=device, any_weights=any_weights, callers=callers)
     for side in sides:
         _check(side, convention, network, named=bool(like or mode))
-    folder = Path(cache or default_folder()) if use_cache else None
+    folder = Path(cache or cache_folder("features")) if use_cache else None
     if dtype == "int8":
         network = _in_int8(network, sides, convention, progress)
     # Features of int8 are of the pictures that it was fitted to as well.

@@ -17,6 +17,7 @@ from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.sources import Source
 from inception_v3.fidelity.statistics import Statistics, gaussian
 
+PRECISION_K, DENSITY_K = 3, 5  # the neighbour that a ball reaches to
 # A bar for a step: told its name and size (None: unknown), it gives what is called with each amount done.
 Progress = Callable[[str, int | None], Callable[[int], None]]
 
@@ -175,20 +176,33 @@ def _inception_score(result: Fidelity, progress: Progress) -> Iterable[float]:
 
 
 def neighbours(result: Fidelity, progress: Progress) -> Manifold:
-    """What three scores and the page are made of, worked out by the first. Raises NoScoreError: too few pictures."""
+    """What three scores and the page are made of, worked out by the first; of few pictures with fewer neighbours.
+
+    Raises NoScoreError: statistics without pictures.
+    """
     if result.neighbours is None:
         generated, reference = result.generated.pooled, result.against.pooled
         advance = progress("nearest neighbours", pairs(len(generated), len(reference)))
-        result.neighbours = compare(generated, reference, progress=advance)
+        there = min(len(generated), len(reference)) - 1
+        ks = {"k": min(PRECISION_K, there), "density_k": min(DENSITY_K, there)}
+        result.neighbours = compare(generated, reference, **ks, progress=advance)
     return result.neighbours
 
 
+def _check_neighbours(result: Fidelity, k: int) -> None:
+    fewest = min(len(result.generated.pooled), len(result.against.pooled))
+    if fewest <= k:
+        raise NoScoreError(f"{fewest} images have no {k} neighbours; give more")
+
+
 def _precision(result: Fidelity, progress: Progress) -> Iterable[float]:
+    _check_neighbours(result, PRECISION_K)
     found = neighbours(result, progress)
     return found.precision, found.recall
 
 
 def _density(result: Fidelity, progress: Progress) -> Iterable[float]:
+    _check_neighbours(result, DENSITY_K)
     found = neighbours(result, progress)
     return found.density, found.coverage
 

@@ -28,6 +28,7 @@ from inception_v3.images import IMAGE_SUFFIXES, MAX_STREAM_BYTES, _printable, li
 KINDS = "a folder, .zip, .tar, .npz, .npy, WebDataset shards such as 'train-{000..009}.tar', or saved statistics"
 # RuntimeError: a password, or a way of packing that Python has not
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+_SHARD = re.compile(r"\.(tar|tgz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_SHARDS = 1_000_000
 _MOST_OF_A_SAMPLE = 32  # files beside a picture that are held until it is known whether there is one
@@ -97,7 +98,7 @@ def _folder(name: str, folder: Path) -> Source:
     files = sorted(str(path) for path in list_images(folder))
     if files:
         return Source(name, lambda: (Picture(_printable(file), Path(file)) for file in files), len(files))
-    if shards := sorted(folder.glob("*.tar")):
+    if shards := sorted(path for path in folder.iterdir() if _SHARD.search(path.name)):
         return Source(name, lambda: itertools.chain.from_iterable(map(_tar, shards)))
     raise InputError(f"{name}: no pictures in this folder; check the path", exit_status=2)
 

@@ -51,15 +51,6 @@ Result = TypeVar("Result")
 State = tuple[int, int, int]  # of a file: its size, when it was modified, when that was changed
 
 
-def default_cache() -> Path:
-    """Where bottlenecks are kept: $XDG_CACHE_HOME, or ~/.cache, /inception_v3/bottlenecks."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError as error:
-        raise InputError(f"no home folder for the cache ({error}); give --cache", exit_status=2) from error
-    return Path(base) / "inception_v3" / "bottlenecks"
-
-
 class BottleneckCache:
     """The file in `folder` that holds bottlenecks. No connection stays open between calls.
 
