@@ -1,5 +1,7 @@
 """The table: what the source document says of shapes, names, parameters and cost follows from it."""
 
+import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -120,6 +122,23 @@ def test_layers_are_listed_in_one_file_alone() -> None:
     sources = Path(architecture.__file__).parent.rglob("*.py")
     listed = {path.name for path in sources if len(re.findall(r"Conv2d_\d\w_\dx\d", path.read_text("utf-8"))) > 4}
     assert listed == {"architecture.py"}
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Those at the top of the files, which is where all are but the heavy ones."""
+    source = Path(architecture.__file__).parent
+    names = {
+        ".".join((source.name, *path.relative_to(source).with_suffix("").parts)): path for path in source.rglob("*.py")
+    }
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    imports: dict[str, set[str]] = {}
+    for name, path in names.items():
+        lines = [line for line in ast.parse(path.read_text("utf-8")).body if isinstance(line, ast.ImportFrom)]
+        asked = [(line.module or "", one.name) for line in lines for one in line.names]
+        found = {f"{module}.{one}" if f"{module}.{one}" in names else module for module, one in asked}
+        imports[name] = found & names.keys() - {name}
+    order = list(graphlib.TopologicalSorter(imports).static_order())  # CycleError, with the circle, where there is one
+    assert len(order) == len(names) > 100
 
 
 def test_the_page_about_the_layout_names_every_file_and_no_other() -> None:

@@ -380,6 +380,10 @@ def test_output_that_cannot_be_written_is_one_line(command: str, model: Path, tm
     assert "Traceback" not in done.stderr
 
 
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version")[:2] == (0, f"inception-v3 {inception_v3.__version__}\n")
+
+
 def test_every_public_name_is_there() -> None:
     for name in inception_v3.__all__:
         assert getattr(inception_v3, name)

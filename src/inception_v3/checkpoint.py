@@ -42,18 +42,28 @@ class Format(Protocol):
     NAME: str
     recognise: Callable[[Path], bool]
     read: Callable[[Path], Weights]
+
+
+class Writer(Format, Protocol):
+    """What those have too that are written; `differences` are why their program would compute other numbers."""
+
     write: Callable[[InceptionV3, Path], None]
     differences: Callable[[InceptionV3], list[str]]
 
 
-def find_format(name: str, to_write: bool = False) -> Format:
-    """The format of that name. Raises InputError, listing them; or for one to write that is only read."""
+def find_format(name: str) -> Format:
+    """The format of that name. Raises InputError, listing them."""
     if name not in MODULES:
         raise InputError(f"no format {name!r}; there are {', '.join(MODULES)}", exit_status=2)
-    module = import_module(f"inception_v3.formats.{MODULES[name]}")
-    if to_write and not hasattr(module, "write"):
+    return cast(Format, import_module(f"inception_v3.formats.{MODULES[name]}"))
+
+
+def find_writer(name: str) -> Writer:
+    """The format of that name, to write. Raises InputError, listing them; or for one that is only read."""
+    found = find_format(name)
+    if not hasattr(found, "write"):
         raise InputError(f"{name} is only read here; write fid-2015, which holds the same network", exit_status=2)
-    return cast(Format, module)
+    return cast(Writer, found)
 
 
 def recognise(file: Path) -> Format:
@@ -86,7 +96,7 @@ def save(
     Raises InputError: that, no such format, a full disk, a place that cannot be written.
     """
     path = Path(path)
-    chosen = find_format(format, to_write=True)
+    chosen = find_writer(format)
     reasons = chosen.differences(model)
     if reasons and not allow_difference:
         raise InputError(f"{path}: {format} would give other numbers: {'; '.join(reasons)}")

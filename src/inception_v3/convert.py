@@ -94,7 +94,7 @@ def convert(
     name = to or SUFFIXES[destination.suffix]
     if not to and name == "torchvision" and not fid_2015.differences(model):
         name = fid_2015.NAME
-    reasons = checkpoint.find_format(name, to_write=True).differences(model)
+    reasons = checkpoint.find_writer(name).differences(model)
     folded = fold_gamma(model.state_dict())[1] if name in WITHOUT_GAMMA else []
     if folded and not fold:
         raise InputError(
@@ -136,7 +136,7 @@ def _check_destination(destination: Path, to: str | None) -> None:
         raise InputError(
             f"{destination}: its name does not tell a format to write ({known}); give --to FORMAT", exit_status=2
         )
-    checkpoint.find_format(name, to_write=True)
+    checkpoint.find_writer(name)
     if name == "tf-slim" and destination.suffix == ".index":
         raise InputError(f"{destination}: a checkpoint goes by its prefix; leave out .index", exit_status=2)
     ends = NAMES.get(name, ("",))

@@ -11,11 +11,12 @@ import threading
 import warnings
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from inception_v3 import __version__
 from inception_v3.cli.common import warn
 from inception_v3.errors import InputError
 
@@ -41,8 +42,18 @@ class Commands(TyperGroup):
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=CONTEXT)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"inception-v3 {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def inception_v3() -> None:
+def inception_v3(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
     """Inception V3: train it, judge it, use it, look inside."""
 
 

@@ -1,11 +1,13 @@
 """Every published form of Inception V3, a file each, on the names of the architecture table.
 
-Each module has the same four names:
+Each module has the same names:
 
     NAME                     what `--to` and `save(format=...)` call it
     recognise(path) -> bool  by content; False for anything else, never an error
     read(path) -> Weights    raises InputError, one line with the file and the variable
-    write(model, path)       atomically; one that only reads has none
 
-and `differences(model)`, the reasons why the program that the format belongs to would not compute the same.
+and those that are written too:
+
+    write(model, path)       atomically
+    differences(model)       why the program that the format belongs to would not compute the same
 """

@@ -26,7 +26,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 OR_AUTO = ("batch_norm_decay", "ema_decay")
 POSITIVE = ("image_size", "crop_fraction", "depth_multiplier", "dropout_keep_prob", "epochs", "batch_size",
             "accumulate", "learning_rate", "decay_epochs", "rmsprop_epsilon", "adamw_epsilon")  # fmt: skip
-AT_MOST_ONE = ("crop_fraction", "dropout_keep_prob", "label_smoothing")
+AT_MOST_ONE = ("crop_fraction", "dropout_keep_prob", "label_smoothing", "learning_rate_decay")
+LEAST = 1e-30  # what is closer to zero is none to float32
 BELOW_ONE = ("batch_norm_decay", "ema_decay", "rmsprop_decay", "momentum", "adamw_beta1", "adamw_beta2")
 
 
@@ -122,6 +123,8 @@ def _mistake(key: str, value: Any) -> str | None:
     low = "greater than zero" if key in POSITIVE else "zero or more"
     if not math.isfinite(value) or value < 0 or (value == 0 and key in POSITIVE):
         return low
+    if 0 < value < LEAST:
+        return f"{LEAST} or more" if key in POSITIVE else f"0, or {LEAST} or more"
     if key in AT_MOST_ONE and value > 1:
         return f"{low} and at most 1"
     if key in BELOW_ONE and value >= 1:
