@@ -309,6 +309,8 @@ def test_folders_that_are_numbers_are_the_models_classes_of_those_numbers(tmp_pa
         assert [pictures.class_names[label] for label in pictures.labels] == [names[number] for number in numbers]
     unnamed = load_held_out(str(tmp_path / "12"), None)
     assert [unnamed.labels[place] for place in range(12)] == [int(name.split("/")[0]) for name in unnamed.names]
+    with pytest.raises(InputError, match="no class 1;"):
+        renumber(Pictures(["1", "01"], [Path("x")], [0], ["x"]), names, lambda name: f"no class {name};")
     with pytest.raises(InputError, match="no class 11"):
         load_held_out(str(tmp_path / "12"), names[:11])
 

@@ -406,7 +406,7 @@ def test_without_out_the_run_is_named_after_the_data(
     status, out, _ = command(capsys, monkeypatch, "finetune", place / "weights.safetensors", "tints")
     assert status == 0
     assert out.startswith("runs/tints: top-1")
-    assert (tmp_path / "home" / "inception_v3" / "bottlenecks" / "bottlenecks.sqlite").exists()
+    assert (tmp_path / "home" / "inception-v3" / "bottlenecks" / "bottlenecks.sqlite").exists()
 
 
 @pytest.mark.parametrize(
@@ -484,6 +484,16 @@ def test_wrong_data_and_weights_are_told(
     assert message in err
 
 
+def test_what_no_memory_can_hold_is_told_before_it_is_taken(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for options in ((), ("--unfreeze", "Mixed_7c")):
+        asked = ("finetune", place / "weights.safetensors", place / "data", "--out", tmp_path / "run", *options)
+        status, _, err = command(capsys, monkeypatch, *asked, "--image-size", 100_000)
+        assert status == 2
+        assert "GiB or more" in err
+
+
 def test_it_is_the_work_of_one_process(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,4 +547,4 @@ def test_ctrl_c_says_that_the_features_are_kept(
         *("--cache", tmp_path / "cache"),
     )
     assert status == 130
-    assert "features so far are kept" in err
+    assert err.endswith("the features so far are kept; the same command goes on from there\ninterrupted\n")

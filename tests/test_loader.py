@@ -1,12 +1,15 @@
 """The order of a training's pictures, what each step holds, and how it is shared out."""
 
+import os
+import signal
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from inception_v3.data import Pictures, TrainingBatches
+from inception_v3.data import Pictures, TrainingBatches, batches
 from inception_v3.preprocessing import Preprocessing
 from inception_v3.seeds import epoch_order, seed_for
 
@@ -104,3 +107,20 @@ def test_seeds_are_spread() -> None:
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_for("a", 1, 11) != seed_for("a", 11, 1)
+
+
+def test_ctrl_c_while_workers_start_is_not_lost() -> None:
+    """Python drops what is raised inside a library's code around a fork."""
+    pressed: list[bool] = [True]
+
+    def press() -> None:
+        if pressed:
+            pressed.clear()
+            signal.raise_signal(signal.SIGINT)
+
+    os.register_at_fork(before=press)
+    pictures = Pictures(["a"], [Image.new("RGB", (75, 75))] * 4, [0] * 4, [*"abcd"])
+    loader = batches(pictures, Preprocessing((75, 75)), 2, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        iter(loader)
+    assert sum(len(batch.labels) for batch in loader) == 4

@@ -70,6 +70,8 @@ def main() -> None:
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # typer takes it for a failure
                 raise ended.__context__ from None
+            if ended.__context__ is not None and type(ended.__context__.__cause__) is KeyboardInterrupt:
+                raise KeyboardInterrupt from None  # typer would end without a word
             if sys.stdout is not None:  # as after >&-
                 sys.stdout.flush()  # while there is still somebody to say that it cannot be
             raise

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -108,7 +109,7 @@ def batches(
     workers: int = 0,
 ) -> DataLoader[Any]:
     """A DataLoader of `Batch`: every picture once, in order, as prediction sees it, or the `views` of each."""
-    return DataLoader(
+    return _Loader(
         PixelDataset(pictures, preprocessing, views=views),
         batch_size,
         num_workers=workers,
@@ -116,6 +117,30 @@ def batches(
         worker_init_fn=_leave_signals_to_the_main_process,
         persistent_workers=workers > 0,
     )
+
+
+class _Loader(DataLoader[Any]):
+    """Ctrl-C waits while workers start: in libraries' own code around a fork it would be lost, or end in a crash."""
+
+    def __iter__(self) -> Any:
+        with _later(signal.SIGINT):
+            return super().__iter__()
+
+
+@contextmanager
+def _later(number: int) -> Iterator[None]:
+    """A signal that comes in here is dealt with at the end."""
+    if threading.current_thread() is not threading.main_thread():  # others may not ask for signals
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(number, lambda came_now, _: came.append(came_now))
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+        if came:
+            signal.raise_signal(number)
 
 
 class TrainingBatches:
@@ -138,7 +163,7 @@ class TrainingBatches:
         pin_memory: bool = False,
     ) -> None:
         self._steps = _Steps(len(pictures), step_size, seed, process, processes)
-        self._loader: DataLoader[Any] = DataLoader(
+        self._loader = _Loader(
             PixelDataset(pictures, preprocessing, augment),
             batch_sampler=self._steps,
             num_workers=workers,

@@ -142,4 +142,6 @@ def is_number(name: str) -> bool:
 
 
 def _numbered(class_names: list[str]) -> bool:
-    return all(is_number(name) or (place == 0 and name == BACKGROUND) for place, name in enumerate(class_names))
+    numbers = [int(name) for name in class_names if is_number(name)]
+    others = class_names[:1] == [BACKGROUND]
+    return len(set(numbers)) == len(class_names) - others  # 1 and 01 are two classes, and so names

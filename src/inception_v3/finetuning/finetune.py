@@ -28,6 +28,7 @@ from inception_v3.finetuning.bottlenecks import HEADS, BottleneckCache, Precisio
 from inception_v3.finetuning.logistic import fit_head
 from inception_v3.network import InceptionV3
 from inception_v3.progress import progress_bar
+from inception_v3.training.model import check_memory
 from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.run_folder import RunFolder
 
@@ -160,6 +161,15 @@ def finetune(
     if unfreeze and height != width:
         message = f"--unfreeze trains on square pictures, not {height}x{width}; give --image-size"
         raise InputError(message, exit_status=2)
+    recipe = (recipe or load_recipe("finetune")).with_options(
+        image_size=height,
+        crop_fraction=model.preprocessing.crop_fraction,
+        depth_multiplier=model.settings["depth_multiplier"],
+    )
+    device, classes = next(model.parameters()).device, len(train_set.class_names)
+    if unfreeze:
+        check_memory(recipe, len(train_set), classes, device)
+    check_memory(recipe.with_options(batch_size=batch_size), len(train_set), classes, device, training=False)
     head = None
     if not (unfreeze and run.last_state_file):
         head = train_head(
@@ -185,12 +195,8 @@ def finetune(
         train_set,
         test_set,
         run,
-        (recipe or load_recipe("finetune")).with_options(
-            image_size=height,
-            crop_fraction=model.preprocessing.crop_fraction,
-            depth_multiplier=model.settings["depth_multiplier"],
-        ),
-        next(model.parameters()).device,
+        recipe,
+        device,
         model=model,
         start=f"{start}, last layer first",
         rate_factors=unfreeze,

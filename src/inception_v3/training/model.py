@@ -43,15 +43,17 @@ def check_fit(model: InceptionV3, recipe: Recipe, class_names: list[str]) -> Non
         raise InputError(f"{message}; make them the same")
 
 
-def check_memory(recipe: Recipe, pictures: int, classes: int, device: torch.device) -> None:
+def check_memory(recipe: Recipe, pictures: int, classes: int, device: torch.device, *, training: bool = True) -> None:
     """Raises InputError where weights and the maps that a step keeps are for sure more than the device's memory.
 
-    Counted are end points alone, in bfloat16, and of every weight its average, its gradient and one of the optimizer's.
+    Counted are end points alone, in bfloat16, and of every weight its average, its gradient and one of the optimizer's;
+    without `training` the largest end point and the weights.
     """
     side = recipe.image_size
     points = end_points(height=side, width=side, num_classes=classes, depth_multiplier=recipe.depth_multiplier)
-    maps = sum(point.height * point.width * point.channels for point in points)
-    needed = 16 * sum(point.parameters for point in points) + 2 * min(recipe.batch_size, pictures) * maps
+    maps = [point.height * point.width * point.channels for point in points]
+    kept, of_weight = (sum(maps), 16) if training else (max(maps), 4)
+    needed = of_weight * sum(point.parameters for point in points) + 2 * min(recipe.batch_size, pictures) * kept
     if device.type == "cuda":
         there = torch.cuda.mem_get_info(device)[1]
     else:

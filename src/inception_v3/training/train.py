@@ -77,8 +77,7 @@ def train(
         keep_freed_memory()
     torch.manual_seed(seed)
     given = model is not None
-    if model is None:
-        check_memory(recipe, len(train_set), len(train_set.class_names), device)
+    check_memory(recipe, len(train_set), len(train_set.class_names), device)
     model = model or new_model(recipe, train_set.class_names)
     check_fit(model, recipe, train_set.class_names)
     model.class_names = train_set.class_names
