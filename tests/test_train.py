@@ -300,14 +300,20 @@ def test_what_no_memory_can_hold_is_told_before_it_is_taken(tmp_path: Path, wron
     assert error.value.exit_status == 2
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_a_gpu_that_runs_out_of_memory_is_one_line_with_the_remedy(tmp_path: Path, training: bool) -> None:
+@pytest.mark.parametrize(
+    ("training", "error"),
+    [
+        (True, torch.OutOfMemoryError("CUDA out of memory")),
+        (False, RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")),
+    ],
+)
+def test_memory_that_runs_out_is_one_line_with_the_remedy(tmp_path: Path, training: bool, error: Exception) -> None:
     """In a step, or when a model is judged, here and by `evaluate`."""
 
     class Full(InceptionV3):
         def forward(self, images: torch.Tensor, end_points: Any = None) -> Any:
             if self.training == training:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise error
             return super().forward(images, end_points)
 
     model = Full(num_classes=2, depth_multiplier=0.1, image_size=75)

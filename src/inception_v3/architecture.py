@@ -378,6 +378,13 @@ def minimum_size(final_endpoint: str | None = None) -> int:
     return next(size for size in range(1, 1000) if enough(size))
 
 
+def needs_global_pool(image_size: Size) -> bool:
+    """Whether the last map is larger than the last pool, which then leaves a part of it out, or several answers."""
+    height, width = image_size
+    last, pool = end_points(height=height, width=width, final_endpoint=BASE_END_POINTS[-1])[-1], LOGITS[0].kernel
+    return last.height > pool[0] or last.width > pool[1]
+
+
 def _after(layer: Layer) -> _Tensor:
     return _Tensor(layer.out_channels, layer.output_size, layer.receptive_field, layer.jump)
 

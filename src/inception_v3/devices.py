@@ -35,12 +35,21 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16) if has_bf16(device) else nullcontext()
 
 
+def in_precision(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """float32 in all its digits, or for "bf16" autocast where the device has it."""
+    # PyTorch's float32 convolutions on a GPU are by default tf32, which has the digits of fp16
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return autocast(device) if precision == "bf16" else exact
+
+
 @contextmanager
 def enough_memory(device: torch.device) -> Iterator[None]:
-    """Raises InputError with the remedy where a GPU's memory is not enough for what is done in here."""
+    """Raises InputError with the remedy where the memory is not enough for what is done in here."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # a GPU's and the processor's have no class in common
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
         raise InputError(
             f"{device}: not enough memory; lower batch_size (in training, accumulate makes up for it) or image_size"
         ) from error

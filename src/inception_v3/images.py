@@ -87,7 +87,7 @@ def open_image(
     Raises InputError, one line with the name and the remedy: missing, not allowed, a folder, empty, not a
     picture, cut short, more than MAX_PIXELS (read off the header, before memory is taken), 32-bit numbers.
     """
-    name = _printable(name or (source if isinstance(source, str | Path) else getattr(source, "name", "picture")))
+    name = printable(name or (source if isinstance(source, str | Path) else getattr(source, "name", "picture")))
     try:
         with _quiet_pillow:
             if isinstance(source, Image.Image):
@@ -106,7 +106,7 @@ def open_image(
 
 def _reason(error: Exception) -> str:
     """Why a picture could not be read, and the remedy, in one line."""
-    detail = _printable(getattr(error, "strerror", None) or error) or type(error).__name__
+    detail = printable(getattr(error, "strerror", None) or error) or type(error).__name__
     unknown = f"cannot be read ({detail}); fetch or save it again"
     return next((text for kind, text in _REASONS if isinstance(error, kind)), unknown)
 
@@ -118,7 +118,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(one for one in FORMATS if one in Image.OPEN)
 
 
-def _printable(text: object) -> str:
+def printable(text: object) -> str:
     """File names may hold line ends, terminal controls and bytes outside UTF-8; messages and JSON lines may not."""
     odd = ("Cc", "Cs", "Zl", "Zp")
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in odd else c for c in str(text))
@@ -247,7 +247,7 @@ def _walk(folder: Path, names_in: Listing) -> Iterator[Path]:
                 above.append(_identity(here))
             name, regular = next(names, ("", False))
         except OSError as error:
-            raise InputError(f"{_printable(here)}: cannot be listed ({error.strerror}); check the folder") from error
+            raise InputError(f"{printable(here)}: cannot be listed ({error.strerror}); check the folder") from error
         if not name:
             stack.pop()
             above.pop()
@@ -354,7 +354,7 @@ def _sources(argument: str) -> Iterator[Source]:
         return
     found = None
     for found in _paths(argument, _in_order):
-        yield Source(_printable(found), found)
+        yield Source(printable(found), found)
     if found is None:
         raise _nothing(argument)
 
@@ -362,7 +362,7 @@ def _sources(argument: str) -> Iterator[Source]:
 def _nothing(argument: str) -> InputError:
     empty = argument and stat.S_ISDIR(_mode(Path(argument)))
     wrong = "no pictures in this folder" if empty else "no such file or folder, and no pattern that fits any"
-    return InputError(f"{_printable(argument) or '(empty)'}: {wrong}; check the path", exit_status=2)
+    return InputError(f"{printable(argument) or '(empty)'}: {wrong}; check the path", exit_status=2)
 
 
 def _paths(argument: str, names_in: Listing) -> Iterator[Path]:
@@ -428,13 +428,13 @@ def _standard_input() -> Iterator[Source]:
         mode = _mode(path)
         known = known or mode != 0
         if not known:  # such as a web page that tells of an error: one message, not one for each line
-            wrong = f"no picture that is read here, and {_printable(path)[:80]} is no path"
+            wrong = f"no picture that is read here, and {printable(path)[:80]} is no path"
             raise InputError(f"{STANDARD_INPUT}: {wrong}; check what is piped in", exit_status=2)
         found = None
         for found in list_images(path) if stat.S_ISDIR(mode) else ():
-            yield Source(_printable(found), found)
+            yield Source(printable(found), found)
         if found is None:  # a file; or what opening it will call missing or a folder, without stopping the others
-            yield Source(_printable(path), path)
+            yield Source(printable(path), path)
 
 
 def _begins_list(head: bytes) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.files import cannot_write, replacing
-from inception_v3.images import Source, _printable
+from inception_v3.images import Source, printable
 from inception_v3.predict import Prediction
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -183,7 +183,7 @@ class Csv(_Lines):
     def _append(self, cells: Sequence[object]) -> None:
         self._line.seek(0)
         self._line.truncate()
-        self._writer.writerow([_printable(cell) if isinstance(cell, str) else cell for cell in cells])
+        self._writer.writerow([printable(cell) if isinstance(cell, str) else cell for cell in cells])
         self.append(self._line.getvalue())
 
 

@@ -25,9 +25,7 @@ def bench(
     peers: Annotated[
         bool, typer.Option("--peers", help="Other programs too, those that are installed: torchvision, timm, Keras.")
     ] = False,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="What goes through torch.compile too; takes minutes.")
-    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Include torch.compile; takes minutes.")] = False,
     engines: Annotated[
         str | None, typer.Option(help="Some of pytorch,compile,onnxruntime,openvino. By default all.")
     ] = None,

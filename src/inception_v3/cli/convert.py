@@ -14,12 +14,14 @@ def convert(
     source: Annotated[str, typer.Argument(help=MODEL)],
     destination: Annotated[Path, typer.Argument(help="The file to write.")],
     to: Annotated[str | None, typer.Option(help="The format; without it the destination's name tells.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Let the format's own program compute from it too.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Load and run the file with the format's own program too.")
+    ] = False,
     python: Annotated[
         str, typer.Option(show_default="this one", help="For --check: the Python that has that program.")
     ] = sys.executable,
     allow_difference: Annotated[
-        bool, typer.Option("--allow-difference", help="Write it though its program computes other numbers.")
+        bool, typer.Option("--allow-difference", help="Write it even if its program will compute other numbers.")
     ] = False,
     weights_file: WeightsFile = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Refuse to fold a gamma into kernel and mean.")] = False,

@@ -33,7 +33,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help=MODEL)],
     data: Annotated[str, typer.Argument(help="digits, or a folder of class/image files.")],
     others: Annotated[
-        list[str] | None, typer.Option("--with", help="One more model; their softmax is averaged. Repeat for more.")
+        list[str] | None, typer.Option("--with", help="Another model; the softmax is averaged. Repeat for more.")
     ] = None,
     crops: Annotated[int, typer.Option(help="Views of each picture: 1, 12 or 144, the paper's.")] = 1,
     weights: Annotated[str, typer.Option(help="ema, the running average of a run folder, or raw.")] = "ema",

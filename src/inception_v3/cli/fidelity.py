@@ -42,7 +42,7 @@ def fidelity(
         Path | None, typer.Option(help="The network of 2015 in any format, in place of the download.")
     ] = None,
     any_weights: Annotated[
-        bool, typer.Option("--any-weights", help="Take another network: scores compare with no others.")
+        bool, typer.Option("--any-weights", help="Accept other weights; the scores then compare with no others.")
     ] = False,
     scores: Annotated[
         str | None,

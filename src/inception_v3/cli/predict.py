@@ -35,20 +35,21 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="Write results to a file .jsonl or .csv, or a folder .parquet.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --out has, after any end.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an --out that was broken off.")] = False,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pictures that the network takes at once; by default what suits it.")
     ] = None,
     decode: Annotated[
-        Decode, typer.Option(help="scaled: large JPEGs faster, their pixels slightly others.")
+        Decode, typer.Option(help="scaled reads large JPEGs faster, with slightly different pixels.")
     ] = Decode.exact,
     engine: Annotated[str, typer.Option(help="auto, pytorch, compile, onnxruntime or openvino.")] = "auto",
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, fp16 or int8; by default the fastest that is proven.")
     ] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of first classes as in fp32 that a proof must show.")
+        float | None,
+        typer.Option(min=0, max=1, help="Least top-1 agreement with fp32, by the stored check, of a lower precision."),
     ] = None,
     device: Device = None,
     weights_file: WeightsFile = None,

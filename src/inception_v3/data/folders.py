@@ -10,7 +10,7 @@ from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES, beside, split_nam
 from inception_v3.data.pictures import Pictures, Splits, is_number
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
-from inception_v3.images import _printable, list_images
+from inception_v3.images import list_images, printable
 
 
 def find(root: Path) -> Splits:
@@ -42,7 +42,7 @@ class _Files:
 
     def name(self, number: int) -> str:
         name = self.below[number]
-        return name if name.isprintable() else _printable(name)
+        return name if name.isprintable() else printable(name)
 
 
 def read(root: Path) -> Pictures:
@@ -66,7 +66,7 @@ def read(root: Path) -> Pictures:
 
     files = _Files(root, Texts(below()))
     numbers = range(len(labels))
-    class_names = [_printable(folder.name) for folder in folders]
+    class_names = [printable(folder.name) for folder in folders]
     return Pictures(class_names, Made(files.path, numbers), labels, Made(files.name, numbers))
 
 
@@ -76,4 +76,4 @@ def _folders(root: Path) -> list[Path]:
         found = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         return sorted(found, key=lambda path: int(path.name)) if all(is_number(path.name) for path in found) else found
     except OSError as error:
-        raise InputError(f"{_printable(root)}: cannot be listed ({error.strerror}); check the folder") from error
+        raise InputError(f"{printable(root)}: cannot be listed ({error.strerror}); check the folder") from error

@@ -17,7 +17,7 @@ from inception_v3.data.pictures import Encoded, Pictures, PictureSource, Splits
 from inception_v3.data.records import MAX_LABEL, told_apart
 from inception_v3.data.sequences import Made
 from inception_v3.errors import InputError
-from inception_v3.images import _printable
+from inception_v3.images import printable
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
@@ -70,7 +70,7 @@ def _tried(place: str, read: Callable[[], Any]) -> Any:
         raise
     except Exception as error:  # pyarrow and datasets raise almost any class over damaged files
         cause = error.__cause__ or error
-        detail = _printable(" ".join(str(cause).split()))[:200] or type(cause).__name__
+        detail = printable(" ".join(str(cause).split()))[:200] or type(cause).__name__
         raise InputError(f"{place}: cannot be read ({detail}); save or fetch it again") from error
 
 
@@ -112,7 +112,7 @@ def _pictures(table: Any, place: str, called: str) -> Pictures:
     labels = array("i")
     for row, number in enumerate(numbers):
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_LABEL:
-            wrong = _printable(number)[:40]
+            wrong = printable(number)[:40]
             raise InputError(
                 f"{place}: row {row} has {label} {wrong!r}, and must have a whole number from 0 to {MAX_LABEL:,}; cast "
                 "names to ClassLabel, and leave out rows without a label"

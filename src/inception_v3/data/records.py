@@ -20,7 +20,7 @@ from inception_v3.data.pictures import Encoded, Pictures
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
 from inception_v3.files import cache_folder, replacing
-from inception_v3.images import _printable
+from inception_v3.images import printable
 from inception_v3.progress import progress_bar
 
 MAX_LABEL = 99_999  # what is above is no label: a list of so many classes would fill the memory
@@ -75,7 +75,7 @@ def labelled(label: object, name: str) -> int:
     if isinstance(label, str) and re.fullmatch(r"\s*[0-9]{1,20}\s*", label):  # Python refuses thousands of digits
         number = int(label)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_LABEL:
-        wrong = _printable(label)[:40]
+        wrong = printable(label)[:40]
         raise InputError(
             f"{name}: its label is {wrong!r}, and must be a whole number from 0 to {MAX_LABEL:,}; number the classes, "
             "and call them by name in a labels.txt"
@@ -100,7 +100,7 @@ def read_files(
     Raises InputError: a file that cannot be read at all, a label that is none, or no pictures.
     """
     plain = len({file.name for file in files}) == len(files)
-    called = [_printable(file.name if plain else file.as_posix()) for file in files]
+    called = [printable(file.name if plain else file.as_posix()) for file in files]
     names: list[str] = []
     file_numbers, offsets, sizes, labels = array("i"), array("q"), array("q"), array("i")
     bad: list[tuple[str, str]] = []

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from inception_v3.data.pictures import Pictures
 from inception_v3.data.records import Index, labelled, read_files, told_apart
 from inception_v3.errors import InputError
-from inception_v3.images import IMAGE_SUFFIXES, MAX_STREAM_BYTES, _printable
+from inception_v3.images import IMAGE_SUFFIXES, MAX_STREAM_BYTES, printable
 
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
 BLOCK = tarfile.BLOCKSIZE
@@ -47,12 +47,12 @@ def index(path: Path) -> Index:
                         contradictory.append(key)
                 elif f".{suffix}" in IMAGE_SUFFIXES:
                     if key in images:
-                        found.bad.append((_printable(member.name), "a second picture of one key; rename it"))
+                        found.bad.append((printable(member.name), "a second picture of one key; rename it"))
                     images.setdefault(key, (member.name, member.offset_data, member.size))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
     for key, (name, offset, size) in images.items():
-        name = _printable(name)
+        name = printable(name)
         if key in contradictory:
             found.bad.append((name, "its .cls and its .json give two labels; remove one"))
         elif key in labels:
@@ -84,7 +84,7 @@ def _members(path: Path, file: BinaryIO, found: Index) -> Any:
         raise
     except Exception as error:  # a damaged header makes tarfile raise whatever its parsing runs into
         what = "damaged" if end else "no tar file"
-        detail = _printable(" ".join(str(error).split()))
+        detail = printable(" ".join(str(error).split()))
         found.bad.append(("", f"{what} at byte {end} of {length} ({detail}); fetch the shard again"))
         return
     file.seek(end)
@@ -97,7 +97,7 @@ def _members(path: Path, file: BinaryIO, found: Index) -> Any:
 
 def _label(path: Path, file: BinaryIO, member: tarfile.TarInfo, suffix: str) -> int | None:
     """The number in a .cls file, or under `label` in a .json file; None where a .json file has no such key."""
-    name = f"{path}: {_printable(member.name)}"
+    name = f"{path}: {printable(member.name)}"
     if member.size > MAX_LABEL_BYTES:
         raise InputError(f"{name}: {member.size} bytes are no label; write its number alone")
     file.seek(member.offset_data)

@@ -15,7 +15,7 @@ from inception_v3.data.pictures import BACKGROUND, Pictures
 from inception_v3.data.records import Index, labelled, read_files, told_apart
 from inception_v3.errors import InputError
 from inception_v3.files import masked_crc
-from inception_v3.images import MAX_STREAM_BYTES, _printable
+from inception_v3.images import MAX_STREAM_BYTES, printable
 
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
 HEADER, FOOTER = 12, 4  # bytes: length and its checksum; the content's checksum
@@ -134,7 +134,7 @@ def _add(found: Index, path: Path, name: str, offset: int, content: bytes) -> No
         return
     found.add(name, offset, len(features[IMAGE].bytes_list.value[0]), label)
     if label not in found.class_names and TEXT in features and (texts := features[TEXT].bytes_list.value):
-        found.class_names[label] = _printable(texts[0].decode("utf-8", "replace"))
+        found.class_names[label] = printable(texts[0].decode("utf-8", "replace"))
 
 
 def read_image(path: Path, offset: int, size: int) -> bytes:

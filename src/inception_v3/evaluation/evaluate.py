@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from inception_v3.data import Batch, Pictures, batches
-from inception_v3.devices import autocast, enough_memory
+from inception_v3.devices import enough_memory, in_precision
 from inception_v3.distributed import Team
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import Bin, expected_calibration_error, reliability
@@ -249,11 +249,9 @@ def evaluate(
 def _log_probabilities(model: InceptionV3, images: Tensor, precision: Precision, batch_size: int | None) -> Tensor:
     """uint8 (N, 3, H, W) or (N, crops, 3, H, W) to float64 (N, views, classes); nan where outputs are not finite."""
     device = next(model.parameters()).device
-    # PyTorch's float32 convolutions on a GPU are by default tf32, which has the digits of fp16
-    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     crops = images.flatten(0, -4)
     logits = []
-    with enough_memory(device), autocast(device) if precision == "bf16" else exact:
+    with enough_memory(device), in_precision(device, precision):
         for chunk in torch.split(crops, batch_size or len(crops)):
             scaled = model.preprocessing.scale(chunk.to(device)).contiguous(memory_format=torch.channels_last)
             logits.append(model(scaled, end_points=())[0].float().cpu())

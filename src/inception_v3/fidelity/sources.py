@@ -23,7 +23,7 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.pictures import Picture
-from inception_v3.images import IMAGE_SUFFIXES, MAX_STREAM_BYTES, _printable, list_images
+from inception_v3.images import IMAGE_SUFFIXES, MAX_STREAM_BYTES, list_images, printable
 
 KINDS = "a folder, .zip, .tar, .npz, .npy, WebDataset shards such as 'train-{000..009}.tar', or saved statistics"
 # RuntimeError: a password, or a way of packing that Python has not
@@ -52,7 +52,7 @@ class Source:
 def open_source(argument: str | Path) -> Source:
     """The source that an argument means. Raises InputError: missing, empty, damaged, or of another kind."""
     text = str(argument)
-    name, path = _printable(text), Path(text)
+    name, path = printable(text), Path(text)
     try:
         if path.is_dir():
             return _folder(name, path)
@@ -65,9 +65,9 @@ def open_source(argument: str | Path) -> Source:
         raise InputError(f"{name}: no such file or folder; give {KINDS}", exit_status=2)
     for shard in shards:
         if not shard.is_file():
-            raise InputError(f"{_printable(shard)}: there is no such shard; check {name}", exit_status=2)
+            raise InputError(f"{printable(shard)}: there is no such shard; check {name}", exit_status=2)
         if not tarfile.is_tarfile(shard):
-            raise InputError(f"{_printable(shard)}: no tar file, as shards are; check {name}")
+            raise InputError(f"{printable(shard)}: no tar file, as shards are; check {name}")
     return Source(name, lambda: itertools.chain.from_iterable(map(_tar, shards)))
 
 
@@ -97,7 +97,7 @@ def _folder(name: str, folder: Path) -> Source:
     # Text, not Paths, and in the order of the text: as the other programs list them, which their sampling depends on.
     files = sorted(str(path) for path in list_images(folder))
     if files:
-        return Source(name, lambda: (Picture(_printable(file), Path(file)) for file in files), len(files))
+        return Source(name, lambda: (Picture(printable(file), Path(file)) for file in files), len(files))
     if shards := sorted(path for path in folder.iterdir() if _SHARD.search(path.name)):
         return Source(name, lambda: itertools.chain.from_iterable(map(_tar, shards)))
     raise InputError(f"{name}: no pictures in this folder; check the path", exit_status=2)
@@ -116,11 +116,11 @@ def _is_picture(entry: str) -> bool:
 def _zip(name: str, path: Path, entries: list[str]) -> Iterator[Picture]:
     with _naming(name), zipfile.ZipFile(path) as archive:
         for entry in entries:
-            label = _printable(f"{path}/{entry}")
+            label = printable(f"{path}/{entry}")
             try:
                 yield Picture(label, _limited(archive.getinfo(entry).file_size, label) or archive.read(entry))
             except DAMAGE as error:
-                reason = f"{label}: cannot be read ({_printable(error)}); pack it again, without a password"
+                reason = f"{label}: cannot be read ({printable(error)}); pack it again, without a password"
                 yield Picture(label, InputError(reason))
 
 
@@ -137,7 +137,7 @@ def _tar(path: Path) -> Iterator[Picture]:
     the picture. 7.1.jpg and 7.2.jpg are two, as no mask is called by a number. Each is read where it stands: to go
     back in a compressed file is to read it from its beginning.
     """
-    name = _printable(path)
+    name = printable(path)
     found = plain = False
     sample, waiting = "", list[Picture]()  # of this sample, those without a plain extension, until it ends
     with _naming(name), tarfile.open(path) as archive:
@@ -147,7 +147,7 @@ def _tar(path: Path) -> Iterator[Picture]:
                 continue
             found = True
             if not entry.isfile():
-                label = _printable(f"{path}/{entry.name}")
+                label = printable(f"{path}/{entry.name}")
                 reason = f"{label}: a link to another file; pack it with tar --dereference --hard-dereference"
                 yield Picture(label, InputError(reason))
                 continue
@@ -169,7 +169,7 @@ def _tar(path: Path) -> Iterator[Picture]:
 
 
 def _read(archive: tarfile.TarFile, entry: tarfile.TarInfo, path: Path) -> Picture:
-    label = _printable(f"{path}/{entry.name}")
+    label = printable(f"{path}/{entry.name}")
     file = archive.extractfile(entry)
     assert file is not None  # it is a file
     content = _limited(entry.size, label) or file.read()
@@ -194,7 +194,7 @@ def _shards(text: str) -> Iterator[str]:
         return
     first, last = int(found[1]), int(found[2])
     if not 0 <= last - first < _MAX_SHARDS:
-        raise InputError(f"{_printable(text)}: {found[0]} counts to no number of shards; check it", exit_status=2)
+        raise InputError(f"{printable(text)}: {found[0]} counts to no number of shards; check it", exit_status=2)
     for number in range(first, last + 1):
         shard = f"{text[: found.start()]}{number:0{len(found[1])}}{text[found.end() :]}"
         yield from _shards(shard) if _RANGE.search(shard) else (shard,)
@@ -205,7 +205,7 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except (*DAMAGE, tarfile.TarError, OSError) as error:
-        detail = _printable(getattr(error, "strerror", None) or error)
+        detail = printable(getattr(error, "strerror", None) or error)
         raise InputError(f"{name}: damaged or cut short ({detail}); fetch or save it again") from error
 
 

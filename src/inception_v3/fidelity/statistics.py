@@ -16,7 +16,7 @@ from inception_v3.fidelity.frechet import Array, Gaussian
 from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.sources import DAMAGE, header
 from inception_v3.files import replacing
-from inception_v3.images import _printable
+from inception_v3.images import printable
 
 ROWS = 2048  # features that are added at once: float64 copies of them are held
 MAX_WIDTH = 16384  # of saved statistics: half a GiB in float32 is no mistake, more is
@@ -130,7 +130,7 @@ def load_statistics(path: str | Path) -> Statistics:
 
     Raises InputError, naming the file: damaged, of wrong shapes, or with values that are no finite numbers.
     """
-    name = _printable(path)
+    name = printable(path)
     try:
         with zipfile.ZipFile(path) as archive:
             shapes = dict(_shapes(archive, name))
@@ -150,7 +150,7 @@ def load_statistics(path: str | Path) -> Statistics:
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error}); check the path") from error
     except (*DAMAGE, ValueError, TypeError) as error:
-        detail = _printable(error)
+        detail = printable(error)
         raise InputError(f"{name}: damaged or cut short ({detail}); save the statistics again") from error
 
 

@@ -12,7 +12,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import Tensor
 
 import inception_v3
 from inception_v3.data import Batch, Pictures, batches
-from inception_v3.devices import autocast, enough_memory
+from inception_v3.devices import enough_memory, in_precision
 from inception_v3.errors import InputError
 from inception_v3.layers import Conv2d
 from inception_v3.network import InceptionV3
@@ -351,10 +351,3 @@ def features_of(model: InceptionV3, images: Tensor, precision: Precision = "fp32
         _, end_points = model(scaled, end_points=(FEATURES,))
     vectors: np.ndarray = end_points[FEATURES].float().flatten(1).cpu().numpy()
     return vectors
-
-
-def in_precision(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """float32 in all its digits, or bfloat16 autocast where the device has it."""
-    # NVIDIA's tf32 has the digits of fp16
-    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return autocast(device) if precision == "bf16" else exact

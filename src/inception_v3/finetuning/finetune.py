@@ -9,7 +9,7 @@ import difflib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,9 +22,10 @@ from inception_v3 import architecture
 from inception_v3.architecture import BASE_END_POINTS, Size
 from inception_v3.data import Batch, Pictures
 from inception_v3.data.sequences import joined
+from inception_v3.devices import in_precision
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
-from inception_v3.finetuning.bottlenecks import HEADS, BottleneckCache, Precision, bottlenecks, in_precision, last_layer
+from inception_v3.finetuning.bottlenecks import HEADS, BottleneckCache, Precision, bottlenecks, last_layer
 from inception_v3.finetuning.logistic import fit_head
 from inception_v3.network import InceptionV3
 from inception_v3.progress import progress_bar
@@ -33,7 +34,6 @@ from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.run_folder import RunFolder
 
 UNFROZEN = 0.1  # of the last layer's learning rate: that of layers which only adapt
-WHOLE_MAP = 8  # the last pool's kernel: of a larger map it would leave several answers an image
 
 
 @dataclass
@@ -70,12 +70,11 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
     size = image_size or old.image_size
     if min(size) < architecture.minimum_size():
         raise InputError(f"image_size must be at least {architecture.minimum_size()}, not {min(size)}", exit_status=2)
-    end = architecture.end_points(height=size[0], width=size[1], final_endpoint=BASE_END_POINTS[-1])[-1]
     settings = model.settings | {
         "num_classes": len(class_names),
         "create_aux_logits": False,
         "spatial_squeeze": True,
-        "global_pool": model.settings["global_pool"] or max(end.height, end.width) > WHOLE_MAP,
+        "global_pool": model.settings["global_pool"] or architecture.needs_global_pool(size),
         "image_size": size,
         "final_endpoint": None,
     }
@@ -87,8 +86,7 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
         if name not in tensors:
             tensors[name] = torch.zeros(tensor.shape, device=device)
     new.load_state_dict(tensors, assign=True)
-    resize = old.resize and round(old.resize * min(size) / min(old.image_size))
-    new.preprocessing = replace(old, image_size=size, resize=resize)
+    new.preprocessing = old.at(size)
     new.class_names = class_names
     return new.eval()
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inception_v3 import architecture
-from inception_v3.architecture import Conv, Layer, Size, depth
+from inception_v3.architecture import Conv, Layer, depth
 from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
 
@@ -95,7 +95,7 @@ def differences_of(
         reasons.append(f"its average pools {counts}, this model's do not")
     if settings["mixed_7c_pool"] != mixed_7c_pool:
         reasons.append(f"its last module pools by {mixed_7c_pool}, this model's by {settings['mixed_7c_pool']}")
-    if settings["global_pool"] != global_pool and _last_map_is_larger_than_its_pool(settings["image_size"]):
+    if settings["global_pool"] != global_pool and architecture.needs_global_pool(settings["image_size"]):
         ways = ("windows of the last map", "the whole last map")
         reasons.append(f"it averages {ways[global_pool]}, this model {ways[not global_pool]}")
     if settings["batch_norm_epsilon"] != 0.001:
@@ -106,13 +106,6 @@ def differences_of(
     if fixed_widths and any(depth(n, settings["depth_multiplier"], settings["min_depth"]) != n for n in widths):
         reasons.append("it has the published widths alone")
     return reasons
-
-
-def _last_map_is_larger_than_its_pool(image_size: Size) -> bool:
-    height, width = image_size
-    last = architecture.end_points(height=height, width=width, final_endpoint=architecture.BASE_END_POINTS[-1])[-1]
-    pool = architecture.LOGITS[0].kernel
-    return last.height > pool[0] or last.width > pool[1]
 
 
 @cache
