@@ -379,7 +379,7 @@ def test_ctrl_c_while_it_waits_for_a_list(pictures: Path) -> None:
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert process.stderr.read() == "fake fp32 on cpu: asked for\n"
+    assert process.stderr.read() == "fake fp32 on cpu: asked for\ninterrupted\n"
 
 
 def test_a_reader_that_has_enough_ends_it_quietly_and_soon(pictures: Path) -> None:
