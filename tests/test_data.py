@@ -107,8 +107,10 @@ def test_pictures_beside_the_splits_are_told(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     load_data(str(tmp_path))
     picture(tmp_path / "emu" / "x.png")
-    with pytest.warns(UserWarning, match="left out emu, beside what is called train and val"):
-        load_data(str(tmp_path))
+    picture(tmp_path / "train_masks" / "class 0" / "0.png")
+    with pytest.warns(UserWarning, match="left out emu, train_masks, beside what is called train and val"):
+        train, test = load_data(str(tmp_path))
+    assert (len(train), len(test)) == (4, 4)
 
 
 def test_train_alone_is_split(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the commands share: options under one name, the two consoles, and how mistakes and bad pictures are told."""
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -63,12 +64,18 @@ def told(bad: Iterable[tuple[str, str]]) -> list[str]:
     return [reason if name in reason else f"{name}: {reason}" for name, reason in bad]
 
 
-def run_summary(run: "RunFolder", data: str, metrics: "Metrics") -> dict[str, Any]:
-    """What --json says of a training; what could not be read is told once for training and held-out pictures."""
-    held_out = metrics.as_dict()
-    del held_out["bad"]
-    bad = [{"image": image, "reason": reason} for image, reason in run.bad_images]
-    return {"run": str(run.path), "data": data, "held_out": held_out, "bad": bad}
+def tell_run(run: "RunFolder", data: str, metrics: "Metrics", as_json: bool, **more: Any) -> None:
+    """What a training has come to, a line or JSON with `more`; what could not be read stands there once, for all."""
+    from inception_v3.cli.common import output
+
+    if as_json:
+        bad = [{"image": image, "reason": reason} for image, reason in run.bad_images]
+        held_out = {key: value for key, value in metrics.as_dict().items() if key != "bad"}
+        told = {"run": str(run.path), "data": data, "held_out": held_out, "bad": bad}
+        print(json.dumps(told | more, allow_nan=False))
+        return
+    line = f"{run.path}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures"
+    output.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def pick_workers(asked: int | None, pictures: int, data: str) -> int:

@@ -1,6 +1,5 @@
 """`inception-v3 finetune`"""
 
-import json
 import math
 import os
 from pathlib import Path
@@ -18,10 +17,9 @@ from inception_v3.cli.common import (
     Workers,
     keep_apart,
     messages,
-    output,
     pick_workers,
-    run_summary,
     show_bad,
+    tell_run,
     told,
     warn,
 )
@@ -139,17 +137,7 @@ def finetune(
     if done.head and done.head.not_kept:
         warn(f"the cache takes no more, and the next run will do again what is not in it: {done.head.not_kept}")
     show_bad(told(run.bad_images), pictures, run.bad_images_file)
-    if as_json:
-        head = {"weights": weights, "head": done.head and _head(done.head)}
-        print(json.dumps(run_summary(run, data, done.metrics) | head))
-        return
-    metrics = done.metrics
-    output.print(
-        f"{run.path}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    tell_run(run, data, done.metrics, as_json, weights=weights, head=done.head and _head(done.head))
 
 
 def _head(head: "TrainedHead") -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`inception-v3 train`"""
 
-import json
 import os
 import re
 import shlex
@@ -19,10 +18,9 @@ from inception_v3.cli.common import (
     Workers,
     keep_apart,
     messages,
-    output,
     pick_workers,
-    run_summary,
     show_bad,
+    tell_run,
     told,
     warn,
 )
@@ -115,15 +113,7 @@ def train(
     if processes.rank:
         return
     show_bad(told(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-    if as_json:
-        print(json.dumps(run_summary(run, data, metrics), allow_nan=False))
-        return
-    output.print(
-        f"{out}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    tell_run(run, data, metrics, as_json)
 
 
 def command_to_go_on() -> str:

@@ -4,12 +4,12 @@ import glob
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from inception_v3.data.extras import extra
@@ -21,6 +21,7 @@ TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("val", "valid", "validation", "test")  # the first that there is, is held out
 MAX_FILES = 100_000
 TFRECORD = re.compile(r"\.tfrecords?$|-\d{5,}-of-\d{5,}$")
+Part = TypeVar("Part")
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _LABEL_LINE = re.compile(r"(?:([0-9]{1,20}):)?(.*\S)\s*")
 
@@ -81,17 +82,26 @@ def split_files(files: Sequence[str], place: str, read: Reader) -> Splits:
     splits: dict[str, list[str]] = {}
     for file in files:
         splits.setdefault(_split_of(file), []).append(file)
-    held_out = next((splits[name] for name in TEST_NAMES if name in splits), None)
-    train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
+    others = splits.get("")
+    train, held_out = train_and_held_out(splits)
 
     def read_them(chosen: Sequence[str]) -> Pictures:
         return read(fetch(chosen), place)
 
+    if train and held_out and others:
+        beside(place, [Path(file).name for file in others])
+    train = train or others
     if train and held_out:
-        if train != splits.get("") and "" in splits:
-            beside(place, [Path(file).name for file in splits[""]])
         return Splits(partial(read_them, train), partial(read_them, held_out))
     return Splits(partial(read_them, train or held_out or files))
+
+
+def train_and_held_out(splits: Mapping[str, Part]) -> tuple[Part | None, Part | None]:
+    """Those of the parts by the names of their splits; of several the first in the order of TRAIN_ and TEST_NAMES."""
+    train, held_out = (
+        next((splits[name] for name in names if name in splits), None) for names in (TRAIN_NAMES, TEST_NAMES)
+    )
+    return train, held_out
 
 
 def beside(place: str, names: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES, beside, split_named
+from inception_v3.data.address import beside, split_named, train_and_held_out
 from inception_v3.data.pictures import Pictures, Splits, is_number
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
@@ -19,14 +19,18 @@ def find(root: Path) -> Splits:
     Warns of folders with pictures that are beside a split's.
     """
     folders = _folders(root)
-    splits = {split_named(folder.name): folder for folder in folders if split_named(folder.name) and _folders(folder)}
-    train, held_out = (
-        next((splits[name] for name in names if name in splits), None) for names in (TRAIN_NAMES, TEST_NAMES)
-    )
-    if train or held_out:
-        others = [folder for folder in folders if not split_named(folder.name)]
-        if left := [folder.name for folder in others if next(list_images(folder), None)]:
-            beside(str(root), left)
+    splits: dict[str, Path] = {}
+    others = []
+    for folder in sorted(folders, key=lambda folder: len(folder.name)):  # train before train_masks
+        name = split_named(folder.name)
+        if not name or name in splits:
+            others.append(folder)
+        elif _folders(folder):
+            splits[name] = folder
+    train, held_out = train_and_held_out(splits)
+    left = sorted(folder.name for folder in others if splits and any(True for _ in list_images(folder)))
+    if left:
+        beside(str(root), left)
     if train and held_out:
         return Splits(partial(read, train), partial(read, held_out))
     return Splits(partial(read, train or held_out or root))

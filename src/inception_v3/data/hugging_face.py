@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.data.address import TEST_NAMES, TRAIN_NAMES, labels_file
+from inception_v3.data.address import labels_file, train_and_held_out
 from inception_v3.data.extras import extra
 from inception_v3.data.pictures import Encoded, Pictures, PictureSource, Splits
 from inception_v3.data.records import MAX_LABEL, told_apart
@@ -35,8 +35,7 @@ def find(folder: Path) -> Splits:
     if not isinstance(loaded, dict):
         return Splits(partial(_pictures, loaded, place, folder.name))
     splits = {name: partial(_pictures, part, f"{place}: {name}", name) for name, part in loaded.items()}
-    held_out = next((splits[name] for name in TEST_NAMES if name in splits), None)
-    train = next((splits[name] for name in TRAIN_NAMES if name in splits), None)
+    train, held_out = train_and_held_out(splits)
     if train and held_out:
         return Splits(train, held_out)
     if not splits:

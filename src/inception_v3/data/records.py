@@ -24,7 +24,7 @@ from inception_v3.images import printable
 from inception_v3.progress import progress_bar
 
 MAX_LABEL = 99_999  # what is above is no label: a list of so many classes would fill the memory
-VERSION = 1  # of what an index holds
+VERSION = 2  # of what an index holds
 WORTH_KEEPING = 1.0  # seconds that an index must have taken to be kept
 
 

@@ -33,7 +33,7 @@ def index(path: Path) -> Index:
     """Where the pictures of a shard are, and their labels. What comes after damage is left out, and told of."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
-    contradictory: list[str] = []
+    contradictory: set[str] = set()
     found = Index()
     with path.open("rb") as file:
         try:
@@ -44,7 +44,7 @@ def index(path: Path) -> Index:
                 if suffix in ("cls", "json"):
                     label = _label(path, file, member, suffix)
                     if label is not None and labels.setdefault(key, label) != label:
-                        contradictory.append(key)
+                        contradictory.add(key)
                 elif f".{suffix}" in IMAGE_SUFFIXES:
                     if key in images:
                         found.bad.append((printable(member.name), "a second picture of one key; rename it"))

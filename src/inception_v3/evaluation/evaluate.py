@@ -222,9 +222,7 @@ def evaluate(
     """
     members = [(model, loader), *ensemble]
     for member, _ in members:
-        if member.settings["num_classes"] != len(class_names):
-            outputs = member.settings["num_classes"]
-            raise InputError(f"the model tells {outputs} classes apart, the data has {len(class_names)}")
+        check_classes(member, class_names)
     loaders = list({id(one): one for _, one in members}.values())
     was_training = [member.training for member, _ in members]
     rows, bad = [np.empty(0, ANSWER)], []
@@ -244,6 +242,13 @@ def evaluate(
         for (member, _), training in zip(members, was_training, strict=True):
             member.train(training)
     return merge([Metrics(class_names, np.concatenate(rows), bad)])
+
+
+def check_classes(model: InceptionV3, class_names: Sequence[str]) -> None:
+    """Raises InputError where a model has another number of classes than there are names."""
+    outputs = model.settings["num_classes"]
+    if outputs != len(class_names):
+        raise InputError(f"the model tells {outputs} classes apart, the data has {len(class_names)}")
 
 
 def _log_probabilities(model: InceptionV3, images: Tensor, precision: Precision, batch_size: int | None) -> Tensor:

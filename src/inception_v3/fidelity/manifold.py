@@ -16,6 +16,7 @@ from inception_v3.fidelity.rows import Rows
 Features = NDArray[np.floating] | Rows
 Array = NDArray[np.float64]
 ROWS = 2048  # of a block of distances
+PRECISION_K, DENSITY_K = 3, 5  # the neighbour that a ball reaches to
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def compare(
     generated: Features,
     reference: Features,
     *,
-    k: int = 3,
-    density_k: int = 5,
+    k: int = PRECISION_K,
+    density_k: int = DENSITY_K,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Manifold:
     """The scores of features (N, D) and (M, D).
@@ -48,9 +49,7 @@ def compare(
     inside, as NVIDIA's, ADM's and torch-fidelity's; density and coverage do not, as PRDC's.
     Raises NoScoreError: a set with no more images than `density_k`.
     """
-    least = max(k, density_k)
-    if min(len(generated), len(reference)) <= least:
-        raise NoScoreError(f"{min(len(generated), len(reference))} images have no {least} neighbours; give more")
+    check_neighbours(generated, reference, max(k, density_k))
     of_real = neighbour_distances(reference, (1, k, density_k), progress)
     of_generated = neighbour_distances(generated, (k,), progress)[:, 0]
     spacing, real_radius, density_radius = of_real.T
@@ -83,6 +82,13 @@ def compare(
         spacing=np.sqrt(spacing),
         realism=np.sqrt(realism),
     )
+
+
+def check_neighbours(generated: Features, reference: Features, k: int) -> None:
+    """Raises NoScoreError: a set whose images have no `k` neighbours in it."""
+    fewest = min(len(generated), len(reference))
+    if fewest <= k:
+        raise NoScoreError(f"{fewest} images have no {k} neighbours; give more")
 
 
 def pairs(generated: int, reference: int) -> int:

@@ -279,7 +279,7 @@ class KernelInceptionDistance(SampledMetric):
 class PrecisionRecall(SampledMetric):
     """Precision and recall, by the k-th neighbour."""
 
-    def __init__(self, feature: Features = 2048, k: int = 3, **options: Any) -> None:
+    def __init__(self, feature: Features = 2048, k: int = manifold.PRECISION_K, **options: Any) -> None:
         super().__init__(feature, **options)
         self.k = k
 
@@ -291,7 +291,7 @@ class PrecisionRecall(SampledMetric):
 class DensityCoverage(SampledMetric):
     """Density and coverage, by the k-th neighbour."""
 
-    def __init__(self, feature: Features = 2048, k: int = 5, **options: Any) -> None:
+    def __init__(self, feature: Features = 2048, k: int = manifold.DENSITY_K, **options: Any) -> None:
         super().__init__(feature, **options)
         self.k = k
 

@@ -11,13 +11,12 @@ from inception_v3.fidelity.features import FeatureSet
 from inception_v3.fidelity.frechet import Gaussian, frechet_distance
 from inception_v3.fidelity.inception_score import inception_score
 from inception_v3.fidelity.kernel import kernel_distance
-from inception_v3.fidelity.manifold import Manifold, compare, pairs
+from inception_v3.fidelity.manifold import DENSITY_K, PRECISION_K, Manifold, check_neighbours, compare, pairs
 from inception_v3.fidelity.network import Network
 from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.sources import Source
 from inception_v3.fidelity.statistics import Statistics, gaussian
 
-PRECISION_K, DENSITY_K = 3, 5  # the neighbour that a ball reaches to
 # A bar for a step: told its name and size (None: unknown), it gives what is called with each amount done.
 Progress = Callable[[str, int | None], Callable[[int], None]]
 
@@ -189,20 +188,14 @@ def neighbours(result: Fidelity, progress: Progress) -> Manifold:
     return result.neighbours
 
 
-def _check_neighbours(result: Fidelity, k: int) -> None:
-    fewest = min(len(result.generated.pooled), len(result.against.pooled))
-    if fewest <= k:
-        raise NoScoreError(f"{fewest} images have no {k} neighbours; give more")
-
-
 def _precision(result: Fidelity, progress: Progress) -> Iterable[float]:
-    _check_neighbours(result, PRECISION_K)
+    check_neighbours(result.generated.pooled, result.against.pooled, PRECISION_K)
     found = neighbours(result, progress)
     return found.precision, found.recall
 
 
 def _density(result: Fidelity, progress: Progress) -> Iterable[float]:
-    _check_neighbours(result, DENSITY_K)
+    check_neighbours(result.generated.pooled, result.against.pooled, DENSITY_K)
     found = neighbours(result, progress)
     return found.density, found.coverage
 

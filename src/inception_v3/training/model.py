@@ -7,6 +7,7 @@ import torch
 
 from inception_v3.architecture import end_points
 from inception_v3.errors import InputError
+from inception_v3.evaluation.evaluate import check_classes
 from inception_v3.layers import BatchNorm
 from inception_v3.network import InceptionV3
 from inception_v3.preprocessing import Preprocessing
@@ -33,9 +34,7 @@ def new_model(recipe: Recipe, class_names: list[str]) -> InceptionV3:
 
 def check_fit(model: InceptionV3, recipe: Recipe, class_names: list[str]) -> None:
     """Raises InputError where a model tells other classes apart, or is judged on pictures of another size."""
-    if (outputs := model.settings["num_classes"]) != len(class_names):
-        has = len(class_names)
-        raise InputError(f"the model tells {outputs} classes apart, the data has {has}; give it a new head")
+    check_classes(model, class_names)
     if model.class_names not in (None, class_names):
         raise InputError("the model's classes are not those of the data, in their order; give it a new head")
     if (size := model.preprocessing.image_size) != (recipe.image_size, recipe.image_size):
