@@ -257,7 +257,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "none in array": (lambda folder: as_array(folder, PICTURES[:0]), "no pictures in this array"),
     "by columns": (lambda folder: as_array(folder, np.asfortranarray(PICTURES)), "stored by columns"),
     "password": (lambda folder: _encrypted(as_array(folder, PICTURES)), "encrypted"),
-    "bracket in header": (lambda folder: _replaced(as_npy(folder), b"(", b"["), "damaged or no array"),
+    "bracket in header": (lambda folder: _replaced(as_npy(folder), b"}", b"{"), "damaged or no array"),
     "quote in header": (lambda folder: _replaced(as_npy(folder), b"'descr'", b"'descr "), "damaged or no array"),
     "negative length": (lambda folder: _replaced(as_npy(folder), b"(", b"(-"), "damaged or no array"),
     "objects": (lambda folder: as_array(folder, np.array([{}])), "holds object"),
