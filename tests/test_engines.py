@@ -24,6 +24,7 @@ from inception_v3.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
 from inception_v3.engines.check import compare, network_itself, why_not
 from inception_v3.engines.choose import WithFallback, find_exported, open_engine, open_exported, open_model
 from inception_v3.engines.graph import build, swap_pools
+from inception_v3.engines.ncnn import NcnnEngine
 from inception_v3.engines.onnx_graph import to_onnx
 from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
 from inception_v3.engines.openvino import OpenvinoEngine, load_core
@@ -130,7 +131,8 @@ def test_a_network_can_take_floats_that_are_scaled_already(random_model: Build) 
     expected, found = model.base(images, end_points=("Mixed_6c",))
     branch = model.get_submodule(inside.replace("/", "."))(found["Mixed_6c"])
     content = to_onnx(built).SerializeToString()
-    for engine in (PyTorchEngine(built), OnnxRuntimeEngine(content, "fp32"), OpenvinoEngine(content, "fp32")):
+    runtimes = OnnxRuntimeEngine(content, "fp32"), OpenvinoEngine(content, "fp32"), NcnnEngine(built)
+    for engine in (PyTorchEngine(built), *runtimes):
         answers = engine.run(images.numpy())  # type: ignore[arg-type]
         assert relative(torch.from_numpy(answers["Mixed_7c"]), expected) < 2e-5, engine.name
         assert relative(torch.from_numpy(answers[inside]), branch) < 2e-5, engine.name
@@ -142,7 +144,12 @@ def test_a_network_can_take_floats_that_are_scaled_already(random_model: Build) 
 def engines(model: InceptionV3) -> list[Engine]:
     built = swap_pools(build(model))
     content = to_onnx(built).SerializeToString()
-    return [PyTorchEngine(built), OnnxRuntimeEngine(content, "fp32"), OpenvinoEngine(content, "fp32")]
+    return [
+        PyTorchEngine(built),
+        OnnxRuntimeEngine(content, "fp32"),
+        OpenvinoEngine(content, "fp32"),
+        NcnnEngine(built),
+    ]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -365,7 +372,7 @@ def test_a_core_ml_package_takes_images_and_tells_what_it_is(
         open_engine(out)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "pytorch"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "ncnn", "pytorch"])
 def test_several_threads_get_their_own_answers_at_once(random_model: Build, name: choose.EngineName) -> None:
     model = random_model()
     engine, _ = choose.open_graph(swap_pools(build(model)), name, callers=4)

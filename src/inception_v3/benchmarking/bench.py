@@ -37,7 +37,7 @@ from inception_v3.images import Source
 from inception_v3.network import InceptionV3
 
 FITTED, CHECKED = 64, 48  # pictures that int8 is made with, and others that answers are compared on
-PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "timm", "keras")
+PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "ncnn", "nncf", "timm", "keras")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Progress = Callable[[str, int, int], None]  # what is done now, how many steps are done, how many there are
 Turn = dict[str, list[float]]  # seconds of each batch, by the size of batches
@@ -120,6 +120,8 @@ def candidates(device: str, engines: Sequence[str], peers: bool, compiled: bool)
         add("pytorch", by_torch, "model.safetensors", "torch")
     if "compile" in engines and compiled:
         add("compile", by_torch, "model.safetensors", "torch")
+    if "ncnn" in engines and on_cpu:
+        add("ncnn", ("fp32",), "model.safetensors", "ncnn")
     if "onnxruntime" in engines:
         add("onnxruntime", ("fp32",), "fp32.onnx", "onnxruntime")
         add("onnxruntime", ("int8",) if on_cpu else (), "int8.onnx", "onnxruntime")
@@ -234,7 +236,8 @@ def bench(
 
 def _why_not(one: Contestant, pictures: bool) -> str | None:
     if find_spec(one.package) is None:
-        extra = {"onnxruntime": "'inception-v3[onnx]'", "openvino": "'inception-v3[openvino]'"}
+        extra = {name: f"'inception-v3[{name}]'" for name in ("openvino", "ncnn")}
+        extra["onnxruntime"] = "'inception-v3[onnx]'"
         return f"{one.package} is not installed; pip install {extra.get(one.package, one.package)}"
     if one.engine.startswith("torchvision on") and find_spec("onnxscript") is None:
         return "its graph is written by torch.onnx, which needs onnxscript; pip install onnxscript"

@@ -198,6 +198,7 @@ ENGINES: dict[str, Build] = {
     "compile": loaded("compile"),
     "onnxruntime": exported("onnxruntime", ".onnx"),
     "openvino": exported("openvino", ".xml"),
+    "ncnn": loaded("ncnn"),
 }
 PEERS: dict[str, Build] = {
     "torchvision": on_torch("torchvision", channels_last=False),

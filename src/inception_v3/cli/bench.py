@@ -27,7 +27,7 @@ def bench(
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Include torch.compile; takes minutes.")] = False,
     engines: Annotated[
-        str | None, typer.Option(help="Some of pytorch,compile,onnxruntime,openvino. By default all.")
+        str | None, typer.Option(help="Some of pytorch,compile,onnxruntime,openvino,ncnn. By default all.")
     ] = None,
     precisions: Annotated[str | None, typer.Option(help="Some of fp32,bf16,fp16,int8. By default all.")] = None,
     batch_size: Annotated[

@@ -43,7 +43,7 @@ def predict(
     decode: Annotated[
         Decode, typer.Option(help="scaled reads large JPEGs faster, with slightly different pixels.")
     ] = Decode.exact,
-    engine: Annotated[str, typer.Option(help="auto, pytorch, compile, onnxruntime or openvino.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, pytorch, compile, onnxruntime, openvino or ncnn.")] = "auto",
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, fp16 or int8; by default the fastest that is proven.")
     ] = None,

@@ -1,7 +1,8 @@
 """Which engine runs a network: the fastest of those that are installed and proven for it, or the one asked for.
 
-The order was measured (docs/performance.md): on processors OpenVINO in int8 and bf16, ONNX Runtime in int8 and fp32,
-OpenVINO in fp32, then PyTorch; on NVIDIA's GPUs PyTorch with CUDA graphs. A precision below fp32 is taken on its own
+The order was measured (docs/performance.md): on processors OpenVINO in int8 and bf16, ONNX Runtime in int8, in fp32
+ncnn with ONNX Runtime, either of ONNX Runtime and OpenVINO alone, then PyTorch; on NVIDIA's GPUs PyTorch with CUDA
+graphs. A precision below fp32 is taken on its own
 only where the check that is stored with the exported network holds the bound.
 """
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from inception_v3.engines.graph import Graph
     from inception_v3.network import InceptionV3
 
-EngineName = Literal["auto", "pytorch", "compile", "onnxruntime", "openvino"]
+EngineName = Literal["auto", "pytorch", "compile", "onnxruntime", "openvino", "ncnn"]
 MODEL_FILE = "model.safetensors"  # of a run folder
 EXPORTED = "exported"  # in a run folder: where `inception-v3 export RUN` writes by default
 _SPEED: tuple[tuple[Precision, str], ...] = (  # of exported networks on a processor, fastest first
@@ -35,6 +36,11 @@ _SPEED: tuple[tuple[Precision, str], ...] = (  # of exported networks on a proce
     ("fp32", "openvino"),
 )
 _SPEED_OF_ONE = (*_SPEED[:3], *_SPEED[:2:-1])  # one picture at a time: OpenVINO in fp32 too
+_NEEDS = {  # beside the package of their own name, to run a network that is in memory
+    "ncnn": ("onnxruntime", "onnx"),
+    "onnxruntime": ("onnx",),
+    "openvino": ("onnx",),
+}
 _RUNS: dict[str, EngineName] = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
@@ -78,7 +84,8 @@ def open_engine(
         if value is not None and value not in choices:
             raise InputError(f"no {what} {value!r}; there are {', '.join(choices)}", exit_status=2)
     asked: dict[str, Any] = {"engine": engine, "precision": precision, "device": device, "batch_size": batch_size}
-    exports = weights_file is None and (engine not in ("pytorch", "compile") or artefact.recognise(Path(model)))
+    of_files = engine not in ("pytorch", "compile", "ncnn")
+    exports = weights_file is None and (of_files or artefact.recognise(Path(model)))
     if (engine, precision, device) == ("auto", None, None) and (Path(model) / MODEL_FILE).exists() and _has_gpu():
         exports = False  # they were made for processors
     if exports:
@@ -282,17 +289,25 @@ def open_graph(
 ) -> tuple[Engine, str]:
     """An engine for a graph, and in words why this one. `callers`: see Engine. Raises InputError as `open_model`."""
     chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(precision, device, batch_size)
-    if chosen not in ("onnxruntime", "openvino"):
+    if chosen not in _NEEDS:
         return _pytorch(graph, precision, device, compiled=chosen == "compile"), reason
     if find_spec(chosen) is None:
         raise InputError(_not_installed(chosen), exit_status=2)
-    if find_spec("onnx") is None:
-        raise InputError(f"{chosen} needs the package onnx to be given this network; {_install(chosen)}", exit_status=2)
-    if chosen == "onnxruntime" and precision != "fp32":
-        raise InputError(f"ONNX Runtime does not run {precision} here; openvino and pytorch do", exit_status=2)
-    from inception_v3.engines.onnx_graph import to_onnx
+    if missing := [name for name in _NEEDS[chosen] if find_spec(name) is None]:
+        needed = " and ".join(missing)
+        raise InputError(f"{chosen} needs {needed} to be given this network; {_install(chosen)}", exit_status=2)
+    if chosen != "openvino" and precision != "fp32":
+        raise InputError(f"{chosen} does not run {precision} here; openvino and pytorch do", exit_status=2)
+    if chosen == "ncnn":
+        if device not in (None, "cpu"):
+            raise InputError(f"ncnn runs on the processor here, not on {device}; leave --engine out", exit_status=2)
+        from inception_v3.engines.ncnn import NcnnEngine
 
-    built = _build(chosen, to_onnx(graph).SerializeToString(), precision, device, callers)
+        built: Engine = NcnnEngine(graph, callers=callers)
+    else:
+        from inception_v3.engines.onnx_graph import to_onnx
+
+        built = _build(chosen, to_onnx(graph).SerializeToString(), precision, device, callers)
     if engine == "auto":
         built = WithFallback(built, lambda: _pytorch(graph, precision, device))
     return built, reason
@@ -316,14 +331,13 @@ def _has_gpu() -> bool:
 def _fastest(precision: Precision, device: str | None, batch_size: int | None) -> tuple[str, str]:
     if device not in (None, "cpu"):
         return "pytorch", f"runs on {device}"
-    order = ("onnxruntime", "openvino") if precision == "fp32" else ("openvino",)
+    order = ["ncnn", "onnxruntime", "openvino"] if precision == "fp32" else ["openvino"]
     one_by_one = " for one picture at a time" if batch_size == 1 and precision == "fp32" else ""
-    order = order[::-1] if one_by_one else order
-    missing = [name for name in order if find_spec(name) is None or find_spec("onnx") is None]
+    order = ["openvino", "onnxruntime"] if one_by_one else order
     for name in order:
-        if name not in missing:
+        if all(map(find_spec, (name, *_NEEDS[name]))):
             return name, f"the fastest installed for {precision} on a processor{one_by_one}"
-    return "pytorch", f"{' and '.join(missing)} are not installed, which are faster"
+    return "pytorch", f"{' and '.join(order)} are not installed, which are faster"
 
 
 def _not_installed(engine: str) -> str:

@@ -72,7 +72,8 @@ Operation = Convolution | Pool | Activation | Concat
 
 @dataclass(frozen=True)
 class Graph:
-    """Operations in an order in which they can run. `input` is PIXELS or IMAGES; other names are operations' outputs.
+    """Operations in an order in which they can run. `input` is PIXELS, IMAGES, or a map (N, input_channels, h, w) that
+    another graph gives; other names are operations' outputs.
 
     `image_size` is (height, width), or None where pictures of any size go in. `outputs` are end points under
     TF-Slim's names: maps (N, C, h, w); Logits (N, num_classes) and AvgPool_1a (N, features) where there is one place.
@@ -82,10 +83,11 @@ class Graph:
     image_size: Size | None
     outputs: tuple[str, ...] = (LOGITS, FEATURES)
     input: str = PIXELS
+    input_channels: int = 3
 
     def channels(self) -> dict[str, int]:
         """How many channels each tensor has."""
-        known = {self.input: 3}
+        known = {self.input: self.input_channels}
         for operation in self.operations:
             match operation:
                 case Convolution():
@@ -232,6 +234,24 @@ def needed(graph: Graph) -> Graph:
 
 def inputs_of(operation: Operation) -> tuple[str, ...]:
     return operation.inputs if isinstance(operation, Concat) else (operation.input,)
+
+
+def split(graph: Graph) -> tuple[Graph, Graph]:
+    """The stem, whose convolutions and maxima follow one another, and the rest, which reads its last map alone."""
+    readers = _readers(graph)
+    stem: list[Operation] = []
+    net = graph.input
+    for operation in graph.operations:
+        maximum = isinstance(operation, Pool) and operation.kind == "max"
+        if not (maximum or isinstance(operation, Convolution)) or operation.output in graph.outputs:
+            break
+        if len(readers[net]) > 1:
+            break
+        stem.append(operation)
+        net = operation.output
+    channels = graph.channels()[net]
+    rest = replace(graph, operations=graph.operations[len(stem) :], image_size=None, input=net, input_channels=channels)
+    return replace(graph, operations=tuple(stem), outputs=(net,)), rest
 
 
 def swap_pools(graph: Graph) -> Graph:

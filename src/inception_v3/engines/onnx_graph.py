@@ -79,7 +79,8 @@ def to_onnx(graph: Graph) -> "ModelProto":
     if graph.input == PIXELS:
         given = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", height, width, 3])
     else:
-        given = helper.make_tensor_value_info(graph.input, TensorProto.FLOAT, ["batch", 3, height, width])
+        shape = ["batch", graph.input_channels, height, width]
+        given = helper.make_tensor_value_info(graph.input, TensorProto.FLOAT, shape)
     outputs = [
         helper.make_tensor_value_info(
             name, TensorProto.FLOAT, ["batch", channels[name], *([] if name in ends else [f"{name}_h", f"{name}_w"])]

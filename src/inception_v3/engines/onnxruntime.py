@@ -18,11 +18,22 @@ _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxRuntimeEngine(Engine):
-    """`network` is an .onnx file or its bytes; `device` is cpu or cuda. `callers`: see Engine."""
+    """`network` is an .onnx file or its bytes; `device` is cpu or cuda. `callers`: see Engine.
+
+    With `spinning` its threads keep the cores busy while they wait, which is quicker where nothing else needs them.
+    """
 
     name: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, network: Path | bytes, precision: Precision, device: str = "cpu", *, callers: int = 1) -> None:
+    def __init__(
+        self,
+        network: Path | bytes,
+        precision: Precision,
+        device: str = "cpu",
+        *,
+        callers: int = 1,
+        spinning: bool = True,
+    ) -> None:
         runtime = load_onnxruntime()
         kind, _, number = device.partition(":")
         there = runtime.get_available_providers()
@@ -32,6 +43,7 @@ class OnnxRuntimeEngine(Engine):
         self.precision, self.device = precision, device
         options = runtime.SessionOptions()
         options.intra_op_num_threads = max(1, core_count() // callers)
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.log_severity_level = 3  # errors alone: what it warns of, no user can change
         if isinstance(network, Path):
             network = network.resolve()
