@@ -1,8 +1,8 @@
 """ncnn for the stem, whose 3x3 convolutions it does by Winograd's algorithm, and ONNX Runtime for the rest.
 
 The algorithm needs a fraction of the products (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
-2015), which pays where maps are large. The stem is a quarter of the network's arithmetic; behind it ONNX Runtime is as
-fast (benchmarks/stem.py).
+2015), which pays where maps are large: the stem is a quarter of the network's arithmetic. docs/performance.md has what
+it gains.
 """
 
 import tempfile
@@ -93,7 +93,7 @@ def _line(operation: Operation) -> str:
             kind, height, width = "Convolution", *kernel.shape[2:]
             settings = {0: len(kernel), 4: across, 5: int(operation.bias is not None), 6: kernel.size}
             settings |= {9: int(operation.relu), 14: down}
-        case Pool(kernel=(height, width)):
+        case Pool(kernel=(height, width), kind="max", border=(0, 0)):
             kind, settings = "Pooling", {0: _MAXIMUM, 5: _VALID}
         case _:
             raise TypeError(f"{operation} is none of the stem's")
