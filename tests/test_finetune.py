@@ -22,6 +22,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 from inception_v3 import InceptionV3, Preprocessing, architecture, checkpoint, cli
+from inception_v3.cli.common import default_run
 from inception_v3.data import Pictures, batches, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import evaluate
@@ -407,6 +408,35 @@ def test_without_out_the_run_is_named_after_the_data(
     assert status == 0
     assert out.startswith("runs/tints: top-1")
     assert (tmp_path / "home" / "inception-v3" / "bottlenecks" / "bottlenecks.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "run"),
+    [("photos", "photos"), ("photos/", "photos"), ("photos/*.tar", "photos"), ("photos/t-{000..009}.tar", "photos")],
+)
+def test_a_run_has_no_name_of_a_pattern(data: str, run: str) -> None:
+    assert default_run(data) == Path("runs") / run
+
+
+def test_a_broken_off_training_goes_on_from_the_same_weights_however_they_are_spelled(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    more = ("data", "--cache", "cache", "--out", tmp_path / "run", "--unfreeze", "Mixed_7c", "--workers", "0")
+
+    def run(weights: object, *options: str) -> tuple[int, str, str]:
+        return command(capsys, monkeypatch, "finetune", weights, *more, *options)
+
+    assert run("weights.safetensors", "--epochs", "1")[0] == 0
+    status, _, err = run(place / "weights.safetensors", "--epochs", "1", "--resume")
+    assert status == 0, err
+    torch.manual_seed(1)
+    other = InceptionV3(num_classes=7, depth_multiplier=0.1, min_depth=8, image_size=75)
+    other.preprocessing = Preprocessing((75, 75))
+    checkpoint.save(other, tmp_path / "weights.safetensors")
+    status, _, err = run(tmp_path / "weights.safetensors", "--epochs", "1", "--resume")
+    assert status == 2
+    assert "start was weights.safetensors (sha256 " in err
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,12 @@ def pick_workers(asked: int | None, pictures: int, data: str) -> int:
     return 0 if data == "digits" or pictures < 200 else min(os.cpu_count() or 1, 8)
 
 
+def default_run(data: str) -> Path:
+    """The run folder of data for which none was given: named like it, or like the folder of what a pattern finds."""
+    place = Path(data).resolve()
+    return Path("runs") / (place.parent if set("*?[{") & {*place.name} else place).name
+
+
 def keep_apart(data: str, out: Path) -> None:
     """Raises InputError where the plots of a run folder would become pictures of a class."""
     from inception_v3.data.address import TRAIN_NAMES, is_folder, split_named

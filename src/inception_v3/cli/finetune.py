@@ -15,6 +15,7 @@ from inception_v3.cli.common import (
     Json,
     WeightsFile,
     Workers,
+    default_run,
     keep_apart,
     messages,
     pick_workers,
@@ -24,10 +25,11 @@ from inception_v3.cli.common import (
     warn,
 )
 from inception_v3.errors import InputError
-from inception_v3.files import cache_folder
+from inception_v3.files import cache_folder, checksum
 
 if TYPE_CHECKING:
     from inception_v3.finetuning.finetune import TrainedHead
+    from inception_v3.network import InceptionV3
 
 
 def finetune(
@@ -78,7 +80,7 @@ def finetune(
         raise InputError("--resume goes on with --unfreeze; features are kept without it", exit_status=2)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("finetune is the work of one process; start it without torchrun", exit_status=2)
-    folder = out or Path("runs") / Path(data).resolve().name
+    folder = out or default_run(data)
     keep_apart(data, folder)
     from inception_v3.training.recipe import load_recipe
 
@@ -101,7 +103,8 @@ def finetune(
         raise InputError(f"--precision bf16: not on this {place.type}, which does not compute in it", exit_status=2)
     train_set, test_set = load_data(data)
     size = None if image_size is None else (image_size, image_size)
-    network = with_new_head(checkpoint.load(weights, place, weights_file=weights_file), train_set.class_names, size)
+    loaded = checkpoint.load(weights, place, weights_file=weights_file)
+    network = with_new_head(loaded, train_set.class_names, size)
     if factors is not None and not chosen.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will move, in frozen layers too; freeze_batch_norm = true keeps them")
     if Path(weights).resolve() in (folder.resolve(), *((folder / name).resolve() for name in (MODEL_FILE, BEST_FILE))):
@@ -123,7 +126,7 @@ def finetune(
                 workers=pick_workers(workers, len(train_set), data),
                 unfreeze=factors,
                 recipe=chosen,
-                start=weights,
+                start=_identity(loaded),
                 seed=seed,
                 console=messages,
             )
@@ -149,3 +152,9 @@ def _head(head: "TrainedHead") -> dict[str, Any]:
         "cached": head.training.count + head.metrics.count - head.computed,
         "seconds": head.seconds,
     } | {name: {"count": one.count, "top1": one.top1, "loss": one.loss} for name, one in judged}
+
+
+def _identity(model: "InceptionV3") -> str:
+    """What a state is gone on with from: the same weights, however their place is spelled."""
+    assert model.origin is not None  # of what was loaded
+    return f"{model.origin.file.name} (sha256 {checksum(model.origin.file)[:12]})"
