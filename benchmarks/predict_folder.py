@@ -19,7 +19,7 @@ from PIL import Image
 
 from inception_v3.engines import Engine
 from inception_v3.engines.choose import Opened, open_engine
-from inception_v3.images import Source, expand
+from inception_v3.image_files import Source, expand
 from inception_v3.pipeline import FIRST_BATCH, resizer, run
 from inception_v3.predict import predict
 from inception_v3.preprocessing import Preprocessing

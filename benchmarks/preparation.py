@@ -16,7 +16,7 @@ import torch
 from predict_folder import write_pictures
 
 from inception_v3 import InceptionV3
-from inception_v3.images import Source
+from inception_v3.image_files import Source
 from inception_v3.pipeline import _preparation
 from inception_v3.preprocessing import PREPROCESSINGS, Preprocessing
 

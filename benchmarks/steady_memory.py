@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from predict_folder import FakeEngine
 
-from inception_v3.images import expand
+from inception_v3.image_files import expand
 from inception_v3.pipeline import resizer
 from inception_v3.predict import predict
 from inception_v3.preprocessing import Preprocessing

@@ -744,7 +744,7 @@ def test_sensitive_layers_stay_in_float32_until_the_bound_holds(random_model: Bu
 def pictures(folder: Path, count: int, shade: int | None = None) -> list[object]:
     from PIL import Image
 
-    from inception_v3.images import Source
+    from inception_v3.image_files import Source
 
     rng = np.random.default_rng(0)
     folder = folder / f"{count} {shade}"

@@ -27,7 +27,8 @@ from PIL import ExifTags, Image, ImageFile, features
 
 from inception_v3 import images
 from inception_v3.errors import InputError
-from inception_v3.images import IMAGE_SUFFIXES, MAX_PIXELS, Source, expand, list_images, open_image
+from inception_v3.image_files import IMAGE_SUFFIXES, Source, expand, list_images
+from inception_v3.images import MAX_PIXELS, open_image
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning would reach the user's terminal
 NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)

@@ -18,7 +18,8 @@ from PIL import Image
 from fake_engine import SIZE, FakeEngine, save
 from inception_v3 import pipeline
 from inception_v3.errors import InputError
-from inception_v3.images import Source, open_image
+from inception_v3.image_files import Source
+from inception_v3.images import open_image
 from inception_v3.pipeline import BATCHES, FIRST_BATCH, Answer, run
 from inception_v3.predict import likeliest, predict
 from inception_v3.preprocessing import Preprocessing
@@ -233,7 +234,7 @@ def test_the_program_ends_after_the_pictures_in_hand(tmp_path: Path) -> None:
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from fake_engine import SIZE, FakeEngine, save\n"
-        "from inception_v3.images import Source\n"
+        "from inception_v3.image_files import Source\n"
         "from inception_v3.pipeline import run\n"
         "class Slow(Source):\n"
         "    def open(self, *more):\n"

@@ -17,7 +17,7 @@ import pytest
 from fake_engine import instead_of_a_network, save
 from inception_v3 import results
 from inception_v3.errors import InputError
-from inception_v3.images import Source
+from inception_v3.image_files import Source
 from inception_v3.predict import Prediction
 from inception_v3.results import open_results, rest
 from processes import Command, start

@@ -31,7 +31,7 @@ from inception_v3.engines.onnx_graph import load_onnx, to_onnx
 from inception_v3.engines.quantise import FEWEST
 from inception_v3.errors import InputError
 from inception_v3.files import cannot_write, replacing
-from inception_v3.images import Source
+from inception_v3.image_files import Source
 from inception_v3.network import InceptionV3
 
 CALIBRATE, HOLD_OUT = 300, 500  # pictures at most, to quantise by and to check on

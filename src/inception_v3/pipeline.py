@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from inception_v3.engines import Engine
 from inception_v3.engines.base import core_count
 from inception_v3.errors import InputError
-from inception_v3.images import Source
+from inception_v3.image_files import Source
 from inception_v3.preprocessing import Preprocessing
 
 Decode = Literal["exact", "scaled"]

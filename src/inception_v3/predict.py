@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from inception_v3.engines import Engine
 from inception_v3.engines.choose import open_engine
-from inception_v3.images import Source, expand
+from inception_v3.image_files import Source, expand
 from inception_v3.pipeline import Decode, Resizer, run
 from inception_v3.preprocessing import Preprocessing
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.files import cannot_write, replacing
-from inception_v3.images import Source, printable
+from inception_v3.image_files import Source
+from inception_v3.images import printable
 from inception_v3.predict import Prediction
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")

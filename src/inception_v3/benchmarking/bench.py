@@ -33,7 +33,7 @@ from inception_v3.engines.artefact import BOUNDS
 from inception_v3.engines.base import LOGITS, Answers, Pixels, core_count
 from inception_v3.engines.check import compare, network_itself
 from inception_v3.errors import InputError
-from inception_v3.images import Source
+from inception_v3.image_files import Source
 from inception_v3.network import InceptionV3
 
 FITTED, CHECKED = 64, 48  # pictures that int8 is made with, and others that answers are compared on

@@ -26,7 +26,7 @@ from inception_v3.engines.base import LOGITS, Pixels, Precision
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.images import Source
+    from inception_v3.image_files import Source
     from inception_v3.network import InceptionV3
 
 PEAK = "matrix product"  # not a contestant: the arithmetic that all are held to

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from inception_v3.engines.base import Pixels
-from inception_v3.images import Source
+from inception_v3.image_files import Source
 from inception_v3.network import InceptionV3
 
 # Those of torchvision's network, so that most other programs can hold the same one.

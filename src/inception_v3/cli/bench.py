@@ -55,7 +55,7 @@ def bench(
         compiled = True
     if plot is not None:
         _check_plot(plot)
-    from inception_v3.images import expand
+    from inception_v3.image_files import expand
 
     pictures = list(expand(images)) if images else None
     from rich.console import Console

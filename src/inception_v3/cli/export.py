@@ -64,7 +64,7 @@ def export(
     from inception_v3.cli.common import messages, output
     from inception_v3.export import export, write_triton
     from inception_v3.files import check_writable, checksum
-    from inception_v3.images import expand
+    from inception_v3.image_files import expand
 
     for place in places.values():
         check_writable(place if place.suffix != ".mlpackage" else place.with_name(f"{place.name}.zip"))  # a folder

@@ -152,31 +152,13 @@ def fidelity(
 def _show(result: "Fidelity", console: Console) -> None:
     from rich.table import Table
 
-    from inception_v3.fidelity.scores import told_sizes
+    from inception_v3.fidelity.scores import told_scores
 
-    scores = result.scores
     table = Table("score", title=escape(f"{result.generated.name} by {result.convention.name}"))
     table.add_column("", justify="right")
     table.add_column("")
-    pairs = {"kid_mean": "kid_std", "is_mean": "is_std"}
-    intervals = {"fid": ("fid_low", "fid_high"), "fid_infinity": ("fid_infinity_low", "fid_infinity_high")}
-    hidden = {*pairs.values(), *(end for ends in intervals.values() for end in ends)}
-    for key, value in scores.items():
-        if value is None or key in hidden:
-            continue
-        beside = ""
-        if key in pairs:
-            beside = f"± {scores[pairs[key]]:.6g}"
-        elif key in intervals and scores[intervals[key][0]] is not None:
-            low, high = (scores[end] for end in intervals[key])
-            beside = f"95 %: {low:.6g} to {high:.6g}"
-        table.add_row(key.removesuffix("_mean"), f"{value:.6g}", beside)
+    for row in told_scores(result.scores):
+        table.add_row(*row)
     console.print(table)
-    for role, side in zip(("generated", "reference"), result.sides, strict=False):
-        console.print(
-            f"{role} {side.name}: {side.count} images, {told_sizes(side.sizes)}", highlight=False, markup=False
-        )
-    console.print(f"weights {result.network.checksum[:12]}, {result.network.dtype}", highlight=False)
-    if result.fid_change is not None:
-        change = f"{result.fid_change:+.3%} (on {result.fid_change_pictures} images of each set)"
-        console.print(f"{result.network.dtype} changes FID by {change}", highlight=False)
+    for line in result.facts():
+        console.print(line, highlight=False, markup=False)

@@ -15,7 +15,7 @@ from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.images import Source
+    from inception_v3.image_files import Source
     from inception_v3.predict import Prediction
     from inception_v3.results import Results
 
@@ -59,7 +59,7 @@ def predict(
 
     A picture that cannot be read has its reason among the results, and the exit status is 1.
     """
-    from inception_v3.images import expand
+    from inception_v3.image_files import expand
 
     if out is not None:
         from inception_v3.files import checksum

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 from inception_v3.data.pictures import Pictures
 from inception_v3.data.records import Index, labelled, read_files, told_apart
 from inception_v3.errors import InputError
-from inception_v3.images import IMAGE_SUFFIXES, MAX_STREAM_BYTES, printable
+from inception_v3.image_files import IMAGE_SUFFIXES
+from inception_v3.images import MAX_STREAM_BYTES, printable
 
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
 BLOCK = tarfile.BLOCKSIZE

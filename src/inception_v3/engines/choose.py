@@ -140,18 +140,7 @@ def open_exported(
     Raises InputError: damaged, of another version; an engine that is not installed or cannot run it; a precision that
     its check does not allow.
     """
-    files = [path] if artefact.recognise(path) or not path.is_dir() else exports_in(path)
-    if not files:
-        raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
-    refused: list[str] = []
-    found: list[tuple[Path, Description, artefact.Kind | None]] = []
-    for file in files:
-        try:
-            found.append((file, artefact.read(file), artefact.recognise(file)))
-        except InputError as error:
-            if len(files) == 1:
-                raise
-            refused.append(str(error))
+    found, refused = _read(path)
     if precision is not None:
         found = [one for one in found if _can_run(one[1], precision)]
         if not found:
@@ -162,26 +151,18 @@ def open_exported(
         description = told
         if precision is not None and precision != told.precision:  # not what the check in the file is of
             description = replace(told, precision=precision, check=None)
-        runner = _RUNS.get(str(kind)) if engine == "auto" else engine
-        if engine == "auto" and kind == "onnx" and description.precision in ("bf16", "fp16"):
-            runner = "openvino"
-        if runner is None or kind in ("torch-export", "coreml"):
-            meant = "a program for torch.export.load" if kind == "torch-export" else "for Apple's Core ML"
-            refused.append(f"{file.name} is {meant}; .onnx and .xml run here")
-        elif runner not in ("onnxruntime", "openvino"):
-            refused.append(f"{file.name} runs in onnxruntime and openvino, not in {runner}")
-        elif runner == "onnxruntime" and kind == "openvino":
-            refused.append(f"{file.name} runs in openvino alone")
-        elif runner == "onnxruntime" and description.precision in ("bf16", "fp16"):
-            refused.append(f"ONNX Runtime does not run {description.precision} here; openvino does")
-        elif find_spec(runner) is None:
-            refused.append(_not_installed(runner))
-        elif (reason := why_not(description, min_agreement)) and precision is None:
+        try:
+            runner = _runner(file, kind, description.precision, engine)
+        except InputError as error:
+            refused.append(str(error))
+            continue
+        if precision is None and (reason := why_not(description, min_agreement)):
             refused.append(f"{file.name}: {reason}")
-            if told.precision == "bf16":  # the numbers in the file are float32: in fp32 they are what they were
-                possible.append((file, replace(told, precision="fp32", check=None), runner))
-        else:
-            possible.append((file, description, runner))
+            if told.precision != "bf16":
+                continue
+            # The numbers in the file are float32: in fp32 they are what they were.
+            description = replace(told, precision="fp32", check=None)
+        possible.append((file, description, runner))
     if not possible:
         raise InputError(f"{path}: {'; '.join(refused)}", exit_status=2 if engine != "auto" else 1)
     while True:
@@ -199,6 +180,46 @@ def open_exported(
         opened = WithFallback(opened, lambda: _open(*possible[0], device))
     why = f"{description.precision} as exported" + (f", {description.check}" if description.check else "")
     return Opened(opened, description, file, why + (f"; not: {'; '.join(refused)}" if refused else ""))
+
+
+def _read(path: Path) -> tuple[list[tuple[Path, Description, artefact.Kind | None]], list[str]]:
+    """What a file, or each of a folder, tells of itself; and why others of the folder cannot be read.
+
+    Raises InputError: there is none, or the only one cannot be read.
+    """
+    files = [path] if artefact.recognise(path) or not path.is_dir() else exports_in(path)
+    if not files:
+        raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
+    refused: list[str] = []
+    found: list[tuple[Path, Description, artefact.Kind | None]] = []
+    for file in files:
+        try:
+            found.append((file, artefact.read(file), artefact.recognise(file)))
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            refused.append(str(error))
+    return found, refused
+
+
+def _runner(file: Path, kind: artefact.Kind | None, precision: Precision, engine: EngineName) -> str:
+    """The engine for a file. Raises InputError: there is none, or not the one asked for, or it is not installed."""
+    if kind == "torch-export":
+        raise InputError(f"{file.name} is a program for torch.export.load; .onnx and .xml run here")
+    if engine == "auto" and kind == "onnx" and precision in ("bf16", "fp16"):
+        engine = "openvino"
+    runner = _RUNS.get(str(kind)) if engine == "auto" else engine
+    if runner is None or kind == "coreml":
+        raise InputError(f"{file.name} is for Apple's Core ML; .onnx and .xml run here")
+    if runner not in ("onnxruntime", "openvino"):
+        raise InputError(f"{file.name} runs in onnxruntime and openvino, not in {runner}")
+    if runner == "onnxruntime" and kind == "openvino":
+        raise InputError(f"{file.name} runs in openvino alone")
+    if runner == "onnxruntime" and precision in ("bf16", "fp16"):
+        raise InputError(f"ONNX Runtime does not run {precision} here; openvino does")
+    if find_spec(runner) is None:
+        raise InputError(_not_installed(runner))
+    return runner
 
 
 def _can_run(description: Description, precision: Precision) -> bool:

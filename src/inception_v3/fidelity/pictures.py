@@ -1,7 +1,6 @@
 """A picture as the programs that compute FID read it: Pillow's `convert("RGB")`, not turned, alpha dropped."""
 
 import io
-from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError
-from inception_v3.images import _COMMON, _EMPTY, MAX_PIXELS, _formats, _quiet_libtiff, _quiet_pillow, _reason
+from inception_v3.images import by_header, check_size, quiet, readable
 
 KEY_BYTES = 16
 
@@ -62,23 +61,15 @@ def key_of(content: bytes | NDArray[np.uint8]) -> bytes:
 
 def decode(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], Facts]:
     """Pixels (3, H, W) and the facts. Raises InputError, one line: empty, damaged, too large, no picture."""
-    try:
-        with _quiet_pillow:
-            if isinstance(content, bytes):
-                if not content:
-                    raise InputError(f"{name}: {_EMPTY}")
-                image: Image.Image = Image.open(io.BytesIO(content), formats=_COMMON.get(content[:2]) or _formats())
-            else:
-                image = Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(f"{name}: more than the {MAX_PIXELS:,} pixels that are read; make it smaller")
-            kind = image.format or "array"
-            with _quiet_libtiff() if kind == "TIFF" else nullcontext():
-                pixels = np.asarray(image.convert("RGB"))
-    except InputError:
-        raise
-    except Exception as error:  # damaged files make Pillow raise whatever its parsers run into
-        raise InputError(f"{name}: {_reason(error)}") from error
+    with readable(name):
+        if isinstance(content, bytes):
+            image = by_header(io.BytesIO(content), name)
+        else:
+            image = Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)
+        check_size(image)
+        kind = image.format or "array"
+        with quiet(image):
+            pixels = np.asarray(image.convert("RGB"))
     # most pictures show their colour in a few pixels
     gray = all(bool((part == part[:, :, :1]).all()) for part in (pixels[::16, ::16], pixels))
     facts = Facts(image.width, image.height, kind, gray, key_of(pixels))

@@ -111,6 +111,18 @@ class Fidelity:
         assert self.reference is not None
         return self.reference
 
+    def facts(self) -> list[str]:
+        """For people: what the scores are of, and how they were made."""
+        lines = [
+            f"{role} {side.name}: {side.count} images, {told_sizes(side.sizes)}"
+            for role, side in zip(("generated", "reference"), self.sides, strict=False)
+        ]
+        lines.append(f"weights {self.network.checksum[:12]}, {self.network.dtype}")
+        if self.fid_change is not None:
+            change = f"{self.fid_change:+.3%} (on {self.fid_change_pictures} images of each set)"
+            lines.append(f"{self.network.dtype} changes FID by {change}")
+        return lines
+
     def as_dict(self) -> dict[str, Any]:
         """Flat: numbers and text, and three lists."""
         told: dict[str, Any] = dict(self.scores)
@@ -124,6 +136,22 @@ class Fidelity:
             told |= {"fid_change": self.fid_change, "fid_change_pictures": self.fid_change_pictures}
         unreadable = [reason for side in self.sides if side.features for reason in side.features.bad]
         return told | {"warnings": self.warnings, "notes": self.notes, "unreadable": unreadable}
+
+
+def told_scores(scores: dict[str, float | None]) -> list[tuple[str, str, str]]:
+    """For people: of each score that there is its name, its value, and what stands beside it, or nothing."""
+    rows = []
+    for key, value in scores.items():
+        name, beside = key.removesuffix("_mean"), ""
+        if value is None or key.endswith(("_std", "_low", "_high")):
+            continue
+        if (spread := scores.get(f"{name}_std")) is not None:
+            beside = f"± {spread:.6g}"
+        low, high = scores.get(f"{name}_low"), scores.get(f"{name}_high")
+        if low is not None and high is not None:
+            beside = f"95 %: {low:.6g} to {high:.6g}"
+        rows.append((name, f"{value:.6g}", beside))
+    return rows
 
 
 def told_sizes(sizes: dict[str, int]) -> str:
