@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, features
 
-from inception_v3 import images
+from inception_v3 import image_files, images
 from inception_v3.errors import InputError
 from inception_v3.image_files import IMAGE_SUFFIXES, Source, expand, list_images
 from inception_v3.images import MAX_PIXELS, open_image
@@ -867,7 +867,7 @@ class TestStandardInput:
     def test_lists_longer_than_any_buffer(self, folder, monkeypatch):
         save(folder / "a.png")
         count = 30_000
-        monkeypatch.setattr(images, "_mode", lambda _: 1)
+        monkeypatch.setattr(image_files, "_mode", lambda _: 1)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"".join(b"%d.png\n" % n for n in range(count)))))
         assert [source.name for source in expand(["-"])] == [f"{n}.png" for n in range(count)]
 
@@ -879,7 +879,7 @@ class TestStandardInput:
 
     @pytest.mark.parametrize("step", [1, 2, 3, 7, 64, 4096])
     def test_pieces_of_any_size(self, folder, monkeypatch, step):
-        monkeypatch.setattr(images, "_mode", lambda _: 1)
+        monkeypatch.setattr(image_files, "_mode", lambda _: 1)
         wanted = [f"{'x' * random.Random(n).randint(1, 30)}{n}.png" for n in range(200)]
         for separator in "\n\0":
             content = separator.join(wanted).encode()
