@@ -2,8 +2,8 @@
 
 The order was measured (docs/performance.md): on processors OpenVINO in int8 and bf16, ONNX Runtime in int8, in fp32
 ncnn with ONNX Runtime, either of ONNX Runtime and OpenVINO alone, then PyTorch; on NVIDIA's GPUs PyTorch with CUDA
-graphs. A precision below fp32 is taken on its own
-only where the check that is stored with the exported network holds the bound.
+graphs. A precision below fp32 is taken on its own only where the check that is stored with the exported network holds
+the bound.
 """
 
 import threading
