@@ -418,6 +418,11 @@ def test_a_run_has_no_name_of_a_pattern(data: str, run: str) -> None:
     assert default_run(data) == Path("runs") / run
 
 
+def test_a_folder_that_is_there_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "photos [1]").mkdir()
+    assert default_run(str(tmp_path / "photos [1]")) == Path("runs") / "photos [1]"
+
+
 def test_a_broken_off_training_goes_on_from_the_same_weights_however_they_are_spelled(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ from inception_v3.engines import Precision
 from inception_v3.engines.artefact import BOUNDS
 from inception_v3.engines.base import LOGITS, Answers, Pixels, core_count
 from inception_v3.engines.check import compare, network_itself
+from inception_v3.engines.choose import NEEDS, install
 from inception_v3.errors import InputError
 from inception_v3.image_files import Source
 from inception_v3.network import InceptionV3
@@ -236,9 +237,8 @@ def bench(
 
 def _why_not(one: Contestant, pictures: bool) -> str | None:
     if find_spec(one.package) is None:
-        extra = {name: f"'inception-v3[{name}]'" for name in ("openvino", "ncnn")}
-        extra["onnxruntime"] = "'inception-v3[onnx]'"
-        return f"{one.package} is not installed; pip install {extra.get(one.package, one.package)}"
+        remedy = install(one.package) if one.package in NEEDS else f"pip install {one.package}"
+        return f"{one.package} is not installed; {remedy}"
     if one.engine.startswith("torchvision on") and find_spec("onnxscript") is None:
         return "its graph is written by torch.onnx, which needs onnxscript; pip install onnxscript"
     if one.precision == "int8" and not pictures:

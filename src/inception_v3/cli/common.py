@@ -87,8 +87,11 @@ def pick_workers(asked: int | None, pictures: int, data: str) -> int:
 
 def default_run(data: str) -> Path:
     """The run folder of data for which none was given: named like it, or like the folder of what a pattern finds."""
+    from inception_v3.data.address import exists
+
     place = Path(data).resolve()
-    return Path("runs") / (place.parent if set("*?[{") & {*place.name} else place).name
+    pattern = set("*?[{") & {*place.name} and not exists(data)
+    return Path("runs") / (place.parent if pattern else place).name
 
 
 def keep_apart(data: str, out: Path) -> None:

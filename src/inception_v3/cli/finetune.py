@@ -126,7 +126,7 @@ def finetune(
                 workers=pick_workers(workers, len(train_set), data),
                 unfreeze=factors,
                 recipe=chosen,
-                start=_identity(loaded),
+                start="given weights" if factors is None else _identity(loaded),
                 seed=seed,
                 console=messages,
             )

@@ -36,7 +36,7 @@ _SPEED: tuple[tuple[Precision, str], ...] = (  # of exported networks on a proce
     ("fp32", "openvino"),
 )
 _SPEED_OF_ONE = (*_SPEED[:3], *_SPEED[:2:-1])  # one picture at a time: OpenVINO in fp32 too
-_NEEDS = {  # beside the package of their own name, to run a network that is in memory
+NEEDS = {  # beside the package of their own name, to run a network that is in memory
     "ncnn": ("onnxruntime", "onnx"),
     "onnxruntime": ("onnx",),
     "openvino": ("onnx",),
@@ -310,13 +310,13 @@ def open_graph(
 ) -> tuple[Engine, str]:
     """An engine for a graph, and in words why this one. `callers`: see Engine. Raises InputError as `open_model`."""
     chosen, reason = (engine, "asked for") if engine != "auto" else _fastest(precision, device, batch_size)
-    if chosen not in _NEEDS:
+    if chosen not in NEEDS:
         return _pytorch(graph, precision, device, compiled=chosen == "compile"), reason
     if find_spec(chosen) is None:
         raise InputError(_not_installed(chosen), exit_status=2)
-    if missing := [name for name in _NEEDS[chosen] if find_spec(name) is None]:
+    if missing := [name for name in NEEDS[chosen] if find_spec(name) is None]:
         needed = " and ".join(missing)
-        raise InputError(f"{chosen} needs {needed} to be given this network; {_install(chosen)}", exit_status=2)
+        raise InputError(f"{chosen} needs {needed} to be given this network; {install(chosen)}", exit_status=2)
     if chosen != "openvino" and precision != "fp32":
         raise InputError(f"{chosen} does not run {precision} here; openvino and pytorch do", exit_status=2)
     if chosen == "ncnn":
@@ -356,16 +356,17 @@ def _fastest(precision: Precision, device: str | None, batch_size: int | None) -
     one_by_one = " for one picture at a time" if batch_size == 1 and precision == "fp32" else ""
     order = ["openvino", "onnxruntime"] if one_by_one else order
     for name in order:
-        if all(map(find_spec, (name, *_NEEDS[name]))):
+        if all(map(find_spec, (name, *NEEDS[name]))):
             return name, f"the fastest installed for {precision} on a processor{one_by_one}"
     return "pytorch", f"{' and '.join(order)} are not installed, which are faster"
 
 
 def _not_installed(engine: str) -> str:
-    return f"the engine {engine} is not installed; {_install(engine)}"
+    return f"the engine {engine} is not installed; {install(engine)}"
 
 
-def _install(engine: str) -> str:
+def install(engine: str) -> str:
+    """The command that brings the package of an engine."""
     return f"pip install 'inception-v3[{'onnx' if engine == 'onnxruntime' else engine}]'"
 
 

@@ -1,26 +1,22 @@
 """A judgement on disk: a page for people (report.html is its template), a table of all pictures for programs.
 
-The page is one file that asks nothing of the network: style, script and thumbnails are inside, and its
-Content-Security-Policy forbids the rest. Names come from outside; the template engine escapes every one.
+pages.py fills it. Style, script and thumbnails are inside.
 """
 
-import base64
 import csv
 import io
 import tempfile
-from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inception_v3 import __version__
 from inception_v3.data import Pictures
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import Bin
 from inception_v3.evaluation.evaluate import NO_ANSWER, Metrics
 from inception_v3.files import replacing
+from inception_v3.pages import data_uri, write_page
 
 MISTAKES = 200  # shown, the surest first
 THUMBNAIL = 96  # pixels, of the longer side
@@ -34,33 +30,28 @@ def write_html(file: Path, metrics: Metrics, pictures: Pictures, settings: dict[
 
     Raises InputError where it cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["share"] = lambda value: "–" if value is None else f"{value:.1%}"
-    template = environment.from_string((resources.files("inception_v3.evaluation") / "report.html").read_text("utf-8"))
     shown = [
         row | {"number": i} for i, row in enumerate(metrics.per_class()) if row["count"] or row["precision"] is not None
     ]
     numbers = [row["number"] for row in shown]
     counts = {(int(i), int(j)): int(count) for i, j, count in metrics.confused}
     mistakes = _mistakes(metrics)
-    page = template.render(
-        metrics=metrics,
-        settings=settings,
-        program=f"inception-v3 {__version__}",
-        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        wrong=metrics.count - int((metrics.answered["rank"] == 0).sum()),
-        classes=shown,
-        matrix=[[counts.get((i, j), 0) for j in numbers] for i in numbers] if len(numbers) <= TABLE_CLASSES else None,
-        pairs=_pairs(metrics),
-        mistakes=[_mistake(row, pictures) for row in mistakes],
-        no_answer=NO_ANSWER,
-        diagrams=_diagrams(metrics.calibration),
-        bad=metrics.bad[:BAD],
+    matrix = [[counts.get((i, j), 0) for j in numbers] for i in numbers] if len(numbers) <= TABLE_CLASSES else None
+    values = {
+        "metrics": metrics,
+        "settings": settings,
+        "wrong": metrics.count - int((metrics.answered["rank"] == 0).sum()),
+        "classes": shown,
+        "matrix": matrix,
+        "pairs": _pairs(metrics),
+        "mistakes": [_mistake(row, pictures) for row in mistakes],
+        "no_answer": NO_ANSWER,
+        "diagrams": _diagrams(metrics.calibration),
+        "bad": metrics.bad[:BAD],
+    }
+    write_page(
+        file, "evaluation/report.html", values, {"share": lambda value: "–" if value is None else f"{value:.1%}"}
     )
-    with replacing(file) as temporary:
-        temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # file names may hold bytes outside UTF-8
 
 
 def _mistakes(metrics: Metrics) -> np.ndarray:
@@ -90,11 +81,7 @@ def _thumbnail(pictures: Pictures, place: int) -> str | None:
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=85, subsampling=0)
-    return _data_uri("image/jpeg", encoded.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return data_uri("image/jpeg", encoded.getvalue())
 
 
 def _pairs(metrics: Metrics) -> list[dict[str, Any]]:
@@ -119,7 +106,7 @@ def _diagrams(bins: list[Bin]) -> dict[str, str]:
         drawn = {}
         for name in ("light", "dark"):
             plots.reliability_diagram(bins, file, dark=name == "dark")
-            drawn[name] = _data_uri("image/png", file.read_bytes())
+            drawn[name] = data_uri("image/png", file.read_bytes())
         return drawn
 
 

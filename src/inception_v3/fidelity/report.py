@@ -1,36 +1,20 @@
 """A page to look at: the scores, the best and worst generated pictures, and the real ones nearest to each.
 
-report.html is its template, which escapes every name. One file with the pictures inside, small, and no script; its
-Content-Security-Policy forbids it to ask for anything.
+report.html is its template, pages.py fills it. The pictures inside are small, and there is no script.
 """
 
-import base64
 import io
-from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inception_v3 import __version__
 from inception_v3.errors import InputError, NoScoreError
 from inception_v3.fidelity.manifold import nearest_places
 from inception_v3.fidelity.pictures import Picture, decode
-from inception_v3.fidelity.scores import (
-    Fidelity,
-    Progress,
-    Side,
-    neighbours,
-    no_progress,
-    told_scores,
-)
-from inception_v3.files import replacing
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from inception_v3.fidelity.scores import Fidelity, Progress, Side, neighbours, no_progress, told_scores
+from inception_v3.pages import data_uri, write_page
 
 SHOWN, NEIGHBOURS, THUMBNAIL = 8, 5, 112
 
@@ -47,27 +31,17 @@ def write(result: Fidelity, path: Path, progress: Progress = no_progress) -> Non
     order = np.argsort(-realism, kind="stable")
     best = order[:SHOWN]
     worst = order[::-1][: min(SHOWN, len(order) - len(best))]
-    page = _template().render(
-        generated=result.generated.name,
-        reference=result.against.name,
-        scores=told_scores(result.scores),
-        warnings=result.warnings + result.notes,
-        facts=[f"by {result.convention.name}", *result.facts()],
-        groups=[("Best", _rows(result, best)), ("Worst", _rows(result, worst))],
-        unreadable=result.as_dict()["unreadable"],
-        thumbnail=THUMBNAIL,
-        program=f"inception-v3 {__version__}",
-        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-    )
-    with replacing(path) as temporary:
-        temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # file names may hold bytes outside UTF-8
-
-
-def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string((resources.files("inception_v3.fidelity") / "report.html").read_text("utf-8"))
+    values = {
+        "generated": result.generated.name,
+        "reference": result.against.name,
+        "scores": told_scores(result.scores),
+        "warnings": result.warnings + result.notes,
+        "facts": [f"by {result.convention.name}", *result.facts()],
+        "groups": [("Best", _rows(result, best)), ("Worst", _rows(result, worst))],
+        "unreadable": result.as_dict()["unreadable"],
+        "thumbnail": THUMBNAIL,
+    }
+    write_page(path, "fidelity/report.html", values)
 
 
 def _rows(result: Fidelity, chosen: NDArray[np.intp]) -> list[list[dict[str, str]]]:
@@ -102,4 +76,4 @@ def _thumbnail(picture: Picture) -> str:
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     png = io.BytesIO()
     image.save(png, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    return data_uri("image/png", png.getvalue())
