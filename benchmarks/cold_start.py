@@ -29,7 +29,7 @@ def make(folder: Path) -> None:
     from PIL import Image
 
     from inception_v3.benchmarking.stand_ins import generated, random_network
-    from inception_v3.export import export
+    from inception_v3.inference.export import export
 
     Image.fromarray(generated(1, (375, 500))[0]).save(folder / "photo.jpg", quality=90)
     model = random_network(generated(16, (299, 299)))

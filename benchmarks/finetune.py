@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from inception_v3 import InceptionV3, checkpoint
+from inception_v3 import InceptionV3
 from inception_v3.finetuning.bottlenecks import Precision, features_of
+from inception_v3.weights.load import save
 
 CLASSES = 10
 
@@ -84,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         write_pictures(place / "pictures", options.pictures)
-        checkpoint.save(InceptionV3(), place / "weights.safetensors")
+        save(InceptionV3(), place / "weights.safetensors")
         command = [sys.executable, "-m", "inception_v3", "finetune", str(place / "weights.safetensors")]
         command += [str(place / "pictures"), "--out", str(place / "run"), "--cache", str(place / "cache")]
         command += ["--precision", options.precision, "--overwrite", "--json"]

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from inception_v3.data import TrainingBatches, load_data
-from inception_v3.preprocessing import Preprocessing
+from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.training.augment import AUGMENTS
 
 HELD_OUT = 8  # judged after every epoch, which is no part of the wait

@@ -17,9 +17,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from inception_v3 import checkpoint
-from inception_v3.formats import fid_2015
-from inception_v3.network import InceptionV3
+from inception_v3.weights.formats import fid_2015
+from inception_v3.weights.formats.registry import MODULES, find_format
+from inception_v3.weights.load import load, save
+from inception_v3.weights.model import InceptionV3
 
 TIMES = 5
 TORCHVISION = {"count_padding": True, "batch_norm_scale": True, "global_pool": True}
@@ -42,7 +43,7 @@ def write(folder: Path) -> dict[str, Path]:
         model.to_empty(device="cpu")
         for tensor in model.state_dict().values():
             tensor.uniform_(0.5, 1.5)
-        checkpoint.save(model, folder / name, label.partition(" ")[0])
+        save(model, folder / name, label.partition(" ")[0])
         paths[label] = folder / name
     return paths
 
@@ -51,11 +52,11 @@ def measure(path: str) -> dict[str, float]:
     """In a fresh process: everything is imported, nothing has been loaded."""
     import h5py  # noqa: F401
 
-    for name in checkpoint.MODULES:
-        checkpoint.find_format(name)
+    for name in MODULES:
+        find_format(name)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, start, cpu = _status("VmRSS"), time.perf_counter(), time.process_time()
-    checkpoint.load(path)
+    load(path)
     return {
         "seconds": time.perf_counter() - start,
         "cpu": time.process_time() - cpu,

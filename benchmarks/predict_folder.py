@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inception_v3.engines import Engine
-from inception_v3.engines.choose import Opened, open_engine
-from inception_v3.image_files import Source, expand
-from inception_v3.pipeline import FIRST_BATCH, resizer, run
-from inception_v3.predict import predict
-from inception_v3.preprocessing import Preprocessing
-from inception_v3.results import open_results
+from inception_v3.images.find import Source, expand
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.inference.engines import Engine
+from inception_v3.inference.engines.choose import Opened, open_engine
+from inception_v3.inference.pipeline import FIRST_BATCH, resizer, run
+from inception_v3.inference.predict import predict
+from inception_v3.inference.results import open_results
 
 
 class FakeEngine:
@@ -55,7 +55,7 @@ def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
 def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
     """The full-width network with random weights, exported in each precision: to ONNX in fp32, else to OpenVINO."""
     from inception_v3.benchmarking.bench import generated, random_network
-    from inception_v3.export import export
+    from inception_v3.inference.export import export
 
     model, files, sample = random_network(generated(16, (299, 299))), {}, []
     for number, pixels in enumerate(generated(96, (299, 299), seed=1)):  # of many classes to this network

@@ -16,9 +16,9 @@ import torch
 from predict_folder import write_pictures
 
 from inception_v3 import InceptionV3
-from inception_v3.image_files import Source
-from inception_v3.pipeline import _preparation
-from inception_v3.preprocessing import PREPROCESSINGS, Preprocessing
+from inception_v3.images.find import Source
+from inception_v3.images.preprocessing import PREPROCESSINGS, Preprocessing
+from inception_v3.inference.pipeline import _preparation
 
 SIZES = {"500x375": (500, 375), "4000x3000": (4000, 3000)}
 PICTURES, ROUNDS = 8, 5

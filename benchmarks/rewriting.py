@@ -15,27 +15,27 @@ from typing import Any
 import numpy as np
 
 from inception_v3.benchmarking.stand_ins import generated, random_network
-from inception_v3.engines.base import LOGITS, Engine, Pixels, Precision
-from inception_v3.engines.graph import Graph, build, swap_pools
-from inception_v3.engines.onnx_graph import to_onnx
-from inception_v3.engines.quantise import Form, onnx_form, openvino_form, quantise
+from inception_v3.inference.engines.base import LOGITS, Engine, Pixels, Precision
+from inception_v3.inference.engines.graph import Graph, build, swap_pools
+from inception_v3.inference.engines.onnx_graph import to_onnx
+from inception_v3.inference.engines.quantise import Form, onnx_form, openvino_form, quantise
 
 
 def pytorch(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
-    from inception_v3.engines.pytorch import PyTorchEngine
+    from inception_v3.inference.engines.pytorch import PyTorchEngine
 
     return PyTorchEngine(graph, precision)
 
 
 def onnxruntime(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
-    from inception_v3.engines.onnxruntime import OnnxRuntimeEngine
+    from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
 
     model = quantised(graph, onnx_form(), pixels) if precision == "int8" else to_onnx(graph)
     return OnnxRuntimeEngine(model.SerializeToString(), precision)
 
 
 def openvino(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
-    from inception_v3.engines.openvino import OpenvinoEngine
+    from inception_v3.inference.engines.openvino import OpenvinoEngine
 
     network = quantised(graph, openvino_form(), pixels) if precision == "int8" else to_onnx(graph).SerializeToString()
     return OpenvinoEngine(network, precision)

@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 from predict_folder import FakeEngine
 
-from inception_v3.image_files import expand
-from inception_v3.pipeline import resizer
-from inception_v3.predict import predict
-from inception_v3.preprocessing import Preprocessing
-from inception_v3.results import open_results
+from inception_v3.images.find import expand
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.inference.pipeline import resizer
+from inception_v3.inference.predict import predict
+from inception_v3.inference.results import open_results
 
 
 def resident(name: str = "VmRSS") -> int:

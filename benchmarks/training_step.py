@@ -26,14 +26,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from inception_v3 import layers, pointwise
 from inception_v3.data import Batch
-from inception_v3.devices import keep_freed_memory
-from inception_v3.layers import Conv2d
-from inception_v3.network import InceptionModule, InceptionV3
+from inception_v3.network import accelerate as pointwise
+from inception_v3.network import layers
+from inception_v3.network.layers import Conv2d
+from inception_v3.network.network import InceptionModule
+from inception_v3.support.cpu import keep_freed_memory
 from inception_v3.training import optimizers, train
 from inception_v3.training.losses import classification_loss
 from inception_v3.training.recipe import load_recipe
+from inception_v3.weights.model import InceptionV3
 
 Step = Callable[[], float]
 Contestant = Callable[[Tensor, Tensor], Step]

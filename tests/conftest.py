@@ -15,7 +15,7 @@ import torchvision
 from filelock import FileLock
 
 from inception_v3.data import Pictures
-from inception_v3.network import InceptionV3
+from inception_v3.weights.model import InceptionV3
 
 ROOT = Path(__file__).parent.parent
 ORACLE = ROOT / ".oracle" / "bin" / "python"

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inception_v3.engines.artefact import Description
-from inception_v3.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
-from inception_v3.engines.choose import Opened
-from inception_v3.preprocessing import Preprocessing
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.inference.engines.artefact import Description
+from inception_v3.inference.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
+from inception_v3.inference.engines.choose import Opened
 
 CLASSES = 128
 SIZE = Preprocessing((8, 8))
@@ -48,8 +48,8 @@ def save(path: Path, number: int) -> Path:
 
 def instead_of_a_network(seconds: float, log: Path | None = None, fails_at: int | None = None, rows: int = 5) -> None:
     """Give `inception-v3 predict` in this process this engine, whatever its MODEL; and small Parquet files."""
-    from inception_v3 import results
-    from inception_v3.engines import choose
+    from inception_v3.inference import results
+    from inception_v3.inference.engines import choose
 
     told = Description({"num_classes": CLASSES}, SIZE, None, (LOGITS, FEATURES), "fp32", False, "")
     engine = FakeEngine(seconds, log, fails_at)

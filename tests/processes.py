@@ -16,8 +16,8 @@ from torch.distributed import TCPStore
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        *("inception_v3.training.train", "inception_v3.plots", "torchvision.transforms.v2"),
-        *("inception_v3.cli.predict", "inception_v3.results"),
+        *("inception_v3.training.train", "inception_v3.reports.plots", "torchvision.transforms.v2"),
+        *("inception_v3.cli.predict", "inception_v3.inference.results"),
     ]
 )
 

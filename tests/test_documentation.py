@@ -20,12 +20,12 @@ from safetensors import safe_open
 
 import inception_v3
 from conftest import randomise
-from inception_v3 import published
-from inception_v3.export import export
-from inception_v3.network import InceptionV3
-from inception_v3.preprocessing import Preprocessing
-from inception_v3.published import PUBLISHED, Web
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.inference.export import export
 from inception_v3.training.run_folder import TRAINING_IMAGES
+from inception_v3.weights import published
+from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.published import PUBLISHED, Web
 from pictures import skies
 from web_server import WebServer
 
@@ -177,7 +177,7 @@ def an_exported_network_predicts(ran: Ran) -> None:
 
 
 def a_published_name_loads_and_is_pushed(ran: Ran) -> None:
-    assert ran.names.model.settings["num_classes"] == 1000
+    assert ran.names.model.settings.num_classes == 1000
     assert ran.asked.keys() == {"owner/name"}
 
 
@@ -212,7 +212,7 @@ def a_folder_is_predicted(ran: Ran) -> None:
 def the_hub_takes_and_gives(ran: Ran) -> None:
     assert {file.name for file in Path("folder").iterdir()} == {"README.md", "config.json", "model.safetensors"}
     assert ran.asked["owner/name"]["private"]
-    assert ran.names.model.settings["num_classes"] == 10
+    assert ran.names.model.settings.num_classes == 10
 
 
 def torch_hub_loads(ran: Ran) -> None:
@@ -228,7 +228,7 @@ def parts_are_trained(ran: Ran) -> None:
 
 
 def weights_are_converted(ran: Ran) -> None:
-    assert ran.names.model.settings["num_classes"] == 1001
+    assert ran.names.model.settings.num_classes == 1001
     assert Path("model.h5").read_bytes().startswith(b"\x89HDF")
 
 

@@ -4,39 +4,39 @@
 >>> model = inception_v3.load("runs/digits")
 >>> logits, end_points = model(model.preprocess(inception_v3.open_image("seven.png")))
 
-Names load when they are first touched (PEP 562): `import inception_v3` alone does not import PyTorch.
+Names are imported when they are first used (PEP 562), so `import inception_v3` does not import PyTorch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inception_v3.checkpoint import load as load
-    from inception_v3.checkpoint import save as save
     from inception_v3.errors import InputError as InputError
-    from inception_v3.images import open_image as open_image
-    from inception_v3.network import InceptionV3 as InceptionV3
-    from inception_v3.predict import Predictor as Predictor
-    from inception_v3.preprocessing import Preprocessing as Preprocessing
+    from inception_v3.images.decode import open_image as open_image
+    from inception_v3.images.preprocessing import Preprocessing as Preprocessing
+    from inception_v3.inference.predict import Predictor as Predictor
+    from inception_v3.weights.load import load as load
+    from inception_v3.weights.load import save as save
+    from inception_v3.weights.model import InceptionV3 as InceptionV3
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "InceptionV3": "network",
+_MODULES = {  # where each public name is defined
+    "InceptionV3": "weights.model",
     "InputError": "errors",
-    "Predictor": "predict",
-    "Preprocessing": "preprocessing",
-    "load": "checkpoint",
-    "open_image": "images",
-    "save": "checkpoint",
+    "Predictor": "inference.predict",
+    "Preprocessing": "images.preprocessing",
+    "load": "weights.load",
+    "open_image": "images.decode",
+    "save": "weights.load",
 }
 __all__ = ["InceptionV3", "InputError", "Predictor", "Preprocessing", "load", "open_image", "save"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'inception_v3' has no attribute {name!r}")
-    return getattr(import_module(f"inception_v3.{_HOMES[name]}"), name)
+    return getattr(import_module(f"inception_v3.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

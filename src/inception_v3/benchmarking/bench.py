@@ -24,18 +24,20 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from inception_v3 import architecture, checkpoint
 from inception_v3.benchmarking import contestants
 from inception_v3.benchmarking.contestants import ANSWERS, PEAK, Contest
 from inception_v3.benchmarking.stand_ins import as_files, generated, random_network
-from inception_v3.engines import Precision
-from inception_v3.engines.artefact import BOUNDS
-from inception_v3.engines.base import LOGITS, Answers, Pixels, core_count
-from inception_v3.engines.check import compare, network_itself
-from inception_v3.engines.choose import NEEDS, install
 from inception_v3.errors import InputError
-from inception_v3.image_files import Source
-from inception_v3.network import InceptionV3
+from inception_v3.images.find import Source
+from inception_v3.inference.engines import Precision
+from inception_v3.inference.engines.artefact import BOUNDS
+from inception_v3.inference.engines.base import LOGITS, Answers, Pixels
+from inception_v3.inference.engines.check import compare, network_itself
+from inception_v3.inference.engines.choose import NEEDS, install
+from inception_v3.network import architecture
+from inception_v3.support.cpu import core_count
+from inception_v3.weights.formats.registry import find_writer
+from inception_v3.weights.model import InceptionV3
 
 FITTED, CHECKED = 64, 48  # pictures that int8 is made with, and others that answers are compared on
 PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "ncnn", "nncf", "timm", "keras")
@@ -153,8 +155,8 @@ def bench(
 
     Raises InputError: a network without logits, pictures that cannot be read, nothing that can run.
     """
-    if model is not None and model.settings["final_endpoint"]:
-        cut = model.settings["final_endpoint"]
+    if model is not None and model.settings.final_endpoint:
+        cut = model.settings.final_endpoint
         raise InputError(f"a network cut at {cut} names no classes to compare; give a whole one", exit_status=2)
     wanted, skipped = [], {}
     for place, one in enumerate(candidates(device, engines, peers, compiled)):
@@ -226,7 +228,7 @@ def bench(
         rows, operations = [], 2 * _macs(network)
         for one, worker in racing.items():
             known: tuple[float, float] | tuple[None, None] = None, None
-            if one.program is None or not checkpoint.find_writer(one.program).differences(network):
+            if one.program is None or not find_writer(one.program).differences(network):
                 found = np.load(contest.folder / ANSWERS.format(one.engine, one.precision))
                 known = _agreement(found, expected, str(one))
             allowed = peak[one.precision] / operations if one.precision in peak else None

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.engines.base import LOGITS, Pixels, Precision
 from inception_v3.errors import InputError
+from inception_v3.inference.engines.base import LOGITS, Pixels, Precision
+from inception_v3.network.settings import Settings
 
 if TYPE_CHECKING:
-    from inception_v3.image_files import Source
-    from inception_v3.network import InceptionV3
+    from inception_v3.images.find import Source
+    from inception_v3.weights.model import InceptionV3
 
 PEAK = "matrix product"  # not a contestant: the arithmetic that all are held to
 PIXELS, CONTEST, ANSWERS = "pixels.npy", "contest.json", "answers-{}-{}.npy"
@@ -43,7 +44,7 @@ class Contest:
     folder: Path
     device: str
     batch_sizes: list[int]  # ascending
-    settings: dict[str, Any]
+    settings: Settings
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -67,7 +68,7 @@ Build = Callable[[Contest, str], Ready]
 
 def exported(engine: str, suffix: str) -> Build:
     def build(contest: Contest, precision: str) -> Ready:
-        from inception_v3.engines.choose import open_exported
+        from inception_v3.inference.engines.choose import open_exported
 
         file = contest.folder / ("int8" if precision == "int8" else "fp32")
         device = None if contest.device == "cpu" else contest.device
@@ -79,10 +80,10 @@ def exported(engine: str, suffix: str) -> Build:
 
 def loaded(engine: str) -> Build:
     def build(contest: Contest, precision: str) -> Ready:
-        from inception_v3 import checkpoint
-        from inception_v3.engines.choose import open_model
+        from inception_v3.inference.engines.choose import open_model
+        from inception_v3.weights.load import load
 
-        model = checkpoint.load(contest.folder / "model.safetensors")
+        model = load(contest.folder / "model.safetensors")
         opened = open_model(model, engine, precision, contest.device)  # type: ignore[arg-type]
         return Ready(lambda pixels: pixels, lambda pixels: opened.engine.run(pixels)[LOGITS])
 
@@ -134,18 +135,18 @@ def _torchvision(contest: Contest) -> Any:
     return network
 
 
-def torchvision_network(settings: dict[str, Any]) -> Any:
+def torchvision_network(settings: Settings) -> Any:
     """Of random weights, for images in [-1, 1]."""
     from torchvision.models import inception_v3
 
-    classes, aux = settings["num_classes"], settings["create_aux_logits"]
+    classes, aux = settings.num_classes, settings.create_aux_logits
     return inception_v3(weights=None, init_weights=False, transform_input=False, num_classes=classes, aux_logits=aux)
 
 
 def _timm(contest: Contest) -> Any:
     from safetensors.torch import load_file
 
-    classes = contest.settings["num_classes"]
+    classes = contest.settings.num_classes
     network = import_module("timm").create_model("inception_v3", pretrained=False, num_classes=classes)
     tensors = load_file(contest.folder / "timm.safetensors")
     network.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("AuxLogits")})
@@ -164,7 +165,7 @@ def torchvision_on_onnxruntime(contest: Contest, precision: str) -> Ready:
 
 
 def torchvision_on_openvino(contest: Contest, precision: str) -> Ready:
-    from inception_v3.engines.openvino import load_core
+    from inception_v3.inference.engines.openvino import load_core
 
     hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY"}
     model = load_core().compile_model(contest.folder / "torchvision.onnx", "CPU", hints)
@@ -182,8 +183,8 @@ def keras(contest: Contest, precision: str) -> Ready:
     applications: Any = import_module("keras.applications")
     network = applications.InceptionV3(
         weights=None,
-        input_shape=(*contest.settings["image_size"], 3),
-        classes=contest.settings["num_classes"],
+        input_shape=(*contest.settings.image_size, 3),
+        classes=contest.settings.num_classes,
         classifier_activation=None,
     )
     network.load_weights(contest.folder / "keras.h5")
@@ -217,11 +218,11 @@ PEERS: dict[str, Build] = {
 
 def make(file: Path, model: "InceptionV3", fit: list["Source"]) -> None:
     """Write what a contestant runs. Raises InputError or ImportError."""
-    from inception_v3 import checkpoint
-    from inception_v3.export import export
+    from inception_v3.inference.export import export
+    from inception_v3.weights.load import save
 
     programs = {"torchvision.pth": "torchvision", "timm.safetensors": "timm", "keras.h5": "keras"}
-    if (file.name in programs or file.name == "torchvision.onnx") and model.settings["depth_multiplier"] != 1:
+    if (file.name in programs or file.name == "torchvision.onnx") and model.settings.depth_multiplier != 1:
         raise InputError("it has the published widths alone")
     if file.name == "torchvision.onnx":
         _export_torchvision(file, model)
@@ -230,20 +231,20 @@ def make(file: Path, model: "InceptionV3", fit: list["Source"]) -> None:
         # Whatever its agreement: that is in the table.
         export(model, file, precision=precision, images=fit if precision == "int8" else None, min_agreement=0)
     elif file.name == "model.safetensors":
-        checkpoint.save(model, file)
+        save(model, file)
     else:
-        checkpoint.save(model, file, programs[file.name], allow_difference=True)
+        save(model, file, programs[file.name], allow_difference=True)
 
 
 def _export_torchvision(file: Path, model: "InceptionV3") -> None:
     """torchvision's own graph, as PyTorch exports it."""
     import torch
 
-    from inception_v3 import checkpoint
+    from inception_v3.weights.load import save
 
     network = torchvision_network(model.settings)
     weights = file.with_name("weights.pth")
-    checkpoint.save(model, weights, "torchvision", allow_difference=True)
+    save(model, weights, "torchvision", allow_difference=True)
     network.load_state_dict(torch.load(weights, weights_only=True))
     example = torch.zeros(2, 3, *model.preprocessing.image_size)
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -382,7 +383,7 @@ def _product(device: str, precision: str, side: int) -> Callable[[], object]:
 
 
 def _product_openvino(precision: str, side: int) -> Callable[[], object]:
-    from inception_v3.engines.openvino import load_core, load_openvino
+    from inception_v3.inference.engines.openvino import load_core, load_openvino
 
     openvino = load_openvino()
     operations = import_module("openvino.opset13")

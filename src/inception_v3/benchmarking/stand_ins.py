@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from inception_v3.engines.base import Pixels
-from inception_v3.image_files import Source
-from inception_v3.network import InceptionV3
+from inception_v3.images.find import Source
+from inception_v3.inference.engines.base import Pixels
+from inception_v3.weights.model import InceptionV3
 
 # Those of torchvision's network, so that most other programs can hold the same one.
 SETTINGS: dict[str, Any] = {"count_padding": True, "batch_norm_scale": True, "global_pool": True}

@@ -47,7 +47,7 @@ def bench(
     All run by turns, so that a noisy machine does not decide the order.
     """
     from inception_v3.benchmarking.contestants import ENGINES
-    from inception_v3.engines.artefact import BOUNDS
+    from inception_v3.inference.engines.artefact import BOUNDS
 
     chosen = _some("--engines", engines, tuple(ENGINES))
     which = _some("--precisions", precisions, tuple(BOUNDS))
@@ -55,20 +55,20 @@ def bench(
         compiled = True
     if plot is not None:
         _check_plot(plot)
-    from inception_v3.image_files import expand
+    from inception_v3.images.find import expand
 
     pictures = list(expand(images)) if images else None
     from rich.console import Console
 
-    from inception_v3 import checkpoint
     from inception_v3.benchmarking.bench import bench, doubtful
     from inception_v3.cli.common import messages
-    from inception_v3.devices import pick_device
-    from inception_v3.progress import progress_bar
+    from inception_v3.support.devices import pick_device
+    from inception_v3.support.progress import progress_bar
+    from inception_v3.weights.load import load
 
     if device.startswith("cuda"):
         pick_device(device)
-    network = checkpoint.load(model, weights_file=weights_file) if model is not None else None
+    network = load(model, weights_file=weights_file) if model is not None else None
     with progress_bar(messages) as progress:
         bar = progress.add_task("measuring", total=None, figures="")
         found = bench(
@@ -84,9 +84,10 @@ def bench(
             progress=lambda what, done, total: progress.update(bar, completed=done, total=total, figures=what),
         )
     if plot is not None:
-        from inception_v3.plots import speeds
+        from inception_v3.reports.plots import speeds
 
-        speeds(found, plot)
+        rows = [(row.engine, row.precision, row.batch_size, row.images_per_second) for row in found.rows]
+        speeds(rows, {precision: peak / found.operations for precision, peak in found.peak.items()}, plot)
     if as_json:
         print(json.dumps(found.as_dict()))
     else:
@@ -109,7 +110,7 @@ def _some(option: str, given: str | None, known: tuple[str, ...]) -> tuple[str, 
 def _check_plot(path: Path) -> None:
     from importlib.util import find_spec
 
-    from inception_v3.files import check_writable
+    from inception_v3.support.files import check_writable
 
     if path.suffix != ".png":
         raise InputError(f"{path}: the name must end in .png", exit_status=2)

@@ -28,7 +28,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Write weights for another program, and show that they still say the same."""
-    from inception_v3.convert import convert
+    from inception_v3.weights.convert import convert
 
     status = messages.status("")
 

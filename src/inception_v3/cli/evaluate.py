@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from inception_v3.evaluation.evaluate import Metrics
-    from inception_v3.network import InceptionV3
+    from inception_v3.weights.model import InceptionV3
 
 
 def evaluate(
@@ -52,16 +52,16 @@ def evaluate(
     _one_of("--precision", precision, ("fp32", "bf16"))
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         report /= "report.html"
-    from inception_v3.files import check_writable
+    from inception_v3.support.files import check_writable
 
     for file in filter(None, (report, table)):
         check_writable(file)  # before hours of work
 
     from inception_v3.data import load_held_out
-    from inception_v3.devices import has_bf16, pick_device
-    from inception_v3.distributed import own_device, team
     from inception_v3.evaluation.evaluate import judge
-    from inception_v3.progress import progress_bar
+    from inception_v3.support.devices import has_bf16, pick_device
+    from inception_v3.support.distributed import own_device, team
+    from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 
     names = [model, *(others or ())]
@@ -73,7 +73,7 @@ def evaluate(
         origins = [network.origin.file for network in networks if network.origin is not None]
         files = [_newest_state(file) if weights == "raw" else file for file in origins]
         pictures = load_held_out(data, networks[0].class_names, *map(training_images, origins))
-        outputs, classes = networks[0].settings["num_classes"], len(pictures.class_names)
+        outputs, classes = networks[0].settings.num_classes, len(pictures.class_names)
         if outputs != classes:
             raise InputError(f"{model}: tells {outputs} classes apart, and {data} has {classes}; give its own data")
         if workers is None:  # each holds the crops of several pictures, and the network is no faster than two
@@ -100,7 +100,7 @@ def evaluate(
     if not len(metrics.answered):
         raise InputError(f"{model}: its outputs are no finite numbers for any picture; the weights are damaged")
     from inception_v3.evaluation.report import write_csv, write_html
-    from inception_v3.files import checksum
+    from inception_v3.support.files import checksum
 
     settings = {
         "models": [
@@ -159,13 +159,13 @@ def _put_raw(network: "InceptionV3") -> None:
 
 def _load(names: list[str], weights_file: Path | None, weights: str, place: "torch.device") -> list["InceptionV3"]:
     """The models, which must tell the same classes apart; the file stands in for the first one's download."""
-    from inception_v3 import checkpoint
+    from inception_v3.weights.load import load
 
     given = [weights_file, *[None] * (len(names) - 1)]
-    networks = [checkpoint.load(name, place, weights_file=file) for name, file in zip(names, given, strict=True)]
+    networks = [load(name, place, weights_file=file) for name, file in zip(names, given, strict=True)]
     for network in networks if weights == "raw" else ():
         _put_raw(network)
-    classes = [(network.class_names, network.settings["num_classes"]) for network in networks]
+    classes = [(network.class_names, network.settings.num_classes) for network in networks]
     for name, its in zip(names, classes, strict=True):
         if its != classes[0]:
             raise InputError(f"{name}: its classes are not those of {names[0]}; leave one of the two out")

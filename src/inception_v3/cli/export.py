@@ -11,7 +11,7 @@ from inception_v3.cli.common import MODEL, Json, WeightsFile
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.engines import Precision
+    from inception_v3.inference.engines import Precision
 
 OUT = (
     "A file .onnx, .xml (OpenVINO), .pt2 (torch.export) or .mlpackage (Core ML), or a folder; by default exported/ in "
@@ -47,7 +47,7 @@ def export(
 
     `predict` runs what is written without PyTorch, and takes the fastest of a folder whose proof holds.
     """
-    from inception_v3.engines.base import FEATURES, LOGITS, Precision
+    from inception_v3.inference.engines.base import FEATURES, LOGITS, Precision
 
     precisions = precision.split(",")
     for one in precisions:
@@ -60,15 +60,15 @@ def export(
     places = _places(out, to, precisions)
     if to == "triton" and end_points is not None:
         raise InputError("a Triton model answers with logits and features; leave --end-points out", exit_status=2)
-    from inception_v3 import checkpoint
     from inception_v3.cli.common import messages, output
-    from inception_v3.export import export, write_triton
-    from inception_v3.files import check_writable, checksum
-    from inception_v3.image_files import expand
+    from inception_v3.images.find import expand
+    from inception_v3.inference.export import export, write_triton
+    from inception_v3.support.files import check_writable, checksum
+    from inception_v3.weights.load import load
 
     for place in places.values():
         check_writable(place if place.suffix != ".mlpackage" else place.with_name(f"{place.name}.zip"))  # a folder
-    network = checkpoint.load(model, weights_file=weights_file)
+    network = load(model, weights_file=weights_file)
     assert network.origin is not None
     weights = checksum(network.origin.file)
     written = {}
@@ -103,7 +103,7 @@ def export(
 
 def _places(out: Path, to: str | None, precisions: list[str]) -> "dict[Precision, Path]":
     """Which file each precision goes to."""
-    from inception_v3.engines.artefact import SUFFIXES
+    from inception_v3.inference.engines.artefact import SUFFIXES
 
     suffixes = {kind: suffix for suffix, kind in SUFFIXES.items()}
     if out.suffix in SUFFIXES:

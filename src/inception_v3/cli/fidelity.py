@@ -82,13 +82,13 @@ def fidelity(
         raise InputError("--json and --csv: give one of them", exit_status=2)
     if html and reference is None:
         raise InputError("--html: needs a REFERENCE to find neighbours in", exit_status=2)
-    from inception_v3.devices import has_bf16, pick_device
     from inception_v3.fidelity import report
     from inception_v3.fidelity.network import WEIGHTS
     from inception_v3.fidelity.run import fidelity, statistics_of
     from inception_v3.fidelity.scores import SCORES
-    from inception_v3.files import check_writable
-    from inception_v3.progress import progress_bar
+    from inception_v3.support.devices import has_bf16, pick_device
+    from inception_v3.support.files import check_writable
+    from inception_v3.support.progress import progress_bar
 
     for out in (save_statistics, html):
         if out is not None:

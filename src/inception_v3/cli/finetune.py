@@ -25,11 +25,11 @@ from inception_v3.cli.common import (
     warn,
 )
 from inception_v3.errors import InputError
-from inception_v3.files import cache_folder, checksum
+from inception_v3.support.files import cache_folder, checksum
 
 if TYPE_CHECKING:
     from inception_v3.finetuning.finetune import TrainedHead
-    from inception_v3.network import InceptionV3
+    from inception_v3.weights.model import InceptionV3
 
 
 def finetune(
@@ -87,15 +87,15 @@ def finetune(
     chosen = load_recipe(recipe).with_options(epochs=epochs, learning_rate=learning_rate)
     if data == "digits" and recipe == "finetune":
         chosen = chosen.with_options(augment="handwriting")  # a mirrored digit is another sign
-    from inception_v3 import checkpoint
-    from inception_v3.checkpoint import MODEL_FILE
     from inception_v3.cli.train import command_to_go_on
     from inception_v3.data import load_data
-    from inception_v3.devices import has_bf16, pick_device
     from inception_v3.finetuning.bottlenecks import BottleneckCache
     from inception_v3.finetuning.finetune import finetune, rate_factors, with_new_head
+    from inception_v3.support.devices import has_bf16, pick_device
     from inception_v3.training.interrupts import Interrupted
     from inception_v3.training.run_folder import BEST_FILE, RunFolder
+    from inception_v3.weights.load import load
+    from inception_v3.weights.read import MODEL_FILE
 
     factors = None if unfreeze is None else rate_factors(unfreeze)
     place = pick_device(device)
@@ -103,7 +103,7 @@ def finetune(
         raise InputError(f"--precision bf16: not on this {place.type}, which does not compute in it", exit_status=2)
     train_set, test_set = load_data(data)
     size = None if image_size is None else (image_size, image_size)
-    loaded = checkpoint.load(weights, place, weights_file=weights_file)
+    loaded = load(weights, place, weights_file=weights_file)
     network = with_new_head(loaded, train_set.class_names, size)
     if factors is not None and not chosen.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will move, in frozen layers too; freeze_batch_norm = true keeps them")

@@ -15,9 +15,9 @@ from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.image_files import Source
-    from inception_v3.predict import Prediction
-    from inception_v3.results import Results
+    from inception_v3.images.find import Source
+    from inception_v3.inference.predict import Prediction
+    from inception_v3.inference.results import Results
 
 
 class Decode(StrEnum):
@@ -59,19 +59,19 @@ def predict(
 
     A picture that cannot be read has its reason among the results, and the exit status is 1.
     """
-    from inception_v3.image_files import expand
+    from inception_v3.images.find import expand
 
     if out is not None:
-        from inception_v3.files import checksum
-        from inception_v3.results import check, open_results, rest
+        from inception_v3.inference.results import check, open_results, rest
+        from inception_v3.support.files import checksum
 
         check(out)
     elif resume:
         raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
     sources = expand(images)
-    from inception_v3.engines.choose import open_engine
-    from inception_v3.pipeline import check_decode, resizer
-    from inception_v3.predict import predict
+    from inception_v3.inference.engines.choose import open_engine
+    from inception_v3.inference.pipeline import check_decode, resizer
+    from inception_v3.inference.predict import predict
 
     network = open_engine(
         model,
@@ -170,7 +170,7 @@ def _counting(shown: bool = True) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
         return
     from inception_v3.cli.common import messages
-    from inception_v3.progress import counter
+    from inception_v3.support.progress import counter
 
     with counter(messages) as count:
         yield count

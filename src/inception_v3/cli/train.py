@@ -76,8 +76,8 @@ def train(
         depth_multiplier=depth_multiplier,
     )
     from inception_v3.data import load_data
-    from inception_v3.devices import pick_device
-    from inception_v3.distributed import own_device, team
+    from inception_v3.support.devices import pick_device
+    from inception_v3.support.distributed import own_device, team
     from inception_v3.training.interrupts import Interrupted
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.training.train import train

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from inception_v3.data.extras import extra
 from inception_v3.errors import InputError
-from inception_v3.files import alone_with, cache_folder, replacing
-from inception_v3.progress import progress_bar
+from inception_v3.support.files import alone_with, cache_folder, replacing
+from inception_v3.support.progress import progress_bar
 
 TIMEOUT = 60.0  # seconds without a byte, not of the whole download
 

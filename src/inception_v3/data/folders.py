@@ -10,8 +10,8 @@ from inception_v3.data.address import beside, split_named, train_and_held_out
 from inception_v3.data.pictures import Pictures, Splits, is_number
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
-from inception_v3.image_files import list_images
-from inception_v3.images import printable
+from inception_v3.images.find import list_images
+from inception_v3.support.text import printable
 
 
 def find(root: Path) -> Splits:

@@ -17,7 +17,7 @@ from inception_v3.data.pictures import Encoded, Pictures, PictureSource, Splits
 from inception_v3.data.records import MAX_LABEL, told_apart
 from inception_v3.data.sequences import Made
 from inception_v3.errors import InputError
-from inception_v3.images import printable
+from inception_v3.support.text import printable
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")

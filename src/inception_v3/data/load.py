@@ -16,7 +16,7 @@ from inception_v3.data.duplicates import warnings_of
 from inception_v3.data.fetch import is_url
 from inception_v3.data.pictures import BACKGROUND, Pictures, Splits, renumber, split_evenly
 from inception_v3.errors import InputError
-from inception_v3.image_files import list_images
+from inception_v3.images.find import list_images
 
 COMPARED = 100_000  # of more pictures, those under two names are not looked for: it would take minutes
 _KIND = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inception_v3.data.pictures import Pictures
 from inception_v3.errors import InputError
-from inception_v3.preprocessing import Preprocessing
-from inception_v3.seeds import epoch_order, seed_for
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.support.seeds import epoch_order, seed_for
 
 Augment = Callable[[Image], Tensor]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from inception_v3.data.sequences import subset
 from inception_v3.data.stratified import held_out
 from inception_v3.errors import InputError
-from inception_v3.images import open_image
+from inception_v3.images.decode import open_image
 
 HELD_OUT = 0.2  # share of each class that training never sees, where the data set has no split of its own
 SPLIT_SEED = 0  # not the training's seed: evaluating later must hold out the same pictures

@@ -19,9 +19,9 @@ from inception_v3.data.address import labels_file
 from inception_v3.data.pictures import Encoded, Pictures
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
-from inception_v3.files import cache_folder, replacing
-from inception_v3.images import printable
-from inception_v3.progress import progress_bar
+from inception_v3.support.files import cache_folder, replacing
+from inception_v3.support.progress import progress_bar
+from inception_v3.support.text import printable
 
 MAX_LABEL = 99_999  # what is above is no label: a list of so many classes would fill the memory
 VERSION = 2  # of what an index holds

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 from inception_v3.data.pictures import Pictures
 from inception_v3.data.records import Index, labelled, read_files, told_apart
 from inception_v3.errors import InputError
-from inception_v3.image_files import IMAGE_SUFFIXES
-from inception_v3.images import MAX_STREAM_BYTES, printable
+from inception_v3.images.decode import MAX_STREAM_BYTES
+from inception_v3.images.find import IMAGE_SUFFIXES
+from inception_v3.support.text import printable
 
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
 BLOCK = tarfile.BLOCKSIZE

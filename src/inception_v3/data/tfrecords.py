@@ -14,8 +14,9 @@ from inception_v3.data.extras import extra
 from inception_v3.data.pictures import BACKGROUND, Pictures
 from inception_v3.data.records import Index, labelled, read_files, told_apart
 from inception_v3.errors import InputError
-from inception_v3.files import masked_crc
-from inception_v3.images import MAX_STREAM_BYTES, printable
+from inception_v3.images.decode import MAX_STREAM_BYTES
+from inception_v3.support.crc32c import masked_crc
+from inception_v3.support.text import printable
 
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
 HEADER, FOOTER = 12, 4  # bytes: length and its checksum; the content's checksum

@@ -14,8 +14,8 @@ For a network that takes images that are not square, "square" means a rectangle 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from inception_v3.architecture import Size
-from inception_v3.preprocessing import Preprocessing
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.network.architecture import Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image

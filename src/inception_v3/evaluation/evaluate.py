@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from inception_v3.data import Batch, Pictures, batches
-from inception_v3.devices import enough_memory, in_precision
-from inception_v3.distributed import Team
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import Bin, expected_calibration_error, reliability
 from inception_v3.evaluation.crops import MultiCrop
-from inception_v3.network import InceptionV3
+from inception_v3.support.devices import enough_memory, in_precision
+from inception_v3.support.distributed import Team
+from inception_v3.weights.model import InceptionV3
 
 Precision = Literal["fp32", "bf16"]
 
@@ -246,7 +246,7 @@ def evaluate(
 
 def check_classes(model: InceptionV3, class_names: Sequence[str]) -> None:
     """Raises InputError where a model has another number of classes than there are names."""
-    outputs = model.settings["num_classes"]
+    outputs = model.settings.num_classes
     if outputs != len(class_names):
         raise InputError(f"the model tells {outputs} classes apart, the data has {len(class_names)}")
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from inception_v3.data import Pictures
 from inception_v3.errors import InputError
-from inception_v3.evaluation.calibration import Bin
+from inception_v3.evaluation.calibration import Bin, expected_calibration_error
 from inception_v3.evaluation.evaluate import NO_ANSWER, Metrics
-from inception_v3.files import replacing
-from inception_v3.pages import data_uri, write_page
+from inception_v3.reports.pages import data_uri, write_page
+from inception_v3.support.files import replacing
 
 MISTAKES = 200  # shown, the surest first
 THUMBNAIL = 96  # pixels, of the longer side
@@ -98,14 +98,18 @@ def _pairs(metrics: Metrics) -> list[dict[str, Any]]:
 def _diagrams(bins: list[Bin]) -> dict[str, str]:
     """The reliability diagram for light and for dark pages; nothing where matplotlib is not installed."""
     try:
-        from inception_v3 import plots
+        from inception_v3.reports import plots
     except ImportError:
         return {}
+    columns = {"counts": [one.count for one in bins], "confidence": [one.confidence for one in bins]}
+    columns["accuracy"] = [one.accuracy for one in bins]
+    arrays = {name: np.array(column, int if name == "counts" else float) for name, column in columns.items()}
+    error = expected_calibration_error(bins)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "reliability.png"
         drawn = {}
         for name in ("light", "dark"):
-            plots.reliability_diagram(bins, file, dark=name == "dark")
+            plots.reliability_diagram(**arrays, error=error, path=file, dark=name == "dark")
             drawn[name] = data_uri("image/png", file.read_bytes())
         return drawn
 

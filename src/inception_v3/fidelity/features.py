@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inception_v3.engines.base import core_count
 from inception_v3.errors import InputError
 from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import SIZE, Convention
@@ -22,6 +21,7 @@ from inception_v3.fidelity.network import Network
 from inception_v3.fidelity.pictures import KEY_BYTES, Facts, Picture, decode, key_of
 from inception_v3.fidelity.rows import Row, Rows, RowWriter
 from inception_v3.fidelity.sources import Source
+from inception_v3.support.cpu import core_count
 
 LISTED = 1000  # reasons that are kept of pictures that cannot be read
 

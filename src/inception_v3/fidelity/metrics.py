@@ -30,7 +30,7 @@ from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.kernel import kernel_distance
 from inception_v3.fidelity.network import WEIGHTS, Dtype, load_network
 from inception_v3.fidelity.statistics import Moments, gaussian
-from inception_v3.network import InceptionV3
+from inception_v3.weights.model import InceptionV3
 
 Features = int | nn.Module
 Generator = Callable[[int], Tensor]

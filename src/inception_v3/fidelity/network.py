@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inception_v3 import checkpoint
-from inception_v3.engines.base import Engine
-from inception_v3.engines.choose import open_graph
-from inception_v3.engines.graph import Graph, build, swap_pools
 from inception_v3.errors import InputError
 from inception_v3.fidelity.rounding import rounded
-from inception_v3.formats import fid_2015
-from inception_v3.formats.graph_def import SETTINGS
-from inception_v3.network import InceptionV3
+from inception_v3.inference.engines.base import Engine
+from inception_v3.inference.engines.choose import open_graph
+from inception_v3.inference.engines.graph import Graph, build, swap_pools
+from inception_v3.network.settings import GRAPH_2015
+from inception_v3.weights.formats import fid_2015
+from inception_v3.weights.load import load
+from inception_v3.weights.model import InceptionV3
 
 WEIGHTS = "fid:2015-12-05"
 SPATIAL_LAYER, SPATIAL_CHANNELS = "Mixed_6d.Branch_0", 7  # of sFID: mixed_6/conv in OpenAI's evaluator.py
@@ -54,7 +54,7 @@ class Network:
     def int8(self, images: Tensor) -> "Network":
         """The same in int8, fitted to images as `features` takes them. Raises InputError: too few, another device, or
         a package that is missing."""
-        from inception_v3.engines.quantise import int8_engine
+        from inception_v3.inference.engines.quantise import int8_engine
 
         if self.device.type != "cpu" or not isinstance(self.features, EngineFeatures):
             raise InputError("int8 is for processors; take bf16 on a GPU", exit_status=2)
@@ -84,9 +84,9 @@ def load_network(
     """
     if dtype == "int8":
         raise InputError("int8 is fitted to pictures; `inception-v3 fidelity --precision int8` does it", exit_status=2)
-    model = weights if isinstance(weights, InceptionV3) else checkpoint.load(weights)
+    model = weights if isinstance(weights, InceptionV3) else load(weights)
     name = "this model" if model is weights else str(weights)
-    if model.settings["final_endpoint"]:
+    if model.settings.final_endpoint:
         raise InputError(f"{name}: ends at {model.settings['final_endpoint']}; scores need all layers")
     reasons = fid_2015.differences(model)
     if reasons and not any_weights:
@@ -112,9 +112,8 @@ def load_network(
 
 def _other_settings(model: InceptionV3) -> dict[str, Any]:
     """Those that change what the same weights compute, where they are not those of 2015."""
-    of_2015 = {"count_padding": False, "batch_norm_epsilon": 0.001} | SETTINGS
     names = ("count_padding", "mixed_7c_pool", "batch_norm_epsilon")
-    return {name: model.settings[name] for name in names if model.settings[name] != of_2015[name]}
+    return {name: model.settings[name] for name in names if model.settings[name] != GRAPH_2015[name]}
 
 
 def _checksum(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError
-from inception_v3.images import by_header, check_size, quiet, readable
+from inception_v3.images.decode import by_header, check_size, quiet, readable
 
 KEY_BYTES = 16
 

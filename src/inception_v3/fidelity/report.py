@@ -14,7 +14,7 @@ from inception_v3.errors import InputError, NoScoreError
 from inception_v3.fidelity.manifold import nearest_places
 from inception_v3.fidelity.pictures import Picture, decode
 from inception_v3.fidelity.scores import Fidelity, Progress, Side, neighbours, no_progress, told_scores
-from inception_v3.pages import data_uri, write_page
+from inception_v3.reports.pages import data_uri, write_page
 
 SHOWN, NEIGHBOURS, THUMBNAIL = 8, 5, 112
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from inception_v3.engines.graph import Convolution, Graph
+from inception_v3.inference.engines.graph import Convolution, Graph
 
 ROUNDS = 4
 REVISION = 2  # features of bf16 that are kept are of this rounding; 1 was to the nearest

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from inception_v3.engines.base import core_count
 from inception_v3.errors import InputError
 from inception_v3.fidelity.advice import advice
 from inception_v3.fidelity.cache import FeatureCache
@@ -19,8 +18,9 @@ from inception_v3.fidelity.rounding import REVISION
 from inception_v3.fidelity.scores import SCORES, Fidelity, Progress, Side, measure, no_progress, one_picture
 from inception_v3.fidelity.sources import open_source
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
-from inception_v3.files import cache_folder
-from inception_v3.network import InceptionV3
+from inception_v3.support.cpu import core_count
+from inception_v3.support.files import cache_folder
+from inception_v3.weights.model import InceptionV3
 
 MAX_CALLERS = 4  # batches that are on their way through a processor at once; each takes memory
 FITTED = 300  # pictures at most that int8 is fitted to

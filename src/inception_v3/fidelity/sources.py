@@ -23,8 +23,9 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.pictures import Picture
-from inception_v3.image_files import IMAGE_SUFFIXES, list_images
-from inception_v3.images import MAX_STREAM_BYTES, printable
+from inception_v3.images.decode import MAX_STREAM_BYTES
+from inception_v3.images.find import IMAGE_SUFFIXES, list_images
+from inception_v3.support.text import printable
 
 KINDS = "a folder, .zip, .tar, .npz, .npy, WebDataset shards such as 'train-{000..009}.tar', or saved statistics"
 # RuntimeError: a password, or a way of packing that Python has not

@@ -15,8 +15,8 @@ from inception_v3.errors import InputError
 from inception_v3.fidelity.frechet import Array, Gaussian
 from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.sources import DAMAGE, header
-from inception_v3.files import replacing
-from inception_v3.images import printable
+from inception_v3.support.files import replacing
+from inception_v3.support.text import printable
 
 ROWS = 2048  # features that are added at once: float64 copies of them are held
 MAX_WIDTH = 16384  # of saved statistics: half a GiB in float32 is no mistake, more is

@@ -25,10 +25,10 @@ from torch import Tensor
 
 import inception_v3
 from inception_v3.data import Batch, Pictures, batches
-from inception_v3.devices import enough_memory, in_precision
 from inception_v3.errors import InputError
-from inception_v3.layers import Conv2d
-from inception_v3.network import InceptionV3
+from inception_v3.network.layers import Conv2d
+from inception_v3.support.devices import enough_memory, in_precision
+from inception_v3.weights.model import InceptionV3
 
 Precision = Literal["fp32", "bf16"]
 FEATURES = "PreLogits"

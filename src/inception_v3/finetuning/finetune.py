@@ -9,7 +9,7 @@ import difflib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,20 +18,20 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from inception_v3 import architecture
-from inception_v3.architecture import BASE_END_POINTS, Size
 from inception_v3.data import Batch, Pictures
 from inception_v3.data.sequences import joined
-from inception_v3.devices import in_precision
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
 from inception_v3.finetuning.bottlenecks import HEADS, BottleneckCache, Precision, bottlenecks, last_layer
 from inception_v3.finetuning.logistic import fit_head
-from inception_v3.network import InceptionV3
-from inception_v3.progress import progress_bar
+from inception_v3.network import architecture
+from inception_v3.network.architecture import BASE_END_POINTS, Size
+from inception_v3.support.devices import in_precision
+from inception_v3.support.progress import progress_bar
 from inception_v3.training.model import check_memory
 from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.run_folder import RunFolder
+from inception_v3.weights.model import InceptionV3
 
 UNFROZEN = 0.1  # of the last layer's learning rate: that of layers which only adapt
 
@@ -63,21 +63,22 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
     The base's tensors are those of `model`, not copies. `image_size` replaces that of the model's preprocessing.
     Raises InputError: the model is cut before its last module, or the size is too small for it.
     """
-    last = model.settings["final_endpoint"]
+    last = model.settings.final_endpoint
     if last not in (None, BASE_END_POINTS[-1]):
         raise InputError(f"the network ends at {last}, and fine-tuning needs it up to {BASE_END_POINTS[-1]}")
     old = model.preprocessing
     size = image_size or old.image_size
     if min(size) < architecture.minimum_size():
         raise InputError(f"image_size must be at least {architecture.minimum_size()}, not {min(size)}", exit_status=2)
-    settings = model.settings | {
-        "num_classes": len(class_names),
-        "create_aux_logits": False,
-        "spatial_squeeze": True,
-        "global_pool": model.settings["global_pool"] or architecture.needs_global_pool(size),
-        "image_size": size,
-        "final_endpoint": None,
-    }
+    settings = replace(
+        model.settings,
+        num_classes=len(class_names),
+        create_aux_logits=False,
+        spatial_squeeze=True,
+        global_pool=model.settings.global_pool or architecture.needs_global_pool(size),
+        image_size=size,
+        final_endpoint=None,
+    )
     with torch.device("meta"):
         new = InceptionV3(**settings)
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEADS)}
@@ -162,7 +163,7 @@ def finetune(
     recipe = (recipe or load_recipe("finetune")).with_options(
         image_size=height,
         crop_fraction=model.preprocessing.crop_fraction,
-        depth_multiplier=model.settings["depth_multiplier"],
+        depth_multiplier=model.settings.depth_multiplier,
     )
     device, classes = next(model.parameters()).device, len(train_set.class_names)
     if unfreeze:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from PIL.Image import Image
 from torch import Tensor
 
-from inception_v3.preprocessing import Preprocessing
+from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.training.recipe import AugmentName
 
 Augment = Callable[[Image], Tensor]  # an RGB picture to uint8 (3, H, W)

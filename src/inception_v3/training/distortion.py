@@ -11,8 +11,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from inception_v3.architecture import Size
-from inception_v3.tensorflow_resize import METHODS, tensorflow_resize
+from inception_v3.images.tensorflow_resize import METHODS, tensorflow_resize
+from inception_v3.network.architecture import Size
 
 AREA = (0.05, 1.0)  # of the picture, that the part may have
 ASPECT = (0.75, 1.33)  # its width over its height

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import torch
 
-from inception_v3.architecture import end_points
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import check_classes
-from inception_v3.layers import BatchNorm
-from inception_v3.network import InceptionV3
-from inception_v3.preprocessing import Preprocessing
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.network.architecture import end_points
+from inception_v3.network.layers import BatchNorm
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.schedules import batch_norm_decay
+from inception_v3.weights.model import InceptionV3
 
 
 def new_model(recipe: Recipe, class_names: list[str]) -> InceptionV3:
@@ -67,12 +67,18 @@ def check_memory(recipe: Recipe, pictures: int, classes: int, device: torch.devi
 
 def fit_to(model: InceptionV3, recipe: Recipe, steps: int) -> None:
     """Set what depends on the recipe and not on the weights."""
-    model.dropout_keep_prob = model.settings["dropout_keep_prob"] = recipe.dropout_keep_prob
+    model.settings = replace(model.settings, dropout_keep_prob=recipe.dropout_keep_prob)
     if not recipe.freeze_batch_norm:
-        decay = batch_norm_decay(recipe, steps * recipe.accumulate)
-        model.settings["batch_norm_decay"] = decay
-        for layer in batch_norms(model):
-            layer.decay = decay
+        model.set_batch_norm_decay(batch_norm_decay(recipe, steps * recipe.accumulate))
+
+
+def accelerated(model: InceptionV3) -> InceptionV3:
+    """The model with the faster CPU kernels of network/accelerate.py; without that file, the model as it is."""
+    try:
+        from inception_v3.network.accelerate import accelerate
+    except ModuleNotFoundError:
+        return model
+    return accelerate(model)
 
 
 def training_mode(model: InceptionV3, recipe: Recipe) -> None:
@@ -84,7 +90,7 @@ def training_mode(model: InceptionV3, recipe: Recipe) -> None:
 
 def uses_aux_head(model: InceptionV3, recipe: Recipe, image_size: int) -> bool:
     """Whether the auxiliary loss takes part: not where pictures leave a map that is smaller than its convolution."""
-    if not recipe.aux_weight or not model.settings["create_aux_logits"]:
+    if not recipe.aux_weight or not model.settings.create_aux_logits:
         return False
 
     def kernels(height: int, width: int) -> list[tuple[int, int]]:

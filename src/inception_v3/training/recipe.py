@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from inception_v3.architecture import minimum_size
 from inception_v3.errors import InputError
-from inception_v3.preprocessing import PreprocessingName
+from inception_v3.images.preprocessing import PreprocessingName
+from inception_v3.network.architecture import minimum_size
 
 AugmentName = Literal[
     "none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"

@@ -22,18 +22,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from inception_v3 import checkpoint
-from inception_v3.checkpoint import MODEL_FILE
 from inception_v3.errors import InputError
-from inception_v3.files import cannot_write, replacing
+from inception_v3.support.files import cannot_write, replacing
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.state import State
+from inception_v3.weights.load import save
+from inception_v3.weights.read import MODEL_FILE
 
 if TYPE_CHECKING:
     from inception_v3.evaluation.evaluate import Metrics
-    from inception_v3.network import InceptionV3
+    from inception_v3.weights.model import InceptionV3
 
 BEST_FILE = "best.safetensors"
 CHECKPOINTS = "checkpoints"
@@ -140,7 +140,7 @@ class RunFolder:
     def save_model(self, model: "InceptionV3", training: dict[str, Any], *, best: bool = False) -> None:
         """The model to use, and once more where it is the best so far."""
         if self.writer:
-            checkpoint.save(model, self.model_file, training=training)
+            save(model, self.model_file, training=training)
             if best:
                 with replacing(self.best_file) as temporary:
                     shutil.copyfile(self.model_file, temporary)
@@ -176,8 +176,8 @@ class RunFolder:
         if not self.writer:
             return
         try:
-            from inception_v3 import plots
             from inception_v3.evaluation.evaluate import MATRIX_CLASSES
+            from inception_v3.reports import plots
         except ImportError:
             self.missing.append("curves and confusion matrix")
             return

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inception_v3.data import Pictures
 from inception_v3.errors import InputError
-from inception_v3.files import replacing
+from inception_v3.support.files import replacing
 from inception_v3.training.recipe import Recipe
 
 FORMAT = "inception_v3 training state"

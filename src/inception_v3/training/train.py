@@ -14,24 +14,34 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from inception_v3.data import Batch, Pictures, TrainingBatches, batches
-from inception_v3.devices import autocast, enough_memory, has_bf16, keep_freed_memory
-from inception_v3.distributed import Team, synchronise
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate, whole
-from inception_v3.network import InceptionV3
-from inception_v3.seeds import seed_for
+from inception_v3.network.sync_batch_norm import synchronise_batch_norm
+from inception_v3.support.cpu import keep_freed_memory
+from inception_v3.support.devices import autocast, enough_memory, has_bf16
+from inception_v3.support.distributed import Team
+from inception_v3.support.seeds import seed_for
 from inception_v3.training import schedules
 from inception_v3.training import state as training_state
 from inception_v3.training.augment import AUGMENTS
 from inception_v3.training.interrupts import Interrupted, StopSignals
 from inception_v3.training.losses import class_weights, classification_loss, kernels
 from inception_v3.training.mixing import mix
-from inception_v3.training.model import check_fit, check_memory, fit_to, new_model, training_mode, uses_aux_head
+from inception_v3.training.model import (
+    accelerated,
+    check_fit,
+    check_memory,
+    fit_to,
+    new_model,
+    training_mode,
+    uses_aux_head,
+)
 from inception_v3.training.optimizers import build_optimizer, moving_average, set_learning_rate
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import Progress
 from inception_v3.training.watch import Watch
+from inception_v3.weights.model import InceptionV3
 
 SAVE_SECONDS = 120  # without `save_every`, a kill loses no more than this
 ASTRAY, STEPS_ASTRAY = 10, 50  # a loss so many times that of the start, for so many steps in a row, has diverged
@@ -81,7 +91,7 @@ def train(
     model = model or new_model(recipe, train_set.class_names)
     check_fit(model, recipe, train_set.class_names)
     model.class_names = train_set.class_names
-    model.to(device).to(memory_format=torch.channels_last)
+    model = accelerated(model).to(device).to(memory_format=torch.channels_last)
     loader = TrainingBatches(
         train_set,
         model.preprocessing,
@@ -114,7 +124,7 @@ def train(
     at.bad_images |= dict(train_set.bad) | dict(test_set.bad)  # what the data set itself had to leave out
     run.list_bad(at.bad_images)
     aux_head = {size: uses_aux_head(model, recipe, size) for size in schedules.image_sizes(recipe)}
-    network = synchronise(model) if recipe.sync_batch_norm and team.count > 1 else model
+    network = synchronise_batch_norm(model) if recipe.sync_batch_norm and team.count > 1 else model
     network = team.parallel(network, some_unused=not all(aux_head.values()))
     bf16 = recipe.precision == "auto" and has_bf16(device)
 
@@ -279,7 +289,7 @@ def add_gradients(
         images = model.preprocessing.scale(pixels.to(device, non_blocking=True))
         labels = targets = labels.to(device)
         if recipe.mixup or recipe.cutmix:
-            images, targets = mix(images, labels, recipe, model.settings["num_classes"])
+            images, targets = mix(images, labels, recipe, model.settings.num_classes)
         with nullcontext() if number == len(parts) else Team.alone(network):
             with autocast(device) if recipe.precision == "auto" else nullcontext():
                 logits, found = network(

@@ -5,7 +5,7 @@ from types import TracebackType
 from rich.console import Console
 
 from inception_v3.evaluation.evaluate import Metrics
-from inception_v3.progress import Pace, progress_bar
+from inception_v3.support.progress import Pace, progress_bar
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.state import Progress
 from inception_v3.training.trackers import Tracker

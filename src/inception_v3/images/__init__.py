@@ -1,0 +1,1 @@
+"""Image files: find them, decode them, and prepare them for the network."""

@@ -1,0 +1,1 @@
+"""From images to outputs: engines, export, the pipeline, predictions and result files."""

@@ -1,0 +1,75 @@
+"""The source's table, live: what each end point is built of, its shape, its cost and what it sees."""
+
+from typing import Any
+
+from inception_v3.network import architecture
+from inception_v3.network.architecture import BASE_END_POINTS, Conv, EndPoint, Mixed, Pool
+
+
+def description(**options: Any) -> dict[str, Any]:
+    """Every end point and the totals, for programs. Options are those of `architecture.end_points`.
+
+    Parameters count BatchNorm's statistics, as TF-Slim does. MACs are those of one image. Sizes are in pixels.
+    Raises ValueError for an impossible option or too small an image.
+    """
+    points = architecture.end_points(**options)
+    base = [point for point in points if point.name in BASE_END_POINTS]
+    heads = [point for point in points if point.name not in BASE_END_POINTS]
+    return {
+        "options": options,
+        "end_points": [_row(point) for point in points],
+        "base": _total(base),
+        "heads": {point.name: _total([point]) for point in heads if point.layers},
+        "total": _total(points),
+    }
+
+
+def _row(point: EndPoint) -> dict[str, Any]:
+    return {
+        "name": point.name,
+        "built_as": built_as(point.name),
+        "height": point.height,
+        "width": point.width,
+        "channels": point.channels,
+        "receptive_field": point.receptive_field[0],
+        **_total([point]),
+    }
+
+
+def _total(points: list[EndPoint]) -> dict[str, int]:
+    return {
+        "parameters": sum(point.parameters for point in points),
+        "trainable_parameters": sum(point.trainable_parameters for point in points),
+        "macs": sum(point.macs for point in points),
+    }
+
+
+def built_as(name: str) -> list[str]:
+    """The branches of an end point in the source's notation: `1x1 48 → 5x5 64`, `1x3 384 ‖ 3x1 384`."""
+    texts = {
+        "AuxLogits": [_chain(architecture.AUX_LOGITS)],
+        "AvgPool_1a": [_layer(architecture.LOGITS[0])],
+        "PreLogits": ["dropout"],
+        "Logits": [_layer(architecture.LOGITS[1])],
+        "Predictions": ["softmax"],
+    }
+    if name in texts:
+        return texts[name]
+    node = next(node for node in architecture.BASE if node.name == name)
+    return [_chain(branch) for branch in node.branches] if isinstance(node, Mixed) else [_layer(node)]
+
+
+def _chain(steps: tuple[architecture.Step, ...]) -> str:
+    return " → ".join(
+        f"({' ‖ '.join(map(_layer, step))})" if isinstance(step, tuple) else _layer(step) for step in steps
+    )
+
+
+def _layer(layer: Conv | Pool) -> str:
+    """A stride of 1 and SAME padding go without saying."""
+    kind = f"{layer.kind} " if isinstance(layer, Pool) else ""
+    stride = f"/{layer.stride}" if layer.stride > 1 else ""
+    valid = " V" if layer.padding == "VALID" and layer.kernel != (1, 1) else ""
+    size = "x".join(map(str, layer.kernel))
+    width = f" {layer.width or 'classes'}" if isinstance(layer, Conv) else ""
+    return f"{kind}{size}{stride}{valid}{width}"

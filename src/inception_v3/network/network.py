@@ -1,0 +1,285 @@
+"""The network as a plain PyTorch module, built from the tables of architecture.py.
+
+A variable's name in `state_dict()` is TF-Slim's with dots: `Mixed_5b.Branch_0.Conv2d_0a_1x1.weights` is
+`InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/weights`, with the axes OIHW where TensorFlow has HWIO.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inception_v3.network import architecture
+from inception_v3.network.architecture import (
+    AUX_INPUT,
+    BASE_END_POINTS,
+    HEAD_END_POINTS,
+    MAXIMUM_OF_2015,
+    Layer,
+    Mixed,
+    Pool,
+    Size,
+)
+from inception_v3.network.architecture import Branch as BranchTable
+from inception_v3.network.layers import BatchNorm, Conv2d, Pool2d
+from inception_v3.network.settings import Settings
+
+EndPoints = dict[str, Tensor]
+
+
+class Branch(nn.Module):
+    """One branch of an Inception module: steps in sequence, each one layer or several joined along the channels."""
+
+    def __init__(self, steps: BranchTable, layers: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.steps = [[table.name for table in (step if isinstance(step, tuple) else (step,))] for step in steps]
+        for names in self.steps:
+            for name in names:
+                self.add_module(name, layers[name])
+
+    def forward(self, net: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W')."""
+        return self.run_from(0, net)
+
+    def run_from(self, first: int, net: Tensor) -> Tensor:
+        """Run the steps from index `first` on, given the output of the step before it."""
+        for names in self.steps[first:]:
+            outputs = [self.get_submodule(name)(net) for name in names]
+            net = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+        return net
+
+
+class InceptionModule(nn.Module):
+    """Branches that read the same input, joined along the channels."""
+
+    def __init__(self, branches: dict[str, Branch]) -> None:
+        super().__init__()
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def forward(self, net: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W')."""
+        return torch.cat([branch(net) for branch in self.children()], 1)
+
+
+class Head(nn.Sequential):
+    """The layers of a head in sequence, under their names; `InceptionV3Network` runs them."""
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        super().__init__(OrderedDict(layers))
+
+
+def run_layers(
+    network: "InceptionV3Network", names: Sequence[str], net: Tensor, kept: Collection[str]
+) -> tuple[Tensor, EndPoints]:
+    """Run the named layers of the base in sequence. Returns the last output, and the outputs of the layers in `kept`."""
+    end_points: EndPoints = {}
+    for name in names:
+        net = network.get_submodule(name)(net)
+        if name in kept:
+            end_points[name] = net
+    return net, end_points
+
+
+class InceptionV3Network(nn.Module):
+    """Inception V3 (arXiv 1512.00567) as tf_slim/nets/inception_v3.py defines it.
+
+    `logits, end_points = network(images)` takes floats of shape (N, 3, H, W) in [-1, 1], 75x75 or larger.
+
+    Raises:
+        ValueError: an auxiliary head for images that are too small (see Settings for the other options).
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__()
+        self.settings = settings = settings or Settings()
+        self.run_layers = run_layers  # accelerate.py replaces it
+        height, width = settings.image_size
+        points = architecture.end_points(
+            height=height,
+            width=width,
+            num_classes=settings.num_classes,
+            depth_multiplier=settings.depth_multiplier,
+            min_depth=settings.min_depth,
+            create_aux_logits=settings.create_aux_logits,
+            final_endpoint=settings.final_endpoint,
+        )
+        layers = {layer.name: _build(layer, settings) for point in points for layer in point.layers}
+
+        def below(scope: str) -> dict[str, nn.Module]:
+            return {name.removeprefix(scope): layer for name, layer in layers.items() if name.startswith(scope)}
+
+        for node in architecture.BASE[: len(self.base_end_points)]:
+            if isinstance(node, Mixed):
+                branches = {name: Branch(steps, below(f"{node.name}/{name}/")) for name, steps in node.named_branches}
+                self.add_module(node.name, InceptionModule(branches))
+            else:
+                self.add_module(node.name, layers[node.name])
+        if settings.final_endpoint is None:
+            self.AuxLogits = Head(below("AuxLogits/")) if settings.create_aux_logits else None
+            self.Logits = Head(below("Logits/"))
+
+    @property
+    def image_size(self) -> Size:
+        """Height and width of the images for which the auxiliary head was built."""
+        return self.settings.image_size
+
+    @property
+    def base_end_points(self) -> tuple[str, ...]:
+        """Names of the layers of the base in this network, in order."""
+        last = self.settings.final_endpoint
+        return BASE_END_POINTS[: BASE_END_POINTS.index(last) + 1] if last else BASE_END_POINTS
+
+    @property
+    def end_point_names(self) -> tuple[str, ...]:
+        """Names of the end points that a call can return, in order."""
+        if self.settings.final_endpoint:
+            return self.base_end_points
+        heads = HEAD_END_POINTS if self.settings.create_aux_logits else HEAD_END_POINTS[1:]
+        return self.base_end_points + heads
+
+    def set_batch_norm_decay(self, decay: float) -> None:
+        """Change the decay of the moving averages in every BatchNorm, and in `settings`."""
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.decay = decay
+        self.settings = replace(self.settings, batch_norm_decay=decay)
+
+    def base(
+        self,
+        images: Tensor,
+        final_endpoint: str | None = None,
+        end_points: Collection[str] | None = None,
+    ) -> tuple[Tensor, EndPoints]:
+        """Run the network without its heads, up to `final_endpoint`: TF-Slim's inception_v3_base.
+
+        Args:
+            images: (N, 3, H, W) in [-1, 1].
+            final_endpoint: the last layer to run; None runs all layers of the base.
+            end_points: names of the end points to return; None returns all of them, `()` none.
+
+        Returns:
+            The last tensor, and a dictionary of end points, each of shape (N, C, h, w).
+
+        Raises:
+            ValueError: images of the wrong shape or type, or too small; an unknown name.
+        """
+        names = self.base_end_points
+        if final_endpoint is not None:
+            _check_names((final_endpoint,), names)
+            names = names[: names.index(final_endpoint) + 1]
+        _check_names(end_points, names)
+        _check_images(images, architecture.minimum_size(names[-1]))
+        return self.run_layers(self, names, images, names if end_points is None else end_points)
+
+    def forward(self, images: Tensor, end_points: Collection[str] | None = None) -> tuple[Tensor, EndPoints]:
+        """Compute the logits and the requested end points.
+
+        Args:
+            images: (N, 3, H, W) in [-1, 1].
+            end_points: names of the end points to return; None returns all of them, `()` none, which keeps no
+                activation in memory. The auxiliary head only runs if AuxLogits is requested.
+
+        Returns:
+            Logits (N, num_classes), and a dictionary of end points under TF-Slim's names: maps (N, C, h, w);
+            AvgPool_1a and PreLogits (N, 2048, 1, 1); AuxLogits, Logits and Predictions (N, num_classes).
+            A network with `final_endpoint` has no heads and returns the output of that layer instead of logits.
+
+        Raises:
+            ValueError: images of the wrong shape or type, too small, or larger than the heads can take (the
+                message names the option to change); an unknown name.
+        """
+        if self.settings.final_endpoint:
+            return self.base(images, end_points=end_points)
+        names = self.end_point_names
+        _check_names(end_points, names)
+        requested = frozenset(names if end_points is None else end_points)
+        in_base = [name for name in self.base_end_points if name in requested]
+        if "AuxLogits" in requested:
+            net, outputs = self.base(images, end_points=[*in_base, AUX_INPUT])
+            aux_input = outputs[AUX_INPUT] if AUX_INPUT in requested else outputs.pop(AUX_INPUT)
+            outputs["AuxLogits"] = self._aux_logits(aux_input, images)
+            del aux_input
+        else:
+            net, outputs = self.base(images, end_points=in_base)
+
+        assert self.Logits is not None
+        pool, classify = self.Logits
+        net = net.mean((2, 3), keepdim=True) if self.settings.global_pool else pool(net)
+        features = F.dropout(net, 1 - self.settings.dropout_keep_prob, self.training)
+        logits = self._squeeze(classify(features), images)
+        heads = {"AvgPool_1a": net, "PreLogits": features, "Logits": logits}
+        outputs |= {name: tensor for name, tensor in heads.items() if name in requested}
+        if "Predictions" in requested:
+            outputs["Predictions"] = F.softmax(logits, 1)
+        return logits, outputs
+
+    def _aux_logits(self, net: Tensor, images: Tensor) -> Tensor:
+        assert self.AuxLogits is not None
+        pool, reduce, convolve, classify = self.AuxLogits
+        net = reduce(pool(net))
+        assert isinstance(convolve, Conv2d)
+        if net.shape[2] < convolve.kernel[0] or net.shape[3] < convolve.kernel[1]:
+            raise ValueError(
+                f"images of {_size(images.shape[2:])} leave a {_size(net.shape[2:])} map for the auxiliary head, whose "
+                f"{_size(convolve.kernel)} convolution was built for image_size={self.image_size}: build the network "
+                f"with image_size={tuple(images.shape[2:])}, or leave AuxLogits out of end_points"
+            )
+        net = convolve(net)
+        if self.settings.global_pool:
+            net = net.mean((2, 3), keepdim=True)
+        return self._squeeze(classify(net), images)
+
+    def _squeeze(self, logits: Tensor, images: Tensor) -> Tensor:
+        if not self.settings.spatial_squeeze:
+            return logits
+        if logits.shape[2:] != (1, 1):
+            raise ValueError(
+                f"images of {_size(images.shape[2:])} leave a {_size(logits.shape[2:])} map of logits: build the "
+                "network with global_pool=True for one prediction per image, or with spatial_squeeze=False for the map"
+            )
+        return logits.flatten(1)
+
+
+def _build(layer: Layer, settings: Settings) -> nn.Module:
+    """The module of one layer of the table."""
+    table = layer.table
+    if isinstance(table, Pool):
+        kind = settings.mixed_7c_pool if layer.name == MAXIMUM_OF_2015 else table.kind
+        return Pool2d(kind, table.kernel, table.stride, table.padding, table.shrinks, settings.count_padding)
+    batch_norm = None
+    if layer.normalized:
+        batch_norm = BatchNorm(
+            layer.out_channels, settings.batch_norm_decay, settings.batch_norm_epsilon, settings.batch_norm_scale
+        )
+    return Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel,
+        table.stride,
+        table.padding,
+        stddev=table.stddev,
+        batch_norm=batch_norm,
+    )
+
+
+def _check_names(names: Collection[str] | None, known: Sequence[str]) -> None:
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"no end point {name!r} in this network; its end points are {', '.join(known)}")
+
+
+def _check_images(images: Tensor, minimum: int) -> None:
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must have shape (N, 3, H, W), not {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}")
+    if images.shape[2] < minimum or images.shape[3] < minimum:
+        raise ValueError(f"images are {_size(images.shape[2:])}: the network needs at least {minimum}x{minimum}")
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"

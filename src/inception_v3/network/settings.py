@@ -1,0 +1,87 @@
+"""The options of the network, checked: what `InceptionV3` takes and what a saved model stores."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from inception_v3.network.architecture import Size, check_options
+
+
+@dataclass(frozen=True, eq=False)
+class Settings(Mapping[str, Any]):
+    """Every option of an Inception V3, under TF-Slim's names where TF-Slim has the option.
+
+    Also a read-only mapping, so that `InceptionV3(**model.settings)` builds the same network again and
+    `json.dumps(dict(settings))` stores it. Use `dataclasses.replace` to change an option.
+
+    Args:
+        num_classes: outputs of both heads.
+        depth_multiplier: factor on the width of every layer, greater than zero.
+        min_depth: minimum width of a layer after the multiplication.
+        dropout_keep_prob: probability of keeping each of the 2048 features in front of the logits, in training.
+        create_aux_logits: build the auxiliary head.
+        spatial_squeeze: return logits of shape (N, num_classes) instead of the map (N, num_classes, h, w).
+        global_pool: average the last map over its whole size, as later versions of TF-Slim, torchvision, timm and
+            Keras do, and the auxiliary logits likewise. False is TF-Slim 1.1: 8x8 windows with stride 2.
+        batch_norm_decay: decay of the moving averages. 0.9997 needs tens of thousands of steps to settle.
+        batch_norm_epsilon: added to the variance.
+        batch_norm_scale: learn a scale (gamma) as well as an offset (beta).
+        count_padding: count the zeros of the border in average pools with SAME padding, as torchvision and timm do.
+        mixed_7c_pool: "max" in the pooling branch of Mixed_7c is the 2015 graph that FID uses.
+        image_size: height and width, or one number for both, for which the auxiliary head is built. Its 5x5
+            convolution shrinks for images below 299 pixels, and its variable with it.
+        final_endpoint: build the base up to this layer and no heads.
+
+    Raises:
+        ValueError: an option that no network can have.
+    """
+
+    num_classes: int = 1000
+    depth_multiplier: float = 1.0
+    min_depth: int = 16
+    dropout_keep_prob: float = 0.8
+    create_aux_logits: bool = True
+    spatial_squeeze: bool = True
+    global_pool: bool = False
+    batch_norm_decay: float = 0.9997
+    batch_norm_epsilon: float = 0.001
+    batch_norm_scale: bool = False
+    count_padding: bool = False
+    mixed_7c_pool: Literal["avg", "max"] = "avg"
+    image_size: Size = (299, 299)
+    final_endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self.num_classes, self.depth_multiplier, self.min_depth, self.final_endpoint)
+        if not 0 < self.dropout_keep_prob <= 1:
+            raise ValueError(f"dropout_keep_prob must be in (0, 1], not {self.dropout_keep_prob}")
+        if not 0 <= self.batch_norm_decay < 1:
+            raise ValueError(f"batch_norm_decay must be in [0, 1), not {self.batch_norm_decay}")
+        if self.mixed_7c_pool not in ("avg", "max"):
+            raise ValueError(f"mixed_7c_pool must be avg or max, not {self.mixed_7c_pool!r}")
+        size = self.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        object.__setattr__(self, "image_size", (height, width))
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _NAMES:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NAMES)
+
+
+_NAMES = tuple(field.name for field in fields(Settings))
+
+# The 2015 graph (inception-2015-12-05) with which FID is defined.
+GRAPH_2015 = Settings(
+    num_classes=1008,
+    create_aux_logits=False,
+    batch_norm_scale=True,
+    mixed_7c_pool="max",
+    global_pool=True,
+)

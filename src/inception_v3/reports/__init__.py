@@ -1,0 +1,1 @@
+"""HTML pages and plots. They take plain data, and import no feature of the project."""

@@ -1,0 +1,112 @@
+"""Plots as PNG files: curves, confusion matrix, reliability diagram, speeds. Needs matplotlib (the extra `train`)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import style
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+Speed = tuple[str, str, int, float]  # engine, precision, batch size, images per second
+
+_COLOURS = {"fp32": "#3b82f6", "bf16": "#f97316", "fp16": "#a855f7", "int8": "#22c55e"}
+
+
+def curves(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Plot loss and accuracy of every epoch. Those of training are measured with dropout and augmentation."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [epoch["epoch"] for epoch in epochs]
+    for axes, title, names in (
+        (left, "loss", {"loss": "training", "held_out_loss": "held out"}),
+        (right, "top-1 accuracy", {"accuracy": "training", "held_out_top1": "held out"}),
+    ):
+        for name, label in names.items():
+            axes.plot(steps, [epoch[name] for epoch in epochs], marker="o", markersize=3, label=label)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120, format="png")
+
+
+def confusion_matrix(confusion: NDArray[np.integer], class_names: Sequence[str], path: Path) -> None:
+    """Plot counts of shape (classes, classes), rows real and columns predicted, each row coloured by its own total.
+
+    Up to 60 classes are named and their counts printed.
+    """
+    classes = len(class_names)
+    side = min(4 + 0.35 * classes, 24)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="real", title="Held-out images")
+    if classes <= 60:
+        rotation = 90 if max(map(len, class_names)) > 2 else 0
+        axes.set_xticks(range(classes), class_names, rotation=rotation, parse_math=False)  # names may hold dollar signs
+        axes.set_yticks(range(classes), class_names, parse_math=False)
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    figure.savefig(path, dpi=120, format="png")
+
+
+def reliability_diagram(
+    counts: NDArray[np.integer],
+    confidence: NDArray[np.floating],
+    accuracy: NDArray[np.floating],
+    error: float,
+    path: Path,
+    *,
+    dark: bool = False,
+) -> None:
+    """Plot accuracy against confidence for bins of equal width from 0 to 1, with the gap between them.
+
+    Args:
+        counts: images in each bin, of shape (bins,).
+        confidence: their mean confidence, of shape (bins,); ignored for an empty bin.
+        accuracy: the fraction of them predicted correctly, of shape (bins,); ignored for an empty bin.
+        error: the expected calibration error, for the title.
+        path: the PNG file to write.
+        dark: draw for a dark page.
+    """
+    with style.context("dark_background" if dark else "default"):
+        figure = Figure(figsize=(5, 5.5), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        filled = counts > 0
+        middles = ((np.arange(len(counts)) + 0.5) / len(counts))[filled]
+        width = 0.96 / len(counts)
+        accuracy, gap = accuracy[filled], (confidence - accuracy)[filled]
+        upper.bar(middles, accuracy, width, color="#3b82f6", label="accuracy")
+        upper.bar(middles, gap, width, accuracy, color="#f97316", alpha=0.6, label="gap to confidence")
+        upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="perfectly calibrated", zorder=3)
+        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"ECE {error:.4f}")
+        upper.legend(loc="upper left")
+        lower.bar(middles, counts[filled] / max(counts.sum(), 1), width, color="gray")
+        lower.set(xlabel="confidence", ylabel="images", ylim=(0, 1))
+        figure.savefig(path, dpi=120, format="png", transparent=True)
+
+
+def speeds(rows: Sequence[Speed], limits: Mapping[str, float], path: Path) -> None:
+    """Plot images per second of each engine and precision, with one panel for each batch size.
+
+    `limits` holds the most images per second that the arithmetic of the machine allows in each precision.
+    """
+    sizes = sorted({size for _, _, size, _ in rows})
+    names = list(dict.fromkeys(f"{engine} {precision}" for engine, precision, _, _ in rows))
+    figure = Figure(figsize=(5 + 4 * len(sizes), 1.5 + 0.35 * len(names)), layout="constrained")
+    for axes, size in zip(figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], sizes, strict=True):
+        shown = [row for row in rows if row[2] == size]
+        bars = axes.barh(
+            [f"{engine} {precision}" for engine, precision, _, _ in shown],
+            [images_per_second for *_, images_per_second in shown],
+            color=[_COLOURS[precision] for _, precision, _, _ in shown],
+        )
+        axes.bar_label(bars, fmt="%.1f", padding=3)
+        for precision, limit in limits.items():
+            axes.axvline(limit, color=_COLOURS[precision], linestyle="--", linewidth=1)
+        axes.set(title=f"batch {size}", xlabel="images/s (dashed: limit of the arithmetic)")
+        axes.margins(x=0.12)
+    figure.axes[0].invert_yaxis()
+    figure.savefig(path, dpi=120, format="png")

@@ -1,0 +1,22 @@
+"""The CPU cores of this process, and how its C library handles freed memory. Needs no PyTorch."""
+
+import ctypes
+import os
+from contextlib import suppress
+
+
+def core_count() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory for the next training step; other C libraries are left as they are.
+
+    By default glibc returns large blocks to the system at once, which then clears the same pages again in every step.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with suppress(OSError, TypeError, AttributeError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)

@@ -1,0 +1,71 @@
+"""`load` and `save`: models on disk, in every published form of Inception V3."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inception_v3.errors import InputError
+from inception_v3.weights.formats.registry import find_writer
+from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.read import read_weights
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    format: str | None = None,
+    partial: bool = False,
+    weights_file: str | Path | None = None,
+    **options: Any,
+) -> InceptionV3:
+    """Load a model, in evaluation mode, from a run folder, a file of any format, or a published name.
+
+    Args:
+        path: a path, or a name such as `torchvision:IMAGENET1K_V1` or `hf:owner/name` (weights/published.py). A name
+            is downloaded once.
+        device: where to put the model.
+        format: the format of the file. By default it is recognised from the content.
+        partial: keep the initial values of variables that are missing from the file and ignore unknown ones. A
+            warning lists both.
+        weights_file: a file to use instead of downloading a published name. The name still determines how the file is
+            read and used.
+        options: options of InceptionV3 that replace the stored ones, such as `global_pool=True`. A different
+            `num_classes` keeps everything except the two final layers, which are initialised with a warning.
+
+    Raises:
+        InputError: naming the file and the remedy: no such file, damaged, of another program, or with variables that
+            do not fit the options; no such name, or it cannot be downloaded.
+    """
+    weights, origin = read_weights(path, format, weights_file)
+    return InceptionV3.from_weights(weights, origin, partial=partial, **options).to(device)
+
+
+def save(
+    model: InceptionV3,
+    path: str | Path,
+    format: str = "native",
+    *,
+    allow_difference: bool = False,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write the model to `path`. An existing file is replaced atomically: whole, or not at all.
+
+    The native format holds all settings, class names, the preprocessing, and `training`. The other formats hold the
+    weights under the names of their program. If that program would compute other values from them, `save` refuses and
+    lists the reasons, unless `allow_difference` is set.
+
+    Raises InputError: that refusal, an unknown format, a full disk, a path that cannot be written.
+    """
+    path = Path(path)
+    writer = find_writer(format)
+    reasons = writer.differences(model)
+    if reasons and not allow_difference:
+        raise InputError(f"{path}: {format} would compute other values: {'; '.join(reasons)}")
+    if training is not None and format == "native":
+        from inception_v3.weights.formats import native
+
+        native.write(model, path, training)
+    else:
+        writer.write(model, path)

@@ -1,0 +1,153 @@
+"""The public InceptionV3: the network together with what is needed to use it on images and to share it."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from inception_v3.errors import InputError
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.network.architecture import Size
+from inception_v3.network.network import InceptionV3Network
+from inception_v3.network.settings import Settings
+from inception_v3.weights.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
+from inception_v3.weights.hub import HubMixin
+from inception_v3.weights.read import Origin
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# The layers whose shape depends on num_classes.
+CLASSIFIERS = tuple(f"{state_name(layer)}." for layer in convolutions() if not layer.normalized)
+
+
+class InceptionV3(InceptionV3Network, HubMixin):
+    """Inception V3 (arXiv 1512.00567) as tf_slim/nets/inception_v3.py defines it, ready to use on images.
+
+    `logits, end_points = model(images)` takes floats of shape (N, 3, H, W) in [-1, 1], 75x75 or larger.
+    The options are described in `inception_v3.network.settings.Settings`.
+
+    Attributes:
+        settings: the options, as a read-only mapping with attributes.
+        preprocessing: how an image becomes the tensor that the network reads.
+        class_names: the names of the classes in the order of the logits, or None.
+        origin: where the weights were loaded from, or None.
+
+    Raises:
+        ValueError: an option that no network can have.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        depth_multiplier: float = 1.0,
+        min_depth: int = 16,
+        dropout_keep_prob: float = 0.8,
+        create_aux_logits: bool = True,
+        spatial_squeeze: bool = True,
+        global_pool: bool = False,
+        batch_norm_decay: float = 0.9997,
+        batch_norm_epsilon: float = 0.001,
+        batch_norm_scale: bool = False,
+        count_padding: bool = False,
+        mixed_7c_pool: Literal["avg", "max"] = "avg",
+        image_size: int | Size = 299,
+        final_endpoint: str | None = None,
+    ) -> None:
+        super().__init__(
+            Settings(
+                num_classes=num_classes,
+                depth_multiplier=depth_multiplier,
+                min_depth=min_depth,
+                dropout_keep_prob=dropout_keep_prob,
+                create_aux_logits=create_aux_logits,
+                spatial_squeeze=spatial_squeeze,
+                global_pool=global_pool,
+                batch_norm_decay=batch_norm_decay,
+                batch_norm_epsilon=batch_norm_epsilon,
+                batch_norm_scale=batch_norm_scale,
+                count_padding=count_padding,
+                mixed_7c_pool=mixed_7c_pool,
+                image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+                final_endpoint=final_endpoint,
+            )
+        )
+        self.preprocessing = Preprocessing(image_size=self.image_size)
+        self.class_names: list[str] | None = None
+        self.origin: Origin | None = None
+
+    def preprocess(self, images: "Image | Sequence[Image]") -> Tensor:
+        """One or several RGB images as the tensor that this network reads: (N, 3, H, W), on the network's device."""
+        images = images if isinstance(images, Sequence) else [images]
+        batch = torch.cat([self.preprocessing(image) for image in images])
+        return batch.to(next(self.parameters()).device)
+
+    @classmethod
+    def from_weights(cls, weights: Weights, origin: Origin, *, partial: bool = False, **options: Any) -> Self:
+        """A model in evaluation mode with these weights, on the CPU; see `load` for `partial` and `options`.
+
+        Random weights are only drawn if tensors are missing. Raises InputError, naming the file: tensors that do not
+        fit the options.
+        """
+        file = origin.file
+        try:
+            settings = replace(weights.settings, **options)
+            with torch.device("meta"):
+                model = cls(**settings)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{file}: no network with such options ({error})") from error
+        expected = model.state_dict()
+        tensors = dict(weights.tensors)
+        new_classifiers = settings.num_classes != weights.settings.num_classes
+        if new_classifiers:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(CLASSIFIERS)}
+        missing = [
+            name for name in expected if name not in tensors and not (new_classifiers and name.startswith(CLASSIFIERS))
+        ]
+        extra = [name for name in tensors if name not in expected]
+        if (missing or extra) and not partial:
+            fault = f"it lacks {missing[0]}" if missing else f"it has {extra[0]}, which this network does not have"
+            more = len(missing) + len(extra) - 1
+            and_more = f" and {more} more differ" if more else ""
+            raise InputError(f"{file}: {fault}{and_more}; load it with its own options, or with partial=True")
+        tensors = {name: tensor for name, tensor in tensors.items() if name in expected}
+        _check_tensors(file, tensors, expected)
+        dtype = _common_dtype(tensors)
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        if missing or new_classifiers:
+            model = cls(**settings).to(dtype)
+        model.load_state_dict(tensors, strict=False, assign=True)
+        if new_classifiers:
+            classes = model.settings.num_classes
+            warnings.warn(f"{file}: the final layers are new, with random weights for {classes} classes", stacklevel=3)
+        for fault, names in (("missing from the file, so initialised", missing), ("in the file, but not used", extra)):
+            if names:
+                warnings.warn(f"{file}: {fault}: {', '.join(names)}", stacklevel=3)
+        model.preprocessing = weights.preprocessing
+        class_names = weights.class_names
+        model.class_names = class_names if class_names and len(class_names) == settings.num_classes else None
+        model.origin = origin
+        return model.eval()
+
+
+def _common_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
+    """The dtype that holds every value, at least float32: a network cannot run in a mixture, nor here in float16."""
+    return reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
+
+
+def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"{file}: {name} has shape {tuple(tensor.shape)} but these options need "
+                f"{tuple(expected[name].shape)}; load it with its own options"
+            )
+        if tensor.dtype not in FLOATS:
+            raise InputError(f"{file}: {name} holds {tensor.dtype}, not floats of 16 to 64 bits; save it as float32")
+        if not all_finite(tensor):
+            raise InputError(f"{file}: {name} holds NaN or infinity; the file is damaged")

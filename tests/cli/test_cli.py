@@ -1,0 +1,403 @@
+"""The command line: what programs and people get, and one clear line for every mistake."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import typer
+from PIL import Image
+
+import inception_v3
+from inception_v3 import cli
+from inception_v3.network import architecture
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command in this process: exit status, stdout, stderr."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["inception-v3", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(exited.value.code or 0), out, err
+
+    return command
+
+
+@pytest.fixture
+def model(tmp_path: Path, random_model: Callable[..., inception_v3.InceptionV3]) -> Path:
+    """A model of two classes, in a file."""
+    network = random_model(num_classes=2, image_size=75)
+    network.preprocessing = inception_v3.Preprocessing((75, 75))
+    network.class_names = ["cat", "dog"]
+    inception_v3.save(network, tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def one_line(err: str) -> str:
+    """The message to the user, less rich's boxes."""
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+# ------------------------------------------------------------------------------------------------ describe
+
+
+def test_describe_json_is_the_table(run: Run) -> None:
+    status, out, _ = run("describe", "--json")
+    described = json.loads(out)
+    assert status == 0
+    assert round(described["base"]["macs"] / 1e9, 3) == 5.711
+    assert described["base"]["parameters"] == 21_802_784
+    shapes = {row["name"]: (row["height"], row["width"], row["channels"]) for row in described["end_points"]}
+    assert shapes == {p.name: (p.height, p.width, p.channels) for p in architecture.end_points()}
+
+
+def test_describe_shows_the_same_to_people(run: Run) -> None:
+    status, out, _ = run("describe", "--height", 107, "--width", 139, "--depth-multiplier", 0.5)
+    assert status == 0
+    for name in architecture.BASE_END_POINTS:
+        assert name in out
+    assert "107x139" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--depth-multiplier", "0"), "depth_multiplier must be greater than zero"),
+        (("--height", "74"), "at least 75x75"),
+        (("--num-classes", "0"), "num_classes must be at least 1"),
+    ],
+)
+def test_describe_refuses_what_no_network_can_have(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    status, out, err = run("describe", *arguments)
+    assert (status, out) == (2, "")
+    assert message in one_line(err)
+
+
+# ------------------------------------------------------------------------------------------------- predict
+
+
+def test_predict_names_the_likeliest_classes(run: Run, model: Path, tmp_path: Path) -> None:
+    file = picture(tmp_path / "größe [1].png")
+    status, out, _ = run("predict", model, file, "--json")
+    assert status == 0
+    answer = json.loads(out)
+    assert answer["image"] == str(file)
+    network = inception_v3.load(model)
+    with torch.inference_mode():
+        expected = network(network.preprocess(inception_v3.open_image(file)), ())[0].softmax(1)[0]
+    found = {row["class"]: row["probability"] for row in answer["predictions"]}
+    assert found["cat"] == pytest.approx(expected[0].item(), abs=0.02), "bf16 where the processor has it"
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_predict_takes_files_folders_patterns_and_standard_input(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        picture(tmp_path / "pictures" / "below" / f"{number}.png", number)
+
+    def names(*arguments: object) -> list[str]:
+        status, out, err = run("predict", model, *arguments, "--json", "--top", 1)
+        assert status == 0, err
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert all(len(row["predictions"]) == 1 for row in rows)
+        return [row["image"] for row in rows]
+
+    everything = [str(tmp_path / "pictures" / "below" / f"{number}.png") for number in range(3)]
+    assert names(*everything) == everything
+    assert names(tmp_path / "pictures") == everything
+    assert names(tmp_path / "pictures" / "*" / "[01].png") == everything[:2]
+    stdin = io.TextIOWrapper(io.BytesIO("\n".join(everything).encode()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert names("-") == everything
+
+
+def test_one_bad_picture_is_told_and_counted_and_never_stops_the_rest(run: Run, model: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / "pictures" / f"{number}.png", number)
+    (tmp_path / "pictures" / "1.png").write_text("hello")
+    status, out, err = run("predict", model, tmp_path / "pictures", "--json", "--batch-size", 2)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png"]
+    assert ["error" in row for row in rows] == [False, True, False, False]
+    assert status == 1
+    assert "1.png" in err
+    assert "1 of 4 pictures" in one_line(err)
+
+
+def test_predict_without_pictures_is_wrong_use(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for missing in ("nothing.png", "*.webp", "empty"):
+        status, out, err = run("predict", model, tmp_path / missing)
+        assert (status, out) == (2, "")
+        assert missing in one_line(err)
+
+
+def test_probabilities_are_at_hand_for_people_too(run: Run, model: Path, tmp_path: Path) -> None:
+    _, out, _ = run("predict", model, picture(tmp_path / "a.png"))
+    assert out.startswith(str(tmp_path / "a.png"))
+    assert "cat " in out
+    assert "%" in out
+
+
+# ------------------------------------------------------------------------------------------------ evaluate
+
+
+def test_evaluate_gives_top_1_top_5_and_every_class(run: Run, model: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        picture(tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number}.png", number)
+    (tmp_path / "pets" / "dog" / "broken.png").write_bytes(b"")
+    status, out, err = run("evaluate", model, tmp_path / "pets", "--json")
+    judged = json.loads(out)
+    assert status == 0
+    assert judged["count"] == 6
+    assert judged["top5"] == 1.0
+    assert [row["class"] for row in judged["classes"]] == ["cat", "dog"]
+    assert judged["top1"] == sum(judged["confusion"][i][i] for i in range(2)) / 6
+    assert "broken.png" in err
+    status, out, _ = run("evaluate", model, tmp_path / "pets")
+    assert status == 0
+    assert "top-1" in out
+    assert "dog" in out
+
+
+# -------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_model_that_cannot_be_read_is_one_line_that_names_it(run: Run, model: Path, tmp_path: Path) -> None:
+    pictures = picture(tmp_path / "a.png")
+    truncated, foreign, text = tmp_path / "truncated", tmp_path / "foreign", tmp_path / "text"
+    truncated.write_bytes(model.read_bytes()[:1000])
+    safetensors.torch.save_file({"x": torch.zeros(1)}, foreign)
+    text.write_text("hello")
+    for bad in (truncated, foreign, text, tmp_path / "missing"):
+        for command in (("predict", bad, pictures), ("evaluate", bad, "digits")):
+            status, out, err = run(*command)
+            assert status == 1
+            assert out == ""
+            assert str(bad) in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("digits", "--depth-multiplier", "0"), "depth_multiplier must be greater than zero"),
+        (("digits", "--image-size", "74"), "at least 75"),
+        (("digits", "--epochs", "0"), "epochs must be greater than zero"),
+        (("digits", "--recipe", "nothing"), "no such recipe"),
+        (("digits", "--device", "abacus"), "--device abacus"),
+        (("/no/such/folder",), "no such folder"),
+    ],
+)
+def test_train_refuses_wrong_use_before_anything_is_written(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    status, _, err = run("train", *arguments, "--out", tmp_path / "run")
+    assert status == 2
+    assert message in one_line(err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_among_the_classes_would_be_one_of_them(run: Run, tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / "pets" / ("cat", "dog")[number % 2] / f"{number}.png", number)
+    for command in (("train",), ("finetune", tmp_path / "no weights")):
+        status, _, err = run(*command, tmp_path / "pets", "--out", tmp_path / "pets" / "run")
+        assert status == 2
+        assert "it would be taken for a class" in one_line(err)
+    assert sorted(path.name for path in (tmp_path / "pets").iterdir()) == ["cat", "dog"]
+    (tmp_path / "pets").rename(tmp_path / "train")
+    for split in ("train", "val"):
+        status, _, err = run("train", tmp_path, "--out", tmp_path / split / "run")
+        assert status == 2
+        assert "it would be taken for a class" in one_line(err)
+
+
+def test_train_then_evaluate_then_predict(run: Run, tmp_path: Path) -> None:
+    """The main job, end to end, on a folder of pictures, whatever it and its classes are called."""
+    tmp_path, cat = tmp_path / "a[/b]", r"$\frac$"
+    for number in range(12):
+        picture(tmp_path / "pets" / (cat if number % 2 else "dog") / f"{number:02}.png", number)
+    (tmp_path / "pets" / cat / "broken.png").write_text("text")
+    small = ("--image-size", 75, "--depth-multiplier", 0.1, "--epochs", 1)
+    status, out, err = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small)
+    assert status == 0, err
+    assert out.startswith(f"{tmp_path}/run: top-1 ")
+    assert "1 of 13 pictures could not be read" in err
+    status, out, _ = run("evaluate", tmp_path / "run", tmp_path / "pets", "--json")
+    assert status == 0
+    status, told, _ = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small, "--resume", "--json")
+    assert status == 0
+    assert json.loads(told)["held_out"]["top1"] == json.loads(out)["top1"]
+    assert [bad["image"] for bad in json.loads(told)["bad"]] == [f"{cat}/broken.png"]
+    assert json.loads(out)["count"] + len(json.loads(out)["bad"]) == 3, "only what training never saw"
+    status, out, _ = run("predict", tmp_path / "run", tmp_path / "pets" / "dog", "--json")
+    assert {row["class"] for line in out.splitlines() for row in json.loads(line)["predictions"]} == {cat, "dog"}
+    status, _, err = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small)
+    assert status == 2
+    assert "--overwrite" in one_line(err)
+
+
+# ------------------------------------------------------------------------------------------ light and tidy
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_loads_nothing_heavy() -> None:
+    loaded = python("import sys, inception_v3; dir(inception_v3); print(*sys.modules)").split()
+    assert not {"torch", "torchvision", "numpy", "PIL", "typer", "sklearn"} & set(loaded)
+
+
+def test_help_says_what_each_argument_and_option_is() -> None:
+    commands = typer.main.get_command(cli.app)
+    assert isinstance(commands, click.Group)
+    context = click.Context(commands)
+    names = commands.list_commands(context)
+    assert len(names) == 9
+    for name in names:
+        command = commands.get_command(context, name)
+        assert command is not None
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["describe"], ["predict", "x", "/no/such.png"]])
+def test_help_description_and_mistakes_answer_without_pytorch(arguments: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['inception-v3', *{arguments}]\n"
+        "from inception_v3.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print('LOADED', *sys.modules)"
+    )
+    loaded = python(code).split("LOADED")[1].split()
+    assert "torch" not in loaded
+
+
+def test_ctrl_c_while_libraries_are_imported_has_no_traceback(tmp_path: Path) -> None:
+    """One of them sends it here, in the middle of its import."""
+    (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-m", "inception_v3"], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
+def test_messages_are_not_lost_while_a_thread_decodes_a_tiff() -> None:
+    """libtiff prints past everything of Python's, so the whole process's stderr leads nowhere for that time."""
+    program = """if True:
+        import threading, warnings
+        from inception_v3 import cli
+        from inception_v3.images import decode as images
+        from inception_v3.errors import InputError
+
+        decoding, told = threading.Event(), threading.Event()
+
+        def decode():
+            with images._quiet_libtiff():
+                decoding.set()
+                told.wait(60)
+
+        def command(**options):
+            threading.Thread(target=decode).start()
+            decoding.wait()
+            warnings.warn("another engine is taken")
+            raise InputError("a picture is missing")
+
+        cli.app = command
+        try:
+            cli.main()
+        finally:
+            told.set()
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines() == ["warning: another engine is taken", "error: a picture is missing"]
+
+
+def test_a_command_ends_after_what_others_left_to_be_done(model: Path, tmp_path: Path) -> None:
+    """Its threads, its exit functions, and what it printed; PyTorch's own end, which takes most of a second, is not."""
+    (tmp_path / "end.py").write_text(
+        "import atexit, sys, threading\n"
+        "from inception_v3.__main__ import main\n"
+        "import torch\n"
+        "class Destroyed:\n"
+        "    def __del__(self): print('destroyed', file=sys.stderr)\n"
+        "torch.last = Destroyed()\n"
+        "atexit.register(print, 'exit function')\n"
+        "threading.Thread(target=lambda: (threading.main_thread().join(), print('thread'))).start()\n"
+        "main()\n"
+    )
+    for source, status in ((model, 0), (tmp_path / "missing.pth", 1)):
+        command = [sys.executable, tmp_path / "end.py", "convert", source, tmp_path / f"{status}.safetensors"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == status
+        assert done.stdout.endswith("thread\nexit function\n")
+        assert "destroyed" not in done.stderr
+        assert (tmp_path / f"{status}.safetensors").exists() == (status == 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "describe",
+        "describe --json",
+        "predict {model} {photo} --json",
+        "predict {model} {photo} --out {out} --json",  # so little that it waits in the buffer for the end
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(command: str, model: Path, tmp_path: Path) -> None:
+    given = command.format(model=model, photo=picture(tmp_path / "photo.png", 1), out=tmp_path / "out.jsonl")
+    line = f"{sys.executable} -m inception_v3 {given} > /dev/full"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "the output cannot be written (No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version")[:2] == (0, f"inception-v3 {inception_v3.__version__}\n")
+
+
+def test_every_public_name_is_there() -> None:
+    for name in inception_v3.__all__:
+        assert getattr(inception_v3, name)
+    with pytest.raises(AttributeError, match="nothing"):
+        inception_v3.nothing  # noqa: B018
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(model: Path, tmp_path: Path) -> None:
+    for number in range(40):
+        picture(tmp_path / "pictures" / f"{number}.png", number)
+    command = f"{sys.executable} -m inception_v3 predict {model} {tmp_path}/pictures --batch-size 1 | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 1
+    assert done.stderr.count("\n") == 1, "which engine, and nothing else"

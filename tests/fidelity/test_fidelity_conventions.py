@@ -1,0 +1,190 @@
+"""Each convention reads pictures as its program does: the pixels that the network gets, and the features it gives."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from cleanfid.utils import ResizeDataset
+from pytorch_fid.fid_score import ImagePathDataset
+from torch import Tensor
+from torch_fidelity.datasets import ImagesPathDataset
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+from torchvision.transforms.functional import pil_to_tensor, to_tensor
+
+from conftest import recording, relative
+from fidelity_peers import clean_fid_features, pytorch_fid_features, torch_fidelity_features
+from fidelity_pictures import odd_pictures, picture
+from inception_v3.errors import InputError
+from inception_v3.fidelity.conventions import CONVENTIONS, DEFAULT, find_convention, tensorflow_bilinear
+from inception_v3.fidelity.features import FeatureSet, extract
+from inception_v3.fidelity.network import Network, load_network
+from inception_v3.fidelity.pictures import decode
+from inception_v3.fidelity.sources import open_source
+from inception_v3.weights.formats import fid_2015
+
+# --- pixels, each from the program's own classes ---
+
+
+def of_pytorch_fid(file: Path) -> Tensor:
+    pixels = ImagePathDataset([str(file)], to_tensor)[0][None]
+    return 2 * F.interpolate(pixels, size=(299, 299), mode="bilinear", align_corners=False) - 1
+
+
+def of_torch_fidelity(file: Path) -> Tensor:
+    pixels = ImagesPathDataset([str(file)], pil_to_tensor)[0][None].float()
+    return (interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(299, 299), align_corners=False) - 128) / 128
+
+
+def of_clean_fid(file: Path) -> Tensor:
+    return (ResizeDataset([str(file)], "clean")[0][None] - 128) / 128
+
+
+def of_clean_fid_pytorch(file: Path) -> Tensor:
+    return 2 * (ResizeDataset([str(file)], "legacy_pytorch")[0][None] / 255) - 1
+
+
+def of_clean_fid_tensorflow(file: Path) -> Tensor:
+    pixels = ResizeDataset([str(file)], "legacy_tensorflow")[0][None]
+    return (interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(299, 299), align_corners=False) - 128) / 128
+
+
+PIXELS: dict[str, Callable[[Path], Tensor]] = {
+    "pytorch-fid": of_pytorch_fid,
+    "torch-fidelity": of_torch_fidelity,
+    "clean-fid": of_clean_fid,
+    "clean-fid:legacy-pytorch": of_clean_fid_pytorch,
+    "clean-fid:legacy-tensorflow": of_clean_fid_tensorflow,
+}
+
+
+@pytest.mark.parametrize("name", PIXELS)
+def test_pixels_of_every_kind_of_picture_are_those_of_the_program(name: str, tmp_path: Path) -> None:
+    convention = find_convention(name)
+    for file in odd_pictures(tmp_path):
+        pixels, _ = decode(file.read_bytes(), file.name)
+        ours = convention.resize(torch.from_numpy(pixels)[None])
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(
+            ours, PIXELS[name](file), rtol=0, atol=2e-6, msg=lambda text, file=file: f"{file}: {text}"
+        )
+
+
+def test_several_images_at_once_are_as_each_alone() -> None:
+    images = torch.from_numpy(np.stack([picture(seed) for seed in range(3)])).permute(0, 3, 1, 2)
+    for convention in CONVENTIONS.values():
+        together = convention.resize(images)
+        alone = torch.cat([convention.resize(image[None]) for image in images])
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+
+
+def test_the_resize_of_tensorflow_is_that_of_tensorflow() -> None:
+    with np.load(recording("resize_bilinear.py") / "case.npz") as case:
+        sizes = [name.removesuffix("/image") for name in case.files if name.endswith("/image")]
+        assert len(sizes) == 9
+        for size in sizes:
+            image = torch.from_numpy(case[f"{size}/image"]).permute(0, 3, 1, 2)
+            expected = torch.from_numpy(case[f"{size}/resized"]).permute(0, 3, 1, 2)
+            ours = (tensorflow_bilinear(image) + 1) * 128
+            assert (ours - expected).abs().max() < 1e-4, size  # promised: 1, one part in 255
+
+
+# --- features ---
+
+
+@pytest.fixture(scope="module")
+def network(weights_of_2015: Path) -> Network:
+    return load_network(weights_of_2015)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    folder = tmp_path_factory.mktemp("few")
+    odd_pictures(folder)
+    for file in folder.rglob("*.*"):
+        if file.name not in ("wide.jpg", "rgba.png", "größe.png"):
+            file.unlink()
+    return folder, sorted(file for file in folder.rglob("*.*"))
+
+
+FEATURES: dict[str, Callable[[list[Path], Path], object]] = {
+    "pytorch-fid": pytorch_fid_features,
+    "torch-fidelity": lambda files, weights: torch_fidelity_features(files, weights)["2048"],
+    "clean-fid": lambda files, weights: clean_fid_features(files, weights, "clean"),
+    "clean-fid:legacy-pytorch": lambda files, weights: clean_fid_features(files, weights, "legacy_pytorch"),
+    "clean-fid:legacy-tensorflow": lambda files, weights: clean_fid_features(files, weights, "legacy_tensorflow"),
+}
+
+
+def features_of(folder: Path, network: Network, name: str) -> FeatureSet:
+    return extract(open_source(folder), network, find_convention(name))
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_features_are_those_of_the_program(
+    name: str, network: Network, few: tuple[Path, list[Path]], weights_of_2015: Path
+) -> None:
+    folder, files = few
+    assert len(files) == 3
+    ours = features_of(folder, network, name).pooled
+    assert relative(ours, FEATURES[name](files, weights_of_2015)) <= 1e-5
+
+
+def test_logits_without_their_bias_are_those_of_torch_fidelity(
+    network: Network, few: tuple[Path, list[Path]], weights_of_2015: Path
+) -> None:
+    folder, files = few
+    ours = np.asarray(features_of(folder, network, "torch-fidelity").pooled) @ network.logits.T
+    assert relative(ours, torch_fidelity_features(files, weights_of_2015)["logits_unbiased"]) <= 1e-5
+
+
+def test_spatial_features_are_seven_channels_of_mixed_6d_after_relu(
+    network: Network, few: tuple[Path, list[Path]], weights_of_2015: Path
+) -> None:
+    """As OpenAI's evaluator takes them: mixed_6/conv:0[..., :7] of the graph, NHWC, flattened."""
+    folder, files = few
+    ours = features_of(folder, network, "adm").spatial
+    assert ours.shape == (3, 2023)
+    from inception_v3.weights.model import InceptionV3
+    from inception_v3.weights.read import Origin
+
+    model = InceptionV3.from_weights(fid_2015.read(weights_of_2015), Origin("", weights_of_2015, "fid-2015")).eval()
+    images = torch.cat([of_torch_fidelity(file) for file in files])
+    with torch.no_grad():
+        before, _ = model.base(images, final_endpoint="Mixed_6c", end_points=())
+        branch = model.get_submodule("Mixed_6d.Branch_0")(before)
+    expected = branch[:, :7].permute(0, 2, 3, 1).reshape(3, -1)
+    assert expected.min() == 0
+    assert relative(ours, expected) <= 1e-5
+
+
+# --- names ---
+
+
+def test_the_default_is_clean_fids_pictures_with_the_exact_distance() -> None:
+    assert find_convention() is DEFAULT
+    assert (DEFAULT.name, DEFAULT.resize, DEFAULT.reference) == ("clean-fid", find_convention("clean-fid").resize, None)
+
+
+@pytest.mark.parametrize(
+    ("like", "mode", "name"),
+    [
+        ("clean-fid", "clean", "clean-fid"),
+        ("clean-fid", "legacy_tensorflow", "clean-fid:legacy-tensorflow"),
+        (None, "legacy-pytorch", "clean-fid:legacy-pytorch"),
+        ("clean-fid:legacy-pytorch", None, "clean-fid:legacy-pytorch"),
+        ("clean-fid-legacy_pytorch", None, "clean-fid:legacy-pytorch"),
+        ("Torch-Fidelity", None, "torch-fidelity"),
+    ],
+)
+def test_a_convention_is_found_by_its_programs_name(like: str | None, mode: str | None, name: str) -> None:
+    assert find_convention(like, mode).name == name
+
+
+@pytest.mark.parametrize(("like", "mode"), [("fid", None), ("pytorch-fid", "clean"), ("clean-fid", "new")])
+def test_another_name_is_refused_with_the_list(like: str, mode: str | None) -> None:
+    with pytest.raises(InputError, match=r"--like .*there are clean-fid, .*adm") as told:
+        find_convention(like, mode)
+    assert told.value.exit_status == 2

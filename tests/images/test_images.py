@@ -1,0 +1,978 @@
+"""What a user may rely on where image files become pictures."""
+
+import errno
+import gc
+import glob
+import inspect
+import io
+import itertools
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+import zlib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageFile, features
+
+from inception_v3.errors import InputError
+from inception_v3.images import decode as images
+from inception_v3.images import find as image_files
+from inception_v3.images.decode import MAX_PIXELS, open_image
+from inception_v3.images.find import IMAGE_SUFFIXES, Source, expand, list_images
+
+pytestmark = pytest.mark.filterwarnings("error")  # a warning would reach the user's terminal
+NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
+RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
+IN_FORMATS = {
+    "PNG": {},
+    "GIF": {},
+    "BMP": {},
+    "PPM": {},
+    "JPEG": {"quality": 95},
+    "WEBP": {"lossless": True},
+    "TIFF": {},
+    "TIFF lzw": {"compression": "tiff_lzw"},
+    "TIFF deflate": {"compression": "tiff_adobe_deflate"},
+    "TIFF jpeg": {"compression": "jpeg"},
+    "TIFF group4": {"compression": "group4"},
+} | ({"AVIF": {}} if features.check("avif") else {})
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    target = io.BytesIO()
+    image.save(target, kind, **options)
+    return target.getvalue()
+
+
+@cache
+def in_format(name: str) -> bytes:
+    image = Image.fromarray(NOISE)
+    if name == "GIF":
+        image = image.quantize(64)
+    if name == "TIFF group4":
+        image = image.convert("1")
+    return encoded(image, name.split()[0], **IN_FORMATS[name])
+
+
+def pixels(source: object) -> list[object]:
+    """The opened picture's pixels in rows; checks the mode on the way."""
+    image = open_image(source)
+    assert (image.mode, type(image)) == ("RGB", Image.Image)
+    return [tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()]
+
+
+def grays(source: object) -> list[int]:
+    """The same of a picture that is gray all over: one number for each pixel."""
+    image = np.asarray(open_image(source))
+    assert (image == image[..., :1]).all()
+    return image[..., 0].ravel().tolist()
+
+
+def refusal(source: object, name: str | None = None) -> str:
+    """The message that a file is refused with: one line, no control characters, a remedy after a semicolon."""
+    with pytest.raises(InputError) as caught:
+        open_image(source, name=name)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert "; " in message
+    assert caught.value.exit_status == 1
+    return message
+
+
+def outcome(content: bytes) -> Image.Image | str:
+    """The picture; or the line that says why there is none."""
+    try:
+        return open_image(content, name="given")
+    except InputError as error:
+        message = str(error)
+    assert message.startswith("given: ")
+    assert message.isprintable()
+    return message
+
+
+def save(path: Path, color: object = "red", size: tuple[int, int] = (2, 2)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path, "PNG")
+    return path
+
+
+def names(*arguments: str | Path) -> list[str]:
+    return [source.name for source in expand(map(str, arguments))]
+
+
+def wrong_use(*arguments: str | Path) -> str:
+    with pytest.raises(InputError) as caught:
+        list(expand(map(str, arguments)))
+    assert caught.value.exit_status == 2
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Path()
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    return lambda content: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+class TestPixelsAreExact:
+    """Every kind of pixel that files hold comes out as red, green and blue from 0 to 255."""
+
+    @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP", "TIFF lzw", "TIFF deflate"])
+    def test_lossless_formats_come_back_as_they_were(self, kind):
+        assert (np.asarray(open_image(in_format(kind))) == NOISE).all()
+
+    @pytest.mark.parametrize("kind", [kind for kind in ("JPEG", "AVIF", "TIFF jpeg") if kind in IN_FORMATS])
+    def test_lossy_formats_come_close(self, kind):
+        smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+        content = encoded(smooth, kind.split()[0], **IN_FORMATS[kind])
+        assert np.abs(np.asarray(open_image(content)).astype(int) - smooth).max() <= 8
+
+    def test_gray(self):
+        assert grays(encoded(np.arange(256, dtype=np.uint8)[None])) == list(range(256))
+
+    def test_one_bit_is_black_and_white(self):
+        image = Image.new("1", (2, 1))
+        image.putpixel((1, 0), 1)
+        for kind in ("PNG", "BMP", "PPM", "TIFF"):
+            assert grays(encoded(image, kind)) == [0, 255]
+
+    def test_palette(self):
+        image = Image.new("P", (3, 1))
+        image.putpalette([1, 2, 3, 200, 100, 50, 255, 254, 253])
+        image.putdata([2, 0, 1])
+        for kind in ("PNG", "GIF", "BMP", "TIFF"):
+            assert pixels(encoded(image, kind)) == [(255, 254, 253), (1, 2, 3), (200, 100, 50)]
+
+    @pytest.mark.parametrize(
+        ("inks", "color"),
+        [
+            ((0, 0, 0, 0), WHITE),
+            ((0, 255, 255, 0), RED),
+            ((255, 0, 255, 0), (0, 255, 0)),
+            ((0, 0, 0, 255), BLACK),
+            ((0, 0, 0, 128), (127, 127, 127)),
+        ],
+    )
+    def test_cmyk_in_tiff_and_inverted_as_adobe_writes_it_in_jpeg(self, inks, color):
+        image = Image.new("CMYK", (16, 16), inks)
+        jpeg = encoded(image, "JPEG", quality=100)
+        assert b"Adobe" in jpeg
+        assert set(pixels(encoded(image, "TIFF"))) == {color}
+        assert np.abs(np.array(pixels(jpeg)) - color).max() <= 1
+
+    def test_premultiplied_alpha_and_other_modes_in_memory(self):
+        half_red = Image.new("RGBA", (1, 1), (255, 0, 0, 128))
+        assert pixels(half_red.convert("RGBa")) == [(255, 127, 127)]
+        assert grays(Image.new("LA", (1, 1), (0, 55)).convert("La")) == [200]
+        assert pixels(Image.new("RGBX", (1, 1), (1, 2, 3, 0))) == [(1, 2, 3)]
+        assert grays(Image.new("YCbCr", (1, 1), (77, 128, 128))) == [77]
+        assert pixels(Image.new("HSV", (1, 1), (0, 255, 255))) == [RED]
+
+
+class TestSixteenBits:
+    """16-bit gray becomes the nearest of 256 grays: 257 * k is k, black stays black and white white."""
+
+    EVERY = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    EXPECTED = ((np.arange(65536) * 2 + 257) // 514).tolist()  # round(v / 257) in whole numbers
+
+    def test_the_expected_values_are_what_was_promised(self):
+        assert [self.EXPECTED[257 * k] for k in range(256)] == list(range(256))
+        assert [self.EXPECTED[v] for v in (128, 129, 385, 386, 65406, 65407)] == [0, 1, 1, 2, 254, 255]
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    def test_in_files(self, kind):
+        assert grays(encoded(self.EVERY, kind)) == self.EXPECTED
+
+    def test_in_pgm(self):
+        assert grays(b"P5 256 256 65535\n" + self.EVERY.astype(">u2").tobytes()) == self.EXPECTED
+
+    @pytest.mark.parametrize(("mode", "kind"), [("I;16", "<u2"), ("I;16L", "<u2"), ("I;16B", ">u2"), ("I;16N", "=u2")])
+    def test_in_every_byte_order(self, mode, kind):
+        assert grays(Image.frombytes(mode, (256, 256), self.EVERY.astype(kind).tobytes())) == self.EXPECTED
+
+    def test_in_pillows_mode_i(self):
+        assert grays(Image.fromarray(self.EVERY.astype(np.int32))) == self.EXPECTED
+        assert grays(encoded(self.EVERY.astype(np.int32), "TIFF")) == self.EXPECTED
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_tiff_in_either_byte_order(self, order):
+        assert grays(tiff([0, 257, 128, 129, 65535], order=order)) == [0, 1, 0, 1, 255]
+
+    def test_tiff_with_white_at_zero_is_no_negative(self):
+        assert grays(tiff([0, 257, 65535], white_is_zero=True)) == [255, 254, 0]
+
+    def test_tiff_of_12_bits_reaches_white(self):
+        assert grays(tiff([0, 2048, 4095, 16], bits=12)) == [0, 128, 255, 1]
+
+    def test_one_gray_declared_transparent_shows_white(self):
+        assert grays(encoded(np.array([[0, 257, 514]], dtype=np.uint16), transparency=257)) == [0, 255, 2]
+        assert grays(encoded(np.array([[2, 514]], dtype=np.uint16), transparency=2)) == [255, 2]
+
+    @pytest.mark.parametrize("values", [[[0, 65536]], [[-1, 5]]])
+    def test_wider_whole_numbers_are_refused(self, values):
+        assert "32-bit numbers" in refusal(encoded(np.array(values, dtype=np.int32), "TIFF"), "wide.tif")
+
+    @pytest.mark.parametrize("kind", ["TIFF", "PPM"])
+    def test_floats_are_refused(self, kind):
+        message = refusal(encoded(np.array([[0.0, 1.0]], dtype=np.float32), kind), "float.tif")
+        assert message == "float.tif: 32-bit numbers do not say which is white; save it with 8 or 16 bits"
+
+
+class TestTransparencyShowsWhite:
+    """What is transparent is white, what is half transparent half so, to the nearest whole number."""
+
+    COLOR, ALPHA = np.meshgrid(np.arange(256), np.arange(256))
+    EXPECTED = ((2 * (COLOR * ALPHA + 255 * (255 - ALPHA)) + 255) // 510).ravel().tolist()
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    def test_every_gray_at_every_alpha(self, kind):
+        la = np.stack([self.COLOR, self.ALPHA], -1).astype(np.uint8)
+        rgba = np.stack([self.COLOR] * 3 + [self.ALPHA], -1).astype(np.uint8)
+        assert grays(encoded(la, kind)) == self.EXPECTED
+        assert grays(encoded(rgba, kind)) == self.EXPECTED
+
+    @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+    def test_known_blends(self, kind):
+        image = np.array([[(255, 0, 0, 255), (0, 0, 0, 128), (10, 200, 30, 0), (0, 100, 200, 51)]], dtype=np.uint8)
+        content = encoded(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+        assert pixels(content) == [RED, (127, 127, 127), WHITE, (204, 224, 244)]
+
+    def test_palettes(self):
+        image = Image.new("P", (3, 1))
+        image.putpalette([255, 0, 0, 0, 0, 0, 9, 9, 9])
+        image.putdata([0, 1, 2])
+        assert pixels(encoded(image, "PNG", transparency=1)) == [RED, WHITE, (9, 9, 9)]
+        assert pixels(encoded(image, "GIF", transparency=1)) == [RED, WHITE, (9, 9, 9)]
+        assert pixels(encoded(image, "PNG", transparency=b"\xff\x80\x00")) == [RED, (127, 127, 127), WHITE]
+        image.putpalette([255, 0, 0, 255, 0, 0, 0, 128, 9, 9, 9, 0], "RGBA")
+        assert pixels(image) == [RED, (127, 127, 127), WHITE]
+
+    def test_palette_with_an_alpha_channel(self):
+        image = Image.new("PA", (2, 1))
+        image.putpalette([255, 0, 0])
+        image.putpixel((0, 0), (0, 255))
+        assert pixels(image) == [RED, WHITE]
+
+    def test_one_color_declared_transparent(self):
+        assert grays(encoded(np.array([[3, 7]], dtype=np.uint8), transparency=7)) == [3, 255]
+        rgb = np.array([[(1, 2, 3), (4, 5, 6)]], dtype=np.uint8)
+        assert pixels(encoded(rgb, transparency=(1, 2, 3))) == [WHITE, (4, 5, 6)]
+        assert grays(encoded(Image.new("1", (1, 1)), transparency=0)) == [255]
+
+
+class TestOrientation:
+    """A photograph stands upright whichever way the camera was held."""
+
+    STORED = np.array([[(10, 0, 0), (20, 0, 0), (30, 0, 0)], [(40, 0, 0), (50, 0, 0), (60, 0, 0)]], dtype=np.uint8)
+    SHOWN = (  # by the EXIF standard, which says where row 0 and column 0 of what is stored belong
+        None,
+        [[10, 20, 30], [40, 50, 60]],
+        [[30, 20, 10], [60, 50, 40]],
+        [[60, 50, 40], [30, 20, 10]],
+        [[40, 50, 60], [10, 20, 30]],
+        [[10, 40], [20, 50], [30, 60]],
+        [[40, 10], [50, 20], [60, 30]],
+        [[60, 30], [50, 20], [40, 10]],
+        [[30, 60], [20, 50], [10, 40]],
+    )
+
+    @staticmethod
+    def exif(orientation: int) -> Image.Exif:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        return exif
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "TIFF lzw"])
+    def test_all_eight(self, kind, orientation):
+        content = encoded(self.STORED, kind.split()[0], exif=self.exif(orientation), **IN_FORMATS[kind])
+        assert np.asarray(open_image(content))[..., 0].tolist() == self.SHOWN[orientation]
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_all_eight_in_jpeg(self, orientation):
+        stored = self.STORED[..., 0].repeat(16, 0).repeat(16, 1)
+        shown = np.array(self.SHOWN[orientation]).repeat(16, 0).repeat(16, 1)
+        opened = np.asarray(open_image(encoded(stored, "JPEG", quality=100, exif=self.exif(orientation))))
+        assert np.abs(opened[..., 0].astype(int) - shown).max() <= 3
+
+    def test_with_16_bits_and_with_transparency(self):
+        deep = self.STORED[..., 0].astype(np.uint16) * 257
+        assert grays(encoded(deep, exif=self.exif(3))) == [60, 50, 40, 30, 20, 10]
+        clear = np.dstack([self.STORED, np.full((2, 3), 255, dtype=np.uint8)])
+        assert np.asarray(open_image(encoded(clear, exif=self.exif(6))))[..., 0].tolist() == self.SHOWN[6]
+
+    def test_an_opened_picture_opened_again_is_not_turned_again(self):
+        once = open_image(encoded(self.STORED, exif=self.exif(6)))
+        assert np.asarray(open_image(once)).tolist() == np.asarray(once).tolist()
+        assert np.asarray(open_image(encoded(once))).tolist() == np.asarray(once).tolist()
+
+    @pytest.mark.parametrize("orientation", [0, 9, 65535])
+    def test_unknown_values_change_nothing(self, orientation):
+        content = encoded(self.STORED, exif=self.exif(orientation))
+        assert np.asarray(open_image(content)).tolist() == self.STORED.tolist()
+
+    @pytest.mark.parametrize("damaged", [b"", b"II*\0", b"XX\0\0\0\0\0\0", b"II*\0\xff\xff\xff\xff"])
+    def test_damaged_exif_does_not_cost_the_picture(self, damaged, capfd):
+        assert np.asarray(open_image(encoded(self.STORED, exif=b"Exif\0\0" + damaged))).tolist() == self.STORED.tolist()
+        assert capfd.readouterr() == ("", "")
+
+
+class TestOfSeveralFramesTheFirst:
+    @pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
+    def test_animations_and_pages(self, kind):
+        frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue", "green")]
+        options = {"lossless": True} if kind == "WEBP" else {}
+        content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        with Image.open(io.BytesIO(content)) as several:
+            assert several.n_frames == 3
+        assert set(pixels(content)) == {RED}
+
+    def test_two_photographs_in_one_file_of_a_camera(self):
+        frames = [Image.new("RGB", (16, 16), color) for color in ("white", "black")]
+        assert set(grays(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]))) == {255}
+
+
+class TestWhereAPictureMayComeFrom:
+    def test_a_path_as_path_or_text_bytes_an_open_file_or_memory(self, tmp_path):
+        path = save(tmp_path / "a.png")
+        with path.open("rb") as file:
+            file.seek(7)
+            assert pixels(file) == [RED] * 4
+            assert not file.closed
+        assert pixels(path) == pixels(str(path)) == pixels(path.read_bytes()) == [RED] * 4
+        with Image.open(path) as lazy:
+            assert pixels(lazy) == [RED] * 4
+
+    def test_a_pipe_which_cannot_be_wound_back(self):
+        reading, writing = os.pipe()
+        os.write(writing, encoded(NOISE))
+        os.close(writing)
+        with os.fdopen(reading, "rb") as stream:
+            assert (np.asarray(open_image(stream)) == NOISE).all()
+
+    def test_content_decides_and_not_the_name(self, tmp_path):
+        path = tmp_path / "really-a-png.jpg"
+        path.write_bytes(encoded(NOISE))
+        assert (np.asarray(open_image(path)) == NOISE).all()
+
+    def test_names_in_any_alphabet(self, tmp_path):
+        for name in ("Größe.png", "猫.png", "кот и пёс.png", "🐈.png", " .png"):
+            assert pixels(save(tmp_path / name)) == [RED] * 4
+
+    def test_the_picture_is_the_callers_own(self):
+        image = Image.new("RGB", (1, 1))
+        open_image(image).putpixel((0, 0), RED)
+        assert image.getpixel((0, 0)) == BLACK
+
+    def test_files_are_closed_again(self, tmp_path):
+        good, bad = save(tmp_path / "a.png"), tmp_path / "b.png"
+        bad.write_bytes(b"\x89PNG\r\n\x1a\n")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ResourceWarning)
+            open_image(good)
+            refusal(bad)
+            gc.collect()
+        assert caught == []
+
+    def test_pytorch_is_not_needed(self):
+        code = "import sys, inception_v3.images.decode; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestBadFiles:
+    """One line that names the file and says what to do; nothing on the terminal beside it."""
+
+    @pytest.fixture(autouse=True)
+    def _silence(self, capfd):
+        yield
+        assert capfd.readouterr() == ("", "")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "the file is empty; fetch or save it again"),
+            (b"these are words, not pixels\n", "no picture"),
+            (b"<!DOCTYPE html><html>404</html>", "no picture"),
+            (bytes(1000), "no picture"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no picture"),
+            (b"%PDF-1.4\n", "no picture"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "no picture"),
+            (b"\xff\xd8\xff", "no picture"),
+            (encoded(NOISE)[:200], "cannot be read"),
+        ],
+    )
+    def test_content(self, tmp_path, content, message):
+        path = tmp_path / "photo.jpg"
+        path.write_bytes(content)
+        assert refusal(path).startswith(f"{path}: ")
+        assert message in refusal(path).removeprefix(str(path))
+        assert refusal(content).startswith("picture: ")
+        assert refusal(content, "given.jpg").startswith("given.jpg: ")
+
+    def test_missing(self, tmp_path):
+        assert refusal(tmp_path / "no.jpg") == f"{tmp_path}/no.jpg: no such file; check the path"
+
+    def test_a_folder(self, tmp_path):
+        assert refusal(tmp_path) == f"{tmp_path}: a folder, not a picture; give a file in it"
+
+    def test_not_allowed(self, tmp_path, monkeypatch):
+        path = save(tmp_path / "mine.png")
+        if os.geteuid() == 0:  # whom no permission stops
+            monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no")))
+        else:
+            path.chmod(0)
+        assert refusal(path) == f"{path}: no permission to read it; allow it with chmod u+r"
+
+    def test_a_name_that_no_file_can_have(self):
+        assert "File name too long" in refusal("x" * 5000)
+        assert "null" in refusal("a\0b")
+
+    def test_names_are_told_in_one_line_of_valid_text(self, tmp_path):
+        assert "two\\nlines\\x1b[31m.jpg: no such file" in refusal(tmp_path / "two\nlines\x1b[31m.jpg")
+        assert "\\udcff.jpg: no such file" in refusal(tmp_path / os.fsdecode(b"\xff.jpg"))
+        assert "Größe 猫.jpg: no such file" in refusal(tmp_path / "Größe 猫.jpg")
+
+    @pytest.mark.parametrize("kind", IN_FORMATS)
+    def test_cut_short_anywhere_a_file_is_refused_or_was_whole_enough(self, kind):
+        content = in_format(kind)
+        whole = np.asarray(open_image(content))
+        lengths = {
+            *range(40),
+            *range(0, len(content), max(1, len(content) // 150)),
+            *range(len(content) - 8, len(content)),
+        }
+        outcomes = [outcome(content[:length]) for length in sorted(lengths)]
+        assert all(isinstance(one, str) or (np.asarray(one) == whole).all() for one in outcomes)
+        assert all(isinstance(outcomes[place], str) for place in range(len(lengths) * 4 // 5))
+
+    @pytest.mark.parametrize("kind", IN_FORMATS)
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8))
+    def test_damaged_anywhere_a_file_is_read_or_refused_in_one_line(self, kind, changes):
+        content = bytearray(in_format(kind))
+        for place, value in changes:
+            content[int(place**3 * len(content))] = value  # more often near the beginning, where headers are
+        result = outcome(bytes(content))
+        assert isinstance(result, str) or result.mode == "RGB"
+
+    @given(st.binary(max_size=200))
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_any_bytes_behind_any_signature(self, content):
+        for start in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0\x08\0\0\0", b"P6 ", b"P3 "):
+            result = outcome(start + content)
+            assert isinstance(result, str) or result.mode == "RGB"
+
+    def test_warnings_that_the_user_made_errors_stay_out_of_it(self):
+        with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+            warnings.simplefilter("error")
+            patch.setattr(Image, "MAX_IMAGE_PIXELS", NOISE.size // 3 - 1)
+            with pytest.raises(Image.DecompressionBombWarning):
+                Image.open(io.BytesIO(in_format("PNG")))
+            assert open_image(in_format("PNG")).size == (17, 13)
+
+    def test_only_formats_that_run_no_other_program(self):
+        assert not {"EPS", "PDF", "WMF", "PSD"} & set(images.FORMATS)
+        Image.init()
+        refused = set(Image.OPEN) - set(images.FORMATS)
+        assert "EPS" in refused
+
+    def test_pillows_log_does_not_reach_the_terminal(self):
+        logged = tiff([1, 2, 3], samples=99)
+        code = "import sys, inception_v3 as i; i.open_image(sys.stdin.buffer, name='logged')"
+        done = subprocess.run([sys.executable, "-c", code], input=logged, capture_output=True, check=False)
+        assert b"More samples per pixel" not in done.stderr
+        assert b"InputError: logged: no picture" in done.stderr
+
+    def test_stderr_is_whole_again_after_a_tiff_that_libtiff_complains_about(self, capfd):
+        refusal(in_format("TIFF jpeg")[:-40])
+        broken = in_format("TIFF jpeg").replace(b"\xff\xd8", b"\xff\x00")
+        threads = [threading.Thread(target=lambda: [refusal(broken) for _ in range(20)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert capfd.readouterr().err == ""
+        os.write(2, b"still here")
+        assert capfd.readouterr().err == "still here"
+
+
+class TestDecompressionBombs:
+    """A small file that would unpack into a huge picture is refused by its header, before memory is taken."""
+
+    @pytest.fixture
+    def decoded(self, monkeypatch):
+        sizes = []
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: sizes.append(image.size))
+        return sizes
+
+    @pytest.mark.parametrize("size", [(13378, 13378), (MAX_PIXELS + 1, 1), (20000, 20000), (2**31 - 1, 2**31 - 1)])
+    def test_png(self, tmp_path, size, decoded):
+        path = tmp_path / "bomb.png"
+        path.write_bytes(png_header(*size))
+        assert refusal(path).startswith(f"{path}: ")
+        assert "178,956,970 pixels that are read; make it smaller" in refusal(path)
+        assert decoded == []
+
+    def test_the_limit_holds_where_pillows_own_was_lifted(self, decoded, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        assert "178,956,970 pixels" in refusal(png_header(13378, 13378))
+        assert "178,956,970 pixels" in refusal(Image.open(io.BytesIO(png_header(13378, 13378))))
+        assert decoded == []
+
+    def test_the_limit_itself_is_allowed(self, decoded, monkeypatch):
+        monkeypatch.setattr(Image.Image, "convert", lambda image, _: image)
+        open_image(png_header(13377, 13377))
+        assert decoded[0] == (13377, 13377)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b",\0\0\0\0\1\0\1\0\0\2\2D\1\0;",
+            b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 60000, 60000, 1, 24, 0, 0, 0, 0, 0, 0),
+            b"P6 60000 60000 255\n",
+            bytes.fromhex("ffd8ffc0000b08ffffffff01011100ffda0008010100003f00"),
+        ],
+    )
+    def test_other_formats(self, content, decoded):
+        assert "pixels that are read; make it smaller" in refusal(content)
+        assert decoded == []
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def tiff(row: list[int], *, bits: int = 16, white_is_zero: bool = False, order: str = "<", samples: int = 1) -> bytes:
+    """One row of gray, written by hand: Pillow writes none with 12 bits or with white at zero."""
+    if bits == 16:
+        data = struct.pack(f"{order}{len(row)}H", *row)
+    else:
+        packed = "".join(f"{value:012b}" for value in row)
+        data = int(packed, 2).to_bytes(len(packed) // 8, "big")
+    tags = [(256, len(row)), (257, 1), (258, bits), (259, 1), (262, 0 if white_is_zero else 1)]
+    tags += [(273, 8), (277, samples), (278, 1), (279, len(data))]
+    directory = struct.pack(f"{order}H", len(tags))
+    directory += b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    start = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data))
+    return start + data + directory + bytes(4)
+
+
+class TestFolders:
+    """Every picture in a folder and below, sorted; nothing that is not the user's."""
+
+    def test_all_known_suffixes_in_any_case_and_nothing_else(self, tmp_path):
+        expected = [save(tmp_path / f"a{suffix}") for suffix in IMAGE_SUFFIXES]
+        expected += [save(tmp_path / f"A{suffix.upper()}") for suffix in IMAGE_SUFFIXES]
+        for other in ("notes.txt", "jpg", "x.jpg.part", "model.safetensors"):
+            (tmp_path / other).write_text("")
+        assert list(list_images(tmp_path)) == sorted(expected)
+
+    def test_below_in_the_order_of_sorted_paths(self, tmp_path):
+        order = ["A/z.png", "a/b/c.png", "a/b.png", "a/c/a.png", "a.png", "a-b.png", "b/a.png", "ä.png"]
+        for name in reversed(order):
+            save(tmp_path / name)
+        found = list(list_images(str(tmp_path)))
+        assert found == sorted(found) == sorted(tmp_path / name for name in order)
+
+    def test_hidden_files_and_what_macos_adds(self, tmp_path):
+        for name in (".a.png", "._b.png", ".git/c.png", "__MACOSX/d.png", "x/.thumbnails/e.png", "x/__MACOSX/._f.png"):
+            save(tmp_path / name)
+        assert list(list_images(tmp_path)) == []
+        assert list(list_images(tmp_path / ".git")) == [tmp_path / ".git/c.png"]  # asked for by its name
+
+    def test_folders_and_pipes_with_the_suffix_of_a_picture(self, tmp_path):
+        inside = save(tmp_path / "folder.png" / "a.png")
+        os.mkfifo(tmp_path / "pipe.png")
+        (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+        assert list(list_images(tmp_path)) == [inside]
+
+    def test_links_are_followed_but_not_in_circles(self, tmp_path):
+        save(tmp_path / "elsewhere" / "e.png")
+        save(tmp_path / "top" / "a" / "a.png")
+        save(tmp_path / "top" / "b" / "b.png")
+        (tmp_path / "top" / "out").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "top" / "up").symlink_to(tmp_path / "top")
+        (tmp_path / "top" / "file.png").symlink_to(tmp_path / "top" / "a" / "a.png")
+        (tmp_path / "top" / "a" / "to-b").symlink_to("../b")
+        (tmp_path / "top" / "b" / "to-a").symlink_to("../a")
+        found = [path.relative_to(tmp_path / "top").as_posix() for path in list_images(tmp_path / "top")]
+        assert found == ["a/a.png", "a/to-b/b.png", "b/b.png", "b/to-a/a.png", "file.png", "out/e.png"]
+
+    def test_the_folder_itself_may_be_a_link(self, tmp_path):
+        save(tmp_path / "there" / "a.png")
+        (tmp_path / "here").symlink_to("there")
+        assert list(list_images(tmp_path / "here")) == [tmp_path / "here" / "a.png"]
+
+    def test_a_link_that_leads_nowhere_is_reported_and_not_left_out(self, tmp_path):
+        (tmp_path / "gone.png").symlink_to("nowhere")
+        (tmp_path / "self.png").symlink_to("self.png")
+        (tmp_path / "notes").symlink_to("nowhere")
+        gone, itself = list_images(tmp_path)
+        assert "gone.png: no such file" in refusal(gone)
+        assert "self.png: cannot be read (Too many levels" in refusal(itself)
+
+    def test_one_folder_at_a_time_is_listed(self, tmp_path, monkeypatch):
+        for name in ("a", "b", "c"):
+            save(tmp_path / name / "1.png")
+        listed = []
+        scandir = os.scandir
+        monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path).name) or scandir(path))
+        found = list_images(tmp_path)
+        assert listed == []
+        next(found)
+        assert listed == [tmp_path.name, "a"]
+        next(found)
+        assert listed == [tmp_path.name, "a", "b"]
+
+    def test_nesting_deeper_than_pythons_calls(self, tmp_path):
+        bottom = save(tmp_path / ("d/" * 300) / "x.png")
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(len(inspect.stack()) + 150)
+        try:
+            found = list(list_images(tmp_path))
+        finally:
+            sys.setrecursionlimit(limit)
+        assert found == [bottom]
+
+    def test_a_folder_that_cannot_be_listed(self, tmp_path, monkeypatch):
+        for path in (tmp_path / "no", save(tmp_path / "a.png")):
+            with pytest.raises(InputError, match=rf"^{path}: cannot be listed \(.+\); check the folder$"):
+                next(list_images(path))
+        monkeypatch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(PermissionError(errno.EACCES, "denied")))
+        with pytest.raises(InputError, match=rf"^{tmp_path}: cannot be listed \(denied\)"):
+            next(list_images(tmp_path))
+
+    @settings(max_examples=30, deadline=None)
+    @given(
+        st.sets(st.lists(st.sampled_from(["a", "b.png", ".c", "d-", "é.jpg"]), min_size=1, max_size=4).map("/".join))
+    )
+    def test_any_tree_gives_what_a_plain_search_gives(self, paths):
+        with tempfile.TemporaryDirectory() as top:
+            for path in map(Path(top).joinpath, paths):
+                if not any(one.is_file() for one in path.parents) and not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.touch()
+            expected = [
+                path
+                for path in Path(top).rglob("*")
+                if path.is_file() and path.suffix in IMAGE_SUFFIXES and "/." not in str(path)[len(top) :]
+            ]
+            assert list(list_images(top)) == sorted(expected)
+
+
+class TestArguments:
+    """Files, folders and patterns of a command line, in the order given."""
+
+    def test_files_in_the_order_given_whatever_they_are_called(self, folder):
+        for name in ("b.png", "a.png", "no suffix", ".hidden.png"):
+            save(folder / name)
+        assert names("b.png", "no suffix", "a.png", ".hidden.png", "a.png") == [
+            "b.png", "no suffix", "a.png", ".hidden.png", "a.png",
+        ]  # fmt: skip
+
+    def test_sources_open_by_themselves_and_can_be_sent_to_other_processes(self, folder):
+        save(folder / "a.png")
+        (source,) = expand(["a.png"])
+        assert source == Source("a.png", Path("a.png"))
+        assert np.asarray(pickle.loads(pickle.dumps(source)).open()).tolist() == [[[255, 0, 0]] * 2] * 2
+        with pytest.raises(AttributeError):
+            source.name = "b.png"
+
+    def test_a_source_that_turned_bad_says_so_when_it_is_opened(self, folder):
+        bad = folder / "bad.png"
+        bad.write_text("words")
+        (source,) = expand(["bad.png"])
+        with pytest.raises(InputError, match=r"^bad\.png: no picture"):
+            source.open()
+
+    def test_folders_stand_for_their_pictures(self, folder):
+        for name in ("x/b.png", "x/a/c.jpg", "x/notes.txt", "y/d.png"):
+            save(folder / name)
+        assert names("y", "x/") == ["y/d.png", "x/a/c.jpg", "x/b.png"]
+        assert names(".") == ["x/a/c.jpg", "x/b.png", "y/d.png"]
+
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            ("*.png", ["a.png", "b.png"]),
+            ("?.png", ["a.png", "b.png"]),
+            ("[b-z].png", ["b.png"]),
+            ("x/*", ["x/c.jpg", "x/deep/e.png", "x/notes.txt"]),
+            ("*/*.jpg", ["x/c.jpg", "y/f.jpg"]),
+            ("[xy]", ["x/c.jpg", "x/deep/e.png", "y/f.jpg"]),
+            ("**/*.png", ["a.png", "b.png", "x/deep/e.png"]),
+            ("x/**", ["x/c.jpg", "x/deep/e.png"]),
+            ("x/**/*", ["x/c.jpg", "x/deep/e.png"]),
+            ("**/deep", ["x/deep/e.png"]),
+            ("**/x/**/*.png", ["x/deep/e.png"]),
+            (".h/*.png", [".h/g.png"]),
+        ],
+    )
+    def test_patterns_that_the_shell_left_alone(self, folder, pattern, expected):
+        for name in ("b.png", "a.png", "x/c.jpg", "x/notes.txt", "x/deep/e.png", "y/f.jpg", ".h/g.png", ".i.png"):
+            save(folder / name)
+        assert names(pattern) == expected
+        here = Path.cwd()
+        assert names(here / pattern) == [f"{here}/{name}" for name in expected]
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.lists(st.sampled_from(["**", "*", "a", "[ab]", "*.png", "?"]), min_size=1, max_size=4),
+        st.sets(st.lists(st.sampled_from("abc"), max_size=3).map(lambda parts: "/".join([*parts, "x.png"]))),
+    )
+    def test_patterns_mean_what_pythons_glob_means(self, parts, files):
+        with tempfile.TemporaryDirectory() as top:
+            for file in files:
+                (Path(top) / file).parent.mkdir(parents=True, exist_ok=True)
+                (Path(top) / file).touch()
+            matched = {Path(match) for match in glob.glob("/".join([top, *parts]), recursive=True)}  # noqa: PTH207
+            expected = {f"{top}/{file}" for file in files if matched & {Path(top, file), *Path(top, file).parents}}
+            try:
+                assert names(f"{top}/{'/'.join(parts)}") == sorted(expected, key=Path)
+            except InputError:
+                assert not expected
+
+    def test_patterns_do_not_run_in_circles(self, folder):
+        save(folder / "a" / "x.png")
+        (folder / "a" / "one").symlink_to(".")
+        (folder / "a" / "two").symlink_to(".")
+        assert names("**/*.png") == ["a/x.png"]
+
+    def test_a_path_that_exists_is_no_pattern(self, folder):
+        for name in ("[a].png", "a.png", "holiday [1]/b.png", "what?.png", "*.png"):
+            save(folder / name)
+        assert names("[a].png", "holiday [1]", "what?.png", "*.png") == [
+            "[a].png", "holiday [1]/b.png", "what?.png", "*.png",
+        ]  # fmt: skip
+
+    def test_names_in_print_are_one_line_of_valid_text_and_open_the_file_all_the_same(self, folder):
+        for name, printed in (
+            ("\udcff.png", "\\udcff.png"),
+            ("a\nb.png", "a\\nb.png"),
+            ("猫 \u202f.png", "猫 \u202f.png"),
+        ):
+            save(folder / name)
+            (source,) = expand([name])
+            assert source.name == printed
+            assert source.open().size == (2, 2)
+
+    @pytest.mark.parametrize("argument", ["no.png", "no/", "*.png", "**/*.png", "no/**/*.png", "[", "a\0b", "x" * 5000])
+    def test_what_is_not_there_is_wrong_use(self, folder, argument):
+        assert wrong_use(argument).startswith(argument.replace("\0", "\\x00") + ": no such file or folder")
+
+    def test_an_empty_argument_is_not_this_folder(self, folder):
+        save(folder / "a.png")
+        assert wrong_use("").startswith("(empty): no such file")
+
+    def test_a_folder_without_pictures_is_wrong_use(self, folder):
+        save(folder / "empty" / "notes.txt")
+        assert wrong_use("empty") == "empty: no pictures in this folder; check the path"
+
+    def test_wrong_use_is_told_at_once_and_not_after_the_first_pictures(self, folder):
+        save(folder / "a.png")
+        with pytest.raises(InputError, match=r"^b\.png"):
+            expand(["a.png", "b.png"])
+
+    def test_a_file_in_a_place_that_may_not_be_searched_is_told_when_opened(self, folder, monkeypatch):
+        def denied(path, **_):
+            raise PermissionError(errno.EACCES, "denied", str(path))
+
+        monkeypatch.setattr(Path, "stat", denied)
+        assert names("locked/a.png") == ["locked/a.png"]
+
+    def test_millions_of_pictures_are_not_held(self, folder):
+        save(folder / "a.png")
+        assert sum(1 for _ in itertools.islice(expand(["a.png"] * 1000), 10)) == 10
+        assert not isinstance(expand(["a.png"]), list)
+
+
+class TestStandardInput:
+    """- is the bytes of one picture, or a list of paths as ls and find write them."""
+
+    @pytest.mark.parametrize("kind", IN_FORMATS)
+    def test_one_picture_in_any_format(self, kind, pipe):
+        content = in_format(kind)
+        pipe(content)
+        (source,) = expand(["-"])
+        assert source.name == "standard input"
+        assert (np.asarray(source.open()) == np.asarray(open_image(content))).all()
+
+    def test_a_picture_of_one_pixel(self, pipe):
+        for kind in ("PPM", "GIF", "BMP", "PNG"):
+            pipe(encoded(Image.new("L", (1, 1), 255), kind))
+            assert [pixels(source.open()) for source in expand(["-"])] == [[WHITE]]
+
+    def test_a_picture_that_comes_in_pieces(self, monkeypatch):
+        content = in_format("PNG")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Trickle(content))))
+        (source,) = expand(["-"])
+        assert (np.asarray(source.open()) == NOISE).all()
+
+    @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\0"])
+    def test_paths_with_or_without_a_last_line_end(self, folder, pipe, ending):
+        for name in ("a.png", "Größe 猫.png", " b [1].png"):
+            save(folder / name)
+        lines = [b"a.png", "Größe 猫.png".encode(), b"", b" b [1].png"]
+        for content in (ending.join(lines), ending.join(lines) + ending):
+            pipe(content)
+            assert names("-") == ["a.png", "Größe 猫.png", " b [1].png"]
+
+    def test_names_with_line_ends_as_find_print0_gives_them(self, folder, pipe):
+        save(folder / "two\nlines.png")
+        save(folder / "b.png\r")
+        pipe(b"two\nlines.png\0b.png\r\0")
+        assert [source.content for source in expand(["-"])] == [Path("two\nlines.png"), Path("b.png\r")]
+
+    def test_names_that_begin_as_pictures_do(self, folder, pipe):
+        for name in ("BMW/1.png", "P6/1.png", "RIFF.png", "MM/1.png", "II.png", "P5", "P1 2.png"):
+            save(folder / name)
+            pipe(f"{name}\n{name}\n".encode() * 10)
+            assert names("-") == [name] * 20
+
+    def test_folders_in_the_list(self, folder, pipe):
+        save(folder / "x" / "a.png")
+        save(folder / "b.png")
+        (folder / "empty").mkdir()
+        pipe(b"x\nb.png\nempty\n")
+        assert names("-") == ["x/a.png", "b.png", "empty"]
+
+    def test_a_file_gone_meanwhile_does_not_stop_the_others(self, folder, pipe):
+        save(folder / "a.png")
+        pipe(b"a.png\ngone.png\na.png\n")
+        _, gone, last = expand(["-"])
+        assert last.open().size == (2, 2)
+        with pytest.raises(InputError, match=r"^gone\.png: no such file"):
+            gone.open()
+
+    def test_lists_longer_than_any_buffer(self, folder, monkeypatch):
+        save(folder / "a.png")
+        count = 30_000
+        monkeypatch.setattr(image_files, "_mode", lambda _: 1)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"".join(b"%d.png\n" % n for n in range(count)))))
+        assert [source.name for source in expand(["-"])] == [f"{n}.png" for n in range(count)]
+
+    def test_the_list_is_read_as_it_comes(self, folder, monkeypatch):
+        save(folder / "a.png")
+        endless = Trickle(itertools.cycle(b"a.png\n"), step=1000)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless)))
+        assert [source.name for source in itertools.islice(expand(["-"]), 5000)] == ["a.png"] * 5000
+
+    @pytest.mark.parametrize("step", [1, 2, 3, 7, 64, 4096])
+    def test_pieces_of_any_size(self, folder, monkeypatch, step):
+        monkeypatch.setattr(image_files, "_mode", lambda _: 1)
+        wanted = [f"{'x' * random.Random(n).randint(1, 30)}{n}.png" for n in range(200)]
+        for separator in "\n\0":
+            content = separator.join(wanted).encode()
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Trickle(content, step))))
+            assert names("-") == wanted
+
+    def test_amid_other_arguments(self, folder, pipe):
+        for name in ("a.png", "b.png", "c.png"):
+            save(folder / name)
+        pipe(b"b.png\n")
+        assert names("a.png", "-", "c.png") == ["a.png", "b.png", "c.png"]
+
+    def test_nothing_is_read_before_it_is_its_turn(self, folder, monkeypatch):
+        save(folder / "a.png")
+        monkeypatch.setattr(sys, "stdin", None)
+        assert next(expand(["a.png", "-"])).name == "a.png"
+
+    @pytest.mark.parametrize("content", [b"", b"\n \n", b"\n" * 100])
+    def test_nothing_in_it_is_wrong_use(self, pipe, content):
+        pipe(content)
+        assert wrong_use("-") == "standard input: nothing in it; pipe a picture or a list of paths in"
+
+    def test_no_standard_input_at_all_is_wrong_use(self, monkeypatch):
+        monkeypatch.setattr(sys, "stdin", None)
+        assert wrong_use("-").startswith("standard input: nothing in it")
+
+    def test_given_twice_it_is_empty_the_second_time(self, folder, pipe):
+        save(folder / "a.png")
+        pipe(b"a.png\n")
+        assert wrong_use("-", "-").startswith("standard input: nothing in it")
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"<!DOCTYPE html>\n<title>404</title>\n",
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
+            b"%PDF-1.4\n%\xff\xff",
+            b"no.png\nnor.png\n",
+            b"\x1b[31mred" * 10,
+            b"x" * 100_000,
+            b"x" * 1_000_000,
+        ],
+    )
+    def test_neither_picture_nor_list_is_told_once(self, folder, pipe, content):
+        pipe(content)
+        message = wrong_use("-")
+        assert message.startswith("standard input: no picture that is read here, and ")
+        assert message.endswith("; check what is piped in")
+        assert len(message) < 200
+
+    def test_a_line_without_end_is_given_up(self, monkeypatch):
+        content = Trickle(itertools.repeat(ord("x"), 2**22), step=4096)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(content)))
+        assert "no list of paths; check" in wrong_use("-")
+        assert content.given < 2**18
+
+    def test_a_damaged_picture_is_named(self, pipe):
+        pipe(in_format("PNG")[:200])
+        (source,) = expand(["-"])
+        with pytest.raises(InputError, match=r"^standard input: cannot be read"):
+            source.open()
+
+    def test_more_than_is_held_is_refused_before_it_is_read(self, monkeypatch):
+        monkeypatch.setattr(images, "MAX_STREAM_BYTES", 5 * 2**20)
+        endless = Trickle(itertools.chain(b"\x89PNG\r\n\x1a\n", itertools.repeat(0)), step=2**16)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless)))
+        with pytest.raises(InputError, match=r"^standard input: more than 5 MiB in a pipe; save it"):
+            list(expand(["-"]))
+        assert endless.given <= 6 * 2**20 + 2**17
+
+    def test_the_largest_that_is_held_is_accepted(self, monkeypatch, pipe):
+        content = in_format("PNG")
+        monkeypatch.setattr(images, "MAX_STREAM_BYTES", len(content))
+        pipe(content)
+        assert len(list(expand(["-"]))) == 1
+        monkeypatch.setattr(images, "MAX_STREAM_BYTES", len(content) - 1)
+        pipe(content)
+        with pytest.raises(InputError, match="save it and give the file"):
+            list(expand(["-"]))
+
+
+class Trickle(io.RawIOBase):
+    """A pipe whose writer sends a little at a time."""
+
+    def __init__(self, content, step: int = 1) -> None:
+        self.content, self.step, self.given = iter(content), step, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        piece = bytes(itertools.islice(self.content, min(self.step, len(buffer))))
+        buffer[: len(piece)] = piece
+        self.given += len(piece)
+        return len(piece)

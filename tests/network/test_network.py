@@ -1,0 +1,338 @@
+"""What a caller of InceptionV3 relies on: what comes back, for which images, and under PyTorch's own tools."""
+
+import copy
+import gc
+import pickle
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from conftest import relative
+from inception_v3.network import architecture
+from inception_v3.weights.model import InceptionV3
+
+Build = Callable[..., InceptionV3]
+
+
+def images(height: int = 107, width: int = 107, n: int = 2) -> Tensor:
+    return torch.rand(n, 3, height, width) * 2 - 1
+
+
+# ------------------------------------------------------------------------------------- what comes back
+
+
+def test_a_call_returns_logits_and_every_end_point_in_order() -> None:
+    model = InceptionV3().eval()
+    with torch.inference_mode():
+        logits, end_points = model(images(299, 299, 1))
+    assert logits.shape == (1, 1000)
+    table = {point.name: (1, point.channels, point.height, point.width) for point in architecture.end_points()}
+    squeezed = dict.fromkeys(("AuxLogits", "Logits", "Predictions"), (1, 1000))
+    assert {name: tuple(tensor.shape) for name, tensor in end_points.items()} == table | squeezed
+    assert set(model.end_point_names) == set(end_points)
+    assert torch.equal(end_points["Logits"], logits)
+    assert torch.allclose(end_points["Predictions"], logits.softmax(1))
+
+
+@settings(max_examples=15, deadline=None)
+@given(height=st.integers(75, 190), width=st.integers(75, 190), classes=st.integers(1, 5))
+def test_shapes_are_those_of_the_table_at_any_size(height: int, width: int, classes: int) -> None:
+    options = {"num_classes": classes, "depth_multiplier": 0.05, "min_depth": 4}
+    model = InceptionV3(**options, image_size=(height, width)).eval()  # type: ignore[arg-type]
+    with torch.inference_mode():
+        _, found = model(images(height, width, 1))
+    for point in architecture.end_points(height=height, width=width, **options):  # type: ignore[arg-type]
+        size = () if point.name in ("AuxLogits", "Logits", "Predictions") else (point.height, point.width)
+        assert tuple(found[point.name].shape) == (1, point.channels, *size), point.name
+
+
+def test_some_end_points_can_be_asked_for(random_model: Build) -> None:
+    model = random_model()
+    pictures = images()
+    with torch.inference_mode():
+        logits, everything = model(pictures)
+        same_logits, some = model(pictures, end_points=("Mixed_6e", "PreLogits"))
+    assert list(some) == ["Mixed_6e", "PreLogits"]
+    assert torch.equal(logits, same_logits)
+    assert all(torch.equal(some[name], everything[name]) for name in some)
+
+
+def test_an_empty_selection_keeps_no_activation_alive(random_model: Build) -> None:
+    model = random_model()
+    alive: list[weakref.ref[Tensor]] = []
+    model.Mixed_5b.register_forward_hook(lambda module, inputs, output: alive.append(weakref.ref(output)))
+    with torch.inference_mode():
+        _, end_points = model(images(), end_points=())
+    gc.collect()
+    assert end_points == {}
+    assert alive[0]() is None
+
+
+def test_the_auxiliary_head_runs_only_where_it_is_asked_for(random_model: Build) -> None:
+    model = random_model()
+    ran = []
+    assert model.AuxLogits is not None
+    model.AuxLogits[1].register_forward_hook(lambda *_: ran.append(True))
+    with torch.inference_mode():
+        model(images(), end_points=("Mixed_7c",))
+        assert not ran
+        model(images(), end_points=("AuxLogits",))
+        assert ran
+
+
+def test_the_base_stops_at_final_endpoint(random_model: Build) -> None:
+    model = random_model()
+    pictures = images()
+    ran = []
+    model.Mixed_6a.register_forward_hook(lambda *_: ran.append(True))
+    with torch.inference_mode():
+        net, end_points = model.base(pictures, final_endpoint="Mixed_5d")
+        _, everything = model(pictures, end_points=("Mixed_5d",))
+    assert list(end_points)[-1] == "Mixed_5d"
+    assert torch.equal(net, everything["Mixed_5d"])
+    assert len(ran) == 1, "by the second call alone"
+
+
+@pytest.mark.parametrize("name", architecture.BASE_END_POINTS)
+def test_a_network_built_up_to_final_endpoint_holds_nothing_later(name: str) -> None:
+    model = InceptionV3(final_endpoint=name, depth_multiplier=0.05, min_depth=4).eval()
+    with torch.inference_mode():
+        net, end_points = model(images(75, 75, 1))
+    names = architecture.BASE_END_POINTS[: architecture.BASE_END_POINTS.index(name) + 1]
+    assert tuple(end_points) == names
+    assert {key.split(".")[0] for key in model.state_dict()} == {n for n in names if not n.startswith("MaxPool")}
+    assert torch.equal(net, end_points[name])
+
+
+def test_parameters_are_those_of_the_table() -> None:
+    with torch.device("meta"):
+        model = InceptionV3()
+    points = architecture.end_points()
+    assert sum(tensor.numel() for tensor in model.state_dict().values()) == sum(p.parameters for p in points)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.trainable_parameters for p in points)
+
+
+def test_batch_norm_scale_adds_a_gamma_of_one_to_every_normalised_layer(random_model: Build) -> None:
+    plain = random_model()
+    scaled = InceptionV3(**plain.settings | {"batch_norm_scale": True}).eval()
+    gammas = [name for name in scaled.state_dict() if name.endswith("gamma")]
+    assert len(gammas) == sum(name.endswith("beta") for name in plain.state_dict()) == 96
+    missing, unexpected = scaled.load_state_dict(plain.state_dict(), strict=False)
+    assert (missing, unexpected) == (gammas, [])
+    pictures = images()
+    with torch.inference_mode():
+        assert torch.equal(plain(pictures)[0], scaled(pictures)[0])
+
+
+# ---------------------------------------------------------------------------------- sizes and the heads
+
+
+@pytest.mark.parametrize("size", [(75, 75), (75, 299), (106, 76), (107, 139), (298, 301)])
+def test_images_of_any_size_from_75_with_the_heads_built_for_them(random_model: Build, size: tuple[int, int]) -> None:
+    model = random_model(image_size=size)
+    with torch.inference_mode():
+        logits, end_points = model(images(*size))
+    assert logits.shape == end_points["AuxLogits"].shape == (2, 7)
+    assert torch.isfinite(logits).all()
+
+
+def test_the_auxiliary_pool_shrinks_too_where_tf_slim_fails(random_model: Build) -> None:
+    """Under 107 pixels the map is smaller than 5x5: the pool becomes a mean over it."""
+    model = random_model(image_size=75)
+    with torch.inference_mode():
+        _, end_points = model(images(75, 75))
+        mean = end_points["Mixed_6e"].mean((2, 3), keepdim=True)
+        assert model.AuxLogits is not None
+        _, reduce, convolve, classify = model.AuxLogits
+        expected = classify(convolve(reduce(mean))).flatten(1)
+    assert relative(end_points["AuxLogits"], expected) < 1e-5
+
+
+def test_a_map_smaller_than_the_auxiliary_kernel_is_an_error_that_names_image_size(random_model: Build) -> None:
+    model = random_model(image_size=299)
+    with pytest.raises(ValueError, match=r"image_size=\(299, 299\).*image_size=\(107, 107\)"):
+        model(images(107, 107))
+    logits, _ = model(images(107, 107), end_points=())
+    assert logits.shape == (2, 7), "without the auxiliary head the network takes any size"
+
+
+def test_a_larger_image_needs_global_pool_and_the_error_says_so(random_model: Build) -> None:
+    model = random_model()
+    with pytest.raises(ValueError, match="global_pool=True"):
+        model(images(395, 395), end_points=())
+
+
+def test_global_pool_gives_one_answer_for_any_size(random_model: Build) -> None:
+    model = random_model(global_pool=True, image_size=299)
+    with torch.inference_mode():
+        logits, end_points = model(images(395, 331))
+    assert logits.shape == end_points["AuxLogits"].shape == (2, 7)
+    assert relative(end_points["PreLogits"], end_points["Mixed_7c"].mean((2, 3), keepdim=True)) < 1e-6
+
+
+def test_global_pool_averages_the_auxiliary_logits_over_the_map(random_model: Build) -> None:
+    model = random_model(global_pool=True, image_size=299).double()
+    pictures = images(395, 395).double()
+    with torch.inference_mode():
+        _, pooled = model(pictures)
+        as_map = InceptionV3(**model.settings | {"global_pool": False, "spatial_squeeze": False}).double().eval()
+        as_map.load_state_dict(model.state_dict())
+        _, mapped = as_map(pictures)
+    assert mapped["AuxLogits"].shape[2:] != (1, 1)
+    assert relative(pooled["AuxLogits"], mapped["AuxLogits"].mean((2, 3))) < 1e-12
+
+
+def test_without_spatial_squeeze_logits_are_a_map(random_model: Build) -> None:
+    model = random_model(spatial_squeeze=False, image_size=299)
+    with torch.inference_mode():
+        logits, end_points = model(images(395, 299))
+    assert logits.shape == (2, 7, 2, 1)
+    assert torch.allclose(end_points["Predictions"].sum(1), torch.ones(2, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.zeros(1, 3, 74, 299), "74x299: the network needs at least 75x75"),
+        (torch.zeros(3, 299, 299), r"\(N, 3, H, W\)"),
+        (torch.zeros(1, 299, 299, 3), r"\(N, 3, H, W\)"),
+        (torch.zeros(1, 3, 99, 99, dtype=torch.uint8), "floats in"),
+    ],
+)
+def test_images_that_cannot_be_read_are_one_clear_error(random_model: Build, wrong: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        random_model()(wrong)
+
+
+def test_an_unknown_end_point_is_an_error_that_lists_them(random_model: Build) -> None:
+    with pytest.raises(ValueError, match=r"Mixed_8a.*Mixed_7c.*Predictions"):
+        random_model()(images(), end_points=("Mixed_8a",))
+
+
+@pytest.mark.parametrize(
+    "options", [{"depth_multiplier": 0.0}, {"dropout_keep_prob": 0.0}, {"batch_norm_decay": 1.0}, {"num_classes": 0}]
+)
+def test_an_impossible_option_is_an_error_that_names_it(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        InceptionV3(**options)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------- initialisation
+
+
+def test_weights_start_as_a_normal_cut_at_two_deviations() -> None:
+    model = InceptionV3()
+    for name, parameter in model.named_parameters():
+        if not name.endswith("weights"):
+            assert parameter.eq(0).all(), name
+            continue
+        fan_in = parameter[0].numel()
+        stddev = (1.3 * 2 / fan_in) ** 0.5
+        if name.startswith("AuxLogits.Conv2d_2a"):
+            stddev = 0.01
+        elif name.startswith("AuxLogits.Conv2d_2b"):
+            stddev = 0.001
+        assert parameter.abs().max() <= 2 * stddev, name
+        # a normal cut at two deviations has 0.8796 of the deviation, and no correction is made for it
+        if parameter.numel() > 20_000:
+            assert parameter.std().item() == pytest.approx(0.8796 * stddev, rel=0.03), name
+    statistics = model.state_dict()
+    assert all(t.eq(1).all() for n, t in statistics.items() if n.endswith("moving_variance"))
+    assert all(t.eq(0).all() for n, t in statistics.items() if n.endswith("moving_mean"))
+
+
+def test_dropout_keeps_the_share_that_was_asked_for_and_only_in_training(random_model: Build) -> None:
+    model = random_model(dropout_keep_prob=0.3, depth_multiplier=1.0).train()
+    with torch.no_grad():
+        _, end_points = model(images(n=4), end_points=("AvgPool_1a", "PreLogits"))
+        before, after = end_points["AvgPool_1a"], end_points["PreLogits"]
+        live = before != 0
+        assert (after[live] != 0).float().mean().item() == pytest.approx(0.3, abs=0.05)
+        kept = after != 0
+        assert torch.allclose(after[kept], before[kept] / 0.3)
+        _, end_points = model.eval()(images(), end_points=("AvgPool_1a", "PreLogits"))
+        assert torch.equal(end_points["AvgPool_1a"], end_points["PreLogits"])
+
+
+# ---------------------------------------------------------------------------------- under PyTorch's tools
+
+
+def test_channels_last_gives_the_same_numbers(random_model: Build) -> None:
+    model, pictures = random_model(), images()
+    with torch.inference_mode():
+        expected, _ = model(pictures)
+        model = model.to(memory_format=torch.channels_last)
+        logits, end_points = model(pictures.contiguous(memory_format=torch.channels_last))
+    assert relative(logits, expected) < 1e-4
+    assert end_points["Mixed_6e"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bf16_autocast_trains_and_predicts(random_model: Build) -> None:
+    model = random_model()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, end_points = model.train()(images(n=4))
+        assert logits.dtype == torch.bfloat16
+    (logits.float().sum() + end_points["AuxLogits"].float().sum()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_compile_takes_the_whole_network_as_one_graph(random_model: Build, training: bool) -> None:
+    """Of the compiler this needs the part that reads the network; generating code would need a C++ compiler."""
+    model = random_model(dropout_keep_prob=1.0).train(training)
+    pictures = images()
+    expected = copy.deepcopy(model)(pictures)[0]
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    logits, end_points = compiled(pictures)
+    assert relative(logits, expected) < 1e-4
+    assert list(end_points) == list(model.end_point_names)
+
+
+def test_export_keeps_the_numbers_for_another_batch_size(random_model: Build) -> None:
+    model = random_model()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (images(),), dynamic_shapes={"images": {0: batch}})
+    pictures = images(n=3)
+    with torch.inference_mode():
+        assert relative(program.module()(pictures)[0], model(pictures)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_is_whole_and_independent(random_model: Build, copied: Callable[[InceptionV3], InceptionV3]) -> None:
+    model, pictures = random_model(), images()
+    other = copied(model)
+    with torch.inference_mode():
+        expected, _ = model(pictures)
+        assert torch.equal(other(pictures)[0], expected)
+        next(other.parameters()).zero_()
+        assert torch.equal(model(pictures)[0], expected)
+    assert other.settings == model.settings
+
+
+def test_torch_func_sees_a_pure_function(random_model: Build) -> None:
+    model = random_model(image_size=75).double()
+    parameters = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    buffers = dict(model.named_buffers())
+    pictures = images(75, 75, 3).double()
+
+    def loss(weights: dict[str, Tensor], picture: Tensor) -> Tensor:
+        return torch.func.functional_call(model, (weights, buffers), (picture[None], ()))[0].square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, pictures)
+    model(pictures, ())[0].square().sum().backward()
+    for name in ("Conv2d_1a_3x3.weights", "Mixed_6c.Branch_2.Conv2d_0b_7x1.weights", "Logits.Conv2d_1c_1x1.biases"):
+        assert relative(each[name].sum(0), model.get_parameter(name).grad) < 1e-9, name  # type: ignore[arg-type]
+
+
+def test_gradients_reach_every_parameter(random_model: Build) -> None:
+    model = random_model().train()
+    logits, end_points = model(images(n=4))
+    (logits.square().sum() + end_points["AuxLogits"].square().sum()).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not silent

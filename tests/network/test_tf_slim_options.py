@@ -1,0 +1,38 @@
+"""A TF-Slim checkpoint does not write its options down: names and shapes tell them."""
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inception_v3.network import architecture
+from inception_v3.weights.formats.tf_slim import recover_options
+
+
+def shapes_of(**options: object) -> dict[str, tuple[int, ...]]:
+    points = architecture.end_points(**options)  # type: ignore[arg-type]
+    layers = [layer for point in points for layer in point.layers if isinstance(layer.table, architecture.Conv)]
+    return {f"{one.name}/weights": (*one.kernel, one.in_channels, one.out_channels) for one in layers}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    depth_multiplier=st.floats(0.01, 4) | st.integers(1, 80).map(lambda n: n / 20),
+    min_depth=st.integers(1, 40),
+    height=st.integers(107, 330),
+    width=st.integers(107, 330),
+    num_classes=st.integers(1, 2000),
+    create_aux_logits=st.booleans(),
+)
+def test_the_recovered_options_build_the_same_variables(height: int, width: int, **options: object) -> None:
+    shapes = shapes_of(height=height, width=width, **options)
+    found = recover_options(Path("x.ckpt"), shapes)
+    size = found.pop("image_size", (299, 299))
+    assert not found.pop("batch_norm_scale")
+    assert shapes_of(height=size[0], width=size[1], **found) == shapes
+
+
+def test_the_simplest_options_are_taken() -> None:
+    options = {"num_classes": 11, "depth_multiplier": 0.3, "min_depth": 16, "create_aux_logits": True}
+    found = recover_options(Path("x.ckpt"), shapes_of(**options))
+    assert found == options | {"image_size": (299, 299), "batch_norm_scale": False}

@@ -1,0 +1,620 @@
+"""Keras Applications' files, against Keras 3 itself (on its PyTorch backend, in this process)."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "torch"  # read once, when Keras is imported
+
+import io
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+from conftest import randomise, relative
+from inception_v3.errors import InputError
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.network.architecture import MODULES
+from inception_v3.weights.formats import keras as keras_format
+from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.read import Origin
+
+MIXED = {module.name: f"mixed{number}" for number, module in enumerate(MODULES)}
+FORMS = ("legacy.h5", "keras_2.h5", "whole.h5", "v3.weights.h5", "zip.keras")
+CLASSES = 7
+
+
+def keras_network(seed: int | None = 0, **options: object) -> keras.Model:
+    """Every variable random, the statistics too; `seed=None` leaves them as Keras draws them."""
+    top = {"classes": CLASSES, "classifier_activation": None} if options.get("include_top", True) else {}
+    model = keras.applications.InceptionV3(weights=None, **top, **options)
+    if seed is not None:
+        rng = np.random.default_rng(seed)
+        for variable in model.variables:
+            shape = variable.shape
+            if variable.name == "kernel":
+                values = rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)
+            elif variable.name == "moving_variance":
+                values = rng.uniform(0.5, 1.5, shape)
+            else:
+                values = rng.normal(0, 0.1, shape)
+            variable.assign(values)
+    return model
+
+
+def save_as(model: keras.Model, path: Path) -> Path:
+    """The model in the form that the name of the file tells, by Keras's own savers but for Keras 2's."""
+    if path.name == "legacy.h5":
+        with h5py.File(path, "w") as file:
+            save_weights_to_hdf5_group(file, model)
+    elif path.name == "keras_2.h5":
+        save_as_keras_2(model, path)
+    elif path.name == "v3.weights.h5":
+        model.save_weights(path)
+    else:
+        model.save(path)
+    return path
+
+
+def save_as_keras_2(model: keras.Model, path: Path) -> None:
+    """As the published files: every layer listed, variables called `conv2d_95/kernel:0`."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+        file.attrs["keras_version"] = b"2.0.4"
+        file.attrs["backend"] = b"tensorflow"
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{variable.name}:0" for variable in layer.weights]
+            group.attrs["weight_names"] = np.array(names, "S")
+            for name, variable in zip(names, layer.weights, strict=True):
+                group[name] = keras.ops.convert_to_numpy(variable)
+
+
+def keras_answers(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The end points under our names, NCHW, and the logits where there are any."""
+    outputs = {ours: model.get_layer(theirs).output for ours, theirs in MIXED.items()}
+    if model.layers[-1].name == "predictions":
+        outputs["Logits"] = model.output
+    answers = keras.Model(model.inputs, outputs).predict(images, verbose=0)
+    return {name: value.transpose(0, 3, 1, 2) if value.ndim == 4 else value for name, value in answers.items()}
+
+
+def largest_difference(ours: InceptionV3, theirs: keras.Model, height: int, width: int) -> float:
+    """Over the logits and mixed0 to mixed10, of two random images."""
+    dtype = next(ours.parameters()).dtype
+    images = torch.rand(2, 3, height, width, dtype=dtype) * 2 - 1
+    answers = keras_answers(theirs, images.permute(0, 2, 3, 1).numpy())
+    with torch.inference_mode():
+        _, found = ours(images, end_points=list(answers))
+    assert set(found) == set(answers) >= set(MIXED)
+    return max(relative(found[name], answers[name]) for name in answers)
+
+
+def load(path: Path) -> InceptionV3:
+    assert keras_format.recognise(path)
+    return InceptionV3.from_weights(keras_format.read(path), Origin("", path, "keras"))
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture(scope="module")
+def second_network() -> keras.Model:
+    """Not the first in this process, so that its layers' numbers start behind those of another."""
+    keras.utils.clear_session()  # whatever other tests built
+    keras_network(None)
+    model = keras_network()
+    assert "conv2d_94" in {layer.name for layer in model.layers}
+    assert "conv2d" not in {layer.name for layer in model.layers}
+    return model
+
+
+@pytest.fixture(scope="module")
+def files(second_network: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("keras")
+    return {name: save_as(second_network, folder / name) for name in FORMS}
+
+
+@pytest.fixture(scope="module")
+def without_top(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, dict[str, Path]]:
+    model = keras_network(3, include_top=False, input_shape=(None, None, 3), pooling="avg")
+    folder = tmp_path_factory.mktemp("without_top")
+    return model, {name: save_as(model, folder / name) for name in FORMS}
+
+
+@contextmanager
+def float64_throughout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keras in float64 throughout: its BatchNorm and means cast to float32 whatever the network runs in."""
+    for module in (keras.src.backend, keras.src.backend.common.dtypes):
+        monkeypatch.setattr(module, "result_type", lambda *dtypes: "float64")
+    for dtype in ("float64", "float32"):  # the policy stays what it was when the first layer asked for it
+        keras.config.set_floatx(dtype)
+        keras.config.set_dtype_policy(dtype)
+        if dtype == "float64":
+            yield
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with float64_throughout(monkeypatch):
+        yield
+
+
+def full_size_model(seed: int = 1, **options: object) -> InceptionV3:
+    settings = {"num_classes": CLASSES, "create_aux_logits": False, "global_pool": True} | options
+    model = InceptionV3(**settings)
+    randomise(model, seed)
+    return model.eval()
+
+
+class TestWhatKerasSaved:
+    def test_computes_the_same_here(self, second_network: keras.Model, files: dict[str, Path]) -> None:
+        assert largest_difference(load(files["legacy.h5"]), second_network, 299, 299) <= 1e-4
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_is_the_same_in_every_form(self, form: str, files: dict[str, Path]) -> None:
+        assert same(keras_format.read(files[form]).tensors, keras_format.read(files["legacy.h5"]).tensors)
+
+    @pytest.mark.parametrize(("height", "width"), [(139, 203), (299, 299)])
+    def test_without_top_computes_the_same_at_any_size(
+        self, height: int, width: int, without_top: tuple[keras.Model, dict[str, Path]]
+    ) -> None:
+        theirs, saved = without_top
+        assert largest_difference(load(saved["v3.weights.h5"]), theirs, height, width) <= 1e-4
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_without_top_is_the_network_up_to_its_last_map(
+        self, form: str, without_top: tuple[keras.Model, dict[str, Path]]
+    ) -> None:
+        saved = without_top[1]
+        weights = keras_format.read(saved[form])
+        assert weights.settings.final_endpoint == "Mixed_7c"
+        assert same(weights.tensors, keras_format.read(saved["v3.weights.h5"]).tensors)
+
+    @pytest.mark.usefixtures("in_float64")
+    def test_in_float64_computes_the_same_to_the_last_digits(self, tmp_path: Path) -> None:
+        theirs = keras_network(5)
+        ours = load(save_as(theirs, tmp_path / "v3.weights.h5"))
+        assert ours.Conv2d_1a_3x3.weights.dtype == torch.float64
+        assert largest_difference(ours, theirs, 299, 299) <= 1e-9
+
+    def test_comes_with_keras_semantics(self, files: dict[str, Path]) -> None:
+        weights = keras_format.read(files["v3.weights.h5"])
+        model = load(files["v3.weights.h5"])
+        assert weights.preprocessing == Preprocessing.named("keras")
+        assert weights.class_names is None
+        assert model.settings.num_classes == CLASSES
+        assert model.AuxLogits is None
+        assert model.global_pool
+        assert not model.settings.count_padding
+        assert keras_format.differences(model) == []
+
+    def test_of_1000_classes_knows_their_names(self, tmp_path: Path) -> None:
+        keras_format.write(full_size_model(num_classes=1000), tmp_path / "imagenet.h5")
+        names = keras_format.read(tmp_path / "imagenet.h5").class_names
+        assert names is not None
+        assert (len(names), names[0], names[999]) == (1000, "tench", "toilet tissue")
+
+    def test_in_a_zip_is_read_without_a_look_at_its_configuration(self, files: dict[str, Path], tmp_path: Path) -> None:
+        with zipfile.ZipFile(files["zip.keras"]) as old, zipfile.ZipFile(tmp_path / "x.keras", "w") as new:
+            new.writestr("config.json", '{"class_name": "Lambda", "config": "code that must not run"')
+            new.writestr("model.weights.h5", old.read("model.weights.h5"))
+        assert same(keras_format.read(tmp_path / "x.keras").tensors, keras_format.read(files["v3.weights.h5"]).tensors)
+
+    @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+    def test_in_half_precision_becomes_float32(
+        self, dtype: type, files: dict[str, Path], edited: Callable[..., Path]
+    ) -> None:
+        def halve(file: h5py.File) -> None:
+            values = file["layers/conv2d/vars/0"][()].astype(dtype)
+            replace(file, "layers/conv2d/vars/0", values)
+            if dtype is not np.float16:
+                file["layers/conv2d/vars/0"].attrs["dtype"] = "bfloat16"  # as Keras marks it
+
+        read = keras_format.read(edited("v3.weights.h5", halve)).tensors
+        whole = keras_format.read(files["v3.weights.h5"]).tensors
+        name = "Conv2d_1a_3x3.weights"
+        assert {tensor.dtype for tensor in read.values()} == {torch.float32}
+        expected = whole[name].numpy().astype(dtype).astype(np.float32)
+        assert np.array_equal(read[name].numpy(), expected)
+
+
+class TestWhatIsWrittenHere:
+    @pytest.fixture(scope="class")
+    def model(self) -> InceptionV3:
+        return full_size_model()
+
+    @pytest.mark.parametrize("name", ["ours.h5", "ours.weights.h5"])
+    def test_is_loaded_by_keras_and_computes_the_same(self, name: str, model: InceptionV3, tmp_path: Path) -> None:
+        keras_format.write(model, tmp_path / name)
+        theirs = keras_network(None)  # numbered behind other models
+        theirs.load_weights(tmp_path / name)
+        assert largest_difference(model, theirs, 299, 299) <= 1e-4
+
+    @pytest.mark.parametrize("name", ["ours.h5", "ours.weights.h5"])
+    def test_without_logits_is_loaded_by_keras_without_top(self, name: str, tmp_path: Path) -> None:
+        model = full_size_model(final_endpoint="Mixed_7c")
+        keras_format.write(model, tmp_path / name)
+        theirs = keras_network(None, include_top=False, input_shape=(None, None, 3))
+        theirs.load_weights(tmp_path / name)
+        assert largest_difference(model, theirs, 139, 203) <= 1e-4
+
+    @pytest.mark.parametrize("name", ["ours.h5", "ours.weights.h5"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_comes_back_bit_for_bit(self, name: str, dtype: torch.dtype, model: InceptionV3, tmp_path: Path) -> None:
+        written = full_size_model().double() if dtype == torch.float64 else model
+        keras_format.write(written, tmp_path / name)
+        assert same(keras_format.read(tmp_path / name).tensors, written.state_dict())
+
+    @pytest.mark.parametrize(("form", "name"), [("legacy.h5", "ours.h5"), ("v3.weights.h5", "ours.weights.h5")])
+    def test_gives_keras_its_own_weights_back_bit_for_bit(
+        self, form: str, name: str, second_network: keras.Model, files: dict[str, Path], tmp_path: Path
+    ) -> None:
+        keras_format.write(load(files[form]), tmp_path / name)
+        theirs = keras_network(None)
+        theirs.load_weights(tmp_path / name)
+        pairs = zip(theirs.get_weights(), second_network.get_weights(), strict=True)
+        assert all(np.array_equal(left, right) for left, right in pairs)
+
+    def test_lists_its_layers_in_the_order_of_keras(
+        self, model: InceptionV3, second_network: keras.Model, tmp_path: Path
+    ) -> None:
+        def first_numbers(names: list[str]) -> list[str]:
+            kinds = {name: name.rpartition("_")[0] if name[-1].isdigit() else name for name in names}
+            numbers = {name: int(name.rpartition("_")[2]) if name[-1].isdigit() else 0 for name in names}
+            lowest = {kind: min(numbers[name] for name in names if kinds[name] == kind) for kind in kinds.values()}
+            return [f"{kinds[name]} {numbers[name] - lowest[kinds[name]]}" for name in names]
+
+        keras_format.write(model, tmp_path / "ours.h5")
+        with h5py.File(tmp_path / "ours.h5") as file:
+            written = [name.decode().replace("conv2d_0", "conv2d") for name in file.attrs["layer_names"]]
+        theirs = [layer.name for layer in second_network.layers if layer.weights]
+        assert first_numbers(written) == first_numbers(theirs)
+        assert {"conv2d", "conv2d_93", "batch_normalization", "predictions"} <= set(written)
+
+    def test_leaves_the_auxiliary_head_out(self, tmp_path: Path) -> None:
+        model = full_size_model(create_aux_logits=True)
+        keras_format.write(model, tmp_path / "ours.h5")
+        read = keras_format.read(tmp_path / "ours.h5")
+        assert same(read.tensors, {k: v for k, v in model.state_dict().items() if not k.startswith("AuxLogits")})
+
+    def test_holds_a_gamma_of_any_sign_in_the_kernels(self, tmp_path: Path) -> None:
+        model = full_size_model(batch_norm_scale=True).double()
+        with torch.no_grad():
+            for name, gamma in model.state_dict().items():
+                if name.endswith("gamma"):
+                    gamma[:3] = torch.tensor([-1.5, 0.0, 1.0])
+        keras_format.write(model, tmp_path / "ours.weights.h5")
+        images = torch.rand(1, 3, 139, 203, dtype=torch.float64) * 2 - 1
+        with torch.inference_mode():
+            folded, _ = load(tmp_path / "ours.weights.h5")(images, end_points=())
+            whole, _ = model(images, end_points=())
+        assert relative(folded, whole) <= 1e-9
+
+    def test_replaces_a_file_whole_or_not_at_all(
+        self, model: InceptionV3, random_model: Callable[..., InceptionV3], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "ours.h5"
+        path.write_bytes(b"what was there")
+        with pytest.raises(InputError, match=r"ours\.h5: Keras has other widths than this model"):
+            keras_format.write(random_model(), path)
+        with pytest.raises(InputError, match=r"Keras needs Mixed_5c.*, which this model lacks"):
+            keras_format.write(full_size_model(final_endpoint="Mixed_5b"), path)
+        assert path.read_bytes() == b"what was there"
+        keras_format.write(model, path)
+        assert keras_format.recognise(path)
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_goes_nowhere_with_one_line_where_the_place_cannot_be_written(
+        self, model: InceptionV3, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match="cannot be written"):
+            keras_format.write(model, tmp_path / "file" / "ours.h5")
+
+
+class TestReasonsWhyKerasWouldComputeOtherNumbers:
+    def test_none_in_a_network_of_its_kind(self, random_model: Callable[..., InceptionV3]) -> None:
+        standard = {"depth_multiplier": 1.0, "min_depth": 16, "image_size": 299}
+        assert keras_format.differences(random_model(**standard, create_aux_logits=True, batch_norm_scale=True)) == []
+
+    @pytest.mark.parametrize(
+        ("option", "reason"),
+        [
+            ({"count_padding": True}, "padding"),
+            ({"mixed_7c_pool": "max"}, "max"),
+            ({"batch_norm_epsilon": 1e-5}, "epsilon"),
+            ({"depth_multiplier": 0.5}, "widths"),
+            ({"min_depth": 48}, "widths"),
+            ({"final_endpoint": "Mixed_6e"}, "Mixed_6e"),
+        ],
+    )
+    def test_one_for_each_setting(self, option: dict[str, object], reason: str) -> None:
+        with torch.device("meta"):
+            model = InceptionV3(**option)
+        (found,) = keras_format.differences(model)
+        assert reason in found
+        assert "\n" not in found
+
+    @pytest.mark.parametrize("scaling", [{"mean": (0.485, 0.456, 0.406)}, {"std": (0.229, 0.224, 0.225)}])
+    def test_one_for_another_scaling_of_the_images(self, scaling: dict[str, tuple[float, float, float]]) -> None:
+        with torch.device("meta"):
+            model = InceptionV3()
+        model.preprocessing = Preprocessing(**scaling)
+        assert len(keras_format.differences(model)) == 1
+
+
+def replace(file: h5py.File, name: str, values: np.ndarray) -> None:
+    del file[name]
+    file[name] = values
+
+
+@pytest.fixture
+def edited(files: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of one of the files, changed by a function."""
+
+    def edit(form: str, change: Callable[[h5py.File], None]) -> Path:
+        path = tmp_path / form
+        shutil.copy(files[form], path)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        return path
+
+    return edit
+
+
+def refusal(path: Path) -> str:
+    """The one line that reading the file ends in."""
+    with pytest.raises(InputError) as caught:
+        keras_format.read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    return message.removeprefix(f"{path}: ")
+
+
+class TestRecognition:
+    @pytest.mark.parametrize("form", FORMS)
+    def test_goes_by_content(self, form: str, files: dict[str, Path], tmp_path: Path) -> None:
+        (tmp_path / "model.bin").symlink_to(files[form])
+        assert keras_format.recognise(tmp_path / "model.bin")
+
+    def test_is_false_for_anything_else(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "measurements.h5", "w") as file:
+            file["temperature"] = np.zeros(3)
+        torch.save({"weights": torch.zeros(3)}, tmp_path / "state.pth")
+        (tmp_path / "text.keras").write_text("layers")
+        (tmp_path / "empty.h5").touch()
+        for path in (*tmp_path.iterdir(), tmp_path, tmp_path / "absent.h5"):
+            assert not keras_format.recognise(path), path
+
+    def test_and_reading_without_h5py_say_what_to_install(
+        self, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "h5py", None)
+        assert keras_format.recognise(files["legacy.h5"])
+        for attempt in (
+            lambda: keras_format.read(files["legacy.h5"]),
+            lambda: keras_format.write(full_size_model(), tmp_path / "ours.h5"),
+        ):
+            with pytest.raises(InputError, match=r"pip install 'inception-v3\[keras\]'") as caught:
+                attempt()
+            assert caught.value.exit_status == 2
+
+
+class TestBadFiles:
+    """Each ends in one line that names the file and the variable."""
+
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+    def test_cut_off(self, form: str, share: float, files: dict[str, Path], tmp_path: Path) -> None:
+        content = files[form].read_bytes()
+        (tmp_path / form).write_bytes(content[: int(share * len(content))])
+        assert "cannot be read" in refusal(tmp_path / form)
+
+    @pytest.mark.parametrize("form", ["legacy.h5", "v3.weights.h5"])
+    def test_with_flipped_bits(self, form: str, files: dict[str, Path], tmp_path: Path) -> None:
+        """A flip in the values may go unseen, as HDF5 has no checksum for them; nothing but InputError comes up."""
+        content, refused = bytearray(files[form].read_bytes()), 0
+        for position in [*range(8, 96, 8), *range(100, 4000, 250)]:
+            content[position] ^= 0x55
+            (tmp_path / form).write_bytes(content)
+            try:
+                keras_format.read(tmp_path / form)
+            except InputError:
+                refused += 1
+            content[position] ^= 0x55
+        assert refused >= 5
+
+    def test_zip_with_flipped_bits(self, files: dict[str, Path], tmp_path: Path) -> None:
+        """A zip has a checksum, so that a flip in the values is seen too."""
+        content = bytearray(files["zip.keras"].read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "zip.keras").write_bytes(content)
+        assert "Bad CRC-32" in refusal(tmp_path / "zip.keras")
+
+    def test_zip_that_declares_more_than_it_holds(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("config.json", "{}")
+            archive.writestr("model.weights.h5", bytes(1 << 26))
+        assert keras_format.recognise(tmp_path / "bomb.keras")
+        assert "model.weights.h5 in it declares 67108864 bytes" in refusal(tmp_path / "bomb.keras")
+
+    def test_huge_declared_head(self, edited: Callable[..., Path]) -> None:
+        def declare(file: h5py.File) -> None:
+            del file["layers/dense/vars/0"]
+            file.create_dataset("layers/dense/vars/0", (2048, 10**9), "f4", chunks=(2048, 1))
+
+        assert "/layers/dense/vars/0 declares 8192000000000 bytes" in refusal(edited("v3.weights.h5", declare))
+
+    def test_huge_declared_kernel(self, edited: Callable[..., Path]) -> None:
+        def declare(file: h5py.File) -> None:
+            del file["layers/conv2d/vars/0"]
+            file.create_dataset("layers/conv2d/vars/0", (3, 3, 3, 10**11), "f4", chunks=(3, 3, 3, 1))
+
+        assert "/layers/conv2d/vars/0 has shape (3, 3, 3, 100000000000)" in refusal(edited("v3.weights.h5", declare))
+
+    def test_huge_declared_chunk(self, edited: Callable[..., Path]) -> None:
+        def declare(file: h5py.File) -> None:
+            beta = "layers/batch_normalization/vars/0"
+            del file[beta]
+            file.create_dataset(beta, (32,), "f4", np.ones(32), maxshape=(None,), chunks=(10**7,), compression="gzip")
+
+        assert "/layers/batch_normalization/vars/0 declares" in refusal(edited("v3.weights.h5", declare))
+
+    @pytest.mark.parametrize(
+        ("form", "variable", "named"),
+        [
+            ("v3.weights.h5", "layers/conv2d_17", "layers"),
+            ("v3.weights.h5", "layers/conv2d_17/vars/0", "layers/conv2d_17 holds 0 variables"),
+            ("v3.weights.h5", "layers/batch_normalization_5/vars/1", "layers/batch_normalization_5 holds 2 variables"),
+            ("v3.weights.h5", "layers/dense/vars/1", "layers/dense holds 1 variables"),
+            ("keras_2.h5", "conv2d_110/conv2d_110/kernel:0", "it lacks conv2d_110/kernel:0"),
+            ("keras_2.h5", "conv2d_110", "it lacks conv2d_110"),
+        ],
+    )
+    def test_missing_variable(self, form: str, variable: str, named: str, edited: Callable[..., Path]) -> None:
+        def remove(file: h5py.File) -> None:
+            del file[variable]
+
+        message = refusal(edited(form, remove))
+        assert named in message
+        assert "no Inception V3 of Keras, or damaged" in message
+
+    def test_layer_missing_from_the_list(self, edited: Callable[..., Path]) -> None:
+        def cut(file: h5py.File) -> None:
+            file.attrs["layer_names"] = file.attrs["layer_names"][:-20]
+
+        assert re.search(r"lacks (conv2d|batch_normalization) number \d+", refusal(edited("legacy.h5", cut)))
+
+    def test_extra_layer(self, edited: Callable[..., Path]) -> None:
+        def add(file: h5py.File) -> None:
+            file["layers/dense_1/vars/0"] = np.zeros((7, 7))
+
+        def append(file: h5py.File) -> None:
+            file.copy("predictions", "second")
+            file.attrs["layer_names"] = np.array([*file.attrs["layer_names"], "second"], "S")
+
+        assert "it has layers/dense_1" in refusal(edited("v3.weights.h5", add))
+        assert "it has second behind the last layer" in refusal(edited("legacy.h5", append))
+
+    def test_extra_variable(self, edited: Callable[..., Path]) -> None:
+        def add_bias(file: h5py.File) -> None:
+            file["layers/conv2d/vars/1"] = np.zeros(32)
+
+        assert "layers/conv2d holds 2 variables" in refusal(edited("v3.weights.h5", add_bias))
+
+    @pytest.mark.parametrize("shape", [(3, 3, 32, 64), (9, 32, 32), ()])
+    def test_wrong_shape(self, shape: tuple[int, ...], edited: Callable[..., Path]) -> None:
+        message = refusal(
+            edited("v3.weights.h5", lambda file: replace(file, "layers/conv2d_1/vars/0", np.ones(shape, "f4")))
+        )
+        assert "/layers/conv2d_1/vars/0 has shape" in message
+        assert "where conv2d number 2 (Conv2d_2a_3x3) has (3, 3, 32, 32)" in message
+
+    def test_head_whose_bias_has_other_classes(self, edited: Callable[..., Path]) -> None:
+        message = refusal(edited("v3.weights.h5", lambda file: replace(file, "layers/dense/vars/1", np.ones(8))))
+        assert "/layers/dense/vars/1 has shape (8,)" in message
+
+    def test_group_in_the_place_of_a_variable(self, edited: Callable[..., Path]) -> None:
+        def replace_by_group(file: h5py.File) -> None:
+            del file["layers/conv2d/vars/0"]
+            file.create_group("layers/conv2d/vars/0")
+
+        assert "/layers/conv2d/vars/0 has shape" in refusal(edited("v3.weights.h5", replace_by_group))
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_values_that_are_no_numbers(self, value: float, edited: Callable[..., Path]) -> None:
+        def spoil(file: h5py.File) -> None:
+            file["layers/batch_normalization_3/vars/2"][5] = value
+
+        message = refusal(edited("v3.weights.h5", spoil))
+        assert "/layers/batch_normalization_3/vars/2 holds values that are no finite numbers" in message
+
+    def test_quantised_values(self, edited: Callable[..., Path]) -> None:
+        whole = np.ones((3, 3, 3, 32), np.int8)
+        message = refusal(edited("v3.weights.h5", lambda file: replace(file, "layers/conv2d/vars/0", whole)))
+        assert "/layers/conv2d/vars/0 holds int8" in message
+
+    def test_names_that_would_break_the_line(self, edited: Callable[..., Path]) -> None:
+        def name_badly(file: h5py.File) -> None:
+            file.attrs["layer_names"] = [b"conv\n\x1b[2J2d"]
+
+        assert "conv [2J2d" in refusal(edited("keras_2.h5", name_badly))
+
+    @pytest.mark.parametrize("form", ["legacy.h5", "v3.weights.h5"])
+    def test_of_another_network(self, form: str, tmp_path: Path) -> None:
+        resnet = keras.applications.ResNet50(weights=None, classes=CLASSES)
+        message = refusal(save_as(resnet, tmp_path / form))
+        assert message.startswith("no Inception V3 of Keras")
+
+    def test_that_is_not_there(self, tmp_path: Path) -> None:
+        assert "check the path" in refusal(tmp_path / "absent.h5")
+
+
+class TestFilesThatPointElsewhere:
+    """HDF5 can name other files on this machine for its values; none of them is opened."""
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path: Path) -> Path:
+        with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
+            file["secret"] = np.ones((3, 3, 3, 32), "f4")
+            file.create_group("layers")
+        return tmp_path / "elsewhere.h5"
+
+    @pytest.mark.parametrize("place", ["layers/conv2d/vars/0", "layers/conv2d/vars", "layers/conv2d", "layers"])
+    @pytest.mark.parametrize("kind", ["external", "soft"])
+    def test_by_a_link(self, place: str, kind: str, elsewhere: Path, edited: Callable[..., Path]) -> None:
+        def link(file: h5py.File) -> None:
+            file.move(place, "moved")
+            target = h5py.ExternalLink(str(elsewhere), "/secret") if kind == "external" else h5py.SoftLink("/moved")
+            file[place] = target
+
+        path = edited("v3.weights.h5", link)
+        assert keras_format.recognise(path)
+        assert f"{place.rpartition('/')[2]} in /" in (message := refusal(path))
+        assert "is a link, which is not followed" in message
+
+    def test_by_a_link_to_the_layers_of_a_legacy_file(self, elsewhere: Path, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "linked.h5", "w") as file:
+            file["model_weights"] = h5py.ExternalLink(str(elsewhere), "/layers")
+        assert "model_weights in / is a link" in refusal(tmp_path / "linked.h5")
+
+    def test_by_external_storage(self, edited: Callable[..., Path], tmp_path: Path) -> None:
+        (tmp_path / "secret").write_bytes(bytes(3 * 3 * 3 * 32 * 4))
+
+        def point(file: h5py.File) -> None:
+            del file["layers/conv2d/vars/0"]
+            secret = [(str(tmp_path / "secret"), 0, 3456)]
+            file.create_dataset("layers/conv2d/vars/0", (3, 3, 3, 32), "f4", external=secret)
+
+        assert "/layers/conv2d/vars/0 keeps its values in another file" in refusal(edited("v3.weights.h5", point))
+
+    def test_by_a_virtual_dataset(self, elsewhere: Path, edited: Callable[..., Path]) -> None:
+        def point(file: h5py.File) -> None:
+            del file["layers/conv2d/vars/0"]
+            layout = h5py.VirtualLayout((3, 3, 3, 32), "f4")
+            layout[:] = h5py.VirtualSource(str(elsewhere), "secret", (3, 3, 3, 32))
+            file.create_virtual_dataset("layers/conv2d/vars/0", layout)
+
+        assert "/layers/conv2d/vars/0 keeps its values in another file" in refusal(edited("v3.weights.h5", point))
+
+    def test_in_a_zip(self, elsewhere: Path, tmp_path: Path) -> None:
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
+            file["layers"] = h5py.ExternalLink(str(elsewhere), "/layers")
+        with zipfile.ZipFile(tmp_path / "linked.keras", "w") as archive:
+            archive.writestr("config.json", "{}")
+            archive.writestr("model.weights.h5", buffer.getvalue())
+        assert "layers in / is a link" in refusal(tmp_path / "linked.keras")

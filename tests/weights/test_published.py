@@ -1,0 +1,582 @@
+"""The published weights by name: files that their own programs made, served on this machine, with what can go wrong.
+
+Everything but the addresses is real: names, downloads, caches, archives, formats, semantics.
+"""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "torch"  # read once, when Keras is imported
+
+import gzip
+import hashlib
+import inspect
+import io
+import json
+import socket
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import huggingface_hub
+import keras
+import pytest
+import pytorch_fid.inception
+import timm
+import torch
+import torchvision
+from keras.src.applications import inception_v3 as their_keras
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+from timm.models._hub import save_for_hf
+
+import inception_v3
+from conftest import tf_slim_cases
+from inception_v3 import cli
+from inception_v3.errors import InputError
+from inception_v3.support import download
+from inception_v3.weights import published
+from inception_v3.weights.formats.weights import imagenet_classes
+from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.published import PUBLISHED, Hub, Web
+from web_server import COMMIT, Fault, Served, WebServer
+
+TIMM = sys.modules["timm.models.inception_v3"]  # in timm.models a function has that name
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+HALF = (0.5, 0.5, 0.5)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    """With nothing to serve yet, caches that are empty, and the hub at its address."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
+    monkeypatch.setattr(download, "PAUSE", 0.01)
+    with WebServer().running() as server:
+        monkeypatch.setattr(published, "ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture
+def publish(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], str]:
+    """Serve these bytes for a name; its address, and its checksum where it has one, are theirs. Returns the path."""
+
+    def serve(name: str, content: bytes) -> str:
+        entry = PUBLISHED[name]
+        assert isinstance(entry, Web)
+        path = f"/{entry.url.partition('://')[2]}"
+        checksum = entry.checksum
+        if checksum is not None:
+            kind, digits = checksum.split(":")
+            checksum = f"{kind}:{hashlib.new(kind, content).hexdigest()[: len(digits)]}"
+        server.files[path] = Served(content)
+        monkeypatch.setitem(PUBLISHED, name, replace(entry, url=server.url + path, checksum=checksum))
+        return path
+
+    return serve
+
+
+def tar_gz(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name.replace("_ckpt", ".ckpt").replace("_pb", ".pb"))
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def slim_file() -> Path:
+    """A checkpoint in format V1, as TF-Slim itself writes it and published its own."""
+    cases = {"odd": {"height": 107, "width": 139, "batch": 3, "seed": 1}}
+    return tf_slim_cases(cases)["odd"] / "model-v1.ckpt"
+
+
+@pytest.fixture
+def slim_archive(slim_file: Path) -> bytes:
+    return tar_gz(inception_v3_ckpt=slim_file.read_bytes())
+
+
+def saved(state: dict[str, torch.Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def randomised(peer: torch.nn.Module) -> torch.nn.Module:
+    with torch.no_grad():
+        for name, tensor in peer.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5) if name.endswith("var") else tensor.uniform_(-0.05, 0.05)
+    return peer
+
+
+@pytest.fixture(scope="module")
+def torchvision_state() -> dict[str, torch.Tensor]:
+    return dict(randomised(torchvision.models.inception_v3(weights=None, init_weights=False)).state_dict())
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What timm puts on the hub for its gluon weights."""
+    folder = tmp_path_factory.mktemp("timm")
+    save_for_hf(
+        randomised(timm.create_model("inception_v3.gluon_in1k", aux_logits=False)), folder, safe_serialization=True
+    )
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["inception-v3", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(exited.value.code or 0), out, err
+
+    return command
+
+
+# ----------------------------------------------------------------------------------------------------- the table
+
+
+def test_addresses_and_checksums_are_those_of_the_programs_themselves() -> None:
+    weights = torchvision.models.Inception_V3_Weights
+    assert {name for name in PUBLISHED if name.startswith("torchvision:")} == {f"torchvision:{w.name}" for w in weights}
+    assert PUBLISHED["torchvision:IMAGENET1K_V1"] == Web(
+        weights.IMAGENET1K_V1.url, "torchvision", f"sha256:{weights.IMAGENET1K_V1.url[-12:-4]}"
+    )
+    source = inspect.getsource(their_keras)
+    for name, url in (("imagenet", their_keras.WEIGHTS_PATH), ("imagenet-notop", their_keras.WEIGHTS_PATH_NO_TOP)):
+        entry = PUBLISHED[f"keras:{name}"]
+        assert isinstance(entry, Web)
+        assert entry.url == url
+        assert entry.checksum is not None
+        file = url.rpartition("/")[2]
+        assert f'"{entry.checksum.removeprefix("md5:")}"' in source[source.index(f'"{file}"') :][:300]
+    fid = PUBLISHED["fid:2015-12-05"]
+    assert fid == Web(pytorch_fid.inception.FID_WEIGHTS_URL, "fid-2015", f"sha256:{fid.url[-12:-4]}")  # type: ignore[union-attr]
+    for name, source in (
+        ("fid:2015-12-05-graph", inspect.getsource(pytorch_fid.inception)),
+        ("slim:2016_08_28", inspect.getsource(TIMM)),
+    ):
+        entry = PUBLISHED[name]
+        assert isinstance(entry, Web)
+        assert entry.url.replace("https://", "http://") in source
+
+
+def test_timms_names_have_timms_scaling() -> None:
+    configurations = TIMM.default_cfgs["inception_v3"].cfgs
+    assert {f"timm:inception_v3.{tag}" for tag in configurations} == {n for n in PUBLISHED if n.startswith("timm:")}
+    for tag, configuration in configurations.items():
+        repository = f"{configuration.hf_hub_id}inception_v3.{tag}"
+        assert PUBLISHED[f"timm:inception_v3.{tag}"] == Hub(
+            repository, None, "timm", (configuration.mean, configuration.std)
+        )
+
+
+@pytest.mark.parametrize("name", ["torchvision:V9", "keras:", "hf:owner", "hf:a/b/c", "hf:../model", "timm:resnet50"])
+def test_an_unknown_name_is_told_with_those_there_are(name: str) -> None:
+    with pytest.raises(InputError, match=r"there are torchvision:IMAGENET1K_V1, .*hf:owner/name$") as raised:
+        inception_v3.load(name)
+    assert raised.value.exit_status == 2
+
+
+def test_what_is_no_name_is_a_path(tmp_path: Path) -> None:
+    assert published.find("runs/digits") is None
+    assert published.find(r"C:\model.safetensors") is None
+    with pytest.raises(InputError, match="there is no such file"):
+        inception_v3.load(tmp_path / "model.safetensors")
+
+
+# ------------------------------------------------------------------------------------- weights with their semantics
+
+
+def test_torchvisions(
+    server: WebServer, publish: Callable[..., str], tmp_path: Path, torchvision_state: dict[str, torch.Tensor]
+) -> None:
+    publish("torchvision:IMAGENET1K_V1", saved(torchvision_state))
+    model = inception_v3.load("torchvision:IMAGENET1K_V1")
+    assert torch.equal(model.state_dict()["Logits.Conv2d_1c_1x1.weights"].flatten(1), torchvision_state["fc.weight"])
+    assert model.settings.count_padding
+    assert model.preprocessing.resize == 342
+    assert model.class_names == imagenet_classes()
+    assert model.origin is not None
+    assert (model.origin.name, model.origin.format) == ("torchvision:IMAGENET1K_V1", "torchvision")
+    cached = tmp_path / "torch" / "hub" / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
+    assert model.origin.file == cached, "where torchvision finds it too"
+    with PUBLISHED["torchvision:IMAGENET1K_V1"].opened("", None) as source:
+        assert source.file == cached
+    assert len(server.requests) == 1, "fetched once"
+
+
+def test_slims_out_of_its_archive(
+    server: WebServer, publish: Callable[..., str], tmp_path: Path, slim_file: Path, slim_archive: bytes
+) -> None:
+    path = publish("slim:2016_08_28", slim_archive)
+    server.faults = [Fault(cut=1_000_000)]
+    model = inception_v3.load("slim:2016_08_28")
+    assert server.ranges == [None, "bytes=1000000-"]
+    assert path.endswith("/inception_v3_2016_08_28.tar.gz")
+    ours, theirs = model.state_dict(), inception_v3.load(slim_file).state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    inception_v3.load("slim:2016_08_28")
+    assert len(server.requests) == 2
+    kept = [file.name for file in (tmp_path / "torch").rglob("*") if file.is_file() and file.suffix != ".lock"]
+    assert kept == ["inception_v3.ckpt"], "the archive would take the room twice"
+
+
+def test_kerass_with_and_without_top(server: WebServer, publish: Callable[..., str], tmp_path: Path) -> None:
+    network = keras.applications.InceptionV3(weights=None, include_top=False)
+    with h5py.File(tmp_path / "notop.h5", "w") as file:
+        save_weights_to_hdf5_group(file, network)
+    publish("keras:imagenet-notop", (tmp_path / "notop.h5").read_bytes())
+    model = inception_v3.load("keras:imagenet-notop")
+    assert model.settings.final_endpoint == "Mixed_7c"
+    assert model.origin is not None
+    assert model.origin.format == "keras"
+    kernel = torch.tensor(keras.ops.convert_to_numpy(network.layers[1].kernel)).permute(3, 2, 0, 1)
+    assert torch.equal(model.state_dict()["Conv2d_1a_3x3.weights"], kernel)
+
+
+def test_fids(server: WebServer, publish: Callable[..., str], torchvision_state: dict[str, torch.Tensor]) -> None:
+    network = pytorch_fid.inception._inception_v3(num_classes=1008, aux_logits=False, weights=None)
+    publish("fid:2015-12-05", saved(network.state_dict()))
+    model = inception_v3.load("fid:2015-12-05")
+    assert model.settings.mixed_7c_pool == "max"
+    assert model.settings.num_classes == 1008
+
+
+def test_the_graph_of_2015_out_of_its_archive(publish: Callable[..., str]) -> None:
+    publish("fid:2015-12-05-graph", tar_gz(LICENSE=b"none", classify_image_graph_def_pb=b"a graph"))
+    entry = PUBLISHED["fid:2015-12-05-graph"]
+    with entry.opened("fid:2015-12-05-graph", None) as source:
+        assert source.file.read_bytes() == b"a graph"
+        assert source.format == "graphdef-2015"
+
+
+def test_timms_from_the_hub(server: WebServer, timm_folder: Path) -> None:
+    names = ["config.json", "model.safetensors"]
+    server.publish("timm/inception_v3.gluon_in1k", timm_folder, names)
+    server.publish("someone/fine-tuned", timm_folder, names)
+    for name in ("timm:inception_v3.gluon_in1k", "hf:someone/fine-tuned"):
+        server.requests.clear()
+        model = inception_v3.load(name)
+        assert model.preprocessing.mean == IMAGENET_MEAN, name
+        assert (model.preprocessing.resize, model.preprocessing.interpolation) == (341, "bicubic")
+        assert model.class_names == imagenet_classes()
+        found = published.find(name)
+        assert found is not None
+        with found.opened(name, None) as source:
+            assert model.origin is not None
+            assert source.file == model.origin.file
+        assert len(server.ranges) == 2, "fetched once, with its config.json"
+    assert published.find("hf:timm/inception_v3.gluon_in1k") == PUBLISHED["timm:inception_v3.gluon_in1k"]
+
+
+# ----------------------------------------------------------------------------------------------------------- the hub
+
+
+@pytest.fixture
+def on_hub(server: WebServer, tmp_path: Path, random_model: Callable[..., InceptionV3]) -> InceptionV3:
+    """A small model of two classes at hf:owner/name."""
+    model = random_model(num_classes=2, image_size=75)
+    model.preprocessing = inception_v3.Preprocessing((75, 75))
+    model.class_names = ["cat", "dog"]
+    inception_v3.save(model, tmp_path / "model.safetensors")
+    server.publish("owner/name", tmp_path, ["model.safetensors"])
+    return model
+
+
+def test_a_repository_of_the_hub(server: WebServer, on_hub: InceptionV3, tmp_path: Path) -> None:
+    model = inception_v3.load("hf:owner/name")
+    assert model.class_names == ["cat", "dog"]
+    assert model.preprocessing == on_hub.preprocessing
+    ours, theirs = model.state_dict(), on_hub.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert (tmp_path / "huggingface" / "models--owner--name").is_dir(), "huggingface_hub's own cache"
+    assert inception_v3.load(f"hf:owner/name@{COMMIT}").class_names == ["cat", "dog"]
+
+
+def test_the_hub_is_resumed_too(server: WebServer, on_hub: InceptionV3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By huggingface_hub, which writes 10 MiB at a time; a small model needs smaller pieces to show it."""
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    server.faults = [Fault(cut=100_000)]
+    inception_v3.load("hf:owner/name")
+    assert server.ranges == [None, "bytes=100000-"]
+
+
+def test_without_a_network_the_cache_answers_at_once(
+    server: WebServer, on_hub: InceptionV3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inception_v3.load("hf:owner/name")
+    monkeypatch.setattr(published, "ENDPOINT", "http://127.0.0.1:9")
+    assert inception_v3.load("hf:owner/name").class_names == ["cat", "dog"]
+    with pytest.raises(InputError, match=r"^hf:owner/other: http://127.0.0.1:9/owner/other cannot be reached .*FILE"):
+        inception_v3.load("hf:owner/other")
+
+
+def test_a_pickle_is_taken_where_there_is_nothing_better(server: WebServer, tmp_path: Path) -> None:
+    for name in published.WEIGHTS:
+        (tmp_path / name).write_bytes(name.encode())
+    server.publish("owner/old", tmp_path, ["pytorch_model.bin"])
+    server.publish("owner/both", tmp_path, ["pytorch_model.bin", "model.safetensors"])
+    assert published.from_hub("hf:owner/old", "owner/old").name == "pytorch_model.bin"
+    assert published.from_hub("hf:owner/both", "owner/both").name == "model.safetensors"
+
+
+def test_both_files_are_of_one_commit(server: WebServer, tmp_path: Path) -> None:
+    """Though the repository changes in between."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"old")
+    server.publish("owner/name", tmp_path, ["config.json", "model.safetensors"])
+    newer = Served(b"new", '"new"', headers={"X-Repo-Commit": "f" * 40})
+    server.files["/owner/name/resolve/main/model.safetensors"] = newer
+    assert published.from_hub("hf:owner/name", "owner/name").read_bytes() == b"old"
+
+
+def test_a_file_that_differs_from_the_hubs_sum_is_deleted(
+    server: WebServer, on_hub: InceptionV3, tmp_path: Path
+) -> None:
+    for path, served in server.files.items():
+        server.files[path] = replace(served, content=served.content[:-1] + b"!")
+    with pytest.raises(InputError, match=r"model.safetensors has another sha256 than the hub has, and was deleted"):
+        inception_v3.load("hf:owner/name")
+    assert not list((tmp_path / "huggingface").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "reason"),
+    [
+        ({"X-Error-Code": "RepoNotFound"}, 404, "there is no such repository, or a private one"),
+        ({"X-Error-Code": "GatedRepo"}, 403, "its owner asks for an agreement first"),
+        ({"X-Error-Code": "RevisionNotFound"}, 404, "the repository has no such revision"),
+        ({}, 404, "the repository holds no model.safetensors or pytorch_model.bin"),
+        ({}, 503, r"cannot be reached \(.*503"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_in_one_line(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], status: int, reason: str
+) -> None:
+    def refuse(self: WebServer, request: Any, body: bool) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    monkeypatch.setattr(WebServer, "answer", refuse)
+    with pytest.raises(InputError, match=f"^hf:owner/name@v1: .*{reason}") as raised:
+        inception_v3.load("hf:owner/name@v1")
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_too_large_is_not_fetched_from_the_hub(
+    server: WebServer, on_hub: InceptionV3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "LIMIT", 1000)
+    with pytest.raises(InputError, match="too large for an Inception V3"):
+        inception_v3.load("hf:owner/name")
+    assert server.ranges == []
+
+
+# --------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_without_a_network_the_way_round_is_told(monkeypatch: pytest.MonkeyPatch, server: WebServer) -> None:
+    entry = PUBLISHED["slim:2016_08_28"]
+    monkeypatch.setitem(PUBLISHED, "slim:2016_08_28", replace(entry, url="http://127.0.0.1:9/x/inception_v3.tar.gz"))
+    with pytest.raises(InputError) as raised:
+        inception_v3.load("slim:2016_08_28")
+    assert str(raised.value) == (
+        "slim:2016_08_28: http://127.0.0.1:9/x/inception_v3.tar.gz: cannot be reached (Connection refused); try again, "
+        "or fetch it on another machine and give the file: --weights-file FILE, in Python load(name, weights_file=FILE)"
+    )
+
+
+def test_a_name_that_does_not_resolve_is_no_traceback(monkeypatch: pytest.MonkeyPatch, server: WebServer) -> None:
+    def nowhere(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    for name in ("torchvision:IMAGENET1K_V1", "keras:imagenet", "timm:inception_v3.tv_in1k", "hf:owner/name"):
+        with pytest.raises(
+            InputError, match=r"cannot be reached \(.*Name or service not known\); .*--weights-file FILE"
+        ):
+            inception_v3.load(name)
+
+
+def test_a_wrong_checksum_is_told_and_nothing_is_kept(
+    server: WebServer, publish: Callable[..., str], tmp_path: Path
+) -> None:
+    path = publish("torchvision:IMAGENET1K_V1", b"weights")
+    server.files[path] = Served(b"others!")
+    with pytest.raises(
+        InputError, match=r"^torchvision:IMAGENET1K_V1: http.*sha256 is not the published one, and it was"
+    ):
+        inception_v3.load("torchvision:IMAGENET1K_V1")
+    assert not [file for file in (tmp_path / "torch").rglob("*") if file.is_file() and file.suffix != ".lock"]
+
+
+def bomb() -> bytes:
+    return gzip.compress(bytes(3_000_000))
+
+
+def link() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        entry = tarfile.TarInfo("inception_v3.ckpt")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(entry)
+    return buffer.getvalue()
+
+
+def damaged() -> bytes:
+    whole = bytearray(tar_gz(inception_v3_ckpt=os.urandom(100_000)))
+    whole[50_000] ^= 1
+    return bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (tar_gz(other=b"x"), "it holds no inception_v3.ckpt"),
+        (link(), "it holds no inception_v3.ckpt"),
+        (tar_gz(inception_v3_ckpt=os.urandom(100_000))[:90_000], "it is a damaged archive"),
+        (damaged(), "it is a damaged archive"),
+        (b"<html>not here</html>", "it is a damaged archive"),
+        (tar_gz(inception_v3_ckpt=bytes(3_000_000)), "it holds more than an Inception V3"),
+        (bomb(), ""),
+    ],
+    ids=["other", "link", "cut", "bit flipped", "page", "large", "bomb"],
+)
+def test_a_bad_archive_is_told_and_nothing_is_kept(
+    publish: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(published, "LIMIT", 1_000_000)
+    publish("slim:2016_08_28", content)
+    with pytest.raises(InputError, match=f"^slim:2016_08_28: http.*{reason}.*, and it was deleted; ") as raised:
+        inception_v3.load("slim:2016_08_28")
+    assert "\n" not in str(raised.value)
+    assert not [file for file in (tmp_path / "torch").rglob("*") if file.is_file() and file.suffix != ".lock"]
+
+
+def test_nothing_is_written_beside_the_member(publish: Callable[..., str], tmp_path: Path) -> None:
+    publish("fid:2015-12-05-graph", tar_gz(**{"../evil": b"x", "deep/classify_image_graph_def_pb": b"a graph"}))
+    with PUBLISHED["fid:2015-12-05-graph"].opened("", None) as source:
+        assert source.file.read_bytes() == b"a graph"
+    assert not list(tmp_path.rglob("evil"))
+
+
+# ------------------------------------------------------------------------------------------------------ weights_file
+
+
+def test_a_file_with_the_names_semantics(timm_folder: Path, tmp_path: Path) -> None:
+    """Of the bare file nobody could tell that its pictures are scaled by ImageNet's mean."""
+    bare = tmp_path / "weights.safetensors"
+    bare.symlink_to(timm_folder / "model.safetensors")
+    model = inception_v3.load("timm:inception_v3.gluon_in1k", weights_file=bare)
+    assert model.preprocessing.mean == IMAGENET_MEAN
+    assert model.class_names == imagenet_classes()
+    within = timm_folder / "model.safetensors"
+    assert inception_v3.load("timm:inception_v3.tf_in1k", weights_file=within).preprocessing.mean == HALF
+
+
+def test_slims_classes_start_with_the_background(tmp_path: Path, random_model: Callable[..., InceptionV3]) -> None:
+    inception_v3.save(random_model(num_classes=1001), tmp_path / "model.ckpt", "tf-slim")
+    model = inception_v3.load("slim:2016_08_28", weights_file=tmp_path / "model.ckpt")
+    assert model.class_names == ["background", *imagenet_classes()]
+
+
+def test_the_archive_itself_and_what_is_in_it(
+    tmp_path: Path, server: WebServer, slim_file: Path, slim_archive: bytes
+) -> None:
+    (tmp_path / "from_elsewhere").write_bytes(slim_archive)
+    for file in (tmp_path / "from_elsewhere", slim_file):
+        model = inception_v3.load("slim:2016_08_28", weights_file=file)
+        assert model.origin is not None
+        assert model.origin.format == "tf-slim"
+    (tmp_path / "cut").write_bytes(slim_archive[:100_000])
+    with pytest.raises(InputError, match="cut: it is a damaged archive"):
+        inception_v3.load("slim:2016_08_28", weights_file=tmp_path / "cut")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_a_weights_file_that_is_not_there_or_another(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing"):
+        inception_v3.load(name, weights_file=tmp_path / "nothing")
+    (tmp_path / "something").write_bytes(b"something else" * 100)
+    with pytest.raises(InputError, match="something"):
+        inception_v3.load(name, weights_file=tmp_path / "something")
+
+
+def test_a_weights_file_needs_a_name(slim_file: Path) -> None:
+    with pytest.raises(InputError, match="is no published name") as raised:
+        inception_v3.load(slim_file, weights_file=slim_file)
+    assert raised.value.exit_status == 2
+
+
+# -------------------------------------------------------------------------------------------------- the command line
+
+
+def test_every_command_takes_names(
+    server: WebServer, on_hub: InceptionV3, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    digit = Path(__file__).parents[2] / "examples" / "digits" / "7-0081.png"
+    status, out, _ = run("predict", "hf:owner/name", digit, "--json")
+    assert status == 0
+    assert {one["class"] for one in json.loads(out)["predictions"]} == {"cat", "dog"}
+    for kind in ("cat", "dog"):
+        (tmp_path / "pictures" / kind).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "pictures" / kind / f"{number}.png").write_bytes(digit.read_bytes())
+    status, out, err = run("evaluate", "hf:owner/name", tmp_path / "pictures", "--json", "--workers", "0")
+    assert status == 0, err
+    status, out, _ = run("convert", "hf:owner/name", tmp_path / "copy.safetensors", "--json")
+    assert status == 0
+    assert json.loads(out)["difference"] == 0
+    assert json.loads(out)["source_format"] == "native"
+    copy = inception_v3.load(tmp_path / "copy.safetensors")
+    assert copy.origin is not None
+    assert copy.origin.first == "hf:owner/name (native)", "where it came from goes along"
+
+
+def test_every_command_takes_a_weights_file(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]], slim_file: Path
+) -> None:
+    digit = Path(__file__).parents[2] / "examples" / "digits" / "7-0081.png"
+    given = ("--weights-file", slim_file)
+    status, out, err = run("predict", "slim:2016_08_28", digit, "--json", *given)
+    assert status == 0, err
+    assert len(json.loads(out)["predictions"]) == 5
+    for command in (("predict", digit), ("convert", tmp_path / "x.safetensors"), ("evaluate", "digits")):
+        status, _, err = run(command[0], "slim:2016_08_28", command[1], "--weights-file", tmp_path / "nothing")
+        assert status == 1
+        assert err.startswith("error: ")
+        assert "nothing" in err
+        assert err.count("\n") == 1
+
+
+def test_a_command_without_a_network_says_so_in_one_line(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, server: WebServer
+) -> None:
+    monkeypatch.setattr(published, "ENDPOINT", "http://127.0.0.1:9")
+    status, out, err = run("predict", "timm:inception_v3.tv_in1k", "examples/digits")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: timm:inception_v3.tv_in1k: http://127.0.0.1:9/timm/inception_v3.tv_in1k cannot be")
+    assert err.count("\n") == 1
+
+
+def test_the_package_alone_imports_neither_torch_nor_the_hub() -> None:
+    check = "import sys, inception_v3; assert not {'torch', 'huggingface_hub'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", check], check=True)
+    check = "import sys, inception_v3.cli; assert not {'torch', 'huggingface_hub'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", check], check=True)
