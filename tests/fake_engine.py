@@ -11,6 +11,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.artefact import Description
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
 from inception_v3.inference.engines.choose import Opened
+from inception_v3.network.settings import Settings
 
 CLASSES = 128
 SIZE = Preprocessing((8, 8))
@@ -51,7 +52,7 @@ def instead_of_a_network(seconds: float, log: Path | None = None, fails_at: int 
     from inception_v3.inference import results
     from inception_v3.inference.engines import choose
 
-    told = Description({"num_classes": CLASSES}, SIZE, None, (LOGITS, FEATURES), "fp32", False, "")
+    told = Description(Settings(num_classes=CLASSES), SIZE, None, (LOGITS, FEATURES), "fp32", False, "")
     engine = FakeEngine(seconds, log, fails_at)
     choose.open_engine = lambda *_, **__: Opened(engine, told, Path(os.devnull), "asked for")
     results.ROWS_PER_PART = rows

@@ -1,10 +1,10 @@
 """Prints the table of docs/parity.md: `make parity`. The bounds themselves are tested in test_parity_tf_slim.py."""
 
 import torch
+from test_parity_tf_slim import CASES, Case, as_tf, nhwc, state_name
 
 from conftest import relative, tf_slim_cases
 from inception_v3.training.losses import classification_loss
-from test_parity_tf_slim import CASES, Case, as_tf, nhwc, state_name
 
 COLUMNS = {
     "inference, float64": ("eval/", "float64"),

@@ -235,8 +235,8 @@ def weights_are_converted(ran: Ran) -> None:
 def what_is_new_or_missing_is_told(ran: Ran) -> None:
     assert ran.warned == [
         "model.pth: the final layers are new, for 10 classes",
-        "old.safetensors: not in the file, and new: Conv2d_1a_3x3.weights",
-        "old.safetensors: in the file, and left out: Old.weights",
+        "old.safetensors: missing from the file, so initialised: Conv2d_1a_3x3.weights",
+        "old.safetensors: in the file, but not used: Old.weights",
     ]
 
 

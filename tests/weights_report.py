@@ -7,21 +7,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import test_formats_fid_2015 as of_2015
+import test_formats_keras as of_keras
+import test_formats_torchvision_timm as of_torch
 import torch
+from inception_v3.formats import fid_2015
+from test_formats_tf_slim import slim_end_points
+from test_parity_tf_slim import CASES, Case, nhwc
 from timm.models import load_checkpoint
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 import inception_v3
-import test_formats_fid_2015 as of_2015
-import test_formats_keras as of_keras
-import test_formats_torchvision_timm as of_torch
 from conftest import oracle_python, randomise, relative, tf_slim_cases
 from inception_v3 import peers
-from inception_v3.formats import fid_2015
 from inception_v3.network import InceptionV3
-from test_formats_tf_slim import slim_end_points
-from test_parity_tf_slim import CASES, Case, nhwc
 
 DTYPES = (torch.float32, torch.float64)
 Figure = float | None  # None: the other program does not run in that precision

@@ -34,6 +34,7 @@ from inception_v3.evaluation.crops import MultiCrop
 from inception_v3.evaluation.evaluate import ANSWER, Metrics, evaluate, judge, merge
 from inception_v3.evaluation.report import write_html
 from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.network.settings import Settings
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.weights.model import InceptionV3
 from processes import command_line, team
@@ -49,7 +50,7 @@ class Scripted(torch.nn.Module):
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.table = torch.nn.Parameter(logits, requires_grad=False)
-        self.settings = {"num_classes": logits.shape[1]}
+        self.settings = Settings(num_classes=logits.shape[1])
         self.preprocessing = Preprocessing((2, 2), 1.0, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
 
     def forward(self, images: Tensor, end_points: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -243,7 +244,7 @@ class Colours(torch.nn.Module):
         super().__init__()
         kernel = torch.randn(3, 7, generator=torch.Generator().manual_seed(seed)) * 40
         self.kernel = torch.nn.Parameter(kernel, requires_grad=False)
-        self.settings, self.preprocessing = {"num_classes": 7}, preprocessing
+        self.settings, self.preprocessing = Settings(num_classes=7), preprocessing
 
     def forward(self, images: Tensor, end_points: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         assert len(images) <= 32, "no more than a batch at once"

@@ -16,6 +16,7 @@ from inception_v3.data import load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import judge
 from inception_v3.network.layers import BatchNorm
+from inception_v3.network.sync_batch_norm import SyncBatchNorm
 from inception_v3.weights.load import load
 from pictures import skies
 from processes import Command, command_line, start, team
@@ -159,7 +160,7 @@ def synchronised_halves(place: Path) -> None:
         mine = slice(0, 4) if processes.rank == 0 else slice(4, 7)
         saved = {name: tensor[mine] for name, tensor in load_file(place / "halves.safetensors").items()}
         images = saved["images"].requires_grad_()
-        layer = distributed.SyncBatchNorm.of(BatchNorm(5, decay=0.9, scale=True).double())
+        layer = SyncBatchNorm.of(BatchNorm(5, decay=0.9, scale=True).double())
         out = layer(images)
         torch.autograd.backward((out * saved["weights"]).sum())
         found = {"out": out, "gradient": images.grad, "beta": layer.beta.grad, "gamma": layer.gamma.grad}  # type: ignore[union-attr]

@@ -439,7 +439,7 @@ def test_pictures_larger_than_the_last_pool_are_averaged_whole() -> None:
     assert uses_aux_head(model, recipe, 400)
     logits, heads = model(torch.zeros(2, 3, 400, 400), ("AuxLogits",))
     assert logits.shape == heads["AuxLogits"].shape == (2, 2)
-    assert not new_model(SMALL, ["a", "b"]).global_pool
+    assert not new_model(SMALL, ["a", "b"]).settings.global_pool
 
 
 def test_a_training_can_start_from_a_model_and_move_a_part_of_it(tmp_path: Path) -> None:

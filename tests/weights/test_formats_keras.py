@@ -196,7 +196,7 @@ class TestWhatKerasSaved:
         assert weights.class_names is None
         assert model.settings.num_classes == CLASSES
         assert model.AuxLogits is None
-        assert model.global_pool
+        assert model.settings.global_pool
         assert not model.settings.count_padding
         assert keras_format.differences(model) == []
 

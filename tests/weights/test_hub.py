@@ -81,7 +81,7 @@ def test_from_pretrained_takes_the_options_of_load(tmp_path: Path, model: Incept
         again = InceptionV3.from_pretrained(tmp_path, num_classes=5)
     assert again.settings.num_classes == 5
     assert again.settings.count_padding
-    with pytest.warns(UserWarning, match="in the file, and left out: AuxLogits"):
+    with pytest.warns(UserWarning, match="in the file, but not used: AuxLogits"):
         again = InceptionV3.from_pretrained(tmp_path, strict=False, create_aux_logits=False)
     assert again.AuxLogits is None
 

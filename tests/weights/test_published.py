@@ -519,7 +519,7 @@ def test_a_weights_file_that_is_not_there_or_another(name: str, tmp_path: Path) 
 
 
 def test_a_weights_file_needs_a_name(slim_file: Path) -> None:
-    with pytest.raises(InputError, match="is no published name") as raised:
+    with pytest.raises(InputError, match="not a published name") as raised:
         inception_v3.load(slim_file, weights_file=slim_file)
     assert raised.value.exit_status == 2
 

@@ -100,7 +100,7 @@ def _start_of(branch: Branch) -> BranchStart | None:
 def run_layers_with_fused_max(
     network: InceptionV3Network, names: Sequence[str], net: Tensor, kept: Collection[str]
 ) -> tuple[Tensor, EndPoints]:
-    """network.run_layers, with a convolution and the max pool behind it as one step if only the pool's output is kept."""
+    """network.run_layers, with a convolution and the max pool behind it fused where only the pool's output is kept."""
     end_points: EndPoints = {}
     remaining = list(names)
     while remaining:

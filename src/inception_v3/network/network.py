@@ -75,7 +75,7 @@ class Head(nn.Sequential):
 def run_layers(
     network: "InceptionV3Network", names: Sequence[str], net: Tensor, kept: Collection[str]
 ) -> tuple[Tensor, EndPoints]:
-    """Run the named layers of the base in sequence. Returns the last output, and the outputs of the layers in `kept`."""
+    """Run the named layers of the base in sequence; return the last output and those of the layers in `kept`."""
     end_points: EndPoints = {}
     for name in names:
         net = network.get_submodule(name)(net)

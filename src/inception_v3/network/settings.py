@@ -1,7 +1,7 @@
 """The options of the network, checked: what `InceptionV3` takes and what a saved model stores."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from inception_v3.network.architecture import Size, check_options
@@ -11,8 +11,8 @@ from inception_v3.network.architecture import Size, check_options
 class Settings(Mapping[str, Any]):
     """Every option of an Inception V3, under TF-Slim's names where TF-Slim has the option.
 
-    Also a read-only mapping, so that `InceptionV3(**model.settings)` builds the same network again and
-    `json.dumps(dict(settings))` stores it. Use `dataclasses.replace` to change an option.
+    Also a read-only mapping: `InceptionV3(**model.settings)` builds the same network again, and
+    `model.settings | {"global_pool": True}` are settings with another value.
 
     Args:
         num_classes: outputs of both heads.
@@ -73,6 +73,9 @@ class Settings(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(_NAMES)
+
+    def __or__(self, changes: Mapping[str, Any]) -> "Settings":
+        return replace(self, **changes)
 
 
 _NAMES = tuple(field.name for field in fields(Settings))

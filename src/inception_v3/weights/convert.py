@@ -223,7 +223,7 @@ def _check(
         return Check(here, done.difference, f"{done.format} is its own format")
     images = Preprocessing().scale(pixels).numpy()
     try:
-        program, theirs = peers.answers(done.format, staged, images, dict(settings), python)
+        program, theirs = peers.answers(done.format, staged, images, settings, python)
     except peers.CannotRunError as error:
         if error.missing:
             return Check(here, done.difference, f"{done.format} cannot be run here: {error}")

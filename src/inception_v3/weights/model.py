@@ -124,7 +124,7 @@ class InceptionV3(InceptionV3Network, HubMixin):
         model.load_state_dict(tensors, strict=False, assign=True)
         if new_classifiers:
             classes = model.settings.num_classes
-            warnings.warn(f"{file}: the final layers are new, with random weights for {classes} classes", stacklevel=3)
+            warnings.warn(f"{file}: the final layers are new, for {classes} classes", stacklevel=3)
         for fault, names in (("missing from the file, so initialised", missing), ("in the file, but not used", extra)):
             if names:
                 warnings.warn(f"{file}: {fault}: {', '.join(names)}", stacklevel=3)

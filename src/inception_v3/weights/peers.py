@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 Answers = dict[str, np.ndarray]  # NCHW; Logits and AuxLogits, or the last map of a network without heads
-Settings = dict[str, Any]
+Settings = Mapping[str, Any]
 
 
 class CannotRunError(Exception):
@@ -51,7 +51,7 @@ def answers(
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "HF_HUB_OFFLINE": "1",
         }
-        command = [str(python), __file__, format, str(path.absolute()), json.dumps(settings)]
+        command = [str(python), __file__, format, str(path.absolute()), json.dumps(dict(settings))]
         try:
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
         except OSError as error:

@@ -191,7 +191,7 @@ def _head(model: "InceptionV3", net: str, any_size: bool) -> Iterator[Operation]
     assert isinstance(pool, Pool2d)
     assert isinstance(classify, Conv2d)
     kernel: Size | None = None
-    if not model.global_pool:
+    if not model.settings.global_pool:
         if any_size:
             raise ValueError("a network that takes any size needs global_pool=True: its head averages 8x8 places")
         height, width = model.preprocessing.image_size
