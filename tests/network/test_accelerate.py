@@ -1,4 +1,4 @@
-"""Faster training kernels on a CPU: the gradients of the plain layers, under everything that PyTorch does to a module."""
+"""Faster training kernels on a CPU have the gradients of the plain layers, whatever PyTorch does to the module."""
 
 import copy
 import pickle

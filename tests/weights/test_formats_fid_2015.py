@@ -154,7 +154,7 @@ def test_a_model_without_gamma_is_written_with_ones(tmp_path: Path, monkeypatch:
 
 
 def test_both_formats_come_with_the_semantics_of_2015() -> None:
-    assert GRAPH_2015 == dict(Settings()) | {
+    assert dict(GRAPH_2015) == dict(Settings()) | {
         "num_classes": 1008,
         "create_aux_logits": False,
         "batch_norm_scale": True,
