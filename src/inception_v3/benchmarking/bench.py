@@ -228,7 +228,7 @@ def bench(
         rows, operations = [], 2 * _macs(network)
         for one, worker in racing.items():
             known: tuple[float, float] | tuple[None, None] = None, None
-            if one.program is None or not find_writer(one.program).differences(network):
+            if one.program is None or not find_writer(one.program).differences(network.to_weights()):
                 found = np.load(contest.folder / ANSWERS.format(one.engine, one.precision))
                 known = _agreement(found, expected, str(one))
             allowed = peak[one.precision] / operations if one.precision in peak else None

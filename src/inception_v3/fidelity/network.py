@@ -88,7 +88,7 @@ def load_network(
     name = "this model" if model is weights else str(weights)
     if model.settings.final_endpoint:
         raise InputError(f"{name}: ends at {model.settings['final_endpoint']}; scores need all layers")
-    reasons = fid_2015.differences(model)
+    reasons = fid_2015.differences(model.to_weights())
     if reasons and not any_weights:
         remedy = "give the weights of inception-2015-12-05, or --any-weights for scores that compare with no others"
         raise InputError(f"{name}: not the network of 2015 ({reasons[0]}); {remedy}")

@@ -86,7 +86,7 @@ class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="
 
     def _save_pretrained(self, save_directory: Path) -> None:
         model = cast("InceptionV3", self)
-        native.write(model, save_directory / WEIGHTS)
+        native.write(model.to_weights(), save_directory / WEIGHTS)
         told = {**model.settings, "preprocessing": asdict(model.preprocessing), "class_names": model.class_names}
         with replacing(save_directory / CONFIG) as temporary:
             temporary.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
