@@ -206,7 +206,9 @@ class TestFilesSavedByKeras:
         assert names is not None
         assert (len(names), names[0], names[999]) == (1000, "tench", "toilet tissue")
 
-    def test_in_a_zip_are_read_without_using_the_stored_configuration(self, files: dict[str, Path], tmp_path: Path) -> None:
+    def test_in_a_zip_are_read_without_using_the_stored_configuration(
+        self, files: dict[str, Path], tmp_path: Path
+    ) -> None:
         with zipfile.ZipFile(files["zip.keras"]) as old, zipfile.ZipFile(tmp_path / "x.keras", "w") as new:
             new.writestr("config.json", '{"class_name": "Lambda", "config": "code that must not run"')
             new.writestr("model.weights.h5", old.read("model.weights.h5"))
@@ -316,9 +318,7 @@ class TestFilesWrittenHere:
         assert keras_format.recognises(path)
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_are_refused_in_one_line_if_the_path_cannot_be_written(
-        self, model: InceptionV3, tmp_path: Path
-    ) -> None:
+    def test_are_refused_in_one_line_if_the_path_cannot_be_written(self, model: InceptionV3, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(InputError, match="cannot be written"):
             keras_format.write(model.to_weights(), tmp_path / "file" / "ours.h5")
@@ -426,7 +426,7 @@ class TestBadFiles:
 
     @pytest.mark.parametrize("form", ["legacy.h5", "v3.weights.h5"])
     def test_with_flipped_bits(self, form: str, files: dict[str, Path], tmp_path: Path) -> None:
-        """HDF5 has no checksum, so a flip in the values may pass unnoticed. Reading never raises anything but InputError."""
+        """HDF5 has no checksum, so a flip in the values may pass unnoticed. Reading raises only InputError."""
         content, refused = bytearray(files[form].read_bytes()), 0
         for position in [*range(8, 96, 8), *range(100, 4000, 250)]:
             content[position] ^= 0x55
