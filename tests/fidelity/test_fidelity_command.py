@@ -573,7 +573,7 @@ def test_two_pictures_are_enough_for_fid(scored: Callable[..., dict[str, object]
 def test_another_network_is_refused_unless_asked_for(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
     status, _, err = run(*sets, any_weights=False)
     assert status == 1
-    assert "not the network of 2015 (it has the published widths alone" in err
+    assert "not the network of 2015 (it has only the published layer widths" in err
     assert "--any-weights" in err
     model = InceptionV3(final_endpoint="Mixed_6e", depth_multiplier=0.1)
     save(model, tmp_path / "base.safetensors")
