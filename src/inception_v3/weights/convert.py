@@ -19,10 +19,10 @@ from inception_v3.weights.formats.registry import find_writer, formats_by_suffix
 from inception_v3.weights.formats.weights import Weights, fold_gamma
 from inception_v3.weights.load import load, save
 from inception_v3.weights.model import InceptionV3
-from inception_v3.weights.programs.program import CannotRunError
+from inception_v3.weights.programs.program import MissingProgramError, ProgramError
 
-IMAGES = 2  # to compare outputs on; random pixels, since they reach a map's borders as photographs do
-LIMIT = 1e-4  # a larger difference is an error; float32 rounding alone makes about 1e-6
+IMAGES = 2  # number of images of random pixels, on which outputs are compared
+LIMIT = 1e-4  # a larger difference is an error; rounding to float32 causes about 1e-6
 
 Outputs = dict[str, Tensor]  # by end point
 
@@ -246,10 +246,10 @@ def _check(
     images = Preprocessing().scale(pixels).numpy()
     try:
         program, arrays = format.program.run(staged, images, reloaded.settings, python)
-    except CannotRunError as error:
-        if error.missing:
-            reason = f"{format.name}'s program cannot be run here: {error}"
-            return ProgramCheck("inception-v3", conversion.difference, reason)
+    except MissingProgramError as error:
+        reason = f"{format.name}'s program cannot be run here: {error}"
+        return ProgramCheck("inception-v3", conversion.difference, reason)
+    except ProgramError as error:
         raise InputError(
             f"{conversion.destination}: not written, since {format.name}'s program cannot use it ({error}); leave out "
             "--check to write it anyway"

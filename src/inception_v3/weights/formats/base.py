@@ -16,7 +16,7 @@ class Format:
         name: the name that `--to` and `load(format=...)` take. The format's module has the same name, with underscores.
         recognises: return whether a path holds this format, judging by the content. Never raises.
         read: read a path. Raises InputError, in one line with the file and the variable at fault.
-        write_instead: for a format that cannot be written, a format to write in its place.
+        write_instead: for a format that cannot be written, the name of one that holds the same network.
     """
 
     name: str

@@ -30,12 +30,10 @@ def read(path: Path) -> Weights:
 
 def differences(weights: Weights) -> list[str]:
     """Why pytorch-fid would compute other outputs from the file, or could not load it."""
-    settings = weights.settings
-    if settings.final_endpoint:
-        return [f"it cannot hold a network cut at {settings['final_endpoint']}"]
+    num_classes = weights.settings.num_classes
     reasons = differences_from(weights, count_padding=GRAPH_2015.count_padding, mixed_7c_pool=GRAPH_2015.mixed_7c_pool)
-    if settings.num_classes != GRAPH_2015.num_classes:
-        reasons.append(f"it has {GRAPH_2015['num_classes']} classes, this model {settings['num_classes']}")
+    if num_classes != GRAPH_2015.num_classes:
+        reasons.append(f"it has {GRAPH_2015.num_classes} classes, this model {num_classes}")
     return reasons
 
 

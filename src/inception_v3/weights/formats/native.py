@@ -1,6 +1,6 @@
 """This project's own format: a safetensors file with everything needed to use the model again.
 
-The tensors have the names of `state_dict()`. The metadata says which program wrote the file and holds, as JSON:
+The tensors have the names of `state_dict()`. The metadata names the format and its version, and holds as JSON:
 `settings` (the options of InceptionV3), `preprocessing`, `class_names` and `training`. safetensors holds no code, is
 checked against the file's size before memory is allocated, and can be mapped instead of read.
 """

@@ -29,8 +29,7 @@ def find_format(name: str) -> "Format":
     """Return the format of that name. Raises InputError, listing the names, if there is none."""
     if name not in FORMATS:
         raise InputError(f"no format {name!r}; choose one of {', '.join(FORMATS)}", exit_status=2)
-    module = import_module(f"inception_v3.weights.formats.{name.replace('-', '_')}")
-    return cast("Format", module.FORMAT)
+    return cast("Format", import_module(f"inception_v3.weights.formats.{name.replace('-', '_')}").FORMAT)
 
 
 def find_writer(name: str) -> "WritableFormat":

@@ -105,7 +105,7 @@ def write(prefix: str | Path, variables: Mapping[str, np.ndarray]) -> None:
             raise InputError(f"{prefix}: {name!r} is of type {value.dtype}; give float16/32/64 or int32/64")
         entries[key] = value
     index, data = Path(f"{prefix}.index"), Path(f"{prefix}.data-00000-of-00001")
-    # The contexts exit in reverse order: the data file is in place first, so that no index lacks its data.
+    # The contexts exit in reverse order: the data file is renamed first, so that an index never lacks its data.
     with replacing(index) as index_file, replacing(data) as data_file:
         records = [(b"", put(1, 1) + put(3, put(1, 1)))]  # one data file, format version 1
         with data_file.open("wb") as file:

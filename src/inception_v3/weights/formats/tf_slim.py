@@ -1,4 +1,7 @@
-"""TF-Slim checkpoints: the variables `InceptionV3/...`, and the options that their names and shapes imply."""
+"""TF-Slim checkpoints, and the options of InceptionV3 that their names and shapes imply.
+
+The variable `InceptionV3/Conv2d_1a_3x3/weights` is the tensor `Conv2d_1a_3x3.weights` of `state_dict()`.
+"""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -17,6 +20,7 @@ from inception_v3.network.settings import Settings
 from inception_v3.weights.formats import tensorflow_checkpoint
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import (
+    BATCH_NORM,
     Weights,
     convolutions,
     default_class_names,
@@ -28,8 +32,7 @@ from inception_v3.weights.programs.program import Program
 SCOPE = "InceptionV3/"
 AVERAGE = "/ExponentialMovingAverage"
 # The network's variables, below the scope of a layer. All others there are an optimizer's slots.
-BATCH_NORM = ("BatchNorm/beta", "BatchNorm/gamma", "BatchNorm/moving_mean", "BatchNorm/moving_variance")
-VARIABLES = ("weights", "biases", *BATCH_NORM)
+VARIABLES = ("weights", "biases", *(name.replace(".", "/") for name in BATCH_NORM))
 
 
 def read(path: Path) -> Weights:
@@ -39,19 +42,17 @@ def read(path: Path) -> Weights:
     Raises InputError: damaged, or not TF-Slim's Inception V3.
     """
     arrays = tensorflow_checkpoint.read(path, wanted=_is_variable)
+    arrays = {name.removeprefix(SCOPE): value for name, value in arrays.items()}
     averages = {name.removesuffix(AVERAGE): value for name, value in arrays.items() if name.endswith(AVERAGE)}
     variables = {name: value for name, value in arrays.items() if not name.endswith(AVERAGE)} | averages
-    options = recover_options(path, {name.removeprefix(SCOPE): value.shape for name, value in variables.items()})
-    tensors = {state_name(name): to_torch(value) for name, value in variables.items()}
-    settings = Settings(**options)
+    settings = Settings(**recover_options(path, {name: value.shape for name, value in variables.items()}))
+    tensors = {name.replace("/", "."): to_torch(value) for name, value in variables.items()}
     preprocessing = Preprocessing.named("slim", settings.image_size)
     return Weights(tensors, settings, preprocessing, default_class_names(settings.num_classes))
 
 
 def differences(weights: Weights) -> list[str]:
     """Why TF-Slim would compute other outputs. It builds any width; its average pools leave the padding out."""
-    if weights.settings.final_endpoint:
-        return [f"it cannot hold a network cut at {weights.settings['final_endpoint']}"]
     return differences_from(weights, count_padding=False, global_pool=False, fixed_widths=False)
 
 
@@ -66,7 +67,7 @@ def write(weights: Weights, path: Path) -> None:
     if weights.settings.final_endpoint:
         raise InputError(f"{path}: TF-Slim's network has all layers, and this one lacks its heads; write it as native")
     tensors, _ = fold_gamma(weights.tensors)
-    variables = {variable_name(name): to_tensorflow(tensor) for name, tensor in tensors.items()}
+    variables = {SCOPE + name.replace(".", "/"): to_tensorflow(tensor) for name, tensor in tensors.items()}
     tensorflow_checkpoint.write(path, variables)
     if path.is_file():
         path.unlink()
@@ -74,16 +75,6 @@ def write(weights: Weights, path: Path) -> None:
 
 def _is_variable(name: str) -> bool:
     return name.startswith(SCOPE) and name.removesuffix(AVERAGE).endswith(VARIABLES)
-
-
-def state_name(variable: str) -> str:
-    """`InceptionV3/Conv2d_1a_3x3/weights` to `Conv2d_1a_3x3.weights`."""
-    return variable.removeprefix(SCOPE).replace("/", ".")
-
-
-def variable_name(state: str) -> str:
-    """`Conv2d_1a_3x3.weights` to `InceptionV3/Conv2d_1a_3x3/weights`."""
-    return SCOPE + state.replace(".", "/")
 
 
 def to_tensorflow(tensor: Tensor) -> np.ndarray:

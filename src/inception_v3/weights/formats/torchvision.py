@@ -45,11 +45,9 @@ def write(weights: Weights, path: Path) -> None:
 def differences(weights: Weights) -> list[str]:
     """Why torchvision and timm would compute other outputs from images in [-1, 1]; resizing is left to their users."""
     settings = weights.settings
-    if settings.final_endpoint:
-        return [f"it cannot hold a network cut at {settings['final_endpoint']}"]
     reasons = differences_from(weights, count_padding=True)
     aux = torchvision_names.can_hold_aux(weights)
-    if settings.create_aux_logits and not aux:
+    if torchvision_names.has_aux(weights.tensors) and not aux:
         reasons.append(f"it cannot hold an auxiliary head for images of {settings['image_size']}, which is left out")
     if settings.num_classes == GRAPH_2015.num_classes and not aux:
         reasons.append("a file with 1008 classes and no auxiliary head would be read as the network of 2015")

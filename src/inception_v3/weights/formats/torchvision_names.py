@@ -4,6 +4,7 @@ The names are those of torchvision/models/inception.py, which timm/models/incept
 pytorch-fid and torch-fidelity took over. They follow from the architecture table by a rule over a branch's kernels.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -91,11 +92,12 @@ def inception_shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
 
 def is_2015_graph(shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether there are 1,008 classes and no auxiliary head: only the network of 2015 has those."""
-    return shapes["fc.weight"][:1] == (1008,) and not _has_aux(shapes)
+    return shapes["fc.weight"][:1] == (1008,) and not has_aux(shapes)
 
 
-def _has_aux(names: dict[str, tuple[int, ...]] | dict[str, Tensor]) -> bool:
-    return any(name.startswith("AuxLogits.") for name in names)
+def has_aux(tensors: Iterable[str]) -> bool:
+    """Whether any of the names, theirs or ours, belongs to an auxiliary head."""
+    return any(name.startswith("AuxLogits.") for name in tensors)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], bool, int]:
@@ -108,7 +110,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], bool, int]:
     holds another network.
     """
     theirs = load_state_dict(path)
-    aux = _has_aux(theirs)
+    aux = has_aux(theirs)
     _check_names(path, theirs, state_names(aux))
     num_classes = max(theirs["fc.bias"].numel(), 1)
     dtype = torch.float64 if all(tensor.dtype == torch.float64 for tensor in theirs.values()) else torch.float32

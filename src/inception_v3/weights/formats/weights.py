@@ -93,15 +93,20 @@ def differences_from(
     mixed_7c_pool: str = "avg",
     global_pool: bool = True,
     fixed_widths: bool = True,
+    can_end_at: str | None = None,
 ) -> list[str]:
     """Why a program with these options, and with images in [-1, 1], computes other outputs from the weights.
 
-    `fixed_widths` means that the program builds only the published layer widths.
+    `fixed_widths` means that the program builds only the published layer widths. `can_end_at` is the layer at which
+    its network may end, without heads.
     """
     settings, preprocessing, standard = weights.settings, weights.preprocessing, Preprocessing()
     widths = [layer.table.width for layer in convolutions() if isinstance(layer.table, Conv) and layer.table.width]
     areas = ("windows of the last map", "the whole last map")
     reasons = {
+        f"it cannot hold a network cut at {settings['final_endpoint']}": (
+            settings.final_endpoint not in (None, can_end_at)
+        ),
         f"its average pools {'count the padding' if count_padding else 'leave the padding out'}, this model's do not": (
             settings.count_padding != count_padding
         ),

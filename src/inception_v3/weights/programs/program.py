@@ -15,12 +15,12 @@ import numpy as np
 RUNNER = Path(__file__).with_name("runner.py")
 
 
-class CannotRunError(Exception):
-    """The program is not installed (`missing`), or it fails on the file."""
+class ProgramError(Exception):
+    """The program fails on the file, or cannot be run at all."""
 
-    def __init__(self, message: str, *, missing: bool) -> None:
-        super().__init__(message)
-        self.missing = missing
+
+class MissingProgramError(ProgramError):
+    """The program is not installed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Program:
             map of a network without heads.
 
         Raises:
-            CannotRunError: the interpreter or the program cannot be run, or the program fails on the file.
+            MissingProgramError: the program is not installed.
+            ProgramError: the interpreter cannot be run, or the program fails on the file.
         """
         with TemporaryDirectory() as name:
             folder = Path(name)
@@ -59,14 +60,14 @@ class Program:
                     [*command, json.dumps(dict(settings))], cwd=folder, env=_environment(folder), capture_output=True
                 )
             except OSError as error:
-                raise CannotRunError(f"{python} cannot be run ({error.strerror or error})", missing=False) from error
+                raise ProgramError(f"{python} cannot be run ({error.strerror or error})") from error
             try:
                 report = json.loads((folder / "report.json").read_text())
             except (OSError, ValueError) as error:  # killed, for example for lack of memory; or there is no NumPy
                 *_, last = ["", *done.stderr.decode(errors="replace").split("\n")[:-1]]
-                raise CannotRunError(f"exit status {done.returncode} {last[:200]}".strip(), missing=False) from error
+                raise ProgramError(f"exit status {done.returncode} {last[:200]}".strip()) from error
             if "program" not in report:
-                raise CannotRunError(report["problem"], missing=report["missing"])
+                raise (MissingProgramError if report["missing"] else ProgramError)(report["problem"])
             with np.load(folder / "outputs.npz") as outputs:
                 return report["program"], dict(outputs)
 

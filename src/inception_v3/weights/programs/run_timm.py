@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .pytorch_network import run_network
+from .run_torchvision import run_network
 
 
 def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -1,17 +1,14 @@
-"""Run torchvision's Inception V3."""
+"""Run torchvision's Inception V3, and the networks that other programs derive from it."""
 
 from typing import Any
 
 import numpy as np
-
-from .pytorch_network import run_network
+import torch
+import torchvision
 
 
 def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
     """`transform_input` is for images scaled by ImageNet's mean and std; these are in [-1, 1] already."""
-    import torch
-    import torchvision
-
     network = torchvision.models.inception_v3(
         weights=None,
         init_weights=False,
@@ -21,3 +18,13 @@ def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np
     )
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
     return run_network(network, images, settings["create_aux_logits"])
+
+
+def run_network(network: Any, images: np.ndarray, aux: bool) -> dict[str, np.ndarray]:
+    """The logits and, with `aux`, the auxiliary logits, which torchvision's and timm's networks return in training."""
+    network.eval()
+    network.training = aux  # of the outermost module only: dropout and BatchNorm inside stay in evaluation mode
+    with torch.inference_mode():
+        outputs = network(torch.from_numpy(images))
+    heads = outputs if aux else (outputs,)
+    return {name: head.numpy() for name, head in zip(("Logits", "AuxLogits"), heads, strict=False)}
