@@ -129,7 +129,7 @@ def test_messages_list_a_new_format(run: Callable[..., subprocess.CompletedProce
     assert (unknown.returncode, suffix.returncode, unrecognised.returncode) == (2, 2, 1)
     assert "choose one of native, toy, tf-slim" in unknown.stderr
     assert ".toy toy" in suffix.stderr
-    assert "native, toy, tf-slim" in unrecognised.stderr
+    assert "one of the formats native, toy, tf-slim" in unrecognised.stderr
 
 
 def test_each_format_has_the_name_of_its_line_in_the_registry() -> None:

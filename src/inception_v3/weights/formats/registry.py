@@ -62,6 +62,6 @@ def recognise(file: Path) -> "Format":
     if not file.exists():
         raise InputError(f"{file}: there is no such file; check the path")
     raise InputError(
-        f"{file}: not weights in a known format ({', '.join(FORMATS)}), or damaged; give a run folder, a "
-        "model.safetensors or a TF-Slim checkpoint"
+        f"{file}: not a model that can be read (damaged, or of another program); give a run folder or a file in one "
+        f"of the formats {', '.join(FORMATS)}"
     )
