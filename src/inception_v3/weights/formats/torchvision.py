@@ -48,7 +48,7 @@ def differences(weights: Weights) -> list[str]:
     reasons = differences_from(weights, count_padding=True)
     aux = torchvision_names.can_hold_aux(weights)
     if torchvision_names.has_aux(weights.tensors) and not aux:
-        reasons.append(f"it cannot hold an auxiliary head for images of {settings['image_size']}, which is left out")
+        reasons.append(f"it cannot hold an auxiliary head for images of {settings.image_size}, which is left out")
     if settings.num_classes == GRAPH_2015.num_classes and not aux:
         reasons.append("a file with 1008 classes and no auxiliary head would be read as the network of 2015")
     return reasons

@@ -104,19 +104,19 @@ def differences_from(
     widths = [layer.table.width for layer in convolutions() if isinstance(layer.table, Conv) and layer.table.width]
     areas = ("windows of the last map", "the whole last map")
     reasons = {
-        f"it cannot hold a network cut at {settings['final_endpoint']}": (
+        f"it cannot hold a network cut at {settings.final_endpoint}": (
             settings.final_endpoint not in (None, can_end_at)
         ),
         f"its average pools {'count the padding' if count_padding else 'leave the padding out'}, this model's do not": (
             settings.count_padding != count_padding
         ),
-        f"its last module pools by {mixed_7c_pool}, this model's by {settings['mixed_7c_pool']}": (
+        f"its last module pools by {mixed_7c_pool}, this model's by {settings.mixed_7c_pool}": (
             settings.mixed_7c_pool != mixed_7c_pool
         ),
         f"it averages {areas[global_pool]}, this model {areas[not global_pool]}": (
             settings.global_pool != global_pool and architecture.needs_global_pool(settings.image_size)
         ),
-        f"its BatchNorm epsilon is 0.001, this model's {settings['batch_norm_epsilon']:g}": (
+        f"its BatchNorm epsilon is 0.001, this model's {settings.batch_norm_epsilon:g}": (
             settings.batch_norm_epsilon != 0.001
         ),
         "it takes images in [-1, 1], this model has another mean and std": (
