@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL, Json, WeightsFile, messages, warn
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, messages, warn
 from inception_v3.weights.formats.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help=MODEL)],
+    source: Annotated[str, typer.Argument(help=MODEL_HELP)],
     destination: Annotated[Path, typer.Argument(help="The file to write.")],
     to: Annotated[
         str | None, typer.Option(help=f"The format: {', '.join(FORMATS)}. By default the file's suffix determines it.")

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.files import cannot_write
+from inception_v3.support.files import write_error
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.registry import find_writer, formats_by_suffix
 from inception_v3.weights.formats.weights import Weights, fold_gamma
@@ -192,7 +192,7 @@ def _staged(destination: Path) -> Iterator[Path]:
         message = str(error).replace(str(staged), str(destination))
         raise InputError(message, exit_status=error.exit_status) from error
     except OSError as error:
-        raise cannot_write(destination, error) from error
+        raise write_error(destination, error) from error
     finally:
         for folder in created:
             with suppress(OSError):  # it holds the destination, or something else

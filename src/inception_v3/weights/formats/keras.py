@@ -30,7 +30,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import BASE, LOGITS, Branch, Conv, Layer, Mixed, Pool
 from inception_v3.network.settings import Settings
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import (
     Weights,
@@ -355,7 +355,7 @@ def write(weights: Weights, path: Path) -> None:
     buffer = BytesIO()  # with a file on a full disk, libhdf5 would fail again in closing it
     with h5py.File(buffer, "w") as file:
         (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, arrays)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import Weights
 
@@ -73,7 +73,7 @@ def write(weights: Weights, path: Path) -> None:
         "training": json.dumps(weights.training),
     }
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.tensors.items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 

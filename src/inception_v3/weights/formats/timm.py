@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats import native, torchvision, torchvision_names
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.state_dict_file import is_safetensors
@@ -84,7 +84,7 @@ def write(weights: Weights, path: Path) -> None:
         torchvision.write(weights, path)
         return
     state_dict = torchvision_names.to_state_dict(path, weights, torchvision_names.can_hold_aux(weights))
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state_dict, temporary, {"format": "pt"})
 
 

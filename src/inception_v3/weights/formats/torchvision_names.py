@@ -13,7 +13,7 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.network import architecture
 from inception_v3.network.architecture import Branch, Conv
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats.state_dict_file import COUNTER, load_state_dict, peek_shapes
 from inception_v3.weights.formats.weights import BATCH_NORM, Weights, all_finite, convolutions, one_line, state_name
 
@@ -177,5 +177,5 @@ def to_state_dict(path: Path, weights: Weights, aux: bool) -> dict[str, Tensor]:
 def save(path: Path, weights: Weights, aux: bool) -> None:
     """Write the state dict with torch.save. Raises InputError as `to_state_dict` does, or if it cannot be written."""
     state_dict = to_state_dict(path, weights, aux)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(state_dict, temporary)
