@@ -1,4 +1,4 @@
-"""Prints the table of docs/weights.md: `make weights`. The bounds themselves are tested in test_formats_*.py."""
+"""Print the table of docs/weights.md: `make weights`. The bounds are tested in test_formats_*.py."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -11,7 +11,6 @@ import test_formats_fid_2015 as of_2015
 import test_formats_keras as of_keras
 import test_formats_torchvision_timm as of_torch
 import torch
-from inception_v3.formats import fid_2015
 from test_formats_tf_slim import slim_end_points
 from test_parity_tf_slim import CASES, Case, nhwc
 from timm.models import load_checkpoint
@@ -20,8 +19,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 import inception_v3
 from conftest import oracle_python, randomise, relative, tf_slim_cases
-from inception_v3 import peers
-from inception_v3.network import InceptionV3
+from inception_v3.weights.formats import fid_2015, keras
+from inception_v3.weights.model import InceptionV3
 
 DTYPES = (torch.float32, torch.float64)
 Figure = float | None  # None: the other program does not run in that precision
@@ -35,8 +34,8 @@ def torch_rows() -> Iterator[Row]:
     for name, endings in {"torchvision": [".pth"], "timm": [".safetensors", ".bin"]}.items():
 
         def worst(model: InceptionV3, peer: nn.Module) -> float:
-            asked = [(size, True) for size in WITH_AUX] + [(size, False) for size in WITHOUT_AUX]
-            return max(max(of_torch.differences(model, peer, *one).values()) for one in asked)
+            cases = [(size, True) for size in WITH_AUX] + [(size, False) for size in WITHOUT_AUX]
+            return max(max(of_torch.differences(model, peer, *case).values()) for case in cases)
 
         def read(dtype: torch.dtype, folder: Path, name: str = name) -> float:
             peer = of_torch.random_peer(name, dtype)
@@ -100,32 +99,32 @@ def keras_rows() -> Iterator[Row]:
             model = of_keras.full_size_model()
             inception_v3.save(model, folder / "ours.h5", "keras")
             images = torch.rand(1, 3, *size) * 2 - 1
-            path, settings = folder / "ours.h5", model.settings
-            _, found = peers.answers("keras", path, images.numpy(), settings, oracle_python())
+            assert keras.FORMAT.program is not None
+            _, theirs = keras.FORMAT.program.run(folder / "ours.h5", images.numpy(), model.settings, oracle_python())
             with torch.inference_mode():
-                worst.append(relative(model(images, ())[0], found["Logits"]))
+                worst.append(relative(model(images, ())[0], theirs["Logits"]))
         return max(worst)
 
-    yield "keras legacy `.h5`", "Keras 2.12 on TensorFlow 2.12, logits alone", "written", sizes, keras_2
+    yield "keras legacy `.h5`", "Keras 2.12 on TensorFlow 2.12, logits only", "written", sizes, keras_2
 
 
 def tf_slim_rows() -> Iterator[Row]:
     program = "TF-Slim 1.1 on TensorFlow 2.12"
-    asked = ("square", "odd", "full-width")
-    sizes = ", ".join("{height}x{width}".format(**CASES[name]) for name in asked)
-    for file, name in (("model.ckpt", "V2"), ("model-v1.ckpt", "V1")):
+    names = ("square", "odd", "full-width")
+    sizes = ", ".join("{height}x{width}".format(**CASES[name]) for name in names)
+    for file, version_name in (("model.ckpt", "V2"), ("model-v1.ckpt", "V1")):
 
         def read(dtype: torch.dtype, folder: Path, file: str = file) -> float:
             worst = []
             precision = str(dtype).removeprefix("torch.")
-            for recorded in tf_slim_cases({name: CASES[name] for name in asked}).values():
+            for recorded in tf_slim_cases({name: CASES[name] for name in names}).values():
                 case = Case(recorded)
                 with torch.inference_mode():
                     _, ours = case.load(precision, file)(case.images(precision))
                 worst += [relative(nhwc(ours[key]), value) for key, value in case.tf(precision, "eval/").items()]
             return max(worst)
 
-        yield f"tf-slim {name}", program, "read", sizes, read
+        yield f"tf-slim {version_name}", program, "read", sizes, read
 
     def written(dtype: torch.dtype, folder: Path) -> Figure:
         if dtype != torch.float32:
@@ -164,13 +163,15 @@ def rows_of_2015() -> Iterator[Row]:
             return None
         model = of_2015.load(fid_2015, of_2015.publish(folder / "theirs.pth"))
         inception_v3.save(model, folder / "ours.pth", "fid-2015")
-        wanted = ["2048", "logits"]
-        peer = FeatureExtractorInceptionV3("inception", wanted, feature_extractor_weights_path=str(folder / "ours.pth"))
+        outputs = ["2048", "logits"]
+        peer = FeatureExtractorInceptionV3(
+            "inception", outputs, feature_extractor_weights_path=str(folder / "ours.pth")
+        )
         pixels = torch.randint(0, 256, (1, 3, 299, 299), dtype=torch.uint8)
         with torch.no_grad():
             features, logits = peer(pixels)
-            ours, points = model((pixels - 128.0) / 128)
-        return max(relative(points["AvgPool_1a"].flatten(1), features), relative(ours, logits))
+            ours, end_points = model((pixels - 128.0) / 128)
+        return max(relative(end_points["AvgPool_1a"].flatten(1), features), relative(ours, logits))
 
     for direction in ("read", "written"):
         yield (
@@ -196,8 +197,8 @@ def rows_of_2015() -> Iterator[Row]:
 def main() -> None:
     print("| format | other program | direction | images | float32 | float64 |")
     print("| --- | --- | --- | --- | ---: | ---: |", flush=True)
-    for make in (torch_rows, keras_rows, tf_slim_rows, rows_of_2015):
-        for format, program, direction, sizes, measure in make():
+    for rows in (torch_rows, keras_rows, tf_slim_rows, rows_of_2015):
+        for format, program, direction, sizes, measure in rows():
             torch.manual_seed(0)
             figures = []
             for dtype in DTYPES:

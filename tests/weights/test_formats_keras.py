@@ -1,4 +1,4 @@
-"""Keras Applications' files, against Keras 3 itself (on its PyTorch backend, in this process)."""
+"""The files of Keras Applications, compared with Keras 3 itself (on its PyTorch backend, in this process)."""
 
 import os
 
@@ -35,7 +35,7 @@ CLASSES = 7
 
 
 def keras_network(seed: int | None = 0, **options: object) -> keras.Model:
-    """Every variable random, the statistics too; `seed=None` leaves them as Keras draws them."""
+    """A network with random variables, BatchNorm's statistics too; `seed=None` keeps Keras's own initial values."""
     top = {"classes": CLASSES, "classifier_activation": None} if options.get("include_top", True) else {}
     model = keras.applications.InceptionV3(weights=None, **top, **options)
     if seed is not None:
@@ -53,7 +53,7 @@ def keras_network(seed: int | None = 0, **options: object) -> keras.Model:
 
 
 def save_as(model: keras.Model, path: Path) -> Path:
-    """The model in the form that the name of the file tells, by Keras's own savers but for Keras 2's."""
+    """Save in the form that the file's name stands for. All but Keras 2's form are written by Keras itself."""
     if path.name == "legacy.h5":
         with h5py.File(path, "w") as file:
             save_weights_to_hdf5_group(file, model)
@@ -67,7 +67,7 @@ def save_as(model: keras.Model, path: Path) -> Path:
 
 
 def save_as_keras_2(model: keras.Model, path: Path) -> None:
-    """As the published files: every layer listed, variables called `conv2d_95/kernel:0`."""
+    """The form of the published files: every layer is listed, and variables are called `conv2d_95/kernel:0`."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
         file.attrs["keras_version"] = b"2.0.4"
@@ -80,28 +80,28 @@ def save_as_keras_2(model: keras.Model, path: Path) -> None:
                 group[name] = keras.ops.convert_to_numpy(variable)
 
 
-def keras_answers(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
-    """The end points under our names, NCHW, and the logits where there are any."""
+def keras_outputs(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The end points under our names, in NCHW, and the logits if there are any."""
     outputs = {ours: model.get_layer(theirs).output for ours, theirs in MIXED.items()}
     if model.layers[-1].name == "predictions":
         outputs["Logits"] = model.output
-    answers = keras.Model(model.inputs, outputs).predict(images, verbose=0)
-    return {name: value.transpose(0, 3, 1, 2) if value.ndim == 4 else value for name, value in answers.items()}
+    values = keras.Model(model.inputs, outputs).predict(images, verbose=0)
+    return {name: value.transpose(0, 3, 1, 2) if value.ndim == 4 else value for name, value in values.items()}
 
 
 def largest_difference(ours: InceptionV3, theirs: keras.Model, height: int, width: int) -> float:
-    """Over the logits and mixed0 to mixed10, of two random images."""
+    """The largest of the logits and of mixed0 to mixed10, on two random images."""
     dtype = next(ours.parameters()).dtype
     images = torch.rand(2, 3, height, width, dtype=dtype) * 2 - 1
-    answers = keras_answers(theirs, images.permute(0, 2, 3, 1).numpy())
+    expected = keras_outputs(theirs, images.permute(0, 2, 3, 1).numpy())
     with torch.inference_mode():
-        _, found = ours(images, end_points=list(answers))
-    assert set(found) == set(answers) >= set(MIXED)
-    return max(relative(found[name], answers[name]) for name in answers)
+        _, end_points = ours(images, end_points=list(expected))
+    assert set(end_points) == set(expected) >= set(MIXED)
+    return max(relative(end_points[name], expected[name]) for name in expected)
 
 
 def load(path: Path) -> InceptionV3:
-    assert keras_format.recognise(path)
+    assert keras_format.recognises(path)
     return InceptionV3.from_weights(keras_format.read(path), Origin("", path, "keras"))
 
 
@@ -111,8 +111,8 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def second_network() -> keras.Model:
-    """Not the first in this process, so that its layers' numbers start behind those of another."""
-    keras.utils.clear_session()  # whatever other tests built
+    """A network that is not the first of this process, so that its layers' numbers continue those of another."""
+    keras.utils.clear_session()  # forget the networks of other tests
     keras_network(None)
     model = keras_network()
     assert "conv2d_94" in {layer.name for layer in model.layers}
@@ -135,10 +135,10 @@ def without_top(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, 
 
 @contextmanager
 def float64_throughout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keras in float64 throughout: its BatchNorm and means cast to float32 whatever the network runs in."""
+    """Let Keras compute everything in float64. Its BatchNorm and means cast to float32 whatever the policy is."""
     for module in (keras.src.backend, keras.src.backend.common.dtypes):
         monkeypatch.setattr(module, "result_type", lambda *dtypes: "float64")
-    for dtype in ("float64", "float32"):  # the policy stays what it was when the first layer asked for it
+    for dtype in ("float64", "float32"):  # Keras reads the policy only once, for the first layer
         keras.config.set_floatx(dtype)
         keras.config.set_dtype_policy(dtype)
         if dtype == "float64":
@@ -158,23 +158,23 @@ def full_size_model(seed: int = 1, **options: object) -> InceptionV3:
     return model.eval()
 
 
-class TestWhatKerasSaved:
-    def test_computes_the_same_here(self, second_network: keras.Model, files: dict[str, Path]) -> None:
+class TestFilesSavedByKeras:
+    def test_give_equal_outputs_here(self, second_network: keras.Model, files: dict[str, Path]) -> None:
         assert largest_difference(load(files["legacy.h5"]), second_network, 299, 299) <= 1e-4
 
     @pytest.mark.parametrize("form", FORMS)
-    def test_is_the_same_in_every_form(self, form: str, files: dict[str, Path]) -> None:
+    def test_hold_equal_tensors_in_every_form(self, form: str, files: dict[str, Path]) -> None:
         assert same(keras_format.read(files[form]).tensors, keras_format.read(files["legacy.h5"]).tensors)
 
     @pytest.mark.parametrize(("height", "width"), [(139, 203), (299, 299)])
-    def test_without_top_computes_the_same_at_any_size(
+    def test_without_top_give_equal_outputs_at_any_size(
         self, height: int, width: int, without_top: tuple[keras.Model, dict[str, Path]]
     ) -> None:
         theirs, saved = without_top
         assert largest_difference(load(saved["v3.weights.h5"]), theirs, height, width) <= 1e-4
 
     @pytest.mark.parametrize("form", FORMS)
-    def test_without_top_is_the_network_up_to_its_last_map(
+    def test_without_top_are_the_network_up_to_its_last_map(
         self, form: str, without_top: tuple[keras.Model, dict[str, Path]]
     ) -> None:
         saved = without_top[1]
@@ -183,13 +183,13 @@ class TestWhatKerasSaved:
         assert same(weights.tensors, keras_format.read(saved["v3.weights.h5"]).tensors)
 
     @pytest.mark.usefixtures("in_float64")
-    def test_in_float64_computes_the_same_to_the_last_digits(self, tmp_path: Path) -> None:
+    def test_in_float64_give_outputs_equal_to_1e_9(self, tmp_path: Path) -> None:
         theirs = keras_network(5)
         ours = load(save_as(theirs, tmp_path / "v3.weights.h5"))
         assert ours.Conv2d_1a_3x3.weights.dtype == torch.float64
         assert largest_difference(ours, theirs, 299, 299) <= 1e-9
 
-    def test_comes_with_keras_semantics(self, files: dict[str, Path]) -> None:
+    def test_are_read_with_keras_settings_and_preprocessing(self, files: dict[str, Path]) -> None:
         weights = keras_format.read(files["v3.weights.h5"])
         model = load(files["v3.weights.h5"])
         assert weights.preprocessing == Preprocessing.named("keras")
@@ -198,29 +198,31 @@ class TestWhatKerasSaved:
         assert model.AuxLogits is None
         assert model.settings.global_pool
         assert not model.settings.count_padding
-        assert keras_format.differences(model) == []
+        assert keras_format.differences(model.to_weights()) == []
 
-    def test_of_1000_classes_knows_their_names(self, tmp_path: Path) -> None:
-        keras_format.write(full_size_model(num_classes=1000), tmp_path / "imagenet.h5")
+    def test_with_1000_classes_have_imagenet_class_names(self, tmp_path: Path) -> None:
+        keras_format.write(full_size_model(num_classes=1000).to_weights(), tmp_path / "imagenet.h5")
         names = keras_format.read(tmp_path / "imagenet.h5").class_names
         assert names is not None
         assert (len(names), names[0], names[999]) == (1000, "tench", "toilet tissue")
 
-    def test_in_a_zip_is_read_without_a_look_at_its_configuration(self, files: dict[str, Path], tmp_path: Path) -> None:
+    def test_in_a_zip_are_read_without_using_the_stored_configuration(
+        self, files: dict[str, Path], tmp_path: Path
+    ) -> None:
         with zipfile.ZipFile(files["zip.keras"]) as old, zipfile.ZipFile(tmp_path / "x.keras", "w") as new:
             new.writestr("config.json", '{"class_name": "Lambda", "config": "code that must not run"')
             new.writestr("model.weights.h5", old.read("model.weights.h5"))
         assert same(keras_format.read(tmp_path / "x.keras").tensors, keras_format.read(files["v3.weights.h5"]).tensors)
 
     @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-    def test_in_half_precision_becomes_float32(
+    def test_in_half_precision_become_float32(
         self, dtype: type, files: dict[str, Path], edited: Callable[..., Path]
     ) -> None:
         def halve(file: h5py.File) -> None:
             values = file["layers/conv2d/vars/0"][()].astype(dtype)
             replace(file, "layers/conv2d/vars/0", values)
             if dtype is not np.float16:
-                file["layers/conv2d/vars/0"].attrs["dtype"] = "bfloat16"  # as Keras marks it
+                file["layers/conv2d/vars/0"].attrs["dtype"] = "bfloat16"  # Keras stores this attribute
 
         read = keras_format.read(edited("v3.weights.h5", halve)).tensors
         whole = keras_format.read(files["v3.weights.h5"]).tensors
@@ -230,44 +232,44 @@ class TestWhatKerasSaved:
         assert np.array_equal(read[name].numpy(), expected)
 
 
-class TestWhatIsWrittenHere:
+class TestFilesWrittenHere:
     @pytest.fixture(scope="class")
     def model(self) -> InceptionV3:
         return full_size_model()
 
     @pytest.mark.parametrize("name", ["ours.h5", "ours.weights.h5"])
-    def test_is_loaded_by_keras_and_computes_the_same(self, name: str, model: InceptionV3, tmp_path: Path) -> None:
-        keras_format.write(model, tmp_path / name)
-        theirs = keras_network(None)  # numbered behind other models
+    def test_give_equal_outputs_in_keras(self, name: str, model: InceptionV3, tmp_path: Path) -> None:
+        keras_format.write(model.to_weights(), tmp_path / name)
+        theirs = keras_network(None)  # its layers' numbers continue those of other models
         theirs.load_weights(tmp_path / name)
         assert largest_difference(model, theirs, 299, 299) <= 1e-4
 
     @pytest.mark.parametrize("name", ["ours.h5", "ours.weights.h5"])
-    def test_without_logits_is_loaded_by_keras_without_top(self, name: str, tmp_path: Path) -> None:
+    def test_without_logits_are_loaded_by_keras_without_top(self, name: str, tmp_path: Path) -> None:
         model = full_size_model(final_endpoint="Mixed_7c")
-        keras_format.write(model, tmp_path / name)
+        keras_format.write(model.to_weights(), tmp_path / name)
         theirs = keras_network(None, include_top=False, input_shape=(None, None, 3))
         theirs.load_weights(tmp_path / name)
         assert largest_difference(model, theirs, 139, 203) <= 1e-4
 
     @pytest.mark.parametrize("name", ["ours.h5", "ours.weights.h5"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_comes_back_bit_for_bit(self, name: str, dtype: torch.dtype, model: InceptionV3, tmp_path: Path) -> None:
+    def test_are_read_back_bit_for_bit(self, name: str, dtype: torch.dtype, model: InceptionV3, tmp_path: Path) -> None:
         written = full_size_model().double() if dtype == torch.float64 else model
-        keras_format.write(written, tmp_path / name)
+        keras_format.write(written.to_weights(), tmp_path / name)
         assert same(keras_format.read(tmp_path / name).tensors, written.state_dict())
 
     @pytest.mark.parametrize(("form", "name"), [("legacy.h5", "ours.h5"), ("v3.weights.h5", "ours.weights.h5")])
-    def test_gives_keras_its_own_weights_back_bit_for_bit(
+    def test_give_keras_its_own_weights_back_bit_for_bit(
         self, form: str, name: str, second_network: keras.Model, files: dict[str, Path], tmp_path: Path
     ) -> None:
-        keras_format.write(load(files[form]), tmp_path / name)
+        keras_format.write(load(files[form]).to_weights(), tmp_path / name)
         theirs = keras_network(None)
         theirs.load_weights(tmp_path / name)
         pairs = zip(theirs.get_weights(), second_network.get_weights(), strict=True)
         assert all(np.array_equal(left, right) for left, right in pairs)
 
-    def test_lists_its_layers_in_the_order_of_keras(
+    def test_list_the_layers_in_the_order_of_keras(
         self, model: InceptionV3, second_network: keras.Model, tmp_path: Path
     ) -> None:
         def first_numbers(names: list[str]) -> list[str]:
@@ -276,58 +278,57 @@ class TestWhatIsWrittenHere:
             lowest = {kind: min(numbers[name] for name in names if kinds[name] == kind) for kind in kinds.values()}
             return [f"{kinds[name]} {numbers[name] - lowest[kinds[name]]}" for name in names]
 
-        keras_format.write(model, tmp_path / "ours.h5")
+        keras_format.write(model.to_weights(), tmp_path / "ours.h5")
         with h5py.File(tmp_path / "ours.h5") as file:
             written = [name.decode().replace("conv2d_0", "conv2d") for name in file.attrs["layer_names"]]
         theirs = [layer.name for layer in second_network.layers if layer.weights]
         assert first_numbers(written) == first_numbers(theirs)
         assert {"conv2d", "conv2d_93", "batch_normalization", "predictions"} <= set(written)
 
-    def test_leaves_the_auxiliary_head_out(self, tmp_path: Path) -> None:
+    def test_leave_the_auxiliary_head_out(self, tmp_path: Path) -> None:
         model = full_size_model(create_aux_logits=True)
-        keras_format.write(model, tmp_path / "ours.h5")
+        keras_format.write(model.to_weights(), tmp_path / "ours.h5")
         read = keras_format.read(tmp_path / "ours.h5")
         assert same(read.tensors, {k: v for k, v in model.state_dict().items() if not k.startswith("AuxLogits")})
 
-    def test_holds_a_gamma_of_any_sign_in_the_kernels(self, tmp_path: Path) -> None:
+    def test_have_a_gamma_of_any_sign_folded_into_the_kernels(self, tmp_path: Path) -> None:
         model = full_size_model(batch_norm_scale=True).double()
         with torch.no_grad():
             for name, gamma in model.state_dict().items():
                 if name.endswith("gamma"):
                     gamma[:3] = torch.tensor([-1.5, 0.0, 1.0])
-        keras_format.write(model, tmp_path / "ours.weights.h5")
+        keras_format.write(model.to_weights(), tmp_path / "ours.weights.h5")
         images = torch.rand(1, 3, 139, 203, dtype=torch.float64) * 2 - 1
         with torch.inference_mode():
             folded, _ = load(tmp_path / "ours.weights.h5")(images, end_points=())
             whole, _ = model(images, end_points=())
         assert relative(folded, whole) <= 1e-9
 
-    def test_replaces_a_file_whole_or_not_at_all(
+    def test_replace_an_older_file_only_when_they_are_complete(
         self, model: InceptionV3, random_model: Callable[..., InceptionV3], tmp_path: Path
     ) -> None:
         path = tmp_path / "ours.h5"
         path.write_bytes(b"what was there")
         with pytest.raises(InputError, match=r"ours\.h5: Keras has other widths than this model"):
-            keras_format.write(random_model(), path)
+            keras_format.write(random_model().to_weights(), path)
         with pytest.raises(InputError, match=r"Keras needs Mixed_5c.*, which this model lacks"):
-            keras_format.write(full_size_model(final_endpoint="Mixed_5b"), path)
+            keras_format.write(full_size_model(final_endpoint="Mixed_5b").to_weights(), path)
         assert path.read_bytes() == b"what was there"
-        keras_format.write(model, path)
-        assert keras_format.recognise(path)
+        keras_format.write(model.to_weights(), path)
+        assert keras_format.recognises(path)
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_goes_nowhere_with_one_line_where_the_place_cannot_be_written(
-        self, model: InceptionV3, tmp_path: Path
-    ) -> None:
+    def test_are_refused_in_one_line_if_the_path_cannot_be_written(self, model: InceptionV3, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(InputError, match="cannot be written"):
-            keras_format.write(model, tmp_path / "file" / "ours.h5")
+            keras_format.write(model.to_weights(), tmp_path / "file" / "ours.h5")
 
 
-class TestReasonsWhyKerasWouldComputeOtherNumbers:
-    def test_none_in_a_network_of_its_kind(self, random_model: Callable[..., InceptionV3]) -> None:
+class TestReasonsWhyKerasWouldComputeOtherOutputs:
+    def test_no_reason_for_a_network_that_keras_can_build(self, random_model: Callable[..., InceptionV3]) -> None:
         standard = {"depth_multiplier": 1.0, "min_depth": 16, "image_size": 299}
-        assert keras_format.differences(random_model(**standard, create_aux_logits=True, batch_norm_scale=True)) == []
+        model = random_model(**standard, create_aux_logits=True, batch_norm_scale=True)
+        assert keras_format.differences(model.to_weights()) == []
 
     @pytest.mark.parametrize(
         ("option", "reason"),
@@ -340,19 +341,19 @@ class TestReasonsWhyKerasWouldComputeOtherNumbers:
             ({"final_endpoint": "Mixed_6e"}, "Mixed_6e"),
         ],
     )
-    def test_one_for_each_setting(self, option: dict[str, object], reason: str) -> None:
+    def test_one_reason_for_each_setting(self, option: dict[str, object], reason: str) -> None:
         with torch.device("meta"):
             model = InceptionV3(**option)
-        (found,) = keras_format.differences(model)
-        assert reason in found
-        assert "\n" not in found
+        (message,) = keras_format.differences(model.to_weights())
+        assert reason in message
+        assert "\n" not in message
 
     @pytest.mark.parametrize("scaling", [{"mean": (0.485, 0.456, 0.406)}, {"std": (0.229, 0.224, 0.225)}])
-    def test_one_for_another_scaling_of_the_images(self, scaling: dict[str, tuple[float, float, float]]) -> None:
+    def test_one_reason_for_another_scaling_of_the_images(self, scaling: dict[str, tuple[float, float, float]]) -> None:
         with torch.device("meta"):
             model = InceptionV3()
         model.preprocessing = Preprocessing(**scaling)
-        assert len(keras_format.differences(model)) == 1
+        assert len(keras_format.differences(model.to_weights())) == 1
 
 
 def replace(file: h5py.File, name: str, values: np.ndarray) -> None:
@@ -362,7 +363,7 @@ def replace(file: h5py.File, name: str, values: np.ndarray) -> None:
 
 @pytest.fixture
 def edited(files: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
-    """A copy of one of the files, changed by a function."""
+    """Copy one of the files and change the copy with a function."""
 
     def edit(form: str, change: Callable[[h5py.File], None]) -> Path:
         path = tmp_path / form
@@ -375,7 +376,7 @@ def edited(files: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
 
 
 def refusal(path: Path) -> str:
-    """The one line that reading the file ends in."""
+    """The one-line message with which reading the file fails."""
     with pytest.raises(InputError) as caught:
         keras_format.read(path)
     message = str(caught.value)
@@ -384,29 +385,29 @@ def refusal(path: Path) -> str:
     return message.removeprefix(f"{path}: ")
 
 
-class TestRecognition:
+class TestRecognising:
     @pytest.mark.parametrize("form", FORMS)
-    def test_goes_by_content(self, form: str, files: dict[str, Path], tmp_path: Path) -> None:
+    def test_uses_the_content_and_not_the_name(self, form: str, files: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "model.bin").symlink_to(files[form])
-        assert keras_format.recognise(tmp_path / "model.bin")
+        assert keras_format.recognises(tmp_path / "model.bin")
 
-    def test_is_false_for_anything_else(self, tmp_path: Path) -> None:
+    def test_returns_false_for_any_other_file(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "measurements.h5", "w") as file:
             file["temperature"] = np.zeros(3)
         torch.save({"weights": torch.zeros(3)}, tmp_path / "state.pth")
         (tmp_path / "text.keras").write_text("layers")
         (tmp_path / "empty.h5").touch()
         for path in (*tmp_path.iterdir(), tmp_path, tmp_path / "absent.h5"):
-            assert not keras_format.recognise(path), path
+            assert not keras_format.recognises(path), path
 
-    def test_and_reading_without_h5py_say_what_to_install(
+    def test_works_without_h5py_and_reading_and_writing_say_what_to_install(
         self, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "h5py", None)
-        assert keras_format.recognise(files["legacy.h5"])
+        assert keras_format.recognises(files["legacy.h5"])
         for attempt in (
             lambda: keras_format.read(files["legacy.h5"]),
-            lambda: keras_format.write(full_size_model(), tmp_path / "ours.h5"),
+            lambda: keras_format.write(full_size_model().to_weights(), tmp_path / "ours.h5"),
         ):
             with pytest.raises(InputError, match=r"pip install 'inception-v3\[keras\]'") as caught:
                 attempt()
@@ -414,18 +415,18 @@ class TestRecognition:
 
 
 class TestBadFiles:
-    """Each ends in one line that names the file and the variable."""
+    """Each is refused in one line that names the file and the variable."""
 
     @pytest.mark.parametrize("form", FORMS)
-    @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
-    def test_cut_off(self, form: str, share: float, files: dict[str, Path], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("fraction", [0.001, 0.5, 0.999])
+    def test_truncated(self, form: str, fraction: float, files: dict[str, Path], tmp_path: Path) -> None:
         content = files[form].read_bytes()
-        (tmp_path / form).write_bytes(content[: int(share * len(content))])
+        (tmp_path / form).write_bytes(content[: int(fraction * len(content))])
         assert "cannot be read" in refusal(tmp_path / form)
 
     @pytest.mark.parametrize("form", ["legacy.h5", "v3.weights.h5"])
     def test_with_flipped_bits(self, form: str, files: dict[str, Path], tmp_path: Path) -> None:
-        """A flip in the values may go unseen, as HDF5 has no checksum for them; nothing but InputError comes up."""
+        """HDF5 has no checksum, so a flip in the values may pass unnoticed. Reading raises only InputError."""
         content, refused = bytearray(files[form].read_bytes()), 0
         for position in [*range(8, 96, 8), *range(100, 4000, 250)]:
             content[position] ^= 0x55
@@ -438,7 +439,7 @@ class TestBadFiles:
         assert refused >= 5
 
     def test_zip_with_flipped_bits(self, files: dict[str, Path], tmp_path: Path) -> None:
-        """A zip has a checksum, so that a flip in the values is seen too."""
+        """A zip has checksums, so that a flip in the values is noticed too."""
         content = bytearray(files["zip.keras"].read_bytes())
         content[len(content) // 2] ^= 1
         (tmp_path / "zip.keras").write_bytes(content)
@@ -448,7 +449,7 @@ class TestBadFiles:
         with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("config.json", "{}")
             archive.writestr("model.weights.h5", bytes(1 << 26))
-        assert keras_format.recognise(tmp_path / "bomb.keras")
+        assert keras_format.recognises(tmp_path / "bomb.keras")
         assert "model.weights.h5 in it declares 67108864 bytes" in refusal(tmp_path / "bomb.keras")
 
     def test_huge_declared_head(self, edited: Callable[..., Path]) -> None:
@@ -490,7 +491,7 @@ class TestBadFiles:
 
         message = refusal(edited(form, remove))
         assert named in message
-        assert "no Inception V3 of Keras, or damaged" in message
+        assert "not Keras's Inception V3, or damaged" in message
 
     def test_layer_missing_from_the_list(self, edited: Callable[..., Path]) -> None:
         def cut(file: h5py.File) -> None:
@@ -507,7 +508,7 @@ class TestBadFiles:
             file.attrs["layer_names"] = np.array([*file.attrs["layer_names"], "second"], "S")
 
         assert "it has layers/dense_1" in refusal(edited("v3.weights.h5", add))
-        assert "it has second behind the last layer" in refusal(edited("legacy.h5", append))
+        assert "it has second after the last layer" in refusal(edited("legacy.h5", append))
 
     def test_extra_variable(self, edited: Callable[..., Path]) -> None:
         def add_bias(file: h5py.File) -> None:
@@ -521,13 +522,13 @@ class TestBadFiles:
             edited("v3.weights.h5", lambda file: replace(file, "layers/conv2d_1/vars/0", np.ones(shape, "f4")))
         )
         assert "/layers/conv2d_1/vars/0 has shape" in message
-        assert "where conv2d number 2 (Conv2d_2a_3x3) has (3, 3, 32, 32)" in message
+        assert "but conv2d number 2 (Conv2d_2a_3x3) has (3, 3, 32, 32)" in message
 
-    def test_head_whose_bias_has_other_classes(self, edited: Callable[..., Path]) -> None:
+    def test_head_with_different_numbers_of_classes_in_kernel_and_bias(self, edited: Callable[..., Path]) -> None:
         message = refusal(edited("v3.weights.h5", lambda file: replace(file, "layers/dense/vars/1", np.ones(8))))
         assert "/layers/dense/vars/1 has shape (8,)" in message
 
-    def test_group_in_the_place_of_a_variable(self, edited: Callable[..., Path]) -> None:
+    def test_group_instead_of_a_variable(self, edited: Callable[..., Path]) -> None:
         def replace_by_group(file: h5py.File) -> None:
             del file["layers/conv2d/vars/0"]
             file.create_group("layers/conv2d/vars/0")
@@ -535,19 +536,19 @@ class TestBadFiles:
         assert "/layers/conv2d/vars/0 has shape" in refusal(edited("v3.weights.h5", replace_by_group))
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    def test_values_that_are_no_numbers(self, value: float, edited: Callable[..., Path]) -> None:
+    def test_nan_and_infinity(self, value: float, edited: Callable[..., Path]) -> None:
         def spoil(file: h5py.File) -> None:
             file["layers/batch_normalization_3/vars/2"][5] = value
 
         message = refusal(edited("v3.weights.h5", spoil))
-        assert "/layers/batch_normalization_3/vars/2 holds values that are no finite numbers" in message
+        assert "/layers/batch_normalization_3/vars/2 holds NaN or infinity" in message
 
     def test_quantised_values(self, edited: Callable[..., Path]) -> None:
         whole = np.ones((3, 3, 3, 32), np.int8)
         message = refusal(edited("v3.weights.h5", lambda file: replace(file, "layers/conv2d/vars/0", whole)))
         assert "/layers/conv2d/vars/0 holds int8" in message
 
-    def test_names_that_would_break_the_line(self, edited: Callable[..., Path]) -> None:
+    def test_names_with_control_characters(self, edited: Callable[..., Path]) -> None:
         def name_badly(file: h5py.File) -> None:
             file.attrs["layer_names"] = [b"conv\n\x1b[2J2d"]
 
@@ -557,14 +558,14 @@ class TestBadFiles:
     def test_of_another_network(self, form: str, tmp_path: Path) -> None:
         resnet = keras.applications.ResNet50(weights=None, classes=CLASSES)
         message = refusal(save_as(resnet, tmp_path / form))
-        assert message.startswith("no Inception V3 of Keras")
+        assert message.startswith("not Keras's Inception V3")
 
-    def test_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_missing_file(self, tmp_path: Path) -> None:
         assert "check the path" in refusal(tmp_path / "absent.h5")
 
 
 class TestFilesThatPointElsewhere:
-    """HDF5 can name other files on this machine for its values; none of them is opened."""
+    """HDF5 can refer to other files on this machine for its values; none of them is opened."""
 
     @pytest.fixture
     def elsewhere(self, tmp_path: Path) -> Path:
@@ -573,17 +574,17 @@ class TestFilesThatPointElsewhere:
             file.create_group("layers")
         return tmp_path / "elsewhere.h5"
 
-    @pytest.mark.parametrize("place", ["layers/conv2d/vars/0", "layers/conv2d/vars", "layers/conv2d", "layers"])
+    @pytest.mark.parametrize("target_name", ["layers/conv2d/vars/0", "layers/conv2d/vars", "layers/conv2d", "layers"])
     @pytest.mark.parametrize("kind", ["external", "soft"])
-    def test_by_a_link(self, place: str, kind: str, elsewhere: Path, edited: Callable[..., Path]) -> None:
+    def test_by_a_link(self, target_name: str, kind: str, elsewhere: Path, edited: Callable[..., Path]) -> None:
         def link(file: h5py.File) -> None:
-            file.move(place, "moved")
+            file.move(target_name, "moved")
             target = h5py.ExternalLink(str(elsewhere), "/secret") if kind == "external" else h5py.SoftLink("/moved")
-            file[place] = target
+            file[target_name] = target
 
         path = edited("v3.weights.h5", link)
-        assert keras_format.recognise(path)
-        assert f"{place.rpartition('/')[2]} in /" in (message := refusal(path))
+        assert keras_format.recognises(path)
+        assert f"{target_name.rpartition('/')[2]} in /" in (message := refusal(path))
         assert "is a link, which is not followed" in message
 
     def test_by_a_link_to_the_layers_of_a_legacy_file(self, elsewhere: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""torchvision's and timm's Inception V3, read and written: the same numbers as their own programs, to every layer."""
+"""torchvision's and timm's Inception V3, read and written: every layer's output equals that of their own programs."""
 
 import contextlib
 import json
@@ -7,7 +7,6 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,12 +23,13 @@ from torchvision.transforms.v2 import functional as transform
 
 from conftest import randomise, relative
 from inception_v3.errors import InputError
-from inception_v3.weights.formats import timm, torch_names, torchvision
+from inception_v3.weights.formats import state_dict_file, timm, torchvision, torchvision_names
+from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.model import InceptionV3
 
 AUX_SIZES = ((299, 299), (331, 309))
-OTHER_SIZE = (267, 203)  # too small for the auxiliary head, in their programs as in this one
+OTHER_SIZE = (267, 203)  # too small for the auxiliary head
 LIMITS = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
@@ -41,14 +41,14 @@ def timm_peer(aux: bool = True, **options: Any) -> nn.Module:
     return their_timm.create_model("inception_v3", aux_logits=aux, **options).eval()
 
 
-PEERS: dict[str, tuple[ModuleType, Callable[..., nn.Module]]] = {
-    "torchvision": (torchvision, torchvision_peer),
-    "timm": (timm, timm_peer),
+PEERS: dict[str, tuple[WritableFormat, Callable[..., nn.Module]]] = {
+    "torchvision": (torchvision.FORMAT, torchvision_peer),
+    "timm": (timm.FORMAT, timm_peer),
 }
 
 
 def random_peer(name: str, dtype: torch.dtype = torch.float64, aux: bool = True, **options: Any) -> nn.Module:
-    """A peer with every kernel, scale, offset and statistic random."""
+    """A network of the other program with every kernel, scale, offset and statistic random."""
     peer = PEERS[name][1](aux, **options).to(dtype)
     with torch.no_grad():
         for key, tensor in peer.state_dict().items():
@@ -74,7 +74,7 @@ def build(weights: Weights) -> InceptionV3:
 def random_ours(**options: Any) -> InceptionV3:
     with torch.device("meta"):
         model = InceptionV3(**options)
-    model.to_empty(device="cpu")  # without drawing initial weights first, which takes seconds
+    model.to_empty(device="cpu")  # drawing initial weights would take seconds
     randomise(model)
     return model.eval()
 
@@ -84,7 +84,7 @@ def read(name: str, path: Path) -> InceptionV3:
 
 
 def save(name: str, peer: nn.Module, path: Path) -> Path:
-    """As the peer's own users save it."""
+    """Save it as the users of the other program do."""
     if name == "torchvision":
         torch.save(peer.state_dict(), path)
     else:
@@ -93,9 +93,9 @@ def save(name: str, peer: nn.Module, path: Path) -> Path:
 
 
 def their_end_points(peer: nn.Module, images: Tensor, aux: bool) -> dict[str, Tensor]:
-    """Every output of the peer's layers under the table's names."""
+    """The output of every layer of the other network, under the architecture table's names."""
     pools = iter(("MaxPool_3a_3x3", "MaxPool_5a_3x3"))
-    found: dict[str, Tensor] = {}
+    end_points: dict[str, Tensor] = {}
     handles = []
     for child, module in peer.named_children():
         name = child
@@ -105,8 +105,9 @@ def their_end_points(peer: nn.Module, images: Tensor, aux: bool) -> dict[str, Te
             name = "AvgPool_1a"
         elif not child.startswith(("Conv2d_", "Mixed_")):
             continue
-        handles.append(module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out})))
-    # The flag of the whole alone: torchvision then gives auxiliary logits, dropout and BatchNorm stay in inference.
+        handles.append(module.register_forward_hook(lambda _, __, out, name=name: end_points.update({name: out})))
+    # Of the outermost module only: torchvision then returns auxiliary logits, and dropout and BatchNorm stay in
+    # evaluation mode.
     peer.training = aux
     peer.aux_logits = aux
     with torch.no_grad():
@@ -114,8 +115,8 @@ def their_end_points(peer: nn.Module, images: Tensor, aux: bool) -> dict[str, Te
     peer.training = False
     for handle in handles:
         handle.remove()
-    found["Logits"], *rest = out if aux else (out,)
-    return found | ({"AuxLogits": rest[0]} if aux else {})
+    end_points["Logits"], *rest = out if aux else (out,)
+    return end_points | ({"AuxLogits": rest[0]} if aux else {})
 
 
 def check_parity(model: InceptionV3, peer: nn.Module, size: tuple[int, int], aux: bool = False) -> None:
@@ -124,7 +125,7 @@ def check_parity(model: InceptionV3, peer: nn.Module, size: tuple[int, int], aux
 
 
 def differences(model: InceptionV3, peer: nn.Module, size: tuple[int, int], aux: bool = False) -> dict[str, float]:
-    """Of every end point that the peer has."""
+    """The relative difference of each end point of the other network."""
     images = torch.rand(1, 3, *size, dtype=next(peer.parameters()).dtype) * 2 - 1
     theirs = their_end_points(peer, images, aux)
     with torch.no_grad():
@@ -132,12 +133,12 @@ def differences(model: InceptionV3, peer: nn.Module, size: tuple[int, int], aux:
     assert logits is ours["Logits"]
     assert len(theirs) == 18 + 2 + aux  # the base, the pooled features, the logits
     return {
-        name: relative(*(one.flatten(1) if name == "AvgPool_1a" else one for one in (ours[name], tensor)))
+        name: relative(*(value.flatten(1) if name == "AvgPool_1a" else value for value in (ours[name], tensor)))
         for name, tensor in theirs.items()
     }
 
 
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype
@@ -149,18 +150,18 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("aux", [True, False])
 @pytest.mark.parametrize("name", PEERS)
-def test_the_rules_give_every_name_and_shape_of_the_peers(name: str, aux: bool) -> None:
+def test_the_names_and_shapes_are_those_of_the_other_programs(name: str, aux: bool) -> None:
     with torch.device("meta"):
         theirs = PEERS[name][1](aux, num_classes=7).state_dict()
         ours = InceptionV3(num_classes=7, create_aux_logits=aux, batch_norm_scale=True).state_dict()
-    names = torch_names.state_names(aux)
+    names = torchvision_names.state_names(aux)
     assert {*names} == {key for key in theirs if not key.endswith("num_batches_tracked")}
     assert sorted(names.values()) == sorted(ours)
     assert all(theirs[key].shape == ours[name].shape[: theirs[key].dim()] for key, name in names.items())
 
 
-def test_published_slips_in_names_are_mapped_by_what_they_are() -> None:
-    names = torch_names.state_names(aux=True)
+def test_irregular_published_names_are_mapped_to_the_right_layers() -> None:
+    names = torchvision_names.state_names(aux=True)
     assert names["Mixed_5c.branch5x5_2.conv.weight"] == "Mixed_5c.Branch_1.Conv_1_0c_5x5.weights"
     assert names["Mixed_6a.branch3x3.bn.running_var"] == "Mixed_6a.Branch_0.Conv2d_1a_1x1.BatchNorm.moving_variance"
     assert names["Mixed_7a.branch7x7x3_4.bn.weight"] == "Mixed_7a.Branch_1.Conv2d_1a_3x3.BatchNorm.gamma"
@@ -168,14 +169,14 @@ def test_published_slips_in_names_are_mapped_by_what_they_are() -> None:
     assert names["AuxLogits.fc.bias"] == "AuxLogits.Conv2d_2b_1x1.biases"
 
 
-# ------------------------------------------------------------------------------------------- the peers' own numbers
+# ---------------------------------------------------------------------------------- the other programs' outputs
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_read_float64(name: str, tmp_path: Path) -> None:
+def test_reading_float64_gives_equal_outputs(name: str, tmp_path: Path) -> None:
     peer = random_peer(name)
     path = save(name, peer, tmp_path / "weights")
-    assert PEERS[name][0].recognise(path)
+    assert PEERS[name][0].recognises(path)
     model = read(name, path)
     for size in AUX_SIZES:
         check_parity(model, peer, size, aux=True)
@@ -183,7 +184,7 @@ def test_read_float64(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_read_float32_without_aux(name: str, tmp_path: Path) -> None:
+def test_reading_float32_without_an_auxiliary_head_gives_equal_outputs(name: str, tmp_path: Path) -> None:
     peer = random_peer(name, torch.float32, aux=False, num_classes=11)
     model = read(name, save(name, peer, tmp_path / "weights"))
     assert not model.settings.create_aux_logits
@@ -192,41 +193,45 @@ def test_read_float32_without_aux(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "file"), [("torchvision", "w.pth"), ("timm", "w.safetensors"), ("timm", "w.bin")])
-def test_written_here_and_loaded_strictly_by_the_peer(name: str, file: str, tmp_path: Path) -> None:
+def test_a_written_file_is_loaded_strictly_by_the_other_program_with_equal_outputs(
+    name: str, file: str, tmp_path: Path
+) -> None:
     model = random_ours(batch_norm_scale=True, count_padding=True, global_pool=True).double()
-    written = PEERS[name][0]
-    assert written.differences(model) == []
-    written.write(model, tmp_path / file)
+    format, weights = PEERS[name][0], model.to_weights()
+    assert format.differences(weights) == []
+    format.write(weights, tmp_path / file)
     peer = PEERS[name][1]().double()
     if name == "torchvision":
         peer.load_state_dict(torch.load(tmp_path / file, weights_only=True), strict=True)
     else:
         load_checkpoint(peer, str(tmp_path / file), strict=True)
     check_parity(model, peer, AUX_SIZES[0], aux=True)
-    same(read("torchvision", tmp_path / file).state_dict(), model.state_dict())  # and back, bit for bit
+    assert_same(read("torchvision", tmp_path / file).state_dict(), model.state_dict())  # read back bit for bit
 
 
 @pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("aux", [True, False])
-def test_round_trip_through_here_is_bit_exact(name: str, aux: bool, tmp_path: Path) -> None:
+def test_reading_and_writing_is_bit_exact(name: str, aux: bool, tmp_path: Path) -> None:
     peer = random_peer(name, torch.float32, aux=aux, num_classes=3)
     path = save(name, peer, tmp_path / "theirs")
-    PEERS[name][0].write(read(name, path), tmp_path / "ours")
+    PEERS[name][0].write(read(name, path).to_weights(), tmp_path / "ours")
     loaded = torch.load(tmp_path / "ours") if name == "torchvision" else safetensors.torch.load_file(tmp_path / "ours")
-    same(loaded, peer.state_dict())
-    assert (tmp_path / "ours").stat().st_size < 1.1 * path.stat().st_size  # not what the tensors are views of
+    assert_same(loaded, peer.state_dict())
+    assert (
+        tmp_path / "ours"
+    ).stat().st_size < 1.1 * path.stat().st_size  # the storage of which tensors are views is not written
 
 
 def test_a_model_without_gamma_is_written_with_ones(tmp_path: Path) -> None:
     model = random_ours(num_classes=3, create_aux_logits=False, count_padding=True, global_pool=True)
-    torchvision.write(model, tmp_path / "w.pth")
+    torchvision.write(model.to_weights(), tmp_path / "w.pth")
     peer = torchvision_peer(aux=False, num_classes=3)
     peer.load_state_dict(torch.load(tmp_path / "w.pth"), strict=True)
     assert torch.equal(peer.Mixed_5b.branch1x1.bn.weight, torch.ones(64))
     check_parity(model, peer, OTHER_SIZE)
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------ preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -236,11 +241,11 @@ def picture() -> Image.Image:
     return transform.to_pil_image(transform.resize(small, [431, 377], antialias=True).clamp(0, 1))
 
 
-def test_pictures_as_torchvision_prepares_them(picture: Image.Image) -> None:
+def test_images_are_prepared_as_by_torchvision(picture: Image.Image) -> None:
     preset = their_torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.transforms()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preset.mean, preset.std))
     difference = torchvision.PREPROCESSING.pixels(picture) - (preset(picture) * std + mean) * 255
-    assert difference.abs().max() < 0.001, "the same of 255 levels, before rounding errors of the scaling"
+    assert difference.abs().max() < 0.001, "equal levels of 255, but for rounding errors of the scaling"
 
 
 def test_torchvisions_input_transform_undoes_its_normalisation(picture: Image.Image, tmp_path: Path) -> None:
@@ -254,7 +259,7 @@ def test_torchvisions_input_transform_undoes_its_normalisation(picture: Image.Im
     assert relative(ours, theirs) <= 1e-4
 
 
-def test_imagenet_normalised_images_in_float64(tmp_path: Path) -> None:
+def test_images_normalised_for_imagenet_in_float64(tmp_path: Path) -> None:
     peer = random_peer("torchvision", aux=False, transform_input=True)
     model = read("torchvision", save("torchvision", peer, tmp_path / "w.pth"))
     pixels = torch.rand(1, 3, 139, 155, dtype=torch.float64)
@@ -265,13 +270,13 @@ def test_imagenet_normalised_images_in_float64(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["inception_v3.tf_in1k", "inception_v3.gluon_in1k"])
-def test_pictures_as_timm_prepares_them(variant: str, picture: Image.Image, tmp_path: Path) -> None:
+def test_images_are_prepared_as_by_timm(variant: str, picture: Image.Image, tmp_path: Path) -> None:
     peer = random_peer("timm", torch.float32, aux=False)
     peer.pretrained_cfg = their_timm.create_model(variant).pretrained_cfg
     save_for_hf(peer, tmp_path, safe_serialization="both")
     theirs = create_transform(**resolve_data_config({}, model=peer))(picture)[None]
     for file in ("model.safetensors", "pytorch_model.bin"):
-        assert timm.recognise(tmp_path / file), "the config.json beside it tells whose the pickle is"
+        assert timm.recognises(tmp_path / file), "the config.json beside a pickle shows that it is timm's"
         model = read("timm", tmp_path / file)
         assert model.preprocessing.mean == peer.pretrained_cfg["mean"]
         std = torch.tensor(model.preprocessing.std).view(3, 1, 1)
@@ -279,15 +284,15 @@ def test_pictures_as_timm_prepares_them(variant: str, picture: Image.Image, tmp_
         assert levels.max() < 0.001
 
 
-def test_class_names_come_with_a_thousand_classes(tmp_path: Path) -> None:
-    torch.save(cheap(1000), tmp_path / "w.pth")
+def test_a_file_with_a_thousand_classes_has_imagenet_class_names(tmp_path: Path) -> None:
+    torch.save(small_state_dict(1000), tmp_path / "w.pth")
     names = torchvision.read(tmp_path / "w.pth").class_names
     assert names is not None
     assert (len(names), names[0]) == (1000, "tench")
 
 
-def test_an_unusable_config_is_named(tmp_path: Path) -> None:
-    torch.save(cheap(), tmp_path / "w.bin")
+def test_an_unusable_config_file_is_named_in_the_error(tmp_path: Path) -> None:
+    torch.save(small_state_dict(), tmp_path / "w.bin")
     (tmp_path / "config.json").write_text(
         json.dumps({"architecture": "inception_v3", "pretrained_cfg": {"mean": [0.5]}})
     )
@@ -295,34 +300,34 @@ def test_an_unusable_config_is_named(tmp_path: Path) -> None:
         timm.read(tmp_path / "w.bin")
 
 
-# ------------------------------------------------------------------------------------------ which of them a file is
+# -------------------------------------------------------------------------------------------------- recognising
 
 
-def cheap(num_classes: int = 5, aux: bool = False) -> dict[str, Tensor]:
-    """A whole state dict in a small file: every tensor is one number, expanded."""
+def small_state_dict(num_classes: int = 5, aux: bool = False) -> dict[str, Tensor]:
+    """A complete state dict that makes a small file: every tensor is a single value, expanded."""
     with torch.device("meta"):
         theirs = torchvision_peer(aux, num_classes=num_classes).state_dict()
     return {key: torch.full((), 0.25).expand(tensor.shape) for key, tensor in theirs.items()}
 
 
 def recognised(path: Path) -> set[str]:
-    return {name for name, (module, _) in PEERS.items() if module.recognise(path)}
+    return {name for name, (format, _) in PEERS.items() if format.recognises(path)}
 
 
-def test_recognised_by_content(tmp_path: Path) -> None:
-    torch.save(cheap(), tmp_path / "a.safetensors")
+def test_a_file_is_recognised_by_its_content(tmp_path: Path) -> None:
+    torch.save(small_state_dict(), tmp_path / "a.safetensors")
     assert recognised(tmp_path / "a.safetensors") == {"torchvision"}
-    half = {key: tensor.half().contiguous() for key, tensor in cheap().items()}
+    half = {key: tensor.half().contiguous() for key, tensor in small_state_dict().items()}
     safetensors.torch.save_file(half, tmp_path / "a.pth")
     assert recognised(tmp_path / "a.pth") == {"timm"}
     safetensors.torch.save_file(half, tmp_path / "a.pth", {"format": "inception_v3"})
     assert recognised(tmp_path / "a.pth") == set()
 
 
-def test_the_graph_of_2015_is_neither_and_with_an_auxiliary_head_it_is_torchvisions(tmp_path: Path) -> None:
-    torch.save(cheap(1008), tmp_path / "fid.pth")
+def test_1008_classes_belong_to_torchvision_only_with_an_auxiliary_head(tmp_path: Path) -> None:
+    torch.save(small_state_dict(1008), tmp_path / "fid.pth")
     assert recognised(tmp_path / "fid.pth") == set()
-    torch.save(cheap(1008, aux=True), tmp_path / "aux.pth")
+    torch.save(small_state_dict(1008, aux=True), tmp_path / "aux.pth")
     assert recognised(tmp_path / "aux.pth") == {"torchvision"}
 
 
@@ -333,22 +338,22 @@ def test_other_files_are_not_recognised(content: bytes, tmp_path: Path) -> None:
     refuse(tmp_path / "w.pth", "cannot be read")
 
 
-# --------------------------------------------------------------------------------------------- how it may be written
+# -------------------------------------------------------------------------------------------- forms of a state dict
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "state_dict_ema"])
-def test_wrappers_and_prefixes(wrapper: str, tmp_path: Path) -> None:
-    wrapped = {f"module.{key}": tensor for key, tensor in cheap(aux=True).items()}
+def test_wrappers_and_prefixes_are_removed(wrapper: str, tmp_path: Path) -> None:
+    wrapped = {f"module.{key}": tensor for key, tensor in small_state_dict(aux=True).items()}
     torch.save({"epoch": 3, wrapper: wrapped}, tmp_path / "w.pth")
     assert recognised(tmp_path / "w.pth") == {"torchvision"}
     assert torchvision.read(tmp_path / "w.pth").settings.create_aux_logits
 
 
-def test_torchs_old_pickles_and_files_without_checksums(tmp_path: Path) -> None:
-    torch.save(cheap(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+def test_torchs_old_pickles_and_files_without_checksums_are_read(tmp_path: Path) -> None:
+    torch.save(small_state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     torch.serialization.set_crc32_options(False)
     try:
-        torch.save(cheap(), tmp_path / "unsummed.pth")
+        torch.save(small_state_dict(), tmp_path / "unsummed.pth")
     finally:
         torch.serialization.set_crc32_options(True)
     for file in ("old.pth", "unsummed.pth"):
@@ -357,7 +362,7 @@ def test_torchs_old_pickles_and_files_without_checksums(tmp_path: Path) -> None:
 
 
 def test_half_and_bfloat16_become_float32(tmp_path: Path) -> None:
-    state = cheap()
+    state = small_state_dict()
     state["fc.bias"] = state["fc.bias"].to(torch.bfloat16)
     state["fc.weight"] = state["fc.weight"].half()
     state["Conv2d_1a_3x3.bn.bias"] = state["Conv2d_1a_3x3.bn.bias"].double()
@@ -383,13 +388,13 @@ def refuse(path: Path, match: str) -> None:
         ({"Mixed_6b.branch7x7_2.bn.running_var": None}, r"lacks Mixed_6b\.branch7x7_2\.bn\.running_var;"),
         ({"fc.bias": None, "fc.weight": None}, r"lacks fc\.weight and 1 more"),
         ({"fc2.weight": torch.zeros(3)}, r"has the unknown fc2\.weight"),
-        ({"fc.bias": torch.zeros(6)}, r"fc\.weight has shape \(5, 2048\), where Inception V3 has \(6, 2048\)"),
+        ({"fc.bias": torch.zeros(6)}, r"fc\.weight has shape \(5, 2048\), but in Inception V3 it has \(6, 2048\)"),
         ({"fc.bias": torch.zeros(0)}, r"fc\.weight has shape"),
         ({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 1, 3, 3)}, r"Conv2d_1a_3x3\.conv\.weight has shape \(32, 1"),
         ({"fc.bias": torch.tensor(0.0).expand(10**6, 10**6)}, r"fc\.weight has shape"),
-        ({"fc.bias": 5}, r"fc\.bias is no tensor"),
-        ({"fc.bias": torch.zeros(5).to_sparse()}, r"fc\.bias is no tensor"),
-        ({"fc.bias": torch.zeros(5, device="meta")}, r"fc\.bias is no tensor"),
+        ({"fc.bias": 5}, r"fc\.bias is not a dense tensor"),
+        ({"fc.bias": torch.zeros(5).to_sparse()}, r"fc\.bias is not a dense tensor"),
+        ({"fc.bias": torch.zeros(5, device="meta")}, r"fc\.bias is not a dense tensor"),
         ({"fc.bias": torch.zeros(5, dtype=torch.int64)}, r"fc\.bias is torch\.int64, not floats"),
         ({"Mixed_7c.branch_pool.bn.bias": torch.full((192,), torch.nan)}, r"Mixed_7c\.branch_pool\.bn\.bias holds NaN"),
         ({"fc.bias": torch.full((5,), -torch.inf)}, r"fc\.bias holds NaN or infinity"),
@@ -397,13 +402,13 @@ def refuse(path: Path, match: str) -> None:
     ],
 )
 def test_variables_that_do_not_fit_are_named(change: dict[str, Any], match: str, tmp_path: Path) -> None:
-    state = {key: value for key, value in (cheap() | change).items() if value is not None}
+    state = {key: value for key, value in (small_state_dict() | change).items() if value is not None}
     torch.save(state, tmp_path / "w.pth")
     refuse(tmp_path / "w.pth", match)
 
 
 @pytest.mark.parametrize("network", ["inception_v4", "resnet18", "inception_resnet_v2", "googlenet"])
-def test_other_networks(network: str, tmp_path: Path) -> None:
+def test_other_networks_are_refused(network: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         if network == "googlenet":  # Inception V1
             model = their_torchvision.models.googlenet(weights=None, init_weights=False)
@@ -411,10 +416,10 @@ def test_other_networks(network: str, tmp_path: Path) -> None:
             model = their_timm.create_model(network)
     torch.save({key: torch.zeros(()).expand(t.shape) for key, t in model.state_dict().items()}, tmp_path / "w.pth")
     assert recognised(tmp_path / "w.pth") == set()
-    refuse(tmp_path / "w.pth", "no Inception V3")
+    refuse(tmp_path / "w.pth", "not an Inception V3")
 
 
-class Evil:
+class Malicious:
     """A pickle that writes a file when it is read."""
 
     def __init__(self, path: Path) -> None:
@@ -425,29 +430,29 @@ class Evil:
 
 
 @pytest.mark.parametrize("saver", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what, 2))])
-@pytest.mark.parametrize("wrap", [lambda evil: evil, lambda evil: {"state_dict": cheap(), "args": evil}])
+@pytest.mark.parametrize("wrap", [lambda code: code, lambda code: {"state_dict": small_state_dict(), "args": code}])
 def test_code_in_a_pickle_does_not_run(saver: Callable[..., Any], wrap: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
-    saver(wrap(Evil(tmp_path / "ran")), path)
+    saver(wrap(Malicious(tmp_path / "ran")), path)
     assert recognised(path) == set()
     refuse(path, "holds code|cannot be read")
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_whole_model_and_torchscript_are_code(tmp_path: Path) -> None:
+def test_a_pickled_model_and_torchscript_are_refused_as_code(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
     refuse(tmp_path / "model.pth", r"holds code \(torch\.nn\.modules\.linear\.Linear\)")
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")
-    refuse(tmp_path / "script.pt", "is TorchScript, a program")
+    refuse(tmp_path / "script.pt", "a TorchScript program")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {1: torch.zeros(1)}, torch.zeros(3), {}])
-def test_no_state_dict(content: Any, tmp_path: Path) -> None:
+def test_a_pickle_that_is_not_a_state_dict_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pth")
-    refuse(tmp_path / "w.pth", "no state dict|no Inception V3")
+    refuse(tmp_path / "w.pth", "not a state dict|not an Inception V3")
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path / "none.pth", "there is no such file")
 
 
@@ -462,28 +467,28 @@ def bytes_of_a_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     return path.read_bytes()
 
 
-def test_truncated(bytes_of_a_file: bytes, tmp_path: Path) -> None:
-    for part in range(20):
-        (tmp_path / "w").write_bytes(bytes_of_a_file[: len(bytes_of_a_file) * part // 20])
+def test_a_truncated_file_is_refused(bytes_of_a_file: bytes, tmp_path: Path) -> None:
+    for twentieths in range(20):
+        (tmp_path / "w").write_bytes(bytes_of_a_file[: len(bytes_of_a_file) * twentieths // 20])
         assert recognised(tmp_path / "w") == set()
         refuse(tmp_path / "w", "cannot be read")
 
 
-def test_flipped_bits(bytes_of_a_file: bytes, tmp_path: Path) -> None:
-    """Each is told in one line, or does no harm. Only the zip has checksums of the numbers."""
-    for place in torch.randint(len(bytes_of_a_file), (300,)).tolist():
+def test_flipped_bits_are_refused_or_harmless(bytes_of_a_file: bytes, tmp_path: Path) -> None:
+    """Only a zip has checksums of the values, so that there no changed value passes."""
+    for position in torch.randint(len(bytes_of_a_file), (300,)).tolist():
         damaged = bytearray(bytes_of_a_file)
-        damaged[place] ^= 1 << place % 8
+        damaged[position] ^= 1 << position % 8
         (tmp_path / "w").write_bytes(damaged)
         assert recognised(tmp_path / "w") == set()
         with contextlib.suppress(InputError):
-            tensors = torch_names.load_state_dict(tmp_path / "w")
+            tensors = state_dict_file.load_state_dict(tmp_path / "w")
             if bytes_of_a_file.startswith(b"PK"):
                 assert all(bool((tensor == 0.25).all()) for tensor in tensors.values())
 
 
-def test_a_flipped_bit_in_the_numbers_of_a_zip(tmp_path: Path) -> None:
-    state = cheap() | {"fc.bias": torch.full((5,), 1234.5)}
+def test_a_flipped_bit_in_the_values_of_a_zip_is_refused(tmp_path: Path) -> None:
+    state = small_state_dict() | {"fc.bias": torch.full((5,), 1234.5)}
     torch.save(state, tmp_path / "w.pth")
     content = bytearray((tmp_path / "w.pth").read_bytes())
     content[content.index(torch.tensor(1234.5).numpy().tobytes())] ^= 1
@@ -491,7 +496,7 @@ def test_a_flipped_bit_in_the_numbers_of_a_zip(tmp_path: Path) -> None:
     refuse(tmp_path / "w.pth", r"cannot be read \(BadZipFile\)")
 
 
-def test_declared_sizes_beyond_the_file(tmp_path: Path) -> None:
+def test_declared_sizes_beyond_the_file_are_refused(tmp_path: Path) -> None:
     header = json.dumps(
         {"fc.bias": {"dtype": "F32", "shape": [10**9, 10**3], "data_offsets": [0, 4 * 10**12]}}
     ).encode()
@@ -501,8 +506,8 @@ def test_declared_sizes_beyond_the_file(tmp_path: Path) -> None:
     refuse(tmp_path / "w", "cannot be read")
 
 
-def test_a_zip_whose_pickle_declares_a_huge_tensor(tmp_path: Path) -> None:
-    torch.save(cheap() | {"fc.bias": torch.ones(70_001)}, tmp_path / "small")
+def test_a_zip_whose_pickle_declares_a_huge_tensor_is_refused(tmp_path: Path) -> None:
+    torch.save(small_state_dict() | {"fc.bias": torch.ones(70_001)}, tmp_path / "small")
     small, huge = ((b"J" + number.to_bytes(4, "little")) for number in (70_001, 2**31 - 1))
     with zipfile.ZipFile(tmp_path / "small") as source, zipfile.ZipFile(tmp_path / "w.pth", "w") as changed:
         for record in source.namelist():
@@ -515,7 +520,7 @@ def test_a_zip_whose_pickle_declares_a_huge_tensor(tmp_path: Path) -> None:
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    torch.save(cheap(), tmp_path / "small")
+    torch.save(small_state_dict(), tmp_path / "small")
     with (
         zipfile.ZipFile(tmp_path / "small") as source,
         zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as changed,
@@ -526,7 +531,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     refuse(tmp_path / "w.pth", "compressed records")
 
 
-# --------------------------------------------------------------------------------------- what they cannot compute
+# ----------------------------------------------------------------------------------------------------- differences
 
 
 FITS = {"num_classes": 3, "batch_norm_scale": True, "count_padding": True, "global_pool": True}
@@ -543,19 +548,21 @@ FITS = {"num_classes": 3, "batch_norm_scale": True, "count_padding": True, "glob
         ({"count_padding": False}, ["average pools count the padding"]),
         ({"mixed_7c_pool": "max"}, ["pools by avg, this model's by max"]),
         ({"batch_norm_epsilon": 1e-5}, ["epsilon is 0.001, this model's 1e-05"]),
-        ({"depth_multiplier": 0.5}, ["published widths"]),
+        ({"depth_multiplier": 0.5}, ["published layer widths"]),
         ({"image_size": 107}, ["cannot hold an auxiliary head"]),
         ({"final_endpoint": "Mixed_6e"}, ["cannot hold a network cut at Mixed_6e"]),
         ({"count_padding": False, "mixed_7c_pool": "max"}, ["count the padding", "pools by avg"]),
     ],
 )
 @pytest.mark.parametrize("name", PEERS)
-def test_differences(name: str, options: dict[str, Any], reasons: list[str]) -> None:
+def test_each_setting_that_the_program_lacks_is_a_difference(
+    name: str, options: dict[str, Any], reasons: list[str]
+) -> None:
     with torch.device("meta"):
         model = InceptionV3(**FITS | options)
-    found = PEERS[name][0].differences(model)
-    assert len(found) == len(reasons), found
-    assert all(reason in line for reason, line in zip(reasons, found, strict=True))
+    messages = PEERS[name][0].differences(model.to_weights())
+    assert len(messages) == len(reasons), messages
+    assert all(reason in message for reason, message in zip(reasons, messages, strict=True))
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -563,23 +570,23 @@ def test_another_scaling_of_images_is_a_difference(name: str) -> None:
     with torch.device("meta"):
         model = InceptionV3(**FITS)
     model.preprocessing = type(model.preprocessing)(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    assert re.search(r"\[-1, 1\]", *PEERS[name][0].differences(model))
+    assert re.search(r"\[-1, 1\]", *PEERS[name][0].differences(model.to_weights()))
 
 
 @pytest.mark.parametrize("options", [{"depth_multiplier": 0.1}, {"final_endpoint": "Mixed_5b"}])
 @pytest.mark.parametrize("name", PEERS)
-def test_what_cannot_be_held_is_refused_and_nothing_is_written(
+def test_a_network_that_the_format_cannot_hold_is_refused_and_nothing_is_written(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(b"before")
     with pytest.raises(InputError, match=re.escape(f"{path}: ")):
-        PEERS[name][0].write(InceptionV3(**FITS | options), path)
+        PEERS[name][0].write(InceptionV3(**FITS | options).to_weights(), path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_auxiliary_head_for_small_images_is_left_out(tmp_path: Path) -> None:
     model = random_ours(**FITS, image_size=107)
-    torchvision.write(model, tmp_path / "w.pth")
+    torchvision.write(model.to_weights(), tmp_path / "w.pth")
     assert not torchvision.read(tmp_path / "w.pth").settings.create_aux_logits

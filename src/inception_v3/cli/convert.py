@@ -2,18 +2,25 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL, Json, WeightsFile, messages, warn
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, messages, warn
+from inception_v3.weights.formats.registry import FORMATS
+
+if TYPE_CHECKING:
+    from inception_v3.weights.convert import Conversion
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help=MODEL)],
+    source: Annotated[str, typer.Argument(help=MODEL_HELP)],
     destination: Annotated[Path, typer.Argument(help="The file to write.")],
-    to: Annotated[str | None, typer.Option(help="The format; without it the destination's name tells.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help=f"The format: {', '.join(FORMATS)}. By default the file's suffix determines it.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Load and run the file with the format's own program too.")
     ] = False,
@@ -21,23 +28,23 @@ def convert(
         str, typer.Option(show_default="this one", help="For --check: the Python that has that program.")
     ] = sys.executable,
     allow_difference: Annotated[
-        bool, typer.Option("--allow-difference", help="Write it even if its program will compute other numbers.")
+        bool, typer.Option("--allow-difference", help="Write the file even if its program will compute other outputs.")
     ] = False,
     weights_file: WeightsFile = None,
     no_fold: Annotated[bool, typer.Option("--no-fold", help="Refuse to fold a gamma into kernel and mean.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write weights for another program, and show that they still say the same."""
+    """Convert weights between frameworks and verify that the outputs match."""
     from inception_v3.weights.convert import convert
 
     status = messages.status("")
 
-    def announce(what: str) -> None:  # not before: a download has a bar of its own
-        status.update(what)
+    def announce(message: str) -> None:  # starts the status only now: a download shows its own progress
+        status.update(message)
         status.start()
 
     try:
-        done = convert(
+        conversion = convert(
             source,
             destination,
             to,
@@ -51,17 +58,25 @@ def convert(
     finally:
         status.stop()
     if as_json:
-        print(json.dumps(done.as_dict()))
-        return
-    size = "x".join(map(str, done.image_size))
-    print(f"{destination}: {done.source_format} to {done.format}; the logits differ by {done.difference:.1e} at {size}")
-    if done.check and done.check.instead_of:
-        print(f"  checked by reading it back here, since {done.check.instead_of}")
-    elif done.check:
-        print(f"  checked by {done.check.program}, which differs by {done.check.difference:.1e}")
-    for reason in done.reasons:
+        print(json.dumps(asdict(conversion)))
+    else:
+        _report(conversion)
+
+
+def _report(conversion: "Conversion") -> None:
+    size = "x".join(map(str, conversion.image_size))
+    print(
+        f"{conversion.destination}: {conversion.source_format} to {conversion.format}; the logits differ by "
+        f"{conversion.difference:.1e} at {size}"
+    )
+    check = conversion.check
+    if check and check.instead_of:
+        print(f"  checked by reading it back here, since {check.instead_of}")
+    elif check:
+        print(f"  checked by {check.program}, which differs by {check.difference:.1e}")
+    for reason in conversion.reasons:
         warn(f"  {reason}")
-    if done.folded:
-        warn(f"  gamma of {done.folded} layers folded into kernel and mean: exact, but training further differs")
-    if done.dropped:
-        warn(f"  {done.format} has no place for {' and '.join(done.dropped)}")
+    if conversion.folded:
+        warn(f"  gamma of {conversion.folded} layers folded into kernel and mean: exact, but further training differs")
+    if conversion.dropped:
+        warn(f"  {conversion.format} files do not store {' and '.join(conversion.dropped)}")

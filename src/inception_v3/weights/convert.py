@@ -1,12 +1,11 @@
-"""From one program's file to another's, with the same numbers or with the difference measured."""
+"""Convert weights between frameworks and verify that the outputs match."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,36 +13,26 @@ from torch.func import functional_call
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.network.settings import Settings
-from inception_v3.support.files import cannot_write
-from inception_v3.weights import peers
-from inception_v3.weights.formats import fid_2015
-from inception_v3.weights.formats.registry import find_writer
-from inception_v3.weights.formats.weights import fold_gamma
+from inception_v3.support.files import write_error
+from inception_v3.weights.formats.base import WritableFormat
+from inception_v3.weights.formats.registry import find_writer, formats_by_suffix
+from inception_v3.weights.formats.weights import Weights, fold_gamma
 from inception_v3.weights.load import load, save
 from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.programs.program import MissingProgramError, ProgramError
 
-SUFFIXES = {
-    ".safetensors": "native",
-    ".ckpt": "tf-slim",
-    ".h5": "keras",
-    ".pth": "torchvision",
-    ".pt": "torchvision",
-    ".bin": "timm",
-}
-# Programs that go by the end of a name, which must not say something else than what is written.
-NAMES = {"keras": (".h5", ".hdf5"), "timm": (".safetensors", ".bin", ".pth", ".pt")}
-PICKLED = ("torchvision", "fid-2015")
-WITHOUT_GAMMA = ("tf-slim", "keras")
-IMAGES = 2  # for the measurement: random pixels, which reach the borders as much as photographs do
-LIMIT = 1e-4  # above it the numbers are others; float32 alone makes about 1e-6
+IMAGES = 2  # number of images of random pixels, on which outputs are compared
+LIMIT = 1e-4  # a larger difference is an error; rounding to float32 causes about 1e-6
 
-Outputs = dict[str, Tensor]
+Outputs = dict[str, Tensor]  # by end point
 
 
 @dataclass
-class Check:
-    """`program` computed from the destination what differs by `difference`; this one where `instead_of` says why."""
+class ProgramCheck:
+    """The largest difference from the outputs that a program computes from the destination.
+
+    `program` is this one if the format's own could not be used; `instead_of` then gives the reason.
+    """
 
     program: str
     difference: float
@@ -52,7 +41,7 @@ class Check:
 
 @dataclass
 class Conversion:
-    """What was done. `difference` is the largest one of both heads' logits, over the largest logit."""
+    """The result of a conversion. `difference` is the largest of both heads' logits, over the largest logit."""
 
     source: str
     destination: str
@@ -60,13 +49,10 @@ class Conversion:
     format: str
     image_size: tuple[int, int]  # of the images that were compared
     difference: float
-    check: Check | None = None
-    reasons: list[str] = field(default_factory=list)  # why the numbers differ, where that was allowed
-    folded: int = 0  # layers whose gamma went into kernel and mean
-    dropped: list[str] = field(default_factory=list)  # what the format has no place for
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    check: ProgramCheck | None = None
+    reasons: list[str] = field(default_factory=list)  # why the outputs differ, if that was allowed
+    folded: int = 0  # the number of layers whose gamma was folded into kernel and mean
+    dropped: list[str] = field(default_factory=list)  # what the format cannot store
 
 
 def convert(
@@ -79,107 +65,138 @@ def convert(
     check: bool = False,
     python: str | Path = sys.executable,
     weights_file: Path | None = None,
-    announce: Callable[[str], object] = lambda what: None,
+    announce: Callable[[str], object] = lambda message: None,
 ) -> Conversion:
-    """Read `source`, write `destination` in the format `to`, read that again and compare the logits of both.
+    """Read `source`, write `destination` in another format, read that again and compare the outputs of both.
 
-    `source` is a path or a name, which `weights_file` may stand in for, as in `load`. Without `to` the name of the
-    destination tells the format. With `check` the format's own program runs too, by the interpreter `python`, where
-    it is installed. The destination is replaced when all has been compared. `announce` is told what takes time.
+    An existing destination is replaced only after the comparison.
 
-    Raises InputError, and writes nothing: what the target's program would compute otherwise, unless
-    `allow_difference`; a gamma to fold where `fold` is False; a name that its program does not read; and what
-    `load` and `save` raise.
+    Args:
+        source: a path or a published name, as for `load`.
+        destination: the file to write.
+        to: the name of the format. By default the destination's suffix determines it.
+        allow_difference: write the file even if the format's program will compute other outputs.
+        fold: fold a gamma into kernel and mean if the format has no gamma. False refuses the conversion.
+        check: run the format's own program on the file too, if it is installed.
+        python: the interpreter that has this program.
+        weights_file: a file to use instead of downloading a published name.
+        announce: called with a message before each long step.
+
+    Raises:
+        InputError: the format's program would compute other outputs and `allow_difference` is not set; a gamma to
+            fold and `fold` is False; a file name that the program does not read; and everything that `load` and
+            `save` raise. Nothing is written then.
     """
-    _check_destination(destination, to)
+    candidates = _requested_formats(destination, to)
     model = load(source, weights_file=weights_file)
-    assert model.origin is not None  # of what was loaded
-    name = to or SUFFIXES[destination.suffix]
-    if not to and name == "torchvision" and not fid_2015.differences(model):
-        name = fid_2015.NAME
-    reasons = find_writer(name).differences(model)
-    folded = fold_gamma(model.state_dict())[1] if name in WITHOUT_GAMMA else []
-    if folded and not fold:
-        raise InputError(
-            f"{destination}: {name} has no gamma, and {len(folded)} layers have one other than 1; leave out --no-fold "
-            "to fold it into kernel and mean, exact in inference"
-        )
+    assert model.origin is not None  # `load` sets it
+    weights = model.to_weights()
+    format = next((each for each in candidates if not each.differences(weights)), candidates[-1])
+    folded = _folded_layers(weights, format, destination, fold)
     with _staged(destination) as staged:
         announce(f"writing {destination} and comparing")
-        save(model, staged, name, allow_difference=allow_difference)
-        again = load(staged, format=name)
+        save(model, staged, format.name, allow_difference=allow_difference)
+        reloaded = load(staged, format=format.name)
         pixels = torch.randint(256, (IMAGES, 3, *model.image_size), generator=torch.Generator().manual_seed(0))
-        ours = outputs(model, pixels)
-        done = Conversion(
+        expected = outputs(model, pixels)
+        conversion = Conversion(
             source=source,
             destination=str(destination),
             source_format=model.origin.format,
-            format=name,
+            format=format.name,
             image_size=model.image_size,
-            difference=difference(ours, outputs(again, pixels)),
-            reasons=reasons,
+            difference=difference(expected, outputs(reloaded, pixels)),
+            reasons=format.differences(weights),
             folded=len(folded),
-            dropped=_dropped(model, again),
+            dropped=_dropped(model, reloaded),
         )
         if check:
-            announce(f"running {name}'s program")
-            done.check = _check(done, staged, ours, pixels, again.settings, python)
+            announce(f"running {format.name}'s program")
+            conversion.check = _check(conversion, format, staged, expected, pixels, reloaded, python)
         if not allow_difference:
-            _require_the_same(done)
-    return done
+            _require_equal_outputs(conversion)
+    return conversion
 
 
-def _check_destination(destination: Path, to: str | None) -> None:
-    """Raise InputError for wrong use, before anything is read."""
+def _requested_formats(destination: Path, to: str | None) -> list[WritableFormat]:
+    """The formats to choose from. Raises InputError, before anything is read, for a destination that cannot work."""
     if destination.is_dir():
         raise InputError(f"{destination}: is a folder; name the file to write in it", exit_status=2)
-    name = to or SUFFIXES.get(destination.suffix)
-    if name is None:
-        known = ", ".join(f"{suffix} {format}" for suffix, format in SUFFIXES.items())
-        raise InputError(
-            f"{destination}: its name does not tell a format to write ({known}); give --to FORMAT", exit_status=2
+    if to is not None:
+        format = find_writer(to)
+        _check_suffix(destination, format)
+        return [format]
+    by_suffix = formats_by_suffix()
+    if destination.suffix not in by_suffix:
+        known = ", ".join(
+            f"{suffix} {' or '.join(format.name for format in formats)}" for suffix, formats in by_suffix.items()
         )
-    find_writer(name)
-    if name == "tf-slim" and destination.suffix == ".index":
-        raise InputError(f"{destination}: a checkpoint goes by its prefix; leave out .index", exit_status=2)
-    ends = NAMES.get(name, ("",))
-    if not destination.name.endswith(ends) or (name in PICKLED and destination.suffix == ".safetensors"):
-        better = ends[0] or ".pth"
-        raise InputError(f"{destination}: {name} goes by the end of a file's name; let it be {better}", exit_status=2)
+        raise InputError(
+            f"{destination}: its suffix does not determine a format ({known}); give --to FORMAT", exit_status=2
+        )
+    return by_suffix[destination.suffix]
 
 
-def _dropped(model: InceptionV3, again: InceptionV3) -> list[str]:
-    dropped = ["AuxLogits"] if model.settings.create_aux_logits and not again.settings.create_aux_logits else []
-    return [*dropped, "the names of its classes"] if model.class_names and not again.class_names else dropped
+def _check_suffix(destination: Path, format: WritableFormat) -> None:
+    """Raise InputError if the format's program could not read a file of that name."""
+    remedy = f"let it end in {' or '.join(format.required_suffixes or format.suffixes)}"
+    if format.required_suffixes and not destination.name.endswith(format.required_suffixes):
+        raise InputError(f"{destination}: not a name that {format.name}'s program reads; {remedy}", exit_status=2)
+    if destination.suffix in format.forbidden_suffixes:
+        raise InputError(
+            f"{destination}: the name of a {format.name} file cannot end in {destination.suffix}; {remedy}",
+            exit_status=2,
+        )
+
+
+def _folded_layers(weights: Weights, format: WritableFormat, destination: Path, fold: bool) -> list[str]:
+    """The layers whose gamma writing this format folds. Raises InputError if there are any and `fold` is False."""
+    folded = [] if format.has_gamma else fold_gamma(weights.tensors)[1]
+    if folded and not fold:
+        raise InputError(
+            f"{destination}: {format.name} has no gamma, and in {len(folded)} layers it is not 1; leave out --no-fold "
+            "to fold it into kernel and mean, which is exact in inference"
+        )
+    return folded
+
+
+def _dropped(model: InceptionV3, reloaded: InceptionV3) -> list[str]:
+    """What the model has and the written file does not."""
+    lost = {
+        "AuxLogits": model.settings.create_aux_logits and not reloaded.settings.create_aux_logits,
+        "class names": model.class_names and not reloaded.class_names,
+    }
+    return [name for name, is_lost in lost.items() if is_lost]
 
 
 @contextmanager
 def _staged(destination: Path) -> Iterator[Path]:
-    """A path of the same name in a new folder beside; when all went well, what was written there is moved out.
+    """Give a path of the same name in a temporary folder; move what was written there to the destination.
 
-    Errors that name that path name the destination instead. Folders that were missing stay only where all went well.
+    After an error nothing is moved, folders created for the destination are removed, and the message names the
+    destination instead of the temporary path.
     """
-    made = [folder for folder in destination.absolute().parents if not folder.exists()]
+    created = [folder for folder in destination.absolute().parents if not folder.exists()]
     staged = destination
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".inception-v3.", dir=destination.parent) as folder:
-            staged = Path(folder) / destination.name
+        with TemporaryDirectory(prefix=".inception-v3.", dir=destination.parent) as temporary:
+            staged = Path(temporary) / destination.name
             yield staged
-            written = sorted(Path(folder).iterdir())  # of a checkpoint the data before the index
+            written = sorted(Path(temporary).iterdir())  # of a checkpoint, the data before the index
             for file in written:
                 file.replace(destination.with_name(file.name))
-            if staged not in written:  # a checkpoint goes by a prefix; a file of that name would be read in its place
+            if staged not in written:  # a checkpoint's prefix: a file of that name would be read instead
                 destination.unlink(missing_ok=True)
     except InputError as error:
         message = str(error).replace(str(staged), str(destination))
         raise InputError(message, exit_status=error.exit_status) from error
     except OSError as error:
-        raise cannot_write(destination, error) from error
+        raise write_error(destination, error) from error
     finally:
-        for new in made:
-            with suppress(OSError):  # it holds something
-                new.rmdir()
+        for folder in created:
+            with suppress(OSError):  # it holds the destination, or something else
+                folder.rmdir()
 
 
 # ----------------------------------------------------------------------------------------------------- comparing
@@ -187,61 +204,69 @@ def _staged(destination: Path) -> Iterator[Path]:
 
 @torch.inference_mode()
 def outputs(model: InceptionV3, pixels: Tensor) -> Outputs:
-    """Both heads' logits as maps, or the last map of a cut network, in float64; the model itself stays as it is.
+    """Compute both heads' logits as maps, or the last map of a cut network, in float64. The model is not changed.
 
-    `pixels` are 0 to 255, (N, 3, H, W), and scaled as the model's own preprocessing does.
+    `pixels` are 0 to 255, of shape (N, 3, H, W); the model's own preprocessing scales them.
     """
     with torch.device("meta"):
         double = InceptionV3(**replace(model.settings, spatial_squeeze=False)).eval()
-    tensors = {name: tensor.detach().double() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.double() for name, tensor in model.state_dict().items()}
     names = [name for name in ("Logits", "AuxLogits") if name in double.end_point_names]
     images = model.preprocessing.scale(pixels).double()
-    _, found = functional_call(double, tensors, (images, names or double.end_point_names[-1:]))
-    return dict(found)
+    _, end_points = functional_call(double, tensors, (images, names or double.end_point_names[-1:]))
+    return dict(end_points)
 
 
 def difference(ours: Outputs, theirs: Outputs) -> float:
-    """The largest absolute difference, over the largest absolute value of the tensor; of those that both have.
+    """The largest absolute difference over the largest absolute value, of the end points that both have.
 
-    Where one program gives an answer for each place of a map and the other a single one, their means are compared.
+    If one program returns a map and the other a single value per class, the means over the map are compared.
     """
-    worst = []
+    relative = []
     for name in ours.keys() & theirs.keys():
-        one, other = (tensor.double().reshape(*tensor.shape[:2], -1) for tensor in (ours[name], theirs[name]))
-        if one.shape != other.shape:
-            one, other = one.mean(2), other.mean(2)
-        worst.append((one - other).abs().max() / one.abs().max().clamp(min=torch.finfo(torch.float64).tiny))
-    return float(torch.stack(worst).max())
+        left, right = (tensor.double().reshape(*tensor.shape[:2], -1) for tensor in (ours[name], theirs[name]))
+        if left.shape != right.shape:
+            left, right = left.mean(2), right.mean(2)
+        relative.append((left - right).abs().max() / left.abs().max().clamp(min=torch.finfo(torch.float64).tiny))
+    return float(torch.stack(relative).max())
 
 
 def _check(
-    done: Conversion, staged: Path, ours: Outputs, pixels: Tensor, settings: Settings, python: str | Path
-) -> Check:
-    """Let the format's own program compute from the file what is compared, or say why it did not."""
-    here = "inception-v3"
-    if done.format not in peers.PEERS:
-        return Check(here, done.difference, f"{done.format} is its own format")
+    conversion: Conversion,
+    format: WritableFormat,
+    staged: Path,
+    expected: Outputs,
+    pixels: Tensor,
+    reloaded: InceptionV3,
+    python: str | Path,
+) -> ProgramCheck:
+    """Compare with what the format's own program computes from the file, if there is one and it can be run."""
+    if format.program is None:
+        return ProgramCheck("inception-v3", conversion.difference, f"no other program reads {format.name}")
     images = Preprocessing().scale(pixels).numpy()
     try:
-        program, theirs = peers.answers(done.format, staged, images, settings, python)
-    except peers.CannotRunError as error:
-        if error.missing:
-            return Check(here, done.difference, f"{done.format} cannot be run here: {error}")
+        program, arrays = format.program.run(staged, images, reloaded.settings, python)
+    except MissingProgramError as error:
+        reason = f"{format.name}'s program cannot be run here: {error}"
+        return ProgramCheck("inception-v3", conversion.difference, reason)
+    except ProgramError as error:
         raise InputError(
-            f"{done.destination}: not written, since {done.format}'s program cannot use it ({error}); leave out "
-            "--check to write it all the same"
+            f"{conversion.destination}: not written, since {format.name}'s program cannot use it ({error}); leave out "
+            "--check to write it anyway"
         ) from error
-    return Check(program, difference(ours, {name: torch.from_numpy(value) for name, value in theirs.items()}))
+    return ProgramCheck(
+        program, difference(expected, {name: torch.from_numpy(array) for name, array in arrays.items()})
+    )
 
 
-def _require_the_same(done: Conversion) -> None:
-    """Raise InputError where a difference that nothing explains was measured."""
-    measured = {"read back here": done.difference}
-    if done.check:
-        measured[f"computed by {done.check.program}"] = done.check.difference
+def _require_equal_outputs(conversion: Conversion) -> None:
+    """Raise InputError if the outputs differ although no reason for it is known."""
+    measured = {"read back here": conversion.difference}
+    if conversion.check:
+        measured[f"computed by {conversion.check.program}"] = conversion.check.difference
     for how, value in measured.items():
-        if not value <= LIMIT:  # or no number
+        if not value <= LIMIT:  # or NaN
             raise InputError(
-                f"{done.destination}: not written, since {how} its logits differ by {value:.1e}; --allow-difference "
-                "writes it all the same"
+                f"{conversion.destination}: not written, since {how} its logits differ by {value:.1e}; "
+                "--allow-difference writes it anyway"
             )

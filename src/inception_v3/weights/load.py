@@ -60,12 +60,8 @@ def save(
     """
     path = Path(path)
     writer = find_writer(format)
-    reasons = writer.differences(model)
+    weights = model.to_weights(training)
+    reasons = writer.differences(weights)
     if reasons and not allow_difference:
         raise InputError(f"{path}: {format} would compute other values: {'; '.join(reasons)}")
-    if training is not None and format == "native":
-        from inception_v3.weights.formats import native
-
-        native.write(model, path, training)
-    else:
-        writer.write(model, path)
+    writer.write(weights, path)

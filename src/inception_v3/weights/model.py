@@ -134,6 +134,15 @@ class InceptionV3(InceptionV3Network, HubMixin):
         model.origin = origin
         return model.eval()
 
+    def to_weights(self, training: dict[str, Any] | None = None) -> Weights:
+        """The model as a file stores it; the tensors share memory with the model.
+
+        `training` describes how the weights were made. Without it, the origin's description is kept.
+        """
+        if training is None and self.origin is not None:
+            training = {"origin": self.origin.first} | self.origin.training
+        return Weights(self.state_dict(), self.settings, self.preprocessing, self.class_names, training or {})
+
 
 def _common_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
     """The dtype that holds every value, at least float32: a network cannot run in a mixture, nor here in float16."""

@@ -1,13 +1,5 @@
-"""Every published form of Inception V3, a file each, on the names of the architecture table.
+"""The file formats of Inception V3's weights, one file each; registry.py lists them.
 
-Each module has the same names:
-
-    NAME                     what `--to` and `save(format=...)` call it
-    recognise(path) -> bool  by content; False for anything else, never an error
-    read(path) -> Weights    raises InputError, one line with the file and the variable
-
-and those that are written too:
-
-    write(model, path)       atomically
-    differences(model)       why the program that the format belongs to would not compute the same
+A format's file ends with `FORMAT`, an object with everything that the rest of the package knows about the format
+(see base.py). To add a format, write such a file and add its name to the list in registry.py.
 """

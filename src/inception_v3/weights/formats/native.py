@@ -1,15 +1,14 @@
-"""This project's own file: safetensors with everything needed to use the model again.
+"""This project's own format: a safetensors file with everything needed to use the model again.
 
-The tensors bear the names of `state_dict()`. The metadata says which program wrote the file and holds, as
-JSON: `settings` (the options of InceptionV3), `preprocessing`, `class_names`, and `training` (how it came to
-be). safetensors keeps tensors apart from code, is checked against the file's size before memory is taken,
-and can be mapped instead of read.
+The tensors have the names of `state_dict()`. The metadata names the format and its version, and holds as JSON:
+`settings` (the options of InceptionV3), `preprocessing`, `class_names` and `training`. safetensors holds no code, is
+checked against the file's size before memory is allocated, and can be mapped instead of read.
 """
 
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,27 +16,20 @@ from safetensors.torch import save_file
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
+from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import Weights
 
-if TYPE_CHECKING:
-    from inception_v3.weights.model import InceptionV3
-
-NAME = "native"
-FORMAT = "inception_v3"  # in the metadata
+METADATA_FORMAT = "inception_v3"  # the value of `format` in the metadata
 VERSION = "1"
 
 
-def recognise(path: Path) -> bool:
-    return _metadata(path).get("format") == FORMAT
-
-
-def _metadata(path: Path) -> dict[str, str]:
+def recognises(path: Path) -> bool:
     try:
         with safe_open(path, "pt") as opened:
-            return opened.metadata() or {}
+            return (opened.metadata() or {}).get("format") == METADATA_FORMAT
     except (SafetensorError, OSError):
-        return {}
+        return False
 
 
 def read(path: Path) -> Weights:
@@ -51,41 +43,45 @@ def read(path: Path) -> Weights:
     if metadata.get("version") != VERSION:
         raise InputError(f"{path}: written by a newer inception-v3; update this one")
     try:
-        options = json.loads(metadata["settings"])
         stored = json.loads(metadata["preprocessing"])
         known = {field.name for field in fields(Preprocessing)}
         if not stored.keys() <= known:
             raise ValueError(f"unknown preprocessing {sorted(stored.keys() - known)}")
-        preprocessing = Preprocessing(**{key: _tuple(value) for key, value in stored.items()})
-        class_names = json.loads(metadata["class_names"])
-        settings = Settings(**{key: _tuple(value) for key, value in options.items()})
-        training = dict(json.loads(metadata.get("training", "{}")))
+        return Weights(
+            tensors,
+            Settings(**_with_tuples(json.loads(metadata["settings"]))),
+            Preprocessing(**_with_tuples(stored)),
+            json.loads(metadata["class_names"]),
+            dict(json.loads(metadata.get("training", "{}"))),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its settings cannot be read ({error}); the file is damaged") from error
-    return Weights(tensors, settings, preprocessing, class_names, training)
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where the options are tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
-def differences(model: "InceptionV3") -> list[str]:
-    """It holds everything."""
-    return []
-
-
-def write(model: "InceptionV3", path: Path, training: dict[str, Any] | None = None) -> None:
-    """Without `training`, what is known of it from where the model was loaded goes on."""
-    if training is None and model.origin is not None:
-        training = {"origin": model.origin.first} | model.origin.training
+def write(weights: Weights, path: Path) -> None:
     metadata = {
-        "format": FORMAT,
+        "format": METADATA_FORMAT,
         "version": VERSION,
-        "settings": json.dumps(dict(model.settings)),
-        "preprocessing": json.dumps(asdict(model.preprocessing)),
-        "class_names": json.dumps(model.class_names),
-        "training": json.dumps(training or {}),
+        "settings": json.dumps(dict(weights.settings)),
+        "preprocessing": json.dumps(asdict(weights.preprocessing)),
+        "class_names": json.dumps(weights.class_names),
+        "training": json.dumps(weights.training),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as temporary:
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.tensors.items()}
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+FORMAT = WritableFormat(
+    name="native",
+    recognises=recognises,
+    read=read,
+    write=write,
+    differences=lambda weights: [],
+    suffixes=(".safetensors",),
+)

@@ -1,67 +1,67 @@
-"""The formats of weights, found by name or by the content of a file."""
+"""The formats of weights, found by name, by the suffix of a file or by its content.
 
-from collections.abc import Callable
+A format's module is imported when it is needed, so that listing the names does not import PyTorch.
+"""
+
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from inception_v3.errors import InputError
-from inception_v3.weights.formats.weights import Weights
 
 if TYPE_CHECKING:
-    from inception_v3.weights.model import InceptionV3
+    from inception_v3.weights.formats.base import Format, WritableFormat
 
-# In this order files are asked for, the most particular first: the module in formats/ for each name.
-MODULES = {
-    "native": "native",
-    "tf-slim": "tf_slim",
-    "keras": "keras",
-    "graphdef-2015": "graph_def",
-    "fid-2015": "fid_2015",
-    "timm": "timm",
-    "torchvision": "torchvision",
-}
-
-
-class Format(Protocol):
-    """What each module in formats/ has."""
-
-    NAME: str
-    recognise: Callable[[Path], bool]
-    read: Callable[[Path], Weights]
+# A file is tried against the formats in this order, the most particular first: timm's state dicts pass for
+# torchvision's.
+FORMATS = (
+    "native",
+    "tf-slim",
+    "keras",
+    "graphdef-2015",
+    "fid-2015",
+    "timm",
+    "torchvision",
+)
 
 
-class Writer(Format, Protocol):
-    """A format that can also be written; `differences` are why their program would compute other numbers."""
-
-    write: "Callable[[InceptionV3, Path], None]"
-    differences: "Callable[[InceptionV3], list[str]]"
-
-
-def find_format(name: str) -> Format:
-    """The format of that name. Raises InputError, listing them."""
-    if name not in MODULES:
-        raise InputError(f"no format {name!r}; there are {', '.join(MODULES)}", exit_status=2)
-    return cast(Format, import_module(f"inception_v3.weights.formats.{MODULES[name]}"))
+def find_format(name: str) -> "Format":
+    """Return the format of that name. Raises InputError, listing the names, if there is none."""
+    if name not in FORMATS:
+        raise InputError(f"no format {name!r}; choose one of {', '.join(FORMATS)}", exit_status=2)
+    return cast("Format", import_module(f"inception_v3.weights.formats.{name.replace('-', '_')}").FORMAT)
 
 
-def find_writer(name: str) -> Writer:
-    """The format of that name, to write. Raises InputError, listing them; or for one that is only read."""
-    found = find_format(name)
-    if not hasattr(found, "write"):
-        raise InputError(f"{name} is only read here; write fid-2015, which holds the same network", exit_status=2)
-    return cast(Writer, found)
+def find_writer(name: str) -> "WritableFormat":
+    """Return the format of that name, to write. Raises InputError if there is none, or if it can only be read."""
+    from inception_v3.weights.formats.base import WritableFormat
+
+    format = find_format(name)
+    if not isinstance(format, WritableFormat):
+        raise InputError(f"{name} can only be read; write {format.write_instead} instead", exit_status=2)
+    return format
 
 
-def recognise(file: Path) -> Format:
-    """The format of a file, by its content. Raises InputError: no such file, or nothing that is known."""
-    for name in MODULES:
-        known = find_format(name)
-        if known.recognise(file):
-            return known
+def formats_by_suffix() -> "dict[str, list[WritableFormat]]":
+    """The formats that a destination's suffix stands for, the most particular first."""
+    from inception_v3.weights.formats.base import WritableFormat
+
+    by_suffix: dict[str, list[WritableFormat]] = {}
+    for format in map(find_format, FORMATS):
+        if isinstance(format, WritableFormat):
+            for suffix in format.suffixes:
+                by_suffix.setdefault(suffix, []).append(format)
+    return by_suffix
+
+
+def recognise(file: Path) -> "Format":
+    """Return the format of a file, by its content. Raises InputError: no such file, or of no known format."""
+    for format in map(find_format, FORMATS):
+        if format.recognises(file):
+            return format
     if not file.exists():
         raise InputError(f"{file}: there is no such file; check the path")
     raise InputError(
-        f"{file}: not a model that can be read here (damaged, or of another program); give a run folder, a "
-        "model.safetensors or a TF-Slim checkpoint"
+        f"{file}: not a model that can be read (damaged, or of another program); give a run folder or a file in one "
+        f"of the formats {', '.join(FORMATS)}"
     )

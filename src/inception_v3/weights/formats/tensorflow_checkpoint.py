@@ -1,13 +1,13 @@
 """TensorFlow checkpoints, read in the formats V1 and V2 and written in V2, without TensorFlow.
 
-Both rest on LevelDB's sorted table (tensorflow/core/lib/io/table_format.txt, which refers to LevelDB's
-doc/table_format.md). In V1 (tensorflow/core/util/saved_tensor_slice.proto) one table holds everything: under
-the key "" a list of the variables, under the others their values as protobuf messages. In V2
-(tensorflow/core/util/tensor_bundle and protobuf/tensor_bundle.proto) the table PREFIX.index says where in the
-files PREFIX.data-XXXXX-of-XXXXX each variable's bytes lie.
+Both formats use LevelDB's sorted table (tensorflow/core/lib/io/table_format.txt, which refers to LevelDB's
+doc/table_format.md). In V1 (tensorflow/core/util/saved_tensor_slice.proto) one table holds everything: the key "" has
+a list of the variables, the other keys have their values as protobuf messages. In V2
+(tensorflow/core/util/tensor_bundle and protobuf/tensor_bundle.proto) the table PREFIX.index has the position of each
+variable's bytes in the files PREFIX.data-XXXXX-of-XXXXX.
 
-A file is not trusted: every size it declares is held against what is there before memory is taken for it, and
-every checksum of what is read is verified.
+A file is not trusted: every size that it declares is compared with the file's own size before memory is allocated,
+and the checksum of everything read is verified.
 """
 
 import math
@@ -25,16 +25,16 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.support.crc32c import masked_crc
-from inception_v3.support.files import replacing
-from inception_v3.support.protocol_buffers import put, put_varint, read_fields, read_varint
+from inception_v3.support.files import atomic_write
+from inception_v3.support.protocol_buffers import encode, encode_varint, read_fields, read_varint
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
-FOOTER = 48  # where two blocks lie, padded to 40 bytes, and the magic number
-TRAILER = 5  # after each block: its compression and the checksum
-# The numbers are those of DataType in tensorflow/core/framework/types.proto. NumPy has no bfloat16.
+FOOTER = 48  # bytes: the handles of two blocks, padded to 40 bytes, and the magic number
+TRAILER = 5  # bytes after each block: the type of compression and the checksum
+# NumPy's name of each DataType in tensorflow/core/framework/types.proto. NumPy has no bfloat16.
 BFLOAT16 = 14
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", BFLOAT16: "<u2", 19: "<f2"}
-# The field of TensorProto that holds the values of each type in V1: floats as they are, or integers as varints.
+# The field of TensorProto that holds the values of each DataType in V1: floats as bytes, integers as varints.
 V1_FLOATS = {1: 5, 2: 6}
 V1_VARINTS = {3: 7, 9: 10, BFLOAT16: 13, 19: 13}
 
@@ -45,7 +45,7 @@ Fetch = Callable[[bytes, int, tuple[int, ...]], np.ndarray]
 
 
 class Variable(NamedTuple):
-    """What a checkpoint tells about a variable; `slices` is empty where one entry of V2 holds it whole."""
+    """A variable as the checkpoint declares it; `slices` is empty if a single entry of V2 holds all of it."""
 
     name: str
     dtype: int
@@ -53,75 +53,75 @@ class Variable(NamedTuple):
     slices: list[Slice]
 
 
-def recognise(path: str | Path) -> bool:
-    """Whether `path` leads to a checkpoint: a V1 file, or the prefix, the index or a data file of V2."""
+def recognises(path: str | Path) -> bool:
+    """Whether `path` belongs to a checkpoint: a V1 file, or the prefix, the index or a data file of V2."""
     return _table_file(Path(path)) is not None
 
 
 def read(path: str | Path, wanted: Callable[[str], bool] | None = None) -> dict[str, np.ndarray]:
-    """The variables of a checkpoint by name, sorted; where `wanted` is given, only those it says yes to.
+    """Read the variables of a checkpoint by name, sorted; with `wanted`, only those for whose name it returns True.
 
-    bfloat16 comes as float32, which holds its values exactly. Strings and other types that are no weights are
-    left out, unless `wanted` asks for them by name.
+    bfloat16 becomes float32, which holds its values exactly. Without `wanted`, strings and other types that are not
+    weights are skipped.
 
-    Raises InputError, in one line: no checkpoint, damaged, files missing, written by a newer TensorFlow, or a
+    Raises InputError, in one line: not a checkpoint, damaged, files missing, written by a newer TensorFlow, or a
     wanted variable has a type that cannot be read.
     """
     file = _table_file(Path(path))
     if file is None:
-        raise InputError(f"{path}: no whole TensorFlow checkpoint; give a V1 file or the prefix of a V2 one")
-    with _blaming(file):
+        raise InputError(f"{path}: not a complete TensorFlow checkpoint; give a V1 file or the prefix of a V2 one")
+    with _as_input_error(file):
         table = Table(file)
         header = _parse(table.find(b""))
-        # V1 has a message where V2 has the number of its data files.
-        variables, fetch = _open_v1(table, header) if _many(header, 1) else _open_v2(table, header)
-    found = {}
+        # In field 1, V1 has a message and V2 the number of its data files.
+        variables, fetch = _open_v1(table, header) if _messages(header, 1) else _open_v2(table, header)
+    arrays = {}
     for variable in sorted(variables):
         if wanted is not None and not wanted(variable.name):
             continue
         if variable.dtype in DTYPES:
-            with _blaming(file, variable.name):
-                found[variable.name] = _assemble(file, variable, fetch)
+            with _as_input_error(file, variable.name):
+                arrays[variable.name] = _assemble(file, variable, fetch)
         elif wanted is not None:
             remedy = "save it as float16, bfloat16, float32, float64, int32 or int64"
             raise InputError(f"{file}: {variable.name!r} is of TensorFlow's type {variable.dtype}; {remedy}")
-    return found
+    return arrays
 
 
 def write(prefix: str | Path, variables: Mapping[str, np.ndarray]) -> None:
     """Write a V2 checkpoint, PREFIX.index and one data file, that `tf.train.load_checkpoint` and a Saver read.
 
-    Both files are whole before either takes its place. Raises InputError: the disk is full, the place cannot be
-    written, or a variable has a name or a type that TensorFlow could not read back.
+    Both files are complete before either replaces an older one. Raises InputError: the disk is full, the path cannot
+    be written, or a variable has a name or a type that TensorFlow could not read back.
     """
-    numbers = {np.dtype(text): number for number, text in DTYPES.items() if number != BFLOAT16}
+    numbers = {np.dtype(name): number for number, name in DTYPES.items() if number != BFLOAT16}
     entries = {}
     for name, value in variables.items():
         key = name.encode(errors="replace")
-        # An empty key is the header's, and those that begin with NUL are the slices'.
+        # The empty key is the header's, and keys that begin with NUL belong to slices.
         if not key or key.startswith(b"\0") or key.decode() != name:
-            raise InputError(f"{prefix}: no variable can be called {name!r} in a checkpoint; rename it")
+            raise InputError(f"{prefix}: a checkpoint cannot hold a variable called {name!r}; rename it")
         if value.dtype.newbyteorder("<") not in numbers:
             raise InputError(f"{prefix}: {name!r} is of type {value.dtype}; give float16/32/64 or int32/64")
         entries[key] = value
     index, data = Path(f"{prefix}.index"), Path(f"{prefix}.data-00000-of-00001")
-    # Left in reverse: the data file takes its place first, so that no index stands without its data.
-    with replacing(index) as index_file, replacing(data) as data_file:
-        records = [(b"", put(1, 1) + put(3, put(1, 1)))]  # one data file, format version 1
+    # The contexts exit in reverse order: the data file is renamed first, so that an index never lacks its data.
+    with atomic_write(index) as index_file, atomic_write(data) as data_file:
+        records = [(b"", encode(1, 1) + encode(3, encode(1, 1)))]  # one data file, format version 1
         with data_file.open("wb") as file:
             for key, value in sorted(entries.items()):
                 little = np.asarray(value, value.dtype.newbyteorder("<"), order="C")
                 octets = little.reshape(-1).view(np.uint8)
-                shape = b"".join(put(2, put(1, length)) for length in little.shape)
-                place = put(4, file.tell()) + put(5, octets.size)
+                shape = b"".join(encode(2, encode(1, length)) for length in little.shape)
+                position = encode(4, file.tell()) + encode(5, octets.size)
                 crc = struct.pack("<BI", 6 << 3 | 5, masked_crc(octets.data))
-                records.append((key, put(1, numbers[little.dtype]) + put(2, shape) + place + crc))
+                records.append((key, encode(1, numbers[little.dtype]) + encode(2, shape) + position + crc))
                 file.write(octets.data)
         index_file.write_bytes(_build_table(records))
 
 
 def _table_file(path: Path) -> Path | None:
-    """The table of the checkpoint that `path` belongs to: the file itself, or the index beside it."""
+    """Return the table of the checkpoint that `path` belongs to: the file itself, or the index beside it."""
     index = Path(re.sub(r"\.data-\d{5}-of-\d{5}$", "", str(path)) + ".index")
     try:
         if path.is_file():
@@ -135,19 +135,19 @@ def _table_file(path: Path) -> Path | None:
 
 
 @contextmanager
-def _blaming(path: Path, variable: str | None = None) -> Iterator[None]:
-    """Tell whatever goes wrong with the bytes of `path` as an InputError of one line."""
-    place = f"{path}: {variable!r}" if variable is not None else f"{path}"
+def _as_input_error(path: Path, variable: str | None = None) -> Iterator[None]:
+    """Turn any error over the bytes of `path` into an InputError of one line."""
+    subject = f"{path}: {variable!r}" if variable is not None else f"{path}"
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"{place}: {error.filename} is missing; put it beside the other files") from error
+        raise InputError(f"{subject}: {error.filename} is missing; put it beside the other files") from error
     except OSError as error:
-        raise InputError(f"{place}: cannot be read ({error.strerror or error}); check the file") from error
+        raise InputError(f"{subject}: cannot be read ({error.strerror or error}); check the file") from error
     except MemoryError as error:
-        raise InputError(f"{place}: does not fit into memory; use a machine with more") from error
+        raise InputError(f"{subject}: does not fit into memory; use a machine with more memory") from error
     except (ValueError, IndexError, OverflowError, struct.error) as error:
-        raise InputError(f"{place}: damaged ({error}); copy or download the checkpoint again") from error
+        raise InputError(f"{subject}: damaged ({error}); copy or download the checkpoint again") from error
 
 
 # --- the two formats ---
@@ -156,7 +156,10 @@ def _blaming(path: Path, variable: str | None = None) -> Iterator[None]:
 def _open_v1(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
     meta = _parse(_bytes(header, 1))
     _check_version(table.path, _parse(_bytes(meta, 2)))
-    variables = [_variable(_bytes(m, 1), _int(m, 3), _bytes(m, 2), _many(m, 4)) for m in map(_parse, _many(meta, 1))]
+    variables = [
+        _variable(_bytes(fields, 1), _int(fields, 3), _bytes(fields, 2), _messages(fields, 4))
+        for fields in map(_parse, _messages(meta, 1))
+    ]
     if len({variable.name for variable in variables}) != len(variables):
         raise ValueError("a variable is listed twice")
 
@@ -165,79 +168,83 @@ def _open_v1(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
         if dtype in V1_FLOATS:
             values = np.frombuffer(_bytes(tensor, V1_FLOATS[dtype]), DTYPES[dtype]).copy()
         else:
-            # Integers may come as 64 bits where fewer are meant; of floats these are the bits.
+            # Narrow integers are stored as 64 bits; 16-bit floats are stored as the integer with their bits.
             values = _varints(_bytes(tensor, V1_VARINTS[dtype]))
             values = values.astype(f"<i{np.dtype(DTYPES[dtype]).itemsize}").view(DTYPES[dtype])
         if values.size != math.prod(shape):
             raise ValueError(f"{values.size} values for the shape {list(shape)}")
-        return native(values, dtype).reshape(shape)
+        return to_native(values, dtype).reshape(shape)
 
     return variables, fetch
 
 
 def _open_v2(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
     if table.path.suffix != ".index":
-        raise InputError(f"{table.path}: the index of a V2 checkpoint; let its name end in .index as its data needs")
+        raise InputError(f"{table.path}: the index of a V2 checkpoint; rename it to the prefix of its data and .index")
     if _int(header, 2):
         raise InputError(f"{table.path}: from a big-endian machine; load it in TensorFlow there and save it as V1")
     _check_version(table.path, _parse(_bytes(header, 3)))
     shards = _int(header, 1)
     entries = {key: _parse(value) for key, value in table.items()}
-    # The keys that begin with NUL are those of slices, which the entry of the whole variable lists.
-    names = [key for key in entries if key and not key.startswith(b"\0")]
-    variables = [_variable(k, _int(entries[k], 1), _bytes(entries[k], 2), _many(entries[k], 7)) for k in names]
-    taken: Counter[Path] = Counter()
+    # Keys that begin with NUL belong to slices, which the entry of the whole variable lists.
+    variables = [
+        _variable(key, _int(fields, 1), _bytes(fields, 2), _messages(fields, 7))
+        for key, fields in entries.items()
+        if key and not key.startswith(b"\0")
+    ]
+    bytes_read: Counter[Path] = Counter()
 
     def fetch(key: bytes, dtype: int, shape: tuple[int, ...]) -> np.ndarray:
         if key not in entries:
             raise ValueError("one of its slices is missing")
         fields = entries[key]
         shard, offset, size = _int(fields, 3), _int(fields, 4), _int(fields, 5)
-        if not 0 <= shard < shards or (_int(fields, 1), shape_of(_bytes(fields, 2))) != (dtype, shape):
+        if not 0 <= shard < shards or (_int(fields, 1), read_shape(_bytes(fields, 2))) != (dtype, shape):
             raise ValueError("its entries contradict each other")
         if size != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
             raise ValueError(f"{size} bytes for the shape {list(shape)}")
         file = table.path.with_name(f"{table.path.stem}.data-{shard:05d}-of-{shards:05d}")
-        # Entries that all point at the same bytes would fill any memory.
-        taken[file] += size
-        if taken[file] > file.stat().st_size:
-            raise ValueError(f"{file} is cut off")
+        # Entries that all point at the same bytes could exhaust the memory.
+        bytes_read[file] += size
+        if bytes_read[file] > file.stat().st_size:
+            raise ValueError(f"{file} is truncated")
         values = _read_at(file, offset, size)
         if masked_crc(values.data) != struct.unpack("<I", _bytes(fields, 6))[0]:
             raise ValueError(f"a wrong checksum in {file}")
-        return native(values.view(DTYPES[dtype]), dtype).reshape(shape)
+        return to_native(values.view(DTYPES[dtype]), dtype).reshape(shape)
 
     return variables, fetch
 
 
 def _check_version(path: Path, version: Fields) -> None:
-    """VersionDef.min_consumer is the number of the reader that is needed; TensorFlow 2.12 is 1 for both formats."""
+    """Raise InputError if VersionDef.min_consumer, the oldest reader that suffices, is newer than TensorFlow 2.12."""
     if _int(version, 2) > 1:
         raise InputError(f"{path}: of a format newer than TensorFlow 2.12's; save it with that version")
 
 
 def _variable(name: Bytes, dtype: int, shape: Bytes, slices: list[memoryview]) -> Variable:
-    dimensions = [[_parse(extent) for extent in _many(_parse(message), 1)] for message in slices]
-    extents = [tuple((_int(d, 1), _int(d, 2) if 2 in d else -1) for d in each) for each in dimensions]
-    return Variable(bytes(name).decode(), dtype, shape_of(shape), extents)
+    dimensions = [[_parse(extent) for extent in _messages(_parse(message), 1)] for message in slices]
+    extents = [tuple((_int(d, 1), _int(d, 2) if 2 in d else -1) for d in extent) for extent in dimensions]
+    return Variable(bytes(name).decode(), dtype, read_shape(shape), extents)
 
 
-def shape_of(message: Bytes) -> tuple[int, ...]:
+def read_shape(message: Bytes) -> tuple[int, ...]:
     fields = _parse(message)
-    shape = tuple(_int(_parse(dimension), 1) for dimension in _many(fields, 2))
+    shape = tuple(_int(_parse(dimension), 1) for dimension in _messages(fields, 2))
     if _int(fields, 3) or any(length < 0 for length in shape):
         raise ValueError("a shape is unknown")
     return shape
 
 
-def native(values: np.ndarray, dtype: int) -> np.ndarray:
+def to_native(values: np.ndarray, dtype: int) -> np.ndarray:
+    """Values of a DataType in the machine's byte order, bfloat16 as float32."""
     if dtype == BFLOAT16:  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _assemble(file: Path, variable: Variable, fetch: Fetch) -> np.ndarray:
-    """The variable from its one value or from the slices of a partitioned one."""
+    """Read a variable, from one entry or from the slices of a partitioned variable."""
     name, dtype, shape, slices = variable.name.encode(), variable.dtype, variable.shape, variable.slices
     if not slices:
         return fetch(name, dtype, shape)
@@ -245,12 +252,12 @@ def _assemble(file: Path, variable: Variable, fetch: Fetch) -> np.ndarray:
     for extents in slices:
         spans = [(start, start + n) if n >= 0 else (0, full) for (start, n), full in zip(extents, shape, strict=True)]
         if any(start < 0 or stop > full for (start, stop), full in zip(spans, shape, strict=True)):
-            raise ValueError("a slice lies outside")
+            raise ValueError("a slice exceeds the shape")
         regions.append(tuple(slice(start, stop) for start, stop in spans))
         parts.append(tuple(stop - start for start, stop in spans))
     if sum(map(math.prod, parts)) < math.prod(shape):
         remedy = "save it in TensorFlow without sharding, or in format V2"
-        raise InputError(f"{file}: {variable.name!r} has parts elsewhere, as in sharded V1 checkpoints; {remedy}")
+        raise InputError(f"{file}: {variable.name!r} is partly in other files (a sharded V1 checkpoint); {remedy}")
     if sum(map(math.prod, parts)) > math.prod(shape):
         raise ValueError("slices overlap")
     pieces = [fetch(_slice_key(name, s), dtype, part) for s, part in zip(slices, parts, strict=True)]
@@ -281,7 +288,7 @@ def _ordered(number: int) -> bytes:
 
 
 class Table:
-    """A sorted table of keys and values, of which one block at a time is in memory."""
+    """A sorted table of keys and values. One block at a time is in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -289,88 +296,89 @@ class Table:
         footer = _read_at(path, self.limit, FOOTER).data
         if footer[-len(MAGIC) :] != MAGIC:
             raise ValueError("its end is missing")
-        # The first block that the footer tells of, TensorFlow leaves empty.
+        # The footer has two handles: first the metaindex block, which TensorFlow leaves empty, then the index block.
         index = self._block(_varints(footer[: -len(MAGIC)])[2:4])
         self.keys = list(index)
-        self.places = [_varints(place) for place in index.values()]
+        self.handles = [_varints(handle) for handle in index.values()]
         self.current = -1
         self.block: dict[bytes, memoryview] = {}
 
     def items(self) -> Iterator[tuple[bytes, memoryview]]:
-        for place in self.places:
-            yield from self._block(place).items()
+        for handle in self.handles:
+            yield from self._block(handle).items()
 
     def find(self, key: bytes) -> memoryview:
-        # A key of the index is not below any in its block, and below all in the next.
+        # A key of the index is at or above every key of its block, and below every key of the next block.
         number = bisect_left(self.keys, key)
         if number != self.current and number < len(self.keys):
-            self.block, self.current = self._block(self.places[number]), number
+            self.block, self.current = self._block(self.handles[number]), number
         if number != self.current or key not in self.block:
             raise ValueError("its values are missing" if key else "it has no list of variables")
         return self.block[key]
 
-    def _block(self, place: np.ndarray) -> dict[bytes, memoryview]:
-        offset, size = place.tolist()
+    def _block(self, handle: np.ndarray) -> dict[bytes, memoryview]:
+        offset, size = handle.tolist()
         if min(offset, size) < 0 or offset + size + TRAILER > self.limit:
-            raise ValueError("a block lies beyond the end")
+            raise ValueError("a block is beyond the end of the file")
         data = _read_at(self.path, offset, size + TRAILER).data
         if masked_crc(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise ValueError("a wrong checksum")
-        # tensor_slice_writer.cc and tensor_bundle.cc turn the compression of tables off.
+        # TensorFlow's tensor_slice_writer.cc and tensor_bundle.cc turn the tables' compression off.
         if data[-TRAILER]:
             raise InputError(f"{self.path}: compressed, which cannot be read; load it in TensorFlow and save it again")
         return _entries(data[:-TRAILER])
 
 
 def _entries(block: memoryview) -> dict[bytes, memoryview]:
-    """Keys and values of a block, in order. A key is told by what it shares with the one before, and the rest."""
+    """Keys and values of a block, in order. Of each key, the prefix shared with the previous key is not stored."""
     limit = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
-    found: dict[bytes, memoryview] = {}
-    key, at, total = b"", 0, 0
     if limit < 0:
         raise ValueError("a block is too short")
-    while at < limit:
-        shared, at = read_varint(block, at)
-        rest, at = read_varint(block, at)
-        size, at = read_varint(block, at)
+    entries: dict[bytes, memoryview] = {}
+    key, offset, total = b"", 0, 0
+    while offset < limit:
+        shared, offset = read_varint(block, offset)
+        rest, offset = read_varint(block, offset)
+        size, offset = read_varint(block, offset)
         total += shared + rest
-        # TensorFlow spells out every 16th key, so they cannot sum up to more; sharing on and on fills any memory.
-        if shared > len(key) or rest + size > limit - at or total > 16 * len(block):
-            raise ValueError("a block has lost its structure")
-        previous, key = key, key[:shared] + bytes(block[at : at + rest])
-        if found and key <= previous:
+        # TensorFlow stores every 16th key in full, which limits the sum of all lengths. Without the limit, keys that
+        # share more and more could exhaust the memory.
+        if shared > len(key) or rest + size > limit - offset or total > 16 * len(block):
+            raise ValueError("a block has an invalid structure")
+        previous, key = key, key[:shared] + bytes(block[offset : offset + rest])
+        if entries and key <= previous:
             raise ValueError("keys are out of order")
-        found[key] = block[at + rest : at + rest + size]
-        at += rest + size
-    return found
+        entries[key] = block[offset + rest : offset + rest + size]
+        offset += rest + size
+    return entries
 
 
 def _build_table(records: list[tuple[bytes, bytes]]) -> bytes:
-    """A table with one block of `records`, which are sorted by their keys."""
+    """A table with one block of records, which are already sorted by key."""
     data, meta = _build_block(records), _build_block([])
-    index = _build_block([(records[-1][0], put_varint(0) + put_varint(len(data) - TRAILER))])
-    places = (len(data), len(meta) - TRAILER, len(data) + len(meta), len(index) - TRAILER)
-    return data + meta + index + b"".join(map(put_varint, places)).ljust(FOOTER - len(MAGIC), b"\0") + MAGIC
+    index = _build_block([(records[-1][0], encode_varint(0) + encode_varint(len(data) - TRAILER))])
+    handles = (len(data), len(meta) - TRAILER, len(data) + len(meta), len(index) - TRAILER)
+    return data + meta + index + b"".join(map(encode_varint, handles)).ljust(FOOTER - len(MAGIC), b"\0") + MAGIC
 
 
 def _build_block(records: list[tuple[bytes, bytes]]) -> bytes:
-    block, starts = bytearray(), []
+    block, restarts = bytearray(), []
     for key, value in records:
-        starts.append(len(block))  # of the keys that are spelled out; here all
-        block += b"\0" + put_varint(len(key)) + put_varint(len(value)) + key + value
-    starts = starts or [0]
-    block += struct.pack(f"<{len(starts) + 1}I", *starts, len(starts)) + b"\0"
+        restarts.append(len(block))  # the offset of each key that is stored in full; here all
+        block += b"\0" + encode_varint(len(key)) + encode_varint(len(value)) + key + value
+    restarts = restarts or [0]
+    block += struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts)) + b"\0"
     return bytes(block) + struct.pack("<I", masked_crc(block))
 
 
 def _read_at(path: Path, offset: int, size: int) -> np.ndarray:
     with path.open("rb") as file:
         if offset < 0 or size < 0 or offset + size > os.fstat(file.fileno()).st_size:
-            raise ValueError(f"{path} is cut off")
+            raise ValueError(f"{path} is truncated")
         data = np.empty(size, np.uint8)
         file.seek(offset)
         if file.readinto(data.data) != size:
-            raise ValueError(f"{path} is cut off")
+            raise ValueError(f"{path} is truncated")
     return data
 
 
@@ -378,7 +386,7 @@ def _read_at(path: Path, offset: int, size: int) -> np.ndarray:
 
 
 def _varints(data: Bytes) -> np.ndarray:
-    """All numbers in `data` at once, as int64."""
+    """All varints in `data`, as int64; decoded together, which is faster than one by one."""
     octets = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(octets < 0x80)
     starts = np.append(0, ends + 1)
@@ -394,24 +402,24 @@ def _varints(data: Bytes) -> np.ndarray:
 
 
 def _parse(message: Bytes) -> Fields:
-    """The fields of a message: numbers, or bytes that only the field's definition makes sense of."""
-    found: Fields = {}
-    for number, value, *_ in read_fields(memoryview(message), "a message is cut off"):
-        found.setdefault(number, []).append(value)
-    return found
+    """The values of a message's fields by field number: integers, or bytes that are a message, text or floats."""
+    fields: Fields = {}
+    for number, value, *_ in read_fields(memoryview(message), "a message is truncated"):
+        fields.setdefault(number, []).append(value)
+    return fields
 
 
 def _int(fields: Fields, number: int) -> int:
-    """A signed number; 0 is not written."""
+    """The signed integer of a field; protobuf does not write 0."""
     value = fields.get(number, [0])[-1]
     if not isinstance(value, int):
-        raise ValueError("a message has lost its structure")
+        raise ValueError("a message has an invalid structure")
     return value - (1 << 64) if value >> 63 else value
 
 
 def _bytes(fields: Fields, number: int) -> Bytes:
-    return (_many(fields, number) or [memoryview(b"")])[-1]
+    return (_messages(fields, number) or [memoryview(b"")])[-1]
 
 
-def _many(fields: Fields, number: int) -> list[memoryview]:
+def _messages(fields: Fields, number: int) -> list[memoryview]:
     return [value for value in fields.get(number, []) if not isinstance(value, int)]

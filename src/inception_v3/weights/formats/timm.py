@@ -1,104 +1,100 @@
-"""timm's inception_v3 (timm/models/inception_v3.py): torchvision's network and names, its own pictures.
+"""timm's inception_v3 (timm/models/inception_v3.py): torchvision's network and names, with its own preprocessing.
 
 Its four sets of weights (tv, tf, tf_adv, gluon) all run with gammas and with the padding counted, even those that
-come from TF-Slim. Pictures are resized bicubic, the shorter side to floor(299 / 0.875) = 341 pixels
+come from TF-Slim. Images are resized bicubic, the shorter side to floor(299 / 0.875) = 341 pixels
 (timm/data/transforms_factory.py, transforms_imagenet_eval), and scaled by mean and std 0.5; gluon's by ImageNet's.
-The state dict does not tell which, but the hub's config.json beside the file does (timm/models/_hub.py).
+The state dict does not record which, but the hub's config.json beside it does (timm/models/_hub.py).
 """
 
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.files import replacing
-from inception_v3.weights.formats import native, torch_names, torchvision
+from inception_v3.support.files import atomic_write
+from inception_v3.weights.formats import native, torchvision, torchvision_names
+from inception_v3.weights.formats.base import WritableFormat
+from inception_v3.weights.formats.state_dict_file import is_safetensors
 from inception_v3.weights.formats.weights import Weights
+from inception_v3.weights.programs.program import Program
 
-if TYPE_CHECKING:
-    from inception_v3.weights.model import InceptionV3
-
-NAME = "timm"
 ARCHITECTURE = "inception_v3"
 CONFIG = "config.json"
 PICKLED = (".bin", ".pth", ".pt")
 PREPROCESSING = Preprocessing.named("timm")
 
 
-def recognise(path: Path) -> bool:
-    """safetensors that are not this project's own, or a pickle beside a config.json of timm's inception_v3."""
-    shapes = torch_names.peek(path)
-    if shapes is None or torch_names.is_graph_of_2015(shapes):
+def recognises(path: Path) -> bool:
+    """Whether it is a safetensors file of another program, or a pickle beside timm's config.json of this network."""
+    shapes = torchvision_names.inception_shapes(path)
+    if shapes is None or torchvision_names.is_2015_graph(shapes):
         return False
-    if not torch_names.is_safetensors(path):
-        return _config(path) is not None
-    try:
-        with safe_open(path, "pt") as opened:
-            return (opened.metadata() or {}).get("format") != native.FORMAT
-    except (SafetensorError, OSError):
-        return False
+    return not native.recognises(path) if is_safetensors(path) else _pretrained_cfg(path) is not None
 
 
 def read(path: Path) -> Weights:
     """Raises InputError, naming the file and the variable: damaged, code, or not this network."""
-    return torchvision.read_as(path, _preprocessing(path))
+    return torchvision.read(path, _preprocessing(path))
 
 
-def _config(path: Path) -> dict[str, Any] | None:
-    """The hub's config.json beside the file, where it is timm's and of this network."""
+def _pretrained_cfg(path: Path) -> dict[str, Any] | None:
+    """`pretrained_cfg` of the config.json beside the file, if there is one of timm's for this network."""
     try:
         config = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(config, dict) or config.get("architecture") != ARCHITECTURE:
-        return None
-    return config if isinstance(config.get("pretrained_cfg"), dict) else None
+    of_timm = isinstance(config, dict) and config.get("architecture") == ARCHITECTURE
+    return config["pretrained_cfg"] if of_timm and isinstance(config.get("pretrained_cfg"), dict) else None
 
 
 def _preprocessing(path: Path) -> Preprocessing:
-    config = _config(path)
+    config = _pretrained_cfg(path)
     if config is None:
         return PREPROCESSING
-    told = config["pretrained_cfg"]
     try:
-        crop = float(told.get("crop_pct", PREPROCESSING.crop_fraction))
+        crop = float(config.get("crop_pct", PREPROCESSING.crop_fraction))
         return Preprocessing(
-            mean=_three(told.get("mean", PREPROCESSING.mean)),
-            std=_three(told.get("std", PREPROCESSING.std)),
+            mean=_three_floats(config.get("mean", PREPROCESSING.mean)),
+            std=_three_floats(config.get("std", PREPROCESSING.std)),
             resize=math.floor(PREPROCESSING.image_size[0] / crop),
-            interpolation="bilinear" if told.get("interpolation") == "bilinear" else "bicubic",
+            interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
         )
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise InputError(
-            f"{path.parent / CONFIG}: mean, std or crop_pct of pretrained_cfg cannot be used ({error}); correct it, "
-            "or take it away"
+            f"{path.parent / CONFIG}: mean, std or crop_pct of pretrained_cfg cannot be used ({error}); correct or "
+            "remove the file"
         ) from error
 
 
-def _three(values: Any) -> tuple[float, float, float]:
+def _three_floats(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 
 
-def write(model: "InceptionV3", path: Path) -> None:
-    """safetensors, as timm and the hub prefer; with torch.save where the path's end makes timm expect that.
+def write(weights: Weights, path: Path) -> None:
+    """Write safetensors, as timm and the hub prefer; or with torch.save if timm expects that from the suffix.
 
     Raises InputError: other widths, a cut network, a full disk.
     """
-    tensors = torchvision.held(model, path)
-    with replacing(path) as temporary:
-        if path.suffix in PICKLED:
-            torch.save(tensors, temporary)
-        else:
-            save_file(tensors, temporary, {"format": "pt"})
+    if path.suffix in PICKLED:
+        torchvision.write(weights, path)
+        return
+    state_dict = torchvision_names.to_state_dict(path, weights, torchvision_names.can_hold_aux(weights))
+    with atomic_write(path) as temporary:
+        save_file(state_dict, temporary, {"format": "pt"})
 
 
-def differences(model: "InceptionV3") -> list[str]:
-    """Why timm would compute other numbers, with its default scaling: the file cannot ask for another."""
-    return torchvision.reasons(model, NAME)
+FORMAT = WritableFormat(
+    name="timm",
+    recognises=recognises,
+    read=read,
+    write=write,
+    differences=torchvision.differences,
+    suffixes=(".bin",),
+    required_suffixes=(".safetensors", *PICKLED),
+    program=Program("timm", "run_timm"),
+)

@@ -1,0 +1,224 @@
+"""The TensorFlow graph of 2015 with its weights frozen in (classify_image_graph_def.pb), read without TensorFlow.
+
+The file is one protobuf message, GraphDef (tensorflow/core/framework/graph.proto): a list of nodes. Those of
+op Const hold a TensorProto (tensor.proto). The file is mapped, not read. Only the weights are copied out of it, once
+their type, shape and size are known to be the network's.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from inception_v3.errors import InputError
+from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, Pool
+from inception_v3.network.settings import GRAPH_2015
+from inception_v3.support.protocol_buffers import read_fields
+from inception_v3.weights.formats.base import Format
+from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, DTYPES, V1_FLOATS, read_shape, to_native
+from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, state_name
+
+KERNEL = "conv2d_params"  # the name of every kernel in this graph, and in no other program's
+FLOAT16 = 19  # DataType in tensorflow/core/framework/types.proto
+REMEDY = "give the classify_image_graph_def.pb of inception-2015-12-05"
+
+Nodes = dict[str, memoryview]
+
+
+def recognises(path: Path) -> bool:
+    try:
+        # The first convolution is among the first nodes, unless a larger graph has imported the network.
+        return any(name.endswith(f"conv/{KERNEL}") for name, _ in islice(_read_nodes(path), 10_000))
+    except (OSError, ValueError):
+        return False
+
+
+def read(path: Path) -> Weights:
+    """Read the weights of the graph, whatever scope it was imported under.
+
+    Raises InputError, naming the file and the variable: damaged, another network, or variables that are not frozen.
+    """
+    try:
+        nodes: Nodes = {}
+        for name, node in _read_nodes(path):
+            if name in nodes:
+                raise ValueError(f"two nodes are called {name!r}")
+            nodes[name] = node
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+    except ValueError as error:
+        raise InputError(f"{path}: truncated, damaged or not a TensorFlow graph ({error}); {REMEDY}") from error
+    expected = variables()
+    scope = _find_scope(path, nodes, list(expected))
+    arrays = {}
+    for name, (state, shape) in expected.items():
+        try:
+            arrays[state] = _read_array(_constant(nodes, scope + name), shape)
+        except ValueError as error:
+            raise InputError(f"{path}: {scope + name!r} cannot be used: {error}; {REMEDY}") from error
+    # One dtype for all, which holds every value exactly: a network cannot run in a mixture.
+    dtype = np.result_type(np.float32, *{array.dtype for array in arrays.values()})
+    tensors = {state: torch.from_numpy(array.astype(dtype, copy=False)) for state, array in arrays.items()}
+    return Weights(tensors, GRAPH_2015)
+
+
+# --- names ---
+
+
+def scopes() -> Iterator[str]:
+    """The scope of each convolution in the architecture table's order; the last is that of the logits.
+
+    A branch with one step is in the scope of its module; each other branch has a `tower` of its own; parallel
+    convolutions share a scope `mixed` inside it. TensorFlow numbers equal names: conv, conv_1, conv_2.
+    """
+    uses: Counter[str] = Counter()
+
+    def unique(scope: str) -> str:
+        uses[scope] += 1
+        return scope if uses[scope] == 1 else f"{scope}_{uses[scope] - 1}"
+
+    for node in BASE:
+        if isinstance(node, Conv):
+            yield unique("conv")
+        elif isinstance(node, Mixed):
+            module = unique("mixed")
+            for branch in node.branches:
+                tower = module if len(branch) == 1 else unique(f"{module}/tower")
+                for step in branch:
+                    if isinstance(step, tuple):
+                        inside = unique(f"{tower}/mixed")
+                        yield from (unique(f"{inside}/conv") for _ in step)
+                    elif not isinstance(step, Pool):
+                        yield unique(f"{tower}/conv")
+    yield "softmax"
+
+
+def variables() -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Map each variable of the graph to its name in `state_dict()` and its shape in TensorFlow."""
+    layers = convolutions(num_classes=GRAPH_2015.num_classes, create_aux_logits=False, global_pool=True)
+    return {
+        f"{scope}/{name}": (f"{state_name(layer)}.{suffix}", shape)
+        for layer, scope in zip(layers, scopes(), strict=True)
+        for name, suffix, shape in _layer_variables(layer)
+    }
+
+
+def _layer_variables(layer: Layer) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    if not layer.normalized:
+        yield "weights", "weights", (layer.in_channels, layer.out_channels)
+        yield "biases", "biases", (layer.out_channels,)
+        return
+    yield KERNEL, "weights", (*layer.kernel, layer.in_channels, layer.out_channels)
+    for suffix in BATCH_NORM:
+        yield suffix.replace("BatchNorm.", "batchnorm/"), suffix, (layer.out_channels,)
+
+
+def _find_scope(path: Path, nodes: Nodes, expected: list[str]) -> str:
+    """Return the scope that the network was imported under. Raises InputError if it is another network."""
+    last = next(name for name in reversed(expected) if name.endswith(KERNEL))
+    imports = [name.removesuffix(last) for name in nodes if name == last or name.endswith(f"/{last}")]
+    if not imports:
+        raise InputError(f"{path}: not the Inception V3 of 2015 (it lacks {last!r}); {REMEDY}")
+    if len(imports) > 1:
+        times = f"{len(imports)} times, under {imports[0]!r} and {imports[1]!r}"
+        raise InputError(f"{path}: holds the network {times}; save a graph with one copy")
+    scope = imports[0]
+    missing = [scope + name for name in expected if scope + name not in nodes]
+    inside = [name.removeprefix(scope) for name in nodes if name.startswith(scope)]
+    endings = (f"/{KERNEL}", *(suffix.replace("BatchNorm.", "/batchnorm/") for suffix in BATCH_NORM))
+    unknown = [scope + name for name in inside if name.endswith(endings) and name not in expected]
+    if missing or unknown:
+        fault = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which the network of 2015 does not"
+        more = len(missing) + len(unknown) - 1
+        raise InputError(f"{path}: {fault}{f' and {more} more differ' if more else ''}; {REMEDY}")
+    return scope
+
+
+# --- the message ---
+
+
+def _read_nodes(path: Path) -> Iterator[tuple[str, memoryview]]:
+    """The name and the message of each node."""
+    for number, node, *_ in _read_fields(np.memmap(path, np.uint8, "r").data):
+        if number == 1 and isinstance(node, memoryview):
+            yield _text(node, 1), node
+
+
+def _constant(nodes: Nodes, name: str) -> memoryview:
+    """The TensorProto of a Const node, or of the Const that an Identity node passes on."""
+    for _ in range(10):  # a damaged file may have Identities in a circle
+        if name not in nodes:
+            raise ValueError(f"its node {name!r} is missing")
+        op = _text(nodes[name], 2)
+        if op == "Const":
+            attributes = (value for number, value, *_ in _read_fields(nodes[name]) if number == 5)
+            values = (a for a in attributes if isinstance(a, memoryview) and _text(a, 1) == "value")
+            return _message(_message(next(values, memoryview(b"")), 2), 8)
+        if op != "Identity":
+            raise ValueError(f"it is a {op!r}, not a constant of a frozen graph")
+        name = _text(nodes[name], 3).removesuffix(":0")
+    raise ValueError("its nodes form a circle")
+
+
+def _read_array(tensor: memoryview, expected: tuple[int, ...]) -> np.ndarray:
+    """Copy the values into the layout of `state_dict()`, once type, shape and size are known to be right."""
+    dtype, shape = _first(tensor, 1), _message(tensor, 2)
+    if not isinstance(dtype, int) or dtype not in (*V1_FLOATS, BFLOAT16, FLOAT16):
+        raise ValueError(f"its TensorFlow type {dtype} is not a float")
+    declared = read_shape(shape) if len(shape) <= 1000 else ()
+    if declared != expected:
+        raise ValueError(f"its shape is {list(declared)}, not {list(expected)}")
+    values = to_native(_values(tensor, dtype, math.prod(expected)), dtype).reshape(expected)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds NaN or infinity")
+    axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[values.ndim]
+    copied = np.array(values.transpose(axes), order="C")  # out of the mapped file
+    return copied[:, :, None, None] if values.ndim == 2 else copied
+
+
+def _values(tensor: memoryview, dtype: int, count: int) -> np.ndarray:
+    """Read values stored as bytes, or as a list whose last value also stands for all that follow (0 if empty)."""
+    content: bytes | memoryview = b""
+    listed = bytearray()
+    for number, value, *_ in _read_fields(tensor):
+        if number == 4 and isinstance(value, memoryview):
+            content = value
+        elif number == V1_FLOATS.get(dtype) and isinstance(value, memoryview):
+            listed += value
+        elif number > 3:
+            raise ValueError("its values are stored in a form that cannot be read")
+    values = np.frombuffer(content or bytes(listed), DTYPES[dtype])
+    if not content and values.size < count:
+        values = np.append(values, np.full(count - values.size, values[-1] if values.size else 0, values.dtype))
+    if values.size != count:
+        raise ValueError(f"it holds {values.size} values instead of {count}")
+    return values
+
+
+_read_fields = partial(read_fields, damage="it ends too early")
+
+
+def _first(message: memoryview, number: int) -> int | memoryview | None:
+    """The value of the first field with that number."""
+    return next((value for field, value, *_ in _read_fields(message) if field == number), None)
+
+
+def _message(message: memoryview, number: int) -> memoryview:
+    """The message in the first field with that number; empty if there is none."""
+    value = _first(message, number)
+    return value if isinstance(value, memoryview) else memoryview(b"")
+
+
+def _text(message: memoryview, number: int) -> str:
+    text = _message(message, number)
+    if len(text) > 1000:
+        raise ValueError("a name is too long")
+    return bytes(text).decode()
+
+
+FORMAT = Format(name="graphdef-2015", recognises=recognises, read=read, write_instead="fid-2015")

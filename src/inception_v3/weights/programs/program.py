@@ -1,0 +1,83 @@
+"""`Program`: another program with an Inception V3, which this project runs in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+RUNNER = Path(__file__).with_name("runner.py")
+
+
+class ProgramError(Exception):
+    """The program fails on the file, or cannot be run at all."""
+
+
+class MissingProgramError(ProgramError):
+    """The program is not installed."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """The name of a program's Python distribution, and of the module in this folder that loads and runs its network."""
+
+    distribution: str
+    script: str
+
+    def run(
+        self, path: Path, images: np.ndarray, settings: Mapping[str, Any], python: str | Path = sys.executable
+    ) -> tuple[str, dict[str, np.ndarray]]:
+        """Let the program load `path` with its own loader and run its own network on images.
+
+        A process of its own keeps whatever the program prints, downloads, changes or allocates away from this one.
+
+        Args:
+            path: a file of weights in the program's format.
+            images: float32 of shape (N, 3, H, W) in [-1, 1].
+            settings: the options of InceptionV3 for these weights, most of which the file does not store.
+            python: the interpreter that has the program.
+
+        Returns:
+            The distribution with its version, and the outputs in NCHW by end point: Logits and AuxLogits, or the last
+            map of a network without heads.
+
+        Raises:
+            MissingProgramError: the program is not installed.
+            ProgramError: the interpreter cannot be run, or the program fails on the file.
+        """
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            np.save(folder / "images.npy", images)
+            command = [str(python), str(RUNNER), self.script, self.distribution, str(path.absolute())]
+            try:
+                done = subprocess.run(
+                    [*command, json.dumps(dict(settings))], cwd=folder, env=_environment(folder), capture_output=True
+                )
+            except OSError as error:
+                raise ProgramError(f"{python} cannot be run ({error.strerror or error})") from error
+            try:
+                report = json.loads((folder / "report.json").read_text())
+            except (OSError, ValueError) as error:  # killed, for example for lack of memory; or there is no NumPy
+                *_, last = ["", *done.stderr.decode(errors="replace").split("\n")[:-1]]
+                raise ProgramError(f"exit status {done.returncode} {last[:200]}".strip()) from error
+            if "program" not in report:
+                raise (MissingProgramError if report["missing"] else ProgramError)(report["problem"])
+            with np.load(folder / "outputs.npz") as outputs:
+                return report["program"], dict(outputs)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return os.environ | {
+        "PYTHONSAFEPATH": "1",  # do not import modules from the folder of the scripts
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "KERAS_HOME": str(folder),  # neither read nor create the user's configuration
+        "KERAS_TORCH_DEVICE": "cpu",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "HF_HUB_OFFLINE": "1",
+    }

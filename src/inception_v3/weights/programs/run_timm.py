@@ -1,0 +1,16 @@
+"""Run timm's Inception V3."""
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from .run_torchvision import run_network
+
+
+def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    timm = import_module("timm")
+    options = {"num_classes": settings["num_classes"], "aux_logits": settings["create_aux_logits"]}
+    network = timm.create_model("inception_v3", pretrained=False, **options)
+    timm.models.load_checkpoint(network, path, strict=True)
+    return run_network(network, images, settings["create_aux_logits"])

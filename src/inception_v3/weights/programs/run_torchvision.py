@@ -1,0 +1,30 @@
+"""Run torchvision's Inception V3, and the networks that other programs derive from it."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+
+def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    """`transform_input` is for images scaled by ImageNet's mean and std; these are in [-1, 1] already."""
+    network = torchvision.models.inception_v3(
+        weights=None,
+        init_weights=False,
+        transform_input=False,
+        num_classes=settings["num_classes"],
+        aux_logits=settings["create_aux_logits"],
+    )
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+    return run_network(network, images, settings["create_aux_logits"])
+
+
+def run_network(network: Any, images: np.ndarray, aux: bool) -> dict[str, np.ndarray]:
+    """The logits and, with `aux`, the auxiliary logits, which torchvision's and timm's networks return in training."""
+    network.eval()
+    network.training = aux  # of the outermost module only: dropout and BatchNorm inside stay in evaluation mode
+    with torch.inference_mode():
+        outputs = network(torch.from_numpy(images))
+    heads = outputs if aux else (outputs,)
+    return {name: head.numpy() for name, head in zip(("Logits", "AuxLogits"), heads, strict=False)}
