@@ -54,11 +54,11 @@ def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
 
 def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
     """The full-width network with random weights, exported in each precision: to ONNX in fp32, else to OpenVINO."""
-    from inception_v3.benchmarking.bench import generated, random_network
+    from inception_v3.benchmarking.synthetic import random_network, synthetic_images
     from inception_v3.inference.export import export
 
-    model, files, sample = random_network(generated(16, (299, 299))), {}, []
-    for number, pixels in enumerate(generated(96, (299, 299), seed=1)):  # of many classes to this network
+    model, files, sample = random_network(synthetic_images(16, (299, 299))), {}, []
+    for number, pixels in enumerate(synthetic_images(96, (299, 299), seed=1)):  # of many classes to this network
         sample.append(Source(str(number), folder / f"sample-{number}.png"))
         Image.fromarray(pixels).save(folder / f"sample-{number}.png")
     for precision in precisions:

@@ -342,7 +342,7 @@ def test_everything_at_once(run: Run, saved: Callable[..., Path], pets: Path, tm
     arguments = (first, pets, "--with", second, "--crops", 12, "--csv", table, "--report", page, "--json")
     status, out, err = run(*arguments)
     assert status == 0, "a bad picture is told, and no failure"
-    assert "1 of 6 pictures could not be read" in err
+    assert "1 of 6 images could not be read" in err
     judged = json.loads(out)
     models = [inception_v3.load(file) for file in (first, second)]
     expected = judge(models, inception_v3.data.load_held_out(str(pets), models[0].class_names), crops=12)
@@ -422,7 +422,7 @@ def test_when_no_picture_can_be_read_it_has_failed(run: Run, saved: Callable[...
     status, out, err = run(model, pets, "--json")
     assert (status, out) == (1, "")
     assert "none of its 5 pictures can be read" in one_line(err)
-    assert "5 of 5 pictures could not be read" in err
+    assert "5 of 5 images could not be read" in err
 
 
 def test_a_network_whose_outputs_overflow_is_told(run: Run, saved: Callable[..., Path], pets: Path) -> None:
@@ -551,7 +551,7 @@ def test_what_the_data_set_left_out_is_listed_with_the_pictures_that_cannot_be_r
     status, out, err = run(saved(names=["a", "b"]), tmp_path / "val.tar", "--json")
     assert status == 0
     assert [one["image"] for one in json.loads(out)["bad"]] == ["val.tar/1.png", "val.tar/0.png", "val.tar/2.png"]
-    assert "3 of 4 pictures could not be read" in err
+    assert "3 of 4 images could not be read" in err
     assert "  val.tar/1.png: no label: there is no 1.cls or .json" in err.splitlines()
 
 

@@ -252,7 +252,7 @@ def test_a_folder_that_changed_is_told(run: Run, pictures: Path, tmp_path: Path)
     assert "60 pictures are done already" in err
     assert "not the same as before" in err
     assert "1 results are of pictures that are not asked for now; they stay" in err
-    assert "1 of 61 pictures could not be read" in one_line(err), "those of before count"
+    assert "1 of 61 images could not be read" in one_line(err), "those of before count"
     assert rows(out) == [*EXPECTED, ("000b.png", "100")]
 
 
@@ -402,7 +402,7 @@ def test_the_count_is_shown_on_a_terminal_alone(pictures: Path, tmp_path: Path) 
     assert process.wait(60) == 1
     assert b"pictures" in shown
     assert b"/s" in shown
-    assert b"1 of 60 pictures could not be read" in shown
+    assert b"1 of 60 images could not be read" in shown
 
 
 def _read(terminal: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from inception_v3.cli.common import MODEL, Json, WeightsFile
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ OUT = (
 
 
 def export(
-    model: Annotated[str, typer.Argument(help=MODEL)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[Path | None, typer.Argument(help=OUT)] = None,
     to: Annotated[
         str | None, typer.Option(help="openvino, onnx, torch-export, coreml or triton, where OUT is a folder.")
