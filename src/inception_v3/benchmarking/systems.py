@@ -130,28 +130,15 @@ def list_candidates(device: str, engines: Sequence[str], peers: bool, compiled: 
     ]
 
 
-# ------------------------------------------------------------------------------------ engines of this package
+# ------------------------------------------------------------------------------- how each system is loaded
 
 
-def load_exported(workload: Workload, file: Path, precision: Precision, *, engine: str) -> LoadedSystem:
-    """Load an engine for an exported file."""
-    from inception_v3.inference.engines.choose import open_exported
+def load_engine(workload: Workload, file: Path, precision: Precision, *, engine: str) -> LoadedSystem:
+    """Load an engine of this package for a model or an exported file, whatever the agreement stored in the file."""
+    from inception_v3.inference.engines.choose import open_engine
 
-    device = None if workload.device == "cpu" else workload.device
-    opened = open_exported(file, engine, precision, device, min_agreement=0)  # type: ignore[arg-type]
+    opened = open_engine(file, engine, precision, workload.device, min_agreement=0)
     return LoadedSystem(lambda pixels: pixels, lambda pixels: opened.engine.run(pixels)[LOGITS])
-
-
-def load_in_memory(workload: Workload, file: Path, precision: Precision, *, engine: str) -> LoadedSystem:
-    """Load an engine for a model in memory."""
-    from inception_v3.inference.engines.choose import open_model
-    from inception_v3.weights.load import load
-
-    opened = open_model(load(file), engine, precision, workload.device)  # type: ignore[arg-type]
-    return LoadedSystem(lambda pixels: pixels, lambda pixels: opened.engine.run(pixels)[LOGITS])
-
-
-# -------------------------------------------------------------------------------------------- other libraries
 
 
 def load_on_pytorch(
@@ -290,12 +277,12 @@ SYSTEMS: dict[str, System] = {
         _timm("timm, channels_last", partial(load_on_pytorch, network=load_timm)),
         _timm("timm, compiled", partial(load_on_pytorch, network=load_timm, compiled=True), compiled=True),
         System("keras on pytorch", load_keras, "keras.h5", "keras", ("fp32",), ("fp32",), format="keras"),
-        _in_memory("pytorch", partial(load_in_memory, engine="pytorch"), package="torch"),
-        _in_memory("compile", partial(load_in_memory, engine="compile"), package="torch", compiled=True),
-        _in_memory("ncnn", partial(load_in_memory, engine="ncnn"), package="ncnn", cpu=("fp32",), gpu=()),
+        _in_memory("pytorch", partial(load_engine, engine="pytorch"), package="torch"),
+        _in_memory("compile", partial(load_engine, engine="compile"), package="torch", compiled=True),
+        _in_memory("ncnn", partial(load_engine, engine="ncnn"), package="ncnn", cpu=("fp32",), gpu=()),
         System(
             "onnxruntime",
-            partial(load_exported, engine="onnxruntime"),
+            partial(load_engine, engine="onnxruntime"),
             file="{}.onnx",
             package="onnxruntime",
             cpu=("fp32", "int8"),
@@ -303,7 +290,7 @@ SYSTEMS: dict[str, System] = {
         ),
         System(
             "openvino",
-            partial(load_exported, engine="openvino"),
+            partial(load_engine, engine="openvino"),
             file="{}.xml",
             package="openvino",
             cpu=("fp32", "bf16", "int8"),

@@ -1,4 +1,4 @@
-"""Inception V3 as data: the only place where its layers are listed.
+"""Inception V3 as data. Its layers are listed only in this file.
 
 The tables below are the network of "Rethinking the Inception Architecture" (arXiv 1512.00567) as TF-Slim
 published it (tf_slim/nets/inception_v3.py), line for line and under its variable names. `end_points` walks the
@@ -6,7 +6,7 @@ tables for a choice of options and an image size. The PyTorch module, shapes, nu
 checkpoint names and the printed description all follow from its result. Nothing here needs PyTorch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -252,13 +252,7 @@ class _Map:
     jump: Size = (1, 1)
 
 
-@dataclass(frozen=True)
-class _Options:
-    """The options that decide how many channels a layer has."""
-
-    num_classes: int
-    depth_multiplier: float
-    min_depth: int
+Channels = Callable[[Conv], int]  # the number of output channels of a convolution
 
 
 def depth(width: int, depth_multiplier: float, min_depth: int) -> int:
@@ -305,25 +299,28 @@ def end_points(
     minimum = minimum_size(final_endpoint)
     if min(height, width) < minimum:
         raise ValueError(f"images are {height}x{width}: the network needs at least {minimum}x{minimum}")
-    options = _Options(num_classes, depth_multiplier, min_depth)
+
+    def channels(table: Conv) -> int:
+        return num_classes if table.width is None else depth(table.width, depth_multiplier, min_depth)
+
     points, maps = [], {}
     net = _Map(3, (height, width))
     for node in BASE:
         if isinstance(node, Mixed):
-            branches = [_chain(steps, f"{node.name}/{name}/", net, options) for name, steps in node.named_branches]
+            branches = [_chain(steps, f"{node.name}/{name}/", net, channels) for name, steps in node.named_branches]
             layers = [layer for branch, _ in branches for layer in branch]
             net = _join(output for _, output in branches)
         else:
-            layers, net = _chain((node,), "", net, options)
+            layers, net = _chain((node,), "", net, channels)
         maps[node.name] = net
         points.append(_end_point(node.name, net, layers))
         if node.name == final_endpoint:
             return points
     if create_aux_logits:
-        layers, aux_logits = _chain(AUX_LOGITS, "AuxLogits/", maps[AUX_INPUT], options)
+        layers, aux_logits = _chain(AUX_LOGITS, "AuxLogits/", maps[AUX_INPUT], channels)
         points.append(_end_point("AuxLogits", aux_logits, layers))
-    pool = _layer(LOGITS[0], "Logits/", net, options, shrink_to=net.size if global_pool else None)
-    logits = _layer(LOGITS[1], "Logits/", _output(pool), options)
+    pool = _layer(LOGITS[0], "Logits/", net, channels, shrink_to=net.size if global_pool else None)
+    logits = _layer(LOGITS[1], "Logits/", _output(pool), channels)
     return [
         *points,
         _end_point("AvgPool_1a", _output(pool), [pool]),
@@ -362,23 +359,17 @@ def needs_global_pool(image_size: Size) -> bool:
     return last.height > pool[0] or last.width > pool[1]
 
 
-def _layer(table: Conv | Pool, scope: str, net: _Map, options: _Options, shrink_to: Size | None = None) -> Layer:
+def _layer(table: Conv | Pool, scope: str, net: _Map, channels: Channels, shrink_to: Size | None = None) -> Layer:
     """Return a layer that reads `net`. `shrink_to` is the kernel of a layer that shrinks, by default the map's size."""
     kernel = table.kernel
     if table.shrinks:
         kernel = shrink_to or (min(kernel[0], net.size[0]), min(kernel[1], net.size[1]))
-    if isinstance(table, Pool):
-        channels = net.channels
-    elif table.width is None:
-        channels = options.num_classes
-    else:
-        channels = depth(table.width, options.depth_multiplier, options.min_depth)
     return Layer(
         name=scope + table.name.format(*kernel),
         table=table,
         kernel=kernel,
         in_channels=net.channels,
-        out_channels=channels,
+        out_channels=net.channels if isinstance(table, Pool) else channels(table),
         output_size=_pair(
             output_length(n, k, table.stride, table.padding) for n, k in zip(net.size, kernel, strict=True)
         ),
@@ -389,11 +380,11 @@ def _layer(table: Conv | Pool, scope: str, net: _Map, options: _Options, shrink_
     )
 
 
-def _chain(steps: Iterable[Step], scope: str, net: _Map, options: _Options) -> tuple[list[Layer], _Map]:
+def _chain(steps: Iterable[Step], scope: str, net: _Map, channels: Channels) -> tuple[list[Layer], _Map]:
     """Return the layers of a branch that reads `net`, and its output."""
     layers: list[Layer] = []
     for step in steps:
-        parallel = [_layer(table, scope, net, options) for table in (step if isinstance(step, tuple) else (step,))]
+        parallel = [_layer(table, scope, net, channels) for table in (step if isinstance(step, tuple) else (step,))]
         layers += parallel
         net = _join(map(_output, parallel))
     return layers, net
