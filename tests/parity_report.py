@@ -35,7 +35,7 @@ def largest_differences(case: Case) -> list[float]:
 
 
 def main() -> None:
-    print("| height x width, width factor, batch |", " | ".join([*COLUMNS, "TensorFlow's own, float32"]), "|")
+    print("| height x width, depth multiplier, batch |", " | ".join([*COLUMNS, "TensorFlow's own, float32"]), "|")
     print("| --- |" + " ---: |" * (len(COLUMNS) + 1))
     for folder in tf_slim_cases(CASES).values():
         case = Case(folder)
