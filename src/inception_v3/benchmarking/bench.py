@@ -123,7 +123,7 @@ def bench(
         end = model.settings.final_endpoint
         raise InputError(f"a network that ends at {end} has no classes to compare; give a whole network", exit_status=2)
     candidates = list_candidates(device, engines, peers, compiled)
-    # The first candidate is the baseline. Other libraries are compared with the same one whatever the precisions.
+    # The first candidate is the baseline. With other libraries it is measured even if its precision is not requested.
     candidates = [c for index, c in enumerate(candidates) if c.precision in precisions or (peers and index == 0)]
     candidates, skipped = _available(candidates, can_calibrate=model is None or images is not None)
     files = {candidate.file: candidate for candidate in candidates}
@@ -356,7 +356,7 @@ def _row(
     """Summarise the turns of a candidate. `limit` is the number of images per second that the arithmetic allows."""
     key = str(batch_size)
     speeds, baseline_speeds = (
-        np.array([batch_size / np.median(turn[key]) for turn in of]) for of in (turns, baseline_turns)
+        np.array([batch_size / np.median(turn[key]) for turn in part]) for part in (turns, baseline_turns)
     )
     seconds = np.concatenate([turn[key] for turn in turns])
     speed = float(np.median(speeds))
@@ -387,7 +387,7 @@ def _agreement(logits: np.ndarray, expected: np.ndarray, name: str) -> Agreement
 
 
 def low_agreement(rows: Iterable[BenchRow]) -> dict[str, float]:
-    """Return the top-1 agreement of those engines of this package that agree less than an export must."""
+    """Return the top-1 agreement of this package's engines where it is below the minimum for an export."""
     agreements = {(row.engine, row.precision): row.top1_agreement for row in rows if row.engine in ENGINES}
     return {
         f"{engine} {precision}": agreement

@@ -2,6 +2,7 @@
 
 import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -25,7 +26,7 @@ def matrix_products(device: str, precisions: Sequence[str]) -> Callable[[], dict
             in_precision.append(_pytorch_product(device, precision, size))
         if device == "cpu" and precision == "fp32":
             matrix = np.random.default_rng(0).random((size, size), np.float32)
-            in_precision.append(lambda matrix=matrix: matrix @ matrix)  # type: ignore[misc]
+            in_precision.append(partial(np.matmul, matrix, matrix))
         if device == "cpu" and find_spec("openvino") is not None:
             in_precision.append(_openvino_product(precision, size))
 

@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Run typer, and raise two exceptions that it turns into an exit status: BrokenPipeError and KeyboardInterrupt."""
+    """Run typer, but raise BrokenPipeError and KeyboardInterrupt, which typer turns into an exit status."""
     try:
         app(standalone_mode=True)
     except SystemExit as exited:
@@ -114,5 +114,5 @@ def _ignore_output_errors(failed: threading.ExceptHookArgs) -> None:
 
 
 def _discard_stdout() -> None:
-    """Discard what is left in the buffer, which the interpreter would try to write again when it ends."""
+    """Discard the buffered output, which the interpreter would try to write again when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

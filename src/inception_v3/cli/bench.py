@@ -65,7 +65,7 @@ def bench(
     from inception_v3.weights.load import load
 
     if device.startswith("cuda"):
-        pick_device(device)  # fails if there is none
+        pick_device(device)  # raises InputError if there is no such GPU
     network = load(model, weights_file=weights_file) if model is not None else None
     with progress_bar(messages) as progress:
         bar = progress.add_task("measuring", total=None, figures="")
