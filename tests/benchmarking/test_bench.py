@@ -24,7 +24,7 @@ from inception_v3.benchmarking.worker import LOGITS_FILE, Worker, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import LOGITS
-from inception_v3.inference.engines.check import network_itself
+from inception_v3.inference.exported.check import reference_network
 from inception_v3.network.settings import Settings
 from inception_v3.reports.plots import speeds
 from inception_v3.weights.load import save
@@ -230,7 +230,7 @@ def test_other_libraries_run_the_same_network(tmp_path: Path) -> None:
     randomise(network.to_empty(device="cpu"))
     network.preprocessing = Preprocessing((75, 75))
     pixels = synthetic.synthetic_images(3, (75, 75))
-    expected = network_itself(network.eval(), (LOGITS,))(pixels)[LOGITS]
+    expected = reference_network(network.eval(), (LOGITS,))(pixels)[LOGITS]
     scaling = network.preprocessing
     workload = Workload(tmp_path, "cpu", [3], network.settings, scaling.mean, scaling.std, pixels)
     workload.write()
@@ -270,7 +270,7 @@ def test_the_random_network_predicts_several_classes() -> None:
     """If it predicted the same class for all images, any engine would agree with it."""
     images = synthetic.synthetic_images(12, (75, 75))
     assert len({image.tobytes() for image in images}) == 12
-    logits = network_itself(synthetic.random_network(images), (LOGITS,))(images)[LOGITS]
+    logits = reference_network(synthetic.random_network(images), (LOGITS,))(images)[LOGITS]
     assert len(set(logits.argmax(1))) > 6
     assert 1 < logits.std() < 10
 

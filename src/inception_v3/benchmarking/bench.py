@@ -27,12 +27,12 @@ from inception_v3.benchmarking.synthetic import png_sources, random_network, syn
 from inception_v3.benchmarking.systems import ENGINES, Candidate, Workload, list_candidates, load_torchvision
 from inception_v3.benchmarking.worker import LOGITS_FILE, BatchTimes, Memory, Worker, WorkerError, start_worker
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
-from inception_v3.inference.engines import Precision
-from inception_v3.inference.engines.artefact import BOUNDS
+from inception_v3.images.find import ImageSource
+from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.exported.check import MIN_AGREEMENT
 from inception_v3.inference.engines.base import LOGITS, Pixels
-from inception_v3.inference.engines.check import compare, network_itself
-from inception_v3.inference.engines.choose import NEEDS, install
+from inception_v3.inference.exported.check import compare, reference_network
+from inception_v3.inference.choose import NEEDS, install
 from inception_v3.inference.export import export
 from inception_v3.network import architecture
 from inception_v3.support.cpu import core_count
@@ -91,7 +91,7 @@ class BenchResult:
 def bench(
     model: InceptionV3 | None = None,
     *,
-    images: Sequence[Source] | None = None,
+    images: Sequence[ImageSource] | None = None,
     engines: Sequence[str] = ENGINES,
     precisions: Sequence[str] = PRECISIONS,
     batch_sizes: Sequence[int] = (1, 16),
@@ -179,8 +179,8 @@ def _check_any(candidates: Collection[Candidate], skipped: dict[str, str]) -> No
 
 
 def _network_and_images(
-    model: InceptionV3 | None, images: Sequence[Source] | None
-) -> tuple[InceptionV3, list[Source], Pixels]:
+    model: InceptionV3 | None, images: Sequence[ImageSource] | None
+) -> tuple[InceptionV3, list[ImageSource], Pixels]:
     """Return the network, images to calibrate int8 on, and the pixels (N, H, W, 3) of others to compare outputs on."""
     size = model.preprocessing.image_size if model else (299, 299)
     network = model or random_network(synthetic_images(32, size, seed=1))
@@ -190,7 +190,7 @@ def _network_and_images(
     return network, png_sources(pixels[:CALIBRATION_IMAGES]), pixels[CALIBRATION_IMAGES:]
 
 
-def _split(images: Sequence[Source], model: InceptionV3) -> tuple[list[Source], Pixels]:
+def _split(images: Sequence[ImageSource], model: InceptionV3) -> tuple[list[ImageSource], Pixels]:
     """Draw images to calibrate on, and the pixels of others to compare outputs on."""
     drawn = random.Random(0).sample(list(images), min(len(images), CALIBRATION_IMAGES + COMPARED_IMAGES))
     compared = max(1, min(COMPARED_IMAGES, len(drawn) // 3))
@@ -209,7 +209,7 @@ def _write_model_files(
     candidates: Collection[Candidate],
     folder: Path,
     network: InceptionV3,
-    calibration_images: list[Source],
+    calibration_images: list[ImageSource],
     step: Callable[[str], None],
 ) -> dict[str, str]:
     """Write the model file of each candidate. Returns the error for each file that could not be written."""
@@ -223,7 +223,7 @@ def _write_model_files(
     return errors
 
 
-def write_model_file(candidate: Candidate, folder: Path, model: InceptionV3, calibration_images: list[Source]) -> None:
+def write_model_file(candidate: Candidate, folder: Path, model: InceptionV3, calibration_images: list[ImageSource]) -> None:
     """Write the file that a candidate loads to `folder`. int8 is calibrated on `calibration_images`.
 
     Raises InputError or ImportError.
@@ -327,7 +327,7 @@ def _rows(
     network: InceptionV3,
 ) -> list[BenchRow]:
     """Return the rows of every candidate. The first one is the baseline."""
-    run, pixels = network_itself(network, (LOGITS,)), workload.pixels
+    run, pixels = reference_network(network, (LOGITS,)), workload.pixels
     expected = np.concatenate([run(pixels[start : start + 16])[LOGITS] for start in range(0, len(pixels), 16)])
     rows = []
     for candidate, worker in workers.items():
@@ -392,7 +392,7 @@ def low_agreement(rows: Iterable[BenchRow]) -> dict[str, float]:
     return {
         f"{engine} {precision}": agreement
         for (engine, precision), agreement in agreements.items()
-        if agreement is not None and agreement < BOUNDS[precision]
+        if agreement is not None and agreement < MIN_AGREEMENT[precision]
     }
 
 

@@ -21,14 +21,14 @@ def matrix_products(device: str, precisions: Sequence[str]) -> Callable[[], dict
     size = SIZE["cuda" if device.startswith("cuda") else "cpu"]
     products: dict[str, list[Callable[[], object]]] = {}
     for precision in precisions:
-        in_precision = products.setdefault(precision, [])
+        precision_context = products.setdefault(precision, [])
         if precision != "int8":
-            in_precision.append(_pytorch_product(device, precision, size))
+            precision_context.append(_pytorch_product(device, precision, size))
         if device == "cpu" and precision == "fp32":
             matrix = np.random.default_rng(0).random((size, size), np.float32)
-            in_precision.append(partial(np.matmul, matrix, matrix))
+            precision_context.append(partial(np.matmul, matrix, matrix))
         if device == "cpu" and find_spec("openvino") is not None:
-            in_precision.append(_openvino_product(precision, size))
+            precision_context.append(_openvino_product(precision, size))
 
     def measure() -> dict[str, float]:
         return {
@@ -55,9 +55,9 @@ def _pytorch_product(device: str, precision: str, size: int) -> Callable[[], obj
 
 
 def _openvino_product(precision: str, size: int) -> Callable[[], object]:
-    from inception_v3.inference.engines.openvino import load_core, load_openvino
+    from inception_v3.inference.engines.openvino import load_core
 
-    openvino = load_openvino()
+    openvino = import_module("openvino")
     operations = import_module("openvino.opset13")
     rng = np.random.default_rng(0)
     parameter = operations.parameter([size, size], np.float32)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines.base import Pixels
 from inception_v3.weights.model import InceptionV3
 
@@ -57,11 +57,11 @@ def random_network(pixels: Pixels) -> InceptionV3:
     return model.to(memory_format=torch.contiguous_format).eval()
 
 
-def png_sources(pixels: Pixels) -> list[Source]:
+def png_sources(pixels: Pixels) -> list[ImageSource]:
     """Encode images (N, H, W, 3) as PNG files in memory."""
     sources = []
     for number, image in enumerate(pixels):
         content = io.BytesIO()
         Image.fromarray(image).save(content, "PNG", compress_level=1)
-        sources.append(Source(f"synthetic image {number}", content.getvalue()))
+        sources.append(ImageSource(f"synthetic image {number}", content.getvalue()))
     return sources

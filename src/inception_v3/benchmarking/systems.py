@@ -135,7 +135,7 @@ def list_candidates(device: str, engines: Sequence[str], peers: bool, compiled: 
 
 def load_engine(workload: Workload, file: Path, precision: Precision, *, engine: str) -> LoadedSystem:
     """Load an engine of this package for a model or an exported file, whatever the agreement stored in the file."""
-    from inception_v3.inference.engines.choose import open_engine
+    from inception_v3.inference.choose import open_engine
 
     opened = open_engine(file, engine, precision, workload.device, min_agreement=0)
     return LoadedSystem(lambda pixels: pixels, lambda pixels: opened.engine.run(pixels)[LOGITS])

@@ -48,10 +48,10 @@ def bench(
     The engines take turns, so that other load on the machine does not decide their order.
     """
     from inception_v3.benchmarking.systems import ENGINES
-    from inception_v3.inference.engines.artefact import BOUNDS
+    from inception_v3.inference.exported.check import MIN_AGREEMENT
 
     chosen_engines = _split_list("--engines", engines, ENGINES)
-    chosen_precisions = _split_list("--precisions", precisions, tuple(BOUNDS))
+    chosen_precisions = _split_list("--precisions", precisions, tuple(MIN_AGREEMENT))
     if plot is not None:
         _check_plot(plot)
     from inception_v3.images.find import expand

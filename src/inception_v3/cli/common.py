@@ -106,14 +106,15 @@ def check_outside_data(data: str, out: Path) -> None:
 
     A folder beside train/ is allowed, because it is no class.
     """
-    from inception_v3.data.address import TRAIN_NAMES, is_folder, split_named
+    from inception_v3.data.address import is_folder
+    from inception_v3.data.splits import TRAIN_NAMES, split_name
 
     folder = Path(data).resolve()
     if not (is_folder(data) and out.resolve().is_relative_to(folder)):
         return
     first, *_ = (*out.resolve().relative_to(folder).parts, "")
-    has_splits = any(split_named(path.name) in TRAIN_NAMES for path in folder.iterdir() if path.is_dir())
-    if not has_splits or split_named(first):
+    has_splits = any(split_name(path.name) in TRAIN_NAMES for path in folder.iterdir() if path.is_dir())
+    if not has_splits or split_name(first):
         raise InputError(
             f"{out}: inside {data}, where it would be taken for a class; give another --out", exit_status=2
         )

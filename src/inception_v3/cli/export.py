@@ -11,7 +11,7 @@ from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.inference.engines import Precision
+    from inception_v3.inference.engines.base import Precision
 
 OUT = (
     "A file .onnx, .xml (OpenVINO), .pt2 (torch.export) or .mlpackage (Core ML), or a folder; by default exported/ in "
@@ -103,7 +103,7 @@ def export(
 
 def _places(out: Path, to: str | None, precisions: list[str]) -> "dict[Precision, Path]":
     """Which file each precision goes to."""
-    from inception_v3.inference.engines.artefact import SUFFIXES
+    from inception_v3.inference.exported.description import SUFFIXES
 
     suffixes = {kind: suffix for suffix, kind in SUFFIXES.items()}
     if out.suffix in SUFFIXES:
