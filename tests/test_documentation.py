@@ -1,4 +1,4 @@
-"""The Python in README.md and docs/ runs: each block by itself, where the files that it names are small ones."""
+"""The Python examples in README.md and docs/ run: each block separately, with small versions of the files it names."""
 
 import hashlib
 import math
@@ -36,15 +36,15 @@ PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").gl
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIGITS = list("0123456789")
 SKIES = ["day", "night"]
-PICTURES = 12  # of a folder of skies; the run on them has seen all but three
-SEEN = [f"{SKIES[1 - number % 2]}/{number}.png" for number in range(PICTURES - 3)]
+IMAGES = 12  # in a folder of skies; all but three were used for training
+TRAINED_ON = [f"{SKIES[1 - number % 2]}/{number}.png" for number in range(IMAGES - 3)]
 
 
 def blocks(page: str) -> list[str]:
     return BLOCK.findall((ROOT / page).read_text("utf-8"))
 
 
-# ---------------------------------------------------------------------------------------- the files that blocks name
+# ---------------------------------------------------------------------------------- the files that blocks use
 
 
 def thin(size: int, class_names: list[str]) -> InceptionV3:
@@ -56,7 +56,7 @@ def thin(size: int, class_names: list[str]) -> InceptionV3:
 
 
 def zeros(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """A network of full width, where no other can be had, without the seconds that its random weights take."""
+    """A full-width network, for libraries that have no other, without the seconds that random weights take."""
     with torch.device("meta"):
         model = build()
     tensors = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in model.state_dict().items()}
@@ -64,10 +64,10 @@ def zeros(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     return model.eval()
 
 
-def run_folder(folder: Path, class_names: list[str], seen: list[str]) -> None:
+def run_folder(folder: Path, class_names: list[str], trained_on: list[str]) -> None:
     folder.mkdir(parents=True)
     inception_v3.save(thin(75, class_names), folder / "model.safetensors")
-    (folder / TRAINING_IMAGES).write_text("".join(f"{name}\n" for name in seen))
+    (folder / TRAINING_IMAGES).write_text("".join(f"{name}\n" for name in trained_on))
 
 
 def torchvision_file(path: Path) -> None:
@@ -86,7 +86,7 @@ def full_slim_file(path: Path) -> None:
 
 
 def old_file(path: Path) -> None:
-    """Its first variable has another name than the network's."""
+    """A file whose first variable has a name that the network does not have."""
     inception_v3.save(thin(107, DIGITS), path)
     tensors = safetensors.torch.load_file(path)
     tensors["Old.weights"] = tensors.pop("Conv2d_1a_3x3.weights")
@@ -95,12 +95,12 @@ def old_file(path: Path) -> None:
     safetensors.torch.save_file(tensors, path, metadata)
 
 
-STAND_INS: dict[str, Callable[[Path], Any]] = {
+FILES: dict[str, Callable[[Path], Any]] = {
     "runs/digits": lambda path: run_folder(path, DIGITS, []),
-    "runs/pets": lambda path: run_folder(path, SKIES, SEEN),
+    "runs/pets": lambda path: run_folder(path, SKIES, TRAINED_ON),
     "digits.onnx": lambda path: export(thin(75, DIGITS), path),
-    "photos": lambda path: skies(path, PICTURES),
-    "pets": lambda path: skies(path, PICTURES),
+    "photos": lambda path: skies(path, IMAGES),
+    "pets": lambda path: skies(path, IMAGES),
     "inception_v3.ckpt": slim_file,
     "model.pth": torchvision_file,
     "old.safetensors": old_file,
@@ -114,19 +114,19 @@ def link(path: Path, target: Path) -> None:
     path.symlink_to(target)
 
 
-# ------------------------------------------------------------------------------------------------------- the network
+# --------------------------------------------------------------------------------------------------- downloads
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """A hub on this machine, which has what was pushed, and owner/name from the start; what it was asked for."""
-    asked: dict[str, Any] = {}
+    """A local Hugging Face hub, which serves what was pushed. The value holds the options of each new repository."""
+    created: dict[str, Any] = {}
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
     with WebServer().running() as server:
         monkeypatch.setattr(published, "ENDPOINT", server.url)
 
         def create_repo(self: HfApi, repo_id: str, **options: Any) -> Any:
-            asked[repo_id] = options
+            created[repo_id] = options
             return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
 
         def upload_folder(self: HfApi, *, repo_id: str, folder_path: Path, **options: Any) -> str:
@@ -135,12 +135,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, A
 
         monkeypatch.setattr(HfApi, "create_repo", create_repo)
         monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-        yield asked
+        yield created
 
 
 @pytest.fixture
 def cached_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's file as if downloaded before; its checksum is another, as its numbers are."""
+    """torchvision's file in the download cache, with zeros as weights and with the checksum of that file."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     entry = PUBLISHED["torchvision:IMAGENET1K_V1"]
@@ -152,17 +152,17 @@ def cached_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PUBLISHED, "torchvision:IMAGENET1K_V1", replace(entry, checksum=checksum))
 
 
-# --------------------------------------------------------------------------------------- what must have come of them
+# -------------------------------------------------------------------------------- what each block must have done
 
 
 @dataclass
 class Ran:
-    """A block that has run: the names that it leaves, what it printed and warned of, what the hub was asked for."""
+    """A block that has run: its variables, its output, its warnings, and the repositories that it created."""
 
     names: SimpleNamespace
     printed: str
     warned: list[str]
-    asked: dict[str, Any]
+    created: dict[str, Any]
 
 
 def a_run_folder_runs(ran: Ran) -> None:
@@ -178,24 +178,24 @@ def an_exported_network_predicts(ran: Ran) -> None:
 
 def a_published_name_loads_and_is_pushed(ran: Ran) -> None:
     assert ran.names.model.settings.num_classes == 1000
-    assert ran.asked.keys() == {"owner/name"}
+    assert ran.created.keys() == {"owner/name"}
 
 
-def end_points_are_those_asked_for(ran: Ran) -> None:
+def only_requested_end_points_are_returned(ran: Ran) -> None:
     assert ran.names.logits.shape == (1, 1000)
     assert torch.equal(ran.names.net, ran.names.end_points["Mixed_6e"])
     assert "Mixed_7a" not in ran.names.end_points
     assert not [name for name in ran.names.base.state_dict() if name.startswith(("Mixed_7", "Logits"))]
 
 
-def pictures_that_were_not_seen_judge(ran: Ran) -> None:
-    assert ran.names.metrics.count == PICTURES - len(SEEN)
+def held_out_images_are_evaluated(ran: Ran) -> None:
+    assert ran.names.metrics.count == IMAGES - len(TRAINED_ON)
     assert ran.printed.startswith(f"{ran.names.metrics.top1} ")
     assert {row["class"] for row in ran.names.metrics.per_class()} == set(SKIES)
 
 
-def scores_are_told(ran: Ran) -> None:
-    assert math.isfinite(ran.names.told["fid"])
+def scores_are_logged(ran: Ran) -> None:
+    assert math.isfinite(ran.names.logged["fid"])
 
 
 def new_classes_are_learnt(ran: Ran) -> None:
@@ -205,13 +205,13 @@ def new_classes_are_learnt(ran: Ran) -> None:
 
 
 def a_folder_is_predicted(ran: Ran) -> None:
-    found = re.findall(r"^photos/(?:day|night)/\d+\.png \('(?:day|night)', 0\.\d+\)$", ran.printed, re.MULTILINE)
-    assert len(found) == PICTURES == len(ran.printed.splitlines())
+    lines = re.findall(r"^photos/(?:day|night)/\d+\.png \('(?:day|night)', 0\.\d+\)$", ran.printed, re.MULTILINE)
+    assert len(lines) == IMAGES == len(ran.printed.splitlines())
 
 
-def the_hub_takes_and_gives(ran: Ran) -> None:
+def a_model_is_pushed_to_the_hub_and_loaded_from_it(ran: Ran) -> None:
     assert {file.name for file in Path("folder").iterdir()} == {"README.md", "config.json", "model.safetensors"}
-    assert ran.asked["owner/name"]["private"]
+    assert ran.created["owner/name"]["private"]
     assert ran.names.model.settings.num_classes == 10
 
 
@@ -219,7 +219,7 @@ def torch_hub_loads(ran: Ran) -> None:
     assert ran.names.model.origin.first == "torchvision:IMAGENET1K_V1 (torchvision)"
 
 
-def parts_are_trained(ran: Ran) -> None:
+def only_unfrozen_modules_are_trained(ran: Ran) -> None:
     before, after = inception_v3.load("inception_v3.ckpt").state_dict(), inception_v3.load("runs/mine").state_dict()
     changed = {name.split(".")[0] for name in after if not torch.equal(before.get(name, torch.empty(0)), after[name])}
     assert changed == {"Mixed_7a", "Mixed_7b", "Mixed_7c", "Logits"}
@@ -232,7 +232,7 @@ def weights_are_converted(ran: Ran) -> None:
     assert Path("model.h5").read_bytes().startswith(b"\x89HDF")
 
 
-def what_is_new_or_missing_is_told(ran: Ran) -> None:
+def new_and_missing_variables_are_reported(ran: Ran) -> None:
     assert ran.warned == [
         "model.pth: the final layers are new, for 10 classes",
         "old.safetensors: missing from the file, so initialised: Conv2d_1a_3x3.weights",
@@ -244,34 +244,34 @@ CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
     ("README.md", 1): a_run_folder_runs,
     ("README.md", 2): an_exported_network_predicts,
     ("README.md", 3): a_published_name_loads_and_is_pushed,
-    ("README.md", 4): end_points_are_those_asked_for,
-    ("docs/evaluation.md", 1): pictures_that_were_not_seen_judge,
-    ("docs/fidelity.md", 1): scores_are_told,
+    ("README.md", 4): only_requested_end_points_are_returned,
+    ("docs/evaluation.md", 1): held_out_images_are_evaluated,
+    ("docs/fidelity.md", 1): scores_are_logged,
     ("docs/finetuning.md", 1): new_classes_are_learnt,
     ("docs/prediction.md", 1): a_folder_is_predicted,
-    ("docs/published.md", 1): the_hub_takes_and_gives,
+    ("docs/published.md", 1): a_model_is_pushed_to_the_hub_and_loaded_from_it,
     ("docs/published.md", 2): torch_hub_loads,
-    ("docs/training.md", 1): parts_are_trained,
+    ("docs/training.md", 1): only_unfrozen_modules_are_trained,
     ("docs/weights.md", 1): weights_are_converted,
-    ("docs/weights.md", 2): what_is_new_or_missing_is_told,
+    ("docs/weights.md", 2): new_and_missing_variables_are_reported,
 }
 
 
 def a_training_loop() -> dict[str, Any]:
-    """What its owner has: two batches of pictures, a generator, a log."""
-    told: dict[str, Any] = {}
+    """The variables of a training loop: two batches of images, a generator, a log."""
+    logged: dict[str, Any] = {}
 
     def draw(count: int) -> torch.Tensor:
         return torch.randint(256, (count, 3, 75, 75), dtype=torch.uint8)
 
-    return {"real_images": [draw(2), draw(1)], "steps": 1, "generate": draw, "log": told.update, "told": told}
+    return {"real_images": [draw(2), draw(1)], "steps": 1, "generate": draw, "log": logged.update, "logged": logged}
 
 
-GIVEN: dict[tuple[str, int], Callable[[], dict[str, Any]]] = {("docs/fidelity.md", 1): a_training_loop}
-SHORTER = {("docs/fidelity.md", 1): {"10_000": "3"}}  # images, which the network of 2015 sees
-WRITTEN = {("docs/finetuning.md", 1): {"runs/pets"}}  # by the block, and so not there before
-OTHERS: dict[tuple[str, int], dict[str, Callable[[Path], Any]]] = {
-    ("docs/weights.md", 1): {"inception_v3.ckpt": full_slim_file}  # Keras has no other width
+VARIABLES: dict[tuple[str, int], Callable[[], dict[str, Any]]] = {("docs/fidelity.md", 1): a_training_loop}
+SHORTER = {("docs/fidelity.md", 1): {"10_000": "3"}}  # images for the 2015 network
+WRITTEN = {("docs/finetuning.md", 1): {"runs/pets"}}  # files that the block writes itself
+OTHER_FILES: dict[tuple[str, int], dict[str, Callable[[Path], Any]]] = {
+    ("docs/weights.md", 1): {"inception_v3.ckpt": full_slim_file}  # Keras only has the full width
 }
 
 
@@ -279,7 +279,7 @@ OTHERS: dict[tuple[str, int], dict[str, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize(("page", "number"), CHECKS)
-def test_a_block_runs_as_it_stands(
+def test_a_block_runs(
     page: str,
     number: int,
     tmp_path: Path,
@@ -288,33 +288,33 @@ def test_a_block_runs_as_it_stands(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    at = (page, number)
+    block = (page, number)
     code = blocks(page)[number - 1]
-    for long, short in SHORTER.get(at, {}).items():
+    for long, short in SHORTER.get(block, {}).items():
         assert long in code
         code = code.replace(long, short)
     if "torchvision:" in code:
         request.getfixturevalue("cached_torchvision")
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
+    folder = tmp_path / "current"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name, build in (STAND_INS | OTHERS.get(at, {})).items():
-        if re.search(f'"{re.escape(name)}["/]', code) and name not in WRITTEN.get(at, ()):
+    for name, build in (FILES | OTHER_FILES.get(block, {})).items():
+        if re.search(f'"{re.escape(name)}["/]', code) and name not in WRITTEN.get(block, ()):
             build(Path(name))
     if (weights := "pt_inception-2015-12-05.pth") in code:
         Path(weights).symlink_to(request.getfixturevalue("weights_of_2015"))
-    names: dict[str, Any] = {"__name__": "block"} | GIVEN.get(at, dict)()
+    names: dict[str, Any] = {"__name__": "block"} | VARIABLES.get(block, dict)()
     capsys.readouterr()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)
         exec(compile(code, f"{page}, block {number}", "exec"), names)
-    told = [str(one.message) for one in warned if one.category is UserWarning]
-    CHECKS[at](Ran(SimpleNamespace(**names), capsys.readouterr().out, told, hub))
+    messages = [str(warning.message) for warning in warned if warning.category is UserWarning]
+    CHECKS[block](Ran(SimpleNamespace(**names), capsys.readouterr().out, messages, hub))
 
 
-def test_all_python_in_the_pages_is_run() -> None:
-    """Also none that is fenced otherwise, or indented, where it would not be found."""
+def test_every_python_example_is_run() -> None:
+    """And there is none with other fences or indentation, which BLOCK would not find."""
     assert [(page, number) for page in PAGES for number, _ in enumerate(blocks(page), 1)] == list(CHECKS)
     for page in PAGES:
         rest = BLOCK.sub("", (ROOT / page).read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""`inception-v3 bench`: what the table tells, that a wrong engine shows in it, and that nothing is left behind."""
+"""`inception-v3 bench`: its table, wrong and missing engines, other libraries, and what is left behind: nothing."""
 
 import dataclasses
 import json
@@ -16,20 +16,23 @@ import torch
 
 from conftest import randomise
 from inception_v3 import cli
-from inception_v3.benchmarking import bench, contestants, synthetic
-from inception_v3.benchmarking.bench import Bench, Contestant
-from inception_v3.benchmarking.contestants import Contest
+from inception_v3.benchmarking import bench, synthetic
+from inception_v3.benchmarking.bench import BenchResult
+from inception_v3.benchmarking.matrix_product import MATRIX_PRODUCT
+from inception_v3.benchmarking.systems import ENGINES, SYSTEMS, Candidate, Workload, list_candidates
+from inception_v3.benchmarking.worker import LOGITS_FILE, Worker, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import LOGITS
 from inception_v3.inference.exported.check import reference_network
+from inception_v3.network.settings import Settings
 from inception_v3.reports.plots import speeds
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
 from processes import start
 
 Run = Callable[..., tuple[int, str, str]]
-ONE = {"engines": ["onnxruntime"], "precisions": ["fp32"], "batch_sizes": [1, 2], "rounds": 2}
+ONNX_RUNTIME = {"engines": ["onnxruntime"], "precisions": ["fp32"], "batch_sizes": [1, 2], "rounds": 2}
 
 
 def thin(seed: int = 0) -> InceptionV3:
@@ -40,9 +43,9 @@ def thin(seed: int = 0) -> InceptionV3:
 
 
 @pytest.fixture(scope="module")
-def found() -> Bench:
-    """A thin network in ONNX Runtime, measured."""
-    return bench.bench(thin(), **ONE)
+def result() -> BenchResult:
+    """The result for a thin network in ONNX Runtime."""
+    return bench.bench(thin(), **ONNX_RUNTIME)
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command in this process: exit status, stdout, stderr."""
+    """Run the command in this process; return its exit status, stdout and stderr."""
 
     def command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["inception-v3", *map(str, arguments)])
@@ -72,16 +75,16 @@ def one_line(err: str) -> str:
     return lines[0]
 
 
-# ---------------------------------------------------------------------------------------------- what it tells
+# ------------------------------------------------------------------------------------------------- the result
 
 
-def test_there_is_a_row_for_each_engine_precision_and_size_of_batch(found: Bench) -> None:
-    assert [(row.engine, row.precision, row.batch_size) for row in found.rows] == [
+def test_there_is_a_row_for_each_engine_precision_and_batch_size(result: BenchResult) -> None:
+    assert [(row.engine, row.precision, row.batch_size) for row in result.rows] == [
         ("onnxruntime", "fp32", 1),
         ("onnxruntime", "fp32", 2),
     ]
-    for row in found.rows:
-        assert row.ratio == 1  # it is the baseline
+    for row in result.rows:
+        assert row.ratio == 1, "it is the baseline"
         assert row.latency_p50_ms <= row.latency_p99_ms
         assert row.images_per_second > 0
         assert row.peak_share is not None
@@ -91,33 +94,35 @@ def test_there_is_a_row_for_each_engine_precision_and_size_of_batch(found: Bench
         assert row.max_difference < 1e-5
 
 
-def test_memory_is_that_of_the_engine_alone(found: Bench) -> None:
-    """PyTorch takes more than 200 MB when it is only imported."""
-    assert all(row.peak_memory_mb is not None and 10 < row.peak_memory_mb < 200 for row in found.rows)
+def test_memory_is_that_of_the_engine_without_pytorch(result: BenchResult) -> None:
+    """Importing PyTorch would take more than 200 MB."""
+    assert all(row.peak_memory_mb is not None and 10 < row.peak_memory_mb < 200 for row in result.rows)
 
 
-def test_programs_read_the_same_as_json(found: Bench, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path) -> None:
-    asked = {}
-    monkeypatch.setattr(bench, "bench", lambda model, **options: asked.update(options) or found)
+def test_json_holds_the_whole_result(
+    result: BenchResult, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path
+) -> None:
+    requested = {}
+    monkeypatch.setattr(bench, "bench", lambda model, **options: requested.update(options) or result)
     status, out, _ = run("bench", model, "--json", "--batch-size", 1, "--batch-size", 2, "--engines", "onnxruntime",
                          "--precisions", "fp32,int8", "--rounds", 3, "--peers")  # fmt: skip
-    told = json.loads(out)
+    printed = json.loads(out)
     assert status == 0
-    assert told == json.loads(json.dumps(found.as_dict()))
-    assert set(told) == {"rows", "baseline", "rounds", "peak", "operations", "pictures", "skipped", "machine"}
-    assert set(told["rows"][0]) == {
+    assert printed == json.loads(json.dumps(dataclasses.asdict(result)))
+    assert set(printed) == {"rows", "baseline", "rounds", "peak", "operations", "pictures", "skipped", "machine"}
+    assert set(printed["rows"][0]) == {
         "engine", "precision", "batch_size", "images_per_second", "ratio", "latency_p50_ms", "latency_p99_ms",
         "peak_memory_mb", "peak_share", "top1_agreement", "max_difference",
     }  # fmt: skip
-    assert told["machine"]["versions"]["onnxruntime"]
-    assert (asked["engines"], asked["precisions"]) == (("onnxruntime",), ("fp32", "int8"))
-    assert (asked["batch_sizes"], asked["rounds"], asked["peers"]) == ([1, 2], 3, True)
+    assert printed["machine"]["versions"]["onnxruntime"]
+    assert (requested["engines"], requested["precisions"]) == (("onnxruntime",), ("fp32", "int8"))
+    assert (requested["batch_sizes"], requested["rounds"], requested["peers"]) == ([1, 2], 3, True)
 
 
-def test_people_get_a_table_that_a_pipe_does_not_cut(
-    found: Bench, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path
+def test_the_table_is_not_cut_in_a_pipe(
+    result: BenchResult, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path
 ) -> None:
-    monkeypatch.setattr(bench, "bench", lambda model, **options: found)
+    monkeypatch.setattr(bench, "bench", lambda model, **options: result)
     _, out, _ = run("bench", model)
     (header,) = (line for line in out.splitlines() if "images/s" in line)
     assert header.split() == (
@@ -126,26 +131,26 @@ def test_people_get_a_table_that_a_pipe_does_not_cut(
     assert sum("100.0%" in line for line in out.splitlines()) == 2
 
 
-def test_the_plot_is_a_picture(found: Bench, tmp_path: Path) -> None:
+def test_the_plot_is_a_png_file(result: BenchResult, tmp_path: Path) -> None:
     speeds(
-        [(row.engine, row.precision, row.batch_size, row.images_per_second) for row in found.rows],
+        [(row.engine, row.precision, row.batch_size, row.images_per_second) for row in result.rows],
         {"fp32": 20.0},
         tmp_path / "speeds.png",
     )
     assert (tmp_path / "speeds.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_arithmetic_of_the_published_network_is_known() -> None:
+def test_the_published_network_takes_11_43_gflop() -> None:
     with torch.device("meta"):
-        assert round(2 * bench._macs(InceptionV3()) / 1e9, 2) == 11.43
+        assert round(bench._operations(InceptionV3()) / 1e9, 2) == 11.43
 
 
-def test_one_noisy_round_decides_nothing() -> None:
-    """Ratios are taken in each round: what slows all alike does not show."""
-    one = Contestant("openvino", "fp32", "", "")
-    base = [{"16": [2.0]}, {"16": [2.0]}, {"16": [20.0]}]
-    ours = [{"16": [1.0]}, {"16": [1.0]}, {"16": [10.0]}]
-    row = bench._row(one, 16, ours, base, 32.0, {"16": 100.0}, (1.0, 0.0))
+def test_one_slow_round_does_not_change_the_ratio() -> None:
+    """The ratio is computed in each round, so a disturbance that slows both systems cancels out."""
+    candidate = Candidate(SYSTEMS["openvino"], "fp32")
+    baseline_turns = [{"16": [2.0]}, {"16": [2.0]}, {"16": [20.0]}]
+    turns = [{"16": [1.0]}, {"16": [1.0]}, {"16": [10.0]}]
+    row = bench._row(candidate, 16, turns, baseline_turns, 32.0, {"16": 100.0}, (1.0, 0.0))
     assert (row.ratio, row.images_per_second, row.peak_share) == (2, 16, 0.5)
     assert row.latency_p50_ms == 1000
     assert row.latency_p99_ms > 9000
@@ -154,108 +159,118 @@ def test_one_noisy_round_decides_nothing() -> None:
 # --------------------------------------------------------------------------------------- wrong and missing engines
 
 
-def test_an_engine_that_says_something_else_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = contestants.make
-    monkeypatch.setattr(contestants, "make", lambda file, model, fit: make(file, thin(seed=1), fit))
-    broken = bench.bench(thin(), **ONE)
-    assert all(row.top1_agreement is not None and row.top1_agreement < 0.9 for row in broken.rows)
-    assert all(row.max_difference is not None and row.max_difference > 0.01 for row in broken.rows)
-    assert list(bench.doubtful(broken.rows)) == ["onnxruntime fp32"]
+def test_an_engine_with_other_weights_has_a_low_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = bench.write_model_file
+    monkeypatch.setattr(
+        bench,
+        "write_model_file",
+        lambda candidate, folder, model, images: write(candidate, folder, thin(seed=1), images),
+    )
+    rows = bench.bench(thin(), **ONNX_RUNTIME).rows
+    assert all(row.top1_agreement is not None and row.top1_agreement < 0.9 for row in rows)
+    assert all(row.max_difference is not None and row.max_difference > 0.01 for row in rows)
+    assert list(bench.low_agreement(rows)) == ["onnxruntime fp32"]
 
 
-def test_answers_that_are_no_numbers_agree_with_nothing() -> None:
-    with pytest.warns(UserWarning, match="not finite numbers"):
+def test_nan_logits_have_no_agreement() -> None:
+    with pytest.warns(UserWarning, match="finite"):
         assert bench._agreement(np.full((2, 3), np.nan), np.eye(2, 3), "openvino bf16") == (0, np.inf)
 
 
-def test_what_is_not_installed_is_left_out_with_a_line(
-    found: Bench, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path
+def test_a_package_that_is_not_installed_is_reported_with_the_command_that_installs_it(
+    result: BenchResult, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path
 ) -> None:
     installed = bench.find_spec
     monkeypatch.setattr(bench, "find_spec", lambda name: None if name in ("openvino", "timm") else installed(name))
-    lacking = {
-        str(one): bench._why_not(one, pictures=True) for one in bench.candidates("cpu", ["openvino"], True, False)
+    reasons = {
+        str(candidate): bench._why_unavailable(candidate, can_calibrate=True)
+        for candidate in list_candidates("cpu", ["openvino"], peers=True, compiled=False)
     }
-    assert lacking["openvino fp32"] == "openvino is not installed; pip install 'inception-v3[openvino]'"
-    assert lacking["timm, channels_last fp32"] == "timm is not installed; pip install timm"
-    assert lacking["torchvision fp32"] is None
-    monkeypatch.setattr(bench, "bench", lambda *_, **__: dataclasses.replace(found, skipped=lacking))
+    assert reasons["openvino fp32"] == "openvino is not installed; pip install 'inception-v3[openvino]'"
+    assert reasons["timm, channels_last fp32"] == "timm is not installed; pip install timm"
+    assert reasons["torchvision fp32"] is None
+    monkeypatch.setattr(bench, "bench", lambda *_, **__: dataclasses.replace(result, skipped=reasons))
     assert "openvino fp32: left out: openvino is not installed" in run("bench", model)[2]
 
 
-def test_an_engine_that_cannot_start_or_goes_away_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One has a damaged file, the other is killed between its turns, say for its memory."""
-    make, ask, turns = contestants.make, bench.Worker.ask, []
+def test_an_engine_that_cannot_start_or_ends_early_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO has a damaged file, and ONNX Runtime is killed between its turns, for example for lack of memory."""
+    write, take_turn, turns = bench.write_model_file, Worker.take_turn, []
 
-    def damaged(file: Path, model: InceptionV3, fit: list[object]) -> None:
-        make(file, model, fit)
-        if file.suffix == ".xml":
-            file.write_text("<net ")
+    def write_damaged(candidate: Candidate, folder: Path, model: InceptionV3, images: list[object]) -> None:
+        write(candidate, folder, model, images)
+        if candidate.file.endswith(".xml"):
+            (folder / candidate.file).write_text("<net ")
 
-    def killed(worker: bench.Worker) -> dict[str, object]:
+    def kill_in_second_round(worker: Worker) -> dict[str, object]:
         turns.append(worker)
-        if len(turns) == 4:  # of the second round
+        if len(turns) == 4:
             worker.process.kill()
-        return ask(worker)
+        return take_turn(worker)
 
-    monkeypatch.setattr(contestants, "make", damaged)
-    monkeypatch.setattr(bench.Worker, "ask", killed)
+    monkeypatch.setattr(bench, "write_model_file", write_damaged)
+    monkeypatch.setattr(Worker, "take_turn", kill_in_second_round)
     with pytest.raises(InputError, match="nothing to measure") as raised:
-        bench.bench(thin(), **ONE | {"engines": ["onnxruntime", "openvino"]})
+        bench.bench(thin(), **ONNX_RUNTIME | {"engines": ["onnxruntime", "openvino"]})
     assert "onnxruntime fp32: ended with exit status -9" in str(raised.value)
     assert "openvino fp32" in str(raised.value)
 
 
-# ------------------------------------------------------------------------------------------------ other programs
+# ------------------------------------------------------------------------------------------------ other libraries
 
 
-def test_other_programs_run_the_same_network(tmp_path: Path) -> None:
-    """Otherwise a ratio would compare nothing. In processes of their own, as in a contest: some leave marks on theirs
-    (a signal stack that is unmapped) from which it dies later."""
-    with torch.device("meta"):  # nothing is drawn to be thrown away
+def test_other_libraries_run_the_same_network(tmp_path: Path) -> None:
+    """Otherwise a ratio would compare nothing.
+
+    They run in worker processes, as in a benchmark: some libraries leave their process in a state in which it crashes
+    later (a signal stack that is no longer mapped).
+    """
+    with torch.device("meta"):  # no random weights are drawn, because they are replaced
         network = InceptionV3(5, **synthetic.SETTINGS)
     randomise(network.to_empty(device="cpu"))
     network.preprocessing = Preprocessing((75, 75))
     pixels = synthetic.synthetic_images(3, (75, 75))
     expected = reference_network(network.eval(), (LOGITS,))(pixels)[LOGITS]
     scaling = network.preprocessing
-    contest = Contest(tmp_path, "cpu", [3], network.settings, scaling.mean, scaling.std)
-    contest.write(pixels)
-    candidates = [one for one in bench.candidates("cpu", [], True, False) if one.program != "keras"]  # other borders
-    for file in {one.file for one in candidates}:
-        contestants.make(tmp_path / file, network, [])
-    for one in candidates:
-        with bench.started(contest, one.engine, one.precision):
-            answers = np.load(tmp_path / contestants.ANSWERS.format(one.engine, one.precision))
-        error = np.abs(answers - expected).max() / np.abs(expected).max()
-        assert error < (1e-4 if one.precision == "fp32" else 0.1), (str(one), error)
+    workload = Workload(tmp_path, "cpu", [3], network.settings, scaling.mean, scaling.std, pixels)
+    workload.write()
+    candidates = list_candidates("cpu", [], peers=True, compiled=False)
+    candidates = [candidate for candidate in candidates if candidate.system.format != "keras"]  # pads differently
+    for candidate in {candidate.file: candidate for candidate in candidates}.values():
+        bench.write_model_file(candidate, tmp_path, network, [])
+    for candidate in candidates:
+        with start_worker(workload, candidate.system.name, candidate.precision):
+            logits = np.load(tmp_path / LOGITS_FILE.format(candidate))
+        error = np.abs(logits - expected).max() / np.abs(expected).max()
+        assert error < (1e-4 if candidate.precision == "fp32" else 0.1), (str(candidate), error)
 
 
-def test_with_other_programs_the_baseline_is_torchvision_in_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where its precision was not asked for: ratios of all tables are to the same."""
-    monkeypatch.setattr(bench, "_why_not", lambda one, pictures: "away")
+def test_with_other_libraries_torchvision_in_fp32_is_always_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if fp32 was not requested, so that the ratios of all tables have the same baseline."""
+    monkeypatch.setattr(bench, "_why_unavailable", lambda candidate, can_calibrate: "not here")
     with pytest.raises(InputError) as raised:
         bench.bench(thin(), precisions=["int8"], peers=True)
-    away = [each.split(":")[0] for each in str(raised.value).removeprefix("nothing to measure: ").split("; ")]
-    assert away == ["torchvision fp32", "onnxruntime int8", "openvino int8"]
+    reasons = str(raised.value).removeprefix("nothing to measure: ").split("; ")
+    skipped = [reason.split(":")[0] for reason in reasons]
+    assert skipped == ["torchvision fp32", "onnxruntime int8", "openvino int8"]
 
 
-def test_a_thin_network_has_no_peers(tmp_path: Path) -> None:
+def test_other_libraries_cannot_run_a_thin_network(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="widths"):
-        contestants.make(tmp_path / "torchvision.pth", thin(), [])
+        bench.write_model_file(Candidate(SYSTEMS["torchvision"], "fp32"), tmp_path, thin(), [])
 
 
-def test_on_a_gpu_there_are_half_precisions_and_no_processor_s_engine() -> None:
-    names = {str(one) for one in bench.candidates("cuda", list(contestants.ENGINES), True, True)}
+def test_on_a_gpu_there_is_fp16_and_no_engine_for_cpus() -> None:
+    names = {str(candidate) for candidate in list_candidates("cuda", ENGINES, peers=True, compiled=True)}
     assert {"pytorch fp16", "compile bf16", "timm, compiled bf16", "torchvision fp32"} <= names
     assert not any("openvino" in name or "int8" in name for name in names)
 
 
-def test_the_random_network_tells_pictures_apart() -> None:
-    """Were all of one class, agreement would say nothing."""
-    pictures = synthetic.synthetic_images(12, (75, 75))
-    assert len({one.tobytes() for one in pictures}) == 12
-    logits = reference_network(synthetic.random_network(pictures), (LOGITS,))(pictures)[LOGITS]
+def test_the_random_network_predicts_several_classes() -> None:
+    """If it predicted the same class for all images, any engine would agree with it."""
+    images = synthetic.synthetic_images(12, (75, 75))
+    assert len({image.tobytes() for image in images}) == 12
+    logits = reference_network(synthetic.random_network(images), (LOGITS,))(images)[LOGITS]
     assert len(set(logits.argmax(1))) > 6
     assert 1 < logits.std() < 10
 
@@ -263,39 +278,39 @@ def test_the_random_network_tells_pictures_apart() -> None:
 # ----------------------------------------------------------------------------------------- Ctrl-C, and wrong use
 
 
-def keep_files_in(folder: str) -> None:
+def use_temporary_folder(folder: str) -> None:
     tempfile.tempdir = folder
 
 
-def _bytes(path: Path) -> bytes:
+def read_command_line(process: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError:  # it has ended
+        return (process / "cmdline").read_bytes()
+    except OSError:  # the process has ended
         return b""
 
 
 def test_ctrl_c_leaves_no_process_and_no_file(model: Path, tmp_path: Path) -> None:
     command = start("bench", model, "--engines", "onnxruntime", "--precisions", "fp32", "--rounds", 10_000,
-                    log=tmp_path / "log", prepare=keep_files_in, given=(str(tmp_path),))  # fmt: skip
+                    log=tmp_path / "log", prepare=use_temporary_folder, given=(str(tmp_path),))  # fmt: skip
 
     def workers() -> list[Path]:
-        asked = f"inception_v3.benchmarking.contestants\0{tmp_path}".encode()
-        return [one for one in Path("/proc").glob("[0-9]*") if asked in _bytes(one / "cmdline")]
+        command = f"inception_v3.benchmarking.worker\0{tmp_path}".encode()
+        return [process for process in Path("/proc").glob("[0-9]*") if command in read_command_line(process)]
 
     command.wait_for(lambda: len(workers()) == 2)  # ONNX Runtime and the matrix product
     command.kill(signal.SIGINT)
     assert command.wait() == 130
-    until = time.monotonic() + 30  # one that had just been started sees for itself that nobody is there
+    deadline = time.monotonic() + 30  # a worker that had just been started ends when its standard input is closed
     while workers():
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     assert not list(tmp_path.glob("inception-v3-*"))
 
 
 def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
-    """Killed itself it can tell them nothing: they see that nobody is there to ask."""
-    Contest(tmp_path, "cpu", [1], {}, (0.5,) * 3, (0.5,) * 3).write(np.zeros((1, 75, 75, 3), np.uint8))
-    command = [sys.executable, "-m", "inception_v3.benchmarking.contestants", str(tmp_path), contestants.PEAK, "fp32"]
+    """A command that is killed cannot end its workers: they end because their standard input is closed."""
+    Workload(tmp_path, "cpu", [1], Settings(), (0.5,) * 3, (0.5,) * 3, np.zeros((1, 75, 75, 3), np.uint8)).write()
+    command = [sys.executable, "-m", "inception_v3.benchmarking.worker", str(tmp_path), MATRIX_PRODUCT, "fp32"]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert worker.stdin is not None
     assert worker.stdout is not None
@@ -305,9 +320,9 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "output"),
+    ("options", "message"),
     [
-        (["--engines", "tensorrt"], "--engines: no 'tensorrt'; there are pytorch, compile, onnxruntime, openvino"),
+        (["--engines", "tensorrt"], "--engines: no 'tensorrt'; choose from pytorch, compile, ncnn, onnxruntime"),
         (["--precisions", "fp32,int4"], "--precisions: no 'int4'"),
         (["--plot", "speeds.pdf"], "speeds.pdf: the name must end in .png"),
         (["--images", "nowhere"], "nowhere"),
@@ -315,25 +330,25 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
         (["--precisions", "int8"], "give some with --images"),
     ],
 )
-def test_wrong_use_is_told_in_a_line(run: Run, model: Path, options: list[str], output: str) -> None:
+def test_a_wrong_option_is_reported_in_one_line(run: Run, model: Path, options: list[str], message: str) -> None:
     status, _, err = run("bench", model, *options)
     assert status == 2
-    assert output in one_line(err)
+    assert message in one_line(err)
 
 
 @pytest.mark.parametrize("option", ["--rounds", "--batch-size"])
-def test_there_is_at_least_one_round_and_one_picture(run: Run, model: Path, option: str) -> None:
+def test_there_is_at_least_one_round_and_one_image_per_batch(run: Run, model: Path, option: str) -> None:
     assert run("bench", model, option, 0)[0] == 2
 
 
 def test_a_network_without_logits_is_not_measured(random_model: Callable[..., InceptionV3]) -> None:
-    with pytest.raises(InputError, match="names no classes"):
+    with pytest.raises(InputError, match="no classes to compare"):
         bench.bench(random_model(final_endpoint="Mixed_6e"))
 
 
-def test_pictures_that_cannot_be_read_are_told(tmp_path: Path, model: Path, run: Run) -> None:
+def test_images_that_cannot_be_read_are_an_error(tmp_path: Path, model: Path, run: Run) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.png").touch()
     status, _, err = run("bench", model, "--images", tmp_path / "images", "--precisions", "fp32")
     assert status == 1
-    assert "none of the images that were chosen can be read" in one_line(err)
+    assert "none of the images drawn from --images can be read" in one_line(err)

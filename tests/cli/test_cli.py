@@ -1,4 +1,4 @@
-"""The command line: what programs and people get, and one clear line for every mistake."""
+"""The command line: its output as text and JSON, and one clear line for every error."""
 
 import io
 import json
@@ -28,7 +28,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command in this process: exit status, stdout, stderr."""
+    """Run the command in this process; return its exit status, stdout and stderr."""
 
     def command(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["inception-v3", *map(str, arguments)])
@@ -43,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def model(tmp_path: Path, random_model: Callable[..., inception_v3.InceptionV3]) -> Path:
-    """A model of two classes, in a file."""
+    """The file of a model with two classes."""
     network = random_model(num_classes=2, image_size=75)
     network.preprocessing = inception_v3.Preprocessing((75, 75))
     network.class_names = ["cat", "dog"]
@@ -51,14 +51,14 @@ def model(tmp_path: Path, random_model: Callable[..., inception_v3.InceptionV3])
     return tmp_path / "model.safetensors"
 
 
-def picture(path: Path, seed: int = 0) -> Path:
+def write_image(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(path)
     return path
 
 
 def one_line(err: str) -> str:
-    """The message to the user, less rich's boxes."""
+    """The only error message in stderr."""
     lines = [line for line in err.splitlines() if line.startswith("error:")]
     assert len(lines) == 1, err
     return lines[0]
@@ -67,7 +67,7 @@ def one_line(err: str) -> str:
 # ------------------------------------------------------------------------------------------------ describe
 
 
-def test_describe_json_is_the_table(run: Run) -> None:
+def test_describe_prints_the_network_as_json(run: Run) -> None:
     status, out, _ = run("describe", "--json")
     described = json.loads(out)
     assert status == 0
@@ -77,12 +77,13 @@ def test_describe_json_is_the_table(run: Run) -> None:
     assert shapes == {p.name: (p.height, p.width, p.channels) for p in architecture.end_points()}
 
 
-def test_describe_shows_the_same_to_people(run: Run) -> None:
+def test_describe_prints_the_network_as_a_table(run: Run) -> None:
     status, out, _ = run("describe", "--height", 107, "--width", 139, "--depth-multiplier", 0.5)
     assert status == 0
     for name in architecture.BASE_END_POINTS:
         assert name in out
     assert "107x139" in out
+    assert "depth_multiplier=0.5" in out
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_describe_shows_the_same_to_people(run: Run) -> None:
         (("--num-classes", "0"), "num_classes must be at least 1"),
     ],
 )
-def test_describe_refuses_what_no_network_can_have(run: Run, arguments: tuple[str, ...], message: str) -> None:
+def test_describe_refuses_impossible_options(run: Run, arguments: tuple[str, ...], message: str) -> None:
     status, out, err = run("describe", *arguments)
     assert (status, out) == (2, "")
     assert message in one_line(err)
@@ -102,25 +103,25 @@ def test_describe_refuses_what_no_network_can_have(run: Run, arguments: tuple[st
 # ------------------------------------------------------------------------------------------------- predict
 
 
-def test_predict_names_the_likeliest_classes(run: Run, model: Path, tmp_path: Path) -> None:
-    file = picture(tmp_path / "größe [1].png")
+def test_predict_prints_the_top_classes(run: Run, model: Path, tmp_path: Path) -> None:
+    file = write_image(tmp_path / "größe [1].png")
     status, out, _ = run("predict", model, file, "--json")
     assert status == 0
-    answer = json.loads(out)
-    assert answer["image"] == str(file)
+    printed = json.loads(out)
+    assert printed["image"] == str(file)
     network = inception_v3.load(model)
     with torch.inference_mode():
         expected = network(network.preprocess(inception_v3.open_image(file)), ())[0].softmax(1)[0]
-    found = {row["class"]: row["probability"] for row in answer["predictions"]}
-    assert found["cat"] == pytest.approx(expected[0].item(), abs=0.02), "bf16 where the processor has it"
-    assert list(found.values()) == sorted(found.values(), reverse=True)
+    probabilities = {row["class"]: row["probability"] for row in printed["predictions"]}
+    assert probabilities["cat"] == pytest.approx(expected[0].item(), abs=0.02), "bf16 if the CPU supports it"
+    assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
 
 
 def test_predict_takes_files_folders_patterns_and_standard_input(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
-        picture(tmp_path / "pictures" / "below" / f"{number}.png", number)
+        write_image(tmp_path / "images" / "below" / f"{number}.png", number)
 
     def names(*arguments: object) -> list[str]:
         status, out, err = run("predict", model, *arguments, "--json", "--top", 1)
@@ -129,20 +130,20 @@ def test_predict_takes_files_folders_patterns_and_standard_input(
         assert all(len(row["predictions"]) == 1 for row in rows)
         return [row["image"] for row in rows]
 
-    everything = [str(tmp_path / "pictures" / "below" / f"{number}.png") for number in range(3)]
+    everything = [str(tmp_path / "images" / "below" / f"{number}.png") for number in range(3)]
     assert names(*everything) == everything
-    assert names(tmp_path / "pictures") == everything
-    assert names(tmp_path / "pictures" / "*" / "[01].png") == everything[:2]
+    assert names(tmp_path / "images") == everything
+    assert names(tmp_path / "images" / "*" / "[01].png") == everything[:2]
     stdin = io.TextIOWrapper(io.BytesIO("\n".join(everything).encode()))
     monkeypatch.setattr(sys, "stdin", stdin)
     assert names("-") == everything
 
 
-def test_one_bad_picture_is_told_and_counted_and_never_stops_the_rest(run: Run, model: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_reported_and_does_not_stop_the_others(run: Run, model: Path, tmp_path: Path) -> None:
     for number in range(4):
-        picture(tmp_path / "pictures" / f"{number}.png", number)
-    (tmp_path / "pictures" / "1.png").write_text("hello")
-    status, out, err = run("predict", model, tmp_path / "pictures", "--json", "--batch-size", 2)
+        write_image(tmp_path / "images" / f"{number}.png", number)
+    (tmp_path / "images" / "1.png").write_text("hello")
+    status, out, err = run("predict", model, tmp_path / "images", "--json", "--batch-size", 2)
     rows = [json.loads(line) for line in out.splitlines()]
     assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png"]
     assert ["error" in row for row in rows] == [False, True, False, False]
@@ -151,7 +152,7 @@ def test_one_bad_picture_is_told_and_counted_and_never_stops_the_rest(run: Run, 
     assert "1 of 4 images" in one_line(err)
 
 
-def test_predict_without_pictures_is_wrong_use(run: Run, model: Path, tmp_path: Path) -> None:
+def test_predict_without_images_is_an_error(run: Run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for missing in ("nothing.png", "*.webp", "empty"):
         status, out, err = run("predict", model, tmp_path / missing)
@@ -159,8 +160,8 @@ def test_predict_without_pictures_is_wrong_use(run: Run, model: Path, tmp_path: 
         assert missing in one_line(err)
 
 
-def test_probabilities_are_at_hand_for_people_too(run: Run, model: Path, tmp_path: Path) -> None:
-    _, out, _ = run("predict", model, picture(tmp_path / "a.png"))
+def test_predict_prints_probabilities_as_text(run: Run, model: Path, tmp_path: Path) -> None:
+    _, out, _ = run("predict", model, write_image(tmp_path / "a.png"))
     assert out.startswith(str(tmp_path / "a.png"))
     assert "cat " in out
     assert "%" in out
@@ -169,17 +170,17 @@ def test_probabilities_are_at_hand_for_people_too(run: Run, model: Path, tmp_pat
 # ------------------------------------------------------------------------------------------------ evaluate
 
 
-def test_evaluate_gives_top_1_top_5_and_every_class(run: Run, model: Path, tmp_path: Path) -> None:
+def test_evaluate_prints_top_1_top_5_and_every_class(run: Run, model: Path, tmp_path: Path) -> None:
     for number in range(6):
-        picture(tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number}.png", number)
+        write_image(tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number}.png", number)
     (tmp_path / "pets" / "dog" / "broken.png").write_bytes(b"")
     status, out, err = run("evaluate", model, tmp_path / "pets", "--json")
-    judged = json.loads(out)
+    metrics = json.loads(out)
     assert status == 0
-    assert judged["count"] == 6
-    assert judged["top5"] == 1.0
-    assert [row["class"] for row in judged["classes"]] == ["cat", "dog"]
-    assert judged["top1"] == sum(judged["confusion"][i][i] for i in range(2)) / 6
+    assert metrics["count"] == 6
+    assert metrics["top5"] == 1.0
+    assert [row["class"] for row in metrics["classes"]] == ["cat", "dog"]
+    assert metrics["top1"] == sum(metrics["confusion"][i][i] for i in range(2)) / 6
     assert "broken.png" in err
     status, out, _ = run("evaluate", model, tmp_path / "pets")
     assert status == 0
@@ -190,14 +191,14 @@ def test_evaluate_gives_top_1_top_5_and_every_class(run: Run, model: Path, tmp_p
 # -------------------------------------------------------------------------------------------- bad input
 
 
-def test_a_model_that_cannot_be_read_is_one_line_that_names_it(run: Run, model: Path, tmp_path: Path) -> None:
-    pictures = picture(tmp_path / "a.png")
+def test_an_unreadable_model_is_reported_in_one_line_with_its_name(run: Run, model: Path, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.png")
     truncated, foreign, text = tmp_path / "truncated", tmp_path / "foreign", tmp_path / "text"
     truncated.write_bytes(model.read_bytes()[:1000])
     safetensors.torch.save_file({"x": torch.zeros(1)}, foreign)
     text.write_text("hello")
     for bad in (truncated, foreign, text, tmp_path / "missing"):
-        for command in (("predict", bad, pictures), ("evaluate", bad, "digits")):
+        for command in (("predict", bad, image), ("evaluate", bad, "digits")):
             status, out, err = run(*command)
             assert status == 1
             assert out == ""
@@ -215,7 +216,7 @@ def test_a_model_that_cannot_be_read_is_one_line_that_names_it(run: Run, model: 
         (("/no/such/folder",), "no such folder"),
     ],
 )
-def test_train_refuses_wrong_use_before_anything_is_written(
+def test_train_refuses_wrong_options_before_it_writes_anything(
     run: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     status, _, err = run("train", *arguments, "--out", tmp_path / "run")
@@ -224,9 +225,9 @@ def test_train_refuses_wrong_use_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_among_the_classes_would_be_one_of_them(run: Run, tmp_path: Path) -> None:
+def test_a_run_folder_inside_the_data_is_refused_as_it_would_become_a_class(run: Run, tmp_path: Path) -> None:
     for number in range(4):
-        picture(tmp_path / "pets" / ("cat", "dog")[number % 2] / f"{number}.png", number)
+        write_image(tmp_path / "pets" / ("cat", "dog")[number % 2] / f"{number}.png", number)
     for command in (("train",), ("finetune", tmp_path / "no weights")):
         status, _, err = run(*command, tmp_path / "pets", "--out", tmp_path / "pets" / "run")
         assert status == 2
@@ -240,10 +241,10 @@ def test_a_run_folder_among_the_classes_would_be_one_of_them(run: Run, tmp_path:
 
 
 def test_train_then_evaluate_then_predict(run: Run, tmp_path: Path) -> None:
-    """The main job, end to end, on a folder of pictures, whatever it and its classes are called."""
+    """On a folder of images with special characters in its name and in the names of its classes."""
     tmp_path, cat = tmp_path / "a[/b]", r"$\frac$"
     for number in range(12):
-        picture(tmp_path / "pets" / (cat if number % 2 else "dog") / f"{number:02}.png", number)
+        write_image(tmp_path / "pets" / (cat if number % 2 else "dog") / f"{number:02}.png", number)
     (tmp_path / "pets" / cat / "broken.png").write_text("text")
     small = ("--image-size", 75, "--depth-multiplier", 0.1, "--epochs", 1)
     status, out, err = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small)
@@ -252,11 +253,11 @@ def test_train_then_evaluate_then_predict(run: Run, tmp_path: Path) -> None:
     assert "1 of 13 images could not be read" in err
     status, out, _ = run("evaluate", tmp_path / "run", tmp_path / "pets", "--json")
     assert status == 0
-    status, told, _ = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small, "--resume", "--json")
+    status, resumed, _ = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small, "--resume", "--json")
     assert status == 0
-    assert json.loads(told)["held_out"]["top1"] == json.loads(out)["top1"]
-    assert [bad["image"] for bad in json.loads(told)["bad"]] == [f"{cat}/broken.png"]
-    assert json.loads(out)["count"] + len(json.loads(out)["bad"]) == 3, "only what training never saw"
+    assert json.loads(resumed)["held_out"]["top1"] == json.loads(out)["top1"]
+    assert [bad["image"] for bad in json.loads(resumed)["bad"]] == [f"{cat}/broken.png"]
+    assert json.loads(out)["count"] + len(json.loads(out)["bad"]) == 3, "only images that training did not use"
     status, out, _ = run("predict", tmp_path / "run", tmp_path / "pets" / "dog", "--json")
     assert {row["class"] for line in out.splitlines() for row in json.loads(line)["predictions"]} == {cat, "dog"}
     status, _, err = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small)
@@ -264,19 +265,19 @@ def test_train_then_evaluate_then_predict(run: Run, tmp_path: Path) -> None:
     assert "--overwrite" in one_line(err)
 
 
-# ------------------------------------------------------------------------------------------ light and tidy
+# ------------------------------------------------------------------------------- imports, signals, streams
 
 
 def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-def test_import_loads_nothing_heavy() -> None:
+def test_the_package_imports_no_large_library() -> None:
     loaded = python("import sys, inception_v3; dir(inception_v3); print(*sys.modules)").split()
     assert not {"torch", "torchvision", "numpy", "PIL", "typer", "sklearn"} & set(loaded)
 
 
-def test_help_says_what_each_argument_and_option_is() -> None:
+def test_every_argument_and_option_has_a_help_text() -> None:
     commands = typer.main.get_command(cli.app)
     assert isinstance(commands, click.Group)
     context = click.Context(commands)
@@ -290,7 +291,7 @@ def test_help_says_what_each_argument_and_option_is() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["describe"], ["predict", "x", "/no/such.png"]])
-def test_help_description_and_mistakes_answer_without_pytorch(arguments: list[str]) -> None:
+def test_help_describe_and_wrong_arguments_do_not_import_pytorch(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['inception-v3', *{arguments}]\n"
         "from inception_v3.cli import main\n"
@@ -302,7 +303,7 @@ def test_help_description_and_mistakes_answer_without_pytorch(arguments: list[st
 
 
 def test_ctrl_c_while_libraries_are_imported_has_no_traceback(tmp_path: Path) -> None:
-    """One of them sends it here, in the middle of its import."""
+    """Here a fake typer sends the signal while it is imported."""
     (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run([sys.executable, "-m", "inception_v3"], capture_output=True, env=environment)
@@ -310,38 +311,38 @@ def test_ctrl_c_while_libraries_are_imported_has_no_traceback(tmp_path: Path) ->
 
 
 def test_messages_are_not_lost_while_a_thread_decodes_a_tiff() -> None:
-    """libtiff prints past everything of Python's, so the whole process's stderr leads nowhere for that time."""
+    """libtiff prints to descriptor 2 directly, so the descriptor is redirected to /dev/null while a TIFF is decoded."""
     program = """if True:
         import threading, warnings
         from inception_v3 import cli
         from inception_v3.images import decode as images
         from inception_v3.errors import InputError
 
-        decoding, told = threading.Event(), threading.Event()
+        decoding, finished = threading.Event(), threading.Event()
 
         def decode():
             with images._discard_stderr():
                 decoding.set()
-                told.wait(60)
+                finished.wait(60)
 
         def command(**options):
             threading.Thread(target=decode).start()
             decoding.wait()
             warnings.warn("another engine is taken")
-            raise InputError("a picture is missing")
+            raise InputError("an image is missing")
 
         cli.app = command
         try:
             cli.main()
         finally:
-            told.set()
+            finished.set()
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines() == ["warning: another engine is taken", "error: a picture is missing"]
+    assert done.stderr.splitlines() == ["warning: another engine is taken", "error: an image is missing"]
 
 
-def test_a_command_ends_after_what_others_left_to_be_done(model: Path, tmp_path: Path) -> None:
-    """Its threads, its exit functions, and what it printed; PyTorch's own end, which takes most of a second, is not."""
+def test_a_command_ends_after_threads_exit_functions_and_buffered_output(model: Path, tmp_path: Path) -> None:
+    """It does not wait for PyTorch to be torn down, which takes most of a second."""
     (tmp_path / "end.py").write_text(
         "import atexit, sys, threading\n"
         "from inception_v3.__main__ import main\n"
@@ -362,18 +363,18 @@ def test_a_command_ends_after_what_others_left_to_be_done(model: Path, tmp_path:
         assert (tmp_path / f"{status}.safetensors").exists() == (status == 0)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize(
     "command",
     [
         "describe",
         "describe --json",
         "predict {model} {photo} --json",
-        "predict {model} {photo} --out {out} --json",  # so little that it waits in the buffer for the end
+        "predict {model} {photo} --out {out} --json",  # short enough to stay in the buffer until the end
     ],
 )
-def test_output_that_cannot_be_written_is_one_line(command: str, model: Path, tmp_path: Path) -> None:
-    given = command.format(model=model, photo=picture(tmp_path / "photo.png", 1), out=tmp_path / "out.jsonl")
+def test_output_that_cannot_be_written_is_reported_in_one_line(command: str, model: Path, tmp_path: Path) -> None:
+    given = command.format(model=model, photo=write_image(tmp_path / "photo.png", 1), out=tmp_path / "out.jsonl")
     line = f"{sys.executable} -m inception_v3 {given} > /dev/full"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment)
@@ -382,22 +383,22 @@ def test_output_that_cannot_be_written_is_one_line(command: str, model: Path, tm
     assert "Traceback" not in done.stderr
 
 
-def test_the_version_is_told(run: Run) -> None:
+def test_the_version_is_printed(run: Run) -> None:
     assert run("--version")[:2] == (0, f"inception-v3 {inception_v3.__version__}\n")
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     for name in inception_v3.__all__:
         assert getattr(inception_v3, name)
     with pytest.raises(AttributeError, match="nothing"):
         inception_v3.nothing  # noqa: B018
 
 
-def test_a_reader_that_has_enough_ends_it_quietly(model: Path, tmp_path: Path) -> None:
+def test_a_pipe_closed_by_its_reader_ends_the_command_quietly(model: Path, tmp_path: Path) -> None:
     for number in range(40):
-        picture(tmp_path / "pictures" / f"{number}.png", number)
-    command = f"{sys.executable} -m inception_v3 predict {model} {tmp_path}/pictures --batch-size 1 | head -n 1"
+        write_image(tmp_path / "images" / f"{number}.png", number)
+    command = f"{sys.executable} -m inception_v3 predict {model} {tmp_path}/images --batch-size 1 | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.count("\n") == 1
-    assert done.stderr.count("\n") == 1, "which engine, and nothing else"
+    assert done.stderr.count("\n") == 1, "only the line that names the engine"

@@ -53,7 +53,7 @@ def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     "options", [{}, {"batch_norm_scale": True}, {"count_padding": True}, {"mixed_7c_pool": "max"}], ids=str
 )
-def test_training_on_channels_last_has_the_numbers_of_the_layers(
+def test_training_on_channels_last_has_the_gradients_of_the_plain_layers(
     random_model: Build, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, accelerated, batch = plain_and_accelerated(random_model, **options)
@@ -63,19 +63,19 @@ def test_training_on_channels_last_has_the_numbers_of_the_layers(
         assert not used
         _, end_points = model(batch, requested)
         sum(tensor.square().sum() for tensor in end_points.values()).backward()  # type: ignore[union-attr]
-    assert (used.count("run_starts"), used.count("conv_then_max")) == (11, 2), "every module and maximum, accelerated"
+    assert (used.count("run_starts"), used.count("conv_then_max")) == (11, 2), "every module and max pool"
     for name, expected in plain.named_parameters():
         assert relative(accelerated.get_parameter(name).grad, expected.grad) < 1e-9, name  # type: ignore[arg-type]
     for name, expected in plain.named_buffers():
         assert relative(accelerated.get_buffer(name), expected) < 1e-9, name
 
 
-def test_end_points_in_front_of_a_maximum_have_their_relu_in_training(random_model: Build) -> None:
+def test_end_points_before_a_max_pool_include_the_relu_in_training(random_model: Build) -> None:
     plain, accelerated, batch = plain_and_accelerated(random_model)
     for name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
-        found, expected = (model.base(batch, "Mixed_5b", [name])[1][name] for model in (accelerated, plain))
-        assert found.min() == 0
-        assert relative(found, expected) < 1e-9
+        output, expected = (model.base(batch, "Mixed_5b", [name])[1][name] for model in (accelerated, plain))
+        assert output.min() == 0
+        assert relative(output, expected) < 1e-9
 
 
 @pytest.mark.parametrize("kernel", [(1, 3), (3, 1), (3, 3)])
@@ -89,11 +89,12 @@ def test_gradients_of_convolutions_of_small_maps(kernel: tuple[int, int], stride
         accelerate_module._SmallMapConvolution.apply(net, weights, stride, padding),
         torch.nn.functional.conv2d(net, weights, None, stride, padding),
     ]
-    found, expected = (torch.autograd.grad(output.sin().sum(), (net, weights), create_graph=True) for output in outputs)
-    for one, other in zip(found, expected, strict=True):
-        assert relative(one, other) < 1e-12
+    first = [torch.autograd.grad(output.sin().sum(), (net, weights), create_graph=True) for output in outputs]
+    for gradient, expected in zip(*first, strict=True):
+        assert relative(gradient, expected) < 1e-12
     second = [
-        torch.autograd.grad(one[0].square().sum() + one[1].square().sum(), weights)[0] for one in (found, expected)
+        torch.autograd.grad(net_grad.square().sum() + weights_grad.square().sum(), weights)[0]
+        for net_grad, weights_grad in first
     ]
     assert relative(*second) < 1e-12
 
@@ -122,7 +123,7 @@ def test_compilers_get_the_plain_layers(random_model: Build) -> None:
     assert relative(compiled(net), plain.Mixed_5b(net)) < 1e-12  # type: ignore[operator]
 
 
-def test_statistics_of_several_processes_are_left_to_their_own_layers(random_model: Build) -> None:
+def test_layers_with_statistics_of_several_processes_are_not_fused(random_model: Build) -> None:
     _, model, batch = plain_and_accelerated(random_model)
     parts = list(model.Mixed_5b.children())  # type: ignore[union-attr]
     assert accelerate_module.applies(batch, *parts)
@@ -130,8 +131,8 @@ def test_statistics_of_several_processes_are_left_to_their_own_layers(random_mod
     assert not accelerate_module.applies(batch, *parts)
 
 
-def test_frozen_statistics_stay_as_they_are_in_training(random_model: Build) -> None:
-    """As in fine-tuning: a BatchNorm in evaluation mode inside a network in training mode."""
+def test_frozen_statistics_do_not_change_in_training(random_model: Build) -> None:
+    """As in fine-tuning, where a BatchNorm in evaluation mode is inside a network in training mode."""
     plain, accelerated, batch = plain_and_accelerated(random_model)
     for model in (plain, accelerated):
         for name, module in model.named_modules():

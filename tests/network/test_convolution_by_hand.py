@@ -1,12 +1,12 @@
-"""Convolution, and its gradient, by hand.
+"""Convolution and its gradient by hand.
 
-A page to read: the layers of Inception V3 written out in NumPy, in float64, as loops over the pixels of a
-kernel, and nothing of PyTorch in them. The network must agree with them to 1e-9, forward and backward, in one
-module of each group. Arrays are (N, C, H, W), kernels (out, in, h, w), as everywhere in this project.
+This file is meant to be read. It implements the layers of Inception V3 in NumPy, in float64, as loops over the pixels
+of a kernel, without PyTorch. The network must agree with them to 1e-9, forward and backward, in one module of each
+group. Arrays are (N, C, H, W), kernels (out, in, h, w), as everywhere in this project.
 
-The idea of the gradient: a convolution multiplies each input pixel with a weight and adds it to an output
-pixel. Backwards, each output pixel's gradient goes to the input pixels through the same weights, and to the
-weights through the same input pixels. So the backward pass is the same double loop with the arrow turned.
+A convolution multiplies each input pixel by a weight and adds the product to an output pixel. In the backward pass,
+the gradient of each output pixel goes to the input pixels through the same weights, and to the weights through the same
+input pixels. So the backward pass is the same double loop in the opposite direction.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,8 +26,8 @@ Backward = Callable[[Array], Array]  # from the gradient of an output to the gra
 # ----------------------------------------------------------------------------------------- the layers
 
 
-def borders(length: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
-    """TensorFlow's SAME pads so that ceil(length / stride) outputs fit; an odd pixel goes to the end."""
+def padding_of(length: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
+    """Pixels to add before and after. SAME gives ceil(length / stride) outputs and adds an odd pixel at the end."""
     if padding == "VALID":
         return 0, 0
     outputs = -(-length // stride)
@@ -36,11 +36,11 @@ def borders(length: int, kernel: int, stride: int, padding: str) -> tuple[int, i
 
 
 class Window:
-    """A kernel's walk over a padded image: for each of its pixels, the part of the image which that pixel meets."""
+    """A kernel on a padded image. Iterating gives the image pixels that each pixel of the kernel multiplies."""
 
     def __init__(self, image: Array, kernel: tuple[int, int], stride: int, padding: str, fill: float = 0.0) -> None:
         self.shape, self.kernel, self.stride = image.shape, kernel, stride
-        self.pad = [borders(n, k, stride, padding) for n, k in zip(image.shape[2:], kernel, strict=True)]
+        self.pad = [padding_of(n, k, stride, padding) for n, k in zip(image.shape[2:], kernel, strict=True)]
         self.padded = np.pad(image, [(0, 0), (0, 0), *self.pad], constant_values=fill)
         self.size = [(n - k) // stride + 1 for n, k in zip(self.padded.shape[2:], kernel, strict=True)]
 
@@ -52,7 +52,7 @@ class Window:
                 yield y, x, (slice(None), slice(None), rows, columns)
 
     def crop(self, padded: Array) -> Array:
-        """Without the border."""
+        """Remove the padding."""
         (top, _), (left, _) = self.pad
         return padded[:, :, top : top + self.shape[2], left : left + self.shape[3]]
 
@@ -75,22 +75,22 @@ def convolution(image: Array, weights: Array, stride: int, padding: str) -> tupl
 
 
 def batch_norm(image: Array, beta: Array, epsilon: float = 0.001) -> tuple[Array, Callable]:
-    """Less the mean, over the deviation, of each channel over the whole batch; plus an offset."""
-    over = (0, 2, 3)
-    deviation = np.sqrt(image.var(over, keepdims=True) + epsilon)
-    normal = (image - image.mean(over, keepdims=True)) / deviation
+    """Normalise each channel by its mean and deviation over the batch, and add an offset."""
+    axes = (0, 2, 3)
+    deviation = np.sqrt(image.var(axes, keepdims=True) + epsilon)
+    normal = (image - image.mean(axes, keepdims=True)) / deviation
 
     def backward(gradient: Array) -> tuple[Array, Array]:
-        # Mean and deviation depend on every pixel: two parts of the gradient that they take back.
-        through_mean = gradient.mean(over, keepdims=True)
-        through_deviation = normal * (gradient * normal).mean(over, keepdims=True)
-        return (gradient - through_mean - through_deviation) / deviation, gradient.sum(over)
+        # Mean and deviation depend on every pixel, which adds two terms to the gradient.
+        through_mean = gradient.mean(axes, keepdims=True)
+        through_deviation = normal * (gradient * normal).mean(axes, keepdims=True)
+        return (gradient - through_mean - through_deviation) / deviation, gradient.sum(axes)
 
     return normal + beta[:, None, None], backward
 
 
 def average_pool(image: Array, kernel: tuple[int, int], stride: int, padding: str) -> tuple[Array, Backward]:
-    """The mean of the pixels under the window that are in the image: padding does not count."""
+    """The mean of the pixels under the window that are inside the image, without the padding."""
     window = Window(image, kernel, stride, padding)
     inside = Window(np.ones_like(image), kernel, stride, padding)
     total, count = (sum(w.padded[part] for _, _, part in w) for w in (window, inside))
@@ -105,28 +105,28 @@ def average_pool(image: Array, kernel: tuple[int, int], stride: int, padding: st
 
 
 def max_pool(image: Array, kernel: tuple[int, int], stride: int, padding: str) -> tuple[Array, Backward]:
-    """The largest pixel under the window, which alone gets the gradient."""
+    """The largest pixel under the window. Only this pixel receives the gradient."""
     window = Window(image, kernel, stride, padding, fill=-np.inf)
     out = np.max([window.padded[part] for _, _, part in window], axis=0)
 
     def backward(gradient: Array) -> Array:
-        image_gradient, left = np.zeros_like(window.padded), np.ones_like(out, bool)
+        image_gradient, undecided = np.zeros_like(window.padded), np.ones_like(out, bool)
         for _, _, part in window:
-            won = (window.padded[part] == out) & left
-            image_gradient[part] += gradient * won
-            left &= ~won
+            largest = (window.padded[part] == out) & undecided
+            image_gradient[part] += gradient * largest
+            undecided &= ~largest
         return window.crop(image_gradient)
 
     return out, backward
 
 
-# ------------------------------------------------------------------------------ from the table to a module
+# --------------------------------------------------------------------------------- a module from the table
 
 
 class ByHand:
-    """Runs a node of the table with the network's weights, and then backwards.
+    """Runs a node of the table with the network's weights, forward and backward.
 
-    `gradients` collects what reaches each variable, under its name.
+    `gradients` collects the gradient of each variable under its name.
     """
 
     def __init__(self, variables: dict[str, Array]) -> None:
@@ -141,22 +141,22 @@ class ByHand:
         ], image)  # fmt: skip
 
     def branch(self, steps: tuple, scope: str, image: Array) -> tuple[Array, Backward]:
-        way_back = []
+        backwards = []
         for step in steps:
             tables = step if isinstance(step, tuple) else (step,)
             parts = [lambda image, t=table: self.layer(t, f"{scope}.{t.name}", image) for table in tables]
             image, backward = self.joined(parts, image)
-            way_back.append(backward)
+            backwards.append(backward)
 
         def back(gradient: Array) -> Array:
-            for backward in reversed(way_back):
+            for backward in reversed(backwards):
                 gradient = backward(gradient)
             return gradient
 
         return image, back
 
     def joined(self, parts: list[Callable], image: Array) -> tuple[Array, Backward]:
-        """Several readers of one image, joined along the channels: backwards their gradients add up."""
+        """Run several parts on one image and join their outputs along the channels. Their gradients add up."""
         outputs, backwards = zip(*(part(image) for part in parts), strict=True)
         ends = np.cumsum([output.shape[1] for output in outputs])[:-1]
 
@@ -185,7 +185,7 @@ class ByHand:
 
 # ------------------------------------------------------------------------------------------ the comparison
 
-# One of each group, and each layer of the stem. Sizes as small as the strides allow, odd and even.
+# One module of each group, and most layers of the stem, at small odd and even sizes.
 NODES = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_3a_3x3", "Conv2d_3b_1x1", "Mixed_5b", "Mixed_5c",
          "Mixed_6a", "Mixed_6b", "Mixed_7a", "Mixed_7b"]  # fmt: skip
 
@@ -202,15 +202,15 @@ def model() -> InceptionV3:
 def test_the_network_agrees_with_the_convolution_written_by_hand(
     model: InceptionV3, name: str, size: tuple[int, int]
 ) -> None:
-    at = architecture.BASE_END_POINTS.index(name)
+    index = architecture.BASE_END_POINTS.index(name)
     channels = 3
-    if at:
+    if index:
         options = {key: model.settings[key] for key in ("depth_multiplier", "min_depth")}
-        channels = architecture.end_points(**options)[at - 1].channels
+        channels = architecture.end_points(**options)[index - 1].channels
     rng = np.random.default_rng(0)
     image = rng.normal(size=(2, channels, *size))
     by_hand = ByHand({key: value.detach().numpy() for key, value in model.state_dict().items()})
-    expected, backward = by_hand.node(architecture.BASE[at], image)
+    expected, backward = by_hand.node(architecture.BASE[index], image)
 
     pixels = torch.from_numpy(image).requires_grad_()
     model.zero_grad()
@@ -221,10 +221,10 @@ def test_the_network_agrees_with_the_convolution_written_by_hand(
     out.backward(torch.from_numpy(gradient))
     assert pixels.grad is not None
     assert relative(pixels.grad, backward(gradient)) < 1e-9
-    reached = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
-    assert reached.keys() == by_hand.gradients.keys()
+    gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    assert gradients.keys() == by_hand.gradients.keys()
     for key, value in by_hand.gradients.items():
-        assert relative(reached[key], value) < 1e-9, key
+        assert relative(gradients[key], value) < 1e-9, key
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [((3, 3), 2), ((5, 5), 3), ((1, 7), 1), ((2, 4), 2), ((3, 2), 3)])
@@ -232,7 +232,7 @@ def test_the_network_agrees_with_the_convolution_written_by_hand(
 def test_same_padding_at_odd_strides_kernels_and_sizes(
     kernel: tuple[int, int], stride: int, size: tuple[int, int]
 ) -> None:
-    """The network itself has stride 1 wherever it pads; the layers hold for every other case too."""
+    """The network itself has stride 1 wherever it pads, but the layers are correct in every other case too."""
     from inception_v3.network.layers import Conv2d, Pool2d
 
     rng = np.random.default_rng(1)
@@ -247,8 +247,7 @@ def test_same_padding_at_odd_strides_kernels_and_sizes(
         assert relative(ours(torch.from_numpy(image)), expected) < 1e-9, ours
 
 
-def test_the_gradient_by_hand_is_the_slope() -> None:
-    """The hand-written backward pass against finite differences, so that it rests on nothing but arithmetic."""
+def test_the_gradient_by_hand_equals_finite_differences() -> None:
     rng = np.random.default_rng(2)
     image, weights, beta = rng.normal(size=(2, 3, 5, 6)), rng.normal(size=(4, 3, 3, 3)), rng.normal(size=4)
     direction = rng.normal(size=weights.shape)

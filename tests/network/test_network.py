@@ -1,4 +1,4 @@
-"""What a caller of InceptionV3 relies on: what comes back, for which images, and under PyTorch's own tools."""
+"""InceptionV3 as its callers use it: its outputs, image sizes, initialisation, and PyTorch's own tools."""
 
 import copy
 import gc
@@ -23,7 +23,7 @@ def images(height: int = 107, width: int = 107, n: int = 2) -> Tensor:
     return torch.rand(n, 3, height, width) * 2 - 1
 
 
-# ------------------------------------------------------------------------------------- what comes back
+# --------------------------------------------------------------------------------------------- outputs
 
 
 def test_a_call_returns_logits_and_every_end_point_in_order() -> None:
@@ -45,18 +45,18 @@ def test_shapes_are_those_of_the_table_at_any_size(height: int, width: int, clas
     options = {"num_classes": classes, "depth_multiplier": 0.05, "min_depth": 4}
     model = InceptionV3(**options, image_size=(height, width)).eval()  # type: ignore[arg-type]
     with torch.inference_mode():
-        _, found = model(images(height, width, 1))
+        _, end_points = model(images(height, width, 1))
     for point in architecture.end_points(height=height, width=width, **options):  # type: ignore[arg-type]
         size = () if point.name in ("AuxLogits", "Logits", "Predictions") else (point.height, point.width)
-        assert tuple(found[point.name].shape) == (1, point.channels, *size), point.name
+        assert tuple(end_points[point.name].shape) == (1, point.channels, *size), point.name
 
 
-def test_some_end_points_can_be_asked_for(random_model: Build) -> None:
+def test_only_requested_end_points_are_returned(random_model: Build) -> None:
     model = random_model()
-    pictures = images()
+    batch = images()
     with torch.inference_mode():
-        logits, everything = model(pictures)
-        same_logits, some = model(pictures, end_points=("Mixed_6e", "PreLogits"))
+        logits, everything = model(batch)
+        same_logits, some = model(batch, end_points=("Mixed_6e", "PreLogits"))
     assert list(some) == ["Mixed_6e", "PreLogits"]
     assert torch.equal(logits, same_logits)
     assert all(torch.equal(some[name], everything[name]) for name in some)
@@ -73,7 +73,7 @@ def test_an_empty_selection_keeps_no_activation_alive(random_model: Build) -> No
     assert alive[0]() is None
 
 
-def test_the_auxiliary_head_runs_only_where_it_is_asked_for(random_model: Build) -> None:
+def test_the_auxiliary_head_runs_only_if_requested(random_model: Build) -> None:
     model = random_model()
     ran = []
     assert model.AuxLogits is not None
@@ -87,19 +87,19 @@ def test_the_auxiliary_head_runs_only_where_it_is_asked_for(random_model: Build)
 
 def test_the_base_stops_at_final_endpoint(random_model: Build) -> None:
     model = random_model()
-    pictures = images()
+    batch = images()
     ran = []
     model.Mixed_6a.register_forward_hook(lambda *_: ran.append(True))
     with torch.inference_mode():
-        net, end_points = model.base(pictures, final_endpoint="Mixed_5d")
-        _, everything = model(pictures, end_points=("Mixed_5d",))
+        net, end_points = model.base(batch, final_endpoint="Mixed_5d")
+        _, everything = model(batch, end_points=("Mixed_5d",))
     assert list(end_points)[-1] == "Mixed_5d"
     assert torch.equal(net, everything["Mixed_5d"])
-    assert len(ran) == 1, "by the second call alone"
+    assert len(ran) == 1, "only by the second call"
 
 
 @pytest.mark.parametrize("name", architecture.BASE_END_POINTS)
-def test_a_network_built_up_to_final_endpoint_holds_nothing_later(name: str) -> None:
+def test_a_network_with_final_endpoint_has_no_later_layers(name: str) -> None:
     model = InceptionV3(final_endpoint=name, depth_multiplier=0.05, min_depth=4).eval()
     with torch.inference_mode():
         net, end_points = model(images(75, 75, 1))
@@ -124,16 +124,18 @@ def test_batch_norm_scale_adds_a_gamma_of_one_to_every_normalised_layer(random_m
     assert len(gammas) == sum(name.endswith("beta") for name in plain.state_dict()) == 96
     missing, unexpected = scaled.load_state_dict(plain.state_dict(), strict=False)
     assert (missing, unexpected) == (gammas, [])
-    pictures = images()
+    batch = images()
     with torch.inference_mode():
-        assert torch.equal(plain(pictures)[0], scaled(pictures)[0])
+        assert torch.equal(plain(batch)[0], scaled(batch)[0])
 
 
 # ---------------------------------------------------------------------------------- sizes and the heads
 
 
 @pytest.mark.parametrize("size", [(75, 75), (75, 299), (106, 76), (107, 139), (298, 301)])
-def test_images_of_any_size_from_75_with_the_heads_built_for_them(random_model: Build, size: tuple[int, int]) -> None:
+def test_images_can_have_any_size_from_75_if_the_heads_are_built_for_it(
+    random_model: Build, size: tuple[int, int]
+) -> None:
     model = random_model(image_size=size)
     with torch.inference_mode():
         logits, end_points = model(images(*size))
@@ -142,7 +144,7 @@ def test_images_of_any_size_from_75_with_the_heads_built_for_them(random_model: 
 
 
 def test_the_auxiliary_pool_shrinks_too_where_tf_slim_fails(random_model: Build) -> None:
-    """Under 107 pixels the map is smaller than 5x5: the pool becomes a mean over it."""
+    """Below 107 pixels the map is smaller than 5x5, and the pool averages the whole map."""
     model = random_model(image_size=75)
     with torch.inference_mode():
         _, end_points = model(images(75, 75))
@@ -167,7 +169,7 @@ def test_a_larger_image_needs_global_pool_and_the_error_says_so(random_model: Bu
         model(images(395, 395), end_points=())
 
 
-def test_global_pool_gives_one_answer_for_any_size(random_model: Build) -> None:
+def test_global_pool_gives_one_prediction_for_any_size(random_model: Build) -> None:
     model = random_model(global_pool=True, image_size=299)
     with torch.inference_mode():
         logits, end_points = model(images(395, 331))
@@ -177,12 +179,12 @@ def test_global_pool_gives_one_answer_for_any_size(random_model: Build) -> None:
 
 def test_global_pool_averages_the_auxiliary_logits_over_the_map(random_model: Build) -> None:
     model = random_model(global_pool=True, image_size=299).double()
-    pictures = images(395, 395).double()
+    batch = images(395, 395).double()
     with torch.inference_mode():
-        _, pooled = model(pictures)
+        _, pooled = model(batch)
         as_map = InceptionV3(**model.settings | {"global_pool": False, "spatial_squeeze": False}).double().eval()
         as_map.load_state_dict(model.state_dict())
-        _, mapped = as_map(pictures)
+        _, mapped = as_map(batch)
     assert mapped["AuxLogits"].shape[2:] != (1, 1)
     assert relative(pooled["AuxLogits"], mapped["AuxLogits"].mean((2, 3))) < 1e-12
 
@@ -204,7 +206,7 @@ def test_without_spatial_squeeze_logits_are_a_map(random_model: Build) -> None:
         (torch.zeros(1, 3, 99, 99, dtype=torch.uint8), "floats in"),
     ],
 )
-def test_images_that_cannot_be_read_are_one_clear_error(random_model: Build, wrong: Tensor, message: str) -> None:
+def test_images_of_the_wrong_shape_or_type_are_an_error(random_model: Build, wrong: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         random_model()(wrong)
 
@@ -225,7 +227,7 @@ def test_an_impossible_option_is_an_error_that_names_it(options: dict[str, float
 # ---------------------------------------------------------------------------------------- initialisation
 
 
-def test_weights_start_as_a_normal_cut_at_two_deviations() -> None:
+def test_initial_weights_are_normal_and_truncated_at_two_deviations() -> None:
     model = InceptionV3()
     for name, parameter in model.named_parameters():
         if not name.endswith("weights"):
@@ -238,7 +240,7 @@ def test_weights_start_as_a_normal_cut_at_two_deviations() -> None:
         elif name.startswith("AuxLogits.Conv2d_2b"):
             stddev = 0.001
         assert parameter.abs().max() <= 2 * stddev, name
-        # a normal cut at two deviations has 0.8796 of the deviation, and no correction is made for it
+        # Truncation at two deviations reduces the deviation to 0.8796 of it; TF-Slim does not correct this.
         if parameter.numel() > 20_000:
             assert parameter.std().item() == pytest.approx(0.8796 * stddev, rel=0.03), name
     statistics = model.state_dict()
@@ -246,7 +248,7 @@ def test_weights_start_as_a_normal_cut_at_two_deviations() -> None:
     assert all(t.eq(0).all() for n, t in statistics.items() if n.endswith("moving_mean"))
 
 
-def test_dropout_keeps_the_share_that_was_asked_for_and_only_in_training(random_model: Build) -> None:
+def test_dropout_keeps_features_with_the_given_probability_and_only_in_training(random_model: Build) -> None:
     model = random_model(dropout_keep_prob=0.3, depth_multiplier=1.0).train()
     with torch.no_grad():
         _, end_points = model(images(n=4), end_points=("AvgPool_1a", "PreLogits"))
@@ -262,12 +264,12 @@ def test_dropout_keeps_the_share_that_was_asked_for_and_only_in_training(random_
 # ---------------------------------------------------------------------------------- under PyTorch's tools
 
 
-def test_channels_last_gives_the_same_numbers(random_model: Build) -> None:
-    model, pictures = random_model(), images()
+def test_channels_last_gives_the_same_values(random_model: Build) -> None:
+    model, batch = random_model(), images()
     with torch.inference_mode():
-        expected, _ = model(pictures)
+        expected, _ = model(batch)
         model = model.to(memory_format=torch.channels_last)
-        logits, end_points = model(pictures.contiguous(memory_format=torch.channels_last))
+        logits, end_points = model(batch.contiguous(memory_format=torch.channels_last))
     assert relative(logits, expected) < 1e-4
     assert end_points["Mixed_6e"].is_contiguous(memory_format=torch.channels_last)
 
@@ -284,48 +286,48 @@ def test_bf16_autocast_trains_and_predicts(random_model: Build) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_compile_takes_the_whole_network_as_one_graph(random_model: Build, training: bool) -> None:
-    """Of the compiler this needs the part that reads the network; generating code would need a C++ compiler."""
+    """The backend aot_eager traces the network like inductor, but needs no C++ compiler."""
     model = random_model(dropout_keep_prob=1.0).train(training)
-    pictures = images()
-    expected = copy.deepcopy(model)(pictures)[0]
+    batch = images()
+    expected = copy.deepcopy(model)(batch)[0]
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    logits, end_points = compiled(pictures)
+    logits, end_points = compiled(batch)
     assert relative(logits, expected) < 1e-4
     assert list(end_points) == list(model.end_point_names)
 
 
-def test_export_keeps_the_numbers_for_another_batch_size(random_model: Build) -> None:
+def test_export_gives_the_same_values_for_another_batch_size(random_model: Build) -> None:
     model = random_model()
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (images(),), dynamic_shapes={"images": {0: batch}})
-    pictures = images(n=3)
+    batch = images(n=3)
     with torch.inference_mode():
-        assert relative(program.module()(pictures)[0], model(pictures)[0]) < 1e-5
+        assert relative(program.module()(batch)[0], model(batch)[0]) < 1e-5
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_is_whole_and_independent(random_model: Build, copied: Callable[[InceptionV3], InceptionV3]) -> None:
-    model, pictures = random_model(), images()
+    model, batch = random_model(), images()
     other = copied(model)
     with torch.inference_mode():
-        expected, _ = model(pictures)
-        assert torch.equal(other(pictures)[0], expected)
+        expected, _ = model(batch)
+        assert torch.equal(other(batch)[0], expected)
         next(other.parameters()).zero_()
-        assert torch.equal(model(pictures)[0], expected)
+        assert torch.equal(model(batch)[0], expected)
     assert other.settings == model.settings
 
 
-def test_torch_func_sees_a_pure_function(random_model: Build) -> None:
+def test_torch_func_computes_the_gradient_of_each_image(random_model: Build) -> None:
     model = random_model(image_size=75).double()
     parameters = {name: tensor.detach() for name, tensor in model.named_parameters()}
     buffers = dict(model.named_buffers())
-    pictures = images(75, 75, 3).double()
+    batch = images(75, 75, 3).double()
 
-    def loss(weights: dict[str, Tensor], picture: Tensor) -> Tensor:
-        return torch.func.functional_call(model, (weights, buffers), (picture[None], ()))[0].square().sum()
+    def loss(weights: dict[str, Tensor], image: Tensor) -> Tensor:
+        return torch.func.functional_call(model, (weights, buffers), (image[None], ()))[0].square().sum()
 
-    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, pictures)
-    model(pictures, ())[0].square().sum().backward()
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, batch)
+    model(batch, ())[0].square().sum().backward()
     for name in ("Conv2d_1a_3x3.weights", "Mixed_6c.Branch_2.Conv2d_0b_7x1.weights", "Logits.Conv2d_1c_1x1.biases"):
         assert relative(each[name].sum(0), model.get_parameter(name).grad) < 1e-9, name  # type: ignore[arg-type]
 
@@ -334,5 +336,5 @@ def test_gradients_reach_every_parameter(random_model: Build) -> None:
     model = random_model().train()
     logits, end_points = model(images(n=4))
     (logits.square().sum() + end_points["AuxLogits"].square().sum()).backward()
-    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not silent
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not missing

@@ -1,11 +1,10 @@
-"""The same numbers as TF-Slim's own network, which runs beside (tests/oracle/record_tf_slim.py says how).
+"""The network computes the same values as TF-Slim's own network, which tests/oracle/record_tf_slim.py runs.
 
-Every variable is random, statistics and offsets too. TF-Slim runs in float32 and in float64. The float64
-runs decide whether the mathematics is the same: 1e-9. In float32 and inference mode, 1e-4. With batch
-statistics, float32 itself is the limit: the random networks of these cases amplify the rounding of the
-first layers, and TensorFlow's float32 differs from TensorFlow's float64 by more than 1e-4 in some end
-points and gradients. So there the bound is 1e-4 or, where that is more, the distance of TensorFlow's two
-precisions from each other.
+Every variable is random, including statistics and offsets. TF-Slim runs in float32 and in float64. The float64 runs
+show that the mathematics is the same, with a bound of 1e-9. In float32 and inference mode the bound is 1e-4. With batch
+statistics, float32 itself is the limit: the random networks of these cases amplify the rounding errors of the first
+layers, so that TensorFlow's float32 differs from its float64 by more than 1e-4 in some end points and gradients. There
+the bound is 1e-4, or twice the difference between TensorFlow's two precisions if that is larger.
 """
 
 import json
@@ -66,14 +65,15 @@ class Case:
         return {name.removeprefix(prefix): value for name, value in self.recorded.items() if name.startswith(prefix)}
 
     def noise(self, name: str) -> float:
-        """How far TensorFlow's float32 is from its float64."""
+        """The difference between TensorFlow's float32 and its float64."""
         return relative(self.recorded[f"float32/{name}"], self.recorded[f"float64/{name}"])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _sums_in_parts() -> Iterator[None]:
-    """PyTorch sums what one thread has of a batch in order, and TensorFlow all in pairs: alone, one thread's rounding
-    is twice as large."""
+def _two_threads() -> Iterator[None]:
+    """Sum a batch in two parts: PyTorch's threads sum sequentially and TensorFlow pairwise, so that with one thread the
+    rounding error would be twice as large.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -107,7 +107,7 @@ def test_every_end_point_in_inference_mode(case: Case, dtype: str, bound: float)
     with torch.inference_mode():
         _, ours = case.load(dtype)(case.images(dtype))
     theirs = case.tf(dtype, "eval/")
-    assert set(ours) - set(theirs) == {"AvgPool_1a"}, "the one end point that TF-Slim 1.1 does not have"
+    assert set(ours) - set(theirs) == {"AvgPool_1a"}, "the only end point that TF-Slim 1.1 does not have"
     assert set(theirs) <= set(ours)
     for name, value in theirs.items():
         assert relative(nhwc(ours[name]), value) <= bound, name
@@ -119,24 +119,24 @@ def test_every_end_point_with_batch_statistics_and_the_loss_and_its_gradients(
 ) -> None:
     model = case.load(dtype).train()
     logits, ours = model(case.images(dtype))
-    found = {f"train/{name}": nhwc(tensor) for name, tensor in ours.items() if name != "AvgPool_1a"}
+    values = {f"train/{name}": nhwc(tensor) for name, tensor in ours.items() if name != "AvgPool_1a"}
     if case.options["spatial_squeeze"]:
         labels = torch.from_numpy(case.recorded["labels"])
         loss = classification_loss(logits, labels, ours.get("AuxLogits"))
         loss.backward()
-        found["loss"] = loss
+        values["loss"] = loss
         for variable in case.tf(dtype, "grad/"):
             gradient = model.get_parameter(state_name(variable)).grad
             assert gradient is not None
-            found[f"grad/{variable}"] = as_tf(variable, gradient)
+            values[f"grad/{variable}"] = as_tf(variable, gradient)
         assert len(case.tf(dtype, "grad/")) == 7
-    for name, tensor in found.items():
+    for name, tensor in values.items():
         limit = bound if dtype == "float64" else max(bound, 2 * case.noise(name))
         assert relative(tensor, case.recorded[f"{dtype}/{name}"]) <= limit, name
 
 
-def test_the_float32_of_this_network_is_no_further_from_the_truth_than_tensorflows(case: Case) -> None:
-    """What the bound above leaves open: over all end points our rounding is not the larger one."""
+def test_float32_rounding_is_no_larger_than_in_tensorflow(case: Case) -> None:
+    """In the median over all end points, which the bounds of the test above do not cover."""
     with torch.no_grad():
         _, ours = case.load("float32").train()(case.images("float32"))
     names = [name for name in ours if name != "AvgPool_1a"]
@@ -148,7 +148,7 @@ def test_the_float32_of_this_network_is_no_further_from_the_truth_than_tensorflo
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_l2_term(case: Case, dtype: str) -> None:
-    """Its gradient, which is what training adds: so the term is half the sum of gradient times kernel."""
+    """Training adds only the gradient of the term, so the term is half the sum of gradient times kernel."""
     model = case.load(dtype)
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -163,7 +163,7 @@ def test_the_l2_term(case: Case, dtype: str) -> None:
 
 
 def test_the_moving_statistics_after_one_batch(case: Case) -> None:
-    """float32: TensorFlow's fused BatchNorm, which moves by the variance with n - 1; its float64 one has n."""
+    """Compared in float32, because only TensorFlow's fused BatchNorm uses the variance with n - 1; float64 uses n."""
     model = case.load("float32").train()
     with torch.no_grad():
         model(case.images("float32"))
@@ -196,7 +196,7 @@ def test_the_options_are_recovered_from_the_checkpoint(case: Case) -> None:
 
 
 def test_pre_logits_is_the_mean_of_the_last_map(case: Case) -> None:
-    """AvgPool_1a is not in TF-Slim 1.1: on maps that the pool covers it is the mean, and PreLogits too."""
+    """TF-Slim 1.1 has no AvgPool_1a. On maps that the pool covers, AvgPool_1a and PreLogits are the mean."""
     with torch.inference_mode():
         _, ours = case.load("float64")(case.images("float64"))
     if case.options["spatial_squeeze"]:

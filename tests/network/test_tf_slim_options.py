@@ -1,4 +1,4 @@
-"""A TF-Slim checkpoint does not write its options down: names and shapes tell them."""
+"""A TF-Slim checkpoint does not contain its options. They are recovered from names and shapes of the variables."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from inception_v3.weights.formats.tf_slim import recover_options
 def shapes_of(**options: object) -> dict[str, tuple[int, ...]]:
     points = architecture.end_points(**options)  # type: ignore[arg-type]
     layers = [layer for point in points for layer in point.layers if isinstance(layer.table, architecture.Conv)]
-    return {f"{one.name}/weights": (*one.kernel, one.in_channels, one.out_channels) for one in layers}
+    return {f"{layer.name}/weights": (*layer.kernel, layer.in_channels, layer.out_channels) for layer in layers}
 
 
 @settings(max_examples=200, deadline=None)
@@ -26,13 +26,13 @@ def shapes_of(**options: object) -> dict[str, tuple[int, ...]]:
 )
 def test_the_recovered_options_build_the_same_variables(height: int, width: int, **options: object) -> None:
     shapes = shapes_of(height=height, width=width, **options)
-    found = recover_options(Path("x.ckpt"), shapes)
-    size = found.pop("image_size", (299, 299))
-    assert not found.pop("batch_norm_scale")
-    assert shapes_of(height=size[0], width=size[1], **found) == shapes
+    recovered = recover_options(Path("x.ckpt"), shapes)
+    size = recovered.pop("image_size", (299, 299))
+    assert not recovered.pop("batch_norm_scale")
+    assert shapes_of(height=size[0], width=size[1], **recovered) == shapes
 
 
-def test_the_simplest_options_are_taken() -> None:
+def test_the_simplest_of_several_possible_options_are_recovered() -> None:
     options = {"num_classes": 11, "depth_multiplier": 0.3, "min_depth": 16, "create_aux_logits": True}
-    found = recover_options(Path("x.ckpt"), shapes_of(**options))
-    assert found == options | {"image_size": (299, 299), "batch_norm_scale": False}
+    recovered = recover_options(Path("x.ckpt"), shapes_of(**options))
+    assert recovered == options | {"image_size": (299, 299), "batch_norm_scale": False}

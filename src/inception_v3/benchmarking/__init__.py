@@ -1,1 +1,1 @@
-"""The table of this machine: engines, precisions and other programs, in turns."""
+"""Measure every engine, precision and comparable library on this machine, in alternation."""

@@ -1,72 +1,60 @@
-"""The table of this machine: every engine in every precision, and other programs with the same network beside them.
+"""Measure the engines of this package in every precision, and other libraries that run the same network.
 
-Each contestant (contestants.py) has a process of its own, so that its memory is its own. In a round each takes a turn,
-in the next round in the opposite order; ratios are medians over the rounds, so that whatever else the machine does
-decides no order. Outputs are held to the network itself, layer by layer in float32.
+Every system has a process of its own (worker.py), so that its memory can be measured. In a round each system takes one
+turn, and the order alternates between rounds. Ratios are medians over the rounds, so that a disturbance of the machine
+does not decide the order. Logits are compared with those of the network itself, layer by layer in float32.
 """
 
-import json
-import os
 import platform
 import random
-import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import ExitStack, redirect_stdout, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
 
-from inception_v3.benchmarking import contestants
-from inception_v3.benchmarking.contestants import ANSWERS, PEAK, Contest
-from inception_v3.benchmarking.synthetic import as_files, generated, random_network
+from inception_v3.benchmarking.matrix_product import MATRIX_PRODUCT
+from inception_v3.benchmarking.synthetic import png_sources, random_network, synthetic_images
+from inception_v3.benchmarking.systems import ENGINES, Candidate, Workload, list_candidates, load_torchvision
+from inception_v3.benchmarking.worker import LOGITS_FILE, BatchTimes, Memory, Worker, WorkerError, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.exported.check import MIN_AGREEMENT
-from inception_v3.inference.engines.base import LOGITS, Outputs, Pixels
+from inception_v3.inference.engines.base import LOGITS, Pixels
 from inception_v3.inference.exported.check import compare, reference_network
 from inception_v3.inference.choose import NEEDS, install
+from inception_v3.inference.export import export
 from inception_v3.network import architecture
 from inception_v3.support.cpu import core_count
 from inception_v3.weights.formats.registry import find_writer
+from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
 
-FITTED, CHECKED = 64, 48  # pictures that int8 is made with, and others that answers are compared on
+CALIBRATION_IMAGES, COMPARED_IMAGES = 64, 48
 PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "ncnn", "nncf", "timm", "keras")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-Progress = Callable[[str, int, int], None]  # what is done now, how many steps are done, how many there are
-Turn = dict[str, list[float]]  # seconds of each batch, by the size of batches
+StepCallback = Callable[[str, int, int], None]  # the step that begins, the number of steps done, and of all steps
+Agreement = tuple[float, float] | tuple[None, None]  # top-1 agreement, largest difference of a probability
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """Who runs, on which file and package; and the format of another program's weights."""
+class BenchRow:
+    """The medians of one system in one precision with one batch size.
 
-    engine: str
-    precision: Precision
-    file: str
-    package: str
-    program: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.engine} {self.precision}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """Medians of one contestant with one size of batch; None where it cannot be told.
-
-    `ratio` is its speed over the baseline's. Memory is the process's own at its peak, on a GPU what PyTorch took there.
-    `peak_share` is its arithmetic over that of a large matrix product, in the best of the rounds. Agreement and
-    difference (of probabilities) are to the network itself; another program has them where it can hold the network.
+    `ratio` is its speed over the baseline's. `peak_memory_mb` is that of its process, on a GPU what PyTorch allocated
+    there. `peak_share` is its arithmetic throughput over that of a large matrix product, in its best round.
+    `top1_agreement` and `max_difference` (of probabilities) compare it with the network itself. They are None for a
+    library that cannot run exactly this network.
     """
 
     engine: str
@@ -83,251 +71,341 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What was measured. `peak` is operations a second by precision; `skipped` says who has no row, and why."""
+class BenchResult:
+    """The result of a benchmark.
 
-    rows: list[Row]
+    `peak` holds operations per second of a matrix product by precision, `skipped` the reason for each system that has
+    no rows, `pictures` the number and kind of images on which outputs were compared.
+    """
+
+    rows: list[BenchRow]
     baseline: str
     rounds: int
     peak: dict[str, float]
-    operations: int  # of one picture: two for each multiply-accumulate
+    operations: int  # for one image; two for each multiply-accumulate
     pictures: str
     skipped: dict[str, str]
     machine: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def candidates(device: str, engines: Sequence[str], peers: bool, compiled: bool) -> list[Contestant]:
-    """Those that there are for a device, the baseline first. What is installed is not asked."""
-    on_cpu = device == "cpu"
-    by_torch: tuple[Precision, ...] = ("fp32", "bf16") if on_cpu else ("fp32", "bf16", "fp16")
-    ways = ("channels_last", "compiled") if compiled else ("channels_last",)
-    found: list[Contestant] = []
-
-    def add(engine: str, precisions: Sequence[Precision], file: str, package: str, program: str | None = None) -> None:
-        found.extend(Contestant(engine, each, file, package, program) for each in precisions)
-
-    if peers:
-        add("torchvision", ("fp32",), "torchvision.pth", "torchvision", "torchvision")
-        for way in ways:
-            add(f"torchvision, {way}", by_torch, "torchvision.pth", "torchvision", "torchvision")
-        add("torchvision on onnxruntime", ("fp32",), "torchvision.onnx", "onnxruntime", "torchvision")
-        if on_cpu:
-            add("torchvision on openvino", ("fp32", "bf16"), "torchvision.onnx", "openvino", "torchvision")
-        for way in ways:
-            add(f"timm, {way}", by_torch[:1] if on_cpu else by_torch, "timm.safetensors", "timm", "timm")
-        add("keras on pytorch", ("fp32",), "keras.h5", "keras", "keras")
-    if "pytorch" in engines:
-        add("pytorch", by_torch, "model.safetensors", "torch")
-    if "compile" in engines and compiled:
-        add("compile", by_torch, "model.safetensors", "torch")
-    if "ncnn" in engines and on_cpu:
-        add("ncnn", ("fp32",), "model.safetensors", "ncnn")
-    if "onnxruntime" in engines:
-        add("onnxruntime", ("fp32",), "fp32.onnx", "onnxruntime")
-        add("onnxruntime", ("int8",) if on_cpu else (), "int8.onnx", "onnxruntime")
-    if "openvino" in engines and not device.startswith("cuda"):
-        add("openvino", ("fp32", "bf16" if on_cpu else "fp16"), "fp32.xml", "openvino")
-        add("openvino", ("int8",), "int8.xml", "openvino")
-    return found
 
 
 def bench(
     model: InceptionV3 | None = None,
     *,
     images: Sequence[ImageSource] | None = None,
-    engines: Sequence[str] = tuple(contestants.ENGINES),
+    engines: Sequence[str] = ENGINES,
     precisions: Sequence[str] = PRECISIONS,
     batch_sizes: Sequence[int] = (1, 16),
     peers: bool = False,
     compiled: bool = False,
     rounds: int = 10,
     device: str = "cpu",
-    progress: Progress = lambda what, done, total: None,
-) -> Bench:
-    """Measure a network; without one, the network of full width with random weights.
+    progress: StepCallback = lambda step, done, total: None,
+) -> BenchResult:
+    """Measure a model; without one, the full-width network with random weights.
 
-    `images` are what answers are compared on and int8 is made with; without them pictures are generated, and int8 is
-    left out unless the network is the random one. `peers` adds other programs that are installed, `compiled` what goes
-    through torch.compile, which takes minutes.
+    Args:
+        model: the model to run; it must have logits.
+        images: images to calibrate int8 on and to compare outputs on. Without them, images are synthetic, and a given
+            model is not measured in int8.
+        engines: names of this package's engines.
+        precisions: precisions to measure.
+        batch_sizes: batch sizes to measure.
+        peers: measure other libraries too, those that are installed.
+        compiled: measure torch.compile too, which takes minutes.
+        rounds: turns of each system.
+        device: cpu, cuda, cuda:1 ..., or OpenVINO's gpu.
+        progress: called at the start of every step.
 
-    Raises InputError: a network without logits, pictures that cannot be read, nothing that can run.
+    Raises:
+        InputError: a model without logits, images that cannot be read, nothing that can run.
     """
     if model is not None and model.settings.final_endpoint:
-        cut = model.settings.final_endpoint
-        raise InputError(f"a network cut at {cut} names no classes to compare; give a whole one", exit_status=2)
-    wanted, skipped = [], {}
-    for place, one in enumerate(candidates(device, engines, peers, compiled)):
-        if one.precision in precisions or (peers and place == 0):  # the baseline is wanted whatever the precisions
-            reason = _why_not(one, pictures=model is None or images is not None)
-            if reason:
-                skipped[str(one)] = reason
-            else:
-                wanted.append(one)
-    _check_any(wanted, skipped)
-    files = list(dict.fromkeys(one.file for one in wanted))
-    step = _Steps(progress, len(files) + len(wanted) + rounds * (len(wanted) + 1) + 3)
+        end = model.settings.final_endpoint
+        raise InputError(f"a network that ends at {end} has no classes to compare; give a whole network", exit_status=2)
+    candidates = list_candidates(device, engines, peers, compiled)
+    # The first candidate is the baseline. With other libraries it is measured even if its precision is not requested.
+    candidates = [c for index, c in enumerate(candidates) if c.precision in precisions or (peers and index == 0)]
+    candidates, skipped = _available(candidates, can_calibrate=model is None or images is not None)
+    files = {candidate.file: candidate for candidate in candidates}
+    counter, total = count(), len(files) + len(candidates) + rounds * (len(candidates) + 1) + 3
 
-    step("making pictures and a network")
-    size = model.preprocessing.image_size if model else (299, 299)
-    network = model or random_network(generated(32, size, seed=1))
-    if images is not None:
-        fit, pixels = _split(images, network)
-    else:
-        drawn = generated(FITTED + CHECKED, size)
-        fit, pixels = as_files(drawn[:FITTED]), drawn[FITTED:]
-    with tempfile.TemporaryDirectory(prefix="inception-v3-bench-") as name, ExitStack() as stack:
+    def step(name: str) -> None:
+        progress(name, next(counter), total)
+
+    step("preparing the network and the images")
+    network, calibration_images, pixels = _network_and_images(model, images)
+    with tempfile.TemporaryDirectory(prefix="inception-v3-bench-") as folder, ExitStack() as stack:
         scaling, sizes = network.preprocessing, sorted(set(batch_sizes))
-        contest = Contest(Path(name), device, sizes, network.settings, scaling.mean, scaling.std)
-        contest.write(pixels)
-        missing: dict[str, str] = {}
-        for file in files:
-            step(f"making {file}")
-            try:
-                contestants.make(contest.folder / file, network, fit)
-            except (InputError, ImportError) as error:
-                missing[file] = str(error).removeprefix(f"{contest.folder / file}: ")
-        racing: dict[Contestant, Worker] = {}
-        for one in wanted:
-            step(f"starting {one}")
-            try:
-                if one.file in missing:
-                    raise FailedError(missing[one.file])
-                racing[one] = stack.enter_context(started(contest, one.engine, one.precision))
-            except FailedError as error:
-                skipped[str(one)] = str(error)
-        _check_any(racing, skipped)
-        step(f"starting {PEAK}")
-        limit: Worker | None = None
-        try:
-            limit = stack.enter_context(started(contest, PEAK, ",".join({one.precision: 0 for one in racing})))
-        except FailedError as error:
-            skipped[PEAK] = str(error)
-
-        peak: dict[str, float] = {}
-        turns: dict[Contestant, list[Turn]] = {one: [] for one in racing}
-        for number in range(rounds):
-            step(f"round {number + 1}: {PEAK}")
-            measured = limit.ask() if limit else {}
-            peak |= {name: max(speed, peak.get(name, 0.0)) for name, speed in measured.items()}
-            for one in list(racing)[:: -1 if number % 2 else 1]:
-                step(f"round {number + 1}: {one}")
-                try:
-                    turns[one].append(racing[one].ask())
-                except FailedError as error:
-                    skipped[str(one)] = str(error)
-                    del racing[one]
-        _check_any(racing, skipped)
-
-        step("comparing answers")
-        reference = reference_network(network, (LOGITS,))
-        expected = np.concatenate([reference(pixels[at : at + 16])[LOGITS] for at in range(0, len(pixels), 16)])
-        base = next(iter(racing))
-        rows, operations = [], 2 * _macs(network)
-        for one, worker in racing.items():
-            known: tuple[float, float] | tuple[None, None] = None, None
-            if one.program is None or not find_writer(one.program).differences(network.to_weights()):
-                found = np.load(contest.folder / ANSWERS.format(one.engine, one.precision))
-                known = _agreement(found, expected, str(one))
-            allowed = peak[one.precision] / operations if one.precision in peak else None
-            rows += [_row(one, size, turns[one], turns[base], allowed, worker.memory, known) for size in sizes]
-    told = f"{len(pixels)} {'generated pictures' if images is None else 'of the images'}"
-    return Bench(rows, str(base), rounds, peak, operations, told, skipped, machine(device))
+        workload = Workload(Path(folder), device, sizes, network.settings, scaling.mean, scaling.std, pixels)
+        workload.write()
+        errors = _write_model_files(files.values(), workload.folder, network, calibration_images, step)
+        workers, matrix_product = _start_workers(candidates, workload, stack, errors, skipped, step)
+        peak, turns = _measure(workers, matrix_product, rounds, skipped, step)
+        step("comparing outputs")
+        rows = _rows(workers, turns, peak, workload, network)
+    operations, baseline = _operations(network), str(next(iter(workers)))
+    compared = f"{len(pixels)} {'generated images' if images is None else 'of the images'}"
+    return BenchResult(rows, baseline, rounds, peak, operations, compared, skipped, describe_machine(device))
 
 
-def _why_not(one: Contestant, pictures: bool) -> str | None:
-    if find_spec(one.package) is None:
-        remedy = install(one.package) if one.package in NEEDS else f"pip install {one.package}"
-        return f"{one.package} is not installed; {remedy}"
-    if one.engine.startswith("torchvision on") and find_spec("onnxscript") is None:
-        return "its graph is written by torch.onnx, which needs onnxscript; pip install onnxscript"
-    if one.precision == "int8" and not pictures:
-        return "is made with pictures like those that will come; give some with --images FOLDER"
+# ------------------------------------------------------------------------------------------- the steps of bench()
+
+
+def _available(candidates: list[Candidate], can_calibrate: bool) -> tuple[list[Candidate], dict[str, str]]:
+    """Return the candidates that are installed, and the reason for each of the others."""
+    reasons = {candidate: _why_unavailable(candidate, can_calibrate) for candidate in candidates}
+    skipped = {str(candidate): reason for candidate, reason in reasons.items() if reason}
+    available = [candidate for candidate, reason in reasons.items() if not reason]
+    _check_any(available, skipped)
+    return available, skipped
+
+
+def _why_unavailable(candidate: Candidate, can_calibrate: bool) -> str | None:
+    package = candidate.system.package
+    if find_spec(package) is None:
+        remedy = install(package) if package in NEEDS else f"pip install {package}"
+        return f"{package} is not installed; {remedy}"
+    if candidate.file == "torchvision.onnx" and find_spec("onnxscript") is None:
+        return "torch.onnx needs onnxscript to export its network; pip install onnxscript"
+    if candidate.precision == "int8" and not can_calibrate:
+        return "int8 is calibrated on images like those to be predicted; give some with --images FOLDER"
     return None
 
 
-def _check_any(left: Collection[Contestant], skipped: dict[str, str]) -> None:
-    if not left:
+def _check_any(candidates: Collection[Candidate], skipped: dict[str, str]) -> None:
+    if not candidates:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise InputError(f"nothing to measure: {reasons or 'no engine here has that precision'}", exit_status=2)
 
 
-class _Steps:
-    """Tells how far it is."""
+def _network_and_images(
+    model: InceptionV3 | None, images: Sequence[ImageSource] | None
+) -> tuple[InceptionV3, list[ImageSource], Pixels]:
+    """Return the network, images to calibrate int8 on, and the pixels (N, H, W, 3) of others to compare outputs on."""
+    size = model.preprocessing.image_size if model else (299, 299)
+    network = model or random_network(synthetic_images(32, size, seed=1))
+    if images is not None:
+        return network, *_split(images, network)
+    pixels = synthetic_images(CALIBRATION_IMAGES + COMPARED_IMAGES, size)
+    return network, png_sources(pixels[:CALIBRATION_IMAGES]), pixels[CALIBRATION_IMAGES:]
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._done, self._total = progress, 0, total
 
-    def __call__(self, what: str) -> None:
-        self._progress(what, self._done, self._total)
-        self._done += 1
+def _split(images: Sequence[ImageSource], model: InceptionV3) -> tuple[list[ImageSource], Pixels]:
+    """Draw images to calibrate on, and the pixels of others to compare outputs on."""
+    drawn = random.Random(0).sample(list(images), min(len(images), CALIBRATION_IMAGES + COMPARED_IMAGES))
+    compared = max(1, min(COMPARED_IMAGES, len(drawn) // 3))
+    pixels = []
+    for source in drawn[:compared]:
+        try:
+            pixels.append(model.preprocessing.array(source.open()))
+        except InputError as error:
+            warnings.warn(str(error), stacklevel=2)
+    if not pixels:
+        raise InputError("none of the images drawn from --images can be read; give others with --images")
+    return drawn[compared:], np.stack(pixels)
+
+
+def _write_model_files(
+    candidates: Collection[Candidate],
+    folder: Path,
+    network: InceptionV3,
+    calibration_images: list[ImageSource],
+    step: Callable[[str], None],
+) -> dict[str, str]:
+    """Write the model file of each candidate. Returns the error for each file that could not be written."""
+    errors = {}
+    for candidate in candidates:
+        step(f"writing {candidate.file}")
+        try:
+            write_model_file(candidate, folder, network, calibration_images)
+        except (InputError, ImportError) as error:
+            errors[candidate.file] = str(error).removeprefix(f"{folder / candidate.file}: ")
+    return errors
+
+
+def write_model_file(candidate: Candidate, folder: Path, model: InceptionV3, calibration_images: list[ImageSource]) -> None:
+    """Write the file that a candidate loads to `folder`. int8 is calibrated on `calibration_images`.
+
+    Raises InputError or ImportError.
+    """
+    file, format = folder / candidate.file, candidate.system.format
+    if format and model.settings.depth_multiplier != 1:
+        raise InputError(f"{format} only has the published layer widths")
+    if file.name == "torchvision.onnx":
+        _export_torchvision(file, model)
+    elif format:
+        save(model, file, format, allow_difference=True)
+    elif file.suffix == ".safetensors":
+        save(model, file)
+    elif candidate.precision == "int8":  # with any agreement, because the table shows it
+        export(model, file, precision="int8", images=calibration_images, min_agreement=0)
+    else:
+        export(model, file, min_agreement=0)
+
+
+def _export_torchvision(file: Path, model: InceptionV3) -> None:
+    """Let PyTorch export torchvision's own network to ONNX."""
+    weights = file.with_name("weights.pth")
+    save(model, weights, "torchvision", allow_difference=True)
+    network = load_torchvision(model.settings, weights).eval()
+    example = torch.zeros(2, 3, *model.preprocessing.image_size)
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (example,), file, dynamic_shapes={"x": {0: torch.export.Dim("batch")}}, verbose=False
+        )
+
+
+def _start_workers(
+    candidates: list[Candidate],
+    workload: Workload,
+    stack: ExitStack,
+    errors: dict[str, str],
+    skipped: dict[str, str],
+    step: Callable[[str], None],
+) -> tuple[dict[Candidate, Worker], Worker | None]:
+    """Start a worker for each candidate whose file has no error, and one for the matrix product.
+
+    `skipped` receives the reason for each one that does not start.
+    """
+
+    def start(label: str, system: str, precision: str) -> Worker | None:
+        step(f"starting {label}")
+        try:
+            return stack.enter_context(start_worker(workload, system, precision))
+        except WorkerError as error:
+            skipped[label] = str(error)
+            return None
+
+    workers: dict[Candidate, Worker] = {}
+    for candidate in candidates:
+        if candidate.file in errors:
+            skipped[str(candidate)] = errors[candidate.file]
+        elif worker := start(str(candidate), candidate.system.name, candidate.precision):
+            workers[candidate] = worker
+    _check_any(workers, skipped)
+    precisions = dict.fromkeys(candidate.precision for candidate in workers)
+    return workers, start(MATRIX_PRODUCT, MATRIX_PRODUCT, ",".join(precisions))
+
+
+def _measure(
+    workers: dict[Candidate, Worker],
+    matrix_product: Worker | None,
+    rounds: int,
+    skipped: dict[str, str],
+    step: Callable[[str], None],
+) -> tuple[dict[str, float], dict[Candidate, list[BatchTimes]]]:
+    """Let all workers take turns; those that fail are removed from `workers`.
+
+    Returns the operations per second of a matrix product by precision, and the turns of each candidate.
+    """
+    peak: dict[str, float] = {}
+    turns: dict[Candidate, list[BatchTimes]] = {candidate: [] for candidate in workers}
+    for number in range(rounds):
+        step(f"round {number + 1}: {MATRIX_PRODUCT}")
+        speeds = matrix_product.take_turn() if matrix_product else {}
+        peak |= {precision: max(speed, peak.get(precision, 0.0)) for precision, speed in speeds.items()}
+        for candidate in list(workers)[:: -1 if number % 2 else 1]:
+            step(f"round {number + 1}: {candidate}")
+            try:
+                turns[candidate].append(workers[candidate].take_turn())
+            except WorkerError as error:
+                skipped[str(candidate)] = str(error)
+                del workers[candidate]
+    _check_any(workers, skipped)
+    return peak, turns
+
+
+# --------------------------------------------------------------------------------------------------- the results
+
+
+def _rows(
+    workers: dict[Candidate, Worker],
+    turns: dict[Candidate, list[BatchTimes]],
+    peak: dict[str, float],
+    workload: Workload,
+    network: InceptionV3,
+) -> list[BenchRow]:
+    """Return the rows of every candidate. The first one is the baseline."""
+    run, pixels = reference_network(network, (LOGITS,)), workload.pixels
+    expected = np.concatenate([run(pixels[start : start + 16])[LOGITS] for start in range(0, len(pixels), 16)])
+    rows = []
+    for candidate, worker in workers.items():
+        agreement: Agreement = None, None
+        format = candidate.system.format
+        if format is None or not find_writer(format).differences(network):
+            agreement = _agreement(np.load(workload.folder / LOGITS_FILE.format(candidate)), expected, str(candidate))
+        limit = peak[candidate.precision] / _operations(network) if candidate.precision in peak else None
+        baseline_turns = turns[next(iter(workers))]
+        rows += [
+            _row(candidate, size, turns[candidate], baseline_turns, limit, worker.memory, agreement)
+            for size in workload.batch_sizes
+        ]
+    return rows
 
 
 def _row(
-    one: Contestant,
+    candidate: Candidate,
     batch_size: int,
-    turns: list[Turn],
-    base: list[Turn],
-    allowed: float | None,
-    memory: dict[str, float | None],
-    agreement: tuple[float, float] | tuple[None, None],
-) -> Row:
-    """`allowed` are the images a second that the arithmetic allows."""
+    turns: list[BatchTimes],
+    baseline_turns: list[BatchTimes],
+    limit: float | None,
+    memory: Memory,
+    agreement: Agreement,
+) -> BenchRow:
+    """Summarise the turns of a candidate. `limit` is the number of images per second that the arithmetic allows."""
     key = str(batch_size)
-    rates, theirs = (np.array([batch_size / np.median(turn[key]) for turn in found]) for found in (turns, base))
+    speeds, baseline_speeds = (
+        np.array([batch_size / np.median(turn[key]) for turn in part]) for part in (turns, baseline_turns)
+    )
     seconds = np.concatenate([turn[key] for turn in turns])
-    rate = float(np.median(rates))
-    return Row(
-        one.engine,
-        one.precision,
+    speed = float(np.median(speeds))
+    return BenchRow(
+        candidate.system.name,
+        candidate.precision,
         batch_size,
-        images_per_second=rate,
-        ratio=float(np.median(rates / theirs)),
+        images_per_second=speed,
+        ratio=float(np.median(speeds / baseline_speeds)),
         latency_p50_ms=float(np.median(seconds)) * 1000,
         latency_p99_ms=float(np.percentile(seconds, 99)) * 1000,
         peak_memory_mb=memory[key],
-        peak_share=rate / allowed if allowed else None,
+        peak_share=speed / limit if limit else None,
         top1_agreement=agreement[0],
         max_difference=agreement[1],
     )
 
 
-def _agreement(found: np.ndarray, expected: np.ndarray, name: str) -> tuple[float, float]:
-    """The share of pictures with the same first class, and the largest difference of a probability."""
-
-    def stored(logits: np.ndarray) -> Callable[[Pixels], Outputs]:
-        return lambda _: {LOGITS: logits}
-
+def _agreement(logits: np.ndarray, expected: np.ndarray, name: str) -> Agreement:
+    """Return the top-1 agreement of logits (N, classes), and the largest difference of a probability."""
+    no_pixels = np.empty((len(logits), 0, 0, 3), np.uint8)
     try:
-        check = compare(stored(found), stored(expected), [np.empty((len(found), 1, 1, 3), np.uint8)], "", "")
+        check = compare(lambda _: {LOGITS: logits}, lambda _: {LOGITS: expected}, [no_pixels], "", "")
     except ValueError as error:
         warnings.warn(f"{name}: {error}", stacklevel=2)
         return 0.0, float("inf")
     return check.top_1_agreement, check.max_difference
 
 
-def doubtful(rows: Sequence[Row]) -> dict[str, float]:
-    """The engines of this project that agree with the network less than exports must, and how much."""
-    ours = (row for row in rows if row.engine in contestants.ENGINES and row.top1_agreement is not None)
+def low_agreement(rows: Iterable[BenchRow]) -> dict[str, float]:
+    """Return the top-1 agreement of this package's engines where it is below the minimum for an export."""
+    agreements = {(row.engine, row.precision): row.top1_agreement for row in rows if row.engine in ENGINES}
     return {
-        f"{row.engine} {row.precision}": row.top1_agreement or 0.0
-        for row in ours
-        if (row.top1_agreement or 0.0) < MIN_AGREEMENT[row.precision]
+        f"{engine} {precision}": agreement
+        for (engine, precision), agreement in agreements.items()
+        if agreement is not None and agreement < MIN_AGREEMENT[precision]
     }
 
 
-def _macs(model: InceptionV3) -> int:
-    """Of one picture."""
+def _operations(model: InceptionV3) -> int:
+    """Return the number of arithmetic operations for one image: two for each multiply-accumulate."""
     height, width = model.preprocessing.image_size
     options = {name: model.settings[name] for name in ("num_classes", "depth_multiplier", "min_depth", "global_pool")}
     points = architecture.end_points(height=height, width=width, create_aux_logits=False, **options)
-    return sum(point.macs for point in points)
+    return 2 * sum(point.macs for point in points)
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What it ran on, and with which versions."""
+def describe_machine(device: str) -> dict[str, Any]:
+    """Return the names of the CPU and GPU, the number of cores, and the versions of the packages."""
     name = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
@@ -335,90 +413,7 @@ def machine(device: str) -> dict[str, Any]:
         name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
     versions = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    cores = core_count()
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") and torch.cuda.is_available() else None
-    return {"cpu": name, "cores": cores, "gpu": gpu, "device": device, "versions": versions}
-
-
-# ------------------------------------------------------------------------------------------------- the pictures
-
-
-def _split(images: Sequence[ImageSource], model: InceptionV3) -> tuple[list[ImageSource], Pixels]:
-    """Images to make int8 with, and the pixels of others to compare on."""
-    chosen = random.Random(0).sample(list(images), min(len(images), FITTED + CHECKED))
-    checked = max(1, min(CHECKED, len(chosen) // 3))
-    pixels = []
-    for source in chosen[:checked]:
-        try:
-            pixels.append(model.preprocessing.array(source.open()))
-        except InputError as error:
-            warnings.warn(str(error), stacklevel=2)
-    if not pixels:
-        raise InputError("none of the images that were chosen can be read; give others with --images")
-    return chosen[checked:], np.stack(pixels)
-
-
-# ------------------------------------------------------------------------------------------------- the processes
-
-
-class FailedError(Exception):
-    """A contestant cannot start, or is gone."""
-
-
-@dataclass
-class Worker:
-    """A contestant's process, and its memory in MB at its peak with each size of batch."""
-
-    process: "subprocess.Popen[str]"
-    log: Path
-    memory: dict[str, float | None]
-
-    def ask(self) -> dict[str, Any]:
-        """Let it take a turn."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write("\n")
-            self.process.stdin.flush()
-        except OSError:
-            pass  # it is gone: the answer says why
-        return self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        """What it says next. Raises FailedError where it says that it failed, or nothing more."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            said = self.log.read_text(errors="replace").strip().splitlines()
-            raise FailedError(f"ended with exit status {self.process.wait()}" + (f": {said[-1][:200]}" if said else ""))
-        told: dict[str, Any] = json.loads(line)
-        if "problem" in told:
-            raise FailedError(told["problem"])
-        return told
-
-
-@contextmanager
-def started(contest: Contest, engine: str, precision: str) -> Iterator[Worker]:
-    """A process that is ready. In a session of its own Ctrl-C does not reach it: it ends with this process."""
-    command = [sys.executable, "-m", "inception_v3.benchmarking.contestants", str(contest.folder), engine, precision]
-    log = contest.folder / f"{engine} {precision}.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-            env={"OMP_WAIT_POLICY": "passive"} | os.environ,  # who waits for its turn takes nothing from the others
-        )
-    worker = Worker(process, log, {})
-    try:
-        worker.memory |= worker.answer()["ready"]
-        yield worker
-    finally:
-        process.kill()
-        process.communicate()
+    return {"cpu": name, "cores": core_count(), "gpu": gpu, "device": device, "versions": versions}

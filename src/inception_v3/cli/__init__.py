@@ -1,7 +1,7 @@
-"""The command line: `inception-v3 train | finetune | evaluate | predict | ...`, a file for each command.
+"""The command line: `inception-v3 train | finetune | evaluate | predict | ...`, with one file for each command.
 
-A command's file is imported when it is asked for, and PyTorch inside the commands that need it, so that help and
-mistakes answer at once, and `predict` with an exported network soon.
+The file of a command is imported only when that command runs, and PyTorch only inside the commands that need it. So
+help and wrong options need no wait, and `predict` starts quickly with an exported network.
 """
 
 import errno
@@ -17,16 +17,16 @@ import typer
 from typer.core import TyperGroup
 
 from inception_v3 import __version__
-from inception_v3.cli.common import warn
+from inception_v3.cli.common import print_message, warn
 from inception_v3.errors import InputError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
-class Commands(TyperGroup):
-    """Each is the function of that name in the file of that name."""
+class LazyCommands(TyperGroup):
+    """Imports a command when it is used: the function `inception_v3.cli.NAME.NAME`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -34,16 +34,16 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=CONTEXT)
-        alone.command(cmd_name)(getattr(import_module(f"inception_v3.cli.{cmd_name}"), cmd_name))
-        return typer.main.get_command(alone)
+        single = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=CONTEXT)
+        single.command(cmd_name)(getattr(import_module(f"inception_v3.cli.{cmd_name}"), cmd_name))
+        return typer.main.get_command(single)
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=CONTEXT)
+app = typer.Typer(cls=LazyCommands, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=CONTEXT)
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"inception-v3 {__version__}")
         raise typer.Exit
 
@@ -51,66 +51,68 @@ def _tell_version(asked: bool) -> None:
 @app.callback()
 def inception_v3(
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Inception V3: train it, judge it, use it, look inside."""
+    """Inception V3: train it, evaluate it, predict with it, look inside."""
 
 
 def main() -> None:
-    """Run a command; one line and an exit status in place of a traceback for anything the user can mend."""
-    _keep_stderr()
-    threading.excepthook = _of_a_thread
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes on one machine one alone speaks
-    # without a line of our source
-    warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if first else None
+    """Run a command. Errors that the user can fix are reported in one line, with an exit status and no traceback."""
+    _duplicate_stderr()
+    threading.excepthook = _ignore_output_errors
+    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes only one prints warnings
+    # Python's own format would add the line of our source.
+    warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process else None
     try:
-        try:
-            app(standalone_mode=True)
-        except SystemExit as ended:
-            if isinstance(ended.__context__, BrokenPipeError):  # typer takes it for a failure
-                raise ended.__context__ from None
-            if ended.__context__ is not None and type(ended.__context__.__cause__) is KeyboardInterrupt:
-                raise KeyboardInterrupt from None  # typer would end without a word
-            if sys.stdout is not None:  # as after >&-
-                sys.stdout.flush()  # while there is still somebody to say that it cannot be
-            raise
+        _run()
     except InputError as error:
-        _tell(f"error: {error}")
+        print_message(f"error: {error}", style="bold red")
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        _tell("interrupted", style="")
+        print_message("interrupted")
         sys.exit(130)
-    except BrokenPipeError:  # the reader, such as head, has what it wanted
-        _forget_output()
+    except BrokenPipeError:  # the reader of a pipe, such as head, has read enough
+        _discard_stdout()
         sys.exit(0)
     except OSError as error:
-        if error.filename is not None or error.errno not in NO_ROOM:  # nothing to do with the output
+        if error.filename is not None or error.errno not in OUTPUT_ERRORS:  # not an error of stdout
             raise
-        _forget_output()
-        _tell(f"error: the output cannot be written ({error.strerror or error}); send it elsewhere")
+        _discard_stdout()
+        print_message(
+            f"error: the output cannot be written ({error.strerror or error}); redirect it to another file or disk",
+            style="bold red",
+        )
         sys.exit(1)
 
 
-def _keep_stderr() -> None:
-    """Print to a descriptor of our own: while a thread decodes a TIFF, number 2 leads nowhere (images.py)."""
-    with suppress(AttributeError, OSError):  # there is none, or it is no file
+def _run() -> None:
+    """Run typer, but raise BrokenPipeError and KeyboardInterrupt, which typer turns into an exit status."""
+    try:
+        app(standalone_mode=True)
+    except SystemExit as exited:
+        if isinstance(exited.__context__, BrokenPipeError):
+            raise exited.__context__ from None
+        if exited.__context__ is not None and type(exited.__context__.__cause__) is KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+        if sys.stdout is not None:  # it is None after >&-
+            sys.stdout.flush()  # now, while an error can still be reported
+        raise
+
+
+def _duplicate_stderr() -> None:
+    """Print to a duplicate of descriptor 2, which is redirected while a thread decodes a TIFF (images/decode.py)."""
+    with suppress(AttributeError, OSError):  # stderr is closed, or not a file
         if sys.stderr.fileno() == 2:
             sys.stderr = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, sys.stderr.errors)
 
 
-def _of_a_thread(failed: threading.ExceptHookArgs) -> None:
-    """TensorBoard's writes in a thread of its own: where the disk is full, the training fails too, and says so."""
+def _ignore_output_errors(failed: threading.ExceptHookArgs) -> None:
+    """Ignore OSErrors in threads. TensorBoard writes in one; if its disk is full, the training itself reports that."""
     if not issubclass(failed.exc_type, OSError):
         threading.__excepthook__(failed)
 
 
-def _tell(message: str, style: str = "bold red") -> None:
-    from inception_v3.cli.common import messages
-
-    messages.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
-
-
-def _forget_output() -> None:
-    """What is left in the buffer would fail again when the interpreter ends."""
+def _discard_stdout() -> None:
+    """Discard the buffered output, which the interpreter would try to write again when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,109 +2,107 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, warn
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, messages, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from inception_v3.benchmarking.bench import Bench
+    from inception_v3.benchmarking.bench import BenchResult
 
-WIDTH = 132  # of the table where it goes into a file or a pipe
+WIDTH = 132  # columns of the table in a file or a pipe
 
 
 def bench(
     model: Annotated[
-        str | None, typer.Argument(help=f"{MODEL_HELP} By default the network of full width with random weights.")
+        str | None, typer.Argument(help=f"{MODEL_HELP} By default the full-width network with random weights.")
     ] = None,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Other programs too, those that are installed: torchvision, timm, Keras.")
+        bool, typer.Option("--peers", help="Also measure other libraries, if installed: torchvision, timm, Keras.")
     ] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Include torch.compile; takes minutes.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also measure torch.compile; takes minutes.")] = False,
     engines: Annotated[
         str | None, typer.Option(help="Some of pytorch,compile,onnxruntime,openvino,ncnn. By default all.")
     ] = None,
     precisions: Annotated[str | None, typer.Option(help="Some of fp32,bf16,fp16,int8. By default all.")] = None,
     batch_size: Annotated[
-        list[int] | None, typer.Option(min=1, help="Pictures at once; give it again for another. By default 1 and 16.")
+        list[int] | None, typer.Option(min=1, help="Images per batch; repeat for more sizes. By default 1 and 16.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each takes its turn.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 10,
     images: Annotated[
-        list[str] | None, typer.Option(help="Pictures to compare answers on, and to make int8 with.")
+        list[str] | None, typer.Option(help="Images to compare outputs on, and to calibrate int8 on.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the speeds into this .png.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot the speeds to this .png file.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ..., or OpenVINO's gpu.")] = "cpu",
     weights_file: WeightsFile = None,
     as_json: Json = False,
 ) -> None:
-    """Measure every engine on this machine: speed, latency, memory, share of the arithmetic's limit, agreement.
+    """Measure every engine on this machine: speed, latency, memory, share of peak arithmetic, agreement.
 
-    All run by turns, so that a noisy machine does not decide the order.
+    The engines take turns, so that other load on the machine does not decide their order.
     """
-    from inception_v3.benchmarking.contestants import ENGINES
+    from inception_v3.benchmarking.systems import ENGINES
     from inception_v3.inference.exported.check import MIN_AGREEMENT
 
-    chosen = _some("--engines", engines, tuple(ENGINES))
-    which = _some("--precisions", precisions, tuple(MIN_AGREEMENT))
-    if "compile" in (engines or "").split(","):
-        compiled = True
+    chosen_engines = _split_list("--engines", engines, ENGINES)
+    chosen_precisions = _split_list("--precisions", precisions, tuple(MIN_AGREEMENT))
     if plot is not None:
         _check_plot(plot)
     from inception_v3.images.find import expand
 
-    pictures = list(expand(images)) if images else None
+    sources = list(expand(images)) if images else None
     from rich.console import Console
 
-    from inception_v3.benchmarking.bench import bench, doubtful
-    from inception_v3.cli.common import messages
+    from inception_v3.benchmarking.bench import bench, low_agreement
     from inception_v3.support.devices import pick_device
     from inception_v3.support.progress import progress_bar
     from inception_v3.weights.load import load
 
     if device.startswith("cuda"):
-        pick_device(device)
+        pick_device(device)  # raises InputError if there is no such GPU
     network = load(model, weights_file=weights_file) if model is not None else None
     with progress_bar(messages) as progress:
         bar = progress.add_task("measuring", total=None, figures="")
-        found = bench(
+        result = bench(
             network,
-            images=pictures,
-            engines=chosen,
-            precisions=which,
+            images=sources,
+            engines=chosen_engines,
+            precisions=chosen_precisions,
             batch_sizes=batch_size or (1, 16),
             peers=peers,
-            compiled=compiled,
+            compiled=compiled or (engines is not None and "compile" in chosen_engines),
             rounds=rounds,
             device=device,
-            progress=lambda what, done, total: progress.update(bar, completed=done, total=total, figures=what),
+            progress=lambda step, done, total: progress.update(bar, completed=done, total=total, figures=step),
         )
     if plot is not None:
         from inception_v3.reports.plots import speeds
 
-        rows = [(row.engine, row.precision, row.batch_size, row.images_per_second) for row in found.rows]
-        speeds(rows, {precision: peak / found.operations for precision, peak in found.peak.items()}, plot)
+        rows = [(row.engine, row.precision, row.batch_size, row.images_per_second) for row in result.rows]
+        speeds(rows, {precision: peak / result.operations for precision, peak in result.peak.items()}, plot)
     if as_json:
-        print(json.dumps(found.as_dict()))
+        print(json.dumps(asdict(result)))
     else:
-        Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(found))
-    for name, reason in found.skipped.items():
+        Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(result))
+    for name, reason in result.skipped.items():
         warn(f"{name}: left out: {reason}")
-    for name, agreement in doubtful(found.rows).items():
-        warn(f"{name}: agrees with the network on {agreement:.1%} of {found.pictures}, too few to be chosen by itself")
+    for name, agreement in low_agreement(result.rows).items():
+        warn(f"{name}: top-1 agreement with the network is {agreement:.1%} on {result.pictures}, too low for auto")
 
 
-def _some(option: str, given: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """What was given with commas, all by default."""
-    chosen = known if given is None else tuple(given.split(","))
-    for one in chosen:
-        if one not in known:
-            raise InputError(f"{option}: no {one!r}; there are {', '.join(known)}", exit_status=2)
-    return chosen
+def _split_list(option: str, value: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Split a list with commas; without a value, return all that is known."""
+    names = known if value is None else tuple(value.split(","))
+    for name in names:
+        if name not in known:
+            raise InputError(f"{option}: no {name!r}; choose from {', '.join(known)}", exit_status=2)
+    return names
 
 
 def _check_plot(path: Path) -> None:
@@ -119,44 +117,44 @@ def _check_plot(path: Path) -> None:
     check_writable(path)
 
 
-def _table(found: "Bench") -> "Table":
+def _table(result: "BenchResult") -> "Table":
     from rich import box
     from rich.table import Table
 
-    machine = found.machine
-    peaks = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in found.peak.items())
+    machine = result.machine
+    peaks = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in result.peak.items())
     versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
     table = Table(
-        title=f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {found.rounds} rounds",
-        caption=f"× is the speed over {found.baseline}; MB the process's memory at its peak; of peak: of the "
-        f"arithmetic of a matrix product ({peaks} GFLOP/s; a picture is {found.operations / 1e9:.2f} GFLOP); same "
-        f"class and probabilities off by: against the network itself in fp32, on {found.pictures}. {versions}",
+        title=f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {result.rounds} rounds",
+        caption=f"×: speed over {result.baseline}. MB: peak memory of the process. of peak: arithmetic throughput over "
+        f"that of a matrix product ({peaks} GFLOP/s; an image takes {result.operations / 1e9:.2f} GFLOP). same class, "
+        f"off by: top-1 agreement and largest difference of a probability, compared with the network itself in fp32 on "
+        f"{result.pictures}. {versions}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
     )
     table.add_column("engine", no_wrap=True)
     table.add_column("precision")
-    for name in ("batch", "images/s", "×", "p50 ms", "p99 ms", "MB", "of peak", "same class", "off by"):
-        table.add_column(name, justify="right")
-    before = None
-    for row in found.rows:
-        name = f"{row.engine} {row.precision}"
+    for column in ("batch", "images/s", "×", "p50 ms", "p99 ms", "MB", "of peak", "same class", "off by"):
+        table.add_column(column, justify="right")
+    previous: tuple[str, str] | None = None
+    for row in result.rows:
+        system = row.engine, str(row.precision)
         table.add_row(
-            row.engine if name != before else "",
-            row.precision if name != before else "",
+            *(system if system != previous else ("", "")),
             str(row.batch_size),
             f"{row.images_per_second:,.1f}",
             f"{row.ratio:.2f}",
             f"{row.latency_p50_ms:,.1f}",
             f"{row.latency_p99_ms:,.1f}",
-            _shown(row.peak_memory_mb, "{:,.0f}"),
-            _shown(row.peak_share, "{:.0%}"),
-            _shown(row.top1_agreement, "{:.1%}"),
-            _shown(row.max_difference, "{:.0e}"),
+            _format(row.peak_memory_mb, "{:,.0f}"),
+            _format(row.peak_share, "{:.0%}"),
+            _format(row.top1_agreement, "{:.1%}"),
+            _format(row.max_difference, "{:.0e}"),
         )
-        before = name
+        previous = system
     return table
 
 
-def _shown(value: Any, form: str) -> str:
+def _format(value: Any, form: str) -> str:
     return "–" if value is None else form.format(value)

@@ -1,4 +1,4 @@
-"""What the commands share: options under one name, the two consoles, and how mistakes and bad pictures are unreadable_lines."""
+"""Shared by the commands: common options, the two consoles, and how results and unreadable images are printed."""
 
 import json
 import os
@@ -20,19 +20,18 @@ if TYPE_CHECKING:
     messages: Console
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default the GPU where there is one.")]
-Workers = Annotated[int | None, typer.Option(min=0, max=256, help="Processes that decode pictures.")]
-MAX_SEED = 2**63 - 1
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures that the network takes at once.")]
-
-MODEL_HELP = "A run folder, a file of any format, or a name such as torchvision:IMAGENET1K_V1 or hf:owner/name."
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default the GPU, if there is one.")]
+Workers = Annotated[int | None, typer.Option(min=0, max=256, help="Processes that decode images.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 WeightsFile = Annotated[
-    Path | None, typer.Option(help="A file to take in place of the download, where the model is a published name.")
+    Path | None, typer.Option(help="A file to use instead of the download, if the model is a published name.")
 ]
+MODEL_HELP = "A run folder, a file of any format, or a name such as torchvision:IMAGENET1K_V1 or hf:owner/name."
+MAX_SEED = 2**63 - 1
 
 
 def __getattr__(name: str) -> Any:
-    """The two consoles, when first asked for: to import rich takes as long as a picture."""
+    """Create the consoles, `output` for stdout and `messages` for stderr, on first use: importing rich takes time."""
     if name not in ("output", "messages"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rich.console import Console
@@ -41,77 +40,81 @@ def __getattr__(name: str) -> Any:
     return globals()[name]
 
 
-def warn(text: str) -> None:
+def print_message(text: str, style: str | None = None) -> None:
+    """Print a line to stderr as it is: rich neither highlights nor wraps it."""
     from inception_v3.cli.common import messages
 
-    messages.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    messages.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def warn_unreadable(reasons: list[str], count: int, listed: Path | None = None, bad: int | None = None) -> None:
-    """What could not be read, at the end, where it is seen; `bad` is its number where not all reasons were kept."""
-    if reasons:
-        bad = bad or len(reasons)
-        where = f"; {listed} lists them" if listed else ""
-        warn(f"{bad} of {count} images could not be read{where}:")
-        for reason in reasons[:10]:
-            warn(f"  {reason}")
+def warn(text: str) -> None:
+    print_message(text, style="yellow")
+
+
+def unreadable_lines(images: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each (name, reason)."""
+    return [reason if name in reason else f"{name}: {reason}" for name, reason in images]
+
+
+def warn_unreadable(lines: list[str], count: int, listed_in: Path | None = None, bad: int | None = None) -> None:
+    """Report the images that could not be read, ten at most.
+
+    `count` is the number of all images, `listed_in` a file with all lines, `bad` the number of unreadable images if
+    there are more than `lines`.
+    """
+    if lines:
+        bad = bad or len(lines)
+        warn(f"{bad} of {count} images could not be read{f'; {listed_in} lists them' if listed_in else ''}:")
+        for line in lines[:10]:
+            warn(f"  {line}")
         if bad > 10:
             warn(f"  and {bad - 10} more")
 
 
-def unreadable_lines(bad: Iterable[tuple[str, str]]) -> list[str]:
-    """For each (name, reason) a line with both."""
-    return [reason if name in reason else f"{name}: {reason}" for name, reason in bad]
-
-
 def print_run(run: "RunFolder", data: str, metrics: "Metrics", as_json: bool, **more: Any) -> None:
-    """What a training has come to, a line or JSON with `more`; what could not be read stands there once, for all."""
+    """Print the result of a training in one line, or as JSON with the values of `more`."""
     from inception_v3.cli.common import output
 
     if as_json:
-        bad = [{"image": image, "reason": reason} for image, reason in run.bad_images]
+        bad = [{"image": image, "reason": reason} for image, reason in run.bad_images]  # training and held-out images
         held_out = {key: value for key, value in metrics.as_dict().items() if key != "bad"}
-        unreadable_lines = {"run": str(run.path), "data": data, "held_out": held_out, "bad": bad}
-        print(json.dumps(unreadable_lines | more, allow_nan=False))
-        return
-    line = f"{run.path}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out pictures"
-    output.print(line, highlight=False, markup=False, soft_wrap=True)
+        result = {"run": str(run.path), "data": data, "held_out": held_out, "bad": bad}
+        print(json.dumps(result | more, allow_nan=False))
+    else:
+        line = f"{run.path}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out images"
+        output.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def choose_worker_count(asked: int | None, pictures: int, data: str) -> int:
-    """Decoding photographs is worth processes of its own, a few or tiny pictures are not."""
-    if asked is not None:
-        return asked
-    return 0 if data == "digits" or pictures < 200 else min(os.cpu_count() or 1, 8)
+def choose_worker_count(requested: int | None, images: int, data: str) -> int:
+    """Return the number of decoding processes: without a request none for few or tiny images, else up to eight."""
+    if requested is not None:
+        return requested
+    return 0 if data == "digits" or images < 200 else min(os.cpu_count() or 1, 8)
 
 
 def default_run_folder(data: str) -> Path:
-    """The run folder of data for which none was given: named like it, or like the folder of what a pattern finds."""
+    """Return the run folder for data without --out: runs/ and the name of the data, or of the folder of a pattern."""
     from inception_v3.data.address import exists
 
-    place = Path(data).resolve()
-    pattern = set("*?[{") & {*place.name} and not exists(data)
-    return Path("runs") / (place.parent if pattern else place).name
+    path = Path(data).resolve()
+    is_pattern = set("*?[{") & {*path.name} and not exists(data)
+    return Path("runs") / (path.parent if is_pattern else path).name
 
 
 def check_outside_data(data: str, out: Path) -> None:
-    """Raises InputError where the plots of a run folder would become pictures of a class."""
+    """Raise InputError if the run folder is inside a data folder, where its plots would become images of a class.
+
+    A folder beside train/ is allowed, because it is no class.
+    """
     from inception_v3.data.address import is_folder
     from inception_v3.data.splits import TRAIN_NAMES, split_name
 
-    if is_folder(data) and out.resolve().is_relative_to(Path(data).resolve()):
-        first, *_ = (*out.resolve().relative_to(Path(data).resolve()).parts, "")
-        split = any(split_name(place.name) in TRAIN_NAMES for place in Path(data).iterdir() if place.is_dir())
-        if split and not split_name(first):
-            return  # what is beside train/ is no class
+    folder = Path(data).resolve()
+    if not (is_folder(data) and out.resolve().is_relative_to(folder)):
+        return
+    first, *_ = (*out.resolve().relative_to(folder).parts, "")
+    has_splits = any(split_name(path.name) in TRAIN_NAMES for path in folder.iterdir() if path.is_dir())
+    if not has_splits or split_name(first):
         raise InputError(
             f"{out}: inside {data}, where it would be taken for a class; give another --out", exit_status=2
         )
-
-
-def checked(function: Any, **options: Any) -> Any:
-    """Call a function that raises ValueError for a wrong option, and name the option in the error."""
-    try:
-        return function(**options)
-    except ValueError as error:
-        raise InputError(str(error), exit_status=2) from error

@@ -1,12 +1,12 @@
-"""Inception V3 as data, written once.
+"""Inception V3 as data. Its layers are listed only in this file.
 
 The tables below are the network of "Rethinking the Inception Architecture" (arXiv 1512.00567) as TF-Slim
-published it (tf_slim/nets/inception_v3.py), line for line and under its variable names. The PyTorch module,
-shapes, parameter and MAC counts, checkpoint names and the printed description are all derived from them
-by `end_points`, which walks the tables for one choice of options and image size. Nothing here needs PyTorch.
+published it (tf_slim/nets/inception_v3.py), line for line and under its variable names. `end_points` walks the
+tables for a choice of options and an image size. The PyTorch module, shapes, numbers of parameters and MACs,
+checkpoint names and the printed description all follow from its result. Nothing here needs PyTorch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,20 +16,20 @@ Padding = Literal["SAME", "VALID"]
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution without bias, then BatchNorm, then ReLU; `width=None` is a logits layer: a bias alone."""
+    """A convolution without bias, then BatchNorm and ReLU; with `width=None` a convolution with a bias, for logits."""
 
     name: str
     width: int | None
     kernel: Size
     stride: int = 1
     padding: Padding = "SAME"
-    shrinks: bool = False  # the kernel shrinks to the map, and `name` is completed by its size
-    stddev: float | None = None  # of the initial weights; None: variance scaling
+    shrinks: bool = False  # the kernel shrinks to the map, and its size is filled into `name`
+    stddev: float | None = None  # of the initial weights; None means variance scaling
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A maximum or an average; an average with SAME padding leaves the padding out of its mean."""
+    """A max or average pool. An average pool with SAME padding leaves the padding out of its mean."""
 
     name: str
     kind: Literal["max", "avg"]
@@ -39,13 +39,13 @@ class Pool:
     shrinks: bool = False
 
 
-Step = Conv | Pool | tuple[Conv, ...]  # a tuple: several convolutions of one input, joined along the channels
+Step = Conv | Pool | tuple[Conv, ...]  # a tuple is several convolutions of one input, joined along the channels
 Branch = tuple[Step, ...]
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """An Inception module: branches that read one input and are joined along the channels, in this order."""
+    """An Inception module: branches that read the same input and are joined along the channels, in this order."""
 
     name: str
     branches: tuple[Branch, ...]
@@ -86,7 +86,7 @@ STEM: tuple[Conv | Pool, ...] = (
 
 
 def mixed_5(name: str, pooled: int, branch_1: tuple[str, str] = ("Conv2d_0a_1x1", "Conv2d_0b_5x5")) -> Mixed:
-    """35x35 (figure 5 of the paper, with one 5x5 left whole)."""
+    """A module on 35x35 maps (figure 5 of the paper, with one 5x5 convolution not factorised)."""
     return Mixed(name, (
         (conv("Conv2d_0a_1x1", 64, "1x1"),),
         (conv(branch_1[0], 48, "1x1"), conv(branch_1[1], 64, "5x5")),
@@ -96,7 +96,7 @@ def mixed_5(name: str, pooled: int, branch_1: tuple[str, str] = ("Conv2d_0a_1x1"
 
 
 def mixed_6(name: str, n: int) -> Mixed:
-    """17x17 with 7x7 factorised into 1x7 and 7x1 (figure 6)."""
+    """A module on 17x17 maps, with 7x7 factorised into 1x7 and 7x1 (figure 6)."""
     return Mixed(name, (
         (conv("Conv2d_0a_1x1", 192, "1x1"),),
         (conv("Conv2d_0a_1x1", n, "1x1"), conv("Conv2d_0b_1x7", n, "1x7"), conv("Conv2d_0c_7x1", 192, "7x1")),
@@ -107,7 +107,7 @@ def mixed_6(name: str, n: int) -> Mixed:
 
 
 def mixed_7(name: str, branch_1_3x1: str) -> Mixed:
-    """8x8 with the filter bank expanded: 1x3 beside 3x1 (figure 7)."""
+    """A module on 8x8 maps, with an expanded filter bank: 1x3 beside 3x1 (figure 7)."""
     return Mixed(name, (
         (conv("Conv2d_0a_1x1", 320, "1x1"),),
         (conv("Conv2d_0a_1x1", 384, "1x1"),
@@ -118,7 +118,7 @@ def mixed_7(name: str, branch_1_3x1: str) -> Mixed:
     ))  # fmt: skip
 
 
-# Conv_1_0c_5x5, the 3x3 convolutions called Conv2d_1a_1x1 and Mixed_7b's Conv2d_0b_3x1 look like slips;
+# Conv_1_0c_5x5, the 3x3 convolutions called Conv2d_1a_1x1 and Mixed_7b's Conv2d_0b_3x1 look like typing errors, but
 # they are the published variable names.
 MODULES: tuple[Mixed, ...] = (
     mixed_5("Mixed_5b", pooled=32),
@@ -154,29 +154,29 @@ AUX_LOGITS: tuple[Conv | Pool, ...] = (
     conv("Conv2d_2b_1x1", None, "1x1", stddev=0.001),
 )
 
-# Dropout stands between the two. The stride of 2 shows on maps larger than 8x8 alone: it is the default
-# of TF-Slim's avg_pool2d, which its network leaves as it is.
+# Dropout comes between the two. The stride of 2 is the default of TF-Slim's avg_pool2d; it has an effect only on maps
+# larger than 8x8.
 LOGITS: tuple[Conv | Pool, ...] = (
     avg_pool("AvgPool_1a_8x8", "8x8", 2, "VALID", shrinks=True),
     conv("Conv2d_1c_1x1", None, "1x1"),
 )
 
-# The graph of 2015, which FID uses, takes a maximum where every other Inception V3 takes this average.
+# The 2015 graph that FID uses has a max pool here. Every other Inception V3 has an average pool.
 MAX_POOL_OF_2015 = "Mixed_7c/Branch_3/AvgPool_0a_3x3"
 
 BASE_END_POINTS = tuple(node.name for node in BASE)
 HEAD_END_POINTS = ("AuxLogits", "AvgPool_1a", "PreLogits", "Logits", "Predictions")
 
-# ------------------------------------------------------------------------- what follows from the tables
+# ------------------------------------------------------------------------------- derived from the tables
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with every size known.
+    """One layer of the network for a choice of options and image size.
 
-    `name` is TF-Slim's scope below `InceptionV3/`, such as `Mixed_5b/Branch_1/Conv2d_0a_1x1`.
-    Sizes are (height, width) in pixels; `jump` is the distance in input pixels between two neighbours
-    of its output, `receptive_field` what one of them sees.
+    `name` is TF-Slim's scope below `InceptionV3/`, such as `Mixed_5b/Branch_1/Conv2d_0a_1x1`. Sizes are (height, width)
+    in pixels. `receptive_field` is the size of the image region on which one output pixel depends, `jump` the distance
+    in the image between the regions of two neighbouring output pixels.
     """
 
     name: str
@@ -194,24 +194,24 @@ class Layer:
 
     @property
     def normalized(self) -> bool:
-        """Whether BatchNorm and ReLU follow (all convolutions but the two that give logits)."""
+        """Whether BatchNorm and ReLU follow, as they do after all convolutions but the two that give logits."""
         return isinstance(self.table, Conv) and self.table.width is not None
 
     @property
     def trainable_parameters(self) -> int:
-        """Kernel and offset (beta, or the logits' bias); a gamma would add `out_channels`."""
+        """The kernel, and beta or the bias of the logits. A gamma would add `out_channels`."""
         if isinstance(self.table, Pool):
             return 0
         return self.kernel[0] * self.kernel[1] * self.in_channels * self.out_channels + self.out_channels
 
     @property
     def parameters(self) -> int:
-        """As TF-Slim counts: the trainable ones and BatchNorm's moving mean and variance."""
+        """The number that TF-Slim counts: trainable parameters, and BatchNorm's moving mean and variance."""
         return self.trainable_parameters + (2 * self.out_channels if self.normalized else 0)
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one image, in the convolution alone."""
+        """Multiply-accumulates of the convolution for one image."""
         if isinstance(self.table, Pool):
             return 0
         height, width = self.output_size
@@ -220,7 +220,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class EndPoint:
-    """A named tensor of the network: (height, width, channels), and what its layers add up to."""
+    """A named output of the network: its shape, and the layers between it and the end point before it."""
 
     name: str
     height: int
@@ -243,8 +243,8 @@ class EndPoint:
 
 
 @dataclass(frozen=True)
-class _Tensor:
-    """What the walk carries from layer to layer."""
+class _Map:
+    """A feature map between two layers; receptive field and jump as in Layer."""
 
     channels: int
     size: Size
@@ -252,18 +252,21 @@ class _Tensor:
     jump: Size = (1, 1)
 
 
+Channels = Callable[[Conv], int]  # the number of output channels of a convolution
+
+
 def depth(width: int, depth_multiplier: float, min_depth: int) -> int:
-    """The width of a layer in a thinner or wider network, as TF-Slim rounds it."""
+    """Multiply the width of a layer, with TF-Slim's rounding."""
     return max(int(width * depth_multiplier), min_depth)
 
 
 def output_length(length: int, kernel: int, stride: int, padding: Padding) -> int:
-    """TensorFlow's size of an output: ceil(length / stride) for SAME."""
+    """Compute the height or width of a layer's output as TensorFlow does."""
     return -(-length // stride) if padding == "SAME" else (length - kernel) // stride + 1
 
 
 def check_options(num_classes: int, depth_multiplier: float, min_depth: int, final_endpoint: str | None) -> None:
-    """Raise ValueError, naming the option, for one that no network can have."""
+    """Raise ValueError, with the name of the option, for a value that no network can have."""
     if depth_multiplier <= 0:
         raise ValueError(f"depth_multiplier must be greater than zero, not {depth_multiplier}")
     if num_classes < 1:
@@ -285,116 +288,121 @@ def end_points(
     global_pool: bool = False,
     final_endpoint: str | None = None,
 ) -> list[EndPoint]:
-    """Walk the tables: every end point of the network in order, with its layers and their sizes.
+    """Walk the tables and return every end point of the network in order, with its layers and their sizes.
 
-    AuxLogits comes after the base and before Logits; a network cut at `final_endpoint` has no heads.
-    Raises ValueError for an impossible option or an image too small for the layers.
+    AuxLogits comes after the base and before Logits. With `final_endpoint`, the network ends there and has no heads.
+
+    Raises:
+        ValueError: an impossible option, or an image too small for the layers.
     """
     check_options(num_classes, depth_multiplier, min_depth, final_endpoint)
     minimum = minimum_size(final_endpoint)
     if min(height, width) < minimum:
         raise ValueError(f"images are {height}x{width}: the network needs at least {minimum}x{minimum}")
 
-    def layer(table: Conv | Pool, scope: str, seen: _Tensor, shrink_to: Size | None = None) -> Layer:
-        kernel = table.kernel
-        if table.shrinks:
-            kernel = shrink_to or (min(kernel[0], seen.size[0]), min(kernel[1], seen.size[1]))
-        if isinstance(table, Pool):
-            channels = seen.channels
-        elif table.width is None:
-            channels = num_classes
-        else:
-            channels = depth(table.width, depth_multiplier, min_depth)
-        return Layer(
-            name=scope + table.name.format(*kernel),
-            table=table,
-            kernel=kernel,
-            in_channels=seen.channels,
-            out_channels=channels,
-            output_size=_pair(
-                output_length(n, k, table.stride, table.padding) for n, k in zip(seen.size, kernel, strict=True)
-            ),
-            receptive_field=_pair(
-                r + (k - 1) * j for r, k, j in zip(seen.receptive_field, kernel, seen.jump, strict=True)
-            ),
-            jump=_pair(j * table.stride for j in seen.jump),
-        )
+    def channels(table: Conv) -> int:
+        return num_classes if table.width is None else depth(table.width, depth_multiplier, min_depth)
 
-    def run(steps: Iterable[Step], scope: str, seen: _Tensor) -> tuple[list[Layer], _Tensor]:
-        done: list[Layer] = []
-        for step in steps:
-            together = [layer(table, scope, seen) for table in (step if isinstance(step, tuple) else (step,))]
-            done += together
-            seen = _join(_after(one) for one in together)
-        return done, seen
-
-    found: list[EndPoint] = []
-
-    def reached(name: str, done: Iterable[Layer], seen: _Tensor) -> None:
-        found.append(EndPoint(name, *seen.size, seen.channels, seen.receptive_field, tuple(done)))
-
-    seen = _Tensor(3, (height, width))
-    at: dict[str, _Tensor] = {}
+    points, maps = [], {}
+    net = _Map(3, (height, width))
     for node in BASE:
         if isinstance(node, Mixed):
-            branches = [run(steps, f"{node.name}/{name}/", seen) for name, steps in node.named_branches]
-            done = [one for branch, _ in branches for one in branch]
-            seen = _join(tensor for _, tensor in branches)
+            branches = [_chain(steps, f"{node.name}/{name}/", net, channels) for name, steps in node.named_branches]
+            layers = [layer for branch, _ in branches for layer in branch]
+            net = _join(output for _, output in branches)
         else:
-            done, seen = run((node,), "", seen)
-        at[node.name] = seen
-        reached(node.name, done, seen)
+            layers, net = _chain((node,), "", net, channels)
+        maps[node.name] = net
+        points.append(_end_point(node.name, net, layers))
         if node.name == final_endpoint:
-            return found
+            return points
     if create_aux_logits:
-        done, after = run(AUX_LOGITS, "AuxLogits/", at[AUX_INPUT])
-        reached("AuxLogits", done, after)
-    pool_table, logits_table = LOGITS
-    pool = layer(pool_table, "Logits/", seen, shrink_to=seen.size if global_pool else None)
-    logits = layer(logits_table, "Logits/", _after(pool))
-    reached("AvgPool_1a", (pool,), _after(pool))
-    reached("PreLogits", (), _after(pool))
-    reached("Logits", (logits,), _after(logits))
-    reached("Predictions", (), _after(logits))
-    return found
+        layers, aux_logits = _chain(AUX_LOGITS, "AuxLogits/", maps[AUX_INPUT], channels)
+        points.append(_end_point("AuxLogits", aux_logits, layers))
+    pool = _layer(LOGITS[0], "Logits/", net, channels, shrink_to=net.size if global_pool else None)
+    logits = _layer(LOGITS[1], "Logits/", _output(pool), channels)
+    return [
+        *points,
+        _end_point("AvgPool_1a", _output(pool), [pool]),
+        _end_point("PreLogits", _output(pool), []),
+        _end_point("Logits", _output(logits), [logits]),
+        _end_point("Predictions", _output(logits), []),
+    ]
 
 
 def minimum_size(final_endpoint: str | None = None) -> int:
-    """The smallest height and width that leave every map up to `final_endpoint` at least one pixel: 75."""
+    """Return the smallest height and width for which every map up to `final_endpoint` has a pixel: 75 for all maps."""
     last = BASE_END_POINTS.index(final_endpoint) if final_endpoint else len(BASE) - 1
+    return next(size for size in range(1, 1000) if _leaves_a_pixel(size, BASE[: last + 1]))
 
-    def enough(size: int) -> bool:
-        for node in BASE[: last + 1]:
-            for steps in node.branches if isinstance(node, Mixed) else ((node,),):
-                after = size
-                for step in steps:
-                    table = step[0] if isinstance(step, tuple) else step
-                    after = output_length(after, table.kernel[0], table.stride, table.padding)
-                    if after < 1:
-                        return False
-            size = after
-        return True
 
-    return next(size for size in range(1, 1000) if enough(size))
+def _leaves_a_pixel(length: int, nodes: Iterable[Conv | Pool | Mixed]) -> bool:
+    for node in nodes:
+        for steps in node.branches if isinstance(node, Mixed) else ((node,),):
+            branch_length = length
+            for step in steps:
+                table = step[0] if isinstance(step, tuple) else step
+                branch_length = output_length(branch_length, table.kernel[0], table.stride, table.padding)
+                if branch_length < 1:
+                    return False
+        length = branch_length
+    return True
 
 
 def needs_global_pool(image_size: Size) -> bool:
-    """Whether the last map is larger than the last pool, which then leaves a part of it out, or several answers."""
+    """Whether the last map is larger than the last pool's kernel.
+
+    The pool then leaves a part of the map out, or the network has more than one prediction for an image.
+    """
     height, width = image_size
     last, pool = end_points(height=height, width=width, final_endpoint=BASE_END_POINTS[-1])[-1], LOGITS[0].kernel
     return last.height > pool[0] or last.width > pool[1]
 
 
-def _after(layer: Layer) -> _Tensor:
-    return _Tensor(layer.out_channels, layer.output_size, layer.receptive_field, layer.jump)
+def _layer(table: Conv | Pool, scope: str, net: _Map, channels: Channels, shrink_to: Size | None = None) -> Layer:
+    """Return a layer that reads `net`. `shrink_to` is the kernel of a layer that shrinks, by default the map's size."""
+    kernel = table.kernel
+    if table.shrinks:
+        kernel = shrink_to or (min(kernel[0], net.size[0]), min(kernel[1], net.size[1]))
+    return Layer(
+        name=scope + table.name.format(*kernel),
+        table=table,
+        kernel=kernel,
+        in_channels=net.channels,
+        out_channels=net.channels if isinstance(table, Pool) else channels(table),
+        output_size=_pair(
+            output_length(n, k, table.stride, table.padding) for n, k in zip(net.size, kernel, strict=True)
+        ),
+        receptive_field=_pair(
+            field + (k - 1) * jump for field, k, jump in zip(net.receptive_field, kernel, net.jump, strict=True)
+        ),
+        jump=_pair(jump * table.stride for jump in net.jump),
+    )
 
 
-def _join(tensors: Iterable[_Tensor]) -> _Tensor:
-    """Along the channels; the receptive field of the whole is that of its widest part."""
-    parts = list(tensors)
-    assert len({part.size for part in parts}) == 1, "branches of one module end in maps of one size"
-    field_of_all = max(p.receptive_field[0] for p in parts), max(p.receptive_field[1] for p in parts)
-    return _Tensor(sum(p.channels for p in parts), parts[0].size, field_of_all, parts[0].jump)
+def _chain(steps: Iterable[Step], scope: str, net: _Map, channels: Channels) -> tuple[list[Layer], _Map]:
+    """Return the layers of a branch that reads `net`, and its output."""
+    layers: list[Layer] = []
+    for step in steps:
+        parallel = [_layer(table, scope, net, channels) for table in (step if isinstance(step, tuple) else (step,))]
+        layers += parallel
+        net = _join(map(_output, parallel))
+    return layers, net
+
+
+def _output(layer: Layer) -> _Map:
+    return _Map(layer.out_channels, layer.output_size, layer.receptive_field, layer.jump)
+
+
+def _join(maps: Iterable[_Map]) -> _Map:
+    """Join maps of one size along the channels. The receptive field is that of the map with the largest one."""
+    parts = list(maps)
+    receptive_field = max(part.receptive_field[0] for part in parts), max(part.receptive_field[1] for part in parts)
+    return _Map(sum(part.channels for part in parts), parts[0].size, receptive_field, parts[0].jump)
+
+
+def _end_point(name: str, net: _Map, layers: Iterable[Layer]) -> EndPoint:
+    return EndPoint(name, *net.size, net.channels, net.receptive_field, tuple(layers))
 
 
 def _pair(numbers: Iterable[int]) -> Size:

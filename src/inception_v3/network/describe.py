@@ -1,4 +1,4 @@
-"""The source's table, live: what each end point is built of, its shape, its cost and what it sees."""
+"""The network as a description: the layers, shape, cost and receptive field of each end point."""
 
 from typing import Any
 
@@ -6,11 +6,14 @@ from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Conv, EndPoint, Mixed, Pool
 
 
-def description(**options: Any) -> dict[str, Any]:
-    """Every end point and the totals, for programs. Options are those of `architecture.end_points`.
+def describe_network(**options: Any) -> dict[str, Any]:
+    """Describe every end point, and the totals, in values that JSON can hold.
 
-    Parameters count BatchNorm's statistics, as TF-Slim does. MACs are those of one image. Sizes are in pixels.
-    Raises ValueError for an impossible option or too small an image.
+    The options are those of `architecture.end_points`. Parameters include BatchNorm's statistics, as in TF-Slim; MACs
+    are for one image; sizes are in pixels.
+
+    Raises:
+        ValueError: an impossible option, or an image too small.
     """
     points = architecture.end_points(**options)
     base = [point for point in points if point.name in BASE_END_POINTS]
@@ -45,17 +48,17 @@ def _total(points: list[EndPoint]) -> dict[str, int]:
 
 
 def built_as(name: str) -> list[str]:
-    """The branches of an end point in the source's notation: `1x1 48 → 5x5 64`, `1x3 384 ‖ 3x1 384`."""
-    texts = {
-        "AuxLogits": [_chain(architecture.AUX_LOGITS)],
-        "AvgPool_1a": [_layer(architecture.LOGITS[0])],
-        "PreLogits": ["dropout"],
-        "Logits": [_layer(architecture.LOGITS[1])],
-        "Predictions": ["softmax"],
+    """Write the branches of an end point in the notation of TF-Slim's table: `1x1 48 → 5x5 64`, `1x3 384 ‖ 3x1 384`."""
+    heads = {
+        "AuxLogits": _chain(architecture.AUX_LOGITS),
+        "AvgPool_1a": _layer(architecture.LOGITS[0]),
+        "PreLogits": "dropout",
+        "Logits": _layer(architecture.LOGITS[1]),
+        "Predictions": "softmax",
     }
-    if name in texts:
-        return texts[name]
-    node = next(node for node in architecture.BASE if node.name == name)
+    if name in heads:
+        return [heads[name]]
+    node = architecture.BASE[BASE_END_POINTS.index(name)]
     return [_chain(branch) for branch in node.branches] if isinstance(node, Mixed) else [_layer(node)]
 
 
@@ -66,7 +69,7 @@ def _chain(steps: tuple[architecture.Step, ...]) -> str:
 
 
 def _layer(layer: Conv | Pool) -> str:
-    """A stride of 1 and SAME padding go without saying."""
+    """Write one layer; a stride of 1 and SAME padding are left out."""
     kind = f"{layer.kind} " if isinstance(layer, Pool) else ""
     stride = f"/{layer.stride}" if layer.stride > 1 else ""
     valid = " V" if layer.padding == "VALID" and layer.kernel != (1, 1) else ""

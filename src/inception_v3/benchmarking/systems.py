@@ -1,0 +1,302 @@
+"""The systems that `bench` compares: this package's engines, and other libraries with the same network.
+
+Each system runs in a worker process of its own (worker.py) and imports only what its users would import. ONNX Runtime,
+for example, runs in a process without PyTorch.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inception_v3.inference.engines.base import LOGITS, Pixels, Precision
+from inception_v3.network.settings import Settings
+
+WORKLOAD_FILE = "workload.pickle"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every worker runs.
+
+    Args:
+        folder: holds this description, the model files, and the logits that the workers write.
+        device: cpu, cuda, cuda:1 ..., or OpenVINO's gpu.
+        batch_sizes: in ascending order.
+        settings: those of the network.
+        mean: mean by which pixels are scaled for the other libraries, whose networks do not scale them.
+        std: its standard deviation.
+        pixels: images (N, H, W, 3) to run, and to compare outputs on.
+    """
+
+    folder: Path
+    device: str
+    batch_sizes: list[int]
+    settings: Settings
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pixels: Pixels
+
+    def write(self) -> None:
+        """Write this object to the folder, for the workers."""
+        (self.folder / WORKLOAD_FILE).write_bytes(pickle.dumps(self))
+
+    @staticmethod
+    def read(folder: Path) -> "Workload":
+        return cast(Workload, pickle.loads((folder / WORKLOAD_FILE).read_bytes()))
+
+    def scale(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Scale pixels (N, H, W, 3) to the images (N, 3, H, W) that the other libraries' networks read."""
+        mean, std = (np.array(values, np.float32) * 255 for values in (self.mean, self.std))
+        return np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2), np.float32)
+
+
+@dataclass(frozen=True)
+class LoadedSystem:
+    """A system that is ready to run: `prepare` converts pixels and is not timed; `run` returns logits (N, classes)."""
+
+    prepare: Callable[[Pixels], Any]
+    run: Callable[[Any], NDArray[np.float32]]
+
+
+Loader = Callable[[Workload, Path, Precision], LoadedSystem]  # from the model file
+
+
+@dataclass(frozen=True)
+class System:
+    """A program that can run the network.
+
+    Args:
+        name: its name in the table.
+        load: loads it in a worker process.
+        file: the model file that it loads; {} stands for fp32 or int8.
+        package: the Python package that must be installed.
+        cpu: precisions that it runs on a CPU.
+        gpu: precisions that it runs on a GPU.
+        cuda: whether `gpu` includes NVIDIA's GPUs.
+        compiled: whether it goes through torch.compile, which takes minutes.
+        format: the weight format of another library; None for an engine of this package.
+    """
+
+    name: str
+    load: Loader
+    file: str
+    package: str
+    cpu: tuple[Precision, ...]
+    gpu: tuple[Precision, ...] = ()
+    cuda: bool = True
+    compiled: bool = False
+    format: str | None = None
+
+    def precisions(self, device: str) -> tuple[Precision, ...]:
+        if device == "cpu":
+            return self.cpu
+        return self.gpu if self.cuda or not device.startswith("cuda") else ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A system in one precision."""
+
+    system: System
+    precision: Precision
+
+    @property
+    def file(self) -> str:
+        return self.system.file.format("int8" if self.precision == "int8" else "fp32")
+
+    def __str__(self) -> str:
+        return f"{self.system.name} {self.precision}"
+
+
+def list_candidates(device: str, engines: Sequence[str], peers: bool, compiled: bool) -> list[Candidate]:
+    """List what could run on a device, installed or not; the first candidate is the baseline.
+
+    `engines` are names of this package's engines; `peers` adds the other libraries, `compiled` torch.compile.
+    """
+    return [
+        Candidate(system, precision)
+        for system in SYSTEMS.values()
+        if (peers if system.format else system.name in engines) and (compiled or not system.compiled)
+        for precision in system.precisions(device)
+    ]
+
+
+# ------------------------------------------------------------------------------- how each system is loaded
+
+
+def load_engine(workload: Workload, file: Path, precision: Precision, *, engine: str) -> LoadedSystem:
+    """Load an engine of this package for a model or an exported file, whatever the agreement stored in the file."""
+    from inception_v3.inference.choose import open_engine
+
+    opened = open_engine(file, engine, precision, workload.device, min_agreement=0)
+    return LoadedSystem(lambda pixels: pixels, lambda pixels: opened.engine.run(pixels)[LOGITS])
+
+
+def load_on_pytorch(
+    workload: Workload,
+    file: Path,
+    precision: Precision,
+    *,
+    network: Callable[[Settings, Path], Any],
+    channels_last: bool = True,
+    compiled: bool = False,
+) -> LoadedSystem:
+    """Load another library's PyTorch network; a lower precision is autocast, as that library's users would run it."""
+    if compiled:
+        os.environ["TORCHINDUCTOR_FREEZING"] = "1"  # folds constants, which is the fastest that torch.compile has
+    import torch
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = network(workload.settings, file).eval().to(workload.device, memory_format=layout)
+    if compiled:
+        module = torch.compile(module)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+    def prepare(pixels: Pixels) -> Any:
+        return torch.from_numpy(workload.scale(pixels)).to(workload.device, memory_format=layout)
+
+    def run(images: Any) -> NDArray[np.float32]:
+        with torch.no_grad(), torch.autocast(images.device.type, dtype) if dtype else nullcontext():
+            logits: NDArray[np.float32] = module(images).float().cpu().numpy()
+        return logits
+
+    return LoadedSystem(prepare, run)
+
+
+def load_torchvision(settings: Settings, file: Path) -> Any:
+    """Load torchvision's network, for images in [-1, 1]."""
+    import torch
+    from torchvision.models import inception_v3
+
+    classes, aux = settings.num_classes, settings.create_aux_logits
+    network = inception_v3(weights=None, init_weights=False, transform_input=False, num_classes=classes, aux_logits=aux)
+    network.load_state_dict(torch.load(file, weights_only=True))
+    return network
+
+
+def load_timm(settings: Settings, file: Path) -> Any:
+    """Load timm's network, which has no auxiliary head."""
+    from safetensors.torch import load_file
+
+    network = import_module("timm").create_model("inception_v3", pretrained=False, num_classes=settings.num_classes)
+    tensors = load_file(file)
+    network.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("AuxLogits")})
+    return network
+
+
+def load_torchvision_on_onnxruntime(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    provider = "CPUExecutionProvider" if workload.device == "cpu" else "CUDAExecutionProvider"
+    session = onnxruntime.InferenceSession(file, options, providers=[provider])
+    name = session.get_inputs()[0].name
+    return LoadedSystem(workload.scale, lambda images: session.run(None, {name: images})[0])
+
+
+def load_torchvision_on_openvino(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
+    from inception_v3.inference.engines.openvino import load_core
+
+    hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY"}
+    model = load_core().compile_model(file, "CPU", hints)
+    request = model.create_infer_request()
+    return LoadedSystem(workload.scale, lambda images: np.array(request.infer([images], share_inputs=True)[0]))
+
+
+def load_keras(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
+    """Load Keras on PyTorch, which is installed, whatever backend the user's configuration names."""
+    os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": workload.device}
+    applications: Any = import_module("keras.applications")
+    network = applications.InceptionV3(
+        weights=None,
+        input_shape=(*workload.settings.image_size, 3),
+        classes=workload.settings.num_classes,
+        classifier_activation=None,
+    )
+    network.load_weights(file)
+    return LoadedSystem(
+        lambda pixels: np.ascontiguousarray(workload.scale(pixels).transpose(0, 2, 3, 1)),
+        lambda images: np.asarray(network.predict_on_batch(images)),
+    )
+
+
+# -------------------------------------------------------------------------------- all systems, in table order
+
+_ON_CPU: tuple[Precision, ...] = ("fp32", "bf16")
+_ON_GPU: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+_torchvision = partial(System, file="torchvision.pth", package="torchvision", format="torchvision")
+_timm = partial(System, file="timm.safetensors", package="timm", format="timm", cpu=("fp32",), gpu=_ON_GPU)
+_in_memory = partial(System, file="model.safetensors", cpu=_ON_CPU, gpu=_ON_GPU)
+
+SYSTEMS: dict[str, System] = {
+    system.name: system
+    for system in (
+        _torchvision(
+            "torchvision",
+            partial(load_on_pytorch, network=load_torchvision, channels_last=False),
+            cpu=("fp32",),
+            gpu=("fp32",),
+        ),
+        _torchvision(
+            "torchvision, channels_last", partial(load_on_pytorch, network=load_torchvision), cpu=_ON_CPU, gpu=_ON_GPU
+        ),
+        _torchvision(
+            "torchvision, compiled",
+            partial(load_on_pytorch, network=load_torchvision, compiled=True),
+            cpu=_ON_CPU,
+            gpu=_ON_GPU,
+            compiled=True,
+        ),
+        System(
+            "torchvision on onnxruntime",
+            load_torchvision_on_onnxruntime,
+            file="torchvision.onnx",
+            package="onnxruntime",
+            cpu=("fp32",),
+            gpu=("fp32",),
+            format="torchvision",
+        ),
+        System(
+            "torchvision on openvino",
+            load_torchvision_on_openvino,
+            file="torchvision.onnx",
+            package="openvino",
+            cpu=("fp32", "bf16"),
+            format="torchvision",
+        ),
+        _timm("timm, channels_last", partial(load_on_pytorch, network=load_timm)),
+        _timm("timm, compiled", partial(load_on_pytorch, network=load_timm, compiled=True), compiled=True),
+        System("keras on pytorch", load_keras, "keras.h5", "keras", ("fp32",), ("fp32",), format="keras"),
+        _in_memory("pytorch", partial(load_engine, engine="pytorch"), package="torch"),
+        _in_memory("compile", partial(load_engine, engine="compile"), package="torch", compiled=True),
+        _in_memory("ncnn", partial(load_engine, engine="ncnn"), package="ncnn", cpu=("fp32",), gpu=()),
+        System(
+            "onnxruntime",
+            partial(load_engine, engine="onnxruntime"),
+            file="{}.onnx",
+            package="onnxruntime",
+            cpu=("fp32", "int8"),
+            gpu=("fp32",),
+        ),
+        System(
+            "openvino",
+            partial(load_engine, engine="openvino"),
+            file="{}.xml",
+            package="openvino",
+            cpu=("fp32", "bf16", "int8"),
+            gpu=("fp32", "fp16", "int8"),
+            cuda=False,
+        ),
+    )
+}
+ENGINES = tuple(name for name, system in SYSTEMS.items() if system.format is None)
