@@ -27,7 +27,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 import inception_v3
 from inception_v3 import cli
-from inception_v3.data import Pictures, batches
+from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import reliability
 from inception_v3.evaluation.crops import MultiCrop
@@ -57,9 +57,11 @@ class Scripted(torch.nn.Module):
         return self.table[images[:, 0, 0, 0].round().long()], {}
 
 
-def grays(labels: list[int], classes: int) -> Pictures:
+def grays(labels: list[int], classes: int) -> LabelledImages:
     pictures = [Image.new("RGB", (2, 2), (n, n, n)) for n in range(len(labels))]
-    return Pictures([f"class {n}" for n in range(classes)], pictures, labels, [str(n) for n in range(len(labels))])
+    return LabelledImages(
+        [f"class {n}" for n in range(classes)], pictures, labels, [str(n) for n in range(len(labels))]
+    )
 
 
 def scripted(logits: Tensor, labels: list[int], **options: object) -> Metrics:
@@ -71,9 +73,9 @@ def noise(count: int, height: int = 80, width: int = 110) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-def labelled(count: int, classes: int = 7) -> Pictures:
+def labelled(count: int, classes: int = 7) -> LabelledImages:
     labels = [n % classes for n in range(count)]
-    return Pictures([*"abcdefg"[:classes]], noise(count), labels, [str(n) for n in range(count)])
+    return LabelledImages([*"abcdefg"[:classes]], noise(count), labels, [str(n) for n in range(count)])
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def test_a_hundred_thousand_classes_take_no_square_of_them(tmp_path: Path) -> No
     assert (told["top1"], told["confusion"]) == (1 / 3, None)
     assert told["classes"][5] == {"class": "n5", "count": 1, "recall": 1.0, "precision": 1 / 3}
     judged = {"models": [], "data": "d", "weights": "ema", "crops": 1, "precision": "fp32"}
-    pictures = Pictures(names, [Image.new("RGB", (9, 9))] * 3, [0, 99_999, 5], ["a", "b", "c"])
+    pictures = LabelledImages(names, [Image.new("RGB", (9, 9))] * 3, [0, 99_999, 5], ["a", "b", "c"])
     write_html(tmp_path / "report.html", metrics, pictures, judged)
     assert "n99999" in (tmp_path / "report.html").read_text()
     with RunFolder(tmp_path / "run") as run:
@@ -251,7 +253,7 @@ class Colours(torch.nn.Module):
         return images.mean((2, 3)) @ self.kernel, {}
 
 
-def mean_softmax(model: torch.nn.Module, data: Pictures, crops: int) -> Tensor:
+def mean_softmax(model: torch.nn.Module, data: LabelledImages, crops: int) -> Tensor:
     views = MultiCrop(model.preprocessing, crops)  # type: ignore[arg-type]
     with torch.inference_mode():
         scaled = [model.preprocessing.scale(views.pixels(picture)) for picture in data.sources]  # type: ignore[operator, arg-type]
@@ -504,16 +506,16 @@ def test_one_killed_stops_the_other_long_before_its_own_end(saved: Callable[...,
 
 
 def die_at_the_third_picture() -> None:
-    opened = Pictures.open
+    opened = LabelledImages.open
     count = itertools.count(1)
 
-    def noted(self: Pictures, index: int) -> Image.Image:
+    def noted(self: LabelledImages, index: int) -> Image.Image:
         if next(count) == 3 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         print("opened", flush=True)
         return opened(self, index)
 
-    Pictures.open = noted  # type: ignore[method-assign]
+    LabelledImages.open = noted  # type: ignore[method-assign]
 
 
 def test_sigterm_as_torchrun_sends_it_to_the_others_is_told(saved: Callable[..., Path], pets: Path) -> None:
@@ -527,12 +529,12 @@ def test_sigterm_as_torchrun_sends_it_to_the_others_is_told(saved: Callable[...,
 
 
 def wait_at_the_first_picture() -> None:
-    def opened(self: Pictures, index: int) -> Image.Image:
+    def opened(self: LabelledImages, index: int) -> Image.Image:
         print("opened", flush=True)
         signal.pause()
         raise AssertionError
 
-    Pictures.open = opened  # type: ignore[method-assign]
+    LabelledImages.open = opened  # type: ignore[method-assign]
 
 
 def test_what_the_data_set_left_out_is_listed_with_the_pictures_that_cannot_be_read(

@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 
 from inception_v3 import InceptionV3, Preprocessing, cli
 from inception_v3.cli.common import default_run
-from inception_v3.data import Pictures, batches, load_data
+from inception_v3.data import LabelledImages, batches, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import evaluate
 from inception_v3.finetuning.bottlenecks import BottleneckCache, features_of
@@ -64,7 +64,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune(
-    place: Path, out: str, data: tuple[Pictures, Pictures] | None = None, *, resume: bool = False, **options: object
+    place: Path,
+    out: str,
+    data: tuple[LabelledImages, LabelledImages] | None = None,
+    *,
+    resume: bool = False,
+    **options: object,
 ) -> FineTuned:
     train_set, test_set = data or load_data(str(place / "data"))
     model = with_new_head(load(place / "weights.safetensors"), train_set.class_names)
@@ -98,7 +103,7 @@ def test_wrong_labels_teach_nothing(place: Path, tuned: FineTuned) -> None:
     train_set, test_set = load_data(str(place / "data"))
     labels = list(train_set.labels)
     random.Random(1).shuffle(labels)
-    wrong = Pictures(train_set.class_names, train_set.sources, labels, train_set.names)
+    wrong = LabelledImages(train_set.class_names, train_set.sources, labels, train_set.names)
     assert tune(place, "wrong", (wrong, test_set)).metrics.top1 < 0.7
 
 
@@ -502,7 +507,7 @@ def test_wrong_data_and_weights_are_told(
         "no class folders": "no class folders",
         "no folder": "no such folder",
         "weights": "there is no such file",
-        "unreadable class": "class red: none of its training pictures can be read",
+        "unreadable class": "class red: none of its training images can be read",
     }[wrong]
     if wrong == "one class":
         for name in ("green", "red"):
@@ -543,7 +548,7 @@ def test_a_class_without_training_pictures_is_no_error(place: Path, tuned: FineT
     """As the background of a set whose labels start at 1."""
     data = load_data(str(place / "data"))
     names = ["background", *data[0].class_names]
-    both = [Pictures(names, one.sources, [label + 1 for label in one.labels], one.names) for one in data]
+    both = [LabelledImages(names, one.sources, [label + 1 for label in one.labels], one.names) for one in data]
     assert tune(place, "background", (both[0], both[1])).metrics.top1 == 1.0
 
 

@@ -96,12 +96,13 @@ def default_run(data: str) -> Path:
 
 def keep_apart(data: str, out: Path) -> None:
     """Raises InputError where the plots of a run folder would become pictures of a class."""
-    from inception_v3.data.address import TRAIN_NAMES, is_folder, split_named
+    from inception_v3.data.address import is_folder
+    from inception_v3.data.splits import TRAIN_NAMES, split_name
 
     if is_folder(data) and out.resolve().is_relative_to(Path(data).resolve()):
         first, *_ = (*out.resolve().relative_to(Path(data).resolve()).parts, "")
-        split = any(split_named(place.name) in TRAIN_NAMES for place in Path(data).iterdir() if place.is_dir())
-        if split and not split_named(first):
+        split = any(split_name(place.name) in TRAIN_NAMES for place in Path(data).iterdir() if place.is_dir())
+        if split and not split_name(first):
             return  # what is beside train/ is no class
         raise InputError(
             f"{out}: inside {data}, where it would be taken for a class; give another --out", exit_status=2

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from inception_v3.data import Batch, Pictures, TrainingBatches, batches
+from inception_v3.data import Batch, LabelledImages, TrainingBatches, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate, whole
 from inception_v3.network.sync_batch_norm import synchronise_batch_norm
@@ -48,8 +48,8 @@ ASTRAY, STEPS_ASTRAY = 10, 50  # a loss so many times that of the start, for so 
 
 
 def train(
-    train_set: Pictures,
-    test_set: Pictures,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
     run: RunFolder,
     recipe: Recipe,
     device: torch.device,
@@ -250,7 +250,7 @@ def train(
             run.list_bad(at.bad_images)
             if at.epoch == 0 and at.bad_images:
                 columns = zip(train_set.labels, train_set.names, strict=True)
-                train_set.check_read([label for label, name in columns if name not in at.bad_images])
+                train_set.check_classes_readable([label for label, name in columns if name not in at.bad_images])
             at.epochs.append(watch.epoch(at, metrics))
             run.log(at.epochs)
             best, at.best_top1 = metrics.top1 > at.best_top1, max(metrics.top1, at.best_top1)

@@ -1,0 +1,105 @@
+"""Labelled images: the form into which every kind of data set is read."""
+
+import io
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from inception_v3.data.sequences import LazySequence, subset
+from inception_v3.errors import InputError
+from inception_v3.images.decode import open_image
+
+
+class LazyImageFile(io.BytesIO):
+    """A file object for an encoded image inside a larger file; `open_image` reads it like any file.
+
+    `load` returns the encoded bytes and is called at the first `read`, which passes on its InputError. `size` is the
+    number of encoded bytes, known before they are loaded (0: unknown).
+    """
+
+    def __init__(self, name: str, size: int, load: Callable[[], bytes]) -> None:
+        super().__init__()
+        self.name, self.size = name, size
+        self._load: Callable[[], bytes] | None = load
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._load is not None:
+            self.write(self._load())
+            self.seek(0)
+            self._load = None
+        return super().read(size)
+
+
+Source = Path | Image.Image | BinaryIO
+
+
+@dataclass
+class LabelledImages:
+    """Images with labels from 0 to len(class_names) - 1. A source is a file or an image in memory.
+
+    `sources`, `labels` and `names` have one item for each image. They may be lists, or sequences that compute their
+    items on access (sequences.py). `bad` lists the (name, reason) of files and records of the data set that cannot be
+    used; these are in none of the other fields.
+    """
+
+    class_names: list[str]
+    sources: Sequence[Source] = field(repr=False)
+    labels: Sequence[int] = field(repr=False)
+    names: Sequence[str] = field(repr=False)  # unique within a split; docs/data.md has the form for each data set
+    bad: list[tuple[str, str]] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def lazy(
+        cls,
+        class_names: list[str],
+        labels: Iterable[int],
+        source: Callable[[int], Source],
+        name: Callable[[int], str],
+        bad: Sequence[tuple[str, str]] = (),
+    ) -> "LabelledImages":
+        """Image i has `source(i)` and `name(i)`, computed at each access. For worker processes both can be pickled."""
+        labels = array("i", labels)
+        indices = range(len(labels))
+        return cls(class_names, LazySequence(source, indices), labels, LazySequence(name, indices), list(bad))
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def open(self, index: int) -> Image.Image:
+        """Decode an image to mode RGB. Raises InputError, with the name of the image, as `open_image` does."""
+        source = self.sources[index]
+        return source if isinstance(source, Image.Image) else open_image(source)
+
+    def content(self, index: int) -> bytes:
+        """The encoded bytes of an image, or the pixels of an image in memory. Raises InputError: cannot be read."""
+        source = self.sources[index]
+        try:
+            if isinstance(source, Image.Image):
+                return source.tobytes()
+            return source.read_bytes() if isinstance(source, Path) else source.read()
+        except OSError as error:
+            raise InputError(f"{self.names[index]}: cannot be read ({error.strerror or error})") from error
+
+    def subset(self, indices: Sequence[int]) -> "LabelledImages":
+        """The images at `indices`, in that order, with the same classes and an empty `bad`."""
+        sources, labels, names = (subset(column, indices) for column in (self.sources, self.labels, self.names))
+        return LabelledImages(self.class_names, sources, labels, names)
+
+    def counts(self) -> np.ndarray:
+        """The number of images of each class, int64 (len(class_names),)."""
+        return np.bincount(np.asarray(self.labels, dtype=np.int64), minlength=len(self.class_names))
+
+    def check_classes_readable(self, labels: Sequence[int]) -> None:
+        """Check that each class with images is among `labels`, the labels of the images that could be decoded.
+
+        Raises InputError for the first class that is not.
+        """
+        readable = set(labels)
+        for label in np.flatnonzero(self.counts()):
+            if label not in readable:
+                raise InputError(f"class {self.class_names[label]}: none of its training images can be read")
