@@ -19,7 +19,6 @@ from sklearn.model_selection import train_test_split
 
 from inception_v3 import cli
 from inception_v3.data import LabelledImages, batches, duplicates, load_data, load_held_out
-from inception_v3.data.labels import relabel
 from inception_v3.data.sequences import LazySequence, PackedStrings, subset
 from inception_v3.data.splits import stratified_mask
 from inception_v3.errors import InputError
@@ -297,9 +296,9 @@ def test_relabelling_matches_classes_by_name(own: list[str], others: list[str], 
     unknown = [own[label] for label in sorted(labels) if own[label] not in others]
     if unknown:
         with pytest.raises(InputError, match=f"no class {unknown[0]}"):
-            relabel(images, others, lambda name: f"no class {name}")
+            images.relabel(others, lambda name: f"no class {name}")
     else:
-        relabelled = relabel(images, others, str)
+        relabelled = images.relabel(others, str)
         assert [relabelled.class_names[label] for label in relabelled.labels] == [own[label] for label in labels]
 
 
@@ -313,7 +312,7 @@ def test_folders_named_by_numbers_are_indices_into_the_classes_of_the_model(tmp_
     unnamed = load_held_out(str(tmp_path / "12"), None)
     assert list(unnamed.labels) == [int(name.split("/")[0]) for name in unnamed.names]
     with pytest.raises(InputError, match="no class 1;"):
-        relabel(LabelledImages(["1", "01"], [Path("x")], [0], ["x"]), names, lambda name: f"no class {name};")
+        LabelledImages(["1", "01"], [Path("x")], [0], ["x"]).relabel(names, lambda name: f"no class {name};")
     with pytest.raises(InputError, match="no class 11"):
         load_held_out(str(tmp_path / "12"), names[:11])
 
@@ -322,10 +321,10 @@ def test_numbered_classes_are_indices_without_the_background_class() -> None:
     numbered = LabelledImages(["0", "1"], [Path("x"), Path("y")], [0, 1], ["x", "y"])
     from_one = LabelledImages(["background", "1", "2"], [Path("x"), Path("y")], [1, 2], ["x", "y"])
     for images in (numbered, from_one):
-        assert list(relabel(images, ["tench", "goldfish"], str).labels) == [0, 1]
-        assert list(relabel(images, ["background", "tench", "goldfish"], str).labels) == [1, 2]
+        assert list(images.relabel(["tench", "goldfish"], str).labels) == [0, 1]
+        assert list(images.relabel(["background", "tench", "goldfish"], str).labels) == [1, 2]
         with pytest.raises(InputError, match="too few"):
-            relabel(images, ["tench"], lambda name: "too few")
+            images.relabel(["tench"], lambda name: "too few")
 
 
 # ------------------------------------------------------------------------------------------------ large data sets

@@ -4,7 +4,6 @@ import errno
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -50,9 +49,13 @@ def _download(url: str, target: Path, show: Callable[[str], None]) -> None:
             super().relative_update(inc)
             show(f"{self.value / 2**20:.0f} of {self.size / 2**20:.0f} MiB" if self.size else "")
 
+    options = {}
+    if url.startswith(("http://", "https://")):
+        limits = import_extra("aiohttp", url).ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)
+        options = {"client_kwargs": {"timeout": limits}}
     with replacing(target) as temporary:
         try:
-            system, path = fsspec.core.url_to_fs(url, **_options(url))
+            system, path = fsspec.core.url_to_fs(url, **options)
             system.get_file(path, str(temporary), callback=ShowProgress())
         except FileNotFoundError as error:
             raise InputError(f"{url}: no such file there; check the address") from error
@@ -64,10 +67,3 @@ def _download(url: str, target: Path, show: Callable[[str], None]) -> None:
             if isinstance(error, ImportError):
                 fault = f"this scheme needs another package ({detail}); install it"
             raise InputError(f"{url}: {fault}") from error
-
-
-def _options(url: str) -> dict[str, Any]:
-    if not url.startswith(("http://", "https://")):
-        return {}
-    limits = import_extra("aiohttp", url).ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)
-    return {"client_kwargs": {"timeout": limits}}

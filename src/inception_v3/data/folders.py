@@ -6,8 +6,7 @@ from functools import partial
 from itertools import repeat
 from pathlib import Path
 
-from inception_v3.data.labelled_images import LabelledImages
-from inception_v3.data.labels import is_number
+from inception_v3.data.labelled_images import LabelledImages, is_number
 from inception_v3.data.sequences import PackedStrings
 from inception_v3.data.splits import SplitReaders, choose_splits, split_name, warn_left_out
 from inception_v3.errors import InputError

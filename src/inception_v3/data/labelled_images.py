@@ -1,6 +1,7 @@
 """Labelled images: the form into which every kind of data set is read."""
 
 import io
+import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from PIL import Image
 from inception_v3.data.sequences import LazySequence, subset
 from inception_v3.errors import InputError
 from inception_v3.images.decode import open_image
+
+BACKGROUND = "background"  # TF-Slim's class 0 of ImageNet
 
 
 class LazyImageFile(io.BytesIO):
@@ -90,6 +93,29 @@ class LabelledImages:
         sources, labels, names = (subset(column, indices) for column in (self.sources, self.labels, self.names))
         return LabelledImages(self.class_names, sources, labels, names)
 
+    def relabel(self, class_names: list[str], error_message: Callable[[str], str]) -> "LabelledImages":
+        """The same images with the labels of another list of classes.
+
+        Classes are matched by name. If all classes of the data set have numbers for names and those of `class_names`
+        have not, each number is an index into `class_names`, which does not count TF-Slim's background class.
+        Raises InputError with `error_message(name)` for the first class that has images and no match.
+        """
+        if self.class_names == class_names:
+            return self
+        indices = {name: index for index, name in enumerate(class_names)}
+        matches = [indices.get(name) for name in self.class_names]
+        if _are_numbers(self.class_names) and not _are_numbers(class_names):
+            shift = (class_names[0] == BACKGROUND) - (self.class_names[0] == BACKGROUND)
+            by_number = {index - shift: index for index in range(len(class_names))}
+            matches = [
+                indices.get(name) if name == BACKGROUND else by_number.get(int(name)) for name in self.class_names
+            ]
+        for label in np.flatnonzero(self.counts()):
+            if matches[label] is None:
+                raise InputError(error_message(self.class_names[label]))
+        labels = [matches[label] or 0 for label in self.labels]
+        return LabelledImages(class_names, self.sources, labels, self.names, self.bad)
+
     def counts(self) -> np.ndarray:
         """The number of images of each class, int64 (len(class_names),)."""
         return np.bincount(np.asarray(self.labels, dtype=np.int64), minlength=len(self.class_names))
@@ -103,3 +129,13 @@ class LabelledImages:
         for label in np.flatnonzero(self.counts()):
             if label not in readable:
                 raise InputError(f"class {self.class_names[label]}: none of its training images can be read")
+
+
+def is_number(name: str) -> bool:
+    return re.fullmatch("[0-9]{1,20}", name) is not None
+
+
+def _are_numbers(class_names: list[str]) -> bool:
+    """Whether all names, except a background class at 0, are different numbers. "1" and "01" are names."""
+    has_background = class_names[:1] == [BACKGROUND]
+    return len({int(name) for name in class_names if is_number(name)}) == len(class_names) - has_background

@@ -1,19 +1,14 @@
-"""Labels and class names: their limits, labels.txt, and labels for another list of classes."""
+"""Labels and class names as data sets store them."""
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeGuard
 
-import numpy as np
-
-from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.data.splits import split_name
 from inception_v3.errors import InputError
 from inception_v3.support.text import printable
 
-BACKGROUND = "background"  # TF-Slim's class 0 of ImageNet
 MAX_LABEL = 99_999  # a damaged label could be any number, and a list of that many classes would fill the memory
 _LABEL_LINE = re.compile(r"(?:([0-9]{1,20}):)?(.*\S)\s*")
 
@@ -60,38 +55,3 @@ def unique_names(class_names: list[str], first_label: int = 0) -> list[str]:
     """Append the label to names that several classes share: ImageNet has two classes called "crane"."""
     counts = Counter(class_names)
     return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(class_names, first_label)]
-
-
-def relabel(images: LabelledImages, class_names: list[str], error_message: Callable[[str], str]) -> LabelledImages:
-    """The same images with the labels of another list of classes.
-
-    Classes are matched by name. If the data set has only numbers for names and `class_names` has not, each number is
-    an index into `class_names`; TF-Slim's background class is not counted.
-    Raises InputError with `error_message(name)` for the first class that has images and no match.
-    """
-    own_names = images.class_names
-    if own_names == class_names:
-        return images
-    indices = {name: index for index, name in enumerate(class_names)}
-    matches = [indices.get(name) for name in own_names]
-    if _are_numbers(own_names) and not _are_numbers(class_names):
-        shift = (class_names[0] == BACKGROUND) - (own_names[0] == BACKGROUND)
-        numbers = [
-            index if name == BACKGROUND else int(name) + shift for name, index in zip(own_names, matches, strict=True)
-        ]
-        matches = [number if number in range(len(class_names)) else None for number in numbers]
-    for label in np.flatnonzero(images.counts()):
-        if matches[label] is None:
-            raise InputError(error_message(own_names[label]))
-    labels = [matches[label] or 0 for label in images.labels]
-    return LabelledImages(class_names, images.sources, labels, images.names, images.bad)
-
-
-def is_number(name: str) -> bool:
-    return re.fullmatch("[0-9]{1,20}", name) is not None
-
-
-def _are_numbers(class_names: list[str]) -> bool:
-    """Whether all names, except a background class at 0, are different numbers. "1" and "01" are names."""
-    has_background = class_names[:1] == [BACKGROUND]
-    return len({int(name) for name in class_names if is_number(name)}) == len(class_names) - has_background

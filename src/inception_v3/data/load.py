@@ -20,8 +20,7 @@ from inception_v3.data.digits import find_digits_splits
 from inception_v3.data.duplicates import duplicate_warnings
 from inception_v3.data.folders import find_folder_splits
 from inception_v3.data.hugging_face import find_saved_splits, is_saved_dataset, read_parquet
-from inception_v3.data.labelled_images import LabelledImages
-from inception_v3.data.labels import BACKGROUND, relabel
+from inception_v3.data.labelled_images import BACKGROUND, LabelledImages
 from inception_v3.data.shards import read_shards
 from inception_v3.data.splits import ReadFiles, SplitReaders, find_file_splits, first_names, hold_out, split_name
 from inception_v3.data.tfrecords import TFRECORD_NAME, read_tfrecords
@@ -50,8 +49,7 @@ def load_data(address: str) -> tuple[LabelledImages, LabelledImages]:
     if splits.held_out is None:
         train, held_out = hold_out(train, address)
     else:
-        held_out = relabel(
-            splits.held_out(),
+        held_out = splits.held_out().relabel(
             train.class_names,
             lambda name: (
                 f"{address}: {name} is a held-out class, and training has no class of that name; add it or remove it"
@@ -81,8 +79,7 @@ def load_held_out(address: str, class_names: list[str] | None, *trained_on: Abst
         warnings.warn(f"{address}: {line}", stacklevel=2)
     if class_names is None:
         return images
-    return relabel(
-        images,
+    return images.relabel(
         class_names,
         lambda name: f"{address}: the model has no class {name}; it has {first_names(class_names, 10)}",
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from inception_v3.data.extras import import_extra
-from inception_v3.data.labelled_images import LabelledImages
-from inception_v3.data.labels import BACKGROUND, parse_label, unique_names
+from inception_v3.data.labelled_images import BACKGROUND, LabelledImages
+from inception_v3.data.labels import parse_label, unique_names
 from inception_v3.data.records import FileIndex, read_records
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MAX_STREAM_BYTES
