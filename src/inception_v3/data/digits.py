@@ -8,6 +8,7 @@ from inception_v3.data.splits import SplitReaders, hold_out
 
 
 def find_digits_splits() -> SplitReaders:
+    """The splits, held out here because evaluation must not depend on what a model was trained on."""
     train, held_out = hold_out(read_digits(), "digits")
     return SplitReaders(lambda: train, lambda: held_out)
 

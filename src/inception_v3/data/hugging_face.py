@@ -57,7 +57,7 @@ def read_parquet(files: list[Path], address: str) -> LabelledImages:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """No messages from `datasets`, whose errors are raised as well, and no progress bars outside a terminal."""
+    """Silence log messages of `datasets`, whose errors are raised as well, and its progress bars outside a terminal."""
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     verbosity = datasets.logging.get_verbosity()

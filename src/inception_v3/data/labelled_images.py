@@ -38,7 +38,7 @@ class LazyImageFile(io.BytesIO):
         return super().read(size)
 
 
-Source = Path | Image.Image | BinaryIO
+ImageLike = Path | Image.Image | BinaryIO
 
 
 @dataclass
@@ -51,7 +51,7 @@ class LabelledImages:
     """
 
     class_names: list[str]
-    sources: Sequence[Source] = field(repr=False)
+    sources: Sequence[ImageLike] = field(repr=False)
     labels: Sequence[int] = field(repr=False)
     names: Sequence[str] = field(repr=False)  # unique within a split; docs/data.md has the form for each data set
     bad: list[tuple[str, str]] = field(default_factory=list, repr=False)
@@ -61,11 +61,11 @@ class LabelledImages:
         cls,
         class_names: list[str],
         labels: Iterable[int],
-        source: Callable[[int], Source],
+        source: Callable[[int], ImageLike],
         name: Callable[[int], str],
         bad: Sequence[tuple[str, str]] = (),
     ) -> "LabelledImages":
-        """Image i has `source(i)` and `name(i)`, computed at each access. For worker processes both can be pickled."""
+        """Image i has `source(i)` and `name(i)`, computed at each access. Both are pickled for worker processes."""
         labels = array("i", labels)
         indices = range(len(labels))
         return cls(class_names, LazySequence(source, indices), labels, LazySequence(name, indices), list(bad))
@@ -96,8 +96,8 @@ class LabelledImages:
     def relabel(self, class_names: list[str], error_message: Callable[[str], str]) -> "LabelledImages":
         """The same images with the labels of another list of classes.
 
-        Classes are matched by name. If all classes of the data set have numbers for names and those of `class_names`
-        have not, each number is an index into `class_names`, which does not count TF-Slim's background class.
+        Classes are matched by name. If the names of these classes are numbers and `class_names` are not, each number is
+        an index into `class_names`, which does not count TF-Slim's background class.
         Raises InputError with `error_message(name)` for the first class that has images and no match.
         """
         if self.class_names == class_names:
@@ -121,10 +121,7 @@ class LabelledImages:
         return np.bincount(np.asarray(self.labels, dtype=np.int64), minlength=len(self.class_names))
 
     def check_classes_readable(self, labels: Sequence[int]) -> None:
-        """Check that each class with images is among `labels`, the labels of the images that could be decoded.
-
-        Raises InputError for the first class that is not.
-        """
+        """Raise InputError for the first class with images that is not in `labels`, those of the readable images."""
         readable = set(labels)
         for label in np.flatnonzero(self.counts()):
             if label not in readable:

@@ -1,7 +1,8 @@
 """`load_data` and `load_held_out` read a data set of any kind by its address. docs/data.md lists the forms.
 
-Each kind of data set has a module with `find_..._splits`, which finds its splits without reading them, and `read_...`,
-which reads images and labels. Tar shards, TFRecords and parquet files are split by their names (`find_file_splits`).
+Each kind of data set has a module with `find_..._splits`, which finds its splits, and `read_...`, which reads the names
+and labels of one split; images are decoded later. Shards, TFRecords and parquet files are split by their names
+(`find_file_splits`).
 """
 
 import re
@@ -182,9 +183,9 @@ def _warnings(train: LabelledImages, held_out: LabelledImages) -> Iterator[str]:
     yield from _bad_warnings(train)
     yield from _bad_warnings(held_out)
     trained, evaluated = train.counts() > 0, held_out.counts() > 0
-    named = np.array([name != BACKGROUND for name in train.class_names])
+    expected = np.array([name != BACKGROUND for name in train.class_names])
     for lacking, line in (
-        (named & ~trained, "no training image of {}"),
+        (expected & ~trained, "no training image of {}"),
         (trained & ~evaluated, "no held-out image of {}; add some, or the accuracy there stays unknown"),
     ):
         if names := [train.class_names[label] for label in np.flatnonzero(lacking)]:

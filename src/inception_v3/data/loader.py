@@ -175,7 +175,7 @@ class TrainingBatches:
 
 
 class _StepSampler(Sampler[list[AugmentedIndex]]):
-    """The part of this process in each step. It reaches persistent workers too, as they receive the indices."""
+    """Yields the part of this process in each step. Persistent workers receive all they need with the indices."""
 
     def __init__(self, count: int, step_size: int, seed: int, process: int, processes: int) -> None:
         self.count, self.step_size, self.seed, self.process, self.processes = count, step_size, seed, process, processes

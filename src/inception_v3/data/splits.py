@@ -53,7 +53,8 @@ def choose_splits(readers: Mapping[str, ReadSplit], everything: ReadSplit) -> Sp
 def find_file_splits(files: Sequence[str], address: str, read: ReadFiles) -> SplitReaders:
     """Split files and URLs by their names, such as train-000.tar and val-000.tar. Reading a split downloads its URLs.
 
-    Files whose names have no split are for training, or are left out with a warning if others are.
+    Files whose names have no split are for training. If other files are named for training, they are left out; a
+    warning lists files that are in neither of two splits.
     """
     by_split: dict[str, list[str]] = defaultdict(list)
     for file in files:
@@ -85,7 +86,7 @@ def warn_left_out(address: str, names: Sequence[str]) -> None:
 
 
 def first_names(names: Sequence[str], limit: int) -> str:
-    """The names for a message: "a, b and 7 more"."""
+    """A list for messages, such as "a, b and 7 more"."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
@@ -115,7 +116,7 @@ def stratified_mask(labels: Sequence[int], count: int, seed: int) -> np.ndarray:
     """
     rng = np.random.RandomState(seed)
     _, classes, class_counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-    # scikit-learn draws the training images first, and selects from those that follow
+    # scikit-learn permutes each class: its training images come first, and then the selected ones
     train_counts = _proportional_counts(class_counts, len(classes) - count, rng)
     selected_counts = _proportional_counts(class_counts - train_counts, count, rng)
     mask = np.zeros(len(classes), bool)
