@@ -125,7 +125,7 @@ def test_evaluation_leaves_out_the_training_images_of_the_model(pets: Path) -> N
 
 @pytest.mark.parametrize("change", ["deleted", "renamed"])
 def test_a_warning_counts_training_images_that_are_missing_from_the_data(pets: Path, change: str) -> None:
-    """A renamed image cannot be distinguished from a new one, so the warning says that there may be some."""
+    """A renamed image cannot be distinguished from a new one, so the warning mentions that there may be some."""
     train, test = load_data(str(pets))
     file = pets / train.names[0]
     file.unlink() if change == "deleted" else file.rename(file.with_name("new.png"))

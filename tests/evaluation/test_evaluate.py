@@ -554,7 +554,7 @@ def test_what_the_data_set_left_out_is_listed_with_the_pictures_that_cannot_be_r
     assert status == 0
     assert [one["image"] for one in json.loads(out)["bad"]] == ["val.tar/1.png", "val.tar/0.png", "val.tar/2.png"]
     assert "3 of 4 pictures could not be read" in err
-    assert "  val.tar/1.png: no label: there is no 1.cls or .json" in err.splitlines()
+    assert "  val.tar/1.png: no label: add 1.cls or 1.json to the shard" in err.splitlines()
 
 
 def test_answers_have_one_row_a_picture() -> None:

@@ -116,8 +116,9 @@ def _read_table(table: Any, address: str, prefix: str) -> LabelledImages:
     if isinstance(features[image_column], datasets.Image):
         table = table.cast_column(image_column, datasets.Image(decode=False))
     with _as_input_error(address):
-        labels = _arrow_column(table, label_column).to_pylist()
-        sizes = _encoded_sizes(_arrow_column(table, image_column), import_extra("pyarrow.compute", address))
+        columns = table.select_columns([image_column, label_column]).with_format("arrow")[:]
+        labels = columns[label_column].to_pylist()
+        sizes = _encoded_sizes(columns[image_column], import_extra("pyarrow.compute", address))
     if not labels:
         raise InputError(f"{address}: it has no rows; check the path")
     for row, label in enumerate(labels):
@@ -140,10 +141,6 @@ def _find_column(features: Any, feature_type: type, names: tuple[str, ...], erro
     if not columns:
         raise InputError(f"{error} ({', '.join(names)}); it has {', '.join(features)}")
     return str(columns[0])
-
-
-def _arrow_column(table: Any, column: str) -> Any:
-    return table.select_columns(column).with_format("arrow")[:][column]
 
 
 def _encoded_sizes(column: Any, compute: Any) -> np.ndarray:

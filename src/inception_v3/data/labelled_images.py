@@ -88,10 +88,10 @@ class LabelledImages:
         except OSError as error:
             raise InputError(f"{self.names[index]}: cannot be read ({error.strerror or error})") from error
 
-    def subset(self, indices: Sequence[int]) -> "LabelledImages":
-        """The images at `indices`, in that order, with the same classes and an empty `bad`."""
+    def subset(self, indices: Sequence[int], bad: Sequence[tuple[str, str]] = ()) -> "LabelledImages":
+        """The images at `indices`, in that order, with the same classes and the given `bad`."""
         sources, labels, names = (subset(column, indices) for column in (self.sources, self.labels, self.names))
-        return LabelledImages(self.class_names, sources, labels, names)
+        return LabelledImages(self.class_names, sources, labels, names, list(bad))
 
     def relabel(self, class_names: list[str], error_message: Callable[[str], str]) -> "LabelledImages":
         """The same images with the labels of another list of classes.
@@ -122,10 +122,9 @@ class LabelledImages:
 
     def check_classes_readable(self, labels: Sequence[int]) -> None:
         """Raise InputError for the first class with images that is not in `labels`, those of the readable images."""
-        readable = set(labels)
-        for label in np.flatnonzero(self.counts()):
-            if label not in readable:
-                raise InputError(f"class {self.class_names[label]}: none of its training images can be read")
+        missing = np.setdiff1d(self.labels, labels)
+        if len(missing):
+            raise InputError(f"class {self.class_names[missing[0]]}: none of its training images can be read")
 
 
 def is_number(name: str) -> bool:

@@ -90,8 +90,6 @@ def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], add
     """All images except those in `trained_on`. A set that has no name in common with the images is ignored."""
     names = set(images.names)
     known = set[str]().union(*(model_names for model_names in trained_on if not model_names.isdisjoint(names)))
-    if not known:
-        return images
     kept = [index for index, name in enumerate(images.names) if name not in known]
     if not kept:
         raise InputError(
@@ -103,9 +101,7 @@ def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], add
             f"left out; if others were renamed, they are among the {len(kept)} that are evaluated",
             stacklevel=3,
         )
-    rest = images.subset(kept)
-    rest.bad = images.bad
-    return rest
+    return images.subset(kept, images.bad)
 
 
 def _find_splits(address: str) -> SplitReaders:

@@ -189,12 +189,10 @@ class _StepSampler(Sampler[list[AugmentedIndex]]):
 
     def __iter__(self) -> Iterator[list[AugmentedIndex]]:
         order = epoch_order(self.seed, self._epoch, self.count)
-        start = self._start
-        for length in self.lengths():
+        for start, length in zip(range(self._start, self.count, self.step_size), self.lengths(), strict=True):
             # Consecutive parts, rounded so that process 0 has no fewer images than the others.
             first, last = (start - (-length * part // self.processes) for part in (self.process, self.process + 1))
             yield [
                 AugmentedIndex(index, seed_for("picture", self.seed, self._epoch, index), self._image_size)
                 for index in order[first:last]
             ]
-            start += length

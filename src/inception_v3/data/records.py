@@ -107,8 +107,7 @@ def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:
     """The index of a file, from the cache if the file's size and time have not changed."""
     try:
         status = file.stat()
-        with file.open("rb"):
-            pass
+        file.open("rb").close()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from error
     key = repr((INDEX_VERSION, index_file.__module__, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))

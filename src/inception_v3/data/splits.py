@@ -103,9 +103,7 @@ def hold_out(images: LabelledImages, address: str) -> tuple[LabelledImages, Labe
             "more, or give train/ and val/ folders"
         )
     mask = stratified_mask(images.labels, max(len(counts), round(HELD_OUT_FRACTION * len(images))), SPLIT_SEED)
-    train = images.subset(np.flatnonzero(~mask).tolist())
-    train.bad = images.bad
-    return train, images.subset(np.flatnonzero(mask).tolist())
+    return images.subset(np.flatnonzero(~mask).tolist(), images.bad), images.subset(np.flatnonzero(mask).tolist())
 
 
 def stratified_mask(labels: Sequence[int], count: int, seed: int) -> np.ndarray:

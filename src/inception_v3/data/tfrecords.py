@@ -44,8 +44,7 @@ def read_tfrecords(files: list[Path], address: str, keep_background: bool = Fals
     names = {0: BACKGROUND} | {label: str(label) for label in range(1, last_label + 1)} | label_names
     names |= _imagenet_names(label_names, last_label)
     images.class_names = unique_names([names[label] for label in range(first_label, max(names) + 1)], first_label)
-    if first_label:
-        images.labels = array("i", (label - 1 for label in images.labels))
+    images.labels = array("i", (label - first_label for label in images.labels))
     return images
 
 
