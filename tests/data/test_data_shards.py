@@ -26,7 +26,7 @@ from inception_v3.data import batches, load_data, load_held_out
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.files import cache_folder
-from processes import meet, run
+from processes import wait_for_processes, run
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -438,12 +438,12 @@ def test_only_one_of_several_processes_downloads(server: tuple[str, list[str]], 
         run(load_at_once, address, tmp_path, log=tmp_path / f"log-{number}", XDG_CACHE_HOME=cache)
         for number in range(3)
     ]
-    assert [(process.wait(), process.said) for process in processes] == [(0, "6 and 3\n")] * 3
+    assert [(process.wait(), process.output) for process in processes] == [(0, "6 and 3\n")] * 3
     assert Counter(requested) == {"/slow/train-000.tar": 1, "/slow/val-000.tar": 1}
 
 
 def load_at_once(address: str, meeting_folder: Path) -> None:
-    meet(meeting_folder, 3)
+    wait_for_processes(meeting_folder, 3)
     print(*map(len, load_data(address)), sep=" and ")
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from conftest import as_set
 from inception_v3.data import duplicates, load_data, load_held_out
 from inception_v3.errors import InputError
-from processes import meet, run
+from processes import wait_for_processes, run
 
 CLASSES = ["cat", "dog"]
 
@@ -267,8 +267,8 @@ def test_nothing_is_downloaded_without_the_option_download(
 
 def test_only_one_of_several_processes_downloads_and_extracts(tmp_path: Path) -> None:
     processes = [run(load_at_once, tmp_path, log=tmp_path / f"log-{number}") for number in range(3)]
-    assert [process.wait() for process in processes] == [0] * 3, [process.said for process in processes]
-    assert sorted(process.said for process in processes) == ["100 and 20\n"] * 2 + ["downloaded\n100 and 20\n"]
+    assert [process.wait() for process in processes] == [0] * 3, [process.output for process in processes]
+    assert sorted(process.output for process in processes) == ["100 and 20\n"] * 2 + ["downloaded\n100 and 20\n"]
 
 
 def load_at_once(folder: Path) -> None:
@@ -283,7 +283,7 @@ def load_at_once(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:
         write_cifar(published, torchvision.datasets.CIFAR10, patched)
         patched.setattr("torchvision.datasets.cifar.download_and_extract_archive", download_and_extract)
-        meet(folder, 3)
+        wait_for_processes(folder, 3)
         print(*map(len, load_data(f"cifar10+download:{folder / 'here'}")), sep=" and ")
 
 

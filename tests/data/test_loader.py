@@ -11,7 +11,7 @@ from PIL import Image
 
 from inception_v3.data import LabelledImages, TrainingBatches, batches
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.seeds import epoch_order, seed_for
+from inception_v3.support.seeds import epoch_order, derive_seed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,11 +97,11 @@ def test_persistent_workers_use_the_order_and_the_image_size_of_each_epoch() -> 
 
 def test_seeds_differ_and_fit_in_63_bits() -> None:
     seeds = {
-        seed_for("picture", seed, number, index) for seed in range(5) for number in range(5) for index in range(40)
+        derive_seed("picture", seed, number, index) for seed in range(5) for number in range(5) for index in range(40)
     }
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seed_for("a", 1, 11) != seed_for("a", 11, 1)
+    assert derive_seed("a", 1, 11) != derive_seed("a", 11, 1)
 
 
 def test_ctrl_c_while_workers_start_is_not_lost() -> None:

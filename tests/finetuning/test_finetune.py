@@ -22,7 +22,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 from inception_v3 import InceptionV3, Preprocessing, cli
-from inception_v3.cli.common import default_run
+from inception_v3.cli.common import default_run_folder
 from inception_v3.data import LabelledImages, batches, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import evaluate
@@ -394,7 +394,7 @@ def test_the_command_then_predict(
     assert answer["head"]["computed"] == 0
     assert answer["head"]["cached"] == 45
     assert [one["image"] for one in answer["bad"]] == ["red/broken.png"]
-    assert "1 of 46 pictures could not be read" in err
+    assert "1 of 46 images could not be read" in err
     status, out, _ = command(capsys, monkeypatch, "predict", place / "cli", place / "data" / "blue", "--json")
     assert status == 0
     assert {json.loads(line)["predictions"][0]["class"] for line in out.splitlines()} == {"blue"}
@@ -420,12 +420,12 @@ def test_without_out_the_run_is_named_after_the_data(
     [("photos", "photos"), ("photos/", "photos"), ("photos/*.tar", "photos"), ("photos/t-{000..009}.tar", "photos")],
 )
 def test_a_run_has_no_name_of_a_pattern(data: str, run: str) -> None:
-    assert default_run(data) == Path("runs") / run
+    assert default_run_folder(data) == Path("runs") / run
 
 
 def test_a_folder_that_is_there_is_no_pattern(tmp_path: Path) -> None:
     (tmp_path / "photos [1]").mkdir()
-    assert default_run(str(tmp_path / "photos [1]")) == Path("runs") / "photos [1]"
+    assert default_run_folder(str(tmp_path / "photos [1]")) == Path("runs") / "photos [1]"
 
 
 def test_a_broken_off_training_goes_on_from_the_same_weights_however_they_are_spelled(

@@ -11,7 +11,7 @@ from rich.console import Console
 from inception_v3.data.address import is_url
 from inception_v3.data.extras import import_extra
 from inception_v3.errors import InputError
-from inception_v3.support.files import alone_with, cache_folder, replacing
+from inception_v3.support.files import file_lock, cache_folder, atomic_write
 from inception_v3.support.progress import progress_bar
 
 TIMEOUT = 60.0  # seconds without a byte; the whole download may take longer
@@ -28,7 +28,7 @@ def fetch(addresses: Sequence[str]) -> list[Path]:
         bar = progress.add_task("downloading", total=len(urls), figures="", visible=bool(urls))
         for url in urls:
             target = _cached_path(url)
-            with alone_with(target):
+            with file_lock(target):
                 if not target.exists():  # another process may have downloaded it meanwhile
                     _download(url, target, lambda figures: progress.update(bar, figures=figures))
             progress.advance(bar)
@@ -53,7 +53,7 @@ def _download(url: str, target: Path, show: Callable[[str], None]) -> None:
     if url.startswith(("http://", "https://")):
         limits = import_extra("aiohttp", url).ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)
         options = {"client_kwargs": {"timeout": limits}}
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         try:
             system, path = fsspec.core.url_to_fs(url, **options)
             system.get_file(path, str(temporary), callback=ShowProgress())

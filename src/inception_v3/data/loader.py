@@ -14,7 +14,7 @@ from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.data.worker_signals import delayed_interrupt, ignore_signals_from_outside
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.seeds import epoch_order, seed_for
+from inception_v3.support.seeds import epoch_order, derive_seed
 
 ImageTransform = Callable[[Image], Tensor]  # an RGB image to uint8 (3, H, W)
 Augmentation = Callable[[Preprocessing], ImageTransform]  # the transform for an image size
@@ -193,6 +193,6 @@ class _StepSampler(Sampler[list[AugmentedIndex]]):
             # Consecutive parts, rounded so that process 0 has no fewer images than the others.
             first, last = (start - (-length * part // self.processes) for part in (self.process, self.process + 1))
             yield [
-                AugmentedIndex(index, seed_for("picture", self.seed, self._epoch, index), self._image_size)
+                AugmentedIndex(index, derive_seed("picture", self.seed, self._epoch, index), self._image_size)
                 for index in order[first:last]
             ]
