@@ -1,4 +1,4 @@
-"""Labelled pictures: the honest split, and every folder that cannot be learnt from."""
+"""Labelled images: the held-out split, evaluation on unseen images, and folders that cannot be used."""
 
 import os
 import pickle
@@ -18,17 +18,16 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from inception_v3 import cli
-from inception_v3.data import Pictures, batches, duplicates, load_data, load_held_out
-from inception_v3.data.pictures import renumber
-from inception_v3.data.sequences import Made, Texts
-from inception_v3.data.stratified import held_out
+from inception_v3.data import LabelledImages, batches, duplicates, load_data, load_held_out
+from inception_v3.data.sequences import LazySequence, PackedStrings, subset
+from inception_v3.data.splits import stratified_mask
 from inception_v3.errors import InputError
 from inception_v3.images.decode import open_image
 from inception_v3.images.preprocessing import Preprocessing
 
 
-def picture(path: Path, seed: int | None = None, size: tuple[int, int] = (90, 80)) -> Path:
-    """Random pixels, by default others for every path."""
+def write_image(path: Path, seed: int | None = None, size: tuple[int, int] = (90, 80)) -> Path:
+    """Random pixels, by default different for every path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(zlib.crc32(str(path).encode()) if seed is None else seed)
     Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
@@ -39,7 +38,7 @@ def picture(path: Path, seed: int | None = None, size: tuple[int, int] = (90, 80
 def pets(tmp_path: Path) -> Path:
     """Ten cats and five dogs."""
     for number in range(15):
-        picture(tmp_path / "pets" / ("cat" if number < 10 else "dog") / f"{number:02}.png", number)
+        write_image(tmp_path / "pets" / ("cat" if number < 10 else "dog") / f"{number:02}.png", number)
     return tmp_path / "pets"
 
 
@@ -50,36 +49,35 @@ def test_digits_are_split_evenly_by_class_and_the_same_at_every_call() -> None:
     train, test = load_data("digits")
     assert (len(train), len(test)) == (1438, 359)
     assert not set(train.names) & set(test.names)
-    share = {label: count / len(test) for label, count in Counter(test.labels).items()}
-    whole = Counter(list(train.labels) + list(test.labels))
-    assert all(abs(share[label] - count / 1797) < 0.005 for label, count in whole.items())
+    held_out, total = Counter(test.labels), Counter([*train.labels, *test.labels])
+    assert all(abs(held_out[label] / len(test) - count / 1797) < 0.005 for label, count in total.items())
     assert load_data("digits")[1].names == test.names == load_held_out("digits", train.class_names).names
 
 
 @given(counts=st.lists(st.integers(2, 40), min_size=1, max_size=8), seed=st.integers(0, 2**32 - 1), order=st.randoms())
-def test_the_split_is_that_of_scikit_learn(counts: list[int], seed: int, order: random.Random) -> None:
+def test_the_split_equals_that_of_scikit_learn(counts: list[int], seed: int, order: random.Random) -> None:
     labels = [3 * label for label, count in enumerate(counts) for _ in range(count)]
     order.shuffle(labels)
     count = max(len(counts), round(0.2 * len(labels)))
     _, expected = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed)
-    assert np.flatnonzero(held_out(labels, count, seed)).tolist() == sorted(expected)
+    assert np.flatnonzero(stratified_mask(labels, count, seed)).tolist() == sorted(expected)
 
 
-def test_the_example_digits_were_never_trained_on() -> None:
+def test_the_example_digits_are_held_out_images() -> None:
     _, test = load_data("digits")
     files = sorted((Path(__file__).parents[2] / "examples" / "digits").glob("*.png"))
     assert len(files) == 10
     for file in files:
         label, number = file.stem.split("-")
-        at = test.names.index(f"digits/{number}")
-        assert test.class_names[test.labels[at]] == label
-        assert np.array_equal(open_image(file), test.sources[at])
+        index = test.names.index(f"digits/{number}")
+        assert test.class_names[test.labels[index]] == label
+        assert np.array_equal(open_image(file), test.sources[index])
 
 
 # ------------------------------------------------------------------------------------------------- folders
 
 
-def test_a_folder_of_classes_is_split_with_some_of_each_class_held_out(pets: Path) -> None:
+def test_some_images_of_each_class_folder_are_held_out(pets: Path) -> None:
     train, test = load_data(str(pets))
     assert train.class_names == ["cat", "dog"]
     assert Counter(test.labels) == {0: 2, 1: 1}
@@ -90,10 +88,10 @@ def test_a_folder_of_classes_is_split_with_some_of_each_class_held_out(pets: Pat
     ("first", "second"),
     [("train", "val"), ("train", "test"), ("training", "validation"), ("Train", "Val"), ("train_images", "images-val")],
 )
-def test_folders_that_are_split_already_stay_so(tmp_path: Path, first: str, second: str) -> None:
+def test_folders_named_after_splits_are_the_splits(tmp_path: Path, first: str, second: str) -> None:
     for number in range(4):
-        picture(tmp_path / first / f"class {number % 2}" / f"{number}.png")
-    picture(tmp_path / second / "class 1" / "x.png")
+        write_image(tmp_path / first / f"class {number % 2}" / f"{number}.png")
+    write_image(tmp_path / second / "class 1" / "x.png")
     train, test = load_data(str(tmp_path))
     assert (len(train), len(test)) == (4, 1)
     assert test.class_names == ["class 0", "class 1"]
@@ -101,46 +99,46 @@ def test_folders_that_are_split_already_stay_so(tmp_path: Path, first: str, seco
 
 
 @pytest.mark.filterwarnings("error")
-def test_pictures_beside_the_splits_are_told(tmp_path: Path) -> None:
+def test_folders_of_images_in_neither_split_are_left_out_with_a_warning(tmp_path: Path) -> None:
     for number in range(8):
-        picture(tmp_path / ("train", "val")[number // 4] / f"class {number % 2}" / f"{number}.png")
+        write_image(tmp_path / ("train", "val")[number // 4] / f"class {number % 2}" / f"{number}.png")
     (tmp_path / "notes").mkdir()
     load_data(str(tmp_path))
-    picture(tmp_path / "emu" / "x.png")
-    picture(tmp_path / "train_masks" / "class 0" / "0.png")
-    with pytest.warns(UserWarning, match="left out emu, train_masks, beside what is called train and val"):
+    write_image(tmp_path / "emu" / "x.png")
+    write_image(tmp_path / "train_masks" / "class 0" / "0.png")
+    with pytest.warns(UserWarning, match="left out emu, train_masks: in neither the training nor the held-out split"):
         train, test = load_data(str(tmp_path))
     assert (len(train), len(test)) == (4, 4)
 
 
-def test_train_alone_is_split(tmp_path: Path) -> None:
+def test_a_train_folder_without_a_val_folder_is_split(tmp_path: Path) -> None:
     for number in range(10):
-        picture(tmp_path / "train" / f"class {number % 2}" / f"{number}.png")
+        write_image(tmp_path / "train" / f"class {number % 2}" / f"{number}.png")
     assert [len(part) for part in load_data(str(tmp_path))] == [8, 2]
 
 
-def test_evaluation_leaves_out_what_the_model_was_trained_on(pets: Path) -> None:
+def test_evaluation_leaves_out_the_training_images_of_the_model(pets: Path) -> None:
     train, test = load_data(str(pets))
     held_out = load_held_out(str(pets), train.class_names, set(train.names))
     assert held_out.names == test.names
 
 
 @pytest.mark.parametrize("change", ["deleted", "renamed"])
-def test_what_the_model_was_trained_on_is_left_out_when_one_of_it_has_gone(pets: Path, change: str) -> None:
-    """A renamed picture cannot be told from a new one, so a line says that there may be one."""
+def test_a_warning_counts_training_images_that_are_missing_from_the_data(pets: Path, change: str) -> None:
+    """A renamed image cannot be distinguished from a new one, so the warning mentions that there may be some."""
     train, test = load_data(str(pets))
-    gone = pets / train.names[0]
-    gone.unlink() if change == "deleted" else gone.rename(gone.with_name("new.png"))
-    with pytest.warns(match="training pictures") as warned:
+    file = pets / train.names[0]
+    file.unlink() if change == "deleted" else file.rename(file.with_name("new.png"))
+    with pytest.warns(match="training images") as caught:
         held_out = load_held_out(str(pets), train.class_names, set(train.names))
     assert sorted(held_out.names) == sorted([*test.names, *(["cat/new.png"] if change == "renamed" else [])])
-    (line,) = (str(one.message) for one in warned)
-    assert line.startswith(f"{pets}: 11 of the 12 training pictures are in it")
-    assert f"among the {len(held_out)} that are judged" in line
+    (line,) = (str(warning.message) for warning in caught)
+    assert line.startswith(f"{pets}: 11 of the 12 training images are in it")
+    assert f"among the {len(held_out)} that are evaluated" in line
 
 
-def test_of_several_models_what_each_was_trained_on_is_left_out(pets: Path) -> None:
-    """A model of other data has nothing in this, and says nothing of it."""
+def test_evaluation_of_several_models_leaves_out_the_training_images_of_each(pets: Path) -> None:
+    """The images of a model that was trained on other data are ignored, without a warning."""
     train, test = load_data(str(pets))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -150,14 +148,16 @@ def test_of_several_models_what_each_was_trained_on_is_left_out(pets: Path) -> N
         assert held_out.names == test.names[1:]
 
 
-def test_with_nothing_left_to_judge_nothing_starts(pets: Path) -> None:
+def test_evaluation_refuses_data_with_only_training_images(pets: Path) -> None:
     train, _ = load_data(str(pets))
-    with pytest.raises(InputError, match="all 15 pictures are called as training pictures are; give others"):
+    with pytest.raises(
+        InputError, match="every one of the 15 images has the name of a training image; give other images"
+    ):
         load_held_out(str(pets), train.class_names, {path.relative_to(pets).as_posix() for path in pets.rglob("*.png")})
 
 
-def test_another_folder_is_judged_whole_and_by_the_models_own_class_numbers(tmp_path: Path) -> None:
-    picture(tmp_path / "dog" / "a.png")
+def test_all_images_of_other_data_are_evaluated_with_the_labels_of_the_model(tmp_path: Path) -> None:
+    write_image(tmp_path / "dog" / "a.png")
     held_out = load_held_out(str(tmp_path), ["cat", "dog"], {"dog/other.png"})
     assert list(held_out.labels) == [1]
     with pytest.raises(InputError, match="the model has no class dog; it has cat, cow"):
@@ -169,51 +169,51 @@ def test_another_folder_is_judged_whole_and_by_the_models_own_class_numbers(tmp_
     [
         ([], "no class folders"),
         (["cat/1.png", "cat/2.png"], "one class only"),
-        (["cat/1.png", "dog/1.png"], "has 1 picture"),
+        (["cat/1.png", "dog/1.png"], "has 1 image"),
         (["1.png", "2.png"], "no class folders"),
-        (["cat/1.png", "cat/2.png", "dog/readme.md"], "no pictures in it"),
+        (["cat/1.png", "cat/2.png", "dog/readme.md"], "no images in it"),
         (["train/cat/1.png", "train/dog/1.png", "val/cow/1.png"], "no class of that name"),
     ],
 )
-def test_a_folder_that_cannot_be_learnt_from_is_one_clear_line(tmp_path: Path, files: list[str], message: str) -> None:
+def test_a_folder_that_cannot_be_used_is_reported_in_one_line(tmp_path: Path, files: list[str], message: str) -> None:
     for file in files:
         if file.endswith(".png"):
-            picture(tmp_path / file)
+            write_image(tmp_path / file)
         else:
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / file).write_text("not a picture")
+            (tmp_path / file).write_text("not an image")
     with pytest.raises(InputError, match=message) as error:
         load_data(str(tmp_path))
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_folder_is_wrong_use() -> None:
+def test_a_missing_folder_is_an_error_of_use() -> None:
     with pytest.raises(InputError, match="no such folder") as error:
         load_data("/no/such/folder")
     assert error.value.exit_status == 2
 
 
-def test_a_class_may_be_called_train_or_test(tmp_path: Path) -> None:
+def test_a_class_may_be_named_train_or_test(tmp_path: Path) -> None:
     for number in range(6):
-        picture(tmp_path / ("train" if number % 2 else "plane") / f"{number}.png")
+        write_image(tmp_path / ("train" if number % 2 else "plane") / f"{number}.png")
     assert load_data(str(tmp_path))[0].class_names == ["plane", "train"]
 
 
-def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_permission_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    picture(tmp_path / "cat" / "1.png")
+    write_image(tmp_path / "cat" / "1.png")
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(InputError, match="cannot be listed"):
         load_data(str(tmp_path))
 
 
-def test_names_are_one_line_of_valid_text_and_the_files_are_found_all_the_same(tmp_path: Path) -> None:
+def test_files_with_control_characters_can_be_opened_and_have_printable_names(tmp_path: Path) -> None:
     for number, name in enumerate((b"line\nend", b"\xff\xfe", b"plain")):
         for other in ("cat", "dog"):
-            file = picture(tmp_path / "set" / other / f"{number}.png")
+            file = write_image(tmp_path / "set" / other / f"{number}.png")
             file.rename(file.with_name(f"{os.fsdecode(name)}.png"))
     train, test = load_data(str(tmp_path / "set"))
     for part in (train, test):
@@ -225,7 +225,7 @@ def test_names_are_one_line_of_valid_text_and_the_files_are_found_all_the_same(t
 # ------------------------------------------------------------------------------------------------- batches
 
 
-def test_every_picture_is_in_one_batch_and_a_bad_one_is_told(pets: Path) -> None:
+def test_every_image_is_in_one_batch_or_reported_as_bad(pets: Path) -> None:
     (pets / "cat" / "03.png").write_bytes(b"")
     train, _ = load_data(str(pets))
     for workers in (0, 2):
@@ -239,49 +239,49 @@ def test_every_picture_is_in_one_batch_and_a_bad_one_is_told(pets: Path) -> None
         assert all(train.labels[index] == label for index, label in labels.items())
 
 
-def test_spawned_workers_read_what_forked_ones_do(pets: Path) -> None:
+def test_a_pickled_data_set_reads_the_same_images(pets: Path) -> None:
     train, _ = load_data(str(pets))
-    again = pickle.loads(pickle.dumps(train))
-    assert (again.names, list(again.labels)) == (train.names, list(train.labels))
-    assert all(np.array_equal(again.open(index), train.open(index)) for index in range(len(train)))
+    pickled = pickle.loads(pickle.dumps(train))
+    assert (pickled.names, list(pickled.labels)) == (train.names, list(train.labels))
+    assert all(np.array_equal(pickled.open(index), train.open(index)) for index in range(len(train)))
 
 
-# ----------------------------------------------------------------------------------------- what is told of it
+# ----------------------------------------------------------------------------------------- warnings
 
 
-def test_a_class_that_the_held_out_pictures_lack_is_named_and_training_goes_on(tmp_path: Path) -> None:
+def test_a_class_without_held_out_images_is_named_in_a_warning(tmp_path: Path) -> None:
     for name in ("train/cat/1", "train/dog/1", "train/emu/1", "train/fox/1", "val/cat/2", "val/fox/2"):
-        picture(tmp_path / f"{name}.png")
-    with pytest.warns(UserWarning, match=r"no held-out picture of dog, emu:"):
+        write_image(tmp_path / f"{name}.png")
+    with pytest.warns(UserWarning, match="no held-out image of dog, emu; add some"):
         train, test = load_data(str(tmp_path))
     assert (len(train), len(test)) == (4, 2)
 
 
-def test_a_picture_on_both_sides_or_in_two_classes_is_told(tmp_path: Path) -> None:
+def test_an_image_in_both_splits_or_in_two_classes_is_named_in_a_warning(tmp_path: Path) -> None:
     for number in range(4):
-        picture(tmp_path / "train" / ("cat" if number % 2 else "dog") / f"{number}.png")
-        picture(tmp_path / "val" / ("cat" if number % 2 else "dog") / f"v{number}.png")
+        write_image(tmp_path / "train" / ("cat" if number % 2 else "dog") / f"{number}.png")
+        write_image(tmp_path / "val" / ("cat" if number % 2 else "dog") / f"v{number}.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_data(str(tmp_path))
     (tmp_path / "val" / "cat" / "leak.png").write_bytes((tmp_path / "train" / "cat" / "1.png").read_bytes())
-    with pytest.warns(UserWarning, match=r"1 picture is on both sides.*\(cat/1.png and cat/leak.png\)$") as told:
+    with pytest.warns(UserWarning, match=r"1 image is in both .* split.*\(cat/1.png and cat/leak.png\)$") as caught:
         load_data(str(tmp_path))
-    assert len(told) == 1
+    assert len(caught) == 1
     (tmp_path / "train" / "dog" / "wrong.png").write_bytes((tmp_path / "train" / "cat" / "3.png").read_bytes())
-    with pytest.warns(UserWarning, match=r"1 picture is in two classes.*\(cat/3.png and dog/wrong.png\)$"):
+    with pytest.warns(UserWarning, match=r"1 image is in two classes.*\(cat/3.png and dog/wrong.png\)$"):
         load_data(str(tmp_path))
 
 
-def test_duplicates_are_found_by_content_and_only_files_of_one_size_are_read(tmp_path: Path) -> None:
+def test_duplicates_have_equal_content_and_unreadable_files_are_ignored(tmp_path: Path) -> None:
     contents = [b"a" * 9000, b"a" * 8999 + b"b", b"a" * 9000, b"c" * 10, b"d" * 10, b"", b"", b"c" * 10, b"longer" * 9]
     files = [tmp_path / str(number) for number in range(len(contents))]
     for file, content in zip(files, contents, strict=True):
         file.write_bytes(content)
     files[8].chmod(0)
-    pictures = Pictures(["x"], [*files, tmp_path / "missing"], [0] * 10, [str(number) for number in range(10)])
-    assert duplicates(pictures) == [[(0, 0), (0, 2)], [(0, 3), (0, 7)]]
-    assert duplicates(pictures.subset([0]), pictures.subset([1, 2])) == [[(0, 0), (1, 1)]]
+    images = LabelledImages(["x"], [*files, tmp_path / "missing"], [0] * 10, [str(number) for number in range(10)])
+    assert duplicates(images) == [[(0, 0), (0, 2)], [(0, 3), (0, 7)]]
+    assert duplicates(images.subset([0]), images.subset([1, 2])) == [[(0, 0), (1, 1)]]
 
 
 @given(
@@ -289,56 +289,56 @@ def test_duplicates_are_found_by_content_and_only_files_of_one_size_are_read(tmp
     st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True),
     st.data(),
 )
-def test_classes_of_two_lists_meet_by_name(own: list[str], others: list[str], data: st.DataObject) -> None:
+def test_relabelling_matches_classes_by_name(own: list[str], others: list[str], data: st.DataObject) -> None:
     labels = data.draw(st.lists(st.integers(0, len(own) - 1), max_size=9))
     names = [str(number) for number in range(len(labels))]
-    pictures = Pictures(own, [Path(name) for name in names], labels, names)
+    images = LabelledImages(own, [Path(name) for name in names], labels, names)
     unknown = [own[label] for label in sorted(labels) if own[label] not in others]
     if unknown:
-        with pytest.raises(InputError, match=f"none called {unknown[0]}"):
-            renumber(pictures, others, lambda name: f"none called {name}")
+        with pytest.raises(InputError, match=f"no class {unknown[0]}"):
+            images.relabel(others, lambda name: f"no class {name}")
     else:
-        again = renumber(pictures, others, str)
-        assert [again.class_names[label] for label in again.labels] == [own[label] for label in labels]
+        relabelled = images.relabel(others, str)
+        assert [relabelled.class_names[label] for label in relabelled.labels] == [own[label] for label in labels]
 
 
-def test_folders_that_are_numbers_are_the_models_classes_of_those_numbers(tmp_path: Path) -> None:
+def test_folders_named_by_numbers_are_indices_into_the_classes_of_the_model(tmp_path: Path) -> None:
     names = [f"class {number}" for number in range(12)]
     for numbers in (range(12), (3, 7, 11)):
         for number in numbers:
-            picture(tmp_path / f"{len(numbers)}" / str(number) / f"{number}.png", number)
-        pictures = load_held_out(str(tmp_path / f"{len(numbers)}"), names)
-        assert [pictures.class_names[label] for label in pictures.labels] == [names[number] for number in numbers]
+            write_image(tmp_path / f"{len(numbers)}" / str(number) / f"{number}.png", number)
+        images = load_held_out(str(tmp_path / f"{len(numbers)}"), names)
+        assert [images.class_names[label] for label in images.labels] == [names[number] for number in numbers]
     unnamed = load_held_out(str(tmp_path / "12"), None)
-    assert [unnamed.labels[place] for place in range(12)] == [int(name.split("/")[0]) for name in unnamed.names]
+    assert list(unnamed.labels) == [int(name.split("/")[0]) for name in unnamed.names]
     with pytest.raises(InputError, match="no class 1;"):
-        renumber(Pictures(["1", "01"], [Path("x")], [0], ["x"]), names, lambda name: f"no class {name};")
+        LabelledImages(["1", "01"], [Path("x")], [0], ["x"]).relabel(names, lambda name: f"no class {name};")
     with pytest.raises(InputError, match="no class 11"):
         load_held_out(str(tmp_path / "12"), names[:11])
 
 
-def test_numbered_classes_meet_by_number_and_slims_background_is_left_aside() -> None:
-    numbered = Pictures(["0", "1"], [Path("x"), Path("y")], [0, 1], ["x", "y"])
-    from_one = Pictures(["background", "1", "2"], [Path("x"), Path("y")], [1, 2], ["x", "y"])
-    for pictures in (numbered, from_one):
-        assert list(renumber(pictures, ["tench", "goldfish"], str).labels) == [0, 1]
-        assert list(renumber(pictures, ["background", "tench", "goldfish"], str).labels) == [1, 2]
+def test_numbered_classes_are_indices_without_the_background_class() -> None:
+    numbered = LabelledImages(["0", "1"], [Path("x"), Path("y")], [0, 1], ["x", "y"])
+    from_one = LabelledImages(["background", "1", "2"], [Path("x"), Path("y")], [1, 2], ["x", "y"])
+    for images in (numbered, from_one):
+        assert list(images.relabel(["tench", "goldfish"], str).labels) == [0, 1]
+        assert list(images.relabel(["background", "tench", "goldfish"], str).labels) == [1, 2]
         with pytest.raises(InputError, match="too few"):
-            renumber(pictures, ["tench"], lambda name: "too few")
+            images.relabel(["tench"], lambda name: "too few")
 
 
-# ------------------------------------------------------------------------------------------------ a million
+# ------------------------------------------------------------------------------------------------ large data sets
 
 
-def test_a_million_pictures_take_little_memory() -> None:
-    """And no objects of their own, which worker processes would copy as they count references to them."""
+def test_the_names_of_a_million_images_take_little_memory() -> None:
+    """They are no Python objects, whose reference counts would make worker processes copy their memory."""
     tracemalloc.start()
-    names = Texts(f"n{number % 1000:08}/n{number:012}.JPEG" for number in range(50_000))
+    names = PackedStrings(f"n{number % 1000:08}/n{number:012}.JPEG" for number in range(50_000))
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert used < 50_000 * 50
-    column = Made(names.__getitem__, range(len(names)))
-    part = column.subset([7, 49_999])
+    column = LazySequence(names.__getitem__, range(len(names)))
+    part = subset(column, [7, 49_999])
     assert list(part) == ["n00000007/n000000000007.JPEG", "n00000999/n000000049999.JPEG"]
     assert (part[-1], part[:1], part.index("n00000007/n000000000007.JPEG")) == (list(part)[1], list(part)[:1], 0)
     assert part == list(part)
@@ -346,18 +346,18 @@ def test_a_million_pictures_take_little_memory() -> None:
 
 
 @given(st.lists(st.text(st.characters(codec=None, exclude_categories=[]), max_size=8)))
-def test_any_texts_come_back(texts: list[str]) -> None:
+def test_packed_strings_keep_any_text_and_any_file_name(texts: list[str]) -> None:
     files = [os.fsdecode(text.encode("utf-8", "ignore")) for text in texts] + [os.fsdecode(b"\xff\xfe")]
-    table = Texts(files)
-    assert [table[number] for number in range(len(table))] == files
+    packed = PackedStrings(files)
+    assert [packed[index] for index in range(len(packed))] == files
 
 
-def test_the_command_line_tells_a_warning_in_one_line(
+def test_the_command_line_prints_a_warning_as_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(cli, "app", lambda **_: warnings.warn("pets: [no] held-out picture of dog", stacklevel=1))
+    monkeypatch.setattr(cli, "app", lambda **_: warnings.warn("pets: [no] held-out image of dog", stacklevel=1))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         cli.main()
-    assert capsys.readouterr().err == "warning: pets: [no] held-out picture of dog\n"
+    assert capsys.readouterr().err == "warning: pets: [no] held-out image of dog\n"

@@ -1,4 +1,4 @@
-"""Tar shards: written by WebDataset itself, on disk or behind a URL, whole or damaged."""
+"""Tar shards: written by WebDataset, on disk or behind a URL, whole or damaged."""
 
 import contextlib
 import http.server
@@ -43,7 +43,7 @@ def png(seed: int) -> bytes:
 
 
 def write_shards(folder: Path, split: str, count: int, seed: int = 0, shards: int = 2) -> None:
-    """As WebDataset's own writer makes them."""
+    """Write them with WebDataset's own writer."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         with webdataset.TarWriter(str(folder / f"{split}-{shard:03}.tar")) as writer:
@@ -84,10 +84,10 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-# ------------------------------------------------------------------------------------------------ what is read
+# ------------------------------------------------------------------------------------------------ reading
 
 
-def test_shards_hold_the_same_pictures_as_folders(shards: Path, tmp_path: Path) -> None:
+def test_shards_hold_the_same_images_as_folders(shards: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "folder", "train", 12)
     write_folder(tmp_path / "folder", "val", 6, seed=100)
     for ours, theirs in zip(load_data(str(shards)), load_data(str(tmp_path / "folder")), strict=True):
@@ -95,7 +95,7 @@ def test_shards_hold_the_same_pictures_as_folders(shards: Path, tmp_path: Path) 
         assert as_set(ours) == as_set(theirs)
 
 
-def test_webdatasets_own_reader_finds_the_same(shards: Path) -> None:
+def test_webdataset_reads_the_same_images_and_labels(shards: Path) -> None:
     train, _ = load_data(str(shards))
     files = sorted(str(file) for file in shards.glob("train-*.tar"))
     theirs = list(webdataset.WebDataset(files, shardshuffle=False).decode("pil").to_tuple("png", "cls"))
@@ -103,7 +103,7 @@ def test_webdatasets_own_reader_finds_the_same(shards: Path) -> None:
     assert all(image.tobytes() == train.open(index).tobytes() for index, (image, _) in enumerate(theirs))
 
 
-def test_pictures_are_called_by_shard_and_member(shards: Path) -> None:
+def test_names_have_the_shard_and_the_member(shards: Path) -> None:
     train, test = load_data(str(shards))
     assert train.names[:2] == ["train-000.tar/00000.png", "train-000.tar/00002.png"]
     assert test.names[0] == "val-000.tar/00000.png"
@@ -120,39 +120,39 @@ def test_pictures_are_called_by_shard_and_member(shards: Path) -> None:
         ("/val-*.tar", (3, 3)),
     ],
 )
-def test_one_address_means_them_all(shards: Path, address: str, counts: tuple[int, int]) -> None:
+def test_folders_patterns_and_braces_select_shards(shards: Path, address: str, counts: tuple[int, int]) -> None:
     train, test = load_data(f"{shards}{address}")
     assert (len(train), len(test)) == counts
     assert not set(train.names) & set(test.names)
 
 
-def test_shards_of_no_split_beside_others_are_told(shards: Path) -> None:
+def test_shards_in_neither_split_are_left_out_with_a_warning(shards: Path) -> None:
     write_shards(shards, "extra", 4)
-    with pytest.warns(UserWarning, match=r"left out extra-000.tar, extra-001.tar, beside what is called train and val"):
+    with pytest.warns(UserWarning, match="left out extra-000.tar, extra-001.tar: in neither"):
         load_data(str(shards))
 
 
-def test_shards_may_lie_in_a_folder_for_each_split(tmp_path: Path) -> None:
+def test_each_split_may_have_a_folder_of_shards(tmp_path: Path) -> None:
     write_shards(tmp_path / "train", "part", 12)
     write_shards(tmp_path / "validation", "part", 6, seed=100)
     train, test = load_data(str(tmp_path))
     assert (len(train), len(test)) == (12, 6)
 
 
-def test_an_archive_beside_the_folders_that_came_from_it_is_not_meant(tmp_path: Path) -> None:
+def test_an_archive_beside_class_folders_is_ignored(tmp_path: Path) -> None:
     write_folder(tmp_path, "", 12)
-    tar(tmp_path / "pictures.tar", labelled(4))
+    tar(tmp_path / "images.tar", labelled(4))
     assert sum(len(part) for part in load_data(str(tmp_path))) == 12
 
 
-def test_evaluation_holds_out_the_same(shards: Path) -> None:
+def test_evaluation_holds_out_the_same_images(shards: Path) -> None:
     train, test = load_data(f"{shards}/train-*.tar")
     again = load_held_out(f"{shards}/train-*.tar", train.class_names, set(train.names))
     assert again.names == test.names
     assert len(load_held_out(str(shards), train.class_names, set(train.names))) == 6
 
 
-def test_labels_come_from_json_too_and_without_names_are_numbers(tmp_path: Path) -> None:
+def test_labels_may_be_in_json_and_classes_without_names_are_numbers(tmp_path: Path) -> None:
     members = {}
     for number in range(6):
         members[f"a/b.c/{number}.jpg"] = png(number)
@@ -164,22 +164,19 @@ def test_labels_come_from_json_too_and_without_names_are_numbers(tmp_path: Path)
     assert set(train.names) | set(test.names) == {f"x.tar/a/b.c/{number}.jpg" for number in range(6)}
 
 
-def test_workers_read_at_any_place_after_being_sent_it(shards: Path) -> None:
+def test_a_pickled_subset_reads_the_same_images(shards: Path) -> None:
     train, _ = load_data(str(shards))
     part = pickle.loads(pickle.dumps(train)).subset([11, 0, 5])
-    assert [part.open(at).tobytes() for at in range(3)] == [train.open(at).tobytes() for at in (11, 0, 5)]
+    assert [part.open(index).tobytes() for index in range(3)] == [train.open(i).tobytes() for i in (11, 0, 5)]
     loaded = list(batches(train, Preprocessing((75, 75)), 5))
     assert sum(len(batch.labels) for batch in loaded) == 12
 
 
-def test_an_index_that_took_long_is_kept_until_the_shard_changes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inception_v3.data import records
-    from inception_v3.data import shards as reader
-
-    monkeypatch.setattr(records, "WORTH_KEEPING", -1.0)
+def test_a_slow_index_is_cached_until_the_shard_changes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inception_v3.data.records.MIN_SECONDS_TO_CACHE", -1.0)
     first, _ = load_data(str(shards))
     assert len(list((cache_folder() / "index").iterdir())) == 4
-    monkeypatch.setattr(reader, "_members", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("inception_v3.data.shards._read_members", lambda *_: pytest.fail("read again"))
     again, _ = load_data(str(shards))
     assert (again.names, list(again.labels), as_set(again)) == (first.names, list(first.labels), as_set(first))
     monkeypatch.undo()
@@ -200,15 +197,17 @@ def test_an_index_that_took_long_is_kept_until_the_shard_changes(shards: Path, m
         ("0.cls", b"1.5", "its label is '1.5'"),
         ("0.cls", b"999999999999", "its label is '999999999999'"),
         ("0.cls", b"\xff\n\x1b", "its label is"),
-        ("0.cls", b"1" * (2**20 + 1), "are no label"),
+        ("0.cls", b"1" * (2**20 + 1), "bytes are too many for a label"),
         ("0.cls", b"1" * 5000, "its label is '1111"),  # more digits than Python reads
-        ("0.json", b"{", "no JSON"),
-        ("0.json", b"[" * 100_000, "no JSON"),
+        ("0.json", b"{", "not valid JSON"),
+        ("0.json", b"[" * 100_000, "not valid JSON"),
         ("0.json", b'{"label": "dog"}', "its label is 'dog'"),
         ("0.json", b'{"label": true}', "its label is 'True'"),
     ],
 )
-def test_a_label_that_is_no_number_is_one_clear_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_label_that_is_not_a_number_is_reported_in_one_line(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     path = tar(tmp_path / "x.tar", labelled(4) | {name: content})
     with pytest.raises(InputError, match=message) as error:
         load_data(str(path))
@@ -216,40 +215,39 @@ def test_a_label_that_is_no_number_is_one_clear_line(tmp_path: Path, name: str, 
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_the_last_part_of_a_name_says_what_a_member_is(tmp_path: Path) -> None:
+def test_the_last_extension_of_a_member_is_its_type(tmp_path: Path) -> None:
     members = {name.replace(".", ".1.", 1): content for name, content in labelled(8).items()}
     train, test = load_data(str(tar(tmp_path / "x.tar", members)))
     assert sorted([*train.names, *test.names]) == [f"x.tar/{number}.1.png" for number in range(8)]
 
 
-def test_pictures_without_a_label_or_damaged_are_told_and_the_others_used(tmp_path: Path) -> None:
+def test_images_without_a_label_and_damaged_images_are_reported_as_bad(tmp_path: Path) -> None:
     members = labelled(8) | {"lost.png": png(99), "0.jpg": png(98), "2.png": png(2)[:40]}
-    with pytest.warns(UserWarning, match=r"left out x.tar/0.jpg: a second picture of one key.*; and 1 more$"):
+    with pytest.warns(UserWarning, match=r"left out x.tar/0.jpg: a second image with the same key.*; and 1 more$"):
         train, test = load_data(str(tar(tmp_path / "x.tar", members)))
     assert len(train) + len(test) == 8
-    assert train.bad[1] == ("x.tar/lost.png", "no label: there is no lost.cls or .json")
-    told = [reason for part in (train, test) for batch in batches(part, Preprocessing((75, 75)), 3)
-            for _, reason in batch.bad]  # fmt: skip
-    assert len(told) == 1
-    assert told[0].startswith("x.tar/2.png: ")
+    assert train.bad[1] == ("x.tar/lost.png", "no label: add lost.cls or lost.json to the shard")
+    (reason,) = [reason for part in (train, test) for batch in batches(part, Preprocessing((75, 75)), 3)
+                 for _, reason in batch.bad]  # fmt: skip
+    assert reason.startswith("x.tar/2.png: ")
 
 
-def test_two_labels_of_one_picture_are_told(tmp_path: Path) -> None:
+def test_an_image_with_two_labels_is_left_out_with_a_warning(tmp_path: Path) -> None:
     members = labelled(8) | {"0.json": b'{"label": 2}', "1.json": b'{"label": 1}', "2.json": b'{"caption": "a"}'}
-    with pytest.warns(UserWarning, match="left out x.tar/0.png: its .cls and its .json give two labels"):
+    with pytest.warns(UserWarning, match="left out x.tar/0.png: its .cls and its .json have different labels"):
         train, test = load_data(str(tar(tmp_path / "x.tar", members)))
     assert len(train) + len(test) == 7
 
 
-def test_what_comes_before_damage_is_used(tmp_path: Path) -> None:
+def test_images_before_the_damage_are_used(tmp_path: Path) -> None:
     path = tar(tmp_path / "x.tar", labelled(8))
     whole = path.read_bytes()
     with tarfile.open(path) as file:
-        at = {member.name: member for member in file}
+        member = file.getmember("6.png")
     cases = {
-        at["6.png"].offset_data + 100: f"damaged at byte {at['6.png'].offset} .*cut short",
-        at["6.png"].offset + 100: f"no end mark at byte {at['6.png'].offset}|damaged at byte {at['6.png'].offset}",
-        at["6.png"].offset: "no end mark at byte",
+        member.offset_data + 100: f"damaged at byte {member.offset} .*cut short",
+        member.offset + 100: f"no end mark at byte {member.offset}|damaged at byte {member.offset}",
+        member.offset: "no end mark at byte",
     }
     for length, message in cases.items():
         path.write_bytes(whole[:length])
@@ -257,20 +255,20 @@ def test_what_comes_before_damage_is_used(tmp_path: Path) -> None:
             train, test = load_data(str(path))
         assert len(train) + len(test) == 6
     flipped = bytearray(whole)
-    flipped[at["6.png"].offset + 150] ^= 0x55  # in its checksum
+    flipped[member.offset + 150] ^= 0x55  # in its checksum
     path.write_bytes(flipped)
-    with pytest.warns(UserWarning, match=rf"damaged at byte {at['6.png'].offset}: what comes after is left out"):
+    with pytest.warns(UserWarning, match=f"damaged at byte {member.offset}: the rest is left out"):
         train, test = load_data(str(path))
     assert len(train) + len(test) == 6
 
 
-def test_a_shard_cut_anywhere_is_told_or_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_shard_cut_anywhere_gives_a_warning_or_an_error_of_one_line(tmp_path: Path) -> None:
     path = tar(tmp_path / "x.tar", labelled(8))
     whole = path.read_bytes()
     refused: list[str] = []
     for length in range(0, len(whole), 1777):
         path.write_bytes(whole[:length])
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 train, test = load_data(str(path))
@@ -278,7 +276,7 @@ def test_a_shard_cut_anywhere_is_told_or_refused_in_one_line(tmp_path: Path) -> 
                 refused.append(str(error))
             else:
                 assert len(train) + len(test) <= 8
-                assert told or length > len(whole) - tarfile.RECORDSIZE
+                assert caught or length > len(whole) - tarfile.RECORDSIZE
     assert refused
     assert all(str(path) in line and "\n" not in line for line in refused)
 
@@ -286,37 +284,37 @@ def test_a_shard_cut_anywhere_is_told_or_refused_in_one_line(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no tar file"),
-        (b"this is text " * 99, "no tar file"),
+        (b"", "not a tar file"),
+        (b"this is text " * 99, "not a tar file"),
         (b"\x1f\x8b" + b"x" * 99, "compressed.* gunzip it"),
-        (b"\0" * 10240, "no labelled pictures"),
+        (b"\0" * 10240, "no labelled images"),
     ],
 )
-def test_what_is_no_shard_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_shard_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
         load_data(str(tmp_path / "x.tar"))
     assert str(tmp_path / "x.tar") in str(error.value)
     tar(tmp_path / "y.tar", labelled(8))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train, test = load_data(str(tmp_path))
     assert len(train) + len(test) == 8, "the other shard is used"
     assert [name for name, _ in train.bad] == (["x.tar"] if content.strip(b"\0") or not content else [])
-    assert len(told) == len(train.bad)
+    assert len(caught) == len(train.bad)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_shard_flipped_anywhere_never_raises_anything_else(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_header_raises_only_input_errors(tmp_path: Path, data: st.DataObject) -> None:
     path = tar(tmp_path / "x.tar", labelled(6))
     broken = bytearray(path.read_bytes())
     header = data.draw(
-        st.sampled_from([at for at in range(0, len(broken), 512) if broken[at + 257 : at + 262] == b"ustar"])
+        st.sampled_from([start for start in range(0, len(broken), 512) if broken[start + 257 :][:5] == b"ustar"])
     )
     for _ in range(data.draw(st.integers(1, 3))):
         broken[header + data.draw(st.integers(0, 511))] = data.draw(st.integers(0, 255))
-    if data.draw(st.booleans()):  # as one would who meant it
+    if data.draw(st.booleans()):  # a correct checksum, as an attacker would write it
         broken[header + 148 : header + 156] = b" " * 8
         broken[header + 148 : header + 156] = b"%06o\0 " % sum(broken[header : header + 512])
     path.write_bytes(broken)
@@ -328,10 +326,10 @@ def test_a_shard_flipped_anywhere_never_raises_anything_else(tmp_path: Path, dat
                     part.open(index)
 
 
-def test_a_shard_that_leads_back_into_itself_comes_to_an_end(tmp_path: Path) -> None:
+def test_reading_a_member_of_negative_size_ends(tmp_path: Path) -> None:
     path = tar(tmp_path / "x.tar", labelled(6))
     back = tarfile.TarInfo("back.bin")
-    back.size = -1024  # as tar writes numbers that its octal digits cannot hold
+    back.size = -1024  # written in base 256, tar's form for numbers that its octal digits cannot hold
     whole = path.read_bytes().rstrip(b"\0")
     whole += b"\0" * (-len(whole) % 512)
     path.write_bytes(whole + back.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
@@ -340,7 +338,7 @@ def test_a_shard_that_leads_back_into_itself_comes_to_an_end(tmp_path: Path) -> 
     assert len(train) + len(test) == 6
 
 
-def test_a_shard_that_changes_under_its_reader_is_a_bad_picture(tmp_path: Path) -> None:
+def test_a_shard_that_changes_after_it_was_indexed_raises_an_error(tmp_path: Path) -> None:
     path = tar(tmp_path / "x.tar", labelled(8))
     train, _ = load_data(str(path))
     path.write_bytes(path.read_bytes()[:600])
@@ -356,12 +354,12 @@ def test_a_shard_that_changes_under_its_reader_is_a_bad_picture(tmp_path: Path) 
     [
         ("{0..999999999}.tar", "more than 100,000 files"),
         ("x-{000..002}.tar", "x-000.tar: no such folder or file"),
-        ("*.tar", "no pattern that fits any"),
-        ("tfrecords+download:x", "nothing is called tfrecords\\+download; there are cifar10"),
+        ("*.tar", "no file matches it"),
+        ("tfrecords+download:x", "unknown kind of data set tfrecords\\+download; give cifar10"),
         ("x" * 5000, "no such folder or file"),
     ],
 )
-def test_an_address_that_means_nothing_is_wrong_use(
+def test_an_address_without_meaning_is_an_error_of_use(
     address: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -370,7 +368,7 @@ def test_an_address_that_means_nothing_is_wrong_use(
     assert error.value.exit_status == 2
 
 
-def test_several_kinds_of_files_are_not_guessed_at(shards: Path) -> None:
+def test_a_folder_with_several_kinds_of_files_is_refused(shards: Path) -> None:
     (shards / "x.parquet").write_bytes(b"")
     with pytest.raises(InputError, match="several kinds"):
         load_data(str(shards))
@@ -379,14 +377,13 @@ def test_several_kinds_of_files_are_not_guessed_at(shards: Path) -> None:
 # --------------------------------------------------------------------------------------------------- addresses
 
 
-class Faulty(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; what is asked for is listed. Under /cut only the first half of a file arrives, under /slow it
-    takes a while."""
+class FaultyHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and records the requested paths. /cut/ sends half of each file; /slow/ waits first."""
 
-    asked: list[str]
+    requested: list[str]
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.requested.append(self.path)
         if self.path.startswith("/cut/"):
             content = (Path(self.directory) / self.path.removeprefix("/cut/")).read_bytes()
             self.send_response(200)
@@ -405,55 +402,55 @@ class Faulty(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(shards: Path) -> Iterator[tuple[str, list[str]]]:
-    asked: list[str] = []
+    requested: list[str] = []
 
-    class Handler(Faulty):
+    class Handler(FaultyHandler):
         def __init__(self, *arguments: object, **options: object) -> None:
-            self.asked = asked
+            self.requested = requested
             super().__init__(*arguments, directory=str(shards), **options)  # type: ignore[arg-type]
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}", asked
+        yield f"http://127.0.0.1:{running.server_port}", requested
         running.shutdown()
 
 
 def test_shards_behind_a_url_are_downloaded_once(shards: Path, server: tuple[str, list[str]]) -> None:
-    url, asked = server
+    url, requested = server
     address = f"{url}/{{train,val}}-{{000..001}}.tar"
     train, test = load_data(address)
     ours = load_data(str(shards))
     for part, whole in zip((train, test), ours, strict=True):
         assert (part.names, list(part.labels)) == (whole.names, list(whole.labels))
-    before = len(asked)
+    requested.clear()
     again, _ = load_data(address)
     assert as_set(again) == as_set(train)
-    assert len(asked) == before
+    assert not requested
     assert not list(cache_folder().rglob("*.partial"))
 
 
-def test_of_several_processes_one_downloads(server: tuple[str, list[str]], tmp_path: Path) -> None:
-    """All of torchrun's look at the same moment, and none finds a file."""
-    url, asked = server
+def test_only_one_of_several_processes_downloads(server: tuple[str, list[str]], tmp_path: Path) -> None:
+    """The processes of torchrun all start at once, when there is no file yet."""
+    url, requested = server
     cache = str(tmp_path / "cache")
     address = f"{url}/slow/{{train,val}}-000.tar"
-    loading = [
+    processes = [
         run(load_at_once, address, tmp_path, log=tmp_path / f"log-{number}", XDG_CACHE_HOME=cache)
         for number in range(3)
     ]
-    assert [(one.wait(), one.output) for one in loading] == [(0, "6 and 3\n")] * 3
-    assert Counter(asked) == {"/slow/train-000.tar": 1, "/slow/val-000.tar": 1}
+    assert [(process.wait(), process.output) for process in processes] == [(0, "6 and 3\n")] * 3
+    assert Counter(requested) == {"/slow/train-000.tar": 1, "/slow/val-000.tar": 1}
 
 
-def load_at_once(address: str, place: Path) -> None:
-    wait_for_processes(place, 3)
+def load_at_once(address: str, meeting_folder: Path) -> None:
+    wait_for_processes(meeting_folder, 3)
     print(*map(len, load_data(address)), sep=" and ")
 
 
-def test_evaluation_downloads_the_held_out_shards_alone(server: tuple[str, list[str]]) -> None:
-    url, asked = server
+def test_evaluation_downloads_only_the_held_out_shards(server: tuple[str, list[str]]) -> None:
+    url, requested = server
     assert len(load_held_out(f"{url}/{{train,val}}-000.tar", None)) == 3
-    assert all("train" not in path for path in asked)
+    assert all("train" not in path for path in requested)
 
 
 @pytest.mark.parametrize(
@@ -466,7 +463,7 @@ def test_evaluation_downloads_the_held_out_shards_alone(server: tuple[str, list[
         ("memory://nothing/y.tar", "no such file there"),
     ],
 )
-def test_a_download_that_fails_is_one_line_and_leaves_nothing(
+def test_a_failed_download_is_reported_in_one_line_and_leaves_no_file(
     server: tuple[str, list[str]], address: str, message: str
 ) -> None:
     url, _ = server
@@ -477,7 +474,7 @@ def test_a_download_that_fails_is_one_line_and_leaves_nothing(
     assert not [path for path in cache_folder().rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
-def test_any_scheme_that_fsspec_knows(shards: Path) -> None:
+def test_urls_of_any_scheme_of_fsspec(shards: Path) -> None:
     memory = fsspec.filesystem("memory")
     for file in shards.glob("*.tar"):
         memory.pipe(f"/bucket/{file.name}", file.read_bytes())

@@ -1,4 +1,4 @@
-"""Hugging Face data sets and parquet, CIFAR and MNIST, each in the form that its own library writes."""
+"""Hugging Face data sets, parquet files, CIFAR and MNIST, in the form that their own libraries write."""
 
 import hashlib
 import io
@@ -52,7 +52,7 @@ def table(count: int, seed: int = 0, **more: Any) -> datasets.Dataset:
     return datasets.Dataset.from_dict(rows | more, features=features)
 
 
-def folder(root: Path, count: int, seed: int = 0) -> Path:
+def write_folder(root: Path, count: int, seed: int = 0) -> Path:
     for number in range(count):
         file = root / CLASSES[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -63,33 +63,33 @@ def folder(root: Path, count: int, seed: int = 0) -> Path:
 # ------------------------------------------------------------------------------------------------ Hugging Face
 
 
-def saved(root: Path, form: str) -> Path:
-    """A train split of 10 and one of 4 to validate on, in each form."""
-    parts = datasets.DatasetDict({"train": table(10), "validation": table(4, 100)})
+def write_splits(root: Path, form: str) -> Path:
+    """Write a train split of 10 images and a validation split of 4."""
+    splits = datasets.DatasetDict({"train": table(10), "validation": table(4, 100)})
     if form == "save_to_disk":
-        parts.save_to_disk(str(root))
+        splits.save_to_disk(str(root))
     else:
         (root / "data").mkdir(parents=True)
-        for name, part in parts.items():
-            part.to_parquet(root / "data" / f"{name}-00000-of-00001.parquet")
+        for name, split in splits.items():
+            split.to_parquet(root / "data" / f"{name}-00000-of-00001.parquet")
     return root
 
 
 @pytest.mark.parametrize("form", ["save_to_disk", "parquet"])
-def test_the_same_pictures_as_in_folders(form: str, tmp_path: Path) -> None:
-    folder(tmp_path / "folder" / "train", 10)
-    folder(tmp_path / "folder" / "val", 4, 100)
-    ours = load_data(str(saved(tmp_path / "set", form)))
+def test_tables_hold_the_same_images_as_folders(form: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "folder" / "train", 10)
+    write_folder(tmp_path / "folder" / "val", 4, 100)
+    ours = load_data(str(write_splits(tmp_path / "set", form)))
     theirs = load_data(str(tmp_path / "folder"))
-    assert [one.class_names for one in ours] == [CLASSES, CLASSES]
-    assert [as_set(one) for one in ours] == [as_set(one) for one in theirs]
+    assert [part.class_names for part in ours] == [CLASSES, CLASSES]
+    assert [as_set(part) for part in ours] == [as_set(part) for part in theirs]
     assert ours[0].names[3] == ("train/000003" if form == "save_to_disk" else "train-00000-of-00001.parquet/000003")
-    sent = pickle.loads(pickle.dumps(ours[0]))
-    assert sent.subset([7]).open(0).tobytes() == ours[0].open(7).tobytes()
+    pickled = pickle.loads(pickle.dumps(ours[0]))
+    assert pickled.subset([7]).open(0).tobytes() == ours[0].open(7).tobytes()
 
 
 @pytest.mark.parametrize("form", ["save_to_disk", "parquet", "pattern"])
-def test_one_table_is_split(form: str, tmp_path: Path) -> None:
+def test_a_table_without_splits_is_split(form: str, tmp_path: Path) -> None:
     if form == "save_to_disk":
         table(10).save_to_disk(str(tmp_path / "one"))
     else:
@@ -101,18 +101,20 @@ def test_one_table_is_split(form: str, tmp_path: Path) -> None:
     assert load_held_out(address, train.class_names, set(train.names)).names == test.names
 
 
-def test_parquet_without_the_types_of_hugging_face(tmp_path: Path) -> None:
+def test_parquet_files_need_no_types_of_hugging_face(tmp_path: Path) -> None:
     rows = {"img": [png(number) for number in range(6)], "label": [number % 2 for number in range(6)]}
     pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "x.parquet")
     train, test = load_data(str(tmp_path / "x.parquet"))
     assert (len(train), len(test), train.class_names) == (4, 2, ["0", "1"])
     assert train.open(0).tobytes() == image(int(train.names[0][-6:])).tobytes()
-    (tmp_path / "labels.txt").write_text("0:cat\n1:dog\n", "utf-8-sig")  # as Windows' editor saves it
+    (tmp_path / "labels.txt").write_text(
+        "0:cat\n1:dog\n", "utf-8-sig"
+    )  # with a byte order mark, as editors on Windows write it
     assert load_data(str(tmp_path / "x.parquet"))[0].class_names == ["cat", "dog"]
 
 
-def test_pictures_that_a_table_only_points_to(tmp_path: Path) -> None:
-    files = sorted(folder(tmp_path / "files", 6).rglob("*.png"))
+def test_a_table_may_have_the_paths_of_images(tmp_path: Path) -> None:
+    files = sorted(write_folder(tmp_path / "files", 6).rglob("*.png"))
     rows = {
         "image": [{"bytes": None, "path": str(file)} for file in files],
         "label": [CLASSES.index(file.parent.name) for file in files],
@@ -126,7 +128,7 @@ def test_pictures_that_a_table_only_points_to(tmp_path: Path) -> None:
         part.open(part.names.index("x.parquet/000002"))
 
 
-def test_copies_are_found_in_tables(tmp_path: Path) -> None:
+def test_duplicates_are_found_in_tables(tmp_path: Path) -> None:
     twice = table(4, image=[{"bytes": png(number % 3), "path": None} for number in range(4)])
     twice.save_to_disk(str(tmp_path / "set"))
     with pytest.warns(UserWarning, match="in two classes"):
@@ -142,14 +144,12 @@ def test_copies_are_found_in_tables(tmp_path: Path) -> None:
         ({"image": [b"x"] * 4, "label": [0, 1, -1, 1]}, "row 2 has label '-1'"),
         ({"image": [b"x"] * 4, "label": [0, 1, 10**12, 1]}, "row 2 has label '1000000000000'"),
         ({"image": [b"x"] * 4, "label": [0.0, 1.0, 0.0, 1.0]}, "row 0 has label '0.0'"),
-        ({"picture": [b"x"] * 4, "label": [0, 1, 0, 1]}, "no column of pictures .*; it has picture, label"),
+        ({"picture": [b"x"] * 4, "label": [0, 1, 0, 1]}, "no column of images .*; it has picture, label"),
         ({"image": [b"x"] * 4, "kind": [0, 1, 0, 1]}, "no column of labels .*; it has image, kind"),
         ({"image": [1] * 4, "label": [0, 1, 0, 1]}, "cannot be read"),
     ],
 )
-def test_columns_that_cannot_be_used_are_one_clear_line(
-    tmp_path: Path, columns: dict[str, list[Any]], message: str
-) -> None:
+def test_unusable_columns_are_reported_in_one_line(tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
     file = tmp_path / "x.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), file)
     with pytest.raises(InputError, match=message) as error:
@@ -158,45 +158,46 @@ def test_columns_that_cannot_be_used_are_one_clear_line(
     assert "\n" not in str(error.value)
 
 
-def test_damaged_files_are_one_clear_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_files_are_reported_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "x.parquet"
     for content in (b"", b"PAR1 and nothing else PAR1"):
         file.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read") as error:
             load_data(str(file))
         assert "\n" not in str(error.value)
-    assert not caplog.records, "nor does the library that reads them say it once more"
-    root = saved(tmp_path / "set", "save_to_disk")
+    assert not caplog.records, "the library that reads them logs nothing"
+    root = write_splits(tmp_path / "set", "save_to_disk")
     (root / "train" / "state.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         load_data(str(root))
 
 
-def test_a_row_without_a_picture_is_a_bad_picture(tmp_path: Path) -> None:
+def test_a_row_without_an_image_raises_an_error_when_it_is_opened(tmp_path: Path) -> None:
     rows: list[object] = [{"bytes": png(number), "path": None} for number in range(6)]
     rows[0] = rows[1] = None
     table(6, image=rows).save_to_disk(str(tmp_path / "set"))
-    told = []
     for part in load_data(str(tmp_path / "set")):
-        for index in range(len(part)):
-            try:
+        for index, name in enumerate(part.names):
+            if name in ("set/000000", "set/000001"):
+                with pytest.raises(InputError, match=f"^{name}: there is no image in this row$"):
+                    part.open(index)
+            else:
                 part.open(index)
-            except InputError as error:
-                told.append(str(error))
-    assert sorted(told) == [f"set/00000{number}: there is no picture in this row" for number in range(2)]
 
 
-# ------------------------------------------------------------------------------------------- torchvision's sets
+# ------------------------------------------------------------------------------------------- CIFAR and MNIST
 
 
 def write_cifar(root: Path, kind: type, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Files as torchvision's class reads them, which knows the published ones by checksum; 20 pictures in each."""
+    """Write files of 20 random images, and give torchvision's class their checksums instead of the published ones.
+
+    Returns the pixels of the first training file."""
     rng = np.random.default_rng(0)
     base = root / kind.base_folder
     base.mkdir(parents=True)
     pixels = []
 
-    def put(name: str, content: dict[str, object]) -> list[str]:
+    def write(name: str, content: dict[str, object]) -> list[str]:
         data = pickle.dumps(content)
         (base / name).write_bytes(data)
         return [name, hashlib.md5(data).hexdigest()]
@@ -206,16 +207,18 @@ def write_cifar(root: Path, kind: type, monkeypatch: pytest.MonkeyPatch) -> np.n
         files = []
         for name, _ in getattr(kind, attribute):
             pixels.append(rng.integers(0, 256, (20, 3072), dtype=np.uint8))
-            files.append(put(name, {"data": pixels[-1], label_key: [number % 10 for number in range(20)]}))
+            files.append(write(name, {"data": pixels[-1], label_key: [number % 10 for number in range(20)]}))
         monkeypatch.setattr(kind, attribute, files)
     names = [f"class {number}" for number in range(10)]
-    md5 = put(kind.meta["filename"], {kind.meta["key"]: names})[1]
+    md5 = write(kind.meta["filename"], {kind.meta["key"]: names})[1]
     monkeypatch.setattr(kind, "meta", kind.meta | {"md5": md5})
     return pixels[0]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
-def test_cifar(name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar_has_the_published_images_labels_and_splits(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     published = getattr(torchvision.datasets, kind)
     pixels = write_cifar(tmp_path, published, monkeypatch)
     train, test = load_data(f"{name}:{tmp_path}")
@@ -227,7 +230,7 @@ def test_cifar(name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
-def test_mnist(name: str, kind: str, tmp_path: Path) -> None:
+def test_mnist_has_the_published_images_labels_and_splits(name: str, kind: str, tmp_path: Path) -> None:
     raw = tmp_path / kind / "raw"
     raw.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -247,54 +250,54 @@ def test_mnist(name: str, kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion-mnist"])
-def test_nothing_is_downloaded_unless_that_is_asked_for(
+def test_nothing_is_downloaded_without_the_option_download(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched: list[object] = []
+    downloads: list[object] = []
     for module in ("cifar", "mnist"):
-        place = f"torchvision.datasets.{module}.download_and_extract_archive"
-        monkeypatch.setattr(place, lambda *arguments, **_: fetched.append(arguments))
+        function = f"torchvision.datasets.{module}.download_and_extract_archive"
+        monkeypatch.setattr(function, lambda *arguments, **_: downloads.append(arguments))
     with pytest.raises(InputError, match=rf"give {name}\+download:{tmp_path} to download it"):
         load_data(f"{name}:{tmp_path}")
-    assert not fetched
+    assert not downloads
     with pytest.raises(InputError, match="check the network"):
         load_data(f"{name}+download:{tmp_path}")
-    assert fetched
+    assert downloads
 
 
-def test_of_several_processes_one_downloads_and_unpacks(tmp_path: Path) -> None:
-    loading = [run(load_at_once, tmp_path, log=tmp_path / f"log-{number}") for number in range(3)]
-    assert [one.wait() for one in loading] == [0] * 3, [one.output for one in loading]
-    assert sorted(one.output for one in loading) == ["100 and 20\n"] * 2 + ["downloaded\n100 and 20\n"]
+def test_only_one_of_several_processes_downloads_and_extracts(tmp_path: Path) -> None:
+    processes = [run(load_at_once, tmp_path, log=tmp_path / f"log-{number}") for number in range(3)]
+    assert [process.wait() for process in processes] == [0] * 3, [process.output for process in processes]
+    assert sorted(process.output for process in processes) == ["100 and 20\n"] * 2 + ["downloaded\n100 and 20\n"]
 
 
-def load_at_once(place: Path) -> None:
-    """A slow network is in the place of the real one."""
+def load_at_once(folder: Path) -> None:
+    """Load CIFAR-10 in three processes at once, with a slow local copy instead of the download."""
 
     def download_and_extract(_: str, root: str, **__: object) -> None:
         print("downloaded", file=sys.stderr)
         time.sleep(0.3)
         shutil.copytree(published, root, dirs_exist_ok=True)
 
-    published = place / f"published-{os.getpid()}"
+    published = folder / f"published-{os.getpid()}"
     with pytest.MonkeyPatch.context() as patched:
         write_cifar(published, torchvision.datasets.CIFAR10, patched)
         patched.setattr("torchvision.datasets.cifar.download_and_extract_archive", download_and_extract)
-        wait_for_processes(place, 3)
-        print(*map(len, load_data(f"cifar10+download:{place / 'here'}")), sep=" and ")
+        wait_for_processes(folder, 3)
+        print(*map(len, load_data(f"cifar10+download:{folder / 'here'}")), sep=" and ")
 
 
-def test_a_pickle_that_the_authors_did_not_publish_is_never_opened(tmp_path: Path) -> None:
+def test_a_pickle_with_another_checksum_is_never_opened(tmp_path: Path) -> None:
     base = tmp_path / "cifar-10-batches-py"
     base.mkdir()
     opened = tmp_path / "opened"
 
-    class Evil:
+    class Malicious:
         def __reduce__(self) -> tuple[object, ...]:
             return Path.touch, (opened,)
 
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"):
-        (base / name).write_bytes(pickle.dumps(Evil()))
+        (base / name).write_bytes(pickle.dumps(Malicious()))
     with pytest.raises(InputError, match="not found or corrupted"):
         load_data(f"cifar10:{tmp_path}")
     assert not opened.exists()

@@ -1,4 +1,4 @@
-"""The order of a training's pictures, what each step holds, and how it is shared out."""
+"""Training batches: the order of the images, the steps, and their division among processes."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from inception_v3.data import Pictures, TrainingBatches, batches
+from inception_v3.data import LabelledImages, TrainingBatches, batches
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.seeds import epoch_order, derive_seed
 
@@ -18,17 +18,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PREPROCESSING = Preprocessing((75, 75))
 
 
-def pictures(count: int) -> Pictures:
-    return Pictures(["a", "b"], [Image.new("RGB", (80, 80))] * count, [0] * count, [str(n) for n in range(count)])
+def black_images(count: int) -> LabelledImages:
+    return LabelledImages(["a", "b"], [Image.new("RGB", (80, 80))] * count, [0] * count, [str(n) for n in range(count)])
 
 
 def noise(preprocessing: Preprocessing):  # type: ignore[no-untyped-def]
-    """An augmentation that shows its random numbers."""
+    """An augmentation that returns its random numbers as pixels."""
     return lambda image: torch.randint(256, (3, *preprocessing.image_size), dtype=torch.uint8)
-
-
-def epoch(batches: TrainingBatches, number: int = 0, start: int = 0) -> list[list[int]]:
-    return [batch.indices.tolist() for _, batch in batches.epoch(number, 75, start)]
 
 
 @given(
@@ -38,71 +34,70 @@ def epoch(batches: TrainingBatches, number: int = 0, start: int = 0) -> list[lis
 def test_processes_share_each_step_in_order_and_without_duplicates(
     count: int, step: int, processes: int, start: int, seed: int, number: int
 ) -> None:
-    """One process with the whole step sees the pictures of all of them, also from the middle of an epoch on."""
-    data = pictures(count)
+    """Together they have the images of a single process, also when an epoch starts in the middle."""
+    images = black_images(count)
     order = epoch_order(seed, number, count)
     assert sorted(order) == list(range(count))
-    shares = []
+    by_process = []
     for process in range(processes):
-        loader = TrainingBatches(data, PREPROCESSING, step, seed=seed, process=process, processes=processes)
-        loader._steps.begin(number, 75, min(start, count))
-        shares.append([[draw.place for draw in share] for share in loader._steps])
-    steps = [[place for share in one for place in share] for one in zip(*shares, strict=True)]
-    assert [place for one in steps for place in one] == order[min(start, count) :]
-    assert all(len(one) == step for one in steps[:-1])
-    for one in zip(*shares, strict=True):
-        lengths = [len(share) for share in one]
+        loader = TrainingBatches(images, PREPROCESSING, step, seed=seed, process=process, processes=processes)
+        loader._sampler.begin(number, 75, min(start, count))
+        by_process.append([[item.index for item in part] for part in loader._sampler])
+    steps = list(zip(*by_process, strict=True))
+    assert [index for parts in steps for part in parts for index in part] == order[min(start, count) :]
+    assert all(sum(map(len, parts)) == step for parts in steps[:-1])
+    for parts in steps:
+        lengths = [len(part) for part in parts]
         assert max(lengths) - min(lengths) <= 1
-        assert lengths[0] == max(lengths), "the first process has some wherever there are any"
+        assert lengths[0] == max(lengths), "the first process has an image in every step"
 
 
-def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
+def test_the_order_depends_on_the_epoch_and_the_seed() -> None:
     orders = {tuple(epoch_order(seed, number, 50)) for seed in range(5) for number in range(5)}
     assert len(orders) == 25
     assert epoch_order(3, 1, 50) == epoch_order(3, 1, 50)
 
 
-def test_what_happens_to_a_picture_depends_on_seed_epoch_and_picture_alone() -> None:
-    def drawn(seed: int = 0, number: int = 0, start: int = 0, workers: int = 0) -> dict[int, torch.Tensor]:
-        loader = TrainingBatches(pictures(7), PREPROCESSING, 3, augment=noise, seed=seed, workers=workers)
-        found = {}
+def test_augmentation_depends_only_on_seed_epoch_and_image() -> None:
+    def augmented(seed: int = 0, number: int = 0, start: int = 0, workers: int = 0) -> dict[int, torch.Tensor]:
+        loader = TrainingBatches(black_images(7), PREPROCESSING, 3, augment=noise, seed=seed, workers=workers)
+        images = {}
         for _, batch in loader.epoch(number, 75, start):
-            torch.rand(1)  # what else draws from the generator does not matter
-            found |= dict(zip(batch.indices.tolist(), batch.images, strict=True))
-        return found
+            torch.rand(1)  # other uses of the generator make no difference
+            images |= dict(zip(batch.indices.tolist(), batch.images, strict=True))
+        return images
 
-    whole = drawn()
-    assert len({image.sum().item() for image in whole.values()}) == 7
-    for other in (drawn(), drawn(workers=2), drawn(start=3)):
-        assert all(torch.equal(image, whole[place]) for place, image in other.items())
-    for other in (drawn(seed=1), drawn(number=1)):
-        assert not any(torch.equal(image, whole[place]) for place, image in other.items())
+    expected = augmented()
+    assert len({image.sum().item() for image in expected.values()}) == 7
+    for same in (augmented(), augmented(workers=2), augmented(start=3)):
+        assert all(torch.equal(image, expected[index]) for index, image in same.items())
+    for different in (augmented(seed=1), augmented(number=1)):
+        assert not any(torch.equal(image, expected[index]) for index, image in different.items())
 
 
-def test_augmentation_leaves_the_generator_of_this_process_alone() -> None:
+def test_augmentation_does_not_change_the_generator_of_this_process() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    loader = TrainingBatches(pictures(4), PREPROCESSING, 2, augment=noise)
-    loader._steps.begin(0, 75, 0)
+    loader = TrainingBatches(black_images(4), PREPROCESSING, 2, augment=noise)
+    loader._sampler.begin(0, 75, 0)
     dataset = loader._loader.dataset
-    draws = next(iter(loader._steps))
-    assert len([dataset[draw] for draw in draws]) == 2
+    assert len([dataset[item] for item in next(iter(loader._sampler))]) == 2
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_workers_that_outlive_an_epoch_are_told_of_the_next_and_of_its_size() -> None:
-    loader = TrainingBatches(pictures(5), PREPROCESSING, 2, augment=noise, workers=1)
+def test_persistent_workers_use_the_order_and_the_image_size_of_each_epoch() -> None:
+    loader = TrainingBatches(black_images(5), PREPROCESSING, 2, augment=noise, workers=1)
     for number, size in ((0, 75), (1, 75), (2, 107)):
         steps = list(loader.epoch(number, size))
-        assert [place for _, batch in steps for place in batch.indices.tolist()] == epoch_order(0, number, 5)
+        assert [index for _, batch in steps for index in batch.indices.tolist()] == epoch_order(0, number, 5)
         assert {batch.images.shape[1:] for _, batch in steps} == {(3, size, size)}
         assert [length for length, _ in steps] == [2, 2, 1]
 
 
-def test_seeds_are_spread() -> None:
+def test_seeds_differ_and_fit_in_63_bits() -> None:
     seeds = {
-        derive_seed("picture", seed, number, place) for seed in range(5) for number in range(5) for place in range(40)
+        derive_seed("picture", seed, number, index) for seed in range(5) for number in range(5) for index in range(40)
     }
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -110,7 +105,7 @@ def test_seeds_are_spread() -> None:
 
 
 def test_ctrl_c_while_workers_start_is_not_lost() -> None:
-    """Python drops what is raised inside a library's code around a fork."""
+    """Python drops an exception that is raised in a callback around a fork."""
     pressed: list[bool] = [True]
 
     def press() -> None:
@@ -119,8 +114,7 @@ def test_ctrl_c_while_workers_start_is_not_lost() -> None:
             signal.raise_signal(signal.SIGINT)
 
     os.register_at_fork(before=press)
-    pictures = Pictures(["a"], [Image.new("RGB", (75, 75))] * 4, [0] * 4, [*"abcd"])
-    loader = batches(pictures, Preprocessing((75, 75)), 2, workers=1)
+    loader = batches(black_images(4), PREPROCESSING, 2, workers=1)
     with pytest.raises(KeyboardInterrupt):
         iter(loader)
     assert sum(len(batch.labels) for batch in loader) == 4

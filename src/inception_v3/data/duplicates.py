@@ -1,81 +1,86 @@
-"""One picture under two names: in training and held out, where it flatters the score, or in two classes."""
+"""Find equal images: in both splits, where they make the score too good, or in two classes."""
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from inception_v3.data.pictures import Pictures
+from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
 
-Group = list[tuple[int, int]]  # pictures, each as (set, index)
-HEAD = 4096  # bytes of a file that are compared first
+Group = list[tuple[int, int]]  # of images, each as (index of the set, index in the set)
+HEAD_BYTES = 4096  # of each file, compared before whole files are
 
 
-def duplicates(*sets: Pictures) -> list[Group]:
-    """Groups of pictures whose files have the same content, each a (set, index), in order.
+def duplicates(*sets: LabelledImages) -> list[Group]:
+    """Groups of images whose files have the same content, each image as (index of the set, index in the set), sorted.
 
-    Only files of the same size are read, and all of a file only where another has the same beginning. What cannot
-    be read is in no group.
+    A file is read only if another has the same size, and read whole only if another has the same first HEAD_BYTES.
+    Images that cannot be read are in no group.
     """
-    everything = [(number, index) for number, one in enumerate(sets) for index in range(len(one))]
-    groups = [everything]
-    for key in (_size, _head, _whole):
-        groups = [part for group in groups for part in _apart(sets, group, key)]
+    groups = [[(number, index) for number, images in enumerate(sets) for index in range(len(images))]]
+    for key in (_size, _head, _digest):
+        groups = [part for group in groups for part in _partition(sets, group, key)]
     return sorted(groups)
 
 
-def _apart(sets: tuple[Pictures, ...], group: Group, key: Callable[[Pictures, int], object]) -> Iterable[Group]:
+def _partition(
+    sets: tuple[LabelledImages, ...], group: Group, key: Callable[[LabelledImages, int], object]
+) -> Iterator[Group]:
+    """Split a group by key, and leave out images whose key no other has."""
     parts: dict[object, Group] = defaultdict(list)
     for number, index in group:
         try:
             parts[key(sets[number], index)].append((number, index))
         except (InputError, OSError):
             continue
-    return [part for part in parts.values() if len(part) > 1]
+    return (part for part in parts.values() if len(part) > 1)
 
 
-def _size(pictures: Pictures, index: int) -> object:
-    source = pictures.sources[index]
+def _size(images: LabelledImages, index: int) -> object:
+    source = images.sources[index]
     if isinstance(source, Image.Image):
         return source.mode, source.size
     return source.stat().st_size if isinstance(source, Path) else getattr(source, "size", None)
 
 
-def _head(pictures: Pictures, index: int) -> object:
-    source = pictures.sources[index]
+def _head(images: LabelledImages, index: int) -> object:
+    source = images.sources[index]
     if not isinstance(source, Path):
-        return None  # nothing is saved by reading less
+        return None  # other sources are always read whole
     with source.open("rb") as file:
-        return hashlib.sha256(file.read(HEAD)).digest()
+        return hashlib.sha256(file.read(HEAD_BYTES)).digest()
 
 
-def _whole(pictures: Pictures, index: int) -> object:
-    content = pictures.content(index)
+def _digest(images: LabelledImages, index: int) -> object:
+    content = images.content(index)
     if not content:
-        raise InputError("an empty file is no picture")
+        raise InputError("an empty file is not an image")
     return hashlib.sha256(content).digest()
 
 
-def warnings_of(train: Pictures, held_out: Pictures) -> list[str]:
-    """A line for pictures that are on both sides, and one for those in two classes; none where all is well."""
+def duplicate_warnings(train: LabelledImages, held_out: LabelledImages) -> list[str]:
+    """One line if images are in both splits, and one if images are in two classes, each with an example."""
     sets = (train, held_out)
-    across, classes = [], []
+    in_both_splits, in_two_classes = [], []
     for group in duplicates(*sets):
-        if group[0][0] != group[-1][0]:
-            across.append((group[0], group[-1]))
-        label = {one: sets[one[0]].labels[one[1]] for one in group}
-        if odd := next((one for one in group if label[one] != label[group[0]]), None):
-            classes.append((group[0], odd))
+        first, last = group[0], group[-1]
+        if first[0] != last[0]:
+            in_both_splits.append([first, last])
+        labels = [sets[number].labels[index] for number, index in group]
+        if other := next((image for image, label in zip(group, labels, strict=True) if label != labels[0]), None):
+            in_two_classes.append([first, other])
     lines = []
-    for found, what in (
-        (across, "on both sides, to train on and held out, which flatters the score; keep one"),
-        (classes, "in two classes; remove the wrong one"),
+    for pairs, fault in (
+        (
+            in_both_splits,
+            "in both the training and the held-out split, which makes the score too good; keep one of each",
+        ),
+        (in_two_classes, "in two classes; remove the wrong one"),
     ):
-        if found:
-            example = " and ".join(sets[number].names[index] for number, index in found[0])
-            many = "1 picture is" if len(found) == 1 else f"{len(found)} pictures are"
-            lines.append(f"{many} {what} ({example})")
+        if pairs:
+            example = " and ".join(sets[number].names[index] for number, index in pairs[0])
+            lines.append(f"{len(pairs)} image{'s are' if len(pairs) > 1 else ' is'} {fault} ({example})")
     return lines

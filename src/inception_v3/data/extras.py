@@ -1,4 +1,4 @@
-"""Packages that only some data sets need."""
+"""Packages of the extra `inception-v3[data]`, which only some data sets need."""
 
 from importlib import import_module
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 from inception_v3.errors import InputError
 
 
-def extra(module: str, place: str) -> Any:
-    """The module. Raises InputError, naming what needs it, where it is not installed."""
+def import_extra(module: str, address: str) -> Any:
+    """Import a module of an optional package. Raises InputError, with the address that needs it: not installed."""
     try:
         return import_module(module)
     except ImportError as error:
-        package = module.split(".")[0]
-        raise InputError(f"{place}: reading it needs {package}; pip install 'inception-v3[data]'") from error
+        raise InputError(
+            f"{address}: reading it needs {module.split('.')[0]}; pip install 'inception-v3[data]'"
+        ) from error

@@ -1,84 +1,78 @@
-"""Folders of class/image files, with or without train/ and val/ above them."""
+"""Folders of class/image files, with or without the folders train/ and val/ above them."""
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
-from inception_v3.data.address import beside, split_named, train_and_held_out
-from inception_v3.data.pictures import Pictures, Splits, is_number
-from inception_v3.data.sequences import Made, Texts
+from inception_v3.data.labelled_images import LabelledImages, is_number
+from inception_v3.data.sequences import PackedStrings
+from inception_v3.data.splits import SplitReaders, choose_splits, split_name, warn_left_out
 from inception_v3.errors import InputError
 from inception_v3.images.find import list_images
 from inception_v3.support.text import printable
 
 
-def find(root: Path) -> Splits:
-    """A split's folder holds class folders: one that is called train and holds pictures is a class.
+def find_folder_splits(root: Path) -> SplitReaders:
+    """The splits of root/train/CLASS/ and root/val/CLASS/, or all of root/CLASS/.
 
-    Warns of folders with pictures that are beside a split's.
+    A folder called train without class folders in it is a class itself. Warns of folders with images that are left
+    out because they are in neither split.
     """
-    folders = _folders(root)
     splits: dict[str, Path] = {}
     others = []
-    for folder in sorted(folders, key=lambda folder: len(folder.name)):  # train before train_masks
-        name = split_named(folder.name)
+    for folder in sorted(_subfolders(root), key=lambda folder: len(folder.name)):  # train before train_masks
+        name = split_name(folder.name)
         if not name or name in splits:
             others.append(folder)
-        elif _folders(folder):
+        elif _subfolders(folder):
             splits[name] = folder
-    train, held_out = train_and_held_out(splits)
-    left = sorted(folder.name for folder in others if splits and any(True for _ in list_images(folder)))
-    if left:
-        beside(str(root), left)
-    if train and held_out:
-        return Splits(partial(read, train), partial(read, held_out))
-    return Splits(partial(read, train or held_out or root))
+    if left_out := sorted(folder.name for folder in others if splits and any(True for _ in list_images(folder))):
+        warn_left_out(str(root), left_out)
+    return choose_splits(
+        {name: partial(read_folder, path) for name, path in splits.items()}, partial(read_folder, root)
+    )
 
 
 @dataclass(frozen=True)
-class _Files:
+class _FileTable:
     root: Path
-    below: Texts
+    relative_paths: PackedStrings
 
-    def path(self, number: int) -> Path:
-        return self.root / self.below[number]
+    def name(self, index: int) -> str:
+        path = self.relative_paths[index]
+        return path if path.isprintable() else printable(path)  # printable() is slow
 
-    def name(self, number: int) -> str:
-        name = self.below[number]
-        return name if name.isprintable() else printable(name)
+    def source(self, index: int) -> Path:
+        return self.root / self.relative_paths[index]
 
 
-def read(root: Path) -> Pictures:
-    """Every folder is a class, and all pictures in it and below are its own. Named by the path below `root`.
+def read_folder(root: Path) -> LabelledImages:
+    """The images of root/CLASS/ and the folders in it, named by their path below `root`.
 
-    Raises InputError, naming the folder: no class folders, or one without pictures.
+    Raises InputError, with the folder: no class folders in it, or a class folder without images.
     """
-    folders = _folders(root)
+    folders = _subfolders(root)
     if not folders:
-        raise InputError(f"{root}: no class folders in it; put the pictures into {root}/CLASS/", exit_status=2)
-    labels = array("i")
-
-    def below() -> Iterator[str]:
-        for label, folder in enumerate(folders):
-            before = len(labels)
-            for file in list_images(folder):
-                labels.append(label)
-                yield file.relative_to(root).as_posix()
-            if len(labels) == before:
-                raise InputError(f"{folder}: no pictures in it; add some or remove the folder")
-
-    files = _Files(root, Texts(below()))
-    numbers = range(len(labels))
+        raise InputError(f"{root}: no class folders in it; put the images into {root}/CLASS/", exit_status=2)
+    labels, relative_paths = array("i"), PackedStrings()
+    for label, folder in enumerate(folders):
+        relative_paths.extend(file.relative_to(root).as_posix() for file in list_images(folder))
+        if len(relative_paths) == len(labels):
+            raise InputError(f"{folder}: no images in it; add some or remove the folder")
+        labels.extend(repeat(label, len(relative_paths) - len(labels)))
     class_names = [printable(folder.name) for folder in folders]
-    return Pictures(class_names, Made(files.path, numbers), labels, Made(files.name, numbers))
+    table = _FileTable(root, relative_paths)
+    return LabelledImages.lazy(class_names, labels, table.source, table.name)
 
 
-def _folders(root: Path) -> list[Path]:
-    """In the order of their names; those that are numbers as numbers, 2 before 10."""
+def _subfolders(root: Path) -> list[Path]:
+    """The folders in `root` that are not hidden, by name; if all names are numbers, by number (2 before 10)."""
     try:
-        found = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return sorted(found, key=lambda path: int(path.name)) if all(is_number(path.name) for path in found) else found
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise InputError(f"{printable(root)}: cannot be listed ({error.strerror}); check the folder") from error
+    return (
+        sorted(folders, key=lambda path: int(path.name)) if all(is_number(path.name) for path in folders) else folders
+    )

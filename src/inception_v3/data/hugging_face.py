@@ -1,9 +1,8 @@
 """Hugging Face data sets: folders that `save_to_disk` wrote, and parquet files."""
 
-import logging
 import sys
-from array import array
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.data.address import labels_file, train_and_held_out
-from inception_v3.data.extras import extra
-from inception_v3.data.pictures import Encoded, Pictures, PictureSource, Splits
-from inception_v3.data.records import MAX_LABEL, told_apart
-from inception_v3.data.sequences import Made
+from inception_v3.data.extras import import_extra
+from inception_v3.data.labelled_images import LabelledImages, LazyImageFile
+from inception_v3.data.labels import MAX_LABEL, is_label, read_label_names, unique_names
+from inception_v3.data.splits import SplitReaders, choose_splits
 from inception_v3.errors import InputError
 from inception_v3.support.text import printable
 
@@ -23,125 +21,132 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 
 
-def is_saved(folder: Path) -> bool:
-    """A folder of save_to_disk: one data set, or a dictionary of splits."""
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder, for a single data set or for a dictionary of splits."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def find(folder: Path) -> Splits:
-    """The splits of a folder that save_to_disk wrote."""
-    place = str(folder)
-    loaded = _tried(place, lambda: extra("datasets", place).load_from_disk(place))
-    if not isinstance(loaded, dict):
-        return Splits(partial(_pictures, loaded, place, folder.name))
-    splits = {name: partial(_pictures, part, f"{place}: {name}", name) for name, part in loaded.items()}
-    train, held_out = train_and_held_out(splits)
-    if train and held_out:
-        return Splits(train, held_out)
-    if not splits:
-        raise InputError(f"{place}: it has no splits; save it again")
-    return Splits(train or held_out or next(iter(splits.values())))
+def find_saved_splits(folder: Path) -> SplitReaders:
+    """The splits of a folder that `save_to_disk` wrote; images are named SPLIT/ROW."""
+    address = str(folder)
+    with _as_input_error(address):
+        saved = import_extra("datasets", address).load_from_disk(address)
+    if not isinstance(saved, dict):
+        return SplitReaders(partial(_read_table, saved, address, folder.name))
+    readers = {name: partial(_read_table, table, f"{address}: {name}", name) for name, table in saved.items()}
+    if not readers:
+        raise InputError(f"{address}: it has no splits; save it again")
+    return choose_splits(readers, next(iter(readers.values())))
 
 
-def read_parquet(files: list[Path], place: str) -> Pictures:
-    """Pictures called FILES/ROW, with the name of the first file. `datasets` copies them to its cache, once."""
-    datasets = extra("datasets", place)
-    shown = sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
-    if not shown:
+def read_parquet(files: list[Path], address: str) -> LabelledImages:
+    """The rows of all files, named FILE/ROW with the first file's name. `datasets` copies the files to its cache once.
+
+    Class names are those of the label column, replaced by a labels.txt beside the files.
+    Raises InputError: damaged files, no column of images or labels, or a label that is not a whole number.
+    """
+    datasets = import_extra("datasets", address)
+    with _quiet(datasets), _as_input_error(address):
+        table = datasets.Dataset.from_parquet([str(file) for file in files])
+    images = _read_table(table, address, files[0].name)
+    if label_names := read_label_names(files[0].parent):
+        class_names = [label_names.get(label, name) for label, name in enumerate(images.class_names)]
+        images.class_names = unique_names(class_names)
+    return images
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Silence log messages of `datasets`, whose errors are raised as well, and its progress bars outside a terminal."""
+    if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     verbosity = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is raised too
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
-        table = _tried(place, lambda: datasets.Dataset.from_parquet([str(file) for file in files]))
+        yield
     finally:
         datasets.enable_progress_bars()
         datasets.logging.set_verbosity(verbosity)
-    pictures = _pictures(table, place, files[0].name)
-    if known := labels_file(files[0].parent):
-        pictures.class_names = told_apart([known.get(label, name) for label, name in enumerate(pictures.class_names)])
-    return pictures
 
 
-def _tried(place: str, read: Callable[[], Any]) -> Any:
+@contextmanager
+def _as_input_error(name: str) -> Iterator[None]:
+    """Raise any error of `datasets` and pyarrow as an InputError of one line."""
     try:
-        return read()
+        yield
     except InputError:
         raise
-    except Exception as error:  # pyarrow and datasets raise almost any class over damaged files
+    except Exception as error:  # damaged files raise almost any class
         cause = error.__cause__ or error
         detail = printable(" ".join(str(cause).split()))[:200] or type(cause).__name__
-        raise InputError(f"{place}: cannot be read ({detail}); save or fetch it again") from error
+        raise InputError(f"{name}: cannot be read ({detail}); save or download it again") from error
 
 
 @dataclass(frozen=True)
-class _Table:
-    rows: Any  # a datasets.Dataset of the pictures alone, undecoded
+class _RowTable:
+    prefix: str
+    rows: Any  # a datasets.Dataset with only the image column, not decoded
     column: str
-    called: str
-    sizes: np.ndarray
+    sizes: np.ndarray  # of the encoded images in bytes, (N,)
 
-    def name(self, number: int) -> str:
-        return f"{self.called}/{number:06d}"
+    def name(self, index: int) -> str:
+        return f"{self.prefix}/{index:06d}"
 
-    def source(self, number: int) -> PictureSource:
-        return Encoded(self.name(number), int(self.sizes[number]), partial(self.content, number))
+    def source(self, index: int) -> LazyImageFile:
+        return LazyImageFile(self.name(index), int(self.sizes[index]), partial(self.content, index))
 
-    def content(self, number: int) -> bytes:
-        value: Any = _tried(self.name(number), lambda: self.rows[number][self.column])
-        path = None
-        if isinstance(value, dict):
-            path, value = value.get("path"), value.get("bytes")
-        if value is None and path:
-            return _tried(self.name(number), Path(path).read_bytes)  # type: ignore[no-any-return]
-        if not isinstance(value, bytes):
-            raise InputError(f"{self.name(number)}: there is no picture in this row")
-        return value
+    def content(self, index: int) -> bytes:
+        with _as_input_error(self.name(index)):
+            content = self.rows[index][self.column]
+            if isinstance(content, dict):
+                path, content = content.get("path"), content.get("bytes")
+                if content is None and path:
+                    content = Path(path).read_bytes()
+        if not isinstance(content, bytes):
+            raise InputError(f"{self.name(index)}: there is no image in this row")
+        return content
 
 
-def _pictures(table: Any, place: str, called: str) -> Pictures:
-    datasets = extra("datasets", place)
+def _read_table(table: Any, address: str, prefix: str) -> LabelledImages:
+    """The rows of a datasets.Dataset, named PREFIX/ROW."""
+    datasets = import_extra("datasets", address)
     features = table.features
-    image = _column(features, datasets.Image, IMAGE_COLUMNS, place, "pictures")
-    label = _column(features, datasets.ClassLabel, LABEL_COLUMNS, place, "labels")
-    if isinstance(features[image], datasets.Image):
-        table = table.cast_column(image, datasets.Image(decode=False))
-    numbers = _tried(place, lambda: table.select_columns(label).with_format("arrow")[:][label].to_pylist())
-    if not numbers:
-        raise InputError(f"{place}: it has no rows; check the path")
-    labels = array("i")
-    for row, number in enumerate(numbers):
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_LABEL:
-            wrong = printable(number)[:40]
+    image_column = _find_column(features, datasets.Image, IMAGE_COLUMNS, f"{address}: no column of images")
+    label_column = _find_column(features, datasets.ClassLabel, LABEL_COLUMNS, f"{address}: no column of labels")
+    if isinstance(features[image_column], datasets.Image):
+        table = table.cast_column(image_column, datasets.Image(decode=False))
+    with _as_input_error(address):
+        columns = table.select_columns([image_column, label_column]).with_format("arrow")[:]
+        labels = columns[label_column].to_pylist()
+        sizes = _encoded_sizes(columns[image_column], import_extra("pyarrow.compute", address))
+    if not labels:
+        raise InputError(f"{address}: it has no rows; check the path")
+    for row, label in enumerate(labels):
+        if not is_label(label):
             raise InputError(
-                f"{place}: row {row} has {label} {wrong!r}, and must have a whole number from 0 to {MAX_LABEL:,}; cast "
-                "names to ClassLabel, and leave out rows without a label"
+                f"{address}: row {row} has {label_column} {printable(label)[:40]!r}, and must have a whole number from "
+                f"0 to {MAX_LABEL:,}; cast names to ClassLabel, and leave out rows without a label"
             )
-        labels.append(number)
-    class_names = list(getattr(features[label], "names", None) or [])
-    class_names += [str(number) for number in range(len(class_names), max(labels) + 1)]
-    rows = _Table(table.select_columns(image), image, called, _sizes(table, image, place))
-    return Pictures(class_names, Made(rows.source, range(len(labels))), labels, Made(rows.name, range(len(labels))))
+    class_names = list(getattr(features[label_column], "names", None) or [])
+    class_names += [str(label) for label in range(len(class_names), max(labels) + 1)]
+    rows = _RowTable(prefix, table.select_columns(image_column), image_column, sizes)
+    return LabelledImages.lazy(class_names, labels, rows.source, rows.name)
 
 
-def _column(features: Any, kind: type, names: tuple[str, ...], place: str, what: str) -> str:
-    """The one column of this kind, or the first that is called so."""
-    columns = [name for name, feature in features.items() if isinstance(feature, kind)]
-    found = columns[:1] if len(columns) == 1 else [name for name in names if name in features]
-    if not found:
-        raise InputError(f"{place}: no column of {what} ({', '.join(names)}); it has {', '.join(features)}")
-    return str(found[0])
+def _find_column(features: Any, feature_type: type, names: tuple[str, ...], error: str) -> str:
+    """The only column of a type; without it, or with several, the first column with one of the names."""
+    columns = [name for name, feature in features.items() if isinstance(feature, feature_type)]
+    if len(columns) != 1:
+        columns = [name for name in names if name in features]
+    if not columns:
+        raise InputError(f"{error} ({', '.join(names)}); it has {', '.join(features)}")
+    return str(columns[0])
 
 
-def _sizes(table: Any, image: str, place: str) -> np.ndarray:
-    """How many bytes each picture has; 0 where that is not known."""
-    compute = extra("pyarrow.compute", place)
-
-    def measure() -> np.ndarray:
-        column = table.select_columns(image).with_format("arrow")[:][image]
-        if str(column.type).startswith("struct"):
-            column = compute.struct_field(column, "bytes")
-        if str(column.type) == "null":  # every picture lies in a file of its own
-            return np.zeros(len(column), np.int64)
-        return np.asarray(compute.fill_null(compute.binary_length(column), 0).to_numpy())
-
-    return _tried(place, measure)  # type: ignore[no-any-return]
+def _encoded_sizes(column: Any, compute: Any) -> np.ndarray:
+    """The number of bytes of each encoded image, (N,); 0 if unknown."""
+    if str(column.type).startswith("struct"):
+        column = compute.struct_field(column, "bytes")
+    if str(column.type) == "null":  # every image is in a file of its own
+        return np.zeros(len(column), np.int64)
+    return np.asarray(compute.fill_null(compute.binary_length(column), 0).to_numpy())

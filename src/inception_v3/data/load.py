@@ -1,186 +1,197 @@
-"""`load_data` and `load_held_out`: a data set by its address, whatever kind it is. docs/data.md lists the forms."""
+"""`load_data` and `load_held_out` read a data set of any kind by its address. docs/data.md lists the forms.
+
+Each kind of data set has a module with `find_..._splits`, which finds its splits, and `read_...`, which reads the names
+and labels of one split; images are decoded later. Shards, TFRecords and parquet files are split by their names
+(`find_file_splits`).
+"""
 
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
-from inception_v3.data import digits, folders, hugging_face, shards, tfrecords, torchvision_sets
-from inception_v3.data.address import TFRECORD, Reader, exists, expand, is_folder, split_files, split_named
-from inception_v3.data.duplicates import warnings_of
-from inception_v3.data.fetch import is_url
-from inception_v3.data.pictures import BACKGROUND, Pictures, Splits, renumber, split_evenly
+from inception_v3.data.address import exists, expand, is_folder, is_url
+from inception_v3.data.digits import find_digits_splits
+from inception_v3.data.duplicates import duplicate_warnings
+from inception_v3.data.folders import find_folder_splits
+from inception_v3.data.hugging_face import find_saved_splits, is_saved_dataset, read_parquet
+from inception_v3.data.labelled_images import BACKGROUND, LabelledImages
+from inception_v3.data.shards import read_shards
+from inception_v3.data.splits import ReadFiles, SplitReaders, find_file_splits, first_names, hold_out, split_name
+from inception_v3.data.tfrecords import TFRECORD_NAME, read_tfrecords
+from inception_v3.data.torchvision_sets import TORCHVISION_SETS, find_torchvision_splits
 from inception_v3.errors import InputError
 from inception_v3.images.find import list_images
 
-COMPARED = 100_000  # of more pictures, those under two names are not looked for: it would take minutes
-_KIND = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")
+MAX_COMPARED = 100_000  # duplicates in larger data sets are not looked for: that would take minutes
+_KIND_AND_LOCATION = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")
 
 
-def load_data(address: str) -> tuple[Pictures, Pictures]:
-    """The training and the held-out pictures of a data set.
+def load_data(address: str) -> tuple[LabelledImages, LabelledImages]:
+    """The training and the held-out images of a data set, with the same classes.
 
-    Where it has no split of its own, a fifth of each class is held out, the same at every call.
-    Warns, a line each: pictures that are left out, classes that a side lacks, pictures on both sides or in two
-    classes. Raises InputError, naming the file and the remedy: missing, empty, damaged, one class only, too few
-    pictures, unknown classes, labels that are no numbers.
+    If the data set has no split of its own, a fifth of each class is held out, the same images at every call.
+    Warns, in one line each: images that are left out, classes without images in a split, duplicates in both splits or
+    in two classes.
+    Raises InputError, with the file and the remedy: a file is missing or damaged, there are no images or only one
+    class, a class has one image, a held-out class is not in training, or a label is not a whole number.
     """
-    found = _find(address)
-    train = found.train()
-    if len(train.class_names) < 2 or np.count_nonzero(train.counts()) < 2:
-        only = train.class_names[train.labels[0]]
-        raise InputError(f"{address}: one class only ({only}); a classifier needs at least two")
-    if found.held_out is None:
-        train, held_out = split_evenly(train, address)
+    splits = _find_splits(address)
+    train = splits.train()
+    if np.count_nonzero(train.counts()) < 2:
+        class_name = train.class_names[train.labels[0]]
+        raise InputError(f"{address}: one class only ({class_name}); a classifier needs at least two")
+    if splits.held_out is None:
+        train, held_out = hold_out(train, address)
     else:
-        held_out = renumber(
-            found.held_out(),
+        held_out = splits.held_out().relabel(
             train.class_names,
-            lambda name: f"{address}: {name} is held out, and training has no class of that name; add it or remove it",
+            lambda name: (
+                f"{address}: {name} is a held-out class, and training has no class of that name; add it or remove it"
+            ),
         )
-    for line in _remarks(train, held_out):
+    for line in _warnings(train, held_out):
         warnings.warn(f"{address}: {line}", stacklevel=2)
     return train, held_out
 
 
-def load_held_out(address: str, class_names: list[str] | None, *trained_on: AbstractSet[str]) -> Pictures:
-    """What a model with these classes is to be judged on, labelled by its own numbers.
+def load_held_out(address: str, class_names: list[str] | None, *trained_on: AbstractSet[str]) -> LabelledImages:
+    """The images to evaluate a model on.
 
-    The data set's own held-out pictures; or else all of it less those whose names are in `trained_on`, a set for each
-    model. Warns where the data set has some of the pictures of such a set and lacks others.
-    Raises InputError as `load_data` does, for classes that the model does not have, and where no picture is left.
+    These are the held-out images of the data set; if it has no split of its own, all images except those that models
+    were trained on.
+
+    Args:
+        class_names: classes of the model, for its labels; None keeps the labels of the data set.
+        trained_on: the names of the training images, a set for each model.
+
+    Warns if the data set has only some of the images of such a set. Raises InputError as `load_data` does, for a class
+    that the model does not have, and if no image is left.
     """
-    found = _find(address)
-    pictures = (found.held_out or found.train)()
-    if found.held_out is None:
-        pictures = _without(pictures, trained_on, address)
-    for line in _left_out(pictures):
+    splits = _find_splits(address)
+    images = splits.held_out() if splits.held_out else _without(splits.train(), trained_on, address)
+    for line in _bad_warnings(images):
         warnings.warn(f"{address}: {line}", stacklevel=2)
     if class_names is None:
-        return pictures
-    return renumber(
-        pictures,
+        return images
+    return images.relabel(
         class_names,
-        lambda name: f"{address}: the model has no class {name}; it has {_some(class_names)}",
+        lambda name: f"{address}: the model has no class {name}; it has {first_names(class_names, 10)}",
     )
 
 
-def _without(pictures: Pictures, trained_on: Sequence[AbstractSet[str]], address: str) -> Pictures:
-    """All but the pictures that are in one of the sets; a set that shares none with them is of other data."""
-    names = set(pictures.names)
-    known = set[str]().union(*(one for one in trained_on if not one.isdisjoint(names)))
-    if not known:
-        return pictures
-    judged = [place for place, name in enumerate(pictures.names) if name not in known]
-    if not judged:
-        raise InputError(f"{address}: all {len(pictures)} pictures are called as training pictures are; give others")
-    if gone := len(known - names):
+def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], address: str) -> LabelledImages:
+    """All images except those in `trained_on`. A set that has no name in common with the images is ignored."""
+    names = set(images.names)
+    known = set[str]().union(*(model_names for model_names in trained_on if not model_names.isdisjoint(names)))
+    kept = [index for index, name in enumerate(images.names) if name not in known]
+    if not kept:
+        raise InputError(
+            f"{address}: every one of the {len(images)} images has the name of a training image; give other images"
+        )
+    if missing := len(known - names):
         warnings.warn(
-            f"{address}: {len(known) - gone} of the {len(known)} training pictures are in it, by their names, and left "
-            f"out; any that were renamed are among the {len(judged)} that are judged",
+            f"{address}: {len(known) - missing} of the {len(known)} training images are in it, by their names, and "
+            f"left out; if others were renamed, they are among the {len(kept)} that are evaluated",
             stacklevel=3,
         )
-    left = pictures.subset(judged)
-    left.bad = pictures.bad
-    return left
+    return images.subset(kept, images.bad)
 
 
-def _find(address: str) -> Splits:
+def _find_splits(address: str) -> SplitReaders:
     if is_folder(address):
-        return _in_folder(Path(address), address)
+        return _find_in_folder(Path(address), address)
     if address == "digits":
-        train, held_out = split_evenly(digits.read(), address)
-        return Splits(lambda: train, lambda: held_out)
-    if (match := _KIND.fullmatch(address)) and not exists(address):
-        return _named(address, *match.groups())
-    return _in_files(expand(address), address)
+        return find_digits_splits()
+    if (match := _KIND_AND_LOCATION.fullmatch(address)) and not exists(address):
+        return _find_by_kind(address, *match.groups())
+    return _find_in_files(expand(address), address)
 
 
-def _named(address: str, kind: str, option: str | None, place: str) -> Splits:
-    """`cifar10:ROOT` and the like."""
-    if kind in torchvision_sets.CLASSES and option in (None, "download"):
-        return torchvision_sets.find(kind, Path(place), download=option is not None)
+def _find_by_kind(address: str, kind: str, option: str | None, location: str) -> SplitReaders:
+    """The splits of KIND:LOCATION or KIND+OPTION:LOCATION, such as cifar10+download:datasets."""
+    if kind in TORCHVISION_SETS and option in (None, "download"):
+        return find_torchvision_splits(kind, Path(location), download=option is not None)
     if kind == "tfrecords" and option in (None, "background"):
-        inside = is_folder(place)
-        files = [file for file in _files_in(Path(place)) if TFRECORD.search(file)] if inside else expand(place)
-        return split_files(files, place, tfrecords.with_background if option else tfrecords.read)
-    known = ", ".join([*torchvision_sets.CLASSES, "tfrecords"])
+        if is_folder(location):
+            files = [file for file in _list_files(Path(location)) if TFRECORD_NAME.search(file)]
+        else:
+            files = expand(location)
+        return find_file_splits(files, location, partial(read_tfrecords, keep_background=option is not None))
     raise InputError(
-        f"{address}: nothing is called {kind}{'+' + option if option else ''}; there are {known}", exit_status=2
+        f"{address}: unknown kind of data set {kind}{'+' + option if option else ''}; give "
+        f"{', '.join([*TORCHVISION_SETS, 'tfrecords'])}",
+        exit_status=2,
     )
 
 
-def _in_folder(root: Path, address: str) -> Splits:
-    if hugging_face.is_saved(root):
-        return hugging_face.find(root)
-    # an archive that lies beside the pictures that came from it is not meant
-    if next(list_images(root), None) is None and (files := _files_in(root)):
-        return _in_files(files, address)
-    return folders.find(root)
+def _find_in_folder(root: Path, address: str) -> SplitReaders:
+    if is_saved_dataset(root):
+        return find_saved_splits(root)
+    # a folder of images may also hold the archive that they were extracted from
+    if next(list_images(root), None) is None and (files := _list_files(root)):
+        return _find_in_files(files, address)
+    return find_folder_splits(root)
 
 
-def _files_in(root: Path) -> list[str]:
-    """The shards, TFRecords or tables in a folder, or in its train/, val/ and data/."""
-    inside = [place for place in sorted(root.iterdir()) if place.name == "data" or split_named(place.name)]
-    places = [root, *(place for place in inside if place.is_dir())]
-    files = [file for place in places for file in sorted(place.iterdir()) if file.is_file()]
+def _list_files(root: Path) -> list[str]:
+    """The shards, TFRecords and parquet files in a folder, in its data/, and in the folders of its splits."""
+    inside = sorted(path for path in root.iterdir() if path.name == "data" or split_name(path.name))
+    folders = [root, *(path for path in inside if path.is_dir())]
+    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
     return [str(file) for file in files if not file.name.startswith(".") and _reader(str(file))]
 
 
-def _in_files(files: Sequence[str], address: str) -> Splits:
+def _find_in_files(files: Sequence[str], address: str) -> SplitReaders:
     readers = {_reader(file): file for file in files}
     if len(readers) > 1:
         raise InputError(
             f"{address}: holds files of several kinds ({', '.join(readers.values())}); give a pattern for one of them",
             exit_status=2,
         )
-    reader = next(iter(readers))
+    (reader,) = readers
     if reader is None:
         raise InputError(
-            f"{files[0]}: no data set that is read here: .tar, .parquet, TFRecords, or a folder of class/image files",
+            f"{files[0]}: not a data set that can be read; give .tar, .parquet or TFRecord files, or a folder of "
+            "class/image files",
             exit_status=2,
         )
-    return split_files(files, address, reader)
+    return find_file_splits(files, address, reader)
 
 
-def _reader(file: str) -> Reader | None:
-    """What reads a file or URL, by its name."""
+def _reader(file: str) -> ReadFiles | None:
+    """The function that reads a file or URL, by its name; None for other files."""
     name = urlsplit(file).path if is_url(file) else file
     if name.endswith(".tar"):
-        return shards.read
+        return read_shards
     if name.endswith(".parquet"):
-        return hugging_face.read_parquet
-    return tfrecords.read if TFRECORD.search(name) else None
+        return read_parquet
+    return read_tfrecords if TFRECORD_NAME.search(name) else None
 
 
-def _remarks(train: Pictures, held_out: Pictures) -> Iterator[str]:
-    yield from _left_out(train)
-    yield from _left_out(held_out)
-    counts, held_counts = train.counts(), held_out.counts()
+def _warnings(train: LabelledImages, held_out: LabelledImages) -> Iterator[str]:
+    yield from _bad_warnings(train)
+    yield from _bad_warnings(held_out)
+    trained, evaluated = train.counts() > 0, held_out.counts() > 0
     expected = np.array([name != BACKGROUND for name in train.class_names])
-    if lacking := _names(train, expected & (counts == 0)):
-        yield f"no picture to train on of {lacking}"
-    if lacking := _names(train, (held_counts == 0) & (counts > 0)):
-        yield f"no held-out picture of {lacking}: how well it is told from others stays unknown"
-    in_memory = isinstance(train.sources[0], Image.Image)  # a published set, with nothing to put right
-    if not in_memory and len(train) + len(held_out) <= COMPARED:
-        yield from warnings_of(train, held_out)
+    for lacking, line in (
+        (expected & ~trained, "no training image of {}"),
+        (trained & ~evaluated, "no held-out image of {}; add some, or the accuracy there stays unknown"),
+    ):
+        if names := [train.class_names[label] for label in np.flatnonzero(lacking)]:
+            yield line.format(first_names(names, 10))
+    in_memory = isinstance(train.sources[0], Image.Image)  # a published data set, which the user cannot correct
+    if not in_memory and len(train) + len(held_out) <= MAX_COMPARED:
+        yield from duplicate_warnings(train, held_out)
 
 
-def _left_out(pictures: Pictures) -> Iterator[str]:
-    if pictures.bad:
-        name, reason = pictures.bad[0]
-        yield f"left out {name}: {reason}" + (f"; and {len(pictures.bad) - 1} more" if len(pictures.bad) > 1 else "")
-
-
-def _names(pictures: Pictures, chosen: np.ndarray) -> str:
-    return _some([pictures.class_names[label] for label in np.flatnonzero(chosen)])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+def _bad_warnings(images: LabelledImages) -> Iterator[str]:
+    if images.bad:
+        name, reason = images.bad[0]
+        yield f"left out {name}: {reason}" + (f"; and {len(images.bad) - 1} more" if len(images.bad) > 1 else "")

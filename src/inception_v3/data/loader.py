@@ -1,10 +1,6 @@
-"""Batches of pixels: decoded, augmented and resized, in worker processes where that pays."""
+"""Batches of pixels: images are decoded, augmented and resized, optionally in worker processes."""
 
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,18 +10,25 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from inception_v3.data.pictures import Pictures
+from inception_v3.data.labelled_images import LabelledImages
+from inception_v3.data.worker_signals import delayed_interrupt, ignore_signals_from_outside
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.seeds import epoch_order, derive_seed
 
-Augment = Callable[[Image], Tensor]
+ImageTransform = Callable[[Image], Tensor]  # an RGB image to uint8 (3, H, W)
+Augmentation = Callable[[Preprocessing], ImageTransform]  # the transform for an image size
 
 
 @dataclass
 class Batch:
-    """uint8 pictures (N, 3, H, W), labels (N,), their places in the data set, and (name, reason) of what could not be
-    read."""
+    """The images of a batch, and those that could not be read.
+
+    images: uint8 (N, 3, H, W); (N, crops, 3, H, W) if the transform returns several crops of each image.
+    labels: int64 (N,).
+    indices: of the images in the data set, int64 (N,).
+    bad: (name, reason) of each image that could not be read. These images are not among the N.
+    """
 
     images: Tensor
     labels: Tensor
@@ -37,190 +40,159 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One picture in one epoch of a training: all that a worker needs to change it the same way every time."""
+class AugmentedIndex:
+    """The index of an image in the data set, with the seed and the image size of its augmentation."""
 
-    place: int
+    index: int
     seed: int
-    size: int
+    image_size: int
 
 
-Item = tuple[int, Tensor | None, int, tuple[str, str] | None]  # place, pixels, label, and (name, reason) without pixels
+Sample = tuple[int, Tensor | None, int, tuple[str, str] | None]  # index; pixels, or None; label; (name, reason) if None
 
 
-class PixelDataset(Dataset[Item]):
-    """Decodes and resizes, and augments what is asked for by a `Draw`.
+class PixelDataset(Dataset[Sample]):
+    """Decodes and transforms images. An `AugmentedIndex` gets the augmentation, a plain index the `transform`.
 
-    A picture that cannot be read comes back as None with its name and the reason.
+    The sample of an image that cannot be read has None for pixels, and the image's name and the reason.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: LabelledImages,
         preprocessing: Preprocessing,
-        augment: Callable[[Preprocessing], Augment] | None = None,
-        views: Augment | None = None,
+        augment: Augmentation | None = None,
+        transform: ImageTransform | None = None,
     ) -> None:
-        self.pictures, self.preprocessing, self.augment = pictures, preprocessing, augment
-        self.views = views or preprocessing.pixels
-        self._steps: dict[int, Augment] = {}  # for each size
+        self.images, self.preprocessing, self.augment = images, preprocessing, augment
+        self.transform = transform or preprocessing.pixels
+        self._augmentations: dict[int, ImageTransform] = {}  # by image size
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def __getitem__(self, asked: int | Draw) -> Item:
-        place = asked.place if isinstance(asked, Draw) else asked
-        label = self.pictures.labels[place]
+    def __getitem__(self, item: int | AugmentedIndex) -> Sample:
+        index = item.index if isinstance(item, AugmentedIndex) else item
+        label = self.images.labels[index]
         try:
-            image = self.pictures.open(place)
+            image = self.images.open(index)
         except InputError as error:
-            return place, None, label, (self.pictures.names[place], str(error))
-        if isinstance(asked, int):
-            return place, self.views(image), label, None
-        # The generator of this process is set for this picture, and put back: worker or not, it makes no difference.
+            return index, None, label, (self.images.names[index], str(error))
+        if isinstance(item, int):
+            return index, self.transform(image), label, None
+        # This process's generator is seeded for this image and restored, so the number of workers changes nothing.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(asked.seed)
-            return place, self._for_size(asked.size)(image), label, None
+            torch.default_generator.manual_seed(item.seed)
+            return index, self._augmentation(item.image_size)(image), label, None
 
-    def _for_size(self, size: int) -> Augment:
-        if size not in self._steps:
+    def _augmentation(self, size: int) -> ImageTransform:
+        if size not in self._augmentations:
             preprocessing = self.preprocessing.at(size)
-            self._steps[size] = self.augment(preprocessing) if self.augment else preprocessing.pixels
-        return self._steps[size]
+            self._augmentations[size] = self.augment(preprocessing) if self.augment else preprocessing.pixels
+        return self._augmentations[size]
 
 
-def collate(items: list[Item], size: tuple[int, int]) -> Batch:
-    good = [(index, pixels, label) for index, pixels, label, _ in items if pixels is not None]
-    images = torch.stack([pixels for _, pixels, _ in good]) if good else torch.empty(0, 3, *size, dtype=torch.uint8)
+def _collate(samples: list[Sample], size: tuple[int, int]) -> Batch:
+    readable = [(index, pixels, label) for index, pixels, label, _ in samples if pixels is not None]
     return Batch(
-        images,
-        torch.tensor([label for *_, label in good], dtype=torch.long),
-        torch.tensor([index for index, *_ in good], dtype=torch.long),
-        [bad for *_, bad in items if bad is not None],
-    )
-
-
-def batches(
-    pictures: Pictures,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    *,
-    views: Augment | None = None,
-    workers: int = 0,
-) -> DataLoader[Any]:
-    """A DataLoader of `Batch`: every picture once, in order, as prediction sees it, or the `views` of each."""
-    return _Loader(
-        PixelDataset(pictures, preprocessing, views=views),
-        batch_size,
-        num_workers=workers,
-        collate_fn=partial(collate, size=preprocessing.image_size),
-        worker_init_fn=_leave_signals_to_the_main_process,
-        persistent_workers=workers > 0,
+        torch.stack([pixels for _, pixels, _ in readable]) if readable else torch.empty(0, 3, *size, dtype=torch.uint8),
+        torch.tensor([label for *_, label in readable], dtype=torch.long),
+        torch.tensor([index for index, *_ in readable], dtype=torch.long),
+        [bad for *_, bad in samples if bad is not None],
     )
 
 
 class _Loader(DataLoader[Any]):
-    """Ctrl-C waits while workers start: in libraries' own code around a fork it would be lost, or end in a crash."""
+    """A DataLoader of `Batch`, whose workers are started without losing a Ctrl-C."""
+
+    def __init__(self, dataset: PixelDataset, workers: int, **options: Any) -> None:
+        super().__init__(
+            dataset,
+            num_workers=workers,
+            collate_fn=partial(_collate, size=dataset.preprocessing.image_size),
+            worker_init_fn=ignore_signals_from_outside,
+            persistent_workers=workers > 0,  # they live on after an epoch: starting them takes long
+            **options,
+        )
 
     def __iter__(self) -> Any:
-        with _later(signal.SIGINT):
+        with delayed_interrupt():
             return super().__iter__()
 
 
-@contextmanager
-def _later(number: int) -> Iterator[None]:
-    """A signal that comes in here is dealt with at the end."""
-    if threading.current_thread() is not threading.main_thread():  # others may not ask for signals
-        yield
-        return
-    came: list[int] = []
-    before = signal.signal(number, lambda came_now, _: came.append(came_now))
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-        if came:
-            signal.raise_signal(number)
+def batches(
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    *,
+    transform: ImageTransform | None = None,
+    workers: int = 0,
+) -> DataLoader[Any]:
+    """A DataLoader of `Batch`: every image once, in order, preprocessed as for prediction or with `transform`."""
+    return _Loader(PixelDataset(images, preprocessing, transform=transform), workers, batch_size=batch_size)
 
 
 class TrainingBatches:
-    """The steps of a training, epoch after epoch: shuffled, augmented, shared out to the processes.
+    """The steps of a training, epoch after epoch: shuffled, augmented, and divided among the processes.
 
-    What is in a step depends on the seed, the epoch and where in its order the step begins, and on nothing else.
+    The images of a step and their augmentation depend only on the seed, the epoch, and the index of the step's first
+    image in the order of the epoch.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: LabelledImages,
         preprocessing: Preprocessing,
         step_size: int,
         *,
-        augment: Callable[[Preprocessing], Augment] | None = None,
+        augment: Augmentation | None = None,
         seed: int = 0,
         workers: int = 0,
         process: int = 0,
         processes: int = 1,
         pin_memory: bool = False,
     ) -> None:
-        self._steps = _Steps(len(pictures), step_size, seed, process, processes)
+        """`step_size` images are taken in each step by all `processes` together; this one is number `process`."""
+        self._sampler = _StepSampler(len(images), step_size, seed, process, processes)
         self._loader = _Loader(
-            PixelDataset(pictures, preprocessing, augment),
-            batch_sampler=self._steps,
-            num_workers=workers,
-            collate_fn=partial(collate, size=preprocessing.image_size),
-            worker_init_fn=_leave_signals_to_the_main_process,
-            pin_memory=pin_memory,  # for a GPU, which then fetches while it computes
-            persistent_workers=workers > 0,  # they outlive the epoch: what to draw reaches them with each step
+            PixelDataset(images, preprocessing, augment),
+            workers,
+            batch_sampler=self._sampler,
+            pin_memory=pin_memory,  # lets a GPU copy the next batch while it computes
         )
 
     def __len__(self) -> int:
-        """Steps of a whole epoch."""
-        return -(-self._steps.count // self._steps.size)
+        """The number of steps in a whole epoch."""
+        return -(-self._sampler.count // self._sampler.step_size)
 
     def epoch(self, epoch: int, image_size: int, start: int = 0) -> Iterator[tuple[int, Batch]]:
-        """The rest of an epoch, counted from 0, from a place in its order on.
+        """The steps of an epoch, counted from 0, starting with image `start` in the order of the epoch.
 
-        Of each step: how many pictures all processes have in it, readable or not, and this process's share.
+        Yields the number of images that all processes have in the step, readable or not, and this process's batch.
         """
-        self._steps.begin(epoch, image_size, start)
-        yield from zip(self._steps.lengths(), self._loader, strict=True)
+        self._sampler.begin(epoch, image_size, start)
+        yield from zip(self._sampler.lengths(), self._loader, strict=True)
 
 
-class _Steps(Sampler[list[Draw]]):
-    def __init__(self, count: int, size: int, seed: int, process: int, processes: int) -> None:
-        self.count, self.size, self.seed, self.process, self.processes = count, size, seed, process, processes
+class _StepSampler(Sampler[list[AugmentedIndex]]):
+    """Yields the part of this process in each step. Persistent workers receive all they need with the indices."""
+
+    def __init__(self, count: int, step_size: int, seed: int, process: int, processes: int) -> None:
+        self.count, self.step_size, self.seed, self.process, self.processes = count, step_size, seed, process, processes
         self.begin(0, 0, 0)
 
     def begin(self, epoch: int, image_size: int, start: int) -> None:
         self._epoch, self._image_size, self._start = epoch, image_size, start
 
     def lengths(self) -> list[int]:
-        return [min(self.size, self.count - at) for at in range(self._start, self.count, self.size)]
+        return [min(self.step_size, self.count - first) for first in range(self._start, self.count, self.step_size)]
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[AugmentedIndex]]:
         order = epoch_order(self.seed, self._epoch, self.count)
-        at = self._start
-        for length in self.lengths():
-            # In a row, and the first process has no fewer than the others.
-            first, last = (at - (-length * process // self.processes) for process in (self.process, self.process + 1))
+        for start, length in zip(range(self._start, self.count, self.step_size), self.lengths(), strict=True):
+            # Consecutive parts, rounded so that process 0 has no fewer images than the others.
+            first, last = (start - (-length * part // self.processes) for part in (self.process, self.process + 1))
             yield [
-                Draw(place, derive_seed("picture", self.seed, self._epoch, place), self._image_size)
-                for place in order[first:last]
+                AugmentedIndex(index, derive_seed("picture", self.seed, self._epoch, index), self._image_size)
+                for index in order[first:last]
             ]
-            at += length
-
-
-def _leave_signals_to_the_main_process(_: int) -> None:
-    """Ctrl-C and SIGTERM often go to all processes at once, and the main one still needs the others to stop well."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        return  # macOS does not tell who asks: SIGTERM ends workers there
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_the_main_process_asks, daemon=True).start()
-
-
-def _end_when_the_main_process_asks() -> None:
-    """As multiprocessing does of processes that are left when it ends; a handler in Python is not told who asks."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)

@@ -1,11 +1,9 @@
-"""Pictures inside larger files: where each starts, found once for each file and kept in the cache."""
+"""Images inside larger files, which are read at any offset. Each file is indexed once, and a slow index is cached."""
 
 import hashlib
 import json
-import re
 import time
 from array import array
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,28 +13,27 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from inception_v3.data.address import labels_file
-from inception_v3.data.pictures import Encoded, Pictures
-from inception_v3.data.sequences import Made, Texts
+from inception_v3.data.labelled_images import LabelledImages, LazyImageFile
+from inception_v3.data.labels import MAX_LABEL, read_label_names
+from inception_v3.data.sequences import PackedStrings
 from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, atomic_write
 from inception_v3.support.progress import progress_bar
 from inception_v3.support.text import printable
 
-MAX_LABEL = 99_999  # what is above is no label: a list of so many classes would fill the memory
-VERSION = 2  # of what an index holds
-WORTH_KEEPING = 1.0  # seconds that an index must have taken to be kept
+INDEX_VERSION = 2  # increase it when FileIndex changes
+MIN_SECONDS_TO_CACHE = 1.0  # an index that took less time is not cached
 
 
 @dataclass
-class Index:
-    """The pictures of one file, and what in it cannot be used, as (name, reason)."""
+class FileIndex:
+    """The labelled images of one file, and the (name, reason) of its content that cannot be used."""
 
     names: list[str] = field(default_factory=list)  # within the file
     offsets: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)  # in bytes
     labels: list[int] = field(default_factory=list)
-    class_names: dict[int, str] = field(default_factory=dict)  # of those labels that the file names
+    class_names: dict[int, str] = field(default_factory=dict)  # by label, if the file has names
     bad: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, name: str, offset: int, size: int, label: int) -> None:
@@ -46,109 +43,82 @@ class Index:
         self.labels.append(label)
 
 
+IndexFile = Callable[[Path], FileIndex]
+ReadRecord = Callable[[str, Path, int, int], bytes]  # name for errors, file, offset and size to the encoded image
+
+
 @dataclass(frozen=True)
-class _Records:
-    files: list[Path]
-    called: list[str]  # how the files are called in names
-    file: np.ndarray  # of each record, its number in `files`
-    offset: np.ndarray
-    size: np.ndarray
-    within: Texts
-    read: Callable[[Path, int, int], bytes]
+class _RecordTable:
+    files: Sequence[Path]
+    prefixes: list[str]  # of the names, one for each file
+    locations: np.ndarray  # int64 (N, 3): index of the file, offset, size
+    record_names: PackedStrings
+    read_record: ReadRecord
 
-    def name(self, number: int) -> str:
-        return f"{self.called[self.file[number]]}/{self.within[number]}"
+    def name(self, index: int) -> str:
+        return f"{self.prefixes[self.locations[index, 0]]}/{self.record_names[index]}"
 
-    def source(self, number: int) -> Encoded:
-        return Encoded(self.name(number), int(self.size[number]), partial(self.content, number))
-
-    def content(self, number: int) -> bytes:
-        try:
-            return self.read(self.files[self.file[number]], int(self.offset[number]), int(self.size[number]))
-        except InputError as error:
-            raise InputError(f"{self.name(number)}: {error}") from error
+    def source(self, index: int) -> LazyImageFile:
+        name = self.name(index)
+        file_index, offset, size = self.locations[index].tolist()
+        return LazyImageFile(name, size, partial(self.read_record, name, self.files[file_index], offset, size))
 
 
-def labelled(label: object, name: str) -> int:
-    """A label as a number. Raises InputError, naming the record, for what is none."""
-    number = label
-    if isinstance(label, str) and re.fullmatch(r"\s*[0-9]{1,20}\s*", label):  # Python refuses thousands of digits
-        number = int(label)
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_LABEL:
-        wrong = printable(label)[:40]
-        raise InputError(
-            f"{name}: its label is {wrong!r}, and must be a whole number from 0 to {MAX_LABEL:,}; number the classes, "
-            "and call them by name in a labels.txt"
-        )
-    return number
+def read_records(
+    files: Sequence[Path], address: str, index_file: IndexFile, read_record: ReadRecord
+) -> tuple[LabelledImages, dict[int, str]]:
+    """The images of all files, and the names of their labels.
 
-
-def told_apart(class_names: list[str], first: int = 0) -> list[str]:
-    """The names with their labels behind those that several classes have, as two of ImageNet are called crane."""
-    many = {name for name, count in Counter(class_names).items() if count > 1}
-    return [f"{name} ({label})" if name in many else name for label, name in enumerate(class_names, first)]
-
-
-def read_files(
-    files: Sequence[Path], place: str, index: Callable[[Path], Index], read: Callable[[Path, int, int], bytes]
-) -> tuple[Pictures, dict[int, str]]:
-    """All records of these files as pictures, and the names of their labels.
-
-    `index` finds those of a file, `read` gives the content of one, by file, offset and size. A picture is called
-    FILE/RECORD, with the folder too where two files have one name. Names of labels are those in a labels.txt beside
-    the files, or else in the records; the pictures' class names are the numbers.
-    Raises InputError: a file that cannot be read at all, a label that is none, or no pictures.
+    Images are named FILE/RECORD, with the folder of the file if two files have the same name. The class names of the
+    images are numbers. The names of labels, which may be none, are those of a labels.txt beside the files, or else
+    those in the files.
+    Raises InputError: a file cannot be read, a label is not a whole number, or there is no labelled image.
     """
-    plain = len({file.name for file in files}) == len(files)
-    called = [printable(file.name if plain else file.as_posix()) for file in files]
-    names: list[str] = []
-    file_numbers, offsets, sizes, labels = array("i"), array("q"), array("q"), array("i")
+    unique = len({file.name for file in files}) == len(files)
+    prefixes = [printable(file.name if unique else file.as_posix()) for file in files]
+    locations: list[np.ndarray] = []
+    labels = array("i")
     bad: list[tuple[str, str]] = []
-    class_names: dict[int, str] = {}
+    label_names: dict[int, str] = {}
+    record_names = PackedStrings()
     with progress_bar(Console(stderr=True)) as progress:
         bar = progress.add_task("indexing", total=len(files), figures="")
-        for number, file in enumerate(files):
-            found = _kept(file, index)
-            names += found.names
-            file_numbers.extend([number] * len(found.names))
-            offsets.extend(found.offsets)
-            sizes.extend(found.sizes)
-            labels.extend(found.labels)
-            bad += [(f"{called[number]}/{name}".rstrip("/"), reason) for name, reason in found.bad]
-            for label, name in found.class_names.items():
-                class_names.setdefault(label, name)
+        for file_index, file in enumerate(files):
+            index = _cached_index(file, index_file)
+            file_indices = [file_index] * len(index.labels)
+            locations.append(np.array([file_indices, index.offsets, index.sizes], np.int64).T)
+            labels.extend(index.labels)
+            record_names.extend(index.names)
+            bad += [(f"{prefixes[file_index]}/{name}".rstrip("/"), reason) for name, reason in index.bad]
+            label_names = index.class_names | label_names  # if files name a label differently, the first one counts
             progress.advance(bar)
     if not labels:
         reason = ": ".join(bad[0]) if bad else "check what it holds"
-        raise InputError(f"{place}: no labelled pictures in it; {reason}")
-    file_column, offset_column, size_column = (np.asarray(column) for column in (file_numbers, offsets, sizes))
-    records = _Records(list(files), called, file_column, offset_column, size_column, Texts(names), read)
-    numbers = range(len(labels))
-    known = labels_file(files[0].parent) or class_names
-    if too_large := [label for label in known if label > MAX_LABEL]:
-        raise InputError(f"{place}: labels.txt names a label {too_large[0]}; labels go up to {MAX_LABEL:,}")
-    numbered = [str(label) for label in range(max(labels) + 1)]
-    return Pictures(numbered, Made(records.source, numbers), labels, Made(records.name, numbers), bad), known
+        raise InputError(f"{address}: no labelled images in it; {reason}")
+    label_names = read_label_names(files[0].parent) or label_names
+    if max(label_names, default=0) > MAX_LABEL:
+        raise InputError(f"{address}: labels.txt has the label {max(label_names)}; labels go up to {MAX_LABEL:,}")
+    table = _RecordTable(files, prefixes, np.concatenate(locations), record_names, read_record)
+    class_names = [str(label) for label in range(max(labels) + 1)]
+    return LabelledImages.lazy(class_names, labels, table.source, table.name, bad), label_names
 
 
-def _kept(file: Path, index: Callable[[Path], Index]) -> Index:
-    """The index of a file, from the cache where it was made before for a file of this size and time."""
+def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:
+    """The index of a file, from the cache if the file's size and time have not changed."""
     try:
         status = file.stat()
-        with file.open("rb"):
-            pass
+        file.open("rb").close()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from error
-    key = repr((VERSION, index.__module__, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
-    kept = cache_folder("index") / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"
+    key = repr((INDEX_VERSION, index_file.__module__, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
+    cached = cache_folder("index") / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
-        stored = json.loads(kept.read_bytes())
-        stored["class_names"] = {int(label): name for label, name in stored["class_names"].items()}
-        stored["bad"] = [(name, reason) for name, reason in stored["bad"]]
-        return Index(**stored)
+        stored = json.loads(cached.read_bytes())
+        class_names = {int(label): name for label, name in stored["class_names"].items()}  # JSON's keys are strings
+        return FileIndex(**stored | {"class_names": class_names})
     started = time.perf_counter()
-    found = index(file)
-    if time.perf_counter() - started > WORTH_KEEPING:
-        with suppress(InputError), atomic_write(kept) as temporary:
-            temporary.write_text(json.dumps(asdict(found)), "utf-8")
-    return found
+    index = index_file(file)
+    if time.perf_counter() - started > MIN_SECONDS_TO_CACHE:
+        with suppress(InputError), atomic_write(cached) as temporary:
+            temporary.write_text(json.dumps(asdict(index)), "utf-8")
+    return index

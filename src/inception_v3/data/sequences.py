@@ -1,17 +1,21 @@
-"""Long columns in little memory: a million files need not be a million objects, in no worker process."""
+"""Long columns in little memory, without a Python object for each item.
 
+Worker processes update the reference counts of the objects they read, and so copy the memory of all of them.
+"""
+
+import operator
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 
 Item = TypeVar("Item", covariant=True)
 
 
-class Made(Sequence[Item]):
-    """What `make` makes of each number, when it is asked for. Can be sent to other processes if `make` can."""
+class LazySequence(Sequence[Item]):
+    """A lazy sequence: item i is `make(numbers[i])`, computed at each access. It can be pickled if `make` can."""
 
     def __init__(self, make: Callable[[int], Item], numbers: Sequence[int] | np.ndarray) -> None:
         self.make, self.numbers = make, numbers
@@ -19,63 +23,51 @@ class Made(Sequence[Item]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Made[Item]": ...
-    def __getitem__(self, index: int | slice) -> "Item | Made[Item]":
+    def __getitem__(self, index: Any) -> Any:
+        """The item at an integer index, or a lazy sequence of the items of a slice."""
         if isinstance(index, slice):
-            return Made(self.make, self.numbers[index])
+            return LazySequence(self.make, self.numbers[index])
         return self.make(int(self.numbers[index]))
 
     def __iter__(self) -> Iterator[Item]:
         return (self.make(int(number)) for number in self.numbers)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]  # equal to lists, which have none
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} items>"
-
-    def subset(self, indices: Sequence[int]) -> "Made[Item]":
-        return Made(self.make, np.asarray(self.numbers)[np.asarray(indices, dtype=np.int64)])
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
 
 
-class Texts:
-    """Texts end to end in one piece of memory. File names keep bytes that are no UTF-8."""
+class PackedStrings:
+    """Strings in one block of memory. Also keeps the bytes outside UTF-8 of file names (surrogateescape)."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        joined, ends = bytearray(), array("q")
-        for text in texts:
-            joined += text.encode("utf-8", "surrogateescape")
-            ends.append(len(joined))
-        self._joined, self._ends = bytes(joined), ends
+    def __init__(self, strings: Iterable[str] = ()) -> None:
+        self._joined, self._ends = bytearray(), array("q")
+        self.extend(strings)
+
+    def extend(self, strings: Iterable[str]) -> None:
+        for string in strings:
+            self._joined += string.encode("utf-8", "surrogateescape")
+            self._ends.append(len(self._joined))
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, number: int) -> str:
-        start = self._ends[number - 1] if number else 0
-        return self._joined[start : self._ends[number]].decode("utf-8", "surrogateescape")
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return self._joined[start : self._ends[index]].decode("utf-8", "surrogateescape")
 
 
-def joined(first: Sequence[Any], second: Sequence[Any]) -> Made[Any]:
-    """The items of both, one after the other, still made when they are asked for."""
-    return Made(partial(_of_both, first, second), range(len(first) + len(second)))
+def concatenate(first: Sequence[Any], second: Sequence[Any]) -> LazySequence[Any]:
+    """The items of both sequences, in order. They are still computed only on access."""
+    return LazySequence(partial(_item_of_either, first, second), range(len(first) + len(second)))
 
 
-def _of_both(first: Sequence[Any], second: Sequence[Any], number: int) -> Any:
-    return first[number] if number < len(first) else second[number - len(first)]
+def _item_of_either(first: Sequence[Any], second: Sequence[Any], index: int) -> Any:
+    return first[index] if index < len(first) else second[index - len(first)]
 
 
 def subset(column: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
-    """The items of a column at these places, in a column as small as it was."""
-    if isinstance(column, Made):
-        return column.subset(indices)
-    if isinstance(column, array):
-        return array(column.typecode, (column[index] for index in indices))
-    return [column[index] for index in indices]
+    """The items at `indices`. A lazy sequence stays lazy, and an array stays an array."""
+    if isinstance(column, LazySequence):
+        return LazySequence(column.make, np.asarray(column.numbers)[np.asarray(indices, dtype=np.int64)])
+    items = (column[index] for index in indices)
+    return array(column.typecode, items) if isinstance(column, array) else list(items)

@@ -1,77 +1,83 @@
-"""Tar shards as WebDataset writes them: KEY.jpg (or .png, ...) beside KEY.cls, or a KEY.json with a label.
+"""Tar shards as WebDataset writes them: KEY.jpg (or .png, ...) beside KEY.cls, or beside a KEY.json with a label.
 
-A shard is indexed once and then read at any place, so that pictures can be shuffled over all of them.
+A shard is indexed first, so that images can be read in any order, shuffled over all shards.
 """
 
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from inception_v3.data.pictures import Pictures
-from inception_v3.data.records import Index, labelled, read_files, told_apart
+from inception_v3.data.labelled_images import LabelledImages
+from inception_v3.data.labels import parse_label, unique_names
+from inception_v3.data.records import FileIndex, read_records
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.images.find import IMAGE_SUFFIXES
 from inception_v3.support.text import printable
 
+BLOCK = tarfile.BLOCKSIZE  # members are padded to whole blocks
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
-BLOCK = tarfile.BLOCKSIZE
-COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}  # undone by
+DECOMPRESSORS = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}  # by first bytes
 
 
-def read(files: list[Path], place: str) -> Pictures:
-    """The pictures of all shards, called SHARD/MEMBER. Class names are numbers, or those of a labels.txt beside.
+def read_shards(files: list[Path], address: str) -> LabelledImages:
+    """The images of all shards, named SHARD/MEMBER. Class names are those of a labels.txt beside them, or numbers.
 
-    Raises InputError: no tar file, a label that is no number, no labelled pictures.
+    Raises InputError: not a tar file, a label that is not a whole number, or no labelled images.
     """
-    pictures, known = read_files(files, place, index, read_member)
-    count = max(len(pictures.class_names), max(known, default=-1) + 1)
-    pictures.class_names = told_apart([known.get(label, str(label)) for label in range(count)])
-    return pictures
+    images, label_names = read_records(files, address, index_shard, read_member)
+    count = max(len(images.class_names), max(label_names, default=-1) + 1)
+    images.class_names = unique_names([label_names.get(label, str(label)) for label in range(count)])
+    return images
 
 
-def index(path: Path) -> Index:
-    """Where the pictures of a shard are, and their labels. What comes after damage is left out, and told of."""
-    images: dict[str, tuple[str, int, int]] = {}
+def index_shard(path: Path) -> FileIndex:
+    """The images of a shard and their labels. Everything after a damaged member is left out, and listed as bad."""
+    members: dict[str, tuple[str, int, int]] = {}  # of each key: name, offset and size of its image
     labels: dict[str, int] = {}
     contradictory: set[str] = set()
-    found = Index()
-    with path.open("rb") as file:
-        try:
-            for member in _members(path, file, found):
-                head, _, tail = member.name.rpartition("/")
-                key, _, suffix = tail.partition(".")
-                key, suffix = f"{head}/{key}", suffix.lower().rpartition(".")[2]  # KEY.1.jpg too
+    index = FileIndex()
+    try:
+        with path.open("rb") as file:
+            for member in _read_members(path, file, index):
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                key, suffix = f"{folder}/{stem}", suffix.lower().rpartition(".")[2]  # KEY.1.jpg has the key KEY too
                 if suffix in ("cls", "json"):
-                    label = _label(path, file, member, suffix)
+                    label = _read_label(path, file, member, suffix)
                     if label is not None and labels.setdefault(key, label) != label:
                         contradictory.add(key)
                 elif f".{suffix}" in IMAGE_SUFFIXES:
-                    if key in images:
-                        found.bad.append((printable(member.name), "a second picture of one key; rename it"))
-                    images.setdefault(key, (member.name, member.offset_data, member.size))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
-    for key, (name, offset, size) in images.items():
+                    if key in members:
+                        index.bad.append((printable(member.name), "a second image with the same key; rename it"))
+                    members.setdefault(key, (member.name, member.offset_data, member.size))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
+    for key, (name, offset, size) in members.items():
         name = printable(name)
         if key in contradictory:
-            found.bad.append((name, "its .cls and its .json give two labels; remove one"))
+            index.bad.append((name, "its .cls and its .json have different labels; remove one"))
         elif key in labels:
-            found.add(name, offset, size, labels[key])
+            index.add(name, offset, size, labels[key])
         else:
-            found.bad.append((name, f"no label: there is no {PurePosixPath(name).name.partition('.')[0]}.cls or .json"))
-    return found
+            stem = PurePosixPath(name).name.partition(".")[0]
+            index.bad.append((name, f"no label: add {stem}.cls or {stem}.json to the shard"))
+    return index
 
 
-def _members(path: Path, file: BinaryIO, found: Index) -> Any:
-    """The files in a shard; what is wrong with the tar itself goes into `found.bad`."""
+def _read_members(path: Path, file: BinaryIO, index: FileIndex) -> Iterator[tarfile.TarInfo]:
+    """The regular files in a shard. Adds the faults of the tar file itself to `index.bad`.
+
+    The caller may move the position of `file`.
+    """
     length = path.stat().st_size
-    if program := COMPRESSED.get(file.read(2)):
-        found.bad.append(("", f"compressed, and so cannot be read at any place; {program} it"))
+    if program := DECOMPRESSORS.get(file.read(2)):
+        index.bad.append(("", f"compressed, so its members cannot be read in any order; {program} it"))
         return
     file.seek(0)
-    end = 0
+    end = 0  # of the last member that was read
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -79,50 +85,51 @@ def _members(path: Path, file: BinaryIO, found: Index) -> Any:
                     raise tarfile.ReadError(f"cut short, or damaged: {member.size} bytes at {member.offset_data}")
                 end = member.offset_data + (member.size + BLOCK - 1) // BLOCK * BLOCK
                 if member.isreg() and not member.issparse():
-                    here = file.tell()
+                    position = file.tell()
                     yield member
-                    file.seek(here)
+                    file.seek(position)
     except OSError:
         raise
-    except Exception as error:  # a damaged header makes tarfile raise whatever its parsing runs into
-        what = "damaged" if end else "no tar file"
+    except Exception as error:  # tarfile raises many classes over damaged headers
+        fault = "damaged" if end else "not a tar file"
         detail = printable(" ".join(str(error).split()))
-        found.bad.append(("", f"{what} at byte {end} of {length} ({detail}); fetch the shard again"))
+        index.bad.append(("", f"{fault} at byte {end} of {length} ({detail}); download the shard again"))
         return
+    # tarfile takes a damaged header for the end of the file, which has blocks of zeros
     file.seek(end)
-    rest = file.read(BLOCK)
-    if rest.strip(b"\0"):  # tarfile takes a damaged header for the end
-        found.bad.append(("", f"damaged at byte {end}: what comes after is left out; fetch the shard again"))
-    elif len(rest) < BLOCK:
-        found.bad.append(("", f"no end mark at byte {end}: it may be cut short; fetch the shard again"))
+    block = file.read(BLOCK)
+    if block.strip(b"\0"):
+        index.bad.append(("", f"damaged at byte {end}: the rest is left out; download the shard again"))
+    elif len(block) < BLOCK:
+        index.bad.append(("", f"no end mark at byte {end}: it may be cut short; download the shard again"))
 
 
-def _label(path: Path, file: BinaryIO, member: tarfile.TarInfo, suffix: str) -> int | None:
-    """The number in a .cls file, or under `label` in a .json file; None where a .json file has no such key."""
+def _read_label(path: Path, file: BinaryIO, member: tarfile.TarInfo, suffix: str) -> int | None:
+    """The number in a .cls file, or under "label" in a .json file. None for a .json file without that key."""
     name = f"{path}: {printable(member.name)}"
     if member.size > MAX_LABEL_BYTES:
-        raise InputError(f"{name}: {member.size} bytes are no label; write its number alone")
+        raise InputError(f"{name}: {member.size} bytes are too many for a label; write only its number")
     file.seek(member.offset_data)
-    text = file.read(member.size)
+    content = file.read(member.size)
     if suffix == "cls":
-        return labelled(text.decode("utf-8", "replace"), name)
+        return parse_label(content.decode("utf-8", "replace"), name)
     try:
-        table = json.loads(text)
+        table = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f'{name}: no JSON ({error}); write {{"label": NUMBER}}') from error
-    return labelled(table["label"], name) if isinstance(table, dict) and "label" in table else None
+        raise InputError(f'{name}: not valid JSON ({error}); write {{"label": NUMBER}}') from error
+    return parse_label(table["label"], name) if isinstance(table, dict) and "label" in table else None
 
 
-def read_member(path: Path, offset: int, size: int) -> bytes:
-    """Raises InputError with the reason alone: its caller knows the name."""
+def read_member(name: str, path: Path, offset: int, size: int) -> bytes:
+    """The bytes of a member. Raises InputError, with the `name` of the image: it cannot be read."""
     if size > MAX_STREAM_BYTES:
-        raise InputError(f"{size} bytes are more than a picture may have")
+        raise InputError(f"{name}: {size} bytes are more than the {MAX_STREAM_BYTES:,} of an image; make it smaller")
     try:
         with path.open("rb") as file:
             file.seek(offset)
             content = file.read(size)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{name}: {path} cannot be read ({error.strerror or error}); run the command again") from error
     if len(content) < size:
-        raise InputError(f"{path} ends inside it: the shard has changed; start again")
+        raise InputError(f"{name}: {path} ends inside it, so the shard has changed; run the command again")
     return content

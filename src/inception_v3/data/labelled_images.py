@@ -1,0 +1,137 @@
+"""Labelled images: the form into which every kind of data set is read."""
+
+import io
+import re
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from inception_v3.data.sequences import LazySequence, subset
+from inception_v3.errors import InputError
+from inception_v3.images.decode import open_image
+
+BACKGROUND = "background"  # TF-Slim's class 0 of ImageNet
+
+
+class LazyImageFile(io.BytesIO):
+    """A file object for an encoded image inside a larger file; `open_image` reads it like any file.
+
+    `load` returns the encoded bytes and is called at the first `read`, which passes on its InputError. `size` is the
+    number of encoded bytes, known before they are loaded (0: unknown).
+    """
+
+    def __init__(self, name: str, size: int, load: Callable[[], bytes]) -> None:
+        super().__init__()
+        self.name, self.size = name, size
+        self._load: Callable[[], bytes] | None = load
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._load is not None:
+            self.write(self._load())
+            self.seek(0)
+            self._load = None
+        return super().read(size)
+
+
+ImageLike = Path | Image.Image | BinaryIO
+
+
+@dataclass
+class LabelledImages:
+    """Images with labels from 0 to len(class_names) - 1. A source is a file or an image in memory.
+
+    `sources`, `labels` and `names` have one item for each image. They may be lists, or sequences that compute their
+    items on access (sequences.py). `bad` lists the (name, reason) of files and records of the data set that cannot be
+    used; these are in none of the other fields.
+    """
+
+    class_names: list[str]
+    sources: Sequence[ImageLike] = field(repr=False)
+    labels: Sequence[int] = field(repr=False)
+    names: Sequence[str] = field(repr=False)  # unique within a split; docs/data.md has the form for each data set
+    bad: list[tuple[str, str]] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def lazy(
+        cls,
+        class_names: list[str],
+        labels: Iterable[int],
+        source: Callable[[int], ImageLike],
+        name: Callable[[int], str],
+        bad: Sequence[tuple[str, str]] = (),
+    ) -> "LabelledImages":
+        """Image i has `source(i)` and `name(i)`, computed at each access. Both are pickled for worker processes."""
+        labels = array("i", labels)
+        indices = range(len(labels))
+        return cls(class_names, LazySequence(source, indices), labels, LazySequence(name, indices), list(bad))
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def open(self, index: int) -> Image.Image:
+        """Decode an image to mode RGB. Raises InputError, with the name of the image, as `open_image` does."""
+        source = self.sources[index]
+        return source if isinstance(source, Image.Image) else open_image(source)
+
+    def content(self, index: int) -> bytes:
+        """The encoded bytes of an image, or the pixels of an image in memory. Raises InputError: cannot be read."""
+        source = self.sources[index]
+        try:
+            if isinstance(source, Image.Image):
+                return source.tobytes()
+            return source.read_bytes() if isinstance(source, Path) else source.read()
+        except OSError as error:
+            raise InputError(f"{self.names[index]}: cannot be read ({error.strerror or error})") from error
+
+    def subset(self, indices: Sequence[int], bad: Sequence[tuple[str, str]] = ()) -> "LabelledImages":
+        """The images at `indices`, in that order, with the same classes and the given `bad`."""
+        sources, labels, names = (subset(column, indices) for column in (self.sources, self.labels, self.names))
+        return LabelledImages(self.class_names, sources, labels, names, list(bad))
+
+    def relabel(self, class_names: list[str], error_message: Callable[[str], str]) -> "LabelledImages":
+        """The same images with the labels of another list of classes.
+
+        Classes are matched by name. If the names of these classes are numbers and `class_names` are not, each number is
+        an index into `class_names`, which does not count TF-Slim's background class.
+        Raises InputError with `error_message(name)` for the first class that has images and no match.
+        """
+        if self.class_names == class_names:
+            return self
+        indices = {name: index for index, name in enumerate(class_names)}
+        matches = [indices.get(name) for name in self.class_names]
+        if _are_numbers(self.class_names) and not _are_numbers(class_names):
+            shift = (class_names[0] == BACKGROUND) - (self.class_names[0] == BACKGROUND)
+            by_number = {index - shift: index for index in range(len(class_names))}
+            matches = [
+                indices.get(name) if name == BACKGROUND else by_number.get(int(name)) for name in self.class_names
+            ]
+        for label in np.flatnonzero(self.counts()):
+            if matches[label] is None:
+                raise InputError(error_message(self.class_names[label]))
+        labels = [matches[label] or 0 for label in self.labels]
+        return LabelledImages(class_names, self.sources, labels, self.names, self.bad)
+
+    def counts(self) -> np.ndarray:
+        """The number of images of each class, int64 (len(class_names),)."""
+        return np.bincount(np.asarray(self.labels, dtype=np.int64), minlength=len(self.class_names))
+
+    def check_classes_readable(self, labels: Sequence[int]) -> None:
+        """Raise InputError for the first class with images that is not in `labels`, those of the readable images."""
+        missing = np.setdiff1d(self.labels, labels)
+        if len(missing):
+            raise InputError(f"class {self.class_names[missing[0]]}: none of its training images can be read")
+
+
+def is_number(name: str) -> bool:
+    return re.fullmatch("[0-9]{1,20}", name) is not None
+
+
+def _are_numbers(class_names: list[str]) -> bool:
+    """Whether all names, except a background class at 0, are different numbers. "1" and "01" are names."""
+    has_background = class_names[:1] == [BACKGROUND]
+    return len({int(name) for name in class_names if is_number(name)}) == len(class_names) - has_background

@@ -1,0 +1,140 @@
+"""The training and the held-out split of a data set: by the names of its files and folders, or drawn by class."""
+
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from inception_v3.data.address import is_url
+from inception_v3.data.fetch import fetch
+from inception_v3.data.labelled_images import LabelledImages
+from inception_v3.errors import InputError
+
+TRAIN_NAMES = ("train", "training")
+HELD_OUT_NAMES = ("val", "valid", "validation", "test")  # the first of these in the data set is held out
+HELD_OUT_FRACTION = 0.2  # of each class, if the data set has no split of its own
+SPLIT_SEED = 0  # not the seed of the training: a later evaluation must hold out the same images
+
+ReadSplit = Callable[[], LabelledImages]
+ReadFiles = Callable[[list[Path], str], LabelledImages]  # files, and the address for messages
+
+
+@dataclass(frozen=True)
+class SplitReaders:
+    """Functions that read the splits of a data set. Nothing is read before they are called."""
+
+    train: ReadSplit
+    held_out: ReadSplit | None = None  # None: the data set has no held-out split of its own
+
+
+def split_name(name: str) -> str:
+    """The first word of a file or folder name that names a split, such as "train" of "train-000.tar"; else ""."""
+    words = re.split(r"[-_.]", name.lower())
+    return next((word for word in words if word in TRAIN_NAMES or word in HELD_OUT_NAMES), "")
+
+
+def choose_splits(readers: Mapping[str, ReadSplit], everything: ReadSplit) -> SplitReaders:
+    """Choose the training and the held-out split by name, in the order of TRAIN_NAMES and HELD_OUT_NAMES.
+
+    If only one of them exists, it is the whole data set; if neither does, `everything` is.
+    """
+    train, held_out = (
+        next((readers[name] for name in names if name in readers), None) for names in (TRAIN_NAMES, HELD_OUT_NAMES)
+    )
+    return SplitReaders(train or held_out or everything, held_out if train else None)
+
+
+def find_file_splits(files: Sequence[str], address: str, read: ReadFiles) -> SplitReaders:
+    """Split files and URLs by their names, such as train-000.tar and val-000.tar. Reading a split downloads its URLs.
+
+    Files whose names have no split are for training. If other files are named for training, they are left out; a
+    warning lists files that are in neither of two splits.
+    """
+    by_split: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        by_split[_split_of_file(file)].append(file)
+    unnamed = by_split.pop("", [])
+    if unnamed and by_split.keys().isdisjoint(TRAIN_NAMES):
+        by_split[TRAIN_NAMES[0]] = unnamed
+    elif unnamed and not by_split.keys().isdisjoint(HELD_OUT_NAMES):
+        warn_left_out(address, [Path(file).name for file in unnamed])
+
+    def read_split(chosen: Sequence[str]) -> LabelledImages:
+        return read(fetch(chosen), address)
+
+    return choose_splits(
+        {name: partial(read_split, part) for name, part in by_split.items()}, partial(read_split, files)
+    )
+
+
+def _split_of_file(file: str) -> str:
+    """The split that is named by the file, or else by its folder."""
+    path = Path(urlsplit(file).path if is_url(file) else file)
+    return split_name(path.name) or split_name(path.parent.name)
+
+
+def warn_left_out(address: str, names: Sequence[str]) -> None:
+    """Warn that these files or folders are not read, because they are in neither split."""
+    line = f"{address}: left out {first_names(names, 3)}: in neither the training nor the held-out split"
+    warnings.warn(line, stacklevel=2)
+
+
+def first_names(names: Sequence[str], limit: int) -> str:
+    """A list for messages, such as "a, b and 7 more"."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def hold_out(images: LabelledImages, address: str) -> tuple[LabelledImages, LabelledImages]:
+    """Split off HELD_OUT_FRACTION of each class, the same images at every call.
+
+    Raises InputError: a class has only one image.
+    """
+    counts = Counter(images.labels)
+    smallest = min(counts, key=lambda label: (counts[label], label))
+    if counts[smallest] < 2:
+        raise InputError(
+            f"{address}: class {images.class_names[smallest]} has 1 image, and one of each class must be held out; add "
+            "more, or give train/ and val/ folders"
+        )
+    mask = stratified_mask(images.labels, max(len(counts), round(HELD_OUT_FRACTION * len(images))), SPLIT_SEED)
+    return images.subset(np.flatnonzero(~mask).tolist(), images.bad), images.subset(np.flatnonzero(mask).tolist())
+
+
+def stratified_mask(labels: Sequence[int], count: int, seed: int) -> np.ndarray:
+    """Select `count` of N images at random, each class in proportion. Returns a bool mask (N,).
+
+    Equal to sklearn.model_selection.train_test_split with `stratify` (a test compares them). Importing that takes
+    longer than a whole fine-tuning on cached features.
+    """
+    rng = np.random.RandomState(seed)
+    _, classes, class_counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    # scikit-learn permutes each class: its training images come first, and then the selected ones
+    train_counts = _proportional_counts(class_counts, len(classes) - count, rng)
+    selected_counts = _proportional_counts(class_counts - train_counts, count, rng)
+    mask = np.zeros(len(classes), bool)
+    indices_by_class = np.split(np.argsort(classes, kind="stable"), np.cumsum(class_counts)[:-1])
+    for indices, skipped, selected in zip(indices_by_class, train_counts, selected_counts, strict=True):
+        mask[rng.permutation(indices)[skipped : skipped + selected]] = True
+    return mask
+
+
+def _proportional_counts(class_counts: np.ndarray, total: int, rng: np.random.RandomState) -> np.ndarray:
+    """Distribute `total` in proportion to `class_counts`: rounded down, then 1 more for the largest remainders."""
+    exact = class_counts / class_counts.sum() * total
+    counts: np.ndarray = np.floor(exact).astype(int)
+    remainders = exact - counts
+    missing = total - counts.sum()
+    for remainder in np.unique(remainders)[::-1]:
+        if missing == 0:
+            break
+        (equal,) = np.nonzero(remainders == remainder)
+        chosen = rng.choice(equal, size=min(len(equal), missing), replace=False)
+        counts[chosen] += 1
+        missing -= len(chosen)
+    return counts

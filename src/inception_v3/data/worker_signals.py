@@ -1,0 +1,48 @@
+"""Signals and the worker processes of a DataLoader: only the main process decides when they stop."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def delayed_interrupt() -> Iterator[None]:
+    """Deliver a Ctrl-C that arrives inside this block at its end.
+
+    While a process forks, a KeyboardInterrupt could be raised inside a library's callback, and be lost or crash it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # other threads may not set signal handlers
+        yield
+        return
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            signal.raise_signal(signal.SIGINT)
+
+
+def ignore_signals_from_outside(_: int) -> None:
+    """`worker_init_fn` of a DataLoader: only a SIGTERM from the main process ends this worker.
+
+    Ctrl-C and SIGTERM often reach all processes at once, and the main process still needs its workers to stop in order.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return  # macOS does not report the sender: there any SIGTERM ends a worker
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_on_sigterm_from_parent, daemon=True).start()
+
+
+def _exit_on_sigterm_from_parent() -> None:
+    """multiprocessing sends this SIGTERM to processes that are left at its exit.
+
+    A thread waits for it, because a signal handler in Python does not receive the sender.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
