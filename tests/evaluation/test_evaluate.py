@@ -31,7 +31,7 @@ from inception_v3.data import Pictures, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import reliability
 from inception_v3.evaluation.crops import MultiCrop
-from inception_v3.evaluation.evaluate import ANSWER, Metrics, evaluate, judge, merge
+from inception_v3.evaluation.evaluate import ANSWER, Metrics, evaluate, evaluate_models, merge
 from inception_v3.evaluation.report import write_html
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
@@ -63,7 +63,7 @@ def grays(labels: list[int], classes: int) -> Pictures:
 
 
 def scripted(logits: Tensor, labels: list[int], **options: object) -> Metrics:
-    return judge([Scripted(logits)], grays(labels, logits.shape[1]), **options)  # type: ignore[list-item, arg-type]
+    return evaluate_models([Scripted(logits)], grays(labels, logits.shape[1]), **options)  # type: ignore[list-item, arg-type]
 
 
 def noise(count: int, height: int = 80, width: int = 110) -> list[Image.Image]:
@@ -265,7 +265,7 @@ def test_the_softmax_is_averaged_over_crops_and_models(crops: int, batch_size: i
     usual, other = Preprocessing((30, 30)), Preprocessing((41, 37), mean=(0.4, 0.5, 0.6), resize=50)
     models, data = [Colours(seed, (usual, other, usual)[seed]) for seed in range(3)], labelled(5)
     shares = torch.stack([mean_softmax(model, data, crops) for model in models]).mean(0)
-    metrics = judge(models, data, crops=crops, batch_size=batch_size)  # type: ignore[arg-type]
+    metrics = evaluate_models(models, data, crops=crops, batch_size=batch_size)  # type: ignore[arg-type]
     expected = scripted(shares.log(), list(data.labels))
     assert np.array_equal(metrics.confusion, expected.confusion)
     assert metrics.loss == pytest.approx(expected.loss, rel=1e-5)
@@ -276,13 +276,13 @@ def test_a_training_goes_on_in_the_mode_it_was_in(small: Models) -> None:
     model, data = small(), labelled(3)
     for training in (True, False):
         model.train(training)
-        judge([model], data)
+        evaluate_models([model], data)
         assert model.training is training
 
 
 def test_a_network_of_other_classes_is_refused() -> None:
     with pytest.raises(InputError, match="tells 3 classes apart, the data has 2"):
-        judge([Scripted(torch.eye(3))], grays([0, 1], 2))  # type: ignore[list-item]
+        evaluate_models([Scripted(torch.eye(3))], grays([0, 1], 2))  # type: ignore[list-item]
 
 
 # ------------------------------------------------------------------------------------------ the command
@@ -345,7 +345,7 @@ def test_everything_at_once(run: Run, saved: Callable[..., Path], pets: Path, tm
     assert "1 of 6 pictures could not be read" in err
     judged = json.loads(out)
     models = [inception_v3.load(file) for file in (first, second)]
-    expected = judge(models, inception_v3.data.load_held_out(str(pets), models[0].class_names), crops=12)
+    expected = evaluate_models(models, inception_v3.data.load_held_out(str(pets), models[0].class_names), crops=12)
     assert judged["count"] == 5
     assert judged["confusion"] == expected.confusion.tolist()
     assert judged["loss"] == pytest.approx(expected.loss, rel=1e-6)

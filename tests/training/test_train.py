@@ -158,7 +158,7 @@ def test_a_class_that_cannot_be_read_at_all_stops_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "size", "message"),
     [
-        (["day"], 75, "tells 1 classes apart, the data has 2"),
+        (["day"], 75, "num_classes is 1, but the data has 2 classes"),
         (["day", "night"], 91, "91x91, and the recipe's .* is 75"),
     ],
 )

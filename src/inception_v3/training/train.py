@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from inception_v3.data import Batch, Pictures, TrainingBatches, batches
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import Metrics, evaluate, whole
+from inception_v3.evaluation.evaluate import Metrics, evaluate, gather_metrics
 from inception_v3.network.sync_batch_norm import synchronise_batch_norm
 from inception_v3.support.cpu import keep_freed_memory
 from inception_v3.support.devices import autocast, enough_memory, has_bf16
@@ -187,7 +187,7 @@ def train(
         (stopped,) = team.sum(share is None)
         if stopped or share is None:
             stop()
-        return whole(team, test_places, share)
+        return gather_metrics(team, test_places, share)
 
     with StopSignals() as signals, watch:
         if given and not state:  # with neither, the model's own training would have to be done again
@@ -243,7 +243,7 @@ def train(
             metrics = judge()
             if not metrics.count:
                 raise InputError("none of the held-out pictures can be read")
-            if not len(metrics.answered):
+            if not len(metrics.finite_predictions):
                 give_up("no held-out picture gets finite numbers for an answer", at.step)
             for found in team.gather([at.bad_images]):
                 at.bad_images |= found | dict(metrics.bad)
