@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """The models, the data and the settings, as they are reported. `models` are MODEL and those of --with."""
+    """The models, the data and the settings, as they are reported. `models` are the first model and those of --with."""
 
     models: list[str]
     weights: str
