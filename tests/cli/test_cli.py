@@ -148,7 +148,7 @@ def test_one_bad_picture_is_told_and_counted_and_never_stops_the_rest(run: Run, 
     assert ["error" in row for row in rows] == [False, True, False, False]
     assert status == 1
     assert "1.png" in err
-    assert "1 of 4 pictures" in one_line(err)
+    assert "1 of 4 images" in one_line(err)
 
 
 def test_predict_without_pictures_is_wrong_use(run: Run, model: Path, tmp_path: Path) -> None:

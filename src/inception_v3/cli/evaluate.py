@@ -84,11 +84,11 @@ def evaluate(
     from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 
-    own = own_device(pick_device(device))
-    if precision == "bf16" and not has_bf16(own):
-        raise InputError(f"--precision bf16: this {own.type} does not support it; leave it out", exit_status=2)
-    with team(own, again="start all of them again") as processes:
-        networks, files = _load(options, weights_file, own)
+    torch_device = own_device(pick_device(device))
+    if precision == "bf16" and not has_bf16(torch_device):
+        raise InputError(f"--precision bf16: this {torch_device.type} does not support it; leave it out", exit_status=2)
+    with team(torch_device, again="start all of them again") as processes:
+        networks, files = _load(options, weights_file, torch_device)
         seen = [training_images(network.origin.file) for network in networks if network.origin is not None]
         images = load_held_out(data, networks[0].class_names, *seen)
         if workers is None:  # with many crops a worker needs much memory, and two keep the network busy
@@ -128,8 +128,10 @@ def _load(
             _load_raw_weights(network, network.origin.file) if options.weights == "raw" else network.origin.file
         )
         networks.append(network)
-        first = networks[0]
-        if (network.class_names, network.settings.num_classes) != (first.class_names, first.settings.num_classes):
+        if (
+            network.class_names != networks[0].class_names
+            or network.settings.num_classes != networks[0].settings.num_classes
+        ):
             raise InputError(f"{name}: its classes differ from those of {options.models[0]}; leave one of the two out")
     return networks, files
 

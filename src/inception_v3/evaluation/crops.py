@@ -81,7 +81,7 @@ def _middle(spare_height: int, spare_width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class MultiCrop:
-    """Cuts many crops from an image, in place of the single crop of a Preprocessing. It resizes by the same method."""
+    """Cuts 12 or 144 crops from an image instead of one, and resizes them by the method of a Preprocessing."""
 
     preprocessing: Preprocessing
     count: int

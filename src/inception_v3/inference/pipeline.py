@@ -85,8 +85,11 @@ def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
     TensorFlow's bilinear resize does not antialias, so a JPEG decoded at another size would give unrelated pixels.
     """
     if decode == "scaled" and preprocessing.interpolation == "tensorflow":
-        reason = "this network's preprocessing (TensorFlow's bilinear) does not antialias, so results would change"
-        raise InputError(f"--decode scaled: {reason}; leave it out", exit_status=2)
+        raise InputError(
+            "--decode scaled: this network's preprocessing (TensorFlow's bilinear) does not antialias, so results "
+            "would change; leave it out",
+            exit_status=2,
+        )
 
 
 def image_preparer(preprocessing: Preprocessing, decode: Decode, resize: Resizer) -> Prepare:
@@ -111,7 +114,7 @@ def image_preparer(preprocessing: Preprocessing, decode: Decode, resize: Resizer
 
 
 def _scaled_size(preprocessing: Preprocessing, width: int, height: int) -> tuple[int, int]:
-    """The smallest (width, height) that decode="scaled" may decode an image of this size to."""
+    """The smallest (width, height) to which decode="scaled" may decode an image of this size."""
     part, size, _ = preprocessing.plan(width, height)
     ratio = SCALED_MARGIN * max(size[1] / (part[2] - part[0]), size[0] / (part[3] - part[1]))
     return min(width, -int(-width * ratio // 1)), min(height, -int(-height * ratio // 1))
@@ -228,10 +231,10 @@ class _Pipeline:
     def _take(self) -> tuple[_Batch, int, Source] | None:
         """The next source, and the batch and row for its pixels. None after the last source, or when stopping."""
         with self._source_lock:
-            if (
-                self._stopping.is_set()
-                or (pixels := self._filling.pixels if self._filling else self._free.get()) is None
-            ):
+            if self._stopping.is_set():
+                return None
+            pixels = self._filling.pixels if self._filling else self._free.get()
+            if pixels is None:
                 return None
             try:
                 source = next(self._sources)
@@ -239,7 +242,7 @@ class _Pipeline:
                 self._source_error = None if isinstance(error, StopIteration) else error
                 self._stopping.set()
                 if (last := self._filling) is not None:
-                    last.mark_prepared(last.size - len(last.sources))  # it will not get more images
+                    last.mark_prepared(last.size - len(last.sources))  # it gets no more images
                 self._started.put(None)
                 return None
             with self._changed:
@@ -266,10 +269,10 @@ def _batch_outputs(engine: Engine, batch: _Batch) -> list[ImageOutput]:
         except InputError:
             raise
         except Exception as error:
-            failure = f"failed on {batch.sources[rows[0]].name} and the {len(rows) - 1} images after it"
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(
-                f"{engine.name} ({engine.precision}) {failure}: {reason}; try a smaller batch or another engine"
+                f"{engine.name} ({engine.precision}) failed on {batch.sources[rows[0]].name} and the {len(rows) - 1} "
+                f"images after it: {reason}; try a smaller batch or another engine"
             ) from error
         for index, row in enumerate(rows):
             outputs[row] = ImageOutput(batch.sources[row], logits[index], features[index])
