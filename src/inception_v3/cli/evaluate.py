@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from inception_v3.data import Pictures
-    from inception_v3.evaluation.evaluate import Metrics
+    from inception_v3.evaluation.evaluate import EvaluationPrecision, Metrics
     from inception_v3.weights.model import InceptionV3
 
 
@@ -39,7 +39,7 @@ class EvaluateOptions:
     weights: str
     data: str
     crops: int
-    precision: Literal["fp32", "bf16"]
+    precision: "EvaluationPrecision"
 
 
 def evaluate(
@@ -67,9 +67,7 @@ def evaluate(
     ):
         if value not in choices:
             raise InputError(f"{option} must be {' or '.join(map(str, choices))}, not {value}", exit_status=2)
-    options = EvaluateOptions(
-        [model, *(others or ())], weights, data, crops, cast('Literal["fp32", "bf16"]', precision)
-    )
+    options = EvaluateOptions([model, *(others or ())], weights, data, crops, cast("EvaluationPrecision", precision))
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         report /= "report.html"
     from inception_v3.support.files import check_writable
