@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inception_v3.images.find import Source, expand
+from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.engines import Engine
-from inception_v3.inference.engines.choose import Opened, open_engine
+from inception_v3.inference.engines.base import Engine
+from inception_v3.inference.choose import OpenedModel, open_engine
 from inception_v3.inference.pipeline import FIRST_BATCH, default_resizer, run_pipeline
 from inception_v3.inference.predict import predict
 from inception_v3.inference.results import open_results
@@ -67,12 +67,12 @@ def write_images(folder: Path, count: int, width: int, height: int) -> None:
 
 def export_networks(folder: Path, precisions: list[str]) -> dict[str, Path]:
     """Export the full-width network with random weights in each precision: fp32 to ONNX, the others to OpenVINO."""
-    from inception_v3.benchmarking.bench import generated, random_network
+    from inception_v3.benchmarking.synthetic import synthetic_images, random_network
     from inception_v3.inference.export import export
 
-    model, files, sample = random_network(generated(16, (299, 299))), {}, []
-    for number, pixels in enumerate(generated(96, (299, 299), seed=1)):  # this network predicts many classes for them
-        sample.append(Source(str(number), folder / f"sample-{number}.png"))
+    model, files, sample = random_network(synthetic_images(16, (299, 299))), {}, []
+    for number, pixels in enumerate(synthetic_images(96, (299, 299), seed=1)):  # this network predicts many classes for them
+        sample.append(ImageSource(str(number), folder / f"sample-{number}.png"))
         Image.fromarray(pixels).save(folder / f"sample-{number}.png")
     for precision in precisions:
         files[precision] = folder / (f"{precision}.onnx" if precision == "fp32" else f"{precision}.xml")
@@ -80,7 +80,7 @@ def export_networks(folder: Path, precisions: list[str]) -> dict[str, Path]:
     return files
 
 
-def measure(opened: Opened | None, folder: Path, options: argparse.Namespace) -> None:
+def measure(opened: OpenedModel | None, folder: Path, options: argparse.Namespace) -> None:
     """Print a row of the table for one engine; None is the FakeEngine."""
     engine: Engine = FakeEngine(options.fake) if opened is None else opened.engine  # type: ignore[assignment]
     preprocessing = Preprocessing() if opened is None else opened.description.preprocessing
@@ -128,7 +128,7 @@ def main() -> None:
         folder = Path(temporary, "images")
         folder.mkdir()
         write_images(folder, options.pictures, *options.size)
-        models: list[Opened | None] = [None]
+        models: list[OpenedModel | None] = [None]
         if options.model is not None:
             models = [open_engine(options.model, options.engine, name, min_agreement=0) for name in options.precision]
         elif options.fake is None:

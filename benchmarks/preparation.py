@@ -17,7 +17,7 @@ import torch
 from predict_folder import write_images
 
 from inception_v3 import InceptionV3
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import PREPROCESSINGS, Preprocessing
 from inception_v3.inference.pipeline import image_preparer
 
@@ -51,12 +51,12 @@ def main() -> None:
     for size, (width, height) in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
             write_images(Path(folder), IMAGES, width, height)
-            sources = [Source(path.name, path) for path in sorted(Path(folder).iterdir())]
+            sources = [ImageSource(path.name, path) for path in sorted(Path(folder).iterdir())]
             for name in PREPROCESSINGS:
                 compare(model, size, name, sources)
 
 
-def compare(model: InceptionV3, size: str, name: str, sources: list[Source]) -> None:
+def compare(model: InceptionV3, size: str, name: str, sources: list[ImageSource]) -> None:
     """Print the rows of the table for one preprocessing."""
     preprocessing = Preprocessing.named(name)  # type: ignore[arg-type]
     exact_pixels = exact_outputs = None

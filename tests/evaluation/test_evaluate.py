@@ -27,7 +27,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 import inception_v3
 from inception_v3 import cli
-from inception_v3.data import Pictures, batches
+from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import reliability_bins
 from inception_v3.evaluation.crops import MultiCrop
@@ -37,7 +37,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.weights.model import InceptionV3
-from processes import command_line, team
+from processes import command_line, run_distributed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,9 +59,9 @@ class Scripted(torch.nn.Module):
         return self.table[images[:, 0, 0, 0].round().long()], {}
 
 
-def grays(labels: list[int], classes: int) -> Pictures:
+def grays(labels: list[int], classes: int) -> LabelledImages:
     images = [Image.new("RGB", (2, 2), (n, n, n)) for n in range(len(labels))]
-    return Pictures([f"class {n}" for n in range(classes)], images, labels, [str(n) for n in range(len(labels))])
+    return LabelledImages([f"class {n}" for n in range(classes)], images, labels, [str(n) for n in range(len(labels))])
 
 
 def scripted(logits: Tensor, labels: list[int], **options: object) -> Metrics:
@@ -73,9 +73,9 @@ def noise(count: int, height: int = 80, width: int = 110) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-def labelled(count: int, classes: int = 7) -> Pictures:
+def labelled(count: int, classes: int = 7) -> LabelledImages:
     labels = [n % classes for n in range(count)]
-    return Pictures([*"abcdefg"[:classes]], noise(count), labels, [str(n) for n in range(count)])
+    return LabelledImages([*"abcdefg"[:classes]], noise(count), labels, [str(n) for n in range(count)])
 
 
 @pytest.fixture
@@ -122,11 +122,11 @@ def test_a_hundred_thousand_classes_need_no_confusion_matrix(tmp_path: Path) -> 
     assert (values["top1"], values["confusion"]) == (1 / 3, None)
     assert values["classes"][5] == {"class": "n5", "count": 1, "recall": 1.0, "precision": 1 / 3}
     settings = {"models": [], "data": "d", "weights": "ema", "crops": 1, "precision": "fp32"}
-    images = Pictures(names, [Image.new("RGB", (9, 9))] * 3, [0, 99_999, 5], ["a", "b", "c"])
+    images = LabelledImages(names, [Image.new("RGB", (9, 9))] * 3, [0, 99_999, 5], ["a", "b", "c"])
     write_html(tmp_path / "report.html", metrics, images, settings)
     assert "n99999" in (tmp_path / "report.html").read_text()
     with RunFolder(tmp_path / "run") as run:
-        run.finish(metrics, [])
+        run.draw_plots(metrics, [])
     assert not (tmp_path / "run" / "confusion_matrix.png").exists()
 
 
@@ -255,7 +255,7 @@ class Colours(torch.nn.Module):
         return images.mean((2, 3)) @ self.kernel, {}
 
 
-def mean_softmax(model: torch.nn.Module, data: Pictures, crops: int) -> Tensor:
+def mean_softmax(model: torch.nn.Module, data: LabelledImages, crops: int) -> Tensor:
     views = MultiCrop(model.preprocessing, crops)  # type: ignore[arg-type]
     with torch.inference_mode():
         scaled = [model.preprocessing.scale(views.pixels(image)) for image in data.sources]  # type: ignore[operator, arg-type]
@@ -346,7 +346,7 @@ def test_all_options_together(run: Run, saved: Callable[..., Path], pets: Path, 
     arguments = (first, pets, "--with", second, "--crops", 12, "--csv", table, "--report", page, "--json")
     status, out, err = run(*arguments)
     assert status == 0, "an unreadable image is reported, and is not a failure"
-    assert "1 of 6 pictures could not be read" in err
+    assert "1 of 6 images could not be read" in err
     printed = json.loads(out)
     models = [inception_v3.load(file) for file in (first, second)]
     expected = evaluate_models(models, inception_v3.data.load_held_out(str(pets), models[0].class_names), crops=12)
@@ -426,7 +426,7 @@ def test_it_fails_if_no_image_can_be_read(run: Run, saved: Callable[..., Path], 
     status, out, err = run(model, pets, "--json")
     assert (status, out) == (1, "")
     assert "none of its 5 images can be read" in one_line(err)
-    assert "5 of 5 pictures could not be read" in err
+    assert "5 of 5 images could not be read" in err
 
 
 def test_it_fails_if_no_output_is_finite(run: Run, saved: Callable[..., Path], pets: Path) -> None:
@@ -476,11 +476,11 @@ def test_two_processes_give_the_figures_of_one(
     status, out, _ = run(*arguments, tmp_path / "one.csv")
     assert status == 0
     log = tmp_path / "two.log"
-    first, second = team(
+    first, second = run_distributed(
         2, command_line, ["evaluate", *map(str, [*arguments, tmp_path / "two.csv"])], None, (), log=log
     )
-    assert (first.wait(), second.wait(), second.said) == (0, 0, ""), "only the first process reports"
-    (line,) = (line for line in first.said.splitlines() if line.startswith("{"))
+    assert (first.wait(), second.wait(), second.output) == (0, 0, ""), "only the first process reports"
+    (line,) = (line for line in first.output.splitlines() if line.startswith("{"))
     one, two = json.loads(out), json.loads(line)
     assert (one["count"], len(one["bad"])) == (5, 1)
     for figure in ("loss", "ece"):
@@ -499,47 +499,47 @@ def test_a_killed_process_stops_the_other_at_once(saved: Callable[..., Path], pe
         image.save(pets / "[red]dog" / f"more-{number}.png")
     log = pets.parent / "killed.log"
     arguments = ["evaluate", str(saved()), str(pets), "--batch-size", "1", "--workers", "0"]
-    first, second = team(2, command_line, arguments, die_at_the_third_image, (), log=log)
+    first, second = run_distributed(2, command_line, arguments, die_at_the_third_image, (), log=log)
     assert second.wait() == -signal.SIGKILL
     assert first.wait() == 1
-    *opened, line = first.said.splitlines()
+    *opened, line = first.output.splitlines()
     assert line.startswith("error: another process has ended or does not ")
-    assert line.endswith(", and start all of them again")
+    assert line.endswith(", and start all processes again")
     assert opened.count("opened") <= 4, "of at least 32"
 
 
 def die_at_the_third_image() -> None:
-    opened = Pictures.open
+    opened = LabelledImages.open
     count = itertools.count(1)
 
-    def count_opened(self: Pictures, index: int) -> Image.Image:
+    def count_opened(self: LabelledImages, index: int) -> Image.Image:
         if next(count) == 3 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         print("opened", flush=True)
         return opened(self, index)
 
-    Pictures.open = count_opened  # type: ignore[method-assign]
+    LabelledImages.open = count_opened  # type: ignore[method-assign]
 
 
 def test_sigterm_from_torchrun_is_reported_as_the_end_of_another_process(
     saved: Callable[..., Path], pets: Path
 ) -> None:
     arguments = ["evaluate", str(saved()), str(pets), "--workers", "0"]
-    first, second = team(2, command_line, arguments, wait_at_the_first_image, (), log=pets.parent / "ended.log")
-    first.wait_for(lambda: first.said == "opened\n")
+    first, second = run_distributed(2, command_line, arguments, wait_at_the_first_image, (), log=pets.parent / "ended.log")
+    first.wait_for(lambda: first.output == "opened\n")
     first.kill(signal.SIGTERM)
     assert first.wait() == 1
-    assert "another process has ended" in one_line(first.said)
+    assert "another process has ended" in one_line(first.output)
     second.kill(signal.SIGKILL)
 
 
 def wait_at_the_first_image() -> None:
-    def opened(self: Pictures, index: int) -> Image.Image:
+    def opened(self: LabelledImages, index: int) -> Image.Image:
         print("opened", flush=True)
         signal.pause()
         raise AssertionError
 
-    Pictures.open = opened  # type: ignore[method-assign]
+    LabelledImages.open = opened  # type: ignore[method-assign]
 
 
 def test_images_without_a_label_are_listed_with_those_that_cannot_be_read(
@@ -558,8 +558,8 @@ def test_images_without_a_label_are_listed_with_those_that_cannot_be_read(
     status, out, err = run(saved(names=["a", "b"]), tmp_path / "val.tar", "--json")
     assert status == 0
     assert [bad["image"] for bad in json.loads(out)["bad"]] == ["val.tar/1.png", "val.tar/0.png", "val.tar/2.png"]
-    assert "3 of 4 pictures could not be read" in err
-    assert "  val.tar/1.png: no label: there is no 1.cls or .json" in err.splitlines()
+    assert "3 of 4 images could not be read" in err
+    assert "  val.tar/1.png: no label: add 1.cls or 1.json to the shard" in err.splitlines()
 
 
 def test_a_prediction_takes_48_bytes() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception_v3.data import Pictures
+from inception_v3.data import LabelledImages
 from inception_v3.evaluation import report
 from inception_v3.evaluation.evaluate import NO_PREDICTION, PREDICTION_DTYPE, Metrics
 from inception_v3.reports import plots
@@ -64,7 +64,7 @@ class Page(HTMLParser):
 
 def evaluated(
     class_names: list[str], count: int, wrong: int, size: tuple[int, int] = (8, 8)
-) -> tuple[Metrics, Pictures]:
+) -> tuple[Metrics, LabelledImages]:
     """Metrics and images. The last `wrong` images are predicted as the next class, with rising confidence."""
     classes = len(class_names)
     rows = np.zeros(count, PREDICTION_DTYPE)
@@ -77,10 +77,10 @@ def evaluated(
     rows["log_likelihood"] = np.log(np.where(is_mistake, 1 - rows["confidence"], rows["confidence"]))
     colours = [Image.new("RGB", size, (n % 256, 0, 0)) for n in range(count)]
     names = [f"{class_names[n % classes]}/{n:04}.jpg" for n in range(count)]
-    return Metrics(class_names, rows), Pictures(class_names, colours, rows["label"].tolist(), names)
+    return Metrics(class_names, rows), LabelledImages(class_names, colours, rows["label"].tolist(), names)
 
 
-def page(metrics: Metrics, images: Pictures, folder: Path) -> Page:
+def page(metrics: Metrics, images: LabelledImages, folder: Path) -> Page:
     report.write_html(folder / "report.html", metrics, images, SETTINGS)
     return Page(folder / "report.html")
 

@@ -18,15 +18,15 @@ from PIL import Image
 from fake_engine import SIZE, FakeEngine, save
 from inception_v3.errors import InputError
 from inception_v3.images.decode import open_image
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference import pipeline
 from inception_v3.inference.pipeline import BATCHES, FIRST_BATCH, ImageOutput, run_pipeline
 from inception_v3.inference.predict import predict, top_classes
 
 
-def sources(folder: Path, count: int) -> list[Source]:
-    return [Source(f"{number}", save(folder / f"{number}.png", number % 128)) for number in range(count)]
+def sources(folder: Path, count: int) -> list[ImageSource]:
+    return [ImageSource(f"{number}", save(folder / f"{number}.png", number % 128)) for number in range(count)]
 
 
 def predicted(outputs: Iterator[ImageOutput]) -> list[int | str | None]:
@@ -69,8 +69,8 @@ def test_the_order_does_not_depend_on_which_image_is_decoded_first(
     rng = np.random.default_rng(0)
     delays = iter(rng.uniform(0, 0.01, 1000))
 
-    class Slow(Source):
-        def open(self, least: object = None) -> Image.Image:
+    class Slow(ImageSource):
+        def open(self, minimum_size: object = None) -> Image.Image:
             time.sleep(next(delays))
             return super().open()
 
@@ -81,8 +81,8 @@ def test_the_order_does_not_depend_on_which_image_is_decoded_first(
 def test_images_are_decoded_while_the_engine_computes(tmp_path: Path) -> None:
     opened: list[str] = []
 
-    class Recorded(Source):
-        def open(self, least: object = None) -> Image.Image:
+    class Recorded(ImageSource):
+        def open(self, minimum_size: object = None) -> Image.Image:
             opened.append(self.name)
             return super().open()
 
@@ -107,11 +107,11 @@ def test_only_a_few_batches_of_sources_are_taken_ahead(tmp_path: Path) -> None:
     taken = itertools.count()
     last = 0
 
-    def endless() -> Iterator[Source]:
+    def endless() -> Iterator[ImageSource]:
         nonlocal last
         path = save(tmp_path / "0.png", 0)
         for last in taken:
-            yield Source(str(last), path)
+            yield ImageSource(str(last), path)
 
     outputs = run_pipeline(FakeEngine(), SIZE, endless(), batch_size=4)
     for done, _ in zip(range(1, 400), outputs, strict=False):
@@ -142,7 +142,7 @@ def test_the_pixels_decoded_at_the_same_time_are_limited(tmp_path: Path, monkeyp
     for size, expected in ((10, 2), (100, 1), (1, 8)):
         most = 0
         Image.new("RGB", (size, size)).save(tmp_path / "image.png")
-        images = [Source("", tmp_path / "image.png")] * 40
+        images = [ImageSource("", tmp_path / "image.png")] * 40
         assert len(list(run_pipeline(FakeEngine(), SIZE, images, resize="pillow"))) == 40
         assert 1 <= most <= expected
 
@@ -181,7 +181,7 @@ def test_an_engine_failure_is_raised_after_the_outputs_before_it(tmp_path: Path)
 
 
 def test_an_error_while_listing_sources_is_raised_after_the_outputs_before_it(tmp_path: Path) -> None:
-    def failing() -> Iterator[Source]:
+    def failing() -> Iterator[ImageSource]:
         yield from sources(tmp_path, 7)
         raise InputError("folder: cannot be listed")
 
@@ -224,7 +224,7 @@ def test_a_deleted_pipeline_releases_the_engine_although_a_thread_waits_for_a_so
     # If such a thread freed the engine when the interpreter exits, PyTorch would crash the process.
     waits = threading.Event()
 
-    def endless() -> Iterator[Source]:
+    def endless() -> Iterator[ImageSource]:
         yield from sources(tmp_path, 1)
         waits.wait()
 
@@ -246,9 +246,9 @@ def test_the_program_exits_after_the_images_in_flight(tmp_path: Path) -> None:
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from fake_engine import SIZE, FakeEngine, save\n"
-        "from inception_v3.images.find import Source\n"
+        "from inception_v3.images.find import ImageSource\n"
         "from inception_v3.inference.pipeline import run_pipeline\n"
-        "class Slow(Source):\n"
+        "class Slow(ImageSource):\n"
         "    def open(self, *more):\n"
         "        if self.name == 'slow':\n"
         "            time.sleep(1); Path(sys.argv[2], 'prepared').touch()\n"
@@ -302,7 +302,7 @@ class PixelRecorder(FakeEngine):
 def prepared(path: Path, preprocessing: Preprocessing, **options: object) -> np.ndarray:
     """The pixels that the engine gets for an image."""
     engine = PixelRecorder()
-    (output,) = run_pipeline(engine, preprocessing, [Source("image", path)], **options)  # type: ignore[arg-type]
+    (output,) = run_pipeline(engine, preprocessing, [ImageSource("image", path)], **options)  # type: ignore[arg-type]
     assert output.error is None
     return engine.pixels[0].astype(int)
 
@@ -331,7 +331,7 @@ def test_a_jpeg_is_not_decoded_smaller_than_requested(
             sizes.append((width, height))  # noqa: B023
             return math.ceil(width / divisor), math.ceil(height / divisor)  # noqa: B023
 
-        assert open_image(path, least=decoded_size).size == (upright[0] // expected, upright[1] // expected)
+        assert open_image(path, minimum_size=decoded_size).size == (upright[0] // expected, upright[1] // expected)
         assert sizes == [upright]
 
 

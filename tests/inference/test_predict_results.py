@@ -18,7 +18,7 @@ from test_cli import Run, one_line, run  # noqa: F401 (the fixture)
 
 from fake_engine import instead_of_a_network, save
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference import results
 from inception_v3.inference.predict import Prediction
 from inception_v3.inference.results import ParquetResults, open_results, remaining_images
@@ -41,7 +41,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the command in this process with FakeEngine."""
-    from inception_v3.inference.engines import choose
+    from inception_v3.inference import choose
 
     for module, name in ((choose, "open_engine"), (results, "ROWS_PER_PART")):
         monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
@@ -104,7 +104,7 @@ def test_ctrl_c_stops_at_once_and_keeps_the_results(images: Path, kind: str) -> 
     command.wait_for(lambda: log.exists() and log.read_text().count("\n") > 2)
     command.kill(signal.SIGINT)
     assert command.wait() == 130
-    assert "run the same command with --resume to continue" in command.said
+    assert "run the same command with --resume to continue" in command.output
     done = rows(out)
     assert 0 < len(done) < 60
     assert done == EXPECTED[: len(done)]
@@ -118,8 +118,8 @@ def test_results_before_an_engine_failure_can_be_resumed(images: Path, kind: str
     arguments = ("predict", "model", images, "--out", out, "--batch-size", 3)
     failing = start(*arguments, log=out.with_name("log"), prepare=instead_of_a_network, given=(0, None, 30))
     assert failing.wait() == 1
-    assert "fake (fp32) failed on" in failing.said
-    assert "the device is on fire" in failing.said
+    assert "fake (fp32) failed on" in failing.output
+    assert "the device is on fire" in failing.output
     done = rows(out)
     assert 20 < len(done) < 40
     assert done == EXPECTED[: len(done)]
@@ -131,7 +131,7 @@ def test_results_before_an_engine_failure_can_be_resumed(images: Path, kind: str
 def test_a_file_cut_at_any_byte_is_completed(tmp_path: Path, kind: str) -> None:
     predictions = [Prediction(f"é{n},\"'.png", [("a b", 0.5), ('c,\n"d"', 0.25)]) for n in range(3)]
     predictions[1] = Prediction(predictions[1].image, [], "é1: not an image")
-    sources = [Source(prediction.image, b"") for prediction in predictions]
+    sources = [ImageSource(prediction.image, b"") for prediction in predictions]
 
     def write(out: Path, resume: bool) -> None:
         file = open_results(out, ABOUT, top=2, resume=resume)
@@ -155,7 +155,7 @@ def test_parquet_is_not_written_twice_after_a_kill_before_its_lines_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "ROWS_PER_PART", 4)
-    out, sources = tmp_path / "out.parquet", [Source(f"{number}.png", b"") for number in range(10)]
+    out, sources = tmp_path / "out.parquet", [ImageSource(f"{number}.png", b"") for number in range(10)]
     file = open_results(out, ABOUT, top=1, resume=False)
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     for source in sources[:3]:
@@ -174,7 +174,7 @@ def test_parquet_is_not_written_twice_after_a_kill_before_its_lines_are_deleted(
 
 
 def test_parquet_interrupted_while_it_reads_earlier_results_keeps_them(tmp_path: Path) -> None:
-    out, sources = tmp_path / "out.parquet", [Source(f"{number}.png", b"") for number in range(10)]
+    out, sources = tmp_path / "out.parquet", [ImageSource(f"{number}.png", b"") for number in range(10)]
     file = open_results(out, ABOUT, top=1, resume=False)
     assert isinstance(file, ParquetResults)
     for source in sources[:5]:
@@ -221,7 +221,7 @@ def test_two_runs_do_not_write_to_one_file(tmp_path: Path, kind: str) -> None:
 def test_each_result_is_matched_with_one_image(
     finished: str, now: str, names: str, unmatched: int, changed: bool
 ) -> None:
-    remaining = remaining_images(iter([(name, False) for name in finished]), [Source(name, b"") for name in now])
+    remaining = remaining_images(iter([(name, False) for name in finished]), [ImageSource(name, b"") for name in now])
     assert "".join(source.name for source in remaining.sources) == names
     assert (remaining.done, remaining.unmatched, remaining.changed) == (len(finished), unmatched, changed)
 
@@ -237,7 +237,7 @@ def test_unchanged_folders_are_matched_in_constant_memory() -> None:
     def sources():  # type: ignore[no-untyped-def]
         nonlocal taken
         for taken in range(1001):
-            yield Source(str(taken), b"")
+            yield ImageSource(str(taken), b"")
 
     remaining = remaining_images(finished(), sources())
     assert remaining.done == 1000
@@ -331,7 +331,7 @@ def test_a_full_disk_is_reported_and_the_results_are_kept(images: Path, tmp_path
     out = tmp_path / "out.jsonl"
     command = start("predict", "model", images, "--out", out, log=tmp_path / "log", prepare=_limit_file_size)
     assert command.wait() == 1
-    assert f"{out}: cannot be written (File too large)" in command.said
+    assert f"{out}: cannot be written (File too large)" in command.output
     assert start_predict(images, out, 0, "--resume").wait() == 1
     assert rows(out) == EXPECTED
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from inception_v3.cli.common import (
-    MODEL,
+    MODEL_HELP,
     BatchSize,
     Device,
     Json,
@@ -16,9 +16,9 @@ from inception_v3.cli.common import (
     Workers,
     messages,
     output,
-    pick_workers,
-    show_bad,
-    told,
+    choose_worker_count,
+    warn_unreadable,
+    unreadable_lines,
     warn,
 )
 from inception_v3.errors import InputError
@@ -43,7 +43,7 @@ class EvaluateOptions:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help=MODEL)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[str, typer.Argument(help="digits, or a folder of class/image files.")],
     others: Annotated[
         list[str] | None, typer.Option("--with", help="Another model; the softmax is averaged. Repeat for more.")
@@ -78,19 +78,19 @@ def evaluate(
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.evaluate import evaluate_models
     from inception_v3.support.devices import has_bf16, pick_device
-    from inception_v3.support.distributed import own_device, team
+    from inception_v3.support.distributed import local_device, process_group
     from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 
-    torch_device = own_device(pick_device(device))
+    torch_device = local_device(pick_device(device))
     if precision == "bf16" and not has_bf16(torch_device):
         raise InputError(f"--precision bf16: this {torch_device.type} does not support it; leave it out", exit_status=2)
-    with team(torch_device, again="start all of them again") as processes:
+    with team(torch_device, remedy="start all processes again") as processes:
         networks, files = _load(options, weights_file, torch_device)
         seen = [training_images(network.origin.file) for network in networks if network.origin is not None]
         images = load_held_out(data, networks[0].class_names, *seen)
         if workers is None:  # with many crops a worker needs much memory, and two keep the network busy
-            workers = min(pick_workers(None, len(images), data), 8 if crops == 1 else 2)
+            workers = min(choose_worker_count(None, len(images), data), 8 if crops == 1 else 2)
         with progress_bar(messages) as progress:
             bar = progress.add_task("evaluating", total=len(images), figures="", visible=processes.rank == 0)
             metrics = evaluate_models(
@@ -100,7 +100,7 @@ def evaluate(
                 precision=options.precision,
                 batch_size=batch_size,
                 workers=workers,
-                team=processes,
+                group=processes,
                 on_batch=lambda done: progress.advance(bar, done),
             )
     if processes.rank == 0:  # only the first process reports
@@ -165,7 +165,7 @@ def _report(
     """Print the metrics, and write the page and the table."""
     total = metrics.count + len(metrics.bad)
     if not metrics.count:
-        show_bad(told(metrics.bad), total)
+        warn_unreadable(unreadable_lines(metrics.bad), total)
         raise InputError(f"{options.data}: none of its {total} images can be read; check the folder")
     if metrics.unanswered == metrics.count:
         message = "its outputs are not finite for any image, so the weights are damaged; download or train them again"
@@ -186,7 +186,7 @@ def _report(
             f"{options.models[0]}: outputs are not finite for {metrics.unanswered} of {metrics.count} images, which "
             "count as mistakes and are left out of loss and ECE; check the model"
         )
-    show_bad(told(metrics.bad), total)
+    warn_unreadable(unreadable_lines(metrics.bad), total)
     # Last, so that a full disk does not lose the figures.
     if table is not None:
         write_csv(table, metrics, images)

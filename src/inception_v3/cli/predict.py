@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
+from inception_v3.cli.common import MODEL_HELP, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.images.find import Source
+    from inception_v3.images.find import ImageSource
     from inception_v3.inference.predict import Prediction
 
 
@@ -28,7 +28,7 @@ class DecodeOption(StrEnum):
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help=MODEL)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, patterns such as '*.jpg', or - for standard input.")
     ],
@@ -70,7 +70,7 @@ def predict(
     elif resume:
         raise InputError("--resume continues a results file; name the file with --out", exit_status=2)
     sources = expand(images)
-    from inception_v3.inference.engines.choose import open_engine
+    from inception_v3.inference.choose import open_engine
     from inception_v3.inference.pipeline import check_decode, default_resizer
     from inception_v3.inference.predict import predict
 
@@ -133,8 +133,8 @@ def _write(
     out: Path,
     resume: bool,
     about: dict[str, Any],
-    sources: "Iterable[Source]",
-    predict_sources: "Callable[[Iterable[Source]], Iterator[Prediction]]",
+    sources: "Iterable[ImageSource]",
+    predict_sources: "Callable[[Iterable[ImageSource]], Iterator[Prediction]]",
     as_json: bool,
 ) -> tuple[int, int]:
     """Write the predictions that `out` does not have yet. Returns the number of images in it, and how many failed."""
@@ -171,9 +171,9 @@ def _handle_each(
     live_count: AbstractContextManager[Callable[[int], None]] = nullcontext(lambda _: None)
     if show_count and sys.stderr.isatty():
         from inception_v3.cli.common import messages
-        from inception_v3.support.progress import counter
+        from inception_v3.support.progress import image_counter
 
-        live_count = counter(messages)  # not a bar: the total is unknown without listing all images first
+        live_count = image_counter(messages)  # not a bar: the total is unknown without listing all images first
     with live_count as update:
         for count, prediction in enumerate(predictions, 1):
             if prediction.error is not None:

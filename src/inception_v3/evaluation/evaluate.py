@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inception_v3.data import Pictures, batches
+from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error, reliability_bins
 from inception_v3.evaluation.crops import MultiCrop
-from inception_v3.support.devices import enough_memory, in_precision
-from inception_v3.support.distributed import Team
+from inception_v3.support.devices import explain_out_of_memory, precision_context
+from inception_v3.support.distributed import ProcessGroup
 from inception_v3.weights.model import InceptionV3
 
 EvaluationPrecision = Literal["fp32", "bf16"]
@@ -152,13 +152,13 @@ def merge(parts: Sequence[Metrics]) -> Metrics:
 
 def evaluate_models(
     models: Sequence[InceptionV3],
-    images: Pictures,
+    images: LabelledImages,
     *,
     crops: int = 1,
     precision: EvaluationPrecision = "fp32",
     batch_size: int = 32,
     workers: int = 0,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Metrics:
     """Evaluate a model on labelled images; of several models the softmax is averaged.
@@ -170,20 +170,20 @@ def evaluate_models(
         precision: "bf16" uses autocast if the device supports it.
         batch_size: crops computed at once. A worker prepares this many, or those of one image.
         workers: processes that decode images.
-        team: the processes that share the work. All of them return the metrics of all images.
+        group: the processes that share the work. All of them return the metrics of all images.
         on_batch: called after each batch with the number of images that were done since, by all processes.
 
     Raises InputError if a model has another number of classes than the data.
     """
-    team = team or Team()
-    indices = team.places(len(images))
+    group = group or ProcessGroup()
+    indices = group.indices(len(images))
     images_per_batch = max(1, batch_size // crops)
-    common_batches = iter(range(len(images) // team.count // images_per_batch))  # those that every process has
+    common_batches = iter(range(len(images) // group.world_size // images_per_batch))  # those that every process has
 
     def report(done: int) -> None:
         # Synchronise after every batch, so that a dead process is noticed at once.
         if next(common_batches, None) is not None:
-            (done,) = map(int, team.sum(done))
+            (done,) = map(int, group.sum(done))
         on_batch(done)
 
     loaders = {
@@ -191,7 +191,7 @@ def evaluate_models(
             images.subset(indices),
             preprocessing,
             images_per_batch,
-            views=MultiCrop(preprocessing, crops).pixels if crops > 1 else None,
+            transform=MultiCrop(preprocessing, crops).pixels if crops > 1 else None,
             workers=workers,
         )
         for preprocessing in dict.fromkeys(model.preprocessing for model in models)
@@ -200,13 +200,13 @@ def evaluate_models(
     part = evaluate(
         model, loader, images.class_names, report, ensemble=ensemble, precision=precision, batch_size=batch_size
     )
-    return gather_metrics(team, indices, part)
+    return gather_metrics(group, indices, part)
 
 
-def gather_metrics(team: Team, indices: range, part: Metrics) -> Metrics:
+def gather_metrics(group: ProcessGroup, indices: range, part: Metrics) -> Metrics:
     """The metrics of all images, from the part of this process, whose images have these indices in the data set."""
     part.predictions["index"] = indices.start + indices.step * part.predictions["index"]
-    return merge(team.gather([part]))
+    return merge(group.gather([part]))
 
 
 @torch.inference_mode()
@@ -278,7 +278,7 @@ def _log_probabilities(
     device = next(model.parameters()).device
     crops = images.flatten(0, -4)
     logits = []
-    with enough_memory(device), in_precision(device, precision):
+    with explain_out_of_memory(device), precision_context(device, precision):
         for chunk in torch.split(crops, batch_size or len(crops)):
             scaled = model.preprocessing.scale(chunk.to(device)).contiguous(memory_format=torch.channels_last)
             logits.append(model(scaled, end_points=())[0].float().cpu())

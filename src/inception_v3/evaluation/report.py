@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.data import Pictures
+from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error
 from inception_v3.evaluation.evaluate import NO_PREDICTION, Metrics
 from inception_v3.reports.pages import data_uri, write_page
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 
 MAX_MISTAKES = 200  # shown
 THUMBNAIL = 96  # pixels of the longer side
@@ -25,7 +25,7 @@ MAX_PAIRS = 200
 MAX_BAD = 1000
 
 
-def write_html(file: Path, metrics: Metrics, images: Pictures, settings: dict[str, Any]) -> None:
+def write_html(file: Path, metrics: Metrics, images: LabelledImages, settings: dict[str, Any]) -> None:
     """Write the page. `settings` describes what was evaluated, and how.
 
     Raises InputError if the file cannot be written.
@@ -50,7 +50,7 @@ def write_html(file: Path, metrics: Metrics, images: Pictures, settings: dict[st
     write_page(file, "evaluation/report.html", values)
 
 
-def _worst_mistakes(metrics: Metrics, images: Pictures) -> list[dict[str, Any]]:
+def _worst_mistakes(metrics: Metrics, images: LabelledImages) -> list[dict[str, Any]]:
     """First the images whose outputs are not finite, then the mistakes with the highest confidence."""
     wrong = metrics.predictions[metrics.predictions["rank"] != 0]
     finite = wrong["predicted"] != NO_PREDICTION
@@ -68,7 +68,7 @@ def _worst_mistakes(metrics: Metrics, images: Pictures) -> list[dict[str, Any]]:
     ]
 
 
-def _thumbnail(images: Pictures, index: int) -> str | None:
+def _thumbnail(images: LabelledImages, index: int) -> str | None:
     try:
         image = images.open(index).copy()  # images in memory are shared
     except InputError:  # the file was deleted during the evaluation
@@ -107,14 +107,14 @@ def _diagrams(bins: list[CalibrationBin]) -> dict[str, str]:
     return diagrams
 
 
-def write_csv(file: Path, metrics: Metrics, images: Pictures) -> None:
+def write_csv(file: Path, metrics: Metrics, images: LabelledImages) -> None:
     """Write a row for each image that could be read: name, class, predicted, its probability, and right: 1 or 0.
 
     If the outputs are not finite, predicted and probability are empty. Raises InputError if the file cannot be
     written.
     """
     with (
-        replacing(file) as temporary,
+        atomic_write(file) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened,
     ):
         writer = csv.writer(opened, lineterminator="\n")

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.engines import Engine
+from inception_v3.inference.engines.base import Engine
 from inception_v3.support.cpu import core_count
 
 Decode = Literal["exact", "scaled"]
 Resizer = Literal["torchvision", "pillow"]
-Prepare = Callable[[Source, NDArray[np.uint8]], None]
+Prepare = Callable[[ImageSource, NDArray[np.uint8]], None]
 
 BATCHES = 3  # one in the engine, one ready, one being filled
 FIRST_BATCH = 1  # images in the first batch, so that the first output does not wait for a full one
@@ -41,7 +41,7 @@ class ImageOutput:
     `logits` has shape (num_classes,), `features` has shape (2048,).
     """
 
-    source: Source
+    source: ImageSource
     logits: NDArray[np.float32] | None = None
     features: NDArray[np.float32] | None = None
     error: str | None = None
@@ -55,7 +55,7 @@ def default_resizer() -> Resizer:
 def run_pipeline(
     engine: Engine,
     preprocessing: Preprocessing,
-    sources: Iterable[Source],
+    sources: Iterable[ImageSource],
     *,
     batch_size: int = 16,
     decode: Decode = "exact",
@@ -96,7 +96,7 @@ def image_preparer(preprocessing: Preprocessing, decode: Decode, resize: Resizer
     """Return a function that decodes a source, resizes it and writes the pixels to an array of shape (H, W, 3)."""
     budget = _PixelBudget(PIXELS_AT_ONCE)
 
-    def prepare(source: Source, row: NDArray[np.uint8]) -> None:
+    def prepare(source: ImageSource, row: NDArray[np.uint8]) -> None:
         with ExitStack() as reserved:
 
             def decoded_size(width: int, height: int) -> tuple[int, int] | None:
@@ -148,7 +148,7 @@ class _Batch:
         self.pixels = pixels  # (at least size, H, W, 3)
         self.size = self._unprepared = size
         self._lock = threading.Lock()
-        self.sources: list[Source] = []
+        self.sources: list[ImageSource] = []
         self.errors: dict[int, str] = {}  # of each row that could not be read
         self.failure: BaseException | None = None  # not an InputError, so a bug: raised in the caller's thread
         self.ready = threading.Event()
@@ -169,7 +169,7 @@ class _Pipeline:
     """
 
     def __init__(
-        self, prepare: Prepare, image_size: tuple[int, int], sources: Iterable[Source], batch_size: int
+        self, prepare: Prepare, image_size: tuple[int, int], sources: Iterable[ImageSource], batch_size: int
     ) -> None:
         self._prepare, self._sources = prepare, iter(sources)
         self._free: SimpleQueue[NDArray[np.uint8] | None] = SimpleQueue()  # reused arrays; None: stop
@@ -228,7 +228,7 @@ class _Pipeline:
                 self._in_flight -= 1
                 self._changed.notify_all()
 
-    def _take(self) -> tuple[_Batch, int, Source] | None:
+    def _take(self) -> tuple[_Batch, int, ImageSource] | None:
         """The next source, and the batch and row for its pixels. None after the last source, or when stopping."""
         with self._source_lock:
             if self._stopping.is_set():

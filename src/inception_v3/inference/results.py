@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.predict import Prediction
-from inception_v3.support.files import cannot_write, replacing
+from inception_v3.support.files import write_error, atomic_write
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -64,13 +64,13 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
         if exists:
             _check_about(path, about_path, about)
         else:
-            with replacing(about_path) as file:
+            with atomic_write(about_path) as file:
                 file.write_text(json.dumps(about, ensure_ascii=False, indent=2) + "\n", "utf-8")
         if path.suffix.lower() == ".parquet":
             return ParquetResults(path, top, about)
         return CsvResults(path, top) if path.suffix.lower() == ".csv" else JsonLinesResults(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
 def _check_about(path: Path, about_path: Path, about: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class _LineFile:
             while unwritten:  # on a disk that is nearly full, write() takes only a part
                 unwritten = unwritten[self._file.write(unwritten) :]
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def close(self) -> None:
         self._file.close()
@@ -234,7 +234,7 @@ class ParquetResults:
         if (first := next(predictions, None)) is not None:
             predictions = chain([first], predictions)
             with (
-                replacing(self._folder / f"part-{self._first_row:012}.parquet") as file,
+                atomic_write(self._folder / f"part-{self._first_row:012}.parquet") as file,
                 self._parquet.ParquetWriter(file, self._schema, compression="zstd") as writer,
             ):
                 while values := [_row(prediction, self._columns) for prediction in islice(predictions, ROWS_IN_MEMORY)]:
@@ -263,14 +263,14 @@ def _damaged(path: Path, number: int) -> InputError:
 class RemainingImages:
     """The sources that a resumed run still has to predict, and counts of the results that exist already."""
 
-    sources: Iterator[Source]
+    sources: Iterator[ImageSource]
     done: int = 0
     failed: int = 0
     unmatched: int = 0  # results without a source so far; falls while `sources` is iterated over
     changed: bool = False  # whether the images or their order differ from those of the earlier run
 
 
-def remaining_images(finished: Iterator[tuple[str, bool]], sources: Iterable[Source]) -> RemainingImages:
+def remaining_images(finished: Iterator[tuple[str, bool]], sources: Iterable[ImageSource]) -> RemainingImages:
     """Find the sources that have no result yet. Each result stands for one source of its name.
 
     Both sequences are walked in step, in constant memory. If they differ, because images were added, removed or
@@ -287,7 +287,7 @@ def remaining_images(finished: Iterator[tuple[str, bool]], sources: Iterable[Sou
     return remaining
 
 
-def _match_by_name(remaining: RemainingImages, finished: Iterable[tuple[str, bool]], taken: list[Source]) -> None:
+def _match_by_name(remaining: RemainingImages, finished: Iterable[tuple[str, bool]], taken: list[ImageSource]) -> None:
     """Match the rest of `finished` by name with the sources `taken` and those that remain."""
 
     def keys() -> Iterator[int]:
@@ -300,7 +300,7 @@ def _match_by_name(remaining: RemainingImages, finished: Iterable[tuple[str, boo
     counts = counts.astype(np.uint32)
     remaining.changed, remaining.unmatched = True, int(counts.sum())
 
-    def without_result(sources: Iterable[Source]) -> Iterator[Source]:
+    def without_result(sources: Iterable[ImageSource]) -> Iterator[ImageSource]:
         for source in sources:
             key = _key(source.name)
             index = min(int(np.searchsorted(known, np.uint64(key))), len(known) - 1)

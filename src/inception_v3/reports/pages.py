@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_v3 import __version__
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 
 
 def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
     environment.filters["percent"] = lambda fraction: "–" if fraction is None else f"{fraction:.1%}"
     written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = environment.get_template(template).render(program=f"inception-v3 {__version__}", written=written, **values)
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # file names may hold bytes outside UTF-8
 
 
