@@ -1,11 +1,12 @@
-"""What is left of an engine's speed from a folder of JPEGs to top-5 in JSON lines.
+"""Measure how much of an engine's speed `predict` keeps, from a folder of JPEGs to the top 5 classes in JSON lines.
 
     python benchmarks/predict_folder.py                        # the full-width network, random weights, exported
     python benchmarks/predict_folder.py --model FILE           # any network that `inception-v3 predict` takes
-    python benchmarks/predict_folder.py --fake 13              # an engine that only waits 13 ms a picture
+    python benchmarks/predict_folder.py --fake 13              # an engine that only waits, 13 ms for each image
 
-In each round the network alone runs on the same pictures, prepared before and in the same batches, and then the
-folder goes through `predict` to a file. Rounds take turns, so that a noisy machine disturbs both; medians are printed.
+In each round, first the engine runs on the prepared pixels of all images, in the same batches as `predict` uses. Then
+the folder goes through `predict` to a file. The two alternate, so that a noisy machine affects both. Medians are
+printed.
 """
 
 import argparse
@@ -21,13 +22,13 @@ from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.choose import OpenedModel, open_engine
-from inception_v3.inference.pipeline import FIRST_BATCH, resizer, run
+from inception_v3.inference.pipeline import FIRST_BATCH, default_resizer, run_pipeline
 from inception_v3.inference.predict import predict
 from inception_v3.inference.results import open_results
 
 
 class FakeEngine:
-    """It waits as long as a network would compute, and leaves the processor to others."""
+    """Waits as long as a network would compute, without using the CPU."""
 
     name, precision = "fake", "none"
 
@@ -40,8 +41,20 @@ class FakeEngine:
         return self.logits.repeat(len(pixels), 0), np.zeros((len(pixels), 2048), np.float32)
 
 
-def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
-    """Photographs as a camera would save them: smooth, with edges and grain."""
+class RecordingEngine:
+    """Passes batches on to another engine, and keeps a copy of their pixels."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.name, self.precision = engine, engine.name, engine.precision
+        self.batches: list[np.ndarray] = []
+
+    def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.batches.append(pixels.copy())
+        return self.engine.predict(pixels)
+
+
+def write_images(folder: Path, count: int, width: int, height: int) -> None:
+    """Write JPEGs like those of a camera: smooth, with edges and grain."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width] / 375
     for number in range(count):
@@ -52,13 +65,13 @@ def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
         Image.fromarray(pixels).save(folder / f"{number:06}.jpg", quality=90)
 
 
-def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
-    """The full-width network with random weights, exported in each precision: to ONNX in fp32, else to OpenVINO."""
+def export_networks(folder: Path, precisions: list[str]) -> dict[str, Path]:
+    """Export the full-width network with random weights in each precision: fp32 to ONNX, the others to OpenVINO."""
     from inception_v3.benchmarking.synthetic import synthetic_images, random_network
     from inception_v3.inference.export import export
 
     model, files, sample = random_network(synthetic_images(16, (299, 299))), {}, []
-    for number, pixels in enumerate(synthetic_images(96, (299, 299), seed=1)):  # of many classes to this network
+    for number, pixels in enumerate(synthetic_images(96, (299, 299), seed=1)):  # this network predicts many classes for them
         sample.append(ImageSource(str(number), folder / f"sample-{number}.png"))
         Image.fromarray(pixels).save(folder / f"sample-{number}.png")
     for precision in precisions:
@@ -68,41 +81,34 @@ def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
 
 
 def measure(opened: OpenedModel | None, folder: Path, options: argparse.Namespace) -> None:
+    """Print a row of the table for one engine; None is the FakeEngine."""
     engine: Engine = FakeEngine(options.fake) if opened is None else opened.engine  # type: ignore[assignment]
     preprocessing = Preprocessing() if opened is None else opened.description.preprocessing
     names = [str(number) for number in range(1000)] if opened is None else opened.description.names()
-    how = {"batch_size": options.batch_size, "decode": options.decode, "resize": options.resize or resizer()}
-    sources = [str(folder)]
-    batches: list[np.ndarray] = []
-
-    class Keeping:
-        name, precision = engine.name, engine.precision
-
-        def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            batches.append(pixels.copy())
-            return engine.predict(pixels)
-
-    count = sum(1 for _ in run(Keeping(), preprocessing, expand(sources), **how))  # type: ignore[arg-type]
-    assert len(batches[0]) == FIRST_BATCH
-    alone, through, processor = [], [], []
+    resize = options.resize or default_resizer()
+    pipeline_options = {"batch_size": options.batch_size, "decode": options.decode, "resize": resize}
+    paths = [str(folder)]
+    recorder = RecordingEngine(engine)
+    count = sum(1 for _ in run_pipeline(recorder, preprocessing, expand(paths), **pipeline_options))  # type: ignore[arg-type]
+    assert len(recorder.batches[0]) == FIRST_BATCH
+    engine_speeds, folder_speeds, cpu_milliseconds = [], [], []
     for _ in range(options.rounds):
         started = time.perf_counter()
-        for pixels in batches:
+        for pixels in recorder.batches:
             engine.predict(pixels)
-        alone.append(count / (time.perf_counter() - started))
-        with tempfile.TemporaryDirectory() as place:
-            results = open_results(Path(place) / "out.jsonl", {}, top=5, resume=False)
-            started, cpu = time.perf_counter(), time.process_time()
-            for prediction in predict(engine, preprocessing, names, expand(sources), top=5, **how):  # type: ignore[arg-type]
+        engine_speeds.append(count / (time.perf_counter() - started))
+        with tempfile.TemporaryDirectory() as out:
+            results = open_results(Path(out) / "out.jsonl", {}, top=5, resume=False)
+            started, cpu_started = time.perf_counter(), time.process_time()
+            for prediction in predict(engine, preprocessing, names, expand(paths), top=5, **pipeline_options):  # type: ignore[arg-type]
                 results.write(prediction)
             results.close()
-            through.append(count / (time.perf_counter() - started))
-            processor.append((time.process_time() - cpu) / count * 1000)
-    ratios = [one / other for one, other in zip(through, alone, strict=True)]
-    told = [engine.name, engine.precision, how["resize"], how["decode"]]
-    figures = [f"{statistics.median(alone):.1f}", f"{statistics.median(through):.1f}"]
-    figures += [f"{statistics.median(ratios):.1%}", f"{statistics.median(processor):.1f}"]
-    print(f"| {' | '.join([*told, *figures])} |", flush=True)
+            folder_speeds.append(count / (time.perf_counter() - started))
+            cpu_milliseconds.append((time.process_time() - cpu_started) / count * 1000)
+    fractions = [speed / limit for speed, limit in zip(folder_speeds, engine_speeds, strict=True)]
+    figures = [f"{statistics.median(engine_speeds):.1f}", f"{statistics.median(folder_speeds):.1f}"]
+    figures += [f"{statistics.median(fractions):.1%}", f"{statistics.median(cpu_milliseconds):.1f}"]
+    print(f"| {' | '.join([engine.name, engine.precision, resize, options.decode, *figures])} |", flush=True)
 
 
 def main() -> None:
@@ -118,21 +124,23 @@ def main() -> None:
     parser.add_argument("--decode", choices=("exact", "scaled"), default="exact")
     parser.add_argument("--resize", choices=("torchvision", "pillow"))
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "pictures")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "images")
         folder.mkdir()
-        write_pictures(folder, options.pictures, *options.size)
-        opened: list[OpenedModel | None] = [None]
+        write_images(folder, options.pictures, *options.size)
+        models: list[OpenedModel | None] = [None]
         if options.model is not None:
-            opened = [open_engine(options.model, options.engine, one, min_agreement=0) for one in options.precision]
+            models = [open_engine(options.model, options.engine, name, min_agreement=0) for name in options.precision]
         elif options.fake is None:
-            files = make(Path(place), options.precision)
-            opened = [open_engine(file, options.engine, one, min_agreement=0) for one, file in files.items()]
+            files = export_networks(Path(temporary), options.precision)
+            models = [open_engine(file, options.engine, name, min_agreement=0) for name, file in files.items()]
         print(f"{options.pictures} JPEGs of {options.size[0]}x{options.size[1]}, {options.rounds} rounds, medians")
-        print("| engine | precision | resize | decode | network alone, 1/s | folder, 1/s | share | CPU ms a picture |")
+        print(
+            "| engine | precision | resize | decode | engine, images/s | folder, images/s | fraction | CPU ms/image |"
+        )
         print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
-        for one in opened:
-            measure(one, folder, options)
+        for model in models:
+            measure(model, folder, options)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,11 +18,10 @@ from inception_v3.errors import InputError
 if TYPE_CHECKING:
     from inception_v3.images.find import ImageSource
     from inception_v3.inference.predict import Prediction
-    from inception_v3.inference.results import Results
 
 
-class Decode(StrEnum):
-    """Typer takes choices as this."""
+class DecodeOption(StrEnum):
+    """The values of pipeline.Decode as Typer needs them."""
 
     exact = "exact"
     scaled = "scaled"
@@ -35,45 +35,46 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="Write results to a file .jsonl or .csv, or a folder .parquet.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an --out that was broken off.")] = False,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted --out.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="The number of classes to name for each image.")] = 5,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures that the network takes at once; by default what suits it.")
+        int | None, typer.Option(min=1, help="Images in a batch; by default what suits the engine.")
     ] = None,
     decode: Annotated[
-        Decode, typer.Option(help="scaled reads large JPEGs faster, with slightly different pixels.")
-    ] = Decode.exact,
+        DecodeOption, typer.Option(help="scaled reads large JPEGs faster, with slightly different pixels.")
+    ] = DecodeOption.exact,
     engine: Annotated[str, typer.Option(help="auto, pytorch, compile, onnxruntime, openvino or ncnn.")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16, fp16 or int8; by default the fastest that is proven.")
+        str | None, typer.Option(help="fp32, bf16, fp16 or int8; by default the fastest that passed its check.")
     ] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Least top-1 agreement with fp32, by the stored check, of a lower precision."),
+        typer.Option(
+            min=0, max=1, help="Minimum top-1 agreement with fp32 (from the stored check) to use a lower precision."
+        ),
     ] = None,
     device: Device = None,
     weights_file: WeightsFile = None,
     as_json: Json = False,
 ) -> None:
-    """Name the likeliest classes of pictures; with --json a line for each, with --out in a file.
+    """Print the top classes of images; with --json one JSON line per image, with --out to a file.
 
-    A picture that cannot be read has its reason among the results, and the exit status is 1.
+    If an image cannot be read, the results hold the reason, and the exit status is 1.
     """
     from inception_v3.images.find import expand
 
     if out is not None:
-        from inception_v3.inference.results import check, open_results, rest
-        from inception_v3.support.files import checksum
+        from inception_v3.inference.results import check_results_path
 
-        check(out)
+        check_results_path(out)
     elif resume:
-        raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
+        raise InputError("--resume continues a results file; name the file with --out", exit_status=2)
     sources = expand(images)
     from inception_v3.inference.choose import open_engine
-    from inception_v3.inference.pipeline import check_decode, resizer
+    from inception_v3.inference.pipeline import check_decode, default_resizer
     from inception_v3.inference.predict import predict
 
-    network = open_engine(
+    opened = open_engine(
         model,
         engine,
         precision,
@@ -82,95 +83,102 @@ def predict(
         weights_file=weights_file,
         batch_size=batch_size,
     )
-    print(f"{network.engine}: {network.reason}", file=sys.stderr)
-    check_decode(decode.value, network.description.preprocessing)
-    class_names = network.description.names()
+    print(f"{opened.engine}: {opened.reason}", file=sys.stderr)
+    preprocessing, class_names = opened.description.preprocessing, opened.description.names()
+    check_decode(decode.value, preprocessing)
     top = min(top, len(class_names))
-    size = batch_size or network.engine.batch_size
-    about = {
-        "model": model,
-        "sha256": checksum(network.file) if out is not None else None,
-        "engine": network.engine.name,
-        "precision": network.engine.precision,
-        "preprocessing": asdict(network.description.preprocessing),
-        "resize": resizer(),
-        "decode": decode.value,
-        "top": top,
-    }
-
-    def predictions(asked: "Iterable[ImageSource]") -> "Iterator[Prediction]":
-        return predict(
-            network.engine,
-            network.description.preprocessing,
-            class_names,
-            asked,
-            top=top,
-            batch_size=size,
-            decode=decode.value,
-        )
-
+    predict_sources = partial(
+        predict,
+        opened.engine,
+        preprocessing,
+        class_names,
+        top=top,
+        batch_size=batch_size or opened.engine.batch_size,
+        decode=decode.value,
+    )
     if out is None:
-        count, failed = _print(predictions(sources), as_json)
+        count, failed = _print(predict_sources(sources), as_json)
     else:
-        with closing(open_results(out, about, top=top, resume=resume)) as results:
-            left = rest(results.finished(), sources)
-            if left.done:
-                warn(f"{left.done:,} pictures are done already; going on")
-            if left.changed:
-                warn("the pictures are not the same as before: they are matched by name, and new results come last")
-            try:
-                count, failed = _write(results, predictions(left.sources))
-            except KeyboardInterrupt:
-                warn(f"{out} has what is done; the same command with --resume goes on")
-                raise
-        count, failed = count + left.done, failed + left.failed
-        if left.gone:
-            warn(f"{left.gone:,} results are of pictures that are not asked for now; they stay")
-        if as_json:
-            print(json.dumps({"out": str(out), "pictures": count, "failed": failed, "earlier": left.done} | about))
+        from inception_v3.support.files import checksum
+
+        about = {
+            "model": model,
+            "sha256": checksum(opened.file),
+            "engine": opened.engine.name,
+            "precision": opened.engine.precision,
+            "preprocessing": asdict(preprocessing),
+            "resize": default_resizer(),
+            "decode": decode.value,
+            "top": top,
+        }
+        count, failed = _write(out, resume, about, sources, predict_sources, as_json)
     if failed:
-        raise InputError(f"{failed} of {count} images could not be read; the lines above say why")
+        raise InputError(f"{failed} of {count} images could not be read; see the reasons above")
 
 
 def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int]:
-    """Each on a line, as it comes. Returns how many there were, and how many of them failed."""
-    count = failed = 0
-    with _counting(shown=not sys.stdout.isatty()) as counted:
-        for count, prediction in enumerate(predictions, 1):
-            failed += _failed(prediction)
-            if as_json:
-                print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
-            elif prediction.error is None:
-                ranked = "  ".join(f"{name} {share:.1%}" for name, share in prediction.classes)
-                print(f"{prediction.image}  {ranked}", flush=True)
-            counted(count)
+    """Print each prediction as soon as it is computed. Returns the number of images, and how many of them failed."""
+
+    def show(prediction: "Prediction") -> None:
+        if as_json:
+            print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
+        elif prediction.error is None:
+            ranked = "  ".join(f"{name} {probability:.1%}" for name, probability in prediction.classes)
+            print(f"{prediction.image}  {ranked}", flush=True)
+
+    return _handle_each(predictions, show, show_count=not sys.stdout.isatty())
+
+
+def _write(
+    out: Path,
+    resume: bool,
+    about: dict[str, Any],
+    sources: "Iterable[ImageSource]",
+    predict_sources: "Callable[[Iterable[ImageSource]], Iterator[Prediction]]",
+    as_json: bool,
+) -> tuple[int, int]:
+    """Write the predictions that `out` does not have yet. Returns the number of images in it, and how many failed."""
+    from inception_v3.inference.results import open_results, remaining_images
+
+    with closing(open_results(out, about, top=about["top"], resume=resume)) as results:
+        remaining = remaining_images(results.finished(), sources)
+        if remaining.done:
+            warn(f"{out}: {remaining.done:,} images are done already; continuing")
+        if remaining.changed:
+            warn("the images differ from those of the earlier run: results are matched by name, new ones come last")
+        try:
+            count, failed = _handle_each(predict_sources(remaining.sources), results.write)
+        except KeyboardInterrupt:
+            warn(f"{out} holds the results so far; run the same command with --resume to continue")
+            raise
+    count, failed = count + remaining.done, failed + remaining.failed
+    if remaining.unmatched:
+        warn(f"{out}: {remaining.unmatched:,} results are of images that were not given this time; they are kept")
+    if as_json:
+        counts = {"out": str(out), "pictures": count, "failed": failed, "earlier": remaining.done}
+        print(json.dumps(counts | about))
     return count, failed
 
 
-def _write(results: "Results", predictions: "Iterable[Prediction]") -> tuple[int, int]:
+def _handle_each(
+    predictions: "Iterable[Prediction]", handle: "Callable[[Prediction], None]", show_count: bool = True
+) -> tuple[int, int]:
+    """Call `handle` with each prediction, and warn about errors. Returns the numbers of predictions and of errors.
+
+    With `show_count`, a terminal shows how many images are done, and how fast.
+    """
     count = failed = 0
-    with _counting() as counted:
+    live_count: AbstractContextManager[Callable[[int], None]] = nullcontext(lambda _: None)
+    if show_count and sys.stderr.isatty():
+        from inception_v3.cli.common import messages
+        from inception_v3.support.progress import image_counter
+
+        live_count = image_counter(messages)  # not a bar: the total is unknown without listing all images first
+    with live_count as update:
         for count, prediction in enumerate(predictions, 1):
-            failed += _failed(prediction)
-            results.write(prediction)
-            counted(count)
+            if prediction.error is not None:
+                failed += 1
+                warn(prediction.error)
+            handle(prediction)
+            update(count)
     return count, failed
-
-
-def _failed(prediction: "Prediction") -> bool:
-    if prediction.error is not None:
-        warn(prediction.error)
-    return prediction.error is not None
-
-
-@contextmanager
-def _counting(shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A live line on a terminal: how many are done, how fast. How many there are is not known without listing them."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda _: None
-        return
-    from inception_v3.cli.common import messages
-    from inception_v3.support.progress import image_counter
-
-    with image_counter(messages) as count:
-        yield count

@@ -1,1 +1,1 @@
-"""Models judged on labelled pictures: `evaluate.evaluate_models` and the report of what it found."""
+"""Evaluate models on labelled images: `evaluate.evaluate_models`, and reports of its metrics."""

@@ -1,8 +1,7 @@
-"""Whether a model is as often right as it is sure: the reliability diagram and the expected calibration error (ECE).
+"""Calibration of a classifier: the reliability diagram and the expected calibration error (ECE).
 
-As in "On Calibration of Modern Neural Networks" (arXiv 1706.04599): pictures are put into 15 bins of equal width by
-the probability of the class that was predicted, each bin open below and closed above. ECE is the mean, over the
-pictures, of their bin's |accuracy - mean probability|.
+As in "On Calibration of Modern Neural Networks" (arXiv 1706.04599): images are put into 15 bins of equal width by their
+confidence, which is the probability of the predicted class. Each bin is open below and closed above.
 """
 
 from dataclasses import dataclass
@@ -13,43 +12,40 @@ BINS = 15
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Pictures with a confidence in (low, high]; their mean confidence and their share of right answers."""
+class CalibrationBin:
+    """Images with a confidence in (low, high]: how many, their mean confidence and their accuracy."""
 
     low: float
     high: float
     count: int
-    confidence: float | None  # None where there are no pictures
+    confidence: float | None  # None in an empty bin
     accuracy: float | None
 
 
-def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[Bin]:
-    """The bins of confidences in (0, 1], float64 of shape (N,), and of whether each answer was right, bool (N,)."""
+def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[CalibrationBin]:
+    """Bin confidences in (0, 1], float64 of shape (N,). `correct` is bool of shape (N,)."""
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    sure = np.bincount(place, confidence, bins)
-    hits = np.bincount(place, right, bins)
+    indices = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    counts = np.bincount(indices, minlength=bins)
+    confidences, hits = np.bincount(indices, confidence, bins), np.bincount(indices, correct, bins)
     return [
-        Bin(
+        CalibrationBin(
             float(edges[i]),
             float(edges[i + 1]),
-            int(count[i]),
-            float(sure[i] / count[i]) if count[i] else None,
-            float(hits[i] / count[i]) if count[i] else None,
+            int(count),
+            float(confidences[i] / count) if count else None,
+            float(hits[i] / count) if count else None,
         )
-        for i in range(bins)
+        for i, count in enumerate(counts)
     ]
 
 
-def expected_calibration_error(bins: list[Bin]) -> float:
-    """0 to 1; nan without pictures."""
-    total = sum(one.count for one in bins)
-    if not total:
-        return float("nan")
+def expected_calibration_error(bins: list[CalibrationBin]) -> float:
+    """The mean over all images of their bin's |accuracy - mean confidence|, 0 to 1; nan without images."""
+    total = sum(row.count for row in bins)
     gaps = (
-        one.count * abs(one.accuracy - one.confidence)
-        for one in bins
-        if one.accuracy is not None and one.confidence is not None
+        row.count * abs(row.accuracy - row.confidence)
+        for row in bins
+        if row.accuracy is not None and row.confidence is not None
     )
-    return sum(gaps) / total
+    return sum(gaps) / total if total else float("nan")

@@ -1,7 +1,7 @@
-"""How good a model is, or several together: top-1, top-5, every class by itself, and calibration.
+"""Evaluate a model, or an ensemble: top-1, top-5, figures of every class, and calibration.
 
-What is kept is one row for each picture; every figure follows from the rows in the data set's order. So the figures do
-not depend on how the pictures were spread over batches and processes, and one that came twice is counted once.
+One row is kept for each image, and every figure is computed from the rows in the order of the data set. Therefore the
+figures do not depend on batch size or number of processes, and an image that was evaluated twice is counted once.
 """
 
 import math
@@ -15,24 +15,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inception_v3.data import Batch, LabelledImages, batches
+from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
-from inception_v3.evaluation.calibration import Bin, expected_calibration_error, reliability
+from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error, reliability_bins
 from inception_v3.evaluation.crops import MultiCrop
 from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.weights.model import InceptionV3
 
-Precision = Literal["fp32", "bf16"]
+EvaluationPrecision = Literal["fp32", "bf16"]
 
-MATRIX_CLASSES = 2_000  # of more the confusion is neither drawn nor written: 20,000 would take 3 GB
-NO_ANSWER = -1  # in place of a class and a rank, where the network's outputs are no finite numbers
-ANSWER = np.dtype(
+MATRIX_CLASSES = 2_000  # above it no confusion matrix is drawn or written: for 20,000 classes it takes 3 GB
+NO_PREDICTION = -1  # the class and rank of an image whose outputs are not finite
+PREDICTION_DTYPE = np.dtype(
     [
-        ("index", "i8"),  # the picture's place in the data set
+        ("index", "i8"),  # of the image in the data set
         ("label", "i8"),
-        ("predicted", "i8"),  # the likeliest class; of equals the first
-        ("rank", "i8"),  # classes likelier than the label, and equals before it: 0 is right, up to 4 is in the top 5
+        ("predicted", "i8"),  # the class with the highest probability; of equal ones the first
+        ("rank", "i8"),  # of the label among the classes: 0 is correct, up to 4 is in the top 5
         ("confidence", "f8"),  # the probability of `predicted`
         ("log_likelihood", "f8"),  # the natural logarithm of the label's probability
     ]
@@ -41,100 +41,110 @@ ANSWER = np.dtype(
 
 @dataclass
 class Metrics:
-    """`answers` has a row of ANSWER for each picture, sorted by index. Rates are 0 to 1, of all pictures that could be
-    read; a picture without an answer counts as a mistake and is in neither loss, calibration nor confusion."""
+    """The predictions for a data set, and the figures computed from them.
+
+    Rates are fractions from 0 to 1 of all images that could be read. An image whose outputs are not finite counts as
+    a mistake, and it is left out of loss, calibration and confusion.
+    """
 
     class_names: list[str]
-    answers: np.ndarray
-    bad: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what could not be read
+    predictions: np.ndarray  # of PREDICTION_DTYPE, one row for each image that could be read, sorted by index
+    bad: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of images that could not be read
 
     @property
     def count(self) -> int:
-        return len(self.answers)
+        return len(self.predictions)
 
     @cached_property
-    def answered(self) -> np.ndarray:
-        """The rows that have an answer."""
-        rows: np.ndarray = self.answers[self.answers["predicted"] != NO_ANSWER]
-        return rows
+    def finite_predictions(self) -> np.ndarray:
+        """The rows of images whose outputs are finite."""
+        return np.compress(self.predictions["predicted"] != NO_PREDICTION, self.predictions)
 
     @property
     def unanswered(self) -> int:
-        return self.count - len(self.answered)
+        """The number of images whose outputs are not finite."""
+        return self.count - len(self.finite_predictions)
 
     @cached_property
-    def confused(self) -> np.ndarray:
-        """A row (i, j, how many) for each class i of which pictures were taken for class j, right ones too."""
-        pairs, counts = np.unique(
-            np.stack([self.answered["label"], self.answered["predicted"]], 1), axis=0, return_counts=True
-        )
+    def confused_pairs(self) -> np.ndarray:
+        """The nonzero entries of the confusion matrix, int64 of shape (pairs, 3): label, predicted, image count."""
+        pairs = np.stack([self.finite_predictions["label"], self.finite_predictions["predicted"]], 1)
+        pairs, counts = np.unique(pairs, axis=0, return_counts=True)
         return np.column_stack([pairs, counts])
 
     @property
     def confusion(self) -> np.ndarray:
-        """`confusion[i, j]`: pictures of class i that were taken for class j; of many classes it takes gigabytes."""
+        """The confusion matrix: `confusion[i, j]` images of class i were predicted as class j.
+
+        It has shape (classes, classes), which takes gigabytes for many classes.
+        """
         matrix = np.zeros((len(self.class_names), len(self.class_names)), np.int64)
-        matrix[self.confused[:, 0], self.confused[:, 1]] = self.confused[:, 2]
+        matrix[self.confused_pairs[:, 0], self.confused_pairs[:, 1]] = self.confused_pairs[:, 2]
         return matrix
 
     @property
+    def correct_count(self) -> int:
+        return int((self.finite_predictions["rank"] == 0).sum())
+
+    @property
     def top1(self) -> float:
-        return int((self.answered["rank"] == 0).sum()) / max(self.count, 1)
+        return self.correct_count / max(self.count, 1)
 
     @property
     def top5(self) -> float:
-        """With fewer than five classes every answer is a hit."""
-        return int((self.answered["rank"] < 5).sum()) / max(self.count, 1)
+        """With fewer than five classes, every finite prediction counts as correct."""
+        return int((self.finite_predictions["rank"] < 5).sum()) / max(self.count, 1)
 
     @property
     def loss(self) -> float:
-        """The mean negative log-likelihood (NLL, cross-entropy without smoothing) in nats; nan without an answer."""
-        return 0.0 - float(self.answered["log_likelihood"].mean()) if len(self.answered) else float("nan")
+        """The mean negative log-likelihood in nats (cross-entropy, no label smoothing); nan without predictions."""
+        log_likelihood = self.finite_predictions["log_likelihood"]
+        return 0.0 - float(log_likelihood.mean()) if len(log_likelihood) else float("nan")
 
     @cached_property
-    def calibration(self) -> list[Bin]:
-        return reliability(self.answered["confidence"], self.answered["rank"] == 0)
+    def calibration(self) -> list[CalibrationBin]:
+        return reliability_bins(self.finite_predictions["confidence"], self.finite_predictions["rank"] == 0)
 
     @property
     def ece(self) -> float:
+        """The expected calibration error, 0 to 1; nan without predictions."""
         return expected_calibration_error(self.calibration)
 
     def per_class(self) -> list[dict[str, Any]]:
-        """For each class: its name, pictures, recall (of its own pictures, the share found) and precision."""
-        hits = self.answered["label"][self.answered["rank"] == 0]
-        right, claimed, real = (
-            np.bincount(labels, minlength=len(self.class_names))
-            for labels in (hits, self.answered["predicted"], self.answers["label"])
-        )
+        """The name, number of images, recall and precision of each class; None for a rate without images."""
+        finite, classes = self.finite_predictions, len(self.class_names)
+        correct = np.bincount(finite["label"][finite["rank"] == 0], minlength=classes)
+        predicted = np.bincount(finite["predicted"], minlength=classes)
+        labelled = np.bincount(self.predictions["label"], minlength=classes)
         return [
             {
                 "class": name,
-                "count": int(real[i]),
-                "recall": float(right[i] / real[i]) if real[i] else None,
-                "precision": float(right[i] / claimed[i]) if claimed[i] else None,
+                "count": int(labelled[i]),
+                "recall": float(correct[i] / labelled[i]) if labelled[i] else None,
+                "precision": float(correct[i] / predicted[i]) if predicted[i] else None,
             }
             for i, name in enumerate(self.class_names)
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no nan: what cannot be told is None."""
+        """The values for JSON, which has no nan: a figure that is not defined is None."""
         return {
             "count": self.count,
             "unanswered": self.unanswered,
             "top1": self.top1,
             "top5": self.top5,
-            "loss": self.loss if len(self.answered) else None,
-            "ece": self.ece if len(self.answered) else None,
+            "loss": self.loss if len(self.finite_predictions) else None,
+            "ece": self.ece if len(self.finite_predictions) else None,
             "classes": self.per_class(),
             "confusion": self.confusion.tolist() if len(self.class_names) <= MATRIX_CLASSES else None,
-            "calibration": [asdict(one) for one in self.calibration],
+            "calibration": [asdict(row) for row in self.calibration],
             "bad": [{"image": image, "reason": reason} for image, reason in self.bad],
         }
 
 
 def merge(parts: Sequence[Metrics]) -> Metrics:
-    """One judgement of the parts of a data set, whatever the parts. A picture that is in several is counted once."""
-    rows = np.concatenate([part.answers for part in parts])
+    """The metrics of a data set from those of its parts, in any order. An image in several parts is counted once."""
+    rows = np.concatenate([part.predictions for part in parts])
     _, first = np.unique(rows["index"], return_index=True)  # sorted by index
     bad = {name: reason for part in parts for name, reason in part.bad}
     return Metrics(parts[0].class_names, rows[first], sorted(bad.items()))
@@ -142,62 +152,61 @@ def merge(parts: Sequence[Metrics]) -> Metrics:
 
 def evaluate_models(
     models: Sequence[InceptionV3],
-    pictures: LabelledImages,
+    images: LabelledImages,
     *,
     crops: int = 1,
-    precision: Precision = "fp32",
+    precision: EvaluationPrecision = "fp32",
     batch_size: int = 32,
     workers: int = 0,
     group: ProcessGroup | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Metrics:
-    """Judge one model, or the mean softmax of several, on pictures and over 1, 12 or 144 crops of each.
+    """Evaluate a model on labelled images; of several models the softmax is averaged.
 
-    Every model gets the pixels of its own preprocessing. Each process of a `group` takes its share of the pictures,
-    and all get the whole judgement; `on_batch` tells how many all of them have done since. At most `batch_size` crops,
-    or those of one picture, are held for each worker.
-    Raises InputError as `evaluate` does.
+    Args:
+        models: each gets pixels prepared by its own preprocessing.
+        images: the labelled images.
+        crops: the number of crops of each image over which the softmax is averaged: 1, 12 or 144.
+        precision: "bf16" uses autocast if the device supports it.
+        batch_size: crops computed at once. A worker prepares this many, or those of one image.
+        workers: processes that decode images.
+        group: the processes that share the work. All of them return the metrics of all images.
+        on_batch: called after each batch with the number of images that were done since, by all processes.
+
+    Raises InputError if a model has another number of classes than the data.
     """
     group = group or ProcessGroup()
-    places = group.indices(len(pictures))
-    at_once = max(1, batch_size // crops)
-    together = len(pictures) // group.world_size // at_once  # batches that every process has, and tells the others of
+    indices = group.indices(len(images))
+    images_per_batch = max(1, batch_size // crops)
+    common_batches = iter(range(len(images) // group.world_size // images_per_batch))  # those that every process has
 
-    def told(done: int) -> None:
-        """So a process notices that another has gone at the next batch, and not after its own last one."""
-        nonlocal together
-        if together:
+    def report(done: int) -> None:
+        # Synchronise after every batch, so that a dead process is noticed at once.
+        if next(common_batches, None) is not None:
             (done,) = map(int, group.sum(done))
-        together -= bool(together)
         on_batch(done)
 
     loaders = {
-        preparation: batches(
-            pictures.subset(places),
-            preparation,
-            at_once,
-            transform=MultiCrop(preparation, crops).pixels if crops > 1 else None,
+        preprocessing: batches(
+            images.subset(indices),
+            preprocessing,
+            images_per_batch,
+            transform=MultiCrop(preprocessing, crops).pixels if crops > 1 else None,
             workers=workers,
         )
-        for preparation in {model.preprocessing: None for model in models}
+        for preprocessing in dict.fromkeys(model.preprocessing for model in models)
     }
-    (first, loader), *ensemble = [(model, loaders[model.preprocessing]) for model in models]
-    share = evaluate(
-        first,
-        loader,
-        pictures.class_names,
-        told,
-        ensemble=ensemble,
-        precision=precision,
-        batch_size=batch_size,
+    (model, loader), *ensemble = [(model, loaders[model.preprocessing]) for model in models]
+    part = evaluate(
+        model, loader, images.class_names, report, ensemble=ensemble, precision=precision, batch_size=batch_size
     )
-    return whole(group, places, share)
+    return gather_metrics(group, indices, part)
 
 
-def whole(group: ProcessGroup, places: range, share: Metrics) -> Metrics:
-    """One judgement of the shares that the processes have, each of the pictures at its `places`."""
-    share.answers["index"] = places.start + places.step * share.answers["index"]
-    return merge(group.gather([share]))
+def gather_metrics(group: ProcessGroup, indices: range, part: Metrics) -> Metrics:
+    """The metrics of all images, from the part of this process, whose images have these indices in the data set."""
+    part.predictions["index"] = indices.start + indices.step * part.predictions["index"]
+    return merge(group.gather([part]))
 
 
 @torch.inference_mode()
@@ -208,35 +217,42 @@ def evaluate(
     on_batch: Callable[[int], None] = lambda done: None,
     *,
     ensemble: Sequence[tuple[InceptionV3, DataLoader[Any]]] = (),
-    precision: Precision = "fp32",
+    precision: EvaluationPrecision = "fp32",
     batch_size: int | None = None,
 ) -> Metrics:
-    """Run the model over every batch of data.batches, in inference mode; `on_batch` gets each batch's size.
+    """Evaluate a model on every batch of a loader, in evaluation mode. Afterwards the model is in the mode it had.
 
-    A batch's images are (N, 3, H, W), or (N, crops, 3, H, W): then the softmax is averaged over the crops. A network
-    takes `batch_size` of them at once, by default the whole batch. The softmax is averaged over an `ensemble` too,
-    each model of which has a loader of the same pictures in the same order; models with equal preprocessing may
-    share one. All that follows from the logits is computed in float64.
+    Everything after the logits is computed in float64.
 
-    Raises InputError where a model has another number of classes than there are names.
+    Args:
+        model: the model, on any device.
+        loader: yields `data.Batch`. Its images have shape (N, 3, H, W), or (N, crops, 3, H, W) to average the softmax
+            over crops.
+        class_names: the classes of the labels.
+        on_batch: called with the number of images in each batch.
+        ensemble: more models to average the softmax over. Each has a loader of the same images in the same order;
+            models with equal preprocessing may share one.
+        precision: "bf16" uses autocast if the device supports it.
+        batch_size: images or crops computed at once; by default the whole batch.
+
+    Raises InputError if a model has another number of classes than `class_names`.
     """
     members = [(model, loader), *ensemble]
-    for member, _ in members:
-        check_classes(member, class_names)
-    loaders = list({id(one): one for _, one in members}.values())
+    loaders = list({id(loader): loader for _, loader in members}.values())
     was_training = [member.training for member, _ in members]
-    rows, bad = [np.empty(0, ANSWER)], []
+    rows, bad = [np.empty(0, PREDICTION_DTYPE)], []
     try:
         for member, _ in members:
+            check_classes(member, class_names)
             member.eval()
-        for prepared in zip(*loaders, strict=True):
-            assert all(isinstance(one, Batch) and torch.equal(one.indices, prepared[0].indices) for one in prepared)
-            batch = prepared[0]
+        for loaded in zip(*loaders, strict=True):
+            batch = loaded[0]
+            assert all(torch.equal(other.indices, batch.indices) for other in loaded)
             bad += batch.bad
             if len(batch.labels):
-                images = {id(one): same.images for one, same in zip(loaders, prepared, strict=True)}
-                views = [_log_probabilities(member, images[id(one)], precision, batch_size) for member, one in members]
-                rows.append(_answers(_averaged(torch.cat(views, 1)), batch.labels, batch.indices))
+                images = {id(loader): same.images for loader, same in zip(loaders, loaded, strict=True)}
+                views = [_log_probabilities(member, images[id(own)], precision, batch_size) for member, own in members]
+                rows.append(_predictions(_average(torch.cat(views, 1)), batch.labels, batch.indices))
             on_batch(len(batch.labels) + len(batch.bad))
     finally:
         for (member, _), training in zip(members, was_training, strict=True):
@@ -245,14 +261,20 @@ def evaluate(
 
 
 def check_classes(model: InceptionV3, class_names: Sequence[str]) -> None:
-    """Raises InputError where a model has another number of classes than there are names."""
-    outputs = model.settings.num_classes
-    if outputs != len(class_names):
-        raise InputError(f"the model tells {outputs} classes apart, the data has {len(class_names)}")
+    """Raises InputError if a model has another number of classes than there are names."""
+    if model.settings.num_classes != len(class_names):
+        name = model.origin.file if model.origin is not None else "the model"
+        counts = f"num_classes is {model.settings.num_classes}, but the data has {len(class_names)}"
+        raise InputError(f"{name}: {counts} classes; give data with the classes of the model")
 
 
-def _log_probabilities(model: InceptionV3, images: Tensor, precision: Precision, batch_size: int | None) -> Tensor:
-    """uint8 (N, 3, H, W) or (N, crops, 3, H, W) to float64 (N, views, classes); nan where outputs are not finite."""
+def _log_probabilities(
+    model: InceptionV3, images: Tensor, precision: EvaluationPrecision, batch_size: int | None
+) -> Tensor:
+    """The log-softmax of uint8 images, float64 of shape (N, crops, classes).
+
+    Images have shape (N, 3, H, W), for one crop, or (N, crops, 3, H, W). Where logits are not finite, all is nan.
+    """
     device = next(model.parameters()).device
     crops = images.flatten(0, -4)
     logits = []
@@ -260,26 +282,26 @@ def _log_probabilities(model: InceptionV3, images: Tensor, precision: Precision,
         for chunk in torch.split(crops, batch_size or len(crops)):
             scaled = model.preprocessing.scale(chunk.to(device)).contiguous(memory_format=torch.channels_last)
             logits.append(model(scaled, end_points=())[0].float().cpu())
-    every = torch.cat(logits).double()
-    every[~every.isfinite().all(1)] = torch.nan
-    return every.log_softmax(1).view(len(images), -1, every.shape[1])
+    all_logits = torch.cat(logits).double()
+    all_logits[~all_logits.isfinite().all(1)] = torch.nan
+    return all_logits.log_softmax(1).view(len(images), -1, all_logits.shape[1])
 
 
-def _averaged(views: Tensor) -> Tensor:
-    """The logarithm of the mean probability over the views: (N, views, classes) to (N, classes)."""
+def _average(views: Tensor) -> Tensor:
+    """The logarithm of the mean probability over views, (N, views, classes) to (N, classes)."""
     return (views.logsumexp(1) - math.log(views.shape[1])).clamp(max=0)
 
 
-def _answers(log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> np.ndarray:
-    """Rows of ANSWER from (N, classes) float64."""
-    truth = log_probabilities.gather(1, labels[:, None])
+def _predictions(log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> np.ndarray:
+    """Rows of PREDICTION_DTYPE from float64 log-probabilities of shape (N, classes)."""
+    label_log_probability = log_probabilities.gather(1, labels[:, None])
     earlier = torch.arange(log_probabilities.shape[1]) < labels[:, None]
-    rank = ((log_probabilities > truth) | ((log_probabilities == truth) & earlier)).sum(1)
+    higher = (log_probabilities > label_log_probability) | ((log_probabilities == label_log_probability) & earlier)
     best, predicted = log_probabilities.max(1).values, log_probabilities.argmax(1)
-    missing = best.isnan()
-    rows = np.empty(len(labels), ANSWER)
+    not_finite = best.isnan()
+    rows = np.empty(len(labels), PREDICTION_DTYPE)
     rows["index"], rows["label"] = indices, labels
-    rows["predicted"] = predicted.masked_fill(missing, NO_ANSWER)
-    rows["rank"] = rank.masked_fill(missing, NO_ANSWER)
-    rows["confidence"], rows["log_likelihood"] = best.exp(), truth[:, 0]
+    rows["predicted"] = predicted.masked_fill(not_finite, NO_PREDICTION)
+    rows["rank"] = higher.sum(1).masked_fill(not_finite, NO_PREDICTION)
+    rows["confidence"], rows["log_likelihood"] = best.exp(), label_log_probability[:, 0]
     return rows

@@ -1,6 +1,6 @@
-"""A judgement on disk: a page for people (report.html is its template), a table of all pictures for programs.
+"""Reports of an evaluation: an HTML page (its template is report.html), and a CSV table with a row for each image.
 
-pages.py fills it. Style, script and thumbnails are inside.
+The page is one file, with style, script and thumbnails inside.
 """
 
 import csv
@@ -13,70 +13,65 @@ import numpy as np
 
 from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
-from inception_v3.evaluation.calibration import Bin, expected_calibration_error
-from inception_v3.evaluation.evaluate import NO_ANSWER, Metrics
+from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error
+from inception_v3.evaluation.evaluate import NO_PREDICTION, Metrics
 from inception_v3.reports.pages import data_uri, write_page
 from inception_v3.support.files import atomic_write
 
-MISTAKES = 200  # shown, the surest first
-THUMBNAIL = 96  # pixels, of the longer side
-TABLE_CLASSES = 30  # a matrix of more cannot be read: then the most confused pairs alone
-PAIRS = 200
-BAD = 1000
+MAX_MISTAKES = 200  # shown
+THUMBNAIL = 96  # pixels of the longer side
+TABLE_CLASSES = 30  # above it the page has a list of the most confused pairs, because a larger matrix is unreadable
+MAX_PAIRS = 200
+MAX_BAD = 1000
 
 
-def write_html(file: Path, metrics: Metrics, pictures: LabelledImages, settings: dict[str, Any]) -> None:
-    """The page. `settings` say what was judged, and how.
+def write_html(file: Path, metrics: Metrics, images: LabelledImages, settings: dict[str, Any]) -> None:
+    """Write the page. `settings` describes what was evaluated, and how.
 
-    Raises InputError where it cannot be written.
+    Raises InputError if the file cannot be written.
     """
     shown = [
         row | {"number": i} for i, row in enumerate(metrics.per_class()) if row["count"] or row["precision"] is not None
     ]
     numbers = [row["number"] for row in shown]
-    counts = {(int(i), int(j)): int(count) for i, j, count in metrics.confused}
-    mistakes = _mistakes(metrics)
-    matrix = [[counts.get((i, j), 0) for j in numbers] for i in numbers] if len(numbers) <= TABLE_CLASSES else None
+    counts = {(int(i), int(j)): int(count) for i, j, count in metrics.confused_pairs}
     values = {
         "metrics": metrics,
         "settings": settings,
-        "wrong": metrics.count - int((metrics.answered["rank"] == 0).sum()),
+        "mistake_count": metrics.count - metrics.correct_count,
         "classes": shown,
-        "matrix": matrix,
-        "pairs": _pairs(metrics),
-        "mistakes": [_mistake(row, pictures) for row in mistakes],
-        "no_answer": NO_ANSWER,
+        "matrix": [[counts.get((i, j), 0) for j in numbers] for i in numbers] if len(shown) <= TABLE_CLASSES else None,
+        "pairs": _most_confused(metrics),
+        "mistakes": _worst_mistakes(metrics, images),
+        "no_prediction": NO_PREDICTION,
         "diagrams": _diagrams(metrics.calibration),
-        "bad": metrics.bad[:BAD],
+        "bad": metrics.bad[:MAX_BAD],
     }
-    write_page(
-        file, "evaluation/report.html", values, {"share": lambda value: "–" if value is None else f"{value:.1%}"}
-    )
+    write_page(file, "evaluation/report.html", values)
 
 
-def _mistakes(metrics: Metrics) -> np.ndarray:
-    """Those without an answer, then the surest."""
-    wrong = metrics.answers[metrics.answers["rank"] != 0]
-    worst = np.lexsort((wrong["index"], wrong["log_likelihood"], -wrong["confidence"], wrong["predicted"] != NO_ANSWER))
-    rows: np.ndarray = wrong[worst[:MISTAKES]]
-    return rows
+def _worst_mistakes(metrics: Metrics, images: LabelledImages) -> list[dict[str, Any]]:
+    """First the images whose outputs are not finite, then the mistakes with the highest confidence."""
+    wrong = metrics.predictions[metrics.predictions["rank"] != 0]
+    finite = wrong["predicted"] != NO_PREDICTION
+    order = np.lexsort((wrong["index"], wrong["log_likelihood"], -wrong["confidence"], finite))
+    return [
+        {
+            "name": images.names[row["index"]],
+            "label": int(row["label"]),
+            "predicted": int(row["predicted"]),
+            "confidence": float(row["confidence"]),
+            "probability": float(np.exp(row["log_likelihood"])),
+            "thumbnail": _thumbnail(images, int(row["index"])),
+        }
+        for row in wrong[order[:MAX_MISTAKES]]
+    ]
 
 
-def _mistake(row: np.void, pictures: LabelledImages) -> dict[str, Any]:
-    return {
-        "name": pictures.names[row["index"]],
-        "real": int(row["label"]),
-        "predicted": int(row["predicted"]),
-        "confidence": float(row["confidence"]),
-        "probability": float(np.exp(row["log_likelihood"])),
-        "thumbnail": _thumbnail(pictures, int(row["index"])),
-    }
-
-
-def _thumbnail(pictures: LabelledImages, place: int) -> str | None:
+def _thumbnail(images: LabelledImages, index: int) -> str | None:
     try:
-        image = pictures.open(place).copy()  # one in memory is shared
-    except InputError:  # it was there a moment ago
+        image = images.open(index).copy()  # images in memory are shared
+    except InputError:  # the file was deleted during the evaluation
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     encoded = io.BytesIO()
@@ -84,40 +79,38 @@ def _thumbnail(pictures: LabelledImages, place: int) -> str | None:
     return data_uri("image/jpeg", encoded.getvalue())
 
 
-def _pairs(metrics: Metrics) -> list[dict[str, Any]]:
-    """The most confused pairs of classes."""
-    totals = np.bincount(metrics.answered["label"])
-    wrong = metrics.confused[metrics.confused[:, 0] != metrics.confused[:, 1]]
-    most = wrong[np.argsort(-wrong[:, 2], kind="stable")[:PAIRS]]
+def _most_confused(metrics: Metrics) -> list[dict[str, Any]]:
+    """The pairs of classes that were confused most often."""
+    totals = np.bincount(metrics.finite_predictions["label"])
+    wrong = metrics.confused_pairs[metrics.confused_pairs[:, 0] != metrics.confused_pairs[:, 1]]
+    most = wrong[np.argsort(-wrong[:, 2], kind="stable")[:MAX_PAIRS]]
     return [
-        {"real": int(i), "predicted": int(j), "count": int(count), "share": float(count / totals[i])}
+        {"label": int(i), "predicted": int(j), "count": int(count), "fraction": float(count / totals[i])}
         for i, j, count in most
     ]
 
 
-def _diagrams(bins: list[Bin]) -> dict[str, str]:
-    """The reliability diagram for light and for dark pages; nothing where matplotlib is not installed."""
+def _diagrams(bins: list[CalibrationBin]) -> dict[str, str]:
+    """The reliability diagram for the light and the dark theme, as data URIs; empty if matplotlib is not installed."""
     try:
         from inception_v3.reports import plots
     except ImportError:
         return {}
-    columns = {"counts": [one.count for one in bins], "confidence": [one.confidence for one in bins]}
-    columns["accuracy"] = [one.accuracy for one in bins]
-    arrays = {name: np.array(column, int if name == "counts" else float) for name, column in columns.items()}
-    error = expected_calibration_error(bins)
+    counts = np.array([row.count for row in bins])
+    confidence, accuracy = np.array([(row.confidence, row.accuracy) for row in bins], float).T  # None becomes nan
+    error, diagrams = expected_calibration_error(bins), {}
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "reliability.png"
-        drawn = {}
-        for name in ("light", "dark"):
-            plots.reliability_diagram(**arrays, error=error, path=file, dark=name == "dark")
-            drawn[name] = data_uri("image/png", file.read_bytes())
-        return drawn
+        for theme in ("light", "dark"):
+            file = Path(folder, f"{theme}.png")
+            plots.reliability_diagram(counts, confidence, accuracy, error, file, dark=theme == "dark")
+            diagrams[theme] = data_uri("image/png", file.read_bytes())
+    return diagrams
 
 
-def write_csv(file: Path, metrics: Metrics, pictures: LabelledImages) -> None:
-    """A row for each picture that could be read: name, class, predicted, its probability, and 1 or 0 for right.
+def write_csv(file: Path, metrics: Metrics, images: LabelledImages) -> None:
+    """Write a row for each image that could be read: name, class, predicted, its probability, and right: 1 or 0.
 
-    Without an answer of finite numbers, predicted and probability are empty. Raises InputError where it cannot be
+    If the outputs are not finite, predicted and probability are empty. Raises InputError if the file cannot be
     written.
     """
     with (
@@ -126,8 +119,8 @@ def write_csv(file: Path, metrics: Metrics, pictures: LabelledImages) -> None:
     ):
         writer = csv.writer(opened, lineterminator="\n")
         writer.writerow(("name", "class", "predicted", "probability", "right"))
-        for row in metrics.answers:
-            told = (metrics.class_names[row["predicted"]], float(row["confidence"]))
-            answer = ("", "") if row["predicted"] == NO_ANSWER else told
-            name, label = pictures.names[row["index"]], metrics.class_names[row["label"]]
-            writer.writerow((name, label, *answer, int(row["rank"] == 0)))
+        for row in metrics.predictions:
+            name, label = images.names[row["index"]], metrics.class_names[row["label"]]
+            predicted = (metrics.class_names[row["predicted"]], float(row["confidence"]))
+            shown = ("", "") if row["predicted"] == NO_PREDICTION else predicted
+            writer.writerow((name, label, *shown, int(row["rank"] == 0)))

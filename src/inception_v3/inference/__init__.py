@@ -1,1 +1,1 @@
-"""From images to outputs: engines, export, the pipeline, predictions and result files."""
+"""From images to outputs: engines, export, the prediction pipeline and result files."""

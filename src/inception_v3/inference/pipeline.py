@@ -1,7 +1,7 @@
-"""From sources to an engine's answers: threads decode and prepare the next pictures while the network has these.
+"""Run an engine over any number of images: threads decode and prepare the next batches while the engine computes.
 
-Pictures go into batches, which are arrays used again and again, in the order of their sources. Memory is BATCHES of
-them and what the threads have in hand, whatever the number of sources. No PyTorch here, unless it prepares.
+Outputs come in the order of the sources. Memory is bounded: BATCHES reused arrays, and PIXELS_AT_ONCE pixels being
+decoded. PyTorch is used only if it resizes.
 """
 
 import atexit
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, repeat
 from queue import SimpleQueue
 from typing import Literal
 
@@ -24,16 +25,21 @@ from inception_v3.support.cpu import core_count
 
 Decode = Literal["exact", "scaled"]
 Resizer = Literal["torchvision", "pillow"]
-BATCHES = 3  # one in the network, one ready, one being filled
-FIRST_BATCH = 1  # the first answer does not wait for a full batch
+Prepare = Callable[[ImageSource, NDArray[np.uint8]], None]
+
+BATCHES = 3  # one in the engine, one ready, one being filled
+FIRST_BATCH = 1  # images in the first batch, so that the first output does not wait for a full one
 MAX_THREADS = 16
-PIXELS_AT_ONCE = 2**26  # in all threads together, as decoded; a larger picture is decoded alone
-SCALED_MARGIN = 2  # decode="scaled" decodes to at least so many times the size that is needed
+PIXELS_AT_ONCE = 2**26  # decoded by all threads together; a larger image is decoded while no other is
+SCALED_MARGIN = 2  # decode="scaled" keeps at least this multiple of the size that is resized to
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One picture's logits and features; or why there are none."""
+class ImageOutput:
+    """The network's outputs for one image, or the reason why there are none.
+
+    `logits` has shape (num_classes,), `features` has shape (2048,).
+    """
 
     source: ImageSource
     logits: NDArray[np.float32] | None = None
@@ -41,12 +47,12 @@ class Answer:
     error: str | None = None
 
 
-def resizer() -> Resizer:
-    """torchvision's kernels where PyTorch is loaded anyway, else Pillow's: loading PyTorch takes seconds."""
+def default_resizer() -> Resizer:
+    """torchvision if PyTorch is loaded already, else Pillow, because loading PyTorch takes seconds."""
     return "torchvision" if "torch" in sys.modules else "pillow"
 
 
-def run(
+def run_pipeline(
     engine: Engine,
     preprocessing: Preprocessing,
     sources: Iterable[ImageSource],
@@ -54,221 +60,223 @@ def run(
     batch_size: int = 16,
     decode: Decode = "exact",
     resize: Resizer | None = None,
-) -> Iterator[Answer]:
-    """An Answer for each source, in order; one that cannot be read does not stop the others.
+) -> Iterator[ImageOutput]:
+    """Yield an ImageOutput for each source, in order. An image that cannot be read does not stop the others.
 
-    `decode="scaled"` decodes large JPEGs at a half, quarter or eighth of their size, never below SCALED_MARGIN times
-    what the preprocessing resizes to: faster, and pixels that differ by a level on average. `resize` is `resizer()` by
-    default.
+    A thread of the pipeline iterates over `sources`, a few batches ahead. An exception from that iteration or from the
+    engine is raised here, after the outputs of the batches before it.
 
-    Sources are taken in a thread of the pipeline, a few batches ahead. What taking one raises, or the engine, is
-    raised here after the answers before it. Raises InputError, with exit status 2, at once: `decode="scaled"` with
-    TensorFlow's interpolation, which smooths nothing, so that other pixels would be seen.
+    Args:
+        decode: "scaled" decodes large JPEGs at a half, a quarter or an eighth of their size, but at no less than
+            SCALED_MARGIN times the size that the preprocessing resizes to. It is faster, and pixels differ by about
+            one level of 255 on average.
+        resize: the library that resizes; `default_resizer()` by default.
+
+    Raises InputError with exit status 2, before any work, for options that `check_decode` refuses.
     """
     check_decode(decode, preprocessing)
-    prepare = _preparation(preprocessing, decode, resize or resizer())
-    return _Pipeline(prepare, preprocessing.image_size, sources, batch_size).answers(engine)
+    prepare = image_preparer(preprocessing, decode, resize or default_resizer())
+    return _Pipeline(prepare, preprocessing.image_size, sources, batch_size).outputs(engine)
 
 
 def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
-    """Raises InputError where `run` would: pictures that are not smoothed must be decoded exactly."""
+    """Raises InputError for `decode="scaled"` with TensorFlow's interpolation.
+
+    TensorFlow's bilinear resize does not antialias, so a JPEG decoded at another size would give unrelated pixels.
+    """
     if decode == "scaled" and preprocessing.interpolation == "tensorflow":
-        reason = "this network's preprocessing picks single pixels (TensorFlow's bilinear), and would get others"
-        raise InputError(f"--decode scaled: {reason}; leave it out", exit_status=2)
+        raise InputError(
+            "--decode scaled: this network's preprocessing (TensorFlow's bilinear) does not antialias, so results "
+            "would change; leave it out",
+            exit_status=2,
+        )
 
 
-def _preparation(
-    preprocessing: Preprocessing, decode: Decode, resize: Resizer
-) -> Callable[[ImageSource, NDArray[np.uint8]], None]:
-    """A function that reads a source and puts its pixels into a row of a batch."""
-    budget = _Budget(PIXELS_AT_ONCE)
+def image_preparer(preprocessing: Preprocessing, decode: Decode, resize: Resizer) -> Prepare:
+    """Return a function that decodes a source, resizes it and writes the pixels to an array of shape (H, W, 3)."""
+    budget = _PixelBudget(PIXELS_AT_ONCE)
 
     def prepare(source: ImageSource, row: NDArray[np.uint8]) -> None:
-        with ExitStack() as held:
+        with ExitStack() as reserved:
 
-            def minimum_size(width: int, height: int) -> tuple[int, int] | None:
-                held.enter_context(budget.take(width * height))
-                if decode == "exact":
-                    return None
-                part, size, _ = preprocessing.plan(width, height)
-                ratio = SCALED_MARGIN * max(size[1] / (part[2] - part[0]), size[0] / (part[3] - part[1]))
-                return min(width, -int(-width * ratio // 1)), min(height, -int(-height * ratio // 1))
+            def decoded_size(width: int, height: int) -> tuple[int, int] | None:
+                reserved.enter_context(budget.reserve(width * height))
+                return _scaled_size(preprocessing, width, height) if decode == "scaled" else None
 
-            image = source.open(minimum_size)
-            if resize == "pillow":
-                row[...] = preprocessing.array(image)
-            else:
-                row[...] = preprocessing.pixels(image).permute(1, 2, 0).numpy()
+            image = source.open(decoded_size)
+            row[...] = (
+                preprocessing.array(image)
+                if resize == "pillow"
+                else preprocessing.pixels(image).permute(1, 2, 0).numpy()
+            )
 
     return prepare
 
 
-class _Budget:
-    """So many pixels may be in hand; who wants more waits, and who wants more than there are has them all."""
+def _scaled_size(preprocessing: Preprocessing, width: int, height: int) -> tuple[int, int]:
+    """The smallest (width, height) to which decode="scaled" may decode an image of this size."""
+    part, size, _ = preprocessing.plan(width, height)
+    ratio = SCALED_MARGIN * max(size[1] / (part[2] - part[0]), size[0] / (part[3] - part[1]))
+    return min(width, -int(-width * ratio // 1)), min(height, -int(-height * ratio // 1))
+
+
+class _PixelBudget:
+    """A semaphore counted in pixels. A request above the limit is clamped to it, so it waits until no other is held."""
 
     def __init__(self, pixels: int) -> None:
-        self._all = self._left = pixels
+        self._limit = self._available = pixels
         self._changed = threading.Condition()
 
     @contextmanager
-    def take(self, pixels: int) -> Iterator[None]:
-        pixels = min(pixels, self._all)
+    def reserve(self, pixels: int) -> Iterator[None]:
+        pixels = min(pixels, self._limit)
         with self._changed:
-            self._changed.wait_for(lambda: self._left >= pixels)
-            self._left -= pixels
+            self._changed.wait_for(lambda: self._available >= pixels)
+            self._available -= pixels
         try:
             yield
         finally:
             with self._changed:
-                self._left += pixels
+                self._available += pixels
                 self._changed.notify_all()
 
 
 class _Batch:
-    """Room for the pixels of some sources, and how many of them are still being prepared."""
+    """A batch of `size` images, of which the threads prepare the pixels."""
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        self.pixels = pixels
+    def __init__(self, pixels: NDArray[np.uint8], size: int) -> None:
+        self.pixels = pixels  # (at least size, H, W, 3)
+        self.size = self._unprepared = size
         self._lock = threading.Lock()
-        self.open(len(pixels))
-
-    def open(self, size: int) -> None:
-        """Forget what was in it, and expect so many pictures."""
-        self.size, self._missing = size, size
         self.sources: list[ImageSource] = []
-        self.errors: dict[int, str] = {}
-        self.failure: BaseException | None = None
+        self.errors: dict[int, str] = {}  # of each row that could not be read
+        self.failure: BaseException | None = None  # not an InputError, so a bug: raised in the caller's thread
         self.ready = threading.Event()
 
-    def done(self, rows: int = 1) -> None:
+    def mark_prepared(self, rows: int = 1) -> None:
+        """Count rows as prepared. `ready` is set after the last one."""
         with self._lock:
-            self._missing -= rows
-            if not self._missing:
+            self._unprepared -= rows
+            if not self._unprepared:
                 self.ready.set()
-
-    def close(self) -> None:
-        """No more will come than have come."""
-        self.done(self.size - len(self.sources))
 
 
 class _Pipeline:
-    """What the threads share. The engine is not in it: a thread that was the last to know of it would free its memory
-    when the interpreter ends, inside a library, which takes the process down."""
+    """The state that the preparing threads share.
+
+    It holds no reference to the engine. A thread that still waits for a source when the interpreter exits would
+    otherwise free the engine's memory inside a library, which crashes the process.
+    """
 
     def __init__(
-        self,
-        prepare: Callable[[ImageSource, NDArray[np.uint8]], None],
-        image_size: tuple[int, int],
-        sources: Iterable[ImageSource],
-        batch_size: int,
+        self, prepare: Prepare, image_size: tuple[int, int], sources: Iterable[ImageSource], batch_size: int
     ) -> None:
         self._prepare, self._sources = prepare, iter(sources)
-        self._free: SimpleQueue[_Batch | None] = SimpleQueue()  # None: the pipeline is given up
-        self._begun: SimpleQueue[_Batch | None] = SimpleQueue()  # in order; None after the last
+        self._free: SimpleQueue[NDArray[np.uint8] | None] = SimpleQueue()  # reused arrays; None: stop
+        self._started: SimpleQueue[_Batch | None] = SimpleQueue()  # in the order of the sources; None: the end
         for _ in range(BATCHES):
-            self._free.put(_Batch(np.empty((batch_size, *image_size, 3), np.uint8)))
-        self._turn = threading.Lock()  # to take the next source; what is below belongs to its holder
+            self._free.put(np.empty((batch_size, *image_size, 3), np.uint8))
+        self._source_lock = threading.Lock()  # guards the iteration and the next three attributes
         self._filling: _Batch | None = None
-        self._next_size = min(FIRST_BATCH, batch_size)
-        self._batch_size = batch_size
-        self._hands = threading.Condition()
-        self._preparing = 0  # threads that have a picture in hand
-        self._ended = False
-        self._failure: BaseException | None = None
+        self._sizes = chain([min(FIRST_BATCH, batch_size)], repeat(batch_size))
+        self._source_error: BaseException | None = None
+        self._changed = threading.Condition()  # guards the next two attributes
+        self._in_flight = 0  # images that a thread is preparing
+        self._stopping = threading.Event()
 
-    def answers(self, engine: Engine) -> Iterator[Answer]:
-        # Daemons: one may wait for standard input when all is over.
-        threads = [threading.Thread(target=self._work, name="prepare", daemon=True) for _ in range(_thread_count())]
-        # Also where the program ends with this half read and kept by a traceback.
+    def outputs(self, engine: Engine) -> Iterator[ImageOutput]:
+        """Start the threads, and yield the outputs of each batch as soon as it is computed."""
+        # For a program that exits while a traceback still holds this unfinished generator.
         atexit.register(self._stop)
         try:
-            for thread in threads:
-                thread.start()
-            while (batch := self._begun.get()) is not None:
+            for _ in range(_thread_count()):
+                # A daemon thread, because it may wait for standard input when the program ends.
+                threading.Thread(target=self._work, name="prepare", daemon=True).start()
+            while (batch := self._started.get()) is not None:
                 batch.ready.wait()
-                yield from self._answered(engine, batch)
-            if self._failure is not None:
-                raise self._failure
+                outputs = _batch_outputs(engine, batch)
+                self._free.put(batch.pixels)
+                yield from outputs
+            if self._source_error is not None:
+                raise self._source_error
         finally:
             self._stop()
             atexit.unregister(self._stop)
 
     def _stop(self) -> None:
-        """Take no more pictures, and wait for those in hand: a thread inside a library, when the interpreter ends
-        under it, takes the process down."""
-        with self._hands:
-            self._ended = True
-            self._free.put(None)
-            self._hands.wait_for(lambda: not self._preparing)
+        """Take no more sources, and wait for the images in flight.
 
-    def _answered(self, engine: Engine, batch: _Batch) -> list[Answer]:
-        if batch.failure is not None:
-            raise batch.failure
-        sources, errors = batch.sources, batch.errors
-        good = [row for row in range(len(sources)) if row not in errors]
-        answers = {row: Answer(sources[row], error=error) for row, error in errors.items()}
-        if good:
-            pixels = batch.pixels[good] if errors else batch.pixels[: len(good)]
-            try:
-                logits, features = engine.predict(pixels)
-            except InputError:
-                raise
-            except Exception as error:
-                told = f"{engine.name} ({engine.precision}) failed at {sources[good[0]].name}"
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
-                raise InputError(f"{told} and the {len(good) - 1} after it: {reason}") from error
-            for at, row in enumerate(good):
-                answers[row] = Answer(sources[row], logits[at], features[at])
-        self._free.put(batch)
-        return [answers[row] for row in range(len(sources))]
+        If the interpreter exits while a thread is inside a library, the process crashes.
+        """
+        with self._changed:
+            self._stopping.set()
+            self._free.put(None)
+            self._changed.wait_for(lambda: not self._in_flight)
 
     def _work(self) -> None:
+        """The body of a thread: prepare one image after another."""
         while (taken := self._take()) is not None:
             batch, row, source = taken
             try:
                 self._prepare(source, batch.pixels[row])
             except InputError as error:
                 batch.errors[row] = str(error)
-            except BaseException as error:  # raised where the caller sees it
+            except BaseException as error:
                 batch.failure = error
-            batch.done()
-            with self._hands:
-                self._preparing -= 1
-                self._hands.notify_all()
-
-    def _in_hand(self) -> bool:
-        """One more picture is; unless all is over."""
-        with self._hands:
-            self._preparing += not self._ended
-            return not self._ended
+            batch.mark_prepared()
+            with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
 
     def _take(self) -> tuple[_Batch, int, ImageSource] | None:
-        """The next source, and its place in a batch. None when there is no more."""
-        with self._turn:
-            if self._ended:
+        """The next source, and the batch and row for its pixels. None after the last source, or when stopping."""
+        with self._source_lock:
+            if self._stopping.is_set():
                 return None
-            batch = self._filling or self._free.get()
-            if batch is None:
-                self._ended = True
+            pixels = self._filling.pixels if self._filling else self._free.get()
+            if pixels is None:
                 return None
             try:
                 source = next(self._sources)
             except BaseException as error:
-                self._failure = None if isinstance(error, StopIteration) else error
-                self._ended = True
-                if self._filling:
-                    batch.close()
-                self._begun.put(None)
+                self._source_error = None if isinstance(error, StopIteration) else error
+                self._stopping.set()
+                if (last := self._filling) is not None:
+                    last.mark_prepared(last.size - len(last.sources))  # it gets no more images
+                self._started.put(None)
                 return None
-            if not self._in_hand():
-                return None
-            if self._filling is None:
-                batch.open(self._next_size)
-                self._next_size = self._batch_size
-                self._begun.put(batch)
+            with self._changed:
+                if self._stopping.is_set():
+                    return None
+                self._in_flight += 1
+            batch = self._filling or _Batch(pixels, next(self._sizes))
+            if not batch.sources:
+                self._started.put(batch)
             batch.sources.append(source)
             self._filling = batch if len(batch.sources) < batch.size else None
             return batch, len(batch.sources) - 1, source
+
+
+def _batch_outputs(engine: Engine, batch: _Batch) -> list[ImageOutput]:
+    """Run the engine on the images of a batch that could be read."""
+    if batch.failure is not None:
+        raise batch.failure
+    outputs = [ImageOutput(source, error=batch.errors.get(row)) for row, source in enumerate(batch.sources)]
+    if rows := [row for row in range(len(outputs)) if row not in batch.errors]:
+        pixels = batch.pixels[rows] if batch.errors else batch.pixels[: len(rows)]
+        try:
+            logits, features = engine.predict(pixels)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(
+                f"{engine.name} ({engine.precision}) failed on {batch.sources[rows[0]].name} and the {len(rows) - 1} "
+                f"images after it: {reason}; try a smaller batch or another engine"
+            ) from error
+        for index, row in enumerate(rows):
+            outputs[row] = ImageOutput(batch.sources[row], logits[index], features[index])
+    return outputs
 
 
 def _thread_count() -> int:

@@ -1,4 +1,4 @@
-"""From pictures on disk to the likeliest classes, in order, whatever their number."""
+"""Predict the classes of any number of images, in order."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,39 +12,40 @@ from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.choose import open_engine
-from inception_v3.inference.pipeline import Decode, Resizer, run
+from inception_v3.inference.pipeline import Decode, Resizer, run_pipeline
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one picture, best first, as (class, probability); or the reason for none."""
+    """The top classes of one image as (class name, probability), best first, or the reason why there are none."""
 
     image: str
     classes: list[tuple[str, float]]
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """The JSON object of `predict --json`."""
         if self.error is not None:
             return {"image": self.image, "error": self.error}
         return {
             "image": self.image,
-            "predictions": [{"class": name, "probability": share} for name, share in self.classes],
+            "predictions": [{"class": name, "probability": probability} for name, probability in self.classes],
         }
 
 
 class Predictor:
-    """Pictures on disk to classes, in one line; of an exported network without importing PyTorch.
+    """Predict the classes of image files in one line. An exported network runs without importing PyTorch.
 
     >>> predictor = Predictor("model.onnx")
-    >>> for prediction in predictor(["photos", "one.jpg"]):
+    >>> for prediction in predictor(["photos", "cat.jpg"]):
     ...     print(prediction.image, prediction.classes[0])
 
-    The arguments are those of engines.choose.open_engine. `engine`, `description` and `reason` tell what was taken
-    and why.
+    The arguments are those of engines.choose.open_engine. The attributes `engine`, `description` and `reason` show
+    which engine was chosen, what it runs, and why it was chosen.
     """
 
-    def __init__(self, model: str | Path, engine: str = "auto", precision: str | None = None, **more: Any) -> None:
-        opened = open_engine(model, engine, precision, **more)
+    def __init__(self, model: str | Path, engine: str = "auto", precision: str | None = None, **options: Any) -> None:
+        opened = open_engine(model, engine, precision, **options)
         self.engine, self.description, self.reason = opened.engine, opened.description, opened.reason
 
     def __call__(
@@ -55,13 +56,20 @@ class Predictor:
         batch_size: int | None = None,
         decode: Decode = "exact",
     ) -> Iterator[Prediction]:
-        """A Prediction for each file, in order, as they come; folders are gone through."""
-        asked = [images] if isinstance(images, str | Path) else images
+        """Yield a Prediction for each image, in order, as soon as it is computed.
+
+        Args:
+            images: files, patterns, or folders, which are searched recursively.
+            top: the number of classes to return for each image.
+            batch_size: images in a batch; by default what suits the engine.
+            decode: see `pipeline.run_pipeline`.
+        """
+        paths = [images] if isinstance(images, str | Path) else images
         return predict(
             self.engine,
             self.description.preprocessing,
             self.description.names(),
-            expand([str(one) for one in asked]),
+            expand([str(path) for path in paths]),
             top=top,
             batch_size=batch_size or self.engine.batch_size,
             decode=decode,
@@ -79,27 +87,30 @@ def predict(
     decode: Decode = "exact",
     resize: Resizer | None = None,
 ) -> Iterator[Prediction]:
-    """A Prediction for each source, in order; one that cannot be read does not stop the others.
+    """Yield a Prediction for each source, in order. An image that cannot be read does not stop the others.
 
-    `decode` and `resize` are those of pipeline.run. Of classes with equal probability the first in the list comes
-    first. Raises InputError where the engine fails, after the predictions before that batch.
+    `batch_size`, `decode` and `resize` are those of `pipeline.run_pipeline`, and so are the exceptions. Of classes with
+    equal probability, the first in `class_names` comes first.
     """
-    for answer in run(engine, preprocessing, sources, batch_size=batch_size, decode=decode, resize=resize):
-        name = answer.source.name
-        if answer.logits is None:
-            yield Prediction(name, [], answer.error)
-        elif not np.isfinite(answer.logits).all():
-            yield Prediction(name, [], f"{name}: the network's outputs are no finite numbers; check the model")
+    for output in run_pipeline(engine, preprocessing, sources, batch_size=batch_size, decode=decode, resize=resize):
+        name = output.source.name
+        if output.logits is None:
+            yield Prediction(name, [], output.error)
+        elif not np.isfinite(output.logits).all():
+            yield Prediction(name, [], f"{name}: the network's outputs are not finite; check the model")
         else:
-            yield Prediction(name, likeliest(answer.logits, class_names, top))
+            yield Prediction(name, top_classes(output.logits, class_names, top))
 
 
-def likeliest(logits: NDArray[np.float32], class_names: list[str], top: int) -> list[tuple[str, float]]:
-    """The best classes of one picture with their softmax, computed in float64."""
-    powers = np.exp(logits.astype(np.float64) - logits.max())
+def top_classes(logits: NDArray[np.float32], class_names: list[str], top: int) -> list[tuple[str, float]]:
+    """The `top` classes with the highest logits, best first, each with its softmax probability, computed in float64.
+
+    `logits` has shape (num_classes,). Of classes with equal logits, the first comes first.
+    """
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
     count = min(top, len(class_names))
-    least = np.partition(logits, -count)[-count]
-    (best,) = np.nonzero(logits >= least)  # of equal ones the first count
-    best = best[np.argsort(-logits[best], kind="stable")][:count]
-    shares = powers[best] / powers.sum()
-    return [(class_names[place], share) for place, share in zip(best.tolist(), shares.tolist(), strict=True)]
+    threshold = np.partition(logits, -count)[-count]
+    (indices,) = np.nonzero(logits >= threshold)  # more than `count` if several classes have the same logit
+    indices = indices[np.argsort(-logits[indices], kind="stable")][:count]
+    probabilities = exponentials[indices] / exponentials.sum()
+    return [(class_names[index], value) for index, value in zip(indices.tolist(), probabilities.tolist(), strict=True)]

@@ -1,6 +1,7 @@
-"""Predictions in files, line by line as they come, such that a killed run leaves what it had and goes on from there.
+"""Result files of `predict`: every prediction is written at once, so that a killed run can be resumed.
 
-A results file NAME has a NAME.about.json beside it, which says what made it; a run that goes on must be made alike.
+A results file NAME is accompanied by NAME.about.json, which records the model and the options of the run. Only a run
+with the same model and options can resume it.
 """
 
 import csv
@@ -14,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,80 +26,82 @@ from inception_v3.support.files import write_error, atomic_write
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
-ROWS_PER_PART = 50_000  # of Parquet: about a megabyte
+ROWS_PER_PART = 50_000  # in one Parquet file: about a megabyte
+ROWS_IN_MEMORY = 5_000  # while a Parquet file is written
 
 
-class Results(Protocol):
-    """Where predictions go."""
-
-    def finished(self) -> Iterator[tuple[str, bool]]:
-        """What an earlier run has done, in order: each image's name, and whether it failed."""
-        ...
-
-    def write(self, prediction: Prediction) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def check(path: Path) -> None:
-    """Raises InputError for a path that no results can be written to, by its name."""
+def check_results_path(path: Path) -> None:
+    """Raises InputError if the suffix is not one of SUFFIXES, or its package is not installed."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {path}: the name must end in {', '.join(SUFFIXES)}", exit_status=2)
     if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
         raise InputError(f"--out {path}: Parquet needs pyarrow: pip install 'inception-v3[data]'", exit_status=2)
 
 
-def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -> Results:
-    """Results to write to: new ones, or with `resume` those that are there, less a half-written end.
+def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -> "ResultsFile":
+    """Create a results file, or with `resume` open an existing one.
 
-    `about` is what the results depend on. Raises InputError: results that are there already, without `resume`; made
-    by other means, with it; a place that cannot be written.
+    Its method `finished()` yields the results of earlier runs in order, as (image name, whether it failed), and cuts
+    off a half-written end. Exhaust it before the first `write(prediction)`. Call `close()` at the end.
+
+    Args:
+        path: the file, or the folder for Parquet; the suffix determines the format.
+        about: the model and options that determine the results, for NAME.about.json.
+        top: the number of classes for each image.
+        resume: continue an existing file; without one, create it.
+
+    Raises InputError if the file exists and `resume` is false, if it was written with another `about`, if another
+    process is writing to it, or if it cannot be written.
     """
-    check(path)
-    described = path.with_name(f"{path.name}.about.json")
+    check_results_path(path)
+    about_path = path.with_name(f"{path.name}.about.json")
     try:
-        there = path.exists() and (path.is_dir() or path.stat().st_size > 0)
-        if there and not resume:
-            message = f"{path}: is there already; --resume goes on with it, or choose another name"
-            raise InputError(message, exit_status=2)
-        if there:
-            _check_alike(path, described, about)
+        exists = path.exists() and (path.is_dir() or path.stat().st_size > 0)
+        if exists and not resume:
+            raise InputError(
+                f"{path}: exists already; continue it with --resume, or choose another name", exit_status=2
+            )
+        if exists:
+            _check_about(path, about_path, about)
         else:
-            with atomic_write(described) as file:
+            with atomic_write(about_path) as file:
                 file.write_text(json.dumps(about, ensure_ascii=False, indent=2) + "\n", "utf-8")
         if path.suffix.lower() == ".parquet":
-            return Parquet(path, top, about)
-        return Csv(path, top) if path.suffix.lower() == ".csv" else JsonLines(path)
+            return ParquetResults(path, top, about)
+        return CsvResults(path, top) if path.suffix.lower() == ".csv" else JsonLinesResults(path)
     except OSError as error:
         raise write_error(path, error) from error
 
 
-def _check_alike(path: Path, described: Path, about: dict[str, Any]) -> None:
+def _check_about(path: Path, about_path: Path, about: dict[str, Any]) -> None:
+    """Raises InputError if the results were written with another model or other options."""
     try:
-        before = json.loads(described.read_text("utf-8"))
+        before = json.loads(about_path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        message = f"{described}: missing or damaged, and it says what made {path.name}; choose another name"
+        message = f"{about_path}: missing or damaged, so {path.name} cannot be resumed; choose another name"
         raise InputError(message, exit_status=2) from error
     now = json.loads(json.dumps(about))
-    if differing := [key for key in now | before if now.get(key) != before.get(key)]:
-        key = differing[0]
-        wrong = f"was made with {key} {before.get(key)!r}, not {now.get(key)!r}"
-        raise InputError(f"{path}: {wrong}; run it as before, or choose another name", exit_status=2)
+    if key := next((key for key in now | before if now.get(key) != before.get(key)), None):
+        difference = f"was written with {key} {before.get(key)!r}, not {now.get(key)!r}"
+        raise InputError(f"{path}: {difference}; use the same options as before, or another name", exit_status=2)
 
 
 def _columns(top: int) -> list[str]:
-    """Of a table: best first."""
-    ranked = (f"{column}_{place}" for place in range(1, top + 1) for column in ("class", "probability"))
+    ranked = (f"{column}_{rank}" for rank in range(1, top + 1) for column in ("class", "probability"))
     return ["image", "error", *ranked]
 
 
-def _row(prediction: Prediction, top: int) -> list[str | float | None]:
-    ranked: list[str | float | None] = [one for pair in prediction.classes for one in pair]
-    return [prediction.image, prediction.error, *(ranked or [None] * (2 * top))]
+def _row(prediction: Prediction, columns: list[str]) -> list[str | float | None]:
+    """The values of `columns`; a failed image has no classes."""
+    classes: list[str | float | None] = [value for pair in prediction.classes for value in pair]
+    return [prediction.image, prediction.error, *(classes or [None] * (len(columns) - 2))]
 
 
-class _Lines:
-    """A file of lines, each written at once. Of the last one a killed run may have written the beginning alone."""
+class _LineFile:
+    """A text file that is appended to line by line, each line written at once.
+
+    A killed run may leave an incomplete last line. Raises InputError if another process is writing to the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -108,12 +111,13 @@ class _Lines:
 
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{path}: another run is writing there; wait for it, or give another --out") from error
-        except (ImportError, OSError):  # a system or a network disk that has no such locks
+            message = f"{path}: another run is writing to it; wait for that run, or choose another --out"
+            raise InputError(message) from error
+        except (ImportError, OSError):  # Windows, or a network file system without locks
             pass
 
-    def whole_lines(self) -> Iterator[tuple[int, bytes]]:
-        """The lines that are there, numbered; a half-written end is cut off."""
+    def complete_lines(self) -> Iterator[tuple[int, bytes]]:
+        """The lines with their numbers, from 1. An incomplete last line is cut off."""
         length = 0
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
@@ -123,10 +127,10 @@ class _Lines:
         self._file.truncate(length)
 
     def append(self, line: str) -> None:
-        left = memoryview(line.encode())
+        unwritten = memoryview(line.encode())
         try:
-            while left:  # a disk that fills up takes a part
-                left = left[self._file.write(left) :]
+            while unwritten:  # on a disk that is nearly full, write() takes only a part
+                unwritten = unwritten[self._file.write(unwritten) :]
         except OSError as error:
             raise write_error(self.path, error) from error
 
@@ -134,180 +138,181 @@ class _Lines:
         self._file.close()
 
 
-class JsonLines(_Lines):
-    """A JSON object a line, as `predict --json` prints."""
+class JsonLinesResults(_LineFile):
+    """One JSON object per line, as `predict --json` prints them."""
 
     def predictions(self) -> Iterator[Prediction]:
-        for number, line in self.whole_lines():
+        for number, line in self.complete_lines():
             try:
-                found = json.loads(line)
-                classes = [(one["class"], one["probability"]) for one in found.get("predictions", ())]
-                prediction = Prediction(found["image"], classes, found.get("error"))
+                result = json.loads(line)
+                classes = [(ranked["class"], ranked["probability"]) for ranked in result.get("predictions", ())]
+                prediction = Prediction(result["image"], classes, result.get("error"))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _damaged(self.path, number) from error
             yield prediction
 
     def finished(self) -> Iterator[tuple[str, bool]]:
-        return ((one.image, one.error is not None) for one in self.predictions())
+        return ((prediction.image, prediction.error is not None) for prediction in self.predictions())
 
     def write(self, prediction: Prediction) -> None:
         self.append(json.dumps(prediction.as_dict(), ensure_ascii=False) + "\n")
 
 
-class Csv(_Lines):
+class CsvResults(_LineFile):
     """A table with a header: image, error, and each class with its probability, best first."""
 
     def __init__(self, path: Path, top: int) -> None:
         super().__init__(path)
-        self._top = top
-        self._line = io.StringIO()
-        self._writer = csv.writer(self._line, lineterminator="\n")
-        if not path.stat().st_size:
-            self._append(_columns(top))
+        self._columns = _columns(top)
+        self._write_header_if_empty()
 
     def finished(self) -> Iterator[tuple[str, bool]]:
-        for number, line in self.whole_lines():
+        for number, line in self.complete_lines():
             try:
-                image, error, *ranked = next(csv.reader([line.decode()]))
-            except ValueError as wrong:
-                raise _damaged(self.path, number) from wrong
-            if len(ranked) != 2 * self._top:
-                raise _damaged(self.path, number)
+                cells = dict(zip(self._columns, next(csv.reader([line.decode()])), strict=True))
+            except ValueError as error:
+                raise _damaged(self.path, number) from error
             if number > 1:
-                yield image, bool(error)
-        if not self.path.stat().st_size:  # killed before the header was whole
-            self._append(_columns(self._top))
+                yield cells["image"], bool(cells["error"])
+        self._write_header_if_empty()  # the earlier run was killed while it wrote the header
 
     def write(self, prediction: Prediction) -> None:
-        self._append(_row(prediction, self._top))
+        self._append(_row(prediction, self._columns))
+
+    def _write_header_if_empty(self) -> None:
+        if not self.path.stat().st_size:
+            self._append(self._columns)
 
     def _append(self, cells: Sequence[object]) -> None:
-        self._line.seek(0)
-        self._line.truncate()
-        self._writer.writerow([printable(cell) if isinstance(cell, str) else cell for cell in cells])
-        self.append(self._line.getvalue())
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(
+            [printable(cell) if isinstance(cell, str) else cell for cell in cells]
+        )
+        self.append(line.getvalue())
 
 
-class Parquet:
-    """The same table as a folder of Parquet files, each there as a whole or not at all.
+class ParquetResults:
+    """A folder of Parquet files with the columns of the CSV table; each file is complete, or it does not exist.
 
-    Predictions go to a file of JSON lines beside the folder until they are enough for a file in it. What is in these
-    lines after a kill is done as well.
+    Predictions are first appended to a file of JSON lines beside the folder, NAME.ROW.unfinished.jsonl. After
+    ROWS_PER_PART of them, and at the end, they are moved into a Parquet file. After a kill, the JSON lines are kept.
     """
 
     def __init__(self, path: Path, top: int, about: dict[str, Any]) -> None:
         pa = self._arrow = import_module("pyarrow")
         self._parquet = import_module("pyarrow.parquet")
-        self._folder, self._top = path, top
-        types = {"class": pa.string(), "probability": pa.float32()}
-        fields = [(name, types.get(name.partition("_")[0], pa.string())) for name in _columns(top)]
+        self._folder, self._columns = path, _columns(top)
+        fields = [(name, pa.float32() if "probability" in name else pa.string()) for name in self._columns]
         self._schema = pa.schema(fields, metadata={"inception_v3": json.dumps(about)})
         path.mkdir(parents=True, exist_ok=True)
-        self._first = sum(self._parquet.read_metadata(part).num_rows for part in self._parts())
-        for stale in path.parent.glob(f"{glob.escape(path.name)}.*.unfinished.jsonl"):
-            if stale != self._unfinished:  # the file in the folder was written, and then the run was killed
-                stale.unlink()
-        self._lines, self._count = JsonLines(self._unfinished), 0
+        self._first_row = sum(self._parquet.read_metadata(part).num_rows for part in self._parts())
+        for pending in path.parent.glob(f"{glob.escape(path.name)}.*.unfinished.jsonl"):
+            if pending != self._pending_path:  # moved already: the run was killed before it deleted the lines
+                pending.unlink()
+        self._pending, self._pending_count = JsonLinesResults(self._pending_path), 0
 
     def finished(self) -> Iterator[tuple[str, bool]]:
         for part in self._parts():
             for batch in self._parquet.ParquetFile(part).iter_batches(columns=["image", "error"]):
                 for image, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     yield image, error is not None
-        for image, failed in self._lines.finished():
-            self._count += 1
+        for image, failed in self._pending.finished():
+            self._pending_count += 1
             yield image, failed
 
     def write(self, prediction: Prediction) -> None:
-        self._lines.write(prediction)
-        self._count += 1
-        if self._count >= ROWS_PER_PART:
-            self._finish_part()
-            self._lines = JsonLines(self._unfinished)
+        self._pending.write(prediction)
+        self._pending_count += 1
+        if self._pending_count >= ROWS_PER_PART:
+            self.close()
+            self._pending = JsonLinesResults(self._pending_path)
 
     def close(self) -> None:
-        self._finish_part()
+        """Move the pending predictions into a Parquet file, and delete their JSON lines."""
+        pending_path, rows = self._pending_path, 0
+        predictions = self._pending.predictions()
+        if (first := next(predictions, None)) is not None:
+            predictions = chain([first], predictions)
+            with (
+                atomic_write(self._folder / f"part-{self._first_row:012}.parquet") as file,
+                self._parquet.ParquetWriter(file, self._schema, compression="zstd") as writer,
+            ):
+                while values := [_row(prediction, self._columns) for prediction in islice(predictions, ROWS_IN_MEMORY)]:
+                    writer.write_table(self._arrow.table(list(zip(*values, strict=True)), schema=self._schema))
+                    rows += len(values)
+        self._first_row, self._pending_count = self._first_row + rows, 0
+        self._pending.close()
+        pending_path.unlink()
 
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("part-*.parquet"))
 
     @property
-    def _unfinished(self) -> Path:
-        return self._folder.with_name(f"{self._folder.name}.{self._first:012}.unfinished.jsonl")
+    def _pending_path(self) -> Path:
+        return self._folder.with_name(f"{self._folder.name}.{self._first_row:012}.unfinished.jsonl")
 
-    def _finish_part(self) -> None:
-        done, rows = self._unfinished, 0
-        predictions = self._lines.predictions()
-        if (first := next(predictions, None)) is not None:
-            predictions = chain([first], predictions)
-            with (
-                atomic_write(self._folder / f"part-{self._first:012}.parquet") as file,
-                self._parquet.ParquetWriter(file, self._schema, compression="zstd") as writer,
-            ):
-                while some := [_row(one, self._top) for one in islice(predictions, 5000)]:
-                    cells = [dict(zip(self._schema.names, one, strict=True)) for one in some]
-                    writer.write_table(self._arrow.Table.from_pylist(cells, schema=self._schema))
-                    rows += len(some)
-        self._first, self._count = self._first + rows, 0
-        self._lines.close()
-        done.unlink()
+
+ResultsFile = JsonLinesResults | CsvResults | ParquetResults
 
 
 def _damaged(path: Path, number: int) -> InputError:
-    return InputError(f"{path}: line {number} is no result of this program; choose another name")
+    return InputError(f"{path}: line {number} is not a result of `predict`; choose another name")
 
 
 @dataclass
-class Rest:
-    """What an earlier run has left to do."""
+class RemainingImages:
+    """The sources that a resumed run still has to predict, and counts of the results that exist already."""
 
     sources: Iterator[ImageSource]
     done: int = 0
     failed: int = 0
-    gone: int = 0  # are done, and not asked for any more; some may still come
-    changed: bool = False  # the pictures or their order
+    unmatched: int = 0  # results without a source so far; falls while `sources` is iterated over
+    changed: bool = False  # whether the images or their order differ from those of the earlier run
 
 
-def rest(finished: Iterator[tuple[str, bool]], sources: Iterable[ImageSource]) -> Rest:
-    """The sources that are not finished. Each finished one stands for one source of its name.
+def remaining_images(finished: Iterator[tuple[str, bool]], sources: Iterable[ImageSource]) -> RemainingImages:
+    """Find the sources that have no result yet. Each result stands for one source of its name.
 
-    Both are walked in step, in constant memory. From where they differ, because pictures came, went or were renamed,
-    they are matched by name: 12 bytes are held for each that is finished.
+    Both sequences are walked in step, in constant memory. If they differ, because images were added, removed or
+    renamed, the rest is matched by name, with 12 bytes of memory for each remaining result.
     """
-    left = Rest(iter(sources))
+    remaining = RemainingImages(iter(sources))
     for name, failed in finished:
-        source = next(left.sources, None)
+        source = next(remaining.sources, None)
         if source is None or source.name != name:
-            _match_by_name(left, chain([(name, failed)], finished), [] if source is None else [source])
+            _match_by_name(remaining, chain([(name, failed)], finished), [] if source is None else [source])
             break
-        left.done += 1
-        left.failed += failed
-    return left
+        remaining.done += 1
+        remaining.failed += failed
+    return remaining
 
 
-def _match_by_name(left: Rest, finished: Iterable[tuple[str, bool]], taken: list[ImageSource]) -> None:
+def _match_by_name(remaining: RemainingImages, finished: Iterable[tuple[str, bool]], taken: list[ImageSource]) -> None:
+    """Match the rest of `finished` by name with the sources `taken` and those that remain."""
+
     def keys() -> Iterator[int]:
         for name, failed in finished:
-            left.done += 1
-            left.failed += failed
+            remaining.done += 1
+            remaining.failed += failed
             yield _key(name)
 
     known, counts = np.unique(np.fromiter(keys(), np.uint64), return_counts=True)
     counts = counts.astype(np.uint32)
-    left.changed, left.gone = True, int(counts.sum())
+    remaining.changed, remaining.unmatched = True, int(counts.sum())
 
-    def unfinished(sources: Iterable[ImageSource]) -> Iterator[ImageSource]:
+    def without_result(sources: Iterable[ImageSource]) -> Iterator[ImageSource]:
         for source in sources:
             key = _key(source.name)
-            place = min(int(np.searchsorted(known, np.uint64(key))), len(known) - 1)
-            if known[place] == key and counts[place]:
-                counts[place] -= 1
-                left.gone -= 1
+            index = min(int(np.searchsorted(known, np.uint64(key))), len(known) - 1)
+            if known[index] == key and counts[index]:
+                counts[index] -= 1
+                remaining.unmatched -= 1
             else:
                 yield source
 
-    left.sources = unfinished(chain(taken, left.sources))
+    remaining.sources = without_result(chain(taken, remaining.sources))
 
 
 def _key(name: str) -> int:
+    """A 64-bit hash of an image's name."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest())

@@ -1,1 +1,1 @@
-"""HTML pages and plots. They take plain data, and import no feature of the project."""
+"""HTML pages and plots. They take plain data, and import no other part of the project except `support`."""

@@ -1,11 +1,10 @@
-"""Pages to look at, one file each: what the reports of `evaluate` and of `fidelity` share.
+"""HTML pages of one file each, for the reports of `evaluate` and `fidelity`.
 
-A page asks nothing of the network: pictures are inside, and its Content-Security-Policy forbids the rest. Names come
-from outside; the template engine escapes every one.
+A page loads nothing from the network: images are embedded, and its Content-Security-Policy forbids everything else.
+The template engine escapes all values, because names of files and classes are untrusted.
 """
 
 import base64
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,17 @@ from inception_v3 import __version__
 from inception_v3.support.files import atomic_write
 
 
-def write_page(
-    file: Path, template: str, values: dict[str, Any], filters: dict[str, Callable[..., str]] | None = None
-) -> None:
-    """Fill a template of this package, which extends page.html. Raises InputError where the page cannot be written."""
+def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
+    """Render a template and write the page.
+
+    Args:
+        file: the page to write.
+        template: the template's path in this package. It extends reports/page.html.
+        values: the variables of the template; `program` and `written` (the time) are added. The filter `percent`
+            formats a fraction, or None as a dash.
+
+    Raises InputError if the page cannot be written.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -27,13 +33,13 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(filters or {})
+    environment.filters["percent"] = lambda fraction: "–" if fraction is None else f"{fraction:.1%}"
     written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = environment.get_template(template).render(program=f"inception-v3 {__version__}", written=written, **values)
     with atomic_write(file) as temporary:
         temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # file names may hold bytes outside UTF-8
 
 
-def data_uri(kind: str, content: bytes) -> str:
-    """A picture of that media type, to stand in a page itself."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def data_uri(media_type: str, content: bytes) -> str:
+    """A data URI, which embeds an image in a page."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -14,7 +14,10 @@ _COLOURS = {"fp32": "#3b82f6", "bf16": "#f97316", "fp16": "#a855f7", "int8": "#2
 
 
 def curves(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Plot loss and accuracy of every epoch. Those of training are measured with dropout and augmentation."""
+    """Plot the loss and accuracy of every epoch. Those of training are measured with dropout and augmentation.
+
+    Each epoch has the keys epoch, loss, held_out_loss, accuracy and held_out_top1.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps = [epoch["epoch"] for epoch in epochs]
@@ -31,23 +34,23 @@ def curves(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def confusion_matrix(confusion: NDArray[np.integer], class_names: Sequence[str], path: Path) -> None:
-    """Plot counts of shape (classes, classes), rows real and columns predicted, each row coloured by its own total.
+    """Plot a confusion matrix of shape (classes, classes): rows are true classes, columns are predicted classes.
 
-    Up to 60 classes are named and their counts printed.
+    The colour is the fraction of the row. For up to 60 classes, names and counts are printed.
     """
     classes = len(class_names)
     side = min(4 + 0.35 * classes, 24)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="real", title="Held-out images")
+    fractions = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true", title="Held-out images")
     if classes <= 60:
         rotation = 90 if max(map(len, class_names)) > 2 else 0
         axes.set_xticks(range(classes), class_names, rotation=rotation, parse_math=False)  # names may hold dollar signs
         axes.set_yticks(range(classes), class_names, parse_math=False)
         for row, column in zip(*np.nonzero(confusion), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
     figure.savefig(path, dpi=120, format="png")
 
