@@ -125,7 +125,7 @@ def test_a_hundred_thousand_classes_take_no_square_of_them(tmp_path: Path) -> No
     write_html(tmp_path / "report.html", metrics, pictures, judged)
     assert "n99999" in (tmp_path / "report.html").read_text()
     with RunFolder(tmp_path / "run") as run:
-        run.finish(metrics, [])
+        run.draw_plots(metrics, [])
     assert not (tmp_path / "run" / "confusion_matrix.png").exists()
 
 
