@@ -63,7 +63,7 @@ class TrainingJob:
     progress: TrainingProgress = field(default_factory=TrainingProgress)
     signals: StopSignals = field(default_factory=StopSignals)
     saved_at: float = field(default_factory=time.monotonic)
-    last_images: list[str] = field(default_factory=list)  # names of this process's images in the last step
+    last_indices: list[int] = field(default_factory=list)  # of this process's images in the last step
 
     @property
     def averaged_model(self) -> InceptionV3:
@@ -75,10 +75,10 @@ class TrainingJob:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The model; with several processes, its wrapper that averages the gradients, which all create together."""
+        """The model, or a wrapper that averages the gradients of several processes. It is made in their first step."""
         sizes = {schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)}
-        aux_head = [uses_aux_head(self.model, self.recipe, size) for size in sizes]
-        return self.team.parallel(self.model, some_unused=not all(aux_head))
+        some_unused = not all(uses_aux_head(self.model, self.recipe, size) for size in sizes)
+        return self.team.parallel(self.model, some_unused=some_unused)
 
     @cached_property
     def test_loader(self) -> DataLoader[Any]:
@@ -199,7 +199,7 @@ def start_or_resume(job: TrainingJob) -> bool:
     )
     if job.progress.epoch == recipe.epochs:
         reporter.print("all epochs are already done")
-    elif state:
+    elif job.progress.step:
         reporter.print(f"resuming after step {job.progress.step:,} of {job.steps:,}, in epoch {job.progress.epoch + 1}")
     for warning in schedules.settling_warnings(recipe, job.steps):
         reporter.print(warning, "yellow")
@@ -294,7 +294,7 @@ def train_step(job: TrainingJob, batch: Batch, readable: int, learning_rate: flo
     overdue = job.run.writer and time.monotonic() - job.saved_at > SAVE_SECONDS
     loss, correct, save_is_due = team.sum(*sums, overdue)
     progress.step, progress.learning_rate = progress.step + 1, learning_rate
-    job.last_images = [job.train_set.names[index] for index in batch.indices.tolist()]
+    job.last_indices = batch.indices.tolist()
     if reason := divergence(progress, loss / readable, gradient_norm, len(job.train_set.class_names)):
         fail(job, reason, progress.step - max(1, progress.diverging_steps))
     if not progress.diverging_steps:
@@ -319,7 +319,7 @@ def add_gradients(
     model: InceptionV3,
     batch: Batch,
     recipe: Recipe,
-    uses_aux_head: bool,
+    aux_head: bool,
     class_weights: Tensor | None,
     image_weight: float,
 ) -> tuple[float, float]:
@@ -330,6 +330,7 @@ def add_gradients(
     Args:
         network: the model, or its wrapper that averages gradients over the processes.
         batch: the readable images of this process, uint8 (N, 3, H, W); N may be 0.
+        aux_head: whether the auxiliary loss is a part of the loss.
         image_weight: the weight of one image in the gradient.
     """
     device = next(model.parameters()).device
@@ -347,11 +348,11 @@ def add_gradients(
         with nullcontext() if number == len(parts) else Team.alone(network):
             with autocast(device) if recipe.precision == "auto" else nullcontext():
                 images = images.contiguous(memory_format=torch.channels_last)
-                logits, end_points = network(images, ("AuxLogits",) if uses_aux_head else ())
+                logits, end_points = network(images, ("AuxLogits",) if aux_head else ())
             loss = classification_loss(
                 logits.float(),
                 targets,
-                end_points["AuxLogits"].float() if uses_aux_head else None,
+                end_points["AuxLogits"].float() if aux_head else None,
                 label_smoothing=recipe.label_smoothing,
                 aux_weight=recipe.aux_weight,
                 class_weights=class_weights,
@@ -443,7 +444,7 @@ def save_and_stop(job: TrainingJob) -> NoReturn:
 def fail(job: TrainingJob, reason: str, bad_step: int) -> NoReturn:
     """Raise InputError for a training that has diverged. The state saved at `bad_step` is not good, and is deleted."""
     progress, run = job.progress, job.run
-    names = job.team.gather(job.last_images)
+    names = job.team.gather([job.train_set.names[index] for index in job.last_indices])
     run.delete_state(bad_step)
     run.delete_old_states()
     images = f", on {', '.join(names[:3])}" if names else ""
