@@ -254,9 +254,7 @@ def print_shares(results: dict[str, list[dict[str, float]]]) -> None:
         print(f"| {name} | {total:.0f} | {convolutions:.0f} | {total - convolutions:.0f} |")
     target = medians[BASE][0] / 1.25
     left = target - medians[OURS][1]
-    print(
-        f"\n1.25 times the speed of {BASE} is a step of {target:.0f} ms, which leaves {left:.0f} ms for all else here."
-    )
+    print(f"\nFor 1.25 times the speed of {BASE}, a step may take {target:.0f} ms: {left:.0f} ms for all else here.")
 
 
 def main() -> None:
