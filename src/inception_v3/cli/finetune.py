@@ -89,8 +89,9 @@ def finetune(
     from inception_v3.finetuning.bottlenecks import BottleneckCache
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
     from inception_v3.support.devices import has_bf16, pick_device
-    from inception_v3.training.run_folder import RunFolder
+    from inception_v3.training.run_folder import BEST_FILE, RunFolder
     from inception_v3.weights.load import load
+    from inception_v3.weights.read import MODEL_FILE
 
     factors = None if unfreeze is None else rate_factors(unfreeze)
     own_device = pick_device(device)
@@ -101,7 +102,8 @@ def finetune(
     model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
     if factors is not None and not chosen_recipe.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
-    _check_not_replaced(weights, folder)
+    if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
+        raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
     bottleneck_cache = BottleneckCache(cache or cache_folder("bottlenecks"))
     with RunFolder(folder, overwrite=overwrite, resume=resume) as run:
         if factors is not None:
@@ -140,15 +142,6 @@ def _check_options(l2: float | None, precision: str, *, resume_head: bool) -> No
         raise InputError("--resume needs --unfreeze; without it, leave out --resume: features are kept", exit_status=2)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("finetune runs in one process; start it without torchrun", exit_status=2)
-
-
-def _check_not_replaced(weights: str, folder: Path) -> None:
-    """Raises InputError if the run folder would replace the weights to start from."""
-    from inception_v3.training.run_folder import BEST_FILE
-    from inception_v3.weights.read import MODEL_FILE
-
-    if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
-        raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
 
 
 def _head_as_dict(head: "TrainedHead") -> dict[str, Any]:

@@ -129,17 +129,13 @@ class BottleneckCache:
 
     def read(self, network: bytes, images: Sequence[bytes], length: int) -> dict[bytes, np.ndarray]:
         """The undamaged vectors of these images that the cache holds, float32 of shape (length,)."""
-
-        def select(database: sqlite3.Connection) -> dict[bytes, np.ndarray]:
-            query = "SELECT vector, checksum FROM features WHERE network = ? AND picture = ?"
-            vectors = {}
-            for image in images:
-                row = database.execute(query, (network, image)).fetchone()
-                if row is not None and row[1] == _checksum(image, row[0]) and len(row[0]) == 4 * length:
-                    vectors[image] = np.frombuffer(row[0], np.float32)
-            return vectors
-
-        return self._run(select)
+        query = "SELECT vector, checksum FROM features WHERE network = ? AND picture = ?"
+        rows = self._run(lambda database: [database.execute(query, (network, image)).fetchone() for image in images])
+        return {
+            image: np.frombuffer(row[0], np.float32)
+            for image, row in zip(images, rows, strict=True)
+            if row is not None and row[1] == _checksum(image, row[0]) and len(row[0]) == 4 * length
+        }
 
     def write(self, network: bytes, vectors: dict[bytes, np.ndarray]) -> None:
         """Store the vector of each image."""
@@ -171,9 +167,9 @@ def network_key(model: InceptionV3, precision: Precision) -> bytes:
 
     The heads are left out: networks that differ only in their classes share their features.
     """
-    programs = {name: version(name) for name in ("torch", "torchvision", "pillow")}
     setup = {
-        "programs": programs | {"inception_v3": inception_v3.__version__},
+        "programs": {name: version(name) for name in ("torch", "torchvision", "pillow")}
+        | {"inception_v3": inception_v3.__version__},
         "settings": {name: value for name, value in model.settings.items() if name not in HEAD_SETTINGS},
         "preprocessing": asdict(model.preprocessing),
         "precision": precision,
@@ -227,12 +223,12 @@ def bottlenecks(
     features = np.empty((len(images), last_layer(model).weights.shape[1]), np.float32)
     done = np.zeros(len(images), bool)
     keys, states, cache_error = _image_keys(images, cache, on_file)
-    for first in range(0, len(keys), READ_SIZE):
-        indices = range(len(keys))[first : first + READ_SIZE]
-        cached = cache.read(network, [key for index in indices if (key := keys[index])], features.shape[1])
+    for first in range(0, len(images), READ_SIZE):
+        indices = range(len(images))[first : first + READ_SIZE]
+        cached = cache.read(network, [keys[index] for index in indices if index in keys], features.shape[1])
         for index in indices:
-            if (key := keys[index]) is not None and key in cached:
-                features[index], done[index] = cached[key], True
+            if keys.get(index) in cached:
+                features[index], done[index] = cached[keys[index]], True
         on_features(int(done[list(indices)].sum()))
 
     missing = np.flatnonzero(~done).tolist()
@@ -248,9 +244,8 @@ def bottlenecks(
                 features[readable], done[readable] = compute_features(model, batch.images, precision), True
             for index in readable:
                 # The file may have changed between the computation of its key and its decoding.
-                key = keys[index]
-                if key is not None and key == _current_key(images, index, key, states.get(index)):
-                    writer.add(key, features[index])
+                if index in keys and _is_unchanged(images, index, keys[index], states.get(index)):
+                    writer.add(keys[index], features[index])
             on_features(len(batch.labels) + len(batch.bad))
     return Bottlenecks(
         torch.from_numpy(features if done.all() else features[done]),
@@ -288,9 +283,9 @@ class _CacheWriter:
 
 def _image_keys(
     images: Pictures, cache: BottleneckCache, on_file: Callable[[], None]
-) -> tuple[list[bytes | None], dict[int, FileState], str | None]:
-    """The key of each image, None if it cannot be read; the states of files by index; why they were not stored."""
-    keys: list[bytes | None] = [None] * len(images)
+) -> tuple[dict[int, bytes], dict[int, FileState], str | None]:
+    """The keys of the readable images and the states of their files, by index; why the cache could not be written."""
+    keys: dict[int, bytes] = {}
     states: dict[int, FileState] = {}
     files = {index: source for index, source in enumerate(images.sources) if isinstance(source, Path)}
     digests, cache_error = cache.digests(list(files.values()), on_file)
@@ -315,17 +310,15 @@ def _digest(images: Pictures, index: int) -> bytes:
     return digest.digest()
 
 
-def _current_key(images: Pictures, index: int, key: bytes, state: FileState | None) -> bytes | None:
-    """The key of an image now, given its earlier key; None if it is gone or its file has changed."""
+def _is_unchanged(images: Pictures, index: int, key: bytes, state: FileState | None) -> bool:
+    """Whether an image still has the content for which its key was computed."""
     source = images.sources[index]
     if isinstance(source, Image.Image):
-        return key
+        return True
     try:
-        if isinstance(source, Path):
-            return key if _file_state(source) == state else None
-        return _digest(images, index)
+        return _file_state(source) == state if isinstance(source, Path) else _digest(images, index) == key
     except (InputError, OSError):
-        return None
+        return False
 
 
 def last_layer(model: InceptionV3) -> Conv2d:

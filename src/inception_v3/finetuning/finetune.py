@@ -164,8 +164,7 @@ def finetune(
     console = console or Console(stderr=True)
     height, width = model.image_size
     if unfreeze and height != width:
-        message = f"--unfreeze trains on square images, not {height}x{width}; give --image-size"
-        raise InputError(message, exit_status=2)
+        raise InputError(f"--unfreeze needs square images, not {height}x{width}; give --image-size", exit_status=2)
     recipe = (recipe or load_recipe("finetune")).with_options(
         image_size=height,
         crop_fraction=model.preprocessing.crop_fraction,

@@ -51,8 +51,8 @@ def handwriting(preprocessing: Preprocessing) -> Augment:
     from torchvision.transforms import v2
 
     bilinear = v2.InterpolationMode.BILINEAR
-    move = v2.RandomAffine(10, (0.08, 0.08), (0.9, 1.1), shear=5, interpolation=bilinear)
-    return v2.Compose([preprocessing.pixels, move])  # type: ignore[no-any-return]
+    affine = v2.RandomAffine(10, (0.08, 0.08), (0.9, 1.1), shear=5, interpolation=bilinear)
+    return v2.Compose([preprocessing.pixels, affine])  # type: ignore[no-any-return]
 
 
 def slim(preprocessing: Preprocessing) -> Augment:

@@ -5,6 +5,7 @@ kernels that it calls. All randomness comes from PyTorch's global generator.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -91,15 +92,14 @@ def _box_size(height: int, width: int, aspect: float) -> Size | None:
 
 def distort_colours(image: Tensor, ordering: tuple[str, ...]) -> Tensor:
     """Apply the named changes to an image (3, H, W) in [0, 1], each by a random amount, and clamp the result."""
+    changes: dict[str, Callable[[Tensor], Tensor]] = {
+        "brightness": lambda image: image + _uniform(-BRIGHTNESS, BRIGHTNESS),
+        "saturation": lambda image: adjust_saturation(image, _uniform(*SATURATION)),
+        "hue": lambda image: adjust_hue(image, _uniform(-HUE, HUE)),
+        "contrast": lambda image: adjust_contrast(image, _uniform(*CONTRAST)),
+    }
     for name in ordering:
-        if name == "brightness":
-            image = image + _uniform(-BRIGHTNESS, BRIGHTNESS)
-        elif name == "saturation":
-            image = adjust_saturation(image, _uniform(*SATURATION))
-        elif name == "hue":
-            image = adjust_hue(image, _uniform(-HUE, HUE))
-        else:
-            image = adjust_contrast(image, _uniform(*CONTRAST))
+        image = changes[name](image)
     return image.clamp(0, 1)
 
 

@@ -84,13 +84,12 @@ def build_optimizer(
         {"params": parameters, "rate_factor": factor} | ({"weight_decay": recipe.weight_decay} if decays else {})
         for (factor, decays), parameters in groups.items()
     ]
-    rate = recipe.learning_rate
     if recipe.optimizer == "rmsprop":
-        return RMSProp(options, rate, recipe.rmsprop_decay, recipe.momentum, recipe.rmsprop_epsilon)
+        return RMSProp(options, recipe.learning_rate, recipe.rmsprop_decay, recipe.momentum, recipe.rmsprop_epsilon)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(options, rate, recipe.momentum)
+        return torch.optim.SGD(options, recipe.learning_rate, recipe.momentum)
     betas = (recipe.adamw_beta1, recipe.adamw_beta2)
-    return torch.optim.AdamW(options, rate, betas, recipe.adamw_epsilon, weight_decay=0.0)
+    return torch.optim.AdamW(options, recipe.learning_rate, betas, recipe.adamw_epsilon, weight_decay=0.0)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -38,8 +38,8 @@ BEST_FILE = "best.safetensors"
 CHECKPOINTS = "checkpoints"
 TRAINING_IMAGES = "training_images.txt"
 BAD_IMAGES = "bad_images.csv"
-PLOTS = ("curves.png", "confusion_matrix.png")
-PRODUCED = (MODEL_FILE, BEST_FILE, "recipe.json", TRAINING_IMAGES, BAD_IMAGES, "metrics.jsonl", *PLOTS)
+PRODUCED = (MODEL_FILE, BEST_FILE, "recipe.json", TRAINING_IMAGES, BAD_IMAGES, "metrics.jsonl", "curves.png",
+            "confusion_matrix.png")  # fmt: skip
 
 
 class RunFolder:

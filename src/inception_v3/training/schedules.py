@@ -55,20 +55,15 @@ def warmed_up_decay(decay: float, step: int) -> float:
 
 def settling_warnings(recipe: Recipe, steps: int) -> list[str]:
     """Warnings about averages in which the initial value still has a noticeable weight when the training ends."""
-    warnings = []
     updates = steps * recipe.accumulate
-    left = batch_norm_decay(recipe, updates) ** updates
-    if left > SETTLED and not recipe.freeze_batch_norm:
-        warnings.append(_warning("batch_norm_decay", recipe.batch_norm_decay, left, "BatchNorm's statistics", steps))
-    left = math.prod(warmed_up_decay(ema_decay(recipe), step) for step in range(1, min(steps, 1000) + 1))
-    if left > SETTLED:
-        warnings.append(_warning("ema_decay", recipe.ema_decay, left, "the averaged weights", steps))
-    return warnings
-
-
-def _warning(key: str, value: float | str, left: float, average: str, steps: int) -> str:
-    remedy = "train longer" if value == "auto" else f'train longer, or use {key} = "auto"'
-    return (
+    in_statistics = 0.0 if recipe.freeze_batch_norm else batch_norm_decay(recipe, updates) ** updates
+    in_weights = math.prod(warmed_up_decay(ema_decay(recipe), step) for step in range(1, min(steps, 1000) + 1))
+    return [
         f"{key} = {value} cannot settle in {steps:,} steps: {left:.0%} of {average} will still be their initial value; "
-        f"{remedy}"
-    )
+        "train longer" + ("" if value == "auto" else f', or use {key} = "auto"')
+        for key, value, left, average in (
+            ("batch_norm_decay", recipe.batch_norm_decay, in_statistics, "BatchNorm's statistics"),
+            ("ema_decay", recipe.ema_decay, in_weights, "the averaged weights"),
+        )
+        if left > SETTLED
+    ]
