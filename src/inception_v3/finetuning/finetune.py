@@ -217,16 +217,16 @@ def train_head(
         [*train_set.labels, *test_set.labels],
         joined(train_set.names, test_set.names),
     )
-    found = _show_bottlenecks(model, images, cache, options, workers, console)
+    result = _bottlenecks_with_progress(model, images, cache, options, workers, console)
     features_done = time.perf_counter()
 
-    labels = torch.tensor(images.labels)[found.indices]
-    is_training = found.indices < len(train_set)
+    labels = torch.tensor(images.labels)[result.indices]
+    is_training = result.indices < len(train_set)
     train_set.check_read(labels[is_training].tolist())
     if bool(is_training.all()):
         raise InputError("none of the held-out images can be read")
     device = next(model.parameters()).device
-    features, classes = found.features, len(images.class_names)
+    features, classes = result.features, len(images.class_names)
     head = fit_head(features[is_training].to(device), labels[is_training].to(device), classes, options.l2)
     last_layer(model).load_state_dict({"weights": head.weights[:, :, None, None], "biases": head.biases})
     training = evaluate_head(model, features[is_training], labels[is_training], options.precision)
@@ -234,25 +234,25 @@ def train_head(
     seconds = {"features": features_done - started, "head": time.perf_counter() - features_done}
 
     run.remove_old_run()
-    run.write_bad_images(dict([*train_set.bad, *test_set.bad, *found.bad]))
+    run.write_bad_images(dict([*train_set.bad, *test_set.bad, *result.bad]))
     run.write_training_images(train_set.names)
     figures = {"epoch": 0, "loss": training.loss, "accuracy": training.top1}
     run.write_metrics([figures | {"held_out_loss": metrics.loss, "held_out_top1": metrics.top1}])
     run.draw_plots(metrics, [])
     console.print(
-        f"features: {found.computed:,} computed, {len(labels) - found.computed:,} from the cache, "
+        f"features: {result.computed:,} computed, {len(labels) - result.computed:,} from the cache, "
         f"{seconds['features']:.1f} s; last layer: {seconds['head']:.1f} s, L2 {head.l2:g}, "
         f"held out {metrics.top1:.1%}",
         highlight=False,
         soft_wrap=True,
     )
-    return TrainedHead(head.l2, head.losses, metrics, training, found.computed, found.cache_error, seconds)
+    return TrainedHead(head.l2, head.losses, metrics, training, result.computed, result.cache_error, seconds)
 
 
-def _show_bottlenecks(
+def _bottlenecks_with_progress(
     model: InceptionV3, images: Pictures, cache: BottleneckCache, options: HeadOptions, workers: int, console: Console
 ) -> Bottlenecks:
-    """Compute the features with two progress bars."""
+    """The features of the images, with progress bars."""
     with progress_bar(console) as progress:
         files = progress.add_task("reading files", total=len(images), figures="")
         features = progress.add_task("features", total=len(images), figures="")
