@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from inception_v3 import InceptionV3, Preprocessing
-from inception_v3.data import Pictures, shards
-from inception_v3.data.pictures import Encoded
-from inception_v3.data.sequences import joined
+from inception_v3.data import LabelledImages
+from inception_v3.data.labelled_images import LazyImageFile
+from inception_v3.data.sequences import concatenate
+from inception_v3.data.shards import read_shards
 from inception_v3.errors import InputError
 from inception_v3.finetuning import bottlenecks as module
 from inception_v3.finetuning.bottlenecks import CACHE_FILE, BottleneckCache, Bottlenecks, bottlenecks, network_key
@@ -53,8 +54,8 @@ def photos(folder: Path, count: int = 4) -> list[Path]:
     return [photo(folder / f"{number}.png", number) for number in range(count)]
 
 
-def data_set(sources: list[Path] | list[Image.Image]) -> Pictures:
-    return Pictures(["a", "b"], sources, [0] * len(sources), [str(number) for number in range(len(sources))])
+def data_set(sources: list[Path] | list[Image.Image]) -> LabelledImages:
+    return LabelledImages(["a", "b"], sources, [0] * len(sources), [str(number) for number in range(len(sources))])
 
 
 def vectors(count: int, seed: int = 0) -> dict[bytes, np.ndarray]:
@@ -122,7 +123,7 @@ def test_an_image_in_a_shard_is_identified_by_its_content(
 ) -> None:
     """A file and a member of a shard with the same content are the same image."""
     bottlenecks(model, data_set([tmp_path / "data" / "0.bmp"]), cache)
-    data = shards.read([shard], "place")
+    data = read_shards([shard], "place")
     first, second = (bottlenecks(model, data, cache) for _ in range(2))
     assert (first.computed, second.computed) == (2, 0)
     assert [[name for name, _ in result.bad] for result in (first, second)] == [["all.tar/1.bmp"]] * 2
@@ -133,18 +134,18 @@ def test_encoded_images_are_released(
     model: InceptionV3, cache: BottleneckCache, shard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only those of one batch are in memory at the same time."""
-    in_memory: weakref.WeakSet[Encoded] = weakref.WeakSet()
+    in_memory: weakref.WeakSet[LazyImageFile] = weakref.WeakSet()
     counts: list[int] = []
-    read = Encoded.read
+    read = LazyImageFile.read
 
-    def counting_read(self: Encoded, size: int | None = -1, /) -> bytes:
+    def counting_read(self: LazyImageFile, size: int | None = -1, /) -> bytes:
         in_memory.add(self)
         counts.append(len(in_memory))
         return read(self, size)
 
-    monkeypatch.setattr(Encoded, "read", counting_read)
-    data = shards.read([shard], "place")
-    both = Pictures(["a", "b"], joined(data.sources, data.sources), [0] * 8, joined(data.names, data.names))
+    monkeypatch.setattr(LazyImageFile, "read", counting_read)
+    data = read_shards([shard], "place")
+    both = LabelledImages(["a", "b"], concatenate(data.sources, data.sources), [0] * 8, concatenate(data.names, data.names))
     assert bottlenecks(model, both, cache, batch_size=1).computed == 6
     assert max(counts) == 1
 
@@ -247,7 +248,7 @@ def test_a_file_that_changes_meanwhile_is_not_stored_under_its_old_content(
 def test_a_shard_that_changes_meanwhile_is_not_stored_under_its_old_content(
     model: InceptionV3, cache: BottleneckCache, shard: Path
 ) -> None:
-    old, data = shard.read_bytes(), shards.read([shard], "place")
+    old, data = shard.read_bytes(), read_shards([shard], "place")
     new = bytearray(old)
     new[old.index(b"BM") + 1000] ^= 255  # a pixel of the first image
     bottlenecks(model, data, cache, on_features=lambda count: shard.write_bytes(new) if not count else None)

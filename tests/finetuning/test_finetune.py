@@ -23,8 +23,8 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 from inception_v3 import InceptionV3, Preprocessing, cli
-from inception_v3.cli.common import default_run
-from inception_v3.data import Pictures, batches, load_data
+from inception_v3.cli.common import default_run_folder
+from inception_v3.data import LabelledImages, batches, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import evaluate
 from inception_v3.finetuning.bottlenecks import BottleneckCache, compute_features
@@ -65,7 +65,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune(
-    workspace: Path, out: str, data: tuple[Pictures, Pictures] | None = None, *, resume: bool = False, **options: object
+    workspace: Path, out: str, data: tuple[LabelledImages, LabelledImages] | None = None, *, resume: bool = False, **options: object
 ) -> FineTuned:
     train_set, test_set = data or load_data(str(workspace / "data"))
     model = with_new_head(load(workspace / "weights.safetensors"), train_set.class_names)
@@ -99,7 +99,7 @@ def test_wrong_labels_teach_nothing(workspace: Path, tuned: FineTuned) -> None:
     train_set, test_set = load_data(str(workspace / "data"))
     labels = list(train_set.labels)
     random.Random(1).shuffle(labels)
-    wrong = Pictures(train_set.class_names, train_set.sources, labels, train_set.names)
+    wrong = LabelledImages(train_set.class_names, train_set.sources, labels, train_set.names)
     assert tune(workspace, "wrong", (wrong, test_set)).metrics.top1 < 0.7
 
 
@@ -422,12 +422,12 @@ def test_without_out_the_run_is_named_after_the_data(
     [("photos", "photos"), ("photos/", "photos"), ("photos/*.tar", "photos"), ("photos/t-{000..009}.tar", "photos")],
 )
 def test_the_default_run_is_not_named_after_a_pattern(data: str, run: str) -> None:
-    assert default_run(data) == Path("runs") / run
+    assert default_run_folder(data) == Path("runs") / run
 
 
 def test_an_existing_folder_is_not_a_pattern(tmp_path: Path) -> None:
     (tmp_path / "photos [1]").mkdir()
-    assert default_run(str(tmp_path / "photos [1]")) == Path("runs") / "photos [1]"
+    assert default_run_folder(str(tmp_path / "photos [1]")) == Path("runs") / "photos [1]"
 
 
 def test_a_training_resumes_from_the_same_weights_under_any_path(

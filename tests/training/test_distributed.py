@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from inception_v3.data import load_data
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import judge
+from inception_v3.evaluation.evaluate import evaluate_models
 from inception_v3.network.layers import BatchNorm
 from inception_v3.network.sync_batch_norm import SyncBatchNorm
 from inception_v3.weights.load import load
-from pictures import skies
-from processes import Command, command_line, start, team
+from generated_images import skies
+from processes import Command, command_line, start, run_distributed
 
 SMALL = ("--image-size", 75, "--depth-multiplier", 0.1)
 EXACT = """
@@ -51,12 +51,12 @@ def train(
     log = workspace / f"{len(list(workspace.glob('*.log*')))}-{out}.log"
     if processes == 1:
         return [start(*arguments, log=log)]
-    return team(processes, command_line, list(map(str, arguments)), None, (), log=log)
+    return run_distributed(processes, command_line, list(map(str, arguments)), None, (), log=log)
 
 
 def finish(commands: list[Command]) -> list[str]:
-    assert [command.wait() for command in commands] == [0] * len(commands), [command.said for command in commands]
-    return [command.said for command in commands]
+    assert [command.wait() for command in commands] == [0] * len(commands), [command.output for command in commands]
+    return [command.output for command in commands]
 
 
 def losses(run: Path) -> torch.Tensor:
@@ -95,7 +95,7 @@ def test_two_processes_train_like_one_with_twice_the_batch_size(
 @pytest.mark.parametrize("recipe", ["own", "synchronised"])
 def test_all_processes_end_with_equal_weights(workspace: Path, recipe: str) -> None:
     """Each process has the statistics of its own images, unless they are synchronised."""
-    finish(team(2, save_weights_of_each_process, workspace, recipe, log=workspace / f"equal-{recipe}.log"))
+    finish(run_distributed(2, save_weights_of_each_process, workspace, recipe, log=workspace / f"equal-{recipe}.log"))
     start, first, second = (load_file(workspace / f"{recipe}-{name}.safetensors") for name in ("start", "0", "1"))
     weights = {name for name in first if "moving" not in name}
     assert len(weights) > 190
@@ -104,7 +104,7 @@ def test_all_processes_end_with_equal_weights(workspace: Path, recipe: str) -> N
     assert not any(torch.equal(first[name], start[name]) for name in first), "all have changed"
     run = workspace / f"equal-{recipe}"
     _, held_out = load_data(str(workspace / "data"))
-    whole = judge([load(run)], held_out)
+    whole = evaluate_models([load(run)], held_out)
     (figures,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     assert figures["held_out_loss"] == pytest.approx(whole.loss, rel=1e-5), "although each evaluated a part"
     assert figures["held_out_top1"] == whole.top1
@@ -123,13 +123,13 @@ def save_weights_of_each_process(workspace: Path, recipe_name: str) -> None:
     train_set, test_set = load_data(str(workspace / "data"))
     model = new_model(recipe, train_set.class_names)
     cpu = torch.device("cpu")
-    with distributed.team(cpu) as processes:
+    with distributed.process_group(cpu) as processes:
         if processes.rank:  # different initial weights, which those of the first process replace
             torch.nn.init.ones_(model.get_parameter("Logits.Conv2d_1c_1x1.weights"))
         else:
             save_file(model.state_dict(), workspace / f"{recipe_name}-start.safetensors")
         with RunFolder(workspace / f"equal-{recipe_name}", writer=not processes.rank) as run:
-            train(train_set, test_set, run, recipe, cpu, model=model, team=processes)
+            train(train_set, test_set, run, recipe, cpu, model=model, group=processes)
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, workspace / f"{recipe_name}-{processes.rank}.safetensors")
 
@@ -143,7 +143,7 @@ def test_synchronised_statistics_are_those_of_all_images(workspace: Path) -> Non
     out = whole(images)
     torch.autograd.backward((out * weights).sum())
     save_file({"images": images.detach(), "weights": weights}, workspace / "halves.safetensors")
-    finish(team(2, synchronised_halves, workspace, log=workspace / "synchronised.log"))
+    finish(run_distributed(2, synchronised_halves, workspace, log=workspace / "synchronised.log"))
     halves = [load_file(workspace / f"half-{rank}.safetensors") for rank in (0, 1)]
     gradient = images.grad
     assert gradient is not None
@@ -161,7 +161,7 @@ def test_synchronised_statistics_are_those_of_all_images(workspace: Path) -> Non
 def synchronised_halves(workspace: Path) -> None:
     from inception_v3.support import distributed
 
-    with distributed.team(torch.device("cpu")) as processes:
+    with distributed.process_group(torch.device("cpu")) as processes:
         mine = slice(0, 4) if processes.rank == 0 else slice(4, 7)
         saved = {name: tensor[mine] for name, tensor in load_file(workspace / "halves.safetensors").items()}
         images = saved["images"].requires_grad_()
@@ -182,7 +182,7 @@ def test_killing_one_process_stops_the_other_and_one_process_can_resume(workspac
     first.wait_for(lambda: list((workspace / "killed" / "checkpoints").glob("step-*")))
     second.kill(signal.SIGKILL)
     assert first.wait(60) == 1
-    (line,) = (line for line in first.said.splitlines() if line.startswith("error:"))
+    (line,) = (line for line in first.output.splitlines() if line.startswith("error:"))
     assert "another process has ended" in line
     assert "--resume" in line
     (output,) = finish(train(workspace, "killed", "own", 2, "--resume"))
@@ -195,17 +195,17 @@ def test_an_error_of_one_process_is_reported_only_by_that_process(workspace: Pat
     """The others only know that a process has ended."""
     arguments = ["train", str(workspace / "data"), "--out", str(workspace / f"refused-{refusing}"), *map(str, SMALL)]
     log = workspace / f"refused-{refusing}.log"
-    commands = team(2, command_line, arguments, refuse_to_start, (refusing,), log=log)
+    commands = run_distributed(2, command_line, arguments, refuse_to_start, (refusing,), log=log)
     assert [command.wait(60) for command in commands] == [1, 1]
-    errors = [line for command in commands for line in command.said.splitlines() if line.startswith("error:")]
+    errors = [line for command in commands for line in command.output.splitlines() if line.startswith("error:")]
     assert errors == [f"error: process {refusing} refuses"]
 
 
 def test_an_error_of_all_processes_is_reported_once(workspace: Path) -> None:
     arguments = ["train", str(workspace / "nowhere"), "--out", str(workspace / "nothing")]
-    commands = team(2, command_line, arguments, None, (), log=workspace / "nowhere.log")
+    commands = run_distributed(2, command_line, arguments, None, (), log=workspace / "nowhere.log")
     assert [command.wait(60) for command in commands] == [2, 2]
-    (output,) = (line for command in commands for line in command.said.splitlines())
+    (output,) = (line for command in commands for line in command.output.splitlines())
     assert output.startswith(f"error: {workspace / 'nowhere'}: ")
 
 

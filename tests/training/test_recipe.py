@@ -95,9 +95,9 @@ def test_the_message_about_an_unknown_recipe_lists_the_known_recipes() -> None:
 
 def test_every_published_data_set_has_a_recipe() -> None:
     from inception_v3.cli.train import RECIPES
-    from inception_v3.data.torchvision_sets import CLASSES
+    from inception_v3.data.torchvision_sets import TORCHVISION_SETS
 
-    assert set(CLASSES) <= set(RECIPES)
+    assert set(TORCHVISION_SETS) <= set(RECIPES)
     assert set(RECIPES.values()) <= set(SHIPPED)
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import inception_v3
-from pictures import skies
+from generated_images import skies
 from processes import Command, start
 
 SMALL = ("--image-size", 75, "--depth-multiplier", 0.1, "--batch-size", 4, "--seed", 5, "--workers", 0)
@@ -120,7 +120,7 @@ def test_a_damaged_state_is_skipped_and_the_state_before_it_used(workspace: Path
     newest.write_bytes(newest.read_bytes()[:-5000])
     command = train(workspace, "damaged", "--resume")
     assert command.wait() == 0
-    assert f"{newest.name}: cannot be read" in command.said
+    assert f"{newest.name}: cannot be read" in command.output
     assert_same(workspace / "damaged", uninterrupted)
 
 
@@ -132,11 +132,11 @@ def test_a_signal_to_all_processes_at_once_saves_too(workspace: Path, uninterrup
     """As a terminal, `timeout`, torchrun and SLURM send it: the workers continue until the state is saved."""
     name = f"group-{number}"
     command = train(workspace, name, "--workers", 2, "--save-every", 1, prepare=os.setpgrp)
-    command.wait_for(lambda: "epoch 1/3" in command.said)
+    command.wait_for(lambda: "epoch 1/3" in command.output)
     assert command.process.pid is not None
     os.killpg(command.process.pid, number)
     assert command.wait() == 128 + number
-    assert "resume with: " in command.said
+    assert "resume with: " in command.output
     assert train(workspace, name, "--resume").wait() == 0
     assert_same(workspace / name, uninterrupted)
 
@@ -147,17 +147,17 @@ def test_ctrl_c_and_sigterm_save_at_once_and_show_how_to_resume(
 ) -> None:
     name = f"stopped-{number}"
     command = train(workspace, name, "--workers", 2)
-    command.wait_for(lambda: "epoch 1/3" in command.said)
+    command.wait_for(lambda: "epoch 1/3" in command.output)
     command.kill(number)
     assert command.wait() == 128 + number
-    assert f"the weights so far are in {workspace / name}/model.safetensors" in command.said
+    assert f"the weights so far are in {workspace / name}/model.safetensors" in command.output
     assert inception_v3.load(workspace / name).class_names == ["day", "night"]
-    (line,) = (line for line in command.said.splitlines() if line.startswith("resume with: "))
+    (line,) = (line for line in command.output.splitlines() if line.startswith("resume with: "))
     assert line.startswith(f"resume with: inception-v3 train {workspace / 'data'} --out {workspace / name} ")
     assert line.endswith(" --resume")
     command = start(*line.split()[3:], log=workspace / f"again-{name}.log")
     assert command.wait() == 0
-    assert "resuming after step" in command.said
+    assert "resuming after step" in command.output
     assert_same(workspace / name, uninterrupted)
 
 
@@ -180,7 +180,7 @@ def test_a_state_that_cannot_be_written_does_not_damage_the_state_before_it(
     before = kept.read_bytes()
     command = train(workspace, "full", "--resume", prepare=limited, given=(3_000_000,))
     assert command.wait() == 1
-    (line,) = (line for line in command.said.splitlines() if line.startswith("error:"))
+    (line,) = (line for line in command.output.splitlines() if line.startswith("error:"))
     assert "File too large" in line
     assert kept.read_bytes() == before
     assert train(workspace, "full", "--resume").wait() == 0
@@ -191,8 +191,8 @@ def test_a_state_that_cannot_be_written_does_not_damage_the_state_before_it(
 
 
 def error(command: Command, status: int) -> str:
-    assert command.wait() == status, command.said
-    (line,) = (line for line in command.said.splitlines() if line.startswith("error:"))
+    assert command.wait() == status, command.output
+    (line,) = (line for line in command.output.splitlines() if line.startswith("error:"))
     return line
 
 
@@ -200,8 +200,8 @@ def test_resuming_a_finished_run_only_reports_it(workspace: Path, uninterrupted:
     before = (uninterrupted / "model.safetensors").read_bytes()
     command = train(workspace, "uninterrupted", "--resume")
     assert command.wait() == 0
-    assert "all epochs are already done" in command.said
-    assert "top-1" in command.said
+    assert "all epochs are already done" in command.output
+    assert "top-1" in command.output
     assert (uninterrupted / "model.safetensors").read_bytes() == before
 
 
@@ -231,13 +231,13 @@ def test_a_different_training_is_not_resumed_and_the_differences_are_named(
 def test_resume_without_a_saved_state_starts_a_new_run(workspace: Path, uninterrupted: Path) -> None:
     command = train(workspace, "fresh", "--resume")
     assert command.wait() == 0
-    assert "no saved state to resume; starting a new run" in command.said
+    assert "no saved state to resume; starting a new run" in command.output
     assert_same(workspace / "fresh", uninterrupted)
 
 
 def test_a_run_folder_in_use_is_refused(workspace: Path) -> None:
     first = train(workspace, "used", "--epochs", 1000)
-    first.wait_for(lambda: "epoch 1/" in first.said)
+    first.wait_for(lambda: "epoch 1/" in first.output)
     for option in ("--resume", "--overwrite"):
         command = start("train", "digits", "--out", workspace / "used", option, log=workspace / "second.log")
         assert "in use by another training" in error(command, 1)
@@ -245,7 +245,7 @@ def test_a_run_folder_in_use_is_refused(workspace: Path) -> None:
     first.kill(signal.SIGKILL)
     first.wait()
     command = train(workspace, "used", "--epochs", 1000, "--resume")
-    command.wait_for(lambda: "resuming after step" in command.said)
+    command.wait_for(lambda: "resuming after step" in command.output)
     command.kill(signal.SIGINT)
     assert command.wait() == 130, "the lock ends with its process"
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 import inception_v3
 from conftest import relative
-from inception_v3.data import Pictures, load_data
+from inception_v3.data import LabelledImages, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
 from inception_v3.finetuning.bottlenecks import compute_features
@@ -36,7 +36,7 @@ from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import TrainingProgress
 from inception_v3.training.train import add_gradients, divergence, train
 from inception_v3.weights.model import InceptionV3
-from pictures import pets, skies, stripes
+from generated_images import pets, skies, stripes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -541,7 +541,7 @@ def test_metrics_count_exactly_over_uneven_batches(random_model) -> None:  # typ
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (75, 75, 3), dtype=np.uint8)) for _ in range(11)]
     labels = [number % 7 for number in range(11)]
-    data = Pictures([*"abcdefg"], images, labels, [str(number) for number in range(11)])
+    data = LabelledImages([*"abcdefg"], images, labels, [str(number) for number in range(11)])
     metrics = evaluate(model, batches(data, model.preprocessing, 4), data.class_names)
     with torch.inference_mode():
         logits = torch.cat([model(model.preprocess(image), ())[0] for image in images])

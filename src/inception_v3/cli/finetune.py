@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.cli.common import (
-    LARGEST_SEED,
-    MODEL,
+    MAX_SEED,
+    MODEL_HELP,
     BatchSize,
     Device,
     Json,
     WeightsFile,
     Workers,
-    default_run,
-    keep_apart,
+    default_run_folder,
+    check_outside_data,
     messages,
-    pick_workers,
-    show_bad,
-    tell_run,
-    told,
+    choose_worker_count,
+    warn_unreadable,
+    print_run,
+    unreadable_lines,
     warn,
 )
 from inception_v3.errors import InputError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    weights: Annotated[str, typer.Argument(help=MODEL)],
+    weights: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[
         str, typer.Argument(help="digits, or a folder of class/image files, with or without train/ and val/.")
     ],
@@ -64,7 +64,7 @@ def finetune(
     epochs: Annotated[int | None, typer.Option(help="For --unfreeze: passes over the training images.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="For --unfreeze: that of the last layer.")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="For --unfreeze: seed of the order and augmentation.")
+        int, typer.Option(min=0, max=MAX_SEED, help="For --unfreeze: seed of the order and augmentation.")
     ] = 0,
     device: Device = None,
     workers: Workers = None,
@@ -78,8 +78,8 @@ def finetune(
 
     check_only_one(resume, overwrite)
     _check_options(l2, precision, resume_head=resume and unfreeze is None)
-    folder = out or default_run(data)
-    keep_apart(data, folder)
+    folder = out or default_run_folder(data)
+    check_outside_data(data, folder)
     from inception_v3.training.recipe import TrainingOptions, load_recipe
 
     chosen_recipe = load_recipe(recipe).with_options(epochs=epochs, learning_rate=learning_rate)
@@ -94,11 +94,11 @@ def finetune(
     from inception_v3.weights.read import MODEL_FILE
 
     factors = None if unfreeze is None else rate_factors(unfreeze)
-    own_device = pick_device(device)
-    if precision == "bf16" and not has_bf16(own_device):
-        raise InputError(f"--precision bf16: this {own_device.type} does not support it; use fp32", exit_status=2)
+    local_device = pick_device(device)
+    if precision == "bf16" and not has_bf16(local_device):
+        raise InputError(f"--precision bf16: this {local_device.type} does not support it; use fp32", exit_status=2)
     train_set, test_set = load_data(data)
-    loaded = load(weights, own_device, weights_file=weights_file)
+    loaded = load(weights, local_device, weights_file=weights_file)
     model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
     if factors is not None and not chosen_recipe.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
@@ -120,16 +120,16 @@ def finetune(
                     unfreeze=factors,
                     recipe=chosen_recipe,
                     start="given weights" if factors is None else _name_and_checksum(loaded),
-                    options=TrainingOptions(seed, pick_workers(workers, len(train_set), data)),
+                    options=TrainingOptions(seed, choose_worker_count(workers, len(train_set), data)),
                     console=messages,
                 )
         except KeyboardInterrupt:
             messages.print("the features computed so far are kept; run the same command again to continue")
             raise
     if result.head and result.head.cache_error:
-        warn(f"features are not cached, and the next run will compute them again: {result.head.cache_error}")
-    show_bad(told(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-    tell_run(run, data, result.metrics, as_json, weights=weights, head=result.head and _head_as_dict(result.head))
+        warn(f"features are not cached, and the next run will compute them remedy: {result.head.cache_error}")
+    warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
+    print_run(run, data, result.metrics, as_json, weights=weights, head=result.head and _head_as_dict(result.head))
 
 
 def _check_options(l2: float | None, precision: str, *, resume_head: bool) -> None:

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inception_v3.cli.common import (
-    LARGEST_SEED,
+    MAX_SEED,
     Device,
     Json,
     Workers,
-    keep_apart,
+    check_outside_data,
     messages,
-    pick_workers,
-    show_bad,
-    tell_run,
-    told,
+    choose_worker_count,
+    warn_unreadable,
+    print_run,
+    unreadable_lines,
     warn,
 )
 from inception_v3.errors import InputError
@@ -54,7 +54,7 @@ def train(
     image_size: Annotated[int | None, typer.Option(help="Height and width of the network's input, 75 or more.")] = None,
     depth_multiplier: Annotated[float | None, typer.Option(help="Factor on the channels of every layer.")] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the weights, the order and augmentation.")
+        int, typer.Option(min=0, max=MAX_SEED, help="Seed of the weights, the order and augmentation.")
     ] = 0,
     device: Device = None,
     workers: Workers = None,
@@ -73,7 +73,7 @@ def train(
     from inception_v3.training.recipe import TrainingOptions, load_recipe
 
     check_only_one(resume, overwrite)
-    keep_apart(data, out)
+    check_outside_data(data, out)
     chosen_recipe = load_recipe(recipe or RECIPES.get(re.split("[:+]", data)[0], "photos")).with_options(
         epochs=epochs,
         batch_size=batch_size,
@@ -85,16 +85,16 @@ def train(
 
     from inception_v3.data import load_data
     from inception_v3.support.devices import pick_device
-    from inception_v3.support.distributed import own_device, team
+    from inception_v3.support.distributed import local_device, process_group
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.training.train import train
 
-    own = own_device(pick_device(device))
+    own = local_device(pick_device(device))
     with ExitStack() as stack:
         processes = stack.enter_context(team(own))
         is_first = processes.rank == 0
         train_set, test_set = load_data(data)
-        options = TrainingOptions(seed, pick_workers(workers, len(train_set), data), save_every)
+        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every)
         run = stack.enter_context(
             RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=track or (), writer=is_first)
         )
@@ -104,10 +104,10 @@ def train(
             warn(f"{out}: no saved state to resume; starting a new run")
         console = messages if is_first else Console(quiet=True)
         stack.enter_context(show_resume_command(console))
-        metrics = train(train_set, test_set, run, chosen_recipe, own, options=options, team=processes, console=console)
+        metrics = train(train_set, test_set, run, chosen_recipe, own, options=options, group=processes, console=console)
     if is_first:
-        show_bad(told(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-        tell_run(run, data, metrics, as_json)
+        warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
+        print_run(run, data, metrics, as_json)
 
 
 def check_only_one(resume: bool, overwrite: bool) -> None:

@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 import inception_v3
-from inception_v3.data import Pictures, batches
+from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import Precision
 from inception_v3.network.layers import Conv2d
-from inception_v3.support.devices import enough_memory, in_precision
+from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.weights.model import InceptionV3
 
 HEAD_PREFIXES = ("Logits.", "AuxLogits.")  # of the names of parameters
@@ -197,7 +197,7 @@ class Bottlenecks:
 
 def bottlenecks(
     model: InceptionV3,
-    images: Pictures,
+    images: LabelledImages,
     cache: BottleneckCache,
     *,
     precision: Precision = "fp32",
@@ -282,7 +282,7 @@ class _CacheWriter:
 
 
 def _image_keys(
-    images: Pictures, cache: BottleneckCache, on_file: Callable[[], None]
+    images: LabelledImages, cache: BottleneckCache, on_file: Callable[[], None]
 ) -> tuple[dict[int, bytes], dict[int, FileState], str | None]:
     """The keys of the readable images and the states of their files, by index; why the cache could not be written."""
     keys: dict[int, bytes] = {}
@@ -300,7 +300,7 @@ def _image_keys(
     return keys, states, cache_error
 
 
-def _digest(images: Pictures, index: int) -> bytes:
+def _digest(images: LabelledImages, index: int) -> bytes:
     """The digest of an image that has no file of its own. Raises InputError if it cannot be read."""
     source = images.sources[index]
     digest = _blake2b()
@@ -310,7 +310,7 @@ def _digest(images: Pictures, index: int) -> bytes:
     return digest.digest()
 
 
-def _is_unchanged(images: Pictures, index: int, key: bytes, state: FileState | None) -> bool:
+def _is_unchanged(images: LabelledImages, index: int, key: bytes, state: FileState | None) -> bool:
     """Whether an image still has the content for which its key was computed."""
     source = images.sources[index]
     if isinstance(source, Image.Image):
@@ -333,7 +333,7 @@ def compute_features(model: InceptionV3, images: Tensor, precision: Precision = 
     """Run the network without its last layer: uint8 images (N, 3, H, W) to features (N, D) float32 on the CPU."""
     device = next(model.parameters()).device
     scaled = model.preprocessing.scale(images.to(device)).contiguous(memory_format=torch.channels_last)
-    with enough_memory(device), in_precision(device, precision):
+    with explain_out_of_memory(device), precision_context(device, precision):
         _, end_points = model(scaled, end_points=("PreLogits",))
     vectors: np.ndarray = end_points["PreLogits"].float().flatten(1).cpu().numpy()
     return vectors

@@ -17,8 +17,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from inception_v3.data import Batch, Pictures
-from inception_v3.data.sequences import joined
+from inception_v3.data import Batch, LabelledImages
+from inception_v3.data.sequences import concatenate
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
 from inception_v3.finetuning.bottlenecks import HEAD_PREFIXES, BottleneckCache, Bottlenecks, bottlenecks, last_layer
@@ -26,7 +26,7 @@ from inception_v3.finetuning.logistic import fit_head
 from inception_v3.inference.engines.base import Precision
 from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Size
-from inception_v3.support.devices import in_precision
+from inception_v3.support.devices import precision_context
 from inception_v3.support.progress import progress_bar
 from inception_v3.training.model import check_memory
 from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions, load_recipe, suggest
@@ -135,8 +135,8 @@ def rate_factors(layers: str) -> dict[str, float]:
 
 def finetune(
     model: InceptionV3,
-    train_set: Pictures,
-    test_set: Pictures,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
     run: RunFolder,
     cache: BottleneckCache,
     *,
@@ -201,8 +201,8 @@ def finetune(
 
 def train_head(
     model: InceptionV3,
-    train_set: Pictures,
-    test_set: Pictures,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
     run: RunFolder,
     cache: BottleneckCache,
     options: HeadOptions,
@@ -211,18 +211,18 @@ def train_head(
 ) -> TrainedHead:
     """Train the last layer in place, and write everything into the run folder but the model."""
     started = time.perf_counter()
-    images = Pictures(
+    images = LabelledImages(
         train_set.class_names,
-        joined(train_set.sources, test_set.sources),
+        concatenate(train_set.sources, test_set.sources),
         [*train_set.labels, *test_set.labels],
-        joined(train_set.names, test_set.names),
+        concatenate(train_set.names, test_set.names),
     )
     result = _bottlenecks_with_progress(model, images, cache, options, workers, console)
     features_done = time.perf_counter()
 
     labels = torch.tensor(images.labels)[result.indices]
     is_training = result.indices < len(train_set)
-    train_set.check_read(labels[is_training].tolist())
+    train_set.check_classes_readable(labels[is_training].tolist())
     if bool(is_training.all()):
         raise InputError("none of the held-out images can be read")
     device = next(model.parameters()).device
@@ -250,7 +250,7 @@ def train_head(
 
 
 def _bottlenecks_with_progress(
-    model: InceptionV3, images: Pictures, cache: BottleneckCache, options: HeadOptions, workers: int, console: Console
+    model: InceptionV3, images: LabelledImages, cache: BottleneckCache, options: HeadOptions, workers: int, console: Console
 ) -> Bottlenecks:
     """The features of the images, with progress bars."""
     with progress_bar(console) as progress:
@@ -286,5 +286,5 @@ class _HeadAsModel(nn.Module):
 
     def forward(self, features: Tensor, end_points: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         device = features.device
-        with torch.autocast(device.type, enabled=False), in_precision(device, self.precision):
+        with torch.autocast(device.type, enabled=False), precision_context(device, self.precision):
             return self.layer(features).flatten(1), {}

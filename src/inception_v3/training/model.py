@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from inception_v3.data import Pictures
+from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import check_classes
 from inception_v3.images.preprocessing import Preprocessing
@@ -16,7 +16,7 @@ from inception_v3.training.schedules import batch_norm_decay
 from inception_v3.weights.model import InceptionV3
 
 
-def prepare_model(model: InceptionV3 | None, recipe: Recipe, train_set: Pictures, device: torch.device) -> InceptionV3:
+def prepare_model(model: InceptionV3 | None, recipe: Recipe, train_set: LabelledImages, device: torch.device) -> InceptionV3:
     """The model to train, on the device and in channels_last: the given one, or a new one with random weights.
 
     Raises InputError: the given model does not fit the recipe or the classes, or the memory is too small.

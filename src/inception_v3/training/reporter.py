@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from inception_v3.evaluation.evaluate import Metrics
-from inception_v3.support.progress import Pace, progress_bar
+from inception_v3.support.progress import Throughput, progress_bar
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import TrainingProgress
@@ -14,12 +14,12 @@ LOG_STEPS = 10  # every tenth step goes to the trackers
 class TrainingReporter:
     """Prints a line per epoch, and inside `with reporter.bar` shows a progress bar on a terminal.
 
-    `pace` measures the current epoch.
+    `throughput` measures the current epoch.
     """
 
     def __init__(self, console: Console, run: RunFolder, recipe: Recipe, images: int) -> None:
         self.console, self.run, self.recipe, self.images = console, run, recipe, images
-        self.pace = Pace()
+        self.throughput = Throughput()
         self.bar = progress_bar(console)
         self._task = self.bar.add_task("", total=recipe.epochs * images, figures="")
 
@@ -40,8 +40,8 @@ class TrainingReporter:
                 "accuracy": accuracy,
                 "learning_rate": progress.learning_rate,
                 "gradient_norm": gradient_norm,
-                "images_per_second": self.pace.images_per_second,
-                "data_wait": self.pace.wait,
+                "images_per_second": self.throughput.images_per_second,
+                "data_wait": self.throughput.wait_fraction,
             }
             self.run.tracker.log(progress.step, {f"train/{name}": value for name, value in figures.items()})
 
@@ -54,8 +54,8 @@ class TrainingReporter:
             "held_out_loss": metrics.loss,
             "held_out_top1": metrics.top1,
             "learning_rate": progress.learning_rate,
-            "images_per_second": self.pace.images_per_second,
-            "data_wait": self.pace.wait,
+            "images_per_second": self.throughput.images_per_second,
+            "data_wait": self.throughput.wait_fraction,
         }
         self.run.tracker.log(progress.step, {f"epoch/{name}": value for name, value in figures.items()})
         line = f"epoch {progress.epoch + 1}/{self.recipe.epochs}: {self._line(progress)}, held out {metrics.top1:.1%}"
@@ -66,5 +66,5 @@ class TrainingReporter:
         loss, accuracy = progress.loss / progress.images_seen, progress.correct / progress.images_seen
         return (
             f"loss {loss:.3f}, accuracy {accuracy:.1%}, rate {progress.learning_rate:.2g}, "
-            f"{self.pace.images_per_second:.0f} images/s, {self.pace.wait:.0%} waiting for data"
+            f"{self.throughput.images_per_second:.0f} images/s, {self.throughput.wait_fraction:.0%} waiting for data"
         )

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import cannot_write, replacing
+from inception_v3.support.files import write_error, atomic_write
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
@@ -92,7 +92,7 @@ class RunFolder:
             for unfinished in [*path.glob(".*.partial"), *(path / CHECKPOINTS).glob(".*.partial")]:
                 unfinished.unlink()  # its process was killed
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise write_error(path, error) from error
         self._replaces_old_run = not (resume and self._states())
 
     def remove_old_run(self) -> None:
@@ -105,7 +105,7 @@ class RunFolder:
             for file in [*(self.path / name for name in PRODUCED), *self._states(), *events]:
                 file.unlink(missing_ok=True)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def _states(self) -> list[Path]:
         """The saved states of this run, newest first."""
@@ -148,7 +148,7 @@ class RunFolder:
         if self.writer:
             save(model, self.model_file, training=training)
             if best:
-                with replacing(self.path / BEST_FILE) as temporary:
+                with atomic_write(self.path / BEST_FILE) as temporary:
                     shutil.copyfile(self.model_file, temporary)
 
     def write_metrics(self, epochs: Sequence[Mapping[str, float]]) -> None:
@@ -184,10 +184,10 @@ class RunFolder:
             self.missing.append("curves and confusion matrix")
             return
         if epochs:
-            with replacing(self.path / "curves.png") as temporary:
+            with atomic_write(self.path / "curves.png") as temporary:
                 plots.curves(epochs, temporary)
         if len(metrics.class_names) <= MATRIX_CLASSES:
-            with replacing(self.path / "confusion_matrix.png") as temporary:
+            with atomic_write(self.path / "confusion_matrix.png") as temporary:
                 plots.confusion_matrix(metrics.confusion, metrics.class_names, temporary)
 
     def __enter__(self) -> "RunFolder":
@@ -204,7 +204,7 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         if self.writer:
-            with replacing(self.path / name) as temporary:
+            with atomic_write(self.path / name) as temporary:
                 temporary.write_text(text, "utf-8")
 
 

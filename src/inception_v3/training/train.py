@@ -16,14 +16,14 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from inception_v3.data import Batch, Pictures, TrainingBatches, batches
+from inception_v3.data import Batch, LabelledImages, TrainingBatches, batches
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import Metrics, evaluate, whole
+from inception_v3.evaluation.evaluate import Metrics, evaluate, gather_metrics
 from inception_v3.network.sync_batch_norm import synchronise_batch_norm
 from inception_v3.support.cpu import keep_freed_memory
-from inception_v3.support.devices import autocast, enough_memory, has_bf16
-from inception_v3.support.distributed import Team
-from inception_v3.support.seeds import seed_for
+from inception_v3.support.devices import autocast, explain_out_of_memory, has_bf16
+from inception_v3.support.distributed import ProcessGroup
+from inception_v3.support.seeds import derive_seed
 from inception_v3.training import schedules
 from inception_v3.training import state as training_state
 from inception_v3.training.augment import AUGMENTS
@@ -46,12 +46,12 @@ SAVE_SECONDS = 120  # between saved states without `save_every`: the most work t
 class TrainingJob:
     """The objects that the steps of one training work on."""
 
-    train_set: Pictures
-    test_set: Pictures
+    train_set: LabelledImages
+    test_set: LabelledImages
     run: RunFolder
     recipe: Recipe
     options: TrainingOptions
-    team: Team
+    group: ProcessGroup
     device: torch.device
     model: InceptionV3
     loader: TrainingBatches
@@ -77,20 +77,20 @@ class TrainingJob:
     def network(self) -> nn.Module:
         """The model, or a wrapper that averages the gradients of several processes. It is made in their first step."""
         sizes = {schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)}
-        some_unused = not all(uses_aux_head(self.model, self.recipe, size) for size in sizes)
-        return self.team.parallel(self.model, some_unused=some_unused)
+        find_unused_parameters = not all(uses_aux_head(self.model, self.recipe, size) for size in sizes)
+        return self.group.data_parallel(self.model, find_unused_parameters=find_unused_parameters)
 
     @cached_property
     def test_loader(self) -> DataLoader[Any]:
         """Batches of this process's part of the held-out images."""
-        images = self.test_set.subset(self.team.places(len(self.test_set)))
+        images = self.test_set.subset(self.group.indices(len(self.test_set)))
         batch_size, workers = self.recipe.batch_size, self.options.workers
         return batches(images, self.model.preprocessing, batch_size, workers=workers)
 
 
 def train(
-    train_set: Pictures,
-    test_set: Pictures,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
     run: RunFolder,
     recipe: Recipe,
     device: torch.device,
@@ -99,7 +99,7 @@ def train(
     start: str = "random weights",
     rate_factors: Mapping[str, float] | None = None,
     options: TrainingOptions = DEFAULT_OPTIONS,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
     console: Console | None = None,
 ) -> Metrics:
     """Train a model; returns the evaluation of the running average of its weights on `test_set`.
@@ -111,7 +111,7 @@ def train(
         model: trained in place, instead of a new model with random weights.
         start: describes `model`. A state is resumed only by a training with the same `start`.
         rate_factors: learning rates of parts of the model, as for optimizers.build_optimizer.
-        team: the processes that train together (support/distributed.py).
+        group: the processes that train together (support/distributed.py).
 
     Raises:
         InputError: the model does not fit the recipe or the classes, there is too little memory or disk space, no image
@@ -119,13 +119,13 @@ def train(
             diverges. The last good state is kept.
         Interrupted: after Ctrl-C or SIGTERM, when everything is saved. It is a KeyboardInterrupt.
     """
-    team = team or Team(device=device)
+    group = group or ProcessGroup(device=device)
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(options.seed)
     is_given = model is not None
     model = prepare_model(model, recipe, train_set, device)
-    loader = training_batches(train_set, model, recipe, options, team)
+    loader = training_batches(train_set, model, recipe, options, group)
     apply_recipe(model, recipe, recipe.epochs * len(loader))
     job = TrainingJob(
         train_set,
@@ -133,7 +133,7 @@ def train(
         run,
         recipe,
         options,
-        team,
+        group,
         device,
         model,
         loader,
@@ -161,26 +161,26 @@ def train(
 
 
 def training_batches(
-    train_set: Pictures, model: InceptionV3, recipe: Recipe, options: TrainingOptions, team: Team
+    train_set: LabelledImages, model: InceptionV3, recipe: Recipe, options: TrainingOptions, group: ProcessGroup
 ) -> TrainingBatches:
     """The batches of this process, one for each step."""
     return TrainingBatches(
         train_set,
         model.preprocessing,
-        recipe.batch_size * recipe.accumulate * team.count,
+        recipe.batch_size * recipe.accumulate * group.world_size,
         augment=AUGMENTS[recipe.augment],
         seed=options.seed,
         workers=options.workers,
-        process=team.rank,
-        processes=team.count,
+        process=group.rank,
+        processes=group.world_size,
         pin_memory=next(model.parameters()).is_cuda,
     )
 
 
 def start_or_resume(job: TrainingJob) -> bool:
     """Restore the latest state, if there is one, and start the run folder; returns whether a state was restored."""
-    recipe, team, reporter = job.recipe, job.team, job.reporter
-    state = team.share(job.run.read_latest_state())
+    recipe, group, reporter = job.recipe, job.group, job.reporter
+    state = group.broadcast_object(job.run.read_latest_state())
     if state:
         state.check(job.identity)
         job.progress = state.restore(job.model, job.averaged_model, job.optimizer)
@@ -188,14 +188,14 @@ def start_or_resume(job: TrainingJob) -> bool:
     job.run.start(recipe, job.train_set.names, job.progress.step)
     job.progress.bad_images |= dict(job.train_set.bad) | dict(job.test_set.bad)
     job.run.write_bad_images(job.progress.bad_images)
-    if recipe.sync_batch_norm and team.count > 1:
+    if recipe.sync_batch_norm and group.world_size > 1:
         synchronise_batch_norm(job.model)
 
     precision = "bf16" if recipe.precision == "auto" and has_bf16(job.device) else "fp32"
     reporter.print(
         f"{len(job.train_set):,} images to train on, {len(job.test_set):,} held out, "
         f"{len(job.train_set.class_names)} classes; {recipe.image_size}x{recipe.image_size}, {job.device}, {precision}"
-        + (f", {team.count} processes" if team.count > 1 else "")
+        + (f", {group.world_size} processes" if group.world_size > 1 else "")
     )
     if job.progress.epoch == recipe.epochs:
         reporter.print("all epochs are already done")
@@ -211,13 +211,13 @@ def start_or_resume(job: TrainingJob) -> bool:
 
 def train_epoch(job: TrainingJob) -> None:
     """Train on the remaining images of the current epoch."""
-    recipe, progress, pace = job.recipe, job.progress, job.reporter.pace
+    recipe, progress, throughput = job.recipe, job.progress, job.reporter.throughput
     size = schedules.image_size(recipe, progress.epoch)
     aux_head = uses_aux_head(job.model, recipe, size)
     set_training_mode(job.model, recipe)
-    pace.start()
-    for count, batch in pace.waiting_for(job.loader.epoch(progress.epoch, size, progress.position)):
-        readable, stop_requested = job.team.sum(len(batch.labels), job.signals.number)
+    throughput.start()
+    for count, batch in throughput.measure_waits(job.loader.epoch(progress.epoch, size, progress.position)):
+        readable, stop_requested = job.group.sum(len(batch.labels), job.signals.number)
         if stop_requested:
             save_and_stop(job)
         progress.bad_images |= dict(batch.bad)
@@ -240,14 +240,14 @@ def finish_epoch(job: TrainingJob) -> Metrics:
     metrics = evaluate_average(job)
     if not metrics.count:
         raise InputError("none of the held-out images can be read")
-    if not len(metrics.answered):
+    if not len(metrics.finite_predictions):
         fail(job, "the outputs for the held-out images are not finite", progress.step)
-    for bad_images in job.team.gather([progress.bad_images]):
+    for bad_images in job.group.gather([progress.bad_images]):
         progress.bad_images |= bad_images | dict(metrics.bad)
     run.write_bad_images(progress.bad_images)
     if progress.epoch == 0 and progress.bad_images:
         columns = zip(train_set.labels, train_set.names, strict=True)
-        train_set.check_read([label for label, name in columns if name not in progress.bad_images])
+        train_set.check_classes_readable([label for label, name in columns if name not in progress.bad_images])
     progress.epochs.append(job.reporter.report_epoch(progress, metrics))
     run.write_metrics(progress.epochs)
     is_best = metrics.top1 > progress.best_top1
@@ -263,14 +263,14 @@ def finish_epoch(job: TrainingJob) -> Metrics:
 
 def evaluate_average(job: TrainingJob) -> Metrics:
     """Evaluate the first process's averaged model on `test_set`; each process takes a part of the images."""
-    job.team.copy(job.averaged_model.state_dict().values())
+    job.group.broadcast(job.averaged_model.state_dict().values())
     class_names, metrics = job.train_set.class_names, None
     with suppress(Interrupted):
         metrics = evaluate(job.averaged_model, job.test_loader, class_names, lambda _: job.signals.check())
-    (stopped,) = job.team.sum(metrics is None)
+    (stopped,) = job.group.sum(metrics is None)
     if stopped or metrics is None:
         save_and_stop(job)
-    return whole(job.team, job.team.places(len(job.test_set)), metrics)
+    return gather_metrics(job.group, job.group.indices(len(job.test_set)), metrics)
 
 
 # --------------------------------------------------------------------------------------------------- in every step
@@ -281,32 +281,32 @@ def train_step(job: TrainingJob, batch: Batch, readable: int, learning_rate: flo
 
     `batch` is this process's part of the step; `readable` is the number of images of all processes.
     """
-    recipe, progress, team = job.recipe, job.progress, job.team
+    recipe, progress, group = job.recipe, job.progress, job.group
     set_learning_rate(job.optimizer, learning_rate)
     job.optimizer.zero_grad()
-    torch.manual_seed(seed_for("step", job.options.seed, progress.step, team.rank))
-    image_weight = team.count / readable  # the gradients are averaged over the processes
-    with enough_memory(job.device):
+    torch.manual_seed(derive_seed("step", job.options.seed, progress.step, group.rank))
+    image_weight = group.world_size / readable  # the gradients are averaged over the processes
+    with explain_out_of_memory(job.device):
         sums = add_gradients(job.network, job.model, batch, recipe, aux_head, job.class_weights, image_weight)
     add_l2(job.model, recipe)
     gradient_norm = clip(job.model, recipe.clip_norm)
     # Only the clock of the first process counts, so that all processes save at the same step.
     overdue = job.run.writer and time.monotonic() - job.saved_at > SAVE_SECONDS
-    loss, correct, save_is_due = team.sum(*sums, overdue)
+    loss, correct, save_is_due = group.sum(*sums, overdue)
     progress.step, progress.learning_rate = progress.step + 1, learning_rate
     job.last_indices = batch.indices.tolist()
     if reason := divergence(progress, loss / readable, gradient_norm, len(job.train_set.class_names)):
         fail(job, reason, progress.step - max(1, progress.diverging_steps))
     if not progress.diverging_steps:
         job.run.delete_old_states()
-    with enough_memory(job.device):  # the first step allocates the optimizer's state
+    with explain_out_of_memory(job.device):  # the first step allocates the optimizer's state
         job.optimizer.step()
     job.averaged.update_parameters(job.model)
 
     progress.loss += loss
     progress.correct += int(correct)
     progress.images_seen += readable
-    job.reporter.pace.images += readable
+    job.reporter.throughput.images += readable
     job.reporter.report_step(progress, loss / readable, correct / readable, gradient_norm)
     if job.options.save_every:
         save_is_due = progress.step % job.options.save_every == 0
@@ -345,7 +345,7 @@ def add_gradients(
         if recipe.mixup or recipe.cutmix:
             images, targets = mix(images, labels, recipe, model.settings.num_classes)
         # Only the last backward pass of a step averages the gradients over the processes.
-        with nullcontext() if number == len(parts) else Team.alone(network):
+        with nullcontext() if number == len(parts) else ProcessGroup.no_sync(network):
             with autocast(device) if recipe.precision == "auto" else nullcontext():
                 images = images.contiguous(memory_format=torch.channels_last)
                 logits, end_points = network(images, ("AuxLogits",) if aux_head else ())
@@ -414,7 +414,7 @@ def save_state(job: TrainingJob) -> None:
     Older states are deleted only when the next step or evaluation has shown that this one is good.
     """
     progress = job.progress
-    (not_finite,) = job.team.sum(not all_finite(job.model, job.averaged_model))  # each process has its own statistics
+    (not_finite,) = job.group.sum(not all_finite(job.model, job.averaged_model))  # each process has its own statistics
     if not_finite:
         fail(job, "a weight or an average is not finite", progress.step)
     if job.run.writer:
@@ -444,7 +444,7 @@ def save_and_stop(job: TrainingJob) -> NoReturn:
 def fail(job: TrainingJob, reason: str, bad_step: int) -> NoReturn:
     """Raise InputError for a training that has diverged. The state saved at `bad_step` is not good, and is deleted."""
     progress, run = job.progress, job.run
-    names = job.team.gather([job.train_set.names[index] for index in job.last_indices])
+    names = job.group.gather([job.train_set.names[index] for index in job.last_indices])
     run.delete_state(bad_step)
     run.delete_old_states()
     images = f", on {', '.join(names[:3])}" if names else ""
