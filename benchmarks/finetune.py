@@ -1,13 +1,13 @@
-"""How long `inception-v3 finetune` takes the first time and again: whole commands, from start to exit.
+"""The time that `inception-v3 finetune` takes in its first run and in later runs, from start to exit.
 
     python benchmarks/finetune.py --pictures 1000
 
-The network has its full width and random weights, the pictures are generated JPEGs of 500x375 in train/ and val/. CPU
-time is that of the processor's cores together; it is less disturbed by what else the machine does than wall time.
+The network has depth_multiplier=1.0 and random weights. The images are generated JPEGs of 500x375 in train/ and val/.
+CPU time is the sum over all cores; other programs on the machine disturb it less than wall time.
 
     python benchmarks/finetune.py --batches
 
-tells instead how much features depend on how many pictures go through the network at once, and on the precision.
+shows instead how much the features depend on the batch size and on the precision.
 """
 
 import argparse
@@ -18,21 +18,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
 from inception_v3 import InceptionV3
-from inception_v3.finetuning.bottlenecks import Precision, features_of
+from inception_v3.finetuning.bottlenecks import compute_features
+from inception_v3.inference.engines.base import Precision
 from inception_v3.weights.load import save
 
 CLASSES = 10
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """Stripes, each class at an angle of its own, and noise."""
+def write_images(folder: Path, count: int) -> None:
+    """Stripes with noise; each class has its own angle."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:375, 0:500]
     for number in range(count):
@@ -47,7 +48,7 @@ def write_pictures(folder: Path, count: int) -> None:
 
 
 def measure(command: list[str]) -> tuple[float, float, dict[str, object]]:
-    """Wall time, CPU time, and what the command answers."""
+    """Wall time, CPU time, and the JSON that the command prints."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -56,46 +57,46 @@ def measure(command: list[str]) -> tuple[float, float, dict[str, object]]:
 
 
 def compare_batches() -> None:
-    """Largest differences of the features of 33 images, over the largest feature."""
+    """Print the largest differences between the features of 33 images, relative to the largest feature."""
     model = InceptionV3(create_aux_logits=False).eval()
     pixels = torch.randint(0, 256, (33, 3, 299, 299), dtype=torch.uint8)
-    found = {}
-    for precision in get_args(Precision):
+    features = {}
+    for precision in PRECISIONS:
         for size in (16, 1, 5, 33):
-            parts = [features_of(model, part, precision) for part in pixels.split(size)]
-            found[precision, size] = np.concatenate(parts)
-        whole = found[precision, 16]
+            parts = [compute_features(model, part, precision) for part in pixels.split(size)]
+            features[precision, size] = np.concatenate(parts)
+        reference = features[precision, 16]
         for size in (1, 5, 33):
-            difference = np.abs(found[precision, size] - whole).max() / np.abs(whole).max()
+            difference = np.abs(features[precision, size] - reference).max() / np.abs(reference).max()
             print(f"{precision}, batches of {size} and of 16: {difference:.1e}")
-    exact = found["fp32", 16]
-    print(f"bf16 and fp32: {np.abs(found['bf16', 16] - exact).max() / np.abs(exact).max():.1e}")
+    exact = features["fp32", 16]
+    print(f"bf16 and fp32: {np.abs(features['bf16', 16] - exact).max() / np.abs(exact).max():.1e}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--again", type=int, default=3, help="later runs; the table has their median")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--batches", action="store_true", help="compare features instead")
+    parser.add_argument("--again", type=int, default=3, help="number of later runs; the table shows their median")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
+    parser.add_argument("--batches", action="store_true", help="compare the features of different batch sizes")
     options = parser.parse_args()
     if options.batches:
         compare_batches()
         return
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        write_pictures(place / "pictures", options.pictures)
-        save(InceptionV3(), place / "weights.safetensors")
-        command = [sys.executable, "-m", "inception_v3", "finetune", str(place / "weights.safetensors")]
-        command += [str(place / "pictures"), "--out", str(place / "run"), "--cache", str(place / "cache")]
+        folder = Path(name)
+        write_images(folder / "images", options.pictures)
+        save(InceptionV3(), folder / "weights.safetensors")
+        command = [sys.executable, "-m", "inception_v3", "finetune", str(folder / "weights.safetensors")]
+        command += [str(folder / "images"), "--out", str(folder / "run"), "--cache", str(folder / "cache")]
         command += ["--precision", options.precision, "--overwrite", "--json"]
         first, *later = [measure(command) for _ in range(1 + options.again)]
     again = sorted(later, key=lambda run: run[1])[len(later) // 2]
-    print(f"{options.pictures:,} pictures, {options.precision}")
+    print(f"{options.pictures:,} images, {options.precision}")
     print("| | wall s | CPU s | features s | last layer s |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for label, (wall, cpu, answer) in (("first run", first), ("later run", again)):
-        seconds = answer["head"]["seconds"]  # type: ignore[index]
+    for label, (wall, cpu, output) in (("first run", first), ("later run", again)):
+        seconds = output["head"]["seconds"]  # type: ignore[index]
         print(f"| {label} | {wall:.1f} | {cpu:.1f} | {seconds['features']:.2f} | {seconds['head']:.2f} |")
     print(f"| ratio | {first[0] / again[0]:.0f} | {first[1] / again[1]:.0f} | | |")
 

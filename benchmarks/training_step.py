@@ -1,14 +1,14 @@
-"""The training step of this network beside torchvision's: time and peak memory.
+"""The training step of this network compared with torchvision's: time and peak memory.
 
-    python benchmarks/training_step.py                          beside torchvision
-    python benchmarks/training_step.py --ideas                  this network without each of its shortcuts
-    python benchmarks/training_step.py --shares                 what of a step is convolutions, and what is not
-    python benchmarks/training_step.py --device cuda --peers    beside timm too, and all compiled
+    python benchmarks/training_step.py                          compared with torchvision
+    python benchmarks/training_step.py --ideas                  this network without each of its faster kernels
+    python benchmarks/training_step.py --shares                 the time in convolutions and in everything else
+    python benchmarks/training_step.py --device cuda --peers    compared with timm too, and everything compiled
 
-All train on the same batch at 299x299, in channels_last and bf16 autocast, with the auxiliary loss (timm has none) and
-RMSProp with momentum. Each has a process of its own. The processes take turns step by step, so that whatever else the
-machine does slows all of them alike: ratios are medians over the turns, peak memory is what the system saw, or on a
-GPU what PyTorch took.
+All networks train on the same batch at 299x299, in channels_last and bf16 autocast, with the auxiliary loss (timm has
+none) and RMSProp with momentum. Each runs in its own process. The processes take turns step by step, so that other load
+on the machine slows all of them alike. Ratios are medians over the turns. Peak memory is that of the process, or on a
+GPU what PyTorch allocated.
 """
 
 import argparse
@@ -27,23 +27,25 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from inception_v3.data import Batch
-from inception_v3.network import accelerate as pointwise
-from inception_v3.network import layers
+from inception_v3.network import accelerate
 from inception_v3.network.layers import Conv2d
 from inception_v3.network.network import InceptionModule
 from inception_v3.support.cpu import keep_freed_memory
 from inception_v3.training import optimizers, train
 from inception_v3.training.losses import classification_loss
+from inception_v3.training.model import accelerated
 from inception_v3.training.recipe import load_recipe
 from inception_v3.weights.model import InceptionV3
 
 Step = Callable[[], float]
-Contestant = Callable[[Tensor, Tensor], Step]
+StepBuilder = Callable[[Tensor, Tensor], Step]  # from images and labels
 
 
-def steps_of(
+def build_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable[[Any], Tensor], images: Tensor
 ) -> Step:
+    """A function that makes one training step and returns the loss."""
+
     def step() -> float:
         optimizer.zero_grad()
         with torch.autocast(images.device.type, torch.bfloat16):
@@ -56,7 +58,8 @@ def steps_of(
     return step
 
 
-def peer(model: nn.Module, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+def peer_step(model: nn.Module, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+    """The step of another library's network, with PyTorch's RMSprop."""
     model = model.to(images.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=0.001, alpha=0.9, eps=1.0, momentum=0.9, foreach=True)
 
@@ -64,42 +67,46 @@ def peer(model: nn.Module, images: Tensor, labels: Tensor, compiled: bool = Fals
         logits, aux_logits = outputs if isinstance(outputs, tuple) else (outputs, None)
         return classification_loss(logits.float(), labels, None if aux_logits is None else aux_logits.float())
 
-    return steps_of(torch.compile(model) if compiled else model, optimizer, loss_of, images)
+    return build_step(torch.compile(model) if compiled else model, optimizer, loss_of, images)
 
 
 def torchvision_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
     from torchvision.models import inception_v3
 
-    return peer(inception_v3(init_weights=False), images, labels, compiled)
+    return peer_step(inception_v3(init_weights=False), images, labels, compiled)
 
 
 def timm_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
     import timm
 
-    return peer(timm.create_model("inception_v3"), images, labels, compiled)
+    return peer_step(timm.create_model("inception_v3"), images, labels, compiled)
+
+
+def our_model(images: Tensor) -> InceptionV3:
+    """This network as `inception-v3 train` prepares it."""
+    keep_memory(images)
+    return accelerated(InceptionV3()).to(images.device, memory_format=torch.channels_last).train()
 
 
 def our_step(images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
-    keep_memory(images)
-    model = InceptionV3().to(images.device, memory_format=torch.channels_last).train()
+    model = our_model(images)
     optimizer = optimizers.RMSProp(model.parameters(), lr=0.001)
     network = torch.compile(model) if compiled else model
 
     def loss_of(outputs: Any) -> Tensor:
         return classification_loss(outputs[0].float(), labels, outputs[1]["AuxLogits"].float())
 
-    return steps_of(lambda images: network(images, ("AuxLogits",)), optimizer, loss_of, images)
+    return build_step(lambda images: network(images, ("AuxLogits",)), optimizer, loss_of, images)
 
 
-def trainer_step(images: Tensor, labels: Tensor) -> Step:
-    """What `inception-v3 train` does in a step, with the recipe of the paper."""
-    keep_memory(images)
+def train_command_step(images: Tensor, labels: Tensor) -> Step:
+    """Everything that `inception-v3 train` does in a step with the recipe of the paper."""
     recipe = load_recipe("paper").with_options(precision="auto")
-    model = InceptionV3().to(images.device, memory_format=torch.channels_last).train()
+    model = our_model(images)
     optimizer = optimizers.build_optimizer(recipe, model)
     averaged = optimizers.moving_average(model, 0.9999)
-    pictures = ((images + 1) * 127.5).to(torch.uint8).cpu().contiguous()
-    batch = Batch(pictures, labels.cpu(), torch.arange(len(labels)), [])
+    pixels = ((images + 1) * 127.5).to(torch.uint8).cpu().contiguous()
+    batch = Batch(pixels, labels.cpu(), torch.arange(len(labels)), [])
 
     def step() -> float:
         optimizer.zero_grad()
@@ -118,86 +125,93 @@ def keep_memory(images: Tensor) -> None:
         keep_freed_memory()
 
 
-def without(change: Callable[[], None]) -> Contestant:
-    def contestant(images: Tensor, labels: Tensor) -> Step:
+def without(change: Callable[[], None]) -> StepBuilder:
+    """The step of this network after a change that disables one of its faster kernels."""
+
+    def builder(images: Tensor, labels: Tensor) -> Step:
         change()
         return our_step(images, labels)
 
-    return contestant
+    return builder
 
 
-def always_convolve(layer: Conv2d, images: Tensor) -> Tensor:
-    layer.training = False
-    net = convolve(layer, images)
-    layer.training = True
-    return net
+accelerated_convolve = accelerate.AcceleratedConv2d.convolve
 
 
-convolve = Conv2d.convolve
+def convolve_without_product(layer: accelerate.AcceleratedConv2d, images: Tensor) -> Tensor:
+    """AcceleratedConv2d.convolve, with PyTorch's convolution where the output is one pixel."""
+    if images.shape[2:] == layer.kernel:
+        return Conv2d.convolve(layer, images)
+    return accelerated_convolve(layer, images)
+
+
 BASE = "torchvision"
 OURS = "this network"
-CONTESTANTS: dict[str, Contestant] = {
+NETWORKS: dict[str, StepBuilder] = {
     BASE: torchvision_step,
     OURS: our_step,
-    "this network in `inception-v3 train`, all of the paper's recipe": trainer_step,
+    "this network in `inception-v3 train`, all of the paper's recipe": train_command_step,
 }
-PEERS: dict[str, Contestant] = {
+PEERS: dict[str, StepBuilder] = {
     "timm, no auxiliary head": timm_step,
     "torchvision, compiled": lambda *batch: torchvision_step(*batch, compiled=True),
     "timm, compiled": lambda *batch: timm_step(*batch, compiled=True),
     "this network, compiled": lambda *batch: our_step(*batch, compiled=True),
 }
-IDEAS: dict[str, Contestant] = {
+IDEAS: dict[str, StepBuilder] = {
     "without one product for the 1x1 convolutions of a module": without(
-        lambda: setattr(InceptionModule, "_begin", lambda module, net: {})
+        lambda: setattr(accelerate.AcceleratedInceptionModule, "forward", InceptionModule.forward)
     ),
-    "without the ReLU behind the maximum": without(lambda: setattr(pointwise, "joins", lambda *_: False)),
-    "without a product for a convolution of one place": without(lambda: setattr(Conv2d, "convolve", always_convolve)),
-    "without products for kernels' gradients of small maps": without(lambda: setattr(layers, "SMALL_MAP", 0)),
+    "without the ReLU behind the maximum": without(lambda: setattr(accelerate, "_can_fuse", lambda *_: False)),
+    "without a product for a convolution with one output pixel": without(
+        lambda: setattr(accelerate.AcceleratedConv2d, "convolve", convolve_without_product)
+    ),
+    "without products for kernels' gradients of small maps": without(lambda: setattr(accelerate, "SMALL_MAP", 0)),
     "without keeping freed memory": without(lambda: globals().update(keep_memory=lambda images: None)),
 }
 
 
-def batch(size: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+def random_batch(size: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     images = torch.rand(size, 3, 299, 299) * 2 - 1
     return images.to(device, memory_format=torch.channels_last), torch.randint(1000, (size,)).to(device)
 
 
-def take_turns(name: str, batch_size: int, device: str, shares: bool) -> None:
-    """Make one step for each line that comes in, and answer with its seconds, CPU seconds and the peak memory.
+def step_on_request(name: str, batch_size: int, device: str, shares: bool) -> None:
+    """Make one step for each line of stdin, and print its seconds, CPU seconds and the peak memory as JSON.
 
-    With `shares`, another step tells the seconds in convolutions.
+    With `shares`, make another step that measures the seconds in convolutions.
     """
-    step = (CONTESTANTS | PEERS | IDEAS)[name](*batch(batch_size, device))
+    step = (NETWORKS | PEERS | IDEAS)[name](*random_batch(batch_size, device))
     for _ in range(3 if device == "cuda" else 2):
         step()
     print(flush=True)
     for _ in sys.stdin:
         started, cpu_started = time.perf_counter(), time.process_time()
-        step()  # its loss is read, so that a GPU is through with all but the optimizer
+        step()  # it reads the loss, so that a GPU has finished everything but the optimizer
         if device == "cuda":
             torch.cuda.synchronize()
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
         if device == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**20
         else:
-            status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory too
+            status = Path("/proc/self/status").read_text()  # getrusage would include the memory of the parent
             peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
-        found = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak}
+        result = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak}
         if shares:
-            with Stopwatch() as watch:
+            with ConvolutionTimer() as timer:
                 step()
-            found["convolving"] = watch.seconds
-        print(json.dumps(found), flush=True)
+            result["convolving"] = timer.seconds
+        print(json.dumps(result), flush=True)
 
 
-def race(names: list[str], rounds: int, options: list[str], threads: int) -> dict[str, list[dict[str, float]]]:
+def measure(names: list[str], rounds: int, options: list[str], threads: int) -> dict[str, list[dict[str, float]]]:
+    """Start a process for each network and let them take turns; the results of each, in order."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     processes: dict[str, Any] = {}
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for name in names:
-        command = [sys.executable, __file__, "--contestant", name, *options]
+        command = [sys.executable, __file__, "--network", name, *options]
         processes[name] = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -213,10 +227,10 @@ def race(names: list[str], rounds: int, options: list[str], threads: int) -> dic
     return results
 
 
-class Stopwatch(TorchDispatchMode):
-    """Seconds in convolutions, forward and backward, and in products of matrices.
+class ConvolutionTimer(TorchDispatchMode):
+    """Measures the seconds in convolutions, forward and backward, and in matrix products.
 
-    A profiler's own memory would be in the way of that which is kept from step to step.
+    A profiler would take memory that the training step keeps for its next step.
     """
 
     timed = ("convolution", "convolution_backward", "mm", "addmm")
@@ -231,16 +245,16 @@ class Stopwatch(TorchDispatchMode):
 
 
 def print_shares(results: dict[str, list[dict[str, float]]]) -> None:
-    """Print how much of a step is convolutions."""
+    """Print how much of the time of a step is spent in convolutions."""
     print("| milliseconds | a step | convolutions | all else |\n| --- | --- | --- | --- |")
     medians: dict[str, list[float]] = {}
     for name, steps in results.items():
         medians[name] = [statistics.median(step[key] * 1e3 for step in steps) for key in ("seconds", "convolving")]
-        whole, convolutions = medians[name]
-        print(f"| {name} | {whole:.0f} | {convolutions:.0f} | {whole - convolutions:.0f} |")
-    aim = medians[BASE][0] / 1.25
-    left = aim - medians[OURS][1]
-    print(f"\n1.25 times {BASE} is a step of {aim:.0f} ms, which leaves {left:.0f} ms for all else here.")
+        total, convolutions = medians[name]
+        print(f"| {name} | {total:.0f} | {convolutions:.0f} | {total - convolutions:.0f} |")
+    target = medians[BASE][0] / 1.25
+    left = target - medians[OURS][1]
+    print(f"\nFor 1.25 times the speed of {BASE}, a step may take {target:.0f} ms: {left:.0f} ms for all else here.")
 
 
 def main() -> None:
@@ -249,24 +263,24 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--peers", action="store_true", help="timm too, and all of them compiled")
-    parser.add_argument("--ideas", action="store_true", help="this network without each of its shortcuts")
-    parser.add_argument("--shares", action="store_true", help="what of a step is convolutions, and what is not")
-    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--peers", action="store_true", help="also timm, and all networks compiled")
+    parser.add_argument("--ideas", action="store_true", help="this network without each of its faster kernels")
+    parser.add_argument("--shares", action="store_true", help="the time in convolutions and in everything else")
+    parser.add_argument("--network", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is no GPU here")
-    if options.contestant:
-        take_turns(options.contestant, options.batch_size, options.device, options.shares)
+    if options.network:
+        step_on_request(options.network, options.batch_size, options.device, options.shares)
         return
-    names = [OURS, *IDEAS] if options.ideas else [*CONTESTANTS, *(PEERS if options.peers else ())]
+    names = [OURS, *IDEAS] if options.ideas else [*NETWORKS, *(PEERS if options.peers else ())]
     base = names[0]
     arguments = ["--batch-size", str(options.batch_size), "--device", options.device]
     if options.shares:
         names, arguments = [BASE, OURS], [*arguments, "--shares"]
-    results = race(names, options.rounds, arguments, options.threads)
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
-    print(f"Batch {options.batch_size}, {where}, PyTorch {torch.__version__}, {options.rounds} rounds\n")
+    results = measure(names, options.rounds, arguments, options.threads)
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
+    print(f"Batch {options.batch_size}, {machine}, PyTorch {torch.__version__}, {options.rounds} rounds\n")
     if options.shares:
         print_shares(results)
         return

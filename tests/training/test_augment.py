@@ -1,4 +1,4 @@
-"""What training changes in pictures: TF-Slim's distortions against TensorFlow, and one rule for all of them."""
+"""Augmentation: TF-Slim's distortions compared with TensorFlow, and properties of all augmentations."""
 
 import pickle
 import random
@@ -27,24 +27,24 @@ def photo(height: int = 90, width: int = 120) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height))
 
 
-# ---------------------------------------------------------------------------------------------- TF-Slim's own
+# ------------------------------------------------------------------------------------------ TF-Slim's distortions
 
 
 @pytest.mark.parametrize("change", ["saturation", "contrast", "hue"])
 def test_colours_change_as_tensorflow_changes_them(recorded: dict[str, np.ndarray], change: str) -> None:
-    """On pictures that leave [0, 1], as those do that are made brighter first."""
-    picture = torch.from_numpy(recorded["picture"]).permute(2, 0, 1)
-    amounts = [name.split("/")[1] for name in recorded if name.startswith(f"{change}/")]
-    assert len(amounts) >= 4
-    for amount in amounts:
-        ours = getattr(distortion, f"adjust_{change}")(picture, float(amount))
-        theirs = recorded[f"{change}/{amount}"].transpose(2, 0, 1)
-        assert np.abs(ours.numpy() - theirs).max() < 5e-6, amount
+    """Also for images with values outside [0, 1], which a change of brightness produces."""
+    image = torch.from_numpy(recorded["picture"]).permute(2, 0, 1)
+    factors = [name.split("/")[1] for name in recorded if name.startswith(f"{change}/")]
+    assert len(factors) >= 4
+    for factor in factors:
+        ours = getattr(distortion, f"adjust_{change}")(image, float(factor))
+        theirs = recorded[f"{change}/{factor}"].transpose(2, 0, 1)
+        assert np.abs(ours.numpy() - theirs).max() < 5e-6, factor
 
 
 @pytest.mark.parametrize("size", ["375x500", "40x20", "3x2"])
-def test_parts_are_drawn_as_tensorflow_draws_them(recorded: dict[str, np.ndarray], size: str) -> None:
-    """1000 of each: place, size and proportions have the same distributions (Kolmogorov-Smirnov)."""
+def test_crops_have_the_distributions_of_tensorflow(recorded: dict[str, np.ndarray], size: str) -> None:
+    """Offset, size, aspect ratio and area of 1000 crops each, by the Kolmogorov-Smirnov test."""
     height, width = map(int, size.split("x"))
     ours = np.array([distorted_box(height, width) for _ in range(1000)])
     theirs = recorded[f"boxes/{size}"]
@@ -56,21 +56,21 @@ def test_parts_are_drawn_as_tensorflow_draws_them(recorded: dict[str, np.ndarray
         assert ks_2samp(measure(ours), measure(theirs)).pvalue > 0.005
 
 
-def test_the_orders_of_slims_colours() -> None:
-    assert all(sorted(one) == ["brightness", "contrast", "hue", "saturation"] for one in ORDERINGS)
+def test_the_order_of_colour_changes_matters() -> None:
+    assert all(sorted(ordering) == ["brightness", "contrast", "hue", "saturation"] for ordering in ORDERINGS)
     assert len(set(ORDERINGS)) == 4
-    picture = torch.rand(3, 20, 20)
+    image = torch.rand(3, 20, 20)
     results = []
     for ordering in ORDERINGS:
         torch.manual_seed(1)
-        results.append(distort_colours(picture, ordering))
+        results.append(distort_colours(image, ordering))
         assert results[-1].min() >= 0
         assert results[-1].max() <= 1
-    assert all(not torch.equal(results[0], one) for one in results[1:])
+    assert all(not torch.equal(results[0], result) for result in results[1:])
 
 
-def test_the_fast_mode_leaves_hue_and_contrast_alone() -> None:
-    """A gray picture stays gray, and its contrast: only brightness moves it."""
+def test_fast_mode_does_not_change_hue_and_contrast() -> None:
+    """A grey image stays grey and keeps its contrast; only its brightness changes."""
     noise = np.random.default_rng(0).integers(100, 141, (64, 64), dtype=np.uint8)
     gray = Image.fromarray(noise).convert("RGB")
     for _ in range(10):
@@ -81,30 +81,30 @@ def test_the_fast_mode_leaves_hue_and_contrast_alone() -> None:
     assert max(int(pixels.max() - pixels.min()) for pixels in changed) > 45
 
 
-# ------------------------------------------------------------------------------------------------ all of them
+# ------------------------------------------------------------------------------------------- all augmentations
 
 
-def test_every_name_of_a_recipe_is_there() -> None:
+def test_every_augmentation_of_recipes_exists() -> None:
     assert set(AUGMENTS) == set(CHOICES["augment"])
 
 
 @pytest.mark.parametrize("name", [name for name, make in AUGMENTS.items() if make])
-def test_pytorchs_seed_alone_decides_and_workers_can_have_it(name: str) -> None:
+def test_the_result_depends_only_on_pytorchs_seed_also_after_pickling(name: str) -> None:
     make = AUGMENTS[name]  # type: ignore[index]
     assert make is not None
     augment = make(Preprocessing((75, 107), crop_fraction=1.0))
-    sent = pickle.loads(pickle.dumps(augment))
+    unpickled = pickle.loads(pickle.dumps(augment))
     image = photo()
 
-    def draw(change: object, seed: int) -> torch.Tensor:
-        random.seed(seed)
-        np.random.seed(seed)
-        return change(image)  # type: ignore[operator, no-any-return]
+    def draw(augmentation: object, other_seed: int) -> torch.Tensor:
+        random.seed(other_seed)
+        np.random.seed(other_seed)
+        return augmentation(image)  # type: ignore[operator, no-any-return]
 
     torch.manual_seed(5)
     first, second = draw(augment, 1), draw(augment, 2)
     torch.manual_seed(5)
-    again = draw(sent, 3)
+    again = draw(unpickled, 3)
     assert (first.dtype, first.shape) == (torch.uint8, (3, 75, 107))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
@@ -112,23 +112,23 @@ def test_pytorchs_seed_alone_decides_and_workers_can_have_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, make in AUGMENTS.items() if make])
 @pytest.mark.parametrize("size", [(1, 1), (2, 400), (400, 2), (500, 375)])
-def test_any_picture_is_taken(name: str, size: tuple[int, int]) -> None:
+def test_images_of_any_size_are_accepted(name: str, size: tuple[int, int]) -> None:
     make = AUGMENTS[name]  # type: ignore[index]
     assert make is not None
     for _ in range(3):
         assert make(Preprocessing((75, 75)))(photo(*size)).shape == (3, 75, 75)
 
 
-def test_crops_move_and_mirror_but_do_not_scale() -> None:
+def test_crops_shifts_and_flips_but_does_not_scale() -> None:
     pixels = np.zeros((80, 80, 3), np.uint8)
     pixels[30:40, 30:40] = 255
     make = AUGMENTS["crops"]
     assert make is not None
     augment = make(Preprocessing((80, 80), crop_fraction=1.0))
-    places = set()
+    offsets = set()
     for _ in range(30):
         rows, columns = torch.nonzero(augment(Image.fromarray(pixels))[0], as_tuple=True)
         assert (len(rows), int(rows.max() - rows.min()), int(columns.max() - columns.min())) == (100, 9, 9)
-        places.add((int(rows.min()), int(columns.min())))
-    assert {row for row, _ in places} <= set(range(20, 41))
-    assert min(column for _, column in places) < 41 < max(column for _, column in places) + 5
+        offsets.add((int(rows.min()), int(columns.min())))
+    assert {row for row, _ in offsets} <= set(range(20, 41))
+    assert min(column for _, column in offsets) < 41 < max(column for _, column in offsets) + 5

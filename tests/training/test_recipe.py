@@ -1,4 +1,4 @@
-"""Recipes: every number of a training in a short file, what is wrong with one, and what it makes of the course."""
+"""Recipes: reading and checking them, and the schedules that follow from them."""
 
 import math
 from pathlib import Path
@@ -9,17 +9,17 @@ from inception_v3.errors import InputError
 from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.schedules import (
     batch_norm_decay,
-    cannot_settle,
     ema_decay,
     image_size,
     learning_rate,
-    warmed_up,
+    settling_warnings,
+    warmed_up_decay,
 )
 
 SHIPPED = ("cats-vs-dogs", "cifar10", "digits", "finetune", "mnist", "paper", "photos")
 
 
-# ------------------------------------------------------------------------------------------------- as files
+# ------------------------------------------------------------------------------------------------------ files
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -27,7 +27,7 @@ def test_every_shipped_recipe_loads(name: str) -> None:
     assert load_recipe(name).epochs > 0
 
 
-def test_the_papers_recipe_is_the_papers() -> None:
+def test_the_paper_recipe_has_the_numbers_of_the_paper() -> None:
     paper = load_recipe("paper")
     assert (paper.optimizer, paper.rmsprop_decay, paper.rmsprop_epsilon, paper.momentum) == ("rmsprop", 0.9, 1.0, 0.9)
     assert (paper.learning_rate, paper.learning_rate_decay, paper.decay_epochs) == (0.045, 0.94, 2.0)
@@ -36,7 +36,7 @@ def test_the_papers_recipe_is_the_papers() -> None:
     assert (paper.batch_size, paper.epochs, paper.image_size) == (32, 100, 299)
 
 
-def test_the_papers_recipe_says_of_every_value_where_it_comes_from() -> None:
+def test_the_paper_recipe_names_the_source_of_every_value() -> None:
     text = (Path(__file__).parents[2] / "src/inception_v3/training/recipes/paper.toml").read_text()
     values = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert len(values) > 20
@@ -79,7 +79,7 @@ def test_the_papers_recipe_says_of_every_value_where_it_comes_from() -> None:
         ("sync_batch_norm = true\naccumulate = 2", "sync_batch_norm and accumulate do not go together"),
     ],
 )
-def test_a_recipe_with_a_mistake_names_it(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_recipe_is_refused_and_the_fault_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=message) as error:
@@ -88,77 +88,77 @@ def test_a_recipe_with_a_mistake_names_it(tmp_path: Path, text: str, message: st
     assert error.value.exit_status == 2
 
 
-def test_a_recipe_that_is_not_there_lists_those_that_are() -> None:
+def test_the_message_about_an_unknown_recipe_lists_the_known_recipes() -> None:
     with pytest.raises(InputError, match=f"there are {', '.join(SHIPPED)}"):
         load_recipe("nothing")
 
 
-def test_every_published_set_has_a_fitting_recipe() -> None:
-    from inception_v3.cli.train import FITTING
+def test_every_published_data_set_has_a_recipe() -> None:
+    from inception_v3.cli.train import RECIPES
     from inception_v3.data.torchvision_sets import TORCHVISION_SETS
 
-    assert set(TORCHVISION_SETS) <= set(FITTING)
-    assert set(FITTING.values()) <= set(SHIPPED)
+    assert set(TORCHVISION_SETS) <= set(RECIPES)
+    assert set(RECIPES.values()) <= set(SHIPPED)
 
 
-# ----------------------------------------------------------------------------------------- rate and sizes
+# ------------------------------------------------------------------------------- learning rate and image sizes
 
 
-def test_the_rate_warms_up_and_goes_down_in_stairs() -> None:
+def test_the_learning_rate_warms_up_and_falls_in_stairs() -> None:
     recipe = Recipe(epochs=10, learning_rate=1.0, warmup_epochs=1, decay_epochs=2.5, learning_rate_decay=0.5)
-    rates = [learning_rate(recipe, done) for done in (0.0, 0.5, 1.0, 2.499, 2.5, 5.0, 9.9)]
+    rates = [learning_rate(recipe, epochs) for epochs in (0.0, 0.5, 1.0, 2.499, 2.5, 5.0, 9.9)]
     assert rates == pytest.approx([0, 0.5, 1, 1, 0.5, 0.25, 0.125])
 
 
-def test_the_papers_rate_is_the_same_for_two_epochs() -> None:
-    rates = [learning_rate(load_recipe("paper"), done) for done in (0, 1.99, 2, 3.99, 4)]
+def test_the_papers_learning_rate_falls_every_two_epochs() -> None:
+    rates = [learning_rate(load_recipe("paper"), epochs) for epochs in (0, 1.99, 2, 3.99, 4)]
     assert rates == pytest.approx([0.045, 0.045, 0.045 * 0.94, 0.045 * 0.94, 0.045 * 0.94**2])
 
 
-def test_the_rate_follows_half_a_cosine_to_zero() -> None:
+def test_the_learning_rate_follows_half_a_cosine_to_zero() -> None:
     recipe = Recipe(epochs=9, learning_rate=2.0, warmup_epochs=1, schedule="cosine")
-    rates = [learning_rate(recipe, done) for done in (0.25, 1, 3, 5, 7, 9)]
+    rates = [learning_rate(recipe, epochs) for epochs in (0.25, 1, 3, 5, 7, 9)]
     assert rates == pytest.approx([0.5, 2, 1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5), 0])
 
 
-def test_a_warm_up_longer_than_the_training_only_climbs() -> None:
+def test_a_warm_up_longer_than_the_training_only_rises() -> None:
     recipe = Recipe(epochs=2, learning_rate=1.0, warmup_epochs=4, schedule="cosine")
-    assert [learning_rate(recipe, done) for done in (0, 1, 2)] == pytest.approx([0, 0.25, 0.5])
+    assert [learning_rate(recipe, epochs) for epochs in (0, 1, 2)] == pytest.approx([0, 0.25, 0.5])
 
 
-def test_pictures_grow_in_equal_shares_or_in_those_that_are_given() -> None:
+def test_image_sizes_have_equal_or_given_fractions_of_the_epochs() -> None:
     equal = Recipe().with_options(image_sizes=[79, 151, 299], epochs=6)
     assert [image_size(equal, epoch) for epoch in range(6)] == [79, 79, 151, 151, 299, 299]
     given = Recipe().with_options(image_sizes=[[3, 79], [1, 107]], epochs=4)
     assert [image_size(given, epoch) for epoch in range(4)] == [79, 79, 79, 107]
     assert given.image_size == 107
     last = Recipe().with_options(image_sizes=[79, 151, 299], epochs=1)
-    assert image_size(last, 0) == 299, "the last epoch is at the size that is judged"
+    assert image_size(last, 0) == 299, "the last epoch has the size of the evaluation"
 
 
 # --------------------------------------------------------------------------------------- moving averages
 
 
 @pytest.mark.parametrize("steps", [10, 50, 360, 20_000, 4_000_000])
-def test_batch_norms_decay_is_fitted_to_the_number_of_steps(steps: int) -> None:
+def test_batch_norm_decay_depends_on_the_number_of_steps(steps: int) -> None:
     decay = batch_norm_decay(Recipe(), steps)
-    assert decay**steps < 0.01, "nothing of the first statistics is left"
+    assert decay**steps < 0.01, "the initial statistics have no weight"
     assert decay <= 0.9997
-    assert cannot_settle(Recipe(), steps) == []
+    assert settling_warnings(Recipe(), steps) == []
 
 
-def test_a_decay_that_cannot_settle_is_told_with_the_remedy() -> None:
-    (warning,) = cannot_settle(Recipe(batch_norm_decay=0.9997), 360)
+def test_a_decay_that_cannot_settle_gives_a_warning_with_the_remedy() -> None:
+    (warning,) = settling_warnings(Recipe(batch_norm_decay=0.9997), 360)
     assert "batch_norm_decay = 0.9997 cannot settle in 360 steps: 90%" in warning
     assert '"auto"' in warning
-    assert cannot_settle(Recipe(batch_norm_decay=0.9997), 20_000) == []
-    assert cannot_settle(Recipe(batch_norm_decay=0.9997, freeze_batch_norm=True), 360) == []
-    assert cannot_settle(Recipe(batch_norm_decay=0.9997, accumulate=50), 360) == [], "it moves with every batch"
-    (warning,) = cannot_settle(Recipe(ema_decay=0.9999, freeze_batch_norm=True), 2)
+    assert settling_warnings(Recipe(batch_norm_decay=0.9997), 20_000) == []
+    assert settling_warnings(Recipe(batch_norm_decay=0.9997, freeze_batch_norm=True), 360) == []
+    assert settling_warnings(Recipe(batch_norm_decay=0.9997, accumulate=50), 360) == [], "updated by every batch"
+    (warning,) = settling_warnings(Recipe(ema_decay=0.9999, freeze_batch_norm=True), 2)
     assert "ema_decay" in warning
-    for warning in cannot_settle(Recipe(), 2):
-        assert warning.endswith("will be their first value; train longer"), "no setting makes up for so few"
+    for warning in settling_warnings(Recipe(), 2):
+        assert warning.endswith("will still be their initial value; train longer"), "no setting helps with 2 steps"
 
 
-def test_the_running_average_warms_up_as_tensorflows() -> None:
-    assert [warmed_up(0.9, step) for step in (1, 8, 90, 10_000)] == pytest.approx([2 / 11, 0.5, 0.9, 0.9])
+def test_the_running_average_warms_up_as_in_tensorflow() -> None:
+    assert [warmed_up_decay(0.9, step) for step in (1, 8, 90, 10_000)] == pytest.approx([2 / 11, 0.5, 0.9, 0.9])

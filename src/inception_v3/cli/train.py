@@ -1,15 +1,15 @@
-"""`inception-v3 train`"""
+"""`inception-v3 train`, and what it has in common with `inception-v3 finetune`."""
 
 import os
 import re
 import shlex
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from inception_v3.cli.common import (
     MAX_SEED,
@@ -26,10 +26,15 @@ from inception_v3.cli.common import (
 )
 from inception_v3.errors import InputError
 
-FITTING = {  # recipes by kind of data
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from inception_v3.training.run_folder import RunFolder
+
+RECIPES = {  # by kind of data; "photos" for any other
     "digits": "digits",
     "mnist": "mnist",
-    "fashion-mnist": "mnist",  # of the same number and size, and in grey too
+    "fashion-mnist": "mnist",  # the same number and size of images, also grey
     "cifar10": "cifar10",
     "cifar100": "cifar10",
 }
@@ -41,83 +46,96 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="The run folder: model, logs, plots.")],
     recipe: Annotated[
-        str | None, typer.Option(help="paper, digits, photos ... or a .toml file. By default what fits the data.")
+        str | None, typer.Option(help="paper, digits, photos ... or a .toml file. By default chosen for the data.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Times that every picture is seen.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures at once, in each process.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The peak of the learning rate.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Height and width that the network sees, 75 or more.")] = None,
-    depth_multiplier: Annotated[float | None, typer.Option(help="Factor on every layer's width.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of weights, order and augmentation.")] = 0,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per batch, in each process.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Height and width of the network's input, 75 or more.")] = None,
+    depth_multiplier: Annotated[float | None, typer.Option(help="Factor on the channels of every layer.")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Seed of the weights, the order and augmentation.")
+    ] = 0,
     device: Device = None,
     workers: Workers = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that --out holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     save_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between two saved states. By default two minutes.")
+        int | None, typer.Option(min=1, help="Steps between saved states. By default two minutes.")
     ] = None,
-    keep: Annotated[int, typer.Option(min=1, help="How many of the newest saved states to keep.")] = 2,
+    keep: Annotated[int, typer.Option(min=1, help="Number of saved states to keep.")] = 2,
     track: Annotated[
-        list[str] | None, typer.Option(help="mlflow or wandb, beside TensorBoard. Repeat for more.")
+        list[str] | None, typer.Option(help="mlflow or wandb, in addition to TensorBoard. Repeat for both.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train the network on labelled pictures, and judge it on others that it never saw."""
-    from inception_v3.training.recipe import load_recipe
+    """Train the network on labelled images, and evaluate it on images that it has not seen."""
+    from inception_v3.training.recipe import TrainingOptions, load_recipe
 
-    if resume and overwrite:
-        raise InputError("--resume goes on with a run, --overwrite deletes it: give one of them", exit_status=2)
+    check_only_one(resume, overwrite)
     check_outside_data(data, out)
-    chosen = load_recipe(recipe or FITTING.get(re.split("[:+]", data)[0], "photos")).with_options(
+    chosen_recipe = load_recipe(recipe or RECIPES.get(re.split("[:+]", data)[0], "photos")).with_options(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         image_size=image_size,
         depth_multiplier=depth_multiplier,
     )
+    from rich.console import Console
+
     from inception_v3.data import load_data
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
-    from inception_v3.training.interrupts import Interrupted
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.training.train import train
 
-    place = local_device(pick_device(device))
+    own = local_device(pick_device(device))
     with ExitStack() as stack:
-        processes = stack.enter_context(process_group(place))
+        processes = stack.enter_context(team(own))
+        is_first = processes.rank == 0
         train_set, test_set = load_data(data)
+        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every)
         run = stack.enter_context(
-            RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=track or (), writer=not processes.rank)
+            RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=track or (), writer=is_first)
         )
-        console = Console(quiet=True) if processes.rank else messages
-        if run.missing and run.writer:
-            warn(f"no {', '.join(run.missing)}: pip install 'inception-v3[train]' for them")
-        if resume and run.writer and not run.last_state_file:
-            warn(f"{out}: nothing to go on with; this is a new run")
-        try:
-            metrics = train(
-                train_set,
-                test_set,
-                run,
-                chosen,
-                place,
-                seed=seed,
-                workers=choose_worker_count(workers, len(train_set), data),
-                save_every=save_every,
-                group=processes,
-                console=console,
-            )
-        except Interrupted as interrupted:
-            console.print(f"go on with: {command_to_go_on()}", highlight=False, markup=False, soft_wrap=True)
-            raise typer.Exit(interrupted.exit_status) from interrupted
-    if processes.rank:
-        return
-    warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-    print_run(run, data, metrics, as_json)
+        if is_first:
+            warn_of_missing(run)
+        if resume and is_first and not run.latest_state_file:
+            warn(f"{out}: no saved state to resume; starting a new run")
+        console = messages if is_first else Console(quiet=True)
+        stack.enter_context(show_resume_command(console))
+        metrics = train(train_set, test_set, run, chosen_recipe, own, options=options, group=processes, console=console)
+    if is_first:
+        warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
+        print_run(run, data, metrics, as_json)
 
 
-def command_to_go_on() -> str:
-    """This process's own command, with --resume."""
+def check_only_one(resume: bool, overwrite: bool) -> None:
+    """Raises InputError if both options are set."""
+    if resume and overwrite:
+        raise InputError("--resume continues a run, --overwrite deletes it: use only one of them", exit_status=2)
+
+
+def warn_of_missing(run: "RunFolder") -> None:
+    """Warn of results that need a package that is not installed."""
+    if run.missing:
+        warn(f"no {', '.join(run.missing)}: to get them, pip install 'inception-v3[train]'")
+
+
+@contextmanager
+def show_resume_command(console: "Console") -> Iterator[None]:
+    """After Ctrl-C or SIGTERM, print the command that resumes the training, and exit."""
+    from inception_v3.training.interrupts import Interrupted
+
+    try:
+        yield
+    except Interrupted as interrupted:
+        console.print(f"resume with: {resume_command()}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(interrupted.exit_status) from interrupted
+
+
+def resume_command() -> str:
+    """The command line of this process, with --resume."""
     program = ["inception-v3"]
     if sys.argv[0].endswith(".py"):
         launcher = "python"

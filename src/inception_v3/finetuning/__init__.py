@@ -1,1 +1,1 @@
-"""New classes for a trained network in minutes: features once, a last layer on them, then layers below."""
+"""New classes for a trained network: features once, then a new last layer, then layers below it if requested."""

@@ -1,8 +1,8 @@
-"""Bottlenecks: what the network says of a picture before its last layer, computed once and kept on disk.
+"""Bottlenecks: the network's features in front of its last layer, computed once for each image and kept on disk.
 
-A picture is known by its content and a network by its weights, so names, folders and class lists may change: what
-was computed once is found again. One SQLite file holds everything. Its transactions leave it whole after a kill or
-on a full disk, and several processes may use it at once. It may be deleted at any time.
+An image is identified by its content and a network by its weights. So features are found again when files are renamed,
+moved or put into other classes. One SQLite file holds everything: its transactions survive a kill and a full disk, and
+several processes may use it at once. It may be deleted at any time.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,38 +24,37 @@ from PIL import Image
 from torch import Tensor
 
 import inception_v3
-from inception_v3.data import Batch, LabelledImages, batches
+from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
+from inception_v3.inference.engines.base import Precision
 from inception_v3.network.layers import Conv2d
 from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.weights.model import InceptionV3
 
-Precision = Literal["fp32", "bf16"]
-FEATURES = "PreLogits"
-HEADS = ("Logits.", "AuxLogits.")
-OF_HEADS = {"num_classes", "dropout_keep_prob", "create_aux_logits", "spatial_squeeze", "batch_norm_decay",
-            "image_size", "final_endpoint"}  # fmt: skip  # settings that leave the features as they are
+HEAD_PREFIXES = ("Logits.", "AuxLogits.")  # of the names of parameters
+HEAD_SETTINGS = {"num_classes", "dropout_keep_prob", "create_aux_logits", "spatial_squeeze", "batch_norm_decay",
+                 "image_size", "final_endpoint"}  # fmt: skip  # settings that do not change the features
 CACHE_FILE = "bottlenecks.sqlite"
-LAYOUT = 1  # of the tables below
-TABLES = (
+SCHEMA_VERSION = 1
+SCHEMA = (
     "CREATE TABLE files (path BLOB PRIMARY KEY, size, modified, changed, digest BLOB) WITHOUT ROWID",
     "CREATE TABLE features (network BLOB, picture BLOB, vector BLOB, checksum, PRIMARY KEY (network, picture))",
-    f"PRAGMA user_version = {LAYOUT}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-AT_ONCE = 4096  # vectors that are read, 32 MiB
-PATIENCE = 60.0  # seconds to wait for another process's transaction, which takes a fraction of one
+READ_SIZE = 4096  # vectors that are read in one query, 32 MiB
+LOCK_TIMEOUT = 60.0  # seconds; the transactions of other processes take a fraction of one
 STILL_CHANGING = 2 * 10**9  # nanoseconds: a file this new may change again without a change of its time stamps
 
 Result = TypeVar("Result")
-State = tuple[int, int, int]  # of a file: its size, when it was modified, when that was changed
+FileState = tuple[int, int, int]  # the size of a file, and the times when its content and its status were changed
 
 
 class BottleneckCache:
-    """The file in `folder` that holds bottlenecks. No connection stays open between calls.
+    """The file of cached features in a folder. No connection stays open between calls.
 
-    Methods raise InputError where the file cannot be read or written, is locked, or the disk is full; `digests` tells
-    it where reading is enough. A damaged file is replaced by an empty one.
+    All methods raise InputError if the file cannot be read or written, is locked for too long, or the disk is full. A
+    damaged file is replaced by an empty one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,104 +62,94 @@ class BottleneckCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be made ({error.strerror}); give another --cache") from error
+            raise InputError(f"{folder}: cannot be created ({error.strerror}); give another --cache") from error
         self._run(lambda _: None)
 
-    def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """The result of `work`, as one transaction."""
-        for attempt in range(2):
-            try:
-                with closing(sqlite3.connect(self.file, timeout=PATIENCE)) as database:
-                    if database.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
-                        self._lay_out(database)
-                    with database:
-                        return work(database)
-            except sqlite3.DatabaseError as error:
-                code = error.sqlite_errorcode & 0xFF
-                if code in DAMAGED and not attempt:
-                    self.file.unlink(missing_ok=True)
-                    self.file.with_name(f"{CACHE_FILE}-journal").unlink(missing_ok=True)
-                    continue
+    def _run(self, work: Callable[[sqlite3.Connection], Result], *, replace_damaged: bool = True) -> Result:
+        """Run `work` as one transaction and return its result."""
+        try:
+            with closing(sqlite3.connect(self.file, timeout=LOCK_TIMEOUT)) as database:
+                if database.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                    self._create_tables(database)
+                with database:
+                    return work(database)
+        except sqlite3.DatabaseError as error:
+            code = error.sqlite_errorcode & 0xFF
+            if code not in DAMAGED or not replace_damaged:
                 reason = "the disk is full; free some space" if code == sqlite3.SQLITE_FULL else str(error)
                 raise InputError(f"{self.file}: {reason}, or give another --cache") from error
-        raise AssertionError("the second attempt returns or raises")
+        for damaged in (self.file, self.file.with_name(f"{CACHE_FILE}-journal")):
+            damaged.unlink(missing_ok=True)
+        return self._run(work, replace_damaged=False)
 
     @staticmethod
-    def _lay_out(database: sqlite3.Connection) -> None:
-        """Two processes may find no tables at once: the one that waited looks again."""
+    def _create_tables(database: sqlite3.Connection) -> None:
+        """Create the tables, unless another process has done so while this one waited for the lock."""
         with database:
             database.execute("BEGIN IMMEDIATE")
-            if database.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
-                for table in ("files", "features"):
-                    database.execute(f"DROP TABLE IF EXISTS {table}")
-                for statement in TABLES:
+            if database.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                for statement in ("DROP TABLE IF EXISTS files", "DROP TABLE IF EXISTS features", *SCHEMA):
                     database.execute(statement)
 
     def digests(
         self, files: Sequence[Path], on_file: Callable[[], None] = lambda: None
-    ) -> tuple[list[tuple[bytes, State] | None], str | None]:
-        """For each file the digest of its content and its state then; None where it cannot be read.
+    ) -> tuple[list[tuple[bytes, FileState] | None], str | None]:
+        """The digest of each file's content and the state of the file, or None for a file that cannot be read.
 
-        A file is read once, and again when its size or one of its times has changed. What comes second is why the cache
-        took no more, so that files will be read again that have not changed.
+        A file is read only if it is new, or if its size or its times have changed. The second value is the
+        reason why the cache could not be written, or None; without it, unchanged files will be read again.
         """
         paths = [os.fsencode(os.path.abspath(file)) for file in files]  # noqa: PTH100 (resolving would read links)
         query = "SELECT size, modified, changed, digest FROM files WHERE path = ?"
-        known = self._run(lambda database: [database.execute(query, (path,)).fetchone() for path in paths])
-        found: list[tuple[bytes, State] | None] = []
-        new: list[tuple[object, ...]] = []
-        not_kept = None
+        rows = self._run(lambda database: [database.execute(query, (path,)).fetchone() for path in paths])
+        results: list[tuple[bytes, FileState] | None] = []
+        new_rows: list[tuple[object, ...]] = []
+        error = None
         try:
-            for file, path, row in zip(files, paths, known, strict=True):
+            for file, path, row in zip(files, paths, rows, strict=True):
                 on_file()
                 try:
-                    state = _state(file)
+                    state = _file_state(file)
                     if row is not None and row[:3] == state:
-                        found.append((row[3], state))
-                        continue
-                    with file.open("rb") as opened:
-                        digest = hashlib.file_digest(opened, _blake2b).digest()
+                        digest = row[3]
+                    else:
+                        with file.open("rb") as opened:
+                            digest = hashlib.file_digest(opened, _blake2b).digest()
+                        if time.time_ns() - max(state[1:]) > STILL_CHANGING:
+                            new_rows.append((path, *state, digest))
+                    results.append((digest, state))
                 except OSError:
-                    found.append(None)
-                    continue
-                found.append((digest, state))
-                if time.time_ns() - max(state[1:]) > STILL_CHANGING:
-                    new.append((path, *state, digest))
+                    results.append(None)
         finally:
-            if new:
-                insert = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
-                try:
-                    self._run(lambda database: database.executemany(insert, new))
-                except InputError as error:
-                    not_kept = str(error)
-        return found, not_kept
+            try:
+                self._insert("files", new_rows)
+            except InputError as failure:
+                error = str(failure)
+        return results, error
 
-    def read(self, network: bytes, pictures: Sequence[bytes], length: int) -> dict[bytes, np.ndarray]:
-        """Of those pictures the vectors that are there and whole, float32 of shape (length,)."""
-
-        def select(database: sqlite3.Connection) -> dict[bytes, np.ndarray]:
-            query = "SELECT vector, checksum FROM features WHERE network = ? AND picture = ?"
-            found = {}
-            for picture in pictures:
-                row = database.execute(query, (network, picture)).fetchone()
-                if row is not None and row[1] == _checksum(picture, row[0]) and len(row[0]) == 4 * length:
-                    found[picture] = np.frombuffer(row[0], np.float32)
-            return found
-
-        return self._run(select)
+    def read(self, network: bytes, images: Sequence[bytes], length: int) -> dict[bytes, np.ndarray]:
+        """The undamaged vectors of these images that the cache holds, float32 of shape (length,)."""
+        query = "SELECT vector, checksum FROM features WHERE network = ? AND picture = ?"
+        rows = self._run(lambda database: [database.execute(query, (network, image)).fetchone() for image in images])
+        return {
+            image: np.frombuffer(row[0], np.float32)
+            for image, row in zip(images, rows, strict=True)
+            if row is not None and row[1] == _checksum(image, row[0]) and len(row[0]) == 4 * length
+        }
 
     def write(self, network: bytes, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep the vector of each picture."""
-        rows = [
-            (network, picture, blob := vector.astype(np.float32).tobytes(), _checksum(picture, blob))
-            for picture, vector in vectors.items()
-        ]
-        insert = "INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)"
-        self._run(lambda database: database.executemany(insert, rows))
+        """Store the vector of each image."""
+        blobs = {image: vector.astype(np.float32).tobytes() for image, vector in vectors.items()}
+        self._insert("features", [(network, image, blob, _checksum(image, blob)) for image, blob in blobs.items()])
+
+    def _insert(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+        if rows:
+            statement = f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(rows[0]))})"
+            self._run(lambda database: database.executemany(statement, rows))
 
 
-def _state(file: Path) -> State:
-    """What tells, without reading it, that a file is not what it was."""
+def _file_state(file: Path) -> FileState:
+    """Size and times, by which a changed file is recognised without reading it."""
     status = file.stat()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -169,19 +158,19 @@ def _blake2b() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=16)
 
 
-def _checksum(picture: bytes, blob: bytes) -> int:
-    return zlib.crc32(blob, zlib.crc32(picture))
+def _checksum(image: bytes, blob: bytes) -> int:
+    return zlib.crc32(blob, zlib.crc32(image))
 
 
 def network_key(model: InceptionV3, precision: Precision) -> bytes:
-    """A digest of all but the picture that its features depend on, the programs that compute them included.
+    """A digest of everything that determines the features of an image, including the versions of the packages.
 
-    The heads are no part of it: a network with other classes has the same features.
+    The heads are left out: networks that differ only in their classes share their features.
     """
-    programs = {name: version(name) for name in ("torch", "torchvision", "pillow")}
     setup = {
-        "programs": programs | {"inception_v3": inception_v3.__version__},
-        "settings": {name: value for name, value in model.settings.items() if name not in OF_HEADS},
+        "programs": {name: version(name) for name in ("torch", "torchvision", "pillow")}
+        | {"inception_v3": inception_v3.__version__},
+        "settings": {name: value for name, value in model.settings.items() if name not in HEAD_SETTINGS},
         "preprocessing": asdict(model.preprocessing),
         "precision": precision,
         "device": next(model.parameters()).device.type,
@@ -189,7 +178,7 @@ def network_key(model: InceptionV3, precision: Precision) -> bytes:
     digest = _blake2b()
     digest.update(json.dumps(setup, sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
-        if not name.startswith(HEADS):
+        if not name.startswith(HEAD_PREFIXES):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy())
     return digest.digest()
@@ -197,157 +186,154 @@ def network_key(model: InceptionV3, precision: Precision) -> bytes:
 
 @dataclass
 class Bottlenecks:
-    """`features` is (N, D) float32, `places` (N,) where in the data set its rows come from, in order."""
+    """The features of a data set."""
 
-    features: Tensor
-    places: Tensor
-    bad: list[tuple[str, str]]  # (name, reason) of what could not be read
-    computed: int  # the others were in the cache
-    not_kept: str | None  # why the cache took no more
+    features: Tensor  # (N, D) float32
+    indices: Tensor  # (N,): the image of each row, ascending
+    bad: list[tuple[str, str]]  # (name, reason) of images that could not be read
+    computed: int  # number of rows that were not in the cache
+    cache_error: str | None  # why the cache could not be written
 
 
 def bottlenecks(
     model: InceptionV3,
-    pictures: LabelledImages,
+    images: LabelledImages,
     cache: BottleneckCache,
     *,
     precision: Precision = "fp32",
     batch_size: int = 32,
     workers: int = 0,
     on_file: Callable[[], None] = lambda: None,
-    on_features: Callable[[int], None] = lambda done: None,
+    on_features: Callable[[int], None] = lambda count: None,
 ) -> Bottlenecks:
-    """The features of every picture that can be read: from the cache, or computed and put there.
+    """The features of every readable image: read from the cache, or computed and stored there.
 
-    `model` must be in inference mode and give one vector an image. What was computed before an interrupt is kept.
-    `on_file` is called for each picture that is looked up, `on_features` with the number of those whose features
-    are there. Raises InputError as BottleneckCache does, but for a cache that can be read and takes no more.
+    After an interrupt, the cache holds the features computed until then. If it can be read but not written, the
+    features are computed without it.
+
+    Args:
+        model: in evaluation mode, with one feature vector per image.
+        on_file: called for each image that is looked up in the cache.
+        on_features: called with the number of images that have been finished since the last call.
+
+    Raises:
+        InputError: the cache cannot be read.
     """
     network = network_key(model, precision)
-    features = np.empty((len(pictures), last_layer(model).weights.shape[1]), np.float32)
-    there = np.zeros(len(pictures), bool)
-    keys, states, not_kept = _keys(pictures, cache, on_file)
-    for first in range(0, len(keys), AT_ONCE):
-        places = range(len(keys))[first : first + AT_ONCE]
-        cached = cache.read(network, [key for place in places if (key := keys[place])], features.shape[1])
-        for place in places:
-            if (key := keys[place]) is not None and key in cached:
-                features[place], there[place] = cached[key], True
-        on_features(int(there[list(places)].sum()))
+    features = np.empty((len(images), last_layer(model).weights.shape[1]), np.float32)
+    done = np.zeros(len(images), bool)
+    keys, states, cache_error = _image_keys(images, cache, on_file)
+    for first in range(0, len(images), READ_SIZE):
+        indices = range(len(images))[first : first + READ_SIZE]
+        cached = cache.read(network, [keys[index] for index in indices if index in keys], features.shape[1])
+        for index in indices:
+            if keys.get(index) in cached:
+                features[index], done[index] = cached[keys[index]], True
+        on_features(int(done[list(indices)].sum()))
 
-    missing = np.flatnonzero(~there).tolist()
+    missing = np.flatnonzero(~done).tolist()
     bad: list[tuple[str, str]] = []
     if len(missing) <= 4 * batch_size:
-        workers = 0  # to start processes would take longer than the pictures do
-    loader = batches(pictures.subset(missing), model.preprocessing, batch_size, workers=workers)
-    with _Keeper(cache, network) as keeper:
+        workers = 0  # starting processes would take longer than decoding these images
+    loader = batches(images.subset(missing), model.preprocessing, batch_size, workers=workers)
+    with closing(_CacheWriter(cache, network)) as writer:
         for batch in loader if missing else ():
-            assert isinstance(batch, Batch)
             bad += batch.bad
-            readable = [missing[place] for place in batch.indices.tolist()]
+            readable = [missing[index] for index in batch.indices.tolist()]
             if readable:
-                features[readable], there[readable] = features_of(model, batch.images, precision), True
-            for place in readable:
-                # what was decoded may be newer than what the digest is of
-                key = keys[place]
-                if key is not None and key == _key_now(pictures, place, key, states.get(place)):
-                    keeper.add(key, features[place])
+                features[readable], done[readable] = compute_features(model, batch.images, precision), True
+            for index in readable:
+                # The file may have changed between the computation of its key and its decoding.
+                if index in keys and _is_unchanged(images, index, keys[index], states.get(index)):
+                    writer.add(keys[index], features[index])
             on_features(len(batch.labels) + len(batch.bad))
     return Bottlenecks(
-        torch.from_numpy(features if there.all() else features[there]),
-        torch.from_numpy(np.flatnonzero(there)),
+        torch.from_numpy(features if done.all() else features[done]),
+        torch.from_numpy(np.flatnonzero(done)),
         bad,
         len(missing) - len(bad),
-        keeper.problem or not_kept,
+        writer.error or cache_error,
     )
 
 
-class _Keeper:
-    """Puts vectors into the cache once a second and on leaving; when it takes no more, for the reason in `problem`,
-    work that may have taken hours goes on without it."""
+class _CacheWriter:
+    """Writes vectors to the cache once a second and on `close`, until it fails for the reason in `error`."""
 
     def __init__(self, cache: BottleneckCache, network: bytes) -> None:
         self.cache, self.network = cache, network
-        self.waiting: dict[bytes, np.ndarray] = {}
-        self.kept_at = time.monotonic()
-        self.problem: str | None = None
+        self.vectors: dict[bytes, np.ndarray] = {}
+        self.written_at = time.monotonic()
+        self.error: str | None = None
 
-    def __enter__(self) -> "_Keeper":
-        return self
+    def add(self, image: bytes, vector: np.ndarray) -> None:
+        self.vectors[image] = vector
+        if time.monotonic() - self.written_at > 1:
+            self.close()
 
-    def __exit__(self, *_: object) -> None:
-        self.flush()
-
-    def add(self, picture: bytes, vector: np.ndarray) -> None:
-        self.waiting[picture] = vector
-        if time.monotonic() - self.kept_at > 1:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.waiting and self.problem is None:
+    def close(self) -> None:
+        """Write the vectors that have been added since the last time."""
+        if self.error is None:
             try:
-                self.cache.write(self.network, self.waiting)
-            except InputError as error:
-                self.problem = str(error)
-        self.waiting.clear()
-        self.kept_at = time.monotonic()
+                self.cache.write(self.network, self.vectors)
+            except InputError as error:  # hours of work must not be lost for the cache
+                self.error = str(error)
+        self.vectors.clear()
+        self.written_at = time.monotonic()
 
 
-def _keys(
-    pictures: LabelledImages, cache: BottleneckCache, on_file: Callable[[], None]
-) -> tuple[list[bytes | None], dict[int, State], str | None]:
-    """What each picture is known by, None where it cannot be read; the states of files; why they were not kept."""
-    keys: list[bytes | None] = [None] * len(pictures)
-    states: dict[int, State] = {}
-    files = {place: source for place, source in enumerate(pictures.sources) if isinstance(source, Path)}
-    digests, not_kept = cache.digests(list(files.values()), on_file)
-    for place, found in zip(files, digests, strict=True):
-        if found is not None:
-            keys[place], states[place] = found
-    for place in range(len(pictures)):
-        if place not in files:
+def _image_keys(
+    images: LabelledImages, cache: BottleneckCache, on_file: Callable[[], None]
+) -> tuple[dict[int, bytes], dict[int, FileState], str | None]:
+    """The keys of the readable images and the states of their files, by index; why the cache could not be written."""
+    keys: dict[int, bytes] = {}
+    states: dict[int, FileState] = {}
+    files = {index: source for index, source in enumerate(images.sources) if isinstance(source, Path)}
+    digests, cache_error = cache.digests(list(files.values()), on_file)
+    for index, result in zip(files, digests, strict=True):
+        if result is not None:
+            keys[index], states[index] = result
+    for index in range(len(images)):
+        if index not in files:
             on_file()
-            with suppress(InputError):  # told by who opens it
-                keys[place] = _digest(pictures, place)
-    return keys, states, not_kept
+            with suppress(InputError):  # decoding the image will report it
+                keys[index] = _digest(images, index)
+    return keys, states, cache_error
 
 
-def _digest(pictures: LabelledImages, place: int) -> bytes:
-    """Of a picture that is no file of its own. Raises InputError: it cannot be read."""
-    source = pictures.sources[place]
+def _digest(images: LabelledImages, index: int) -> bytes:
+    """The digest of an image that has no file of its own. Raises InputError if it cannot be read."""
+    source = images.sources[index]
     digest = _blake2b()
     if isinstance(source, Image.Image):
         digest.update(f"{source.mode} {source.size}".encode())
-    digest.update(pictures.content(place))
+    digest.update(images.content(index))
     return digest.digest()
 
 
-def _key_now(pictures: LabelledImages, place: int, key: bytes, state: State | None) -> bytes | None:
-    """What a picture that was known by `key` is known by now; None where it has gone or its file has changed."""
-    source = pictures.sources[place]
+def _is_unchanged(images: LabelledImages, index: int, key: bytes, state: FileState | None) -> bool:
+    """Whether an image still has the content for which its key was computed."""
+    source = images.sources[index]
     if isinstance(source, Image.Image):
-        return key
+        return True
     try:
-        if isinstance(source, Path):
-            return key if _state(source) == state else None
-        return _digest(pictures, place)
+        return _file_state(source) == state if isinstance(source, Path) else _digest(images, index) == key
     except (InputError, OSError):
-        return None
+        return False
 
 
 def last_layer(model: InceptionV3) -> Conv2d:
-    """What makes logits of features."""
+    """The layer that computes the logits from the features."""
     layer = model.get_submodule("Logits.Conv2d_1c_1x1")
     assert isinstance(layer, Conv2d)
     return layer
 
 
 @torch.inference_mode()
-def features_of(model: InceptionV3, images: Tensor, precision: Precision = "fp32") -> np.ndarray:
-    """Pixels (N, 3, H, W), as `data.batches` gives them, to PreLogits: float32 of shape (N, D)."""
+def compute_features(model: InceptionV3, images: Tensor, precision: Precision = "fp32") -> np.ndarray:
+    """Run the network without its last layer: uint8 images (N, 3, H, W) to features (N, D) float32 on the CPU."""
     device = next(model.parameters()).device
     scaled = model.preprocessing.scale(images.to(device)).contiguous(memory_format=torch.channels_last)
     with explain_out_of_memory(device), precision_context(device, precision):
-        _, end_points = model(scaled, end_points=(FEATURES,))
-    vectors: np.ndarray = end_points[FEATURES].float().flatten(1).cpu().numpy()
+        _, end_points = model(scaled, end_points=("PreLogits",))
+    vectors: np.ndarray = end_points["PreLogits"].float().flatten(1).cpu().numpy()
     return vectors

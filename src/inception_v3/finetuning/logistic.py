@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on features: the last layer of the network, trained by itself to its optimum."""
+"""Multinomial logistic regression on features: the last layer of the network, trained to its optimum."""
 
 import math
 from collections import deque
@@ -10,120 +10,127 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Strengths of L2 to choose from, strong to weak. On standardised features: what is good depends little on the network.
+# L2 strengths to choose from, strong to weak. For standardised features, good values depend little on the network.
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)
-FEW = 0.1  # the strength where no picture can be held out to choose one
-HELD_OUT = 5  # one of so many pictures of each class chooses it
-# Of the loss, from step to step. What is held out judges solutions, not their last digits.
-ROUGHLY, EXACTLY = 1e-7, 1e-10
-MOST_STEPS = 1000
-SMALL = 3e7  # multiplications for all logits
+DEFAULT_STRENGTH = 0.1  # if there are too few images to hold any out
+HELD_OUT = 5  # one in five images of each class is held out to choose the strength
+# Smallest relative gain of a step, in loss. To compare strengths, the last digits of a solution do not matter.
+ROUGH_TOLERANCE, FINAL_TOLERANCE = 1e-7, 1e-10
+MAX_STEPS = 1000
+SMALL_PRODUCT = 3e7  # multiplications for all logits
 
-Step = tuple[Tensor, Tensor, Tensor]  # how far, what it changed in the gradient, and the product of the two
+# A step of L-BFGS, the change of the gradient along it, and the inner product of both.
+LbfgsStep = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass
-class Head:
-    """Logits are features @ weights.T + biases: weights (classes, D), biases (classes,), float32 on the CPU."""
+class FittedHead:
+    """A linear layer: logits are features @ weights.T + biases. float32 on the CPU."""
 
-    weights: Tensor
-    biases: Tensor
+    weights: Tensor  # (classes, D)
+    biases: Tensor  # (classes,)
     l2: float
-    losses: dict[float, float]  # of the strengths that were tried, on the pictures held out to choose
+    losses: dict[float, float]  # on the images held out to choose, for each strength that was tried
 
 
-def fit_head(features: Tensor, labels: Tensor, classes: int, l2: float | None = None) -> Head:
-    """Minimise mean cross-entropy + l2/2 * sum(w ** 2), where w are the weights of standardised features.
+def fit_head(features: Tensor, labels: Tensor, classes: int, l2: float | None = None) -> FittedHead:
+    """Minimise mean cross-entropy + l2/2 * sum(w ** 2), where w are the weights for standardised features.
 
-    `features` is (N, D) float32, `labels` (N,), both on the device that is to compute. Without `l2` every fifth
-    picture of each class is held out, the strengths are tried from strong to weak until the loss on these gets worse,
-    and the best is used for all pictures. The result takes features as they are: the standardisation is folded in.
+    The standardisation is folded into the result, which takes the features as they are.
+
+    Args:
+        features: (N, D) float32, on the device that is to compute.
+        labels: (N,), on the same device.
+        l2: None holds out one in five images of each class, tries the strengths from strong to weak until their loss
+            rises, and fits all images with the best.
     """
     mean = features.mean(0)
     deviation = features.std(0, correction=0)
-    # a feature that is the same in every picture says nothing, and rounding is no difference
+    # A feature that is constant up to rounding errors gets the weight 0.
     factor = torch.where(deviation > 1e-5 * mean.abs(), 1 / deviation, 0.0)
-    axes, values, extents = principal_axes((features - mean) * factor)
-    start = torch.zeros(classes, len(extents) + 1, dtype=torch.float64)
+    axes, coordinates, variances = principal_axes((features - mean) * factor)
+    start = torch.zeros(classes, len(variances) + 1, dtype=torch.float64)
     losses: dict[float, float] = {}
-    with _threads_for(features, classes):
+    with _one_thread_if_small(features, classes):
         if l2 is None:
-            start, losses = _try_strengths(values.float(), extents, labels, start)
-            l2 = min(losses, key=losses.__getitem__, default=FEW)
-        # most of the way in float32, which is half the work
-        roughly = _minimise(values.float(), extents, labels, l2, start, ROUGHLY)
-        solution = _minimise(values, extents, labels, l2, roughly, EXACTLY)
+            start, losses = _try_strengths(coordinates.float(), variances, labels, start)
+            l2 = min(losses, key=losses.__getitem__, default=DEFAULT_STRENGTH)
+        # Most of the way in float32, which takes half the time.
+        rough = _minimise(coordinates.float(), variances, labels, l2, start, ROUGH_TOLERANCE)
+        solution = _minimise(coordinates, variances, labels, l2, rough, FINAL_TOLERANCE)
     weights = solution[:, :-1].to(axes) @ axes.T * factor.double()
     biases = solution[:, -1].to(axes) - weights @ mean.double()
-    return Head(weights.float().cpu(), biases.float().cpu(), l2, losses)
+    return FittedHead(weights.float().cpu(), biases.float().cpu(), l2, losses)
 
 
-def principal_axes(standard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Axes (D, R) float64, orthonormal, that all rows (N, D) lie in; the rows along them (N, R); their variances (R,).
+def principal_axes(standardised: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal axes of features (N, D): axes (D, R), coordinates (N, R), variances (R,); float64.
 
-    The best weights lie in them too, and are as long there. There are no more axes than rows, and along each alone
-    it is known how far to go: features go together, and L-BFGS on them takes ten times as many steps.
+    R is at most N and D. The optimal weights lie in the space of the axes and have the same norm there. L-BFGS needs a
+    tenth of the steps along the axes, where the curvature is known; the features themselves are correlated.
     """
-    exact = standard.double()
-    rows, features = exact.shape
-    if rows < features:
+    exact = standardised.double()
+    rows, columns = exact.shape
+    if rows < columns:
         variances, vectors = torch.linalg.eigh(exact @ exact.T / rows)
         axes = exact.T @ vectors / (rows * variances).clamp(min=1e-300).sqrt()
     else:
         variances, axes = torch.linalg.eigh(exact.T @ exact / rows)
-    there = variances > 1e-10 * variances.max()
-    axes, variances = axes[:, there], variances[there]
+    nonzero = variances > 1e-10 * variances.max()
+    axes, variances = axes[:, nonzero], variances[nonzero]
     return axes, exact @ axes, variances.cpu()
 
 
-def _try_strengths(values: Tensor, extents: Tensor, labels: Tensor, start: Tensor) -> tuple[Tensor, dict[float, float]]:
-    """The best solution, and the loss on the pictures held out for each strength; none where none can be."""
-    held_out = _every_fifth(labels)
+def _try_strengths(
+    coordinates: Tensor, variances: Tensor, labels: Tensor, start: Tensor
+) -> tuple[Tensor, dict[float, float]]:
+    """The best solution and the held-out loss of each strength; no losses if no image can be held out."""
+    held_out = _held_out_mask(labels)
     best, losses = start, dict[float, float]()
-    if held_out.any():
-        fitted = values[~held_out]
-        for strength in STRENGTHS:
-            found = _minimise(fitted, extents, labels[~held_out], strength, best, ROUGHLY)
-            loss = F.cross_entropy(_logits(values[held_out], found.to(values)).T, labels[held_out]).item()
-            before = min(losses.values(), default=math.inf)
-            losses[strength] = loss
-            if loss >= before:
-                break
-            best = found
+    for strength in STRENGTHS if held_out.any() else ():
+        solution = _minimise(coordinates[~held_out], variances, labels[~held_out], strength, best, ROUGH_TOLERANCE)
+        logits = _logits(coordinates[held_out], solution.to(coordinates)).T
+        previous = min(losses.values(), default=math.inf)
+        losses[strength] = F.cross_entropy(logits, labels[held_out]).item()
+        if losses[strength] >= previous:
+            break
+        best = solution
     return best, losses
 
 
-def _every_fifth(labels: Tensor) -> Tensor:
-    """A mask, (N,): of each class every fifth picture, drawn the same way each time; at least one, but not the only."""
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
+def _held_out_mask(labels: Tensor) -> Tensor:
+    """A mask (N,) of one in five images of each class, the same in every call: at least one, but never all of them."""
+    mask = torch.zeros(len(labels), dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     for label in range(int(labels.max()) + 1):
-        places = torch.nonzero(labels.cpu() == label).flatten()
-        places = places[torch.randperm(len(places), generator=generator)]
-        chosen[places[: max(len(places) // HELD_OUT, len(places) > 1)]] = True
-    return chosen.to(labels.device)
+        indices = torch.nonzero(labels.cpu() == label).flatten()
+        indices = indices[torch.randperm(len(indices), generator=generator)]
+        mask[indices[: max(len(indices) // HELD_OUT, len(indices) > 1)]] = True
+    return mask.to(labels.device)
 
 
-def _logits(values: Tensor, solution: Tensor) -> Tensor:
-    """(classes, N): a product of few rows with all values takes half the time of one of all values with few columns."""
-    return torch.addmm(solution[:, -1:], solution[:, :-1], values.T)
+def _logits(coordinates: Tensor, solution: Tensor) -> Tensor:
+    """Logits (classes, N). Their transpose, a product with few columns instead of few rows, takes twice as long."""
+    return torch.addmm(solution[:, -1:], solution[:, :-1], coordinates.T)
 
 
-def _minimise(values: Tensor, extents: Tensor, labels: Tensor, l2: float, start: Tensor, tolerance: float) -> Tensor:
-    """The solution by L-BFGS, (classes, R + 1) float64, the last column the biases.
+def _minimise(
+    coordinates: Tensor, variances: Tensor, labels: Tensor, l2: float, start: Tensor, tolerance: float
+) -> Tensor:
+    """Solve by L-BFGS: (classes, R + 1) float64, with the biases in the last column.
 
-    The gradient is worked out: no graph of the computation is kept. Each axis is scaled by the curvature along it, L2's
-    and that of the cross-entropy at the start.
+    Each axis is scaled by the curvature along it: that of L2 and that of the cross-entropy at the start. The gradient
+    is an explicit formula, which is faster than autograd.
     """
     rows = torch.arange(len(labels), device=labels.device)
-    sure = _logits(values, start.to(values)).softmax(0)
-    curvature = max((sure * (1 - sure)).mean().item(), 1e-6)
-    scale = torch.cat((curvature * extents + l2, torch.tensor([curvature], dtype=torch.float64))).rsqrt()
+    probabilities = _logits(coordinates, start.to(coordinates)).softmax(0)
+    curvature = max((probabilities * (1 - probabilities)).mean().item(), 1e-6)
+    scale = torch.cat((curvature * variances + l2, torch.tensor([curvature], dtype=torch.float64))).rsqrt()
 
     def objective(scaled: Tensor) -> tuple[float, Tensor]:
         exact = scaled * scale
-        solution = exact.to(values)
-        log_probabilities = _logits(values, solution).log_softmax(0)
+        solution = exact.to(coordinates)
+        log_probabilities = _logits(coordinates, solution).log_softmax(0)
         loss = (
             l2 / 2 * exact[:, :-1].square().sum().item()
             - log_probabilities[labels, rows].mean(dtype=torch.float64).item()
@@ -131,60 +138,60 @@ def _minimise(values: Tensor, extents: Tensor, labels: Tensor, l2: float, start:
         error = log_probabilities.exp_()
         error[labels, rows] -= 1
         error /= len(labels)
-        gradient = torch.cat((torch.addmm(l2 * solution[:, :-1], error, values), error.sum(1, keepdim=True)), 1)
+        gradient = torch.cat((torch.addmm(l2 * solution[:, :-1], error, coordinates), error.sum(1, keepdim=True)), 1)
         return loss, gradient.cpu().double() * scale
 
     return _lbfgs(objective, start / scale, tolerance) * scale
 
 
 def _lbfgs(objective: Callable[[Tensor], tuple[float, Tensor]], start: Tensor, tolerance: float) -> Tensor:
-    """The minimum of a convex function that gives its value and gradient; until steps gain less than `tolerance`.
+    """Minimise a convex function that returns its value and gradient, until a step gains less than `tolerance`.
 
-    As in Nocedal and Wright, Numerical Optimization, algorithm 7.5. To import SciPy's, or torch.optim's, takes longer
-    than all that it would do.
+    Importing the optimizer of SciPy or PyTorch would take longer than this minimisation.
+    Source: Nocedal and Wright, Numerical Optimization, algorithm 7.5.
     """
-    place, (value, gradient) = start, objective(start)
-    steps: deque[Step] = deque(maxlen=10)
-    for _ in range(MOST_STEPS):
-        direction = -_newton(gradient, steps) if steps else -gradient / max(gradient.norm().item(), 1.0)
+    point, (value, gradient) = start, objective(start)
+    steps: deque[LbfgsStep] = deque(maxlen=10)
+    for _ in range(MAX_STEPS):
+        direction = -_times_inverse_hessian(gradient, steps) if steps else -gradient / max(gradient.norm().item(), 1.0)
         slope, length = (gradient * direction).sum().item(), 1.0
         while True:
-            found, slopes = objective(place + length * direction)
-            if found <= value + 1e-4 * length * slope:
+            new_value, new_gradient = objective(point + length * direction)
+            if new_value <= value + 1e-4 * length * slope:
                 break
             length /= 2
-            if length < 1e-9:  # no more can be told apart by rounding
-                return place
-        step, change = length * direction, slopes - gradient
-        if (along := (step * change).sum()) > 0:
-            steps.append((step, change, along))
-        gain, place, value, gradient = value - found, place + step, found, slopes
+            if length < 1e-9:  # rounding errors are larger than any further gain
+                return point
+        step, change = length * direction, new_gradient - gradient
+        if (product := (step * change).sum()) > 0:
+            steps.append((step, change, product))
+        gain, point, value, gradient = value - new_value, point + step, new_value, new_gradient
         if gain <= tolerance * max(abs(value), 1e-3):
             break
-    return place
+    return point
 
 
-def _newton(gradient: Tensor, steps: "deque[Step]") -> Tensor:
-    """The gradient times the inverse of the curvature that the last steps met."""
-    net, shares = gradient, []
-    for step, change, along in reversed(steps):
-        share = (step * net).sum() / along
-        net = net - share * change
-        shares.append(share)
-    _, change, along = steps[-1]
-    net = net * (along / change.square().sum())
-    for (step, change, along), share in zip(steps, reversed(shares), strict=True):
-        net = net + (share - (change * net).sum() / along) * step
-    return net
+def _times_inverse_hessian(gradient: Tensor, steps: "deque[LbfgsStep]") -> Tensor:
+    """The gradient times the inverse Hessian that L-BFGS estimates from the last steps (algorithm 7.4)."""
+    result, coefficients = gradient, []
+    for step, change, product in reversed(steps):
+        coefficient = (step * result).sum() / product
+        result = result - coefficient * change
+        coefficients.append(coefficient)
+    _, change, product = steps[-1]
+    result = result * (product / change.square().sum())
+    for (step, change, product), coefficient in zip(steps, reversed(coefficients), strict=True):
+        result = result + (coefficient - (change * result).sum() / product) * step
+    return result
 
 
 @contextmanager
-def _threads_for(features: Tensor, classes: int) -> Iterator[None]:
-    """Threads wait for each other longer than they multiply matrices that are small."""
-    before = torch.get_num_threads()
-    if features.numel() * classes < SMALL:
+def _one_thread_if_small(features: Tensor, classes: int) -> Iterator[None]:
+    """Use one thread for small matrices, where threads would wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    if features.numel() * classes < SMALL_PRODUCT:
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)

@@ -1,1 +1,1 @@
-"""Training by a recipe, never losing work: `train.train` is the loop, from top to bottom."""
+"""Training with a recipe. `train.train` is the loop; the other modules hold its parts."""

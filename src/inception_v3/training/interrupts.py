@@ -1,16 +1,15 @@
-"""Ctrl-C and SIGTERM, asked about where it is safe to stop."""
+"""Ctrl-C and SIGTERM, handled where it is safe to stop."""
 
 import signal
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 Handler = Callable[[int, Any], Any] | int | None
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training that was asked to stop, and has saved everything. `exit_status` is 128 and the signal's number."""
+    """A training stopped by a signal, after it saved everything. `exit_status` is 128 plus the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -18,31 +17,30 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While it is entered, the first signal is only noted in `number`; a second one ends the program as ever."""
+    """A context in which the first signal is only stored in `number`. A second one ends the program as usual."""
 
     def __init__(self) -> None:
         self.number = 0
-        self._before: dict[int, Handler] = {}
+        self._handlers: dict[int, Handler] = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # others are not told, and may not ask
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
+            self._handlers = {number: signal.signal(number, self._store) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def check(self) -> None:
-        """Raises Interrupted, where a signal has come."""
+        """Raises Interrupted if a signal has arrived."""
         if self.number:
             raise Interrupted(self.number)
 
-    def _note(self, number: int, _: object) -> None:
+    def _store(self, number: int, _: object) -> None:
         self.number = number
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._before.clear()
+        self._handlers.clear()

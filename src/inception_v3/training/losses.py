@@ -1,6 +1,5 @@
-"""What training minimises: softmax cross-entropy of both heads, and which weights L2 is of."""
+"""The loss: softmax cross-entropy of both heads with class weights, and the parameters that L2 applies to."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -8,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inception_v3.errors import InputError
+from inception_v3.training.recipe import suggest
 
 
 def classification_loss(
@@ -21,11 +21,13 @@ def classification_loss(
 ) -> Tensor:
     """Mean softmax cross-entropy, plus `aux_weight` times that of the auxiliary head.
 
-    `logits` and `aux_logits` have shape (N, num_classes), `labels` (N,), or (N, num_classes) where pictures are
-    mixed: the share of each class. Label smoothing as section 7 of the paper: (1 - e) on the label, e / num_classes
-    on every class. 0.4 is the released code's (inception/slim/inception_model.py in tensorflow/models).
-    `class_weights` (num_classes,) are factors on the loss of each picture; the mean is over pictures, so that
-    batches add up.
+    Args:
+        logits, aux_logits: (N, num_classes).
+        labels: (N,), or (N, num_classes) with the probability of each class, for mixed images.
+        label_smoothing: e in section 7 of the paper: (1 - e) on the label plus e / num_classes on every class.
+        aux_weight: 0.4 is from the released code (inception/slim/inception_model.py in tensorflow/models).
+        class_weights: (num_classes,) factors on the loss of each image. The mean still divides by the number of
+            images, so that the gradients of several batches add up.
     """
     loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
     if aux_logits is not None:
@@ -36,25 +38,28 @@ def classification_loss(
     return loss.mean()
 
 
-def kernels(model: nn.Module) -> list[nn.Parameter]:
-    """Every convolution kernel, the logits' too: what TF-Slim regularises."""
+def convolution_kernels(model: nn.Module) -> list[nn.Parameter]:
+    """Every convolution kernel, including those of the logits: the parameters that TF-Slim regularises."""
     return [parameter for name, parameter in model.named_parameters() if name.endswith("weights")]
 
 
-def class_weights(asked: str | Mapping[str, float], class_names: Sequence[str], labels: Sequence[int]) -> Tensor | None:
-    """The factor on the loss of each class's pictures, (num_classes,), or None where all count alike.
+def class_weights(
+    weighting: str | Mapping[str, float],
+    class_names: Sequence[str],
+    labels: Sequence[int],
+    device: torch.device | None = None,
+) -> Tensor | None:
+    """The factor on the loss of each class's images, (num_classes,), or None if all classes count the same.
 
-    "balanced" gives every class the same weight in total, and the average picture the weight 1. Of a table, classes
-    that it leaves out have 1. Raises InputError for a class that is not there.
+    "balanced" gives every class the same total weight, and the average image the weight 1. In a table of weights by
+    class name, missing classes have the weight 1. Raises InputError for an unknown class name.
     """
-    if isinstance(asked, Mapping):
-        for name in asked:
+    if isinstance(weighting, Mapping):
+        for name in weighting:
             if name not in class_names:
-                close = difflib.get_close_matches(name, class_names, 1)
-                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(class_names[:10])}"
-                raise InputError(f"class_weights: no class {name}; {hint}", exit_status=2)
-        return torch.tensor([float(asked.get(name, 1.0)) for name in class_names])
-    if asked == "none":
+                raise InputError(f"class_weights: no class {name}; {suggest(name, class_names)}", exit_status=2)
+        return torch.tensor([float(weighting.get(name, 1.0)) for name in class_names], device=device)
+    if weighting == "none":
         return None
     counts = torch.bincount(torch.tensor(list(labels)), minlength=len(class_names)).clamp(min=1)
-    return len(labels) / (len(class_names) * counts)
+    return (len(labels) / (len(class_names) * counts)).to(device)

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: a batch of pictures mixed with itself, and its labels with them."""
+"""Mixup and CutMix: each image of a batch is mixed with its neighbour, and so are their labels."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,18 +7,15 @@ from inception_v3.training.recipe import Recipe
 
 
 def mix(images: Tensor, labels: Tensor, recipe: Recipe, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Pictures (N, 3, H, W) and the share of each class in them (N, num_classes), as floats.
+    """Mix images (N, 3, H, W) and labels (N,); returns the images and the probability of each class (N, num_classes).
 
-    Each picture is mixed with its neighbour by one share for the batch, drawn from torch's global generator.
+    The proportion is drawn once for the batch, from PyTorch's global generator.
     """
     from torchvision.transforms import v2
 
-    ways = [
-        way(alpha=alpha, num_classes=num_classes)
-        for way, alpha in ((v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix))
-        if alpha
-    ]
-    if not ways:
+    alphas = {v2.MixUp: recipe.mixup, v2.CutMix: recipe.cutmix}
+    methods = [method(alpha=alpha, num_classes=num_classes) for method, alpha in alphas.items() if alpha]
+    if not methods:
         return images, F.one_hot(labels, num_classes).float()
-    mixed, shares = v2.RandomChoice(ways)(images, labels)
-    return mixed, shares
+    mixed_images, probabilities = v2.RandomChoice(methods)(images, labels)
+    return mixed_images, probabilities

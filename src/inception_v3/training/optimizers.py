@@ -1,4 +1,4 @@
-"""How weights move: TensorFlow's RMSProp, which the paper trained with, SGD, AdamW; and their running average."""
+"""Optimizers (TensorFlow's RMSProp, with which the paper trained, SGD and AdamW) and the running average of weights."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from inception_v3.training.losses import kernels
+from inception_v3.training.losses import convolution_kernels
 from inception_v3.training.recipe import Recipe
-from inception_v3.training.schedules import warmed_up
+from inception_v3.training.schedules import warmed_up_decay
 
 
 class RMSProp(torch.optim.Optimizer):
-    """tf.compat.v1.train.RMSPropOptimizer, which is not torch.optim.RMSprop.
+    """tf.compat.v1.train.RMSPropOptimizer, which differs from torch.optim.RMSprop.
 
     ms = decay * ms + (1 - decay) * g ** 2, from ms = 1; mom = momentum * mom + lr * g / sqrt(ms + epsilon);
-    w = w - mom. PyTorch starts ms at 0, adds epsilon after the root, and multiplies mom by lr, so that a
-    change of the rate acts on past gradients too (tensorflow/core/kernels/training_ops.cc).
+    w = w - mom. PyTorch starts ms at 0, adds epsilon after the square root and multiplies mom by lr, so that a
+    change of the learning rate also affects past gradients. Source: tensorflow/core/kernels/training_ops.cc.
     """
 
     def __init__(
@@ -59,18 +59,21 @@ class RMSProp(torch.optim.Optimizer):
 def build_optimizer(
     recipe: Recipe, model: nn.Module, rate_factors: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """The recipe's optimizer. `rate_factors` gives parts of the model rates of their own.
+    """The optimizer of the recipe for the parameters of the model. Frozen parameters lose `requires_grad`.
 
-    A key is the start of parameters' names, such as "Mixed_7" or "Logits", the longest that fits counts; its value
-    is a factor on the learning rate, and 0 leaves the weights as they are. What no key fits has factor 1.
-    Raises ValueError: a key that is the start of no name.
+    Args:
+        rate_factors: factors on the learning rate by the start of a parameter's name, such as "Mixed_7" or "Logits".
+            The longest matching key counts, 0 freezes, and parameters without a key have the factor 1.
+
+    Raises:
+        ValueError: no parameter's name starts with a key.
     """
     factors = {"": 1.0} | dict(rate_factors or {})
     names = [name for name, _ in model.named_parameters()]
     for prefix in factors:
         if not any(name.startswith(prefix) for name in names):
             raise ValueError(f"no parameter's name starts with {prefix!r}; there are {', '.join(names[:3])} ...")
-    decayed = {id(kernel) for kernel in kernels(model)} if recipe.optimizer == "adamw" else set()
+    decayed = {id(kernel) for kernel in convolution_kernels(model)} if recipe.optimizer == "adamw" else set()
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         factor = factors[max((prefix for prefix in factors if name.startswith(prefix)), key=len)]
@@ -81,33 +84,33 @@ def build_optimizer(
         {"params": parameters, "rate_factor": factor} | ({"weight_decay": recipe.weight_decay} if decays else {})
         for (factor, decays), parameters in groups.items()
     ]
-    rate = recipe.learning_rate
     if recipe.optimizer == "rmsprop":
-        return RMSProp(options, rate, recipe.rmsprop_decay, recipe.momentum, recipe.rmsprop_epsilon)
+        return RMSProp(options, recipe.learning_rate, recipe.rmsprop_decay, recipe.momentum, recipe.rmsprop_epsilon)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(options, rate, recipe.momentum)
+        return torch.optim.SGD(options, recipe.learning_rate, recipe.momentum)
     betas = (recipe.adamw_beta1, recipe.adamw_beta2)
-    return torch.optim.AdamW(options, rate, betas, recipe.adamw_epsilon, weight_decay=0.0)
+    return torch.optim.AdamW(options, recipe.learning_rate, betas, recipe.adamw_epsilon, weight_decay=0.0)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of each parameter group to `rate` times the factor of the group."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"]
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A running average of the weights and of BatchNorm's statistics.
+    """A running average of the weights and of BatchNorm's statistics. Integers, such as counters, are copied.
 
-    research/inception/inception_train.py in tensorflow/models averages both: trainable_variables and
-    moving_average_variables. The decay warms up as TensorFlow's does (schedules.py).
+    The decay warms up as TensorFlow's does (schedules.py). Source: research/inception/inception_train.py in
+    tensorflow/models averages trainable_variables and moving_average_variables.
     """
 
     def average(averaged: Any, current: Any, step: Any) -> None:
         if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - warmed_up(decay, int(step)))
+            torch._foreach_lerp_(averaged, current, 1 - warmed_up_decay(decay, int(step)))
         else:
             torch._foreach_copy_(averaged, current)
 
     averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    averaged.n_averaged += 1  # TensorFlow's starts at the untrained weights; PyTorch's would forget them
+    averaged.n_averaged += 1  # TensorFlow averages the initial weights too; with 0, PyTorch would replace them
     return averaged

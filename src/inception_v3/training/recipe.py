@@ -1,9 +1,9 @@
-"""A recipe: every number that training depends on, in one short TOML file."""
+"""Recipes: every number that determines a training, in one short TOML file; and the options of running it."""
 
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -13,9 +13,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import PreprocessingName
 from inception_v3.network.architecture import minimum_size
 
-AugmentName = Literal[
-    "none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"
-]  # those of augment.py
+AugmentName = Literal["none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"]  # augment.py
 CHOICES: dict[str, tuple[str, ...]] = {
     "preprocessing": get_args(PreprocessingName),
     "augment": get_args(AugmentName),
@@ -23,41 +21,41 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("stairs", "cosine"),
     "precision": ("auto", "float32"),
 }
-OR_AUTO = ("batch_norm_decay", "ema_decay")
+OR_AUTO = ("batch_norm_decay", "ema_decay")  # a number, or "auto"
 POSITIVE = ("image_size", "crop_fraction", "depth_multiplier", "dropout_keep_prob", "epochs", "batch_size",
             "accumulate", "learning_rate", "decay_epochs", "rmsprop_epsilon", "adamw_epsilon")  # fmt: skip
 AT_MOST_ONE = ("crop_fraction", "dropout_keep_prob", "label_smoothing", "learning_rate_decay")
-LEAST = 1e-30  # what is closer to zero is none to float32
 BELOW_ONE = ("batch_norm_decay", "ema_decay", "rmsprop_decay", "momentum", "adamw_beta1", "adamw_beta2")
+SMALLEST = 1e-30  # float32 cannot compute with numbers much closer to zero
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults are those for a folder of photographs; the files in recipes/ say what differs, and why."""
+    """The numbers of a training. The defaults suit a folder of photographs; the files in recipes/ give reasons."""
 
-    # What the network is, and sees
+    # The network and its images
     image_size: int = 299
-    image_sizes: tuple[tuple[float, int], ...] = ()  # progressive: sizes, or [share of the epochs, size], growing
-    preprocessing: PreprocessingName = "inception"  # of evaluation's pictures, and of training's without `augment`
-    crop_fraction: float = 0.875  # of evaluation's pictures: the centre that is kept, where it is not another program's
+    image_sizes: tuple[tuple[float, int], ...] = ()  # growing images: (fraction of the epochs, size), smallest first
+    preprocessing: PreprocessingName = "inception"  # for evaluation, and for training where `augment` is "none"
+    crop_fraction: float = 0.875  # central part that evaluation keeps; only for preprocessing "inception" and "slim"
     depth_multiplier: float = 1.0
     dropout_keep_prob: float = 0.8
-    batch_norm_decay: float | str = "auto"  # "auto" fits it to the number of steps: schedules.py
-    freeze_batch_norm: bool = False  # normalise by the moving averages, and leave them as they are
-    sync_batch_norm: bool = False  # of several processes: statistics over the pictures of all of them
+    batch_norm_decay: float | str = "auto"  # "auto" depends on the number of steps: schedules.py
+    freeze_batch_norm: bool = False  # normalise by the moving averages and do not update them
+    sync_batch_norm: bool = False  # normalise over the images of all processes
     augment: AugmentName = "photos"
-    mixup: float = 0.0  # alpha of the Beta distribution that a batch draws its share from; 0 mixes nothing
-    cutmix: float = 0.0  # likewise; where both are given, each batch takes one of the two
-    class_weights: str | Mapping[str, float] = "none"  # "balanced", or a weight for each class; others have 1
+    mixup: float = 0.0  # alpha of the Beta distribution of the mixing proportion; 0 turns it off
+    cutmix: float = 0.0  # likewise; with both, each batch uses one of them at random
+    class_weights: str | Mapping[str, float] = "none"  # "balanced", or a weight by class name; missing classes have 1
 
-    # Its length, in pictures
+    # Length and batches
     epochs: int = 50
     batch_size: int = 32  # of each process
-    accumulate: int = 1  # so many batches make a step
+    accumulate: int = 1  # batches per step
 
-    # How a step is taken
+    # Optimizer
     optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
-    momentum: float = 0.9  # of rmsprop and sgd
+    momentum: float = 0.9  # for rmsprop and sgd
     rmsprop_decay: float = 0.9
     rmsprop_epsilon: float = 1.0
     adamw_beta1: float = 0.9
@@ -65,24 +63,24 @@ class Recipe:
     adamw_epsilon: float = 1e-8
     learning_rate: float = 0.045
     schedule: Literal["stairs", "cosine"] = "stairs"
-    warmup_epochs: float = 0.0  # in which the rate climbs from zero
-    learning_rate_decay: float = 0.94  # of the stairs: a factor every `decay_epochs`
+    warmup_epochs: float = 0.0  # the learning rate rises linearly from zero
+    learning_rate_decay: float = 0.94  # for stairs: the factor after every `decay_epochs`
     decay_epochs: float = 2.0
-    clip_norm: float = 2.0  # of all gradients together; 0 does not clip
-    precision: Literal["auto", "float32"] = "auto"  # "auto" multiplies in bfloat16 where the processor does
+    clip_norm: float = 2.0  # largest norm of all gradients together; 0 turns clipping off
+    precision: Literal["auto", "float32"] = "auto"  # "auto" uses bfloat16 where the device computes in it
 
-    # What is minimised, and what is kept
+    # Loss and averages
     label_smoothing: float = 0.1
     aux_weight: float = 0.4
-    weight_decay: float = 0.00004  # L2 of the kernels, in the loss; adamw has its own, decoupled, in its place
+    weight_decay: float = 0.00004  # L2 of the kernels, as part of the loss; for adamw its own decoupled weight decay
     ema_decay: float | str = "auto"  # of the running average of the weights; "auto" is 0.9999
 
     def with_options(self, **options: Any) -> "Recipe":
-        """A copy with those options that are not None, checked. Raises InputError, naming the key."""
+        """A copy with the options that are not None. Raises InputError, naming the key, for an invalid value."""
         given = {key: value for key, value in options.items() if value is not None}
         for key, value in (asdict(self) | given).items():
-            if mistake := _mistake(key, value):
-                raise InputError(f"{key} must be {mistake}, not {value!r}", exit_status=2)
+            if requirement := _violated_requirement(key, value):
+                raise InputError(f"{key} must be {requirement}, not {value!r}", exit_status=2)
         if "image_sizes" in given:
             given["image_sizes"] = _stages(given["image_sizes"])
             if given["image_sizes"]:
@@ -96,39 +94,52 @@ class Recipe:
             raise InputError(message, exit_status=2)
         if changed.sync_batch_norm and changed.accumulate > 1:
             raise InputError(
-                "sync_batch_norm and accumulate do not go together: processes with unequal numbers of batches would "
-                "wait for each other; take more processes, or sync_batch_norm = false",
+                "sync_batch_norm and accumulate do not go together: processes with different numbers of batches would "
+                "wait for each other; use more processes, or sync_batch_norm = false",
                 exit_status=2,
             )
         return changed
 
 
-def _mistake(key: str, value: Any) -> str | None:
-    """What is wrong with a value, in words that complete "KEY must be"."""
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to run a training. Only the seed changes the result."""
+
+    seed: int = 0  # of the initial weights, the order of the images, augmentation, dropout and mixing
+    workers: int = 0  # processes that decode images; 0 decodes in the training process
+    save_every: int | None = None  # steps between saved states, beside those of every epoch; None: every two minutes
+
+
+DEFAULT_OPTIONS = TrainingOptions()
+
+
+def _violated_requirement(key: str, value: Any) -> str | None:
+    """The requirement that a value does not meet, as words that complete "KEY must be"; None if the value is valid."""
     if key in CHOICES:
         return None if value in CHOICES[key] else f"one of {', '.join(CHOICES[key])}"
     if key == "image_sizes":
-        fine = isinstance(value, list | tuple) and (all(map(_is_size, value)) or all(map(_is_stage, value)))
-        return None if fine else "a list of sizes, such as [79, 151, 299], or of [share, size]"
+        valid = isinstance(value, list | tuple) and (all(map(_is_size, value)) or all(map(_is_stage, value)))
+        return None if valid else "a list of sizes, such as [79, 151, 299], or of [fraction of the epochs, size]"
     if key == "class_weights":
-        numbers = value.values() if isinstance(value, Mapping) else ()
-        fine = value in ("none", "balanced") or isinstance(value, Mapping)
-        fine = fine and all(_is_number(number) and 0 < number < math.inf for number in numbers)
-        return None if fine else '"none", "balanced" or a table of weights such as { cat = 1.0, dog = 2.5 }'
+        if isinstance(value, Mapping):
+            valid = all(_is_number(number) and 0 < number < math.inf for number in value.values())
+        else:
+            valid = value in ("none", "balanced")
+        return None if valid else '"none", "balanced" or a table of weights such as { cat = 1.0, dog = 2.5 }'
     if key in OR_AUTO and value == "auto":
         return None
     kind = float if key in OR_AUTO else type(getattr(Recipe, key))
     if type(value) is not kind and not (kind is float and type(value) is int):
         return kind.__name__ + (' or "auto"' if key in OR_AUTO else "")
-    low = "greater than zero" if key in POSITIVE else "zero or more"
+    lower_bound = "greater than zero" if key in POSITIVE else "zero or more"
     if not math.isfinite(value) or value < 0 or (value == 0 and key in POSITIVE):
-        return low
-    if 0 < value < LEAST:
-        return f"{LEAST} or more" if key in POSITIVE else f"0, or {LEAST} or more"
+        return lower_bound
+    if 0 < value < SMALLEST:
+        return f"{SMALLEST} or more" if key in POSITIVE else f"0, or {SMALLEST} or more"
     if key in AT_MOST_ONE and value > 1:
-        return f"{low} and at most 1"
+        return f"{lower_bound} and at most 1"
     if key in BELOW_ONE and value >= 1:
-        return f"{low} and less than 1"
+        return f"{lower_bound} and less than 1"
     return None
 
 
@@ -141,35 +152,39 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_stage(value: Any) -> bool:
-    """A share of the training and a size."""
+    """Whether `value` is [fraction of the epochs, size]."""
     pair = isinstance(value, list | tuple) and len(value) == 2
     return pair and _is_number(value[0]) and 0 < value[0] < math.inf and _is_size(value[1])
 
 
-def _stages(sizes: Any) -> tuple[tuple[float, int], ...]:
-    """Sizes alone have equal shares."""
-    return tuple((1.0, one) if _is_size(one) else (float(one[0]), one[1]) for one in sizes)
+def _stages(stages: Any) -> tuple[tuple[float, int], ...]:
+    """(fraction, size) of each stage. Plain sizes get equal fractions."""
+    return tuple((1.0, stage) if _is_size(stage) else (float(stage[0]), stage[1]) for stage in stages)
 
 
 def load_recipe(name: str) -> Recipe:
-    """A recipe that ships with the package, by name, or a TOML file by path. Raises InputError, naming the key."""
-    shipped = resources.files("inception_v3.training") / "recipes"
-    known = sorted(path.name.removesuffix(".toml") for path in shipped.iterdir() if path.name.endswith(".toml"))
+    """Read a recipe of this package, by name, or a TOML file, by path. Raises InputError, naming the file and key."""
+    folder = resources.files("inception_v3.training") / "recipes"
+    names = sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
     try:
-        text = (shipped / f"{name}.toml" if name in known else Path(name)).read_text("utf-8")
+        text = (folder / f"{name}.toml" if name in names else Path(name)).read_text("utf-8")
         table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        message = f"{name}: no such recipe; there are {', '.join(known)}, or give a .toml file"
+        message = f"{name}: no such recipe; there are {', '.join(names)}, or give a .toml file"
         raise InputError(message, exit_status=2) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML: {error}", exit_status=2) from error
     keys = [field.name for field in fields(Recipe)]
     for key in table:
         if key not in keys:
-            close = difflib.get_close_matches(key, keys, 1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(keys)}"
-            raise InputError(f"{name}: no such key: {key}{hint}", exit_status=2)
+            raise InputError(f"{name}: no such key: {key}; {suggest(key, keys)}", exit_status=2)
     try:
         return Recipe().with_options(**table)
     except InputError as error:
         raise InputError(f"{name}: {error}", exit_status=error.exit_status) from error
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the known name that is most similar, or the first 40 known names."""
+    similar = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {similar[0]}?" if similar else f"there are {', '.join(known[:40])}"

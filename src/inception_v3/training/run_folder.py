@@ -1,13 +1,13 @@
-"""What a training leaves behind, for people, for TensorBoard and for `evaluate`.
+"""The run folder: everything that a training writes, for people, for TensorBoard and for `evaluate`.
 
-model.safetensors       the model to use: the last one, replaced after every epoch
-best.safetensors        that of the epoch which did best on the held-out pictures
-checkpoints/            the whole state at some steps, for --resume
-recipe.json             every number that it was trained with
-training_images.txt     what it was trained on, so that evaluation can leave it out
-bad_images.csv          what could not be read, and why
-metrics.jsonl           a line for each epoch
-tensorboard/            the same and more, for TensorBoard
+model.safetensors       the model to use: that of the last epoch, replaced after every epoch
+best.safetensors        the model of the epoch with the best top-1 accuracy on the held-out images
+checkpoints/            complete states of the training at some steps, for --resume
+recipe.json             the recipe
+training_images.txt     the names of the training images, so that evaluation can leave them out
+bad_images.csv          the images that could not be read, with the reason
+metrics.jsonl           one line per epoch
+tensorboard/            the same figures and more, for TensorBoard
 curves.png, confusion_matrix.png
 """
 
@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
@@ -27,7 +26,7 @@ from inception_v3.support.files import write_error, atomic_write
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
-from inception_v3.training.state import State
+from inception_v3.training.state import TrainingState
 from inception_v3.weights.load import save
 from inception_v3.weights.read import MODEL_FILE
 
@@ -39,15 +38,24 @@ BEST_FILE = "best.safetensors"
 CHECKPOINTS = "checkpoints"
 TRAINING_IMAGES = "training_images.txt"
 BAD_IMAGES = "bad_images.csv"
-PLOTS = ("curves.png", "confusion_matrix.png")
-PRODUCED = (MODEL_FILE, BEST_FILE, "recipe.json", TRAINING_IMAGES, BAD_IMAGES, "metrics.jsonl", *PLOTS)
+PRODUCED = (MODEL_FILE, BEST_FILE, "recipe.json", TRAINING_IMAGES, BAD_IMAGES, "metrics.jsonl", "curves.png",
+            "confusion_matrix.png")  # fmt: skip
 
 
 class RunFolder:
-    """Of several processes the first alone is the writer; to the others every call here does nothing.
+    """The folder of one training, locked until `close`.
 
-    Raises InputError where the folder holds a run already and neither `overwrite` nor `resume` was asked for, is in
-    use by another training, cannot be written, or the disk is full.
+    Of several processes only the first is the `writer`; in the others, no method writes anything.
+
+    Args:
+        overwrite: replace a run that the folder already holds.
+        resume: continue a run that the folder already holds.
+        keep: number of saved states to keep.
+        track: trackers in addition to TensorBoard (trackers.py).
+
+    Raises:
+        InputError: the folder holds a run and neither `overwrite` nor `resume` is set, another training uses it, it
+            cannot be written, the disk is full, or a tracker is unknown or not installed.
     """
 
     def __init__(
@@ -62,37 +70,36 @@ class RunFolder:
     ) -> None:
         self.path, self.keep, self.writer = path, keep, writer
         self.model_file = path / MODEL_FILE
-        self.best_file = path / BEST_FILE
         self.bad_images_file = path / BAD_IMAGES
         self.bad_images: list[tuple[str, str]] = []
-        self.missing = [] if trackers.installed("tensorboard") else ["TensorBoard logs"]
+        self.missing = [] if trackers.is_installed("tensorboard") else ["TensorBoard logs"]
         self.tracker: trackers.Tracker = trackers.Trackers((), path, {})
-        trackers.check(track)
-        self._track = [*([] if self.missing else ["tensorboard"]), *(one for one in track if one != "tensorboard")]
+        trackers.check_installed(track)
+        self._track = [*([] if self.missing else ["tensorboard"]), *(name for name in track if name != "tensorboard")]
         self._lock: Any = None
-        self._replaces = False  # an earlier run, which stays until this one begins
+        self._replaces_old_run = False  # the old run stays until the new one starts
         if not writer:
             return
-        if not overwrite and self._states() and not resume:
-            message = f"{path}: holds a run already; --resume goes on with it, --overwrite starts again"
-            raise InputError(f"{message}, another --out leaves it", exit_status=2)
-        if not overwrite and self.model_file.exists() and not self._states():
-            message = f"{path}: holds a model already, and no state to go on from; --overwrite starts again"
-            raise InputError(f"{message}, another --out leaves it", exit_status=2)
+        states = self._states()
+        if not overwrite and (not resume if states else self.model_file.exists()):
+            held = "a run; add --resume to continue it," if states else "a model without a saved state; add"
+            raise InputError(
+                f"{path}: already holds {held} --overwrite to replace it, or give another --out", exit_status=2
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path)
-            for left in [*path.glob(".*.partial"), *(path / CHECKPOINTS).glob(".*.partial")]:
-                left.unlink()  # of a process that was killed while it wrote
+            for unfinished in [*path.glob(".*.partial"), *(path / CHECKPOINTS).glob(".*.partial")]:
+                unfinished.unlink()  # its process was killed
         except OSError as error:
             raise write_error(path, error) from error
-        self._replaces = not (resume and self._states())
+        self._replaces_old_run = not (resume and self._states())
 
-    def begin(self) -> None:
-        """Remove what an earlier run left. Called when nothing that was asked for can turn out to be impossible."""
-        if not self._replaces:
+    def remove_old_run(self) -> None:
+        """Remove the files of the run that this one replaces. Call this after every check that can fail."""
+        if not self._replaces_old_run:
             return
-        self._replaces = False
+        self._replaces_old_run = False
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         try:
             for file in [*(self.path / name for name in PRODUCED), *self._states(), *events]:
@@ -101,12 +108,12 @@ class RunFolder:
             raise write_error(self.path, error) from error
 
     def _states(self) -> list[Path]:
-        """Of this run, the newest first."""
+        """The saved states of this run, newest first."""
         files = (self.path / CHECKPOINTS).glob("step-*.safetensors")
-        return [] if self._replaces else sorted(files, reverse=True)
+        return [] if self._replaces_old_run else sorted(files, reverse=True)
 
-    def latest_state(self) -> State | None:
-        """The newest state that can be read, or None where there is none at all. Raises InputError: all damaged."""
+    def read_latest_state(self) -> TrainingState | None:
+        """The newest state that can be read, or None if there are no states. Raises InputError if all are damaged."""
         states = self._states() if self.writer else []
         for number, file in enumerate(states, 1):
             try:
@@ -114,65 +121,60 @@ class RunFolder:
             except InputError as error:
                 if number == len(states):
                     raise
-                warnings.warn(f"{error}; the one before it is taken", stacklevel=2)
+                warnings.warn(f"{error}; using the state before it", stacklevel=2)
         return None
 
     def start(self, recipe: Recipe, training_images: Sequence[str], step: int = 0) -> None:
-        """What is known before the first step, or before the one that a training goes on with."""
+        """Write the recipe and the training images, and start the trackers at `step`."""
+        self.remove_old_run()
+        self._write("recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
+        self.write_training_images(training_images)
         if self.writer:
-            self.begin()
-            self._write("recipe.json", json.dumps(asdict(recipe), indent=2) + "\n")
-            self.list_training_images(training_images)
             self.tracker = trackers.Trackers(self._track, self.path, asdict(recipe), step)
 
-    def list_training_images(self, names: Sequence[str]) -> None:
-        if self.writer:
-            self._write(TRAINING_IMAGES, "".join(f"{name}\n" for name in names))
+    def write_training_images(self, names: Sequence[str]) -> None:
+        self._write(TRAINING_IMAGES, "".join(f"{name}\n" for name in names))
 
-    def list_bad(self, bad_images: Mapping[str, str]) -> None:
-        """The pictures that cannot be read, and why."""
-        if self.writer and sorted(bad_images.items()) != self.bad_images:
+    def write_bad_images(self, bad_images: Mapping[str, str]) -> None:
+        """Write the images that cannot be read, with the reasons, if they are not those written before."""
+        if sorted(bad_images.items()) != self.bad_images:
             self.bad_images = sorted(bad_images.items())
             table = io.StringIO()
             csv.writer(table, lineterminator="\n").writerows([("image", "reason"), *self.bad_images])
             self._write(BAD_IMAGES, table.getvalue())
 
     def save_model(self, model: "InceptionV3", training: dict[str, Any], *, best: bool = False) -> None:
-        """The model to use, and once more where it is the best so far."""
+        """Write the model with facts about its training. With `best`, write it to best.safetensors as well."""
         if self.writer:
             save(model, self.model_file, training=training)
             if best:
-                with atomic_write(self.best_file) as temporary:
+                with atomic_write(self.path / BEST_FILE) as temporary:
                     shutil.copyfile(self.model_file, temporary)
 
-    def log(self, epochs: Sequence[Mapping[str, float]]) -> None:
-        """The figures of every epoch so far."""
-        if self.writer:
-            self._write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    def write_metrics(self, epochs: Sequence[Mapping[str, float]]) -> None:
+        """Write the figures of every epoch so far."""
+        self._write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
 
     def state_file(self, step: int) -> Path:
         return self.path / CHECKPOINTS / f"step-{step:08}.safetensors"
 
     @property
-    def last_state_file(self) -> Path | None:
-        """The newest state that there is."""
+    def latest_state_file(self) -> Path | None:
+        """The newest saved state, or None."""
         return next(iter(self._states()), None)
 
-    def forget_state(self, step: int) -> None:
-        """Remove the state of a step, if there is one: it is no good."""
+    def delete_state(self, step: int) -> None:
+        """Delete the state of a step, if it exists."""
         if self.writer:
             self.state_file(step).unlink(missing_ok=True)
 
-    def forget_old_states(self) -> None:
-        """Keep the newest few. Called after a new one is whole and known to be good, so that neither a full disk nor
-        weights that are no numbers cost one."""
-        if not self.writer:
-            return
-        for file in self._states()[self.keep :]:
+    def delete_old_states(self) -> None:
+        """Delete all but the newest `keep` states. Call this once the newest is written and known to be good."""
+        for file in self._states()[self.keep :] if self.writer else ():
             file.unlink(missing_ok=True)
 
-    def finish(self, metrics: "Metrics", epochs: list[dict[str, float]]) -> None:
-        """The curves, of any epochs that there are, and the confusion matrix."""
+    def draw_plots(self, metrics: "Metrics", epochs: list[dict[str, float]]) -> None:
+        """Draw the curves of the epochs, if there are any, and the confusion matrix, unless it has too many classes."""
         if not self.writer:
             return
         try:
@@ -184,15 +186,14 @@ class RunFolder:
         if epochs:
             with atomic_write(self.path / "curves.png") as temporary:
                 plots.curves(epochs, temporary)
-        if len(metrics.class_names) > MATRIX_CLASSES:
-            return
-        with atomic_write(self.path / "confusion_matrix.png") as temporary:
-            plots.confusion_matrix(metrics.confusion, metrics.class_names, temporary)
+        if len(metrics.class_names) <= MATRIX_CLASSES:
+            with atomic_write(self.path / "confusion_matrix.png") as temporary:
+                plots.confusion_matrix(metrics.confusion, metrics.class_names, temporary)
 
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -202,25 +203,26 @@ class RunFolder:
             self._lock = None
 
     def _write(self, name: str, text: str) -> None:
-        with atomic_write(self.path / name) as temporary:
-            temporary.write_text(text, "utf-8")
+        if self.writer:
+            with atomic_write(self.path / name) as temporary:
+                temporary.write_text(text, "utf-8")
 
 
 def _locked(path: Path) -> Any:
-    """An open file that no other process can lock until this one closes it, or ends in whatever way."""
+    """An open file in the folder that no other process can lock until this process closes it or ends."""
     import fcntl
 
     file = (path / ".lock").open("w")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, worker processes do not inherit it
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, it is not inherited by worker processes
     except (BlockingIOError, PermissionError) as error:
         file.close()
-        raise InputError(f"{path}: another training is running there; wait for it, or give another --out") from error
+        raise InputError(f"{path}: in use by another training; wait for it, or give another --out") from error
     return file
 
 
 def training_images(model_path: Path) -> set[str]:
-    """The names of the pictures that the model of this run folder, or file in one, was trained on."""
+    """The names of a model's training images, given its run folder or a file in it; empty if they are not known."""
     folder = model_path if model_path.is_dir() else model_path.parent
     try:
         return set((folder / TRAINING_IMAGES).read_text("utf-8").splitlines())

@@ -1,8 +1,8 @@
-"""The whole of a training at one moment, as one file: what it needs to go on as if it had never stopped.
+"""The complete state of a training in one file, from which it resumes as if it had never stopped.
 
-safetensors, never pickle: the tensors are `model.NAME`, `average.NAME` and `optimizer.SLOT.NAME`; the metadata hold, as
-JSON, where the training stands (`progress`) and what it is (`identity`: recipe, data, seed). No generator's state is
-here, because no generator runs on from step to step (seeds.py).
+The file is safetensors, never pickle. Its tensors are `model.NAME`, `average.NAME` and `optimizer.SLOT.NAME`. Its
+metadata hold, as JSON, the `progress` of the training and its `identity`: recipe, data and seed. There is no state of a
+random generator, because every random number follows from the seed and the step (support/seeds.py).
 """
 
 import hashlib
@@ -24,45 +24,51 @@ from inception_v3.training.recipe import Recipe
 
 FORMAT = "inception_v3 training state"
 VERSION = "1"
+JSON_KEYS = {"position": "place", "correct": "right", "images_seen": "seen", "diverging_steps": "steps_astray"}
 
 
 @dataclass
-class Progress:
-    """Where a training stands. Sums are over the pictures of the running epoch."""
+class TrainingProgress:
+    """How far a training has come. Sums are over the images of the current epoch and all processes.
 
-    epoch: int = 0  # whole epochs that are done
-    place: int = 0  # pictures of the running epoch that are done, in its order
-    step: int = 0  # steps that are done
+    In files, the fields in JSON_KEYS have other names.
+    """
+
+    epoch: int = 0  # finished epochs
+    position: int = 0  # images of the current epoch that are done, in its order
+    step: int = 0  # finished steps
     loss: float = 0.0
-    right: int = 0
-    seen: int = 0  # pictures that could be read
+    correct: int = 0
+    images_seen: int = 0  # images that could be read
     first_loss: float = 0.0  # of the first step
-    steps_astray: int = 0  # in a row, with a loss far above it
+    diverging_steps: int = 0  # consecutive steps with a loss far above `first_loss`
     best_top1: float = -1.0
-    epochs: list[dict[str, float]] = field(default_factory=list)  # the figures of each
-    bad_images: dict[str, str] = field(default_factory=dict)  # what could not be read, and why
+    epochs: list[dict[str, float]] = field(default_factory=list)  # the figures of each finished epoch
+    bad_images: dict[str, str] = field(default_factory=dict)  # images that could not be read, with the reason
     learning_rate: float = 0.0  # of the last step
 
     def end_epoch(self) -> None:
-        self.epoch, self.place, self.loss, self.right, self.seen = self.epoch + 1, 0, 0.0, 0, 0
+        self.epoch, self.position, self.loss, self.correct, self.images_seen = self.epoch + 1, 0, 0.0, 0, 0
 
 
-def identity(
+def identify(
     recipe: Recipe,
     train_set: LabelledImages,
     test_set: LabelledImages,
-    *,
     seed: int,
     start: str,
     rate_factors: Mapping[str, float] | None,
 ) -> dict[str, Any]:
-    """What makes a training this one and no other. The number of processes does not; pictures count by name."""
-    found = asdict(recipe) | {"seed": seed, "start": start, "rate_factors": dict(rate_factors or {})}
-    for name, pictures in (("training pictures", train_set), ("held-out pictures", test_set)):
-        content = json.dumps([list(pictures.class_names), list(pictures.names), list(map(int, pictures.labels))])
+    """The values that a training must share with a saved state to resume it; the keys are those of the file.
+
+    The number of processes is not among them. Data sets are compared by classes, image names and labels.
+    """
+    values = asdict(recipe) | {"seed": seed, "start": start, "rate_factors": dict(rate_factors or {})}
+    for key, data in (("training pictures", train_set), ("held-out pictures", test_set)):
+        content = json.dumps([list(data.class_names), list(data.names), list(map(int, data.labels))])
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-        found[name] = f"{len(pictures):,} of {len(pictures.class_names)} classes (digest {digest})"
-    return found
+        values[key] = f"{len(data):,} of {len(data.class_names)} classes (digest {digest})"
+    return values
 
 
 def write(
@@ -70,10 +76,10 @@ def write(
     model: nn.Module,
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
-    progress: Progress,
+    progress: TrainingProgress,
     identity: dict[str, Any],
 ) -> None:
-    """Write everything to `path`, which is replaced when the whole is on the disk. Raises InputError: a full disk."""
+    """Write a state to `path`, atomically. Raises InputError if the disk is full."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
     for name, parameter in model.named_parameters():
@@ -83,7 +89,7 @@ def write(
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "progress": json.dumps(asdict(progress)),
+        "progress": json.dumps({JSON_KEYS.get(name, name): value for name, value in asdict(progress).items()}),
         "identity": json.dumps(identity),
     }
     # safetensors knows neither channels_last nor the GPU
@@ -93,52 +99,52 @@ def write(
 
 
 @dataclass
-class State:
-    """What a file holds."""
+class TrainingState:
+    """The content of a file."""
 
     path: Path
     tensors: dict[str, Tensor]
-    progress: Progress
+    progress: TrainingProgress
     identity: dict[str, Any]
 
     def check(self, identity: dict[str, Any]) -> None:
-        """Raises InputError, naming what differs: this state is of another training."""
-        now = json.loads(json.dumps(identity))  # which makes lists of tuples
-        keys = [key for key in now if now[key] != self.identity.get(key)]
+        """Raises InputError, naming the differences, if the state belongs to another training."""
+        current = json.loads(json.dumps(identity))  # JSON has lists instead of tuples
+        keys = [key for key in current if current[key] != self.identity.get(key)]
         if keys:
-            differences = "; ".join(f"{key} was {self.identity.get(key)} and is {now[key]} now" for key in keys)
+            differences = "; ".join(f"{key} was {self.identity.get(key)} and is {current[key]} now" for key in keys)
             raise InputError(
-                f"{self.path}: the state of another training: {differences}; give what it had, or --overwrite to start "
-                "again",
+                f"{self.path}: the state of another training: {differences}; use the old values, or --overwrite to "
+                "start again",
                 exit_status=2,
             )
 
-    def restore(self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put everything in its place, in the layout and on the device that it has there; where training stands."""
+    def restore(self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingProgress:
+        """Copy all values into the model, its average and the optimizer, which keep their devices and layouts."""
         with torch.no_grad():
             for prefix, module in (("model", model), ("average", average)):
                 for name, tensor in module.state_dict().items():
                     tensor.copy_(self.tensors[f"{prefix}.{name}"])
         parameters = dict(model.named_parameters())
         for key, value in self.tensors.items():
-            kind, _, rest = key.partition(".")
+            kind, slot, name = key.split(".", 2)
             if kind == "optimizer":
-                slot, _, name = rest.partition(".")
                 parameter = parameters[name]
                 like = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()
                 optimizer.state[parameter][slot] = like
         return self.progress
 
 
-def read(path: Path) -> State:
-    """Raises InputError: damaged, or not a training state of this version."""
+def read(path: Path) -> TrainingState:
+    """Read a state. Raises InputError if the file is damaged or no training state of this version."""
+    names = {key: name for name, key in JSON_KEYS.items()}
     try:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}
             if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-                raise InputError(f"{path}: not a training state of this version")
+                raise InputError(f"{path}: not a training state of this version; train again with --overwrite")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            progress = Progress(**json.loads(metadata["progress"]))
-            return State(path, tensors, progress, json.loads(metadata["identity"]))
+            values = {names.get(key, key): value for key, value in json.loads(metadata["progress"]).items()}
+            return TrainingState(path, tensors, TrainingProgress(**values), json.loads(metadata["identity"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); the file is damaged") from error

@@ -1,4 +1,4 @@
-"""Where the figures of a training can be followed: TensorBoard, MLflow, Weights & Biases."""
+"""Experiment trackers that show the figures of a training: TensorBoard, MLflow, Weights & Biases."""
 
 import os
 import time
@@ -12,13 +12,10 @@ from inception_v3.errors import InputError
 
 PROJECT = "inception-v3"  # MLflow's experiment, W&B's project
 
-# For each: the module that it needs, and the extra that brings it.
-NEEDS = {"tensorboard": ("tensorboard", "train"), "mlflow": ("mlflow", "mlflow"), "wandb": ("wandb", "wandb")}
-
 
 class Tracker(Protocol):
     def log(self, step: int, figures: dict[str, float]) -> None:
-        """Figures after so many steps."""
+        """Record figures by name after a number of steps."""
 
     def close(self) -> None: ...
 
@@ -29,7 +26,7 @@ class TensorBoard:
     def __init__(self, run: Path, settings: dict[str, Any], step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        # What a broken run wrote after the step that this one goes on from is not shown.
+        # An interrupted run may have logged steps after the state from which this one resumes.
         self._writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def log(self, step: int, figures: dict[str, float]) -> None:
@@ -41,17 +38,17 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of the server that MLFLOW_TRACKING_URI names, or else in files in RUN/mlruns."""
+    """A run on the server in MLFLOW_TRACKING_URI, or in files in RUN/mlruns."""
 
     def __init__(self, run: Path, settings: dict[str, Any], step: int) -> None:
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # MLflow 3 wants to be asked for files
+            os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # MLflow 3 writes no files without it
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
         address = os.environ.get("MLFLOW_TRACKING_URI", (run / "mlruns").resolve().as_uri())
         self._client: Any = MlflowClient(address, registry_uri=address)
-        self._run = _remembered(run / "mlflow_run.txt") if step else ""
+        self._run = _stored_id(run / "mlflow_run.txt") if step else ""
         if not self._run:
             experiment = self._client.get_experiment_by_name(PROJECT)
             number = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
@@ -70,19 +67,19 @@ class MLflow:
 
 
 class WandB:
-    """A run of Weights & Biases, files in RUN/wandb; its own variables, such as WANDB_MODE=offline, apply."""
+    """A run of Weights & Biases with its files in RUN/wandb. W&B's variables, such as WANDB_MODE=offline, apply."""
 
     def __init__(self, run: Path, settings: dict[str, Any], step: int) -> None:
         import wandb
 
-        known = _remembered(run / "wandb_run.txt") if step else ""
+        stored_id = _stored_id(run / "wandb_run.txt") if step else ""
         self._run: Any = wandb.init(
             dir=run,
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.resolve().name,
             config=settings,
-            id=known or None,
-            resume="allow" if known else None,
+            id=stored_id or None,
+            resume="allow" if stored_id else None,
         )
         (run / "wandb_run.txt").write_text(self._run.id)
 
@@ -93,29 +90,31 @@ class WandB:
         self._run.finish()
 
 
-MAKERS: dict[str, Callable[[Path, dict[str, Any], int], Tracker]] = {
+# By name, which is also the name of the package that the tracker needs.
+TRACKERS: dict[str, Callable[[Path, dict[str, Any], int], Tracker]] = {
     "tensorboard": TensorBoard,
     "mlflow": MLflow,
     "wandb": WandB,
 }
+EXTRAS = {"tensorboard": "train", "mlflow": "mlflow", "wandb": "wandb"}  # extras of this package that install them
 
 
-def check(names: Sequence[str]) -> None:
-    """Raises InputError for a tracker that is not known or not installed, naming the extra."""
+def check_installed(names: Sequence[str]) -> None:
+    """Raises InputError if a tracker is unknown or not installed, naming the extra that installs it."""
     for name in names:
-        if name not in NEEDS:
-            raise InputError(f"--track {name}: no such tracker; there are {', '.join(NEEDS)}", exit_status=2)
-        if not installed(name):
-            message = f"--track {name}: not installed; pip install 'inception-v3[{NEEDS[name][1]}]'"
+        if name not in TRACKERS:
+            raise InputError(f"--track {name}: no such tracker; there are {', '.join(TRACKERS)}", exit_status=2)
+        if not is_installed(name):
+            message = f"--track {name}: not installed; pip install 'inception-v3[{EXTRAS[name]}]'"
             raise InputError(message, exit_status=2)
 
 
-def installed(name: str) -> bool:
-    return find_spec(NEEDS[name][0]) is not None
+def is_installed(name: str) -> bool:
+    return find_spec(name) is not None
 
 
 class Trackers:
-    """Several as one. What fails is told once and left out: a training goes on without its audience."""
+    """Several trackers as one. A tracker that fails is dropped with a warning, and the training continues."""
 
     def __init__(self, names: Sequence[str], run: Path, settings: dict[str, Any], step: int = 0) -> None:
         self._open: dict[str, Tracker] = {}
@@ -131,19 +130,19 @@ class Trackers:
             self._try(name, tracker.close)
 
     def _start(self, name: str, run: Path, settings: dict[str, Any], step: int) -> None:
-        self._open[name] = MAKERS[name](run, settings, step)
+        self._open[name] = TRACKERS[name](run, settings, step)
 
-    def _try(self, name: str, act: Callable[..., None], *arguments: Any) -> None:
+    def _try(self, name: str, function: Callable[..., None], *arguments: Any) -> None:
         try:
-            act(*arguments)
-        except Exception as error:  # of programs that are not ours, and not what the user came for
+            function(*arguments)
+        except Exception as error:  # these packages raise exceptions of any kind
             self._open.pop(name, None)
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            warnings.warn(f"{name} has failed and is left out from here on ({reason[0]})", stacklevel=3)
+            warnings.warn(f"{name} has failed ({reason[0]}); training continues without it", stacklevel=3)
 
 
-def _remembered(file: Path) -> str:
-    """The name that a tracker gave this run before it was broken off."""
+def _stored_id(file: Path) -> str:
+    """The ID that the tracker gave this run before it was interrupted; empty if there is none."""
     try:
         return file.read_text().strip()
     except OSError:

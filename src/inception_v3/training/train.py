@@ -1,17 +1,20 @@
-"""Training, top to bottom: network, data, schedule, steps, and a judgement on pictures it has not seen."""
+"""The training loop. `train` reads from top to bottom; the functions below it are its steps."""
 
 import math
 import signal
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
-from typing import NoReturn
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, NoReturn, cast
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
 
 from inception_v3.data import Batch, LabelledImages, TrainingBatches, batches
 from inception_v3.errors import InputError
@@ -25,26 +28,64 @@ from inception_v3.training import schedules
 from inception_v3.training import state as training_state
 from inception_v3.training.augment import AUGMENTS
 from inception_v3.training.interrupts import Interrupted, StopSignals
-from inception_v3.training.losses import class_weights, classification_loss, kernels
+from inception_v3.training.losses import class_weights, classification_loss, convolution_kernels
 from inception_v3.training.mixing import mix
-from inception_v3.training.model import (
-    accelerated,
-    check_fit,
-    check_memory,
-    fit_to,
-    new_model,
-    training_mode,
-    uses_aux_head,
-)
+from inception_v3.training.model import apply_recipe, prepare_model, set_training_mode, uses_aux_head
 from inception_v3.training.optimizers import build_optimizer, moving_average, set_learning_rate
-from inception_v3.training.recipe import Recipe
+from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions
+from inception_v3.training.reporter import TrainingReporter
 from inception_v3.training.run_folder import RunFolder
-from inception_v3.training.state import Progress
-from inception_v3.training.watch import Watch
+from inception_v3.training.state import TrainingProgress
 from inception_v3.weights.model import InceptionV3
 
-SAVE_SECONDS = 120  # without `save_every`, a kill loses no more than this
-ASTRAY, STEPS_ASTRAY = 10, 50  # a loss so many times that of the start, for so many steps in a row, has diverged
+DIVERGED, DIVERGED_STEPS = 10, 50  # a training has diverged if the loss is 10 times the first for 50 steps in a row
+SAVE_SECONDS = 120  # between saved states without `save_every`: the most work that a kill can cost
+
+
+@dataclass
+class TrainingJob:
+    """The objects that the steps of one training work on."""
+
+    train_set: LabelledImages
+    test_set: LabelledImages
+    run: RunFolder
+    recipe: Recipe
+    options: TrainingOptions
+    group: ProcessGroup
+    device: torch.device
+    model: InceptionV3
+    loader: TrainingBatches
+    optimizer: torch.optim.Optimizer
+    averaged: AveragedModel  # the running average of the model
+    class_weights: Tensor | None
+    identity: dict[str, Any]  # what a saved state must have in common with this training
+    reporter: TrainingReporter
+    progress: TrainingProgress = field(default_factory=TrainingProgress)
+    signals: StopSignals = field(default_factory=StopSignals)
+    saved_at: float = field(default_factory=time.monotonic)
+    last_indices: list[int] = field(default_factory=list)  # of this process's images in the last step
+
+    @property
+    def averaged_model(self) -> InceptionV3:
+        return cast(InceptionV3, self.averaged.module)
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.epochs * len(self.loader)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The model, or a wrapper that averages the gradients of several processes. It is made in their first step."""
+        sizes = {schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)}
+        find_unused_parameters = not all(uses_aux_head(self.model, self.recipe, size) for size in sizes)
+        return self.group.data_parallel(self.model, find_unused_parameters=find_unused_parameters)
+
+    @cached_property
+    def test_loader(self) -> DataLoader[Any]:
+        """Batches of this process's part of the held-out images."""
+        images = self.test_set.subset(self.group.indices(len(self.test_set)))
+        batch_size, workers = self.recipe.batch_size, self.options.workers
+        return batches(images, self.model.preprocessing, batch_size, workers=workers)
 
 
 def train(
@@ -57,212 +98,220 @@ def train(
     model: InceptionV3 | None = None,
     start: str = "random weights",
     rate_factors: Mapping[str, float] | None = None,
-    seed: int = 0,
-    workers: int = 0,
-    save_every: int | None = None,
+    options: TrainingOptions = DEFAULT_OPTIONS,
     group: ProcessGroup | None = None,
     console: Console | None = None,
 ) -> Metrics:
-    """Train; the result judges the running average of the weights on `test_set`.
+    """Train a model; returns the evaluation of the running average of its weights on `test_set`.
 
-    The last epoch's model is the one that stays; that of the best epoch is kept beside it.
+    If the run folder holds a state of this training, the training resumes there. It ends with the weights that it would
+    have had without the interruption.
 
     Args:
-        run: where everything goes. If it holds a state of this training, the training goes on from there, and ends
-            with the weights that it would have had without a break.
-        model: what to start from in place of random weights, of the data's classes and the recipe's image_size; it
-            is trained in place. `start` tells in a word what it is: a state is gone on with from the same start alone.
+        model: trained in place, instead of a new model with random weights.
+        start: describes `model`. A state is resumed only by a training with the same `start`.
         rate_factors: learning rates of parts of the model, as for optimizers.build_optimizer.
-        workers: processes that decode pictures. Their number changes no weight.
-        save_every: steps from one saved state to the next; by default two minutes. Each epoch ends with one too.
-        group: the processes that share the work (distributed.py).
+        group: the processes that train together (support/distributed.py).
 
-    Raises InputError: the model is of other classes or pictures, a step needs more memory than there is, the disk is
-    full, no picture of a class can be read, the state in `run` is of another training, another process has gone, or the
-    loss or a weight is no number or has diverged; the last good state stays. Raises Interrupted, which is a
-    KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is saved then.
+    Raises:
+        InputError: the model does not fit the recipe or the classes, there is too little memory or disk space, no image
+            of a class can be read, the saved state is of another training, another process has ended, or the training
+            diverges. The last good state is kept.
+        Interrupted: after Ctrl-C or SIGTERM, when everything is saved. It is a KeyboardInterrupt.
     """
     group = group or ProcessGroup(device=device)
     if device.type == "cpu":
         keep_freed_memory()
-    torch.manual_seed(seed)
-    given = model is not None
-    check_memory(recipe, len(train_set), len(train_set.class_names), device)
-    model = model or new_model(recipe, train_set.class_names)
-    check_fit(model, recipe, train_set.class_names)
-    model.class_names = train_set.class_names
-    model = accelerated(model).to(device).to(memory_format=torch.channels_last)
-    loader = TrainingBatches(
+    torch.manual_seed(options.seed)
+    is_given = model is not None
+    model = prepare_model(model, recipe, train_set, device)
+    loader = training_batches(train_set, model, recipe, options, group)
+    apply_recipe(model, recipe, recipe.epochs * len(loader))
+    job = TrainingJob(
+        train_set,
+        test_set,
+        run,
+        recipe,
+        options,
+        group,
+        device,
+        model,
+        loader,
+        optimizer=build_optimizer(recipe, model, rate_factors),
+        averaged=moving_average(model, schedules.ema_decay(recipe)),
+        class_weights=class_weights(recipe.class_weights, train_set.class_names, train_set.labels, device),
+        identity=training_state.identify(recipe, train_set, test_set, options.seed, start, rate_factors),
+        reporter=TrainingReporter(console or Console(stderr=True), run, recipe, len(train_set)),
+    )
+    is_resumed = start_or_resume(job)
+    metrics = None
+    with job.signals, job.reporter.bar:
+        if is_given and not is_resumed:  # a kill must not cost what the given model has learnt
+            save_state(job)
+            save_model(job)
+        while job.progress.epoch < recipe.epochs:
+            train_epoch(job)
+            metrics = finish_epoch(job)
+        metrics = metrics or evaluate_average(job)  # all epochs were done before
+        run.draw_plots(metrics, job.progress.epochs)
+    return metrics
+
+
+# -------------------------------------------------------------------------------------------------- before the loop
+
+
+def training_batches(
+    train_set: LabelledImages, model: InceptionV3, recipe: Recipe, options: TrainingOptions, group: ProcessGroup
+) -> TrainingBatches:
+    """The batches of this process, one for each step."""
+    return TrainingBatches(
         train_set,
         model.preprocessing,
         recipe.batch_size * recipe.accumulate * group.world_size,
         augment=AUGMENTS[recipe.augment],
-        seed=seed,
-        workers=workers,
+        seed=options.seed,
+        workers=options.workers,
         process=group.rank,
         processes=group.world_size,
-        pin_memory=device.type == "cuda",
+        pin_memory=next(model.parameters()).is_cuda,
     )
-    test_places = group.indices(len(test_set))
-    test_loader = batches(test_set.subset(test_places), model.preprocessing, recipe.batch_size, workers=workers)
-    steps = recipe.epochs * len(loader)
-    fit_to(model, recipe, steps)
-    optimizer = build_optimizer(recipe, model, rate_factors)
-    averaged = moving_average(model, schedules.ema_decay(recipe))
-    averaged_model = averaged.module
-    assert isinstance(averaged_model, InceptionV3)
-    weights = class_weights(recipe.class_weights, train_set.class_names, train_set.labels)
-    weights = None if weights is None else weights.to(device)
 
-    identity = training_state.identity(recipe, train_set, test_set, seed=seed, start=start, rate_factors=rate_factors)
-    at = Progress()
-    if state := group.broadcast_object(run.latest_state()):
-        state.check(identity)
-        at = state.restore(model, averaged_model, optimizer)
-        averaged.n_averaged.fill_(at.step + 1)
-    run.start(recipe, train_set.names, at.step)
-    at.bad_images |= dict(train_set.bad) | dict(test_set.bad)  # what the data set itself had to leave out
-    run.list_bad(at.bad_images)
-    aux_head = {size: uses_aux_head(model, recipe, size) for size in schedules.image_sizes(recipe)}
-    network = synchronise_batch_norm(model) if recipe.sync_batch_norm and group.world_size > 1 else model
-    network = group.data_parallel(network, find_unused_parameters=not all(aux_head.values()))
-    bf16 = recipe.precision == "auto" and has_bf16(device)
 
-    watch = Watch(console or Console(stderr=True), run.tracker, recipe, len(train_set))
-    watch.say(
-        f"{len(train_set):,} pictures to train on, {len(test_set):,} held out, {len(train_set.class_names)} classes; "
-        f"{recipe.image_size}x{recipe.image_size}, {device}, {'bf16' if bf16 else 'fp32'}"
+def start_or_resume(job: TrainingJob) -> bool:
+    """Restore the latest state, if there is one, and start the run folder; returns whether a state was restored."""
+    recipe, group, reporter = job.recipe, job.group, job.reporter
+    state = group.broadcast_object(job.run.read_latest_state())
+    if state:
+        state.check(job.identity)
+        job.progress = state.restore(job.model, job.averaged_model, job.optimizer)
+        job.averaged.n_averaged.fill_(job.progress.step + 1)
+    job.run.start(recipe, job.train_set.names, job.progress.step)
+    job.progress.bad_images |= dict(job.train_set.bad) | dict(job.test_set.bad)
+    job.run.write_bad_images(job.progress.bad_images)
+    if recipe.sync_batch_norm and group.world_size > 1:
+        synchronise_batch_norm(job.model)
+
+    precision = "bf16" if recipe.precision == "auto" and has_bf16(job.device) else "fp32"
+    reporter.print(
+        f"{len(job.train_set):,} images to train on, {len(job.test_set):,} held out, "
+        f"{len(job.train_set.class_names)} classes; {recipe.image_size}x{recipe.image_size}, {job.device}, {precision}"
         + (f", {group.world_size} processes" if group.world_size > 1 else "")
     )
-    if at.epoch == recipe.epochs:
-        watch.say("all epochs are done already")
-    elif at.step:
-        watch.say(f"going on after step {at.step:,} of {steps:,}, in epoch {at.epoch + 1}")
-    for warning in schedules.cannot_settle(recipe, steps):
-        watch.say(warning, "yellow")
-    metrics: Metrics | None = None
-    saved = time.monotonic()
-    places: list[int] = []  # of this process's pictures in the last step
+    if job.progress.epoch == recipe.epochs:
+        reporter.print("all epochs are already done")
+    elif job.progress.step:
+        reporter.print(f"resuming after step {job.progress.step:,} of {job.steps:,}, in epoch {job.progress.epoch + 1}")
+    for warning in schedules.settling_warnings(recipe, job.steps):
+        reporter.print(warning, "yellow")
+    return state is not None
 
-    def give_up(trouble: str, bad_step: int) -> NoReturn:
-        """`bad_step`: what training does not come back from began with the weights after that step."""
-        names = group.gather([train_set.names[place] for place in places])
-        run.forget_state(bad_step)
-        run.forget_old_states()
-        raise InputError(
-            f"{trouble} at step {at.step:,}, in epoch {at.epoch + 1}, with a learning rate of {at.learning_rate:.3g}"
-            + (f", on {some(names)}" if names else "")
-            + ": try a smaller --learning-rate; "
-            + (f"the last good state is {run.last_state_file}" if run.last_state_file else "none is saved")
-        )
 
-    def save_state() -> None:
-        """Older ones stay until the next step, or a judgement, has shown that this one is good."""
-        nonlocal saved
-        (broken,) = group.sum(not finite(model, averaged_model))  # statistics are each process's own
-        if broken:
-            give_up("a weight or an average is no finite number", at.step)
-        if run.writer:
-            training_state.write(run.state_file(at.step), model, averaged_model, optimizer, at, identity)
-        saved = time.monotonic()
+# ---------------------------------------------------------------------------------------------------- in every epoch
 
-    def save_model(*, best: bool = False) -> None:
-        epochs = at.epoch + at.place / len(train_set)
-        run.save_model(averaged_model, {"epochs": epochs, "seed": seed, "recipe": asdict(recipe)}, best=best)
 
-    def stop() -> NoReturn:
-        if at.step:
-            save_state()
-            save_model()
-        what = f"; the weights so far are in {run.model_file}" if at.step else ""
-        watch.say(f"stopped in epoch {at.epoch + 1}, after step {at.step:,} of {steps:,}{what}")
-        raise Interrupted(signals.number or signal.SIGTERM)
+def train_epoch(job: TrainingJob) -> None:
+    """Train on the remaining images of the current epoch."""
+    recipe, progress, throughput = job.recipe, job.progress, job.reporter.throughput
+    size = schedules.image_size(recipe, progress.epoch)
+    aux_head = uses_aux_head(job.model, recipe, size)
+    set_training_mode(job.model, recipe)
+    throughput.start()
+    for count, batch in throughput.measure_waits(job.loader.epoch(progress.epoch, size, progress.position)):
+        readable, stop_requested = job.group.sum(len(batch.labels), job.signals.number)
+        if stop_requested:
+            save_and_stop(job)
+        progress.bad_images |= dict(batch.bad)
+        # The learning rate of the middle of the step, so that the first step of a warm-up is not zero.
+        epochs = progress.epoch + (progress.position + count / 2) / len(job.train_set)
+        progress.position += count
+        if readable:
+            train_step(job, batch, int(readable), schedules.learning_rate(recipe, epochs), aux_head)
+    if not progress.images_seen:
+        raise InputError("none of the training images can be read")
 
-    def judge() -> Metrics:
-        """Each process judges its share of the pictures with the averages of the first."""
-        group.broadcast(averaged_model.state_dict().values())
-        share = None
-        with suppress(Interrupted):
-            share = evaluate(averaged_model, test_loader, train_set.class_names, lambda _: signals.check())
-        (stopped,) = group.sum(share is None)
-        if stopped or share is None:
-            stop()
-        return gather_metrics(group, test_places, share)
 
-    with StopSignals() as signals, watch:
-        if given and not state:  # with neither, the model's own training would have to be done again
-            save_state()
-            save_model()
-        while at.epoch < recipe.epochs:
-            size = schedules.image_size(recipe, at.epoch)
-            training_mode(model, recipe)
-            watch.throughput.start()
-            for taken, batch in watch.throughput.measure_waits(loader.epoch(at.epoch, size, at.place)):
-                readable, asked_to_stop = group.sum(len(batch.labels), signals.number)
-                if asked_to_stop:
-                    stop()
-                at.bad_images |= dict(batch.bad)
-                # The rate is that of the middle of the step, so that a warm-up's first step moves too.
-                rate = schedules.learning_rate(recipe, at.epoch + (at.place + taken / 2) / len(train_set))
-                at.place += taken
-                if not readable:
-                    continue
-
-                set_learning_rate(optimizer, rate)
-                optimizer.zero_grad()
-                torch.manual_seed(derive_seed("step", seed, at.step, group.rank))
-                part = group.world_size / readable  # of a picture in the gradient, which is averaged over the processes
-                with explain_out_of_memory(device):
-                    sums = add_gradients(network, model, batch, recipe, aux_head[size], weights, part)
-                add_l2(model, recipe)
-                norm = clip(model, recipe.clip_norm)
-                overdue = run.writer and time.monotonic() - saved > SAVE_SECONDS  # by one clock: all save together
-                loss, right, late = group.sum(*sums, overdue)
-                at.step, at.learning_rate = at.step + 1, rate
-                places = batch.indices.tolist()
-                if trouble := astray(at, loss / readable, norm, len(train_set.class_names)):
-                    give_up(trouble, at.step - max(1, at.steps_astray))
-                if not at.steps_astray:
-                    run.forget_old_states()
-                with explain_out_of_memory(device):  # its slots come with the first step
-                    optimizer.step()
-                averaged.update_parameters(model)
-
-                at.loss, at.right, at.seen = at.loss + loss, at.right + int(right), at.seen + int(readable)
-                watch.throughput.images += int(readable)
-                watch.step(at, loss / readable, right / readable, norm)
-                due = at.step % save_every == 0 if save_every else late
-                if due and not at.steps_astray:
-                    save_state()
-            if not at.seen:
-                raise InputError("none of the training pictures can be read")
-
-            well = not at.steps_astray or at.epoch + 1 == recipe.epochs
-            if well:
-                save_state()  # what is killed from here on goes on with the judgement
-            metrics = judge()
-            if not metrics.count:
-                raise InputError("none of the held-out pictures can be read")
-            if not len(metrics.finite_predictions):
-                give_up("no held-out picture gets finite numbers for an answer", at.step)
-            for found in group.gather([at.bad_images]):
-                at.bad_images |= found | dict(metrics.bad)
-            run.list_bad(at.bad_images)
-            if at.epoch == 0 and at.bad_images:
-                columns = zip(train_set.labels, train_set.names, strict=True)
-                train_set.check_classes_readable([label for label, name in columns if name not in at.bad_images])
-            at.epochs.append(watch.epoch(at, metrics))
-            run.log(at.epochs)
-            best, at.best_top1 = metrics.top1 > at.best_top1, max(metrics.top1, at.best_top1)
-            if well:
-                save_model(best=best)
-            at.end_epoch()
-            if well:
-                save_state()
-                run.forget_old_states()
-        metrics = metrics or judge()  # of a run whose last epoch was done already
-        run.finish(metrics, at.epochs)
+def finish_epoch(job: TrainingJob) -> Metrics:
+    """Evaluate the averaged model, write the figures of the epoch, and save the model and the state."""
+    progress, run, train_set = job.progress, job.run, job.train_set
+    # A training that may be diverging is not saved, except at its end.
+    is_good = not progress.diverging_steps or progress.epoch + 1 == job.recipe.epochs
+    if is_good:
+        save_state(job)  # after a kill, the run resumes with the evaluation
+    metrics = evaluate_average(job)
+    if not metrics.count:
+        raise InputError("none of the held-out images can be read")
+    if not len(metrics.finite_predictions):
+        fail(job, "the outputs for the held-out images are not finite", progress.step)
+    for bad_images in job.group.gather([progress.bad_images]):
+        progress.bad_images |= bad_images | dict(metrics.bad)
+    run.write_bad_images(progress.bad_images)
+    if progress.epoch == 0 and progress.bad_images:
+        columns = zip(train_set.labels, train_set.names, strict=True)
+        train_set.check_classes_readable([label for label, name in columns if name not in progress.bad_images])
+    progress.epochs.append(job.reporter.report_epoch(progress, metrics))
+    run.write_metrics(progress.epochs)
+    is_best = metrics.top1 > progress.best_top1
+    progress.best_top1 = max(metrics.top1, progress.best_top1)
+    if is_good:
+        save_model(job, best=is_best)
+    progress.end_epoch()
+    if is_good:
+        save_state(job)
+        run.delete_old_states()
     return metrics
+
+
+def evaluate_average(job: TrainingJob) -> Metrics:
+    """Evaluate the first process's averaged model on `test_set`; each process takes a part of the images."""
+    job.group.broadcast(job.averaged_model.state_dict().values())
+    class_names, metrics = job.train_set.class_names, None
+    with suppress(Interrupted):
+        metrics = evaluate(job.averaged_model, job.test_loader, class_names, lambda _: job.signals.check())
+    (stopped,) = job.group.sum(metrics is None)
+    if stopped or metrics is None:
+        save_and_stop(job)
+    return gather_metrics(job.group, job.group.indices(len(job.test_set)), metrics)
+
+
+# --------------------------------------------------------------------------------------------------- in every step
+
+
+def train_step(job: TrainingJob, batch: Batch, readable: int, learning_rate: float, aux_head: bool) -> None:
+    """Update the weights and their average, and save the state if it is time.
+
+    `batch` is this process's part of the step; `readable` is the number of images of all processes.
+    """
+    recipe, progress, group = job.recipe, job.progress, job.group
+    set_learning_rate(job.optimizer, learning_rate)
+    job.optimizer.zero_grad()
+    torch.manual_seed(derive_seed("step", job.options.seed, progress.step, group.rank))
+    image_weight = group.world_size / readable  # the gradients are averaged over the processes
+    with explain_out_of_memory(job.device):
+        sums = add_gradients(job.network, job.model, batch, recipe, aux_head, job.class_weights, image_weight)
+    add_l2(job.model, recipe)
+    gradient_norm = clip(job.model, recipe.clip_norm)
+    # Only the clock of the first process counts, so that all processes save at the same step.
+    overdue = job.run.writer and time.monotonic() - job.saved_at > SAVE_SECONDS
+    loss, correct, save_is_due = group.sum(*sums, overdue)
+    progress.step, progress.learning_rate = progress.step + 1, learning_rate
+    job.last_indices = batch.indices.tolist()
+    if reason := divergence(progress, loss / readable, gradient_norm, len(job.train_set.class_names)):
+        fail(job, reason, progress.step - max(1, progress.diverging_steps))
+    if not progress.diverging_steps:
+        job.run.delete_old_states()
+    with explain_out_of_memory(job.device):  # the first step allocates the optimizer's state
+        job.optimizer.step()
+    job.averaged.update_parameters(job.model)
+
+    progress.loss += loss
+    progress.correct += int(correct)
+    progress.images_seen += readable
+    job.reporter.throughput.images += readable
+    job.reporter.report_step(progress, loss / readable, correct / readable, gradient_norm)
+    if job.options.save_every:
+        save_is_due = progress.step % job.options.save_every == 0
+    if save_is_due and not progress.diverging_steps:
+        save_state(job)
 
 
 def add_gradients(
@@ -271,84 +320,138 @@ def add_gradients(
     batch: Batch,
     recipe: Recipe,
     aux_head: bool,
-    weights: Tensor | None,
-    part: float,
+    class_weights: Tensor | None,
+    image_weight: float,
 ) -> tuple[float, float]:
-    """Add up the gradients of this process's pictures in a step, `part` of each; the loss and the hits, summed.
+    """Add this process's part of a step to the gradients; returns the sums of the loss and of correct predictions.
 
-    So many pictures go through the network at once as a batch of the recipe has.
+    The images go through the network in batches of the recipe's size.
+
+    Args:
+        network: the model, or its wrapper that averages gradients over the processes.
+        batch: the readable images of this process, uint8 (N, 3, H, W); N may be 0.
+        aux_head: whether the auxiliary loss is a part of the loss.
+        image_weight: the weight of one image in the gradient.
     """
     device = next(model.parameters()).device
-    pixels, labels = batch.images, batch.labels
-    if not len(labels):  # the others wait for this process's gradient: a black picture, counted as nothing
-        pixels, labels, part = pixels.new_zeros(1, *pixels.shape[1:]), labels.new_zeros(1), 0.0
-    once = recipe.batch_size
-    parts = [(pixels[at : at + once], labels[at : at + once]) for at in range(0, len(labels), once)]
-    total_loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
-    for number, (pixels, labels) in enumerate(parts, 1):
-        images = model.preprocessing.scale(pixels.to(device, non_blocking=True))
+    images, labels = batch.images, batch.labels
+    if not len(labels):  # the other processes wait for a gradient: train on a black image with the weight 0
+        images, labels, image_weight = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1), 0.0
+    parts = list(zip(*(torch.split(tensor, recipe.batch_size) for tensor in (images, labels)), strict=True))
+    total_loss, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    for number, (images, labels) in enumerate(parts, 1):
+        images = model.preprocessing.scale(images.to(device, non_blocking=True))
         labels = targets = labels.to(device)
         if recipe.mixup or recipe.cutmix:
             images, targets = mix(images, labels, recipe, model.settings.num_classes)
+        # Only the last backward pass of a step averages the gradients over the processes.
         with nullcontext() if number == len(parts) else ProcessGroup.no_sync(network):
             with autocast(device) if recipe.precision == "auto" else nullcontext():
-                logits, found = network(
-                    images.contiguous(memory_format=torch.channels_last), ("AuxLogits",) if aux_head else ()
-                )
+                images = images.contiguous(memory_format=torch.channels_last)
+                logits, end_points = network(images, ("AuxLogits",) if aux_head else ())
             loss = classification_loss(
                 logits.float(),
                 targets,
-                found["AuxLogits"].float() if aux_head else None,
+                end_points["AuxLogits"].float() if aux_head else None,
                 label_smoothing=recipe.label_smoothing,
                 aux_weight=recipe.aux_weight,
-                class_weights=weights,
+                class_weights=class_weights,
             )
-            torch.autograd.backward(loss * (len(labels) * part))
-        if part:
+            torch.autograd.backward(loss * (len(labels) * image_weight))
+        if image_weight:
             total_loss += loss.detach() * len(labels)
-            right += (logits.argmax(1) == labels).sum()
-    return total_loss.item(), right.item()
+            correct += (logits.argmax(1) == labels).sum()
+    return total_loss.item(), correct.item()
 
 
 def add_l2(model: InceptionV3, recipe: Recipe) -> None:
-    """The gradient of L2, which so is clipped and scaled too, as where L2 is a part of the loss.
+    """Add the gradient of L2, so that it is clipped and scaled as if L2 were part of the loss.
 
-    AdamW does without: it shrinks the kernels by itself.
+    AdamW has its own weight decay instead.
     """
     if recipe.optimizer != "adamw":
-        for kernel in kernels(model):
+        for kernel in convolution_kernels(model):
             if kernel.grad is not None:
                 kernel.grad.add_(kernel.detach(), alpha=recipe.weight_decay)
 
 
-def clip(model: InceptionV3, most: float) -> float:
-    """Scale all gradients to a norm of at most `most`, if that is not zero; the norm that they had."""
-    if most:
-        return clip_grad_norm_(model.parameters(), most).item()
+def clip(model: InceptionV3, max_norm: float) -> float:
+    """Scale all gradients together to at most `max_norm`, unless it is 0; returns the norm before."""
+    if max_norm:
+        return clip_grad_norm_(model.parameters(), max_norm).item()
     return get_total_norm(weight.grad for weight in model.parameters() if weight.grad is not None).item()
 
 
-def astray(at: Progress, loss: float, gradient_norm: float, classes: int) -> str:
-    """What is wrong with a loss that training does not come back from, or nothing.
+def divergence(progress: TrainingProgress, loss: float, gradient_norm: float, classes: int) -> str:
+    """Describe why the training has diverged in this step, or return ""; call it once per step.
 
-    That of the first step, or of a guess where that is more, is what it is compared with.
+    The loss is compared with that of the first step, but at least with that of a random guess.
     """
-    at.first_loss = at.first_loss or max(loss, math.log(classes))
-    at.steps_astray = at.steps_astray + 1 if loss > ASTRAY * at.first_loss else 0
+    progress.first_loss = progress.first_loss or max(loss, math.log(classes))
+    is_far_above = loss > DIVERGED * progress.first_loss
+    progress.diverging_steps = progress.diverging_steps + 1 if is_far_above else 0
     if not math.isfinite(loss):
         return f"the loss is {loss}"
     if not math.isfinite(gradient_norm):
-        return f"the gradient's norm is {gradient_norm}"
-    if at.steps_astray == STEPS_ASTRAY:
-        return f"the loss was more than {ASTRAY} times that of the start for {STEPS_ASTRAY} steps, and is {loss:.3g}"
+        return f"the norm of the gradient is {gradient_norm}"
+    if progress.diverging_steps == DIVERGED_STEPS:
+        return f"the loss has been over {DIVERGED} times the first loss for {DIVERGED_STEPS} steps, and is {loss:.3g}"
     return ""
 
 
-def finite(*modules: nn.Module) -> bool:
-    """Whether all weights and statistics are finite numbers."""
+def all_finite(*modules: nn.Module) -> bool:
+    """Whether all weights and statistics are finite."""
     tensors = [tensor for module in modules for tensor in module.state_dict().values()]
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
-def some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+# ---------------------------------------------------------------------------------------------- saving and stopping
+
+
+def save_state(job: TrainingJob) -> None:
+    """Save the state of the training, if all its values are finite.
+
+    Older states are deleted only when the next step or evaluation has shown that this one is good.
+    """
+    progress = job.progress
+    (not_finite,) = job.group.sum(not all_finite(job.model, job.averaged_model))  # each process has its own statistics
+    if not_finite:
+        fail(job, "a weight or an average is not finite", progress.step)
+    if job.run.writer:
+        file = job.run.state_file(progress.step)
+        training_state.write(file, job.model, job.averaged_model, job.optimizer, progress, job.identity)
+    job.saved_at = time.monotonic()
+
+
+def save_model(job: TrainingJob, *, best: bool = False) -> None:
+    """Save the averaged model; with `best`, also as the best model."""
+    epochs = job.progress.epoch + job.progress.position / len(job.train_set)
+    facts = {"epochs": epochs, "seed": job.options.seed, "recipe": asdict(job.recipe)}
+    job.run.save_model(job.averaged_model, facts, best=best)
+
+
+def save_and_stop(job: TrainingJob) -> NoReturn:
+    """Save everything and raise Interrupted."""
+    progress, saved = job.progress, ""
+    if progress.step:
+        save_state(job)
+        save_model(job)
+        saved = f"; the weights so far are in {job.run.model_file}"
+    job.reporter.print(f"stopped in epoch {progress.epoch + 1}, after step {progress.step:,} of {job.steps:,}{saved}")
+    raise Interrupted(job.signals.number or signal.SIGTERM)
+
+
+def fail(job: TrainingJob, reason: str, bad_step: int) -> NoReturn:
+    """Raise InputError for a training that has diverged. The state saved at `bad_step` is not good, and is deleted."""
+    progress, run = job.progress, job.run
+    names = job.group.gather([job.train_set.names[index] for index in job.last_indices])
+    run.delete_state(bad_step)
+    run.delete_old_states()
+    images = f", on {', '.join(names[:3])}" if names else ""
+    if len(names) > 3:
+        images += f" and {len(names) - 3} more"
+    raise InputError(
+        f"{reason} at step {progress.step:,}, in epoch {progress.epoch + 1}, with a learning rate of "
+        f"{progress.learning_rate:.3g}{images}: try a smaller --learning-rate; "
+        + (f"the last good state is {run.latest_state_file}" if run.latest_state_file else "no state is saved")
+    )
