@@ -53,9 +53,9 @@ def ours(generated: Path, reference: Path, weights: Path, like: str | None, *opt
 def pytorch_fid(generated: Path, reference: Path, weights: Path) -> float:
     import pytorch_fid.fid_score as fid_score
 
-    from fidelity_peers import in_place_of_downloads
+    from fidelity_peers import replace_downloads
 
-    with in_place_of_downloads(weights):
+    with replace_downloads(weights):
         paths = [str(generated), str(reference)]
         return float(fid_score.calculate_fid_given_paths(paths, 50, "cpu", 2048, min(8, os.cpu_count() or 1)))
 
@@ -79,9 +79,9 @@ def clean_fid(generated: Path, reference: Path, weights: Path) -> float:
     import cleanfid.fid
     import torch
 
-    from fidelity_peers import clean_fid_model, in_place_of_downloads
+    from fidelity_peers import clean_fid_model, replace_downloads
 
-    with in_place_of_downloads(weights):
+    with replace_downloads(weights):
         return float(
             cleanfid.fid.compute_fid(
                 str(generated),
@@ -153,13 +153,13 @@ def timed(name: str, *paths: Path) -> dict[str, float]:
 
 
 def race(count: int, rounds: int, only: str, peer: str | None) -> None:
-    from fidelity_pictures import folder_of
+    from fidelity_inputs import image_folder
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         weights = folder / "weights.pth"
         random_weights(weights)
-        sets = [folder_of(folder / name, count, seed, SIZE, ".jpg") for name, seed in (("a", 0), ("b", 10**6))]
+        sets = [image_folder(folder / name, count, seed, SIZE, ".jpg") for name, seed in (("a", 0), ("b", 10**6))]
         names = [name for name in ORDER if only in name and (not peer or peer in name or "alone" in name)]
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
         for _ in range(rounds):
@@ -198,7 +198,7 @@ def parity(only: str) -> None:
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     import fidelity_peers as peers
-    from fidelity_pictures import folder_of, odd_pictures
+    from fidelity_inputs import image_folder, unusual_images
     from inception_v3.fidelity.run import fidelity
 
     Features = Callable[[list[Path], Path], Any]
@@ -243,9 +243,9 @@ def parity(only: str) -> None:
         folder = Path(temporary)
         weights = folder / "weights.pth"
         random_weights(weights)
-        odd_pictures(folder / "odd")
-        folder_of(folder / "JPEGs", 20, 50, SIZE, ".jpg")
-        folder_of(folder / "PNGs", 20, 90, (150, 200))
+        unusual_images(folder / "odd")
+        image_folder(folder / "JPEGs", 20, 50, SIZE, ".jpg")
+        image_folder(folder / "PNGs", 20, 90, (150, 200))
         print(
             "| convention | sets | FID here | FID there | difference | features | KID mean, std | IS mean, std | P, R |"
         )
@@ -308,7 +308,7 @@ def frechet(rounds: int) -> None:
     print("| given | here, s (of processor) | scipy's sqrtm, s | distance | difference, in the traces |")
     print("| --- | --- | --- | --- | --- |")
     for count in (5000, 2000, 1000):
-        sides = [Gaussian.of(drawn(seed, count)) for seed in (1, 2)]
+        sides = [Gaussian.from_features(drawn(seed, count)) for seed in (1, 2)]
         expected, *theirs = clocked(lambda sides=sides: by_sqrtm(*sides))
         for given in ("features", "covariances") if count < 2048 else ("covariances",):
             runs = []
@@ -317,7 +317,7 @@ def frechet(rounds: int) -> None:
                 fresh = [
                     Gaussian(side.mean, centred=side.centred)
                     if given == "features"
-                    else Gaussian(side.mean, full=side.covariance)
+                    else Gaussian(side.mean, given_covariance=side.covariance)
                     for side in sides
                 ]
                 runs.append(clocked(lambda fresh=fresh: frechet_distance(*fresh)))
@@ -331,25 +331,25 @@ def effect(count: int) -> None:
     """What bf16 changes FID by, from some pictures of each set against all of them."""
     import numpy as np
 
-    from fidelity_pictures import folder_of
+    from fidelity_inputs import image_folder
     from inception_v3.fidelity.conventions import find_convention
-    from inception_v3.fidelity.features import extract
+    from inception_v3.fidelity.features import extract_features
     from inception_v3.fidelity.frechet import Gaussian, frechet_distance
     from inception_v3.fidelity.network import load_network
-    from inception_v3.fidelity.sources import open_source
+    from inception_v3.fidelity.image_sets import open_image_set
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         random_weights(folder / "weights.pth")
-        sets = [folder_of(folder / name, count, seed, SIZE, ".jpg") for name, seed in (("a", 0), ("b", 10**6))]
+        sets = [image_folder(folder / name, count, seed, SIZE, ".jpg") for name, seed in (("a", 0), ("b", 10**6))]
         convention, features = find_convention("pytorch-fid", None), {}
         for dtype in ("fp32", "bf16"):
             network = load_network(folder / "weights.pth", dtype=dtype, callers=2)
-            features[dtype] = [np.asarray(extract(open_source(one), network, convention).pooled) for one in sets]
+            features[dtype] = [np.asarray(extract_features(open_image_set(one), network, convention).pooled) for one in sets]
 
     def change(places: Any) -> float:
         full, low = (
-            frechet_distance(*(Gaussian.of(side[places]) for side in features[dtype])) for dtype in ("fp32", "bf16")
+            frechet_distance(*(Gaussian.from_features(side[places]) for side in features[dtype])) for dtype in ("fp32", "bf16")
         )
         return low / full - 1
 

@@ -44,7 +44,8 @@ def fidelity(
     ] = False,
     scores: Annotated[
         str | None,
-        typer.Option(help="Some of fid,fid-infinity,kid,is,precision,density,sfid,memorisation. By default all."),
+        typer.Option(help="Names separated by commas, of fid, fid-infinity, kid, is, precision, density, sfid, memorisation."
+            " By default all."),
     ] = None,
     precision: Annotated[
         str,
