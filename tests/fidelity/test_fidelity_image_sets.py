@@ -219,10 +219,10 @@ def test_one_damaged_image_in_a_zip_does_not_affect_the_others(tmp_path: Path) -
 
 
 def test_an_unreadable_image_has_the_same_message_as_with_open_image(tmp_path: Path) -> None:
-    for content, message in ((b"", "the file is empty"), (b"words", "no picture that is read here")):
+    for content, message in ((b"", "empty"), (b"words", "JPEG, PNG")):
         file = _written(tmp_path / "a.png", content)
         (image,) = open_image_set(str(tmp_path)).images()
-        with pytest.raises(InputError, match=f"a.png: {message}") as error:
+        with pytest.raises(InputError, match=f"a.png: .*{message}.*; ") as error:
             decode_image(image.read(), image.name)
         with pytest.raises(InputError) as expected:
             open_image(file)

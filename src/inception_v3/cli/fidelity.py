@@ -44,8 +44,10 @@ def fidelity(
     ] = False,
     scores: Annotated[
         str | None,
-        typer.Option(help="Names separated by commas, of fid, fid-infinity, kid, is, precision, density, sfid, memorisation."
-            " By default all."),
+        typer.Option(
+            help="Names separated by commas, of fid, fid-infinity, kid, is, precision, density, sfid, memorisation."
+            " By default all."
+        ),
     ] = None,
     precision: Annotated[
         str,

@@ -150,11 +150,11 @@ def extract_features(
     batch_size = options.batch_size or (8 if on_cpu else 128)
     prepare = partial(_prepare, convention=convention, cache=cache)
     images = islice(image_set.images(), limit)
-    if on_cpu:
-        batches = _batches_on_cpu(prepare, network, images, batch_size)
-    else:
-        workers = options.workers or min(core_count(), 16)
-        batches = _batches_for_gpu(prepare, network, images, batch_size, workers)
+    batches = (
+        _batches_on_cpu(prepare, network, images, batch_size)
+        if on_cpu
+        else _batches_for_gpu(prepare, network, images, batch_size, options.workers or min(core_count(), 16))
+    )
     collector = _Collector(network)
     for batch in batches:
         for prepared in batch:

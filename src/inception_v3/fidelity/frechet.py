@@ -153,8 +153,8 @@ def trace_of_sqrt(first: Gaussian, second: Gaussian) -> float:
 def reference_rounding(first: Gaussian, second: Gaussian) -> float:
     """Predict the rounding error of the references' trace where the product of the covariances is singular.
 
-    Eigenvalues that should be 0 are rounding errors instead, and their roots are much larger. There are so many of
-    them that their sum is nearly constant. The factor 0.06 was measured with flat to steep spectra, and with those of
+    Eigenvalues that should be 0 are rounding errors instead, and their roots are much larger. With hundreds of them,
+    their sum is nearly constant. The factor 0.06 was measured with flat to steep spectra, and with those of
     a network, for 8 to 1000 images: 0.02 to 0.09, the same for both trace methods.
     """
     missing = len(first.mean) - min(len(first.factor), len(second.factor))

@@ -112,13 +112,14 @@ class FidelityMetric(Metric):
         extractor_options = {name: options.pop(name) for name in names if name in options}
         super().__init__(**options)
         self.has_own_network = not isinstance(feature, nn.Module)
-        if isinstance(feature, nn.Module):
-            self.inception = feature
-        elif feature in self.feature_names:
-            self.inception = InceptionFeatureExtractor(spatial=self.spatial, **extractor_options)
-        else:
+        if self.has_own_network and feature not in self.feature_names:
             known = " or ".join(map(repr, self.feature_names))
             raise ValueError(f"feature must be {known} or a module, not {feature!r}")
+        self.inception = (
+            feature
+            if isinstance(feature, nn.Module)
+            else InceptionFeatureExtractor(spatial=self.spatial, **extractor_options)
+        )
         extractor = self.inception if isinstance(self.inception, InceptionFeatureExtractor) else None
         self.expected_width = extractor.num_features if extractor else None
         self.logits = torch.from_numpy(extractor.network.logits) if extractor else None
@@ -159,10 +160,9 @@ class FidelityMetric(Metric):
         self.update(imgs, real=False)
 
     def reset(self) -> None:
-        names = () if self.reset_real_features else self.real_states
-        states = {name: getattr(self, name) for name in names}
+        states = [] if self.reset_real_features else [(name, getattr(self, name)) for name in self.real_states]
         # Metric.reset empties lists in place, so they are copied.
-        kept = {name: [*state] if isinstance(state, list) else state for name, state in states.items()}
+        kept = {name: [*state] if isinstance(state, list) else state for name, state in states}
         super().reset()
         for name, state in kept.items():
             setattr(self, name, state)

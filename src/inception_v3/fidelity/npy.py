@@ -1,4 +1,4 @@
-"""Headers of NumPy's .npy format, alone in a file or inside a .npz archive, read without loading the array."""
+"""Read the headers of .npy files, and of the arrays in .npz archives, without loading the arrays."""
 
 import lzma
 import tokenize

@@ -54,8 +54,9 @@ def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.
     rows = []
     for image, neighbours, away in zip(chosen.tolist(), indices.tolist(), distances.tolist(), strict=True):
         figures = [generated[image] | {"caption": f"realism {realism[image]:.3f}"}]
-        for neighbour, distance in zip(neighbours, away, strict=True):
-            figures.append(real[neighbour] | {"caption": f"distance {distance:.3f}"})
+        figures += [
+            real[index] | {"caption": f"distance {far:.3f}"} for index, far in zip(neighbours, away, strict=True)
+        ]
         rows.append(figures)
     return rows
 

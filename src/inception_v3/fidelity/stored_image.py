@@ -73,5 +73,5 @@ def decode_image(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray
             pixels = np.asarray(image.convert("RGB"))
     # Most colour images are recognised by a few of their pixels, so the test on all of them seldom runs.
     gray = all(bool((part == part[:, :, :1]).all()) for part in (pixels[::16, ::16], pixels))
-    facts = ImageFacts(image.width, image.height, file_format, gray, content_key(pixels))
-    return np.array(pixels.transpose(2, 0, 1), order="C"), facts
+    chw = np.array(pixels.transpose(2, 0, 1), order="C")
+    return chw, ImageFacts(image.width, image.height, file_format, gray, content_key(pixels))

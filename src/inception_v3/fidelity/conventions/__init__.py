@@ -24,7 +24,7 @@ CONVENTIONS = {
 }
 PROGRAMS = tuple(name for name in CONVENTIONS if ":" not in name)
 MODES = ("clean", *(name.partition(":")[2] for name in CONVENTIONS if ":" in name))  # of clean-fid
-# clean-fid's images, with the exact distance in place of scipy's.
+# clean-fid's resize, with the exact distance instead of scipy's.
 DEFAULT = replace(clean_fid.CLEAN, trace_method=None)
 
 
