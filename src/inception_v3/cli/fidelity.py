@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from inception_v3.cli.common import Device, Json, messages, output, show_bad, warn
+from inception_v3.cli.common import Device, Json, messages, output, warn_unreadable, warn
 from inception_v3.errors import InputError
 from inception_v3.fidelity.conventions import MODES, PROGRAMS
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, FidelityOptions, NetworkPrecision
@@ -176,4 +176,4 @@ def _print_messages(result: "FidelityResult") -> None:
     for side in result.sets.values():
         if side.features is not None:
             unreadable = side.features.unreadable_count
-            show_bad(side.features.unreadable, unreadable + side.features.count, bad=unreadable)
+            warn_unreadable(side.features.unreadable, unreadable + side.features.count, bad=unreadable)

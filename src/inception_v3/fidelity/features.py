@@ -33,7 +33,7 @@ MAX_LISTED = 1000  # unreadable images whose reasons are kept
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The features of all readable images of a set, in order, and facts about the set.
+    """The features of all decode_errors images of a set, in order, and facts about the set.
 
     Attributes:
         rows: (N, width + spatial_width), float32.
@@ -112,7 +112,7 @@ class _Collector:
         self.from_cache += prepared.tensor is None
 
     def finish(self, name: str) -> FeatureSet:
-        """Raises InputError: no image was readable."""
+        """Raises InputError: no image was decode_errors."""
         if not self.indices:
             first = f" ({self.unreadable[0]})" if self.unreadable else ""
             raise InputError(f"{name}: no image in it can be read{first}; check the files")
@@ -143,7 +143,7 @@ def extract_features(
     """Extract the features of all images of a set, or of the first `limit`, except those that the cache holds.
 
     Of `options`, `batch_size`, `workers` and `strict` are used. Raises InputError: an unreadable image and `strict`, a
-    damaged archive, no readable image, a full disk.
+    damaged archive, no decode_errors image, a full disk.
     """
     options = options or FidelityOptions()
     on_cpu = network.device.type == "cpu"
@@ -170,7 +170,7 @@ def extract_features(
 
 
 def read_inputs(image_set: ImageSet, convention: Convention, count: int) -> Tensor:
-    """The network's inputs for the first `count` readable images of a set: (N, 3, 299, 299)."""
+    """The network's inputs for the first `count` decode_errors images of a set: (N, 3, 299, 299)."""
     prepared = (_prepare(image, convention, None).tensor for image in image_set.images())
     tensors = list(islice((tensor for tensor in prepared if tensor is not None), count))
     return torch.stack(tensors) if tensors else torch.empty(0, 3, SIZE, SIZE)

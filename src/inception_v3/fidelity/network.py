@@ -15,8 +15,8 @@ from inception_v3.errors import InputError
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, NetworkPrecision
 from inception_v3.fidelity.rounding import round_weights
 from inception_v3.inference.engines.base import Engine
-from inception_v3.inference.engines.choose import open_graph
-from inception_v3.inference.engines.graph import Graph, build, swap_pools
+from inception_v3.inference.choose import open_graph
+from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.network.settings import GRAPH_2015
 from inception_v3.weights.formats import fid_2015
 from inception_v3.weights.load import load
@@ -58,7 +58,7 @@ class FeatureNetwork:
 
         Raises InputError: too few images, not on a CPU, or a missing package.
         """
-        from inception_v3.inference.engines.quantise import int8_engine
+        from inception_v3.inference.quantise import int8_engine
 
         if self.device.type != "cpu" or not isinstance(self.features, EngineFeatures):
             raise InputError("int8 runs only on CPUs; use bf16 on a GPU", exit_status=2)
@@ -105,7 +105,7 @@ def load_network(
     logits = next(tensor for key, tensor in tensors.items() if key.startswith("Logits.") and tensor.ndim == 4)
     channels = tensors[f"{SPATIAL_LAYER}.Conv2d_0a_1x1.weights"].shape[0]
     spatial = f"{SPATIAL_LAYER.replace('.', '/')}/Conv2d_0a_1x1"
-    graph = swap_pools(build(model, any_size=True, outputs=("Mixed_7c", spatial), from_pixels=False))
+    graph = swap_pools(build_graph(model, any_size=True, outputs=("Mixed_7c", spatial), from_pixels=False))
     return FeatureNetwork(
         features=EngineFeatures(graph, dtype, torch.device(device), callers),
         width=logits.shape[1],

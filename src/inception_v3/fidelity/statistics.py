@@ -13,7 +13,7 @@ from inception_v3.errors import InputError
 from inception_v3.fidelity.feature_rows import FeatureRows, Float64Array, row_blocks
 from inception_v3.fidelity.frechet import Gaussian
 from inception_v3.fidelity.npy import ARCHIVE_ERRORS, read_npz_headers
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.support.text import printable
 
 MAX_WIDTH = 16384  # of saved statistics; a covariance of this width takes 2 GiB in float64
@@ -117,7 +117,7 @@ class Statistics:
         for name, counts in (("size", self.sizes), ("format", self.formats)):
             arrays[f"{name}s"] = np.array(list(counts), str)
             arrays[f"images_of_{name}"] = np.array(list(counts.values()), np.int64)
-        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+        with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
 

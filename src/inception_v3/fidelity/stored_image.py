@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError
-from inception_v3.images.decode import by_header, check_size, quiet, readable
+from inception_v3.images.decode import read_header, check_pixel_count, silence_libtiff, decode_errors
 
 KEY_BYTES = 16
 
@@ -62,14 +62,14 @@ def content_key(content: bytes | NDArray[np.uint8]) -> bytes:
 
 def decode_image(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], ImageFacts]:
     """Decode to RGB pixels (3, H, W) and facts. Raises InputError: empty, damaged, too large, or not an image."""
-    with readable(name):
+    with decode_errors(name):
         if isinstance(content, bytes):
-            image = by_header(io.BytesIO(content), name)
+            image = read_header(io.BytesIO(content), name)
         else:
             image = Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)
-        check_size(image)
+        check_pixel_count(image)
         file_format = image.format or "array"
-        with quiet(image):
+        with silence_libtiff(image):
             pixels = np.asarray(image.convert("RGB"))
     # Most colour images are recognised by a few of their pixels, so the test on all of them seldom runs.
     gray = all(bool((part == part[:, :, :1]).all()) for part in (pixels[::16, ::16], pixels))
