@@ -1,4 +1,4 @@
-"""The three programs that compute FID, run on the same lists of files with the same network in place of a download."""
+"""Run pytorch-fid, torch-fidelity and clean-fid on lists of files, with local weights instead of their downloads."""
 
 import contextlib
 import io
@@ -28,8 +28,8 @@ Files = Sequence[Path]
 
 
 @contextlib.contextmanager
-def in_place_of_downloads(weights: Path) -> Iterator[None]:
-    """Their networks are built by their own code; only what they would fetch is this file. They print less, too."""
+def replace_downloads(weights: Path) -> Iterator[None]:
+    """Let the programs build their own networks, but load this file in place of downloads. Discard their output."""
 
     def load(url: str, progress: bool = True) -> dict[str, Tensor]:
         return torch.load(weights, weights_only=True)
@@ -46,8 +46,8 @@ def in_place_of_downloads(weights: Path) -> Iterator[None]:
 
 
 def pytorch_fid_features(files: Files, weights: Path, batch_size: int = 1, workers: int = 0) -> np.ndarray:
-    """(N, 2048)"""
-    with in_place_of_downloads(weights):
+    """(N, 2048) features."""
+    with replace_downloads(weights):
         model = pytorch_fid.inception.InceptionV3([3])
         names = [str(file) for file in files]
         return pytorch_fid.fid_score.get_activations(names, model, batch_size, num_workers=workers)
@@ -56,8 +56,8 @@ def pytorch_fid_features(files: Files, weights: Path, batch_size: int = 1, worke
 def torch_fidelity_features(
     files: Files, weights: Path, batch_size: int = 1, save_cpu_ram: bool = True
 ) -> dict[str, Tensor]:
-    """Under the names of its layers: 2048 and logits_unbiased."""
-    with in_place_of_downloads(weights):
+    """Outputs by layer name, "2048" and "logits_unbiased"."""
+    with replace_downloads(weights):
         names = ["2048", "logits_unbiased"]
         extractor = FeatureExtractorInceptionV3("inception", names, feature_extractor_weights_path=str(weights))
         dataset = ImagesPathDataset([str(file) for file in files], pil_to_tensor)
@@ -65,8 +65,11 @@ def torch_fidelity_features(
 
 
 def clean_fid_model(mode: str, weights: Path) -> Callable[[Tensor], Tensor]:
-    """legacy_pytorch's is its own. The other two modes' is a TorchScript file that cannot be had: what InceptionV3W
-    says of it, around pytorch-fid's network."""
+    """The feature extractor of a mode.
+
+    That of legacy_pytorch is clean-fid's own. For the other modes clean-fid downloads a TorchScript file; here the
+    preprocessing that its class InceptionV3W documents is applied before pytorch-fid's network.
+    """
     if mode == "legacy_pytorch":
         return cleanfid.features.build_feature_extractor(mode, torch.device("cpu"), use_dataparallel=False)
     network: nn.Module = pytorch_fid.inception.InceptionV3([3], resize_input=False, normalize_input=False).eval()
@@ -83,8 +86,8 @@ def clean_fid_model(mode: str, weights: Path) -> Callable[[Tensor], Tensor]:
 def clean_fid_features(
     files: Files, weights: Path, mode: str = "clean", batch_size: int = 1, workers: int = 0
 ) -> np.ndarray:
-    """(N, 2048)"""
-    with in_place_of_downloads(weights):
+    """(N, 2048) features."""
+    with replace_downloads(weights):
         return cleanfid.fid.get_files_features(
             [str(file) for file in files],
             clean_fid_model(mode, weights),

@@ -1,4 +1,4 @@
-"""Each convention reads pictures as its program does: the pixels that the network gets, and the features it gives."""
+"""Each convention prepares images as its program does: the network's input pixels, and its features."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,56 +15,57 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from torchvision.transforms.functional import pil_to_tensor, to_tensor
 
 from conftest import recording, relative
+from fidelity_inputs import draw_image, unusual_images
 from fidelity_peers import clean_fid_features, pytorch_fid_features, torch_fidelity_features
-from fidelity_pictures import odd_pictures, picture
 from inception_v3.errors import InputError
-from inception_v3.fidelity.conventions import CONVENTIONS, DEFAULT, find_convention, tensorflow_bilinear
-from inception_v3.fidelity.features import FeatureSet, extract
-from inception_v3.fidelity.network import Network, load_network
-from inception_v3.fidelity.pictures import decode
-from inception_v3.fidelity.sources import open_source
+from inception_v3.fidelity.conventions import CONVENTIONS, DEFAULT, find_convention
+from inception_v3.fidelity.conventions.resize import tensorflow_bilinear
+from inception_v3.fidelity.features import FeatureSet, extract_features
+from inception_v3.fidelity.image_sets import open_image_set
+from inception_v3.fidelity.network import FeatureNetwork, load_network
+from inception_v3.fidelity.stored_image import decode_image
 from inception_v3.weights.formats import fid_2015
 
-# --- pixels, each from the program's own classes ---
+# --- the network's input, computed by each program's own classes ---
 
 
-def of_pytorch_fid(file: Path) -> Tensor:
+def pytorch_fid_pixels(file: Path) -> Tensor:
     pixels = ImagePathDataset([str(file)], to_tensor)[0][None]
     return 2 * F.interpolate(pixels, size=(299, 299), mode="bilinear", align_corners=False) - 1
 
 
-def of_torch_fidelity(file: Path) -> Tensor:
+def torch_fidelity_pixels(file: Path) -> Tensor:
     pixels = ImagesPathDataset([str(file)], pil_to_tensor)[0][None].float()
     return (interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(299, 299), align_corners=False) - 128) / 128
 
 
-def of_clean_fid(file: Path) -> Tensor:
+def clean_fid_pixels(file: Path) -> Tensor:
     return (ResizeDataset([str(file)], "clean")[0][None] - 128) / 128
 
 
-def of_clean_fid_pytorch(file: Path) -> Tensor:
+def clean_fid_legacy_pytorch_pixels(file: Path) -> Tensor:
     return 2 * (ResizeDataset([str(file)], "legacy_pytorch")[0][None] / 255) - 1
 
 
-def of_clean_fid_tensorflow(file: Path) -> Tensor:
+def clean_fid_legacy_tensorflow_pixels(file: Path) -> Tensor:
     pixels = ResizeDataset([str(file)], "legacy_tensorflow")[0][None]
     return (interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(299, 299), align_corners=False) - 128) / 128
 
 
 PIXELS: dict[str, Callable[[Path], Tensor]] = {
-    "pytorch-fid": of_pytorch_fid,
-    "torch-fidelity": of_torch_fidelity,
-    "clean-fid": of_clean_fid,
-    "clean-fid:legacy-pytorch": of_clean_fid_pytorch,
-    "clean-fid:legacy-tensorflow": of_clean_fid_tensorflow,
+    "pytorch-fid": pytorch_fid_pixels,
+    "torch-fidelity": torch_fidelity_pixels,
+    "clean-fid": clean_fid_pixels,
+    "clean-fid:legacy-pytorch": clean_fid_legacy_pytorch_pixels,
+    "clean-fid:legacy-tensorflow": clean_fid_legacy_tensorflow_pixels,
 }
 
 
 @pytest.mark.parametrize("name", PIXELS)
-def test_pixels_of_every_kind_of_picture_are_those_of_the_program(name: str, tmp_path: Path) -> None:
+def test_pixels_of_all_kinds_of_images_equal_the_programs(name: str, tmp_path: Path) -> None:
     convention = find_convention(name)
-    for file in odd_pictures(tmp_path):
-        pixels, _ = decode(file.read_bytes(), file.name)
+    for file in unusual_images(tmp_path):
+        pixels, _ = decode_image(file.read_bytes(), file.name)
         ours = convention.resize(torch.from_numpy(pixels)[None])
         assert ours.dtype == torch.float32
         torch.testing.assert_close(
@@ -72,15 +73,15 @@ def test_pixels_of_every_kind_of_picture_are_those_of_the_program(name: str, tmp
         )
 
 
-def test_several_images_at_once_are_as_each_alone() -> None:
-    images = torch.from_numpy(np.stack([picture(seed) for seed in range(3)])).permute(0, 3, 1, 2)
+def test_a_batch_is_resized_like_its_single_images() -> None:
+    images = torch.from_numpy(np.stack([draw_image(seed) for seed in range(3)])).permute(0, 3, 1, 2)
     for convention in CONVENTIONS.values():
         together = convention.resize(images)
-        alone = torch.cat([convention.resize(image[None]) for image in images])
-        torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+        single = torch.cat([convention.resize(image[None]) for image in images])
+        torch.testing.assert_close(together, single, rtol=0, atol=1e-6)
 
 
-def test_the_resize_of_tensorflow_is_that_of_tensorflow() -> None:
+def test_tensorflow_bilinear_equals_a_recording_of_tensorflow() -> None:
     with np.load(recording("resize_bilinear.py") / "case.npz") as case:
         sizes = [name.removesuffix("/image") for name in case.files if name.endswith("/image")]
         assert len(sizes) == 9
@@ -88,21 +89,21 @@ def test_the_resize_of_tensorflow_is_that_of_tensorflow() -> None:
             image = torch.from_numpy(case[f"{size}/image"]).permute(0, 3, 1, 2)
             expected = torch.from_numpy(case[f"{size}/resized"]).permute(0, 3, 1, 2)
             ours = (tensorflow_bilinear(image) + 1) * 128
-            assert (ours - expected).abs().max() < 1e-4, size  # promised: 1, one part in 255
+            assert (ours - expected).abs().max() < 1e-4, size  # parity is promised to 1 of 255
 
 
 # --- features ---
 
 
 @pytest.fixture(scope="module")
-def network(weights_of_2015: Path) -> Network:
+def network(weights_of_2015: Path) -> FeatureNetwork:
     return load_network(weights_of_2015)
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
-    folder = tmp_path_factory.mktemp("few")
-    odd_pictures(folder)
+def three_images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    folder = tmp_path_factory.mktemp("images")
+    unusual_images(folder)
     for file in folder.rglob("*.*"):
         if file.name not in ("wide.jpg", "rgba.png", "größe.png"):
             file.unlink()
@@ -118,40 +119,40 @@ FEATURES: dict[str, Callable[[list[Path], Path], object]] = {
 }
 
 
-def features_of(folder: Path, network: Network, name: str) -> FeatureSet:
-    return extract(open_source(folder), network, find_convention(name))
+def extract_from(folder: Path, network: FeatureNetwork, name: str) -> FeatureSet:
+    return extract_features(open_image_set(folder), network, find_convention(name))
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_features_are_those_of_the_program(
-    name: str, network: Network, few: tuple[Path, list[Path]], weights_of_2015: Path
+def test_features_equal_the_programs(
+    name: str, network: FeatureNetwork, three_images: tuple[Path, list[Path]], weights_of_2015: Path
 ) -> None:
-    folder, files = few
+    folder, files = three_images
     assert len(files) == 3
-    ours = features_of(folder, network, name).pooled
+    ours = extract_from(folder, network, name).pooled
     assert relative(ours, FEATURES[name](files, weights_of_2015)) <= 1e-5
 
 
-def test_logits_without_their_bias_are_those_of_torch_fidelity(
-    network: Network, few: tuple[Path, list[Path]], weights_of_2015: Path
+def test_logits_without_bias_equal_torch_fidelitys(
+    network: FeatureNetwork, three_images: tuple[Path, list[Path]], weights_of_2015: Path
 ) -> None:
-    folder, files = few
-    ours = np.asarray(features_of(folder, network, "torch-fidelity").pooled) @ network.logits.T
+    folder, files = three_images
+    ours = np.asarray(extract_from(folder, network, "torch-fidelity").pooled) @ network.logits.T
     assert relative(ours, torch_fidelity_features(files, weights_of_2015)["logits_unbiased"]) <= 1e-5
 
 
 def test_spatial_features_are_seven_channels_of_mixed_6d_after_relu(
-    network: Network, few: tuple[Path, list[Path]], weights_of_2015: Path
+    network: FeatureNetwork, three_images: tuple[Path, list[Path]], weights_of_2015: Path
 ) -> None:
-    """As OpenAI's evaluator takes them: mixed_6/conv:0[..., :7] of the graph, NHWC, flattened."""
-    folder, files = few
-    ours = features_of(folder, network, "adm").spatial
+    """OpenAI's evaluator takes mixed_6/conv:0[..., :7] of the graph, NHWC, flattened."""
+    folder, files = three_images
+    ours = extract_from(folder, network, "adm").spatial
     assert ours.shape == (3, 2023)
     from inception_v3.weights.model import InceptionV3
     from inception_v3.weights.read import Origin
 
     model = InceptionV3.from_weights(fid_2015.read(weights_of_2015), Origin("", weights_of_2015, "fid-2015")).eval()
-    images = torch.cat([of_torch_fidelity(file) for file in files])
+    images = torch.cat([torch_fidelity_pixels(file) for file in files])
     with torch.no_grad():
         before, _ = model.base(images, final_endpoint="Mixed_6c", end_points=())
         branch = model.get_submodule("Mixed_6d.Branch_0")(before)
@@ -160,12 +161,13 @@ def test_spatial_features_are_seven_channels_of_mixed_6d_after_relu(
     assert relative(ours, expected) <= 1e-5
 
 
-# --- names ---
+# --- finding a convention ---
 
 
-def test_the_default_is_clean_fids_pictures_with_the_exact_distance() -> None:
+def test_the_default_is_clean_fids_resize_with_the_exact_distance() -> None:
     assert find_convention() is DEFAULT
-    assert (DEFAULT.name, DEFAULT.resize, DEFAULT.reference) == ("clean-fid", find_convention("clean-fid").resize, None)
+    assert (DEFAULT.name, DEFAULT.resize) == ("clean-fid", find_convention("clean-fid").resize)
+    assert DEFAULT.trace_method is None
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_a_convention_is_found_by_its_programs_name(like: str | None, mode: str 
 
 
 @pytest.mark.parametrize(("like", "mode"), [("fid", None), ("pytorch-fid", "clean"), ("clean-fid", "new")])
-def test_another_name_is_refused_with_the_list(like: str, mode: str | None) -> None:
-    with pytest.raises(InputError, match=r"--like .*there are clean-fid, .*adm") as told:
+def test_an_unknown_name_is_refused_with_the_list_of_known_ones(like: str, mode: str | None) -> None:
+    with pytest.raises(InputError, match=r"--like .*choose from clean-fid, .*adm") as error:
         find_convention(like, mode)
-    assert told.value.exit_status == 2
+    assert error.value.exit_status == 2

@@ -1,27 +1,28 @@
-"""Features that were worked out before, on disk: a killed run goes on where it was, a second one takes seconds.
+"""Features on disk, so that an interrupted run resumes where it stopped and a second run takes seconds.
 
-One SQLite file for each network, convention and precision; a row is found by the content of the image's file.
+There is one SQLite file for each network, convention and precision. Rows are looked up by the content of the image.
 """
 
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from inception_v3.fidelity.pictures import KEY_BYTES, Facts
+from inception_v3.fidelity.feature_rows import FeatureRow
+from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts
 
 _FACTS = struct.Struct(f"<II?10s{KEY_BYTES}s")
 
 
 class FeatureCache:
-    """Rows of `width` float32 features and the facts of their images, by key. Its file may vanish at any time.
+    """Stores rows of `width` float32 features and the facts of their images, by `content_key`. Thread-safe.
 
-    What cannot be read or written (no place, damage, a full disk) is as if it were not there: `problem` says why,
-    and scores are worked out without it.
+    The cache is optional: after an error (a damaged file, a full disk, no permission) it is empty, `problem` is the
+    message, and scores are computed without it.
     """
 
     def __init__(self, folder: Path, name: str, width: int) -> None:
@@ -30,64 +31,57 @@ class FeatureCache:
         self.problem: str | None = None
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        try:
+        with self._connected():
             folder.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
-            # Several runs may write to it, each for a moment; what a loss of power takes is worked out again.
+            # Several processes may write at once. Rows lost in a power failure are computed again.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, facts BLOB, row BLOB)")
-        except (OSError, sqlite3.Error) as error:
-            self._give_up(error)
 
-    def get(self, key: bytes) -> tuple[NDArray[np.float32], Facts] | None:
-        """Safe from several threads."""
-        with self._lock:
-            if self._connection is None:
-                return None
-            try:
-                query = self._connection.execute("SELECT facts, row FROM features WHERE key = ?", (key,))
-                found = query.fetchone()
-            except sqlite3.Error as error:
-                self._give_up(error)
-                return None
-        if found is None or len(found[0]) != _FACTS.size or len(found[1]) != 4 * self.width:
+    def get(self, key: bytes) -> tuple[FeatureRow, ImageFacts] | None:
+        """The row and the facts of an image; None if they are missing or damaged."""
+        entry = None
+        with self._connected() as connection:
+            if connection is not None:
+                entry = connection.execute("SELECT facts, row FROM features WHERE key = ?", (key,)).fetchone()
+        if entry is None or len(entry[0]) != _FACTS.size or len(entry[1]) != 4 * self.width:
             return None
-        width, height, gray, kind, pixels = _FACTS.unpack(found[0])
-        features = np.frombuffer(found[1], "<f4")
-        if not np.isfinite(features).all():
-            return None
-        return features, Facts(width, height, kind.rstrip(b"\0").decode("ascii", "replace"), gray, pixels)
+        row = np.frombuffer(entry[1], "<f4")
+        width, height, gray, file_format, pixel_key = _FACTS.unpack(entry[0])
+        file_format = file_format.rstrip(b"\0").decode("ascii", "replace")
+        return (row, ImageFacts(width, height, file_format, gray, pixel_key)) if np.isfinite(row).all() else None
 
-    def put(self, rows: Iterable[tuple[bytes, Facts, NDArray[np.float32]]]) -> None:
-        with self._lock:
-            if self._connection is None:
-                return
-            try:
-                self._connection.executemany(
+    def put(self, rows: Iterable[tuple[bytes, ImageFacts, FeatureRow]]) -> None:
+        """Store rows under their keys, and commit."""
+        with self._connected() as connection:
+            if connection is not None:
+                connection.executemany(
                     "INSERT OR REPLACE INTO features VALUES (?, ?, ?)",
                     [(key, _pack(facts), np.ascontiguousarray(row, "<f4").tobytes()) for key, facts, row in rows],
                 )
-                self._connection.commit()
-            except sqlite3.Error as error:
-                self._give_up(error)
+                connection.commit()
 
     def close(self) -> None:
-        with self._lock:
-            if self._connection is not None:
-                try:
-                    self._connection.commit()
-                    self._connection.close()
-                except sqlite3.Error as error:
-                    self._give_up(error)
-                self._connection = None
-
-    def _give_up(self, error: Exception) -> None:
-        self.problem = f"{self.path}: no cache of features ({error}); delete the file or choose another --cache"
-        if self._connection is not None:
-            self._connection.close()
+        with self._connected() as connection:
+            if connection is not None:
+                connection.commit()
+                connection.close()
         self._connection = None
 
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection | None]:
+        """Hold the lock, and disable the cache after an error. Yields None if it is disabled or closed."""
+        with self._lock:
+            try:
+                yield self._connection
+            except (OSError, sqlite3.Error) as error:
+                remedy = "delete it or choose another --cache"
+                self.problem = f"{self.path}: cannot be used as feature cache ({error}); {remedy}"
+                if self._connection is not None:
+                    self._connection.close()
+                self._connection = None
 
-def _pack(facts: Facts) -> bytes:
-    return _FACTS.pack(facts.width, facts.height, facts.gray, facts.format.encode()[:10], facts.pixels)
+
+def _pack(facts: ImageFacts) -> bytes:
+    return _FACTS.pack(facts.width, facts.height, facts.gray, facts.format.encode()[:10], facts.pixel_key)

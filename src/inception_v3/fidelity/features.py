@@ -1,13 +1,14 @@
-"""One pass over the pictures of a source: decoded and resized by threads, through the network, into rows on disk."""
+"""Extract the features of a set in one pass: threads decode and resize, the network runs, and rows go to disk."""
 
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,197 +17,244 @@ from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.cache import FeatureCache
-from inception_v3.fidelity.conventions import SIZE, Convention
-from inception_v3.fidelity.network import Network
-from inception_v3.fidelity.pictures import KEY_BYTES, Facts, Picture, decode, key_of
-from inception_v3.fidelity.rows import Row, Rows, RowWriter
-from inception_v3.fidelity.sources import Source
+from inception_v3.fidelity.conventions import Convention
+from inception_v3.fidelity.conventions.resize import SIZE
+from inception_v3.fidelity.feature_rows import FeatureRow, FeatureRows, FeatureRowWriter
+from inception_v3.fidelity.image_sets import ImageSet
+from inception_v3.fidelity.network import FeatureNetwork
+from inception_v3.fidelity.options import FidelityOptions
+from inception_v3.fidelity.progress import Advance, ignore
+from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, StoredImage, content_key, decode_image
 from inception_v3.support.cpu import core_count
 
-LISTED = 1000  # reasons that are kept of pictures that cannot be read
-
-
-@dataclass
-class FeatureSet:
-    """What one pass leaves: features of the pictures that could be read, in order, and the facts of all.
-
-    `rows` is (N, width + spatial_width). `places` are the positions in the source; `keys` (N, 16) are the same for
-    the same pixels.
-    """
-
-    rows: Rows
-    width: int
-    places: NDArray[np.int64]
-    keys: NDArray[np.uint8]
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    formats: Counter[str] = field(default_factory=Counter)
-    gray: int = 0
-    bad: list[str] = field(default_factory=list)
-    bad_count: int = 0
-    from_cache: int = 0
-
-    @property
-    def pooled(self) -> Rows:
-        """(N, width): of FID and the rest."""
-        return self.rows.columns(0, self.width)
-
-    @property
-    def spatial(self) -> Rows:
-        """(N, spatial_width): of sFID."""
-        return self.rows.columns(self.width, self.rows.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.rows)
+Submitted = TypeVar("Submitted")
+MAX_LISTED = 1000  # unreadable images whose reasons are kept
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A picture that a thread has made ready: its row from the cache, or the image for the network and then its row
-    too; or neither."""
+class FeatureSet:
+    """The features of all decode_errors images of a set, in order, and facts about the set.
+
+    Attributes:
+        rows: (N, width + spatial_width), float32.
+        indices: (N,) positions of the images in the set.
+        pixel_keys: (N, 16) uint8; equal keys mean equal pixels.
+        sizes, formats: the number of images of each "WIDTHxHEIGHT" and of each file format, most common first.
+        gray: the number of images without colour.
+        unreadable: a message for each unreadable image, up to MAX_LISTED; `unreadable_count` counts all.
+        from_cache: the number of images whose features came from the cache.
+    """
+
+    rows: FeatureRows
+    width: int
+    indices: NDArray[np.int64]
+    pixel_keys: NDArray[np.uint8]
+    sizes: dict[str, int]
+    formats: dict[str, int]
+    gray: int
+    unreadable: list[str]
+    unreadable_count: int
+    from_cache: int
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
+    @property
+    def pooled(self) -> FeatureRows:
+        """(N, width), the features of all scores but sFID."""
+        return self.rows.columns(0, self.width)
+
+    @property
+    def spatial(self) -> FeatureRows:
+        """(N, spatial_width), the features of sFID."""
+        return self.rows.columns(self.width, self.rows.shape[1])
+
+
+@dataclass(frozen=True)
+class _PreparedImage:
+    """An image in one of three states: with a `row` from the cache, with a `tensor` for the network (and then its
+    `row` too), or with an `error`."""
 
     key: bytes = b""
-    facts: Facts | None = None
-    row: Row | None = None
-    image: Tensor | None = None
+    facts: ImageFacts | None = None
+    row: FeatureRow | None = None
+    tensor: Tensor | None = None
     error: str | None = None
 
 
-def extract(
-    source: Source,
-    network: Network,
+class _Collector:
+    """Collects the prepared images of one pass into a FeatureSet."""
+
+    def __init__(self, network: FeatureNetwork) -> None:
+        self.width = network.width
+        self.writer = FeatureRowWriter(network.width + network.spatial_width)
+        self.indices, self.pixel_keys = array("q"), bytearray()
+        self.sizes, self.formats = Counter[str](), Counter[str]()
+        self.seen = self.gray = self.from_cache = 0
+        self.unreadable: list[str] = []
+
+    def add(self, prepared: _PreparedImage, strict: bool) -> None:
+        """Add the next image. Raises InputError: it is unreadable, and `strict`."""
+        self.seen += 1
+        if prepared.facts is None or prepared.row is None:
+            if strict:
+                raise InputError(f"{prepared.error}")
+            if len(self.unreadable) < MAX_LISTED:
+                self.unreadable.append(f"{prepared.error}")
+            return
+        self.writer.write(len(self.indices), prepared.row)
+        self.indices.append(self.seen - 1)
+        self.pixel_keys += prepared.facts.pixel_key
+        self.sizes[f"{prepared.facts.width}x{prepared.facts.height}"] += 1
+        self.formats[prepared.facts.format] += 1
+        self.gray += prepared.facts.gray
+        self.from_cache += prepared.tensor is None
+
+    def finish(self, name: str) -> FeatureSet:
+        """Raises InputError: no image was decode_errors."""
+        if not self.indices:
+            first = f" ({self.unreadable[0]})" if self.unreadable else ""
+            raise InputError(f"{name}: no image in it can be read{first}; check the files")
+        return FeatureSet(
+            self.writer.rows(len(self.indices)),
+            self.width,
+            np.frombuffer(self.indices, np.int64),
+            np.frombuffer(bytes(self.pixel_keys), np.uint8).reshape(-1, KEY_BYTES),
+            dict(self.sizes.most_common()),
+            dict(self.formats.most_common()),
+            self.gray,
+            self.unreadable,
+            self.seen - len(self.indices),
+            self.from_cache,
+        )
+
+
+def extract_features(
+    image_set: ImageSet,
+    network: FeatureNetwork,
     convention: Convention,
+    options: FidelityOptions | None = None,
     *,
     cache: FeatureCache | None = None,
     limit: int | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    strict: bool = False,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Advance = ignore,
 ) -> FeatureSet:
-    """Features of all pictures of a source, or of the first `limit`; what the cache has is not worked out again.
+    """Extract the features of all images of a set, or of the first `limit`, except those that the cache holds.
 
-    A picture that cannot be read is left out and told in `bad`. Raises InputError: such a picture where `strict`,
-    a damaged archive, no picture at all, no room for the rows.
+    Of `options`, `batch_size`, `workers` and `strict` are used. Raises InputError: an unreadable image and `strict`, a
+    damaged archive, no decode_errors image, a full disk.
     """
+    options = options or FidelityOptions()
     on_cpu = network.device.type == "cpu"
-    batch_size = batch_size or (8 if on_cpu else 128)
-    file = RowWriter(network.width + network.spatial_width)
-    found = FeatureSet(file.rows(0), network.width, np.empty(0, np.int64), np.empty(0, np.uint8))
-    places, keys = array("q"), bytearray()
+    batch_size = options.batch_size or (8 if on_cpu else 128)
     prepare = partial(_prepare, convention=convention, cache=cache)
-    pictures = islice(source.pictures(), limit)
-    if on_cpu:
-        batches = _in_every_thread(prepare, network, pictures, batch_size)
-    else:
-        batches = _beside_the_network(prepare, network, pictures, batch_size, workers or min(core_count(), 16))
-    place = -1
+    images = islice(image_set.images(), limit)
+    batches = (
+        _batches_on_cpu(prepare, network, images, batch_size)
+        if on_cpu
+        else _batches_for_gpu(prepare, network, images, batch_size, options.workers or min(core_count(), 16))
+    )
+    collector = _Collector(network)
     for batch in batches:
-        new = []
         for prepared in batch:
-            place += 1
-            if prepared.facts is None or prepared.row is None:
-                if strict:
-                    raise InputError(f"{prepared.error}")
-                found.bad_count += 1
-                if len(found.bad) < LISTED:
-                    found.bad.append(f"{prepared.error}")
-                continue
-            file.write(len(places), prepared.row)
-            places.append(place)
-            keys += prepared.facts.pixels
-            found.sizes[prepared.facts.width, prepared.facts.height] += 1
-            found.formats[prepared.facts.format] += 1
-            found.gray += prepared.facts.gray
-            if prepared.image is not None:
-                new.append((prepared.key, prepared.facts, prepared.row))
-        found.from_cache += sum(prepared.row is not None and prepared.image is None for prepared in batch)
+            collector.add(prepared, options.strict)
         if cache is not None:
-            cache.put(new)
+            cache.put(
+                (prepared.key, prepared.facts, prepared.row)
+                for prepared in batch
+                if prepared.tensor is not None and prepared.facts and prepared.row is not None
+            )
         progress(len(batch))
-    if not places:
-        first = f" ({found.bad[0]})" if found.bad else ""
-        raise InputError(f"{source.name}: no picture in it can be read{first}; check the files")
-    found.rows = file.rows(len(places))
-    found.places = np.frombuffer(places, np.int64)
-    found.keys = np.frombuffer(bytes(keys), np.uint8).reshape(-1, KEY_BYTES)
-    return found
+    return collector.finish(image_set.name)
 
 
-def _prepare(picture: Picture, convention: Convention, cache: FeatureCache | None) -> _Prepared:
+def read_inputs(image_set: ImageSet, convention: Convention, count: int) -> Tensor:
+    """The network's inputs for the first `count` decode_errors images of a set: (N, 3, 299, 299)."""
+    prepared = (_prepare(image, convention, None).tensor for image in image_set.images())
+    tensors = list(islice((tensor for tensor in prepared if tensor is not None), count))
+    return torch.stack(tensors) if tensors else torch.empty(0, 3, SIZE, SIZE)
+
+
+def _prepare(image: StoredImage, convention: Convention, cache: FeatureCache | None) -> _PreparedImage:
     try:
-        content = picture.read()
-        key = key_of(content)
-        if cache is not None and (known := cache.get(key)):
-            return _Prepared(key, known[1], row=known[0])
-        pixels, facts = decode(content, picture.name)
-        return _Prepared(key, facts, image=convention.resize(torch.from_numpy(pixels)[None])[0])
+        content = image.read()
+        key = content_key(content)
+        if cache is not None and (cached := cache.get(key)):
+            return _PreparedImage(key, cached[1], row=cached[0])
+        pixels, facts = decode_image(content, image.name)
+        return _PreparedImage(key, facts, tensor=convention.resize(torch.from_numpy(pixels)[None])[0])
     except InputError as error:
-        return _Prepared(error=str(error))
+        return _PreparedImage(error=str(error))
 
 
-def sample(source: Source, convention: Convention, count: int) -> Tensor:
-    """The first pictures of a source that can be read, as the network reads them: (N, 3, 299, 299)."""
-    prepared = (_prepare(picture, convention, None).image for picture in source.pictures())
-    images = list(islice((image for image in prepared if image is not None), count))
-    return torch.stack(images) if images else torch.empty(0, 3, SIZE, SIZE)
-
-
-def _through(network: Network, batch: list[_Prepared]) -> list[_Prepared]:
-    """With the features of those that the cache had not."""
-    images = [prepared.image for prepared in batch if prepared.image is not None]
-    if not images:
+def _run_network(network: FeatureNetwork, batch: list[_PreparedImage]) -> list[_PreparedImage]:
+    """Fill in the rows of the images that have a tensor."""
+    tensors = [prepared.tensor for prepared in batch if prepared.tensor is not None]
+    if not tensors:
         return batch
-    pooled, spatial = network.features(torch.stack(images))
+    pooled, spatial = network.features(torch.stack(tensors))
     rows = iter(torch.cat([pooled, spatial], 1).numpy())
-    return [prepared if prepared.image is None else replace(prepared, row=next(rows)) for prepared in batch]
+    return [prepared if prepared.tensor is None else replace(prepared, row=next(rows)) for prepared in batch]
 
 
-def _in_every_thread(
-    prepare: Callable[[Picture], _Prepared], network: Network, pictures: Iterator[Picture], batch_size: int
-) -> Iterator[list[_Prepared]]:
-    """Batches in order. On a processor a thread makes one ready and runs it, with a share of the cores to itself.
+def _batches_on_cpu(
+    prepare: Callable[[StoredImage], _PreparedImage],
+    network: FeatureNetwork,
+    images: Iterator[StoredImage],
+    batch_size: int,
+) -> Iterator[list[_PreparedImage]]:
+    """Yield batches in order. Each thread prepares a batch and runs the network on it, on its own part of the cores.
 
-    With the cores together on one batch, each layer would wait for the core that decodes the next.
+    If all cores worked on one batch, each layer would wait for the core that decodes the next batch.
     """
 
-    def work(batch: list[Picture]) -> list[_Prepared]:
-        return _through(network, list(map(prepare, batch)))
+    def work(batch: list[StoredImage]) -> list[_PreparedImage]:
+        return _run_network(network, list(map(prepare, batch)))
 
-    with _threads(network.callers, max(1, core_count() // network.callers)) as pool:
-        queue: deque[Future[list[_Prepared]]] = deque()
-        while batch := list(islice(pictures, batch_size)):
-            queue.append(pool.submit(work, batch))
-            if len(queue) > network.callers:
-                yield queue.popleft().result()
-        while queue:
-            yield queue.popleft().result()
+    with _thread_pool(network.callers, max(1, core_count() // network.callers)) as pool:
+        for future in _submit_ahead(lambda batch: pool.submit(work, batch), images, batch_size, network.callers):
+            yield future.result()
 
 
-def _beside_the_network(
-    prepare: Callable[[Picture], _Prepared],
-    network: Network,
-    pictures: Iterator[Picture],
+def _batches_for_gpu(
+    prepare: Callable[[StoredImage], _PreparedImage],
+    network: FeatureNetwork,
+    images: Iterator[StoredImage],
     batch_size: int,
     workers: int,
-) -> Iterator[list[_Prepared]]:
-    """Batches in order, two of them made ready while the network runs elsewhere."""
-    with _threads(workers, 1) as pool:
-        queue: deque[list[Future[_Prepared]]] = deque()
-        while batch := list(islice(pictures, batch_size)):
-            queue.append([pool.submit(prepare, picture) for picture in batch])
-            if len(queue) > 2:
-                yield _through(network, [one.result() for one in queue.popleft()])
-        while queue:
-            yield _through(network, [one.result() for one in queue.popleft()])
+) -> Iterator[list[_PreparedImage]]:
+    """Yield batches in order. Threads prepare the next two while the network runs on the GPU."""
+    with _thread_pool(workers, 1) as pool:
+
+        def submit(batch: list[StoredImage]) -> list[Future[_PreparedImage]]:
+            return [pool.submit(prepare, image) for image in batch]
+
+        for futures in _submit_ahead(submit, images, batch_size, 2):
+            yield _run_network(network, [future.result() for future in futures])
+
+
+def _submit_ahead(
+    submit: Callable[[list[StoredImage]], Submitted], images: Iterator[StoredImage], batch_size: int, ahead: int
+) -> Iterator[Submitted]:
+    """Yield what `submit` returns for each batch, in order, `ahead` batches later."""
+    queue: deque[Submitted] = deque()
+    while batch := list(islice(images, batch_size)):
+        queue.append(submit(batch))
+        if len(queue) > ahead:
+            yield queue.popleft()
+    while queue:
+        yield queue.popleft()
 
 
 @contextmanager
-def _threads(workers: int, cores: int) -> Iterator[ThreadPoolExecutor]:
-    """Each of them runs PyTorch on so many cores; else each would take all."""
-    of_this = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "picture", torch.set_num_threads, (cores,))
+def _thread_pool(workers: int, cores: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which PyTorch uses `cores` cores. By default each thread would use all of them."""
+    threads_before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "image", torch.set_num_threads, (cores,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(of_this)  # for threads that start later: PyTorch takes the last that any one said
+        # Threads that start later inherit the last number that was set in any thread.
+        torch.set_num_threads(threads_before)

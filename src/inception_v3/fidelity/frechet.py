@@ -1,10 +1,11 @@
-"""The Frechet distance between two normal distributions, exact, fast, and stable when they are singular.
+"""The squared Fréchet distance between two normal distributions: exact, fast, and stable for singular covariances.
 
     d² = |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½
 
-The last trace is the sum of the singular values of F1ᵀ F2 for any factors S = F Fᵀ. So no matrix root is taken
-(scipy's sqrtm takes 11 s for 2048 dimensions): fewer images than dimensions are a factor themselves, and two
-positive definite matrices need one Cholesky factor and one set of symmetric eigenvalues.
+The last trace is the sum of the singular values of F1ᵀ F2 for any factors S = F Fᵀ, so no matrix square root is
+computed (scipy's sqrtm takes 11 s for 2048 dimensions). Centred features are a factor themselves if there are fewer
+images than dimensions. Two positive definite covariances need one Cholesky factor each and one symmetric eigenvalue
+problem.
 """
 
 import warnings
@@ -15,49 +16,52 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Reference = Literal["sqrtm", "eigvals"]  # how pytorch-fid and clean-fid, and how torch-fidelity take the trace
+from inception_v3.fidelity.feature_rows import Float64Array
 
-# The share of the traces that may be lost to rounding before a slower and finer way is taken.
-LOSS = 2e-7
-# By how much the logarithm of the determinant may be off; where it was within, no loss above 1e-11 was measured.
-LOG_DETERMINANT = 0.1
-# What parity with a reference is promised to: absolute, and as a share of the distance.
-VISIBLE, VISIBLE_SHARE = 1e-3, 1e-4
-# So many images, and scipy's root was finite in every trial; with 3 now and then it was not.
-SURELY_FINITE = 16
+# How a reference program computes the trace: pytorch-fid and clean-fid by sqrtm, torch-fidelity by eigvals.
+TraceMethod = Literal["sqrtm", "eigvals"]
+
+# The fraction of the traces that may be lost to rounding before a slower, more precise method is used.
+MAX_LOSS = 2e-7
+# Maximum error of the logarithm of the determinant. No loss above 1e-11 was measured within this limit.
+MAX_LOG_DETERMINANT_ERROR = 0.1
+# The parity with a reference program that is promised: absolute, and relative to the distance.
+MAX_DIFFERENCE, MAX_RELATIVE_DIFFERENCE = 1e-3, 1e-4
+# From this many images on, scipy's sqrtm was finite in every trial; with 3 images it sometimes was not.
+MIN_IMAGES_FOR_FINITE_SQRTM = 16
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A normal distribution over D features, by its covariance (D, D) or by the features that it is that of.
+    """A normal distribution over D features, given by its covariance (D, D) or by centred features (N, D).
 
-    Features less their mean, (N, D), are kept where N is the smaller: divided by sqrt(N - 1) they are a factor.
+    Centred features, that is features minus their mean, are kept if N <= D. Divided by sqrt(N - 1) they are a factor
+    of the covariance.
     """
 
-    mean: Array
-    full: Array | None = None
-    centred: Array | None = None
+    mean: Float64Array
+    given_covariance: Float64Array | None = None
+    centred: Float64Array | None = None
 
     @classmethod
-    def of(cls, features: NDArray[np.floating]) -> "Gaussian":
-        """That of the rows of `features`, (N, D), N at least 2, with N - 1 in the denominator as np.cov."""
+    def from_features(cls, features: NDArray[np.floating]) -> "Gaussian":
+        """The distribution of features (N, D), N >= 2. The covariance has N - 1 as denominator, as in np.cov."""
         rows = np.asarray(features, np.float64)
         mean = rows.mean(0)
-        found = cls(mean, centred=rows - mean)
-        return found if len(rows) <= rows.shape[1] else cls(mean, full=found.covariance)
+        gaussian = cls(mean, centred=rows - mean)
+        return gaussian if len(rows) <= rows.shape[1] else cls(mean, gaussian.covariance)
 
     @cached_property
-    def covariance(self) -> Array:
-        """(D, D), to the last bit that of np.cov: where it is singular, the references' distance hangs on it."""
-        if self.full is not None:
-            return self.full
+    def covariance(self) -> Float64Array:
+        """(D, D), equal to np.cov to the last bit: the references' distance of singular matrices depends on it."""
+        if self.given_covariance is not None:
+            return self.given_covariance
         assert self.centred is not None
         return np.asarray(self.centred.T @ self.centred * (1 / (len(self.centred) - 1)))
 
     @cached_property
-    def variances(self) -> Array:
-        """(D,)"""
+    def variances(self) -> Float64Array:
+        """The diagonal of the covariance, (D,)."""
         if self.centred is not None:
             return np.asarray(np.square(self.centred).sum(0) / (len(self.centred) - 1))
         return np.diagonal(self.covariance)
@@ -68,116 +72,118 @@ class Gaussian:
 
     @cached_property
     def norm(self) -> float:
-        """Frobenius' norm of the covariance."""
-        return float(np.linalg.norm(self.full if self.full is not None else self.rows @ self.rows.T))
+        """The Frobenius norm of the covariance."""
+        covariance = self.given_covariance
+        return float(np.linalg.norm(covariance if covariance is not None else self.factor @ self.factor.T))
 
     @cached_property
-    def rows(self) -> Array:
-        """A factor of the covariance, (k, D)."""
+    def factor(self) -> Float64Array:
+        """Fᵀ of a factorisation S = F Fᵀ of the covariance, (k, D); k is the rank or the number of images."""
         if self.centred is not None:
             return np.asarray(self.centred / (len(self.centred) - 1) ** 0.5)
-        assert self.full is not None
-        if self.root is not None:
-            return self.root.T
-        # Singular: Cholesky with pivots ends where what is left is the rounding of the largest variance.
+        assert self.given_covariance is not None
+        if self.cholesky is not None:
+            return self.cholesky.T
+        # Singular. Pivoted Cholesky stops when the rest is no larger than the rounding of the largest variance.
         from scipy.linalg.lapack import dpstrf  # type: ignore[import-untyped]
 
-        lower, pivots, rank, _ = dpstrf(self.full, lower=1)
-        factor = np.empty((len(self.full), rank))
+        lower, pivots, rank, _ = dpstrf(self.given_covariance, lower=1)
+        factor = np.empty((len(self.given_covariance), rank))
         factor[pivots - 1] = np.tril(lower)[:, :rank]
         return factor.T
 
     @cached_property
-    def root(self) -> Array | None:
-        """The Cholesky factor, where the covariance is positive definite."""
-        if self.full is None:
+    def cholesky(self) -> Float64Array | None:
+        """The lower Cholesky factor (D, D), or None if no positive definite covariance was given."""
+        if self.given_covariance is None:
             return None
         try:
-            return np.asarray(np.linalg.cholesky(self.full))
+            return np.asarray(np.linalg.cholesky(self.given_covariance))
         except np.linalg.LinAlgError:
             return None
 
 
-def frechet_distance(first: Gaussian, second: Gaussian, reference: Reference | None = None) -> float:
-    """The squared Frechet distance of two distributions over the same features; 0 or more.
+def frechet_distance(first: Gaussian, second: Gaussian, trace_method: TraceMethod | None = None) -> float:
+    """The squared Fréchet distance between two distributions over the same features; at least 0.
 
-    With `reference` it is what scipy.linalg.sqrtm or numpy.linalg.eigvals make of it in the program of that
-    convention: the same, except where the product is singular and their rounding shows, below zero too.
+    With `trace_method`, reproduce the programs that compute the trace by scipy.linalg.sqrtm or numpy.linalg.eigvals.
+    Their result differs only if the product of the covariances is singular and their rounding becomes visible. It may
+    then be negative.
     """
     shift = first.mean - second.mean
-    apart = float(shift @ shift) + first.trace + second.trace
-    exact = apart - 2 * trace_of_root(first, second)
-    if reference is None:
+    without_product = float(shift @ shift) + first.trace + second.trace
+    exact = without_product - 2 * trace_of_sqrt(first, second)
+    if trace_method is None:
         return max(exact, 0.0)
-    if first.root is not None and second.root is not None:
+    if first.cholesky is not None and second.cholesky is not None:
         return exact
-    below = 2 * reference_roundoff(first, second)
-    if _may_fail(first, second, reference):
-        return apart - 2 * _trace_by_sqrtm(first.covariance, second.covariance)
-    if below > min(VISIBLE, VISIBLE_SHARE * exact):
-        return apart - 2 * _trace_by_eigvals(first.covariance, second.covariance)
-    return exact - below
+    rounding = 2 * reference_rounding(first, second)
+    if _sqrtm_may_fail(first, second, trace_method):
+        return without_product - 2 * _trace_by_sqrtm(first.covariance, second.covariance)
+    if rounding > min(MAX_DIFFERENCE, MAX_RELATIVE_DIFFERENCE * exact):
+        return without_product - 2 * _trace_by_eigvals(first.covariance, second.covariance)
+    return exact - rounding
 
 
-def trace_of_root(first: Gaussian, second: Gaussian) -> float:
-    """tr (S1 S2)^½, to LOSS of the traces."""
+def trace_of_sqrt(first: Gaussian, second: Gaussian) -> float:
+    """tr (S1 S2)^½, with an error of at most MAX_LOSS of the sum of both traces."""
     product = None
-    roots = [first.root, second.root]
-    if roots[0] is not None and roots[1] is not None and second.full is not None:
-        squares = roots[0].T @ second.full @ roots[0]
+    roots = [first.cholesky, second.cholesky]
+    if roots[0] is not None and roots[1] is not None and second.given_covariance is not None:
+        squares = roots[0].T @ second.given_covariance @ roots[0]
     else:
-        product = first.rows @ second.rows.T
+        product = first.factor @ second.factor.T
         squares = product @ product.T if len(product) <= product.shape[1] else product.T @ product
-    # The squares of the singular values, exact to the rounding of the largest at worst; their roots are less so.
+    # The squared singular values. Each has at most the rounding error of the largest, so small roots are inaccurate.
     values = np.maximum(np.linalg.eigvalsh(squares), 0)
     rounding = values.max(initial=0) * np.finfo(np.float64).eps
     loss = rounding / np.sqrt(np.maximum(values, rounding)) if rounding else values
-    if loss.sum() <= LOSS * (first.trace + second.trace):
+    if loss.sum() <= MAX_LOSS * (first.trace + second.trace):
         return float(np.sqrt(values).sum())
     if product is None:
-        # Mostly it is not at worst, as Cholesky's factors put the large before the small. The product of all values
-        # is known to the last digits; it comes out wrong where small ones are noise.
+        # The error is mostly smaller, because Cholesky factors order large values before small ones. The determinant
+        # is known precisely from the factors; the product of the values differs from it if small ones are noise.
         determinant = sum(2 * np.log(np.diagonal(root)).sum() for root in roots if root is not None)
-        if values.all() and abs(np.log(values).sum() - determinant) <= LOG_DETERMINANT:
+        if values.all() and abs(np.log(values).sum() - determinant) <= MAX_LOG_DETERMINANT_ERROR:
             return float(np.sqrt(values).sum())
-        product = first.rows @ second.rows.T
+        product = first.factor @ second.factor.T
     return float(np.linalg.svd(product, compute_uv=False).sum())  # four times as slow
 
 
-def reference_roundoff(first: Gaussian, second: Gaussian) -> float:
-    """By how much the references' trace is too large where the product of the covariances is singular.
+def reference_rounding(first: Gaussian, second: Gaussian) -> float:
+    """Predict the rounding error of the references' trace where the product of the covariances is singular.
 
-    Each of the eigenvalues that should be 0 is rounding, and its root is much larger; they are so many that their sum
-    is much the same each time. Measured with spectra from flat to steep, and with those of a network, for 8 to 1000
-    images: 0.02 to 0.09 of what is 0.06 here, and the same by either way.
+    Eigenvalues that should be 0 are rounding errors instead, and their roots are much larger. With hundreds of them,
+    their sum is nearly constant. The factor 0.06 was measured with flat to steep spectra, and with those of
+    a network, for 8 to 1000 images: 0.02 to 0.09, the same for both trace methods.
     """
-    missing = len(first.mean) - min(len(first.rows), len(second.rows))
+    missing = len(first.mean) - min(len(first.factor), len(second.factor))
     return float(0.06 * missing * (np.finfo(np.float64).eps * first.norm * second.norm) ** 0.5)
 
 
-def _may_fail(first: Gaussian, second: Gaussian, reference: Reference) -> bool:
-    """Whether scipy's root may have no finite value, where the references change the matrices and try again.
+def _sqrtm_may_fail(first: Gaussian, second: Gaussian, trace_method: TraceMethod) -> bool:
+    """Whether scipy's sqrtm may return values that are not finite. The references then change the matrices and retry.
 
-    It happens where features never vary in sets of up to five images. Elsewhere the trace of the root is the sum of
-    the roots of the eigenvalues, to a tenth of the rounding that they share (a hundredth at 2048 dimensions), in a
-    third of the time or less.
+    This happens if features are constant in sets of up to five images. In all other cases the sum of the roots of the
+    eigenvalues equals the trace of sqrtm to a tenth of the rounding error that they share (a hundredth at 2048
+    dimensions), in at most a third of the time.
     """
-    if reference == "eigvals" or (first.variances.all() and second.variances.all()):
+    if trace_method == "eigvals" or (first.variances.all() and second.variances.all()):
         return False
-    return any(side.centred is None or len(side.centred) < SURELY_FINITE for side in (first, second))
+    return any(side.centred is None or len(side.centred) < MIN_IMAGES_FOR_FINITE_SQRTM for side in (first, second))
 
 
-def _trace_by_eigvals(first: Array, second: Array) -> float:
-    """As torch-fidelity's metric_fid.py."""
+def _trace_by_eigvals(first: Float64Array, second: Float64Array) -> float:
+    """As torch-fidelity's metric_fid.py computes it."""
     return float(np.sqrt(np.linalg.eigvals(first @ second).astype(np.complex128)).real.sum())
 
 
-def _trace_by_sqrtm(first: Array, second: Array) -> float:
-    """As pytorch-fid's fid_score.py; clean-fid's and ADM's are copies."""
+def _trace_by_sqrtm(first: Float64Array, second: Float64Array) -> float:
+    """As pytorch-fid's fid_score.py computes it; clean-fid and ADM's evaluator copied that function."""
     from scipy.linalg import sqrtm  # type: ignore[import-untyped]
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is singular is known
+        warnings.simplefilter("ignore")  # scipy warns that the matrix is singular
         root = sqrtm(first @ second)
         if not np.isfinite(root).all():
             offset = np.eye(len(first)) * 1e-6

@@ -1,15 +1,15 @@
-"""The scores as torchmetrics' Metrics, for training loops: update, compute, reset, sync between processes.
+"""The scores as torchmetrics Metrics, for training loops: update, compute, reset, and sync between processes.
 
     fid = FrechetInceptionDistance(weights="pt_inception-2015-12-05.pth", reset_real_features=False)
     for images in loader:  # uint8 (N, 3, H, W)
         fid.update(images, real=True)
     ...
-    fid.update_from(generator, 10_000)  # generator(32) gives 32 images
+    fid.update_from(generator, 10_000)  # generator(32) returns 32 images
     fid.compute()
 
-Memory does not grow with the images: means and covariances merge, and what needs the features themselves (KID,
-neighbours) keeps a random sample of at most `max_features` of each set. torchmetrics comes with
-`pip install 'inception-v3[metrics]'`. Its FeatureShare lets several of these share one run of the network.
+Memory does not grow with the number of images: means and covariances are merged, and scores that need the features
+themselves (KID, nearest neighbours) keep a random sample of at most `max_features` of each set. torchmetrics is
+installed by `pip install 'inception-v3[metrics]'`. Its FeatureShare lets several metrics share one run of the network.
 """
 
 from collections.abc import Callable
@@ -23,34 +23,36 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from inception_v3.fidelity import manifold
-from inception_v3.fidelity.conventions import KidSampling, find_convention
+from inception_v3.fidelity.conventions import find_convention
+from inception_v3.fidelity.conventions.base import KidSampling
 from inception_v3.fidelity.extrapolation import extrapolate
 from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.kernel import kernel_distance
-from inception_v3.fidelity.network import WEIGHTS, Dtype, load_network
+from inception_v3.fidelity.neighbours import DENSITY_K, PRECISION_K, compare_neighbours
+from inception_v3.fidelity.network import load_network
+from inception_v3.fidelity.options import DEFAULT_WEIGHTS, NetworkPrecision
 from inception_v3.fidelity.statistics import Moments, gaussian
 from inception_v3.weights.model import InceptionV3
 
-Features = int | nn.Module
-Generator = Callable[[int], Tensor]
+FeatureArgument = int | nn.Module
+ImageGenerator = Callable[[int], Tensor]
 
 
-class Extractor(nn.Module):
-    """uint8 images (N, 3, H, W) to features (N, num_features), by a convention and the network of 2015.
+class InceptionFeatureExtractor(nn.Module):
+    """Maps uint8 images (N, 3, H, W) to features (N, num_features) by a convention and the network of 2015.
 
-    With `spatial` the 2023 of sFID, else the 2048 of all others. Arguments are those of `load_network` and
-    `find_convention`, and so are the errors.
+    With `spatial` these are the 2023 features of sFID, otherwise the 2048 of all other scores. The arguments and the
+    errors are those of `load_network` and `find_convention`.
     """
 
     def __init__(
         self,
-        weights: str | Path | InceptionV3 = WEIGHTS,
+        weights: str | Path | InceptionV3 = DEFAULT_WEIGHTS,
         *,
         like: str | None = None,
         mode: str | None = None,
         spatial: bool = False,
-        dtype: Dtype = "fp32",
+        dtype: NetworkPrecision = "fp32",
         device: str | torch.device = "cpu",
         any_weights: bool = False,
     ) -> None:
@@ -61,101 +63,113 @@ class Extractor(nn.Module):
         self.num_features = self.network.spatial_width if spatial else self.network.width
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        """The network goes along with `metric.to(device)`; its precision stays."""
+        """Move the network along with `metric.to(device)`. Its precision does not change."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.network = self.network.to(fn(torch.empty(0)).device)
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raises ValueError: images of another shape or type."""
+        """Raises ValueError: images of another shape or dtype."""
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
             raise ValueError(f"images must be uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
-        with torch.autocast(self.network.device.type, enabled=False):  # a training loop's must not reach the scores
+        with torch.autocast(self.network.device.type, enabled=False):  # a training loop's autocast must not apply here
             pooled, spatial = self.network.features(self.convention.resize(images))
         return spatial if self.spatial else pooled
 
     def extra_repr(self) -> str:
-        """What FeatureShare compares before it takes one network for another."""
+        """FeatureShare compares this text to decide whether two metrics have the same network."""
         features = "spatial" if self.spatial else "pooled"
         return f"{self.convention.name}, {features}, {self.network.dtype}, weights {self.network.checksum[:12]}"
 
 
 class FidelityMetric(Metric):
-    """What all share: the network, and how images come in.
+    """The base class of all metrics here: the network, and how images are passed to it.
 
     Args:
-        feature: 2048, the network of 2015; or a module of your own from images to features (N, D), which gets
-            them as they are.
-        normalize: images are floats in [0, 1], and become uint8 by (images * 255).byte(), as in torchmetrics.
-        reset_real_features: `reset` forgets the real images too.
-        options: of Extractor (weights, like, mode, dtype, device, any_weights), then those of Metric.
+        feature: 2048 for the network of 2015; or your own module from images to features (N, D). It receives the images
+            unchanged.
+        normalize: images are floats in [0, 1], converted to uint8 by (images * 255).byte() as in torchmetrics.
+        reset_real_features: `reset` also forgets the real images.
+        options: arguments of InceptionFeatureExtractor (weights, like, mode, dtype, device, any_weights) and of Metric.
     """
 
     full_state_update = False
     is_differentiable = False
     higher_is_better: bool | None = True
     feature_network = "inception"
-    names_of_features: tuple[int | str, ...] = (2048,)
+    feature_names: tuple[int | str, ...] = (2048,)
     real_states: tuple[str, ...] = ()
     spatial = False
 
     def __init__(
-        self, feature: Features | str = 2048, normalize: bool = False, reset_real_features: bool = True, **options: Any
+        self,
+        feature: FeatureArgument | str = 2048,
+        normalize: bool = False,
+        reset_real_features: bool = True,
+        **options: Any,
     ) -> None:
         names = ("weights", "like", "mode", "dtype", "device", "any_weights")
-        chosen = {name: options.pop(name) for name in names if name in options}
+        extractor_options = {name: options.pop(name) for name in names if name in options}
         super().__init__(**options)
-        if not isinstance(feature, nn.Module) and feature not in self.names_of_features:
-            known = " or ".join(map(repr, self.names_of_features))
+        self.has_own_network = not isinstance(feature, nn.Module)
+        if self.has_own_network and feature not in self.feature_names:
+            known = " or ".join(map(repr, self.feature_names))
             raise ValueError(f"feature must be {known} or a module, not {feature!r}")
-        self.own = not isinstance(feature, nn.Module)
-        self.inception = feature if isinstance(feature, nn.Module) else Extractor(spatial=self.spatial, **chosen)
-        self.expected = self.inception.num_features if isinstance(self.inception, Extractor) else None
-        self.logits = torch.from_numpy(self.inception.network.logits) if isinstance(self.inception, Extractor) else None
+        self.inception = (
+            feature
+            if isinstance(feature, nn.Module)
+            else InceptionFeatureExtractor(spatial=self.spatial, **extractor_options)
+        )
+        extractor = self.inception if isinstance(self.inception, InceptionFeatureExtractor) else None
+        self.expected_width = extractor.num_features if extractor else None
+        self.logits = torch.from_numpy(extractor.network.logits) if extractor else None
         self.normalize = normalize
         self.reset_real_features = reset_real_features
 
     def _width(self) -> int:
-        """Features that an image has; a module that does not say is tried."""
+        """The number of features per image. A module without `num_features` is run once to find out."""
         if (width := getattr(self.inception, "num_features", None)) is not None:
             return int(width)
         images = torch.zeros(1, 3, 299, 299, dtype=torch.float32 if self.normalize else torch.uint8)
         return self._features(images).shape[1]
 
     def _features(self, images: Tensor) -> Tensor:
-        if self.own and self.normalize:
+        if self.has_own_network and self.normalize:
             images = (images * 255).byte()
         with torch.no_grad():
             features: Tensor = self.inception(images)
-        if self.expected not in (None, features.shape[1]):
-            found = f"{features.shape[1]} features came where {type(self).__name__} needs {self.expected}"
-            raise ValueError(f"{found}: a FeatureShare gave it another's network; leave it out of that one")
+        if self.expected_width not in (None, features.shape[1]):
+            raise ValueError(
+                f"{type(self).__name__} needs {self.expected_width} features and got {features.shape[1]}: FeatureShare "
+                "replaced its network by another metric's; do not share this one"
+            )
         return features.to(self.device)
 
     def forward(self, *images: Any, **more: Any) -> None:
-        """The same as `update`: of one batch there is no score, and `compute` gives that of all."""
+        """The same as `update`: there is no score of a single batch. `compute` returns the score of all images."""
         self.update(*images, **more)
 
-    def update_from(self, generator: Generator, count: int, batch_size: int = 32) -> None:
-        """Add `count` generated images: `generator(n)` gives n, as `update` takes them."""
+    def update_from(self, generator: ImageGenerator, count: int, batch_size: int = 32) -> None:
+        """Add `count` generated images. `generator(n)` returns n images in the form that `update` takes."""
         for start in range(0, count, batch_size):
             with torch.no_grad():
                 images = generator(min(batch_size, count - start))
-            self._generated(images)
+            self._update_generated(images)
 
-    def _generated(self, imgs: Tensor) -> None:
+    def _update_generated(self, imgs: Tensor) -> None:
         self.update(imgs, real=False)
 
     def reset(self) -> None:
         states = [] if self.reset_real_features else [(name, getattr(self, name)) for name in self.real_states]
-        kept = {name: [*state] if isinstance(state, list) else state for name, state in states}  # lists are emptied
+        # Metric.reset empties lists in place, so they are copied.
+        kept = {name: [*state] if isinstance(state, list) else state for name, state in states}
         super().reset()
         for name, state in kept.items():
             setattr(self, name, state)
 
 
 def _merge(packed: Tensor) -> Tensor:
-    """Moments of several processes, (processes, D + 1, D + 1), to those of all."""
+    """Merge the packed moments of several processes, (processes, D + 1, D + 1)."""
     total = Moments.unpack(packed[0])
     for part in packed[1:]:
         total = total.merge(Moments.unpack(part))
@@ -163,9 +177,9 @@ def _merge(packed: Tensor) -> Tensor:
 
 
 class FrechetInceptionDistance(FidelityMetric):
-    """FID of all images that came, exact; compute() gives a float64 scalar, and ValueError before two of each set.
+    """The exact FID of all images. compute() returns a float64 scalar, and raises ValueError before two of each set.
 
-    It holds a mean and a covariance of each set in float64: 34 MB at 2048 features.
+    The state is a mean and a covariance of each set in float64: 34 MB per set at 2048 features.
     """
 
     higher_is_better = False
@@ -173,11 +187,11 @@ class FrechetInceptionDistance(FidelityMetric):
     real_moments: Tensor
     fake_moments: Tensor
 
-    def __init__(self, feature: Features = 2048, **options: Any) -> None:
+    def __init__(self, feature: FeatureArgument = 2048, **options: Any) -> None:
         super().__init__(feature, **options)
-        nothing = Moments.empty(self._width()).pack()
+        empty = Moments.empty(self._width()).pack()
         for name in ("real_moments", "fake_moments"):
-            self.add_state(name, nothing, dist_reduce_fx=_merge)
+            self.add_state(name, empty, dist_reduce_fx=_merge)
 
     def update(self, imgs: Tensor, real: bool) -> None:
         name = "real_moments" if real else "fake_moments"
@@ -190,16 +204,16 @@ class FrechetInceptionDistance(FidelityMetric):
 
 
 class SpatialFrechetInceptionDistance(FrechetInceptionDistance):
-    """sFID: the same over 7 channels of Mixed_6d, where things lie in the image."""
+    """sFID: FID over 7 channels of Mixed_6d, which depend on the positions of objects in the image."""
 
     spatial = True
 
 
 class SampledMetric(FidelityMetric):
-    """Keeps features of each set: all up to `max_features`, then a random sample of so many.
+    """Keeps the features of each set: all up to `max_features`, then a random sample of that size.
 
-    Each image draws a number, and those with the lowest stay. So the samples of several processes, or those of
-    merge_state, are together a sample of all images, however many each saw.
+    Each image draws a random number, and the images with the lowest numbers are kept. Samples of several processes, or
+    of merge_state, therefore combine into a fair sample of all images, however many each of them processed.
     """
 
     real_states = ("real_features", "real_draws")
@@ -208,12 +222,15 @@ class SampledMetric(FidelityMetric):
     real_draws: list[Tensor] | Tensor
     fake_draws: list[Tensor] | Tensor
 
-    def __init__(self, feature: Features = 2048, max_features: int = 10_000, seed: int = 2020, **options: Any) -> None:
+    def __init__(
+        self, feature: FeatureArgument = 2048, max_features: int = 10_000, seed: int = 2020, **options: Any
+    ) -> None:
         super().__init__(feature, **options)
         self.max_features = max_features
         self.seed = seed
         self.rng = np.random.RandomState(seed)
-        # By its name a MetricCollection tells metrics of other samples apart; values are compared nearly.
+        # MetricCollection merges metrics whose states have equal names and nearly equal values. The name of this state
+        # keeps metrics with different samples apart.
         self.add_state(f"sample_{max_features}_{seed}", torch.tensor(0), dist_reduce_fx="max")
         for name in ("real", "fake"):
             self.add_state(f"{name}_features", [], dist_reduce_fx="cat")
@@ -230,113 +247,116 @@ class SampledMetric(FidelityMetric):
         setattr(self, f"{name}_draws", [draws])
 
     def _sample(self, features: list[Tensor] | Tensor, draws: list[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that stay, in the order in which they came."""
-        every, drawn = dim_zero_cat(features), dim_zero_cat(draws)
-        if len(every) <= self.max_features:
-            return every, drawn
-        rows = drawn.argsort(stable=True)[: self.max_features].sort().values
-        return every[rows], drawn[rows]
+        """Select the rows to keep, in the order in which they came."""
+        features, draws = dim_zero_cat(features), dim_zero_cat(draws)
+        if len(features) <= self.max_features:
+            return features, draws
+        rows = draws.argsort(stable=True)[: self.max_features].sort().values
+        return features[rows], draws[rows]
 
     def reset(self) -> None:
         super().reset()
         self.rng.seed(self.seed)
 
     def _sync_dist(self, *arguments: Any, **options: Any) -> None:
-        """A process that has none of a set takes part with no rows; torchmetrics would send another shape."""
+        """Give a process without images of a set a tensor of zero rows. torchmetrics would send one of another rank."""
         for name in ("real", "fake"):
             if not len(getattr(self, f"{name}_features")):
                 setattr(self, f"{name}_features", [torch.zeros(0, self._width(), device=self.device)])
                 setattr(self, f"{name}_draws", [torch.zeros(0, device=self.device)])
         super()._sync_dist(*arguments, **options)
 
-    def _kept(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of the generated and the real. Raises ValueError: a set of none."""
-        both = []
+    def _samples(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The features of the generated and of the real images. Raises ValueError: there are none of a set."""
+        samples = []
         for name in ("fake", "real"):
             if not len(kept := getattr(self, f"{name}_features")):
                 raise ValueError(f"no {name} images yet: call update(imgs, real={name == 'real'}) first")
             features, _ = self._sample(kept, getattr(self, f"{name}_draws"))
-            both.append(features.float().cpu().numpy())
-        return both[0], both[1]
+            samples.append(features.float().cpu().numpy())
+        return samples[0], samples[1]
 
     def _tensors(self, *values: float) -> tuple[Tensor, ...]:
         return tuple(torch.tensor(value, dtype=torch.float64, device=self.device) for value in values)
 
 
 class KernelInceptionDistance(SampledMetric):
-    """KID: mean and standard deviation over `subsets` of `subset_size`; ValueError where there are fewer images."""
+    """KID: mean and standard deviation over `subsets` of `subset_size`; ValueError if there are fewer images."""
 
     higher_is_better = False
 
-    def __init__(self, feature: Features = 2048, subsets: int = 100, subset_size: int = 1000, **options: Any) -> None:
+    def __init__(
+        self, feature: FeatureArgument = 2048, subsets: int = 100, subset_size: int = 1000, **options: Any
+    ) -> None:
         super().__init__(feature, **options)
         self.sampling = KidSampling(subsets, subset_size, self.seed, shrinks=False)
 
     def compute(self) -> tuple[Tensor, ...]:
-        return self._tensors(*kernel_distance(*self._kept(), self.sampling))
+        return self._tensors(*kernel_distance(*self._samples(), self.sampling))
 
 
 class PrecisionRecall(SampledMetric):
     """Precision and recall, by the k-th neighbour."""
 
-    def __init__(self, feature: Features = 2048, k: int = manifold.PRECISION_K, **options: Any) -> None:
+    def __init__(self, feature: FeatureArgument = 2048, k: int = PRECISION_K, **options: Any) -> None:
         super().__init__(feature, **options)
         self.k = k
 
     def compute(self) -> tuple[Tensor, ...]:
-        found = manifold.compare(*self._kept(), k=self.k, density_k=self.k)
-        return self._tensors(found.precision, found.recall)
+        scores = compare_neighbours(*self._samples(), k=self.k, density_k=self.k)
+        return self._tensors(scores.precision, scores.recall)
 
 
 class DensityCoverage(SampledMetric):
     """Density and coverage, by the k-th neighbour."""
 
-    def __init__(self, feature: Features = 2048, k: int = manifold.DENSITY_K, **options: Any) -> None:
+    def __init__(self, feature: FeatureArgument = 2048, k: int = DENSITY_K, **options: Any) -> None:
         super().__init__(feature, **options)
         self.k = k
 
     def compute(self) -> tuple[Tensor, ...]:
-        found = manifold.compare(*self._kept(), k=self.k, density_k=self.k)
-        return self._tensors(found.density, found.coverage)
+        scores = compare_neighbours(*self._samples(), k=self.k, density_k=self.k)
+        return self._tensors(scores.density, scores.coverage)
 
 
 class FrechetInceptionDistanceInfinity(SampledMetric):
-    """FID extrapolated to infinitely many images, and the ends of its 95 % interval."""
+    """FID extrapolated to infinitely many images, and the low and high end of its 95 % interval."""
 
     higher_is_better = False
 
     def compute(self) -> tuple[Tensor, ...]:
-        fake, real = self._kept()
-        found = extrapolate(fake, real, fid=frechet_distance(gaussian(fake), gaussian(real)), seed=self.seed)
-        return self._tensors(found.infinity, *found.infinity_interval)
+        fake, real = self._samples()
+        fid = frechet_distance(gaussian(fake), gaussian(real))
+        extrapolation = extrapolate(fake, real, fid=fid, seed=self.seed)
+        return self._tensors(extrapolation.infinity, *extrapolation.infinity_interval)
 
 
 class MemorisationDistance(SampledMetric):
-    """Distance of a generated image to the nearest real one: mean and least; and mean from one real to another."""
+    """Mean and minimum distance from generated images to the nearest real one, and the mean among real images."""
 
     def compute(self) -> tuple[Tensor, ...]:
-        found = manifold.compare(*self._kept(), k=1, density_k=1)
-        return self._tensors(found.nearest.mean(), found.nearest.min(), found.spacing.mean())
+        scores = compare_neighbours(*self._samples(), k=1, density_k=1)
+        return self._tensors(scores.nearest.mean(), scores.nearest.min(), scores.spacing.mean())
 
 
 class InceptionScore(FidelityMetric):
     """Inception Score of generated images: mean and standard deviation over `splits` parts.
 
-    An image goes to the parts in turn as it comes, so that no logits are kept; with one part the score is that
-    of any order. "logits_unbiased" is torchmetrics' name for what it takes; a module of your own gives logits.
+    Images are dealt to the parts in turn, so no logits are stored; with one part the order has no effect.
+    `feature="logits_unbiased"` is accepted as in torchmetrics. Your own module must return logits.
     """
 
-    names_of_features = (2048, "logits_unbiased")
+    feature_names = (2048, "logits_unbiased")
 
-    classes: Tensor
-    certainty: Tensor
-    counts: Tensor
+    classes: Tensor  # sums of the probabilities p of each class, (splits, classes)
+    certainty: Tensor  # sums of p log p, (splits,)
+    counts: Tensor  # images, (splits,)
 
-    def __init__(self, feature: Features | str = 2048, splits: int = 10, **options: Any) -> None:
+    def __init__(self, feature: FeatureArgument | str = 2048, splits: int = 10, **options: Any) -> None:
         super().__init__(feature, **options)
         self.splits = splits
-        count = self._width() if self.logits is None else len(self.logits)
-        self.add_state("classes", torch.zeros(splits, count, dtype=torch.float64), dist_reduce_fx="sum")
+        class_count = self._width() if self.logits is None else len(self.logits)
+        self.add_state("classes", torch.zeros(splits, class_count, dtype=torch.float64), dist_reduce_fx="sum")
         for name in ("certainty", "counts"):
             self.add_state(name, torch.zeros(splits, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -345,14 +365,14 @@ class InceptionScore(FidelityMetric):
         if self.logits is not None:
             with torch.autocast(logits.device.type, enabled=False):
                 logits = logits @ self.logits.to(logits).T
-        log_shares = logits.double().log_softmax(1)
-        shares = log_shares.exp()
-        parts = (torch.arange(len(shares), device=self.device) + int(self.counts.sum())) % self.splits
-        self.classes = self.classes.index_add(0, parts, shares)
-        self.certainty = self.certainty.index_add(0, parts, (shares * log_shares).sum(1))
+        log_probabilities = logits.double().log_softmax(1)
+        probabilities = log_probabilities.exp()
+        parts = (torch.arange(len(logits), device=self.device) + int(self.counts.sum())) % self.splits
+        self.classes = self.classes.index_add(0, parts, probabilities)
+        self.certainty = self.certainty.index_add(0, parts, (probabilities * log_probabilities).sum(1))
         self.counts = self.counts.index_add(0, parts, torch.ones_like(parts, dtype=torch.float64))
 
-    def _generated(self, imgs: Tensor) -> None:
+    def _update_generated(self, imgs: Tensor) -> None:
         self.update(imgs)
 
     def compute(self) -> tuple[Tensor, Tensor]:

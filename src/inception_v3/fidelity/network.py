@@ -1,10 +1,10 @@
-"""The network as the scores need it: one function from images to features, and what identifies it."""
+"""The network of 2015 as the scores use it: a function from images to features, and its checksum."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.fidelity.rounding import rounded
+from inception_v3.fidelity.options import DEFAULT_WEIGHTS, NetworkPrecision
+from inception_v3.fidelity.rounding import round_weights
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.choose import open_graph
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
@@ -21,88 +22,95 @@ from inception_v3.weights.formats import fid_2015
 from inception_v3.weights.load import load
 from inception_v3.weights.model import InceptionV3
 
-WEIGHTS = "fid:2015-12-05"
 SPATIAL_LAYER, SPATIAL_CHANNELS = "Mixed_6d.Branch_0", 7  # of sFID: mixed_6/conv in OpenAI's evaluator.py
-Dtype = Literal["fp32", "bf16", "int8"]
-Features = Callable[[Tensor], tuple[Tensor, Tensor]]
+ExtractFeatures = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Network:
-    """`features` takes float32 images (N, 3, 299, 299) near [-1, 1] and gives float32 features on the CPU:
-    the averaged last map (N, width), and 7 channels of Mixed_6d (N, spatial_width) in the order rows, columns,
-    channels. An engine that computes the same two can take its place.
+class FeatureNetwork:
+    """A network that computes the features of both FID and sFID.
 
-    `checksum` is of the weights, whatever file they came in; `logits` are those of the last layer, (classes, width).
+    Attributes:
+        features: float32 images (N, 3, 299, 299) near [-1, 1] to two float32 tensors on the CPU: the last map averaged
+            over its pixels, (N, width), and 7 channels of Mixed_6d, flattened in NHWC order, (N, spatial_width).
+        checksum: SHA-256 of the weights, independent of the file format.
+        logits: the weights of the last layer, (classes, width).
+        callers: the number of threads that may call `features` at once, each on its own part of the cores.
     """
 
-    features: Features
+    features: ExtractFeatures
     width: int
     spatial_width: int
     checksum: str
     logits: NDArray[np.float32]
-    dtype: Dtype
+    dtype: NetworkPrecision
     device: torch.device
-    callers: int = 1  # threads that may take features at once, each with its share of the processor
+    callers: int = 1
 
-    def to(self, device: torch.device) -> "Network":
-        """The same on another device, where what computes the features can go there."""
+    def to(self, device: torch.device) -> "FeatureNetwork":
+        """This network on another device. A `features` function that is not an engine stays on its own device."""
         if device == self.device or not isinstance(self.features, EngineFeatures):
             return self
         return replace(self, features=self.features.to(device), device=device)
 
-    def int8(self, images: Tensor) -> "Network":
-        """The same in int8, fitted to images as `features` takes them. Raises InputError: too few, another device, or
-        a package that is missing."""
+    def int8(self, images: Tensor) -> "FeatureNetwork":
+        """This network in int8, calibrated on images in the form that `features` takes.
+
+        Raises InputError: too few images, not on a CPU, or a missing package.
+        """
         from inception_v3.inference.quantise import int8_engine
 
         if self.device.type != "cpu" or not isinstance(self.features, EngineFeatures):
-            raise InputError("int8 is for processors; take bf16 on a GPU", exit_status=2)
+            raise InputError("int8 runs only on CPUs; use bf16 on a GPU", exit_status=2)
         engine = int8_engine(self.features.graph, images.numpy(), self.callers)
         features = EngineFeatures(self.features.graph, "int8", self.device, self.callers, engine)
         return replace(self, features=features, dtype="int8")
 
-    def exact(self) -> "Network":
-        """The same in float32, where what computes the features can be had so."""
+    def exact(self) -> "FeatureNetwork":
+        """This network in float32. A `features` function that is not an engine stays as it is."""
         if self.dtype == "fp32" or not isinstance(self.features, EngineFeatures):
             return self
         return replace(self, features=self.features.to(self.device, "fp32"), dtype="fp32")
 
 
 def load_network(
-    weights: str | Path | InceptionV3 = WEIGHTS,
+    weights: str | Path | InceptionV3 = DEFAULT_WEIGHTS,
     *,
-    dtype: Dtype = "fp32",
+    dtype: NetworkPrecision = "fp32",
     device: str | torch.device = "cpu",
     any_weights: bool = False,
     callers: int = 1,
-) -> Network:
-    """The network of 2015 from a file of any format, a name, or a model (which stays as it is).
+) -> FeatureNetwork:
+    """Load the network of 2015 from a file of any format, a published name, or a model, which is not changed.
 
-    Raises InputError: no such file, damaged, or another network unless `any_weights`; int8, which `Network.int8` makes
-    of a network in float32.
+    Raises InputError: a missing or damaged file; another network, unless `any_weights`; int8, for which
+    `FeatureNetwork.int8` converts a float32 network.
     """
     if dtype == "int8":
-        raise InputError("int8 is fitted to pictures; `inception-v3 fidelity --precision int8` does it", exit_status=2)
+        raise InputError(
+            "int8 must be calibrated on images; use `inception-v3 fidelity --precision int8`", exit_status=2
+        )
     model = weights if isinstance(weights, InceptionV3) else load(weights)
     name = "this model" if model is weights else str(weights)
     if model.settings.final_endpoint:
-        raise InputError(f"{name}: ends at {model.settings['final_endpoint']}; scores need all layers")
-    reasons = fid_2015.differences(model.to_weights())
-    if reasons and not any_weights:
-        remedy = "give the weights of inception-2015-12-05, or --any-weights for scores that compare with no others"
-        raise InputError(f"{name}: not the network of 2015 ({reasons[0]}); {remedy}")
-    # on the CPU and in float32 whatever the model is, so that the same weights have the same checksum
-    weights_of = {key: tensor.detach().cpu().float() for key, tensor in model.state_dict().items()}
-    logits = next(tensor for key, tensor in weights_of.items() if key.startswith("Logits.") and tensor.ndim == 4)
-    channels = weights_of[f"{SPATIAL_LAYER}.Conv2d_0a_1x1.weights"].shape[0]
+        raise InputError(f"{name}: ends at {model.settings['final_endpoint']}; give a network with all layers")
+    differences = fid_2015.differences(model)
+    if differences and not any_weights:
+        raise InputError(
+            f"{name}: not the network of 2015 ({differences[0]}); give the weights of inception-2015-12-05, or "
+            "--any-weights for scores that compare with no others"
+        )
+    # On the CPU and in float32, so that the same weights always have the same checksum.
+    tensors = {key: tensor.detach().cpu().float() for key, tensor in model.state_dict().items()}
+    logits = next(tensor for key, tensor in tensors.items() if key.startswith("Logits.") and tensor.ndim == 4)
+    channels = tensors[f"{SPATIAL_LAYER}.Conv2d_0a_1x1.weights"].shape[0]
     spatial = f"{SPATIAL_LAYER.replace('.', '/')}/Conv2d_0a_1x1"
     graph = swap_pools(build_graph(model, any_size=True, outputs=("Mixed_7c", spatial), from_pixels=False))
-    return Network(
+    return FeatureNetwork(
         features=EngineFeatures(graph, dtype, torch.device(device), callers),
         width=logits.shape[1],
         spatial_width=17 * 17 * min(channels, SPATIAL_CHANNELS),
-        checksum=_checksum(weights_of, _other_settings(model)),
+        checksum=_checksum(tensors, model),
         logits=logits.flatten(1).numpy(),
         dtype=dtype,
         device=torch.device(device),
@@ -110,17 +118,11 @@ def load_network(
     )
 
 
-def _other_settings(model: InceptionV3) -> dict[str, Any]:
-    """Those that change what the same weights compute, where they are not those of 2015."""
+def _checksum(tensors: dict[str, Tensor], model: InceptionV3) -> str:
+    """SHA-256 of each tensor and its name, and of settings that change the outputs and are not those of 2015."""
     names = ("count_padding", "mixed_7c_pool", "batch_norm_epsilon")
-    return {name: model.settings[name] for name in names if model.settings[name] != GRAPH_2015[name]}
-
-
-def _checksum(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str:
-    """SHA-256 of every tensor under its name, and of settings where there are some."""
-    digest = sha256()
-    if settings:
-        digest.update(repr(sorted(settings.items())).encode())
+    settings = {name: model.settings[name] for name in names if model.settings[name] != GRAPH_2015[name]}
+    digest = sha256(repr(sorted(settings.items())).encode() if settings else b"")
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
         digest.update(np.ascontiguousarray(tensors[name].numpy()).data)
@@ -128,20 +130,25 @@ def _checksum(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str:
 
 
 class EngineFeatures:
-    """Those of an engine; by default the fastest that is installed for it, see engines/choose.py."""
+    """Computes features by an inference engine: the given one, or the fastest that is installed."""
 
     def __init__(
-        self, graph: Graph, dtype: Dtype, device: torch.device, callers: int = 1, engine: Engine | None = None
+        self,
+        graph: Graph,
+        dtype: NetworkPrecision,
+        device: torch.device,
+        callers: int = 1,
+        engine: Engine | None = None,
     ) -> None:
         self.graph, self.dtype, self.callers = graph, dtype, callers
-        run = rounded(graph) if dtype == "bf16" else graph
-        self.engine = engine or open_graph(run, "auto", dtype, str(device), callers=callers)[0]
+        rounded = round_weights(graph) if dtype == "bf16" else graph
+        self.engine = engine or open_graph(rounded, "auto", dtype, str(device), callers=callers)[0]
 
-    def to(self, device: torch.device, dtype: Dtype | None = None) -> "EngineFeatures":
+    def to(self, device: torch.device, dtype: NetworkPrecision | None = None) -> "EngineFeatures":
         return EngineFeatures(self.graph, dtype or self.dtype, device, self.callers)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copied and sent to other processes as what it is built from: sessions of other libraries stay behind."""
+        """Copy and pickle only the arguments. Sessions of other libraries cannot be pickled; they are opened anew."""
         return EngineFeatures, (self.graph, self.dtype, torch.device(self.engine.device.lower()), self.callers)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:

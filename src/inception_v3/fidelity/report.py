@@ -1,6 +1,6 @@
-"""A page to look at: the scores, the best and worst generated pictures, and the real ones nearest to each.
+"""The HTML page of a comparison: the scores, and the best and worst generated images beside their nearest real ones.
 
-report.html is its template, pages.py fills it. The pictures inside are small, and there is no script.
+report.html is its template. Images are embedded as thumbnails, and there is no script.
 """
 
 import io
@@ -11,69 +11,74 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError, NoScoreError
-from inception_v3.fidelity.manifold import nearest_places
-from inception_v3.fidelity.pictures import Picture, decode
-from inception_v3.fidelity.scores import Fidelity, Progress, Side, neighbours, no_progress, told_scores
+from inception_v3.fidelity.neighbours import nearest_neighbours
+from inception_v3.fidelity.progress import StartStep, no_progress
+from inception_v3.fidelity.result import ComparedSet, FidelityResult, format_scores
+from inception_v3.fidelity.scores import neighbour_scores
+from inception_v3.fidelity.stored_image import StoredImage, decode_image
 from inception_v3.reports.pages import data_uri, write_page
 
 SHOWN, NEIGHBOURS, THUMBNAIL = 8, 5, 112
 
 
-def write(result: Fidelity, path: Path, progress: Progress = no_progress) -> None:
-    """Best and worst are by realism: how deep a picture lies among the real ones, above 1 inside.
+def write(result: FidelityResult, path: Path, progress: StartStep = no_progress) -> None:
+    """Write the page. Images are ranked by realism: above 1, an image lies among the real ones.
 
-    Raises InputError: statistics without pictures, too few of them for neighbours, a place that cannot be written.
+    Raises InputError: statistics without images, too few images for neighbours, a path that cannot be written.
     """
     try:
-        realism = neighbours(result, progress).realism
+        realism = neighbour_scores(result, progress).realism
     except NoScoreError as error:
-        raise InputError(f"{path}: no page without nearest neighbours: {error}") from error
+        raise InputError(f"{path}: the page needs nearest neighbours: {error}") from error
     order = np.argsort(-realism, kind="stable")
     best = order[:SHOWN]
     worst = order[::-1][: min(SHOWN, len(order) - len(best))]
     values = {
         "generated": result.generated.name,
-        "reference": result.against.name,
-        "scores": told_scores(result.scores),
+        "reference": result.required_reference.name,
+        "scores": format_scores(result.scores),
         "warnings": result.warnings + result.notes,
-        "facts": [f"by {result.convention.name}", *result.facts()],
-        "groups": [("Best", _rows(result, best)), ("Worst", _rows(result, worst))],
-        "unreadable": result.as_dict()["unreadable"],
+        "facts": [f"convention {result.convention.name}", *result.describe()],
+        "groups": [("Best", _rows(result, best, realism)), ("Worst", _rows(result, worst, realism))],
+        "unreadable": result.unreadable,
         "thumbnail": THUMBNAIL,
     }
     write_page(path, "fidelity/report.html", values)
 
 
-def _rows(result: Fidelity, chosen: NDArray[np.intp]) -> list[list[dict[str, str]]]:
-    """For each of the chosen its figure and those of its nearest."""
-    assert result.neighbours is not None
-    places, distances = nearest_places(result.generated.pooled[chosen], result.against.pooled, NEIGHBOURS)
-    generated, real = _thumbnails(result.generated, chosen), _thumbnails(result.against, places.ravel())
+def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.float64]) -> list[list[dict[str, str]]]:
+    """For each chosen generated image a row of figures: the image, and its nearest real ones."""
+    real_features = result.required_reference.pooled
+    indices, distances = nearest_neighbours(result.generated.pooled[chosen], real_features, NEIGHBOURS)
+    generated, real = _thumbnails(result.generated, chosen), _thumbnails(result.required_reference, indices.ravel())
     rows = []
-    for number, near, far in zip(chosen.tolist(), places.tolist(), distances.tolist(), strict=True):
-        figures = [generated[number] | {"told": f"realism {result.neighbours.realism[number]:.3f}"}]
-        figures += [real[place] | {"told": f"at {away:.3f}"} for place, away in zip(near, far, strict=True)]
+    for image, neighbours, away in zip(chosen.tolist(), indices.tolist(), distances.tolist(), strict=True):
+        figures = [generated[image] | {"caption": f"realism {realism[image]:.3f}"}]
+        figures += [
+            real[index] | {"caption": f"distance {far:.3f}"} for index, far in zip(neighbours, away, strict=True)
+        ]
         rows.append(figures)
     return rows
 
 
-def _thumbnails(side: Side, rows: NDArray[np.intp]) -> dict[int, dict[str, str]]:
-    """Name and PNG, as a data URI, of each row's picture, read from the source once more."""
+def _thumbnails(side: ComparedSet, rows: NDArray[np.intp]) -> dict[int, dict[str, str]]:
+    """The name and the thumbnail of the image of each feature row, read from the set again."""
     assert side.features is not None
-    wanted = {int(side.features.places[row]): int(row) for row in rows}
-    found = {}
-    for place, picture in enumerate(side.source.pictures()):
-        if place in wanted:
-            found[wanted[place]] = {"name": picture.name, "data": _thumbnail(picture)}
-            if len(found) == len(wanted):
+    requested = {int(side.features.indices[row]): int(row) for row in rows}
+    thumbnails = {}
+    for index, image in enumerate(side.image_set.images()):
+        if index in requested:
+            thumbnails[requested[index]] = {"name": image.name, "data": _thumbnail(image)}
+            if len(thumbnails) == len(requested):
                 break
-    return found
+    return thumbnails
 
 
-def _thumbnail(picture: Picture) -> str:
-    pixels, _ = decode(picture.read(), picture.name)
-    image = Image.fromarray(pixels.transpose(1, 2, 0))
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
+def _thumbnail(image: StoredImage) -> str:
+    """A PNG as a data URI."""
+    pixels, _ = decode_image(image.read(), image.name)
+    thumbnail = Image.fromarray(pixels.transpose(1, 2, 0))
+    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
     png = io.BytesIO()
-    image.save(png, "PNG")
+    thumbnail.save(png, "PNG")
     return data_uri("image/png", png.getvalue())

@@ -1,4 +1,4 @@
-"""Weights in bfloat16 for scores: rounded so that the errors of a filter cancel, where each to its nearest adds up."""
+"""bfloat16 weights for scores, rounded so that the errors of a filter cancel. Rounding to nearest lets them add up."""
 
 from dataclasses import replace
 
@@ -7,36 +7,36 @@ import torch
 from inception_v3.inference.engines.graph import Convolution, Graph
 
 ROUNDS = 4
-REVISION = 2  # features of bf16 that are kept are of this rounding; 1 was to the nearest
+REVISION = 2  # of this rounding, in the names of caches of bf16 features; revision 1 rounded to nearest
 
 
-def rounded(graph: Graph) -> Graph:
-    """The graph with kernels that bfloat16 holds, in float32; the sum of each filter is kept, nearly.
+def round_weights(graph: Graph) -> Graph:
+    """Replace each kernel by float32 values that bfloat16 can represent, and nearly keep the sum of each filter.
 
-    What a filter reads has been through ReLU and is never negative, so that its mean passes on the sum of the errors:
-    every picture's features move alike, and FID with them. A shift of all weights by far less than they are rounded by
-    makes up for it. The answers depend on the weights alone, on no picture.
+    The input of a filter has passed ReLU, so its mean is not negative and multiplies the sum of the rounding errors.
+    That would shift the features of all images alike, and FID with them. Before rounding, all weights of a filter are
+    shifted by far less than a rounding step to compensate. The result depends on the weights only, not on images.
     """
     return replace(
         graph,
         operations=tuple(
-            replace(one, kernel=_with_sums_kept(torch.from_numpy(one.kernel)).numpy())
-            if isinstance(one, Convolution)
-            else one
-            for one in graph.operations
+            replace(operation, kernel=_round_keeping_sums(torch.from_numpy(operation.kernel)).numpy())
+            if isinstance(operation, Convolution)
+            else operation
+            for operation in graph.operations
         ),
     )
 
 
-def _with_sums_kept(kernel: torch.Tensor) -> torch.Tensor:
-    """(O, I, h, w) float32, of values that bfloat16 has."""
+def _round_keeping_sums(kernel: torch.Tensor) -> torch.Tensor:
+    """Round a float32 kernel (O, I, h, w) to values that bfloat16 can represent."""
     best = kernel.bfloat16().float()
-    least = error = (best - kernel).sum((1, 2, 3), keepdim=True)
+    best_error = error = (best - kernel).sum((1, 2, 3), keepdim=True)
     shifted = kernel
     for _ in range(ROUNDS):
         shifted = shifted - error / kernel[0].numel()
-        found = shifted.bfloat16().float()
-        error = (found - kernel).sum((1, 2, 3), keepdim=True)
-        better = error.abs() < least.abs()
-        best, least = torch.where(better, found, best), torch.where(better, error, least)
+        rounded = shifted.bfloat16().float()
+        error = (rounded - kernel).sum((1, 2, 3), keepdim=True)
+        better = error.abs() < best_error.abs()
+        best, best_error = torch.where(better, rounded, best), torch.where(better, error, best_error)
     return best

@@ -1,225 +1,198 @@
-"""From two names of sets of pictures to all scores: what `inception-v3 fidelity` does, as one function."""
+"""Score two sets of images: the whole of `inception-v3 fidelity` as one function."""
 
-from collections.abc import Collection
 from contextlib import closing, nullcontext
-from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.advice import advice
 from inception_v3.fidelity.cache import FeatureCache
-from inception_v3.fidelity.conventions import Convention, find_convention
-from inception_v3.fidelity.features import extract, sample
+from inception_v3.fidelity.conventions import Convention
+from inception_v3.fidelity.features import extract_features, read_inputs
 from inception_v3.fidelity.frechet import frechet_distance
-from inception_v3.fidelity.network import WEIGHTS, Dtype, EngineFeatures, Network, load_network
+from inception_v3.fidelity.image_sets import open_image_set
+from inception_v3.fidelity.network import EngineFeatures, FeatureNetwork, load_network
+from inception_v3.fidelity.options import FidelityOptions
+from inception_v3.fidelity.progress import StartStep, no_progress
+from inception_v3.fidelity.result import ComparedSet, FidelityResult
 from inception_v3.fidelity.rounding import REVISION
-from inception_v3.fidelity.scores import SCORES, Fidelity, Progress, Side, measure, no_progress, one_picture
-from inception_v3.fidelity.sources import open_source
+from inception_v3.fidelity.scores import check_covariance, check_score_names, compute_scores
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
-from inception_v3.support.cpu import core_count
-from inception_v3.support.files import cache_folder
-from inception_v3.weights.model import InceptionV3
 
-MAX_CALLERS = 4  # batches that are on their way through a processor at once; each takes memory
-FITTED = 300  # pictures at most that int8 is fitted to
-# Pictures of each set, or the share of them, that a lower precision is judged on: 16 tell its effect to 0.3 % of FID,
-# twice as many to 0.2 % (`benchmarks/fidelity.py --effect`), and each takes twice the time of one in that precision.
-EFFECT_PICTURES, EFFECT_SHARE = 16, 1 / 64
+CALIBRATION_IMAGES = 300  # the most images that int8 is calibrated on
+# How many images of each set, at least, and which fraction of it, measure the effect of a lower precision on FID. 16
+# images show it to 0.3 % of FID, 32 to 0.2 % (`benchmarks/fidelity.py --effect`). An image takes twice as long in fp32.
+EFFECT_IMAGES, EFFECT_FRACTION = 16, 1 / 64
 
 
 def fidelity(
-    generated: str | Path,
-    reference: str | Path | None = None,
-    *,
-    like: str | None = None,
-    mode: str | None = None,
-    weights: str | Path | InceptionV3 = WEIGHTS,
-    any_weights: bool = False,
-    scores: Collection[str] = tuple(SCORES),
-    dtype: Dtype = "fp32",
-    device: str | torch.device = "cpu",
-    cache: str | Path | None = None,
-    use_cache: bool = True,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    strict: bool = False,
-    seed: int | None = None,
-    kid_subsets: int | None = None,
-    kid_subset_size: int | None = None,
-    is_splits: int | None = None,
-    progress: Progress = no_progress,
-) -> Fidelity:
-    """Score generated pictures against a reference; without one, by the Inception Score alone.
+    generated: str | Path, reference: str | Path | None = None, *, progress: StartStep = no_progress, **options: Any
+) -> FidelityResult:
+    """Score generated images against a reference set; without one, compute only the Inception Score.
 
-    Both are what `sources.open_source` takes. `like` and `mode` name a convention; by default it is clean-fid's
-    with the exact distance. Features go to the folder `cache` (by default the user's) and come from there, but for
-    those of int8, which is fitted to pictures of these sets.
+    Args:
+        generated, reference: a folder, an archive, arrays, shards or saved statistics (`open_image_set`).
+        progress: shows the progress of each step.
+        options: the fields of `FidelityOptions`, such as `weights`, `like`, `scores` and `device`.
 
-    Raises InputError: a set that cannot be read or has one picture, statistics of another convention or network,
-    a network that is not that of 2015, an unreadable picture where `strict`.
+    Raises InputError: a set that cannot be read or has only one image, statistics of another convention or network, a
+    network that is not that of 2015, an unreadable image and `strict`.
     """
-    convention = _with_options(find_convention(like, mode), seed, kid_subsets, kid_subset_size, is_splits)
-    if unknown := [name for name in scores if name not in SCORES]:
-        raise InputError(f"no score {unknown[0]!r}; there are {', '.join(SCORES)}", exit_status=2)
-    sides = [_open(argument, convention) for argument in (generated, reference) if argument is not None]
-    for side in sides:
-        if side.source.count == 1 and reference is not None:
-            raise one_picture(side)
-    on_cpu = torch.device(device).type == "cpu"
-    callers = workers or min(core_count(), MAX_CALLERS) if on_cpu else 1
-    first: Dtype = "fp32" if dtype == "int8" else dtype
-    network = load_network(weights, dtype=first, device=device, any_weights=any_weights, callers=callers)
-    for side in sides:
-        _check(side, convention, network, named=bool(like or mode))
-    folder = Path(cache or cache_folder("features")) if use_cache else None
-    if dtype == "int8":
-        network = _in_int8(network, sides, convention, progress)
-    # Features of int8 are of the pictures that it was fitted to as well.
-    kept = _cache(network, convention, folder) if folder and dtype != "int8" else None
-    try:
-        for side in sides:
-            if side.source.count != 0:
-                side.features = extract(
-                    side.source,
-                    network,
-                    convention,
-                    cache=kept,
-                    batch_size=batch_size,
-                    workers=workers,
-                    strict=strict,
-                    progress=progress(side.name, side.source.count),
-                )
-    finally:
-        if kept is not None:
-            kept.close()
-    result = Fidelity(sides[0], sides[1] if len(sides) > 1 else None, convention, network)
-    measure(result, scores, progress)
+    return score_sets(generated, reference, FidelityOptions(**options), progress)
+
+
+def score_sets(
+    generated: str | Path, reference: str | Path | None, options: FidelityOptions, progress: StartStep = no_progress
+) -> FidelityResult:
+    """`fidelity`, with all options in one object."""
+    convention = options.convention()
+    check_score_names(options.scores)
+    sets = [_open(argument, convention) for argument in (generated, reference) if argument is not None]
+    if reference is not None:
+        for side in sets:
+            check_covariance(side, side.image_set.count)
+    network = load_network(
+        options.weights,
+        dtype="fp32" if options.dtype == "int8" else options.dtype,
+        device=options.device,
+        any_weights=options.any_weights,
+        callers=options.callers(),
+    )
+    for side in sets:
+        _check_statistics(side, convention, network, named=bool(options.like or options.mode))
+    if options.dtype == "int8":
+        network = _calibrate_int8(network, sets, convention, progress)
+    result = FidelityResult(sets[0], sets[1] if reference is not None else None, convention, network)
+    cache_problem = _extract(result, options, progress)
+    compute_scores(result, options.scores, progress)
     result.warnings = advice(result)
-    if kept is not None and kept.problem:
-        result.notes.append(kept.problem)
-    if dtype != "fp32" and len(sides) == 2:
+    result.notes += [cache_problem] if cache_problem else []
+    if options.dtype != "fp32" and reference is not None:
         try:
-            _judge_precision(result, network.exact(), folder, progress)
+            _measure_precision(result, options, progress)
         except InputError as error:
-            result.notes.append(f"what {dtype} does to FID could not be measured: {error}")
+            result.notes.append(f"the effect of {options.dtype} on FID could not be measured: {error}")
     return result
 
 
-def _with_options(
-    convention: Convention,
-    seed: int | None,
-    kid_subsets: int | None,
-    kid_subset_size: int | None,
-    is_splits: int | None,
-) -> Convention:
-    kid, inception = convention.kid, convention.inception_score
-    if seed is not None:
-        kid = replace(kid, seed=seed)
-        inception = inception if inception.seed is None else replace(inception, seed=seed)
-    if kid_subsets is not None:
-        kid = replace(kid, subsets=kid_subsets)
-    if kid_subset_size is not None:
-        kid = replace(kid, size=kid_subset_size, shrinks=False)
-    if is_splits is not None:
-        inception = replace(inception, splits=is_splits, images=None)
-    return replace(convention, kid=kid, inception_score=inception)
+def statistics_of(side: ComparedSet, result: FidelityResult) -> Statistics:
+    """The statistics of a set, to be saved. Raises InputError: it has one image."""
+    if side.features is None:
+        assert side.statistics is not None
+        return side.statistics
+    if side.features.count < 2:
+        raise InputError(f"{side.name}: statistics of one image have no covariance; give two or more")
+    return Statistics(
+        gaussian(side.features.pooled),
+        gaussian(side.features.spatial),
+        side.features.count,
+        result.convention.name,
+        result.network.checksum,
+        result.network.dtype,
+        side.features.sizes,
+        side.features.formats,
+        side.features.gray,
+    )
 
 
-def _open(argument: str | Path, convention: Convention) -> Side:
-    """Of an .npz with pictures and statistics ADM's evaluator takes the statistics for FID, all others the pictures."""
-    source = open_source(argument)
-    if source.statistics and (source.count == 0 or convention.name == "adm"):
-        return Side(source, statistics=load_statistics(source.statistics))
-    return Side(source)
+def _open(argument: str | Path, convention: Convention) -> ComparedSet:
+    image_set = open_image_set(argument)
+    if image_set.statistics and (image_set.count == 0 or convention.prefer_statistics):
+        return ComparedSet(image_set, statistics=load_statistics(image_set.statistics))
+    return ComparedSet(image_set)
 
 
-def _check(side: Side, convention: Convention, network: Network, *, named: bool) -> None:
-    """Statistics that cannot be compared are refused. Those of other programs do not say how they were made."""
-    if (made := side.statistics) is None:
+def _check_statistics(side: ComparedSet, convention: Convention, network: FeatureNetwork, *, named: bool) -> None:
+    """Raises InputError: statistics that cannot be compared.
+
+    Statistics of other programs do not record their convention, so it must be `named` by an option.
+    """
+    if (saved := side.statistics) is None:
         return
-    for what, found, width in (("mu", made.pooled, network.width), ("mu_s", made.spatial, network.spatial_width)):
-        if found is not None and len(found.mean) != width:
-            wrong = f"{what} has {len(found.mean)} features where the network has {width}"
-            raise InputError(f"{side.name}: {wrong}; compute the statistics again with this network")
-    if made.convention is None and not named:
+    for key, saved_part, width in (("mu", saved.pooled, network.width), ("mu_s", saved.spatial, network.spatial_width)):
+        if saved_part is not None and len(saved_part.mean) != width:
+            raise InputError(
+                f"{side.name}: {key} has {len(saved_part.mean)} features and the network has {width}; compute the "
+                "statistics again with this network"
+            )
+    if saved.convention is None and not named:
         raise InputError(
-            f"{side.name}: does not say by which convention it was made; name it with --like", exit_status=2
+            f"{side.name}: does not record which convention it was computed by; name it with --like", exit_status=2
         )
-    if made.convention not in (None, convention.name):
-        remedy = f"make both by one convention, such as --like {made.convention}"
+    if saved.convention not in (None, convention.name):
         raise InputError(
-            f"{side.name}: made by {made.convention}, the other set is read by {convention.name}; {remedy}"
+            f"{side.name}: computed by {saved.convention}, and the other set by {convention.name}; use one convention "
+            f"for both, such as --like {saved.convention}"
         )
-    if made.weights not in (None, network.checksum):
-        wrong = f"made with the weights {f'{made.weights}'[:12]}, the other set is read with {network.checksum[:12]}"
-        raise InputError(f"{side.name}: {wrong}; compute the statistics again with these weights")
+    if saved.weights not in (None, network.checksum):
+        raise InputError(
+            f"{side.name}: computed with weights {f'{saved.weights}'[:12]}, and the other set with "
+            f"{network.checksum[:12]}; compute the statistics again with these weights"
+        )
 
 
-def _cache(network: Network, convention: Convention, folder: Path) -> FeatureCache:
+def _calibrate_int8(
+    network: FeatureNetwork, sets: list[ComparedSet], convention: Convention, progress: StartStep
+) -> FeatureNetwork:
+    """Calibrate on the reference images, or on the generated images if the reference is statistics."""
+    side = next((side for side in reversed(sets) if side.image_set.count != 0), None)
+    if side is None:
+        return network
+    advance = progress(f"calibrating int8 on {side.name}", None)
+    calibrated = network.int8(read_inputs(side.image_set, convention, CALIBRATION_IMAGES))
+    advance(1)
+    return calibrated
+
+
+def _extract(result: FidelityResult, options: FidelityOptions, progress: StartStep) -> str | None:
+    """Extract the features of all sets that have images. Returns a message if the cache could not be used."""
+    # int8 features also depend on the images that the network was calibrated on, so they are not cached.
+    folder = options.cache_folder() if options.dtype != "int8" else None
+    cache = _open_cache(result.network, result.convention, folder) if folder else None
+    with closing(cache) if cache else nullcontext():
+        for side in result.sets.values():
+            if side.image_set.count != 0:
+                advance = progress(side.name, side.image_set.count)
+                side.features = extract_features(
+                    side.image_set, result.network, result.convention, options, cache=cache, progress=advance
+                )
+    return cache.problem if cache else None
+
+
+def _open_cache(network: FeatureNetwork, convention: Convention, folder: Path) -> FeatureCache:
     name = f"{network.checksum[:16]}-{convention.pixels}-{network.dtype}"
-    if network.dtype != "fp32" and isinstance(network.features, EngineFeatures):  # each engine rounds in its own way
+    if network.dtype != "fp32" and isinstance(network.features, EngineFeatures):  # engines round differently
         engine = network.features.engine
         name += f"-{REVISION}-{engine.name}-{network.device.type}"
     return FeatureCache(folder, name, network.width + network.spatial_width)
 
 
-def _in_int8(network: Network, sides: list[Side], convention: Convention, progress: Progress) -> Network:
-    """Fitted to the real pictures; to the generated ones where those are statistics."""
-    side = next((side for side in reversed(sides) if side.source.count != 0), None)
-    if side is None:
-        return network
-    done = progress(f"fitting int8 to {side.name}", None)
-    fitted = network.int8(sample(side.source, convention, FITTED))
-    done(1)
-    return fitted
+def _measure_precision(result: FidelityResult, options: FidelityOptions, progress: StartStep) -> None:
+    """Compare FID of some images in the lower precision with FID of the same images in float32.
 
-
-def statistics_of(side: Side, result: Fidelity) -> Statistics:
-    """What a file of statistics keeps of a set."""
-    if side.features is None:
-        assert side.statistics is not None
-        return side.statistics
-    if len(side.features) < 2:
-        raise InputError(f"{side.name}: one picture has no covariance to keep; give two or more")
-    return Statistics(
-        gaussian(side.features.pooled),
-        gaussian(side.features.spatial),
-        len(side.features),
-        result.convention.name,
-        result.network.checksum,
-        result.network.dtype,
-        side.sizes,
-        side.formats,
-        side.gray,
-    )
-
-
-def _judge_precision(result: Fidelity, exact: Network, folder: Path | None, progress: Progress) -> None:
-    """FID of some pictures by the network in full precision, against FID of the same by the lower one.
-
-    Raises InputError where too few of them can be read.
+    Raises InputError: too few of them can be read.
     """
-    low, high = [], []
-    pictures = 0
-    kept = _cache(exact, result.convention, folder) if folder else None
-    with closing(kept) if kept else nullcontext():
-        for side in result.sides:
+    exact = result.network.exact()
+    folder = options.cache_folder()
+    cache = _open_cache(exact, result.convention, folder) if folder else None
+    lower, full, images = [], [], 0
+    with closing(cache) if cache else nullcontext():
+        for side in result.sets.values():
             if side.features is None:
-                low.append(side.distribution("pooled"))
-                high.append(side.distribution("pooled"))
+                lower.append(side.distribution("pooled"))
+                full.append(side.distribution("pooled"))
                 continue
-            limit = max(EFFECT_PICTURES, int(EFFECT_SHARE * len(side.features)))
+            limit = max(EFFECT_IMAGES, int(EFFECT_FRACTION * side.features.count))
             advance = progress(f"{side.name} in fp32", limit)
-            features = extract(side.source, exact, result.convention, cache=kept, limit=limit, progress=advance)
-            if len(features) < 2:
-                raise InputError(f"{side.name}: of its first {limit} pictures {len(features)} can be read")
-            low.append(gaussian(side.features.pooled[: len(features)]))
-            high.append(gaussian(features.pooled))
-            pictures = max(pictures, len(features))
-    if not pictures:  # statistics alone were compared
-        return
-    result.fid_change_pictures = pictures
-    of_low, of_high = frechet_distance(low[0], low[1]), frechet_distance(high[0], high[1])
-    result.fid_change = (of_low - of_high) / of_high if of_high else 0.0
+            features = extract_features(
+                side.image_set, exact, result.convention, cache=cache, limit=limit, progress=advance
+            )
+            if features.count < 2:
+                raise InputError(f"{side.name}: {features.count} of its first {limit} images can be read; give more")
+            lower.append(gaussian(side.features.pooled[: features.count]))
+            full.append(gaussian(features.pooled))
+            images = max(images, features.count)
+    if images:
+        result.fid_change_images = images
+        lower_fid, full_fid = (frechet_distance(first, second) for first, second in (lower, full))
+        result.fid_change = (lower_fid - full_fid) / full_fid if full_fid else 0.0

@@ -1,7 +1,5 @@
-"""Mean and covariance of any number of features in constant memory, in float64, and the files that keep them."""
+"""Mean and covariance of any number of features in constant memory, in float64, and the files that store them."""
 
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,22 +10,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.fidelity.frechet import Array, Gaussian
-from inception_v3.fidelity.rows import Rows
-from inception_v3.fidelity.sources import DAMAGE, header
+from inception_v3.fidelity.feature_rows import FeatureRows, Float64Array, row_blocks
+from inception_v3.fidelity.frechet import Gaussian
+from inception_v3.fidelity.npy import ARCHIVE_ERRORS, read_npz_headers
 from inception_v3.support.files import atomic_write
 from inception_v3.support.text import printable
 
-ROWS = 2048  # features that are added at once: float64 copies of them are held
-MAX_WIDTH = 16384  # of saved statistics: half a GiB in float32 is no mistake, more is
+MAX_WIDTH = 16384  # of saved statistics; a covariance of this width takes 2 GiB in float64
 
 
 @dataclass(frozen=True)
 class Moments:
     """Count, mean (D,) and scatter (D, D), the sum of (x - mean)(x - mean)ᵀ, in float64.
 
-    Parts merge to what all features at once would have given, whatever their sizes and order, up to the
-    rounding of float64 (Chan, Golub and LeVeque 1979).
+    Parts of any size merge in any order to the moments of all features, up to float64 rounding (Chan, Golub and
+    LeVeque 1979).
     """
 
     count: int
@@ -40,17 +37,17 @@ class Moments:
         return cls(0, zeros[0].clone(), zeros)
 
     def add(self, features: Tensor) -> "Moments":
-        """With the rows of `features`, (N, D), too."""
+        """The moments including the rows of `features`, (N, D)."""
         total = self
-        for start in range(0, len(features), ROWS):
-            rows = features[start : start + ROWS].to(total.mean.device, torch.float64)
+        for block in row_blocks(len(features)):
+            rows = features[block].to(total.mean.device, torch.float64)
             mean = rows.mean(0)
             centred = rows - mean
             total = total.merge(Moments(len(rows), mean, centred.T @ centred))
         return total
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of both sets together."""
+        """The moments of both sets together."""
         if not self.count or not other.count:
             return self if self.count else other
         count = self.count + other.count
@@ -60,7 +57,7 @@ class Moments:
         return Moments(count, mean, self.scatter + other.scatter + between)
 
     def pack(self) -> Tensor:
-        """All in one tensor, (D + 1, D + 1): what a process sends to the others."""
+        """All values in one tensor, (D + 1, D + 1), to be sent to other processes."""
         packed = self.mean.new_zeros(len(self.mean) + 1, len(self.mean) + 1)
         packed[0, 0], packed[0, 1:], packed[1:, 1:] = self.count, self.mean, self.scatter
         return packed
@@ -70,31 +67,30 @@ class Moments:
         return cls(int(packed[0, 0]), packed[0, 1:], packed[1:, 1:])
 
     def gaussian(self) -> Gaussian:
-        """Its mean and covariance, N - 1 in the denominator; at least two features must have come."""
+        """The distribution, with N - 1 as denominator. Raises ValueError: fewer than two features."""
         if self.count < 2:
             raise ValueError(f"{self.count} features have no covariance; give two or more")
-        covariance = (self.scatter / (self.count - 1)).cpu().numpy()
-        return Gaussian(self.mean.cpu().numpy(), full=covariance)
+        return Gaussian(self.mean.cpu().numpy(), (self.scatter / (self.count - 1)).cpu().numpy())
 
 
-def gaussian(features: NDArray[np.float32] | Rows, rows: NDArray[np.intp] | None = None) -> Gaussian:
-    """That of `features`, (N, D), or of some of its rows; on disk or in memory, in constant memory."""
+def gaussian(features: NDArray[np.float32] | FeatureRows, rows: NDArray[np.intp] | None = None) -> Gaussian:
+    """The distribution of features (N, D) or of some of their rows, computed in constant memory."""
     chosen = np.arange(len(features)) if rows is None else rows
     if len(chosen) <= features.shape[1]:
-        return Gaussian.of(features[chosen])
+        return Gaussian.from_features(features[chosen])
     moments = Moments.empty(features.shape[1])
-    for start in range(0, len(chosen), ROWS):
-        moments = moments.add(torch.from_numpy(features[chosen[start : start + ROWS]]))
+    for block in row_blocks(len(chosen)):
+        moments = moments.add(torch.from_numpy(features[chosen[block]]))
     return moments.gaussian()
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What one set of images is to the Frechet distance, and how it came to be; None where a file does not say.
+    """A set of images as the Fréchet distance needs it, and how it was computed; None or empty if unknown.
 
     `pooled` is over the 2048 features of FID, `spatial` over the 2023 of sFID. `weights` is the checksum of the
-    network, `dtype` its precision. `sizes` are the images of each "width x height", `formats` those of each kind of
-    file, `gray` those without colour.
+    network, `dtype` its precision. `sizes` maps "WIDTHxHEIGHT" to a number of images, `formats` does so for file
+    formats, and `gray` is the number of images without colour.
     """
 
     pooled: Gaussian
@@ -108,9 +104,9 @@ class Statistics:
     gray: int | None = None
 
     def save(self, path: str | Path) -> None:
-        """As .npz, whose mu and sigma pytorch-fid and clean-fid read too, and mu_s and sigma_s ADM's evaluator.
+        """Save as .npz. pytorch-fid and clean-fid read its mu and sigma, ADM's evaluator its mu_s and sigma_s.
 
-        Raises InputError: a full disk, a place that cannot be written.
+        Raises InputError: the disk is full, or the folder cannot be written.
         """
         arrays: dict[str, NDArray[np.generic]] = {"mu": self.pooled.mean, "sigma": self.pooled.covariance}
         if self.spatial is not None:
@@ -126,58 +122,58 @@ class Statistics:
 
 
 def load_statistics(path: str | Path) -> Statistics:
-    """Saved here, or by pytorch-fid, clean-fid or ADM's evaluator, which do not say how.
+    """Load statistics saved by this package, pytorch-fid, clean-fid or ADM's evaluator.
 
-    Raises InputError, naming the file: damaged, of wrong shapes, or with values that are no finite numbers.
+    Files of other programs do not record how they were computed. Raises InputError, with the name of the file:
+    damaged, wrong shapes, or values that are not finite.
     """
     name = printable(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            shapes = dict(_shapes(archive, name))
-        for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
-            _check_shapes(name, shapes, mean, covariance, optional=mean == "mu_s")
+        shapes = {key: shape for key, (shape, _) in read_npz_headers(path, name).items()}
+        _check_shapes(name, shapes, "mu", "sigma")
+        has_spatial = "mu_s" in shapes or "sigma_s" in shapes
+        if has_spatial:
+            _check_shapes(name, shapes, "mu_s", "sigma_s")
         with np.load(path, allow_pickle=False) as file:
-            spatial = _gaussian(name, file["mu_s"], file["sigma_s"]) if "mu_s" in shapes else None
-            told: dict[str, Any] = {
-                key: file[key].item() for key in ("convention", "weights", "dtype") if shapes.get(key) == ()
-            }
-            told |= {key: int(file[key]) for key in ("count", "gray") if shapes.get(key) == ()}
-            for kind in ("size", "format"):
-                if f"{kind}s" in shapes and shapes[f"{kind}s"] == shapes.get(f"images_of_{kind}"):
-                    counts = file[f"images_of_{kind}"].tolist()
-                    told[f"{kind}s"] = dict(zip(file[f"{kind}s"].tolist(), counts, strict=True))
-            return Statistics(_gaussian(name, file["mu"], file["sigma"]), spatial, **told)
+            pooled = _checked_gaussian(name, file["mu"], file["sigma"])
+            spatial = _checked_gaussian(name, file["mu_s"], file["sigma_s"]) if has_spatial else None
+            return Statistics(pooled, spatial, **_read_facts(file, shapes))
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error}); check the path") from error
-    except (*DAMAGE, ValueError, TypeError) as error:
-        detail = printable(error)
-        raise InputError(f"{name}: damaged or cut short ({detail}); save the statistics again") from error
+    except (*ARCHIVE_ERRORS, ValueError, TypeError) as error:
+        raise InputError(f"{name}: damaged or truncated ({printable(error)}); save the statistics again") from error
 
 
-def _shapes(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for entry in archive.namelist():
-        if entry.endswith(".npy"):
-            with archive.open(entry) as file:
-                yield entry.removesuffix(".npy"), header(file, name)[0]
+def _read_facts(file: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Read the optional fields of Statistics that have the expected shape."""
+    scalars = ("convention", "weights", "dtype", "count", "gray")
+    facts: dict[str, Any] = {key: file[key].item() for key in scalars if shapes.get(key) == ()}
+    for name in ("size", "format"):
+        if f"{name}s" in shapes and shapes[f"{name}s"] == shapes.get(f"images_of_{name}"):
+            counts = file[f"images_of_{name}"].tolist()
+            facts[f"{name}s"] = dict(zip(file[f"{name}s"].tolist(), counts, strict=True))
+    return facts
 
 
-def _check_shapes(name: str, shapes: dict[str, tuple[int, ...]], mean: str, covariance: str, optional: bool) -> None:
-    if optional and mean not in shapes and covariance not in shapes:
-        return
+def _check_shapes(name: str, shapes: dict[str, tuple[int, ...]], mean: str, covariance: str) -> None:
+    """Raises InputError: the two arrays are missing, or do not have shapes (D,) and (D, D)."""
     if mean not in shapes or covariance not in shapes:
-        raise InputError(f"{name}: statistics without {mean if mean not in shapes else covariance}; save them again")
+        missing = mean if mean not in shapes else covariance
+        raise InputError(f"{name}: statistics without {missing}; save the statistics again")
     (width, *rest), square = shapes[mean] or (0,), shapes[covariance]
     if rest or square != (width, width) or not 0 < width <= MAX_WIDTH:
-        wrong = f"{mean} of shape {shapes[mean]} and {covariance} of shape {square}"
-        raise InputError(f"{name}: {wrong} are no mean and covariance; save the statistics again")
+        raise InputError(
+            f"{name}: {mean} of shape {shapes[mean]} and {covariance} of shape {square} are not a mean and a "
+            "covariance; save the statistics again"
+        )
 
 
-def _gaussian(name: str, mean: Array, covariance: Array) -> Gaussian:
+def _checked_gaussian(name: str, mean: Float64Array, covariance: Float64Array) -> Gaussian:
     for array in (mean, covariance):
         if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise InputError(f"{name}: holds values that are no finite numbers; compute the statistics again")
+            raise InputError(f"{name}: holds values that are not finite numbers; compute the statistics again")
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     largest = float(np.abs(covariance).max())
     if np.abs(covariance - covariance.T).max() > 1e-4 * largest or (np.diagonal(covariance) < -1e-9 * largest).any():
         raise InputError(f"{name}: its covariance is not symmetric or has negative variances; save it again")
-    return Gaussian(mean, full=(covariance + covariance.T) / 2)
+    return Gaussian(mean, (covariance + covariance.T) / 2)

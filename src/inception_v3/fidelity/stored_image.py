@@ -1,4 +1,4 @@
-"""A picture as the programs that compute FID read it: Pillow's `convert("RGB")`, not turned, alpha dropped."""
+"""Images as FID programs read them: Pillow's `convert("RGB")`, without EXIF rotation and with alpha dropped."""
 
 import io
 from dataclasses import dataclass
@@ -16,17 +16,18 @@ KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of a source, not yet decoded: a file, a file's bytes, or pixels (H, W, channels) as uint8.
+class StoredImage:
+    """One image of a set, not yet decoded.
 
-    Or what is wrong with it, where its archive does not give it out.
+    `content` is a path, the bytes of a file, uint8 pixels (H, W, channels), or the error that occurred when the image
+    was taken out of its archive.
     """
 
     name: str
     content: Path | bytes | NDArray[np.uint8] | InputError
 
     def read(self) -> bytes | NDArray[np.uint8]:
-        """Raises InputError: the file cannot be read."""
+        """Return the bytes or the pixels. Raises InputError: the file cannot be read."""
         if isinstance(self.content, InputError):
             raise self.content
         if not isinstance(self.content, Path):
@@ -38,39 +39,39 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What warnings are made of: width and height, how it was stored, whether all channels are equal.
+class ImageFacts:
+    """Properties of one image that warnings are computed from.
 
-    `pixels` is the same for the same pixels, however they were stored.
+    `gray`: all channels are equal. `pixel_key`: a hash of the decoded pixels, independent of the file format.
     """
 
     width: int
     height: int
     format: str
     gray: bool
-    pixels: bytes
+    pixel_key: bytes
 
 
-def key_of(content: bytes | NDArray[np.uint8]) -> bytes:
-    """The same for the same bytes, or the same pixels in an array."""
+def content_key(content: bytes | NDArray[np.uint8]) -> bytes:
+    """A hash of a file's bytes, or of the shape and the pixels of an array."""
     if isinstance(content, bytes):
         return blake2b(content, digest_size=KEY_BYTES).digest()
     shape = repr(content.shape).encode()
     return blake2b(np.ascontiguousarray(content).data, digest_size=KEY_BYTES, key=shape).digest()
 
 
-def decode(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], Facts]:
-    """Pixels (3, H, W) and the facts. Raises InputError, one line: empty, damaged, too large, no picture."""
+def decode_image(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], ImageFacts]:
+    """Decode to RGB pixels (3, H, W) and facts. Raises InputError: empty, damaged, too large, or not an image."""
     with decode_errors(name):
         if isinstance(content, bytes):
             image = read_header(io.BytesIO(content), name)
         else:
             image = Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)
         check_pixel_count(image)
-        kind = image.format or "array"
+        file_format = image.format or "array"
         with silence_libtiff(image):
             pixels = np.asarray(image.convert("RGB"))
-    # most pictures show their colour in a few pixels
+    # Most colour images are recognised by a few of their pixels, so the test on all of them seldom runs.
     gray = all(bool((part == part[:, :, :1]).all()) for part in (pixels[::16, ::16], pixels))
-    facts = Facts(image.width, image.height, kind, gray, key_of(pixels))
-    return np.array(pixels.transpose(2, 0, 1), order="C"), facts
+    chw = np.array(pixels.transpose(2, 0, 1), order="C")
+    return chw, ImageFacts(image.width, image.height, file_format, gray, content_key(pixels))

@@ -1,0 +1,51 @@
+"""The resizes to 299x299: uint8 (N, 3, H, W) to float32 (N, 3, 299, 299), near [-1, 1].
+
+Their names are part of the names of feature caches. PyTorch is imported inside them, so that the command line's help,
+which lists the conventions, does not load it.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIZE = 299
+
+
+def pillow_bicubic(images: "Tensor") -> "Tensor":
+    """clean-fid's mode "clean" (resize.py): float32 channels, antialiased, clipped, and never rounded."""
+    import torch
+
+    resized = np.empty((*images.shape[:2], SIZE, SIZE), np.float32)
+    for image, target in zip(images.cpu().numpy(), resized, strict=True):
+        for channel, target_channel in zip(image, target, strict=True):
+            floats = Image.fromarray(channel.astype(np.float32))
+            target_channel[:] = floats.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return torch.from_numpy(resized.clip(0, 255) / 128 - 1).to(images.device)
+
+
+def half_pixel_bilinear(images: "Tensor") -> "Tensor":
+    """pytorch-fid (inception.py) and clean-fid's "legacy_pytorch": no antialiasing, on pixels in [0, 1]."""
+    from torch.nn.functional import interpolate
+
+    return interpolate(images / 255, (SIZE, SIZE), mode="bilinear", align_corners=False).mul_(2).sub_(1)
+
+
+def tensorflow_bilinear(images: "Tensor") -> "Tensor":
+    """TensorFlow 1's ResizeBilinear in the graph of 2015: output i samples at i * length / 299, no antialiasing."""
+    return _interpolate(_interpolate(images.float(), 3), 2).div_(128).sub_(1)
+
+
+def _interpolate(images: "Tensor", axis: int) -> "Tensor":
+    import torch
+
+    length = images.shape[axis]
+    scale = torch.tensor(length / SIZE, dtype=torch.float32, device=images.device)
+    positions = torch.arange(SIZE, dtype=torch.float32, device=images.device) * scale
+    low = positions.long()
+    fraction = (positions - low).view(-1, *[1] * (3 - axis))
+    before, after = images.index_select(axis, low), images.index_select(axis, (low + 1).clamp_max(length - 1))
+    return before + (after - before) * fraction

@@ -1,0 +1,77 @@
+"""The options of `fidelity`. Needs no PyTorch, so the command line can build them first."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from inception_v3.fidelity.conventions import Convention, find_convention
+from inception_v3.support.cpu import core_count
+from inception_v3.support.files import cache_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from inception_v3.weights.model import InceptionV3
+
+DEFAULT_WEIGHTS = "fid:2015-12-05"
+MAX_CALLERS = 4  # threads that run the network on a CPU at once; each of them takes memory for its batch
+NetworkPrecision = Literal["fp32", "bf16", "int8"]
+
+
+@dataclass(frozen=True)
+class FidelityOptions:
+    """How two sets of images are compared.
+
+    Attributes:
+        like, mode: the convention (`find_convention`); by default clean-fid's, with the exact distance.
+        weights, any_weights, dtype, device: the network (`load_network`).
+        scores: names in `scores.SCORES`; None for all.
+        cache, use_cache: the folder of the feature cache (by default in the user's cache folder), and whether it is
+            used. Features in int8 are never cached.
+        batch_size: images per batch; None for 8 on a CPU and 128 on a GPU.
+        workers: threads. On a CPU they decode images and run the network, on a GPU they only decode.
+        strict: stop at an unreadable image, instead of skipping it.
+        seed, kid_subsets, kid_subset_size, is_splits: replace the convention's values for KID and Inception Score.
+    """
+
+    like: str | None = None
+    mode: str | None = None
+    weights: "str | Path | InceptionV3" = DEFAULT_WEIGHTS
+    any_weights: bool = False
+    scores: Collection[str] | None = None
+    dtype: NetworkPrecision = "fp32"
+    device: "str | torch.device" = "cpu"
+    cache: str | Path | None = None
+    use_cache: bool = True
+    batch_size: int | None = None
+    workers: int | None = None
+    strict: bool = False
+    seed: int | None = None
+    kid_subsets: int | None = None
+    kid_subset_size: int | None = None
+    is_splits: int | None = None
+
+    def convention(self) -> Convention:
+        """The convention, with the values of these options. Raises InputError: there is no such convention."""
+        convention = find_convention(self.like, self.mode)
+        kid, splits = convention.kid, convention.inception_score
+        if self.seed is not None:
+            kid = replace(kid, seed=self.seed)
+            splits = splits if splits.seed is None else replace(splits, seed=self.seed)
+        if self.kid_subsets is not None:
+            kid = replace(kid, subsets=self.kid_subsets)
+        if self.kid_subset_size is not None:
+            kid = replace(kid, size=self.kid_subset_size, shrinks=False)
+        if self.is_splits is not None:
+            splits = replace(splits, splits=self.is_splits, images=None)
+        return replace(convention, kid=kid, inception_score=splits)
+
+    def callers(self) -> int:
+        """The number of threads that run the network at once."""
+        on_cpu = str(self.device).startswith("cpu")
+        return self.workers or min(core_count(), MAX_CALLERS) if on_cpu else 1
+
+    def cache_folder(self) -> Path | None:
+        """The folder of the feature cache, or None without one. Raises InputError: there is no home folder."""
+        return Path(self.cache or cache_folder("features")) if self.use_cache else None
