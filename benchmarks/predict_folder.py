@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from inception_v3.inference.choose import OpenedModel, open_engine
 from PIL import Image
 
 from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
-from inception_v3.inference.choose import OpenedModel, open_engine
 from inception_v3.inference.pipeline import FIRST_BATCH, default_resizer, run_pipeline
 from inception_v3.inference.predict import predict
 from inception_v3.inference.results import open_results
@@ -67,11 +67,13 @@ def write_images(folder: Path, count: int, width: int, height: int) -> None:
 
 def export_networks(folder: Path, precisions: list[str]) -> dict[str, Path]:
     """Export the full-width network with random weights in each precision: fp32 to ONNX, the others to OpenVINO."""
-    from inception_v3.benchmarking.synthetic import synthetic_images, random_network
+    from inception_v3.benchmarking.synthetic import random_network, synthetic_images
     from inception_v3.inference.export import export
 
     model, files, sample = random_network(synthetic_images(16, (299, 299))), {}, []
-    for number, pixels in enumerate(synthetic_images(96, (299, 299), seed=1)):  # this network predicts many classes for them
+    for number, pixels in enumerate(
+        synthetic_images(96, (299, 299), seed=1)
+    ):  # this network predicts many classes for them
         sample.append(ImageSource(str(number), folder / f"sample-{number}.png"))
         Image.fromarray(pixels).save(folder / f"sample-{number}.png")
     for precision in precisions:

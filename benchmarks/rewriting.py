@@ -13,12 +13,12 @@ import time
 from typing import Any
 
 import numpy as np
-
-from inception_v3.benchmarking.synthetic import synthetic_images, random_network
-from inception_v3.inference.engines.base import LOGITS, Engine, Pixels, Precision
-from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
-from inception_v3.inference.engines.onnx_graph import to_onnx
 from inception_v3.inference.quantise import Form, onnx_form, openvino_form, quantise
+
+from inception_v3.benchmarking.synthetic import random_network, synthetic_images
+from inception_v3.inference.engines.base import LOGITS, Engine, Pixels, Precision
+from inception_v3.inference.engines.graph import Graph, swap_pools
+from inception_v3.inference.engines.onnx_graph import to_onnx
 
 
 def pytorch(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:

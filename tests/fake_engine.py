@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from inception_v3.inference.choose import OpenedModel
+from inception_v3.inference.exported.description import Description
 from PIL import Image
 
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.exported.description import Description
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
-from inception_v3.inference.choose import OpenedModel
 from inception_v3.network.settings import Settings
 
 CLASSES = 128
@@ -49,8 +49,7 @@ def save(path: Path, number: int) -> Path:
 
 def instead_of_a_network(seconds: float, log: Path | None = None, fails_at: int | None = None, rows: int = 5) -> None:
     """Give `inception-v3 predict` in this process this engine, whatever its MODEL; and small Parquet files."""
-    from inception_v3.inference import results
-    from inception_v3.inference import choose
+    from inception_v3.inference import choose, results
 
     told = Description(Settings(num_classes=CLASSES), SIZE, None, (LOGITS, FEATURES), "fp32", False, "")
     engine = FakeEngine(seconds, log, fails_at)

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from generated_images import skies
 from huggingface_hub import HfApi
 from safetensors import safe_open
 
@@ -26,7 +27,6 @@ from inception_v3.training.run_folder import TRAINING_IMAGES
 from inception_v3.weights import published
 from inception_v3.weights.model import InceptionV3
 from inception_v3.weights.published import PUBLISHED, Web
-from generated_images import skies
 from web_server import WebServer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

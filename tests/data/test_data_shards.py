@@ -26,7 +26,7 @@ from inception_v3.data import batches, load_data, load_held_out
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.files import cache_folder
-from processes import wait_for_processes, run
+from processes import run, wait_for_processes
 
 CLASSES = ("cat", "dog", "emu")
 

@@ -22,7 +22,7 @@ from PIL import Image
 from conftest import as_set
 from inception_v3.data import duplicates, load_data, load_held_out
 from inception_v3.errors import InputError
-from processes import wait_for_processes, run
+from processes import run, wait_for_processes
 
 CLASSES = ["cat", "dog"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from inception_v3.data import LabelledImages, TrainingBatches, batches
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.seeds import epoch_order, derive_seed
+from inception_v3.support.seeds import derive_seed, epoch_order
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

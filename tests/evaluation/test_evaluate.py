@@ -525,7 +525,9 @@ def test_sigterm_from_torchrun_is_reported_as_the_end_of_another_process(
     saved: Callable[..., Path], pets: Path
 ) -> None:
     arguments = ["evaluate", str(saved()), str(pets), "--workers", "0"]
-    first, second = run_distributed(2, command_line, arguments, wait_at_the_first_image, (), log=pets.parent / "ended.log")
+    first, second = run_distributed(
+        2, command_line, arguments, wait_at_the_first_image, (), log=pets.parent / "ended.log"
+    )
     first.wait_for(lambda: first.output == "opened\n")
     first.kill(signal.SIGTERM)
     assert first.wait() == 1

@@ -145,7 +145,9 @@ def test_encoded_images_are_released(
 
     monkeypatch.setattr(LazyImageFile, "read", counting_read)
     data = read_shards([shard], "place")
-    both = LabelledImages(["a", "b"], concatenate(data.sources, data.sources), [0] * 8, concatenate(data.names, data.names))
+    both = LabelledImages(
+        ["a", "b"], concatenate(data.sources, data.sources), [0] * 8, concatenate(data.names, data.names)
+    )
     assert bottlenecks(model, both, cache, batch_size=1).computed == 6
     assert max(counts) == 1
 

@@ -65,7 +65,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune(
-    workspace: Path, out: str, data: tuple[LabelledImages, LabelledImages] | None = None, *, resume: bool = False, **options: object
+    workspace: Path,
+    out: str,
+    data: tuple[LabelledImages, LabelledImages] | None = None,
+    *,
+    resume: bool = False,
+    **options: object,
 ) -> FineTuned:
     train_set, test_set = data or load_data(str(workspace / "data"))
     model = with_new_head(load(workspace / "weights.safetensors"), train_set.class_names)

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inception_v3.inference.choose import WithFallback, find_exported, open_engine, open_exported, open_model
+from inception_v3.inference.exported.check import compare, reference_network, why_not
+from inception_v3.inference.exported.description import Check, Description
 
 from conftest import relative
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines import artefact, choose, graph
-from inception_v3.inference.exported.description import Check, Description
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
-from inception_v3.inference.exported.check import compare, reference_network, why_not
-from inception_v3.inference.choose import WithFallback, find_exported, open_engine, open_exported, open_model
 from inception_v3.inference.engines.graph import build, swap_pools
 from inception_v3.inference.engines.ncnn import NcnnEngine
 from inception_v3.inference.engines.onnx_graph import to_onnx

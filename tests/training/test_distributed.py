@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from generated_images import skies
 from safetensors.torch import load_file, save_file
 
 from inception_v3.data import load_data
@@ -18,8 +19,7 @@ from inception_v3.evaluation.evaluate import evaluate_models
 from inception_v3.network.layers import BatchNorm
 from inception_v3.network.sync_batch_norm import SyncBatchNorm
 from inception_v3.weights.load import load
-from generated_images import skies
-from processes import Command, command_line, start, run_distributed
+from processes import Command, command_line, run_distributed, start
 
 SMALL = ("--image-size", 75, "--depth-multiplier", 0.1)
 EXACT = """

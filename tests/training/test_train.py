@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from generated_images import pets, skies, stripes
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
@@ -36,7 +37,6 @@ from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import TrainingProgress
 from inception_v3.training.train import add_gradients, divergence, train
 from inception_v3.weights.model import InceptionV3
-from generated_images import pets, skies, stripes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

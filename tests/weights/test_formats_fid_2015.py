@@ -349,7 +349,9 @@ def test_an_imported_graph_with_other_forms_of_constants_has_equal_tensors(recor
 
 def node(name: str, op: str, value: bytes = b"", reads: str = "") -> bytes:
     attribute = encode(5, encode(1, b"value") + encode(2, encode(8, value)))
-    return encode(1, encode(1, name.encode()) + encode(2, op.encode()) + (encode(3, reads.encode()) if reads else attribute))
+    return encode(
+        1, encode(1, name.encode()) + encode(2, op.encode()) + (encode(3, reads.encode()) if reads else attribute)
+    )
 
 
 def tensor(shape: tuple[int, ...], values: bytes = encode(5, struct.pack("<f", 0.5)), dtype: int = 1) -> bytes:

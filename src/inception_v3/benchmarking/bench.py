@@ -28,12 +28,10 @@ from inception_v3.benchmarking.systems import ENGINES, Candidate, Workload, list
 from inception_v3.benchmarking.worker import LOGITS_FILE, BatchTimes, Memory, Worker, WorkerError, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
-from inception_v3.inference.engines.base import Precision
-from inception_v3.inference.exported.check import MIN_AGREEMENT
-from inception_v3.inference.engines.base import LOGITS, Pixels
-from inception_v3.inference.exported.check import compare, reference_network
 from inception_v3.inference.choose import NEEDS, install
+from inception_v3.inference.engines.base import LOGITS, Pixels, Precision
 from inception_v3.inference.export import export
+from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network
 from inception_v3.network import architecture
 from inception_v3.support.cpu import core_count
 from inception_v3.weights.formats.registry import find_writer
@@ -223,7 +221,9 @@ def _write_model_files(
     return errors
 
 
-def write_model_file(candidate: Candidate, folder: Path, model: InceptionV3, calibration_images: list[ImageSource]) -> None:
+def write_model_file(
+    candidate: Candidate, folder: Path, model: InceptionV3, calibration_images: list[ImageSource]
+) -> None:
     """Write the file that a candidate loads to `folder`. int8 is calibrated on `calibration_images`.
 
     Raises InputError or ImportError.

@@ -14,12 +14,12 @@ from inception_v3.cli.common import (
     Json,
     WeightsFile,
     Workers,
+    choose_worker_count,
     messages,
     output,
-    choose_worker_count,
-    warn_unreadable,
     unreadable_lines,
     warn,
+    warn_unreadable,
 )
 from inception_v3.errors import InputError
 
@@ -78,7 +78,7 @@ def evaluate(
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.evaluate import evaluate_models
     from inception_v3.support.devices import has_bf16, pick_device
-    from inception_v3.support.distributed import local_device, process_group
+    from inception_v3.support.distributed import local_device
     from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from inception_v3.cli.common import Device, Json, messages, output, warn_unreadable, warn
+from inception_v3.cli.common import Device, Json, messages, output, warn, warn_unreadable
 from inception_v3.errors import InputError
 from inception_v3.fidelity.conventions import MODES, PROGRAMS
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, FidelityOptions, NetworkPrecision

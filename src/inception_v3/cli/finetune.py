@@ -15,14 +15,14 @@ from inception_v3.cli.common import (
     Json,
     WeightsFile,
     Workers,
-    default_run_folder,
     check_outside_data,
-    messages,
     choose_worker_count,
-    warn_unreadable,
+    default_run_folder,
+    messages,
     print_run,
     unreadable_lines,
     warn,
+    warn_unreadable,
 )
 from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, checksum

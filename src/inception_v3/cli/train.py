@@ -17,12 +17,12 @@ from inception_v3.cli.common import (
     Json,
     Workers,
     check_outside_data,
-    messages,
     choose_worker_count,
-    warn_unreadable,
+    messages,
     print_run,
     unreadable_lines,
     warn,
+    warn_unreadable,
 )
 from inception_v3.errors import InputError
 
@@ -85,7 +85,7 @@ def train(
 
     from inception_v3.data import load_data
     from inception_v3.support.devices import pick_device
-    from inception_v3.support.distributed import local_device, process_group
+    from inception_v3.support.distributed import local_device
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.training.train import train
 

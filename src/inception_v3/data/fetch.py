@@ -11,7 +11,7 @@ from rich.console import Console
 from inception_v3.data.address import is_url
 from inception_v3.data.extras import import_extra
 from inception_v3.errors import InputError
-from inception_v3.support.files import file_lock, cache_folder, atomic_write
+from inception_v3.support.files import atomic_write, cache_folder, file_lock
 from inception_v3.support.progress import progress_bar
 
 TIMEOUT = 60.0  # seconds without a byte; the whole download may take longer

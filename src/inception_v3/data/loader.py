@@ -14,7 +14,7 @@ from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.data.worker_signals import delayed_interrupt, ignore_signals_from_outside
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.seeds import epoch_order, derive_seed
+from inception_v3.support.seeds import derive_seed, epoch_order
 
 ImageTransform = Callable[[Image], Tensor]  # an RGB image to uint8 (3, H, W)
 Augmentation = Callable[[Preprocessing], ImageTransform]  # the transform for an image size

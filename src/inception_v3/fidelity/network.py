@@ -14,8 +14,8 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, NetworkPrecision
 from inception_v3.fidelity.rounding import round_weights
-from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.choose import open_graph
+from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.network.settings import GRAPH_2015
 from inception_v3.weights.formats import fid_2015

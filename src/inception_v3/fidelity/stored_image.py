@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError
-from inception_v3.images.decode import read_header, check_pixel_count, silence_libtiff, decode_errors
+from inception_v3.images.decode import check_pixel_count, decode_errors, read_header, silence_libtiff
 
 KEY_BYTES = 16
 

@@ -250,7 +250,12 @@ def train_head(
 
 
 def _bottlenecks_with_progress(
-    model: InceptionV3, images: LabelledImages, cache: BottleneckCache, options: HeadOptions, workers: int, console: Console
+    model: InceptionV3,
+    images: LabelledImages,
+    cache: BottleneckCache,
+    options: HeadOptions,
+    workers: int,
+    console: Console,
 ) -> Bottlenecks:
     """The features of the images, with progress bars."""
     with progress_bar(console) as progress:

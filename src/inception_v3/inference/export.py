@@ -24,14 +24,21 @@ import numpy as np
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines import artefact, onnx_file
-from inception_v3.inference.exported.check import MIN_AGREEMENT, Description, Kind
 from inception_v3.inference.engines.base import FEATURES, LOGITS, PIXELS, Engine, Pixels, Precision
-from inception_v3.inference.exported.check import Run, compare, reference_network, why_not
 from inception_v3.inference.engines.graph import Graph, build, swap_pools
 from inception_v3.inference.engines.onnx_graph import load_onnx, to_onnx
+from inception_v3.inference.exported.check import (
+    MIN_AGREEMENT,
+    Description,
+    Kind,
+    Run,
+    compare,
+    reference_network,
+    why_not,
+)
 from inception_v3.inference.quantise import FEWEST
 from inception_v3.network.architecture import end_points
-from inception_v3.support.files import write_error, atomic_write
+from inception_v3.support.files import atomic_write, write_error
 from inception_v3.weights.model import InceptionV3
 
 CALIBRATE, HOLD_OUT = 300, 500  # pictures at most, to quantise by and to check on

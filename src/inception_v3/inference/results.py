@@ -22,7 +22,7 @@ import numpy as np
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.predict import Prediction
-from inception_v3.support.files import write_error, atomic_write
+from inception_v3.support.files import atomic_write, write_error
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")

@@ -16,7 +16,9 @@ from inception_v3.training.schedules import batch_norm_decay
 from inception_v3.weights.model import InceptionV3
 
 
-def prepare_model(model: InceptionV3 | None, recipe: Recipe, train_set: LabelledImages, device: torch.device) -> InceptionV3:
+def prepare_model(
+    model: InceptionV3 | None, recipe: Recipe, train_set: LabelledImages, device: torch.device
+) -> InceptionV3:
     """The model to train, on the device and in channels_last: the given one, or a new one with random weights.
 
     Raises InputError: the given model does not fit the recipe or the classes, or the memory is too small.

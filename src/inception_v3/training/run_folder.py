@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import write_error, atomic_write
+from inception_v3.support.files import atomic_write, write_error
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 
-from inception_v3.support.files import write_error, atomic_write
+from inception_v3.support.files import atomic_write, write_error
 from inception_v3.weights import published
 from inception_v3.weights.formats import native
 from inception_v3.weights.read import read_source, read_weights

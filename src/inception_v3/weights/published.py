@@ -20,7 +20,7 @@ from typing import Any
 
 from inception_v3.errors import InputError
 from inception_v3.support.download import LIMIT, DownloadError, download, matches_checksum, reason
-from inception_v3.support.files import write_error, atomic_write
+from inception_v3.support.files import atomic_write, write_error
 
 MEAN_STD = tuple[tuple[float, float, float], tuple[float, float, float]]
 HALF: MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

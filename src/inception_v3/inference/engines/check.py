@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.inference.exported.check import MIN_AGREEMENT, LARGEST, Check, Description
 from inception_v3.inference.engines.base import LOGITS, Answers, Pixels
+from inception_v3.inference.exported.check import LARGEST, MIN_AGREEMENT, Check, Description
 
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3

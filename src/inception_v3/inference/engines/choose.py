@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from inception_v3.errors import InputError
 from inception_v3.inference.engines import artefact
-from inception_v3.inference.exported.description import Description
 from inception_v3.inference.engines.base import LOGITS, Answers, Engine, Pixels, Precision
 from inception_v3.inference.exported.check import why_not
+from inception_v3.inference.exported.description import Description
 from inception_v3.support.files import checksum
 
 if TYPE_CHECKING:
