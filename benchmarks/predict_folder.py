@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inception_v3.images.find import Source, expand
+from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines import Engine
 from inception_v3.inference.engines.choose import Opened, open_engine
@@ -59,7 +59,7 @@ def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
 
     model, files, sample = random_network(generated(16, (299, 299))), {}, []
     for number, pixels in enumerate(generated(96, (299, 299), seed=1)):  # of many classes to this network
-        sample.append(Source(str(number), folder / f"sample-{number}.png"))
+        sample.append(ImageSource(str(number), folder / f"sample-{number}.png"))
         Image.fromarray(pixels).save(folder / f"sample-{number}.png")
     for precision in precisions:
         files[precision] = folder / (f"{precision}.onnx" if precision == "fp32" else f"{precision}.xml")

@@ -20,13 +20,13 @@ from safetensors import safe_open
 
 import inception_v3
 from conftest import randomise
+from generated_images import skies
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.export import export
 from inception_v3.training.run_folder import TRAINING_IMAGES
 from inception_v3.weights import published
 from inception_v3.weights.model import InceptionV3
 from inception_v3.weights.published import PUBLISHED, Web
-from pictures import skies
 from web_server import WebServer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -305,7 +305,7 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "output"),
     [
         (["--engines", "tensorrt"], "--engines: no 'tensorrt'; there are pytorch, compile, onnxruntime, openvino"),
         (["--precisions", "fp32,int4"], "--precisions: no 'int4'"),
@@ -315,10 +315,10 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
         (["--precisions", "int8"], "give some with --images"),
     ],
 )
-def test_wrong_use_is_told_in_a_line(run: Run, model: Path, options: list[str], said: str) -> None:
+def test_wrong_use_is_told_in_a_line(run: Run, model: Path, options: list[str], output: str) -> None:
     status, _, err = run("bench", model, *options)
     assert status == 2
-    assert said in one_line(err)
+    assert output in one_line(err)
 
 
 @pytest.mark.parametrize("option", ["--rounds", "--batch-size"])

@@ -37,7 +37,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.weights.model import InceptionV3
-from processes import command_line, team
+from processes import command_line, run_distributed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -472,11 +472,11 @@ def test_two_processes_give_the_figures_of_one(
     status, out, _ = run(*arguments, tmp_path / "one.csv")
     assert status == 0
     log = tmp_path / "two.log"
-    first, second = team(
+    first, second = run_distributed(
         2, command_line, ["evaluate", *map(str, [*arguments, tmp_path / "two.csv"])], None, (), log=log
     )
-    assert (first.wait(), second.wait(), second.said) == (0, 0, ""), "the first process tells"
-    (told,) = (line for line in first.said.splitlines() if line.startswith("{"))
+    assert (first.wait(), second.wait(), second.output) == (0, 0, ""), "the first process tells"
+    (told,) = (line for line in first.output.splitlines() if line.startswith("{"))
     one, two = json.loads(out), json.loads(told)
     assert (one["count"], len(one["bad"])) == (5, 1)
     for figure in ("loss", "ece"):
@@ -495,11 +495,11 @@ def test_one_killed_stops_the_other_long_before_its_own_end(saved: Callable[...,
         picture.save(pets / "[red]dog" / f"more-{number}.png")
     log = pets.parent / "killed.log"
     arguments = ["evaluate", str(saved()), str(pets), "--batch-size", "1", "--workers", "0"]
-    first, second = team(2, command_line, arguments, die_at_the_third_picture, (), log=log)
+    first, second = run_distributed(2, command_line, arguments, die_at_the_third_picture, (), log=log)
     assert second.wait() == -signal.SIGKILL
     assert first.wait() == 1
-    *opened, line = first.said.splitlines()
-    assert line == "error: another process has ended or does not answer; see what it said, and start all of them again"
+    *opened, line = first.output.splitlines()
+    assert line == "error: another process has ended or does not respond; see its output, and start all processes again"
     assert opened.count("opened") <= 4, "of 32 or more"
 
 
@@ -518,11 +518,13 @@ def die_at_the_third_picture() -> None:
 
 def test_sigterm_as_torchrun_sends_it_to_the_others_is_told(saved: Callable[..., Path], pets: Path) -> None:
     arguments = ["evaluate", str(saved()), str(pets), "--workers", "0"]
-    first, second = team(2, command_line, arguments, wait_at_the_first_picture, (), log=pets.parent / "ended.log")
-    first.wait_for(lambda: first.said == "opened\n")
+    first, second = run_distributed(
+        2, command_line, arguments, wait_at_the_first_picture, (), log=pets.parent / "ended.log"
+    )
+    first.wait_for(lambda: first.output == "opened\n")
     first.kill(signal.SIGTERM)
     assert first.wait() == 1
-    assert "another process has ended" in one_line(first.said)
+    assert "another process has ended" in one_line(first.output)
     second.kill(signal.SIGKILL)
 
 

@@ -29,7 +29,7 @@ from inception_v3.errors import InputError
 from inception_v3.images import decode as images
 from inception_v3.images import find as image_files
 from inception_v3.images.decode import MAX_PIXELS, open_image
-from inception_v3.images.find import IMAGE_SUFFIXES, Source, expand, list_images
+from inception_v3.images.find import IMAGE_SUFFIXES, ImageSource, expand, list_images
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning would reach the user's terminal
 NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -227,12 +227,12 @@ class TestSixteenBits:
 
     @pytest.mark.parametrize("values", [[[0, 65536]], [[-1, 5]]])
     def test_wider_whole_numbers_are_refused(self, values):
-        assert "32-bit numbers" in refusal(encoded(np.array(values, dtype=np.int32), "TIFF"), "wide.tif")
+        assert "32-bit pixels" in refusal(encoded(np.array(values, dtype=np.int32), "TIFF"), "wide.tif")
 
     @pytest.mark.parametrize("kind", ["TIFF", "PPM"])
     def test_floats_are_refused(self, kind):
         message = refusal(encoded(np.array([[0.0, 1.0]], dtype=np.float32), kind), "float.tif")
-        assert message == "float.tif: 32-bit numbers do not say which is white; save it with 8 or 16 bits"
+        assert message == "float.tif: 32-bit pixels have no defined white; save it with 8 or 16 bits"
 
 
 class TestTransparencyShowsWhite:
@@ -407,14 +407,14 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "the file is empty; fetch or save it again"),
-            (b"these are words, not pixels\n", "no picture"),
-            (b"<!DOCTYPE html><html>404</html>", "no picture"),
-            (bytes(1000), "no picture"),
-            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no picture"),
-            (b"%PDF-1.4\n", "no picture"),
-            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "no picture"),
-            (b"\xff\xd8\xff", "no picture"),
+            (b"", "the file is empty; download or save it again"),
+            (b"these are words, not pixels\n", "not a supported image"),
+            (b"<!DOCTYPE html><html>404</html>", "not a supported image"),
+            (bytes(1000), "not a supported image"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a supported image"),
+            (b"%PDF-1.4\n", "not a supported image"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not a supported image"),
+            (b"\xff\xd8\xff", "not a supported image"),
             (encoded(NOISE)[:200], "cannot be read"),
         ],
     )
@@ -423,14 +423,14 @@ class TestBadFiles:
         path.write_bytes(content)
         assert refusal(path).startswith(f"{path}: ")
         assert message in refusal(path).removeprefix(str(path))
-        assert refusal(content).startswith("picture: ")
+        assert refusal(content).startswith("image: ")
         assert refusal(content, "given.jpg").startswith("given.jpg: ")
 
     def test_missing(self, tmp_path):
         assert refusal(tmp_path / "no.jpg") == f"{tmp_path}/no.jpg: no such file; check the path"
 
     def test_a_folder(self, tmp_path):
-        assert refusal(tmp_path) == f"{tmp_path}: a folder, not a picture; give a file in it"
+        assert refusal(tmp_path) == f"{tmp_path}: a folder, not an image; give a file in it"
 
     def test_not_allowed(self, tmp_path, monkeypatch):
         path = save(tmp_path / "mine.png")
@@ -498,7 +498,7 @@ class TestBadFiles:
         code = "import sys, inception_v3 as i; i.open_image(sys.stdin.buffer, name='logged')"
         done = subprocess.run([sys.executable, "-c", code], input=logged, capture_output=True, check=False)
         assert b"More samples per pixel" not in done.stderr
-        assert b"InputError: logged: no picture" in done.stderr
+        assert b"InputError: logged: not a supported image" in done.stderr
 
     def test_stderr_is_whole_again_after_a_tiff_that_libtiff_complains_about(self, capfd):
         refusal(in_format("TIFF jpeg")[:-40])
@@ -527,7 +527,7 @@ class TestDecompressionBombs:
         path = tmp_path / "bomb.png"
         path.write_bytes(png_header(*size))
         assert refusal(path).startswith(f"{path}: ")
-        assert "178,956,970 pixels that are read; make it smaller" in refusal(path)
+        assert "178,956,970 pixels; make it smaller" in refusal(path)
         assert decoded == []
 
     def test_the_limit_holds_where_pillows_own_was_lifted(self, decoded, monkeypatch):
@@ -551,7 +551,7 @@ class TestDecompressionBombs:
         ],
     )
     def test_other_formats(self, content, decoded):
-        assert "pixels that are read; make it smaller" in refusal(content)
+        assert "pixels; make it smaller" in refusal(content)
         assert decoded == []
 
 
@@ -694,7 +694,7 @@ class TestArguments:
     def test_sources_open_by_themselves_and_can_be_sent_to_other_processes(self, folder):
         save(folder / "a.png")
         (source,) = expand(["a.png"])
-        assert source == Source("a.png", Path("a.png"))
+        assert source == ImageSource("a.png", Path("a.png"))
         assert np.asarray(pickle.loads(pickle.dumps(source)).open()).tolist() == [[[255, 0, 0]] * 2] * 2
         with pytest.raises(AttributeError):
             source.name = "b.png"
@@ -703,7 +703,7 @@ class TestArguments:
         bad = folder / "bad.png"
         bad.write_text("words")
         (source,) = expand(["bad.png"])
-        with pytest.raises(InputError, match=r"^bad\.png: no picture"):
+        with pytest.raises(InputError, match=r"^bad\.png: not a supported image"):
             source.open()
 
     def test_folders_stand_for_their_pictures(self, folder):
@@ -787,7 +787,7 @@ class TestArguments:
 
     def test_a_folder_without_pictures_is_wrong_use(self, folder):
         save(folder / "empty" / "notes.txt")
-        assert wrong_use("empty") == "empty: no pictures in this folder; check the path"
+        assert wrong_use("empty") == "empty: no images in this folder; check the path"
 
     def test_wrong_use_is_told_at_once_and_not_after_the_first_pictures(self, folder):
         save(folder / "a.png")
@@ -901,16 +901,16 @@ class TestStandardInput:
     @pytest.mark.parametrize("content", [b"", b"\n \n", b"\n" * 100])
     def test_nothing_in_it_is_wrong_use(self, pipe, content):
         pipe(content)
-        assert wrong_use("-") == "standard input: nothing in it; pipe a picture or a list of paths in"
+        assert wrong_use("-") == "standard input: it is empty; pipe an image or a list of paths in"
 
     def test_no_standard_input_at_all_is_wrong_use(self, monkeypatch):
         monkeypatch.setattr(sys, "stdin", None)
-        assert wrong_use("-").startswith("standard input: nothing in it")
+        assert wrong_use("-").startswith("standard input: it is empty")
 
     def test_given_twice_it_is_empty_the_second_time(self, folder, pipe):
         save(folder / "a.png")
         pipe(b"a.png\n")
-        assert wrong_use("-", "-").startswith("standard input: nothing in it")
+        assert wrong_use("-", "-").startswith("standard input: it is empty")
 
     @pytest.mark.parametrize(
         "content",
@@ -927,14 +927,14 @@ class TestStandardInput:
     def test_neither_picture_nor_list_is_told_once(self, folder, pipe, content):
         pipe(content)
         message = wrong_use("-")
-        assert message.startswith("standard input: no picture that is read here, and ")
+        assert message.startswith("standard input: not a supported image, and ")
         assert message.endswith("; check what is piped in")
         assert len(message) < 200
 
     def test_a_line_without_end_is_given_up(self, monkeypatch):
         content = Trickle(itertools.repeat(ord("x"), 2**22), step=4096)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(content)))
-        assert "no list of paths; check" in wrong_use("-")
+        assert "not a list of paths; check" in wrong_use("-")
         assert content.given < 2**18
 
     def test_a_damaged_picture_is_named(self, pipe):

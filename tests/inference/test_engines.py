@@ -744,7 +744,7 @@ def test_sensitive_layers_stay_in_float32_until_the_bound_holds(random_model: Bu
 def pictures(folder: Path, count: int, shade: int | None = None) -> list[object]:
     from PIL import Image
 
-    from inception_v3.images.find import Source
+    from inception_v3.images.find import ImageSource
 
     rng = np.random.default_rng(0)
     folder = folder / f"{count} {shade}"
@@ -756,7 +756,7 @@ def pictures(folder: Path, count: int, shade: int | None = None) -> list[object]
         )
         path = folder / f"{number}.png"
         Image.fromarray(coarse).resize((130, 120), Image.Resampling.BICUBIC).save(path)
-        sources.append(Source(path.name, path))
+        sources.append(ImageSource(path.name, path))
     return sources
 
 

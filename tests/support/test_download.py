@@ -106,7 +106,7 @@ def test_what_stays_broken_is_told_and_the_next_call_goes_on(
     monkeypatch.setattr(module, "TIMEOUT", 0.5)
     server.faults = [Fault(cut=1000), *[fault] * 10]
     with pytest.raises(
-        DownloadError, match=r"^http\S+/weights: (broke off after 0\.0 MB of 0\.3|the server answers 503)"
+        DownloadError, match=r"^http\S+/weights: (interrupted after 0\.0 MB of 0\.3|the server returned 503)"
     ):
         download(f"{server.url}/weights", file, SHA256)
     assert visible(file) == {"weights.partial", "weights.partial.version"}
@@ -195,7 +195,7 @@ def test_md5_is_compared_too(server: WebServer, file: Path) -> None:
 
 
 def test_what_is_not_there_is_told_at_once(server: WebServer, file: Path) -> None:
-    with pytest.raises(DownloadError, match=r"/nothing: the server answers 404 \(Not Found\)$"):
+    with pytest.raises(DownloadError, match=r"/nothing: the server returned 404 \(Not Found\)$"):
         download(f"{server.url}/nothing", file)
     assert len(server.requests) == 1
     assert visible(file) == set()
@@ -211,10 +211,10 @@ def test_no_network_is_told_at_once(file: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_is_too_large_is_not_fetched(
     server: WebServer, file: Path, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LIMIT", 100_000)
+    monkeypatch.setattr(module, "MAX_BYTES", 100_000)
     server.files["/weights"].length = told
     size = "0.3" if told else "0.[1-3]"
-    with pytest.raises(InputError, match=f"{size} MB or more is too large for an Inception V3; it was not fetched"):
+    with pytest.raises(InputError, match=f"{size} MB or more is too large for an Inception V3; it was not downloaded"):
         download(f"{server.url}/weights", file)
     assert visible(file) == set()
 
@@ -224,7 +224,7 @@ def test_a_disk_with_too_little_room_is_told_before_it_is_full(
 ) -> None:
     usage = type(module.shutil.disk_usage("/"))(10**9, 10**9, 1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match="make room"):
+    with pytest.raises(InputError, match="free some space"):
         download(f"{server.url}/weights", file)
     assert visible(file) == set()
 
@@ -245,15 +245,15 @@ def test_only_the_web_is_followed(server: WebServer, file: Path, target: str) ->
 
 def test_from_https_it_is_not_led_back_to_http() -> None:
     request = module.urllib.request.Request("https://example.org/weights")
-    follow = module._HttpOnly().redirect_request
+    follow = module._HttpRedirects().redirect_request
     assert follow(request, None, 302, "", {}, "https://example.com/x") is not None
-    with pytest.raises(DownloadError, match="where this does not go"):
+    with pytest.raises(DownloadError, match="not a secure web address"):
         follow(request, None, 302, "", {}, "http://example.com/x")
 
 
 def test_it_goes_round_in_circles_once(server: WebServer, file: Path) -> None:
     server.faults = [Fault(302, location=f"{server.url}/weights")] * 20
-    with pytest.raises(DownloadError, match="the server answers 302") as raised:
+    with pytest.raises(DownloadError, match="the server returned 302") as raised:
         download(f"{server.url}/weights", file)
     assert "\n" not in str(raised.value)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from generated_images import skies
 from inception_v3.data import load_data
 from inception_v3.errors import InputError
 from inception_v3.training import trackers
@@ -15,7 +16,6 @@ from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.trackers import Trackers
 from inception_v3.training.train import train
-from pictures import skies
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import inception_v3
 from conftest import relative
+from generated_images import pets, skies, stripes
 from inception_v3.data import Pictures, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
@@ -32,7 +33,6 @@ from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import Progress
 from inception_v3.training.train import add_gradients, astray, train
 from inception_v3.weights.model import InceptionV3
-from pictures import pets, skies, stripes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

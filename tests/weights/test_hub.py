@@ -175,7 +175,7 @@ def test_the_code_in_the_card_runs(tmp_path: Path, model: InceptionV3, server: W
     server.publish("owner/cats", tmp_path, ["model.safetensors", "config.json"])
     code = (tmp_path / "README.md").read_text().split("```python\n")[1].split("```")[0]
     found: dict[str, Any] = {}
-    exec(code.replace("picture.jpg", str(ROOT / "examples" / "digits" / "7-0081.png")), found)
+    exec(code.replace("image.jpg", str(ROOT / "examples" / "digits" / "7-0081.png")), found)
     assert found["logits"].shape == (1, 2)
 
 

@@ -190,8 +190,8 @@ def test_an_unknown_name_is_told_with_those_there_are(name: str) -> None:
 
 
 def test_what_is_no_name_is_a_path(tmp_path: Path) -> None:
-    assert published.find("runs/digits") is None
-    assert published.find(r"C:\model.safetensors") is None
+    assert published.find_published("runs/digits") is None
+    assert published.find_published(r"C:\model.safetensors") is None
     with pytest.raises(InputError, match="there is no such file"):
         inception_v3.load(tmp_path / "model.safetensors")
 
@@ -212,7 +212,7 @@ def test_torchvisions(
     assert (model.origin.name, model.origin.format) == ("torchvision:IMAGENET1K_V1", "torchvision")
     cached = tmp_path / "torch" / "hub" / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
     assert model.origin.file == cached, "where torchvision finds it too"
-    with PUBLISHED["torchvision:IMAGENET1K_V1"].opened("", None) as source:
+    with PUBLISHED["torchvision:IMAGENET1K_V1"].open("", None) as source:
         assert source.file == cached
     assert len(server.requests) == 1, "fetched once"
 
@@ -257,7 +257,7 @@ def test_fids(server: WebServer, publish: Callable[..., str], torchvision_state:
 def test_the_graph_of_2015_out_of_its_archive(publish: Callable[..., str]) -> None:
     publish("fid:2015-12-05-graph", tar_gz(LICENSE=b"none", classify_image_graph_def_pb=b"a graph"))
     entry = PUBLISHED["fid:2015-12-05-graph"]
-    with entry.opened("fid:2015-12-05-graph", None) as source:
+    with entry.open("fid:2015-12-05-graph", None) as source:
         assert source.file.read_bytes() == b"a graph"
         assert source.format == "graphdef-2015"
 
@@ -272,13 +272,13 @@ def test_timms_from_the_hub(server: WebServer, timm_folder: Path) -> None:
         assert model.preprocessing.mean == IMAGENET_MEAN, name
         assert (model.preprocessing.resize, model.preprocessing.interpolation) == (341, "bicubic")
         assert model.class_names == imagenet_classes()
-        found = published.find(name)
+        found = published.find_published(name)
         assert found is not None
-        with found.opened(name, None) as source:
+        with found.open(name, None) as source:
             assert model.origin is not None
             assert source.file == model.origin.file
         assert len(server.ranges) == 2, "fetched once, with its config.json"
-    assert published.find("hf:timm/inception_v3.gluon_in1k") == PUBLISHED["timm:inception_v3.gluon_in1k"]
+    assert published.find_published("hf:timm/inception_v3.gluon_in1k") == PUBLISHED["timm:inception_v3.gluon_in1k"]
 
 
 # ----------------------------------------------------------------------------------------------------------- the hub
@@ -328,8 +328,8 @@ def test_a_pickle_is_taken_where_there_is_nothing_better(server: WebServer, tmp_
         (tmp_path / name).write_bytes(name.encode())
     server.publish("owner/old", tmp_path, ["pytorch_model.bin"])
     server.publish("owner/both", tmp_path, ["pytorch_model.bin", "model.safetensors"])
-    assert published.from_hub("hf:owner/old", "owner/old").name == "pytorch_model.bin"
-    assert published.from_hub("hf:owner/both", "owner/both").name == "model.safetensors"
+    assert published.download_from_hub("hf:owner/old", "owner/old").name == "pytorch_model.bin"
+    assert published.download_from_hub("hf:owner/both", "owner/both").name == "model.safetensors"
 
 
 def test_both_files_are_of_one_commit(server: WebServer, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_both_files_are_of_one_commit(server: WebServer, tmp_path: Path) -> None
     server.publish("owner/name", tmp_path, ["config.json", "model.safetensors"])
     newer = Served(b"new", '"new"', headers={"X-Repo-Commit": "f" * 40})
     server.files["/owner/name/resolve/main/model.safetensors"] = newer
-    assert published.from_hub("hf:owner/name", "owner/name").read_bytes() == b"old"
+    assert published.download_from_hub("hf:owner/name", "owner/name").read_bytes() == b"old"
 
 
 def test_a_file_that_differs_from_the_hubs_sum_is_deleted(
@@ -347,7 +347,7 @@ def test_a_file_that_differs_from_the_hubs_sum_is_deleted(
 ) -> None:
     for path, served in server.files.items():
         server.files[path] = replace(served, content=served.content[:-1] + b"!")
-    with pytest.raises(InputError, match=r"model.safetensors has another sha256 than the hub has, and was deleted"):
+    with pytest.raises(InputError, match=r"model.safetensors does not have the SHA-256 of the hub, and was deleted"):
         inception_v3.load("hf:owner/name")
     assert not list((tmp_path / "huggingface").rglob("*.safetensors"))
 
@@ -355,10 +355,10 @@ def test_a_file_that_differs_from_the_hubs_sum_is_deleted(
 @pytest.mark.parametrize(
     ("headers", "status", "reason"),
     [
-        ({"X-Error-Code": "RepoNotFound"}, 404, "there is no such repository, or a private one"),
-        ({"X-Error-Code": "GatedRepo"}, 403, "its owner asks for an agreement first"),
+        ({"X-Error-Code": "RepoNotFound"}, 404, "no such repository, or a private one"),
+        ({"X-Error-Code": "GatedRepo"}, 403, "a gated repository; accept its terms at"),
         ({"X-Error-Code": "RevisionNotFound"}, 404, "the repository has no such revision"),
-        ({}, 404, "the repository holds no model.safetensors or pytorch_model.bin"),
+        ({}, 404, "the repository contains no model.safetensors or pytorch_model.bin"),
         ({}, 503, r"cannot be reached \(.*503"),
     ],
 )
@@ -381,7 +381,7 @@ def test_what_the_hub_refuses_is_told_in_one_line(
 def test_what_is_too_large_is_not_fetched_from_the_hub(
     server: WebServer, on_hub: InceptionV3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published, "LIMIT", 1000)
+    monkeypatch.setattr(published, "MAX_BYTES", 1000)
     with pytest.raises(InputError, match="too large for an Inception V3"):
         inception_v3.load("hf:owner/name")
     assert server.ranges == []
@@ -397,7 +397,7 @@ def test_without_a_network_the_way_round_is_told(monkeypatch: pytest.MonkeyPatch
         inception_v3.load("slim:2016_08_28")
     assert str(raised.value) == (
         "slim:2016_08_28: http://127.0.0.1:9/x/inception_v3.tar.gz: cannot be reached (Connection refused); try again, "
-        "or fetch it on another machine and give the file: --weights-file FILE, in Python load(name, weights_file=FILE)"
+        "or download it on another machine and give the file: --weights-file FILE, in Python load(name, weights_file=FILE)"
     )
 
 
@@ -447,12 +447,12 @@ def damaged() -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (tar_gz(other=b"x"), "it holds no inception_v3.ckpt"),
-        (link(), "it holds no inception_v3.ckpt"),
+        (tar_gz(other=b"x"), "it contains no inception_v3.ckpt"),
+        (link(), "it contains no inception_v3.ckpt"),
         (tar_gz(inception_v3_ckpt=os.urandom(100_000))[:90_000], "it is a damaged archive"),
         (damaged(), "it is a damaged archive"),
         (b"<html>not here</html>", "it is a damaged archive"),
-        (tar_gz(inception_v3_ckpt=bytes(3_000_000)), "it holds more than an Inception V3"),
+        (tar_gz(inception_v3_ckpt=bytes(3_000_000)), "it is too large for an Inception V3"),
         (bomb(), ""),
     ],
     ids=["other", "link", "cut", "bit flipped", "page", "large", "bomb"],
@@ -460,7 +460,7 @@ def damaged() -> bytes:
 def test_a_bad_archive_is_told_and_nothing_is_kept(
     publish: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, reason: str
 ) -> None:
-    monkeypatch.setattr(published, "LIMIT", 1_000_000)
+    monkeypatch.setattr(published, "MAX_BYTES", 1_000_000)
     publish("slim:2016_08_28", content)
     with pytest.raises(InputError, match=f"^slim:2016_08_28: http.*{reason}.*, and it was deleted; ") as raised:
         inception_v3.load("slim:2016_08_28")
@@ -470,7 +470,7 @@ def test_a_bad_archive_is_told_and_nothing_is_kept(
 
 def test_nothing_is_written_beside_the_member(publish: Callable[..., str], tmp_path: Path) -> None:
     publish("fid:2015-12-05-graph", tar_gz(**{"../evil": b"x", "deep/classify_image_graph_def_pb": b"a graph"}))
-    with PUBLISHED["fid:2015-12-05-graph"].opened("", None) as source:
+    with PUBLISHED["fid:2015-12-05-graph"].open("", None) as source:
         assert source.file.read_bytes() == b"a graph"
     assert not list(tmp_path.rglob("evil"))
 

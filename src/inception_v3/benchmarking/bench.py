@@ -28,7 +28,7 @@ from inception_v3.benchmarking import contestants
 from inception_v3.benchmarking.contestants import ANSWERS, PEAK, Contest
 from inception_v3.benchmarking.stand_ins import as_files, generated, random_network
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines import Precision
 from inception_v3.inference.engines.artefact import BOUNDS
 from inception_v3.inference.engines.base import LOGITS, Answers, Pixels
@@ -137,7 +137,7 @@ def candidates(device: str, engines: Sequence[str], peers: bool, compiled: bool)
 def bench(
     model: InceptionV3 | None = None,
     *,
-    images: Sequence[Source] | None = None,
+    images: Sequence[ImageSource] | None = None,
     engines: Sequence[str] = tuple(contestants.ENGINES),
     precisions: Sequence[str] = PRECISIONS,
     batch_sizes: Sequence[int] = (1, 16),
@@ -347,7 +347,7 @@ def machine(device: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- the pictures
 
 
-def _split(images: Sequence[Source], model: InceptionV3) -> tuple[list[Source], Pixels]:
+def _split(images: Sequence[ImageSource], model: InceptionV3) -> tuple[list[ImageSource], Pixels]:
     """Images to make int8 with, and the pixels of others to compare on."""
     chosen = random.Random(0).sample(list(images), min(len(images), FITTED + CHECKED))
     checked = max(1, min(CHECKED, len(chosen) // 3))

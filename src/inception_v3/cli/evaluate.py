@@ -60,15 +60,15 @@ def evaluate(
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.evaluate import judge
     from inception_v3.support.devices import has_bf16, pick_device
-    from inception_v3.support.distributed import own_device, team
+    from inception_v3.support.distributed import local_device, process_group
     from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 
     names = [model, *(others or ())]
-    place = own_device(pick_device(device))
+    place = local_device(pick_device(device))
     if precision == "bf16" and not has_bf16(place):
         raise InputError(f"--precision bf16: not on this {place.type}, which does not compute in it", exit_status=2)
-    with team(place, again="start all of them again") as processes:
+    with process_group(place, remedy="start all processes again") as processes:
         networks = _load(names, weights_file, weights, place)
         origins = [network.origin.file for network in networks if network.origin is not None]
         files = [_newest_state(file) if weights == "raw" else file for file in origins]
@@ -87,7 +87,7 @@ def evaluate(
                 precision="bf16" if precision == "bf16" else "fp32",
                 batch_size=batch_size,
                 workers=workers,
-                team=processes,
+                group=processes,
                 on_batch=lambda done: progress.advance(bar, done),
             )
     if processes.rank:

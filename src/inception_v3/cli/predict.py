@@ -15,7 +15,7 @@ from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.images.find import Source
+    from inception_v3.images.find import ImageSource
     from inception_v3.inference.predict import Prediction
     from inception_v3.inference.results import Results
 
@@ -98,7 +98,7 @@ def predict(
         "top": top,
     }
 
-    def predictions(asked: "Iterable[Source]") -> "Iterator[Prediction]":
+    def predictions(asked: "Iterable[ImageSource]") -> "Iterator[Prediction]":
         return predict(
             network.engine,
             network.description.preprocessing,
@@ -170,7 +170,7 @@ def _counting(shown: bool = True) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
         return
     from inception_v3.cli.common import messages
-    from inception_v3.support.progress import counter
+    from inception_v3.support.progress import image_counter
 
-    with counter(messages) as count:
+    with image_counter(messages) as count:
         yield count

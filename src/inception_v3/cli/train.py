@@ -77,14 +77,14 @@ def train(
     )
     from inception_v3.data import load_data
     from inception_v3.support.devices import pick_device
-    from inception_v3.support.distributed import own_device, team
+    from inception_v3.support.distributed import local_device, process_group
     from inception_v3.training.interrupts import Interrupted
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.training.train import train
 
-    place = own_device(pick_device(device))
+    place = local_device(pick_device(device))
     with ExitStack() as stack:
-        processes = stack.enter_context(team(place))
+        processes = stack.enter_context(process_group(place))
         train_set, test_set = load_data(data)
         run = stack.enter_context(
             RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=track or (), writer=not processes.rank)
@@ -104,7 +104,7 @@ def train(
                 seed=seed,
                 workers=pick_workers(workers, len(train_set), data),
                 save_every=save_every,
-                team=processes,
+                group=processes,
                 console=console,
             )
         except Interrupted as interrupted:

@@ -16,7 +16,7 @@ from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import Bin, expected_calibration_error
 from inception_v3.evaluation.evaluate import NO_ANSWER, Metrics
 from inception_v3.reports.pages import data_uri, write_page
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 
 MISTAKES = 200  # shown, the surest first
 THUMBNAIL = 96  # pixels, of the longer side
@@ -121,7 +121,7 @@ def write_csv(file: Path, metrics: Metrics, pictures: Pictures) -> None:
     written.
     """
     with (
-        replacing(file) as temporary,
+        atomic_write(file) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened,
     ):
         writer = csv.writer(opened, lineterminator="\n")

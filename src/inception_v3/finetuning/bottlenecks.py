@@ -27,7 +27,7 @@ import inception_v3
 from inception_v3.data import Batch, Pictures, batches
 from inception_v3.errors import InputError
 from inception_v3.network.layers import Conv2d
-from inception_v3.support.devices import enough_memory, in_precision
+from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.weights.model import InceptionV3
 
 Precision = Literal["fp32", "bf16"]
@@ -347,7 +347,7 @@ def features_of(model: InceptionV3, images: Tensor, precision: Precision = "fp32
     """Pixels (N, 3, H, W), as `data.batches` gives them, to PreLogits: float32 of shape (N, D)."""
     device = next(model.parameters()).device
     scaled = model.preprocessing.scale(images.to(device)).contiguous(memory_format=torch.channels_last)
-    with enough_memory(device), in_precision(device, precision):
+    with explain_out_of_memory(device), precision_context(device, precision):
         _, end_points = model(scaled, end_points=(FEATURES,))
     vectors: np.ndarray = end_points[FEATURES].float().flatten(1).cpu().numpy()
     return vectors

@@ -26,7 +26,7 @@ from inception_v3.finetuning.bottlenecks import HEADS, BottleneckCache, Precisio
 from inception_v3.finetuning.logistic import fit_head
 from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Size
-from inception_v3.support.devices import in_precision
+from inception_v3.support.devices import precision_context
 from inception_v3.support.progress import progress_bar
 from inception_v3.training.model import check_memory
 from inception_v3.training.recipe import Recipe, load_recipe
@@ -291,5 +291,5 @@ class _LastLayer(nn.Module):
 
     def forward(self, features: Tensor, end_points: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         device = features.device
-        with torch.autocast(device.type, enabled=False), in_precision(device, self.precision):
+        with torch.autocast(device.type, enabled=False), precision_context(device, self.precision):
             return self.layer(features).flatten(1), {}

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines import artefact, onnx_file
 from inception_v3.inference.engines.artefact import BOUNDS, Description, Kind
 from inception_v3.inference.engines.base import FEATURES, LOGITS, PIXELS, Engine, Pixels, Precision
@@ -31,7 +31,7 @@ from inception_v3.inference.engines.graph import Graph, build, swap_pools
 from inception_v3.inference.engines.onnx_graph import load_onnx, to_onnx
 from inception_v3.inference.engines.quantise import FEWEST
 from inception_v3.network.architecture import end_points
-from inception_v3.support.files import cannot_write, replacing
+from inception_v3.support.files import atomic_write, write_error
 from inception_v3.weights.model import InceptionV3
 
 CALIBRATE, HOLD_OUT = 300, 500  # pictures at most, to quantise by and to check on
@@ -60,7 +60,7 @@ def export(
     out: Path,
     *,
     precision: Precision = "fp32",
-    images: Sequence[Source] | None = None,
+    images: Sequence[ImageSource] | None = None,
     images_name: str = "images",
     outputs: Sequence[str] = (LOGITS, FEATURES),
     any_size: bool = False,
@@ -161,7 +161,7 @@ class _Network:
 
 
 def _pictures(
-    model: InceptionV3, precision: Precision, images: Sequence[Source] | None, name: str
+    model: InceptionV3, precision: Precision, images: Sequence[ImageSource] | None, name: str
 ) -> tuple[Pixels, _Pictures]:
     """Those to fit int8 to, none otherwise, and others to check on."""
     height, width = model.preprocessing.image_size
@@ -342,7 +342,7 @@ def _put(file: Path, out: Path) -> None:
         return
     for part in (file.with_suffix(".bin"), file):
         if part.exists():
-            with replacing(out.with_suffix(part.suffix)) as temporary:
+            with atomic_write(out.with_suffix(part.suffix)) as temporary:
                 shutil.copyfile(part, temporary)
 
 
@@ -360,7 +360,7 @@ def _put_folder(folder: Path, out: Path) -> None:
     except OSError as error:
         if old.exists() and not out.exists():
             old.rename(out)
-        raise cannot_write(out, error) from error
+        raise write_error(out, error) from error
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
@@ -406,5 +406,5 @@ output [
 dynamic_batching {{ }}
 """
     for name, text in (("labels.txt", labels), ("config.pbtxt", config)):
-        with replacing(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_text(text, "utf-8")

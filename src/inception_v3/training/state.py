@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inception_v3.data import Pictures
 from inception_v3.errors import InputError
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.training.recipe import Recipe
 
 FORMAT = "inception_v3 training state"
@@ -88,7 +88,7 @@ def write(
     }
     # safetensors knows neither channels_last nor the GPU
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inception_v3.support.protocol_buffers import put, read_fields
+from inception_v3.support.protocol_buffers import encode, read_fields
 
 # Numbers of fields.
 GRAPH, METADATA = 7, 14  # of ModelProto
@@ -29,7 +29,7 @@ def metadata(path: Path, longest: int) -> Iterator[bytes]:
 def add_metadata(path: Path, key: str, value: str) -> None:
     """An entry more: fields may stand in any order, and the last one is as good as the first."""
     with path.open("ab") as file:
-        file.write(put(METADATA, put(1, key.encode()) + put(2, value.encode())))
+        file.write(encode(METADATA, encode(1, key.encode()) + encode(2, value.encode())))
 
 
 def checksum(path: Path) -> str:
@@ -60,7 +60,7 @@ def outline(path: Path) -> bytes:
                     kept += _elsewhere(part.value, end - len(graph) + part.end - len(part.value), name)
                 else:
                     kept += graph[part.start : part.end]
-            found += put(GRAPH, kept)
+            found += encode(GRAPH, kept)
         else:
             found += model[start:end]
     return bytes(found)
@@ -75,9 +75,9 @@ def _elsewhere(tensor: memoryview, place: int, name: bytes) -> bytes:
             continue
         told = {b"location": name, b"offset": b"%d" % (place + end - len(value)), b"length": b"%d" % len(value)}
         for key, text in told.items():
-            kept += put(EXTERNAL_DATA, put(1, key) + put(2, text))
-        kept += put(DATA_LOCATION, 1)
-    return put(INITIALIZER, kept)
+            kept += encode(EXTERNAL_DATA, encode(1, key) + encode(2, text))
+        kept += encode(DATA_LOCATION, 1)
+    return encode(INITIALIZER, kept)
 
 
 def _mapped(path: Path) -> memoryview:
