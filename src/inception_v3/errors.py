@@ -14,4 +14,4 @@ class InputError(Exception):
 
 
 class NoScoreError(ValueError):
-    """A score that is not defined for these image sets, while others may be. The message names what is missing."""
+    """A score that is not defined for these image sets, while others may be. The message gives the reason."""

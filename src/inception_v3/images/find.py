@@ -26,10 +26,11 @@ IMAGE_SUFFIXES = frozenset(
 )
 MAX_PATH_BYTES = 2**16  # no system has longer paths, so a longer line is not a path
 STANDARD_INPUT = "standard input"
-NAMES_AT_ONCE = 100_000  # names of one folder that are sorted at once; twice as many take about 25 MB
+NAMES_AT_ONCE = 100_000  # names of one folder that are held at once: about 10 MB
 
 NameFilter = Callable[[str, bool], bool]  # (name, is it a regular file) -> whether to list it
-ListFolder = Callable[[Path, NameFilter], Iterator[tuple[str, bool]]]  # names, each with: is it a regular file
+ListFolder = Callable[[Path, NameFilter], Iterator[str]]
+_NOT_A_FILE = "\0"  # ends a listed name that is not a regular file. No name contains it, and sorting is not affected
 
 _IMAGE_SIGNATURES = re.compile(  # strict, so that no list of paths is mistaken for an image: BMW/1.jpg, P6/1.jpg
     rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
@@ -71,17 +72,18 @@ def _walk(folder: Path, list_folder: ListFolder) -> Iterator[Path]:
         stack = [(folder, _identity(folder), list_folder(folder, _may_contain_images))]
         while stack:
             here, _, names = stack[-1]
-            name, is_file = next(names, ("", False))
-            if not name:
+            listed = next(names, None)
+            if listed is None:
                 stack.pop()
                 continue
+            name = listed.removesuffix(_NOT_A_FILE)
             path = here / name
-            mode = stat.S_IFREG if is_file else _mode(path)
+            mode = stat.S_IFREG if name == listed else _mode(path)
             if stat.S_ISDIR(mode):
                 identity = _identity(path)
                 if all(identity != parent for _, parent, _ in stack):
                     stack.append((path, identity, list_folder(path, _may_contain_images)))
-            # A broken link is kept, so that opening it reports it.
+            # A broken link is kept: opening it reports the fault.
             elif _is_image(name) and (stat.S_ISREG(mode) or not mode):
                 yield path
     except OSError as error:
@@ -94,28 +96,28 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _list_sorted(folder: Path, wanted: NameFilter) -> Iterator[tuple[str, bool]]:
-    """Like `_list_unsorted`, in order of name. Holds at most 2 * NAMES_AT_ONCE names in memory."""
+def _list_sorted(folder: Path, wanted: NameFilter) -> Iterator[str]:
+    """Like `_list_unsorted`, in order. Holds at most 2 * NAMES_AT_ONCE names in memory."""
     last, more = "", True
     while more:
-        entries: list[tuple[str, bool]] = []
+        names: list[str] = []
         more = False
-        later = (entry for entry in _list_unsorted(folder, wanted) if entry[0] > last)
+        later = (name for name in _list_unsorted(folder, wanted) if name > last)
         while chunk := list(islice(later, NAMES_AT_ONCE)):
-            entries = sorted(entries + chunk)
-            more = more or len(entries) > NAMES_AT_ONCE
-            del entries[NAMES_AT_ONCE:]
-        yield from entries
-        last = entries[-1][0] if entries else last
+            names = sorted(names + chunk)
+            more = more or len(names) > NAMES_AT_ONCE
+            del names[NAMES_AT_ONCE:]
+        yield from names
+        last = names[-1] if names else last
 
 
-def _list_unsorted(folder: Path, wanted: NameFilter) -> Iterator[tuple[str, bool]]:
-    """Yield the wanted names in a folder, each with whether it is a regular file and not a link."""
+def _list_unsorted(folder: Path, wanted: NameFilter) -> Iterator[str]:
+    """Yield the wanted names in a folder; the name of anything but a regular file ends with _NOT_A_FILE."""
     with os.scandir(folder) as entries:
         for entry in entries:
             is_file = entry.is_file(follow_symlinks=False)
             if wanted(entry.name, is_file):
-                yield entry.name, is_file
+                yield entry.name if is_file else entry.name + _NOT_A_FILE
 
 
 def _may_contain_images(name: str, is_file: bool) -> bool:
@@ -204,7 +206,7 @@ def _glob(folder: Path, pattern: tuple[str, ...], list_folder: ListFolder) -> It
     elif stat.S_ISDIR(_mode(folder)):
         hidden = part.startswith(".")
         names = list_folder(folder, lambda name, _: fnmatch(name, part) and (hidden or not name.startswith(".")))
-        matches = (folder / name for name, _ in names)
+        matches = (folder / name.removesuffix(_NOT_A_FILE) for name in names)
     else:
         return
     with suppress(OSError):  # like the shell, find nothing in a folder that cannot be listed

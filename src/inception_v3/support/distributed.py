@@ -29,7 +29,7 @@ class ProcessGroup:
     """This process's rank, the number of processes, and the collective operations between them.
 
     All processes must call the same methods in the same order. Raises InputError (inside `process_group`) if another
-    process has ended. A single process needs no group: `ProcessGroup()` returns its own values.
+    process has ended. `ProcessGroup()` is a single process without communication.
     """
 
     rank: int = 0
@@ -89,7 +89,7 @@ def process_group(
     """Join the processes that torchrun started. Without torchrun it is a group of one.
 
     An InputError inside the context ends all processes: on each machine the first one to fail raises it, and the others
-    exit silently. Raises InputError if another process has ended; `remedy` tells the user what to do then.
+    exit silently. Raises InputError if another process has ended; `remedy` ends its message.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:

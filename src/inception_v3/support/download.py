@@ -89,12 +89,9 @@ def download(
     if _is_complete(file, expected):
         return
     console = Console(stderr=True)
-
-    def on_wait() -> None:
-        if console.is_terminal:
-            console.print(f"{file.name}: waiting for another process that downloads it", highlight=False)
-
-    with file_lock(file, on_wait):
+    console.quiet = not console.is_terminal
+    message = f"{file.name}: waiting for another process that downloads it"
+    with file_lock(file, lambda: console.print(message, highlight=False)):
         if not _is_complete(file, expected):
             received = _PartialFile(file)
             _download_with_retries(url, received, checksum, console)

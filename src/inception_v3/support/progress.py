@@ -85,17 +85,13 @@ class Throughput:
 
     def measure_waits(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items, and add up the time until each one arrives."""
-        iterator = iter(items)
-        while True:
-            before = time.perf_counter()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                self._ended = time.perf_counter()
-                return
-            finally:
-                self._waited += time.perf_counter() - before
+        before = time.perf_counter()
+        for item in items:
+            self._waited += time.perf_counter() - before
             yield item
+            before = time.perf_counter()
+        self._ended = time.perf_counter()
+        self._waited += self._ended - before
 
     @property
     def seconds(self) -> float:

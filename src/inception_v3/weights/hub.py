@@ -14,13 +14,12 @@ from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from inception_v3.support.files import atomic_write, write_error
 from inception_v3.weights.formats import native
-from inception_v3.weights.published import Hub, HubOptions, find_published, parse_repository
-from inception_v3.weights.read import read_source, read_weights
+from inception_v3.weights.published import CONFIG, Hub, HubOptions, find_published, parse_repository
+from inception_v3.weights.read import MODEL_FILE, read_source, read_weights
 
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TAGS = ["inception-v3", "pytorch", "arxiv:1512.00567"]
 MAX_LISTED_CLASSES = 100  # in the card
 METRICS = "metrics.jsonl"  # of a run folder
@@ -86,7 +85,7 @@ class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="
 
     def _save_pretrained(self, save_directory: Path) -> None:
         model = cast("InceptionV3", self)
-        native.write(model, save_directory / WEIGHTS)
+        native.write(model, save_directory / MODEL_FILE)
         config = {**model.settings, "preprocessing": asdict(model.preprocessing), "class_names": model.class_names}
         with atomic_write(save_directory / CONFIG) as temporary:
             temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

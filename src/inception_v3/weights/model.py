@@ -114,7 +114,8 @@ class InceptionV3(InceptionV3Network, HubMixin):
             raise InputError(f"{file}: {fault}{and_more}; load it with its own options, or with partial=True")
         tensors = {name: tensor for name, tensor in tensors.items() if name in expected}
         _check_tensors(file, tensors, expected)
-        dtype = _common_dtype(tensors)
+        # All layers need the same dtype. This one represents every value and is at least float32.
+        dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         if missing or new_layers:
             model = cls(**settings).to(dtype)
@@ -129,11 +130,6 @@ class InceptionV3(InceptionV3Network, HubMixin):
             model.class_names = weights.class_names
         model.origin = origin
         return model.eval()
-
-
-def _common_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
-    """Return the dtype that represents every value, at least float32. All layers of a network need the same dtype."""
-    return reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
 
 
 def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -28,10 +28,10 @@ IMAGENET_MEAN_STD: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """A file with weights, and facts that its content may not tell.
+    """A file with weights, and facts that are not in the file itself.
 
-    `format` is None if it must be recognised from the content. `mean_std` replaces the normalisation of images if the
-    format does not store it.
+    `format` is None if it must be recognised from the content. `mean_std` is the normalisation of images if the format
+    does not store it.
     """
 
     file: Path
@@ -50,7 +50,7 @@ class Web:
 
     @contextmanager
     def open(self, name: str, local_file: Path | None = None) -> Iterator[WeightsSource]:
-        """Yield the file, from the cache or the web, or `local_file` instead; it may be removed after the context.
+        """Yield the file, from the cache or the web, or `local_file` instead. Read it inside the context.
 
         `name` is for messages. Raises InputError: the download failed, or a damaged archive.
         """
@@ -195,11 +195,9 @@ def _fetch_error(name: str, problem: object) -> InputError:
 
 
 def _is_gzip(file: Path) -> bool:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(2) == b"\x1f\x8b"
-    except OSError:
-        return False
+    with suppress(OSError), file.open("rb") as opened:
+        return opened.read(2) == b"\x1f\x8b"
+    return False
 
 
 class _BoundedReader(io.RawIOBase):
@@ -229,21 +227,20 @@ def _extract(member: str, archive: Path, target: Path) -> None:
     Raises ValueError: damaged, no such member, or too large.
     """
     try:
-        with gzip.open(archive) as opened:
-            stream = _BoundedReader(opened)
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for entry in tar:
-                    if entry.isreg() and entry.sparse is None and PurePosixPath(entry.name).name == member:
-                        break
-                else:
-                    raise ValueError(f"it contains no {member}")
-                content = tar.extractfile(entry)
-                assert content is not None  # a regular file has content
-                with atomic_write(target) as temporary:
-                    with temporary.open("wb") as file:
-                        shutil.copyfileobj(content, file, 1 << 20)
-                    while stream.read(1 << 20):  # gzip verifies its checksum at the end
-                        pass
+        with (
+            gzip.open(archive) as opened,
+            tarfile.open(fileobj=(stream := _BoundedReader(opened)), mode="r|") as tar,
+        ):
+            wanted = (entry for entry in tar if entry.isreg() and entry.sparse is None)
+            entry = next((entry for entry in wanted if PurePosixPath(entry.name).name == member), None)
+            content = None if entry is None else tar.extractfile(entry)
+            if content is None:
+                raise ValueError(f"it contains no {member}")
+            with atomic_write(target) as temporary:
+                with temporary.open("wb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
+                while stream.read(1 << 20):  # gzip verifies its checksum at the end
+                    pass
     except tarfile.TarError as error:
         raise ValueError(f"it is a damaged archive ({error})") from error
 

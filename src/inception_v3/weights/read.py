@@ -10,7 +10,7 @@ from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
 
-MODEL_FILE = "model.safetensors"  # of a run folder
+MODEL_FILE = WEIGHTS[0]  # in a run folder and in a folder saved by save_pretrained
 
 
 @dataclass(frozen=True)
