@@ -194,7 +194,7 @@ class _HttpRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         allowed = ("https://",) if req.type == "https" else ("https://", "http://")
         if not newurl.lower().startswith(allowed):
-            raise DownloadError(f"{req.full_url}: redirects to {newurl[:100]}, which is not a secure web address")
+            raise DownloadError(f"{req.full_url}: redirects to {newurl[:100]}, which is not allowed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
