@@ -155,13 +155,10 @@ def expand(arguments: Iterable[str]) -> Iterator[ImageSource]:
     for argument in arguments:
         if argument != "-" and next(_paths(argument, _list_unsorted), None) is None:
             raise _no_images(argument)
-    return chain.from_iterable(map(_sources, arguments))
+    return chain.from_iterable(_standard_input() if argument == "-" else _sources(argument) for argument in arguments)
 
 
 def _sources(argument: str) -> Iterator[ImageSource]:
-    if argument == "-":
-        yield from _standard_input()
-        return
     path = None
     for path in _paths(argument, _list_sorted):
         yield ImageSource(printable(path), path)
@@ -236,12 +233,12 @@ def _standard_input() -> Iterator[ImageSource]:
     for path in _path_list(stream, start):
         mode = _mode(path)
         is_list = is_list or mode != 0
-        if not is_list:  # such as the HTML page of a failed download: one message, not one for each line
+        if not is_list:  # the HTML page of a failed download, for example: one message, not one per line
             raise _not_supported(f"{printable(path)[:80]} is not a path")
         image = None
         for image in list_images(path) if stat.S_ISDIR(mode) else ():
             yield ImageSource(printable(image), image)
-        if image is None:  # a file; or a missing one or an empty folder, which opening it reports
+        if image is None:  # a file, or a missing file or empty folder, which is reported when it is opened
             yield ImageSource(printable(path), path)
 
 
@@ -261,7 +258,7 @@ def _not_supported(fault: str) -> InputError:
 
 
 def _starts_with_path(start: bytes) -> bool:
-    """Return whether the first path of a list is complete, so that it can be processed before the next one arrives."""
+    """Return whether `start` contains a whole line that is an existing path, so that no more bytes are needed."""
     first, end, _ = start.replace(b"\0", b"\n").partition(b"\n")
     return bool(end) and _mode(Path(os.fsdecode(first.removesuffix(b"\r")))) != 0
 
