@@ -149,7 +149,7 @@ def test_the_card_describes_the_model(tmp_path: Path, model: InceptionV3) -> Non
     inception_v3.save(model, tmp_path / "first.safetensors")
     loaded = inception_v3.load(tmp_path / "first.safetensors")
     loaded.save_pretrained(
-        tmp_path / "model",
+        tmp_path / "saved",
         model_card_kwargs={"results": {"top-1": 0.75}, "license": "apache-2.0", "datasets": ["pets"]},
     )
     card = ModelCard.load(tmp_path / "saved" / "README.md")
