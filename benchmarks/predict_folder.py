@@ -19,8 +19,8 @@ from PIL import Image
 
 from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.engines import Engine
-from inception_v3.inference.engines.choose import Opened, open_engine
+from inception_v3.inference.engines.base import Engine
+from inception_v3.inference.choose import OpenedModel, open_engine
 from inception_v3.inference.pipeline import FIRST_BATCH, resizer, run
 from inception_v3.inference.predict import predict
 from inception_v3.inference.results import open_results
@@ -54,11 +54,11 @@ def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
 
 def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
     """The full-width network with random weights, exported in each precision: to ONNX in fp32, else to OpenVINO."""
-    from inception_v3.benchmarking.bench import generated, random_network
+    from inception_v3.benchmarking.synthetic import synthetic_images, random_network
     from inception_v3.inference.export import export
 
-    model, files, sample = random_network(generated(16, (299, 299))), {}, []
-    for number, pixels in enumerate(generated(96, (299, 299), seed=1)):  # of many classes to this network
+    model, files, sample = random_network(synthetic_images(16, (299, 299))), {}, []
+    for number, pixels in enumerate(synthetic_images(96, (299, 299), seed=1)):  # of many classes to this network
         sample.append(ImageSource(str(number), folder / f"sample-{number}.png"))
         Image.fromarray(pixels).save(folder / f"sample-{number}.png")
     for precision in precisions:
@@ -67,7 +67,7 @@ def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
     return files
 
 
-def measure(opened: Opened | None, folder: Path, options: argparse.Namespace) -> None:
+def measure(opened: OpenedModel | None, folder: Path, options: argparse.Namespace) -> None:
     engine: Engine = FakeEngine(options.fake) if opened is None else opened.engine  # type: ignore[assignment]
     preprocessing = Preprocessing() if opened is None else opened.description.preprocessing
     names = [str(number) for number in range(1000)] if opened is None else opened.description.names()
@@ -122,7 +122,7 @@ def main() -> None:
         folder = Path(place, "pictures")
         folder.mkdir()
         write_pictures(folder, options.pictures, *options.size)
-        opened: list[Opened | None] = [None]
+        opened: list[OpenedModel | None] = [None]
         if options.model is not None:
             opened = [open_engine(options.model, options.engine, one, min_agreement=0) for one in options.precision]
         elif options.fake is None:

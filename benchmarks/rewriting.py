@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.benchmarking.stand_ins import generated, random_network
+from inception_v3.benchmarking.synthetic import synthetic_images, random_network
 from inception_v3.inference.engines.base import LOGITS, Engine, Pixels, Precision
-from inception_v3.inference.engines.graph import Graph, build, swap_pools
+from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.onnx_graph import to_onnx
-from inception_v3.inference.engines.quantise import Form, onnx_form, openvino_form, quantise
+from inception_v3.inference.quantise import Form, onnx_form, openvino_form, quantise
 
 
 def pytorch(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--engines", default=",".join(ENGINES))
     options = parser.parse_args()
-    pictures = generated(16, (299, 299))
+    pictures = synthetic_images(16, (299, 299))
     batch = np.resize(pictures, (options.batch_size, *pictures.shape[1:]))
     plain = build(random_network(pictures))
     graphs = {"plain": plain, "swap": swap_pools(plain)}

@@ -16,13 +16,13 @@ import torch
 
 from conftest import randomise
 from inception_v3 import cli
-from inception_v3.benchmarking import bench, contestants, stand_ins
+from inception_v3.benchmarking import bench, contestants, synthetic
 from inception_v3.benchmarking.bench import Bench, Contestant
 from inception_v3.benchmarking.contestants import Contest
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import LOGITS
-from inception_v3.inference.engines.check import network_itself
+from inception_v3.inference.exported.check import reference_network
 from inception_v3.reports.plots import speeds
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
@@ -164,7 +164,7 @@ def test_an_engine_that_says_something_else_shows(monkeypatch: pytest.MonkeyPatc
 
 
 def test_answers_that_are_no_numbers_agree_with_nothing() -> None:
-    with pytest.warns(UserWarning, match="no finite numbers"):
+    with pytest.warns(UserWarning, match="not finite numbers"):
         assert bench._agreement(np.full((2, 3), np.nan), np.eye(2, 3), "openvino bf16") == (0, np.inf)
 
 
@@ -213,11 +213,11 @@ def test_other_programs_run_the_same_network(tmp_path: Path) -> None:
     """Otherwise a ratio would compare nothing. In processes of their own, as in a contest: some leave marks on theirs
     (a signal stack that is unmapped) from which it dies later."""
     with torch.device("meta"):  # nothing is drawn to be thrown away
-        network = InceptionV3(5, **stand_ins.SETTINGS)
+        network = InceptionV3(5, **synthetic.SETTINGS)
     randomise(network.to_empty(device="cpu"))
     network.preprocessing = Preprocessing((75, 75))
-    pixels = stand_ins.generated(3, (75, 75))
-    expected = network_itself(network.eval(), (LOGITS,))(pixels)[LOGITS]
+    pixels = synthetic.synthetic_images(3, (75, 75))
+    expected = reference_network(network.eval(), (LOGITS,))(pixels)[LOGITS]
     scaling = network.preprocessing
     contest = Contest(tmp_path, "cpu", [3], network.settings, scaling.mean, scaling.std)
     contest.write(pixels)
@@ -253,9 +253,9 @@ def test_on_a_gpu_there_are_half_precisions_and_no_processor_s_engine() -> None:
 
 def test_the_random_network_tells_pictures_apart() -> None:
     """Were all of one class, agreement would say nothing."""
-    pictures = stand_ins.generated(12, (75, 75))
+    pictures = synthetic.synthetic_images(12, (75, 75))
     assert len({one.tobytes() for one in pictures}) == 12
-    logits = network_itself(stand_ins.random_network(pictures), (LOGITS,))(pictures)[LOGITS]
+    logits = reference_network(synthetic.random_network(pictures), (LOGITS,))(pictures)[LOGITS]
     assert len(set(logits.argmax(1))) > 6
     assert 1 < logits.std() < 10
 

@@ -536,7 +536,7 @@ def test_pictures_that_cannot_be_read_are_skipped_counted_and_listed_or_stop_it(
     assert (told["generated_unreadable"], told["generated_count"]) == (2, 18)
     assert [Path(reason.partition(":")[0]).name for reason in told["unreadable"]] == ["0002x.jpg", "cut.png"]
     assert told["fid"] == pytest.approx(expected, rel=1e-6)
-    assert "2 of 20 pictures could not be read" in err
+    assert "2 of 20 images could not be read" in err
     assert "cut.png" in err
     status, out, err = run(broken, sets[1], "--strict")
     assert (status, out) == (1, "")
@@ -652,7 +652,7 @@ def test_int8_is_fitted_to_the_reference_and_its_effect_on_fid_is_told(
     assert low["fid_change_pictures"] == 16
     status, _, err = run(*sets, "--scores", "fid", "--precision", "int8")
     assert status == 1
-    assert "20 pictures are too few for int8; give at least 32" in err.replace("\n", " ")
+    assert "20 images are too few for int8; give at least 32" in err.replace("\n", " ")
 
 
 def test_folding_keeps_the_model_that_was_given(thin: Path) -> None:

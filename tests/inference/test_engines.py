@@ -19,10 +19,10 @@ from conftest import relative
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines import artefact, choose, graph
-from inception_v3.inference.engines.artefact import Check, Description
+from inception_v3.inference.exported.description import Check, Description
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
-from inception_v3.inference.engines.check import compare, network_itself, why_not
-from inception_v3.inference.engines.choose import WithFallback, find_exported, open_engine, open_exported, open_model
+from inception_v3.inference.exported.check import compare, reference_network, why_not
+from inception_v3.inference.choose import WithFallback, find_exported, open_engine, open_exported, open_model
 from inception_v3.inference.engines.graph import build, swap_pools
 from inception_v3.inference.engines.ncnn import NcnnEngine
 from inception_v3.inference.engines.onnx_graph import to_onnx
@@ -45,7 +45,7 @@ def deciding(model: InceptionV3, on: Pixels) -> InceptionV3:
     """Random weights call everything one class; with the last layer centred on these pictures, classes vary."""
     assert model.Logits is not None
     *_, classify = model.Logits
-    features = network_itself(model, (FEATURES,))(on)[FEATURES]
+    features = reference_network(model, (FEATURES,))(on)[FEATURES]
     centred = features - features.mean(0)
     with torch.no_grad():
         weights = np.random.default_rng(1).normal(size=(len(classify.biases), features.shape[1]))  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def test_rewritten_networks_are_exact_in_float64(
     model = random_model(**options).double()
     model.preprocessing = replace(model.preprocessing, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     given = pixels(2, *model.image_size)
-    expected = network_itself(model, (LOGITS, FEATURES))(given)
+    expected = reference_network(model, (LOGITS, FEATURES))(given)
     logits, features = Network(rewrite(build(model)), torch.float64)(torch.from_numpy(given))
     assert relative(logits, torch.from_numpy(expected[LOGITS])) < 1e-11
     assert relative(features, torch.from_numpy(expected[FEATURES])) < 1e-11
@@ -106,7 +106,7 @@ def test_any_end_point_can_be_the_output(random_model: Build) -> None:
     model = random_model()
     names = ("Conv2d_2b_3x3", "Mixed_5d", "Mixed_6e", FEATURES)
     built = swap_pools(build(model, outputs=names))
-    expected = network_itself(model, names)(pixels())
+    expected = reference_network(model, names)(pixels())
     for name, found in zip(names, Network(built)(torch.from_numpy(pixels())), strict=True):
         assert relative(found, torch.from_numpy(expected[name])) < 1e-5, name
     assert not any("Mixed_7" in o.output for o in build(model, outputs=("Mixed_6e",)).operations)
@@ -156,7 +156,7 @@ def engines(model: InceptionV3) -> list[Engine]:
 def test_every_engine_gives_the_networks_logits_and_features(random_model: Build, options: dict[str, object]) -> None:
     model = random_model(**options)
     given = pixels(3, *model.image_size)
-    expected = network_itself(model, (LOGITS, FEATURES))(given)
+    expected = reference_network(model, (LOGITS, FEATURES))(given)
     for engine in engines(model):
         for size in (3, 1, 2):
             logits, features = engine.predict(given[:size])
@@ -181,7 +181,7 @@ def test_pixels_need_not_lie_in_a_row(random_model: Build) -> None:
 
 def test_lower_precision_is_near(random_model: Build) -> None:
     model = random_model()
-    expected = network_itself(model, (LOGITS,))(pixels())[LOGITS]
+    expected = reference_network(model, (LOGITS,))(pixels())[LOGITS]
     built = swap_pools(build(model))
     for engine in (PyTorchEngine(built, "bf16"), OpenvinoEngine(to_onnx(built).SerializeToString(), "bf16")):
         difference = relative(torch.from_numpy(engine.predict(pixels())[0]), torch.from_numpy(expected))
@@ -219,7 +219,7 @@ def test_a_signal_finds_its_stack_when_engines_have_come_and_gone(
     code = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from inception_v3.inference.engines.choose import open_exported\n"
+        "from inception_v3.inference.choose import open_exported\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"first, second = [open_exported(Path({str(file)!r}), {name!r}) for _ in range(2)]\n"
         "del first\n"
@@ -379,7 +379,7 @@ def test_several_threads_get_their_own_answers_at_once(random_model: Build, name
     given = [pixels(2, *model.image_size) // (number + 1) for number in range(16)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(engine.run, given))
-    for ours, expected in zip(found, map(network_itself(model, (LOGITS, FEATURES)), given), strict=True):
+    for ours, expected in zip(found, map(reference_network(model, (LOGITS, FEATURES)), given), strict=True):
         assert relative(ours[LOGITS], expected[LOGITS]) < 1e-5
 
 
@@ -453,7 +453,7 @@ def test_other_readers_understand_the_files(exported: tuple[InceptionV3, Path]) 
     import onnxruntime
 
     model, folder = exported
-    expected = network_itself(model, (LOGITS, FEATURES))(pixels())
+    expected = reference_network(model, (LOGITS, FEATURES))(pixels())
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     assert artefact.KEY in session.get_modelmeta().custom_metadata_map
@@ -479,7 +479,7 @@ def test_any_size_is_any_size(random_model: Build, tmp_path: Path, name: str) ->
     engine = open_exported(tmp_path / name).engine
     for height, width in ((75, 75), (107, 139), (320, 299)):
         given = pixels(2, height, width)
-        expected = network_itself(model, (LOGITS,))(given)[LOGITS]
+        expected = reference_network(model, (LOGITS,))(given)[LOGITS]
         assert relative(torch.from_numpy(engine.predict(given)[0]), torch.from_numpy(expected)) < 2e-5
 
 
@@ -488,7 +488,7 @@ def test_a_feature_extractor(random_model: Build, tmp_path: Path) -> None:
     for name in ("features.onnx", "features.xml"):
         export(model, tmp_path / name, outputs=("Mixed_6e", FEATURES))
         answers = open_exported(tmp_path / name).engine.run(pixels())
-        expected = network_itself(model, ("Mixed_6e", FEATURES))(pixels())
+        expected = reference_network(model, ("Mixed_6e", FEATURES))(pixels())
         assert list(answers) == ["Mixed_6e", FEATURES]
         assert str(artefact.read(tmp_path / name).check).startswith("end points off by")
         for key in answers:
@@ -761,7 +761,7 @@ def pictures(folder: Path, count: int, shade: int | None = None) -> list[object]
 
 
 def test_int8_needs_pictures_that_tell_something(random_model: Build, tmp_path: Path) -> None:
-    from inception_v3.inference.engines.quantise import check_pictures
+    from inception_v3.inference.quantise import check_pictures
 
     model = random_model()
     cases = [
@@ -774,7 +774,7 @@ def test_int8_needs_pictures_that_tell_something(random_model: Build, tmp_path: 
         with pytest.raises(InputError, match=message):
             export(model, tmp_path / "model.xml", precision="int8", images=images)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pixels must be uint8"):
-        check_pictures(pixels(40).astype(np.float32) * 7, network_itself(model, (LOGITS,)))  # type: ignore[arg-type]
+        check_pictures(pixels(40).astype(np.float32) * 7, reference_network(model, (LOGITS,)))  # type: ignore[arg-type]
 
 
 def test_a_lower_precision_is_checked_on_pictures_that_show_something(random_model: Build, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 
 from conftest import relative
 from inception_v3.errors import InputError
-from inception_v3.inference.engines import choose
+from inception_v3.inference import choose
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Pixels
-from inception_v3.inference.engines.choose import open_engine, open_exported, open_model
+from inception_v3.inference.choose import open_engine, open_exported, open_model
 from inception_v3.inference.engines.graph import Concat, Pool, build, split, swap_pools
 from inception_v3.inference.engines.ncnn import NcnnEngine
 from inception_v3.inference.engines.onnx_graph import to_onnx

@@ -39,7 +39,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command in this process, with FakeEngine."""
-    from inception_v3.inference.engines import choose
+    from inception_v3.inference import choose
 
     for module, name in ((choose, "open_engine"), (results, "ROWS_PER_PART")):
         monkeypatch.setattr(module, name, getattr(module, name))  # to be put back
@@ -252,7 +252,7 @@ def test_a_folder_that_changed_is_told(run: Run, pictures: Path, tmp_path: Path)
     assert "60 pictures are done already" in err
     assert "not the same as before" in err
     assert "1 results are of pictures that are not asked for now; they stay" in err
-    assert "1 of 61 pictures could not be read" in one_line(err), "those of before count"
+    assert "1 of 61 images could not be read" in one_line(err), "those of before count"
     assert rows(out) == [*EXPECTED, ("000b.png", "100")]
 
 
@@ -379,7 +379,7 @@ def test_ctrl_c_while_it_waits_for_a_list(pictures: Path) -> None:
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert process.stderr.read() == "fake fp32 on cpu: asked for\ninterrupted\n"
+    assert process.stderr.read() == "fake fp32 on cpu: requested\ninterrupted\n"
 
 
 def test_a_reader_that_has_enough_ends_it_quietly_and_soon(pictures: Path) -> None:
@@ -389,7 +389,7 @@ def test_a_reader_that_has_enough_ends_it_quietly_and_soon(pictures: Path) -> No
     process.stdout.readline()
     process.stdout.close()
     process.wait(60)
-    assert process.stderr.read() == "fake fp32 on cpu: asked for\n"
+    assert process.stderr.read() == "fake fp32 on cpu: requested\n"
 
 
 def test_the_count_is_shown_on_a_terminal_alone(pictures: Path, tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_the_count_is_shown_on_a_terminal_alone(pictures: Path, tmp_path: Path) 
     assert process.wait(60) == 1
     assert b"pictures" in shown
     assert b"/s" in shown
-    assert b"1 of 60 pictures could not be read" in shown
+    assert b"1 of 60 images could not be read" in shown
 
 
 def _read(terminal: int) -> bytes:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from generated_images import skies
 from inception_v3.data import load_data
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import judge
+from inception_v3.evaluation.evaluate import evaluate_models
 from inception_v3.network.layers import BatchNorm
 from inception_v3.network.sync_batch_norm import SyncBatchNorm
 from inception_v3.weights.load import load
@@ -99,7 +99,7 @@ def test_after_training_they_hold_equal_weights(place: Path, recipe: str) -> Non
     assert not any(torch.equal(first[name], start[name]) for name in first), "and all have moved"
     run = place / f"equal-{recipe}"
     _, held_out = load_data(str(place / "data"))
-    whole = judge([load(run)], held_out)
+    whole = evaluate_models([load(run)], held_out)
     (told,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     assert told["held_out_loss"] == pytest.approx(whole.loss, rel=1e-5), "of the kept model, though each judged a part"
     assert told["held_out_top1"] == whole.top1

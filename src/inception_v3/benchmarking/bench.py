@@ -2,7 +2,7 @@
 
 Each contestant (contestants.py) has a process of its own, so that its memory is its own. In a round each takes a turn,
 in the next round in the opposite order; ratios are medians over the rounds, so that whatever else the machine does
-decides no order. Answers are held to the network itself, layer by layer in float32.
+decides no order. Outputs are held to the network itself, layer by layer in float32.
 """
 
 import json
@@ -26,14 +26,14 @@ import torch
 
 from inception_v3.benchmarking import contestants
 from inception_v3.benchmarking.contestants import ANSWERS, PEAK, Contest
-from inception_v3.benchmarking.stand_ins import as_files, generated, random_network
+from inception_v3.benchmarking.synthetic import as_files, generated, random_network
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
-from inception_v3.inference.engines import Precision
-from inception_v3.inference.engines.artefact import BOUNDS
-from inception_v3.inference.engines.base import LOGITS, Answers, Pixels
-from inception_v3.inference.engines.check import compare, network_itself
-from inception_v3.inference.engines.choose import NEEDS, install
+from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.exported.check import MIN_AGREEMENT
+from inception_v3.inference.engines.base import LOGITS, Outputs, Pixels
+from inception_v3.inference.exported.check import compare, reference_network
+from inception_v3.inference.choose import NEEDS, install
 from inception_v3.network import architecture
 from inception_v3.support.cpu import core_count
 from inception_v3.weights.formats.registry import find_writer
@@ -222,7 +222,7 @@ def bench(
         _check_any(racing, skipped)
 
         step("comparing answers")
-        reference = network_itself(network, (LOGITS,))
+        reference = reference_network(network, (LOGITS,))
         expected = np.concatenate([reference(pixels[at : at + 16])[LOGITS] for at in range(0, len(pixels), 16)])
         base = next(iter(racing))
         rows, operations = [], 2 * _macs(network)
@@ -297,7 +297,7 @@ def _row(
 def _agreement(found: np.ndarray, expected: np.ndarray, name: str) -> tuple[float, float]:
     """The share of pictures with the same first class, and the largest difference of a probability."""
 
-    def stored(logits: np.ndarray) -> Callable[[Pixels], Answers]:
+    def stored(logits: np.ndarray) -> Callable[[Pixels], Outputs]:
         return lambda _: {LOGITS: logits}
 
     try:
@@ -314,7 +314,7 @@ def doubtful(rows: Sequence[Row]) -> dict[str, float]:
     return {
         f"{row.engine} {row.precision}": row.top1_agreement or 0.0
         for row in ours
-        if (row.top1_agreement or 0.0) < BOUNDS[row.precision]
+        if (row.top1_agreement or 0.0) < MIN_AGREEMENT[row.precision]
     }
 
 

@@ -68,7 +68,7 @@ Build = Callable[[Contest, str], Ready]
 
 def exported(engine: str, suffix: str) -> Build:
     def build(contest: Contest, precision: str) -> Ready:
-        from inception_v3.inference.engines.choose import open_exported
+        from inception_v3.inference.choose import open_exported
 
         file = contest.folder / ("int8" if precision == "int8" else "fp32")
         device = None if contest.device == "cpu" else contest.device
@@ -80,7 +80,7 @@ def exported(engine: str, suffix: str) -> Build:
 
 def loaded(engine: str) -> Build:
     def build(contest: Contest, precision: str) -> Ready:
-        from inception_v3.inference.engines.choose import open_model
+        from inception_v3.inference.choose import open_model
         from inception_v3.weights.load import load
 
         model = load(contest.folder / "model.safetensors")
@@ -383,9 +383,9 @@ def _product(device: str, precision: str, side: int) -> Callable[[], object]:
 
 
 def _product_openvino(precision: str, side: int) -> Callable[[], object]:
-    from inception_v3.inference.engines.openvino import load_core, load_openvino
+    from inception_v3.inference.engines.openvino import load_core
 
-    openvino = load_openvino()
+    openvino = import_module("openvino")
     operations = import_module("openvino.opset13")
     rng = np.random.default_rng(0)
     given = operations.parameter([side, side], np.float32)

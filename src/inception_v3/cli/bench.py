@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inception_v3.cli.common import MODEL, Json, WeightsFile, warn
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ WIDTH = 132  # of the table where it goes into a file or a pipe
 
 def bench(
     model: Annotated[
-        str | None, typer.Argument(help=f"{MODEL} By default the network of full width with random weights.")
+        str | None, typer.Argument(help=f"{MODEL_HELP} By default the network of full width with random weights.")
     ] = None,
     peers: Annotated[
         bool, typer.Option("--peers", help="Other programs too, those that are installed: torchvision, timm, Keras.")
@@ -47,10 +47,10 @@ def bench(
     All run by turns, so that a noisy machine does not decide the order.
     """
     from inception_v3.benchmarking.contestants import ENGINES
-    from inception_v3.inference.engines.artefact import BOUNDS
+    from inception_v3.inference.exported.check import MIN_AGREEMENT
 
     chosen = _some("--engines", engines, tuple(ENGINES))
-    which = _some("--precisions", precisions, tuple(BOUNDS))
+    which = _some("--precisions", precisions, tuple(MIN_AGREEMENT))
     if "compile" in (engines or "").split(","):
         compiled = True
     if plot is not None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from inception_v3.cli.common import MODEL, Json, WeightsFile
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.inference.engines import Precision
+    from inception_v3.inference.engines.base import Precision
 
 OUT = (
     "A file .onnx, .xml (OpenVINO), .pt2 (torch.export) or .mlpackage (Core ML), or a folder; by default exported/ in "
@@ -20,7 +20,7 @@ OUT = (
 
 
 def export(
-    model: Annotated[str, typer.Argument(help=MODEL)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[Path | None, typer.Argument(help=OUT)] = None,
     to: Annotated[
         str | None, typer.Option(help="openvino, onnx, torch-export, coreml or triton, where OUT is a folder.")
@@ -103,7 +103,7 @@ def export(
 
 def _places(out: Path, to: str | None, precisions: list[str]) -> "dict[Precision, Path]":
     """Which file each precision goes to."""
-    from inception_v3.inference.engines.artefact import SUFFIXES
+    from inception_v3.inference.exported.description import SUFFIXES
 
     suffixes = {kind: suffix for suffix, kind in SUFFIXES.items()}
     if out.suffix in SUFFIXES:

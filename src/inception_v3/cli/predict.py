@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
+from inception_v3.cli.common import MODEL_HELP, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Decode(StrEnum):
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help=MODEL)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, patterns such as '*.jpg', or - for standard input.")
     ],
@@ -69,7 +69,7 @@ def predict(
     elif resume:
         raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
     sources = expand(images)
-    from inception_v3.inference.engines.choose import open_engine
+    from inception_v3.inference.choose import open_engine
     from inception_v3.inference.pipeline import check_decode, resizer
     from inception_v3.inference.predict import predict
 
@@ -129,7 +129,7 @@ def predict(
         if as_json:
             print(json.dumps({"out": str(out), "pictures": count, "failed": failed, "earlier": left.done} | about))
     if failed:
-        raise InputError(f"{failed} of {count} pictures could not be read; the lines above say why")
+        raise InputError(f"{failed} of {count} images could not be read; the lines above say why")
 
 
 def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int]:

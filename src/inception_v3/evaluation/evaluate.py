@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inception_v3.data import Batch, Pictures, batches
+from inception_v3.data import Batch, LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import Bin, expected_calibration_error, reliability
 from inception_v3.evaluation.crops import MultiCrop
@@ -140,9 +140,9 @@ def merge(parts: Sequence[Metrics]) -> Metrics:
     return Metrics(parts[0].class_names, rows[first], sorted(bad.items()))
 
 
-def judge(
+def evaluate_models(
     models: Sequence[InceptionV3],
-    pictures: Pictures,
+    pictures: LabelledImages,
     *,
     crops: int = 1,
     precision: Precision = "fp32",
@@ -176,7 +176,7 @@ def judge(
             pictures.subset(places),
             preparation,
             at_once,
-            views=MultiCrop(preparation, crops).pixels if crops > 1 else None,
+            transform=MultiCrop(preparation, crops).pixels if crops > 1 else None,
             workers=workers,
         )
         for preparation in {model.preprocessing: None for model in models}

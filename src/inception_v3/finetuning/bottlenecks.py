@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 import inception_v3
-from inception_v3.data import Batch, Pictures, batches
+from inception_v3.data import Batch, LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.network.layers import Conv2d
 from inception_v3.support.devices import explain_out_of_memory, precision_context
@@ -208,7 +208,7 @@ class Bottlenecks:
 
 def bottlenecks(
     model: InceptionV3,
-    pictures: Pictures,
+    pictures: LabelledImages,
     cache: BottleneckCache,
     *,
     precision: Precision = "fp32",
@@ -294,7 +294,7 @@ class _Keeper:
 
 
 def _keys(
-    pictures: Pictures, cache: BottleneckCache, on_file: Callable[[], None]
+    pictures: LabelledImages, cache: BottleneckCache, on_file: Callable[[], None]
 ) -> tuple[list[bytes | None], dict[int, State], str | None]:
     """What each picture is known by, None where it cannot be read; the states of files; why they were not kept."""
     keys: list[bytes | None] = [None] * len(pictures)
@@ -312,7 +312,7 @@ def _keys(
     return keys, states, not_kept
 
 
-def _digest(pictures: Pictures, place: int) -> bytes:
+def _digest(pictures: LabelledImages, place: int) -> bytes:
     """Of a picture that is no file of its own. Raises InputError: it cannot be read."""
     source = pictures.sources[place]
     digest = _blake2b()
@@ -322,7 +322,7 @@ def _digest(pictures: Pictures, place: int) -> bytes:
     return digest.digest()
 
 
-def _key_now(pictures: Pictures, place: int, key: bytes, state: State | None) -> bytes | None:
+def _key_now(pictures: LabelledImages, place: int, key: bytes, state: State | None) -> bytes | None:
     """What a picture that was known by `key` is known by now; None where it has gone or its file has changed."""
     source = pictures.sources[place]
     if isinstance(source, Image.Image):

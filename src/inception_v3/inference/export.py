@@ -24,12 +24,12 @@ import numpy as np
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines import artefact, onnx_file
-from inception_v3.inference.engines.artefact import BOUNDS, Description, Kind
+from inception_v3.inference.exported.check import MIN_AGREEMENT, Description, Kind
 from inception_v3.inference.engines.base import FEATURES, LOGITS, PIXELS, Engine, Pixels, Precision
-from inception_v3.inference.engines.check import Run, compare, network_itself, why_not
+from inception_v3.inference.exported.check import Run, compare, reference_network, why_not
 from inception_v3.inference.engines.graph import Graph, build, swap_pools
 from inception_v3.inference.engines.onnx_graph import load_onnx, to_onnx
-from inception_v3.inference.engines.quantise import FEWEST
+from inception_v3.inference.quantise import FEWEST
 from inception_v3.network.architecture import end_points
 from inception_v3.support.files import atomic_write, write_error
 from inception_v3.weights.model import InceptionV3
@@ -72,7 +72,7 @@ def export(
 
     `images` are what a lower precision is checked on, and int8 is fitted to: parts of them that do not overlap. fp32 is
     checked without them on noise; Core ML's files are not, since Apple's systems alone run them. The file is not
-    written where fewer of the first classes stay than `min_agreement` (BOUNDS by default). `outputs` are end points;
+    written where fewer of the first classes stay than `min_agreement` (MIN_AGREEMENT by default). `outputs` are end points;
     `any_size` takes pictures of any size.
 
     Raises InputError: another suffix, a precision that this kind has not, pictures that are missing, too few or all of
@@ -97,8 +97,8 @@ def export(
         graph = swap_pools(build(model, any_size=any_size, outputs=outputs))
     except ValueError as error:
         raise InputError(f"{out}: {error}", exit_status=2) from error
-    bound = BOUNDS[precision] if min_agreement is None else min_agreement
-    reference = network_itself(model, graph.outputs)
+    bound = MIN_AGREEMENT[precision] if min_agreement is None else min_agreement
+    reference = reference_network(model, graph.outputs)
 
     progress("preparing pictures")
     fit, held_out = _pictures(model, precision, images, images_name)
@@ -211,7 +211,7 @@ def _write_openvino(file: Path, network: _Network, description: Description) -> 
 
 
 def _quantised(network: _Network, description: Description, kind: Kind) -> tuple[Any, Description]:
-    from inception_v3.inference.engines.quantise import check_pictures, onnx_form, openvino_form, quantise
+    from inception_v3.inference.quantise import check_pictures, onnx_form, openvino_form, quantise
 
     check_pictures(network.fit, network.reference)
     form = onnx_form() if kind == "onnx" else openvino_form()

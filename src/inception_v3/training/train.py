@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from inception_v3.data import Batch, Pictures, TrainingBatches, batches
+from inception_v3.data import Batch, LabelledImages, TrainingBatches, batches
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import Metrics, evaluate, whole
+from inception_v3.evaluation.evaluate import Metrics, evaluate, gather_metrics
 from inception_v3.network.sync_batch_norm import synchronise_batch_norm
 from inception_v3.support.cpu import keep_freed_memory
 from inception_v3.support.devices import autocast, explain_out_of_memory, has_bf16
@@ -48,8 +48,8 @@ ASTRAY, STEPS_ASTRAY = 10, 50  # a loss so many times that of the start, for so 
 
 
 def train(
-    train_set: Pictures,
-    test_set: Pictures,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
     run: RunFolder,
     recipe: Recipe,
     device: torch.device,
@@ -187,7 +187,7 @@ def train(
         (stopped,) = group.sum(share is None)
         if stopped or share is None:
             stop()
-        return whole(group, test_places, share)
+        return gather_metrics(group, test_places, share)
 
     with StopSignals() as signals, watch:
         if given and not state:  # with neither, the model's own training would have to be done again
@@ -243,14 +243,14 @@ def train(
             metrics = judge()
             if not metrics.count:
                 raise InputError("none of the held-out pictures can be read")
-            if not len(metrics.answered):
+            if not len(metrics.finite_predictions):
                 give_up("no held-out picture gets finite numbers for an answer", at.step)
             for found in group.gather([at.bad_images]):
                 at.bad_images |= found | dict(metrics.bad)
             run.list_bad(at.bad_images)
             if at.epoch == 0 and at.bad_images:
                 columns = zip(train_set.labels, train_set.names, strict=True)
-                train_set.check_read([label for label, name in columns if name not in at.bad_images])
+                train_set.check_classes_readable([label for label, name in columns if name not in at.bad_images])
             at.epochs.append(watch.epoch(at, metrics))
             run.log(at.epochs)
             best, at.best_top1 = metrics.top1 > at.best_top1, max(metrics.top1, at.best_top1)

@@ -28,7 +28,7 @@ SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch
 COREML_SPEC = Path("Data", "com.apple.CoreML", "model.mlmodel")  # in a package, which is a folder
 MAX_DESCRIPTION = 64 * 2**20  # bytes; class names are all that can be long
 # The least share of pictures whose first class must be that of float32, where the user asks for no other.
-BOUNDS: dict[Precision, float] = {"fp32": 1.0, "bf16": 0.995, "fp16": 0.995, "int8": 0.99}
+MIN_AGREEMENT: dict[Precision, float] = {"fp32": 1.0, "bf16": 0.995, "fp16": 0.995, "int8": 0.99}
 # The largest difference that is rounding and no mistake, in probabilities or in shares of a feature's largest value.
 LARGEST: dict[Precision, float] = {"fp32": 0.001, "bf16": 0.2, "fp16": 0.1, "int8": 0.5}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.inference.engines.artefact import BOUNDS, LARGEST, Check, Description
+from inception_v3.inference.exported.check import MIN_AGREEMENT, LARGEST, Check, Description
 from inception_v3.inference.engines.base import LOGITS, Answers, Pixels
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ Map = NDArray[np.floating]
 Run = Callable[[Pixels], Answers]
 
 
-def network_itself(model: "InceptionV3", outputs: tuple[str, ...]) -> Run:
+def reference_network(model: "InceptionV3", outputs: tuple[str, ...]) -> Run:
     """The network as it was trained: layer by layer in float32 on PyTorch, nothing folded; what engines are held to."""
     import torch
 
@@ -91,14 +91,14 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def why_not(description: Description, bound: float | None = None) -> str | None:
     """The reason not to trust an exported network on its own, or None: its check is missing or below the bound.
 
-    A `bound` of the user's own counts in place of BOUNDS, and below fp32 in place of LARGEST too. End points name no
+    A `bound` of the user's own counts in place of MIN_AGREEMENT, and below fp32 in place of LARGEST too. End points name no
     classes, and fp32 has no excuse: there LARGEST holds whatever the bound.
     """
     if description.check is None:
         return f"{description.precision} was never checked against fp32"
     held = bound is None or description.precision == "fp32" or description.check.compared == "end points"
     largest = LARGEST[description.precision] if held else 1.0
-    bound = BOUNDS[description.precision] if bound is None else bound
+    bound = MIN_AGREEMENT[description.precision] if bound is None else bound
     differs = description.check.max_difference
     if description.precision == "fp32":
         differs = max(differs, description.check.end_points_difference)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from inception_v3.errors import InputError
 from inception_v3.inference.engines import artefact
-from inception_v3.inference.engines.artefact import Description
+from inception_v3.inference.exported.description import Description
 from inception_v3.inference.engines.base import LOGITS, Answers, Engine, Pixels, Precision
-from inception_v3.inference.engines.check import why_not
+from inception_v3.inference.exported.check import why_not
 from inception_v3.support.files import checksum
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def open_engine(
     """The engine for whatever `load` reads, or for an exported network, which needs no PyTorch.
 
     Of a folder with several exported networks, or a run folder that has them in `exported/`, it is the fastest whose
-    check shows at least `min_agreement` (BOUNDS of artefact.py by default). `engine` and `precision` pin it.
+    check shows at least `min_agreement` (MIN_AGREEMENT of artefact.py by default). `engine` and `precision` pin it.
     `batch_size` is how many pictures will come at once, where that is known. Where PyTorch has a GPU, the network of a
     run folder runs there. Raises InputError, which names the file and the remedy.
     """

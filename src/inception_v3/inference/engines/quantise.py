@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import LOGITS, PIXELS, Pixels
-from inception_v3.inference.engines.check import Run
+from inception_v3.inference.exported.check import Run
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.network.architecture import BASE_END_POINTS
 
