@@ -1,8 +1,8 @@
-"""Entry points of torch.hub.
+"""Entry points for torch.hub.
 
 >>> model = torch.hub.load("OWNER/inception-v3", "inception_v3", weights="torchvision:IMAGENET1K_V1")
 
-The package is taken from this clone, installed or not; what `dependencies` names must be installed.
+The package is imported from this clone, whether it is installed or not. The `dependencies` must be installed.
 """
 
 import sys as _sys
@@ -10,7 +10,7 @@ from pathlib import Path as _Path
 
 dependencies = ["torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "rich", "google_crc32c"]
 
-# It stays on the path, where other processes of a DataLoader find it too.
+# It stays on the path, because the worker processes of a DataLoader need it too.
 _source = str(_Path(__file__).parent / "src")
 if _source not in _sys.path:
     _sys.path.insert(0, _source)
@@ -19,16 +19,17 @@ import inception_v3 as _package  # noqa: E402
 
 
 def inception_v3(weights: str | None = None, **options: object) -> "_package.InceptionV3":
-    """Inception V3, with random weights to train, or ready to use with those of a name or a file.
+    """Inception V3 with random weights for training, or with the weights of a published name or a file.
 
     Args:
         weights: a published name (torchvision:IMAGENET1K_V1, timm:inception_v3.tf_adv_in1k, slim:2016_08_28,
             keras:imagenet, fid:2015-12-05, hf:owner/name and others), a run folder, or a file of any format.
-        options: of InceptionV3, such as num_classes; with weights those of inception_v3.load too, such as device.
+        options: options of InceptionV3, such as num_classes. With weights also those of inception_v3.load, such as
+            device.
 
     Returns:
-        The model. `logits, end_points = model(images)` takes floats (N, 3, H, W), and `model.preprocess` makes
-        them of pictures.
+        The model. `logits, end_points = model(images)` takes floats (N, 3, H, W), which `model.preprocess` computes
+        from images.
     """
     if weights is None:
         return _package.InceptionV3(**options)
@@ -36,5 +37,5 @@ def inception_v3(weights: str | None = None, **options: object) -> "_package.Inc
 
 
 def fid_2015(**options: object) -> "_package.InceptionV3":
-    """The network of 2015 with which FID is defined, ready to use; options are those of inception_v3.load."""
+    """The Inception network of 2015 that defines FID, with its weights. Options are those of inception_v3.load."""
     return _package.load("fid:2015-12-05", **options)

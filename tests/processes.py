@@ -1,4 +1,4 @@
-"""The command in processes of its own, which a test can kill. The libraries are loaded once for all of them."""
+"""Run the command line in separate processes, which a test can kill. The libraries are loaded once for all."""
 
 import multiprocessing
 import os
@@ -24,27 +24,28 @@ _context.set_forkserver_preload(
 
 @dataclass
 class Command:
-    """A running `inception-v3 ...`; `said` is what it wrote to stdout and stderr."""
+    """A running process; `output` is what it has written to stdout and stderr."""
 
     process: BaseProcess
     log: Path
-    store: TCPStore | None = None  # of a run_distributed, and ends with it
+    store: TCPStore | None = None  # must stay open while the processes of a group run
 
     @property
     def output(self) -> str:
         return self.log.read_text()
 
     def wait(self, timeout: float = 120) -> int:
-        """Its exit status; minus the signal's number where one killed it."""
+        """Wait for the end, and return the exit status: negative is the signal that killed the process."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, f"still running:\n{self.output}"
-        killed = self.process.exitcode == -signal.SIGKILL  # its workers may complain
+        killed = self.process.exitcode == -signal.SIGKILL  # then its worker processes may print a traceback
         assert killed or "Traceback" not in self.output, self.output
         return self.process.exitcode
 
-    def wait_for(self, happened: Callable[[], object], timeout: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], object], timeout: float = 120) -> None:
+        """Wait until `condition()` is true; fail if the process ends before."""
         until = time.monotonic() + timeout
-        while not happened():
+        while not condition():
             assert self.process.is_alive(), self.output
             assert time.monotonic() < until, self.output
             time.sleep(0.002)
@@ -55,7 +56,7 @@ class Command:
 
 
 def start(*arguments: object, log: Path, prepare: Callable[..., None] | None = None, given: Any = ()) -> Command:
-    """Run `inception-v3 ARGUMENTS`; `prepare(*given)`, a function of a module, runs first in that process."""
+    """Run `prepare(*given)`, a function of a module, and then `inception-v3 ARGUMENTS` in a new process."""
     return run(command_line, list(map(str, arguments)), prepare, given, log=log)
 
 
@@ -69,7 +70,7 @@ def command_line(arguments: list[str], prepare: Callable[..., None] | None, give
 
 
 def run(function: Callable[..., None], *given: object, log: Path, **environment: str) -> Command:
-    """Call a function of a module in a process of its own."""
+    """Call a function of a module in a new process with these environment variables."""
     process = _context.Process(target=_run, args=(function, given, str(log), environment))
     log.touch()
     process.start()
@@ -77,8 +78,8 @@ def run(function: Callable[..., None], *given: object, log: Path, **environment:
 
 
 def run_distributed(count: int, function: Callable[..., None], *given: object, log: Path) -> list[Command]:
-    """Call it in so many processes that know of each other by torchrun's variables."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun has it too, and outlives them
+    """Call a function in `count` processes with the environment variables that torchrun sets."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # like torchrun's agent
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     shared["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     commands = []
@@ -89,10 +90,10 @@ def run_distributed(count: int, function: Callable[..., None], *given: object, l
     return commands
 
 
-def wait_for_processes(place: Path, count: int) -> None:
-    """Go on when so many processes have come here."""
-    (place / f"here-{os.getpid()}").touch()
-    while len(list(place.glob("here-*"))) < count:
+def wait_for_processes(folder: Path, count: int) -> None:
+    """Return when `count` processes have called this function."""
+    (folder / f"here-{os.getpid()}").touch()
+    while len(list(folder.glob("here-*"))) < count:
         time.sleep(0.002)
 
 
@@ -104,5 +105,5 @@ def _run(function: Callable[..., None], given: tuple[object, ...], log: str, env
     import torch
 
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of its own workers, as in a program of its own
+    multiprocessing.set_start_method("fork", force=True)  # for its worker processes, as in a normal start
     function(*given)

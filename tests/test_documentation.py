@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 import inception_v3
 from conftest import randomise
+from generated_images import skies
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.export import export
 from inception_v3.training.run_folder import TRAINING_IMAGES

@@ -1,4 +1,4 @@
-"""A web server on this machine for given bytes, with the faults that the web has; and a hub of one repository."""
+"""A local web server for tests: serves given bytes with the faults of real servers, or a hub repository."""
 
 import hashlib
 import threading
@@ -13,26 +13,28 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Served:
+    """A file, and how the server sends it."""
+
     content: bytes
     etag: str | None = '"one"'
-    ranges: bool = True  # whether a part can be asked for
-    length: bool = True  # whether the length is told
+    supports_range: bool = True
+    sends_length: bool = True
     headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Fault:
-    """Of one answer: another status, or after so many bytes of the body the end, or nothing more for a while."""
+    """How one response differs from a correct one."""
 
     status: int | None = None
-    cut: int | None = None
-    stall: int | None = None
-    location: str | None = None
-    start: int | None = None  # of another part than was asked for
+    cut: int | None = None  # close the connection after this many bytes of the body
+    stall: int | None = None  # send nothing for a while after this many bytes
+    location: str | None = None  # redirect
+    start: int | None = None  # send a different part than the requested one
 
 
 class WebServer:
-    """`faults` are used up one an answer; `requests` are the (method, path, Range, If-Range) that came."""
+    """Serves `files`. Each GET takes the next of `faults`; `requests` records (method, path, Range, If-Range)."""
 
     def __init__(self) -> None:
         self.files: dict[str, Served] = {}
@@ -45,10 +47,10 @@ class WebServer:
             protocol_version = "HTTP/1.1"
 
             def do_HEAD(self) -> None:
-                outer.answer(self, body=False)
+                outer.respond(self, body=False)
 
             def do_GET(self) -> None:
-                outer.answer(self, body=True)
+                outer.respond(self, body=True)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -57,10 +59,10 @@ class WebServer:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
-        asked = request.headers.get("Range")
+    def respond(self, request: BaseHTTPRequestHandler, body: bool) -> None:
+        requested = request.headers.get("Range")
         if_range = request.headers.get("If-Range")
-        self.requests.append((request.command, request.path, asked, if_range))
+        self.requests.append((request.command, request.path, requested, if_range))
         fault = self.faults.pop(0) if self.faults and body else Fault()
         served = self.files.get(request.path)
         status = fault.status or (200 if served else 404)
@@ -71,12 +73,12 @@ class WebServer:
             content, headers = served.content, dict(served.headers)
             if served.etag:
                 headers["ETag"] = served.etag
-            if asked and served.ranges and if_range in (None, served.etag):
-                start = int(asked.removeprefix("bytes=").partition("-")[0]) if fault.start is None else fault.start
+            if requested and served.supports_range and if_range in (None, served.etag):
+                start = int(requested.removeprefix("bytes=").partition("-")[0]) if fault.start is None else fault.start
                 status = 206 if start < len(content) else 416
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
                 content = content[start:] if status == 206 else b""
-        if served is None or served.length or status != 200:
+        if served is None or served.sends_length or status != 200:
             headers["Content-Length"] = str(len(content))
         else:
             headers["Connection"] = "close"
@@ -95,12 +97,12 @@ class WebServer:
             request.close_connection = True
 
     @property
-    def ranges(self) -> list[str | None]:
-        """What part each GET asked for."""
-        return [asked for method, _, asked, _ in self.requests if method == "GET"]
+    def requested_ranges(self) -> list[str | None]:
+        """The Range header of each GET request."""
+        return [requested for method, _, requested, _ in self.requests if method == "GET"]
 
     def publish(self, repository: str, folder: Path, names: list[str]) -> None:
-        """Serve the files as the hub does: large ones under their sha256, all of one commit."""
+        """Serve a repository as the hub does: all files from one commit, large ones with their SHA-256 as ETag."""
         for name in names:
             content = (folder / name).read_bytes()
             kind = "sha1" if name.endswith((".json", ".md")) else "sha256"

@@ -1,10 +1,10 @@
-"""Inception V3 as TF-Slim published it, complete and exact, on PyTorch.
+"""Inception V3 as TF-Slim published it, complete and exact, in PyTorch.
 
 >>> import inception_v3
 >>> model = inception_v3.load("runs/digits")
 >>> logits, end_points = model(model.preprocess(inception_v3.open_image("seven.png")))
 
-Names are imported when they are first used (PEP 562), so `import inception_v3` does not import PyTorch.
+Public names are imported on first use (PEP 562), so `import inception_v3` does not import PyTorch.
 """
 
 from importlib import import_module
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {  # where each public name is defined
+_MODULES = {  # the module that defines each public name
     "InceptionV3": "weights.model",
     "InputError": "errors",
     "Predictor": "inference.predict",

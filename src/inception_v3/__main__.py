@@ -1,4 +1,4 @@
-"""The program `inception-v3`, which is `python -m inception_v3` too."""
+"""The program `inception-v3`, also run by `python -m inception_v3`."""
 
 import atexit
 import os
@@ -9,30 +9,30 @@ from contextlib import suppress
 
 
 def main() -> None:
-    """Run a command, and end the process with its status."""
-    # While libraries are imported Ctrl-C has nothing to save: it ends the program, without a traceback through them.
-    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if plain:
+    """Run the command line and exit with its status."""
+    # During imports there is nothing to save, so Ctrl-C ends the program at once, without a traceback.
+    default_handler = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if default_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from inception_v3 import cli
 
-    if plain:
+    if default_handler:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         cli.main()
-    except SystemExit as ended:
-        if "torch" in sys.modules and isinstance(ended.code, int | None):
-            _end(ended.code or 0)
+    except SystemExit as error:
+        if "torch" in sys.modules and isinstance(error.code, int | None):
+            _exit(error.code or 0)
         raise
 
 
-def _end(status: int) -> None:
-    """End at once what PyTorch takes most of a second to take down, after all that others left to be done."""
+def _exit(status: int) -> None:
+    """Exit without PyTorch's own teardown, which takes most of a second, but after all other cleanup."""
     threading._shutdown()  # type: ignore[attr-defined]  # joins threads, as the interpreter does
     atexit._run_exitfuncs()
-    with suppress(OSError):  # a full disk or a closed pipe is the interpreter's to tell
+    with suppress(OSError):  # a full disk or a closed pipe: the interpreter's own exit reports it
         for stream in (sys.stdout, sys.stderr):
-            if stream and not stream.closed:  # exit functions of logging libraries close what they wrote to
+            if stream and not stream.closed:  # logging libraries close their streams at exit
                 stream.flush()
         os._exit(status)
 

@@ -1,12 +1,11 @@
-"""What bad input raises: the message says what is at fault, and what to do about it."""
+"""Exceptions for invalid input, whose messages name the fault and the remedy."""
 
 
 class InputError(Exception):
-    """Bad input from outside: a file, a folder, an option, a full disk.
+    """Invalid input from outside: a file, a folder, an option, a full disk.
 
-    The message is one line that names the file or option and says what to do next. The command line
-    prints it without a traceback and exits with `exit_status`: 2 for wrong use (an option or an
-    argument that cannot work), 1 for everything else.
+    The message is one line that names the file or option and the remedy. The command line prints it without a traceback
+    and exits with `exit_status`: 2 for wrong usage (an option or argument that cannot work), 1 for everything else.
     """
 
     def __init__(self, message: str, *, exit_status: int = 1) -> None:
@@ -15,4 +14,4 @@ class InputError(Exception):
 
 
 class NoScoreError(ValueError):
-    """A score that these sets cannot have, while they may have others. The message says why, and what it takes."""
+    """A score that is not defined for these image sets, while others may be. The message gives the reason."""

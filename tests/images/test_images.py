@@ -1,4 +1,4 @@
-"""What a user may rely on where image files become pictures."""
+"""Decoding image files, and finding them in folders, by patterns and on standard input."""
 
 import errno
 import gc
@@ -26,12 +26,11 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, features
 
 from inception_v3.errors import InputError
-from inception_v3.images import decode as images
-from inception_v3.images import find as image_files
+from inception_v3.images import decode, find
 from inception_v3.images.decode import MAX_PIXELS, open_image
 from inception_v3.images.find import IMAGE_SUFFIXES, ImageSource, expand, list_images
 
-pytestmark = pytest.mark.filterwarnings("error")  # a warning would reach the user's terminal
+pytestmark = pytest.mark.filterwarnings("error")  # a warning would appear on the user's terminal
 NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 IN_FORMATS = {
@@ -67,21 +66,21 @@ def in_format(name: str) -> bytes:
 
 
 def pixels(source: object) -> list[object]:
-    """The opened picture's pixels in rows; checks the mode on the way."""
+    """Return the decoded image's pixels, row by row; check that its mode is RGB."""
     image = open_image(source)
     assert (image.mode, type(image)) == ("RGB", Image.Image)
     return [tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()]
 
 
 def grays(source: object) -> list[int]:
-    """The same of a picture that is gray all over: one number for each pixel."""
+    """Like `pixels` for a gray image: one value for each pixel."""
     image = np.asarray(open_image(source))
     assert (image == image[..., :1]).all()
     return image[..., 0].ravel().tolist()
 
 
 def refusal(source: object, name: str | None = None) -> str:
-    """The message that a file is refused with: one line, no control characters, a remedy after a semicolon."""
+    """Return the error message for a file: one line without control characters, with a remedy after a semicolon."""
     with pytest.raises(InputError) as caught:
         open_image(source, name=name)
     message = str(caught.value)
@@ -92,7 +91,7 @@ def refusal(source: object, name: str | None = None) -> str:
 
 
 def outcome(content: bytes) -> Image.Image | str:
-    """The picture; or the line that says why there is none."""
+    """Return the image, or the error message if it cannot be decoded."""
     try:
         return open_image(content, name="given")
     except InputError as error:
@@ -112,7 +111,7 @@ def names(*arguments: str | Path) -> list[str]:
     return [source.name for source in expand(map(str, arguments))]
 
 
-def wrong_use(*arguments: str | Path) -> str:
+def wrong_usage(*arguments: str | Path) -> str:
     with pytest.raises(InputError) as caught:
         list(expand(map(str, arguments)))
     assert caught.value.exit_status == 2
@@ -132,14 +131,14 @@ def pipe(monkeypatch):
 
 
 class TestPixelsAreExact:
-    """Every kind of pixel that files hold comes out as red, green and blue from 0 to 255."""
+    """Every kind of pixel in a file becomes red, green and blue from 0 to 255."""
 
     @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP", "TIFF lzw", "TIFF deflate"])
-    def test_lossless_formats_come_back_as_they_were(self, kind):
+    def test_lossless_formats_are_exact(self, kind):
         assert (np.asarray(open_image(in_format(kind))) == NOISE).all()
 
     @pytest.mark.parametrize("kind", [kind for kind in ("JPEG", "AVIF", "TIFF jpeg") if kind in IN_FORMATS])
-    def test_lossy_formats_come_close(self, kind):
+    def test_lossy_formats_are_close(self, kind):
         smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
         content = encoded(smooth, kind.split()[0], **IN_FORMATS[kind])
         assert np.abs(np.asarray(open_image(content)).astype(int) - smooth).max() <= 8
@@ -187,12 +186,12 @@ class TestPixelsAreExact:
 
 
 class TestSixteenBits:
-    """16-bit gray becomes the nearest of 256 grays: 257 * k is k, black stays black and white white."""
+    """16-bit gray becomes the nearest of 256 levels: 257 * k becomes k."""
 
     EVERY = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    EXPECTED = ((np.arange(65536) * 2 + 257) // 514).tolist()  # round(v / 257) in whole numbers
+    EXPECTED = ((np.arange(65536) * 2 + 257) // 514).tolist()  # round(v / 257) in integer arithmetic
 
-    def test_the_expected_values_are_what_was_promised(self):
+    def test_the_expected_values_follow_the_documented_rule(self):
         assert [self.EXPECTED[257 * k] for k in range(256)] == list(range(256))
         assert [self.EXPECTED[v] for v in (128, 129, 385, 386, 65406, 65407)] == [0, 1, 1, 2, 254, 255]
 
@@ -215,28 +214,28 @@ class TestSixteenBits:
     def test_tiff_in_either_byte_order(self, order):
         assert grays(tiff([0, 257, 128, 129, 65535], order=order)) == [0, 1, 0, 1, 255]
 
-    def test_tiff_with_white_at_zero_is_no_negative(self):
+    def test_tiff_with_white_at_zero_is_not_inverted(self):
         assert grays(tiff([0, 257, 65535], white_is_zero=True)) == [255, 254, 0]
 
     def test_tiff_of_12_bits_reaches_white(self):
         assert grays(tiff([0, 2048, 4095, 16], bits=12)) == [0, 128, 255, 1]
 
-    def test_one_gray_declared_transparent_shows_white(self):
+    def test_a_transparent_gray_value_becomes_white(self):
         assert grays(encoded(np.array([[0, 257, 514]], dtype=np.uint16), transparency=257)) == [0, 255, 2]
         assert grays(encoded(np.array([[2, 514]], dtype=np.uint16), transparency=2)) == [255, 2]
 
     @pytest.mark.parametrize("values", [[[0, 65536]], [[-1, 5]]])
-    def test_wider_whole_numbers_are_refused(self, values):
-        assert "32-bit numbers" in refusal(encoded(np.array(values, dtype=np.int32), "TIFF"), "wide.tif")
+    def test_wider_integers_are_refused(self, values):
+        assert "32-bit pixels" in refusal(encoded(np.array(values, dtype=np.int32), "TIFF"), "wide.tif")
 
     @pytest.mark.parametrize("kind", ["TIFF", "PPM"])
     def test_floats_are_refused(self, kind):
         message = refusal(encoded(np.array([[0.0, 1.0]], dtype=np.float32), kind), "float.tif")
-        assert message == "float.tif: 32-bit numbers do not say which is white; save it with 8 or 16 bits"
+        assert message == "float.tif: 32-bit pixels have no defined white; save it with 8 or 16 bits"
 
 
 class TestTransparencyShowsWhite:
-    """What is transparent is white, what is half transparent half so, to the nearest whole number."""
+    """Transparent pixels are blended with white, rounded to the nearest level."""
 
     COLOR, ALPHA = np.meshgrid(np.arange(256), np.arange(256))
     EXPECTED = ((2 * (COLOR * ALPHA + 255 * (255 - ALPHA)) + 255) // 510).ravel().tolist()
@@ -270,7 +269,7 @@ class TestTransparencyShowsWhite:
         image.putpixel((0, 0), (0, 255))
         assert pixels(image) == [RED, WHITE]
 
-    def test_one_color_declared_transparent(self):
+    def test_a_transparent_color(self):
         assert grays(encoded(np.array([[3, 7]], dtype=np.uint8), transparency=7)) == [3, 255]
         rgb = np.array([[(1, 2, 3), (4, 5, 6)]], dtype=np.uint8)
         assert pixels(encoded(rgb, transparency=(1, 2, 3))) == [WHITE, (4, 5, 6)]
@@ -278,10 +277,10 @@ class TestTransparencyShowsWhite:
 
 
 class TestOrientation:
-    """A photograph stands upright whichever way the camera was held."""
+    """An image is turned upright by its EXIF orientation."""
 
     STORED = np.array([[(10, 0, 0), (20, 0, 0), (30, 0, 0)], [(40, 0, 0), (50, 0, 0), (60, 0, 0)]], dtype=np.uint8)
-    SHOWN = (  # by the EXIF standard, which says where row 0 and column 0 of what is stored belong
+    SHOWN = (  # by the EXIF standard, which defines where row 0 and column 0 of the stored image are shown
         None,
         [[10, 20, 30], [40, 50, 60]],
         [[30, 20, 10], [60, 50, 40]],
@@ -318,7 +317,7 @@ class TestOrientation:
         clear = np.dstack([self.STORED, np.full((2, 3), 255, dtype=np.uint8)])
         assert np.asarray(open_image(encoded(clear, exif=self.exif(6))))[..., 0].tolist() == self.SHOWN[6]
 
-    def test_an_opened_picture_opened_again_is_not_turned_again(self):
+    def test_a_decoded_image_is_not_turned_again(self):
         once = open_image(encoded(self.STORED, exif=self.exif(6)))
         assert np.asarray(open_image(once)).tolist() == np.asarray(once).tolist()
         assert np.asarray(open_image(encoded(once))).tolist() == np.asarray(once).tolist()
@@ -329,28 +328,32 @@ class TestOrientation:
         assert np.asarray(open_image(content)).tolist() == self.STORED.tolist()
 
     @pytest.mark.parametrize("damaged", [b"", b"II*\0", b"XX\0\0\0\0\0\0", b"II*\0\xff\xff\xff\xff"])
-    def test_damaged_exif_does_not_cost_the_picture(self, damaged, capfd):
+    def test_damaged_exif_is_ignored(self, damaged, capfd):
         assert np.asarray(open_image(encoded(self.STORED, exif=b"Exif\0\0" + damaged))).tolist() == self.STORED.tolist()
         assert capfd.readouterr() == ("", "")
 
 
-class TestOfSeveralFramesTheFirst:
+class TestSeveralFrames:
+    """The first frame or page is used."""
+
     @pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
     def test_animations_and_pages(self, kind):
         frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue", "green")]
         options = {"lossless": True} if kind == "WEBP" else {}
         content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-        with Image.open(io.BytesIO(content)) as several:
-            assert several.n_frames == 3
+        with Image.open(io.BytesIO(content)) as animation:
+            assert animation.n_frames == 3
         assert set(pixels(content)) == {RED}
 
-    def test_two_photographs_in_one_file_of_a_camera(self):
+    def test_mpo_files_of_cameras(self):
         frames = [Image.new("RGB", (16, 16), color) for color in ("white", "black")]
         assert set(grays(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:]))) == {255}
 
 
-class TestWhereAPictureMayComeFrom:
-    def test_a_path_as_path_or_text_bytes_an_open_file_or_memory(self, tmp_path):
+class TestSources:
+    """A path, bytes, an open file, a pipe, or an image in memory."""
+
+    def test_path_string_open_file_bytes_and_pillow_image(self, tmp_path):
         path = save(tmp_path / "a.png")
         with path.open("rb") as file:
             file.seek(7)
@@ -360,14 +363,14 @@ class TestWhereAPictureMayComeFrom:
         with Image.open(path) as lazy:
             assert pixels(lazy) == [RED] * 4
 
-    def test_a_pipe_which_cannot_be_wound_back(self):
+    def test_a_pipe_which_is_not_seekable(self):
         reading, writing = os.pipe()
         os.write(writing, encoded(NOISE))
         os.close(writing)
         with os.fdopen(reading, "rb") as stream:
             assert (np.asarray(open_image(stream)) == NOISE).all()
 
-    def test_content_decides_and_not_the_name(self, tmp_path):
+    def test_the_format_is_detected_from_the_content(self, tmp_path):
         path = tmp_path / "really-a-png.jpg"
         path.write_bytes(encoded(NOISE))
         assert (np.asarray(open_image(path)) == NOISE).all()
@@ -376,12 +379,12 @@ class TestWhereAPictureMayComeFrom:
         for name in ("Größe.png", "猫.png", "кот и пёс.png", "🐈.png", " .png"):
             assert pixels(save(tmp_path / name)) == [RED] * 4
 
-    def test_the_picture_is_the_callers_own(self):
+    def test_the_result_is_a_copy(self):
         image = Image.new("RGB", (1, 1))
         open_image(image).putpixel((0, 0), RED)
         assert image.getpixel((0, 0)) == BLACK
 
-    def test_files_are_closed_again(self, tmp_path):
+    def test_files_are_closed(self, tmp_path):
         good, bad = save(tmp_path / "a.png"), tmp_path / "b.png"
         bad.write_bytes(b"\x89PNG\r\n\x1a\n")
         with warnings.catch_warnings(record=True) as caught:
@@ -397,7 +400,7 @@ class TestWhereAPictureMayComeFrom:
 
 
 class TestBadFiles:
-    """One line that names the file and says what to do; nothing on the terminal beside it."""
+    """Bad files raise one line with the file and the remedy, and print nothing else."""
 
     @pytest.fixture(autouse=True)
     def _silence(self, capfd):
@@ -408,13 +411,13 @@ class TestBadFiles:
         ("content", "message"),
         [
             (b"", "the file is empty; download or save it again"),
-            (b"these are words, not pixels\n", "no picture"),
-            (b"<!DOCTYPE html><html>404</html>", "no picture"),
-            (bytes(1000), "no picture"),
-            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no picture"),
-            (b"%PDF-1.4\n", "no picture"),
-            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "no picture"),
-            (b"\xff\xd8\xff", "no picture"),
+            (b"these are words, not pixels\n", "not a supported image"),
+            (b"<!DOCTYPE html><html>404</html>", "not a supported image"),
+            (bytes(1000), "not a supported image"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a supported image"),
+            (b"%PDF-1.4\n", "not a supported image"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not a supported image"),
+            (b"\xff\xd8\xff", "not a supported image"),
             (encoded(NOISE)[:200], "cannot be read"),
         ],
     )
@@ -423,34 +426,34 @@ class TestBadFiles:
         path.write_bytes(content)
         assert refusal(path).startswith(f"{path}: ")
         assert message in refusal(path).removeprefix(str(path))
-        assert refusal(content).startswith("picture: ")
+        assert refusal(content).startswith("image: ")
         assert refusal(content, "given.jpg").startswith("given.jpg: ")
 
     def test_missing(self, tmp_path):
         assert refusal(tmp_path / "no.jpg") == f"{tmp_path}/no.jpg: no such file; check the path"
 
     def test_a_folder(self, tmp_path):
-        assert refusal(tmp_path) == f"{tmp_path}: a folder, not a picture; give a file in it"
+        assert refusal(tmp_path) == f"{tmp_path}: a folder, not an image; give a file in it"
 
     def test_not_allowed(self, tmp_path, monkeypatch):
         path = save(tmp_path / "mine.png")
-        if os.geteuid() == 0:  # whom no permission stops
+        if os.geteuid() == 0:  # root ignores permissions
             monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no")))
         else:
             path.chmod(0)
         assert refusal(path) == f"{path}: no permission to read it; allow it with chmod u+r"
 
-    def test_a_name_that_no_file_can_have(self):
+    def test_an_impossible_file_name(self):
         assert "File name too long" in refusal("x" * 5000)
         assert "null" in refusal("a\0b")
 
-    def test_names_are_told_in_one_line_of_valid_text(self, tmp_path):
+    def test_messages_escape_file_names(self, tmp_path):
         assert "two\\nlines\\x1b[31m.jpg: no such file" in refusal(tmp_path / "two\nlines\x1b[31m.jpg")
         assert "\\udcff.jpg: no such file" in refusal(tmp_path / os.fsdecode(b"\xff.jpg"))
         assert "Größe 猫.jpg: no such file" in refusal(tmp_path / "Größe 猫.jpg")
 
     @pytest.mark.parametrize("kind", IN_FORMATS)
-    def test_cut_short_anywhere_a_file_is_refused_or_was_whole_enough(self, kind):
+    def test_a_truncated_file_is_refused_or_decoded_completely(self, kind):
         content = in_format(kind)
         whole = np.asarray(open_image(content))
         lengths = {
@@ -459,27 +462,27 @@ class TestBadFiles:
             *range(len(content) - 8, len(content)),
         }
         outcomes = [outcome(content[:length]) for length in sorted(lengths)]
-        assert all(isinstance(one, str) or (np.asarray(one) == whole).all() for one in outcomes)
-        assert all(isinstance(outcomes[place], str) for place in range(len(lengths) * 4 // 5))
+        assert all(isinstance(image, str) or (np.asarray(image) == whole).all() for image in outcomes)
+        assert all(isinstance(result, str) for result in outcomes[: len(lengths) * 4 // 5])
 
     @pytest.mark.parametrize("kind", IN_FORMATS)
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8))
-    def test_damaged_anywhere_a_file_is_read_or_refused_in_one_line(self, kind, changes):
+    def test_a_damaged_file_is_decoded_or_refused_in_one_line(self, kind, changes):
         content = bytearray(in_format(kind))
-        for place, value in changes:
-            content[int(place**3 * len(content))] = value  # more often near the beginning, where headers are
+        for position, value in changes:
+            content[int(position**3 * len(content))] = value  # more often near the beginning, where headers are
         result = outcome(bytes(content))
         assert isinstance(result, str) or result.mode == "RGB"
 
     @given(st.binary(max_size=200))
     @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_any_bytes_behind_any_signature(self, content):
+    def test_random_bytes_after_any_signature(self, content):
         for start in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0\x08\0\0\0", b"P6 ", b"P3 "):
             result = outcome(start + content)
             assert isinstance(result, str) or result.mode == "RGB"
 
-    def test_warnings_that_the_user_made_errors_stay_out_of_it(self):
+    def test_warnings_as_errors_do_not_affect_decoding(self):
         with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
             warnings.simplefilter("error")
             patch.setattr(Image, "MAX_IMAGE_PIXELS", NOISE.size // 3 - 1)
@@ -487,10 +490,10 @@ class TestBadFiles:
                 Image.open(io.BytesIO(in_format("PNG")))
             assert open_image(in_format("PNG")).size == (17, 13)
 
-    def test_only_formats_that_run_no_other_program(self):
-        assert not {"EPS", "PDF", "WMF", "PSD"} & set(images.FORMATS)
+    def test_no_format_starts_another_program(self):
+        assert not {"EPS", "PDF", "WMF", "PSD"} & set(decode.FORMATS)
         Image.init()
-        refused = set(Image.OPEN) - set(images.FORMATS)
+        refused = set(Image.OPEN) - set(decode.FORMATS)
         assert "EPS" in refused
 
     def test_pillows_log_does_not_reach_the_terminal(self):
@@ -498,9 +501,9 @@ class TestBadFiles:
         code = "import sys, inception_v3 as i; i.open_image(sys.stdin.buffer, name='logged')"
         done = subprocess.run([sys.executable, "-c", code], input=logged, capture_output=True, check=False)
         assert b"More samples per pixel" not in done.stderr
-        assert b"InputError: logged: no picture" in done.stderr
+        assert b"InputError: logged: not a supported image" in done.stderr
 
-    def test_stderr_is_whole_again_after_a_tiff_that_libtiff_complains_about(self, capfd):
+    def test_stderr_works_after_errors_of_libtiff(self, capfd):
         refusal(in_format("TIFF jpeg")[:-40])
         broken = in_format("TIFF jpeg").replace(b"\xff\xd8", b"\xff\x00")
         threads = [threading.Thread(target=lambda: [refusal(broken) for _ in range(20)]) for _ in range(4)]
@@ -514,7 +517,7 @@ class TestBadFiles:
 
 
 class TestDecompressionBombs:
-    """A small file that would unpack into a huge picture is refused by its header, before memory is taken."""
+    """A small file that declares a huge image is refused by its header, before memory is allocated."""
 
     @pytest.fixture
     def decoded(self, monkeypatch):
@@ -527,10 +530,10 @@ class TestDecompressionBombs:
         path = tmp_path / "bomb.png"
         path.write_bytes(png_header(*size))
         assert refusal(path).startswith(f"{path}: ")
-        assert "178,956,970 pixels that are read; make it smaller" in refusal(path)
+        assert "178,956,970 pixels; make it smaller" in refusal(path)
         assert decoded == []
 
-    def test_the_limit_holds_where_pillows_own_was_lifted(self, decoded, monkeypatch):
+    def test_the_limit_holds_if_pillows_own_is_disabled(self, decoded, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
         assert "178,956,970 pixels" in refusal(png_header(13378, 13378))
         assert "178,956,970 pixels" in refusal(Image.open(io.BytesIO(png_header(13378, 13378))))
@@ -551,7 +554,7 @@ class TestDecompressionBombs:
         ],
     )
     def test_other_formats(self, content, decoded):
-        assert "pixels that are read; make it smaller" in refusal(content)
+        assert "pixels; make it smaller" in refusal(content)
         assert decoded == []
 
 
@@ -564,7 +567,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def tiff(row: list[int], *, bits: int = 16, white_is_zero: bool = False, order: str = "<", samples: int = 1) -> bytes:
-    """One row of gray, written by hand: Pillow writes none with 12 bits or with white at zero."""
+    """Return a TIFF with one row of gray. Pillow cannot write 12 bits or white at zero."""
     if bits == 16:
         data = struct.pack(f"{order}{len(row)}H", *row)
     else:
@@ -579,29 +582,29 @@ def tiff(row: list[int], *, bits: int = 16, white_is_zero: bool = False, order: 
 
 
 class TestFolders:
-    """Every picture in a folder and below, sorted; nothing that is not the user's."""
+    """All images in a folder and its subfolders, sorted, without hidden files."""
 
-    def test_all_known_suffixes_in_any_case_and_nothing_else(self, tmp_path):
+    def test_known_suffixes_in_any_case_and_no_others(self, tmp_path):
         expected = [save(tmp_path / f"a{suffix}") for suffix in IMAGE_SUFFIXES]
         expected += [save(tmp_path / f"A{suffix.upper()}") for suffix in IMAGE_SUFFIXES]
         for other in ("notes.txt", "jpg", "x.jpg.part", "model.safetensors"):
             (tmp_path / other).write_text("")
         assert list(list_images(tmp_path)) == sorted(expected)
 
-    def test_below_in_the_order_of_sorted_paths(self, tmp_path):
+    def test_subfolders_in_the_order_of_sorted_paths(self, tmp_path):
         order = ["A/z.png", "a/b/c.png", "a/b.png", "a/c/a.png", "a.png", "a-b.png", "b/a.png", "ä.png"]
         for name in reversed(order):
             save(tmp_path / name)
-        found = list(list_images(str(tmp_path)))
-        assert found == sorted(found) == sorted(tmp_path / name for name in order)
+        paths = list(list_images(str(tmp_path)))
+        assert paths == sorted(paths) == sorted(tmp_path / name for name in order)
 
-    def test_hidden_files_and_what_macos_adds(self, tmp_path):
+    def test_hidden_files_and_files_of_macos_are_skipped(self, tmp_path):
         for name in (".a.png", "._b.png", ".git/c.png", "__MACOSX/d.png", "x/.thumbnails/e.png", "x/__MACOSX/._f.png"):
             save(tmp_path / name)
         assert list(list_images(tmp_path)) == []
-        assert list(list_images(tmp_path / ".git")) == [tmp_path / ".git/c.png"]  # asked for by its name
+        assert list(list_images(tmp_path / ".git")) == [tmp_path / ".git/c.png"]  # an explicit name is listed
 
-    def test_folders_and_pipes_with_the_suffix_of_a_picture(self, tmp_path):
+    def test_folders_and_pipes_with_the_suffix_of_an_image(self, tmp_path):
         inside = save(tmp_path / "folder.png" / "a.png")
         os.mkfifo(tmp_path / "pipe.png")
         (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
@@ -616,44 +619,44 @@ class TestFolders:
         (tmp_path / "top" / "file.png").symlink_to(tmp_path / "top" / "a" / "a.png")
         (tmp_path / "top" / "a" / "to-b").symlink_to("../b")
         (tmp_path / "top" / "b" / "to-a").symlink_to("../a")
-        found = [path.relative_to(tmp_path / "top").as_posix() for path in list_images(tmp_path / "top")]
-        assert found == ["a/a.png", "a/to-b/b.png", "b/b.png", "b/to-a/a.png", "file.png", "out/e.png"]
+        paths = [path.relative_to(tmp_path / "top").as_posix() for path in list_images(tmp_path / "top")]
+        assert paths == ["a/a.png", "a/to-b/b.png", "b/b.png", "b/to-a/a.png", "file.png", "out/e.png"]
 
     def test_the_folder_itself_may_be_a_link(self, tmp_path):
         save(tmp_path / "there" / "a.png")
         (tmp_path / "here").symlink_to("there")
         assert list(list_images(tmp_path / "here")) == [tmp_path / "here" / "a.png"]
 
-    def test_a_link_that_leads_nowhere_is_reported_and_not_left_out(self, tmp_path):
+    def test_a_broken_link_is_listed_and_reported_when_opened(self, tmp_path):
         (tmp_path / "gone.png").symlink_to("nowhere")
         (tmp_path / "self.png").symlink_to("self.png")
         (tmp_path / "notes").symlink_to("nowhere")
-        gone, itself = list_images(tmp_path)
+        gone, own_target = list_images(tmp_path)
         assert "gone.png: no such file" in refusal(gone)
-        assert "self.png: cannot be read (Too many levels" in refusal(itself)
+        assert "self.png: cannot be read (Too many levels" in refusal(own_target)
 
-    def test_one_folder_at_a_time_is_listed(self, tmp_path, monkeypatch):
+    def test_folders_are_listed_one_at_a_time(self, tmp_path, monkeypatch):
         for name in ("a", "b", "c"):
             save(tmp_path / name / "1.png")
         listed = []
         scandir = os.scandir
         monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path).name) or scandir(path))
-        found = list_images(tmp_path)
+        paths = list_images(tmp_path)
         assert listed == []
-        next(found)
+        next(paths)
         assert listed == [tmp_path.name, "a"]
-        next(found)
+        next(paths)
         assert listed == [tmp_path.name, "a", "b"]
 
-    def test_nesting_deeper_than_pythons_calls(self, tmp_path):
+    def test_nesting_deeper_than_the_recursion_limit(self, tmp_path):
         bottom = save(tmp_path / ("d/" * 300) / "x.png")
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(len(inspect.stack()) + 150)
         try:
-            found = list(list_images(tmp_path))
+            paths = list(list_images(tmp_path))
         finally:
             sys.setrecursionlimit(limit)
-        assert found == [bottom]
+        assert paths == [bottom]
 
     def test_a_folder_that_cannot_be_listed(self, tmp_path, monkeypatch):
         for path in (tmp_path / "no", save(tmp_path / "a.png")):
@@ -667,10 +670,10 @@ class TestFolders:
     @given(
         st.sets(st.lists(st.sampled_from(["a", "b.png", ".c", "d-", "é.jpg"]), min_size=1, max_size=4).map("/".join))
     )
-    def test_any_tree_gives_what_a_plain_search_gives(self, paths):
+    def test_any_tree_gives_the_same_as_rglob(self, paths):
         with tempfile.TemporaryDirectory() as top:
             for path in map(Path(top).joinpath, paths):
-                if not any(one.is_file() for one in path.parents) and not path.exists():
+                if not any(parent.is_file() for parent in path.parents) and not path.exists():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.touch()
             expected = [
@@ -682,16 +685,16 @@ class TestFolders:
 
 
 class TestArguments:
-    """Files, folders and patterns of a command line, in the order given."""
+    """Files, folders and patterns on a command line, in the given order."""
 
-    def test_files_in_the_order_given_whatever_they_are_called(self, folder):
+    def test_files_in_the_given_order_with_any_name(self, folder):
         for name in ("b.png", "a.png", "no suffix", ".hidden.png"):
             save(folder / name)
         assert names("b.png", "no suffix", "a.png", ".hidden.png", "a.png") == [
             "b.png", "no suffix", "a.png", ".hidden.png", "a.png",
         ]  # fmt: skip
 
-    def test_sources_open_by_themselves_and_can_be_sent_to_other_processes(self, folder):
+    def test_a_source_can_be_pickled_and_opened(self, folder):
         save(folder / "a.png")
         (source,) = expand(["a.png"])
         assert source == ImageSource("a.png", Path("a.png"))
@@ -699,14 +702,14 @@ class TestArguments:
         with pytest.raises(AttributeError):
             source.name = "b.png"
 
-    def test_a_source_that_turned_bad_says_so_when_it_is_opened(self, folder):
+    def test_a_bad_source_is_reported_when_it_is_opened(self, folder):
         bad = folder / "bad.png"
         bad.write_text("words")
         (source,) = expand(["bad.png"])
-        with pytest.raises(InputError, match=r"^bad\.png: no picture"):
+        with pytest.raises(InputError, match=r"^bad\.png: not a supported image"):
             source.open()
 
-    def test_folders_stand_for_their_pictures(self, folder):
+    def test_a_folder_stands_for_its_images(self, folder):
         for name in ("x/b.png", "x/a/c.jpg", "x/notes.txt", "y/d.png"):
             save(folder / name)
         assert names("y", "x/") == ["y/d.png", "x/a/c.jpg", "x/b.png"]
@@ -729,7 +732,7 @@ class TestArguments:
             (".h/*.png", [".h/g.png"]),
         ],
     )
-    def test_patterns_that_the_shell_left_alone(self, folder, pattern, expected):
+    def test_patterns(self, folder, pattern, expected):
         for name in ("b.png", "a.png", "x/c.jpg", "x/notes.txt", "x/deep/e.png", "y/f.jpg", ".h/g.png", ".i.png"):
             save(folder / name)
         assert names(pattern) == expected
@@ -741,7 +744,7 @@ class TestArguments:
         st.lists(st.sampled_from(["**", "*", "a", "[ab]", "*.png", "?"]), min_size=1, max_size=4),
         st.sets(st.lists(st.sampled_from("abc"), max_size=3).map(lambda parts: "/".join([*parts, "x.png"]))),
     )
-    def test_patterns_mean_what_pythons_glob_means(self, parts, files):
+    def test_patterns_match_like_pythons_glob(self, parts, files):
         with tempfile.TemporaryDirectory() as top:
             for file in files:
                 (Path(top) / file).parent.mkdir(parents=True, exist_ok=True)
@@ -753,20 +756,20 @@ class TestArguments:
             except InputError:
                 assert not expected
 
-    def test_patterns_do_not_run_in_circles(self, folder):
+    def test_patterns_do_not_follow_links_in_circles(self, folder):
         save(folder / "a" / "x.png")
         (folder / "a" / "one").symlink_to(".")
         (folder / "a" / "two").symlink_to(".")
         assert names("**/*.png") == ["a/x.png"]
 
-    def test_a_path_that_exists_is_no_pattern(self, folder):
+    def test_an_existing_path_is_not_a_pattern(self, folder):
         for name in ("[a].png", "a.png", "holiday [1]/b.png", "what?.png", "*.png"):
             save(folder / name)
         assert names("[a].png", "holiday [1]", "what?.png", "*.png") == [
             "[a].png", "holiday [1]/b.png", "what?.png", "*.png",
         ]  # fmt: skip
 
-    def test_names_in_print_are_one_line_of_valid_text_and_open_the_file_all_the_same(self, folder):
+    def test_a_printable_name_still_opens_the_file(self, folder):
         for name, printed in (
             ("\udcff.png", "\\udcff.png"),
             ("a\nb.png", "a\\nb.png"),
@@ -778,59 +781,59 @@ class TestArguments:
             assert source.open().size == (2, 2)
 
     @pytest.mark.parametrize("argument", ["no.png", "no/", "*.png", "**/*.png", "no/**/*.png", "[", "a\0b", "x" * 5000])
-    def test_what_is_not_there_is_wrong_use(self, folder, argument):
-        assert wrong_use(argument).startswith(argument.replace("\0", "\\x00") + ": no such file or folder")
+    def test_a_missing_file_is_wrong_usage(self, folder, argument):
+        assert wrong_usage(argument).startswith(argument.replace("\0", "\\x00") + ": no such file or folder")
 
-    def test_an_empty_argument_is_not_this_folder(self, folder):
+    def test_an_empty_argument_is_not_the_current_folder(self, folder):
         save(folder / "a.png")
-        assert wrong_use("").startswith("(empty): no such file")
+        assert wrong_usage("").startswith("(empty): no such file")
 
-    def test_a_folder_without_pictures_is_wrong_use(self, folder):
+    def test_a_folder_without_images_is_wrong_usage(self, folder):
         save(folder / "empty" / "notes.txt")
-        assert wrong_use("empty") == "empty: no pictures in this folder; check the path"
+        assert wrong_usage("empty") == "empty: no images in this folder; check the path"
 
-    def test_wrong_use_is_told_at_once_and_not_after_the_first_pictures(self, folder):
+    def test_wrong_usage_is_reported_before_the_first_image(self, folder):
         save(folder / "a.png")
         with pytest.raises(InputError, match=r"^b\.png"):
             expand(["a.png", "b.png"])
 
-    def test_a_file_in_a_place_that_may_not_be_searched_is_told_when_opened(self, folder, monkeypatch):
+    def test_a_file_in_a_protected_folder_is_reported_when_opened(self, folder, monkeypatch):
         def denied(path, **_):
             raise PermissionError(errno.EACCES, "denied", str(path))
 
         monkeypatch.setattr(Path, "stat", denied)
         assert names("locked/a.png") == ["locked/a.png"]
 
-    def test_millions_of_pictures_are_not_held(self, folder):
+    def test_sources_are_an_iterator_not_a_list(self, folder):
         save(folder / "a.png")
         assert sum(1 for _ in itertools.islice(expand(["a.png"] * 1000), 10)) == 10
         assert not isinstance(expand(["a.png"]), list)
 
 
 class TestStandardInput:
-    """- is the bytes of one picture, or a list of paths as ls and find write them."""
+    """The argument - is the bytes of one image, or a list of paths as ls and find write them."""
 
     @pytest.mark.parametrize("kind", IN_FORMATS)
-    def test_one_picture_in_any_format(self, kind, pipe):
+    def test_one_image_in_any_format(self, kind, pipe):
         content = in_format(kind)
         pipe(content)
         (source,) = expand(["-"])
         assert source.name == "standard input"
         assert (np.asarray(source.open()) == np.asarray(open_image(content))).all()
 
-    def test_a_picture_of_one_pixel(self, pipe):
+    def test_an_image_of_one_pixel(self, pipe):
         for kind in ("PPM", "GIF", "BMP", "PNG"):
             pipe(encoded(Image.new("L", (1, 1), 255), kind))
             assert [pixels(source.open()) for source in expand(["-"])] == [[WHITE]]
 
-    def test_a_picture_that_comes_in_pieces(self, monkeypatch):
+    def test_an_image_that_arrives_in_pieces(self, monkeypatch):
         content = in_format("PNG")
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Trickle(content))))
         (source,) = expand(["-"])
         assert (np.asarray(source.open()) == NOISE).all()
 
     @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\0"])
-    def test_paths_with_or_without_a_last_line_end(self, folder, pipe, ending):
+    def test_paths_with_and_without_a_final_line_end(self, folder, pipe, ending):
         for name in ("a.png", "Größe 猫.png", " b [1].png"):
             save(folder / name)
         lines = [b"a.png", "Größe 猫.png".encode(), b"", b" b [1].png"]
@@ -838,13 +841,13 @@ class TestStandardInput:
             pipe(content)
             assert names("-") == ["a.png", "Größe 猫.png", " b [1].png"]
 
-    def test_names_with_line_ends_as_find_print0_gives_them(self, folder, pipe):
+    def test_names_with_line_ends_from_find_print0(self, folder, pipe):
         save(folder / "two\nlines.png")
         save(folder / "b.png\r")
         pipe(b"two\nlines.png\0b.png\r\0")
         assert [source.content for source in expand(["-"])] == [Path("two\nlines.png"), Path("b.png\r")]
 
-    def test_names_that_begin_as_pictures_do(self, folder, pipe):
+    def test_names_that_begin_like_image_signatures(self, folder, pipe):
         for name in ("BMW/1.png", "P6/1.png", "RIFF.png", "MM/1.png", "II.png", "P5", "P1 2.png"):
             save(folder / name)
             pipe(f"{name}\n{name}\n".encode() * 10)
@@ -857,7 +860,7 @@ class TestStandardInput:
         pipe(b"x\nb.png\nempty\n")
         assert names("-") == ["x/a.png", "b.png", "empty"]
 
-    def test_a_file_gone_meanwhile_does_not_stop_the_others(self, folder, pipe):
+    def test_a_missing_file_does_not_stop_the_others(self, folder, pipe):
         save(folder / "a.png")
         pipe(b"a.png\ngone.png\na.png\n")
         _, gone, last = expand(["-"])
@@ -868,11 +871,11 @@ class TestStandardInput:
     def test_lists_longer_than_any_buffer(self, folder, monkeypatch):
         save(folder / "a.png")
         count = 30_000
-        monkeypatch.setattr(image_files, "_mode", lambda _: 1)
+        monkeypatch.setattr(find, "_mode", lambda _: 1)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"".join(b"%d.png\n" % n for n in range(count)))))
         assert [source.name for source in expand(["-"])] == [f"{n}.png" for n in range(count)]
 
-    def test_the_list_is_read_as_it_comes(self, folder, monkeypatch):
+    def test_the_list_is_read_as_it_arrives(self, folder, monkeypatch):
         save(folder / "a.png")
         endless = Trickle(itertools.cycle(b"a.png\n"), step=1000)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless)))
@@ -880,37 +883,37 @@ class TestStandardInput:
 
     @pytest.mark.parametrize("step", [1, 2, 3, 7, 64, 4096])
     def test_pieces_of_any_size(self, folder, monkeypatch, step):
-        monkeypatch.setattr(image_files, "_mode", lambda _: 1)
-        wanted = [f"{'x' * random.Random(n).randint(1, 30)}{n}.png" for n in range(200)]
+        monkeypatch.setattr(find, "_mode", lambda _: 1)
+        expected = [f"{'x' * random.Random(n).randint(1, 30)}{n}.png" for n in range(200)]
         for separator in "\n\0":
-            content = separator.join(wanted).encode()
+            content = separator.join(expected).encode()
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Trickle(content, step))))
-            assert names("-") == wanted
+            assert names("-") == expected
 
-    def test_amid_other_arguments(self, folder, pipe):
+    def test_between_other_arguments(self, folder, pipe):
         for name in ("a.png", "b.png", "c.png"):
             save(folder / name)
         pipe(b"b.png\n")
         assert names("a.png", "-", "c.png") == ["a.png", "b.png", "c.png"]
 
-    def test_nothing_is_read_before_it_is_its_turn(self, folder, monkeypatch):
+    def test_standard_input_is_not_read_before_its_turn(self, folder, monkeypatch):
         save(folder / "a.png")
         monkeypatch.setattr(sys, "stdin", None)
         assert next(expand(["a.png", "-"])).name == "a.png"
 
     @pytest.mark.parametrize("content", [b"", b"\n \n", b"\n" * 100])
-    def test_nothing_in_it_is_wrong_use(self, pipe, content):
+    def test_empty_input_is_wrong_usage(self, pipe, content):
         pipe(content)
-        assert wrong_use("-") == "standard input: nothing in it; pipe a picture or a list of paths in"
+        assert wrong_usage("-") == "standard input: it is empty; pipe an image or a list of paths in"
 
-    def test_no_standard_input_at_all_is_wrong_use(self, monkeypatch):
+    def test_no_standard_input_is_wrong_usage(self, monkeypatch):
         monkeypatch.setattr(sys, "stdin", None)
-        assert wrong_use("-").startswith("standard input: nothing in it")
+        assert wrong_usage("-").startswith("standard input: it is empty")
 
-    def test_given_twice_it_is_empty_the_second_time(self, folder, pipe):
+    def test_a_second_dash_reads_empty_input(self, folder, pipe):
         save(folder / "a.png")
         pipe(b"a.png\n")
-        assert wrong_use("-", "-").startswith("standard input: nothing in it")
+        assert wrong_usage("-", "-").startswith("standard input: it is empty")
 
     @pytest.mark.parametrize(
         "content",
@@ -924,49 +927,49 @@ class TestStandardInput:
             b"x" * 1_000_000,
         ],
     )
-    def test_neither_picture_nor_list_is_told_once(self, folder, pipe, content):
+    def test_neither_image_nor_list_is_reported_once(self, folder, pipe, content):
         pipe(content)
-        message = wrong_use("-")
+        message = wrong_usage("-")
         assert message.startswith("standard input: not a supported image, and ")
         assert message.endswith("; check what is piped in")
         assert len(message) < 200
 
-    def test_a_line_without_end_is_given_up(self, monkeypatch):
+    def test_an_endless_line_is_refused_early(self, monkeypatch):
         content = Trickle(itertools.repeat(ord("x"), 2**22), step=4096)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(content)))
-        assert "no list of paths; check" in wrong_use("-")
-        assert content.given < 2**18
+        assert "not a list of paths; check" in wrong_usage("-")
+        assert content.sent < 2**18
 
-    def test_a_damaged_picture_is_named(self, pipe):
+    def test_a_damaged_image_is_reported(self, pipe):
         pipe(in_format("PNG")[:200])
         (source,) = expand(["-"])
         with pytest.raises(InputError, match=r"^standard input: cannot be read"):
             source.open()
 
-    def test_more_than_is_held_is_refused_before_it_is_read(self, monkeypatch):
-        monkeypatch.setattr(images, "MAX_STREAM_BYTES", 5 * 2**20)
+    def test_an_image_above_the_limit_is_refused_early(self, monkeypatch):
+        monkeypatch.setattr(decode, "MAX_STREAM_BYTES", 5 * 2**20)
         endless = Trickle(itertools.chain(b"\x89PNG\r\n\x1a\n", itertools.repeat(0)), step=2**16)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(endless)))
         with pytest.raises(InputError, match=r"^standard input: more than 5 MiB in a pipe; save it"):
             list(expand(["-"]))
-        assert endless.given <= 6 * 2**20 + 2**17
+        assert endless.sent <= 6 * 2**20 + 2**17
 
-    def test_the_largest_that_is_held_is_accepted(self, monkeypatch, pipe):
+    def test_an_image_of_exactly_the_limit_is_accepted(self, monkeypatch, pipe):
         content = in_format("PNG")
-        monkeypatch.setattr(images, "MAX_STREAM_BYTES", len(content))
+        monkeypatch.setattr(decode, "MAX_STREAM_BYTES", len(content))
         pipe(content)
         assert len(list(expand(["-"]))) == 1
-        monkeypatch.setattr(images, "MAX_STREAM_BYTES", len(content) - 1)
+        monkeypatch.setattr(decode, "MAX_STREAM_BYTES", len(content) - 1)
         pipe(content)
         with pytest.raises(InputError, match="save it and give the file"):
             list(expand(["-"]))
 
 
 class Trickle(io.RawIOBase):
-    """A pipe whose writer sends a little at a time."""
+    """A pipe whose writer sends a few bytes at a time."""
 
     def __init__(self, content, step: int = 1) -> None:
-        self.content, self.step, self.given = iter(content), step, 0
+        self.content, self.step, self.sent = iter(content), step, 0
 
     def readable(self) -> bool:
         return True
@@ -974,5 +977,5 @@ class Trickle(io.RawIOBase):
     def readinto(self, buffer) -> int:
         piece = bytes(itertools.islice(self.content, min(self.step, len(buffer))))
         buffer[: len(piece)] = piece
-        self.given += len(piece)
+        self.sent += len(piece)
         return len(piece)

@@ -1,8 +1,8 @@
-"""Pictures to what the network reads: bit for bit what TensorFlow, torchvision, timm and Keras make of them."""
+"""Preprocessing equals that of TensorFlow, torchvision, timm and Keras."""
 
 import os
 
-os.environ["KERAS_BACKEND"] = "torch"  # read once, when Keras is imported
+os.environ["KERAS_BACKEND"] = "torch"  # Keras reads it when it is imported
 
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +33,7 @@ def recorded(slim_preprocessing: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_slim_is_tensorflows_own_to_the_float(recorded: dict[str, np.ndarray], size: str) -> None:
+def test_slim_equals_tensorflow(recorded: dict[str, np.ndarray], size: str) -> None:
     ours = Preprocessing.named("slim")(Image.fromarray(recorded[f"{size}/picture"]))
     theirs = recorded[f"{size}/eval"].transpose(2, 0, 1)[None]
     assert ours.shape == theirs.shape
@@ -42,35 +42,37 @@ def test_slim_is_tensorflows_own_to_the_float(recorded: dict[str, np.ndarray], s
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", SIZES)
-def test_all_resizes_of_tensorflow(recorded: dict[str, np.ndarray], size: str, method: str) -> None:
-    picture = recorded[f"{size}/picture"].transpose(2, 0, 1) / np.float32(255)
+def test_every_resize_method_equals_tensorflow(recorded: dict[str, np.ndarray], size: str, method: str) -> None:
+    image = recorded[f"{size}/picture"].transpose(2, 0, 1) / np.float32(255)
     theirs = recorded[f"{size}/{method}"].transpose(2, 0, 1)
-    assert np.abs(tensorflow_resize(picture, (75, 107), method) - theirs).max() < 1e-5  # type: ignore[arg-type]
+    assert np.abs(tensorflow_resize(image, (75, 107), method) - theirs).max() < 1e-5  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_presets_of_torchvision_and_timm_to_the_bit(recorded: dict[str, np.ndarray], size: str) -> None:
-    picture = Image.fromarray(recorded[f"{size}/picture"])
+def test_torchvision_and_timm_equal_their_own_transforms(recorded: dict[str, np.ndarray], size: str) -> None:
+    image = Image.fromarray(recorded[f"{size}/picture"])
     preset = Inception_V3_Weights.IMAGENET1K_V1.transforms()
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (preset.mean, preset.std))
-    torchvision = (preset(picture) * std + mean) * 255
-    assert torch.equal(Preprocessing.named("torchvision").pixels(picture), torchvision.round().byte())
+    torchvision = (preset(image) * std + mean) * 255
+    assert torch.equal(Preprocessing.named("torchvision").pixels(image), torchvision.round().byte())
     scale = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     timm = create_transform((3, 299, 299), interpolation="bicubic", crop_pct=0.875, crop_mode="center", **scale)
-    assert torch.allclose(Preprocessing.named("timm")(picture)[0], timm(picture), rtol=0, atol=1e-6)
+    assert torch.allclose(Preprocessing.named("timm")(image)[0], timm(image), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_keras_loads_a_file_so(recorded: dict[str, np.ndarray], size: str, tmp_path: Path) -> None:
-    picture = Image.fromarray(recorded[f"{size}/picture"])
-    picture.save(tmp_path / "picture.png")
-    loaded = keras.utils.load_img(tmp_path / "picture.png", target_size=(299, 299), interpolation="bilinear")
+def test_keras_equals_its_own_preprocessing(recorded: dict[str, np.ndarray], size: str, tmp_path: Path) -> None:
+    image = Image.fromarray(recorded[f"{size}/picture"])
+    image.save(tmp_path / "image.png")
+    loaded = keras.utils.load_img(tmp_path / "image.png", target_size=(299, 299), interpolation="bilinear")
     theirs = keras.applications.inception_v3.preprocess_input(keras.utils.img_to_array(loaded))
-    ours = Preprocessing.named("keras")(picture)[0]
+    ours = Preprocessing.named("keras")(image)[0]
     assert np.abs(ours.numpy() - theirs.transpose(2, 0, 1)).max() < 1e-6
 
 
-def test_a_checkpoint_of_slim_brings_slims_own(tmp_path: Path, random_model, recorded: dict[str, np.ndarray]) -> None:  # type: ignore[no-untyped-def]
+def test_a_tf_slim_checkpoint_has_slims_preprocessing(
+    tmp_path: Path, random_model, recorded: dict[str, np.ndarray]
+) -> None:  # type: ignore[no-untyped-def]
     inception_v3.save(random_model(image_size=299), tmp_path / "model.ckpt", "tf-slim")
     model = inception_v3.load(tmp_path / "model.ckpt")
     prepared = model.preprocess([Image.fromarray(recorded[f"{size}/picture"]) for size in SIZES])
@@ -78,18 +80,18 @@ def test_a_checkpoint_of_slim_brings_slims_own(tmp_path: Path, random_model, rec
     assert np.abs(prepared.numpy() - theirs).max() < 1e-6
 
 
-# ---------------------------------------------------------------------------------------------- as a setting
+# --------------------------------------------------------------------------------------------- the options
 
 
 @pytest.mark.parametrize("name", PREPROCESSINGS)
-def test_it_is_stored_with_the_model(tmp_path: Path, name: str, random_model) -> None:  # type: ignore[no-untyped-def]
+def test_preprocessing_is_stored_with_the_model(tmp_path: Path, name: str, random_model) -> None:  # type: ignore[no-untyped-def]
     model = random_model()
     model.preprocessing = Preprocessing.named(name, 107)  # type: ignore[arg-type]
     inception_v3.save(model, tmp_path / "model.safetensors")
     assert inception_v3.load(tmp_path / "model.safetensors").preprocessing == model.preprocessing
 
 
-def test_a_file_from_before_the_newer_settings_keeps_its_meaning(tmp_path: Path, monkeypatch, random_model) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_without_newer_options_gets_their_defaults(tmp_path: Path, monkeypatch, random_model) -> None:  # type: ignore[no-untyped-def]
     from inception_v3.weights.formats import native
 
     model = random_model()
@@ -99,7 +101,7 @@ def test_a_file_from_before_the_newer_settings_keeps_its_meaning(tmp_path: Path,
     assert inception_v3.load(tmp_path / "model.safetensors").preprocessing == Preprocessing((107, 107))
 
 
-def test_another_size_sees_as_much_of_the_picture() -> None:
+def test_another_image_size_shows_the_same_part_of_the_image() -> None:
     assert Preprocessing.named("torchvision", 75).resize == 86
     assert Preprocessing.named("timm", (598, 598)).resize == 682
     assert Preprocessing.named("slim", (75, 107)) == Preprocessing((75, 107), squash=True, interpolation="tensorflow")
@@ -117,17 +119,17 @@ def test_another_size_sees_as_much_of_the_picture() -> None:
         ({"std": (1.0, 0.0, 1.0)}, "std"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(setting: dict[str, object], message: str) -> None:
+def test_impossible_options_are_refused(setting: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Preprocessing(**setting)  # type: ignore[arg-type]
 
 
-def test_an_unknown_name_lists_the_known() -> None:
+def test_an_unknown_name_is_an_error_that_lists_the_known_names() -> None:
     with pytest.raises(ValueError, match="inception, slim, torchvision, timm, keras"):
         Preprocessing.named("caffe")  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------- any picture
+# --------------------------------------------------------------------------------------------------- any image
 
 
 @settings(max_examples=60, deadline=None)
@@ -136,7 +138,7 @@ def test_an_unknown_name_lists_the_known() -> None:
     st.tuples(st.integers(1, 60), st.integers(1, 60)),
     st.tuples(st.integers(1, 50), st.integers(1, 50)),
 )
-def test_every_picture_has_the_size_asked_for_and_its_own_colours(
+def test_any_image_gets_the_requested_size_and_keeps_its_colours(
     name: str, size: tuple[int, int], image_size: tuple[int, int]
 ) -> None:
     preprocessing = Preprocessing.named(name, image_size)  # type: ignore[arg-type]
@@ -155,7 +157,7 @@ def test_a_line_of_pixels_does_not_fill_the_memory(name: str) -> None:
         assert pixels.flatten(1).float().std(1).max() == 0
 
 
-def test_pixels_become_minus_one_to_one() -> None:
+def test_pixels_are_scaled_to_minus_one_to_one() -> None:
     pixels = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).expand(1, 3, 1, 4)
     scaled = Preprocessing().scale(pixels)
     assert scaled[0, 0, 0].tolist() == pytest.approx([-1, -1 / 255, 1 / 255, 1])
@@ -163,14 +165,14 @@ def test_pixels_become_minus_one_to_one() -> None:
 
 
 @pytest.mark.parametrize("size", [(75, 75), (400, 90), (90, 400), (299, 299), (1, 1), (341, 342)])
-def test_the_centre_is_kept_and_covered_whatever_the_shape(size: tuple[int, int]) -> None:
+def test_the_result_has_no_border_at_any_aspect_ratio(size: tuple[int, int]) -> None:
     image = Image.new("RGB", (size[1], size[0]), (10, 200, 30))
     pixels = Preprocessing((107, 139))(image)
     assert pixels.shape == (1, 3, 107, 139)
     assert pixels.flatten(2).std(2).max() == 0, "no border of another colour"
 
 
-def test_the_central_crop_leaves_out_the_border() -> None:
+def test_the_central_crop_removes_the_border() -> None:
     image = np.zeros((400, 400, 3), np.uint8)
     image[20:380, 20:380] = 255
     pixels = Preprocessing((100, 100), crop_fraction=0.875).pixels(Image.fromarray(image))
@@ -184,13 +186,11 @@ def test_the_central_crop_leaves_out_the_border() -> None:
 
 @pytest.mark.parametrize("name", PREPROCESSINGS)
 @pytest.mark.parametrize("size", SIZES)
-def test_pillow_alone_gives_the_same_pixels_or_within_two_levels(
-    recorded: dict[str, np.ndarray], size: str, name: str
-) -> None:
-    """Equal bits in every preprocessing that is another program's; only our own resizes by other kernels."""
-    picture = Image.fromarray(recorded[f"{size}/picture"])
+def test_array_equals_pixels_or_differs_by_two_levels(recorded: dict[str, np.ndarray], size: str, name: str) -> None:
+    """Other programs' preprocessings are identical; only this project's own is resized by other kernels."""
+    image = Image.fromarray(recorded[f"{size}/picture"])
     preprocessing = Preprocessing.named(name)  # type: ignore[arg-type]
-    ours, theirs = preprocessing.array(picture), preprocessing.pixels(picture).permute(1, 2, 0).numpy()
+    ours, theirs = preprocessing.array(image), preprocessing.pixels(image).permute(1, 2, 0).numpy()
     assert (ours.dtype, ours.shape) == (np.uint8, (299, 299, 3))
     off = np.abs(ours.astype(int) - theirs)
     assert off.max() <= (2 if name == "inception" else 0)
@@ -211,44 +211,48 @@ def test_pillow_alone_gives_the_same_pixels_or_within_two_levels(
     st.tuples(st.integers(1, 50), st.integers(1, 50)),
     st.integers(0, 2**32 - 1),
 )
-def test_pillow_alone_at_any_size(
+def test_array_at_any_size(
     preprocessing: Preprocessing, size: tuple[int, int], image_size: tuple[int, int], seed: int
 ) -> None:
     preprocessing = preprocessing.at(image_size)
     bicubic = preprocessing.interpolation == "bicubic"
-    # Bicubic overshoots, and is cut at 0 and 255 between rows and columns, of which each takes others first.
+    # Bicubic can exceed 0 to 255 and is clipped between the two axes, whose order differs in Pillow and torchvision.
     levels = (64, 192) if bicubic else (0, 256)
     noise = np.random.default_rng(seed).integers(*levels, (size[1], size[0], 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
-    off = np.abs(preprocessing.array(picture).astype(int) - preprocessing.pixels(picture).permute(1, 2, 0).numpy())
-    by_torchvision = not (preprocessing.squash or preprocessing.resize or preprocessing.interpolation == "tensorflow")
-    # Both round to 8 bits between rows and columns, and bicubic's negative weights enlarge what that leaves.
+    image = Image.fromarray(noise)
+    off = np.abs(preprocessing.array(image).astype(int) - preprocessing.pixels(image).permute(1, 2, 0).numpy())
+    torchvision_resizes = not (
+        preprocessing.squash or preprocessing.resize or preprocessing.interpolation == "tensorflow"
+    )
+    # Both round to 8 bits between the axes, and bicubic's negative weights amplify the rounding errors.
     most = 3 if bicubic else 2
-    assert off.max() <= (most if by_torchvision else 0)
+    assert off.max() <= (most if torchvision_resizes else 0)
 
 
-def test_the_answers_of_both_are_the_same_to_a_thousandth(random_model, recorded: dict[str, np.ndarray]) -> None:  # type: ignore[no-untyped-def]
+def test_probabilities_with_array_and_pixels_agree_to_a_thousandth(
+    random_model, recorded: dict[str, np.ndarray]
+) -> None:  # type: ignore[no-untyped-def]
     model = random_model()
     for size in ("300x298", "341x257", "500x375", "601x900"):
-        picture = Image.fromarray(recorded[f"{size}/picture"])
-        both = np.stack([Preprocessing((107, 107)).array(picture), _as_rows(Preprocessing((107, 107)), picture)])
+        image = Image.fromarray(recorded[f"{size}/picture"])
+        both = np.stack([Preprocessing((107, 107)).array(image), _as_rows(Preprocessing((107, 107)), image)])
         with torch.inference_mode():
             images = Preprocessing().scale(torch.from_numpy(both).permute(0, 3, 1, 2))
             pillow, torchvision = model(images, ())[0].softmax(1)
         assert (pillow - torchvision).abs().max() < 1e-3
 
 
-def _as_rows(preprocessing: Preprocessing, picture: Image.Image) -> np.ndarray:
-    return preprocessing.pixels(picture).permute(1, 2, 0).numpy()
+def _as_rows(preprocessing: Preprocessing, image: Image.Image) -> np.ndarray:
+    return preprocessing.pixels(image).permute(1, 2, 0).numpy()
 
 
-def test_pictures_are_prepared_without_pytorch() -> None:
+def test_array_does_not_import_pytorch() -> None:
     import subprocess
     import sys
 
     code = (
         "import sys\nfrom PIL import Image\nfrom inception_v3.images.preprocessing import PREPROCESSINGS\n"
-        "for one in PREPROCESSINGS.values(): one.array(Image.new('RGB', (40, 30)))\n"
+        "for preprocessing in PREPROCESSINGS.values(): preprocessing.array(Image.new('RGB', (40, 30)))\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

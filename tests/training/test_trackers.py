@@ -9,6 +9,7 @@ import pytest
 import torch
 from generated_images import skies
 
+from generated_images import skies
 from inception_v3.data import load_data
 from inception_v3.errors import InputError
 from inception_v3.training import trackers

@@ -1,4 +1,4 @@
-"""Models on disk: what `load` gives back, and what becomes of every file that it cannot use."""
+"""`save` and `load`: what a file stores, errors for files that cannot be used, and atomic writes."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ def saved(tmp_path: Path, random_model: Build) -> Path:
 
 
 def refused(path: Path, **options: object) -> str:
-    """The one line that says why."""
+    """Load the file, which must fail; return the message, one line that names the file."""
     with pytest.raises(InputError) as error:
         inception_v3.load(path, **options)
     message = str(error.value)
@@ -37,10 +37,10 @@ def refused(path: Path, **options: object) -> str:
     return message
 
 
-# ------------------------------------------------------------------------------------------- what comes back
+# ------------------------------------------------------------------------------------------- what a file stores
 
 
-def test_everything_needed_to_use_a_model_again_is_in_the_file(tmp_path: Path, random_model: Build) -> None:
+def test_a_file_stores_settings_preprocessing_classes_and_weights(tmp_path: Path, random_model: Build) -> None:
     model = random_model(num_classes=3, image_size=(107, 139), batch_norm_scale=True, global_pool=True)
     model.preprocessing = Preprocessing((107, 139), 0.9, std=(0.25, 0.5, 1.0))
     model.class_names = ["cat", "dog", "ωmega"]
@@ -57,7 +57,7 @@ def test_everything_needed_to_use_a_model_again_is_in_the_file(tmp_path: Path, r
         assert torch.equal(tensor, loaded.state_dict()[name]), name
 
 
-def test_a_run_folder_is_as_good_as_its_file(saved: Path) -> None:
+def test_a_run_folder_can_be_loaded(saved: Path) -> None:
     assert inception_v3.load(saved.parent).settings == inception_v3.load(saved).settings
 
 
@@ -85,10 +85,10 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         inception_v3.load(tmp_path)
 
 
-@pytest.mark.parametrize("share", [0, 0.0001, 0.01, 0.5, 0.999])
-def test_a_truncated_file(saved: Path, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0, 0.0001, 0.01, 0.5, 0.999])
+def test_a_truncated_file(saved: Path, fraction: float) -> None:
     data = saved.read_bytes()
-    saved.write_bytes(data[: int(share * len(data))])
+    saved.write_bytes(data[: int(fraction * len(data))])
     assert "not a model that can be read" in refused(saved)
 
 
@@ -101,13 +101,13 @@ def test_another_programs_safetensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"hello, this is text", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x03\x04" + bytes(99)]
 )
-def test_something_else_altogether(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_models(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     refused(path)
 
 
-def test_a_pickle_is_never_run(tmp_path: Path) -> None:
+def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
             return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
@@ -120,7 +120,7 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_variables_that_do_not_fit_the_options(saved: Path) -> None:
+def test_options_that_do_not_fit_the_variables(saved: Path) -> None:
     assert "lacks" in refused(saved, batch_norm_scale=True)
     assert "shape" in refused(saved, depth_multiplier=0.5)
     assert "depth_multiplier" in refused(saved, depth_multiplier=0)
@@ -145,33 +145,33 @@ def test_a_header_that_declares_more_than_the_file_holds(saved: Path) -> None:
     refused(saved)
 
 
-# --------------------------------------------------------------------------------- whole, or not there
+# --------------------------------------------------------------------------------- atomic writes
 
 
-def test_an_interrupted_write_leaves_the_previous_file_whole(tmp_path: Path) -> None:
+def test_an_interrupted_write_keeps_the_previous_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
     def write(error: BaseException) -> None:
         with atomic_write(path) as temporary:
-            temporary.write_text("half")
+            temporary.write_text("incomplete")
             raise error
 
     for error in (KeyboardInterrupt(), RuntimeError("killed")):
         with pytest.raises(type(error)):
             write(error)
         assert path.read_text() == "old"
-        assert list(tmp_path.iterdir()) == [path], "nothing is left lying about"
+        assert list(tmp_path.iterdir()) == [path], "no temporary file remains"
 
 
-def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
+def test_readers_never_see_an_incomplete_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"0" * 1000)
-    seen, done = set(), threading.Event()
+    sizes, done = set(), threading.Event()
 
     def read() -> None:
         while not done.is_set():
-            seen.add(len(path.read_bytes()))
+            sizes.add(len(path.read_bytes()))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -182,16 +182,16 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
                 file.flush()
     done.set()
     reader.join()
-    assert seen == {1000}
+    assert sizes == {1000}
 
 
-def test_others_may_read_what_the_user_lets_them(saved: Path) -> None:
+def test_file_permissions_follow_the_umask(saved: Path) -> None:
     mask = os.umask(0o022)
     os.umask(mask)
     assert saved.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-def test_a_full_disk_is_one_line_and_the_previous_file_stays(
+def test_a_full_disk_is_an_error_and_keeps_the_previous_file(
     saved: Path, random_model: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = saved.read_bytes()
@@ -206,7 +206,7 @@ def test_a_full_disk_is_one_line_and_the_previous_file_stays(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a Linux device")
-def test_the_systems_own_full_disk_is_told_in_the_same_line(tmp_path: Path) -> None:
+def test_a_full_disk_during_a_write_has_the_same_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the disk is full"), atomic_write(tmp_path / "file"):
         Path("/dev/full").write_text("x" * 100_000)
 

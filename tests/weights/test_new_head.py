@@ -1,4 +1,4 @@
-"""Loading for other classes, or only in part: what is kept, what is new, and that it is said."""
+"""Loading with another number of classes or with `partial=True`: which weights are kept, and the warnings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +22,16 @@ def saved(tmp_path: Path, random_model: Build) -> Path:
     return tmp_path / "model.safetensors"
 
 
+def change_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> dict[str, torch.Tensor]:
+    """Rewrite a saved model after `change(tensors)`, with the same metadata; return the changed tensors."""
+    tensors = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    change(tensors)
+    safetensors.torch.save_file(tensors, path, metadata)
+    return tensors
+
+
 def test_another_number_of_classes_keeps_everything_but_the_final_layers(saved: Path) -> None:
     before = inception_v3.load(saved)
     with pytest.warns(UserWarning, match="the final layers are new, for 3 classes"):
@@ -36,42 +46,35 @@ def test_another_number_of_classes_keeps_everything_but_the_final_layers(saved: 
     assert model.class_names is None
 
 
-def test_a_partial_load_is_refused_unless_asked_for_and_lists_what_was_left_out(saved: Path) -> None:
-    tensors = safetensors.torch.load_file(saved)
-    with safetensors.safe_open(saved, "pt") as opened:
-        metadata = opened.metadata()
-    del tensors["Mixed_5b.Branch_0.Conv2d_0a_1x1.weights"]
-    tensors["extra.thing"] = torch.zeros(1)
-    safetensors.torch.save_file(tensors, saved, metadata)
+def test_a_partial_load_must_be_requested_and_lists_the_differences(saved: Path) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["extra.thing"] = tensors.pop("Mixed_5b.Branch_0.Conv2d_0a_1x1.weights")
+
+    change_tensors(saved, change)
     with pytest.raises(InputError, match=r"lacks Mixed_5b\.Branch_0.*partial=True"):
         inception_v3.load(saved)
-    with pytest.warns(UserWarning, match="missing from the file") as warned:
+    with pytest.warns(UserWarning, match="missing from the file") as caught:
         model = inception_v3.load(saved, partial=True)
-    said = " ".join(str(one.message) for one in warned)
-    assert "Mixed_5b.Branch_0.Conv2d_0a_1x1.weights" in said
-    assert "extra.thing" in said
+    warnings = " ".join(str(warning.message) for warning in caught)
+    assert "Mixed_5b.Branch_0.Conv2d_0a_1x1.weights" in warnings
+    assert "extra.thing" in warnings
     assert torch.isfinite(model(torch.rand(1, 3, 107, 107))[0]).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_no_numbers_are_refused_by_name(saved: Path, value: float) -> None:
-    tensors = safetensors.torch.load_file(saved)
-    with safetensors.safe_open(saved, "pt") as opened:
-        metadata = opened.metadata()
-    tensors["Conv2d_2a_3x3.weights"][0, 0, 0, 0] = value
-    safetensors.torch.save_file(tensors, saved, metadata)
+def test_nan_and_infinity_are_refused_by_name(saved: Path, value: float) -> None:
+    change_tensors(saved, lambda tensors: tensors["Conv2d_2a_3x3.weights"][0, 0, 0, 0].fill_(value))
     with pytest.raises(InputError, match=r"Conv2d_2a_3x3\.weights"):
         inception_v3.load(saved)
 
 
-def test_mixed_types_become_the_one_that_holds_every_value(saved: Path) -> None:
-    tensors = safetensors.torch.load_file(saved)
-    with safetensors.safe_open(saved, "pt") as opened:
-        metadata = opened.metadata()
-    halved = {name: tensor.half() if "Mixed_5b" in name else tensor for name, tensor in tensors.items()}
-    halved["Conv2d_2a_3x3.weights"] = halved["Conv2d_2a_3x3.weights"].bfloat16()
-    safetensors.torch.save_file(halved, saved, metadata)
+def test_mixed_dtypes_become_float32(saved: Path) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors |= {name: tensor.half() for name, tensor in tensors.items() if "Mixed_5b" in name}
+        tensors["Conv2d_2a_3x3.weights"] = tensors["Conv2d_2a_3x3.weights"].bfloat16()
+
+    mixed = change_tensors(saved, change)
     model = inception_v3.load(saved)
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
-    assert torch.equal(model.Conv2d_2a_3x3.weights, halved["Conv2d_2a_3x3.weights"].float())
+    assert torch.equal(model.Conv2d_2a_3x3.weights, mixed["Conv2d_2a_3x3.weights"].float())
     assert torch.isfinite(model(torch.rand(1, 3, 107, 107))[0]).all()

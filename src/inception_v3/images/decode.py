@@ -1,7 +1,7 @@
-"""The one room where image files become pictures: RGB, 8 bits, upright, on white. image_files.py finds them.
+"""Decode image files to RGB images with 8 bits per channel, upright, on a white background. find.py lists the files.
 
-Pillow alone decodes, and of its formats only those below, none of which starts another program. Files come
-from anywhere: whatever is wrong with one, the answer is an InputError of one line that names it.
+Only Pillow decodes, and of its formats only those below, none of which starts another program. The files are
+untrusted: any fault in one becomes an InputError of one line that names it.
 """
 
 import io
@@ -22,23 +22,22 @@ from inception_v3.errors import InputError
 from inception_v3.support.text import printable
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
-MAX_PIXELS = 178_956_970  # half a GiB as RGB; by default Pillow too opens nothing larger
-MAX_STREAM_BYTES = 512 * 2**20  # of a picture that comes through a pipe and must be held whole
+MAX_PIXELS = 178_956_970  # half a GiB as RGB; Pillow's own limit is the same by default
+MAX_STREAM_BYTES = 512 * 2**20  # of an image from a pipe, which must be held in memory as a whole
 
-Least = Callable[[int, int], tuple[int, int] | None]
+MinimumSize = Callable[[int, int], tuple[int, int] | None]  # (width, height) of the image -> those needed, or None
 
-# To load what reads all formats takes as long as tens of pictures; what reads these Pillow always loads.
-_COMMON = {b"\xff\xd8": ("JPEG",), b"\x89P": ("PNG",), b"GI": ("GIF",)}
-_EMPTY = "the file is empty; download or save it again"
+# Pillow always loads the plugins for these formats. Loading all plugins takes as long as decoding tens of images.
+_FORMATS_BY_SIGNATURE = {b"\xff\xd8": ("JPEG",), b"\x89P": ("PNG",), b"GI": ("GIF",)}
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "no such file; check the path"),
-    (IsADirectoryError, "a folder, not a picture; give a file in it"),
+    (IsADirectoryError, "a folder, not an image; give a file in it"),
     (PermissionError, "no permission to read it; allow it with chmod u+r"),
     (UnidentifiedImageError, f"not a supported image ({', '.join(FORMATS)}), or cut short; save it as PNG"),
-    (Image.DecompressionBombError, f"more than the {MAX_PIXELS:,} pixels that are read; make it smaller"),
-    (MemoryError, "more than this machine's memory holds; make it smaller"),
+    (Image.DecompressionBombError, f"more than the limit of {MAX_PIXELS:,} pixels; make it smaller"),
+    (MemoryError, "too large for this machine's memory; make it smaller"),
 )
-_UPRIGHT = {  # what undoes each EXIF orientation
+_UPRIGHT = {  # EXIF orientation -> the operation that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -47,102 +46,114 @@ _UPRIGHT = {  # what undoes each EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LYING = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
+_SWAPS_SIDES = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262  # TIFF tags
 _stderr = threading.Lock()
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # its remarks reach only who asks for them, not stderr
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # without a handler, Python prints its warnings to stderr
 
 
 def open_image(
-    source: str | Path | bytes | BinaryIO | Image.Image, *, name: str | None = None, least: Least | None = None
+    source: str | Path | bytes | BinaryIO | Image.Image,
+    *,
+    name: str | None = None,
+    minimum_size: MinimumSize | None = None,
 ) -> Image.Image:
-    """The picture in a file, in bytes, in an open binary file, or already in memory, as mode RGB, 0 to 255.
+    """Decode an image to mode RGB, values 0 to 255.
 
-    It stands upright by its EXIF orientation, and transparency shows white. 16-bit gray becomes round(v / 257).
-    Of several frames or pages it is the first. `name` is what errors call it; by default its path.
+    The image is turned upright by its EXIF orientation, and transparent pixels become white. 16-bit gray values v
+    become round(v / 257). Of several frames or pages the first is used.
 
-    `least` is called with the width and height, upright, before memory is taken. Where it returns a width and height,
-    a JPEG is decoded at a half, a quarter or an eighth of its size as long as it is no smaller than that: fewer
-    numbers to compute, and other pixels than those of the whole picture made smaller.
+    Args:
+        source: a path, the bytes of a file, an open binary file, or a Pillow image.
+        name: how errors call the image; by default its path.
+        minimum_size: decode a JPEG at 1/2, 1/4 or 1/8 of its size if the result still has the width and height that
+            this function returns. It is called with the upright width and height before memory is allocated; None
+            means full size. Scaled decoding is faster, but its pixels differ from those of a full decode resized.
 
-    Raises InputError, one line with the name and the remedy: missing, not allowed, a folder, empty, not a
-    picture, cut short, more than MAX_PIXELS (read off the header, before memory is taken), 32-bit numbers.
+    Raises:
+        InputError: missing, no permission, a folder, empty, not an image, cut short, 32-bit pixels, or more than
+            MAX_PIXELS (checked in the header, before memory is allocated).
     """
-    name = printable(name or (source if isinstance(source, str | Path) else getattr(source, "name", "picture")))
-    with readable(name):
+    name = printable(name or (source if isinstance(source, str | Path) else getattr(source, "name", "image")))
+    with decode_errors(name):
         if isinstance(source, Image.Image):
-            return _rgb(source, name, least)
+            return _to_rgb(source, name, minimum_size)
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Path(stream).open("rb") if isinstance(stream, str | Path) else nullcontext(stream) as given:
-            file = given if given.seekable() else io.BytesIO(read_all(given, name))
-            return _rgb(read_header(file, name), name, least)
+        with Path(stream).open("rb") if isinstance(stream, str | Path) else nullcontext(stream) as opened:
+            file = opened if opened.seekable() else io.BytesIO(read_all(opened, name))
+            return _to_rgb(read_header(file, name), name, minimum_size)
 
 
 @contextmanager
-def readable(name: str) -> Iterator[None]:
-    """Whatever is wrong with the picture that is read inside is an InputError of one line; Pillow's warnings are not
-    shown."""
+def decode_errors(name: str) -> Iterator[None]:
+    """Turn every error in this context into an InputError of one line that starts with `name`.
+
+    Pillow's warnings are not shown.
+    """
     try:
         with _quiet_pillow:
             yield
     except InputError:
         raise
-    except Exception as error:  # damaged files make Pillow raise whatever its parsers run into
+    except Exception as error:  # damaged files make Pillow's parsers raise errors of any class
         raise InputError(f"{name}: {_reason(error)}") from error
 
 
 def read_header(file: BinaryIO, name: str) -> Image.Image:
-    """The picture in an open file, its pixels not read yet. Inside `readable`. Raises InputError: nothing in it."""
-    if not (head := file.read(2)):
-        raise InputError(f"{name}: {_EMPTY}")
-    return Image.open(file, formats=_COMMON.get(head) or _formats())
+    """Open the image in a file without decoding its pixels. Use it inside `decode_errors`.
+
+    Raises InputError: the file is empty.
+    """
+    if not (signature := file.read(2)):
+        raise InputError(f"{name}: the file is empty; download or save it again")
+    return Image.open(file, formats=_FORMATS_BY_SIGNATURE.get(signature) or _available_formats())
 
 
-def check_size(image: Image.Image) -> None:
-    """Before memory is taken, and inside `readable`. Raises DecompressionBombError: more than MAX_PIXELS."""
+def check_pixel_count(image: Image.Image) -> None:
+    """Raise DecompressionBombError for more than MAX_PIXELS. Call it inside `decode_errors`, before decoding."""
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
 
 
 def _reason(error: Exception) -> str:
-    """Why a picture could not be read, and the remedy, in one line."""
+    """Return why an image cannot be read, and the remedy, in one line."""
     detail = printable(getattr(error, "strerror", None) or error) or type(error).__name__
     unknown = f"cannot be read ({detail}); download or save it again"
     return next((text for kind, text in _REASONS if isinstance(error, kind)), unknown)
 
 
 @cache
-def _formats() -> tuple[str, ...]:
-    """Those that this Pillow has: one that it does not know would fail every file."""
+def _available_formats() -> tuple[str, ...]:
+    """Return the FORMATS that this Pillow was built with. It would fail on every file if given an unknown format."""
     Image.init()
-    return tuple(one for one in FORMATS if one in Image.OPEN)
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def quiet(image: Image.Image) -> AbstractContextManager[None]:
-    """To read its pixels in: without what libraries print by themselves."""
+def silence_libtiff(image: Image.Image) -> AbstractContextManager[None]:
+    """Return a context for decoding the image in which libtiff prints nothing."""
     return _discard_stderr() if image.format == "TIFF" else nullcontext()
 
 
 @contextmanager
 def _discard_stderr() -> Iterator[None]:
-    """libtiff prints to the process's stderr, past everything of Python's; what matters of it is raised as well.
+    """Discard what C code prints to file descriptor 2. libtiff prints there; real errors it raises as well.
 
-    So does any other thread meanwhile, unless by a descriptor of its own, as the command line has.
+    Other threads' output to that descriptor is lost meanwhile; the command line writes to a copy of it.
     """
-    with _stderr, Path(os.devnull).open("wb") as nowhere:
-        kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
+    with _stderr, Path(os.devnull).open("wb") as null:
+        original = os.dup(2)
+        os.dup2(null.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(original, 2)
+            os.close(original)
 
 
 class _QuietPillow:
-    """Pillow's warnings are not shown while any thread is inside; those of all others are.
+    """A context in which Pillow's warnings are ignored, for several threads at once. Other warnings are shown.
 
-    `warnings.catch_warnings` alone is for one thread: two that overlap leave each other's filters behind.
+    `warnings.catch_warnings` is not thread-safe: if two threads overlap, one restores the other's filters.
     """
 
     def __init__(self) -> None:
@@ -151,8 +162,8 @@ class _QuietPillow:
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._kept = warnings.catch_warnings()
-                self._kept.__enter__()
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
             self._inside += 1
 
@@ -160,48 +171,49 @@ class _QuietPillow:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._kept.__exit__(None, None, None)
+                self._filters.__exit__(None, None, None)
 
 
 _quiet_pillow = _QuietPillow()
 
 
-def _rgb(image: Image.Image, name: str, least: Least | None) -> Image.Image:
-    check_size(image)
-    turn = _turn(image) if image.format in ("JPEG", "MPO") else None
-    if least is not None:
-        lying = turn in _LYING
-        wanted = least(*(image.size[::-1] if lying else image.size))
-        if wanted is not None and image.format in ("JPEG", "MPO"):
-            image.draft(None, wanted[::-1] if lying else wanted)
-    with quiet(image):
+def _to_rgb(image: Image.Image, name: str, minimum_size: MinimumSize | None) -> Image.Image:
+    check_pixel_count(image)
+    transpose = _upright_transpose(image) if image.format in ("JPEG", "MPO") else None
+    if minimum_size is not None:
+        swapped = transpose in _SWAPS_SIDES
+        needed = minimum_size(*(image.size[::-1] if swapped else image.size))
+        if needed is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, needed[::-1] if swapped else needed)
+    with silence_libtiff(image):
         image.load()
-    turn = turn or _turn(image)  # PNG's notes may come after its pixels
+    transpose = transpose or _upright_transpose(image)  # in a PNG, EXIF may come after the pixels
     low, high = cast(tuple[float, float], image.getextrema()) if image.mode == "I" else (0, 0)
     if image.mode == "F" or low < 0 or high > 65535:
-        raise InputError(f"{name}: 32-bit numbers do not say which is white; save it with 8 or 16 bits")
+        raise InputError(f"{name}: 32-bit pixels have no defined white; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        image = _eight_bits(image)
+        image = _to_8_bits(image)
     if image.mode == "La":
-        image = image.convert("LA")  # Pillow's only way out of this mode
+        image = image.convert("LA")  # the only mode that Pillow converts it to
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer)
-    rgb = (image if turn is None else image.transpose(turn)).convert("RGB")
-    rgb.info = {}  # its EXIF no longer holds: opened again, the picture must not be turned again
+    rgb = (image if transpose is None else image.transpose(transpose)).convert("RGB")
+    rgb.info = {}  # drop the EXIF orientation, or opening the result would turn it again
     return rgb
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def _upright_transpose(image: Image.Image) -> Image.Transpose | None:
     try:
         return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged notes about a picture do not make the picture unreadable
+    except Exception:  # damaged EXIF does not make the image unreadable
         return None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    tags = getattr(image, "tag_v2", {})  # Pillow leaves 12-bit TIFFs dark and 16-bit ones with white at 0 negative
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Convert 16-bit gray to 8 bits. Pillow leaves 12-bit TIFFs dark, and those with white at 0 inverted."""
+    tags = getattr(image, "tag_v2", {})
     white = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
     table = [min(round(value * 255 / white), 255) for value in range(65536)]
     if tags.get(_PHOTOMETRIC) == 0:
@@ -213,10 +225,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return gray
 
 
-def read_all(stream: BinaryIO, name: str, head: bytes = b"") -> bytes:
-    """What a pipe holds, given up as soon as it is more than MAX_STREAM_BYTES."""
+def read_all(stream: BinaryIO, name: str, start: bytes = b"") -> bytes:
+    """Read a pipe to its end; `start` is the part that was already read.
+
+    Raises InputError: more than MAX_STREAM_BYTES.
+    """
     content = io.BytesIO()
-    for chunk in chain((head,), iter(lambda: stream.read(2**20), b"")):
+    for chunk in chain((start,), iter(lambda: stream.read(2**20), b"")):
         if content.tell() + len(chunk) > MAX_STREAM_BYTES:
             raise InputError(f"{name}: more than {MAX_STREAM_BYTES >> 20} MiB in a pipe; save it and give the file")
         content.write(chunk)

@@ -1,9 +1,7 @@
-"""From a decoded picture to what the network reads; the same numbers in training, evaluation and prediction."""
+"""Turn a decoded image into the network's input, with the same values in training, evaluation and prediction."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
-
-from inception_v3.network.architecture import Size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,27 +9,38 @@ if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
     from torch import Tensor
 
+Size = tuple[int, int]  # (height, width)
+Box = tuple[int, int, int, int]  # (left, top, right, bottom)
 Interpolation = Literal["bilinear", "bicubic", "tensorflow"]
 PreprocessingName = Literal["inception", "slim", "torchvision", "timm", "keras"]
-MAX_ASPECT = 20  # a longer picture is cut or shortened first: enlarged whole, a line of pixels would fill the memory
+MAX_ASPECT = 20  # more elongated images are cropped first: enlarged as a whole, a line of pixels would fill the memory
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes a tensor: resized, cut from the centre, scaled.
+    """How an image becomes a tensor: resize, centre crop, normalise.
 
-    The picture is resized so that `image_size`, (height, width), covers the central `crop_fraction` of it, or its
-    shorter side to `resize` pixels where that is given; then the centre of `image_size` is kept. With `squash` it
-    loses its proportions: the central `crop_fraction` of its height and of its width is cut out and resized to
-    `image_size`. Pixels 0 to 255 become (pixel / 255 - mean) / std: by default [-1, 1], as TF-Slim's
+    The image is resized so that `image_size` covers the central `crop_fraction` of it, and the centre is cropped to
+    `image_size`. Pixels 0 to 255 then become (pixel / 255 - mean) / std: by default [-1, 1], as in TF-Slim's
     preprocessing/inception_preprocessing.py.
 
-    `interpolation`: bilinear and bicubic are antialiased; tensorflow is the bilinear of TensorFlow 1, which neither
-    smooths nor samples at pixel centres, and whose results are no whole numbers. With `resize` or `squash`, which are
-    other programs' ways, Pillow does it, as there, to the same bits. Otherwise torchvision's kernels do, several times
-    faster and within a level or two of Pillow's.
+    Bilinear and bicubic interpolation are antialiased. With `resize` or `squash`, which other programs use, Pillow
+    resizes, as it does there, to identical bits. Otherwise torchvision's kernels resize, which are several times faster
+    and differ from Pillow by at most two levels.
 
-    Raises ValueError: what no picture can be prepared by.
+    Attributes:
+        image_size: (height, width) of the result.
+        crop_fraction: the part of the image's height and width that is kept, in (0, 1].
+        mean: per channel, for pixels scaled to [0, 1].
+        std: per channel, like `mean`.
+        resize: resize the shorter side to this many pixels instead of applying `crop_fraction`.
+        interpolation: "tensorflow" is TensorFlow 1's bilinear: without antialiasing, not at pixel centres, and with
+            results that are not rounded to whole levels.
+        squash: crop the central `crop_fraction` of height and width, and resize it to `image_size` without keeping its
+            aspect ratio.
+
+    Raises:
+        ValueError: an impossible option.
     """
 
     image_size: Size = (299, 299)
@@ -48,58 +57,57 @@ class Preprocessing:
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"crop_fraction must be in (0, 1], not {self.crop_fraction}")
         if self.resize is not None and (self.squash or self.resize < 1):
-            raise ValueError(f"resize must be the pixels of the shorter side, and without squash, not {self.resize}")
+            raise ValueError(f"resize must be at least 1, and is not possible with squash; it is {self.resize}")
         if self.interpolation not in get_args(Interpolation):
             raise ValueError(f"interpolation must be one of {', '.join(get_args(Interpolation))}")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
-            raise ValueError(f"mean and std must be three numbers, std none of them zero, not {self.mean}, {self.std}")
+            raise ValueError(f"mean and std must be three numbers, no std zero, not {self.mean}, {self.std}")
 
     @staticmethod
     def named(name: PreprocessingName, image_size: int | Size | None = None) -> "Preprocessing":
-        """One of PREPROCESSINGS, for pictures of another size where `image_size` is given.
+        """Return one of PREPROCESSINGS, adapted to `image_size` if it is given.
 
-        Raises ValueError: no such name, listing them.
+        Raises ValueError: an unknown name; the message lists the known ones.
         """
         if name not in PREPROCESSINGS:
             raise ValueError(f"no preprocessing {name!r}; there are {', '.join(PREPROCESSINGS)}")
         return PREPROCESSINGS[name].at(image_size) if image_size else PREPROCESSINGS[name]
 
     def at(self, image_size: int | Size) -> "Preprocessing":
-        """The same for a network of another size: what is seen of a picture stays, and `resize` changes with it."""
+        """Return the same preprocessing for another image size. It shows the same part of an image: `resize` scales."""
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         resize = self.resize and round(self.resize * min(size) / min(self.image_size))
         return replace(self, image_size=size, resize=resize)
 
     def pixels(self, image: "Image") -> "Tensor":
-        """An RGB picture, resized and cut: uint8 of shape (3, H, W), rounded where that is needed (tensorflow)."""
+        """Resize and crop an RGB image to uint8 of shape (3, H, W). Interpolation "tensorflow" is rounded."""
         import torch
 
-        net = self._prepared(image)
+        net = self._resized(image)
         return net if net.dtype == torch.uint8 else net.round().to(torch.uint8)
 
     def array(self, image: "Image") -> "NDArray[np.uint8]":
-        """What `pixels` gives, as an array of shape (H, W, 3), without PyTorch: Pillow resizes.
+        """Like `pixels`, as an array of shape (H, W, 3) and without PyTorch: Pillow resizes.
 
-        Equal bits wherever Pillow or TensorFlow's way resizes there too, that is but for bilinear and bicubic with
-        neither `resize` nor `squash`: there levels differ by one or two; with bicubic by three, and more where what
-        overshoots is cut at 0 or 255.
+        The bits are identical with `resize`, `squash` or interpolation "tensorflow". Otherwise bilinear differs by at
+        most two levels, and bicubic by three, or more where it exceeds 0 to 255 and is clipped.
         """
         import numpy as np
 
         if self.interpolation == "tensorflow":
-            return np.ascontiguousarray(self._as_tensorflow(image).round().astype(np.uint8).transpose(1, 2, 0))
+            return np.ascontiguousarray(self._resized_by_tensorflow(image).round().astype(np.uint8).transpose(1, 2, 0))
         plan = self.plan(*image.size)
         if self.squash or self.resize:
-            return np.asarray(self._by_pillow(image, plan).crop(plan.cut))
-        # Only what is kept is computed: a resize of a part, whose borders may lie between pixels.
-        left, top, right, bottom = plan.part
-        down, right_by = (bottom - top) / plan.size[0], (right - left) / plan.size[1]
-        kept = (plan.cut[0] * right_by, plan.cut[1] * down, plan.cut[2] * right_by, plan.cut[3] * down)
-        part = (left + kept[0], top + kept[1], min(left + kept[2], right), min(top + kept[3], bottom))
-        return np.asarray(image.resize(self.image_size[::-1], self._method, box=part))
+            return np.asarray(self._resized_by_pillow(image, plan))
+        # Compute only the pixels that the crop keeps, by resizing a region whose borders may lie between pixels.
+        left, top, right, bottom = plan.region
+        y_scale, x_scale = (bottom - top) / plan.size[0], (right - left) / plan.size[1]
+        x0, y0, x1, y1 = (edge * scale for edge, scale in zip(plan.crop, (x_scale, y_scale) * 2, strict=True))
+        kept = (left + x0, top + y0, min(left + x1, right), min(top + y1, bottom))
+        return np.asarray(image.resize(self.image_size[::-1], self._resampling, box=kept))
 
     def scale(self, pixels: "Tensor") -> "Tensor":
-        """Pixels 0 to 255, (N, 3, H, W), to the floats that the network reads, on the same device."""
+        """Normalise pixels 0 to 255, (N, 3, H, W), to the floats that the network reads, on the same device."""
         from torch import float32, float64, tensor
 
         dtype = float64 if pixels.dtype == float64 else float32
@@ -108,83 +116,87 @@ class Preprocessing:
         return (pixels - mean) / std
 
     def __call__(self, image: "Image") -> "Tensor":
-        """An RGB picture to floats of shape (1, 3, H, W), with nothing rounded on the way."""
-        return self.scale(self._prepared(image)[None])
+        """Convert an RGB image to floats of shape (1, 3, H, W), without rounding in between."""
+        return self.scale(self._resized(image)[None])
 
-    def plan(self, width: int, height: int) -> "Plan":
-        """Which part of a picture is resized to what, and which part of that is kept."""
+    def plan(self, width: int, height: int) -> "ResizePlan":
+        """Return the region, the size and the crop for an image of this width and height."""
         if self.squash:
-            left, top = (_border(length, self.crop_fraction) for length in (width, height))
-            return Plan((left, top, width - left, height - top), self.image_size, (0, 0, *self.image_size[::-1]))
+            left, top = (_crop_border(length, self.crop_fraction) for length in (width, height))
+            return ResizePlan((left, top, width - left, height - top), self.image_size, (0, 0, *self.image_size[::-1]))
         longest = min(width, height) * MAX_ASPECT
-        part = _centre((width, height), (min(width, longest), min(height, longest)))
+        region = _centre_box((width, height), (min(width, longest), min(height, longest)))
         width, height = min(width, longest), min(height, longest)
         if self.resize is None:
             ratio = max(self.image_size[0] / height, self.image_size[1] / width) / self.crop_fraction
             size = max(self.image_size[0], round(height * ratio)), max(self.image_size[1], round(width * ratio))
-        else:  # torchvision's rule: the shorter side, the longer rounded down
+        else:  # torchvision's rule: the longer side is rounded down
             shorter = min(width, height)
             size = height * self.resize // shorter, width * self.resize // shorter
-        return Plan(part, size, _centre(size[::-1], self.image_size[::-1]))
+        return ResizePlan(region, size, _centre_box(size[::-1], self.image_size[::-1]))
 
-    def _prepared(self, image: "Image") -> "Tensor":
-        """Numbers from 0 to 255, (3, H, W); whole ones, but for those that TensorFlow's resize computes."""
+    def _resized(self, image: "Image") -> "Tensor":
+        """Resize and crop to values 0 to 255, (3, H, W): uint8, or float32 for interpolation "tensorflow"."""
         import torch
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as transform
 
         if self.interpolation == "tensorflow":
-            return torch.from_numpy(self._as_tensorflow(image))
+            return torch.from_numpy(self._resized_by_tensorflow(image))
         plan = self.plan(*image.size)
         if self.squash or self.resize:
-            return cast("Tensor", transform.pil_to_tensor(self._by_pillow(image, plan).crop(plan.cut)))
-        net = transform.pil_to_tensor(_crop(image, plan.part))
+            return cast("Tensor", transform.pil_to_tensor(self._resized_by_pillow(image, plan)))
+        net = transform.pil_to_tensor(_crop(image, plan.region))
         net = transform.resize(net, list(plan.size), InterpolationMode(self.interpolation), antialias=True)
-        left, top, right, bottom = plan.cut
+        left, top, right, bottom = plan.crop
         return cast("Tensor", net[:, top:bottom, left:right])
 
-    def _by_pillow(self, image: "Image", plan: "Plan") -> "Image":
+    def _resized_by_pillow(self, image: "Image", plan: "ResizePlan") -> "Image":
         height, width = plan.size
-        image = _crop(image, plan.part)
-        if image.height > image.width * MAX_ASPECT:  # Pillow goes along the rows first, and so makes it wide
-            image = image.resize((image.width, height), self._method)
-        return image.resize((width, height), self._method)
+        image = _crop(image, plan.region)
+        if image.height > image.width * MAX_ASPECT:  # Pillow resizes rows first, which would make this image wide
+            image = image.resize((image.width, height), self._resampling)
+        return image.resize((width, height), self._resampling).crop(plan.crop)
 
-    def _as_tensorflow(self, image: "Image") -> "NDArray[np.float32]":
+    def _resized_by_tensorflow(self, image: "Image") -> "NDArray[np.float32]":
+        """Resize and crop to values 0 to 255, (3, H, W), not rounded."""
         import numpy as np
 
         from inception_v3.images.tensorflow_resize import tensorflow_resize
 
         plan = self.plan(*image.size)
-        net = tensorflow_resize(np.asarray(_crop(image, plan.part)).transpose(2, 0, 1), plan.size)
-        left, top, right, bottom = plan.cut
+        net = tensorflow_resize(np.asarray(_crop(image, plan.region)).transpose(2, 0, 1), plan.size)
+        left, top, right, bottom = plan.crop
         below, beyond = max(bottom - plan.size[0], 0), max(right - plan.size[1], 0)
-        net = np.pad(net, ((0, 0), (max(-top, 0), below), (max(-left, 0), beyond)))  # black, as crops are elsewhere
+        net = np.pad(net, ((0, 0), (max(-top, 0), below), (max(-left, 0), beyond)))  # black, like Pillow's crop
         top, left = max(top, 0), max(left, 0)
         return net[:, top : top + self.image_size[0], left : left + self.image_size[1]]
 
     @property
-    def _method(self) -> "Resampling":
+    def _resampling(self) -> "Resampling":
         from PIL.Image import Resampling
 
         return Resampling[self.interpolation.upper()]
 
 
-class Plan(NamedTuple):
-    """How a picture is resized and cut. Boxes are left, top, right, bottom; what `cut` has beyond the size is black."""
+class ResizePlan(NamedTuple):
+    """How an image is resized: its `region` is resized to `size`, of which `crop` is kept.
 
-    part: tuple[int, int, int, int]
+    Where `crop` exceeds `size`, the result is black.
+    """
+
+    region: Box
     size: Size
-    cut: tuple[int, int, int, int]
+    crop: Box
 
 
-def _border(length: int, fraction: float) -> int:
-    """What tf.image.central_crop leaves out at either end."""
+def _crop_border(length: int, fraction: float) -> int:
+    """Return the pixels that tf.image.central_crop removes at either end."""
     return int((length - length * fraction) / 2)
 
 
-def _centre(size: tuple[int, int], kept: tuple[int, int]) -> tuple[int, int, int, int]:
-    """torchvision's centre of a width and a height, which may be larger than they are."""
+def _centre_box(size: tuple[int, int], kept: tuple[int, int]) -> Box:
+    """Return torchvision's centre crop of (width, height) to `kept`, which may be larger."""
     left, top = (
         round((whole - part) / 2) if part <= whole else -((part - whole) // 2)
         for whole, part in zip(size, kept, strict=True)
@@ -192,18 +204,18 @@ def _centre(size: tuple[int, int], kept: tuple[int, int]) -> tuple[int, int, int
     return left, top, left + kept[0], top + kept[1]
 
 
-def _crop(image: "Image", box: tuple[int, int, int, int]) -> "Image":
+def _crop(image: "Image", box: Box) -> "Image":
     return image if box == (0, 0, *image.size) else image.crop(box)
 
 
-# How each program prepares the pictures that it judges its network with.
+# How each program prepares the images on which it evaluates its network.
 PREPROCESSINGS: dict[PreprocessingName, Preprocessing] = {
-    # This project's default: slim's share of the picture, with its proportions kept.
+    # This project's default: TF-Slim's crop fraction, but with the aspect ratio kept.
     "inception": Preprocessing(),
     # models/research/slim/preprocessing/inception_preprocessing.py, preprocess_for_eval.
     "slim": Preprocessing(squash=True, interpolation="tensorflow"),
-    # torchvision/models/inception.py, ImageClassification(crop_size=299, resize_size=342). Its network undoes the
-    # scaling by ImageNet's mean and deviation (transform_input), so [-1, 1] is what its weights read.
+    # torchvision/models/inception.py, ImageClassification(crop_size=299, resize_size=342). It normalises by ImageNet's
+    # mean and std, but its network undoes that (transform_input), so the weights read [-1, 1].
     "torchvision": Preprocessing(resize=342),
     # timm/data/transforms_factory.py, transforms_imagenet_eval: floor(299 / 0.875).
     "timm": Preprocessing(resize=341, interpolation="bicubic"),

@@ -1,1 +1,1 @@
-"""What every other folder may use: files, downloads, progress, devices, text, processes."""
+"""Helpers that every other folder may use: files, downloads, progress bars, devices, text, processes."""

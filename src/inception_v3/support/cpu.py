@@ -1,4 +1,4 @@
-"""The CPU cores of this process, and how its C library handles freed memory. Needs no PyTorch."""
+"""CPU cores of this process, and how its C library treats freed memory. Needs no PyTorch."""
 
 import ctypes
 import os
@@ -6,12 +6,12 @@ from contextlib import suppress
 
 
 def core_count() -> int:
-    """The number of cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next training step; other C libraries are left as they are.
+    """Make glibc keep freed memory for the next training step. Other C libraries stay as they are.
 
     By default glibc returns large blocks to the system at once, which then clears the same pages again in every step.
     """

@@ -1,8 +1,11 @@
-"""CRC32C as TensorFlow stores it, in checkpoints and in TFRecords."""
+"""CRC32C checksums as TensorFlow stores them, in checkpoints and in TFRecords."""
 
 
 def masked_crc(data: bytes | bytearray | memoryview) -> int:
-    """The CRC32C of `data`, masked: other checksums may cover it (tensorflow/core/lib/hash/crc32c.h)."""
+    """Compute the masked CRC32C of `data`, which stays safe if it is checksummed again.
+
+    Source: tensorflow/core/lib/hash/crc32c.h.
+    """
     import google_crc32c
 
     crc = 0

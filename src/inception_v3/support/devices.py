@@ -1,4 +1,4 @@
-"""Where the network runs, and in which precision it runs well there."""
+"""Choose the device and the precision in which the network runs."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,7 +9,10 @@ from inception_v3.errors import InputError
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device of that name; without one the GPU where there is one. Raises InputError if it cannot be used."""
+    """Return the named device. Without a name it is the GPU if there is one, otherwise the CPU.
+
+    Raises InputError: the device cannot be used.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -17,36 +20,36 @@ def pick_device(name: str | None = None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        message = f"--device {name}: cannot be used here ({reason}); leave it out to pick one"
+        message = f"--device {name}: cannot be used on this machine ({reason}); leave it out to pick one"
         raise InputError(message, exit_status=2) from error
     return device
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 itself, so that autocast is a gain."""
+    """Return whether the device computes bfloat16 in hardware, so that autocast makes it faster."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 autocast where the device has it, else nothing."""
+    """Return a bfloat16 autocast context if the device has bfloat16 in hardware, otherwise an empty context."""
     return torch.autocast(device.type, torch.bfloat16) if has_bf16(device) else nullcontext()
 
 
 def precision_context(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """float32 in all its digits, or for "bf16" autocast where the device has it."""
-    # PyTorch's float32 convolutions on a GPU are by default tf32, which has the digits of fp16
-    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return autocast(device) if precision == "bf16" else exact
+    """Return a context that computes in full float32, or in bfloat16 autocast for "bf16" (see `autocast`)."""
+    # By default PyTorch computes float32 convolutions on a GPU in TF32, whose mantissa is as short as float16's.
+    full_float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return autocast(device) if precision == "bf16" else full_float32
 
 
 @contextmanager
 def explain_out_of_memory(device: torch.device) -> Iterator[None]:
-    """Raises InputError with the remedy where the memory is not enough for what is done in here."""
+    """Turn PyTorch's out-of-memory errors in this context into an InputError that names the remedy."""
     try:
         yield
-    except RuntimeError as error:  # a GPU's and the processor's have no class in common
+    except RuntimeError as error:  # the errors for the GPU and the CPU have no other base class in common
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise InputError(

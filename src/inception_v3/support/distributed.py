@@ -1,7 +1,7 @@
-"""Several processes, one training or judgement: torchrun starts them, each has a share of the pictures.
+"""Several processes that train or evaluate together: torchrun starts them, and each takes a share of the images.
 
-The first process alone writes and prints. In training all hold the same weights: their gradients are averaged before
-each step.
+Only the first process writes files and prints. In training all processes hold the same weights, because the gradients
+are averaged before each step.
 """
 
 import os
@@ -21,126 +21,132 @@ from torch.nn.parallel import DistributedDataParallel
 
 from inception_v3.errors import InputError
 
-TIMEOUT = timedelta(minutes=30)  # of a process that hangs; one that ends is noticed at once
+TIMEOUT = timedelta(minutes=30)  # for a process that hangs; one that ends is noticed at once
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of one work: this one's number, how many there are, and what they tell each other.
+    """This process's rank, the number of processes, and the collective operations between them.
 
-    Each method is called by all of them at the same place. Raises InputError where one of them has gone.
+    All processes must call the same methods in the same order. Raises InputError (inside `process_group`) if another
+    process has ended. `ProcessGroup()` is a single process without communication.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def sum(self, *numbers: float) -> list[float]:
-        """Each number added up over the processes."""
-        if self.count == 1:
+        """Add up each number over the processes."""
+        if self.world_size == 1:
             return list(numbers)
         totals = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(totals)
         return cast(list[float], totals.tolist())
 
-    def share(self, value: Any) -> Any:
-        """The first process's value, for all."""
+    def broadcast_object(self, value: Any) -> Any:
+        """Return the first process's `value` in every process."""
         values = [value]
-        if self.count > 1:
+        if self.world_size > 1:
             dist.broadcast_object_list(values, device=self.device)
         return values[0]
 
     def gather(self, values: list[Any]) -> list[Any]:
-        """What all have, in one list."""
-        found: list[Any] = [values] * self.count
-        if self.count > 1:
-            dist.all_gather_object(found, values)
-        return [value for one in found for value in one]
+        """Concatenate the lists of all processes, in order of rank."""
+        lists: list[Any] = [values] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(lists, values)
+        return [value for part in lists for value in part]
 
-    def places(self, count: int) -> range:
-        """Which of so many pictures are this process's share."""
-        return range(self.rank, count, self.count)
+    def indices(self, count: int) -> range:
+        """Return this process's share of `range(count)`: every world_size-th index."""
+        return range(self.rank, count, self.world_size)
 
-    def copy(self, tensors: Iterable[Tensor]) -> None:
-        """Give those of all processes the first one's values."""
-        for tensor in tensors if self.count > 1 else ():
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of every process with the first process's values."""
+        for tensor in tensors if self.world_size > 1 else ():
             dist.broadcast(tensor, 0)
 
-    def parallel(self, model: nn.Module, *, find_unused_parameters: bool) -> nn.Module:
-        """The model, whose gradients are averaged over the processes; its statistics are those of the first.
+    def data_parallel(self, model: nn.Module, *, find_unused_parameters: bool) -> nn.Module:
+        """Wrap the model in DistributedDataParallel, which averages gradients and copies the first process's buffers.
 
-        `find_unused_parameters` says that not every weight gets a gradient in every step.
+        `find_unused_parameters` is needed if a step leaves some parameters without a gradient.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return model
         return DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
 
     @staticmethod
-    def alone(network: nn.Module) -> AbstractContextManager[None]:
-        """Gradients are added to what is there, and not yet averaged."""
+    def no_sync(network: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which gradients accumulate locally and are not averaged yet."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager
-def team(device: torch.device, *, remedy: str = "start all processes again with --resume") -> Iterator[ProcessGroup]:
-    """The processes that torchrun started, or this one alone.
+def process_group(
+    device: torch.device, *, remedy: str = "start all processes again with --resume"
+) -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started. Without torchrun it is a group of one.
 
-    An InputError that comes up in here ends all of them. The first process of each machine that has one raises it, the
-    others end in silence. Raises InputError where another process has gone; `again` says what to do then.
+    An InputError inside the context ends all processes: on each machine the first one to fail raises it, and the others
+    exit silently. Raises InputError if another process has ended; `remedy` ends its message.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
         yield ProcessGroup(device=device)
         return
-    in_main = threading.current_thread() is threading.main_thread()  # others may not ask for signals
-    before = signal.signal(signal.SIGTERM, _stop) if in_main else None
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only it may set signal handlers
+    previous_handler = signal.signal(signal.SIGTERM, _raise_terminated) if in_main_thread else None
     store = None
     try:
-        store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+        store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
-        yield ProcessGroup(rank, count, device)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+        yield ProcessGroup(rank, world_size, device)
     except InputError as error:
-        if _is_told(store):
+        if _error_already_reported(store):
             raise SystemExit(error.exit_status) from error
         raise
     except RuntimeError as error:
-        if isinstance(error, dist.DistError | _StoppedError) or "gloo" in str(error).lower():
-            if _is_told(store):
+        if isinstance(error, dist.DistError | _TerminatedError) or "gloo" in str(error).lower():
+            if _error_already_reported(store):
                 raise SystemExit(1) from error
-            message = f"another process has ended or does not respond; see its output, and {again}"
+            message = f"another process has ended or does not respond; see its output, and {remedy}"
             raise InputError(message) from error
         raise
     finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, before)
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, previous_handler)
     dist.destroy_process_group()
 
 
-def _is_told(store: Any) -> bool:
-    """Whether another process of this machine says what is wrong; else it is for this one to say."""
+def _error_already_reported(store: Any) -> bool:
+    """Return whether another process on this machine has claimed the report; otherwise this process claims it."""
     try:
-        return store is not None and store.add(f"told on machine {os.environ.get('GROUP_RANK', '0')}", 1) > 1
-    except RuntimeError:  # who kept the store has gone
+        return store is not None and store.add(f"errors on machine {os.environ.get('GROUP_RANK', '0')}", 1) > 1
+    except RuntimeError:  # the process that kept the store has ended
         return False
 
 
-class _StoppedError(RuntimeError):
-    """By SIGTERM, which torchrun sends to the other processes when one has ended."""
+class _TerminatedError(RuntimeError):
+    """SIGTERM, which torchrun sends to the remaining processes when one has ended."""
 
 
-def _stop(_: int, __: object) -> None:
-    raise _StoppedError
+def _raise_terminated(_: int, __: object) -> None:
+    raise _TerminatedError
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Of several GPUs, the one of this process. Raises InputError where there are more processes than GPUs."""
-    place = int(os.environ.get("LOCAL_RANK", "0"))
+    """Return this process's own GPU if torchrun started several processes, otherwise `device`.
+
+    Raises InputError: more processes than GPUs.
+    """
     if device.type != "cuda" or "WORLD_SIZE" not in os.environ:
         return device
-    if place >= torch.cuda.device_count():
-        message = f"{place + 1} processes or more and {torch.cuda.device_count()} GPUs: lower --nproc-per-node"
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= torch.cuda.device_count():
+        message = f"{local_rank + 1} or more processes, {torch.cuda.device_count()} GPUs: lower --nproc-per-node"
         raise InputError(message, exit_status=2)
-    own = torch.device("cuda", place)
+    own = torch.device("cuda", local_rank)
     torch.cuda.set_device(own)
     return own

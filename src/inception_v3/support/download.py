@@ -1,8 +1,8 @@
-"""A file from the web into a cache folder: once, whole, compared with its checksum, resumed after a break.
+"""Download a file into a cache folder: once, complete, verified, and resumed after an interruption.
 
-What has come so far lies beside the file as NAME.partial, and in NAME.partial.version what the server called that
-version of the file (its ETag, else its date). The next attempt, in this process or another, asks for the rest of
-that same version alone (Range and If-Range); anything else that comes back is taken from the start.
+The bytes that have arrived so far are kept in NAME.partial, and the server's version of the file (its ETag, else its
+date) in NAME.partial.version. The next attempt, in this process or another, requests only the rest of that version
+(Range and If-Range). If the server has another version, the download starts again.
 """
 
 import hashlib
@@ -27,211 +27,228 @@ from inception_v3.support.progress import download_bar
 
 TIMEOUT = 20.0  # seconds without a byte
 ATTEMPTS = 4  # in a row that bring nothing
-PAUSE = 1.0  # seconds before another attempt, doubled each time
-LIMIT = 1 << 29  # bytes: five times the network in float32, and no disk filled by mistake
+PAUSE = 1.0  # seconds before the next attempt, doubled each time
+MAX_BYTES = 1 << 29  # five times the network in float32: no disk is filled by mistake
 CHUNK = 1 << 20
-BUSY = (408, 429, 500, 502, 503, 504)  # a server may answer otherwise a moment later
+RETRY_STATUSES = (408, 429, 500, 502, 503, 504)  # errors that may pass
 MB = 1_000_000
 
 
 class DownloadError(Exception):
-    """What the network or the server did, with the address; who called knows the way round."""
+    """A download that failed because of the network or the server. The message starts with the URL."""
 
 
-class _BrokenError(Exception):
-    """This attempt ended early; another may go on from there, in vain where the server was not even `reached`."""
+class _AttemptError(Exception):
+    """One attempt has failed. The next may resume, unless the server was not even `reached`."""
 
     def __init__(self, reason: str, *, reached: bool = True) -> None:
         super().__init__(reason)
         self.reached = reached
 
 
+class _PartialFile:
+    """The bytes that have arrived so far and the version of the file they belong to, beside the target."""
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(f"{target.name}.partial")
+        self.version_path = target.with_name(f"{target.name}.partial.version")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    @property
+    def version(self) -> str:
+        """Empty if the server gave none."""
+        return self.version_path.read_text("latin-1") if self.version_path.exists() else ""
+
+    def discard(self) -> None:
+        for path in (self.path, self.version_path):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
 def download(
     url: str, file: Path, checksum: str | None = None, unpack: Callable[[Path, Path], None] | None = None
 ) -> None:
-    """Put what `url` serves to `file`, unless it is there already and has that checksum.
+    """Download `url` to `file`, unless the file exists and matches the checksum.
 
-    `checksum` is the hash's name, a colon, and its first digits: `sha256:0cc3c7bd`, `md5:...`. `unpack(archive,
-    file)` takes `file` out of what is served, and raises ValueError where that is damaged. Two processes that want
-    the same file take turns, and the second finds it there. A bar is shown on a terminal.
+    Processes that want the same file take turns, and the second one finds it complete. A terminal shows a bar.
 
-    Raises DownloadError: not reachable, refused, broken off for good, damaged (it is deleted then).
-    Raises InputError: too large, the disk is full, the folder cannot be written.
+    Args:
+        url: http or https.
+        file: where to store the file; its folder is created.
+        checksum: the hash's name, a colon, and its first digits: `sha256:0cc3c7bd`, `md5:...`.
+        unpack: `unpack(archive, file)` extracts `file` from the download. It raises ValueError for a damaged archive.
+
+    Raises:
+        DownloadError: not reachable, refused, interrupted too often, or damaged (it is deleted then).
+        InputError: too large, a full disk, or a folder that cannot be written.
     """
-    expected = checksum if unpack is None else None  # that of the archive says nothing of the file in it
-    if _is_whole(file, expected):
+    expected = checksum if unpack is None else None  # the checksum is the archive's, not that of the file in it
+    if _is_complete(file, expected):
         return
     console = Console(stderr=True)
-
-    def waiting() -> None:
-        if console.is_terminal:
-            console.print(f"{file.name}: another process fetches it; waiting", highlight=False)
-
-    with file_lock(file, waiting):
-        if not _is_whole(file, expected):
-            part, version = file.with_name(f"{file.name}.partial"), file.with_name(f"{file.name}.partial.version")
-            _complete(url, part, version, checksum, console)
-            _finish(url, part, version, file, unpack)
+    console.quiet = not console.is_terminal
+    message = f"{file.name}: waiting for another process that downloads it"
+    with file_lock(file, lambda: console.print(message, highlight=False)):
+        if not _is_complete(file, expected):
+            received = _PartialFile(file)
+            _download_with_retries(url, received, checksum, console)
+            _install(url, received, file, unpack)
 
 
-def _is_whole(file: Path, checksum: str | None) -> bool:
+def _is_complete(file: Path, checksum: str | None) -> bool:
     return file.is_file() and (checksum is None or matches_checksum(file, checksum))
 
 
 def matches_checksum(file: Path, checksum: str) -> bool:
-    """Whether the file's hash starts with those digits. 100 MB take a tenth of a second."""
-    kind, digits = checksum.split(":")
+    """Return whether the file's hash starts with the digits of `checksum`. Takes 0.1 s for 100 MB."""
+    algorithm, digits = checksum.split(":")
     with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, partial(hashlib.new, kind, usedforsecurity=False))
-    return found.hexdigest().startswith(digits)
+        digest = hashlib.file_digest(opened, partial(hashlib.new, algorithm, usedforsecurity=False))
+    return digest.hexdigest().startswith(digits)
 
 
-def _complete(url: str, part: Path, version: Path, checksum: str | None, console: Console) -> None:
-    """Attempt after attempt, until `part` is all of it."""
-    first = best = _size(part)
+def _download_with_retries(url: str, received: _PartialFile, checksum: str | None, console: Console) -> None:
+    """Repeat attempts until `received` is the whole file, and verify its checksum."""
+    first = most = received.size
     failures = 0
     with download_bar(console) as progress:
-        task = progress.add_task(part.stem, total=None)
-        while not (checksum is not None and _is_whole(part, checksum)):  # an earlier process may have had it all
+        task = progress.add_task(received.path.stem, total=None)
+        while not (checksum is not None and _is_complete(received.path, checksum)):  # it may be complete from before
             try:
-                _fetch(url, part, version, lambda have, total: progress.update(task, completed=have, total=total))
+                _attempt(url, received, lambda size, total: progress.update(task, completed=size, total=total))
                 break
-            except _BrokenError as error:
-                failures = 0 if _size(part) > best else failures + 1
-                best = max(best, _size(part))
-                # a network that has worked until now may need a moment; else there most likely is none
-                if failures >= ATTEMPTS or not (error.reached or best > first):
+            except _AttemptError as error:
+                failures = 0 if received.size > most else failures + 1
+                most = max(most, received.size)
+                # Retry if something has arrived from this server; otherwise there is most likely no network at all.
+                if failures >= ATTEMPTS or not (error.reached or most > first):
                     raise DownloadError(f"{url}: {error}") from error
                 time.sleep(PAUSE * 2 ** max(failures - 1, 0))
-    if checksum is not None and not matches_checksum(part, checksum):
-        _discard(part, version)
+    if checksum is not None and not matches_checksum(received.path, checksum):
+        received.discard()
         raise DownloadError(f"{url}: its {checksum.split(':')[0]} is not the published one, and it was deleted")
 
 
-def _finish(url: str, part: Path, version: Path, file: Path, unpack: Callable[[Path, Path], None] | None) -> None:
+def _install(url: str, received: _PartialFile, file: Path, unpack: Callable[[Path, Path], None] | None) -> None:
+    """Move the complete download to `file`, or unpack it there."""
     try:
         if unpack is not None:
-            unpack(part, file)
+            unpack(received.path, file)
         else:
-            with part.open("rb") as written:
+            with received.path.open("rb") as written:
                 os.fsync(written.fileno())
-            part.replace(file)
+            received.path.replace(file)
     except ValueError as error:
-        _discard(part, version)
+        received.discard()
         raise DownloadError(f"{url}: {error}, and it was deleted") from error
     except OSError as error:
         raise write_error(file, error) from error
-    _discard(part, version)
+    received.discard()
 
 
-def _fetch(url: str, part: Path, version: Path, show: Callable[[int, int | None], None]) -> None:
-    """One attempt to complete `part`. Raises _BrokenError, and leaves there what has come."""
-    have, known = _size(part), version.read_text("latin-1") if version.exists() else ""
+def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None], None]) -> None:
+    """Request the missing bytes once and append them to `received`. `report` gets the size so far and the total.
+
+    Raises _AttemptError: it ended early; the bytes that have arrived are kept.
+    """
+    version = received.version
+    size = received.size if version else 0
     headers = {"Accept-Encoding": "identity", "User-Agent": "inception-v3"}
-    if have and known:
-        headers |= {"Range": f"bytes={have}-", "If-Range": known}
-    with _open(url, headers, part, version) as response:
+    if size:
+        headers |= {"Range": f"bytes={size}-", "If-Range": version}
+    with _open(url, headers, received) as response:
         if response.status == 206:
             start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-            if start != str(have) or _version(response.headers) != known:
-                _discard(part, version)
-                raise _BrokenError("the server sent another part than was asked for")
-        else:  # the whole: it was asked for, or the server has another version now, or knows no Range
-            have = 0
-        total = None if response.length is None else have + response.length
-        _check_room(url, part.parent, have, total)
+            if start != str(size) or _version(response.headers) != version:
+                received.discard()
+                raise _AttemptError("the server sent a different part than the requested one")
+        else:  # the whole file: it was requested, or the server has another version now or does not support Range
+            size = 0
+        total = None if response.length is None else size + response.length
+        _check_space(url, received.path.parent, size, total)
         try:
-            if not have:
-                _discard(part, version)
-                version.write_text(_version(response.headers), "latin-1")
-            with part.open("ab") as file:
-                while chunk := _read(response, have, total):
-                    have += len(chunk)
-                    if have > LIMIT:
-                        break
-                    file.write(chunk)
-                    show(have, total)
+            if not size:
+                received.discard()
+                received.version_path.write_text(_version(response.headers), "latin-1")
+            with received.path.open("ab") as file:
+                while size <= MAX_BYTES and (chunk := _read(response, size, total)):
+                    size += file.write(chunk)
+                    report(size, total)
         except OSError as error:
-            raise write_error(part, error) from error
-    if have > LIMIT:  # where the server had not said how long it is
-        _discard(part, version)
-        raise _too_large(url, have)
-    if total is not None and have < total:
-        raise _BrokenError(_broke_off(have, total))
+            raise write_error(received.path, error) from error
+    if size > MAX_BYTES:  # the server did not send the length in advance
+        received.discard()
+        raise _too_large(url, size)
+    if total is not None and size < total:
+        raise _AttemptError(_interrupted(size, total))
 
 
-class _HttpOnly(urllib.request.HTTPRedirectHandler):
-    """Goes where a server sends it over http and https alone, and not from https back to http."""
+class _HttpRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https only, and not from https back to http."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         allowed = ("https://",) if req.type == "https" else ("https://", "http://")
         if not newurl.lower().startswith(allowed):
-            raise DownloadError(f"{req.full_url}: sends on to {newurl[:100]}, where this does not go")
+            raise DownloadError(f"{req.full_url}: redirects to {newurl[:100]}, which is not allowed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _open(url: str, headers: dict[str, str], part: Path, version: Path) -> http.client.HTTPResponse:
+def _open(url: str, headers: dict[str, str], received: _PartialFile) -> http.client.HTTPResponse:
     try:
-        opener = urllib.request.build_opener(_HttpOnly)
-        response: http.client.HTTPResponse = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        request = urllib.request.Request(url, headers=headers)
+        response: http.client.HTTPResponse = urllib.request.build_opener(_HttpRedirects).open(request, timeout=TIMEOUT)
         return response
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # longer than the file is now
-            _discard(part, version)
-        elif error.code not in BUSY:
-            raise DownloadError(f"{url}: the server answers {error.code} ({reason(error)})") from error
-        raise _BrokenError(f"the server answers {error.code} ({reason(error)})") from error
+        message = f"the server returned {error.code} ({network_reason(error)})"
+        if error.code == 416:  # Range Not Satisfiable: the file is shorter now
+            received.discard()
+        elif error.code not in RETRY_STATUSES:
+            raise DownloadError(f"{url}: {message}") from error
+        raise _AttemptError(message) from error
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(f"cannot be reached ({reason(error)})", reached=False) from error
+        raise _AttemptError(f"cannot be reached ({network_reason(error)})", reached=False) from error
 
 
-def _read(response: http.client.HTTPResponse, have: int, total: int | None) -> bytes:
+def _read(response: http.client.HTTPResponse, size: int, total: int | None) -> bytes:
     try:
         return response.read1(CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(f"{_broke_off(have, total)} ({reason(error)})") from error
+        raise _AttemptError(f"{_interrupted(size, total)} ({network_reason(error)})") from error
 
 
-def _broke_off(have: int, total: int | None) -> str:
-    return f"broke off after {have / MB:.1f} MB" + (f" of {total / MB:.1f}" if total else "")
+def _interrupted(size: int, total: int | None) -> str:
+    return f"interrupted after {size / MB:.1f} MB" + (f" of {total / MB:.1f}" if total else "")
 
 
-def reason(error: Exception) -> str:
-    """What the network said, in one line."""
-    inner = getattr(error, "reason", error)  # of URLError
+def network_reason(error: Exception) -> str:
+    """Return the message of a network error on one printable line."""
+    inner = getattr(error, "reason", error)  # URLError wraps the system's error
     text = str(getattr(inner, "strerror", None) or inner) or type(inner).__name__
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())[:200]
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
 
 
 def _version(headers: Message) -> str:
-    """What If-Range can compare: the ETag, unless it is weak, else the date; empty where there is neither."""
+    """Return what If-Range can compare: a strong ETag, else the date of the last change, else an empty string."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
-def _check_room(url: str, folder: Path, have: int, total: int | None) -> None:
-    """Before anything is written."""
+def _check_space(url: str, folder: Path, size: int, total: int | None) -> None:
+    """Raise InputError, before anything is written, if the file is too large for the limit or for the disk."""
     if total is None:
         return
-    if total > LIMIT:
+    if total > MAX_BYTES:
         raise _too_large(url, total)
     free = shutil.disk_usage(folder).free
-    if total - have > free:
-        raise InputError(f"{folder}: {(total - have) / MB:.0f} MB are to come and {free / MB:.0f} are free; make room")
+    if total - size > free:
+        raise InputError(f"{folder}: {(total - size) / MB:.0f} MB needed, {free / MB:.0f} MB free; free some space")
 
 
 def _too_large(url: str, size: int) -> InputError:
-    return InputError(f"{url}: {size / MB:.1f} MB or more is too large for an Inception V3; it was not fetched")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _discard(part: Path, version: Path) -> None:
-    for path in (part, version):
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+    return InputError(f"{url}: {size / MB:.1f} MB or more is too large for an Inception V3; it was not downloaded")

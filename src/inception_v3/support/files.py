@@ -1,4 +1,4 @@
-"""Writing files that are either whole or not there; checksums; where caches are."""
+"""Atomic writes, file locks, checksums, and the cache folder."""
 
 import errno
 import hashlib
@@ -13,31 +13,31 @@ from inception_v3.errors import InputError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to, and put it in the place of `path` when all went well.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
 
-    After an error, an interrupt or a kill the file that was there before is still whole.
-    Raises InputError where the disk is full or the folder cannot be written.
+    After an error, an interrupt or a kill the previous file is still complete.
+    Raises InputError: the disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = _temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())  # some libraries write for the owner alone
+        temporary.chmod(0o666 & ~_umask())  # some libraries create files that only the owner can read
         temporary.replace(path)
     except Exception as error:
         raise write_error(path, error) from error
     finally:
-        with suppress(OSError):  # not there, or its folder is not
+        with suppress(OSError):  # the file or its folder does not exist
             temporary.unlink()
 
 
 @contextmanager
-def file_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """As long as this holds no other process has `path`, which need not be there yet.
+def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold an exclusive lock on `path` across processes. The file itself need not exist.
 
-    `waiting` is called where another has it. Raises InputError where the folder cannot be written.
+    `on_wait` is called once if another process holds the lock. Raises InputError: the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -47,7 +47,7 @@ def file_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            waiting()
+            on_wait()
             lock.acquire()
     except OSError as error:
         raise write_error(path, error) from error
@@ -57,61 +57,66 @@ def file_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
         lock.release()
 
 
-def cache_folder(*below: str) -> Path:
-    """A folder of ours where caches belong on this system: below $XDG_CACHE_HOME or ~/.cache.
+def cache_folder(*parts: str) -> Path:
+    """Return this project's cache folder, or the folder `parts` below it: in $XDG_CACHE_HOME or ~/.cache.
 
-    Raises InputError where there is no home folder.
+    Raises InputError: there is no home folder.
     """
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:
         raise InputError(f"no home folder for the cache ({error}); set XDG_CACHE_HOME", exit_status=2) from error
-    return Path(base, "inception-v3", *below)
+    return Path(base, "inception-v3", *parts)
 
 
 def check_writable(path: Path) -> None:
-    """Raises InputError where `atomic_write` would for sure fail, so that long work need not run first."""
+    """Raise InputError if `atomic_write` is certain to fail, so that it is known before hours of work."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
-        trial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        trial.touch()
-        trial.unlink()
+        _temporary_path(path).touch()
+        _temporary_path(path).unlink()
     except OSError as error:
         raise write_error(path, error) from error
 
 
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
 def _umask() -> int:
-    """What the user's permissions leave out; the system tells it only in return for a new one."""
+    """Return the process's umask. The system reports it only when a new one is set, so set it twice."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def checksum(file: Path) -> str:
-    """The sha256 of a model's file; of a TensorFlow checkpoint, which is several, of all in the order of names.
+    """Return the SHA-256 of a model's file. For a TensorFlow checkpoint it covers all its files, in order of name.
 
-    Raises FileNotFoundError: there is neither.
+    Raises FileNotFoundError: no such file or checkpoint.
     """
-    total = hashlib.sha256()
-    parts = [file] if file.exists() and not file.is_dir() else sorted(file.parent.glob(f"{file.name}.*"))
-    if not parts:
+    files = [file] if file.exists() and not file.is_dir() else sorted(file.parent.glob(f"{file.name}.*"))
+    if not files:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
-    for part in parts:
+    total = hashlib.sha256()
+    for part in files:
         with part.open("rb") as opened:
-            while block := opened.read(2**20):
-                total.update(block)
+            hashlib.file_digest(opened, lambda: total)  # updates `total`
     return total.hexdigest()
 
 
 def write_error(path: Path, error: Exception) -> Exception:
-    """The error to show for one met while writing `path`: the system's own, told in one line."""
-    # safetensors wraps the system's error in one of its own, with the number in the text
+    """Return the error to raise for one that occurred while `path` was written.
+
+    A system error becomes an InputError of one line. Any other error is returned as it is.
+    """
+    # safetensors wraps the system's error in its own, with the error number in the text.
     if not isinstance(error, OSError) and (number := re.search(r"os error (\d+)", str(error))):
         error = OSError(int(number[1]), os.strerror(int(number[1])))
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if not isinstance(error, OSError):
+        return error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InputError(f"{path}: the disk is full; free some space and run the command again")
-    if isinstance(error, OSError):
-        return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder")
-    return error
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder")

@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal a live line, in a file or a pipe nothing."""
+"""Progress bars: a live line on a terminal, nothing in a file or a pipe."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,38 +11,34 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
+REFRESH_SECONDS = 0.2  # between two updates of the image counter
 Item = TypeVar("Item")
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with a `figures` field for what changes: `bar.add_task(text, total=n, figures="")`."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    """Return a bar whose tasks have a `figures` field for changing text: `bar.add_task(text, total=n, figures="")`."""
+    return _bar(console, MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
 
 
 def download_bar(console: Console) -> Progress:
-    """A bar that counts bytes."""
+    """Return a bar that counts bytes."""
+    return _bar(console, DownloadColumn(), TransferSpeedColumn())
+
+
+def _bar(console: Console, *columns: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        *columns,
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=console,
@@ -52,49 +48,54 @@ def download_bar(console: Console) -> Progress:
 
 
 @contextmanager
-def counter(console: Console) -> Iterator[Callable[[int], None]]:
-    """A line for work whose end is not known: call what it gives with the count so far."""
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,} pictures"), TextColumn("{task.fields[figures]}"))
+def image_counter(console: Console) -> Iterator[Callable[[int], None]]:
+    """Show a live count of images whose total is not known. Yields a function to call with the count so far."""
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,} images"), TextColumn("{task.fields[figures]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, figures="")
-        started = shown = time.monotonic()
+        yield _ImageCounter(bar, bar.add_task("", total=None, figures=""))
 
-        def count(done: int) -> None:
-            nonlocal shown
-            now = time.monotonic()
-            if now > shown + 0.2:  # to tell the bar takes longer than all else that is done for a picture
-                shown = now
-                bar.update(task, completed=done, figures=f"{done / (now - started):.1f}/s")
 
-        yield count
+class _ImageCounter:
+    """Updates a bar at most every REFRESH_SECONDS: an update takes longer than all other work on an image."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+        self._started = self._updated = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        now = time.monotonic()
+        if now > self._updated + REFRESH_SECONDS:
+            self._updated = now
+            self._bar.update(self._task, completed=count, figures=f"{count / (now - self._started):.1f}/s")
 
 
 class Throughput:
-    """How fast something goes, up to its last item, and how much of the time it waits for its input."""
+    """Measures a loop: images per second, and the fraction of time that it waits for its input.
+
+    The caller adds to `images`. The clock stops when the input of `measure_waits` is exhausted.
+    """
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
+        """Reset the measurement and start the clock."""
         self._started, self._waited, self.images = time.perf_counter(), 0.0, 0
         self._ended: float | None = None
 
     def measure_waits(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, and the time that each takes to come."""
-        iterator = iter(items)
-        while True:
-            before = time.perf_counter()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                self._ended = time.perf_counter()
-                return
-            finally:
-                self._waited += time.perf_counter() - before
+        """Yield the items, and add up the time until each one arrives."""
+        before = time.perf_counter()
+        for item in items:
+            self._waited += time.perf_counter() - before
             yield item
+            before = time.perf_counter()
+        self._ended = time.perf_counter()
+        self._waited += self._ended - before
 
     @property
     def seconds(self) -> float:
+        """Time since the start, up to the last item."""
         return max((self._ended or time.perf_counter()) - self._started, 1e-9)
 
     @property
@@ -102,6 +103,6 @@ class Throughput:
         return self.images / self.seconds
 
     @property
-    def wait(self) -> float:
-        """The share of the time that was spent waiting, 0 to 1."""
+    def wait_fraction(self) -> float:
+        """The fraction of the time spent waiting, 0 to 1."""
         return self._waited / self.seconds

@@ -1,11 +1,19 @@
-"""What files of TensorFlow and ONNX are written in (protobuf.dev/programming-guides/encoding)."""
+"""Read and write the Protocol Buffers wire format, in which TensorFlow and ONNX store their files.
+
+Source: protobuf.dev/programming-guides/encoding.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types
+
 
 class Field(NamedTuple):
-    """`start` to `end` is where it stands in its message, with its number; its value stands last."""
+    """A field of a message: its number and value, and its offsets in the message.
+
+    `start` to `end` is the whole encoded field; the value comes last in it.
+    """
 
     number: int
     value: int | memoryview
@@ -14,32 +22,39 @@ class Field(NamedTuple):
 
 
 def read_fields(message: memoryview, damage: str = "") -> Iterator[Field]:
-    """One at a time: a list of all could fill the memory. Raises ValueError, with `damage`, where it is no message."""
+    """Yield the fields of an encoded message one by one, because a list of all of them could fill the memory.
+
+    Raises ValueError: not a valid message; `damage` replaces the text of the error.
+    """
     end = 0
     while end < len(message):
         start = end
-        tag, at = read_varint(message, start)
-        kind = tag & 7
-        value, end = read_varint(message, at) if kind in (0, 2) else (0, at)
-        if kind not in (0, 1, 2, 5):
-            raise ValueError(damage or "no model that is known")
-        at, end = end, end + {0: 0, 1: 8, 2: value, 5: 4}[kind]
+        tag, offset = read_varint(message, start)
+        wire_type = tag & 7
+        value, end = read_varint(message, offset) if wire_type in (VARINT, LENGTH_DELIMITED) else (0, offset)
+        if wire_type not in (VARINT, FIXED64, LENGTH_DELIMITED, FIXED32):
+            raise ValueError(damage or "not a known model format")
+        offset, end = end, end + {VARINT: 0, FIXED64: 8, LENGTH_DELIMITED: value, FIXED32: 4}[wire_type]
         if end > len(message):
             raise ValueError(damage or "it is cut short")
-        yield Field(tag >> 3, message[at:end] if kind else value, start, end)
+        yield Field(tag >> 3, message[offset:end] if wire_type else value, start, end)
 
 
-def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """The number at `at`, unsigned, and where the next thing begins. Raises ValueError where there is none."""
+def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
+    """Decode the unsigned integer at `offset`; return it and the offset behind it.
+
+    Raises ValueError: it does not end within the data or within ten bytes.
+    """
     value = 0
-    for count, octet in enumerate(data[at : at + 10]):
+    for count, octet in enumerate(data[offset : offset + 10]):
         value |= (octet & 0x7F) << 7 * count
         if octet < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at + count + 1
-    raise ValueError("a number has no end" if at + 10 <= len(data) else "it is cut short")
+            return value & 0xFFFFFFFFFFFFFFFF, offset + count + 1
+    raise ValueError("a number has no end" if offset + 10 <= len(data) else "it is cut short")
 
 
-def put_varint(number: int) -> bytes:
+def encode_varint(number: int) -> bytes:
+    """Encode an unsigned integer."""
     octets = bytearray()
     while number > 0x7F:
         octets.append(number & 0x7F | 0x80)
@@ -47,8 +62,8 @@ def put_varint(number: int) -> bytes:
     return bytes([*octets, number])
 
 
-def put(number: int, value: int | bytes | bytearray) -> bytes:
-    """A field of this number; 0 is not written."""
+def encode(number: int, value: int | bytes | bytearray) -> bytes:
+    """Encode a field with this number. The integer 0 is the default value, which is left out."""
     if isinstance(value, int):
-        return put_varint(number << 3) + put_varint(value) if value else b""
-    return put_varint(number << 3 | 2) + put_varint(len(value)) + value
+        return encode_varint(number << 3 | VARINT) + encode_varint(value) if value else b""
+    return encode_varint(number << 3 | LENGTH_DELIMITED) + encode_varint(len(value)) + value

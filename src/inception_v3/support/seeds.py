@@ -1,8 +1,8 @@
-"""Every random number of a training follows from its seed and from what it is drawn for.
+"""Random numbers in training depend only on the seed and on their purpose, never on a generator's state.
 
-The order of an epoch is drawn from (seed, epoch), what happens to a picture from (seed, epoch, picture), dropout and
-mixing from (seed, step, process). No generator runs on from one to the next. So the number of worker processes
-changes nothing, and a training that goes on after a break needs no generator's state: it draws the same numbers.
+The order of an epoch is drawn from (seed, epoch), the augmentation of an image from (seed, epoch, image), dropout and
+mixing from (seed, step, process). So the number of worker processes does not change the results, and a resumed training
+draws the same numbers without a saved generator state.
 """
 
 import hashlib
@@ -10,13 +10,13 @@ import hashlib
 import torch
 
 
-def derive_seed(*what: str | int) -> int:
-    """A number of 63 bits that depends on every part, and is spread evenly whatever the parts are."""
-    digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
+def derive_seed(*key: str | int) -> int:
+    """Hash the parts of `key` to an evenly distributed integer of 63 bits."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
-    """The order in which an epoch, counted from 0, shows its pictures."""
+    """Return a random permutation of `range(count)`: the order of the images in an epoch. Epochs count from 0."""
     generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
     return torch.randperm(count, generator=generator).tolist()

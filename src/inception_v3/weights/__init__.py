@@ -1,1 +1,1 @@
-"""The public InceptionV3, and its weights on disk: load, save, convert, download, and the formats of others."""
+"""The public InceptionV3 and its weights on disk: load, save, convert, download, and the formats of other programs."""

@@ -1,7 +1,7 @@
-"""Hub conventions for InceptionV3: from_pretrained, save_pretrained, push_to_hub, and the model card they write.
+"""The conventions of huggingface_hub for InceptionV3: from_pretrained, save_pretrained, push_to_hub, the model card.
 
-A saved folder holds model.safetensors in the native format, from which all is read back; config.json, the same
-settings for people, by which the hub also counts downloads; and README.md, the card.
+A saved folder contains model.safetensors in the native format, which `load` reads; config.json with the same settings
+for people, by which the hub also counts downloads; and README.md, the model card.
 """
 
 import json
@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING, Any, cast
 from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from inception_v3.support.files import atomic_write, write_error
-from inception_v3.weights import published
 from inception_v3.weights.formats import native
-from inception_v3.weights.read import read_source, read_weights
+from inception_v3.weights.published import CONFIG, Hub, HubOptions, find_published, parse_repository
+from inception_v3.weights.read import MODEL_FILE, read_source, read_weights
 
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TAGS = ["inception-v3", "pytorch", "arxiv:1512.00567"]
-LISTED = 100  # classes, in the card
+MAX_LISTED_CLASSES = 100  # in the card
 METRICS = "metrics.jsonl"  # of a run folder
 
 
 class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="image-classification", tags=TAGS):
-    """What InceptionV3 takes from huggingface_hub, with the native format in place of the mixin's own."""
+    """The methods that InceptionV3 inherits from huggingface_hub, with the native format instead of the mixin's own."""
 
-    # Not None, so that the mixin does not keep the arguments of each model in it: `settings` does, and config.json.
+    # Not None, or the mixin would store each model's arguments in it; they are in `settings` and in config.json.
     _hub_mixin_config = {}  # noqa: RUF012
 
     @classmethod
@@ -46,37 +45,37 @@ class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="
         strict: bool = True,
         **model_kwargs: Any,
     ) -> "InceptionV3":
-        """`inception_v3.load` with the hub's habits: `owner/name` is a repository, unless there is such a folder.
+        """Load a model, in evaluation mode, like `inception_v3.load`, with the options of huggingface_hub.
 
-        Folders and files of any format, `hf:owner/name@revision` and the published names are taken too.
-        `model_kwargs` are options of InceptionV3, and `strict=False` is `partial=True`, as in `load`. The model is in
-        inference mode.
+        Args:
+            pretrained_model_name_or_path: `owner/name` is a repository of the hub, unless there is a folder of that
+                name. Also a folder or file of any format, `hf:owner/name@revision`, or another published name.
+            revision, token, cache_dir, force_download, local_files_only: as for `huggingface_hub.hf_hub_download`.
+            map_location: the device of the model.
+            strict: False ignores missing and unknown variables, like `partial=True` in `load`.
+            model_kwargs: options of InceptionV3 that replace the stored ones.
 
-        Raises InputError, as `load`.
+        Raises:
+            InputError: as `load`.
         """
         name = str(pretrained_model_name_or_path)
-        found = None if Path(name).exists() else published.find(name) or published.repository(name)
-        if isinstance(found, published.Hub):
-            hub_options = {
-                "token": token,
-                "cache_dir": cache_dir,
-                "force_download": force_download,
-                "local_files_only": local_files_only,
-            }
-            found = replace(found, revision=revision or found.revision, options=hub_options)
+        source = None if Path(name).exists() else find_published(name) or parse_repository(name)
+        if isinstance(source, Hub):
+            options = HubOptions(token, cache_dir, force_download, local_files_only)
+            source = replace(source, revision=revision or source.revision, options=options)
             name = name if ":" in name else f"hf:{name}"
-            with found.opened(name, None) as source:
-                weights, origin = read_source(name, source)
+            with source.open(name) as weights_source:
+                weights, origin = read_source(name, weights_source)
         else:
             weights, origin = read_weights(name)
         model_class = cast("type[InceptionV3]", cls)
         return model_class.from_weights(weights, origin, partial=not strict, **model_kwargs).to(map_location)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write model.safetensors, config.json and, unless there is one, a model card to a folder.
+        """Write model.safetensors and config.json to a folder, and a model card if the folder has none.
 
         `options` are those of huggingface_hub: push_to_hub, repo_id, model_card_kwargs and others.
-        Raises InputError: a place that cannot be written, a full disk.
+        Raises InputError: the folder cannot be written, or the disk is full.
         """
         try:
             Path(save_directory).mkdir(parents=True, exist_ok=True)
@@ -86,13 +85,13 @@ class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="
 
     def _save_pretrained(self, save_directory: Path) -> None:
         model = cast("InceptionV3", self)
-        native.write(model.to_weights(), save_directory / WEIGHTS)
-        told = {**model.settings, "preprocessing": asdict(model.preprocessing), "class_names": model.class_names}
+        native.write(model, save_directory / MODEL_FILE)
+        config = {**model.settings, "preprocessing": asdict(model.preprocessing), "class_names": model.class_names}
         with atomic_write(save_directory / CONFIG) as temporary:
-            temporary.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+            temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Save, create the repository `repo_id` where there is none, and upload; returns the address of the commit.
+        """Create the repository `repo_id` if it does not exist, upload the model, and return the commit's address.
 
         `options` are those of huggingface_hub: private, commit_message, token, branch and others.
         """
@@ -102,58 +101,54 @@ class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="
     def generate_model_card(
         self, repository: str = "OWNER/NAME", results: dict[str, float] | None = None, **metadata: Any
     ) -> ModelCard:
-        """The card: how to use the model, its settings, pictures, classes, origin, and results where they are known.
+        """Return a model card: usage, origin, training, results, settings, preprocessing and classes.
 
-        `results` are figures measured by the caller; without them those of the run folder that the model comes from
-        are told. `metadata` goes into the card's header, such as license="apache-2.0" or datasets=[...].
+        Args:
+            repository: the repository that the usage example loads.
+            results: figures that the caller has measured. By default those of the run folder that the model was loaded
+                from, if any.
+            metadata: fields of the card's header, such as license="apache-2.0" or datasets=[...].
         """
-        known: dict[str, Any] = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]
-        data = ModelCardData(**known | metadata)
-        text = _card(cast("InceptionV3", self), repository, results)
-        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+        defaults: dict[str, Any] = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]
+        header = ModelCardData(**defaults | metadata).to_yaml()
+        return ModelCard(f"---\n{header}\n---\n\n{_card(cast('InceptionV3', self), repository, results)}")
 
 
 def _card(model: "InceptionV3", repository: str, results: dict[str, float] | None) -> str:
-    settings, pictures, origin = model.settings, asdict(model.preprocessing), model.origin
-    ends = (
-        f"the layer {settings['final_endpoint']}" if settings.final_endpoint else f"{settings['num_classes']} classes"
-    )
+    settings, origin = model.settings, model.origin
+    last = f"the layer {settings.final_endpoint}" if settings.final_endpoint else f"{settings.num_classes} classes"
     training = {key: value for key, value in origin.training.items() if key != "origin"} if origin else {}
+    heading = "" if results else "On images held out from its training:\n\n"
+    results = results or _run_results(model)
     parts = [
         "# Inception V3",
-        f"The network of [Rethinking the Inception Architecture](https://arxiv.org/abs/1512.00567), up to {ends}; "
-        f"{sum(one.numel() for one in model.parameters()):,} parameters.",
+        f"The network of [Rethinking the Inception Architecture](https://arxiv.org/abs/1512.00567), up to {last}; "
+        f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters.",
         "## Use",
         "```python\nimport inception_v3\n\n"
         f'model = inception_v3.load("hf:{repository}")\n'
-        'images = model.preprocess(inception_v3.open_image("picture.jpg"))\n'
+        'images = model.preprocess(inception_v3.open_image("image.jpg"))\n'
         "logits, end_points = model(images)\n```",
-        f"On the command line: `inception-v3 predict hf:{repository} picture.jpg`",
+        f"On the command line: `inception-v3 predict hf:{repository} image.jpg`",
         "## Origin",
-        _code(origin.first) if origin else "Built from its options; nothing was loaded.",
+        _code(origin.first) if origin else "Built from its options; no weights were loaded.",
         *(["## Training", _table(training)] if training else []),
-        *_results(model, results),
+        *(["## Results", heading + _table(results)] if results else []),
         "## Settings",
         _table(dict(settings)),
-        "## Pictures",
-        "Resized, cut from the centre, and scaled to (pixel / 255 - mean) / std:",
-        _table(pictures),
+        "## Images",
+        "Resized, cropped from the centre, and scaled to (pixel / 255 - mean) / std:",
+        _table(asdict(model.preprocessing)),
     ]
     if model.class_names:
-        more = f" and {len(model.class_names) - LISTED} more, in config.json" * (len(model.class_names) > LISTED)
-        parts += ["## Classes", ", ".join(map(_code, model.class_names[:LISTED])) + more]
+        unlisted = len(model.class_names) - MAX_LISTED_CLASSES
+        more = f" and {unlisted} more, in config.json" if unlisted > 0 else ""
+        parts += ["## Classes", ", ".join(map(_code, model.class_names[:MAX_LISTED_CLASSES])) + more]
     return "\n\n".join(parts) + "\n"
 
 
-def _results(model: "InceptionV3", results: dict[str, float] | None) -> list[str]:
-    if results:
-        return ["## Results", _table(results)]
-    measured = _of_run(model)
-    return ["## Results", "On pictures held out from its training:", _table(measured)] if measured else []
-
-
-def _of_run(model: "InceptionV3") -> dict[str, Any]:
-    """What the run folder says of the held-out pictures after the epoch that the model is of."""
+def _run_results(model: "InceptionV3") -> dict[str, Any]:
+    """Return the run folder's metrics on the held-out images after the epoch that the model was saved in."""
     if model.origin is None:
         return {}
     with suppress(OSError, ValueError, TypeError, AttributeError):
@@ -165,12 +160,11 @@ def _of_run(model: "InceptionV3") -> dict[str, Any]:
 
 
 def _table(values: dict[str, Any]) -> str:
-    return "\n".join(
-        ["| | |", "| --- | --- |", *(f"| {_code(key)} | {_code(value)} |" for key, value in values.items())]
-    )
+    rows = (f"| {_code(key)} | {_code(value)} |" for key, value in values.items())
+    return "\n".join(["| | |", "| --- | --- |", *rows])
 
 
 def _code(value: object) -> str:
-    """Text from files, which may hold anything, as inline code on one line of a table."""
+    """Format text from a file, which may contain anything, as inline code that fits on one line of a table."""
     text = value if isinstance(value, str) else json.dumps(value)
     return "`" + " ".join(text.replace("`", "'").replace("|", "/").split()) + "`"

@@ -35,8 +35,8 @@ def load(
             `num_classes` keeps everything except the two final layers, which are initialised with a warning.
 
     Raises:
-        InputError: naming the file and the remedy: no such file, damaged, of another program, or with variables that
-            do not fit the options; no such name, or it cannot be downloaded.
+        InputError: naming the file and the remedy: a missing or damaged file, another program's file, variables that
+            do not fit the options, an unknown name, or a failed download.
     """
     weights, origin = read_weights(path, format, weights_file)
     return InceptionV3.from_weights(weights, origin, partial=partial, **options).to(device)
@@ -50,13 +50,13 @@ def save(
     allow_difference: bool = False,
     training: dict[str, Any] | None = None,
 ) -> None:
-    """Write the model to `path`. An existing file is replaced atomically: whole, or not at all.
+    """Write the model to `path`. An existing file is replaced atomically.
 
     The native format holds all settings, class names, the preprocessing, and `training`. The other formats hold the
     weights under the names of their program. If that program would compute other values from them, `save` refuses and
     lists the reasons, unless `allow_difference` is set.
 
-    Raises InputError: that refusal, an unknown format, a full disk, a path that cannot be written.
+    Raises InputError: other values (see above), an unknown format, a full disk, a path that cannot be written.
     """
     path = Path(path)
     writer = find_writer(format)

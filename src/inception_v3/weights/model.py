@@ -1,4 +1,4 @@
-"""The public InceptionV3: the network together with what is needed to use it on images and to share it."""
+"""The public InceptionV3: the network with its preprocessing, class names and origin, and methods to share it."""
 
 import warnings
 from collections.abc import Sequence
@@ -82,14 +82,14 @@ class InceptionV3(InceptionV3Network, HubMixin):
         self.origin: Origin | None = None
 
     def preprocess(self, images: "Image | Sequence[Image]") -> Tensor:
-        """One or several RGB images as the tensor that this network reads: (N, 3, H, W), on the network's device."""
+        """Convert one or several RGB images to the network's input, (N, 3, H, W), on the network's device."""
         images = images if isinstance(images, Sequence) else [images]
         batch = torch.cat([self.preprocessing(image) for image in images])
         return batch.to(next(self.parameters()).device)
 
     @classmethod
     def from_weights(cls, weights: Weights, origin: Origin, *, partial: bool = False, **options: Any) -> Self:
-        """A model in evaluation mode with these weights, on the CPU; see `load` for `partial` and `options`.
+        """Build a model in evaluation mode with these weights, on the CPU. See `load` for `partial` and `options`.
 
         Random weights are only drawn if tensors are missing. Raises InputError, naming the file: tensors that do not
         fit the options.
@@ -102,13 +102,10 @@ class InceptionV3(InceptionV3Network, HubMixin):
         except (TypeError, ValueError) as error:
             raise InputError(f"{file}: no network with such options ({error})") from error
         expected = model.state_dict()
-        tensors = dict(weights.tensors)
-        new_classifiers = settings.num_classes != weights.settings.num_classes
-        if new_classifiers:
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(CLASSIFIERS)}
-        missing = [
-            name for name in expected if name not in tensors and not (new_classifiers and name.startswith(CLASSIFIERS))
-        ]
+        # For another number of classes, these layers keep their initial values.
+        new_layers = CLASSIFIERS if settings.num_classes != weights.settings.num_classes else ()
+        tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(new_layers)}
+        missing = [name for name in expected if name not in tensors and not name.startswith(new_layers)]
         extra = [name for name in tensors if name not in expected]
         if (missing or extra) and not partial:
             fault = f"it lacks {missing[0]}" if missing else f"it has {extra[0]}, which this network does not have"
@@ -117,20 +114,20 @@ class InceptionV3(InceptionV3Network, HubMixin):
             raise InputError(f"{file}: {fault}{and_more}; load it with its own options, or with partial=True")
         tensors = {name: tensor for name, tensor in tensors.items() if name in expected}
         _check_tensors(file, tensors, expected)
-        dtype = _common_dtype(tensors)
+        # All layers need the same dtype. This one represents every value and is at least float32.
+        dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-        if missing or new_classifiers:
+        if missing or new_layers:
             model = cls(**settings).to(dtype)
         model.load_state_dict(tensors, strict=False, assign=True)
-        if new_classifiers:
-            classes = model.settings.num_classes
-            warnings.warn(f"{file}: the final layers are new, for {classes} classes", stacklevel=3)
+        if new_layers:
+            warnings.warn(f"{file}: the final layers are new, for {settings.num_classes} classes", stacklevel=3)
         for fault, names in (("missing from the file, so initialised", missing), ("in the file, but not used", extra)):
             if names:
                 warnings.warn(f"{file}: {fault}: {', '.join(names)}", stacklevel=3)
         model.preprocessing = weights.preprocessing
-        class_names = weights.class_names
-        model.class_names = class_names if class_names and len(class_names) == settings.num_classes else None
+        if weights.class_names and len(weights.class_names) == settings.num_classes:
+            model.class_names = weights.class_names
         model.origin = origin
         return model.eval()
 
@@ -142,11 +139,6 @@ class InceptionV3(InceptionV3Network, HubMixin):
         if training is None and self.origin is not None:
             training = {"origin": self.origin.first} | self.origin.training
         return Weights(self.state_dict(), self.settings, self.preprocessing, self.class_names, training or {})
-
-
-def _common_dtype(tensors: dict[str, Tensor]) -> torch.dtype:
-    """The dtype that holds every value, at least float32: a network cannot run in a mixture, nor here in float16."""
-    return reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
 
 
 def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

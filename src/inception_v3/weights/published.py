@@ -1,7 +1,7 @@
-"""Published weights by name, `torchvision:IMAGENET1K_V1`, and repositories of the Hugging Face hub, `hf:owner/name`.
+"""Published weights by name: `torchvision:IMAGENET1K_V1`, and `hf:owner/name` for repositories of the Hugging Face hub.
 
-A name says more than a file can: which program the weights belong to, and how it scales pictures. Files are
-downloaded once: into torch.hub's cache (TORCH_HOME), and by huggingface_hub into its own (HF_HOME).
+A name determines facts that the file does not contain: which program the weights belong to, and how it normalises
+images. Each file is downloaded once, into torch.hub's cache (TORCH_HOME) or huggingface_hub's (HF_HOME).
 """
 
 import gzip
@@ -11,34 +11,37 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from inception_v3.errors import InputError
-from inception_v3.support.download import LIMIT, DownloadError, download, matches_checksum, reason
+from inception_v3.support.download import MAX_BYTES, DownloadError, download, matches_checksum, network_reason
 from inception_v3.support.files import atomic_write, write_error
 
-MEAN_STD = tuple[tuple[float, float, float], tuple[float, float, float]]
-HALF: MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-IMAGENET: MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
+INCEPTION_MEAN_STD: MeanStd = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET_MEAN_STD: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """A file, and what its name tells: the format; the pixels' mean and deviation where the format leaves them open."""
+    """A file with weights, and facts that are not in the file itself.
+
+    `format` is None if it must be recognised from the content. `mean_std` is the normalisation of images if the format
+    does not store it.
+    """
 
     file: Path
     format: str | None = None
-    scaling: MEAN_STD | None = None
+    mean_std: MeanStd | None = None
 
 
 @dataclass(frozen=True)
 class Web:
-    """A file with an address of its own. `member` is what to take out of it where it is a .tar.gz."""
+    """Weights at a web address. `member` is the file to extract if it is a .tar.gz archive."""
 
     url: str
     format: str
@@ -46,65 +49,81 @@ class Web:
     member: str | None = None
 
     @contextmanager
-    def opened(self, name: str, given: Path | None) -> Iterator[WeightsSource]:
-        """The file, from the cache or the web; or the one that is `given` in its place, for as long as this is open."""
-        if given is None:
-            yield WeightsSource(self._cached(name), self.format)
-        elif self.member is not None and _is_gzip(given):
-            with TemporaryDirectory() as folder:
-                unpacked = Path(folder) / self.member
-                try:
-                    _unpack(self.member, given, unpacked)
-                except ValueError as error:
-                    raise InputError(f"{given}: {error}; get it anew") from error
-                yield WeightsSource(unpacked, self.format)
-        else:
-            yield WeightsSource(given, self.format)
+    def open(self, name: str, local_file: Path | None = None) -> Iterator[WeightsSource]:
+        """Yield the file, from the cache or the web, or `local_file` instead. Read it inside the context.
 
-    def _cached(self, name: str) -> Path:
+        `name` is for messages. Raises InputError: the download failed, or a damaged archive.
+        """
+        if local_file is None:
+            yield WeightsSource(self._download(name), self.format)
+        elif self.member is not None and _is_gzip(local_file):
+            with TemporaryDirectory() as folder:
+                extracted = Path(folder) / self.member
+                try:
+                    _extract(self.member, local_file, extracted)
+                except ValueError as error:
+                    raise InputError(f"{local_file}: {error}; download it again") from error
+                yield WeightsSource(extracted, self.format)
+        else:
+            yield WeightsSource(local_file, self.format)
+
+    def _download(self, name: str) -> Path:
         import torch
 
         file = Path(torch.hub.get_dir()) / "checkpoints" / self.url.rpartition("/")[2]
         unpack = None
-        if self.member is not None:  # kept without its archive, which would take the same room again
+        if self.member is not None:  # kept without its archive, which would take the same space again
             file = file.parent / file.name.partition(".")[0] / self.member
-            unpack = partial(_unpack, self.member)
+            unpack = partial(_extract, self.member)
         try:
             download(self.url, file, self.checksum, unpack)
         except DownloadError as error:
-            raise advised(name, error) from error
+            raise _fetch_error(name, error) from error
         return file
 
 
 @dataclass(frozen=True)
+class HubOptions:
+    """Options of `huggingface_hub.hf_hub_download`, under its names."""
+
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    force_download: bool = False
+    local_files_only: bool = False
+
+
+@dataclass(frozen=True)
 class Hub:
-    """A repository of the Hugging Face hub, at its newest or the given revision."""
+    """Weights in a repository of the Hugging Face hub, at its newest or the given revision."""
 
     repository: str
     revision: str | None = None
     format: str | None = None
-    scaling: MEAN_STD | None = None
-    options: dict[str, Any] = field(default_factory=dict)  # of from_hub
+    mean_std: MeanStd | None = None
+    options: HubOptions = HubOptions()
 
     @contextmanager
-    def opened(self, name: str, given: Path | None) -> Iterator[WeightsSource]:
-        """The file, from the cache or the hub; or the one that is `given` in its place."""
-        file = given or from_hub(name, self.repository, self.revision, **self.options)
-        yield WeightsSource(file, self.format, self.scaling)
+    def open(self, name: str, local_file: Path | None = None) -> Iterator[WeightsSource]:
+        """Yield the file, from the cache or the hub, or `local_file` instead.
+
+        `name` is for messages. Raises InputError: see `download_from_hub`.
+        """
+        file = local_file or download_from_hub(name, self.repository, self.revision, self.options)
+        yield WeightsSource(file, self.format, self.mean_std)
 
 
-# The one place with addresses. Checksums are those that the publisher's own program compares or puts into the name.
+# All addresses. A checksum is the one that the publisher's own program verifies or writes into the file's name.
 PUBLISHED: dict[str, Web | Hub] = {
     # torchvision/models/inception.py
     "torchvision:IMAGENET1K_V1": Web(
         "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth", "torchvision", "sha256:0cc3c7bd"
     ),
-    # timm/models/inception_v3.py; the hub knows the checksums
-    "timm:inception_v3.tv_in1k": Hub("timm/inception_v3.tv_in1k", None, "timm", HALF),
-    "timm:inception_v3.tf_in1k": Hub("timm/inception_v3.tf_in1k", None, "timm", HALF),
-    "timm:inception_v3.tf_adv_in1k": Hub("timm/inception_v3.tf_adv_in1k", None, "timm", HALF),
-    "timm:inception_v3.gluon_in1k": Hub("timm/inception_v3.gluon_in1k", None, "timm", IMAGENET),
-    # the table of pretrained models of TF-Slim; no checksum is published, but gzip has one of its own
+    # timm/models/inception_v3.py; the hub stores the checksums
+    "timm:inception_v3.tv_in1k": Hub("timm/inception_v3.tv_in1k", None, "timm", INCEPTION_MEAN_STD),
+    "timm:inception_v3.tf_in1k": Hub("timm/inception_v3.tf_in1k", None, "timm", INCEPTION_MEAN_STD),
+    "timm:inception_v3.tf_adv_in1k": Hub("timm/inception_v3.tf_adv_in1k", None, "timm", INCEPTION_MEAN_STD),
+    "timm:inception_v3.gluon_in1k": Hub("timm/inception_v3.gluon_in1k", None, "timm", IMAGENET_MEAN_STD),
+    # TF-Slim's table of pretrained models; no checksum is published, but gzip has its own
     "slim:2016_08_28": Web(
         "https://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz", "tf-slim", None, "inception_v3.ckpt"
     ),
@@ -121,7 +140,7 @@ PUBLISHED: dict[str, Web | Hub] = {
         "keras",
         "md5:bcbd6486424b2319ff4ef7d526e38f63",
     ),
-    # pytorch_fid/inception.py, which names the graph that it was made from too; for that no checksum is published
+    # pytorch_fid/inception.py, which also names the original graph; no checksum of that is published
     "fid:2015-12-05": Web(
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
         "fid-2015",
@@ -134,58 +153,59 @@ PUBLISHED: dict[str, Web | Hub] = {
         "classify_image_graph_def.pb",
     ),
 }
-ENDPOINT: str | None = None  # of the hub; None is huggingface_hub's own, which HF_ENDPOINT sets
+ENDPOINT: str | None = None  # address of the hub; None is huggingface_hub's default, which HF_ENDPOINT sets
 CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a repository or a folder, in this order
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # files of a repository or folder, in order of preference
 
 
-def find(name: str) -> Web | Hub | None:
-    """What a name stands for; None for a path. Raises InputError, with the names there are, for one that is unknown."""
+def find_published(name: str) -> Web | Hub | None:
+    """Return the published weights of this name, or None if it is a path.
+
+    Raises InputError: an unknown name; the message lists the known ones.
+    """
     scheme, colon, rest = name.partition(":")
     if not colon or scheme not in {"hf", *(known.partition(":")[0] for known in PUBLISHED)}:
         return None
     if name in PUBLISHED:
         return PUBLISHED[name]
-    found = repository(rest) if scheme == "hf" else None
-    if found is None:
+    repository = parse_repository(rest) if scheme == "hf" else None
+    if repository is None:
         known = ", ".join(PUBLISHED)
         raise InputError(f"no weights are called {name!r}; there are {known}, hf:owner/name", exit_status=2)
-    return found
+    return repository
 
 
-def repository(name: str) -> Hub | None:
-    """The repository of the hub that `owner/name` or `owner/name@revision` means; None for anything else."""
+def parse_repository(name: str) -> Hub | None:
+    """Return the hub's repository for `owner/name` or `owner/name@revision`, or None for anything else."""
     match = re.fullmatch(r"(\w[\w.-]*)/(\w[\w.-]*)(?:@([^@]+))?", name, re.ASCII)
     if match is None:
         return None
     owner, model, revision = match.groups()
-    known = PUBLISHED.get(f"{owner}:{model}")  # timm's own, whose scaling is known
+    known = PUBLISHED.get(f"{owner}:{model}")  # timm's own repositories, whose normalisation is known
     return replace(known, revision=revision) if isinstance(known, Hub) else Hub(f"{owner}/{model}", revision)
 
 
-def advised(name: str, problem: object) -> InputError:
-    """The error for weights that could not be fetched, with the way round."""
-    way = "--weights-file FILE, in Python load(name, weights_file=FILE)"
-    return InputError(f"{name}: {problem}; try again, or fetch it on another machine and give the file: {way}")
+def _fetch_error(name: str, problem: object) -> InputError:
+    """Return the error for weights that could not be downloaded, with the alternative."""
+    option = "--weights-file FILE, in Python load(name, weights_file=FILE)"
+    return InputError(f"{name}: {problem}; try again, or download it on another machine and give the file: {option}")
 
 
 # ----------------------------------------------------------------------------------------------- archives
 
 
 def _is_gzip(file: Path) -> bool:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(2) == b"\x1f\x8b"
-    except OSError:
-        return False
+    with suppress(OSError), file.open("rb") as opened:
+        return opened.read(2) == b"\x1f\x8b"
+    return False
 
 
-class _Bounded(io.RawIOBase):
-    """What a gzip file holds, up to LIMIT: a small file can hold any number of zeros."""
+class _BoundedReader(io.RawIOBase):
+    """Decompresses a gzip file, up to MAX_BYTES: a small file can expand to any size."""
 
     def __init__(self, inner: gzip.GzipFile) -> None:
         self.inner = inner
-        self.left = LIMIT
+        self.left = MAX_BYTES
 
     def readable(self) -> bool:
         return True
@@ -197,31 +217,30 @@ class _Bounded(io.RawIOBase):
             raise ValueError(f"it is a damaged archive ({error})") from error
         self.left -= len(data)
         if self.left < 0:
-            raise ValueError("it holds more than an Inception V3")
+            raise ValueError("it is too large for an Inception V3")
         return data
 
 
-def _unpack(member: str, archive: Path, target: Path) -> None:
-    """That one member of a .tar.gz to `target`; nothing else in it is written anywhere.
+def _extract(member: str, archive: Path, target: Path) -> None:
+    """Extract one member of a .tar.gz to `target`, and nothing else.
 
-    Raises ValueError: damaged, without such a member, too large.
+    Raises ValueError: damaged, no such member, or too large.
     """
     try:
-        with gzip.open(archive) as opened:
-            stream = _Bounded(opened)
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for entry in tar:
-                    if entry.isreg() and entry.sparse is None and PurePosixPath(entry.name).name == member:
-                        break
-                else:
-                    raise ValueError(f"it holds no {member}")
-                content = tar.extractfile(entry)
-                assert content is not None  # of a regular file there is one
-                with atomic_write(target) as temporary:
-                    with temporary.open("wb") as file:
-                        shutil.copyfileobj(content, file, 1 << 20)
-                    while stream.read(1 << 20):  # to the end, where gzip's checksum stands
-                        pass
+        with (
+            gzip.open(archive) as opened,
+            tarfile.open(fileobj=(stream := _BoundedReader(opened)), mode="r|") as tar,
+        ):
+            wanted = (entry for entry in tar if entry.isreg() and entry.sparse is None)
+            entry = next((entry for entry in wanted if PurePosixPath(entry.name).name == member), None)
+            content = None if entry is None else tar.extractfile(entry)
+            if content is None:
+                raise ValueError(f"it contains no {member}")
+            with atomic_write(target) as temporary:
+                with temporary.open("wb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
+                while stream.read(1 << 20):  # gzip verifies its checksum at the end
+                    pass
     except tarfile.TarError as error:
         raise ValueError(f"it is a damaged archive ({error})") from error
 
@@ -229,103 +248,98 @@ def _unpack(member: str, archive: Path, target: Path) -> None:
 # ------------------------------------------------------------------------------------------------ the hub
 
 
-def from_hub(
-    name: str,
-    repository: str,
-    revision: str | None = None,
-    *,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
-) -> Path:
-    """The file with the weights of a repository, from the cache or the hub, with its config.json beside it.
+class _NotInRepositoryError(Exception):
+    """The hub is reachable, but the repository has no such file."""
 
-    `name` is for messages; the options are huggingface_hub's. Where the hub does not answer, the cache does.
-    Raises InputError: nothing in either, too large, another checksum than the hub's (it is deleted then).
+
+def download_from_hub(
+    name: str, repository: str, revision: str | None = None, options: HubOptions = HubOptions()
+) -> Path:
+    """Return the file with a repository's weights, from the cache or the hub. Its config.json lies beside it.
+
+    If the hub is not reachable, the cache is used. `name` is for messages.
+    Raises InputError: in neither of them, too large, or not the hub's checksum (the file is deleted then).
     """
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    problem: Exception | None = None  # why the hub does not answer
-
-    def fetch(filename: str) -> Path | None:
-        nonlocal problem
-        if problem is None and not local_files_only:
-            url = hub.hf_hub_url(repository, filename, revision=revision, endpoint=ENDPOINT)
-            try:  # first of all, since hf_hub_download goes on trying for half a minute without a network
-                size = hub.get_hf_file_metadata(url, token=token).size
-            except errors.EntryNotFoundError:
-                return None
-            except Exception as error:  # of its HTTP library, which has changed twice
-                status = getattr(getattr(error, "response", None), "status_code", None)
-                if status == 404 and not isinstance(
-                    error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError
-                ):
-                    return None  # of a mirror that does not say what is missing
-                problem = error
-            else:
-                if size is not None and size > LIMIT:
-                    raise InputError(f"{name}: {filename} has {size >> 20} MiB, too large for an Inception V3")
+    problem: Exception | None = None  # why the hub is not reachable
+    for filename in (CONFIG, *WEIGHTS):
         try:
-            file = hub.hf_hub_download(
+            if not (options.local_files_only or problem):
+                problem = _check_hub(name, repository, filename, revision, options)
+            offline = options.local_files_only or problem is not None
+            path = hub.hf_hub_download(
                 repository,
                 filename,
                 revision=revision,
-                cache_dir=cache_dir,
-                token=token,
+                cache_dir=options.cache_dir,
+                token=options.token,
                 endpoint=ENDPOINT,
-                force_download=force_download and problem is None and not local_files_only,
-                local_files_only=local_files_only or problem is not None,
+                force_download=options.force_download and not offline,
+                local_files_only=offline,
             )
-        except errors.EntryNotFoundError:
-            return None
+        except (_NotInRepositoryError, errors.EntryNotFoundError):
+            continue
+        except InputError:
+            raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, errors.HfHubHTTPError):
                 raise write_error(Path(error.filename or filename), error) from error
-            raise advised(name, f"{filename} was not fetched ({reason(error)})") from error
-        return Path(file)
-
-    config = fetch(CONFIG)
-    if config is not None:
-        revision = config.parent.name  # the commit, so that both files are of one
-    for filename in WEIGHTS:
-        file = fetch(filename)
-        if file is not None:
-            _check_blob(name, file)
+            raise _fetch_error(name, f"{filename} was not downloaded ({network_reason(error)})") from error
+        file = Path(path)
+        if filename != CONFIG:
+            _verify_cached(name, file)
             return file
-    raise _not_on_hub(name, repository, problem, local_files_only)
+        revision = file.parent.name  # the commit, so that the weights are from the same one
+    raise _not_on_hub(name, repository, problem, options.local_files_only)
 
 
-def _check_blob(name: str, file: Path) -> None:
-    """The cache keeps a large file under its sha256, and links to it."""
+def _check_hub(
+    name: str, repository: str, filename: str, revision: str | None, options: HubOptions
+) -> Exception | None:
+    """Return None if the hub can deliver the file, or the error if it cannot be reached.
+
+    Called first because hf_hub_download retries for half a minute without a network.
+    Raises _NotInRepositoryError; InputError: the file is too large.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        url = hub.hf_hub_url(repository, filename, revision=revision, endpoint=ENDPOINT)
+        size = hub.get_hf_file_metadata(url, token=options.token).size
+    except Exception as error:  # the errors of its HTTP library, which has changed twice
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 404 and not isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):
+            raise _NotInRepositoryError from error
+        return error
+    if size is not None and size > MAX_BYTES:
+        raise InputError(f"{name}: {filename} has {size >> 20} MiB, too large for an Inception V3")
+    return None
+
+
+def _verify_cached(name: str, file: Path) -> None:
+    """Verify a large file: the cache stores it under its SHA-256 and links to it. Delete it if it differs."""
     blob = file.parent / file.readlink() if file.is_symlink() else file
     if re.fullmatch("[0-9a-f]{64}", blob.name) and not matches_checksum(blob, f"sha256:{blob.name}"):
         file.unlink()
         blob.unlink()
-        raise advised(name, f"{file.name} has another sha256 than the hub has, and was deleted")
+        raise _fetch_error(name, f"{file.name} does not have the SHA-256 of the hub, and was deleted")
 
 
 def _not_on_hub(name: str, repository: str, problem: Exception | None, local_files_only: bool) -> InputError:
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
+    address = f"{ENDPOINT or constants.ENDPOINT}/{repository}"
     if local_files_only:
-        return InputError(f"{name}: is not in the cache; leave out local_files_only to fetch it")
+        return InputError(f"{name}: is not in the cache; leave out local_files_only to download it")
     if problem is None:
-        return InputError(f"{name}: the repository holds no {' or '.join(WEIGHTS)}; check the name")
+        return InputError(f"{name}: the repository contains no {' or '.join(WEIGHTS)}; check the name")
     if isinstance(problem, errors.GatedRepoError):
-        return InputError(
-            f"{name}: its owner asks for an agreement first; give it at {page(repository)}, then hf auth login"
-        )
+        return InputError(f"{name}: a gated repository; accept its terms at {address}, then run hf auth login")
     if isinstance(problem, errors.RepositoryNotFoundError):
-        return InputError(f"{name}: there is no such repository, or a private one; check the name, or hf auth login")
+        return InputError(f"{name}: no such repository, or a private one; check the name, or run hf auth login")
     if isinstance(problem, errors.RevisionNotFoundError):
-        return InputError(f"{name}: the repository has no such revision; leave out what stands after the @")
-    return advised(name, f"{page(repository)} cannot be reached ({reason(problem)})")
-
-
-def page(repository: str) -> str:
-    """The address where people see a repository."""
-    from huggingface_hub import constants
-
-    return f"{ENDPOINT or constants.ENDPOINT}/{repository}"
+        return InputError(f"{name}: the repository has no such revision; leave out the part after the @")
+    return _fetch_error(name, f"{address} cannot be reached ({network_reason(problem)})")

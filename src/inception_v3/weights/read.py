@@ -1,18 +1,16 @@
-"""From a path or a published name to its weights: find the file, recognise its format, read it."""
+"""Read weights from a path or a published name: find the file, recognise its format, read it."""
 
 import re
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from inception_v3.errors import InputError
-from inception_v3.weights import published
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
-from inception_v3.weights.published import WeightsSource
+from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
 
-MODEL_FILE = "model.safetensors"  # of a run folder
+MODEL_FILE = WEIGHTS[0]  # in a run folder and in a folder saved by save_pretrained
 
 
 @dataclass(frozen=True)
@@ -29,58 +27,56 @@ class Origin:
 
     @property
     def first(self) -> str:
-        """Where the weights came from before this project saved them, or else where they were loaded from now."""
+        """The origin before this project first saved the weights; otherwise the name or file of this one."""
         is_published = re.match("[a-z]{2,}:", self.name)
-        name = self.name if is_published else self.file.name  # a path says something about the user's own disk
+        name = self.name if is_published else self.file.name  # a full path would reveal the user's folders
         return str(self.training.get("origin") or f"{name} ({self.format})")
 
 
 def read_weights(
     path: str | Path, format: str | None = None, weights_file: str | Path | None = None
 ) -> tuple[Weights, Origin]:
-    """Read the weights of a run folder, a file of any format, or a published name, and say where they came from.
+    """Read the weights of a run folder, a file of any format, or a published name, and their origin.
 
     `weights_file` is a file to use instead of downloading a published name. `format` names the format of the file
     instead of recognising it.
 
-    Raises InputError, naming the file and the remedy: no such file, damaged, of another program; no such name, or it
-    cannot be downloaded.
+    Raises InputError, naming the file and the remedy: no such file, a damaged file, another program's file, an unknown
+    name, or a failed download.
     """
-    named = published.find(str(path))
-    opened: AbstractContextManager[WeightsSource]
-    if named is not None:
-        opened = named.opened(str(path), None if weights_file is None else find_file(weights_file))
-    elif weights_file is None:
-        opened = nullcontext(WeightsSource(find_file(path)))
-    else:
+    published = find_published(str(path))
+    if published is not None:
+        local_file = None if weights_file is None else find_file(weights_file)
+        with published.open(str(path), local_file) as source:
+            return read_source(str(path), source, format)
+    if weights_file is not None:
         raise InputError(
             f"{path}: not a published name, so --weights-file cannot replace its download; give the file itself",
             exit_status=2,
         )
-    with opened as source:
-        return read_source(str(path), source, format)
+    return read_source(str(path), WeightsSource(find_file(path)), format)
 
 
 def read_source(name: str, source: WeightsSource, format: str | None = None) -> tuple[Weights, Origin]:
-    """`read_weights` for a file that has already been found. Raises InputError as it does."""
+    """Read the weights of a file that has already been found. Raises InputError like `read_weights`."""
     file, format = source.file, format or source.format
     known = find_format(format) if format else recognise(file)
     weights = known.read(file)
-    if source.scaling is not None:
-        mean, std = source.scaling
+    if source.mean_std is not None:
+        mean, std = source.mean_std
         weights = replace(weights, preprocessing=replace(weights.preprocessing, mean=mean, std=std))
     return weights, Origin(name, file, known.name, weights.training)
 
 
 def find_file(path: str | Path) -> Path:
-    """The file that `load` reads: for a run folder or a folder laid out as the Hugging Face hub does, its model.
+    """Return the model's file in a run folder or in a folder saved by huggingface_hub; or `path` if it is no folder.
 
-    Raises InputError: a folder without one.
+    Raises InputError: a folder without a model.
     """
     path = Path(path)
     if not path.is_dir():
         return path
-    for name in published.WEIGHTS:
+    for name in WEIGHTS:
         if (path / name).exists():
             return path / name
     raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")

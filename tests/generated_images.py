@@ -1,4 +1,4 @@
-"""Generated pictures that several tests learn from: easy, harder, and in ten classes."""
+"""Generated data sets that tests train on: an easy one, a harder one, and one with ten classes."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 
 def skies(folder: Path, count: int = 16) -> Path:
-    """Two classes that anyone can tell apart: day and night."""
+    """Two easy classes: bright "day" and dark "night"."""
     rng = np.random.default_rng(0)
     for number in range(count):
         pixels = rng.integers(0, 100, (80, 80, 3)) + (150 if number % 2 else 0)
@@ -16,12 +16,12 @@ def skies(folder: Path, count: int = 16) -> Path:
 
 
 def pets(folder: Path, count: int = 200) -> Path:
-    """Faces of many colours on darker grounds: a cat's ears stand up, a dog's hang down. No colour tells which."""
+    """Faces of random colours on a darker background. Only the ears differ: a cat's stand up, a dog's hang down."""
     rng = np.random.default_rng(0)
     for number in range(count):
         kind = ("cat", "dog")[number % 2]
-        ground, fur = (tuple(map(int, rng.integers(low, low + 80, 3))) for low in (0, 160))
-        image = Image.new("RGB", (96, 96), ground)
+        background, fur = (tuple(map(int, rng.integers(low, low + 80, 3))) for low in (0, 160))
+        image = Image.new("RGB", (96, 96), background)
         draw = ImageDraw.Draw(image)
         x, y = 48 + rng.uniform(-8, 8, 2)
         r = 25
@@ -41,7 +41,7 @@ def pets(folder: Path, count: int = 200) -> Path:
 
 
 def stripes(folder: Path, count: int = 200) -> Path:
-    """Ten classes of 32x32 pictures: stripes of five directions and two widths, in any place and tint."""
+    """Ten classes of 32x32 images: stripes of five directions and two widths, with random phase and colour."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:32, :32] / 32
     for number in range(count):
