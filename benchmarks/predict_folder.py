@@ -19,8 +19,8 @@ from PIL import Image
 
 from inception_v3.images.find import Source, expand
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.engines import Engine
-from inception_v3.inference.engines.choose import Opened, open_engine
+from inception_v3.inference.engines.base import Engine
+from inception_v3.inference.choose import OpenedModel, open_engine
 from inception_v3.inference.pipeline import FIRST_BATCH, resizer, run
 from inception_v3.inference.predict import predict
 from inception_v3.inference.results import open_results
@@ -67,7 +67,7 @@ def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
     return files
 
 
-def measure(opened: Opened | None, folder: Path, options: argparse.Namespace) -> None:
+def measure(opened: OpenedModel | None, folder: Path, options: argparse.Namespace) -> None:
     engine: Engine = FakeEngine(options.fake) if opened is None else opened.engine  # type: ignore[assignment]
     preprocessing = Preprocessing() if opened is None else opened.description.preprocessing
     names = [str(number) for number in range(1000)] if opened is None else opened.description.names()
@@ -122,7 +122,7 @@ def main() -> None:
         folder = Path(place, "pictures")
         folder.mkdir()
         write_pictures(folder, options.pictures, *options.size)
-        opened: list[Opened | None] = [None]
+        opened: list[OpenedModel | None] = [None]
         if options.model is not None:
             opened = [open_engine(options.model, options.engine, one, min_agreement=0) for one in options.precision]
         elif options.fake is None:

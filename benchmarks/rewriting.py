@@ -16,7 +16,7 @@ import numpy as np
 
 from inception_v3.benchmarking.stand_ins import generated, random_network
 from inception_v3.inference.engines.base import LOGITS, Engine, Pixels, Precision
-from inception_v3.inference.engines.graph import Graph, build, swap_pools
+from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.onnx_graph import to_onnx
 from inception_v3.inference.engines.quantise import Form, onnx_form, openvino_form, quantise
 
@@ -68,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     pictures = generated(16, (299, 299))
     batch = np.resize(pictures, (options.batch_size, *pictures.shape[1:]))
-    plain = build(random_network(pictures))
+    plain = build_graph(random_network(pictures))
     graphs = {"plain": plain, "swap": swap_pools(plain)}
     print(f"| batch {options.batch_size}, {options.rounds} rounds | plain, images/s | swap |")
     print("| --- | ---: | ---: |")

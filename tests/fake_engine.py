@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.engines.artefact import Description
-from inception_v3.inference.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
-from inception_v3.inference.engines.choose import Opened
+from inception_v3.inference.exported.description import Description
+from inception_v3.inference.engines.base import FEATURES, LOGITS, Outputs, Engine, Pixels
+from inception_v3.inference.choose import OpenedModel
 from inception_v3.network.settings import Settings
 
 CLASSES = 128
@@ -24,7 +24,7 @@ class FakeEngine(Engine):
     def __init__(self, seconds: float = 0.0, log: Path | None = None, fails_at: int | None = None) -> None:
         self.seconds, self.log, self.fails_at, self.batches = seconds, log, fails_at, []
 
-    def run(self, pixels: Pixels) -> Answers:
+    def run(self, pixels: Pixels) -> Outputs:
         assert pixels.dtype == np.uint8
         assert pixels.shape[1:] == (8, 8, 3)
         assert pixels.flags.c_contiguous
@@ -50,9 +50,9 @@ def save(path: Path, number: int) -> Path:
 def instead_of_a_network(seconds: float, log: Path | None = None, fails_at: int | None = None, rows: int = 5) -> None:
     """Give `inception-v3 predict` in this process this engine, whatever its MODEL; and small Parquet files."""
     from inception_v3.inference import results
-    from inception_v3.inference.engines import choose
+    from inception_v3.inference import choose
 
     told = Description(Settings(num_classes=CLASSES), SIZE, None, (LOGITS, FEATURES), "fp32", False, "")
     engine = FakeEngine(seconds, log, fails_at)
-    choose.open_engine = lambda *_, **__: Opened(engine, told, Path(os.devnull), "asked for")
+    choose.open_engine = lambda *_, **__: OpenedModel(engine, told, Path(os.devnull), "asked for")
     results.ROWS_PER_PART = rows

@@ -22,7 +22,7 @@ from inception_v3.benchmarking.contestants import Contest
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import LOGITS
-from inception_v3.inference.engines.check import network_itself
+from inception_v3.inference.exported.check import reference_network
 from inception_v3.reports.plots import speeds
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
@@ -217,7 +217,7 @@ def test_other_programs_run_the_same_network(tmp_path: Path) -> None:
     randomise(network.to_empty(device="cpu"))
     network.preprocessing = Preprocessing((75, 75))
     pixels = stand_ins.generated(3, (75, 75))
-    expected = network_itself(network.eval(), (LOGITS,))(pixels)[LOGITS]
+    expected = reference_network(network.eval(), (LOGITS,))(pixels)[LOGITS]
     scaling = network.preprocessing
     contest = Contest(tmp_path, "cpu", [3], network.settings, scaling.mean, scaling.std)
     contest.write(pixels)
@@ -255,7 +255,7 @@ def test_the_random_network_tells_pictures_apart() -> None:
     """Were all of one class, agreement would say nothing."""
     pictures = stand_ins.generated(12, (75, 75))
     assert len({one.tobytes() for one in pictures}) == 12
-    logits = network_itself(stand_ins.random_network(pictures), (LOGITS,))(pictures)[LOGITS]
+    logits = reference_network(stand_ins.random_network(pictures), (LOGITS,))(pictures)[LOGITS]
     assert len(set(logits.argmax(1))) > 6
     assert 1 < logits.std() < 10
 

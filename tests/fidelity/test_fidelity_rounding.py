@@ -9,14 +9,14 @@ from conftest import randomise
 from inception_v3 import InceptionV3
 from inception_v3.fidelity.network import Dtype, EngineFeatures
 from inception_v3.fidelity.rounding import rounded
-from inception_v3.inference.engines.graph import Convolution, Graph, build
+from inception_v3.inference.engines.graph import Convolution, Graph, build_graph
 
 
 @pytest.fixture(scope="module")
 def graph() -> Graph:
     model = InceptionV3(num_classes=8, depth_multiplier=0.25, create_aux_logits=False)
     randomise(model)
-    return build(model.eval(), any_size=False, from_pixels=False)
+    return build_graph(model.eval(), any_size=False, from_pixels=False)
 
 
 def kernels(graph: Graph) -> list[NDArray[np.float64]]:

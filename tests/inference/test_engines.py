@@ -19,11 +19,11 @@ from conftest import relative
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines import artefact, choose, graph
-from inception_v3.inference.engines.artefact import Check, Description
-from inception_v3.inference.engines.base import FEATURES, LOGITS, Answers, Engine, Pixels
-from inception_v3.inference.engines.check import compare, network_itself, why_not
-from inception_v3.inference.engines.choose import WithFallback, find_exported, open_engine, open_exported, open_model
-from inception_v3.inference.engines.graph import build, swap_pools
+from inception_v3.inference.exported.description import Check, Description
+from inception_v3.inference.engines.base import FEATURES, LOGITS, Outputs, Engine, Pixels
+from inception_v3.inference.exported.check import compare, reference_network, why_not
+from inception_v3.inference.choose import WithFallback, find_exported, open_engine, open_exported, open_model
+from inception_v3.inference.engines.graph import build_graph, swap_pools
 from inception_v3.inference.engines.ncnn import NcnnEngine
 from inception_v3.inference.engines.onnx_graph import to_onnx
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
@@ -45,7 +45,7 @@ def deciding(model: InceptionV3, on: Pixels) -> InceptionV3:
     """Random weights call everything one class; with the last layer centred on these pictures, classes vary."""
     assert model.Logits is not None
     *_, classify = model.Logits
-    features = network_itself(model, (FEATURES,))(on)[FEATURES]
+    features = reference_network(model, (FEATURES,))(on)[FEATURES]
     centred = features - features.mean(0)
     with torch.no_grad():
         weights = np.random.default_rng(1).normal(size=(len(classify.biases), features.shape[1]))  # type: ignore[arg-type]
@@ -75,14 +75,14 @@ def test_rewritten_networks_are_exact_in_float64(
     model = random_model(**options).double()
     model.preprocessing = replace(model.preprocessing, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     given = pixels(2, *model.image_size)
-    expected = network_itself(model, (LOGITS, FEATURES))(given)
-    logits, features = Network(rewrite(build(model)), torch.float64)(torch.from_numpy(given))
+    expected = reference_network(model, (LOGITS, FEATURES))(given)
+    logits, features = Network(rewrite(build_graph(model)), torch.float64)(torch.from_numpy(given))
     assert relative(logits, torch.from_numpy(expected[LOGITS])) < 1e-11
     assert relative(features, torch.from_numpy(expected[FEATURES])) < 1e-11
 
 
 def test_pools_move_behind_their_convolutions(random_model: Build) -> None:
-    plain = build(random_model())
+    plain = build_graph(random_model())
 
     def work_of_pools(one: graph.Graph) -> int:
         width = one.channels()
@@ -91,13 +91,13 @@ def test_pools_move_behind_their_convolutions(random_model: Build) -> None:
     convolutions = sum(isinstance(operation, graph.Convolution) for operation in plain.operations)
     assert convolutions == 95, "94 convolutions of the base and the logits; the auxiliary head is gone"
     assert work_of_pools(swap_pools(plain)) < work_of_pools(plain)
-    of_2015 = swap_pools(build(random_model(mixed_7c_pool="max")))
+    of_2015 = swap_pools(build_graph(random_model(mixed_7c_pool="max")))
     assert any(isinstance(o, graph.Pool) and o.output == "Mixed_7c/Branch_3/AvgPool_0a_3x3" for o in of_2015.operations)
 
 
 def test_a_bias_goes_in_after_a_pool_that_counts_its_padding(random_model: Build) -> None:
     for count_padding in (False, True):
-        swapped = swap_pools(build(random_model(count_padding=count_padding)))
+        swapped = swap_pools(build_graph(random_model(count_padding=count_padding)))
         after = [one.bias is not None for one in swapped.operations if isinstance(one, graph.Activation)]
         assert after == [count_padding] * 9, "one for each average pool that a module has"
 
@@ -105,28 +105,28 @@ def test_a_bias_goes_in_after_a_pool_that_counts_its_padding(random_model: Build
 def test_any_end_point_can_be_the_output(random_model: Build) -> None:
     model = random_model()
     names = ("Conv2d_2b_3x3", "Mixed_5d", "Mixed_6e", FEATURES)
-    built = swap_pools(build(model, outputs=names))
-    expected = network_itself(model, names)(pixels())
+    built = swap_pools(build_graph(model, outputs=names))
+    expected = reference_network(model, names)(pixels())
     for name, found in zip(names, Network(built)(torch.from_numpy(pixels())), strict=True):
         assert relative(found, torch.from_numpy(expected[name])) < 1e-5, name
-    assert not any("Mixed_7" in o.output for o in build(model, outputs=("Mixed_6e",)).operations)
+    assert not any("Mixed_7" in o.output for o in build_graph(model, outputs=("Mixed_6e",)).operations)
     with pytest.raises(ValueError, match=r"no end point 'Mixed_9z'.*Mixed_7c"):
-        build(model, outputs=("Mixed_9z",))
+        build_graph(model, outputs=("Mixed_9z",))
 
 
 def test_a_map_of_logits_is_refused_with_the_remedy(random_model: Build) -> None:
     model = random_model()
     model.preprocessing = model.preprocessing.at(500)
-    with pytest.raises(ValueError, match="500x500 give a map of logits; build it with global_pool=True"):
-        build(model)
+    with pytest.raises(ValueError, match="500x500 give a map of logits; build_graph it with global_pool=True"):
+        build_graph(model)
     with pytest.raises(ValueError, match="any size needs global_pool=True"):
-        build(random_model(), any_size=True)
+        build_graph(random_model(), any_size=True)
 
 
 def test_a_network_can_take_floats_that_are_scaled_already(random_model: Build) -> None:
     model = random_model(global_pool=True)
     inside = "Mixed_6d/Branch_0/Conv2d_0a_1x1"
-    built = swap_pools(build(model, any_size=True, outputs=("Mixed_7c", inside), from_pixels=False))
+    built = swap_pools(build_graph(model, any_size=True, outputs=("Mixed_7c", inside), from_pixels=False))
     images = torch.rand(2, 3, 139, 107) * 2 - 1
     expected, found = model.base(images, end_points=("Mixed_6c",))
     branch = model.get_submodule(inside.replace("/", "."))(found["Mixed_6c"])
@@ -142,7 +142,7 @@ def test_a_network_can_take_floats_that_are_scaled_already(random_model: Build) 
 
 
 def engines(model: InceptionV3) -> list[Engine]:
-    built = swap_pools(build(model))
+    built = swap_pools(build_graph(model))
     content = to_onnx(built).SerializeToString()
     return [
         PyTorchEngine(built),
@@ -156,7 +156,7 @@ def engines(model: InceptionV3) -> list[Engine]:
 def test_every_engine_gives_the_networks_logits_and_features(random_model: Build, options: dict[str, object]) -> None:
     model = random_model(**options)
     given = pixels(3, *model.image_size)
-    expected = network_itself(model, (LOGITS, FEATURES))(given)
+    expected = reference_network(model, (LOGITS, FEATURES))(given)
     for engine in engines(model):
         for size in (3, 1, 2):
             logits, features = engine.predict(given[:size])
@@ -181,15 +181,15 @@ def test_pixels_need_not_lie_in_a_row(random_model: Build) -> None:
 
 def test_lower_precision_is_near(random_model: Build) -> None:
     model = random_model()
-    expected = network_itself(model, (LOGITS,))(pixels())[LOGITS]
-    built = swap_pools(build(model))
+    expected = reference_network(model, (LOGITS,))(pixels())[LOGITS]
+    built = swap_pools(build_graph(model))
     for engine in (PyTorchEngine(built, "bf16"), OpenvinoEngine(to_onnx(built).SerializeToString(), "bf16")):
         difference = relative(torch.from_numpy(engine.predict(pixels())[0]), torch.from_numpy(expected))
         assert 0 < difference < 0.05, engine.name
 
 
 def test_what_an_engine_cannot_do_is_said(random_model: Build) -> None:
-    built = build(random_model(), outputs=("Mixed_6e",))
+    built = build_graph(random_model(), outputs=("Mixed_6e",))
     with pytest.raises(InputError, match=r"gives Mixed_6e alone; export it without --end-points"):
         PyTorchEngine(built).predict(pixels())
     with pytest.raises(InputError, match="fp16 is for GPUs"):
@@ -219,7 +219,7 @@ def test_a_signal_finds_its_stack_when_engines_have_come_and_gone(
     code = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from inception_v3.inference.engines.choose import open_exported\n"
+        "from inception_v3.inference.choose import open_exported\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"first, second = [open_exported(Path({str(file)!r}), {name!r}) for _ in range(2)]\n"
         "del first\n"
@@ -264,7 +264,7 @@ def test_writing_without_the_package_onnx_names_the_extra(
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_told(random_model: Build) -> None:
-    engine = PyTorchEngine(build(random_model()))
+    engine = PyTorchEngine(build_graph(random_model()))
     whole = engine.predict(pixels(7))[0]
     network, asked = engine._run, []
 
@@ -287,7 +287,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_told(random_model: Build) -> No
 
 
 def test_recorded_batches_are_replayed_by_shape(random_model: Build) -> None:
-    network = Network(build(random_model()))
+    network = Network(build_graph(random_model()))
     recorded = []
 
     def record(
@@ -321,12 +321,12 @@ class Failing(Engine):
     name, precision, device = "failing", "fp32", "cpu"
     image_size, widths = None, {}  # type: ignore[var-annotated]
 
-    def run(self, pixels: Pixels) -> Answers:
+    def run(self, pixels: Pixels) -> Outputs:
         raise RuntimeError("the driver\nwent away")
 
 
 def test_another_takes_over_with_a_warning(random_model: Build) -> None:
-    other = PyTorchEngine(build(random_model()))
+    other = PyTorchEngine(build_graph(random_model()))
     engine = WithFallback(Failing(), lambda: other)
     with pytest.warns(UserWarning, match=r"failing fp32 on cpu failed \(the driver went away\); going on with pytorch"):
         found = engine.predict(pixels())[0]
@@ -375,11 +375,11 @@ def test_a_core_ml_package_takes_images_and_tells_what_it_is(
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "ncnn", "pytorch"])
 def test_several_threads_get_their_own_answers_at_once(random_model: Build, name: choose.EngineName) -> None:
     model = random_model()
-    engine, _ = choose.open_graph(swap_pools(build(model)), name, callers=4)
+    engine, _ = choose.open_graph(swap_pools(build_graph(model)), name, callers=4)
     given = [pixels(2, *model.image_size) // (number + 1) for number in range(16)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(engine.run, given))
-    for ours, expected in zip(found, map(network_itself(model, (LOGITS, FEATURES)), given), strict=True):
+    for ours, expected in zip(found, map(reference_network(model, (LOGITS, FEATURES)), given), strict=True):
         assert relative(ours[LOGITS], expected[LOGITS]) < 1e-5
 
 
@@ -387,7 +387,7 @@ def test_where_an_engine_fails_several_threads_at_once_another_takes_over_once(r
     others = []
 
     def other() -> Engine:
-        others.append(PyTorchEngine(build(random_model())))
+        others.append(PyTorchEngine(build_graph(random_model())))
         return others[-1]
 
     engine = WithFallback(Failing(), other)
@@ -453,7 +453,7 @@ def test_other_readers_understand_the_files(exported: tuple[InceptionV3, Path]) 
     import onnxruntime
 
     model, folder = exported
-    expected = network_itself(model, (LOGITS, FEATURES))(pixels())
+    expected = reference_network(model, (LOGITS, FEATURES))(pixels())
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     assert artefact.KEY in session.get_modelmeta().custom_metadata_map
@@ -479,7 +479,7 @@ def test_any_size_is_any_size(random_model: Build, tmp_path: Path, name: str) ->
     engine = open_exported(tmp_path / name).engine
     for height, width in ((75, 75), (107, 139), (320, 299)):
         given = pixels(2, height, width)
-        expected = network_itself(model, (LOGITS,))(given)[LOGITS]
+        expected = reference_network(model, (LOGITS,))(given)[LOGITS]
         assert relative(torch.from_numpy(engine.predict(given)[0]), torch.from_numpy(expected)) < 2e-5
 
 
@@ -488,7 +488,7 @@ def test_a_feature_extractor(random_model: Build, tmp_path: Path) -> None:
     for name in ("features.onnx", "features.xml"):
         export(model, tmp_path / name, outputs=("Mixed_6e", FEATURES))
         answers = open_exported(tmp_path / name).engine.run(pixels())
-        expected = network_itself(model, ("Mixed_6e", FEATURES))(pixels())
+        expected = reference_network(model, ("Mixed_6e", FEATURES))(pixels())
         assert list(answers) == ["Mixed_6e", FEATURES]
         assert str(artefact.read(tmp_path / name).check).startswith("end points off by")
         for key in answers:
@@ -774,7 +774,7 @@ def test_int8_needs_pictures_that_tell_something(random_model: Build, tmp_path: 
         with pytest.raises(InputError, match=message):
             export(model, tmp_path / "model.xml", precision="int8", images=images)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pixels must be uint8"):
-        check_pictures(pixels(40).astype(np.float32) * 7, network_itself(model, (LOGITS,)))  # type: ignore[arg-type]
+        check_pictures(pixels(40).astype(np.float32) * 7, reference_network(model, (LOGITS,)))  # type: ignore[arg-type]
 
 
 def test_a_lower_precision_is_checked_on_pictures_that_show_something(random_model: Build, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 
 from conftest import relative
 from inception_v3.errors import InputError
-from inception_v3.inference.engines import choose
+from inception_v3.inference import choose
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Pixels
-from inception_v3.inference.engines.choose import open_engine, open_exported, open_model
-from inception_v3.inference.engines.graph import Concat, Pool, build, split, swap_pools
+from inception_v3.inference.choose import open_engine, open_exported, open_model
+from inception_v3.inference.engines.graph import Concat, Pool, build_graph, split, swap_pools
 from inception_v3.inference.engines.ncnn import NcnnEngine
 from inception_v3.inference.engines.onnx_graph import to_onnx
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
@@ -34,7 +34,7 @@ def pixels(count: int, height: int, width: int) -> Pixels:
 
 
 def test_the_stem_is_what_comes_before_the_first_branches(random_model: BuildModel) -> None:
-    stem, rest = split(swap_pools(build(random_model())))
+    stem, rest = split(swap_pools(build_graph(random_model())))
     assert [operation.output for operation in stem.operations] == STEM
     assert (stem.outputs, rest.input, rest.outputs) == (("MaxPool_5a_3x3",), "MaxPool_5a_3x3", (LOGITS, FEATURES))
     assert not any(isinstance(operation, Concat) for operation in stem.operations)
@@ -43,7 +43,7 @@ def test_the_stem_is_what_comes_before_the_first_branches(random_model: BuildMod
 @pytest.mark.parametrize("inside", [*STEM, "Mixed_5b", "Mixed_7c"])
 def test_both_parts_together_are_the_network_whatever_is_asked_for(random_model: BuildModel, inside: str) -> None:
     """An end point inside the stem ends it before: both parts would have to give it."""
-    built = build(random_model().double(), outputs=(inside, FEATURES))
+    built = build_graph(random_model().double(), outputs=(inside, FEATURES))
     stem, rest = split(built)
     given = torch.from_numpy(pixels(2, 107, 107))
     whole = Network(built, torch.float64)(given)
@@ -53,7 +53,7 @@ def test_both_parts_together_are_the_network_whatever_is_asked_for(random_model:
 
 
 def test_an_average_is_no_part_of_the_stem(random_model: BuildModel) -> None:
-    built = build(random_model(), outputs=("MaxPool_5a_3x3",))
+    built = build_graph(random_model(), outputs=("MaxPool_5a_3x3",))
     assert isinstance(built.operations[3], Pool)
     averaging = [
         Pool(one.output, one.input, "avg", (3, 3), 2) if isinstance(one, Pool) else one for one in built.operations
@@ -69,8 +69,8 @@ def test_an_average_is_no_part_of_the_stem(random_model: BuildModel) -> None:
 def test_winograd_rounds_no_more_than_other_engines_do(random_model: BuildModel, size: tuple[int, int]) -> None:
     """Against the network in float64: ncnn takes its ways by the size of a map, and the larger round more."""
     model = random_model(image_size=size, global_pool=True)
-    given, built = pixels(2, *size), swap_pools(build(model))
-    exact = Network(build(model.double()), torch.float64)(torch.from_numpy(given))
+    given, built = pixels(2, *size), swap_pools(build_graph(model))
+    exact = Network(build_graph(model.double()), torch.float64)(torch.from_numpy(given))
     ours = NcnnEngine(built).run(given)
     other = OnnxRuntimeEngine(to_onnx(built).SerializeToString(), "fp32").run(given)
     for name, expected in zip((LOGITS, FEATURES), exact, strict=True):
@@ -79,7 +79,7 @@ def test_winograd_rounds_no_more_than_other_engines_do(random_model: BuildModel,
 
 
 def test_one_caller_or_many_pictures_one_by_one_or_at_once_give_the_same(random_model: BuildModel) -> None:
-    built, given = swap_pools(build(random_model())), pixels(5, 107, 107)
+    built, given = swap_pools(build_graph(random_model())), pixels(5, 107, 107)
     at_once, shared = NcnnEngine(built).run(given), NcnnEngine(built, callers=64).run(given)
     for place in range(5):
         alone = NcnnEngine(built).run(given[place : place + 1])
@@ -105,7 +105,7 @@ def test_it_is_asked_for_by_name_and_reads_networks_not_exported_files(
     with pytest.raises(InputError, match="ncnn runs on the processor here, not on cuda; leave --engine out"):
         open_model(model, "ncnn", device="cuda")
     with pytest.raises(InputError, match="ncnn runs the stem alone, which this network has not"):
-        NcnnEngine(build(model, outputs=("Conv2d_1a_3x3",)))
+        NcnnEngine(build_graph(model, outputs=("Conv2d_1a_3x3",)))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command in this process, with FakeEngine."""
-    from inception_v3.inference.engines import choose
+    from inception_v3.inference import choose
 
     for module, name in ((choose, "open_engine"), (results, "ROWS_PER_PART")):
         monkeypatch.setattr(module, name, getattr(module, name))  # to be put back

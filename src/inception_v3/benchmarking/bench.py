@@ -2,7 +2,7 @@
 
 Each contestant (contestants.py) has a process of its own, so that its memory is its own. In a round each takes a turn,
 in the next round in the opposite order; ratios are medians over the rounds, so that whatever else the machine does
-decides no order. Answers are held to the network itself, layer by layer in float32.
+decides no order. Outputs are held to the network itself, layer by layer in float32.
 """
 
 import json
@@ -29,13 +29,12 @@ from inception_v3.benchmarking.contestants import ANSWERS, PEAK, Contest
 from inception_v3.benchmarking.stand_ins import as_files, generated, random_network
 from inception_v3.errors import InputError
 from inception_v3.images.find import Source
-from inception_v3.inference.engines import Precision
-from inception_v3.inference.engines.artefact import BOUNDS
-from inception_v3.inference.engines.base import LOGITS, Answers, Pixels
-from inception_v3.inference.engines.check import compare, network_itself
-from inception_v3.inference.engines.choose import NEEDS, install
+from inception_v3.inference.engines.base import LOGITS, Outputs, Pixels, Precision
+from inception_v3.inference.engines.registry import load_engine
+from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network
 from inception_v3.network import architecture
 from inception_v3.support.cpu import core_count
+from inception_v3.support.packages import install_command
 from inception_v3.weights.formats.registry import find_writer
 from inception_v3.weights.model import InceptionV3
 
@@ -119,18 +118,11 @@ def candidates(device: str, engines: Sequence[str], peers: bool, compiled: bool)
         for way in ways:
             add(f"timm, {way}", by_torch[:1] if on_cpu else by_torch, "timm.safetensors", "timm", "timm")
         add("keras on pytorch", ("fp32",), "keras.h5", "keras", "keras")
-    if "pytorch" in engines:
-        add("pytorch", by_torch, "model.safetensors", "torch")
-    if "compile" in engines and compiled:
-        add("compile", by_torch, "model.safetensors", "torch")
-    if "ncnn" in engines and on_cpu:
-        add("ncnn", ("fp32",), "model.safetensors", "ncnn")
-    if "onnxruntime" in engines:
-        add("onnxruntime", ("fp32",), "fp32.onnx", "onnxruntime")
-        add("onnxruntime", ("int8",) if on_cpu else (), "int8.onnx", "onnxruntime")
-    if "openvino" in engines and not device.startswith("cuda"):
-        add("openvino", ("fp32", "bf16" if on_cpu else "fp16"), "fp32.xml", "openvino")
-        add("openvino", ("int8",), "int8.xml", "openvino")
+    chosen = [load_engine(name) for name in engines if name != "compile" or compiled]
+    for engine in sorted(chosen, key=lambda engine: bool(engine.formats)):  # engines that run the model itself first
+        package = engine.packages[0] if engine.packages else "inception_v3"
+        for precision in engine.precisions.get(device.split(":")[0].lower(), ()):
+            add(engine.name, (precision,), contestants.engine_file(engine.name, precision), package)
     return found
 
 
@@ -222,7 +214,7 @@ def bench(
         _check_any(racing, skipped)
 
         step("comparing answers")
-        reference = network_itself(network, (LOGITS,))
+        reference = reference_network(network, (LOGITS,))
         expected = np.concatenate([reference(pixels[at : at + 16])[LOGITS] for at in range(0, len(pixels), 16)])
         base = next(iter(racing))
         rows, operations = [], 2 * _macs(network)
@@ -239,7 +231,8 @@ def bench(
 
 def _why_not(one: Contestant, pictures: bool) -> str | None:
     if find_spec(one.package) is None:
-        remedy = install(one.package) if one.package in NEEDS else f"pip install {one.package}"
+        ours = one.program is None
+        remedy = install_command(load_engine(one.engine).extra) if ours else f"pip install {one.package}"
         return f"{one.package} is not installed; {remedy}"
     if one.engine.startswith("torchvision on") and find_spec("onnxscript") is None:
         return "its graph is written by torch.onnx, which needs onnxscript; pip install onnxscript"
@@ -297,7 +290,7 @@ def _row(
 def _agreement(found: np.ndarray, expected: np.ndarray, name: str) -> tuple[float, float]:
     """The share of pictures with the same first class, and the largest difference of a probability."""
 
-    def stored(logits: np.ndarray) -> Callable[[Pixels], Answers]:
+    def stored(logits: np.ndarray) -> Callable[[Pixels], Outputs]:
         return lambda _: {LOGITS: logits}
 
     try:
@@ -314,7 +307,7 @@ def doubtful(rows: Sequence[Row]) -> dict[str, float]:
     return {
         f"{row.engine} {row.precision}": row.top1_agreement or 0.0
         for row in ours
-        if (row.top1_agreement or 0.0) < BOUNDS[row.precision]
+        if (row.top1_agreement or 0.0) < MIN_AGREEMENT[row.precision]
     }
 
 

@@ -23,7 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
+from inception_v3.inference.engines import registry
 from inception_v3.inference.engines.base import LOGITS, Pixels, Precision
+from inception_v3.inference.engines.registry import load_engine
+from inception_v3.inference.exported.registry import load_format
 from inception_v3.network.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,25 +69,22 @@ class Ready:
 Build = Callable[[Contest, str], Ready]
 
 
-def exported(engine: str, suffix: str) -> Build:
+def engine_file(engine: str, precision: str) -> str:
+    """The file that an engine runs: exported in its own format, or the model if it runs no exported files."""
+    formats = load_engine(engine).formats
+    if not formats:
+        return "model.safetensors"
+    return f"{'int8' if precision == 'int8' else 'fp32'}{load_format(formats[0]).suffix}"
+
+
+def our_engine(engine: str) -> Build:
+    """An engine of this package, on the file of `engine_file`."""
+
     def build(contest: Contest, precision: str) -> Ready:
-        from inception_v3.inference.engines.choose import open_exported
+        from inception_v3.inference.choose import open_engine
 
-        file = contest.folder / ("int8" if precision == "int8" else "fp32")
-        device = None if contest.device == "cpu" else contest.device
-        opened = open_exported(file.with_suffix(suffix), engine, precision, device, min_agreement=0)  # type: ignore[arg-type]
-        return Ready(lambda pixels: pixels, lambda pixels: opened.engine.run(pixels)[LOGITS])
-
-    return build
-
-
-def loaded(engine: str) -> Build:
-    def build(contest: Contest, precision: str) -> Ready:
-        from inception_v3.inference.engines.choose import open_model
-        from inception_v3.weights.load import load
-
-        model = load(contest.folder / "model.safetensors")
-        opened = open_model(model, engine, precision, contest.device)  # type: ignore[arg-type]
+        file = contest.folder / engine_file(engine, precision)
+        opened = open_engine(file, engine, precision, contest.device, min_agreement=0)
         return Ready(lambda pixels: pixels, lambda pixels: opened.engine.run(pixels)[LOGITS])
 
     return build
@@ -194,13 +194,7 @@ def keras(contest: Contest, precision: str) -> Ready:
     )
 
 
-ENGINES: dict[str, Build] = {
-    "pytorch": loaded("pytorch"),
-    "compile": loaded("compile"),
-    "onnxruntime": exported("onnxruntime", ".onnx"),
-    "openvino": exported("openvino", ".xml"),
-    "ncnn": loaded("ncnn"),
-}
+ENGINES: dict[str, Build] = {name: our_engine(name) for name in registry.ENGINES}
 PEERS: dict[str, Build] = {
     "torchvision": on_torch("torchvision", channels_last=False),
     "torchvision, channels_last": on_torch("torchvision"),
@@ -383,9 +377,9 @@ def _product(device: str, precision: str, side: int) -> Callable[[], object]:
 
 
 def _product_openvino(precision: str, side: int) -> Callable[[], object]:
-    from inception_v3.inference.engines.openvino import load_core, load_openvino
+    from inception_v3.inference.engines.openvino import load_core
 
-    openvino = load_openvino()
+    openvino = import_module("openvino")
     operations = import_module("openvino.opset13")
     rng = np.random.default_rng(0)
     given = operations.parameter([side, side], np.float32)

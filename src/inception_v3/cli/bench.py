@@ -9,6 +9,7 @@ import typer
 
 from inception_v3.cli.common import MODEL, Json, WeightsFile, warn
 from inception_v3.errors import InputError
+from inception_v3.inference.engines.registry import ENGINES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,9 +27,7 @@ def bench(
         bool, typer.Option("--peers", help="Other programs too, those that are installed: torchvision, timm, Keras.")
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Include torch.compile; takes minutes.")] = False,
-    engines: Annotated[
-        str | None, typer.Option(help="Some of pytorch,compile,onnxruntime,openvino,ncnn. By default all.")
-    ] = None,
+    engines: Annotated[str | None, typer.Option(help=f"Some of {','.join(ENGINES)}. By default all.")] = None,
     precisions: Annotated[str | None, typer.Option(help="Some of fp32,bf16,fp16,int8. By default all.")] = None,
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Pictures at once; give it again for another. By default 1 and 16.")
@@ -46,11 +45,10 @@ def bench(
 
     All run by turns, so that a noisy machine does not decide the order.
     """
-    from inception_v3.benchmarking.contestants import ENGINES
-    from inception_v3.inference.engines.artefact import BOUNDS
+    from inception_v3.inference.exported.check import MIN_AGREEMENT
 
     chosen = _some("--engines", engines, tuple(ENGINES))
-    which = _some("--precisions", precisions, tuple(BOUNDS))
+    which = _some("--precisions", precisions, tuple(MIN_AGREEMENT))
     if "compile" in (engines or "").split(","):
         compiled = True
     if plot is not None:

@@ -13,6 +13,7 @@ import typer
 
 from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
+from inception_v3.inference.engines.registry import CHOICES
 
 if TYPE_CHECKING:
     from inception_v3.images.find import Source
@@ -43,7 +44,7 @@ def predict(
     decode: Annotated[
         Decode, typer.Option(help="scaled reads large JPEGs faster, with slightly different pixels.")
     ] = Decode.exact,
-    engine: Annotated[str, typer.Option(help="auto, pytorch, compile, onnxruntime, openvino or ncnn.")] = "auto",
+    engine: Annotated[str, typer.Option(help=f"{', '.join(CHOICES)}.")] = "auto",
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, fp16 or int8; by default the fastest that is proven.")
     ] = None,
@@ -69,7 +70,7 @@ def predict(
     elif resume:
         raise InputError("--resume goes on with a file; name it with --out", exit_status=2)
     sources = expand(images)
-    from inception_v3.inference.engines.choose import open_engine
+    from inception_v3.inference.choose import open_engine
     from inception_v3.inference.pipeline import check_decode, resizer
     from inception_v3.inference.predict import predict
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.rounding import rounded
+from inception_v3.inference.choose import open_graph
 from inception_v3.inference.engines.base import Engine
-from inception_v3.inference.engines.choose import open_graph
-from inception_v3.inference.engines.graph import Graph, build, swap_pools
+from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.network.settings import GRAPH_2015
 from inception_v3.weights.formats import fid_2015
 from inception_v3.weights.load import load
@@ -97,7 +97,7 @@ def load_network(
     logits = next(tensor for key, tensor in weights_of.items() if key.startswith("Logits.") and tensor.ndim == 4)
     channels = weights_of[f"{SPATIAL_LAYER}.Conv2d_0a_1x1.weights"].shape[0]
     spatial = f"{SPATIAL_LAYER.replace('.', '/')}/Conv2d_0a_1x1"
-    graph = swap_pools(build(model, any_size=True, outputs=("Mixed_7c", spatial), from_pixels=False))
+    graph = swap_pools(build_graph(model, any_size=True, outputs=("Mixed_7c", spatial), from_pixels=False))
     return Network(
         features=EngineFeatures(graph, dtype, torch.device(device), callers),
         width=logits.shape[1],

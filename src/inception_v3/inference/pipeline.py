@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from inception_v3.errors import InputError
 from inception_v3.images.find import Source
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.engines import Engine
+from inception_v3.inference.engines.base import Engine
 from inception_v3.support.cpu import core_count
 
 Decode = Literal["exact", "scaled"]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from inception_v3.images.find import Source, expand
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.engines import Engine
-from inception_v3.inference.engines.choose import open_engine
+from inception_v3.inference.choose import open_engine
+from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.pipeline import Decode, Resizer, run
 
 
