@@ -19,8 +19,8 @@ from PIL import Image
 
 from inception_v3.images.find import Source, expand
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.choose import OpenedModel, open_engine
+from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.pipeline import FIRST_BATCH, resizer, run
 from inception_v3.inference.predict import predict
 from inception_v3.inference.results import open_results

@@ -84,8 +84,7 @@ class PyTorchEngine(Engine):
             self._run.forget()
         torch.cuda.empty_cache()
         half = len(pixels) // 2
-        warnings.warn(
-            f"{self.device}: no memory for {len(pixels)} images at once; continuing with {half}", stacklevel=2
-        )
+        reason = f"{self.device}: not enough memory for {len(pixels)} images at once"
+        warnings.warn(f"{reason}; continuing with {half}", stacklevel=2)
         self._max_batch = min(half, self._max_batch or half)
         return self._concatenate([self._run_batch(pixels[:half]), self._run_batch(pixels[half:])])

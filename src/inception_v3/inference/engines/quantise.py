@@ -41,8 +41,7 @@ def check_calibration_images(pixels: Pixels, reference: Run) -> None:
     if np.ptp(pixels.reshape(len(pixels), -1), 1).max() < 16:
         raise InputError("the images for int8 are of one colour each; give images like those to be classified")
     if len(set(_classes(reference, pixels).tolist())) == 1:
-        reason = f"all {len(pixels)} images for int8 are of one class to the network"
-        raise InputError(f"{reason}; give images of all classes")
+        raise InputError(f"the network puts all {len(pixels)} images for int8 in one class; give images of all classes")
 
 
 def _check_count(count: int) -> None:
