@@ -814,7 +814,7 @@ def save_images(folder: Path, count: int, shade: int | None = None) -> list[Sour
 
 
 def test_int8_needs_enough_different_images(random_model: Build, tmp_path: Path) -> None:
-    from inception_v3.inference.engines.quantise import check_calibration_images
+    from inception_v3.inference.quantise import check_calibration_images
 
     model = random_model()
     cases = [

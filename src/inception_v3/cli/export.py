@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,9 +48,9 @@ def export(
 
     `predict` runs .onnx and .xml files without PyTorch, and chooses the fastest file of a folder whose check passed.
     """
-    from inception_v3.inference.engines.base import FEATURES, LOGITS
+    from inception_v3.inference.engines.base import FEATURES, LOGITS, parse_precision
 
-    precisions = _known_precisions(precision)
+    precisions = [parse_precision(name) for name in precision.split(",")]
     if out is None:
         if not Path(model).is_dir():
             raise InputError("name a file or folder to write to, after the model", exit_status=2)
@@ -92,16 +92,6 @@ def export(
         print(json.dumps({name: asdict(description) for name, description in written.items()}))
     else:
         _print(written)
-
-
-def _known_precisions(text: str) -> "list[Precision]":
-    """The precisions in a list with commas. Raises InputError for an unknown precision."""
-    from inception_v3.inference.engines.base import Precision
-
-    known: dict[str, Precision] = {name: name for name in get_args(Precision)}
-    if unknown := [name for name in text.split(",") if name not in known]:
-        raise InputError(f"no precision {unknown[0]!r}; there are {', '.join(known)}", exit_status=2)
-    return [known[name] for name in text.split(",")]
 
 
 def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "dict[Precision, Path]":

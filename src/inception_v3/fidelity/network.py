@@ -54,7 +54,7 @@ class Network:
     def int8(self, images: Tensor) -> "Network":
         """The same in int8, fitted to images as `features` takes them. Raises InputError: too few, another device, or
         a package that is missing."""
-        from inception_v3.inference.engines.quantise import int8_engine
+        from inception_v3.inference.quantise import int8_engine
 
         if self.device.type != "cpu" or not isinstance(self.features, EngineFeatures):
             raise InputError("int8 is for processors; take bf16 on a GPU", exit_status=2)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING
 
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import LOGITS, Engine, Precision
+from inception_v3.inference.engines.base import LOGITS, Engine, Precision, parse_precision
 from inception_v3.inference.engines.fallback import FallbackEngine
 from inception_v3.inference.engines.registry import load_engine, load_engines
 from inception_v3.inference.exported.check import rejection_reason
@@ -65,13 +65,13 @@ def open_engine(
     """
     path = Path(model)
     runs_files = engine == "auto" or bool(load_engine(engine).formats)
-    known = _known_precision(precision)
+    requested = parse_precision(precision) if precision is not None else None
     has_model = (path / MODEL_FILE).exists()
     prefers_gpu = (engine, precision, device) == ("auto", None, None) and has_model and _has_gpu()
     if weights_file is None and (runs_files or recognise(path)) and not prefers_gpu:
         try:
             if (exported := find_exported(path)) is not None:
-                return open_exported(exported, engine, known, device, min_agreement, batch_size)
+                return open_exported(exported, engine, requested, device, min_agreement, batch_size)
         except InputError as error:
             if not has_model:
                 raise
@@ -79,13 +79,7 @@ def open_engine(
     from inception_v3.weights.load import load
 
     device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
-    return open_model(load(model, weights_file=weights_file), engine, known, device, batch_size)
-
-
-def _known_precision(name: str | None) -> Precision | None:
-    if name is not None and name not in get_args(Precision):
-        raise InputError(f"no precision {name!r}; there are {', '.join(get_args(Precision))}", exit_status=2)
-    return cast("Precision | None", name)
+    return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size)
 
 
 def _has_gpu() -> bool:
@@ -135,7 +129,7 @@ class _Candidate:
         """Raises InputError: damaged, or another network than its description."""
         check_weights(self.file, self.description)
         with _explain_failure(self.file, self.engine.name, "export it again"):
-            engine = self.engine.from_file(self.file, self.description.precision, device)
+            engine = self.engine(self.file, self.description.precision, self.engine.resolve_device(device))
         _check_network(engine, self.description, self.file)
         return engine
 
@@ -330,10 +324,10 @@ def open_graph(
             able = " and ".join(each.name for each in load_engines() if each.supports(precision))
             raise InputError(f"{engine} does not run {precision} here; {able} can", exit_status=2)
     with _explain_failure("this network", chosen.name, "use another --engine"):
-        opened = chosen.from_graph(graph, precision, device, callers=callers)
+        opened = chosen(graph, precision, chosen.resolve_device(device), callers=callers)
     pytorch = load_engine("pytorch")
     if engine == "auto" and chosen is not pytorch:
-        return FallbackEngine(opened, lambda: pytorch.from_graph(graph, precision, device)), reason
+        return FallbackEngine(opened, lambda: pytorch(graph, precision, pytorch.resolve_device(device))), reason
     return opened, reason
 
 

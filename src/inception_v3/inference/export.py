@@ -20,11 +20,11 @@ from inception_v3.errors import InputError
 from inception_v3.images.find import Source
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Pixels, Precision, Run
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
-from inception_v3.inference.engines.quantise import MIN_IMAGES, check_calibration_images, quantise
 from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network, rejection_reason
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
+from inception_v3.inference.quantise import MIN_IMAGES, check_calibration_images, quantise
 from inception_v3.support.files import cannot_write, replacing
 from inception_v3.weights.model import InceptionV3
 
@@ -99,15 +99,17 @@ def export(
         file = Path(folder) / f"model{out.suffix}"
         progress("calibrating int8; this takes minutes" if precision == "int8" else "writing the network")
         description = _write(file, format, graph, description, prepared, reference, min_agreement)
-        if (run := format.run_file(file, description)) is None:
+        if not format.runs_here:
             reason = f"not checked, since only {format.program} runs it"
             warnings.warn(f"{out}: {reason}; compare its outputs there", stacklevel=2)
         else:
             progress("comparing the file with the network")
             description = replace(description, numbers=format.weights_checksum(file))
-            description = _check(out, run, reference, prepared, description, min_agreement)
+            description = _check(
+                out, format.run(file, precision, graph.outputs), reference, prepared, description, min_agreement
+            )
             format.write_description(file, description.to_json())
-        _move(format.files(file), out)
+        _move(file, format.weights_suffix, out)
     return description
 
 
@@ -183,7 +185,7 @@ def _write(
         model, kept = quantise(graph, format, images.calibration, reference, images.held_out, required)
         description = replace(description, kept_higher=kept)
     else:
-        model = format.convert(graph, description.precision, description.preprocessing.image_size)
+        model = format.convert(graph, description.precision)
     format.save(model, file, description)
     return description
 
@@ -212,14 +214,14 @@ def _check(
     return description
 
 
-def _move(files: list[Path], out: Path) -> None:
-    """Copy the files to `out`, each under its own suffix. A file is replaced only by a complete file."""
-    if files[0].is_dir():
-        _move_folder(files[0], out)
+def _move(file: Path, weights_suffix: str, out: Path) -> None:
+    """Copy a file or folder to `out`, after its weights. A file is replaced only by a complete file."""
+    if file.is_dir():
+        _move_folder(file, out)
         return
-    for file in files:
-        with replacing(out.with_suffix(file.suffix)) as temporary:
-            shutil.copyfile(file, temporary)
+    for suffix in filter(None, (weights_suffix, file.suffix)):
+        with replacing(out.with_suffix(suffix)) as temporary:
+            shutil.copyfile(file.with_suffix(suffix), temporary)
 
 
 def _move_folder(folder: Path, out: Path) -> None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,19 @@ PIXELS_INPUT = "pixels"  # input of an exported network: uint8 (N, H, W, 3), 0 t
 IMAGES_INPUT = "images"  # input of a network built without scaling: float (N, 3, H, W)
 
 
+def parse_precision(name: str) -> Precision:
+    """Raises InputError for an unknown precision."""
+    known: dict[str, Precision] = {precision: precision for precision in get_args(Precision)}
+    if name not in known:
+        raise InputError(f"no precision {name!r}; there are {', '.join(known)}", exit_status=2)
+    return known[name]
+
+
 class Engine(ABC):
     """Runs one network on one device in one precision.
 
-    Not thread-safe, unless it was built with `callers=n`. Then n threads may call it at once, and each call uses 1/n of
-    the CPU cores.
+    Not thread-safe, unless it was built with `callers=n`. Then n threads may call it at once, each with 1/n of the CPU
+    cores.
 
     Attributes:
         name: the value of `--engine`.
@@ -59,19 +67,13 @@ class Engine(ABC):
     image_size: tuple[int, int] | None
     widths: dict[str, int]
 
-    @classmethod
-    def from_file(cls, file: Path, precision: Precision, device: str | None = None) -> Self:
-        """The engine for an exported file of one of `formats`. Raises InputError: see `resolve_device`."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_graph(cls, graph: "Graph", precision: Precision, device: str | None = None, *, callers: int = 1) -> Self:
-        """The engine for a network in memory, for `callers` threads. Raises InputError: see `resolve_device`."""
-        raise NotImplementedError
+    def __init__(self, network: "Path | Graph", precision: Precision, device: str, *, callers: int = 1) -> None:
+        """`network` is an exported file of one of `formats`, or a graph. `device` is a result of `resolve_device`."""
+        self.precision, self.device = precision, device
 
     @classmethod
     def resolve_device(cls, device: str | None) -> str:
-        """The engine's own name for a device; its default without one. Raises InputError: it cannot run there."""
+        """The engine's name for a device, or its default device. Raises InputError: it cannot run there."""
         return device or "cpu"
 
     @classmethod

@@ -8,7 +8,7 @@ gain.
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import PIXELS_INPUT, Engine, Outputs, Pixels, Precision, Speeds
 from inception_v3.inference.engines.graph import Convolution, Graph, Operation, Pooling, split_stem
-from inception_v3.inference.engines.onnx_graph import to_onnx
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
 from inception_v3.support.cpu import core_count
 
@@ -34,19 +33,14 @@ class NcnnEngine(Engine):
     extra = "ncnn"
     speed: ClassVar[Speeds] = {"fp32": (17.5, 20.4)}
 
-    def __init__(self, graph: Graph, *, callers: int = 1) -> None:
-        self.precision, self.device = "fp32", "cpu"
-        stem, rest = split_stem(graph)
+    def __init__(self, network: Graph, precision: Precision = "fp32", device: str = "cpu", *, callers: int = 1) -> None:
+        super().__init__(network, precision, device)
+        stem, rest = split_stem(network)
         if not stem.operations:
             raise InputError("ncnn runs only the stem, and this network has none; use --engine onnxruntime")
         self._stem = _Stem(stem, max(1, core_count() // callers))
-        self._rest = OnnxRuntimeEngine(to_onnx(rest).SerializeToString(), "fp32", callers=callers, spinning=False)
-        self.image_size, self.widths = graph.image_size, self._rest.widths
-
-    @classmethod
-    def from_graph(cls, graph: Graph, precision: Precision, device: str | None = None, *, callers: int = 1) -> Self:
-        cls.resolve_device(device)
-        return cls(graph, callers=callers)
+        self._rest = OnnxRuntimeEngine(rest, precision, callers=callers, spinning=False)
+        self.image_size, self.widths = network.image_size, self._rest.widths
 
     @classmethod
     def resolve_device(cls, device: str | None) -> str:

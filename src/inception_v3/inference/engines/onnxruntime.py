@@ -1,7 +1,7 @@
 """ONNX Runtime: the engine that starts fastest. Its execution providers run on CPUs and NVIDIA GPUs (with TensorRT)."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from inception_v3.inference.engines.base import (
 )
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.onnx_file import outline
+from inception_v3.inference.engines.onnx_graph import to_onnx
 from inception_v3.support.cpu import core_count
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 # In order of preference. A later provider runs the operations that an earlier provider lacks.
 _PROVIDERS = {
@@ -28,7 +32,7 @@ _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxRuntimeEngine(Engine):
-    """ONNX Runtime on the CPU or on CUDA, for an .onnx file or its bytes. For `callers`, see Engine.
+    """ONNX Runtime on the CPU or on CUDA, for an .onnx file, a graph, or a model in memory. For `callers`, see Engine.
 
     With `spinning`, threads that wait keep their cores busy. That is faster if nothing else needs the cores.
     """
@@ -43,7 +47,7 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(
         self,
-        network: Path | bytes,
+        network: "Path | Graph | ModelProto",
         precision: Precision,
         device: str = "cpu",
         *,
@@ -57,17 +61,18 @@ class OnnxRuntimeEngine(Engine):
         providers = [(name, _options(name, index)) for name in _PROVIDERS.get(kind, ()) if name in available]
         if not providers:
             raise InputError(f"this ONNX Runtime has no provider for {device}; install onnxruntime-gpu", exit_status=2)
-        self.precision, self.device = precision, device
+        super().__init__(network, precision, device)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = max(1, core_count() // callers)
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.log_severity_level = 3  # errors: its warnings are about things that users cannot change
         if isinstance(network, Path):
-            network = network.resolve()
-            options.add_session_config_entry(_WEIGHTS_FOLDER, str(network.parent))
-            network = outline(network)
+            options.add_session_config_entry(_WEIGHTS_FOLDER, str(network.resolve().parent))
+            content = outline(network.resolve())
+        else:
+            content = (to_onnx(network) if isinstance(network, Graph) else network).SerializeToString()
         # ONNX Runtime's own fallback from a failed provider is the CPU, with a message on stdout.
-        self._session = runtime.InferenceSession(network, options, providers=providers, enable_fallback=0)
+        self._session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
         if self._session.get_providers()[0] not in dict(providers):
             raise InputError(f"ONNX Runtime cannot start on {device}; check its drivers, or leave out --device")
         (network_input,) = self._session.get_inputs()
@@ -76,16 +81,6 @@ class OnnxRuntimeEngine(Engine):
         height, width = network_input.shape[1:3] if is_pixels else network_input.shape[2:]
         self.image_size = (height, width) if isinstance(height, int) else None  # dynamic sizes are strings
         self.widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
-
-    @classmethod
-    def from_file(cls, file: Path, precision: Precision, device: str | None = None) -> Self:
-        return cls(file, precision, cls.resolve_device(device))
-
-    @classmethod
-    def from_graph(cls, graph: Graph, precision: Precision, device: str | None = None, *, callers: int = 1) -> Self:
-        from inception_v3.inference.engines.onnx_graph import to_onnx
-
-        return cls(to_onnx(graph).SerializeToString(), precision, cls.resolve_device(device), callers=callers)
 
     def run(self, pixels: Pixels) -> Outputs:
         outputs = self._session.run([*self.widths], {self._input: np.ascontiguousarray(pixels)})

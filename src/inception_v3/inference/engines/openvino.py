@@ -3,7 +3,7 @@
 import threading
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from inception_v3.inference.engines.base import (
     Speeds,
 )
 from inception_v3.inference.engines.graph import Graph
+from inception_v3.inference.engines.onnx_graph import to_onnx
 
 if TYPE_CHECKING:
     import openvino
@@ -27,7 +28,7 @@ _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "i
 
 
 class OpenvinoEngine(Engine):
-    """OpenVINO, for an .xml file with its .bin, an .onnx file, or a model that OpenVINO has read.
+    """OpenVINO, for an .xml file with its .bin, an .onnx file, a graph, or a model in memory.
 
     `device` is OpenVINO's name of a device, such as CPU or GPU. For `callers`, see Engine.
     """
@@ -42,18 +43,18 @@ class OpenvinoEngine(Engine):
     speed: ClassVar[Speeds] = {"fp32": (19.0, 18.6), "bf16": (36.7, 38.1), "fp16": (36.7, 38.1), "int8": (62.2, 72.4)}
 
     def __init__(
-        self, network: "Path | openvino.Model", precision: Precision, device: str = "CPU", *, callers: int = 1
+        self, network: "Path | Graph | openvino.Model", precision: Precision, device: str = "CPU", *, callers: int = 1
     ) -> None:
-        core = load_core()
-        available = core.available_devices
+        available = load_core().available_devices
         if device.split(".")[0] not in {name.split(".")[0] for name in available}:
             raise InputError(f"OpenVINO has no {device} here; it has {', '.join(available)}", exit_status=2)
-        self.precision, self.device = precision, device
-        model = core.read_model(network) if isinstance(network, Path) else network
+        super().__init__(network, precision, device)
+        if isinstance(network, Graph):
+            network = read_graph(network)
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
         if callers > 1:
             options["NUM_STREAMS"] = callers
-        self._compiled = core.compile_model(model, device, options)
+        self._compiled = load_core().compile_model(network, device, options)
         self._check_precision(precision)
         self._thread_local = threading.local()
         network_input = self._compiled.input()
@@ -71,14 +72,6 @@ class OpenvinoEngine(Engine):
             raise InputError(f"{reason}; use --precision fp32", exit_status=2)
 
     @classmethod
-    def from_file(cls, file: Path, precision: Precision, device: str | None = None) -> Self:
-        return cls(file, precision, cls.resolve_device(device))
-
-    @classmethod
-    def from_graph(cls, graph: Graph, precision: Precision, device: str | None = None, *, callers: int = 1) -> Self:
-        return cls(read_graph(graph), precision, cls.resolve_device(device), callers=callers)
-
-    @classmethod
     def resolve_device(cls, device: str | None) -> str:
         return (device or "cpu").upper()
 
@@ -91,8 +84,6 @@ class OpenvinoEngine(Engine):
 
 def read_graph(graph: Graph) -> "openvino.Model":
     """The graph as a model of OpenVINO. Raises InputError if openvino or onnx is missing."""
-    from inception_v3.inference.engines.onnx_graph import to_onnx
-
     return load_core().read_model(to_onnx(graph).SerializeToString())
 
 

@@ -1,7 +1,7 @@
 """PyTorch: the engine that is always installed, on all of PyTorch's devices."""
 
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -30,15 +30,15 @@ class PyTorchEngine(Engine):
     }
     speed: ClassVar[Speeds] = {"fp32": (11.2, 15.3), "bf16": (16.4, 28.1)}
 
-    def __init__(self, graph: Graph, precision: Precision = "fp32", device: str = "cpu") -> None:
+    def __init__(self, network: Graph, precision: Precision = "fp32", device: str = "cpu", *, callers: int = 1) -> None:
         from inception_v3.inference.engines.graph_module import DTYPES, GraphModule
 
         if precision == "fp16" and device == "cpu":
             raise InputError("fp16 is for GPUs; use bf16 on a CPU", exit_status=2)
-        self.precision, self.device = precision, device
-        self.outputs, self.image_size, channels = graph.outputs, graph.image_size, graph.channels()
-        self.widths = {name: channels[name] for name in graph.outputs}
-        self._run = self._prepare(GraphModule(graph, DTYPES[precision]).eval().to(device))
+        super().__init__(network, precision, device)
+        self.image_size, channels = network.image_size, network.channels()
+        self.widths = {name: channels[name] for name in network.outputs}
+        self._run = self._prepare(GraphModule(network, DTYPES[precision]).eval().to(device))
         self._max_batch: int | None = None
 
     def _prepare(self, module: "GraphModule") -> Any:
@@ -46,10 +46,6 @@ class PyTorchEngine(Engine):
         from inception_v3.inference.engines.graph_module import RecordedModule, record_cuda_graph
 
         return RecordedModule(module, record_cuda_graph) if self.device.startswith("cuda") else module
-
-    @classmethod
-    def from_graph(cls, graph: Graph, precision: Precision, device: str | None = None, *, callers: int = 1) -> Self:
-        return cls(graph, precision, cls.resolve_device(device))
 
     @classmethod
     def resolve_device(cls, device: str | None) -> str:
@@ -67,7 +63,7 @@ class PyTorchEngine(Engine):
     def _concatenate(self, parts: list[Outputs]) -> Outputs:
         if len(parts) == 1:
             return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.widths}
 
     def _run_batch(self, pixels: Pixels) -> Outputs:
         """Run a batch at once, or in halves if it does not fit in memory."""
@@ -76,7 +72,7 @@ class PyTorchEngine(Engine):
         try:
             with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=self.precision != "fp32"):
                 tensors = self._run(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device))
-            return {name: tensor.cpu().numpy() for name, tensor in zip(self.outputs, tensors, strict=True)}
+            return {name: tensor.cpu().numpy() for name, tensor in zip(self.widths, tensors, strict=True)}
         except torch.OutOfMemoryError as error:
             if len(pixels) == 1:
                 raise InputError(f"{self.device}: not enough memory for one image; free some of it") from error

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from inception_v3.inference.engines.base import Precision, Run
 from inception_v3.inference.engines.graph import Graph
+from inception_v3.inference.engines.registry import load_engine
 from inception_v3.inference.exported.description import KEY, Description
-from inception_v3.network.architecture import Size
+from inception_v3.support.files import checksum
 from inception_v3.support.packages import require_packages
 from inception_v3.support.protocol_buffers import read_fields
 
@@ -18,22 +19,26 @@ class ExportFormat(ABC):
 
     Attributes:
         name, suffix: from registry.py. The name is a value of `--to`.
-        program: the program that runs the files, for messages.
+        engine: the engine that checks a written file; "" if the format has its own `run`, or none here.
+        program: the program that runs the files if no engine does.
         precisions: the precisions that it can be exported in.
         packages, extra: the packages that write and check a file, and the extra of inception-v3 with them.
+        weights_suffix: of the file beside the exported file that holds the weights, if there is one.
         is_folder: whether an exported network is a folder.
+        runs_here: whether a written file can be checked.
     """
 
-    program: ClassVar[str]
+    engine: ClassVar[str] = ""
+    program: ClassVar[str] = ""
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
+    weights_suffix: ClassVar[str] = ""
     is_folder: ClassVar[bool] = False
+    runs_here: ClassVar[bool] = True
 
     def __init__(self, name: str, suffix: str) -> None:
         self.name, self.suffix = name, suffix
-
-    # Reading. A damaged file may raise any error.
 
     @abstractmethod
     def recognises(self, path: Path, head: bytes) -> bool:
@@ -41,21 +46,19 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def read_description(self, path: Path) -> str | None:
-        """The JSON text of the description, or None if the file has none."""
+        """The JSON text of the description, or None if the file has none. A damaged file may raise any error."""
 
     def weights_checksum(self, path: Path) -> str:
         """Checksum of the exported weights; "" if the format protects them itself."""
-        return ""
-
-    # Writing
+        return checksum(path.with_suffix(self.weights_suffix)) if self.weights_suffix else ""
 
     def check_installed(self) -> None:
         """Raises InputError, which names the extra, if a package is missing to write and check a file."""
         require_packages(self.packages, f"exporting to {self.suffix}", self.extra)
 
     @abstractmethod
-    def convert(self, graph: Graph, precision: Precision = "fp32", example_size: Size = (299, 299)) -> Any:
-        """Convert a graph to the format's model object. A tracing format traces images of `example_size`."""
+    def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
+        """Convert a graph to the format's model object."""
 
     @abstractmethod
     def save(self, model: Any, file: Path, description: Description) -> None:
@@ -65,19 +68,10 @@ class ExportFormat(ABC):
     def write_description(self, file: Path, text: str) -> None:
         """Add the description to a file without changing its weights."""
 
-    def files(self, file: Path) -> list[Path]:
-        """The files that make up an exported network, the file that refers to the others last."""
-        return [file]
-
-    # Running, to check what was written
-
-    def run_file(self, file: Path, description: Description) -> Run | None:
-        """The function that runs a file, or None if only other systems can."""
-        return None
-
-    def run_model(self, model: Any) -> Run:
-        """The function that runs an int8 model object in memory."""
-        raise NotImplementedError
+    def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
+        """The function that runs a file or a model object, to check it."""
+        engine = load_engine(self.engine)
+        return engine(network, precision, engine.resolve_device(None)).run
 
 
 def message_fields(message: bytes) -> Iterator[tuple[int, bytes]]:

@@ -12,7 +12,6 @@ from inception_v3.inference.engines.base import PIXELS_INPUT, Precision
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.exported.base import ExportFormat, find_description, message_fields
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
-from inception_v3.network.architecture import Size
 
 SPECIFICATION = Path("Data", "com.apple.CoreML", "model.mlmodel")  # in the folder
 METADATA_PATH = (2, 100, 100)  # Model.description.metadata.userDefined, field numbers of Apple's Model.proto
@@ -25,6 +24,7 @@ class CoremlFormat(ExportFormat):
     packages = ("coremltools",)
     extra = "coreml"
     is_folder = True
+    runs_here = False
 
     def recognises(self, path: Path, head: bytes) -> bool:
         return path.suffix == self.suffix and (path / SPECIFICATION).is_file()
@@ -42,7 +42,7 @@ class CoremlFormat(ExportFormat):
     def write_description(self, file: Path, text: str) -> None:
         """`save` does it: nothing is added after a check, since there is none."""
 
-    def convert(self, graph: Graph, precision: Precision = "fp32", example_size: Size = (299, 299)) -> Any:
+    def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
         if graph.image_size is None:
             raise InputError("a Core ML network takes images of one size; leave out --any-size", exit_status=2)
         logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns about newer versions of PyTorch

@@ -4,19 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from inception_v3.inference.engines import onnx_file
-from inception_v3.inference.engines.base import Precision, Run
+from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.onnx_graph import to_onnx
-from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
 from inception_v3.inference.exported.base import ExportFormat, find_description
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
-from inception_v3.network.architecture import Size
 
 
 class OnnxFormat(ExportFormat):
     """ONNX with opset 17. ONNX Runtime checks the file."""
 
-    program = "ONNX Runtime"
+    engine = "onnxruntime"
     precisions = ("fp32", "int8")
     packages = ("onnx", "onnxruntime")
     extra = "onnx"
@@ -34,14 +32,8 @@ class OnnxFormat(ExportFormat):
     def weights_checksum(self, path: Path) -> str:
         return onnx_file.checksum(path)
 
-    def convert(self, graph: Graph, precision: Precision = "fp32", example_size: Size = (299, 299)) -> Any:
+    def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
         return to_onnx(graph)
 
     def save(self, model: Any, file: Path, description: Description) -> None:
         file.write_bytes(model.SerializeToString())
-
-    def run_file(self, file: Path, description: Description) -> Run:
-        return OnnxRuntimeEngine(file, description.precision).run
-
-    def run_model(self, model: Any) -> Run:
-        return OnnxRuntimeEngine(model.SerializeToString(), "int8").run

@@ -11,7 +11,8 @@ from inception_v3.inference.engines.base import Outputs, Pixels, Precision, Run
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
-from inception_v3.network.architecture import Size
+
+EXAMPLE_SIZE = (299, 299)  # to trace a network for any size
 
 
 class TorchExportFormat(ExportFormat):
@@ -37,12 +38,12 @@ class TorchExportFormat(ExportFormat):
             root = archive.namelist()[0].split("/")[0]
             archive.writestr(f"{root}/extra/{KEY}.json", text)
 
-    def convert(self, graph: Graph, precision: Precision = "fp32", example_size: Size = (299, 299)) -> Any:
+    def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
         import torch
 
         from inception_v3.inference.engines.graph_module import DTYPES, GraphModule
 
-        example = torch.zeros(2, *example_size, 3, dtype=torch.uint8)
+        example = torch.zeros(2, *(graph.image_size or EXAMPLE_SIZE), 3, dtype=torch.uint8)
         dynamic = dict.fromkeys((0,) if graph.image_size else (0, 1, 2), torch.export.Dim.AUTO)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about memory layouts; the file is checked after it is written
@@ -56,14 +57,14 @@ class TorchExportFormat(ExportFormat):
             warnings.simplefilter("ignore")
             torch.export.save(model, file)
 
-    def run_file(self, file: Path, description: Description) -> Run:
+    def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
         import torch
 
-        module = torch.export.load(file).module()
+        module = torch.export.load(network).module()
 
         def run(pixels: Pixels) -> Outputs:
             with torch.no_grad():
                 tensors = module(torch.from_numpy(np.ascontiguousarray(pixels)))
-            return {name: tensor.numpy() for name, tensor in zip(description.outputs, tensors, strict=True)}
+            return {name: tensor.numpy() for name, tensor in zip(outputs, tensors, strict=True)}
 
         return run

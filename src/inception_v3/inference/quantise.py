@@ -4,7 +4,7 @@ import logging
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +13,13 @@ from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import LOGITS, PIXELS_INPUT, Pixels, Run
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.openvino import OpenvinoEngine, read_graph
+from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.network.architecture import BASE_END_POINTS
 from inception_v3.support.packages import require_packages
 
 MIN_IMAGES, GOOD_IMAGES = 32, 300  # for calibration; a lower precision is also checked on MIN_IMAGES or more
 SENSITIVITY_IMAGES = 16  # images on which the layers are ranked
 BATCH_SIZE = 16
-
-
-class QuantisableFormat(Protocol):
-    """A format that has int8: how a graph becomes a model that NNCF quantises, and how the model runs."""
-
-    def convert(self, graph: Graph) -> Any: ...
-
-    def run_model(self, model: Any) -> Run: ...
 
 
 def check_calibration_images(pixels: Pixels, reference: Run) -> None:
@@ -50,7 +43,7 @@ def _check_count(count: int) -> None:
 
 
 def quantise(
-    graph: Graph, format: QuantisableFormat, pixels: Pixels, reference: Run, held_out: Pixels, min_agreement: float
+    graph: Graph, format: ExportFormat, pixels: Pixels, reference: Run, held_out: Pixels, min_agreement: float
 ) -> tuple[Any, tuple[str, ...]]:
     """Quantise a graph with calibration on `pixels`. Returns the model and the end points that stayed in float32.
 
@@ -65,20 +58,20 @@ def quantise(
     kept: tuple[str, ...] = ()
     while True:
         model = _quantised(format.convert(graph), pixels, kept)
-        agreement = float((_classes(format.run_model(model), held_out) == expected).mean())
+        agreement = float((_classes(format.run(model, "int8", graph.outputs), held_out) == expected).mean())
         if agreement >= min_agreement or (kept and len(kept) == len(ranking)):
             return model, kept
         ranking = ranking or _rank_by_sensitivity(graph, format, pixels)
         kept = tuple(ranking[: max(1, 2 * len(kept))])
 
 
-def _rank_by_sensitivity(graph: Graph, format: QuantisableFormat, pixels: Pixels) -> list[str]:
+def _rank_by_sensitivity(graph: Graph, format: ExportFormat, pixels: Pixels) -> list[str]:
     """The end points, starting with those where int8 adds most to the relative error."""
     computed = {operation.output for operation in graph.operations}
     names = tuple(name for name in (*BASE_END_POINTS, LOGITS) if name in computed)
     graph = replace(graph, outputs=names)
     models = format.convert(graph), _quantised(format.convert(graph), pixels)
-    exact, rounded = (format.run_model(model)(pixels[:SENSITIVITY_IMAGES]) for model in models)
+    exact, rounded = (format.run(model, "int8", graph.outputs)(pixels[:SENSITIVITY_IMAGES]) for model in models)
     errors = [float(np.linalg.norm(rounded[name] - exact[name]) / np.linalg.norm(exact[name])) for name in names]
     added = np.diff([0.0, *errors])
     return [names[index] for index in np.argsort(-added, kind="stable")]
