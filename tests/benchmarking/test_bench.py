@@ -164,7 +164,7 @@ def test_an_engine_that_says_something_else_shows(monkeypatch: pytest.MonkeyPatc
 
 
 def test_answers_that_are_no_numbers_agree_with_nothing() -> None:
-    with pytest.warns(UserWarning, match="no finite numbers"):
+    with pytest.warns(UserWarning, match="not finite numbers"):
         assert bench._agreement(np.full((2, 3), np.nan), np.eye(2, 3), "openvino bf16") == (0, np.inf)
 
 

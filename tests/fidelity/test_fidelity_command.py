@@ -652,7 +652,7 @@ def test_int8_is_fitted_to_the_reference_and_its_effect_on_fid_is_told(
     assert low["fid_change_pictures"] == 16
     status, _, err = run(*sets, "--scores", "fid", "--precision", "int8")
     assert status == 1
-    assert "20 pictures are too few for int8; give at least 32" in err.replace("\n", " ")
+    assert "20 images are too few for int8; give at least 32" in err.replace("\n", " ")
 
 
 def test_folding_keeps_the_model_that_was_given(thin: Path) -> None:

@@ -379,7 +379,7 @@ def test_ctrl_c_while_it_waits_for_a_list(pictures: Path) -> None:
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert process.stderr.read() == "fake fp32 on cpu: asked for\ninterrupted\n"
+    assert process.stderr.read() == "fake fp32 on cpu: requested\ninterrupted\n"
 
 
 def test_a_reader_that_has_enough_ends_it_quietly_and_soon(pictures: Path) -> None:
@@ -389,7 +389,7 @@ def test_a_reader_that_has_enough_ends_it_quietly_and_soon(pictures: Path) -> No
     process.stdout.readline()
     process.stdout.close()
     process.wait(60)
-    assert process.stderr.read() == "fake fp32 on cpu: asked for\n"
+    assert process.stderr.read() == "fake fp32 on cpu: requested\n"
 
 
 def test_the_count_is_shown_on_a_terminal_alone(pictures: Path, tmp_path: Path) -> None:
