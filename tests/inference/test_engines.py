@@ -153,7 +153,7 @@ def engines(network: graph.Graph) -> list[Engine]:
     """Every engine in float32 on the CPU. `compile` runs PyTorch's graph, and takes minutes."""
     classes = [engine for engine in registry.load_engines() if engine.name != "compile"]
     assert [engine.name for engine in classes] == ["pytorch", "onnxruntime", "openvino", "ncnn"]
-    return [engine.from_graph(network, "fp32", "cpu") for engine in classes]
+    return [engine(network, "fp32", engine.resolve_device("cpu")) for engine in classes]
 
 
 def engines_of(model: InceptionV3) -> list[Engine]:
@@ -211,7 +211,7 @@ def test_a_lower_precision_is_close_to_fp32(random_model: Build) -> None:
     model = random_model()
     expected = reference_network(model, (LOGITS,))(pixels())[LOGITS]
     built = swap_pools(build_graph(model))
-    for engine in (PyTorchEngine(built, "bf16"), OpenvinoEngine.from_graph(built, "bf16")):
+    for engine in (PyTorchEngine(built, "bf16"), OpenvinoEngine(built, "bf16")):
         difference = relative(torch.from_numpy(engine.predict(pixels())[0]), torch.from_numpy(expected))
         assert 0 < difference < 0.05, engine.name
 
@@ -223,9 +223,9 @@ def test_an_engine_refuses_what_it_cannot_do(random_model: Build) -> None:
     with pytest.raises(InputError, match="fp16 is for GPUs"):
         PyTorchEngine(built, "fp16")
     with pytest.raises(InputError, match="OpenVINO has no NPU here; it has CPU"):
-        OpenvinoEngine.from_graph(built, "fp32", "npu")
+        OpenvinoEngine(built, "fp32", "NPU")
     with pytest.raises(InputError, match="no provider for cuda"):
-        OnnxRuntimeEngine.from_graph(built, "fp32", "cuda")
+        OnnxRuntimeEngine(built, "fp32", "cuda")
 
 
 # ------------------------------------------------------------- GPU code and low-level behaviour, tested on a CPU
@@ -346,6 +346,9 @@ def test_recordings_are_replayed_by_batch_shape(random_model: Build) -> None:
 class Failing(Engine):
     name, precision, device = "failing", "fp32", "cpu"
     image_size, widths = None, {}  # type: ignore[var-annotated]
+
+    def __init__(self) -> None:
+        pass
 
     def run(self, pixels: Pixels) -> Outputs:
         raise RuntimeError("the driver\nwent away")

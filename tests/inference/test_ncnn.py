@@ -73,7 +73,7 @@ def test_winograd_rounds_no_more_than_other_engines_do(random_model: BuildModel,
     images, built = pixels(2, *size), swap_pools(build_graph(model))
     exact = GraphModule(build_graph(model.double()), torch.float64)(torch.from_numpy(images))
     outputs = NcnnEngine(built).run(images)
-    others = OnnxRuntimeEngine.from_graph(built, "fp32").run(images)
+    others = OnnxRuntimeEngine(built, "fp32").run(images)
     for name, expected in zip((LOGITS, FEATURES), exact, strict=True):
         error, other = (relative(torch.from_numpy(each[name]).double(), expected) for each in (outputs, others))
         assert error < max(4 * other, 2e-6), name

@@ -27,13 +27,10 @@ from inception_v3.inference.engines.base import FEATURES, LOGITS, Engine
 class ToyEngine(Engine):
     name = "toy"
 
-    def __init__(self, graph):
-        self.precision, self.device, self.image_size = "fp32", "cpu", graph.image_size
+    def __init__(self, graph, precision, device, *, callers=1):
+        super().__init__(graph, precision, device)
+        self.image_size = graph.image_size
         self.widths = {name: graph.channels()[name] for name in (LOGITS, FEATURES)}
-
-    @classmethod
-    def from_graph(cls, graph, precision, device=None, *, callers=1):
-        return cls(graph)
 
     def run(self, pixels):
         outputs = {name: np.zeros((len(pixels), width), np.float32) for name, width in self.widths.items()}
