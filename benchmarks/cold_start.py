@@ -28,11 +28,11 @@ print(session.run(["Logits"], {"pixels": pixels})[0][0].argsort()[-5:][::-1])
 def make(folder: Path) -> None:
     from PIL import Image
 
-    from inception_v3.benchmarking.stand_ins import generated, random_network
+    from inception_v3.benchmarking.synthetic import synthetic_images, random_network
     from inception_v3.inference.export import export
 
-    Image.fromarray(generated(1, (375, 500))[0]).save(folder / "photo.jpg", quality=90)
-    model = random_network(generated(16, (299, 299)))
+    Image.fromarray(synthetic_images(1, (375, 500))[0]).save(folder / "photo.jpg", quality=90)
+    model = random_network(synthetic_images(16, (299, 299)))
     for name in ("model.onnx", "model.xml"):
         export(model, folder / name)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inception_v3.images.find import Source, expand
+from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import OpenedModel, open_engine
 from inception_v3.inference.engines.base import Engine
@@ -54,12 +54,12 @@ def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
 
 def make(folder: Path, precisions: list[str]) -> dict[str, Path]:
     """The full-width network with random weights, exported in each precision: to ONNX in fp32, else to OpenVINO."""
-    from inception_v3.benchmarking.bench import generated, random_network
+    from inception_v3.benchmarking.synthetic import synthetic_images, random_network
     from inception_v3.inference.export import export
 
-    model, files, sample = random_network(generated(16, (299, 299))), {}, []
-    for number, pixels in enumerate(generated(96, (299, 299), seed=1)):  # of many classes to this network
-        sample.append(Source(str(number), folder / f"sample-{number}.png"))
+    model, files, sample = random_network(synthetic_images(16, (299, 299))), {}, []
+    for number, pixels in enumerate(synthetic_images(96, (299, 299), seed=1)):  # of many classes to this network
+        sample.append(ImageSource(str(number), folder / f"sample-{number}.png"))
         Image.fromarray(pixels).save(folder / f"sample-{number}.png")
     for precision in precisions:
         files[precision] = folder / (f"{precision}.onnx" if precision == "fp32" else f"{precision}.xml")

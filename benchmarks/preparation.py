@@ -16,7 +16,7 @@ import torch
 from predict_folder import write_pictures
 
 from inception_v3 import InceptionV3
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import PREPROCESSINGS, Preprocessing
 from inception_v3.inference.pipeline import _preparation
 
@@ -50,12 +50,12 @@ def main() -> None:
     for size, (width, height) in SIZES.items():
         with tempfile.TemporaryDirectory() as place:
             write_pictures(Path(place), PICTURES, width, height)
-            sources = [Source(path.name, path) for path in sorted(Path(place).iterdir())]
+            sources = [ImageSource(path.name, path) for path in sorted(Path(place).iterdir())]
             for name in PREPROCESSINGS:
                 compare(model, size, name, sources)
 
 
-def compare(model: InceptionV3, size: str, name: str, sources: list[Source]) -> None:
+def compare(model: InceptionV3, size: str, name: str, sources: list[ImageSource]) -> None:
     preprocessing = Preprocessing.named(name)  # type: ignore[arg-type]
     exact = answers = None
     for resize in ("torchvision", "pillow"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.benchmarking.stand_ins import generated, random_network
+from inception_v3.benchmarking.synthetic import synthetic_images, random_network
 from inception_v3.inference.engines.base import LOGITS, Engine, Pixels, Precision
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.registry import load_engine
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--engines", default=",".join(ENGINES))
     options = parser.parse_args()
-    images = generated(16, (299, 299))
+    images = synthetic_images(16, (299, 299))
     batch = np.resize(images, (options.batch_size, *images.shape[1:]))
     plain = build_graph(random_network(images))
     graphs = {"plain": plain, "swap": swap_pools(plain)}

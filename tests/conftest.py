@@ -14,7 +14,7 @@ import torch
 import torchvision
 from filelock import FileLock
 
-from inception_v3.data import Pictures
+from inception_v3.data import LabelledImages
 from inception_v3.weights.model import InceptionV3
 
 ROOT = Path(__file__).parent.parent
@@ -114,7 +114,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             tensor.copy_(torch.from_numpy(np.asarray(values)))
 
 
-def as_set(pictures: Pictures) -> list[tuple[str, bytes]]:
+def as_set(pictures: LabelledImages) -> list[tuple[str, bytes]]:
     """Every picture's class and pixels, in a fixed order: the same for the same pictures in whatever form."""
     everything = ((pictures.class_names[label], pictures.open(at)) for at, label in enumerate(pictures.labels))
     return sorted((name, image.tobytes()) for name, image in everything)

@@ -28,25 +28,25 @@ class Command:
 
     process: BaseProcess
     log: Path
-    store: TCPStore | None = None  # of a team, and ends with it
+    store: TCPStore | None = None  # of a run_distributed, and ends with it
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
     def wait(self, timeout: float = 120) -> int:
         """Its exit status; minus the signal's number where one killed it."""
         self.process.join(timeout)
-        assert self.process.exitcode is not None, f"still running:\n{self.said}"
+        assert self.process.exitcode is not None, f"still running:\n{self.output}"
         killed = self.process.exitcode == -signal.SIGKILL  # its workers may complain
-        assert killed or "Traceback" not in self.said, self.said
+        assert killed or "Traceback" not in self.output, self.output
         return self.process.exitcode
 
     def wait_for(self, happened: Callable[[], object], timeout: float = 120) -> None:
         until = time.monotonic() + timeout
         while not happened():
-            assert self.process.is_alive(), self.said
-            assert time.monotonic() < until, self.said
+            assert self.process.is_alive(), self.output
+            assert time.monotonic() < until, self.output
             time.sleep(0.002)
 
     def kill(self, number: int) -> None:
@@ -76,7 +76,7 @@ def run(function: Callable[..., None], *given: object, log: Path, **environment:
     return Command(process, log)
 
 
-def team(count: int, function: Callable[..., None], *given: object, log: Path) -> list[Command]:
+def run_distributed(count: int, function: Callable[..., None], *given: object, log: Path) -> list[Command]:
     """Call it in so many processes that know of each other by torchrun's variables."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun has it too, and outlives them
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
@@ -89,7 +89,7 @@ def team(count: int, function: Callable[..., None], *given: object, log: Path) -
     return commands
 
 
-def meet(place: Path, count: int) -> None:
+def wait_for_processes(place: Path, count: int) -> None:
     """Go on when so many processes have come here."""
     (place / f"here-{os.getpid()}").touch()
     while len(list(place.glob("here-*"))) < count:

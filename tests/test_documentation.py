@@ -26,7 +26,7 @@ from inception_v3.training.run_folder import TRAINING_IMAGES
 from inception_v3.weights import published
 from inception_v3.weights.model import InceptionV3
 from inception_v3.weights.published import PUBLISHED, Web
-from pictures import skies
+from generated_images import skies
 from web_server import WebServer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,7 @@ import torch
 
 from conftest import randomise
 from inception_v3 import cli
-from inception_v3.benchmarking import bench, contestants, stand_ins
+from inception_v3.benchmarking import bench, contestants, synthetic
 from inception_v3.benchmarking.bench import Bench, Contestant
 from inception_v3.benchmarking.contestants import Contest
 from inception_v3.errors import InputError
@@ -213,10 +213,10 @@ def test_other_programs_run_the_same_network(tmp_path: Path) -> None:
     """Otherwise a ratio would compare nothing. In processes of their own, as in a contest: some leave marks on theirs
     (a signal stack that is unmapped) from which it dies later."""
     with torch.device("meta"):  # nothing is drawn to be thrown away
-        network = InceptionV3(5, **stand_ins.SETTINGS)
+        network = InceptionV3(5, **synthetic.SETTINGS)
     randomise(network.to_empty(device="cpu"))
     network.preprocessing = Preprocessing((75, 75))
-    pixels = stand_ins.generated(3, (75, 75))
+    pixels = synthetic.synthetic_images(3, (75, 75))
     expected = reference_network(network.eval(), (LOGITS,))(pixels)[LOGITS]
     scaling = network.preprocessing
     contest = Contest(tmp_path, "cpu", [3], network.settings, scaling.mean, scaling.std)
@@ -253,9 +253,9 @@ def test_on_a_gpu_there_are_half_precisions_and_no_processor_s_engine() -> None:
 
 def test_the_random_network_tells_pictures_apart() -> None:
     """Were all of one class, agreement would say nothing."""
-    pictures = stand_ins.generated(12, (75, 75))
+    pictures = synthetic.synthetic_images(12, (75, 75))
     assert len({one.tobytes() for one in pictures}) == 12
-    logits = reference_network(stand_ins.random_network(pictures), (LOGITS,))(pictures)[LOGITS]
+    logits = reference_network(synthetic.random_network(pictures), (LOGITS,))(pictures)[LOGITS]
     assert len(set(logits.argmax(1))) > 6
     assert 1 < logits.std() < 10
 
@@ -305,7 +305,7 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "output"),
     [
         (["--engines", "tensorrt"], "--engines: no 'tensorrt'; there are pytorch, compile, onnxruntime, openvino"),
         (["--precisions", "fp32,int4"], "--precisions: no 'int4'"),
@@ -315,10 +315,10 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
         (["--precisions", "int8"], "give some with --images"),
     ],
 )
-def test_wrong_use_is_told_in_a_line(run: Run, model: Path, options: list[str], said: str) -> None:
+def test_wrong_use_is_told_in_a_line(run: Run, model: Path, options: list[str], output: str) -> None:
     status, _, err = run("bench", model, *options)
     assert status == 2
-    assert said in one_line(err)
+    assert output in one_line(err)
 
 
 @pytest.mark.parametrize("option", ["--rounds", "--batch-size"])

@@ -148,7 +148,7 @@ def test_one_bad_picture_is_told_and_counted_and_never_stops_the_rest(run: Run, 
     assert ["error" in row for row in rows] == [False, True, False, False]
     assert status == 1
     assert "1.png" in err
-    assert "1 of 4 pictures" in one_line(err)
+    assert "1 of 4 images" in one_line(err)
 
 
 def test_predict_without_pictures_is_wrong_use(run: Run, model: Path, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_train_then_evaluate_then_predict(run: Run, tmp_path: Path) -> None:
     status, out, err = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small)
     assert status == 0, err
     assert out.startswith(f"{tmp_path}/run: top-1 ")
-    assert "1 of 13 pictures could not be read" in err
+    assert "1 of 13 images could not be read" in err
     status, out, _ = run("evaluate", tmp_path / "run", tmp_path / "pets", "--json")
     assert status == 0
     status, told, _ = run("train", tmp_path / "pets", "--out", tmp_path / "run", *small, "--resume", "--json")
@@ -320,7 +320,7 @@ def test_messages_are_not_lost_while_a_thread_decodes_a_tiff() -> None:
         decoding, told = threading.Event(), threading.Event()
 
         def decode():
-            with images._quiet_libtiff():
+            with images._discard_stderr():
                 decoding.set()
                 told.wait(60)
 

@@ -26,7 +26,7 @@ from inception_v3.data import batches, load_data, load_held_out
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.files import cache_folder
-from processes import meet, run
+from processes import wait_for_processes, run
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -441,12 +441,12 @@ def test_of_several_processes_one_downloads(server: tuple[str, list[str]], tmp_p
         run(load_at_once, address, tmp_path, log=tmp_path / f"log-{number}", XDG_CACHE_HOME=cache)
         for number in range(3)
     ]
-    assert [(one.wait(), one.said) for one in loading] == [(0, "6 and 3\n")] * 3
+    assert [(one.wait(), one.output) for one in loading] == [(0, "6 and 3\n")] * 3
     assert Counter(asked) == {"/slow/train-000.tar": 1, "/slow/val-000.tar": 1}
 
 
 def load_at_once(address: str, place: Path) -> None:
-    meet(place, 3)
+    wait_for_processes(place, 3)
     print(*map(len, load_data(address)), sep=" and ")
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from conftest import as_set
 from inception_v3.data import duplicates, load_data, load_held_out
 from inception_v3.errors import InputError
-from processes import meet, run
+from processes import wait_for_processes, run
 
 CLASSES = ["cat", "dog"]
 
@@ -264,8 +264,8 @@ def test_nothing_is_downloaded_unless_that_is_asked_for(
 
 def test_of_several_processes_one_downloads_and_unpacks(tmp_path: Path) -> None:
     loading = [run(load_at_once, tmp_path, log=tmp_path / f"log-{number}") for number in range(3)]
-    assert [one.wait() for one in loading] == [0] * 3, [one.said for one in loading]
-    assert sorted(one.said for one in loading) == ["100 and 20\n"] * 2 + ["downloaded\n100 and 20\n"]
+    assert [one.wait() for one in loading] == [0] * 3, [one.output for one in loading]
+    assert sorted(one.output for one in loading) == ["100 and 20\n"] * 2 + ["downloaded\n100 and 20\n"]
 
 
 def load_at_once(place: Path) -> None:
@@ -280,7 +280,7 @@ def load_at_once(place: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:
         write_cifar(published, torchvision.datasets.CIFAR10, patched)
         patched.setattr("torchvision.datasets.cifar.download_and_extract_archive", download_and_extract)
-        meet(place, 3)
+        wait_for_processes(place, 3)
         print(*map(len, load_data(f"cifar10+download:{place / 'here'}")), sep=" and ")
 
 

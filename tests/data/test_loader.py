@@ -11,7 +11,7 @@ from PIL import Image
 
 from inception_v3.data import Pictures, TrainingBatches, batches
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.seeds import epoch_order, seed_for
+from inception_v3.support.seeds import epoch_order, derive_seed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -102,11 +102,11 @@ def test_workers_that_outlive_an_epoch_are_told_of_the_next_and_of_its_size() ->
 
 def test_seeds_are_spread() -> None:
     seeds = {
-        seed_for("picture", seed, number, place) for seed in range(5) for number in range(5) for place in range(40)
+        derive_seed("picture", seed, number, place) for seed in range(5) for number in range(5) for place in range(40)
     }
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seed_for("a", 1, 11) != seed_for("a", 11, 1)
+    assert derive_seed("a", 1, 11) != derive_seed("a", 11, 1)
 
 
 def test_ctrl_c_while_workers_start_is_not_lost() -> None:

@@ -27,17 +27,17 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 import inception_v3
 from inception_v3 import cli
-from inception_v3.data import Pictures, batches
+from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import reliability
 from inception_v3.evaluation.crops import MultiCrop
-from inception_v3.evaluation.evaluate import ANSWER, Metrics, evaluate, judge, merge
+from inception_v3.evaluation.evaluate import ANSWER, Metrics, evaluate, evaluate_models, merge
 from inception_v3.evaluation.report import write_html
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.weights.model import InceptionV3
-from processes import command_line, team
+from processes import command_line, run_distributed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,13 +57,13 @@ class Scripted(torch.nn.Module):
         return self.table[images[:, 0, 0, 0].round().long()], {}
 
 
-def grays(labels: list[int], classes: int) -> Pictures:
+def grays(labels: list[int], classes: int) -> LabelledImages:
     pictures = [Image.new("RGB", (2, 2), (n, n, n)) for n in range(len(labels))]
-    return Pictures([f"class {n}" for n in range(classes)], pictures, labels, [str(n) for n in range(len(labels))])
+    return LabelledImages([f"class {n}" for n in range(classes)], pictures, labels, [str(n) for n in range(len(labels))])
 
 
 def scripted(logits: Tensor, labels: list[int], **options: object) -> Metrics:
-    return judge([Scripted(logits)], grays(labels, logits.shape[1]), **options)  # type: ignore[list-item, arg-type]
+    return evaluate_models([Scripted(logits)], grays(labels, logits.shape[1]), **options)  # type: ignore[list-item, arg-type]
 
 
 def noise(count: int, height: int = 80, width: int = 110) -> list[Image.Image]:
@@ -71,9 +71,9 @@ def noise(count: int, height: int = 80, width: int = 110) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-def labelled(count: int, classes: int = 7) -> Pictures:
+def labelled(count: int, classes: int = 7) -> LabelledImages:
     labels = [n % classes for n in range(count)]
-    return Pictures([*"abcdefg"[:classes]], noise(count), labels, [str(n) for n in range(count)])
+    return LabelledImages([*"abcdefg"[:classes]], noise(count), labels, [str(n) for n in range(count)])
 
 
 @pytest.fixture
@@ -121,11 +121,11 @@ def test_a_hundred_thousand_classes_take_no_square_of_them(tmp_path: Path) -> No
     assert (told["top1"], told["confusion"]) == (1 / 3, None)
     assert told["classes"][5] == {"class": "n5", "count": 1, "recall": 1.0, "precision": 1 / 3}
     judged = {"models": [], "data": "d", "weights": "ema", "crops": 1, "precision": "fp32"}
-    pictures = Pictures(names, [Image.new("RGB", (9, 9))] * 3, [0, 99_999, 5], ["a", "b", "c"])
+    pictures = LabelledImages(names, [Image.new("RGB", (9, 9))] * 3, [0, 99_999, 5], ["a", "b", "c"])
     write_html(tmp_path / "report.html", metrics, pictures, judged)
     assert "n99999" in (tmp_path / "report.html").read_text()
     with RunFolder(tmp_path / "run") as run:
-        run.finish(metrics, [])
+        run.draw_plots(metrics, [])
     assert not (tmp_path / "run" / "confusion_matrix.png").exists()
 
 
@@ -251,7 +251,7 @@ class Colours(torch.nn.Module):
         return images.mean((2, 3)) @ self.kernel, {}
 
 
-def mean_softmax(model: torch.nn.Module, data: Pictures, crops: int) -> Tensor:
+def mean_softmax(model: torch.nn.Module, data: LabelledImages, crops: int) -> Tensor:
     views = MultiCrop(model.preprocessing, crops)  # type: ignore[arg-type]
     with torch.inference_mode():
         scaled = [model.preprocessing.scale(views.pixels(picture)) for picture in data.sources]  # type: ignore[operator, arg-type]
@@ -265,7 +265,7 @@ def test_the_softmax_is_averaged_over_crops_and_models(crops: int, batch_size: i
     usual, other = Preprocessing((30, 30)), Preprocessing((41, 37), mean=(0.4, 0.5, 0.6), resize=50)
     models, data = [Colours(seed, (usual, other, usual)[seed]) for seed in range(3)], labelled(5)
     shares = torch.stack([mean_softmax(model, data, crops) for model in models]).mean(0)
-    metrics = judge(models, data, crops=crops, batch_size=batch_size)  # type: ignore[arg-type]
+    metrics = evaluate_models(models, data, crops=crops, batch_size=batch_size)  # type: ignore[arg-type]
     expected = scripted(shares.log(), list(data.labels))
     assert np.array_equal(metrics.confusion, expected.confusion)
     assert metrics.loss == pytest.approx(expected.loss, rel=1e-5)
@@ -276,13 +276,13 @@ def test_a_training_goes_on_in_the_mode_it_was_in(small: Models) -> None:
     model, data = small(), labelled(3)
     for training in (True, False):
         model.train(training)
-        judge([model], data)
+        evaluate_models([model], data)
         assert model.training is training
 
 
 def test_a_network_of_other_classes_is_refused() -> None:
     with pytest.raises(InputError, match="tells 3 classes apart, the data has 2"):
-        judge([Scripted(torch.eye(3))], grays([0, 1], 2))  # type: ignore[list-item]
+        evaluate_models([Scripted(torch.eye(3))], grays([0, 1], 2))  # type: ignore[list-item]
 
 
 # ------------------------------------------------------------------------------------------ the command
@@ -342,10 +342,10 @@ def test_everything_at_once(run: Run, saved: Callable[..., Path], pets: Path, tm
     arguments = (first, pets, "--with", second, "--crops", 12, "--csv", table, "--report", page, "--json")
     status, out, err = run(*arguments)
     assert status == 0, "a bad picture is told, and no failure"
-    assert "1 of 6 pictures could not be read" in err
+    assert "1 of 6 images could not be read" in err
     judged = json.loads(out)
     models = [inception_v3.load(file) for file in (first, second)]
-    expected = judge(models, inception_v3.data.load_held_out(str(pets), models[0].class_names), crops=12)
+    expected = evaluate_models(models, inception_v3.data.load_held_out(str(pets), models[0].class_names), crops=12)
     assert judged["count"] == 5
     assert judged["confusion"] == expected.confusion.tolist()
     assert judged["loss"] == pytest.approx(expected.loss, rel=1e-6)
@@ -422,7 +422,7 @@ def test_when_no_picture_can_be_read_it_has_failed(run: Run, saved: Callable[...
     status, out, err = run(model, pets, "--json")
     assert (status, out) == (1, "")
     assert "none of its 5 pictures can be read" in one_line(err)
-    assert "5 of 5 pictures could not be read" in err
+    assert "5 of 5 images could not be read" in err
 
 
 def test_a_network_whose_outputs_overflow_is_told(run: Run, saved: Callable[..., Path], pets: Path) -> None:
@@ -472,11 +472,11 @@ def test_two_processes_give_the_figures_of_one(
     status, out, _ = run(*arguments, tmp_path / "one.csv")
     assert status == 0
     log = tmp_path / "two.log"
-    first, second = team(
+    first, second = run_distributed(
         2, command_line, ["evaluate", *map(str, [*arguments, tmp_path / "two.csv"])], None, (), log=log
     )
-    assert (first.wait(), second.wait(), second.said) == (0, 0, ""), "the first process tells"
-    (told,) = (line for line in first.said.splitlines() if line.startswith("{"))
+    assert (first.wait(), second.wait(), second.output) == (0, 0, ""), "the first process tells"
+    (told,) = (line for line in first.output.splitlines() if line.startswith("{"))
     one, two = json.loads(out), json.loads(told)
     assert (one["count"], len(one["bad"])) == (5, 1)
     for figure in ("loss", "ece"):
@@ -495,44 +495,44 @@ def test_one_killed_stops_the_other_long_before_its_own_end(saved: Callable[...,
         picture.save(pets / "[red]dog" / f"more-{number}.png")
     log = pets.parent / "killed.log"
     arguments = ["evaluate", str(saved()), str(pets), "--batch-size", "1", "--workers", "0"]
-    first, second = team(2, command_line, arguments, die_at_the_third_picture, (), log=log)
+    first, second = run_distributed(2, command_line, arguments, die_at_the_third_picture, (), log=log)
     assert second.wait() == -signal.SIGKILL
     assert first.wait() == 1
-    *opened, line = first.said.splitlines()
-    assert line == "error: another process has ended or does not answer; see what it said, and start all of them again"
+    *opened, line = first.output.splitlines()
+    assert line == "error: another process has ended or does not respond; see its output, and start all processes again"
     assert opened.count("opened") <= 4, "of 32 or more"
 
 
 def die_at_the_third_picture() -> None:
-    opened = Pictures.open
+    opened = LabelledImages.open
     count = itertools.count(1)
 
-    def noted(self: Pictures, index: int) -> Image.Image:
+    def noted(self: LabelledImages, index: int) -> Image.Image:
         if next(count) == 3 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         print("opened", flush=True)
         return opened(self, index)
 
-    Pictures.open = noted  # type: ignore[method-assign]
+    LabelledImages.open = noted  # type: ignore[method-assign]
 
 
 def test_sigterm_as_torchrun_sends_it_to_the_others_is_told(saved: Callable[..., Path], pets: Path) -> None:
     arguments = ["evaluate", str(saved()), str(pets), "--workers", "0"]
-    first, second = team(2, command_line, arguments, wait_at_the_first_picture, (), log=pets.parent / "ended.log")
-    first.wait_for(lambda: first.said == "opened\n")
+    first, second = run_distributed(2, command_line, arguments, wait_at_the_first_picture, (), log=pets.parent / "ended.log")
+    first.wait_for(lambda: first.output == "opened\n")
     first.kill(signal.SIGTERM)
     assert first.wait() == 1
-    assert "another process has ended" in one_line(first.said)
+    assert "another process has ended" in one_line(first.output)
     second.kill(signal.SIGKILL)
 
 
 def wait_at_the_first_picture() -> None:
-    def opened(self: Pictures, index: int) -> Image.Image:
+    def opened(self: LabelledImages, index: int) -> Image.Image:
         print("opened", flush=True)
         signal.pause()
         raise AssertionError
 
-    Pictures.open = opened  # type: ignore[method-assign]
+    LabelledImages.open = opened  # type: ignore[method-assign]
 
 
 def test_what_the_data_set_left_out_is_listed_with_the_pictures_that_cannot_be_read(
@@ -551,8 +551,8 @@ def test_what_the_data_set_left_out_is_listed_with_the_pictures_that_cannot_be_r
     status, out, err = run(saved(names=["a", "b"]), tmp_path / "val.tar", "--json")
     assert status == 0
     assert [one["image"] for one in json.loads(out)["bad"]] == ["val.tar/1.png", "val.tar/0.png", "val.tar/2.png"]
-    assert "3 of 4 pictures could not be read" in err
-    assert "  val.tar/1.png: no label: there is no 1.cls or .json" in err.splitlines()
+    assert "3 of 4 images could not be read" in err
+    assert "  val.tar/1.png: no label: add 1.cls or 1.json to the shard" in err.splitlines()
 
 
 def test_answers_have_one_row_a_picture() -> None:

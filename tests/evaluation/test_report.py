@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception_v3.data import Pictures
+from inception_v3.data import LabelledImages
 from inception_v3.evaluation import report
 from inception_v3.evaluation.evaluate import ANSWER, NO_ANSWER, Metrics
 from inception_v3.reports import plots
@@ -62,7 +62,7 @@ class Page(HTMLParser):
         return [(found, text) for found, text in self.find("li") if "data-real" in found]
 
 
-def judged(class_names: list[str], count: int, wrong: int, size: tuple[int, int] = (8, 8)) -> tuple[Metrics, Pictures]:
+def judged(class_names: list[str], count: int, wrong: int, size: tuple[int, int] = (8, 8)) -> tuple[Metrics, LabelledImages]:
     """The last `wrong` pictures are mistaken for the next class, each surer than the one before."""
     classes = len(class_names)
     rows = np.zeros(count, ANSWER)
@@ -75,10 +75,10 @@ def judged(class_names: list[str], count: int, wrong: int, size: tuple[int, int]
     rows["log_likelihood"] = np.log(np.where(mistaken, 1 - rows["confidence"], rows["confidence"]))
     colours = [Image.new("RGB", size, (n % 256, 0, 0)) for n in range(count)]
     names = [f"{class_names[n % classes]}/{n:04}.jpg" for n in range(count)]
-    return Metrics(class_names, rows), Pictures(class_names, colours, rows["label"].tolist(), names)
+    return Metrics(class_names, rows), LabelledImages(class_names, colours, rows["label"].tolist(), names)
 
 
-def page(metrics: Metrics, pictures: Pictures, folder: Path) -> Page:
+def page(metrics: Metrics, pictures: LabelledImages, folder: Path) -> Page:
     report.write_html(folder / "report.html", metrics, pictures, SETTINGS)
     return Page(folder / "report.html")
 

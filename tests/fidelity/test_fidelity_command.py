@@ -536,11 +536,11 @@ def test_pictures_that_cannot_be_read_are_skipped_counted_and_listed_or_stop_it(
     assert (told["generated_unreadable"], told["generated_count"]) == (2, 18)
     assert [Path(reason.partition(":")[0]).name for reason in told["unreadable"]] == ["0002x.jpg", "cut.png"]
     assert told["fid"] == pytest.approx(expected, rel=1e-6)
-    assert "2 of 20 pictures could not be read" in err
+    assert "2 of 20 images could not be read" in err
     assert "cut.png" in err
     status, out, err = run(broken, sets[1], "--strict")
     assert (status, out) == (1, "")
-    assert "0002x.jpg: the file is empty; fetch or save it again" in err, "as predict says"
+    assert "0002x.jpg: the file is empty; download or save it again" in err, "as predict says"
 
 
 def test_one_picture_is_a_clear_error_and_so_are_none(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_one_bad_member_of_a_zip_does_not_hide_the_others(tmp_path: Path) -> Non
 
 
 def test_what_is_wrong_with_a_picture_is_told_as_everywhere(tmp_path: Path) -> None:
-    for content, reason in ((b"", "the file is empty"), (b"words", "no picture that is read here")):
+    for content, reason in ((b"", "the file is empty"), (b"words", "not a supported image")):
         file = _written(tmp_path / "a.png", content)
         (picture,) = open_source(str(tmp_path)).pictures()
         with pytest.raises(InputError, match=f"a.png: {reason}") as told:

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from inception_v3 import InceptionV3, Preprocessing
-from inception_v3.data import Pictures, shards
-from inception_v3.data.pictures import Encoded
-from inception_v3.data.sequences import joined
+from inception_v3.data import LabelledImages
+from inception_v3.data.labelled_images import LazyImageFile
+from inception_v3.data.sequences import concatenate
+from inception_v3.data.shards import read_shards
 from inception_v3.errors import InputError
 from inception_v3.finetuning import bottlenecks as module
 from inception_v3.finetuning.bottlenecks import CACHE_FILE, BottleneckCache, Bottlenecks, bottlenecks, network_key
@@ -53,8 +54,8 @@ def photos(folder: Path, count: int = 4) -> list[Path]:
     return [photo(folder / f"{number}.png", number) for number in range(count)]
 
 
-def pictures(sources: list[Path] | list[Image.Image]) -> Pictures:
-    return Pictures(["a", "b"], sources, [0] * len(sources), [str(number) for number in range(len(sources))])
+def pictures(sources: list[Path] | list[Image.Image]) -> LabelledImages:
+    return LabelledImages(["a", "b"], sources, [0] * len(sources), [str(number) for number in range(len(sources))])
 
 
 def vectors(count: int, seed: int = 0) -> dict[bytes, np.ndarray]:
@@ -120,7 +121,7 @@ def test_a_picture_in_a_shard_is_known_by_its_content_too(
 ) -> None:
     """As a file and in a shard it is the same one."""
     bottlenecks(model, pictures([tmp_path / "data" / "0.bmp"]), cache)
-    data = shards.read([shard], "place")
+    data = read_shards([shard], "place")
     found = [bottlenecks(model, data, cache) for _ in range(2)]
     assert [one.computed for one in found] == [2, 0]
     assert [[name for name, _ in one.bad] for one in found] == [["all.tar/1.bmp"]] * 2
@@ -131,19 +132,19 @@ def test_encoded_pictures_are_let_go_of(
     model: InceptionV3, cache: BottleneckCache, shard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many there are, those of one batch at most are in memory at once."""
-    held: weakref.WeakSet[Encoded] = weakref.WeakSet()
+    held: weakref.WeakSet[LazyImageFile] = weakref.WeakSet()
     most = 0
-    read = Encoded.read
+    read = LazyImageFile.read
 
-    def noted(self: Encoded, size: int | None = -1, /) -> bytes:
+    def noted(self: LazyImageFile, size: int | None = -1, /) -> bytes:
         nonlocal most
         held.add(self)
         most = max(most, len(held))
         return read(self, size)
 
-    monkeypatch.setattr(Encoded, "read", noted)
-    data = shards.read([shard], "place")
-    both = Pictures(["a", "b"], joined(data.sources, data.sources), [0] * 8, joined(data.names, data.names))
+    monkeypatch.setattr(LazyImageFile, "read", noted)
+    data = read_shards([shard], "place")
+    both = LabelledImages(["a", "b"], concatenate(data.sources, data.sources), [0] * 8, concatenate(data.names, data.names))
     assert bottlenecks(model, both, cache, batch_size=1).computed == 6
     assert most == 1
 
@@ -243,7 +244,7 @@ def test_a_file_that_changes_while_it_is_at_work_is_not_kept_under_its_old_conte
 def test_a_shard_that_changes_while_it_is_at_work_is_not_kept_under_its_old_content(
     model: InceptionV3, cache: BottleneckCache, shard: Path
 ) -> None:
-    old, data = shard.read_bytes(), shards.read([shard], "place")
+    old, data = shard.read_bytes(), read_shards([shard], "place")
     new = bytearray(old)
     new[old.index(b"BM") + 1000] ^= 255  # a pixel of the first picture
     bottlenecks(model, data, cache, on_features=lambda done: shard.write_bytes(new) if not done else None)

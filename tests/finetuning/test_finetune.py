@@ -22,8 +22,8 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 
 from inception_v3 import InceptionV3, Preprocessing, cli
-from inception_v3.cli.common import default_run
-from inception_v3.data import Pictures, batches, load_data
+from inception_v3.cli.common import default_run_folder
+from inception_v3.data import LabelledImages, batches, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import evaluate
 from inception_v3.finetuning.bottlenecks import BottleneckCache, features_of
@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune(
-    place: Path, out: str, data: tuple[Pictures, Pictures] | None = None, *, resume: bool = False, **options: object
+    place: Path, out: str, data: tuple[LabelledImages, LabelledImages] | None = None, *, resume: bool = False, **options: object
 ) -> FineTuned:
     train_set, test_set = data or load_data(str(place / "data"))
     model = with_new_head(load(place / "weights.safetensors"), train_set.class_names)
@@ -98,7 +98,7 @@ def test_wrong_labels_teach_nothing(place: Path, tuned: FineTuned) -> None:
     train_set, test_set = load_data(str(place / "data"))
     labels = list(train_set.labels)
     random.Random(1).shuffle(labels)
-    wrong = Pictures(train_set.class_names, train_set.sources, labels, train_set.names)
+    wrong = LabelledImages(train_set.class_names, train_set.sources, labels, train_set.names)
     assert tune(place, "wrong", (wrong, test_set)).metrics.top1 < 0.7
 
 
@@ -389,7 +389,7 @@ def test_the_command_then_predict(
     assert answer["head"]["computed"] == 0
     assert answer["head"]["cached"] == 45
     assert [one["image"] for one in answer["bad"]] == ["red/broken.png"]
-    assert "1 of 46 pictures could not be read" in err
+    assert "1 of 46 images could not be read" in err
     status, out, _ = command(capsys, monkeypatch, "predict", place / "cli", place / "data" / "blue", "--json")
     assert status == 0
     assert {json.loads(line)["predictions"][0]["class"] for line in out.splitlines()} == {"blue"}
@@ -415,12 +415,12 @@ def test_without_out_the_run_is_named_after_the_data(
     [("photos", "photos"), ("photos/", "photos"), ("photos/*.tar", "photos"), ("photos/t-{000..009}.tar", "photos")],
 )
 def test_a_run_has_no_name_of_a_pattern(data: str, run: str) -> None:
-    assert default_run(data) == Path("runs") / run
+    assert default_run_folder(data) == Path("runs") / run
 
 
 def test_a_folder_that_is_there_is_no_pattern(tmp_path: Path) -> None:
     (tmp_path / "photos [1]").mkdir()
-    assert default_run(str(tmp_path / "photos [1]")) == Path("runs") / "photos [1]"
+    assert default_run_folder(str(tmp_path / "photos [1]")) == Path("runs") / "photos [1]"
 
 
 def test_a_broken_off_training_goes_on_from_the_same_weights_however_they_are_spelled(
@@ -502,7 +502,7 @@ def test_wrong_data_and_weights_are_told(
         "no class folders": "no class folders",
         "no folder": "no such folder",
         "weights": "there is no such file",
-        "unreadable class": "class red: none of its training pictures can be read",
+        "unreadable class": "class red: none of its training images can be read",
     }[wrong]
     if wrong == "one class":
         for name in ("green", "red"):
@@ -543,7 +543,7 @@ def test_a_class_without_training_pictures_is_no_error(place: Path, tuned: FineT
     """As the background of a set whose labels start at 1."""
     data = load_data(str(place / "data"))
     names = ["background", *data[0].class_names]
-    both = [Pictures(names, one.sources, [label + 1 for label in one.labels], one.names) for one in data]
+    both = [LabelledImages(names, one.sources, [label + 1 for label in one.labels], one.names) for one in data]
     assert tune(place, "background", (both[0], both[1])).metrics.top1 == 1.0
 
 

@@ -29,7 +29,7 @@ from inception_v3.errors import InputError
 from inception_v3.images import decode as images
 from inception_v3.images import find as image_files
 from inception_v3.images.decode import MAX_PIXELS, open_image
-from inception_v3.images.find import IMAGE_SUFFIXES, Source, expand, list_images
+from inception_v3.images.find import IMAGE_SUFFIXES, ImageSource, expand, list_images
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning would reach the user's terminal
 NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -407,7 +407,7 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "the file is empty; fetch or save it again"),
+            (b"", "the file is empty; download or save it again"),
             (b"these are words, not pixels\n", "no picture"),
             (b"<!DOCTYPE html><html>404</html>", "no picture"),
             (bytes(1000), "no picture"),
@@ -694,7 +694,7 @@ class TestArguments:
     def test_sources_open_by_themselves_and_can_be_sent_to_other_processes(self, folder):
         save(folder / "a.png")
         (source,) = expand(["a.png"])
-        assert source == Source("a.png", Path("a.png"))
+        assert source == ImageSource("a.png", Path("a.png"))
         assert np.asarray(pickle.loads(pickle.dumps(source)).open()).tolist() == [[[255, 0, 0]] * 2] * 2
         with pytest.raises(AttributeError):
             source.name = "b.png"
@@ -927,7 +927,7 @@ class TestStandardInput:
     def test_neither_picture_nor_list_is_told_once(self, folder, pipe, content):
         pipe(content)
         message = wrong_use("-")
-        assert message.startswith("standard input: no picture that is read here, and ")
+        assert message.startswith("standard input: not a supported image, and ")
         assert message.endswith("; check what is piped in")
         assert len(message) < 200
 

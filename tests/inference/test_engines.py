@@ -17,7 +17,7 @@ import torch
 
 from conftest import relative
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference import choose
 from inception_v3.inference.choose import find_exported, open_engine, open_exported, open_model
@@ -768,7 +768,7 @@ def test_a_run_folder_uses_only_exports_of_its_current_weights(
 # ------------------------------------------------------------- int8
 
 
-def resized(sources: list[Source], size: int) -> Pixels:
+def resized(sources: list[ImageSource], size: int) -> Pixels:
     return np.stack([np.asarray(source.open().resize((size, size))) for source in sources])
 
 
@@ -798,7 +798,7 @@ def test_sensitive_layers_stay_in_float32_until_the_agreement_is_reached(random_
     assert set(description.kept_higher) <= {*BASE_END_POINTS, LOGITS}
 
 
-def save_images(folder: Path, count: int, shade: int | None = None) -> list[Source]:
+def save_images(folder: Path, count: int, shade: int | None = None) -> list[ImageSource]:
     """Images of random colours, or of one gray, in a new folder."""
     from PIL import Image
 
@@ -812,7 +812,7 @@ def save_images(folder: Path, count: int, shade: int | None = None) -> list[Sour
         )
         path = folder / f"{number}.png"
         Image.fromarray(coarse).resize((130, 120), Image.Resampling.BICUBIC).save(path)
-        sources.append(Source(path.name, path))
+        sources.append(ImageSource(path.name, path))
     return sources
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inception_v3.inference.engines import onnx_file
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
-from inception_v3.support.protocol_buffers import put_varint, read_varint
+from inception_v3.support.protocol_buffers import encode_varint, read_varint
 
 
 def save_product(path: Path, width: int = 300) -> np.ndarray:
@@ -97,5 +97,5 @@ def test_every_reader_reports_a_truncated_file(tmp_path: Path) -> None:
 
 def test_integers_of_any_size_are_read_as_they_were_written() -> None:
     for value in [0, 1, 127, 128, 2**14, 2**63, *(random.Random(0).randrange(2**63) for _ in range(100))]:
-        written = put_varint(value)
+        written = encode_varint(value)
         assert read_varint(b"\x80" + written + b"\x80", 1) == (value, 1 + len(written))

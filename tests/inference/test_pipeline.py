@@ -18,15 +18,15 @@ from PIL import Image
 from fake_engine import SIZE, FakeEngine, save
 from inception_v3.errors import InputError
 from inception_v3.images.decode import open_image
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference import pipeline
 from inception_v3.inference.pipeline import BATCHES, FIRST_BATCH, Answer, run
 from inception_v3.inference.predict import likeliest, predict
 
 
-def sources(folder: Path, count: int) -> list[Source]:
-    return [Source(f"{number}", save(folder / f"{number}.png", number % 128)) for number in range(count)]
+def sources(folder: Path, count: int) -> list[ImageSource]:
+    return [ImageSource(f"{number}", save(folder / f"{number}.png", number % 128)) for number in range(count)]
 
 
 def seen(answers: Iterator[Answer]) -> list[int | str | None]:
@@ -66,8 +66,8 @@ def test_whichever_picture_is_ready_first(tmp_path: Path, monkeypatch: pytest.Mo
     rng = np.random.default_rng(0)
     delays = iter(rng.uniform(0, 0.01, 1000))
 
-    class Slow(Source):
-        def open(self, least: object = None) -> Image.Image:
+    class Slow(ImageSource):
+        def open(self, minimum_size: object = None) -> Image.Image:
             time.sleep(next(delays))
             return super().open()
 
@@ -78,8 +78,8 @@ def test_whichever_picture_is_ready_first(tmp_path: Path, monkeypatch: pytest.Mo
 def test_decoding_goes_on_while_the_network_works(tmp_path: Path) -> None:
     opened: list[str] = []
 
-    class Noted(Source):
-        def open(self, least: object = None) -> Image.Image:
+    class Noted(ImageSource):
+        def open(self, minimum_size: object = None) -> Image.Image:
             opened.append(self.name)
             return super().open()
 
@@ -104,11 +104,11 @@ def test_no_more_is_taken_than_fits_a_few_batches_whatever_comes(tmp_path: Path)
     taken = itertools.count()
     last = 0
 
-    def endless() -> Iterator[Source]:
+    def endless() -> Iterator[ImageSource]:
         nonlocal last
         path = save(tmp_path / "0.png", 0)
         for last in taken:
-            yield Source(str(last), path)
+            yield ImageSource(str(last), path)
 
     answers = run(FakeEngine(), SIZE, endless(), batch_size=4)
     for done, _ in zip(range(1, 400), answers, strict=False):
@@ -138,7 +138,7 @@ def test_large_pictures_are_not_decoded_all_at_once(tmp_path: Path, monkeypatch:
     for size, expected in ((10, 2), (100, 1), (1, 8)):  # 100 pixels: two at once; 10,000: alone; 1: every thread
         most = 0
         Image.new("RGB", (size, size)).save(tmp_path / "one.png")
-        given = [Source("", tmp_path / "one.png")] * 40
+        given = [ImageSource("", tmp_path / "one.png")] * 40
         assert len(list(run(FakeEngine(), SIZE, given, resize="pillow"))) == 40
         assert 1 <= most <= expected
 
@@ -155,7 +155,7 @@ def test_a_bad_picture_is_an_answer_and_the_others_do_not_move(tmp_path: Path, b
     found = seen(run(engine, SIZE, given, batch_size=5))
     assert [one for one in found if not isinstance(one, str)] == [n for n in range(20) if n not in bad]
     for number in bad:
-        assert str(found[number]).startswith(f"{number}: no picture that is read here")
+        assert str(found[number]).startswith(f"{number}: not a supported image")
     assert sum(engine.batches) == 20 - len(bad), "bad ones are not computed"
 
 
@@ -169,7 +169,7 @@ def test_an_engine_that_fails_is_told_after_the_answers_before_it(tmp_path: Path
 
 
 def test_a_list_that_ends_in_an_error_tells_it_after_the_answers_before_it(tmp_path: Path) -> None:
-    def broken() -> Iterator[Source]:
+    def broken() -> Iterator[ImageSource]:
         yield from sources(tmp_path, 7)
         raise InputError("folder: cannot be listed")
 
@@ -212,7 +212,7 @@ def test_given_up_it_lets_the_engine_go_though_a_thread_waits_for_a_source(tmp_p
     # Freed by such a thread, when the interpreter ends, PyTorch's memory takes the process down.
     waits = threading.Event()
 
-    def endless() -> Iterator[Source]:
+    def endless() -> Iterator[ImageSource]:
         yield from sources(tmp_path, 1)
         waits.wait()
 
@@ -234,9 +234,9 @@ def test_the_program_ends_after_the_pictures_in_hand(tmp_path: Path) -> None:
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from fake_engine import SIZE, FakeEngine, save\n"
-        "from inception_v3.images.find import Source\n"
+        "from inception_v3.images.find import ImageSource\n"
         "from inception_v3.inference.pipeline import run\n"
-        "class Slow(Source):\n"
+        "class Slow(ImageSource):\n"
         "    def open(self, *more):\n"
         "        if self.name == 'slow':\n"
         "            time.sleep(1); Path(sys.argv[2], 'prepared').touch()\n"
@@ -289,7 +289,7 @@ class Kept(FakeEngine):
 
 def prepared(path: Path, preprocessing: Preprocessing, **options: object) -> np.ndarray:
     engine = Kept()
-    (answer,) = run(engine, preprocessing, [Source("one", path)], **options)  # type: ignore[arg-type]
+    (answer,) = run(engine, preprocessing, [ImageSource("one", path)], **options)  # type: ignore[arg-type]
     assert answer.error is None
     return engine.pixels[0].astype(int)
 
@@ -314,11 +314,11 @@ def test_a_jpeg_is_decoded_no_smaller_than_asked_for(
     for divisor, expected in ((1, 1), (1.9, 1), (2, 2), (3.9, 2), (4, 4), (7, 4), (8, 8), (100, 8)):
         asked = []
 
-        def least(width: int, height: int) -> tuple[int, int]:
+        def minimum_size(width: int, height: int) -> tuple[int, int]:
             asked.append((width, height))  # noqa: B023
             return math.ceil(width / divisor), math.ceil(height / divisor)  # noqa: B023
 
-        assert open_image(path, least=least).size == (upright[0] // expected, upright[1] // expected)
+        assert open_image(path, minimum_size=minimum_size).size == (upright[0] // expected, upright[1] // expected)
         assert asked == [upright]
 
 

@@ -17,7 +17,7 @@ from test_cli import Run, one_line, run  # noqa: F401 (the fixture)
 
 from fake_engine import instead_of_a_network, save
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference import results
 from inception_v3.inference.predict import Prediction
 from inception_v3.inference.results import open_results, rest
@@ -101,7 +101,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(pictures: Path, kind: str) 
     command.wait_for(lambda: log.exists() and log.read_text().count("\n") > 2)
     command.kill(signal.SIGINT)
     assert command.wait() == 130
-    assert "with --resume goes on" in command.said
+    assert "with --resume goes on" in command.output
     done = rows(out)
     assert 0 < len(done) < 60
     assert done == EXPECTED[: len(done)]
@@ -115,8 +115,8 @@ def test_an_engine_that_fails_leaves_what_is_done_to_go_on_from(pictures: Path, 
     arguments = ("predict", "model", pictures, "--out", out, "--batch-size", 3)
     failing = start(*arguments, log=out.with_name("log"), prepare=instead_of_a_network, given=(0, None, 30))
     assert failing.wait() == 1
-    assert "fake (fp32) failed at" in failing.said
-    assert "the device is on fire" in failing.said
+    assert "fake (fp32) failed at" in failing.output
+    assert "the device is on fire" in failing.output
     done = rows(out)
     assert 20 < len(done) < 40
     assert done == EXPECTED[: len(done)]
@@ -128,7 +128,7 @@ def test_an_engine_that_fails_leaves_what_is_done_to_go_on_from(pictures: Path, 
 def test_cut_at_any_byte_it_is_made_whole_again(tmp_path: Path, kind: str) -> None:
     given = [Prediction(f"é{n},\"'.png", [("a b", 0.5), ('c,\n"d"', 0.25)]) for n in range(3)]
     given[1] = Prediction(given[1].image, [], "é1: no picture")
-    sources = [Source(one.image, b"") for one in given]
+    sources = [ImageSource(one.image, b"") for one in given]
 
     def write(out: Path, resume: bool) -> None:
         to = open_results(out, ABOUT, top=2, resume=resume)
@@ -150,7 +150,7 @@ def test_cut_at_any_byte_it_is_made_whole_again(tmp_path: Path, kind: str) -> No
 
 def test_parquet_killed_between_a_file_and_the_lines_it_was_made_of(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(results, "ROWS_PER_PART", 4)
-    out, sources = tmp_path / "out.parquet", [Source(f"{number}.png", b"") for number in range(10)]
+    out, sources = tmp_path / "out.parquet", [ImageSource(f"{number}.png", b"") for number in range(10)]
     to = open_results(out, ABOUT, top=1, resume=False)
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     for source in sources[:3]:
@@ -169,7 +169,7 @@ def test_parquet_killed_between_a_file_and_the_lines_it_was_made_of(tmp_path: Pa
 
 
 def test_parquet_interrupted_while_it_looks_at_what_is_done(tmp_path: Path) -> None:
-    out, sources = tmp_path / "out.parquet", [Source(f"{number}.png", b"") for number in range(10)]
+    out, sources = tmp_path / "out.parquet", [ImageSource(f"{number}.png", b"") for number in range(10)]
     to = open_results(out, ABOUT, top=1, resume=False)
     for source in sources[:5]:
         to.write(Prediction(source.name, [("a", 1.0)]))
@@ -196,7 +196,7 @@ def test_two_runs_do_not_write_to_one_file(tmp_path: Path, kind: str) -> None:
 
 
 def walked(finished: list[str], now: list[str]) -> tuple[list[str], Any]:
-    left = rest(iter([(name, False) for name in finished]), [Source(name, b"") for name in now])
+    left = rest(iter([(name, False) for name in finished]), [ImageSource(name, b"") for name in now])
     return [source.name for source in left.sources], left
 
 
@@ -234,7 +234,7 @@ def test_nothing_is_held_while_both_go_in_step() -> None:
     def sources():  # type: ignore[no-untyped-def]
         nonlocal taken
         for taken in range(1001):
-            yield Source(str(taken), b"")
+            yield ImageSource(str(taken), b"")
 
     left = rest(finished(), sources())
     assert left.done == 1000
@@ -252,7 +252,7 @@ def test_a_folder_that_changed_is_told(run: Run, pictures: Path, tmp_path: Path)
     assert "60 pictures are done already" in err
     assert "not the same as before" in err
     assert "1 results are of pictures that are not asked for now; they stay" in err
-    assert "1 of 61 pictures could not be read" in one_line(err), "those of before count"
+    assert "1 of 61 images could not be read" in one_line(err), "those of before count"
     assert rows(out) == [*EXPECTED, ("000b.png", "100")]
 
 
@@ -328,7 +328,7 @@ def test_a_full_disk_is_told_and_what_is_there_stays(pictures: Path, tmp_path: P
     out = tmp_path / "out.jsonl"
     command = start("predict", "model", pictures, "--out", out, log=tmp_path / "log", prepare=_little_room)
     assert command.wait() == 1
-    assert f"{out}: cannot be written (File too large)" in command.said
+    assert f"{out}: cannot be written (File too large)" in command.output
     assert predicting(pictures, out, 0, "--resume").wait() == 1
     assert rows(out) == EXPECTED
 
@@ -402,7 +402,7 @@ def test_the_count_is_shown_on_a_terminal_alone(pictures: Path, tmp_path: Path) 
     assert process.wait(60) == 1
     assert b"pictures" in shown
     assert b"/s" in shown
-    assert b"1 of 60 pictures could not be read" in shown
+    assert b"1 of 60 images could not be read" in shown
 
 
 def _read(terminal: int) -> bytes:

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from inception_v3.data import load_data
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import judge
+from inception_v3.evaluation.evaluate import evaluate_models
 from inception_v3.network.layers import BatchNorm
 from inception_v3.network.sync_batch_norm import SyncBatchNorm
 from inception_v3.weights.load import load
-from pictures import skies
-from processes import Command, command_line, start, team
+from generated_images import skies
+from processes import Command, command_line, start, run_distributed
 
 SMALL = ("--image-size", 75, "--depth-multiplier", 0.1)
 EXACT = """
@@ -49,12 +49,12 @@ def train(place: Path, out: str, recipe: str, batch_size: int, *options: object,
     log = place / f"{len(list(place.glob('*.log*')))}-{out}.log"
     if processes == 1:
         return [start(*arguments, log=log)]
-    return team(processes, command_line, list(map(str, arguments)), None, (), log=log)
+    return run_distributed(processes, command_line, list(map(str, arguments)), None, (), log=log)
 
 
 def finish(commands: list[Command]) -> list[str]:
-    assert [command.wait() for command in commands] == [0] * len(commands), [command.said for command in commands]
-    return [command.said for command in commands]
+    assert [command.wait() for command in commands] == [0] * len(commands), [command.output for command in commands]
+    return [command.output for command in commands]
 
 
 def losses(run: Path) -> torch.Tensor:
@@ -90,7 +90,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(place: Path, precisio
 @pytest.mark.parametrize("recipe", ["own", "synchronised"])
 def test_after_training_they_hold_equal_weights(place: Path, recipe: str) -> None:
     """Each has the statistics of its own pictures; where they are synchronised, those are equal too."""
-    finish(team(2, weights_of_each_process, place, recipe, log=place / f"equal-{recipe}.log"))
+    finish(run_distributed(2, weights_of_each_process, place, recipe, log=place / f"equal-{recipe}.log"))
     start, first, second = (load_file(place / f"{recipe}-{name}.safetensors") for name in ("start", "0", "1"))
     weights = {name for name in first if "moving" not in name}
     assert len(weights) > 190
@@ -99,7 +99,7 @@ def test_after_training_they_hold_equal_weights(place: Path, recipe: str) -> Non
     assert not any(torch.equal(first[name], start[name]) for name in first), "and all have moved"
     run = place / f"equal-{recipe}"
     _, held_out = load_data(str(place / "data"))
-    whole = judge([load(run)], held_out)
+    whole = evaluate_models([load(run)], held_out)
     (told,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     assert told["held_out_loss"] == pytest.approx(whole.loss, rel=1e-5), "of the kept model, though each judged a part"
     assert told["held_out_top1"] == whole.top1
@@ -118,13 +118,13 @@ def weights_of_each_process(place: Path, recipe_name: str) -> None:
     train_set, test_set = load_data(str(place / "data"))
     model = new_model(recipe, train_set.class_names)
     cpu = torch.device("cpu")
-    with distributed.team(cpu) as processes:
+    with distributed.process_group(cpu) as processes:
         if processes.rank:  # another start, which the first process's replaces
             torch.nn.init.ones_(model.get_parameter("Logits.Conv2d_1c_1x1.weights"))
         else:
             save_file(model.state_dict(), place / f"{recipe_name}-start.safetensors")
         with RunFolder(place / f"equal-{recipe_name}", writer=not processes.rank) as run:
-            train(train_set, test_set, run, recipe, cpu, model=model, team=processes)
+            train(train_set, test_set, run, recipe, cpu, model=model, group=processes)
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, place / f"{recipe_name}-{processes.rank}.safetensors")
 
@@ -138,7 +138,7 @@ def test_synchronised_statistics_are_those_of_all_pictures(place: Path) -> None:
     out = whole(images)
     torch.autograd.backward((out * weights).sum())
     save_file({"images": images.detach(), "weights": weights}, place / "halves.safetensors")
-    finish(team(2, synchronised_halves, place, log=place / "synchronised.log"))
+    finish(run_distributed(2, synchronised_halves, place, log=place / "synchronised.log"))
     halves = [load_file(place / f"half-{rank}.safetensors") for rank in (0, 1)]
     gradient = images.grad
     assert gradient is not None
@@ -156,7 +156,7 @@ def test_synchronised_statistics_are_those_of_all_pictures(place: Path) -> None:
 def synchronised_halves(place: Path) -> None:
     from inception_v3.support import distributed
 
-    with distributed.team(torch.device("cpu")) as processes:
+    with distributed.process_group(torch.device("cpu")) as processes:
         mine = slice(0, 4) if processes.rank == 0 else slice(4, 7)
         saved = {name: tensor[mine] for name, tensor in load_file(place / "halves.safetensors").items()}
         images = saved["images"].requires_grad_()
@@ -176,7 +176,7 @@ def test_one_killed_stops_the_other_and_one_process_goes_on_alone(place: Path) -
     first.wait_for(lambda: list((place / "broken" / "checkpoints").glob("step-*")))
     second.kill(signal.SIGKILL)
     assert first.wait(60) == 1
-    (line,) = (line for line in first.said.splitlines() if line.startswith("error:"))
+    (line,) = (line for line in first.output.splitlines() if line.startswith("error:"))
     assert "another process has ended" in line
     assert "--resume" in line
     (said,) = finish(train(place, "broken", "own", 2, "--resume"))
@@ -189,17 +189,17 @@ def test_what_one_refuses_it_alone_tells(place: Path, refusing: int) -> None:
     """Whichever it is: the others have nothing to say but that it has ended."""
     arguments = ["train", str(place / "data"), "--out", str(place / f"refused-{refusing}"), *map(str, SMALL)]
     log = place / f"refused-{refusing}.log"
-    commands = team(2, command_line, arguments, refuse_to_start, (refusing,), log=log)
+    commands = run_distributed(2, command_line, arguments, refuse_to_start, (refusing,), log=log)
     assert [command.wait(60) for command in commands] == [1, 1]
-    said = [line for command in commands for line in command.said.splitlines() if line.startswith("error:")]
+    said = [line for command in commands for line in command.output.splitlines() if line.startswith("error:")]
     assert said == [f"error: process {refusing} will not"]
 
 
 def test_what_all_refuse_is_told_once(place: Path) -> None:
     arguments = ["train", str(place / "nowhere"), "--out", str(place / "nothing")]
-    commands = team(2, command_line, arguments, None, (), log=place / "nowhere.log")
+    commands = run_distributed(2, command_line, arguments, None, (), log=place / "nowhere.log")
     assert [command.wait(60) for command in commands] == [2, 2]
-    (said,) = (line for command in commands for line in command.said.splitlines())
+    (said,) = (line for command in commands for line in command.output.splitlines())
     assert said.startswith(f"error: {place / 'nowhere'}: ")
 
 

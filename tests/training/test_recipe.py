@@ -95,9 +95,9 @@ def test_a_recipe_that_is_not_there_lists_those_that_are() -> None:
 
 def test_every_published_set_has_a_fitting_recipe() -> None:
     from inception_v3.cli.train import FITTING
-    from inception_v3.data.torchvision_sets import CLASSES
+    from inception_v3.data.torchvision_sets import TORCHVISION_SETS
 
-    assert set(CLASSES) <= set(FITTING)
+    assert set(TORCHVISION_SETS) <= set(FITTING)
     assert set(FITTING.values()) <= set(SHIPPED)
 
 

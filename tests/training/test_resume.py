@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import inception_v3
-from pictures import skies
+from generated_images import skies
 from processes import Command, start
 
 SMALL = ("--image-size", 75, "--depth-multiplier", 0.1, "--batch-size", 4, "--seed", 5, "--workers", 0)
@@ -108,7 +108,7 @@ def test_a_damaged_state_is_left_for_the_one_before(place: Path, whole: Path) ->
     newest.write_bytes(newest.read_bytes()[:-5000])
     command = train(place, "damaged", "--resume")
     assert command.wait() == 0
-    assert f"{newest.name}: cannot be read" in command.said
+    assert f"{newest.name}: cannot be read" in command.output
     assert_same(place / "damaged", whole)
 
 
@@ -120,11 +120,11 @@ def test_a_signal_to_all_processes_at_once_saves_too(place: Path, whole: Path, n
     """As a terminal, `timeout`, torchrun and SLURM send it: the workers go on until the state is saved."""
     name = f"group-{number}"
     command = train(place, name, "--workers", 2, "--save-every", 1, prepare=os.setpgrp)
-    command.wait_for(lambda: "epoch 1/3" in command.said)
+    command.wait_for(lambda: "epoch 1/3" in command.output)
     assert command.process.pid is not None
     os.killpg(command.process.pid, number)
     assert command.wait() == 128 + number
-    assert "go on with: " in command.said
+    assert "go on with: " in command.output
     assert train(place, name, "--resume").wait() == 0
     assert_same(place / name, whole)
 
@@ -133,17 +133,17 @@ def test_a_signal_to_all_processes_at_once_saves_too(place: Path, whole: Path, n
 def test_ctrl_c_and_sigterm_save_at_once_and_say_how_to_go_on(place: Path, whole: Path, number: int) -> None:
     name = f"stopped-{number}"
     command = train(place, name, "--workers", 2)
-    command.wait_for(lambda: "epoch 1/3" in command.said)
+    command.wait_for(lambda: "epoch 1/3" in command.output)
     command.kill(number)
     assert command.wait() == 128 + number
-    assert f"the weights so far are in {place / name}/model.safetensors" in command.said
+    assert f"the weights so far are in {place / name}/model.safetensors" in command.output
     assert inception_v3.load(place / name).class_names == ["day", "night"]
-    (line,) = (line for line in command.said.splitlines() if line.startswith("go on with: "))
+    (line,) = (line for line in command.output.splitlines() if line.startswith("go on with: "))
     assert line.startswith(f"go on with: inception-v3 train {place / 'data'} --out {place / name} ")
     assert line.endswith(" --resume")
     command = start(*line.split()[4:], log=place / f"again-{name}.log")
     assert command.wait() == 0
-    assert "going on after step" in command.said
+    assert "going on after step" in command.output
     assert_same(place / name, whole)
 
 
@@ -164,7 +164,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before_whole(place: Path,
     before = kept.read_bytes()
     command = train(place, "full", "--resume", prepare=limited, given=(3_000_000,))
     assert command.wait() == 1
-    (line,) = (line for line in command.said.splitlines() if line.startswith("error:"))
+    (line,) = (line for line in command.output.splitlines() if line.startswith("error:"))
     assert "File too large" in line
     assert kept.read_bytes() == before
     assert train(place, "full", "--resume").wait() == 0
@@ -175,8 +175,8 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before_whole(place: Path,
 
 
 def error(command: Command, status: int) -> str:
-    assert command.wait() == status, command.said
-    (line,) = (line for line in command.said.splitlines() if line.startswith("error:"))
+    assert command.wait() == status, command.output
+    (line,) = (line for line in command.output.splitlines() if line.startswith("error:"))
     return line
 
 
@@ -184,8 +184,8 @@ def test_a_finished_run_says_so(place: Path, whole: Path) -> None:
     before = (whole / "model.safetensors").read_bytes()
     command = train(place, "whole", "--resume")
     assert command.wait() == 0
-    assert "all epochs are done already" in command.said
-    assert "top-1" in command.said
+    assert "all epochs are done already" in command.output
+    assert "top-1" in command.output
     assert (whole / "model.safetensors").read_bytes() == before
 
 
@@ -205,13 +205,13 @@ def test_another_training_is_not_gone_on_with_and_the_difference_is_named(place:
 def test_where_there_is_nothing_to_go_on_with_it_begins(place: Path, whole: Path) -> None:
     command = train(place, "fresh", "--resume")
     assert command.wait() == 0
-    assert "nothing to go on with; this is a new run" in command.said
+    assert "nothing to go on with; this is a new run" in command.output
     assert_same(place / "fresh", whole)
 
 
 def test_a_run_folder_in_use_is_left_alone(place: Path) -> None:
     first = train(place, "used", "--epochs", 1000)
-    first.wait_for(lambda: "epoch 1/" in first.said)
+    first.wait_for(lambda: "epoch 1/" in first.output)
     for option in ("--resume", "--overwrite"):
         command = start("train", "digits", "--out", place / "used", option, log=place / "second.log")
         assert "another training is running there" in error(command, 1)
@@ -219,7 +219,7 @@ def test_a_run_folder_in_use_is_left_alone(place: Path) -> None:
     first.kill(signal.SIGKILL)
     first.wait()
     command = train(place, "used", "--epochs", 1000, "--resume")
-    command.wait_for(lambda: "going on after step" in command.said)
+    command.wait_for(lambda: "going on after step" in command.output)
     command.kill(signal.SIGINT)
     assert command.wait() == 130, "the lock goes with its process"
 

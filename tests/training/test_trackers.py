@@ -15,7 +15,7 @@ from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.trackers import Trackers
 from inception_v3.training.train import train
-from pictures import skies
+from generated_images import skies
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

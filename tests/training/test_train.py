@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import inception_v3
 from conftest import relative
-from inception_v3.data import Pictures, load_data
+from inception_v3.data import LabelledImages, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
 from inception_v3.finetuning.bottlenecks import features_of
@@ -32,7 +32,7 @@ from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import Progress
 from inception_v3.training.train import add_gradients, astray, train
 from inception_v3.weights.model import InceptionV3
-from pictures import pets, skies, stripes
+from generated_images import pets, skies, stripes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -151,14 +151,14 @@ def test_a_class_that_cannot_be_read_at_all_stops_it(tmp_path: Path) -> None:
     for file in (data / "day").iterdir():
         if file.relative_to(data).as_posix() in load_data(str(data))[0].names:
             file.write_bytes(b"")
-    with pytest.raises(InputError, match="class day: none of its training pictures can be read"):
+    with pytest.raises(InputError, match="class day: none of its training images can be read"):
         run(data, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("classes", "size", "message"),
     [
-        (["day"], 75, "tells 1 classes apart, the data has 2"),
+        (["day"], 75, "num_classes is 1, but the data has 2 classes"),
         (["day", "night"], 91, "91x91, and the recipe's .* is 75"),
     ],
 )
@@ -513,7 +513,7 @@ def test_metrics_count_exactly_over_uneven_batches(random_model) -> None:  # typ
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 256, (75, 75, 3), dtype=np.uint8)) for _ in range(11)]
     labels = [n % 7 for n in range(11)]
-    data = Pictures([*"abcdefg"], pictures, labels, [str(n) for n in range(11)])
+    data = LabelledImages([*"abcdefg"], pictures, labels, [str(n) for n in range(11)])
     metrics = evaluate(model, batches(data, model.preprocessing, 4), data.class_names)
     with torch.inference_mode():
         logits = torch.cat([model(model.preprocess(picture), ())[0] for picture in pictures])

@@ -19,7 +19,7 @@ from conftest import recording, relative
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import GRAPH_2015, Settings
-from inception_v3.support.protocol_buffers import put
+from inception_v3.support.protocol_buffers import encode
 from inception_v3.weights.formats import fid_2015, graph_def
 from inception_v3.weights.model import InceptionV3
 from inception_v3.weights.read import Origin
@@ -348,12 +348,12 @@ def test_an_imported_graph_with_other_forms_of_constants_holds_the_same(recorded
 
 
 def node(name: str, op: str, value: bytes = b"", reads: str = "") -> bytes:
-    attribute = put(5, put(1, b"value") + put(2, put(8, value)))
-    return put(1, put(1, name.encode()) + put(2, op.encode()) + (put(3, reads.encode()) if reads else attribute))
+    attribute = encode(5, encode(1, b"value") + encode(2, encode(8, value)))
+    return encode(1, encode(1, name.encode()) + encode(2, op.encode()) + (encode(3, reads.encode()) if reads else attribute))
 
 
-def tensor(shape: tuple[int, ...], values: bytes = put(5, struct.pack("<f", 0.5)), dtype: int = 1) -> bytes:
-    return put(1, dtype) + put(2, b"".join(put(2, put(1, length)) for length in shape)) + values
+def tensor(shape: tuple[int, ...], values: bytes = encode(5, struct.pack("<f", 0.5)), dtype: int = 1) -> bytes:
+    return encode(1, dtype) + encode(2, b"".join(encode(2, encode(1, length)) for length in shape)) + values
 
 
 def small_graph(path: Path, changes: dict[str, bytes] | None = None, more: bytes = b"") -> Path:
@@ -370,7 +370,7 @@ BIASES = (1008,)
 @pytest.mark.parametrize(("dtype", "kind"), [(19, "float16"), (14, "bfloat16"), (2, "float64")])
 def test_other_floats_are_read_exactly(tmp_path: Path, dtype: int, kind: str) -> None:
     values = torch.linspace(-2, 2, 1008).to(getattr(torch, kind))
-    content = put(4, values.view(torch.uint8).numpy().tobytes())
+    content = encode(4, values.view(torch.uint8).numpy().tobytes())
     path = small_graph(tmp_path / "other.pb", {BIAS: node(BIAS, "Const", tensor(BIASES, content, dtype))})
     read = graph_def.read(path).tensors["Logits.Conv2d_1c_1x1.biases"]
     assert torch.equal(read, values.to(torch.float64 if kind == "float64" else torch.float32))
@@ -383,10 +383,10 @@ def test_other_floats_are_read_exactly(tmp_path: Path, dtype: int, kind: str) ->
         ({}, node("mixed_11/conv/conv2d_params", "Const"), "has 'mixed_11/conv/conv2d_params', which"),
         ({BIAS: node(BIAS, "Const", tensor((1000,)))}, b"", r"'softmax/biases' .*shape is \[1000\], not \[1008\]"),
         ({BIAS: node(BIAS, "Const", tensor((1 << 60, 1 << 60)))}, b"", "'softmax/biases' .*not"),
-        ({BIAS: node(BIAS, "Const", tensor(BIASES, put(4, bytes(4000))))}, b"", "biases' .*1000 values where 1008"),
-        ({BIAS: node(BIAS, "Const", tensor(BIASES, put(6, bytes(8))))}, b"", "biases' .*cannot be read"),
+        ({BIAS: node(BIAS, "Const", tensor(BIASES, encode(4, bytes(4000))))}, b"", "biases' .*1000 values where 1008"),
+        ({BIAS: node(BIAS, "Const", tensor(BIASES, encode(6, bytes(8))))}, b"", "biases' .*cannot be read"),
         ({BIAS: node(BIAS, "Const", tensor(BIASES, b"", 3))}, b"", "biases' .*type 3, no floats"),
-        ({BIAS: node(BIAS, "Const", tensor(BIASES, put(5, struct.pack("<f", np.nan))))}, b"", "biases' .*no finite"),
+        ({BIAS: node(BIAS, "Const", tensor(BIASES, encode(5, struct.pack("<f", np.nan))))}, b"", "biases' .*no finite"),
         ({BIAS: node(BIAS, "VariableV2")}, b"", "biases' .*is a 'VariableV2', not a constant"),
         ({BIAS: node(BIAS, "Identity", reads=BIAS)}, b"", "biases' .*circle"),
         ({BIAS: node(BIAS, "Identity", reads="gone")}, b"", "biases' .*'gone' is missing"),

@@ -182,7 +182,7 @@ def test_the_code_in_the_card_runs(tmp_path: Path, model: InceptionV3, server: W
 def test_the_card_of_a_trained_model_tells_what_was_measured(tmp_path: Path, model: InceptionV3) -> None:
     """Of the epoch that the file holds: one after it may have been measured and not saved."""
     run = RunFolder(tmp_path / "run")
-    run.log([{"epoch": epoch, "loss": 1.0, "held_out_top1": epoch / 10} for epoch in (1, 2, 3)])
+    run.write_metrics([{"epoch": epoch, "loss": 1.0, "held_out_top1": epoch / 10} for epoch in (1, 2, 3)])
     run.close()
     inception_v3.save(model, run.model_file, training={"epochs": 2, "seed": 7})
     text = inception_v3.load(tmp_path / "run").generate_model_card().text

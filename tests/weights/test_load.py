@@ -15,7 +15,7 @@ import torch
 import inception_v3
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.model import InceptionV3
 
 Build = Callable[..., InceptionV3]
@@ -153,7 +153,7 @@ def test_an_interrupted_write_leaves_the_previous_file_whole(tmp_path: Path) -> 
     path.write_text("old")
 
     def write(error: BaseException) -> None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -176,7 +176,7 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     for _ in range(50):
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             for _ in range(10):
                 file.write(b"1" * 100)
                 file.flush()
@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_line_and_the_previous_file_stays(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a Linux device")
 def test_the_systems_own_full_disk_is_told_in_the_same_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the disk is full"), replacing(tmp_path / "file"):
+    with pytest.raises(InputError, match="the disk is full"), atomic_write(tmp_path / "file"):
         Path("/dev/full").write_text("x" * 100_000)
 
 

@@ -26,9 +26,9 @@ import torch
 
 from inception_v3.benchmarking import contestants
 from inception_v3.benchmarking.contestants import ANSWERS, PEAK, Contest
-from inception_v3.benchmarking.stand_ins import as_files, generated, random_network
+from inception_v3.benchmarking.synthetic import as_files, generated, random_network
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines.base import LOGITS, Outputs, Pixels, Precision
 from inception_v3.inference.engines.registry import load_engine
 from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network
@@ -129,7 +129,7 @@ def candidates(device: str, engines: Sequence[str], peers: bool, compiled: bool)
 def bench(
     model: InceptionV3 | None = None,
     *,
-    images: Sequence[Source] | None = None,
+    images: Sequence[ImageSource] | None = None,
     engines: Sequence[str] = tuple(contestants.ENGINES),
     precisions: Sequence[str] = PRECISIONS,
     batch_sizes: Sequence[int] = (1, 16),
@@ -340,7 +340,7 @@ def machine(device: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- the pictures
 
 
-def _split(images: Sequence[Source], model: InceptionV3) -> tuple[list[Source], Pixels]:
+def _split(images: Sequence[ImageSource], model: InceptionV3) -> tuple[list[ImageSource], Pixels]:
     """Images to make int8 with, and the pixels of others to compare on."""
     chosen = random.Random(0).sample(list(images), min(len(images), FITTED + CHECKED))
     checked = max(1, min(CHECKED, len(chosen) // 3))

@@ -30,7 +30,7 @@ from inception_v3.inference.exported.registry import load_format
 from inception_v3.network.settings import Settings
 
 if TYPE_CHECKING:
-    from inception_v3.images.find import Source
+    from inception_v3.images.find import ImageSource
     from inception_v3.weights.model import InceptionV3
 
 PEAK = "matrix product"  # not a contestant: the arithmetic that all are held to
@@ -210,7 +210,7 @@ PEERS: dict[str, Build] = {
 # ------------------------------------------------------------------------- what they run, made by who starts them
 
 
-def make(file: Path, model: "InceptionV3", fit: list["Source"]) -> None:
+def make(file: Path, model: "InceptionV3", fit: list["ImageSource"]) -> None:
     """Write what a contestant runs. Raises InputError or ImportError."""
     from inception_v3.inference.export import export
     from inception_v3.weights.load import save

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines.base import Pixels
 from inception_v3.weights.model import InceptionV3
 
@@ -52,11 +52,11 @@ def random_network(pictures: Pixels) -> InceptionV3:
     return model.to(memory_format=torch.contiguous_format).eval()
 
 
-def as_files(pictures: Pixels) -> list[Source]:
+def as_files(pictures: Pixels) -> list[ImageSource]:
     """As PNG, in memory."""
     sources = []
     for number, pixels in enumerate(pictures):
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, "PNG", compress_level=1)
-        sources.append(Source(f"generated picture {number}", content.getvalue()))
+        sources.append(ImageSource(f"generated picture {number}", content.getvalue()))
     return sources

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inception_v3.cli.common import MODEL, Json, WeightsFile, warn
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import ENGINES
 
@@ -21,7 +21,7 @@ WIDTH = 132  # of the table where it goes into a file or a pipe
 
 def bench(
     model: Annotated[
-        str | None, typer.Argument(help=f"{MODEL} By default the network of full width with random weights.")
+        str | None, typer.Argument(help=f"{MODEL_HELP} By default the network of full width with random weights.")
     ] = None,
     peers: Annotated[
         bool, typer.Option("--peers", help="Other programs too, those that are installed: torchvision, timm, Keras.")

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL, Json, WeightsFile, messages, warn
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, messages, warn
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help=MODEL)],
+    source: Annotated[str, typer.Argument(help=MODEL_HELP)],
     destination: Annotated[Path, typer.Argument(help="The file to write.")],
     to: Annotated[str | None, typer.Option(help="The format; without it the destination's name tells.")] = None,
     check: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.cli.common import (
-    MODEL,
+    MODEL_HELP,
     BatchSize,
     Device,
     Json,
@@ -15,9 +15,9 @@ from inception_v3.cli.common import (
     Workers,
     messages,
     output,
-    pick_workers,
-    show_bad,
-    told,
+    choose_worker_count,
+    warn_unreadable,
+    unreadable_lines,
     warn,
 )
 from inception_v3.errors import InputError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help=MODEL)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[str, typer.Argument(help="digits, or a folder of class/image files.")],
     others: Annotated[
         list[str] | None, typer.Option("--with", help="Another model; the softmax is averaged. Repeat for more.")
@@ -60,15 +60,15 @@ def evaluate(
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.evaluate import judge
     from inception_v3.support.devices import has_bf16, pick_device
-    from inception_v3.support.distributed import own_device, team
+    from inception_v3.support.distributed import local_device, process_group
     from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 
     names = [model, *(others or ())]
-    place = own_device(pick_device(device))
+    place = local_device(pick_device(device))
     if precision == "bf16" and not has_bf16(place):
         raise InputError(f"--precision bf16: not on this {place.type}, which does not compute in it", exit_status=2)
-    with team(place, again="start all of them again") as processes:
+    with process_group(place, remedy="start all processes again") as processes:
         networks = _load(names, weights_file, weights, place)
         origins = [network.origin.file for network in networks if network.origin is not None]
         files = [_newest_state(file) if weights == "raw" else file for file in origins]
@@ -77,7 +77,7 @@ def evaluate(
         if outputs != classes:
             raise InputError(f"{model}: tells {outputs} classes apart, and {data} has {classes}; give its own data")
         if workers is None:  # each holds the crops of several pictures, and the network is no faster than two
-            workers = min(pick_workers(None, len(pictures), data), 8 if crops == 1 else 2)
+            workers = min(choose_worker_count(None, len(pictures), data), 8 if crops == 1 else 2)
         with progress_bar(messages) as progress:
             bar = progress.add_task("evaluating", total=len(pictures), figures="", visible=processes.rank == 0)
             metrics = judge(
@@ -87,7 +87,7 @@ def evaluate(
                 precision="bf16" if precision == "bf16" else "fp32",
                 batch_size=batch_size,
                 workers=workers,
-                team=processes,
+                group=processes,
                 on_batch=lambda done: progress.advance(bar, done),
             )
     if processes.rank:
@@ -95,7 +95,7 @@ def evaluate(
     metrics.bad = [*pictures.bad, *metrics.bad]
     everything = len(pictures) + len(pictures.bad)
     if not metrics.count:
-        show_bad(told(metrics.bad), everything)
+        warn_unreadable(unreadable_lines(metrics.bad), everything)
         raise InputError(f"{data}: none of its {everything} pictures can be read")
     if not len(metrics.answered):
         raise InputError(f"{model}: its outputs are no finite numbers for any picture; the weights are damaged")
@@ -120,8 +120,8 @@ def evaluate(
             f"{metrics.unanswered} of {metrics.count} pictures got outputs that are no finite numbers; they count as "
             "mistakes, and are in neither loss nor ECE"
         )
-    show_bad(told(metrics.bad), everything)
-    # last, as a disk may be full, and what was found is told by now
+    warn_unreadable(unreadable_lines(metrics.bad), everything)
+    # last, as a disk may be full, and what was found is unreadable_lines by now
     if table is not None:
         write_csv(table, metrics, pictures)
     if report is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL, Json, WeightsFile
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile
 from inception_v3.errors import InputError
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
 
@@ -19,7 +19,7 @@ OUT = f"A file ({', '.join(SUFFIXES)}) or a folder. By default the folder export
 
 
 def export(
-    model: Annotated[str, typer.Argument(help=MODEL)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[Path | None, typer.Argument(help=OUT)] = None,
     to: Annotated[
         str | None,

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from inception_v3.cli.common import Device, Json, messages, output, show_bad, warn
+from inception_v3.cli.common import Device, Json, messages, output, warn_unreadable, warn
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def fidelity(
     for side in result.sides:
         if side.features is not None:
             bad = side.features.bad_count
-            show_bad(side.features.bad, bad + len(side.features), bad=bad)
+            warn_unreadable(side.features.bad, bad + len(side.features), bad=bad)
     if save_statistics:
         statistics_of(result.sides[-1], result).save(save_statistics)
     if html:

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.cli.common import (
-    LARGEST_SEED,
-    MODEL,
+    MAX_SEED,
+    MODEL_HELP,
     BatchSize,
     Device,
     Json,
     WeightsFile,
     Workers,
-    default_run,
-    keep_apart,
+    default_run_folder,
+    check_outside_data,
     messages,
-    pick_workers,
-    show_bad,
-    tell_run,
-    told,
+    choose_worker_count,
+    warn_unreadable,
+    print_run,
+    unreadable_lines,
     warn,
 )
 from inception_v3.errors import InputError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    weights: Annotated[str, typer.Argument(help=MODEL)],
+    weights: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[
         str, typer.Argument(help="digits, or a folder of class/image files, with or without train/ and val/.")
     ],
@@ -61,7 +61,7 @@ def finetune(
     recipe: Annotated[str, typer.Option(help="For --unfreeze: a recipe's name, or a .toml file.")] = "finetune",
     epochs: Annotated[int | None, typer.Option(help="For --unfreeze: times that every picture is seen.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="For --unfreeze: that of the last layer.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="For --unfreeze: of order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="For --unfreeze: of order and augmentation.")] = 0,
     device: Device = None,
     workers: Workers = None,
     weights_file: WeightsFile = None,
@@ -80,8 +80,8 @@ def finetune(
         raise InputError("--resume goes on with --unfreeze; features are kept without it", exit_status=2)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("finetune is the work of one process; start it without torchrun", exit_status=2)
-    folder = out or default_run(data)
-    keep_apart(data, folder)
+    folder = out or default_run_folder(data)
+    check_outside_data(data, folder)
     from inception_v3.training.recipe import load_recipe
 
     chosen = load_recipe(recipe).with_options(epochs=epochs, learning_rate=learning_rate)
@@ -123,7 +123,7 @@ def finetune(
                 l2=l2,
                 precision="bf16" if precision == "bf16" else "fp32",
                 batch_size=batch_size,
-                workers=pick_workers(workers, len(train_set), data),
+                workers=choose_worker_count(workers, len(train_set), data),
                 unfreeze=factors,
                 recipe=chosen,
                 start="given weights" if factors is None else _identity(loaded),
@@ -139,8 +139,8 @@ def finetune(
     pictures = len(train_set) + len(test_set)
     if done.head and done.head.not_kept:
         warn(f"the cache takes no more, and the next run will do again what is not in it: {done.head.not_kept}")
-    show_bad(told(run.bad_images), pictures, run.bad_images_file)
-    tell_run(run, data, done.metrics, as_json, weights=weights, head=done.head and _head(done.head))
+    warn_unreadable(unreadable_lines(run.bad_images), pictures, run.bad_images_file)
+    print_run(run, data, done.metrics, as_json, weights=weights, head=done.head and _head(done.head))
 
 
 def _head(head: "TrainedHead") -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL, Device, Json, WeightsFile, warn
+from inception_v3.cli.common import MODEL_HELP, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import CHOICES
 
 if TYPE_CHECKING:
-    from inception_v3.images.find import Source
+    from inception_v3.images.find import ImageSource
     from inception_v3.inference.predict import Prediction
     from inception_v3.inference.results import Results
 
@@ -29,7 +29,7 @@ class Decode(StrEnum):
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help=MODEL)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     images: Annotated[
         list[str], typer.Argument(help="Files, folders, patterns such as '*.jpg', or - for standard input.")
     ],
@@ -99,7 +99,7 @@ def predict(
         "top": top,
     }
 
-    def predictions(asked: "Iterable[Source]") -> "Iterator[Prediction]":
+    def predictions(asked: "Iterable[ImageSource]") -> "Iterator[Prediction]":
         return predict(
             network.engine,
             network.description.preprocessing,
@@ -130,7 +130,7 @@ def predict(
         if as_json:
             print(json.dumps({"out": str(out), "pictures": count, "failed": failed, "earlier": left.done} | about))
     if failed:
-        raise InputError(f"{failed} of {count} pictures could not be read; the lines above say why")
+        raise InputError(f"{failed} of {count} images could not be read; the lines above say why")
 
 
 def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int]:
@@ -171,7 +171,7 @@ def _counting(shown: bool = True) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
         return
     from inception_v3.cli.common import messages
-    from inception_v3.support.progress import counter
+    from inception_v3.support.progress import image_counter
 
-    with counter(messages) as count:
+    with image_counter(messages) as count:
         yield count

@@ -12,16 +12,16 @@ import typer
 from rich.console import Console
 
 from inception_v3.cli.common import (
-    LARGEST_SEED,
+    MAX_SEED,
     Device,
     Json,
     Workers,
-    keep_apart,
+    check_outside_data,
     messages,
-    pick_workers,
-    show_bad,
-    tell_run,
-    told,
+    choose_worker_count,
+    warn_unreadable,
+    print_run,
+    unreadable_lines,
     warn,
 )
 from inception_v3.errors import InputError
@@ -48,7 +48,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The peak of the learning rate.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width that the network sees, 75 or more.")] = None,
     depth_multiplier: Annotated[float | None, typer.Option(help="Factor on every layer's width.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of weights, order and augmentation.")] = 0,
     device: Device = None,
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False,
@@ -67,7 +67,7 @@ def train(
 
     if resume and overwrite:
         raise InputError("--resume goes on with a run, --overwrite deletes it: give one of them", exit_status=2)
-    keep_apart(data, out)
+    check_outside_data(data, out)
     chosen = load_recipe(recipe or FITTING.get(re.split("[:+]", data)[0], "photos")).with_options(
         epochs=epochs,
         batch_size=batch_size,
@@ -77,14 +77,14 @@ def train(
     )
     from inception_v3.data import load_data
     from inception_v3.support.devices import pick_device
-    from inception_v3.support.distributed import own_device, team
+    from inception_v3.support.distributed import local_device, process_group
     from inception_v3.training.interrupts import Interrupted
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.training.train import train
 
-    place = own_device(pick_device(device))
+    place = local_device(pick_device(device))
     with ExitStack() as stack:
-        processes = stack.enter_context(team(place))
+        processes = stack.enter_context(process_group(place))
         train_set, test_set = load_data(data)
         run = stack.enter_context(
             RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=track or (), writer=not processes.rank)
@@ -102,9 +102,9 @@ def train(
                 chosen,
                 place,
                 seed=seed,
-                workers=pick_workers(workers, len(train_set), data),
+                workers=choose_worker_count(workers, len(train_set), data),
                 save_every=save_every,
-                team=processes,
+                group=processes,
                 console=console,
             )
         except Interrupted as interrupted:
@@ -112,8 +112,8 @@ def train(
             raise typer.Exit(interrupted.exit_status) from interrupted
     if processes.rank:
         return
-    show_bad(told(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-    tell_run(run, data, metrics, as_json)
+    warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
+    print_run(run, data, metrics, as_json)
 
 
 def command_to_go_on() -> str:

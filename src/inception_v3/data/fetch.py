@@ -12,7 +12,7 @@ from rich.console import Console
 
 from inception_v3.data.extras import extra
 from inception_v3.errors import InputError
-from inception_v3.support.files import alone_with, cache_folder, replacing
+from inception_v3.support.files import file_lock, cache_folder, atomic_write
 from inception_v3.support.progress import progress_bar
 
 TIMEOUT = 60.0  # seconds without a byte, not of the whole download
@@ -44,7 +44,7 @@ def _place(url: str) -> Path:
 
 def _download(url: str, target: Path, tell: Any) -> None:
     """All processes of a training find the file missing at once: the first gets it, and the others look again."""
-    with alone_with(target):
+    with file_lock(target):
         if not target.exists():
             _get(url, target, tell)
 
@@ -57,7 +57,7 @@ def _get(url: str, target: Path, tell: Any) -> None:
             super().relative_update(inc)
             tell(f"{self.value / 2**20:.0f} of {self.size / 2**20:.0f} MiB" if self.size else "")
 
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         try:
             system, path = fsspec.core.url_to_fs(url, **_options(url))
             system.get_file(path, str(temporary), callback=Told())

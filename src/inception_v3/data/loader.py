@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from inception_v3.data.pictures import Pictures
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.seeds import epoch_order, seed_for
+from inception_v3.support.seeds import epoch_order, derive_seed
 
 Augment = Callable[[Image], Tensor]
 
@@ -204,7 +204,7 @@ class _Steps(Sampler[list[Draw]]):
             # In a row, and the first process has no fewer than the others.
             first, last = (at - (-length * process // self.processes) for process in (self.process, self.process + 1))
             yield [
-                Draw(place, seed_for("picture", self.seed, self._epoch, place), self._image_size)
+                Draw(place, derive_seed("picture", self.seed, self._epoch, place), self._image_size)
                 for place in order[first:last]
             ]
             at += length

@@ -83,7 +83,7 @@ class Pictures:
         """How many pictures each class has, in the order of `class_names`."""
         return np.bincount(np.asarray(self.labels, dtype=np.int64), minlength=len(self.class_names))
 
-    def check_read(self, labels: Sequence[int]) -> None:
+    def check_classes_readable(self, labels: Sequence[int]) -> None:
         """Raises InputError for a class with pictures of which none is among those that could be read."""
         read = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(self.class_names))
         for label in np.flatnonzero((self.counts() > 0) & (read == 0)):

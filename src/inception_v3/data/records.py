@@ -19,7 +19,7 @@ from inception_v3.data.address import labels_file
 from inception_v3.data.pictures import Encoded, Pictures
 from inception_v3.data.sequences import Made, Texts
 from inception_v3.errors import InputError
-from inception_v3.support.files import cache_folder, replacing
+from inception_v3.support.files import cache_folder, atomic_write
 from inception_v3.support.progress import progress_bar
 from inception_v3.support.text import printable
 
@@ -149,6 +149,6 @@ def _kept(file: Path, index: Callable[[Path], Index]) -> Index:
     started = time.perf_counter()
     found = index(file)
     if time.perf_counter() - started > WORTH_KEEPING:
-        with suppress(InputError), replacing(kept) as temporary:
+        with suppress(InputError), atomic_write(kept) as temporary:
             temporary.write_text(json.dumps(asdict(found)), "utf-8")
     return found

@@ -1,1 +1,1 @@
-"""Models judged on labelled pictures: `evaluate.judge` and the report of what it found."""
+"""Models judged on labelled pictures: `evaluate.evaluate_models` and the report of what it found."""

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inception_v3.data import Batch, Pictures, batches
+from inception_v3.data import Batch, LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import Bin, expected_calibration_error, reliability
 from inception_v3.evaluation.crops import MultiCrop
-from inception_v3.support.devices import enough_memory, in_precision
-from inception_v3.support.distributed import Team
+from inception_v3.support.devices import explain_out_of_memory, precision_context
+from inception_v3.support.distributed import ProcessGroup
 from inception_v3.weights.model import InceptionV3
 
 Precision = Literal["fp32", "bf16"]
@@ -140,34 +140,34 @@ def merge(parts: Sequence[Metrics]) -> Metrics:
     return Metrics(parts[0].class_names, rows[first], sorted(bad.items()))
 
 
-def judge(
+def evaluate_models(
     models: Sequence[InceptionV3],
-    pictures: Pictures,
+    pictures: LabelledImages,
     *,
     crops: int = 1,
     precision: Precision = "fp32",
     batch_size: int = 32,
     workers: int = 0,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Metrics:
     """Judge one model, or the mean softmax of several, on pictures and over 1, 12 or 144 crops of each.
 
-    Every model gets the pixels of its own preprocessing. Each process of a `team` takes its share of the pictures,
+    Every model gets the pixels of its own preprocessing. Each process of a `group` takes its share of the pictures,
     and all get the whole judgement; `on_batch` tells how many all of them have done since. At most `batch_size` crops,
     or those of one picture, are held for each worker.
     Raises InputError as `evaluate` does.
     """
-    team = team or Team()
-    places = team.places(len(pictures))
+    group = group or ProcessGroup()
+    places = group.indices(len(pictures))
     at_once = max(1, batch_size // crops)
-    together = len(pictures) // team.count // at_once  # batches that every process has, and tells the others of
+    together = len(pictures) // group.world_size // at_once  # batches that every process has, and tells the others of
 
     def told(done: int) -> None:
         """So a process notices that another has gone at the next batch, and not after its own last one."""
         nonlocal together
         if together:
-            (done,) = map(int, team.sum(done))
+            (done,) = map(int, group.sum(done))
         together -= bool(together)
         on_batch(done)
 
@@ -176,7 +176,7 @@ def judge(
             pictures.subset(places),
             preparation,
             at_once,
-            views=MultiCrop(preparation, crops).pixels if crops > 1 else None,
+            transform=MultiCrop(preparation, crops).pixels if crops > 1 else None,
             workers=workers,
         )
         for preparation in {model.preprocessing: None for model in models}
@@ -191,13 +191,13 @@ def judge(
         precision=precision,
         batch_size=batch_size,
     )
-    return whole(team, places, share)
+    return whole(group, places, share)
 
 
-def whole(team: Team, places: range, share: Metrics) -> Metrics:
+def whole(group: ProcessGroup, places: range, share: Metrics) -> Metrics:
     """One judgement of the shares that the processes have, each of the pictures at its `places`."""
     share.answers["index"] = places.start + places.step * share.answers["index"]
-    return merge(team.gather([share]))
+    return merge(group.gather([share]))
 
 
 @torch.inference_mode()
@@ -256,7 +256,7 @@ def _log_probabilities(model: InceptionV3, images: Tensor, precision: Precision,
     device = next(model.parameters()).device
     crops = images.flatten(0, -4)
     logits = []
-    with enough_memory(device), in_precision(device, precision):
+    with explain_out_of_memory(device), precision_context(device, precision):
         for chunk in torch.split(crops, batch_size or len(crops)):
             scaled = model.preprocessing.scale(chunk.to(device)).contiguous(memory_format=torch.channels_last)
             logits.append(model(scaled, end_points=())[0].float().cpu())

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.data import Pictures
+from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import Bin, expected_calibration_error
 from inception_v3.evaluation.evaluate import NO_ANSWER, Metrics
 from inception_v3.reports.pages import data_uri, write_page
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 
 MISTAKES = 200  # shown, the surest first
 THUMBNAIL = 96  # pixels, of the longer side
@@ -25,7 +25,7 @@ PAIRS = 200
 BAD = 1000
 
 
-def write_html(file: Path, metrics: Metrics, pictures: Pictures, settings: dict[str, Any]) -> None:
+def write_html(file: Path, metrics: Metrics, pictures: LabelledImages, settings: dict[str, Any]) -> None:
     """The page. `settings` say what was judged, and how.
 
     Raises InputError where it cannot be written.
@@ -62,7 +62,7 @@ def _mistakes(metrics: Metrics) -> np.ndarray:
     return rows
 
 
-def _mistake(row: np.void, pictures: Pictures) -> dict[str, Any]:
+def _mistake(row: np.void, pictures: LabelledImages) -> dict[str, Any]:
     return {
         "name": pictures.names[row["index"]],
         "real": int(row["label"]),
@@ -73,7 +73,7 @@ def _mistake(row: np.void, pictures: Pictures) -> dict[str, Any]:
     }
 
 
-def _thumbnail(pictures: Pictures, place: int) -> str | None:
+def _thumbnail(pictures: LabelledImages, place: int) -> str | None:
     try:
         image = pictures.open(place).copy()  # one in memory is shared
     except InputError:  # it was there a moment ago
@@ -114,14 +114,14 @@ def _diagrams(bins: list[Bin]) -> dict[str, str]:
         return drawn
 
 
-def write_csv(file: Path, metrics: Metrics, pictures: Pictures) -> None:
+def write_csv(file: Path, metrics: Metrics, pictures: LabelledImages) -> None:
     """A row for each picture that could be read: name, class, predicted, its probability, and 1 or 0 for right.
 
     Without an answer of finite numbers, predicted and probability are empty. Raises InputError where it cannot be
     written.
     """
     with (
-        replacing(file) as temporary,
+        atomic_write(file) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened,
     ):
         writer = csv.writer(opened, lineterminator="\n")

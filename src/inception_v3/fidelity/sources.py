@@ -86,7 +86,7 @@ def _file(name: str, path: Path) -> Source:
             raise InputError(f"{name}: no pictures in this archive; check the file")
         return Source(name, lambda: _zip(name, path, wanted), len(wanted))
     if path.suffix.lower() == ".npz":
-        raise InputError(f"{name}: damaged or cut short, no .npz; fetch or save it again")
+        raise InputError(f"{name}: damaged or cut short, no .npz; download or save it again")
     if tarfile.is_tarfile(path):
         return Source(name, lambda: _tar(path))
     raise InputError(f"{name}: not a set of pictures (damaged, or of another kind); give {KINDS}")
@@ -208,7 +208,7 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except (*DAMAGE, tarfile.TarError, OSError) as error:
         detail = printable(getattr(error, "strerror", None) or error)
-        raise InputError(f"{name}: damaged or cut short ({detail}); fetch or save it again") from error
+        raise InputError(f"{name}: damaged or cut short ({detail}); download or save it again") from error
 
 
 # --- arrays ---
@@ -219,7 +219,7 @@ def _npy(name: str, path: Path) -> Source:
         shape, dtype, start = header(file, name)
     _check_pictures(name, shape, dtype)
     if path.stat().st_size < start + math.prod(shape):
-        raise InputError(f"{name}: cut short; fetch or save it again")
+        raise InputError(f"{name}: cut short; download or save it again")
     return Source(name, lambda: _rows(name, path.open("rb")), shape[0])
 
 
@@ -257,7 +257,7 @@ def header(file: IO[bytes], name: str) -> tuple[Shape, "np.dtype[Any]", int]:
         if any(length < 0 for length in shape):
             raise ValueError("a negative length")
     except (ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:  # it is parsed as Python
-        raise InputError(f"{name}: damaged or no array of NumPy's; fetch or save it again") from error
+        raise InputError(f"{name}: damaged or no array of NumPy's; download or save it again") from error
     if fortran and len(shape) > 1 and dtype == np.uint8:
         raise InputError(f"{name}: stored by columns; save it with np.ascontiguousarray")
     return tuple(shape), dtype, file.tell()
@@ -287,6 +287,6 @@ def _rows(name: str, opened: IO[bytes]) -> Iterator[Picture]:
         for place in range(count):
             content = file.read(math.prod(rest))
             if len(content) < math.prod(rest):
-                raise InputError(f"{name}: cut short after {place} of {count} pictures; fetch or save it again")
+                raise InputError(f"{name}: cut short after {place} of {count} pictures; download or save it again")
             pixels = np.frombuffer(content, np.uint8).reshape(rest)
             yield Picture(f"{name}[{place}]", pixels if channels_last else pixels.transpose(1, 2, 0))

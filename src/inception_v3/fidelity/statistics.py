@@ -15,7 +15,7 @@ from inception_v3.errors import InputError
 from inception_v3.fidelity.frechet import Array, Gaussian
 from inception_v3.fidelity.rows import Rows
 from inception_v3.fidelity.sources import DAMAGE, header
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.support.text import printable
 
 ROWS = 2048  # features that are added at once: float64 copies of them are held
@@ -121,7 +121,7 @@ class Statistics:
         for name, counts in (("size", self.sizes), ("format", self.formats)):
             arrays[f"{name}s"] = np.array(list(counts), str)
             arrays[f"images_of_{name}"] = np.array(list(counts.values()), np.int64)
-        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+        with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
 

@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 import inception_v3
-from inception_v3.data import Batch, Pictures, batches
+from inception_v3.data import Batch, LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.network.layers import Conv2d
-from inception_v3.support.devices import enough_memory, in_precision
+from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.weights.model import InceptionV3
 
 Precision = Literal["fp32", "bf16"]
@@ -208,7 +208,7 @@ class Bottlenecks:
 
 def bottlenecks(
     model: InceptionV3,
-    pictures: Pictures,
+    pictures: LabelledImages,
     cache: BottleneckCache,
     *,
     precision: Precision = "fp32",
@@ -294,7 +294,7 @@ class _Keeper:
 
 
 def _keys(
-    pictures: Pictures, cache: BottleneckCache, on_file: Callable[[], None]
+    pictures: LabelledImages, cache: BottleneckCache, on_file: Callable[[], None]
 ) -> tuple[list[bytes | None], dict[int, State], str | None]:
     """What each picture is known by, None where it cannot be read; the states of files; why they were not kept."""
     keys: list[bytes | None] = [None] * len(pictures)
@@ -312,7 +312,7 @@ def _keys(
     return keys, states, not_kept
 
 
-def _digest(pictures: Pictures, place: int) -> bytes:
+def _digest(pictures: LabelledImages, place: int) -> bytes:
     """Of a picture that is no file of its own. Raises InputError: it cannot be read."""
     source = pictures.sources[place]
     digest = _blake2b()
@@ -322,7 +322,7 @@ def _digest(pictures: Pictures, place: int) -> bytes:
     return digest.digest()
 
 
-def _key_now(pictures: Pictures, place: int, key: bytes, state: State | None) -> bytes | None:
+def _key_now(pictures: LabelledImages, place: int, key: bytes, state: State | None) -> bytes | None:
     """What a picture that was known by `key` is known by now; None where it has gone or its file has changed."""
     source = pictures.sources[place]
     if isinstance(source, Image.Image):
@@ -347,7 +347,7 @@ def features_of(model: InceptionV3, images: Tensor, precision: Precision = "fp32
     """Pixels (N, 3, H, W), as `data.batches` gives them, to PreLogits: float32 of shape (N, D)."""
     device = next(model.parameters()).device
     scaled = model.preprocessing.scale(images.to(device)).contiguous(memory_format=torch.channels_last)
-    with enough_memory(device), in_precision(device, precision):
+    with explain_out_of_memory(device), precision_context(device, precision):
         _, end_points = model(scaled, end_points=(FEATURES,))
     vectors: np.ndarray = end_points[FEATURES].float().flatten(1).cpu().numpy()
     return vectors

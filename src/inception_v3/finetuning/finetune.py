@@ -18,15 +18,15 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from inception_v3.data import Batch, Pictures
-from inception_v3.data.sequences import joined
+from inception_v3.data import Batch, LabelledImages
+from inception_v3.data.sequences import concatenate
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
 from inception_v3.finetuning.bottlenecks import HEADS, BottleneckCache, Precision, bottlenecks, last_layer
 from inception_v3.finetuning.logistic import fit_head
 from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Size
-from inception_v3.support.devices import in_precision
+from inception_v3.support.devices import precision_context
 from inception_v3.support.progress import progress_bar
 from inception_v3.training.model import check_memory
 from inception_v3.training.recipe import Recipe, load_recipe
@@ -124,8 +124,8 @@ def rate_factors(asked: str) -> dict[str, float]:
 
 def finetune(
     model: InceptionV3,
-    train_set: Pictures,
-    test_set: Pictures,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
     run: RunFolder,
     cache: BottleneckCache,
     *,
@@ -208,8 +208,8 @@ def finetune(
 
 def train_head(
     model: InceptionV3,
-    train_set: Pictures,
-    test_set: Pictures,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
     run: RunFolder,
     cache: BottleneckCache,
     *,
@@ -221,11 +221,11 @@ def train_head(
 ) -> TrainedHead:
     """The first part of `finetune`."""
     started = time.perf_counter()
-    both = Pictures(
+    both = LabelledImages(
         train_set.class_names,
-        joined(train_set.sources, test_set.sources),
+        concatenate(train_set.sources, test_set.sources),
         [*train_set.labels, *test_set.labels],
-        joined(train_set.names, test_set.names),
+        concatenate(train_set.names, test_set.names),
     )
     with progress_bar(console) as progress:
         files = progress.add_task("looking at files", total=len(both), figures="")
@@ -245,7 +245,7 @@ def train_head(
     started = time.perf_counter()
     labels = torch.tensor(both.labels)[found.places]
     to_train = found.places < len(train_set)
-    train_set.check_read(labels[to_train].tolist())
+    train_set.check_classes_readable(labels[to_train].tolist())
     if bool(to_train.all()):
         raise InputError("none of the held-out pictures can be read")
     device = next(model.parameters()).device
@@ -291,5 +291,5 @@ class _LastLayer(nn.Module):
 
     def forward(self, features: Tensor, end_points: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         device = features.device
-        with torch.autocast(device.type, enabled=False), in_precision(device, self.precision):
+        with torch.autocast(device.type, enabled=False), precision_context(device, self.precision):
             return self.layer(features).flatten(1), {}

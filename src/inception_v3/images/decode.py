@@ -29,12 +29,12 @@ Least = Callable[[int, int], tuple[int, int] | None]
 
 # To load what reads all formats takes as long as tens of pictures; what reads these Pillow always loads.
 _COMMON = {b"\xff\xd8": ("JPEG",), b"\x89P": ("PNG",), b"GI": ("GIF",)}
-_EMPTY = "the file is empty; fetch or save it again"
+_EMPTY = "the file is empty; download or save it again"
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "no such file; check the path"),
     (IsADirectoryError, "a folder, not a picture; give a file in it"),
     (PermissionError, "no permission to read it; allow it with chmod u+r"),
-    (UnidentifiedImageError, f"no picture that is read here ({', '.join(FORMATS)}), or cut short; save it as PNG"),
+    (UnidentifiedImageError, f"not a supported image ({', '.join(FORMATS)}), or cut short; save it as PNG"),
     (Image.DecompressionBombError, f"more than the {MAX_PIXELS:,} pixels that are read; make it smaller"),
     (MemoryError, "more than this machine's memory holds; make it smaller"),
 )
@@ -75,7 +75,7 @@ def open_image(
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
         with Path(stream).open("rb") if isinstance(stream, str | Path) else nullcontext(stream) as given:
             file = given if given.seekable() else io.BytesIO(read_all(given, name))
-            return _rgb(by_header(file, name), name, least)
+            return _rgb(read_header(file, name), name, least)
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def readable(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {_reason(error)}") from error
 
 
-def by_header(file: BinaryIO, name: str) -> Image.Image:
+def read_header(file: BinaryIO, name: str) -> Image.Image:
     """The picture in an open file, its pixels not read yet. Inside `readable`. Raises InputError: nothing in it."""
     if not (head := file.read(2)):
         raise InputError(f"{name}: {_EMPTY}")
@@ -107,7 +107,7 @@ def check_size(image: Image.Image) -> None:
 def _reason(error: Exception) -> str:
     """Why a picture could not be read, and the remedy, in one line."""
     detail = printable(getattr(error, "strerror", None) or error) or type(error).__name__
-    unknown = f"cannot be read ({detail}); fetch or save it again"
+    unknown = f"cannot be read ({detail}); download or save it again"
     return next((text for kind, text in _REASONS if isinstance(error, kind)), unknown)
 
 
@@ -120,11 +120,11 @@ def _formats() -> tuple[str, ...]:
 
 def quiet(image: Image.Image) -> AbstractContextManager[None]:
     """To read its pixels in: without what libraries print by themselves."""
-    return _quiet_libtiff() if image.format == "TIFF" else nullcontext()
+    return _discard_stderr() if image.format == "TIFF" else nullcontext()
 
 
 @contextmanager
-def _quiet_libtiff() -> Iterator[None]:
+def _discard_stderr() -> Iterator[None]:
     """libtiff prints to the process's stderr, past everything of Python's; what matters of it is raised as well.
 
     So does any other thread meanwhile, unless by a descriptor of its own, as the command line has.

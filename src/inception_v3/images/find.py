@@ -38,7 +38,7 @@ _SIGNATURES = re.compile(  # strict enough that no list of paths is taken for a 
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """A picture yet to be opened, and what to call it in print: one line of valid text, whatever the file's name."""
 
     name: str
@@ -152,7 +152,7 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def expand(arguments: Iterable[str]) -> Iterator[Source]:
+def expand(arguments: Iterable[str]) -> Iterator[ImageSource]:
     """The pictures that arguments of a command line mean, opened later, one by one.
 
     An argument is a file, a folder with all that `list_images` finds, a pattern, or - for standard input: one
@@ -170,13 +170,13 @@ def expand(arguments: Iterable[str]) -> Iterator[Source]:
     return chain.from_iterable(map(_sources, given))
 
 
-def _sources(argument: str) -> Iterator[Source]:
+def _sources(argument: str) -> Iterator[ImageSource]:
     if argument == "-":
         yield from _standard_input()
         return
     found = None
     for found in _paths(argument, _in_order):
-        yield Source(printable(found), found)
+        yield ImageSource(printable(found), found)
     if found is None:
         raise _nothing(argument)
 
@@ -232,7 +232,7 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _standard_input() -> Iterator[Source]:
+def _standard_input() -> Iterator[ImageSource]:
     stream = getattr(sys.stdin, "buffer", None)  # None where the program was started without
     with suppress(OSError):  # no file, but something in memory
         # Read by an object of our own: Python stops hard when it ends while a thread waits in sys.stdin's.
@@ -243,20 +243,20 @@ def _standard_input() -> Iterator[Source]:
     if stream is None or not head.strip():
         raise InputError(f"{STANDARD_INPUT}: nothing in it; pipe a picture or a list of paths in", exit_status=2)
     if _SIGNATURES.match(head):
-        yield Source(STANDARD_INPUT, read_all(stream, STANDARD_INPUT, head))
+        yield ImageSource(STANDARD_INPUT, read_all(stream, STANDARD_INPUT, head))
         return
     known = False
     for path in _path_list(stream, head):
         mode = _mode(path)
         known = known or mode != 0
         if not known:  # such as a web page that tells of an error: one message, not one for each line
-            wrong = f"no picture that is read here, and {printable(path)[:80]} is no path"
+            wrong = f"not a supported image, and {printable(path)[:80]} is no path"
             raise InputError(f"{STANDARD_INPUT}: {wrong}; check what is piped in", exit_status=2)
         found = None
         for found in list_images(path) if stat.S_ISDIR(mode) else ():
-            yield Source(printable(found), found)
+            yield ImageSource(printable(found), found)
         if found is None:  # a file; or what opening it will call missing or a folder, without stopping the others
-            yield Source(printable(path), path)
+            yield ImageSource(printable(path), path)
 
 
 def _begins_list(head: bytes) -> bool:
@@ -272,7 +272,7 @@ def _path_list(stream: BinaryIO, rest: bytes) -> Iterator[Path]:
         *lines, rest = rest.split(separator)
         yield from (Path(os.fsdecode(line)) for each in lines if (line := each.removesuffix(ending)))
         if len(rest) > MAX_PATH_BYTES:
-            wrong = "no picture that is read here, and no list of paths"
+            wrong = "not a supported image, and no list of paths"
             raise InputError(f"{STANDARD_INPUT}: {wrong}; check what is piped in", exit_status=2)
         chunk = cast(io.BufferedReader, stream).read1(MAX_PATH_BYTES)
         more = bool(chunk or rest)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Pixels, Precision, Run
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.exported.base import ExportFormat
@@ -25,7 +25,7 @@ from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, refere
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
 from inception_v3.inference.quantise import MIN_IMAGES, check_calibration_images, quantise
-from inception_v3.support.files import cannot_write, replacing
+from inception_v3.support.files import write_error, atomic_write
 from inception_v3.weights.model import InceptionV3
 
 MAX_CALIBRATION_IMAGES, MAX_CHECK_IMAGES = 300, 500
@@ -48,7 +48,7 @@ def export(
     out: Path,
     *,
     precision: Precision = "fp32",
-    images: Sequence[Source] | None = None,
+    images: Sequence[ImageSource] | None = None,
     images_name: str = "images",
     outputs: Sequence[str] = (LOGITS, FEATURES),
     any_size: bool = False,
@@ -126,7 +126,7 @@ def _select_format(out: Path, precision: Precision) -> ExportFormat:
     return format
 
 
-def _check_options(precision: Precision, images: Sequence[Source] | None, outputs: Sequence[str]) -> None:
+def _check_options(precision: Precision, images: Sequence[ImageSource] | None, outputs: Sequence[str]) -> None:
     if precision != "fp32" and images is None:
         raise InputError(f"{precision} is checked on your own images; give some with --images FOLDER", exit_status=2)
     if precision == "int8" and LOGITS not in outputs:
@@ -134,7 +134,7 @@ def _check_options(precision: Precision, images: Sequence[Source] | None, output
 
 
 def _prepare_images(
-    model: InceptionV3, precision: Precision, images: Sequence[Source] | None, images_name: str
+    model: InceptionV3, precision: Precision, images: Sequence[ImageSource] | None, images_name: str
 ) -> _Images:
     """Decode and resize a random choice of the images; generated noise without images.
 
@@ -220,7 +220,7 @@ def _move(file: Path, weights_suffix: str, out: Path) -> None:
         _move_folder(file, out)
         return
     for suffix in filter(None, (weights_suffix, file.suffix)):
-        with replacing(out.with_suffix(suffix)) as temporary:
+        with atomic_write(out.with_suffix(suffix)) as temporary:
             shutil.copyfile(file.with_suffix(suffix), temporary)
 
 
@@ -238,7 +238,7 @@ def _move_folder(folder: Path, out: Path) -> None:
     except OSError as error:
         if old.exists() and not out.exists():
             old.rename(out)
-        raise cannot_write(out, error) from error
+        raise write_error(out, error) from error
     finally:
         for remains in (new, old):
             shutil.rmtree(remains, ignore_errors=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
 from inception_v3.support.cpu import core_count
@@ -35,7 +35,7 @@ SCALED_MARGIN = 2  # decode="scaled" decodes to at least so many times the size 
 class Answer:
     """One picture's logits and features; or why there are none."""
 
-    source: Source
+    source: ImageSource
     logits: NDArray[np.float32] | None = None
     features: NDArray[np.float32] | None = None
     error: str | None = None
@@ -49,7 +49,7 @@ def resizer() -> Resizer:
 def run(
     engine: Engine,
     preprocessing: Preprocessing,
-    sources: Iterable[Source],
+    sources: Iterable[ImageSource],
     *,
     batch_size: int = 16,
     decode: Decode = "exact",
@@ -79,14 +79,14 @@ def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
 
 def _preparation(
     preprocessing: Preprocessing, decode: Decode, resize: Resizer
-) -> Callable[[Source, NDArray[np.uint8]], None]:
+) -> Callable[[ImageSource, NDArray[np.uint8]], None]:
     """A function that reads a source and puts its pixels into a row of a batch."""
     budget = _Budget(PIXELS_AT_ONCE)
 
-    def prepare(source: Source, row: NDArray[np.uint8]) -> None:
+    def prepare(source: ImageSource, row: NDArray[np.uint8]) -> None:
         with ExitStack() as held:
 
-            def least(width: int, height: int) -> tuple[int, int] | None:
+            def minimum_size(width: int, height: int) -> tuple[int, int] | None:
                 held.enter_context(budget.take(width * height))
                 if decode == "exact":
                     return None
@@ -94,7 +94,7 @@ def _preparation(
                 ratio = SCALED_MARGIN * max(size[1] / (part[2] - part[0]), size[0] / (part[3] - part[1]))
                 return min(width, -int(-width * ratio // 1)), min(height, -int(-height * ratio // 1))
 
-            image = source.open(least)
+            image = source.open(minimum_size)
             if resize == "pillow":
                 row[...] = preprocessing.array(image)
             else:
@@ -135,7 +135,7 @@ class _Batch:
     def open(self, size: int) -> None:
         """Forget what was in it, and expect so many pictures."""
         self.size, self._missing = size, size
-        self.sources: list[Source] = []
+        self.sources: list[ImageSource] = []
         self.errors: dict[int, str] = {}
         self.failure: BaseException | None = None
         self.ready = threading.Event()
@@ -157,9 +157,9 @@ class _Pipeline:
 
     def __init__(
         self,
-        prepare: Callable[[Source, NDArray[np.uint8]], None],
+        prepare: Callable[[ImageSource, NDArray[np.uint8]], None],
         image_size: tuple[int, int],
-        sources: Iterable[Source],
+        sources: Iterable[ImageSource],
         batch_size: int,
     ) -> None:
         self._prepare, self._sources = prepare, iter(sources)
@@ -242,7 +242,7 @@ class _Pipeline:
             self._preparing += not self._ended
             return not self._ended
 
-    def _take(self) -> tuple[_Batch, int, Source] | None:
+    def _take(self) -> tuple[_Batch, int, ImageSource] | None:
         """The next source, and its place in a batch. None when there is no more."""
         with self._turn:
             if self._ended:

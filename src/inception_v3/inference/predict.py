@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.images.find import Source, expand
+from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import open_engine
 from inception_v3.inference.engines.base import Engine
@@ -72,7 +72,7 @@ def predict(
     engine: Engine,
     preprocessing: Preprocessing,
     class_names: list[str],
-    sources: Iterable[Source],
+    sources: Iterable[ImageSource],
     *,
     top: int = 5,
     batch_size: int = 16,

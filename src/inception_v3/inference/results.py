@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from inception_v3.errors import InputError
-from inception_v3.images.find import Source
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.predict import Prediction
-from inception_v3.support.files import cannot_write, replacing
+from inception_v3.support.files import write_error, atomic_write
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -64,13 +64,13 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
         if there:
             _check_alike(path, described, about)
         else:
-            with replacing(described) as file:
+            with atomic_write(described) as file:
                 file.write_text(json.dumps(about, ensure_ascii=False, indent=2) + "\n", "utf-8")
         if path.suffix.lower() == ".parquet":
             return Parquet(path, top, about)
         return Csv(path, top) if path.suffix.lower() == ".csv" else JsonLines(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
 def _check_alike(path: Path, described: Path, about: dict[str, Any]) -> None:
@@ -128,7 +128,7 @@ class _Lines:
             while left:  # a disk that fills up takes a part
                 left = left[self._file.write(left) :]
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def close(self) -> None:
         self._file.close()
@@ -241,7 +241,7 @@ class Parquet:
         if (first := next(predictions, None)) is not None:
             predictions = chain([first], predictions)
             with (
-                replacing(self._folder / f"part-{self._first:012}.parquet") as file,
+                atomic_write(self._folder / f"part-{self._first:012}.parquet") as file,
                 self._parquet.ParquetWriter(file, self._schema, compression="zstd") as writer,
             ):
                 while some := [_row(one, self._top) for one in islice(predictions, 5000)]:
@@ -261,14 +261,14 @@ def _damaged(path: Path, number: int) -> InputError:
 class Rest:
     """What an earlier run has left to do."""
 
-    sources: Iterator[Source]
+    sources: Iterator[ImageSource]
     done: int = 0
     failed: int = 0
     gone: int = 0  # are done, and not asked for any more; some may still come
     changed: bool = False  # the pictures or their order
 
 
-def rest(finished: Iterator[tuple[str, bool]], sources: Iterable[Source]) -> Rest:
+def rest(finished: Iterator[tuple[str, bool]], sources: Iterable[ImageSource]) -> Rest:
     """The sources that are not finished. Each finished one stands for one source of its name.
 
     Both are walked in step, in constant memory. From where they differ, because pictures came, went or were renamed,
@@ -285,7 +285,7 @@ def rest(finished: Iterator[tuple[str, bool]], sources: Iterable[Source]) -> Res
     return left
 
 
-def _match_by_name(left: Rest, finished: Iterable[tuple[str, bool]], taken: list[Source]) -> None:
+def _match_by_name(left: Rest, finished: Iterable[tuple[str, bool]], taken: list[ImageSource]) -> None:
     def keys() -> Iterator[int]:
         for name, failed in finished:
             left.done += 1
@@ -296,7 +296,7 @@ def _match_by_name(left: Rest, finished: Iterable[tuple[str, bool]], taken: list
     counts = counts.astype(np.uint32)
     left.changed, left.gone = True, int(counts.sum())
 
-    def unfinished(sources: Iterable[Source]) -> Iterator[Source]:
+    def unfinished(sources: Iterable[ImageSource]) -> Iterator[ImageSource]:
         for source in sources:
             key = _key(source.name)
             place = min(int(np.searchsorted(known, np.uint64(key))), len(known) - 1)

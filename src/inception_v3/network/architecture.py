@@ -162,7 +162,7 @@ LOGITS: tuple[Conv | Pool, ...] = (
 )
 
 # The graph of 2015, which FID uses, takes a maximum where every other Inception V3 takes this average.
-MAXIMUM_OF_2015 = "Mixed_7c/Branch_3/AvgPool_0a_3x3"
+MAX_POOL_OF_2015 = "Mixed_7c/Branch_3/AvgPool_0a_3x3"
 
 BASE_END_POINTS = tuple(node.name for node in BASE)
 HEAD_END_POINTS = ("AuxLogits", "AvgPool_1a", "PreLogits", "Logits", "Predictions")

@@ -17,7 +17,7 @@ from inception_v3.network.architecture import (
     AUX_INPUT,
     BASE_END_POINTS,
     HEAD_END_POINTS,
-    MAXIMUM_OF_2015,
+    MAX_POOL_OF_2015,
     Layer,
     Mixed,
     Pool,
@@ -248,7 +248,7 @@ def _build(layer: Layer, settings: Settings) -> nn.Module:
     """The module of one layer of the table."""
     table = layer.table
     if isinstance(table, Pool):
-        kind = settings.mixed_7c_pool if layer.name == MAXIMUM_OF_2015 else table.kind
+        kind = settings.mixed_7c_pool if layer.name == MAX_POOL_OF_2015 else table.kind
         return Pool2d(kind, table.kernel, table.stride, table.padding, table.shrinks, settings.count_padding)
     batch_norm = None
     if layer.normalized:

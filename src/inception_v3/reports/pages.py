@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inception_v3 import __version__
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 
 
 def write_page(
@@ -30,7 +30,7 @@ def write_page(
     environment.filters.update(filters or {})
     written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = environment.get_template(template).render(program=f"inception-v3 {__version__}", written=written, **values)
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # file names may hold bytes outside UTF-8
 
 

@@ -34,7 +34,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16) if has_bf16(device) else nullcontext()
 
 
-def in_precision(device: torch.device, precision: str) -> AbstractContextManager[object]:
+def precision_context(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """float32 in all its digits, or for "bf16" autocast where the device has it."""
     # PyTorch's float32 convolutions on a GPU are by default tf32, which has the digits of fp16
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
@@ -42,7 +42,7 @@ def in_precision(device: torch.device, precision: str) -> AbstractContextManager
 
 
 @contextmanager
-def enough_memory(device: torch.device) -> Iterator[None]:
+def explain_out_of_memory(device: torch.device) -> Iterator[None]:
     """Raises InputError with the remedy where the memory is not enough for what is done in here."""
     try:
         yield

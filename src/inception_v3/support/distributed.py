@@ -25,7 +25,7 @@ TIMEOUT = timedelta(minutes=30)  # of a process that hangs; one that ends is not
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of one work: this one's number, how many there are, and what they tell each other.
 
     Each method is called by all of them at the same place. Raises InputError where one of them has gone.
@@ -66,14 +66,14 @@ class Team:
         for tensor in tensors if self.count > 1 else ():
             dist.broadcast(tensor, 0)
 
-    def parallel(self, model: nn.Module, *, some_unused: bool) -> nn.Module:
+    def parallel(self, model: nn.Module, *, find_unused_parameters: bool) -> nn.Module:
         """The model, whose gradients are averaged over the processes; its statistics are those of the first.
 
-        `some_unused` says that not every weight gets a gradient in every step.
+        `find_unused_parameters` says that not every weight gets a gradient in every step.
         """
         if self.count == 1:
             return model
-        return DistributedDataParallel(model, find_unused_parameters=some_unused)
+        return DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
 
     @staticmethod
     def alone(network: nn.Module) -> AbstractContextManager[None]:
@@ -82,7 +82,7 @@ class Team:
 
 
 @contextmanager
-def team(device: torch.device, *, again: str = "start all of them again with --resume") -> Iterator[Team]:
+def team(device: torch.device, *, remedy: str = "start all processes again with --resume") -> Iterator[ProcessGroup]:
     """The processes that torchrun started, or this one alone.
 
     An InputError that comes up in here ends all of them. The first process of each machine that has one raises it, the
@@ -90,7 +90,7 @@ def team(device: torch.device, *, again: str = "start all of them again with --r
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield Team(device=device)
+        yield ProcessGroup(device=device)
         return
     in_main = threading.current_thread() is threading.main_thread()  # others may not ask for signals
     before = signal.signal(signal.SIGTERM, _stop) if in_main else None
@@ -99,7 +99,7 @@ def team(device: torch.device, *, again: str = "start all of them again with --r
         store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
-        yield Team(rank, count, device)
+        yield ProcessGroup(rank, count, device)
     except InputError as error:
         if _is_told(store):
             raise SystemExit(error.exit_status) from error
@@ -108,7 +108,7 @@ def team(device: torch.device, *, again: str = "start all of them again with --r
         if isinstance(error, dist.DistError | _StoppedError) or "gloo" in str(error).lower():
             if _is_told(store):
                 raise SystemExit(1) from error
-            message = f"another process has ended or does not answer; see what it said, and {again}"
+            message = f"another process has ended or does not respond; see its output, and {again}"
             raise InputError(message) from error
         raise
     finally:
@@ -133,7 +133,7 @@ def _stop(_: int, __: object) -> None:
     raise _StoppedError
 
 
-def own_device(device: torch.device) -> torch.device:
+def local_device(device: torch.device) -> torch.device:
     """Of several GPUs, the one of this process. Raises InputError where there are more processes than GPUs."""
     place = int(os.environ.get("LOCAL_RANK", "0"))
     if device.type != "cuda" or "WORLD_SIZE" not in os.environ:

@@ -22,7 +22,7 @@ from typing import IO, Any
 from rich.console import Console
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import alone_with, cannot_write
+from inception_v3.support.files import file_lock, write_error
 from inception_v3.support.progress import download_bar
 
 TIMEOUT = 20.0  # seconds without a byte
@@ -67,7 +67,7 @@ def download(
         if console.is_terminal:
             console.print(f"{file.name}: another process fetches it; waiting", highlight=False)
 
-    with alone_with(file, waiting):
+    with file_lock(file, waiting):
         if not _is_whole(file, expected):
             part, version = file.with_name(f"{file.name}.partial"), file.with_name(f"{file.name}.partial.version")
             _complete(url, part, version, checksum, console)
@@ -75,10 +75,10 @@ def download(
 
 
 def _is_whole(file: Path, checksum: str | None) -> bool:
-    return file.is_file() and (checksum is None or has_checksum(file, checksum))
+    return file.is_file() and (checksum is None or matches_checksum(file, checksum))
 
 
-def has_checksum(file: Path, checksum: str) -> bool:
+def matches_checksum(file: Path, checksum: str) -> bool:
     """Whether the file's hash starts with those digits. 100 MB take a tenth of a second."""
     kind, digits = checksum.split(":")
     with file.open("rb") as opened:
@@ -103,7 +103,7 @@ def _complete(url: str, part: Path, version: Path, checksum: str | None, console
                 if failures >= ATTEMPTS or not (error.reached or best > first):
                     raise DownloadError(f"{url}: {error}") from error
                 time.sleep(PAUSE * 2 ** max(failures - 1, 0))
-    if checksum is not None and not has_checksum(part, checksum):
+    if checksum is not None and not matches_checksum(part, checksum):
         _discard(part, version)
         raise DownloadError(f"{url}: its {checksum.split(':')[0]} is not the published one, and it was deleted")
 
@@ -120,7 +120,7 @@ def _finish(url: str, part: Path, version: Path, file: Path, unpack: Callable[[P
         _discard(part, version)
         raise DownloadError(f"{url}: {error}, and it was deleted") from error
     except OSError as error:
-        raise cannot_write(file, error) from error
+        raise write_error(file, error) from error
     _discard(part, version)
 
 
@@ -152,7 +152,7 @@ def _fetch(url: str, part: Path, version: Path, show: Callable[[int, int | None]
                     file.write(chunk)
                     show(have, total)
         except OSError as error:
-            raise cannot_write(part, error) from error
+            raise write_error(part, error) from error
     if have > LIMIT:  # where the server had not said how long it is
         _discard(part, version)
         raise _too_large(url, have)

@@ -12,7 +12,7 @@ from inception_v3.errors import InputError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to, and put it in the place of `path` when all went well.
 
     After an error, an interrupt or a kill the file that was there before is still whole.
@@ -27,14 +27,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())  # some libraries write for the owner alone
         temporary.replace(path)
     except Exception as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     finally:
         with suppress(OSError):  # not there, or its folder is not
             temporary.unlink()
 
 
 @contextmanager
-def alone_with(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def file_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """As long as this holds no other process has `path`, which need not be there yet.
 
     `waiting` is called where another has it. Raises InputError where the folder cannot be written.
@@ -50,7 +50,7 @@ def alone_with(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
             waiting()
             lock.acquire()
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     try:
         yield
     finally:
@@ -70,7 +70,7 @@ def cache_folder(*below: str) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Raises InputError where `replacing` would for sure fail, so that long work need not run first."""
+    """Raises InputError where `atomic_write` would for sure fail, so that long work need not run first."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -79,7 +79,7 @@ def check_writable(path: Path) -> None:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
 def _umask() -> int:
@@ -105,7 +105,7 @@ def checksum(file: Path) -> str:
     return total.hexdigest()
 
 
-def cannot_write(path: Path, error: Exception) -> Exception:
+def write_error(path: Path, error: Exception) -> Exception:
     """The error to show for one met while writing `path`: the system's own, told in one line."""
     # safetensors wraps the system's error in one of its own, with the number in the text
     if not isinstance(error, OSError) and (number := re.search(r"os error (\d+)", str(error))):

@@ -69,7 +69,7 @@ def counter(console: Console) -> Iterator[Callable[[int], None]]:
         yield count
 
 
-class Pace:
+class Throughput:
     """How fast something goes, up to its last item, and how much of the time it waits for its input."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Pace:
         self._started, self._waited, self.images = time.perf_counter(), 0.0, 0
         self._ended: float | None = None
 
-    def waiting_for(self, items: Iterable[Item]) -> Iterator[Item]:
+    def measure_waits(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, and the time that each takes to come."""
         iterator = iter(items)
         while True:

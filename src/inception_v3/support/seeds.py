@@ -10,7 +10,7 @@ import hashlib
 import torch
 
 
-def seed_for(*what: str | int) -> int:
+def derive_seed(*what: str | int) -> int:
     """A number of 63 bits that depends on every part, and is spread evenly whatever the parts are."""
     digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -18,5 +18,5 @@ def seed_for(*what: str | int) -> int:
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
     """The order in which an epoch, counted from 0, shows its pictures."""
-    generator = torch.Generator().manual_seed(seed_for("order", seed, epoch))
+    generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
     return torch.randperm(count, generator=generator).tolist()

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import cannot_write, replacing
+from inception_v3.support.files import write_error, atomic_write
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
@@ -85,7 +85,7 @@ class RunFolder:
             for left in [*path.glob(".*.partial"), *(path / CHECKPOINTS).glob(".*.partial")]:
                 left.unlink()  # of a process that was killed while it wrote
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise write_error(path, error) from error
         self._replaces = not (resume and self._states())
 
     def begin(self) -> None:
@@ -98,7 +98,7 @@ class RunFolder:
             for file in [*(self.path / name for name in PRODUCED), *self._states(), *events]:
                 file.unlink(missing_ok=True)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def _states(self) -> list[Path]:
         """Of this run, the newest first."""
@@ -142,7 +142,7 @@ class RunFolder:
         if self.writer:
             save(model, self.model_file, training=training)
             if best:
-                with replacing(self.best_file) as temporary:
+                with atomic_write(self.best_file) as temporary:
                     shutil.copyfile(self.model_file, temporary)
 
     def log(self, epochs: Sequence[Mapping[str, float]]) -> None:
@@ -182,11 +182,11 @@ class RunFolder:
             self.missing.append("curves and confusion matrix")
             return
         if epochs:
-            with replacing(self.path / "curves.png") as temporary:
+            with atomic_write(self.path / "curves.png") as temporary:
                 plots.curves(epochs, temporary)
         if len(metrics.class_names) > MATRIX_CLASSES:
             return
-        with replacing(self.path / "confusion_matrix.png") as temporary:
+        with atomic_write(self.path / "confusion_matrix.png") as temporary:
             plots.confusion_matrix(metrics.confusion, metrics.class_names, temporary)
 
     def __enter__(self) -> "RunFolder":
@@ -202,7 +202,7 @@ class RunFolder:
             self._lock = None
 
     def _write(self, name: str, text: str) -> None:
-        with replacing(self.path / name) as temporary:
+        with atomic_write(self.path / name) as temporary:
             temporary.write_text(text, "utf-8")
 
 

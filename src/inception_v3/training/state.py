@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from inception_v3.data import Pictures
+from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.training.recipe import Recipe
 
 FORMAT = "inception_v3 training state"
@@ -49,8 +49,8 @@ class Progress:
 
 def identity(
     recipe: Recipe,
-    train_set: Pictures,
-    test_set: Pictures,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
     *,
     seed: int,
     start: str,
@@ -88,7 +88,7 @@ def write(
     }
     # safetensors knows neither channels_last nor the GPU
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 

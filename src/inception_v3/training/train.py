@@ -13,14 +13,14 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from inception_v3.data import Batch, Pictures, TrainingBatches, batches
+from inception_v3.data import Batch, LabelledImages, TrainingBatches, batches
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import Metrics, evaluate, whole
+from inception_v3.evaluation.evaluate import Metrics, evaluate, gather_metrics
 from inception_v3.network.sync_batch_norm import synchronise_batch_norm
 from inception_v3.support.cpu import keep_freed_memory
-from inception_v3.support.devices import autocast, enough_memory, has_bf16
-from inception_v3.support.distributed import Team
-from inception_v3.support.seeds import seed_for
+from inception_v3.support.devices import autocast, explain_out_of_memory, has_bf16
+from inception_v3.support.distributed import ProcessGroup
+from inception_v3.support.seeds import derive_seed
 from inception_v3.training import schedules
 from inception_v3.training import state as training_state
 from inception_v3.training.augment import AUGMENTS
@@ -48,8 +48,8 @@ ASTRAY, STEPS_ASTRAY = 10, 50  # a loss so many times that of the start, for so 
 
 
 def train(
-    train_set: Pictures,
-    test_set: Pictures,
+    train_set: LabelledImages,
+    test_set: LabelledImages,
     run: RunFolder,
     recipe: Recipe,
     device: torch.device,
@@ -60,7 +60,7 @@ def train(
     seed: int = 0,
     workers: int = 0,
     save_every: int | None = None,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
     console: Console | None = None,
 ) -> Metrics:
     """Train; the result judges the running average of the weights on `test_set`.
@@ -75,14 +75,14 @@ def train(
         rate_factors: learning rates of parts of the model, as for optimizers.build_optimizer.
         workers: processes that decode pictures. Their number changes no weight.
         save_every: steps from one saved state to the next; by default two minutes. Each epoch ends with one too.
-        team: the processes that share the work (distributed.py).
+        group: the processes that share the work (distributed.py).
 
     Raises InputError: the model is of other classes or pictures, a step needs more memory than there is, the disk is
     full, no picture of a class can be read, the state in `run` is of another training, another process has gone, or the
     loss or a weight is no number or has diverged; the last good state stays. Raises Interrupted, which is a
     KeyboardInterrupt, after Ctrl-C or SIGTERM; everything is saved then.
     """
-    team = team or Team(device=device)
+    group = group or ProcessGroup(device=device)
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(seed)
@@ -95,15 +95,15 @@ def train(
     loader = TrainingBatches(
         train_set,
         model.preprocessing,
-        recipe.batch_size * recipe.accumulate * team.count,
+        recipe.batch_size * recipe.accumulate * group.world_size,
         augment=AUGMENTS[recipe.augment],
         seed=seed,
         workers=workers,
-        process=team.rank,
-        processes=team.count,
+        process=group.rank,
+        processes=group.world_size,
         pin_memory=device.type == "cuda",
     )
-    test_places = team.places(len(test_set))
+    test_places = group.indices(len(test_set))
     test_loader = batches(test_set.subset(test_places), model.preprocessing, recipe.batch_size, workers=workers)
     steps = recipe.epochs * len(loader)
     fit_to(model, recipe, steps)
@@ -116,7 +116,7 @@ def train(
 
     identity = training_state.identity(recipe, train_set, test_set, seed=seed, start=start, rate_factors=rate_factors)
     at = Progress()
-    if state := team.share(run.latest_state()):
+    if state := group.broadcast_object(run.latest_state()):
         state.check(identity)
         at = state.restore(model, averaged_model, optimizer)
         averaged.n_averaged.fill_(at.step + 1)
@@ -124,15 +124,15 @@ def train(
     at.bad_images |= dict(train_set.bad) | dict(test_set.bad)  # what the data set itself had to leave out
     run.list_bad(at.bad_images)
     aux_head = {size: uses_aux_head(model, recipe, size) for size in schedules.image_sizes(recipe)}
-    network = synchronise_batch_norm(model) if recipe.sync_batch_norm and team.count > 1 else model
-    network = team.parallel(network, some_unused=not all(aux_head.values()))
+    network = synchronise_batch_norm(model) if recipe.sync_batch_norm and group.world_size > 1 else model
+    network = group.data_parallel(network, find_unused_parameters=not all(aux_head.values()))
     bf16 = recipe.precision == "auto" and has_bf16(device)
 
     watch = Watch(console or Console(stderr=True), run.tracker, recipe, len(train_set))
     watch.say(
         f"{len(train_set):,} pictures to train on, {len(test_set):,} held out, {len(train_set.class_names)} classes; "
         f"{recipe.image_size}x{recipe.image_size}, {device}, {'bf16' if bf16 else 'fp32'}"
-        + (f", {team.count} processes" if team.count > 1 else "")
+        + (f", {group.world_size} processes" if group.world_size > 1 else "")
     )
     if at.epoch == recipe.epochs:
         watch.say("all epochs are done already")
@@ -146,7 +146,7 @@ def train(
 
     def give_up(trouble: str, bad_step: int) -> NoReturn:
         """`bad_step`: what training does not come back from began with the weights after that step."""
-        names = team.gather([train_set.names[place] for place in places])
+        names = group.gather([train_set.names[place] for place in places])
         run.forget_state(bad_step)
         run.forget_old_states()
         raise InputError(
@@ -159,7 +159,7 @@ def train(
     def save_state() -> None:
         """Older ones stay until the next step, or a judgement, has shown that this one is good."""
         nonlocal saved
-        (broken,) = team.sum(not finite(model, averaged_model))  # statistics are each process's own
+        (broken,) = group.sum(not finite(model, averaged_model))  # statistics are each process's own
         if broken:
             give_up("a weight or an average is no finite number", at.step)
         if run.writer:
@@ -180,14 +180,14 @@ def train(
 
     def judge() -> Metrics:
         """Each process judges its share of the pictures with the averages of the first."""
-        team.copy(averaged_model.state_dict().values())
+        group.broadcast(averaged_model.state_dict().values())
         share = None
         with suppress(Interrupted):
             share = evaluate(averaged_model, test_loader, train_set.class_names, lambda _: signals.check())
-        (stopped,) = team.sum(share is None)
+        (stopped,) = group.sum(share is None)
         if stopped or share is None:
             stop()
-        return whole(team, test_places, share)
+        return gather_metrics(group, test_places, share)
 
     with StopSignals() as signals, watch:
         if given and not state:  # with neither, the model's own training would have to be done again
@@ -196,9 +196,9 @@ def train(
         while at.epoch < recipe.epochs:
             size = schedules.image_size(recipe, at.epoch)
             training_mode(model, recipe)
-            watch.pace.start()
-            for taken, batch in watch.pace.waiting_for(loader.epoch(at.epoch, size, at.place)):
-                readable, asked_to_stop = team.sum(len(batch.labels), signals.number)
+            watch.throughput.start()
+            for taken, batch in watch.throughput.measure_waits(loader.epoch(at.epoch, size, at.place)):
+                readable, asked_to_stop = group.sum(len(batch.labels), signals.number)
                 if asked_to_stop:
                     stop()
                 at.bad_images |= dict(batch.bad)
@@ -210,26 +210,26 @@ def train(
 
                 set_learning_rate(optimizer, rate)
                 optimizer.zero_grad()
-                torch.manual_seed(seed_for("step", seed, at.step, team.rank))
-                part = team.count / readable  # of a picture in the gradient, which is averaged over the processes
-                with enough_memory(device):
+                torch.manual_seed(derive_seed("step", seed, at.step, group.rank))
+                part = group.world_size / readable  # of a picture in the gradient, which is averaged over the processes
+                with explain_out_of_memory(device):
                     sums = add_gradients(network, model, batch, recipe, aux_head[size], weights, part)
                 add_l2(model, recipe)
                 norm = clip(model, recipe.clip_norm)
                 overdue = run.writer and time.monotonic() - saved > SAVE_SECONDS  # by one clock: all save together
-                loss, right, late = team.sum(*sums, overdue)
+                loss, right, late = group.sum(*sums, overdue)
                 at.step, at.learning_rate = at.step + 1, rate
                 places = batch.indices.tolist()
                 if trouble := astray(at, loss / readable, norm, len(train_set.class_names)):
                     give_up(trouble, at.step - max(1, at.steps_astray))
                 if not at.steps_astray:
                     run.forget_old_states()
-                with enough_memory(device):  # its slots come with the first step
+                with explain_out_of_memory(device):  # its slots come with the first step
                     optimizer.step()
                 averaged.update_parameters(model)
 
                 at.loss, at.right, at.seen = at.loss + loss, at.right + int(right), at.seen + int(readable)
-                watch.pace.images += int(readable)
+                watch.throughput.images += int(readable)
                 watch.step(at, loss / readable, right / readable, norm)
                 due = at.step % save_every == 0 if save_every else late
                 if due and not at.steps_astray:
@@ -243,14 +243,14 @@ def train(
             metrics = judge()
             if not metrics.count:
                 raise InputError("none of the held-out pictures can be read")
-            if not len(metrics.answered):
+            if not len(metrics.finite_predictions):
                 give_up("no held-out picture gets finite numbers for an answer", at.step)
-            for found in team.gather([at.bad_images]):
+            for found in group.gather([at.bad_images]):
                 at.bad_images |= found | dict(metrics.bad)
             run.list_bad(at.bad_images)
             if at.epoch == 0 and at.bad_images:
                 columns = zip(train_set.labels, train_set.names, strict=True)
-                train_set.check_read([label for label, name in columns if name not in at.bad_images])
+                train_set.check_classes_readable([label for label, name in columns if name not in at.bad_images])
             at.epochs.append(watch.epoch(at, metrics))
             run.log(at.epochs)
             best, at.best_top1 = metrics.top1 > at.best_top1, max(metrics.top1, at.best_top1)
@@ -290,7 +290,7 @@ def add_gradients(
         labels = targets = labels.to(device)
         if recipe.mixup or recipe.cutmix:
             images, targets = mix(images, labels, recipe, model.settings.num_classes)
-        with nullcontext() if number == len(parts) else Team.alone(network):
+        with nullcontext() if number == len(parts) else ProcessGroup.no_sync(network):
             with autocast(device) if recipe.precision == "auto" else nullcontext():
                 logits, found = network(
                     images.contiguous(memory_format=torch.channels_last), ("AuxLogits",) if aux_head else ()

@@ -5,7 +5,7 @@ from types import TracebackType
 from rich.console import Console
 
 from inception_v3.evaluation.evaluate import Metrics
-from inception_v3.support.progress import Pace, progress_bar
+from inception_v3.support.progress import Throughput, progress_bar
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.state import Progress
 from inception_v3.training.trackers import Tracker
@@ -14,11 +14,11 @@ LOG_STEPS = 10  # trackers are told of every tenth step
 
 
 class Watch:
-    """A live line on a terminal, and a line for each epoch anywhere. `pace` is that of the running epoch."""
+    """A live line on a terminal, and a line for each epoch anywhere. `throughput` is that of the running epoch."""
 
     def __init__(self, console: Console, tracker: Tracker, recipe: Recipe, pictures: int) -> None:
         self.console, self.tracker, self.recipe, self.pictures = console, tracker, recipe, pictures
-        self.pace = Pace()
+        self.throughput = Throughput()
         self._progress = progress_bar(console)
         self._bar = self._progress.add_task("", total=recipe.epochs * pictures, figures="")
 
@@ -46,8 +46,8 @@ class Watch:
                 "accuracy": accuracy,
                 "learning_rate": at.learning_rate,
                 "gradient_norm": gradient_norm,
-                "images_per_second": self.pace.images_per_second,
-                "data_wait": self.pace.wait,
+                "images_per_second": self.throughput.images_per_second,
+                "data_wait": self.throughput.wait_fraction,
             }
             self.tracker.log(at.step, {f"train/{name}": value for name, value in figures.items()})
 
@@ -60,8 +60,8 @@ class Watch:
             "held_out_loss": metrics.loss,
             "held_out_top1": metrics.top1,
             "learning_rate": at.learning_rate,
-            "images_per_second": self.pace.images_per_second,
-            "data_wait": self.pace.wait,
+            "images_per_second": self.throughput.images_per_second,
+            "data_wait": self.throughput.wait_fraction,
         }
         self.tracker.log(at.step, {f"epoch/{name}": value for name, value in figures.items()})
         self.say(f"epoch {at.epoch + 1}/{self.recipe.epochs}: {self._line(at)}, held out {metrics.top1:.1%}")
@@ -70,5 +70,5 @@ class Watch:
     def _line(self, at: Progress) -> str:
         return (
             f"loss {at.loss / at.seen:.3f}, accuracy {at.right / at.seen:.1%}, rate {at.learning_rate:.2g}, "
-            f"{self.pace.images_per_second:.0f} images/s, {self.pace.wait:.0%} waiting for data"
+            f"{self.throughput.images_per_second:.0f} images/s, {self.throughput.wait_fraction:.0%} waiting for data"
         )

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
-from inception_v3.support.files import cannot_write
+from inception_v3.support.files import write_error
 from inception_v3.weights import peers
 from inception_v3.weights.formats import fid_2015
 from inception_v3.weights.formats.registry import find_writer
@@ -175,7 +175,7 @@ def _staged(destination: Path) -> Iterator[Path]:
         message = str(error).replace(str(staged), str(destination))
         raise InputError(message, exit_status=error.exit_status) from error
     except OSError as error:
-        raise cannot_write(destination, error) from error
+        raise write_error(destination, error) from error
     finally:
         for new in made:
             with suppress(OSError):  # it holds something

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 
-from inception_v3.support.files import cannot_write, replacing
+from inception_v3.support.files import write_error, atomic_write
 from inception_v3.weights import published
 from inception_v3.weights.formats import native
 from inception_v3.weights.read import read_source, read_weights
@@ -81,14 +81,14 @@ class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="
         try:
             Path(save_directory).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(Path(save_directory), error) from error
+            raise write_error(Path(save_directory), error) from error
         return super().save_pretrained(save_directory, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         model = cast("InceptionV3", self)
         native.write(model, save_directory / WEIGHTS)
         told = {**model.settings, "preprocessing": asdict(model.preprocessing), "class_names": model.class_names}
-        with replacing(save_directory / CONFIG) as temporary:
+        with atomic_write(save_directory / CONFIG) as temporary:
             temporary.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

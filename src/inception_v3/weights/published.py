@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from inception_v3.errors import InputError
-from inception_v3.support.download import LIMIT, DownloadError, download, has_checksum, reason
-from inception_v3.support.files import cannot_write, replacing
+from inception_v3.support.download import LIMIT, DownloadError, download, matches_checksum, reason
+from inception_v3.support.files import write_error, atomic_write
 
 MEAN_STD = tuple[tuple[float, float, float], tuple[float, float, float]]
 HALF: MEAN_STD = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -217,7 +217,7 @@ def _unpack(member: str, archive: Path, target: Path) -> None:
                     raise ValueError(f"it holds no {member}")
                 content = tar.extractfile(entry)
                 assert content is not None  # of a regular file there is one
-                with replacing(target) as temporary:
+                with atomic_write(target) as temporary:
                     with temporary.open("wb") as file:
                         shutil.copyfileobj(content, file, 1 << 20)
                     while stream.read(1 << 20):  # to the end, where gzip's checksum stands
@@ -282,7 +282,7 @@ def from_hub(
             return None
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, errors.HfHubHTTPError):
-                raise cannot_write(Path(error.filename or filename), error) from error
+                raise write_error(Path(error.filename or filename), error) from error
             raise advised(name, f"{filename} was not fetched ({reason(error)})") from error
         return Path(file)
 
@@ -300,7 +300,7 @@ def from_hub(
 def _check_blob(name: str, file: Path) -> None:
     """The cache keeps a large file under its sha256, and links to it."""
     blob = file.parent / file.readlink() if file.is_symlink() else file
-    if re.fullmatch("[0-9a-f]{64}", blob.name) and not has_checksum(blob, f"sha256:{blob.name}"):
+    if re.fullmatch("[0-9a-f]{64}", blob.name) and not matches_checksum(blob, f"sha256:{blob.name}"):
         file.unlink()
         blob.unlink()
         raise advised(name, f"{file.name} has another sha256 than the hub has, and was deleted")

@@ -69,7 +69,7 @@ def read_source(name: str, source: WeightsSource, format: str | None = None) -> 
     if source.scaling is not None:
         mean, std = source.scaling
         weights = replace(weights, preprocessing=replace(weights.preprocessing, mean=mean, std=std))
-    return weights, Origin(name, file, known.NAME, weights.training)
+    return weights, Origin(name, file, known.name, weights.training)
 
 
 def find_file(path: str | Path) -> Path:

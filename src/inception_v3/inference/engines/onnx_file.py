@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inception_v3.support.protocol_buffers import put, read_fields
+from inception_v3.support.protocol_buffers import encode, read_fields
 
 # Field numbers of onnx.proto
 GRAPH, METADATA = 7, 14  # in ModelProto
@@ -29,7 +29,7 @@ def metadata(path: Path, max_length: int) -> Iterator[bytes]:
 def add_metadata(path: Path, key: str, value: str) -> None:
     """Append a metadata entry. Protocol buffers allow fields in any order, so the file's end is a valid position."""
     with path.open("ab") as file:
-        file.write(put(METADATA, put(1, key.encode()) + put(2, value.encode())))
+        file.write(encode(METADATA, encode(1, key.encode()) + encode(2, value.encode())))
 
 
 def checksum(path: Path) -> str:
@@ -59,7 +59,7 @@ def outline(path: Path) -> bytes:
                     kept += _reference(part.value, end - len(graph) + part.end - len(part.value), path.name.encode())
                 else:
                     kept += graph[part.start : part.end]
-            outlined += put(GRAPH, kept)
+            outlined += encode(GRAPH, kept)
         else:
             outlined += model[start:end]
     return bytes(outlined)
@@ -74,9 +74,9 @@ def _reference(tensor: memoryview, offset: int, file_name: bytes) -> bytes:
             continue
         start, length = offset + end - len(value), len(value)
         for key, text in {b"location": file_name, b"offset": b"%d" % start, b"length": b"%d" % length}.items():
-            kept += put(EXTERNAL_DATA, put(1, key) + put(2, text))
-        kept += put(DATA_LOCATION, 1)
-    return put(INITIALIZER, kept)
+            kept += encode(EXTERNAL_DATA, encode(1, key) + encode(2, text))
+        kept += encode(DATA_LOCATION, 1)
+    return encode(INITIALIZER, kept)
 
 
 def _mapped(path: Path) -> memoryview:

@@ -12,7 +12,7 @@ import torch
 
 from inception_v3.errors import InputError
 from inception_v3.network.settings import GRAPH_2015
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats import torch_names
 from inception_v3.weights.formats.weights import Weights, differences_of
 
@@ -58,5 +58,5 @@ def write(model: "InceptionV3", path: Path) -> None:
         tensors = torch_names.from_model(model, aux=False)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(tensors, temporary)

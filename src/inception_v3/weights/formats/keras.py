@@ -30,7 +30,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import BASE, LOGITS, Branch, Conv, Layer, Mixed, Pool
 from inception_v3.network.settings import Settings
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats.weights import (
     Weights,
     class_names,
@@ -200,7 +200,7 @@ def read(path: Path) -> Weights:
     except _ContentError as error:
         raise InputError(f"{path}: {_one_line(error)}") from error
     except DAMAGE as error:
-        advice = "check the path, and fetch or save it again if it is damaged"
+        advice = "check the path, and download or save it again if it is damaged"
         raise InputError(f"{path}: cannot be read ({_one_line(error)}); {advice}") from error
     widest = max((tensor.dtype for tensor in found.values()), key=lambda dtype: dtype.itemsize)
     tensors = {name: tensor.to(widest) for name, tensor in found.items()}
@@ -360,7 +360,7 @@ def write(model: "InceptionV3", path: Path) -> None:
     buffer = BytesIO()  # on a full disk libhdf5 would fail once more on closing the file
     with h5py.File(buffer, "w") as file:
         (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, layers)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 

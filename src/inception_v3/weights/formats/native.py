@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats.weights import Weights
 
 if TYPE_CHECKING:
@@ -87,5 +87,5 @@ def write(model: "InceptionV3", path: Path, training: dict[str, Any] | None = No
         "training": json.dumps(training or {}),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)

@@ -25,8 +25,8 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.support.crc32c import masked_crc
-from inception_v3.support.files import replacing
-from inception_v3.support.protocol_buffers import put, put_varint, read_fields, read_varint
+from inception_v3.support.files import atomic_write
+from inception_v3.support.protocol_buffers import encode, encode_varint, read_fields, read_varint
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER = 48  # where two blocks lie, padded to 40 bytes, and the magic number
@@ -106,16 +106,16 @@ def write(prefix: str | Path, variables: Mapping[str, np.ndarray]) -> None:
         entries[key] = value
     index, data = Path(f"{prefix}.index"), Path(f"{prefix}.data-00000-of-00001")
     # Left in reverse: the data file takes its place first, so that no index stands without its data.
-    with replacing(index) as index_file, replacing(data) as data_file:
-        records = [(b"", put(1, 1) + put(3, put(1, 1)))]  # one data file, format version 1
+    with atomic_write(index) as index_file, atomic_write(data) as data_file:
+        records = [(b"", encode(1, 1) + encode(3, encode(1, 1)))]  # one data file, format version 1
         with data_file.open("wb") as file:
             for key, value in sorted(entries.items()):
                 little = np.asarray(value, value.dtype.newbyteorder("<"), order="C")
                 octets = little.reshape(-1).view(np.uint8)
-                shape = b"".join(put(2, put(1, length)) for length in little.shape)
-                place = put(4, file.tell()) + put(5, octets.size)
+                shape = b"".join(encode(2, encode(1, length)) for length in little.shape)
+                place = encode(4, file.tell()) + encode(5, octets.size)
                 crc = struct.pack("<BI", 6 << 3 | 5, masked_crc(octets.data))
-                records.append((key, put(1, numbers[little.dtype]) + put(2, shape) + place + crc))
+                records.append((key, encode(1, numbers[little.dtype]) + encode(2, shape) + place + crc))
                 file.write(octets.data)
         index_file.write_bytes(_build_table(records))
 
@@ -348,16 +348,16 @@ def _entries(block: memoryview) -> dict[bytes, memoryview]:
 def _build_table(records: list[tuple[bytes, bytes]]) -> bytes:
     """A table with one block of `records`, which are sorted by their keys."""
     data, meta = _build_block(records), _build_block([])
-    index = _build_block([(records[-1][0], put_varint(0) + put_varint(len(data) - TRAILER))])
+    index = _build_block([(records[-1][0], encode_varint(0) + encode_varint(len(data) - TRAILER))])
     places = (len(data), len(meta) - TRAILER, len(data) + len(meta), len(index) - TRAILER)
-    return data + meta + index + b"".join(map(put_varint, places)).ljust(FOOTER - len(MAGIC), b"\0") + MAGIC
+    return data + meta + index + b"".join(map(encode_varint, places)).ljust(FOOTER - len(MAGIC), b"\0") + MAGIC
 
 
 def _build_block(records: list[tuple[bytes, bytes]]) -> bytes:
     block, starts = bytearray(), []
     for key, value in records:
         starts.append(len(block))  # of the keys that are spelled out; here all
-        block += b"\0" + put_varint(len(key)) + put_varint(len(value)) + key + value
+        block += b"\0" + encode_varint(len(key)) + encode_varint(len(value)) + key + value
     starts = starts or [0]
     block += struct.pack(f"<{len(starts) + 1}I", *starts, len(starts)) + b"\0"
     return bytes(block) + struct.pack("<I", masked_crc(block))

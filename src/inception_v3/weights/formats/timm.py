@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats import native, torch_names, torchvision
 from inception_v3.weights.formats.weights import Weights
 
@@ -92,7 +92,7 @@ def write(model: "InceptionV3", path: Path) -> None:
     Raises InputError: other widths, a cut network, a full disk.
     """
     tensors = torchvision.held(model, path)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         if path.suffix in PICKLED:
             torch.save(tensors, temporary)
         else:

@@ -14,7 +14,7 @@ import torch
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import GRAPH_2015, Settings
-from inception_v3.support.files import replacing
+from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats import torch_names
 from inception_v3.weights.formats.weights import Weights, class_names, differences_of
 
@@ -51,7 +51,7 @@ def write(model: "InceptionV3", path: Path) -> None:
     Raises InputError: other widths, a cut network, a full disk.
     """
     tensors = held(model, path)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(tensors, temporary)
 
 
