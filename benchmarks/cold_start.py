@@ -1,10 +1,10 @@
-"""One picture named by a cold process, from an exported file: time from its start to the answer, and peak memory.
+"""Measures a process that classifies one image with an exported network: time from start to result, and peak memory.
 
     python benchmarks/cold_start.py
 
-`inception-v3 predict model.onnx photo.jpg` beside ONNX Runtime and Pillow alone, which know neither classes nor
-preprocessing. All run by turns, their files in the system's cache; medians, and the largest memory. This process
-imports nothing large: the system counts the memory of who starts a child as the child's.
+`inception-v3 predict model.onnx photo.jpg` is compared with a script that uses only ONNX Runtime and Pillow, without
+classes and preprocessing. The commands take turns, with their files in the system's cache. The table has medians, and
+the largest memory. This process imports nothing large, because a child's peak memory includes its parent's at the fork.
 """
 
 import argparse
@@ -28,7 +28,7 @@ print(session.run(["Logits"], {"pixels": pixels})[0][0].argsort()[-5:][::-1])
 def make(folder: Path) -> None:
     from PIL import Image
 
-    from inception_v3.benchmarking.synthetic import random_network, synthetic_images
+    from inception_v3.benchmarking.synthetic import synthetic_images, random_network
     from inception_v3.inference.export import export
 
     Image.fromarray(synthetic_images(1, (375, 500))[0]).save(folder / "photo.jpg", quality=90)
@@ -38,15 +38,15 @@ def make(folder: Path) -> None:
 
 
 def measure(command: list[object]) -> tuple[float, float]:
-    """Seconds and megabytes of a child."""
+    """Run a command; its seconds and its peak memory in megabytes."""
     started = time.perf_counter()
     child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert child.stderr is not None
-    said = child.stderr.read()
+    messages = child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - started
     if status:
-        raise SystemExit(f"{command}: {said.decode()[-500:]}")
+        raise SystemExit(f"{command}: {messages.decode()[-500:]}")
     return seconds, usage.ru_maxrss * 1024 / 1e6
 
 
@@ -62,21 +62,21 @@ def main() -> None:
         folder = Path(name)
         subprocess.run([sys.executable, __file__, "--make", folder], check=True)
         predict = [sys.executable, "-m", "inception_v3", "predict"]
-        contestants: dict[str, list[object]] = {
+        commands: dict[str, list[object]] = {
             "`inception-v3 predict model.onnx`": [*predict, folder / "model.onnx", folder / "photo.jpg"],
             "`inception-v3 predict model.xml` (OpenVINO)": [*predict, folder / "model.xml", folder / "photo.jpg"],
             "ONNX Runtime and Pillow alone": [sys.executable, "-c", BARE, folder / "model.onnx", folder / "photo.jpg"],
             "`import torch` alone": [sys.executable, "-c", "import torch"],
         }
-        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for _ in range(options.times + 1):
-            for name, command in contestants.items():
+            for name, command in commands.items():
                 runs[name].append(measure(command))
     print("| one picture, cold | seconds | fastest | peak memory, MB |")
     print("| --- | ---: | ---: | ---: |")
-    for name, (_, *measured) in runs.items():  # the first fills the system's cache
-        seconds = [one[0] for one in measured]
-        peak = max(one[1] for one in measured)
+    for name, (_, *measured) in runs.items():  # the first run fills the system's cache
+        seconds = [seconds for seconds, _ in measured]
+        peak = max(megabytes for _, megabytes in measured)
         print(f"| {name} | {statistics.median(seconds):.2f} | {min(seconds):.2f} | {peak:.0f} |")
 
 

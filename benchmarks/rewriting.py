@@ -1,10 +1,10 @@
-"""What averaging after 1x1 convolutions gains (engines/graph.swap_pools), in each engine and precision.
+"""Measures what `swap_pools` (engines/graph.py) gains in each engine and precision.
 
     python benchmarks/rewriting.py [--batch-size 16] [--rounds 15]
 
-`plain` is the folded network, which averages before them; `swap` averages after. The two of an engine take turns in one
-process, in the opposite order in every second round; `swap` is the median over the rounds of its speed over the plain
-network's in the same round.
+`plain` is the folded network as it is. `swap` has its average pools behind the 1x1 convolutions. The two networks of an
+engine take turns in one process, in the opposite order in every second round. The column `swap` is the speed over that
+of `plain` in the same round, the median over the rounds.
 """
 
 import argparse
@@ -13,45 +13,30 @@ import time
 from typing import Any
 
 import numpy as np
-from inception_v3.inference.quantise import Form, onnx_form, openvino_form, quantise
 
-from inception_v3.benchmarking.synthetic import random_network, synthetic_images
+from inception_v3.benchmarking.synthetic import synthetic_images, random_network
 from inception_v3.inference.engines.base import LOGITS, Engine, Pixels, Precision
-from inception_v3.inference.engines.graph import Graph, swap_pools
-from inception_v3.inference.engines.onnx_graph import to_onnx
+from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
+from inception_v3.inference.engines.registry import load_engine
+from inception_v3.inference.exported.registry import load_format
+from inception_v3.inference.quantise import quantise
+
+ENGINES = ("pytorch", "onnxruntime", "openvino")
 
 
-def pytorch(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
-    from inception_v3.inference.engines.pytorch import PyTorchEngine
-
-    return PyTorchEngine(graph, precision)
-
-
-def onnxruntime(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
-    from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
-
-    model = quantised(graph, onnx_form(), pixels) if precision == "int8" else to_onnx(graph)
-    return OnnxRuntimeEngine(model.SerializeToString(), precision)
+def build_engine(name: str, graph: Graph, precision: Precision, images: Pixels) -> Engine:
+    engine = load_engine(name)
+    network: Any = quantised(engine.formats[0], graph, images) if precision == "int8" else graph
+    return engine(network, precision, engine.resolve_device("cpu"))
 
 
-def openvino(graph: Graph, precision: Precision, pixels: Pixels) -> Engine:
-    from inception_v3.inference.engines.openvino import OpenvinoEngine
+def quantised(format: str, graph: Graph, images: Pixels) -> Any:
+    """Every layer in int8, whatever the agreement."""
 
-    network = quantised(graph, openvino_form(), pixels) if precision == "int8" else to_onnx(graph).SerializeToString()
-    return OpenvinoEngine(network, precision)
+    def reference(pixels: Pixels) -> dict[str, np.ndarray]:
+        return {LOGITS: np.zeros((len(pixels), 1), np.float32)}
 
-
-def quantised(graph: Graph, form: Form, pixels: Pixels) -> Any:
-    """Every layer in int8, whatever it says."""
-    return quantise(graph, form, pixels, lambda held: {LOGITS: np.zeros((len(held), 1), np.float32)}, pixels[:1], 0)[0]
-
-
-ENGINES = {"pytorch": pytorch, "onnxruntime": onnxruntime, "openvino": openvino}
-PRECISIONS: dict[str, tuple[Precision, ...]] = {
-    "pytorch": ("fp32", "bf16"),
-    "onnxruntime": ("fp32", "int8"),
-    "openvino": ("fp32", "bf16", "int8"),
-}
+    return quantise(graph, load_format(format), images, reference, images[:1], min_agreement=0)[0]
 
 
 def seconds(engine: Engine, pixels: Pixels) -> float:
@@ -66,20 +51,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--engines", default=",".join(ENGINES))
     options = parser.parse_args()
-    pictures = synthetic_images(16, (299, 299))
-    batch = np.resize(pictures, (options.batch_size, *pictures.shape[1:]))
-    plain = build(random_network(pictures))
+    images = synthetic_images(16, (299, 299))
+    batch = np.resize(images, (options.batch_size, *images.shape[1:]))
+    plain = build_graph(random_network(images))
     graphs = {"plain": plain, "swap": swap_pools(plain)}
     print(f"| batch {options.batch_size}, {options.rounds} rounds | plain, images/s | swap |")
     print("| --- | ---: | ---: |")
     for name in options.engines.split(","):
-        for precision in PRECISIONS[name]:
-            racing = {way: ENGINES[name](graph, precision, pictures) for way, graph in graphs.items()}
-            times: dict[str, list[float]] = {way: [] for way in racing}
+        for precision in load_engine(name).precisions["cpu"]:
+            engines = {variant: build_engine(name, graph, precision, images) for variant, graph in graphs.items()}
+            times: dict[str, list[float]] = {variant: [] for variant in engines}
             for number in range(options.rounds + 1):
-                for way in list(racing)[:: -1 if number % 2 else 1]:
-                    times[way].append(seconds(racing[way], batch))
-            times = {way: measured[1:] for way, measured in times.items()}  # without the warm-up
+                for variant in list(engines)[:: -1 if number % 2 else 1]:
+                    times[variant].append(seconds(engines[variant], batch))
+            times = {variant: measured[1:] for variant, measured in times.items()}  # without the warm-up
             gain = statistics.median(
                 before / after for before, after in zip(times["plain"], times["swap"], strict=True)
             )

@@ -1,4 +1,4 @@
-"""ncnn runs the stem, ONNX Runtime the rest: the answers are the network's own, and what it cannot do is said."""
+"""The ncnn engine computes the network's outputs with ncnn for the stem and ONNX Runtime for the rest."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,18 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inception_v3.inference.choose import open_engine, open_exported, open_model
 
 from conftest import relative
 from inception_v3.errors import InputError
-from inception_v3.inference import choose
+from inception_v3.inference.choose import open_engine, open_exported, open_model
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Pixels
-from inception_v3.inference.engines.graph import Concat, Pool, build, split, swap_pools
+from inception_v3.inference.engines.graph import Concat, Pooling, build_graph, split_stem, swap_pools
+from inception_v3.inference.engines.graph_module import GraphModule
 from inception_v3.inference.engines.ncnn import NcnnEngine
-from inception_v3.inference.engines.onnx_graph import to_onnx
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
-from inception_v3.inference.engines.pytorch import Network
 from inception_v3.inference.export import export
+from inception_v3.support import packages
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
 
@@ -30,68 +29,70 @@ def pixels(count: int, height: int, width: int) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-# ------------------------------------------------------------- the network in two
+# ------------------------------------------------------------- splitting the network
 
 
-def test_the_stem_is_what_comes_before_the_first_branches(random_model: BuildModel) -> None:
-    stem, rest = split(swap_pools(build(random_model())))
+def test_the_stem_ends_before_the_first_branches(random_model: BuildModel) -> None:
+    stem, rest = split_stem(swap_pools(build_graph(random_model())))
     assert [operation.output for operation in stem.operations] == STEM
     assert (stem.outputs, rest.input, rest.outputs) == (("MaxPool_5a_3x3",), "MaxPool_5a_3x3", (LOGITS, FEATURES))
     assert not any(isinstance(operation, Concat) for operation in stem.operations)
 
 
 @pytest.mark.parametrize("inside", [*STEM, "Mixed_5b", "Mixed_7c"])
-def test_both_parts_together_are_the_network_whatever_is_asked_for(random_model: BuildModel, inside: str) -> None:
-    """An end point inside the stem ends it before: both parts would have to give it."""
-    built = build(random_model().double(), outputs=(inside, FEATURES))
-    stem, rest = split(built)
-    given = torch.from_numpy(pixels(2, 107, 107))
-    whole = Network(built, torch.float64)(given)
-    parts = Network(rest, torch.float64)(Network(stem, torch.float64)(given)[0] if stem.operations else given)
-    assert all(relative(ours, theirs) < 1e-12 for ours, theirs in zip(parts, whole, strict=True))
+def test_the_two_parts_compute_the_network_for_any_output(random_model: BuildModel, inside: str) -> None:
+    """An end point inside the stem ends the stem before it, since only the rest returns outputs."""
+    built = build_graph(random_model().double(), outputs=(inside, FEATURES))
+    stem, rest = split_stem(built)
+    images = torch.from_numpy(pixels(2, 107, 107))
+    whole = GraphModule(built, torch.float64)(images)
+    stem_output = GraphModule(stem, torch.float64)(images)[0] if stem.operations else images
+    parts = GraphModule(rest, torch.float64)(stem_output)
+    assert all(relative(part, expected) < 1e-12 for part, expected in zip(parts, whole, strict=True))
     assert inside not in stem.outputs
 
 
-def test_an_average_is_no_part_of_the_stem(random_model: BuildModel) -> None:
-    built = build(random_model(), outputs=("MaxPool_5a_3x3",))
-    assert isinstance(built.operations[3], Pool)
+def test_an_average_pool_ends_the_stem(random_model: BuildModel) -> None:
+    built = build_graph(random_model(), outputs=("MaxPool_5a_3x3",))
+    assert isinstance(built.operations[3], Pooling)
     averaging = [
-        Pool(one.output, one.input, "avg", (3, 3), 2) if isinstance(one, Pool) else one for one in built.operations
+        Pooling(step.output, step.input, "avg", (3, 3), 2) if isinstance(step, Pooling) else step
+        for step in built.operations
     ]
-    stem, _ = split(type(built)(tuple(averaging), built.image_size, built.outputs))
+    stem, _ = split_stem(type(built)(tuple(averaging), built.image_size, built.outputs))
     assert [operation.output for operation in stem.operations] == STEM[:3]
 
 
-# ------------------------------------------------------------- its answers
+# ------------------------------------------------------------- outputs
 
 
 @pytest.mark.parametrize("size", [(299, 299), (298, 203), (75, 300)], ids=str)
 def test_winograd_rounds_no_more_than_other_engines_do(random_model: BuildModel, size: tuple[int, int]) -> None:
-    """Against the network in float64: ncnn takes its ways by the size of a map, and the larger round more."""
+    """Against the network in float64. ncnn selects its algorithms by the size of a map, and some round more."""
     model = random_model(image_size=size, global_pool=True)
-    given, built = pixels(2, *size), swap_pools(build(model))
-    exact = Network(build(model.double()), torch.float64)(torch.from_numpy(given))
-    ours = NcnnEngine(built).run(given)
-    other = OnnxRuntimeEngine(to_onnx(built).SerializeToString(), "fp32").run(given)
+    images, built = pixels(2, *size), swap_pools(build_graph(model))
+    exact = GraphModule(build_graph(model.double()), torch.float64)(torch.from_numpy(images))
+    outputs = NcnnEngine(built).run(images)
+    others = OnnxRuntimeEngine(built, "fp32").run(images)
     for name, expected in zip((LOGITS, FEATURES), exact, strict=True):
-        error, theirs = (relative(torch.from_numpy(found[name]).double(), expected) for found in (ours, other))
-        assert error < max(4 * theirs, 2e-6), name
+        error, other = (relative(torch.from_numpy(each[name]).double(), expected) for each in (outputs, others))
+        assert error < max(4 * other, 2e-6), name
 
 
-def test_one_caller_or_many_pictures_one_by_one_or_at_once_give_the_same(random_model: BuildModel) -> None:
-    built, given = swap_pools(build(random_model())), pixels(5, 107, 107)
-    at_once, shared = NcnnEngine(built).run(given), NcnnEngine(built, callers=64).run(given)
-    for place in range(5):
-        alone = NcnnEngine(built).run(given[place : place + 1])
+def test_outputs_do_not_depend_on_the_batch_size_or_the_number_of_callers(random_model: BuildModel) -> None:
+    built, images = swap_pools(build_graph(random_model())), pixels(5, 107, 107)
+    batch, many_callers = NcnnEngine(built).run(images), NcnnEngine(built, callers=64).run(images)
+    for index in range(5):
+        single = NcnnEngine(built).run(images[index : index + 1])
         for name in (LOGITS, FEATURES):
-            assert relative(at_once[name][place], alone[name][0]) < 1e-6
-            assert relative(shared[name][place], alone[name][0]) < 1e-6
+            assert relative(batch[name][index], single[name][0]) < 1e-6
+            assert relative(many_callers[name][index], single[name][0]) < 1e-6
 
 
-# ------------------------------------------------------------- what it cannot do
+# ------------------------------------------------------------- refusals
 
 
-def test_it_is_asked_for_by_name_and_reads_networks_not_exported_files(
+def test_it_runs_networks_in_memory_on_request_and_no_exported_files(
     random_model: BuildModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = random_model()
@@ -100,24 +101,24 @@ def test_it_is_asked_for_by_name_and_reads_networks_not_exported_files(
     assert str(open_engine(tmp_path / "run", "ncnn").engine) == "ncnn fp32 on cpu"
     with pytest.raises(InputError, match=r"fp32\.onnx runs in onnxruntime and openvino, not in ncnn"):
         open_exported(tmp_path / "run" / "exported" / "fp32.onnx", "ncnn")
-    with pytest.raises(InputError, match="ncnn does not run bf16 here; openvino and pytorch do"):
+    with pytest.raises(InputError, match="ncnn does not run bf16 here; pytorch and compile and openvino can"):
         open_model(model, "ncnn", "bf16")
-    with pytest.raises(InputError, match="ncnn runs on the processor here, not on cuda; leave --engine out"):
+    with pytest.raises(InputError, match="ncnn runs on the CPU here, not on cuda; leave out --engine"):
         open_model(model, "ncnn", device="cuda")
-    with pytest.raises(InputError, match="ncnn runs the stem alone, which this network has not"):
-        NcnnEngine(build(model, outputs=("Conv2d_1a_3x3",)))
+    with pytest.raises(InputError, match="ncnn runs only the stem, and this network has none"):
+        NcnnEngine(build_graph(model, outputs=("Conv2d_1a_3x3",)))
 
 
 @pytest.mark.parametrize(
-    ("missing", "taken"), [("ncnn", "onnxruntime"), ("onnxruntime", "openvino"), ("onnx", "pytorch")]
+    ("missing", "chosen"), [("ncnn", "onnxruntime"), ("onnxruntime", "openvino"), ("onnx", "pytorch")]
 )
-def test_without_a_package_the_next_best_is_taken_and_the_extra_named(
-    random_model: BuildModel, monkeypatch: pytest.MonkeyPatch, missing: str, taken: str
+def test_without_a_package_the_next_engine_is_chosen_and_the_extra_named(
+    random_model: BuildModel, monkeypatch: pytest.MonkeyPatch, missing: str, chosen: str
 ) -> None:
-    found = choose.find_spec
-    monkeypatch.setattr(choose, "find_spec", lambda name: None if name == missing else found(name))
-    assert open_model(random_model()).engine.name == taken
-    with pytest.raises(InputError, match=r"pip install 'inception-v3\[ncnn\]'") as told:
+    find_spec = packages.find_spec
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == missing else find_spec(name))
+    assert open_model(random_model()).engine.name == chosen
+    with pytest.raises(InputError, match=r"pip install 'inception-v3\[ncnn\]'") as error:
         open_model(random_model(), "ncnn")
-    assert missing in str(told.value)
-    assert told.value.exit_status == 2
+    assert missing in str(error.value)
+    assert error.value.exit_status == 2

@@ -3,80 +3,80 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile
 from inception_v3.errors import InputError
+from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
 
 if TYPE_CHECKING:
     from inception_v3.inference.engines.base import Precision
+    from inception_v3.inference.exported.description import Description
 
-OUT = (
-    "A file .onnx, .xml (OpenVINO), .pt2 (torch.export) or .mlpackage (Core ML), or a folder; by default exported/ in "
-    "the run folder."
-)
+OUT = f"A file ({', '.join(SUFFIXES)}) or a folder. By default the folder exported/ in the run folder."
 
 
 def export(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[Path | None, typer.Argument(help=OUT)] = None,
     to: Annotated[
-        str | None, typer.Option(help="openvino, onnx, torch-export, coreml or triton, where OUT is a folder.")
+        str | None,
+        typer.Option(help=f"{', '.join(FORMATS)} or triton, if OUT is a folder. By default openvino."),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16, fp16, int8; several with commas, where OUT is a folder.")
+        str, typer.Option(help="fp32, bf16, fp16 or int8; several with commas if OUT is a folder.")
     ] = "fp32",
     images: Annotated[
-        list[str] | None, typer.Option(help="Pictures to check a lower precision on, and to fit int8 to.")
+        list[str] | None, typer.Option(help="Images to check a lower precision on, and to calibrate int8 on.")
     ] = None,
     end_points: Annotated[
         str | None, typer.Option(help="Export features: end points such as Mixed_6e,AvgPool_1a.")
     ] = None,
     any_size: Annotated[
-        bool, typer.Option("--any-size", help="Take pictures of any size; needs a network with global_pool.")
+        bool, typer.Option("--any-size", help="Accept images of any size; needs a network with global_pool.")
     ] = False,
     min_agreement: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least share of pictures whose first class stays that of fp32.")
+        float | None,
+        typer.Option(min=0, max=1, help="Minimum fraction of images whose top class must be that of fp32."),
     ] = None,
     weights_file: WeightsFile = None,
     as_json: Json = False,
 ) -> None:
-    """Write a network that other programs run, with its classes, its preprocessing, and proof that it says the same.
+    """Write a network that other programs run, with its classes and its preprocessing, and check its outputs.
 
-    `predict` runs what is written without PyTorch, and takes the fastest of a folder whose proof holds.
+    `predict` runs .onnx and .xml files without PyTorch, and chooses the fastest file of a folder whose check passed.
     """
-    from inception_v3.inference.engines.base import FEATURES, LOGITS, Precision
+    from inception_v3.inference.engines.base import FEATURES, LOGITS, parse_precision
 
-    precisions = precision.split(",")
-    for one in precisions:
-        if one not in get_args(Precision):
-            raise InputError(f"no precision {one!r}; there are {', '.join(get_args(Precision))}", exit_status=2)
+    precisions = [parse_precision(name) for name in precision.split(",")]
     if out is None:
         if not Path(model).is_dir():
             raise InputError("name a file or folder to write to, after the model", exit_status=2)
         out = Path(model) / "exported"
-    places = _places(out, to, precisions)
+    files = _output_files(out, to, precisions)
     if to == "triton" and end_points is not None:
-        raise InputError("a Triton model answers with logits and features; leave --end-points out", exit_status=2)
-    from inception_v3.cli.common import messages, output
+        raise InputError("a Triton model returns logits and features; leave out --end-points", exit_status=2)
+    from inception_v3.cli.common import messages
     from inception_v3.images.find import expand
-    from inception_v3.inference.export import export, write_triton
+    from inception_v3.inference.export import export
+    from inception_v3.inference.triton import write_triton
     from inception_v3.support.files import check_writable, checksum
     from inception_v3.weights.load import load
 
-    for place in places.values():
-        check_writable(place if place.suffix != ".mlpackage" else place.with_name(f"{place.name}.zip"))  # a folder
+    folders = [load_format(name).suffix for name in FORMATS if load_format(name).is_folder]
+    for file in files.values():
+        check_writable(file if file.suffix not in folders else file.with_name(f"{file.name}.trial"))
     network = load(model, weights_file=weights_file)
     assert network.origin is not None
     weights = checksum(network.origin.file)
     written = {}
-    for each, place in places.items():
+    for each, file in files.items():
         with messages.status("loading", spinner="line") as status:
-            written[str(place)] = export(
+            written[str(file)] = export(
                 network,
-                place,
+                file,
                 precision=each,
                 images=list(expand(images)) if images else None,
                 images_name=" ".join(images or ()),
@@ -84,43 +84,42 @@ def export(
                 any_size=any_size,
                 min_agreement=min_agreement,
                 checksum=weights,
-                progress=lambda told, each=each: status.update(f"{each}: {told}"),  # type: ignore[misc]
+                progress=lambda step, each=each: status.update(f"{each}: {step}"),  # type: ignore[misc]
             )
     if to == "triton":
         write_triton(out, next(iter(written.values())))
     if as_json:
-        print(json.dumps({place: asdict(told) for place, told in written.items()}))
-        return
-    for name, told in written.items():
-        kept = f"\n  in float32 stayed {', '.join(told.kept_higher)}" if told.kept_higher else ""
-        output.print(
-            f"{name}: {told.precision}, {told.check or 'not checked'}{kept}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        print(json.dumps({name: asdict(description) for name, description in written.items()}))
+    else:
+        _print(written)
 
 
-def _places(out: Path, to: str | None, precisions: list[str]) -> "dict[Precision, Path]":
-    """Which file each precision goes to."""
-    from inception_v3.inference.exported.description import SUFFIXES
-
-    suffixes = {kind: suffix for suffix, kind in SUFFIXES.items()}
+def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "dict[Precision, Path]":
+    """The file to write for each precision. Raises InputError if OUT, --to and --precision do not fit together."""
+    suffixes = {name: suffix for name, (suffix, _) in FORMATS.items()}
     if out.suffix in SUFFIXES:
-        if to is not None and suffixes.get(to) != out.suffix:  # type: ignore[call-overload]
-            raise InputError(f"{out} is a file of another kind than {to}; leave one of the two out", exit_status=2)
+        if to is not None and suffixes.get(to) != out.suffix:
+            raise InputError(f"{out} is not a file of format {to}; leave out --to", exit_status=2)
         if len(precisions) > 1:
             raise InputError(f"{out} is one file; give a folder for several precisions", exit_status=2)
-        return {cast("Precision", precisions[0]): out}
+        return {precisions[0]: out}
     if out.suffix and not out.is_dir():
         raise InputError(f"{out}: the name must end in {', '.join(SUFFIXES)}, or be a folder", exit_status=2)
     if to == "triton":
         if len(precisions) > 1:
-            raise InputError(
-                "a Triton model has one precision; export each into a repository of its own", exit_status=2
-            )
-        return {cast("Precision", precisions[0]): out / "inception_v3" / "1" / "model.onnx"}
+            raise InputError("a Triton model has one precision; export each to its own repository", exit_status=2)
+        return {precisions[0]: out / "inception_v3" / "1" / "model.onnx"}
     to = to or "openvino"
     if to not in suffixes:
-        raise InputError(f"no kind {to!r}; there are {', '.join((*suffixes, 'triton'))}", exit_status=2)
-    return {cast("Precision", one): out / f"{one}{suffixes[to]}" for one in precisions}
+        raise InputError(f"no format {to!r}; there are {', '.join((*suffixes, 'triton'))}", exit_status=2)
+    return {precision: out / f"{precision}{suffixes[to]}" for precision in precisions}
+
+
+def _print(written: "dict[str, Description]") -> None:
+    from inception_v3.cli.common import output
+
+    for name, description in written.items():
+        line = f"{name}: {description.precision}, {description.check or 'not checked'}"
+        if description.kept_higher:
+            line += f"\n  kept in float32: {', '.join(description.kept_higher)}"
+        output.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,63 +1,44 @@
-"""A trained network into a file that other runtimes run: .onnx, OpenVINO's .xml and .bin, torch.export's .pt2,
-Core ML's .mlpackage.
+"""Exports a trained network to a file that other programs run.
 
-Inside go pixels, uint8 (N, H, W, 3), prepared; everything after is folded into the network. The file tells how to
-prepare them, the classes, and how far its answers are from the network's own (engines/artefact.py).
+The input of the file is prepared pixels, uint8 (N, H, W, 3). Everything after the preparation is folded into the
+network. The file also holds a description: the preprocessing, the classes, and how far its outputs are from the
+network's own (exported/description.py).
 """
 
-import io
-import logging
 import os
 import random
 import shutil
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
-from inception_v3.inference.engines import artefact, onnx_file
-from inception_v3.inference.engines.base import FEATURES, LOGITS, PIXELS, Engine, Pixels, Precision
-from inception_v3.inference.engines.graph import Graph, build, swap_pools
-from inception_v3.inference.engines.onnx_graph import load_onnx, to_onnx
-from inception_v3.inference.exported.check import (
-    MIN_AGREEMENT,
-    Description,
-    Kind,
-    Run,
-    compare,
-    reference_network,
-    why_not,
-)
-from inception_v3.inference.quantise import FEWEST
-from inception_v3.network.architecture import end_points
-from inception_v3.support.files import atomic_write, write_error
+from inception_v3.inference.engines.base import FEATURES, LOGITS, Pixels, Precision, Run
+from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
+from inception_v3.inference.exported.base import ExportFormat
+from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network, rejection_reason
+from inception_v3.inference.exported.description import Description
+from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
+from inception_v3.inference.quantise import MIN_IMAGES, check_calibration_images, quantise
+from inception_v3.support.files import write_error, atomic_write
 from inception_v3.weights.model import InceptionV3
 
-CALIBRATE, HOLD_OUT = 300, 500  # pictures at most, to quantise by and to check on
-GENERATED = 16  # pictures of noise that fp32 is checked on where none are given
-BATCH = 16
-PRECISIONS: dict[Kind, tuple[Precision, ...]] = {
-    "onnx": ("fp32", "int8"),
-    "openvino": ("fp32", "bf16", "int8"),
-    "torch-export": ("fp32", "bf16", "fp16"),
-    "coreml": ("fp32",),
-}
-Progress = Callable[[str], None]
+MAX_CALIBRATION_IMAGES, MAX_CHECK_IMAGES = 300, 500
+GENERATED_IMAGES = 16  # noise on which fp32 is checked if no images are given
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
-class _Pictures:
-    """Prepared pixels, where they are from, and who resized them."""
+class _Images:
+    """Prepared pixels to calibrate int8 on and others to check on, their source, and the library that resized them."""
 
-    pixels: Pixels
+    calibration: Pixels
+    held_out: Pixels
     source: str
     preparation: str
 
@@ -73,45 +54,38 @@ def export(
     any_size: bool = False,
     min_agreement: float | None = None,
     checksum: str = "",
-    progress: Progress = lambda told: None,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> Description:
-    """Write `out`, whose suffix says the kind, and return what is told in it. What was there is replaced at once.
+    """Write a network to `out`, whose suffix selects the format, and return the description in the file.
 
-    `images` are what a lower precision is checked on, and int8 is fitted to: parts of them that do not overlap. fp32 is
-    checked without them on noise; Core ML's files are not, since Apple's systems alone run them. The file is not
-    written where fewer of the first classes stay than `min_agreement` (MIN_AGREEMENT by default). `outputs` are end points;
-    `any_size` takes pictures of any size.
+    An existing file is replaced only when the new file is complete. Nothing is written if the check of the new file
+    fails. Core ML files are written without a check, since only Apple's systems run them.
 
-    Raises InputError: another suffix, a precision that this kind has not, pictures that are missing, too few or all of
-    one class, a network that cannot be exported so, an agreement below the bound, a package that is not installed.
+    Args:
+        precision: fp32, or a lower precision that the format has.
+        images: what a lower precision is checked on. int8 is calibrated on one part of them and checked on the other.
+            Without images, fp32 is checked on noise.
+        images_name: what to call the images in messages and in the description.
+        outputs: the end points that the file returns.
+        any_size: accept images of any size. The network needs global_pool.
+        min_agreement: the fraction of images whose top class must be that of float32; by default MIN_AGREEMENT.
+        checksum: recorded as the checksum of the model's own file.
+        progress: called with the name of each step.
+
+    Raises InputError: an unknown suffix; a precision or an option that the format or the network does not support;
+        images that are missing, too few, or all of one class; an agreement below the minimum; a missing package.
     """
-    kind = artefact.SUFFIXES.get(out.suffix)
-    if kind is None:
-        raise InputError(f"{out}: the name must end in {', '.join(artefact.SUFFIXES)}", exit_status=2)
-    if precision not in PRECISIONS[kind]:
-        possible = ", ".join(one for one, has in PRECISIONS.items() if precision in has) or "no kind of file"
-        raise InputError(
-            f"{out}: {kind} has {', '.join(PRECISIONS[kind])}; {precision} is for {possible}", exit_status=2
-        )
-    if precision != "fp32" and images is None:
-        raise InputError(f"{precision} is checked on your own pictures; give some with --images FOLDER", exit_status=2)
-    if precision == "int8" and LOGITS not in outputs:
-        raise InputError("int8 is fitted by the logits; leave --end-points out, or take fp32", exit_status=2)
-    if kind in ("onnx", "openvino"):
-        load_onnx()  # before any work
+    format = _select_format(out, precision)
+    _check_options(precision, images, outputs)
+    format.check_installed()
     model = model.eval().float()
     try:
-        graph = swap_pools(build(model, any_size=any_size, outputs=outputs))
+        graph = swap_pools(build_graph(model, any_size=any_size, outputs=outputs))
     except ValueError as error:
         raise InputError(f"{out}: {error}", exit_status=2) from error
-    bound = MIN_AGREEMENT[precision] if min_agreement is None else min_agreement
     reference = reference_network(model, graph.outputs)
-
-    progress("preparing pictures")
-    fit, held_out = _pictures(model, precision, images, images_name)
-    if precision != "fp32" and len(held_out.pixels) < FEWEST:
-        few = f"{len(held_out.pixels)} pictures are too few to check {precision} on"
-        raise InputError(f"{few}; give at least {FEWEST if precision != 'int8' else 2 * FEWEST} with --images")
+    progress("preparing images")
+    prepared = _prepare_images(model, precision, images, images_name)
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -123,240 +97,137 @@ def export(
     )
     with tempfile.TemporaryDirectory(prefix="inception-v3-") as folder:
         file = Path(folder) / f"model{out.suffix}"
-        write = _WRITERS[kind]
-        progress("writing the network" if precision != "int8" else "fitting int8; this takes minutes")
-        network = _Network(graph, precision, reference, fit, held_out, bound)
-        description = write(file, network, description)
-        if kind == "coreml":
-            warnings.warn(
-                f"{out}: not checked, as Apple's systems alone run it; compare its answers there", stacklevel=2
+        progress("calibrating int8; this takes minutes" if precision == "int8" else "writing the network")
+        description = _write(file, format, graph, description, prepared, reference, min_agreement)
+        if not format.runs_here:
+            reason = f"not checked, since only {format.program} runs it"
+            warnings.warn(f"{out}: {reason}; compare its outputs there", stacklevel=2)
+        else:
+            progress("comparing the file with the network")
+            description = replace(description, numbers=format.weights_checksum(file))
+            description = _check(
+                out, format.run(file, precision, graph.outputs), reference, prepared, description, min_agreement
             )
-            _put(file, out)
-            return description
-        progress("checking it against the network itself")
-        run = _runner(file, kind, description)
-        held = held_out.pixels
-        try:
-            check = compare(
-                run, reference, (held[at : at + BATCH] for at in range(0, len(held), BATCH)), held_out.source,
-                held_out.preparation,
-            )  # fmt: skip
-        except ValueError as error:
-            raise InputError(f"{out}: {error}; check the model") from error
-        if precision != "fp32" and check.classes == 1:
-            told = f"all {check.pictures} pictures of {held_out.source} are of one class to the network"
-            raise InputError(f"{out}: {told}, so that agreement shows nothing; give pictures of all classes")
-        description = replace(description, check=check, numbers=artefact.numbers(file))
-        if (reason := why_not(description, min_agreement)) is not None:
-            wrong = f"{reason} ({held_out.source}); not written"
-            raise InputError(f"{out}: {wrong}; keep a higher precision, or allow it with --min-agreement")
-        _describe(file, kind, description)
-        _put(file, out)
+            format.write_description(file, description.to_json())
+        _move(file, format.weights_suffix, out)
     return description
 
 
-@dataclass(frozen=True)
-class _Network:
-    """What the writers need."""
+def _select_format(out: Path, precision: Precision) -> ExportFormat:
+    """The format of the suffix of `out`. Raises InputError if it is unknown or lacks the precision."""
+    formats = {format.suffix: format for format in map(load_format, FORMATS)}
+    if out.suffix not in formats:
+        raise InputError(f"{out}: the name must end in {', '.join(SUFFIXES)}", exit_status=2)
+    format = formats[out.suffix]
+    if precision not in format.precisions:
+        others = ", ".join(other.name for other in formats.values() if precision in other.precisions) or "no format"
+        reason = f"{format.name} has {', '.join(format.precisions)}; {precision} is for {others}"
+        raise InputError(f"{out}: {reason}", exit_status=2)
+    return format
 
-    graph: Graph
-    precision: Precision
-    reference: Run
-    fit: Pixels
-    held_out: _Pictures
-    bound: float
+
+def _check_options(precision: Precision, images: Sequence[ImageSource] | None, outputs: Sequence[str]) -> None:
+    if precision != "fp32" and images is None:
+        raise InputError(f"{precision} is checked on your own images; give some with --images FOLDER", exit_status=2)
+    if precision == "int8" and LOGITS not in outputs:
+        raise InputError("int8 is calibrated on the logits; leave out --end-points, or use fp32", exit_status=2)
 
 
-def _pictures(
-    model: InceptionV3, precision: Precision, images: Sequence[ImageSource] | None, name: str
-) -> tuple[Pixels, _Pictures]:
-    """Those to fit int8 to, none otherwise, and others to check on."""
-    height, width = model.preprocessing.image_size
+def _prepare_images(
+    model: InceptionV3, precision: Precision, images: Sequence[ImageSource] | None, images_name: str
+) -> _Images:
+    """Decode and resize a random choice of the images; generated noise without images.
+
+    Raises InputError: no image can be read, or too few are left to check on.
+    """
     if images is None:
-        noise = np.random.default_rng(0).integers(0, 256, (GENERATED, height, width, 3), dtype=np.uint8)
-        return noise[:0], _Pictures(noise, "generated noise", "none")
-    count = CALIBRATE + HOLD_OUT if precision == "int8" else HOLD_OUT
+        size = (GENERATED_IMAGES, *model.preprocessing.image_size, 3)
+        noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        return _Images(noise[:0], noise, "generated noise", "none")
+    count = MAX_CHECK_IMAGES + (MAX_CALIBRATION_IMAGES if precision == "int8" else 0)
     chosen = list(images)
     if len(chosen) > count:
         chosen = random.Random(0).sample(chosen, count)
     else:
         random.Random(0).shuffle(chosen)
-    rows, bad = [], []
+    rows, errors = [], []
     for source in chosen:
         try:
             rows.append(model.preprocessing.array(source.open()))
         except InputError as error:
-            bad.append(str(error))
-    for reason in bad[:10]:
-        warnings.warn(reason, stacklevel=2)
+            errors.append(str(error))
+    for message in errors[:10]:
+        warnings.warn(message, stacklevel=3)
     if not rows:
-        raise InputError(f"{name}: no picture in it can be read; give others with --images")
-    pixels = np.stack(rows)
-    fitted = min(CALIBRATE, len(pixels) // 2) if precision == "int8" else 0
-    return pixels[:fitted], _Pictures(pixels[fitted:], name, "pillow")
+        raise InputError(f"{images_name}: no image in it can be read; give others with --images")
+    calibration_count = min(MAX_CALIBRATION_IMAGES, len(rows) // 2) if precision == "int8" else 0
+    calibration, held_out = np.split(np.stack(rows), [calibration_count])
+    if precision != "fp32" and len(held_out) < MIN_IMAGES:
+        required = 2 * MIN_IMAGES if precision == "int8" else MIN_IMAGES
+        reason = f"{len(held_out)} images are too few to check {precision} on"
+        raise InputError(f"{reason}; give at least {required} with --images")
+    return _Images(calibration, held_out, images_name, "pillow")
 
 
-def _write_onnx(file: Path, network: _Network, description: Description) -> Description:
-    if network.precision == "int8":
-        model, description = _quantised(network, description, "onnx")
+def _write(
+    file: Path,
+    format: ExportFormat,
+    graph: Graph,
+    description: Description,
+    images: _Images,
+    reference: Run,
+    min_agreement: float | None,
+) -> Description:
+    """Convert, quantise if the precision is int8, and save. Returns the description with the layers kept in float32."""
+    if description.precision == "int8":
+        check_calibration_images(images.calibration, reference)
+        required = MIN_AGREEMENT["int8"] if min_agreement is None else min_agreement
+        model, kept = quantise(graph, format, images.calibration, reference, images.held_out, required)
+        description = replace(description, kept_higher=kept)
     else:
-        model = to_onnx(network.graph)
-    file.write_bytes(model.SerializeToString())
+        model = format.convert(graph, description.precision)
+    format.save(model, file, description)
     return description
 
 
-def _write_openvino(file: Path, network: _Network, description: Description) -> Description:
-    from inception_v3.inference.engines.openvino import load_core, load_openvino
+def _check(
+    out: Path, run: Run, reference: Run, images: _Images, description: Description, min_agreement: float | None
+) -> Description:
+    """Compare the written file with the network. Returns the description with the result.
 
-    openvino = load_openvino()
-    if network.precision == "int8":
-        model, description = _quantised(network, description, "openvino")
-    else:
-        model = load_core().read_model(to_onnx(network.graph).SerializeToString())
-    openvino.save_model(model, file, compress_to_fp16=False)
-    return description
-
-
-def _quantised(network: _Network, description: Description, kind: Kind) -> tuple[Any, Description]:
-    from inception_v3.inference.quantise import check_pictures, onnx_form, openvino_form, quantise
-
-    check_pictures(network.fit, network.reference)
-    form = onnx_form() if kind == "onnx" else openvino_form()
-    held_out = network.held_out.pixels
-    model, kept = quantise(network.graph, form, network.fit, network.reference, held_out, network.bound)
-    return model, replace(description, kept_higher=kept)
-
-
-def _write_program(file: Path, network: _Network, description: Description) -> Description:
-    import torch
-
-    from inception_v3.inference.engines.pytorch import DTYPES, Network
-
-    module = Network(network.graph, DTYPES[network.precision])
-    example = torch.zeros(2, *description.preprocessing.image_size, 3, dtype=torch.uint8)
-    free = {0: torch.export.Dim.AUTO}
-    if description.any_size:
-        free |= {1: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how tensors lie in memory; what was written is checked afterwards
-        program = torch.export.export(module, (example,), dynamic_shapes={"pixels": free})
-        torch.export.save(program, file)
-    return description
-
-
-def _write_coreml(file: Path, network: _Network, description: Description) -> Description:
-    """A package that takes an RGB image, and carries the description as metadata of its author's."""
-    if description.any_size:
-        raise InputError("Core ML's networks take images of one size; leave --any-size out", exit_status=2)
-    tools = _load_coremltools()
-    import torch
-
-    from inception_v3.inference.engines.pytorch import Network
-
-    module = Network(network.graph)
-
-    class FromImages(torch.nn.Module):
-        """Core ML's images are (1, 3, H, W)."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = module
-
-        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            answers: tuple[torch.Tensor, ...] = self.network(pixels.permute(0, 2, 3, 1))
-            return answers
-
-    shape = (1, 3, *description.preprocessing.image_size)
-    with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # coremltools' bars
-        warnings.simplefilter("ignore")
-        program = torch.export.export(FromImages().eval(), (torch.zeros(shape),)).run_decompositions({})
-        model = tools.convert(
-            program,
-            inputs=[tools.ImageType(name=PIXELS, shape=shape, color_layout=tools.colorlayout.RGB)],
-            outputs=[tools.TensorType(name=name.replace("/", "_")) for name in network.graph.outputs],
-            compute_precision=tools.precision.FLOAT32,
-            minimum_deployment_target=tools.target.macOS13,
-        )
-        model.short_description = "Inception V3"
-        model.user_defined_metadata[artefact.KEY] = description.to_json()
-        model.save(str(file))
-    return description
-
-
-def _load_coremltools() -> Any:
-    logging.getLogger("coremltools").setLevel(logging.ERROR)  # that it was tried with another PyTorch
+    Raises InputError if the outputs differ too much, or if the images cannot show it.
+    """
+    batches = (images.held_out[start : start + BATCH_SIZE] for start in range(0, len(images.held_out), BATCH_SIZE))
     try:
-        import coremltools
-    except ImportError as error:
-        raise InputError(
-            "Core ML's files need coremltools; pip install 'inception-v3[coreml]'", exit_status=2
-        ) from error
-    return coremltools
+        check = compare(run, reference, batches, images.source, images.preparation)
+    except ValueError as error:
+        raise InputError(f"{out}: {error}; check the model") from error
+    if description.precision != "fp32" and check.classes == 1:
+        reason = (
+            f"the network puts all {check.pictures} images of {images.source} in one class, so agreement proves nothing"
+        )
+        raise InputError(f"{out}: {reason}; give images of all classes")
+    description = replace(description, check=check)
+    if rejection := rejection_reason(description, min_agreement):
+        remedy = "keep a higher precision, or allow it with --min-agreement"
+        raise InputError(f"{out}: {rejection} ({images.source}); not written; {remedy}")
+    return description
 
 
-def _runner(file: Path, kind: Kind, description: Description) -> Run:
-    """The engine that users will have, on the file that was written."""
-    engine: Engine
-    if kind == "onnx":
-        from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
-
-        engine = OnnxRuntimeEngine(file, description.precision)
-    elif kind == "openvino":
-        from inception_v3.inference.engines.openvino import OpenvinoEngine
-
-        engine = OpenvinoEngine(file, description.precision)
-    else:
-        return _run_program(file, description)
-    return engine.run
-
-
-def _run_program(file: Path, description: Description) -> Run:
-    import torch
-
-    module = torch.export.load(file).module()
-
-    def run(pixels: Pixels) -> dict[str, np.ndarray]:
-        with torch.no_grad():
-            tensors = module(torch.from_numpy(np.ascontiguousarray(pixels)))
-        return {name: tensor.numpy() for name, tensor in zip(description.outputs, tensors, strict=True)}
-
-    return run
-
-
-def _describe(file: Path, kind: Kind, description: Description) -> None:
-    """Put the description into the file that was checked, and leave its numbers as they are."""
-    if kind == "onnx":
-        onnx_file.add_metadata(file, artefact.KEY, description.to_json())
-    elif kind == "openvino":
-        from html import escape
-
-        text = file.read_text("utf-8")
-        told = f'<description value="{escape(description.to_json())}" />'
-        told = f"\t\t<{artefact.KEY}>\n\t\t\t{told}\n\t\t</{artefact.KEY}>\n"
-        before, end, after = text.rpartition("\t</rt_info>")
-        assert end, "OpenVINO writes what made a model into rt_info"
-        file.write_text(before + told + end + after, "utf-8")
-    else:
-        with zipfile.ZipFile(file, "a") as archive:  # where torch.export.save puts its extra_files
-            root = archive.namelist()[0].split("/")[0]
-            archive.writestr(f"{root}/extra/{artefact.KEY}.json", description.to_json())
-
-
-def _put(file: Path, out: Path) -> None:
-    """Into its place: the numbers before the file that refers to them by name."""
+def _move(file: Path, weights_suffix: str, out: Path) -> None:
+    """Copy a file or folder to `out`, after its weights. A file is replaced only by a complete file."""
     if file.is_dir():
-        _put_folder(file, out)
+        _move_folder(file, out)
         return
-    for part in (file.with_suffix(".bin"), file):
-        if part.exists():
-            with atomic_write(out.with_suffix(part.suffix)) as temporary:
-                shutil.copyfile(part, temporary)
+    for suffix in filter(None, (weights_suffix, file.suffix)):
+        with atomic_write(out.with_suffix(suffix)) as temporary:
+            shutil.copyfile(file.with_suffix(suffix), temporary)
 
 
-def _put_folder(folder: Path, out: Path) -> None:
-    """A folder cannot be replaced at once: what was there steps aside first, and is put back where that fails."""
+def _move_folder(folder: Path, out: Path) -> None:
+    """Copy a folder to `out`. An existing folder is renamed first, and renamed back if the copy fails."""
     if out.is_file():
-        raise InputError(f"{out}: a file is in the place of the package; move it away")
+        raise InputError(f"{out}: is a file, where the package needs a folder; move it away")
     new, old = (out.with_name(f".{out.name}.{os.getpid()}.{part}") for part in ("partial", "before"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -369,49 +240,5 @@ def _put_folder(folder: Path, out: Path) -> None:
             old.rename(out)
         raise write_error(out, error) from error
     finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-_WRITERS: dict[Kind, Callable[[Path, _Network, Description], Description]] = {
-    "onnx": _write_onnx,
-    "openvino": _write_openvino,
-    "torch-export": _write_program,
-    "coreml": _write_coreml,
-}
-
-
-def write_triton(repository: Path, description: Description) -> None:
-    """What NVIDIA's Triton wants beside inception_v3/1/model.onnx: config.pbtxt and the names of the classes.
-
-    The file must answer with logits and features, which are vectors.
-    """
-    height, width = (-1, -1) if description.any_size else description.preprocessing.image_size
-    options = {name: description.settings[name] for name in ("num_classes", "depth_multiplier", "min_depth")}
-    widths = {point.name: point.channels for point in end_points(**options)}  # Triton wants the file's own numbers
-    outputs = []
-    for name in description.outputs:
-        labels = '    label_filename: "labels.txt"\n' if name == LOGITS else ""
-        outputs.append(
-            f'  {{\n    name: "{name}"\n    data_type: TYPE_FP32\n    dims: [ {widths[name]} ]\n{labels}  }}'
-        )
-    folder = repository / "inception_v3"
-    labels = "".join(" ".join(name.split()) + "\n" for name in description.names())
-    config = f"""name: "inception_v3"
-backend: "onnxruntime"
-max_batch_size: 64
-input [
-  {{
-    name: "pixels"
-    data_type: TYPE_UINT8
-    dims: [ {height}, {width}, 3 ]
-  }}
-]
-output [
-{",".join(f"{chr(10)}{one}" for one in outputs).strip(chr(10))}
-]
-dynamic_batching {{ }}
-"""
-    for name, text in (("labels.txt", labels), ("config.pbtxt", config)):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, "utf-8")
+        for remains in (new, old):
+            shutil.rmtree(remains, ignore_errors=True)

@@ -1,12 +1,8 @@
-"""Engines: what runs the network. All take the same pixels and give the same answers.
+"""Engines run the network. All take the same pixels and return the same outputs.
 
-    opened = open_engine("exported/model.onnx")
-    logits, features = opened.engine.predict(pixels)
+base.py is the interface, registry.py lists the engines, and each engine has a file. graph.py is the network that they
+run: folded, and free of PyTorch.
 
-graph.py is the network as they get it; choose.py opens one. ONNX Runtime and OpenVINO need no PyTorch.
+A new engine is a subclass of `Engine` in a new file, and a line in registry.py. The command line, the choice of the
+fastest engine and the benchmark read its class attributes.
 """
-
-from inception_v3.inference.engines.base import Engine as Engine
-from inception_v3.inference.engines.base import Precision as Precision
-
-__all__ = ["Engine", "Precision"]

@@ -1,53 +1,120 @@
-"""What every engine is: one function from pixels to named answers, and what is known of it."""
+"""The interface of an engine, and the names and types that all engines share."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
+from inception_v3.support.packages import require_packages
+
+if TYPE_CHECKING:
+    from inception_v3.inference.engines.graph import Graph
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Pixels = NDArray[np.uint8]
-Answers = dict[str, NDArray[np.float32]]
+Outputs = dict[str, NDArray[np.float32]]  # by the name of the end point
+Run = Callable[[Pixels], Outputs]
+DevicePrecisions = Mapping[str, tuple[Precision, ...]]  # by kind of device: "cpu", "cuda", "gpu" ...
+Speeds = Mapping[Precision, tuple[float, float]]  # images per second: one image at a time, batches of 16
 
-LOGITS, FEATURES = "Logits", "AvgPool_1a"  # end points, as TF-Slim calls them
-PIXELS = "pixels"  # the input of exported networks: uint8 (N, H, W, 3)
-IMAGES = "images"  # that of networks built for floats: (N, 3, H, W), scaled already
+LOGITS, FEATURES = "Logits", "AvgPool_1a"  # TF-Slim's names of the end points; both are vectors
+PIXELS_INPUT = "pixels"  # input of an exported network: uint8 (N, H, W, 3), 0 to 255
+IMAGES_INPUT = "images"  # input of a network built without scaling: float (N, 3, H, W)
+
+
+def parse_precision(name: str) -> Precision:
+    """Raises InputError for an unknown precision."""
+    known: dict[str, Precision] = {precision: precision for precision in get_args(Precision)}
+    if name not in known:
+        raise InputError(f"no precision {name!r}; there are {', '.join(known)}", exit_status=2)
+    return known[name]
 
 
 class Engine(ABC):
     """Runs one network on one device in one precision.
 
-    For one thread at a time; or for `callers` of them, where it was made so: each has its share of the processor, and
-    what it does beside the network takes nothing from the others.
+    Not thread-safe, unless it was built with `callers=n`. Then n threads may call it at once, each with 1/n of the CPU
+    cores.
+
+    Attributes:
+        name: the value of `--engine`.
+        packages: import names of the packages that it needs to run an exported file.
+        graph_packages: further packages that it needs to run a network in memory.
+        extra: the extra of inception-v3 that installs these packages.
+        precisions: the precisions that are worth using, by kind of device.
+        formats: exported formats that it runs. Its own format comes first.
+        speed: measured on a CPU with two cores (docs/performance.md). An engine without a figure for a precision is
+            used only on request.
+        precision, device: of this engine.
+        image_size: (height, width) of its input, or None for any size.
+        widths: channels of each end point that it returns.
     """
 
     name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    graph_packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    precisions: ClassVar[DevicePrecisions] = {"cpu": ("fp32",)}
+    formats: ClassVar[tuple[str, ...]] = ()
+    speed: ClassVar[Speeds] = {}
+
     precision: Precision
     device: str
-    image_size: tuple[int, int] | None  # (height, width) that it takes; None: any
-    widths: dict[str, int]  # channels of each end point that it gives
+    image_size: tuple[int, int] | None
+    widths: dict[str, int]
+
+    def __init__(self, network: "Path | Graph", precision: Precision, device: str, *, callers: int = 1) -> None:
+        """`network` is an exported file of one of `formats`, or a graph. `device` is a result of `resolve_device`."""
+        self.precision, self.device = precision, device
+
+    @classmethod
+    def resolve_device(cls, device: str | None) -> str:
+        """The engine's name for a device, or its default device. Raises InputError: it cannot run there."""
+        return device or "cpu"
+
+    @classmethod
+    def supports(cls, precision: Precision) -> bool:
+        """Whether it runs in this precision on some device."""
+        return any(precision in precisions for precisions in cls.precisions.values())
+
+    @classmethod
+    def expected_speed(cls, precision: Precision, batch_size: int | None) -> float:
+        """Images per second in batches, or for one image at a time if `batch_size` is 1; 0 if not measured."""
+        single, batches = cls.speed.get(precision, (0, 0))
+        return single if batch_size == 1 else batches
+
+    @classmethod
+    def needed_packages(cls, *, in_memory: bool) -> tuple[str, ...]:
+        """The packages that it needs to run an exported file, or a network in memory."""
+        return cls.packages + (cls.graph_packages if in_memory else ())
+
+    @classmethod
+    def check_installed(cls, *, in_memory: bool) -> None:
+        """Raises InputError, which names the extra, if a package is missing to run a file or a network in memory."""
+        require_packages(cls.needed_packages(in_memory=in_memory), f"the engine {cls.name}", cls.extra)
 
     @property
     def batch_size(self) -> int:
-        """How many pictures at once it is at its best with: more gain little and take memory."""
+        """The smallest batch size that is close to full speed. Larger batches mainly take memory."""
         return 16 if self.device.lower() == "cpu" else 128
 
     @abstractmethod
-    def run(self, pixels: Pixels) -> Answers:
-        """Prepared pictures (N, H, W, 3), 0 to 255, to the end points that this network was built for.
+    def run(self, pixels: Pixels) -> Outputs:
+        """Compute the end points of prepared images, pixels (N, H, W, 3), 0 to 255.
 
-        Maps are (N, C, h, w); Logits (N, num_classes) and AvgPool_1a (N, 2048). The arrays are the caller's own.
+        Maps are (N, C, h, w), Logits (N, num_classes) and AvgPool_1a (N, 2048). The arrays belong to the caller.
         """
 
     def predict(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits (N, num_classes) and features (N, 2048). Raises InputError where the network has none."""
-        answers = self.run(pixels)
-        if LOGITS not in answers or FEATURES not in answers:
-            raise InputError(f"this network gives {', '.join(answers)} alone; export it without --end-points")
-        return answers[LOGITS], answers[FEATURES]
+        """Logits (N, num_classes) and features (N, 2048). Raises InputError if the network lacks one of them."""
+        outputs = self.run(pixels)
+        if LOGITS not in outputs or FEATURES not in outputs:
+            raise InputError(f"this network returns only {', '.join(outputs)}; export it without --end-points")
+        return outputs[LOGITS], outputs[FEATURES]
 
     def __str__(self) -> str:
         return f"{self.name} {self.precision} on {self.device}"

@@ -1,0 +1,357 @@
+"""Opens the fastest installed engine for a model or an exported network.
+
+The speeds were measured on CPUs (docs/performance.md, `Engine.speed`). On a GPU, PyTorch runs the network. A precision
+below fp32 is chosen automatically only if the check stored in the exported file passes.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inception_v3.errors import InputError
+from inception_v3.inference.engines.base import LOGITS, Engine, Precision, parse_precision
+from inception_v3.inference.engines.fallback import FallbackEngine
+from inception_v3.inference.engines.registry import load_engine, load_engines
+from inception_v3.inference.exported.check import rejection_reason
+from inception_v3.inference.exported.description import Description
+from inception_v3.inference.exported.registry import check_weights, exports_in, load_format, read_description, recognise
+from inception_v3.support.files import checksum
+from inception_v3.support.packages import missing_packages
+
+if TYPE_CHECKING:
+    from inception_v3.inference.engines.graph import Graph
+    from inception_v3.weights.model import InceptionV3
+
+MODEL_FILE = "model.safetensors"  # of a run folder; weights/read.py has it too, and imports PyTorch
+EXPORTED = "exported"  # the folder in a run folder that `inception-v3 export RUN` writes to by default
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """An engine that is ready to run, the description of its network, the model's file, and why it was chosen."""
+
+    engine: Engine
+    description: Description
+    file: Path
+    reason: str
+
+
+def open_engine(
+    model: str | Path,
+    engine: str = "auto",
+    precision: str | None = None,
+    device: str | None = None,
+    *,
+    min_agreement: float | None = None,
+    weights_file: str | Path | None = None,
+    batch_size: int | None = None,
+) -> OpenedModel:
+    """Open an engine for anything that `load` reads, or for an exported network, which needs no PyTorch.
+
+    In a folder of exported networks, or a run folder with such a folder named `exported`, it opens the fastest network
+    whose check shows at least `min_agreement` (by default MIN_AGREEMENT of exported/check.py). If PyTorch has a GPU, it
+    runs the model of a run folder there.
+
+    Args:
+        model: a path or a published name.
+        engine, precision, device: restrict the choice.
+        batch_size: the number of images that will be run at once, if known.
+
+    Raises InputError, which names the file or option and the remedy.
+    """
+    path = Path(model)
+    runs_files = engine == "auto" or bool(load_engine(engine).formats)
+    requested = parse_precision(precision) if precision is not None else None
+    has_model = (path / MODEL_FILE).exists()
+    prefers_gpu = (engine, precision, device) == ("auto", None, None) and has_model and _has_gpu()
+    if weights_file is None and (runs_files or recognise(path)) and not prefers_gpu:
+        try:
+            if (exported := find_exported(path)) is not None:
+                return open_exported(exported, engine, requested, device, min_agreement, batch_size)
+        except InputError as error:
+            if not has_model:
+                raise
+            warnings.warn(f"{error}; using {MODEL_FILE} instead", stacklevel=2)
+    from inception_v3.weights.load import load
+
+    device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
+    return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size)
+
+
+def _has_gpu() -> bool:
+    """Whether PyTorch has a GPU. PyTorch, which takes seconds to import, is asked only if a driver is loaded."""
+    if not Path("/dev/nvidiactl").exists() or find_spec("torch") is None:
+        return False
+    from inception_v3.support.devices import pick_device
+
+    return pick_device().type == "cuda"
+
+
+# ------------------------------------------------------------- exported networks
+
+
+def find_exported(path: Path) -> Path | None:
+    """The exported network, or the folder of exported networks, that `predict` runs for a path. None: the model itself.
+
+    Exports in a run folder count only if they were exported from its current weights. Otherwise a warning is given.
+    """
+    if recognise(path):
+        return path
+    if not path.is_dir():
+        return None
+    model = path / MODEL_FILE
+    if not model.exists():
+        return path if exports_in(path) else None
+    exported = path / EXPORTED
+    if not exported.is_dir() or not (files := exports_in(exported)):
+        return None
+    weights = checksum(model)
+    if all(read_description(file).weights == weights for file in files):
+        return exported
+    warnings.warn(f"{exported}: exported from other weights than {model.name}; export it again to use it", stacklevel=2)
+    return None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A file, the engine class for it, the precision to run it in (of `description`), and the expected speed."""
+
+    file: Path
+    engine: type[Engine]
+    description: Description
+    speed: float
+
+    def open(self, device: str | None) -> Engine:
+        """Raises InputError: damaged, or another network than its description."""
+        check_weights(self.file, self.description)
+        with _explain_failure(self.file, self.engine.name, "export it again"):
+            engine = self.engine(self.file, self.description.precision, self.engine.resolve_device(device))
+        _check_network(engine, self.description, self.file)
+        return engine
+
+
+def open_exported(
+    path: Path,
+    engine: str = "auto",
+    precision: Precision | None = None,
+    device: str | None = None,
+    min_agreement: float | None = None,
+    batch_size: int | None = None,
+) -> OpenedModel:
+    """Open an exported network, or the best network in a folder. PyTorch is not needed. Arguments as in `open_engine`.
+
+    Raises InputError: damaged or written by another version; an engine that is not installed or cannot run it; a
+    precision that it was not exported in, or whose check fails.
+    """
+    candidates, rejected = _candidates(path, engine, precision, min_agreement, batch_size)
+    if not candidates:
+        raise InputError(f"{path}: {'; '.join(rejected)}", exit_status=2 if engine != "auto" else 1)
+    while True:
+        chosen, *others = candidates
+        try:
+            opened = chosen.open(device)
+            break
+        except InputError as error:
+            if not others:
+                raise
+            rejected.append(str(error))
+            candidates = others
+    description = chosen.description
+    if description.precision != "fp32" and (reason := rejection_reason(description, min_agreement)):
+        warnings.warn(f"{chosen.file}: {reason}", stacklevel=2)
+    if others and engine == "auto" and precision is None:
+        opened = FallbackEngine(opened, lambda: others[0].open(device))
+    parts = [f"{description.precision} as exported" + (f", {description.check}" if description.check else "")]
+    if rejected:
+        parts.append(f"not used: {'; '.join(rejected)}")
+    return OpenedModel(opened, description, chosen.file, "; ".join(parts))
+
+
+def _candidates(
+    path: Path, engine: str, precision: Precision | None, min_agreement: float | None, batch_size: int | None
+) -> tuple[list[_Candidate], list[str]]:
+    """The exported networks that can be used, the fastest first, and why the others cannot.
+
+    Raises InputError: there is none, the only file is damaged, or none was exported in the precision.
+    """
+    descriptions, rejected = _read_descriptions(path)
+    if precision is not None:
+        descriptions = {file: each for file, each in descriptions.items() if _can_run(each, precision)}
+        if not descriptions:
+            raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
+    candidates = []
+    for file, description in descriptions.items():
+        exported_precision = description.precision
+        if precision is not None and precision != exported_precision:
+            description = replace(description, precision=precision, check=None)  # the check is of another precision
+        try:
+            engine_class = _engine_for(file, description.precision, engine)
+        except InputError as error:
+            rejected.append(str(error))
+            continue
+        if precision is None and (reason := rejection_reason(description, min_agreement)):
+            rejected.append(f"{file.name}: {reason}")
+            if exported_precision != "bf16":
+                continue
+            # The weights in a bf16 file are float32, so it runs in fp32 without a loss.
+            description = replace(description, precision="fp32", check=None)
+        speed = engine_class.expected_speed(exported_precision, batch_size)
+        candidates.append(_Candidate(file, engine_class, description, speed))
+    return sorted(candidates, key=lambda candidate: candidate.speed, reverse=True), rejected
+
+
+def _read_descriptions(path: Path) -> tuple[dict[Path, Description], list[str]]:
+    """The descriptions of a file, or of each file in a folder, and the errors of the files that cannot be read.
+
+    Raises InputError: no exported network, or the only file cannot be read.
+    """
+    files = [path] if recognise(path) or not path.is_dir() else exports_in(path)
+    if not files:
+        raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
+    descriptions: dict[Path, Description] = {}
+    errors: list[str] = []
+    for file in files:
+        try:
+            descriptions[file] = read_description(file)
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            errors.append(str(error))
+    return descriptions, errors
+
+
+def _can_run(description: Description, precision: Precision) -> bool:
+    """int8 is in the file. An engine computes fp32, bf16 and fp16 from the same float32 weights."""
+    return description.precision == precision or {description.precision, precision} <= {"fp32", "bf16", "fp16"}
+
+
+def _engine_for(file: Path, precision: Precision, requested: str) -> type[Engine]:
+    """The engine for an exported file: the requested engine, or the engine whose own format it is.
+
+    Raises InputError: no engine runs the format; the requested engine does not run it, or not in this precision; the
+    engine is not installed.
+    """
+    format = recognise(file)
+    assert format is not None
+    engines = {engine.name: engine for engine in load_engines() if format.name in engine.formats}
+    able = {name: engine for name, engine in engines.items() if engine.supports(precision)}
+    if not engines:
+        suffixes = {load_format(name).suffix for engine in load_engines() for name in engine.formats}
+        raise InputError(f"{file.name} is for {format.program}; {' and '.join(sorted(suffixes))} files run here")
+    if requested not in ("auto", *engines):
+        raise InputError(f"{file.name} runs in {' and '.join(engines)}, not in {requested}")
+    if requested not in ("auto", *able):
+        raise InputError(f"{requested} does not run {precision} here; {' and '.join(able)} can")
+    chosen = min(able.values(), key=lambda engine: engine.formats.index(format.name))
+    if requested != "auto":
+        chosen = able[requested]
+    chosen.check_installed(in_memory=False)
+    return chosen
+
+
+def _check_network(engine: Engine, description: Description, file: Path) -> None:
+    """Raises InputError if the network is not the described network: the file was put together from two."""
+    size, classes = description.preprocessing.image_size, description.settings.num_classes
+    if engine.image_size is not None and engine.image_size != size:
+        actual = "x".join(map(str, engine.image_size))
+        reason = f"described for images of {size[0]}x{size[1]}, but its network takes {actual}"
+        raise InputError(f"{file}: {reason}; export it again")
+    if (actual_classes := engine.widths.get(LOGITS, classes)) != classes:
+        reason = f"described with {classes} classes, but its network has {actual_classes}"
+        raise InputError(f"{file}: {reason}; export it again")
+
+
+# ------------------------------------------------------------- networks in memory
+
+
+def open_model(
+    model: "InceptionV3",
+    engine: str = "auto",
+    precision: Precision | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+) -> OpenedModel:
+    """Open an engine for a network in memory, in fp32 unless `precision` is given. Arguments as in `open_engine`.
+
+    Raises InputError: an engine that is not installed or cannot run it; a network that no engine can run.
+    """
+    from inception_v3.inference.engines.graph import build_graph, swap_pools
+
+    try:
+        graph = swap_pools(build_graph(model))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    opened, reason = open_graph(graph, engine, precision or "fp32", device, batch_size=batch_size)
+    description = Description(
+        settings=model.settings,
+        preprocessing=model.preprocessing,
+        class_names=model.class_names,
+        outputs=graph.outputs,
+        precision=precision or "fp32",
+        any_size=False,
+        weights="",
+    )
+    return OpenedModel(opened, description, model.origin.file if model.origin else Path(), reason)
+
+
+def open_graph(
+    graph: "Graph",
+    engine: str = "auto",
+    precision: Precision = "fp32",
+    device: str | None = None,
+    *,
+    callers: int = 1,
+    batch_size: int | None = None,
+) -> tuple[Engine, str]:
+    """Open an engine for a graph. Returns it and the reason for the choice.
+
+    `callers` is the number of threads that may run it at once, see Engine. Raises InputError as `open_model` does.
+    """
+    if precision == "int8":
+        remedy = "use `inception-v3 export --precision int8`"
+        raise InputError(f"int8 is calibrated on images; {remedy}", exit_status=2)
+    if engine == "auto":
+        chosen, reason = _fastest(precision, device, batch_size)
+        device = device or "cpu"
+    else:
+        chosen, reason = load_engine(engine), "requested"
+        chosen.check_installed(in_memory=True)
+        if not chosen.supports(precision):
+            able = " and ".join(each.name for each in load_engines() if each.supports(precision))
+            raise InputError(f"{engine} does not run {precision} here; {able} can", exit_status=2)
+    with _explain_failure("this network", chosen.name, "use another --engine"):
+        opened = chosen(graph, precision, chosen.resolve_device(device), callers=callers)
+    pytorch = load_engine("pytorch")
+    if engine == "auto" and chosen is not pytorch:
+        return FallbackEngine(opened, lambda: pytorch(graph, precision, pytorch.resolve_device(device))), reason
+    return opened, reason
+
+
+def _fastest(precision: Precision, device: str | None, batch_size: int | None) -> tuple[type[Engine], str]:
+    """The fastest installed engine for a network in memory, and the reason. On a GPU it is PyTorch."""
+    if device not in (None, "cpu"):
+        return load_engine("pytorch"), f"runs on {device}"
+    ranked = sorted(load_engines(), key=lambda engine: engine.expected_speed(precision, batch_size), reverse=True)
+    rank, fastest = next(
+        (rank, each) for rank, each in enumerate(ranked) if not missing_packages(each.needed_packages(in_memory=True))
+    )
+    reason = f"the fastest installed for {precision} on a CPU" + " for one image at a time" * (batch_size == 1)
+    if rank:
+        reason += f"; faster, but not installed: {', '.join(engine.name for engine in ranked[:rank])}"
+    return fastest, reason
+
+
+@contextmanager
+def _explain_failure(network: Path | str, engine: str, remedy: str) -> Iterator[None]:
+    """Turn the error of a library that cannot load a network into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # every library has its own errors
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{network}: {engine} cannot load it ({reason}); {remedy}") from error

@@ -1,0 +1,21 @@
+"""PyTorch through torch.compile: tens of seconds of compilation for each batch shape, then faster batches."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from inception_v3.inference.engines.base import Speeds
+from inception_v3.inference.engines.pytorch import PyTorchEngine
+
+if TYPE_CHECKING:
+    from inception_v3.inference.engines.graph_module import GraphModule
+
+
+class CompileEngine(PyTorchEngine):
+    """PyTorch with torch.compile, on all of PyTorch's devices. Used only on request, since it starts slowly."""
+
+    name = "compile"
+    speed: ClassVar[Speeds] = {}
+
+    def _prepare(self, module: "GraphModule") -> Any:
+        import torch
+
+        return torch.compile(module)

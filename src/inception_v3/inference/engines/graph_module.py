@@ -1,0 +1,110 @@
+"""A graph as a PyTorch module, and its replay as CUDA graphs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inception_v3.inference.engines.base import FEATURES, LOGITS, PIXELS_INPUT, Precision
+from inception_v3.inference.engines.graph import Activation, Concat, Convolution, Graph, Operation, Pooling
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_RECORDED_SHAPES = 4  # each recording holds its own memory
+
+
+class GraphModule(nn.Module):
+    """A graph as a module: pixels (N, H, W, 3), or images (N, 3, H, W), to a tuple of the graph's outputs in float32.
+
+    The outputs are float64 if `dtype` is.
+    """
+
+    def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.graph = graph
+        self.dtype = dtype
+        for index, operation in enumerate(graph.operations):
+            if isinstance(operation, Convolution):
+                kernel = torch.from_numpy(operation.kernel).to(dtype).contiguous(memory_format=torch.channels_last)
+                self.register_buffer(f"kernel_{index}", kernel)
+            if isinstance(operation, Convolution | Activation) and operation.bias is not None:
+                self.register_buffer(f"bias_{index}", torch.from_numpy(operation.bias).to(dtype))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        if self.graph.input == PIXELS_INPUT:  # NHWC pixels permuted to NCHW are channels_last without a copy
+            net = {PIXELS_INPUT: pixels.to(self.dtype).permute(0, 3, 1, 2)}
+        else:
+            net = {self.graph.input: pixels.to(self.dtype, memory_format=torch.channels_last)}
+        for index, operation in enumerate(self.graph.operations):
+            net[operation.output] = self._run(index, operation, net)
+        vectors = (LOGITS, FEATURES)
+        outputs = (net[name].flatten(1) if name in vectors else net[name] for name in self.graph.outputs)
+        return tuple(output if self.dtype == torch.float64 else output.float() for output in outputs)
+
+    def _run(self, index: int, operation: Operation, net: dict[str, Tensor]) -> Tensor:
+        if isinstance(operation, Concat):
+            return torch.cat([net[name] for name in operation.inputs], 1)
+        source = net[operation.input]
+        match operation:
+            case Convolution(stride=stride, padding=padding, relu=relu):
+                kernel = self.get_buffer(f"kernel_{index}")
+                result = F.conv2d(source, kernel, self._bias(index), stride, padding)
+                return F.relu_(result) if relu else result
+            case Activation():
+                bias = self._bias(index)
+                return F.relu(source if bias is None else source + bias.view(-1, 1, 1))
+            case Pooling(kernel=None):
+                return source.mean((2, 3), keepdim=True)
+            case Pooling(kind="max", kernel=window, stride=stride, padding=padding) if window:
+                return F.max_pool2d(source, window, stride, padding)
+            case Pooling(kernel=window, stride=stride, padding=padding, count_padding=count_padding) if window:
+                return F.avg_pool2d(source, window, stride, padding, count_include_pad=count_padding)
+        raise TypeError(f"{operation} is not an operation")
+
+    def _bias(self, index: int) -> Tensor | None:
+        return getattr(self, f"bias_{index}", None)
+
+
+Recording = tuple[Tensor, tuple[Tensor, ...], Callable[[], Any]]  # input buffer, output buffers, function that runs
+
+
+class RecordedModule:
+    """Runs a module by replaying a recording for the shape of the input: one kernel launch instead of hundreds.
+
+    Inputs of more than MAX_RECORDED_SHAPES shapes are run without a recording.
+    """
+
+    def __init__(self, module: GraphModule, record: Callable[[GraphModule, Tensor], Recording]) -> None:
+        self.module, self.record = module, record
+        self.recordings: dict[tuple[int, ...], Recording] = {}
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        shape = tuple(pixels.shape)
+        if shape not in self.recordings:
+            if len(self.recordings) == MAX_RECORDED_SHAPES:
+                return self.module(pixels)  # type: ignore[no-any-return]
+            self.recordings[shape] = self.record(self.module, pixels)
+        input_buffer, outputs, replay = self.recordings[shape]
+        input_buffer.copy_(pixels)
+        replay()
+        return tuple(output.clone() for output in outputs)
+
+    def forget(self) -> None:
+        """Free the memory of all recordings."""
+        self.recordings.clear()
+
+
+def record_cuda_graph(module: GraphModule, pixels: Tensor) -> Recording:
+    """Record a CUDA graph, after a warm-up in which cuDNN selects its kernels."""
+    input_buffer = pixels.clone()
+    stream = torch.cuda.Stream(input_buffer.device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(input_buffer.device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            module(input_buffer)
+    torch.cuda.current_stream(input_buffer.device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = module(input_buffer)
+    return input_buffer, outputs, graph.replay

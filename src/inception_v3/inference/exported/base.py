@@ -1,0 +1,89 @@
+"""The interface of an export format, and what several formats share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from inception_v3.inference.engines.base import Precision, Run
+from inception_v3.inference.engines.graph import Graph
+from inception_v3.inference.engines.registry import load_engine
+from inception_v3.inference.exported.description import KEY, Description
+from inception_v3.support.files import checksum
+from inception_v3.support.packages import require_packages
+from inception_v3.support.protocol_buffers import read_fields
+
+
+class ExportFormat(ABC):
+    """One kind of exported file.
+
+    Attributes:
+        name, suffix: from registry.py. The name is a value of `--to`.
+        engine: the engine that checks a written file; "" if the format has its own `run`, or none here.
+        program: the program that runs the files if no engine does.
+        precisions: the precisions that it can be exported in.
+        packages, extra: the packages that write and check a file, and the extra of inception-v3 with them.
+        weights_suffix: of the file beside the exported file that holds the weights, if there is one.
+        is_folder: whether an exported network is a folder.
+        runs_here: whether a written file can be checked.
+    """
+
+    engine: ClassVar[str] = ""
+    program: ClassVar[str] = ""
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
+    packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    weights_suffix: ClassVar[str] = ""
+    is_folder: ClassVar[bool] = False
+    runs_here: ClassVar[bool] = True
+
+    def __init__(self, name: str, suffix: str) -> None:
+        self.name, self.suffix = name, suffix
+
+    @abstractmethod
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether a path is an exported network of this format. `head`: its first 512 bytes, b"" for a folder."""
+
+    @abstractmethod
+    def read_description(self, path: Path) -> str | None:
+        """The JSON text of the description, or None if the file has none. A damaged file may raise any error."""
+
+    def weights_checksum(self, path: Path) -> str:
+        """Checksum of the exported weights; "" if the format protects them itself."""
+        return checksum(path.with_suffix(self.weights_suffix)) if self.weights_suffix else ""
+
+    def check_installed(self) -> None:
+        """Raises InputError, which names the extra, if a package is missing to write and check a file."""
+        require_packages(self.packages, f"exporting to {self.suffix}", self.extra)
+
+    @abstractmethod
+    def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
+        """Convert a graph to the format's model object."""
+
+    @abstractmethod
+    def save(self, model: Any, file: Path, description: Description) -> None:
+        """Write a model object. `write_description` adds the description after the check of the file."""
+
+    @abstractmethod
+    def write_description(self, file: Path, text: str) -> None:
+        """Add the description to a file without changing its weights."""
+
+    def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
+        """The function that runs a file or a model object, to check it."""
+        engine = load_engine(self.engine)
+        return engine(network, precision, engine.resolve_device(None)).run
+
+
+def message_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """The number and the bytes of each field of a protocol buffer message; b"" for integers."""
+    for number, value, *_ in read_fields(memoryview(message)):
+        yield number, b"" if isinstance(value, int) else bytes(value)
+
+
+def find_description(entries: Iterable[bytes]) -> str | None:
+    """The description among protocol buffer messages of a key (field 1) and a value (field 2)."""
+    for entry in entries:
+        parts = dict(message_fields(entry))
+        if parts.get(1) == KEY.encode() and 2 in parts:
+            return parts[2].decode()
+    return None

@@ -1,0 +1,48 @@
+"""OpenVINO's IR: an .xml file with the network and the description, and a .bin file with the weights."""
+
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.engines.graph import Graph
+from inception_v3.inference.engines.openvino import read_graph
+from inception_v3.inference.exported.base import ExportFormat
+from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
+
+
+class OpenvinoFormat(ExportFormat):
+    """OpenVINO's IR, written from ONNX. OpenVINO checks the file."""
+
+    engine = "openvino"
+    precisions = ("fp32", "bf16", "int8")
+    packages = ("openvino", "onnx")
+    extra = "openvino"
+    weights_suffix = ".bin"
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        return b"<net " in head
+
+    def read_description(self, path: Path) -> str | None:
+        """The description is one attribute. A search finds its element, so that the rest need not be parsed."""
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError("larger than such a file can be")
+        element = re.search(rf'<{KEY}>\s*(<description value="[^"<]*" />)', path.read_text("utf-8"))
+        return ElementTree.fromstring(element[1]).get("value") if element else None
+
+    def write_description(self, file: Path, text: str) -> None:
+        """Add it to rt_info, where OpenVINO records how a model was made."""
+        before, end, after = file.read_text("utf-8").rpartition("\t</rt_info>")
+        assert end, "OpenVINO writes rt_info into every model"
+        element = f'\t\t<{KEY}>\n\t\t\t<description value="{escape(text)}" />\n\t\t</{KEY}>\n'
+        file.write_text(before + element + end + after, "utf-8")
+
+    def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
+        return read_graph(graph)
+
+    def save(self, model: Any, file: Path, description: Description) -> None:
+        import openvino
+
+        openvino.save_model(model, file, compress_to_fp16=False)

@@ -1,0 +1,78 @@
+"""The list of export formats, and functions for an exported file of any format. Importing it imports no format."""
+
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inception_v3.errors import InputError
+
+if TYPE_CHECKING:
+    from inception_v3.inference.exported.base import ExportFormat
+    from inception_v3.inference.exported.description import Description
+
+# By name: the suffix, the file and the class.
+FORMATS = {
+    "onnx": (".onnx", "onnx.OnnxFormat"),
+    "openvino": (".xml", "openvino.OpenvinoFormat"),
+    "torch-export": (".pt2", "torch_export.TorchExportFormat"),
+    "coreml": (".mlpackage", "coreml.CoremlFormat"),
+}
+SUFFIXES = tuple(suffix for suffix, _ in FORMATS.values())
+
+
+@cache
+def load_format(name: str) -> "ExportFormat":
+    """The format of this name."""
+    suffix, location = FORMATS[name]
+    module, _, class_name = location.partition(".")
+    format: ExportFormat = getattr(import_module(f"inception_v3.inference.exported.{module}"), class_name)(name, suffix)
+    return format
+
+
+def recognise(path: Path) -> "ExportFormat | None":
+    """The format of an exported network, from its content; None for anything else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError:  # a folder, or no file
+        head = b""
+    return next((format for format in map(load_format, FORMATS) if format.recognises(path, head)), None)
+
+
+def exports_in(folder: Path) -> list[Path]:
+    """The exported networks in a folder, sorted by name."""
+    return [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and recognise(path)]
+
+
+def read_description(path: Path) -> "Description":
+    """Read the description of an exported network.
+
+    Raises InputError: not exported by this package, damaged, or written by another version.
+    """
+    from inception_v3.inference.exported.description import parse_description
+
+    format = recognise(path)
+    try:
+        text = format.read_description(path) if format else None
+    except Exception as error:  # every parser has its own errors for damaged files
+        raise InputError(f"{path}: the file is damaged ({error}); export it again") from error
+    if text is None:
+        raise InputError(f"{path}: not exported by inception-v3; make one with `inception-v3 export RUN OUT`")
+    return parse_description(text, path)
+
+
+def check_weights(path: Path, description: "Description") -> None:
+    """Raises InputError if the weights of an exported network are missing, damaged, or not those that were checked."""
+    format = recognise(path)
+    if format is None or not description.numbers:
+        return
+    try:
+        checksum = format.weights_checksum(path)
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise InputError(f"{path}: {missing}, which holds its weights, is missing; copy both files") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the file is damaged ({error}); export it again") from error
+    if checksum != description.numbers:
+        raise InputError(f"{path}: its weights are not those that were checked; export it again")
