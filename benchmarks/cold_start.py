@@ -28,7 +28,7 @@ print(session.run(["Logits"], {"pixels": pixels})[0][0].argsort()[-5:][::-1])
 def make(folder: Path) -> None:
     from PIL import Image
 
-    from inception_v3.benchmarking.synthetic import synthetic_images, random_network
+    from inception_v3.benchmarking.synthetic import random_network, synthetic_images
     from inception_v3.inference.export import export
 
     Image.fromarray(synthetic_images(1, (375, 500))[0]).save(folder / "photo.jpg", quality=90)

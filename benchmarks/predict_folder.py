@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from inception_v3.inference.choose import OpenedModel, open_engine
 from PIL import Image
 
 from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.inference.choose import OpenedModel, open_engine
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.pipeline import FIRST_BATCH, default_resizer, run_pipeline
 from inception_v3.inference.predict import predict

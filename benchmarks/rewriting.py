@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.benchmarking.synthetic import synthetic_images, random_network
+from inception_v3.benchmarking.synthetic import random_network, synthetic_images
 from inception_v3.inference.engines.base import LOGITS, Engine, Pixels, Precision
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.registry import load_engine

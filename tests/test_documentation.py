@@ -15,7 +15,6 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from generated_images import skies
 from huggingface_hub import HfApi
 from safetensors import safe_open
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inception_v3.inference.exported.check import reference_network
 
 from conftest import randomise
 from inception_v3 import cli
@@ -25,6 +24,7 @@ from inception_v3.benchmarking.worker import LOGITS_FILE, Worker, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import LOGITS
+from inception_v3.inference.exported.check import reference_network
 from inception_v3.network.settings import Settings
 from inception_v3.reports.plots import speeds
 from inception_v3.weights.load import save

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from generated_images import skies
 from safetensors.torch import load_file, save_file
 
+from generated_images import skies
 from inception_v3.data import load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import evaluate_models

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from generated_images import skies
 from safetensors.torch import load_file
 
 import inception_v3
+from generated_images import skies
 from processes import Command, start
 
 SMALL = ("--image-size", 75, "--depth-multiplier", 0.1, "--batch-size", 4, "--seed", 5, "--workers", 0)

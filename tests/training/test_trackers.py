@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from generated_images import skies
 
 from generated_images import skies
 from inception_v3.data import load_data

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from generated_images import pets, skies, stripes
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
 import inception_v3
 from conftest import relative
+from generated_images import pets, skies, stripes
 from inception_v3.data import LabelledImages, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate

@@ -25,7 +25,7 @@ from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, refere
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
 from inception_v3.inference.quantise import MIN_IMAGES, check_calibration_images, quantise
-from inception_v3.support.files import write_error, atomic_write
+from inception_v3.support.files import atomic_write, write_error
 from inception_v3.weights.model import InceptionV3
 
 MAX_CALIBRATION_IMAGES, MAX_CHECK_IMAGES = 300, 500
