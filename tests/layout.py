@@ -68,7 +68,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def module_graph() -> Graph:
-    """Each module and the modules of the package that it imports. `inception_v3` itself, with lazy names, is left out."""
+    """Each module and the modules that it imports. `inception_v3` itself, whose names are lazy, is left out."""
     paths = modules()
     return {
         name: (imports_of(path) & paths.keys()) - {name, PACKAGE.name}

@@ -19,11 +19,12 @@ from inception_v3 import cli
 from inception_v3.benchmarking import bench, synthetic
 from inception_v3.benchmarking.bench import BenchResult
 from inception_v3.benchmarking.matrix_product import MATRIX_PRODUCT
-from inception_v3.benchmarking.systems import ENGINES, SYSTEMS, Candidate, Workload, list_candidates
+from inception_v3.benchmarking.systems import SYSTEMS, Candidate, Workload, list_candidates
 from inception_v3.benchmarking.worker import LOGITS_FILE, Worker, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import LOGITS
+from inception_v3.inference.engines.registry import ENGINES
 from inception_v3.inference.exported.check import reference_network
 from inception_v3.network.settings import Settings
 from inception_v3.reports.plots import speeds
@@ -261,7 +262,7 @@ def test_other_libraries_cannot_run_a_thin_network(tmp_path: Path) -> None:
 
 
 def test_on_a_gpu_there_is_fp16_and_no_engine_for_cpus() -> None:
-    names = {str(candidate) for candidate in list_candidates("cuda", ENGINES, peers=True, compiled=True)}
+    names = {str(candidate) for candidate in list_candidates("cuda", tuple(ENGINES), peers=True, compiled=True)}
     assert {"pytorch fp16", "compile bf16", "timm, compiled bf16", "torchvision fp32"} <= names
     assert not any("openvino" in name or "int8" in name for name in names)
 

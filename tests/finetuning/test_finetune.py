@@ -563,7 +563,7 @@ def test_a_class_without_training_images_is_allowed(workspace: Path, tuned: Fine
     data = load_data(str(workspace / "data"))
     names = ["background", *data[0].class_names]
     train_set, test_set = (
-        Pictures(names, part.sources, [label + 1 for label in part.labels], part.names) for part in data
+        LabelledImages(names, part.sources, [label + 1 for label in part.labels], part.names) for part in data
     )
     assert tune(workspace, "background", (train_set, test_set)).metrics.top1 == 1.0
 

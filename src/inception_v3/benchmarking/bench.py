@@ -24,16 +24,17 @@ import torch
 
 from inception_v3.benchmarking.matrix_product import MATRIX_PRODUCT
 from inception_v3.benchmarking.synthetic import png_sources, random_network, synthetic_images
-from inception_v3.benchmarking.systems import ENGINES, Candidate, Workload, list_candidates, load_torchvision
+from inception_v3.benchmarking.systems import Candidate, Workload, list_candidates, load_torchvision
 from inception_v3.benchmarking.worker import LOGITS_FILE, BatchTimes, Memory, Worker, WorkerError, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
-from inception_v3.inference.choose import NEEDS, install
 from inception_v3.inference.engines.base import LOGITS, Pixels, Precision
+from inception_v3.inference.engines.registry import ENGINES, load_engine
 from inception_v3.inference.export import export
 from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network
 from inception_v3.network import architecture
 from inception_v3.support.cpu import core_count
+from inception_v3.support.packages import install_command
 from inception_v3.weights.formats.registry import find_writer
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
@@ -90,7 +91,7 @@ def bench(
     model: InceptionV3 | None = None,
     *,
     images: Sequence[ImageSource] | None = None,
-    engines: Sequence[str] = ENGINES,
+    engines: Sequence[str] = tuple(ENGINES),
     precisions: Sequence[str] = PRECISIONS,
     batch_sizes: Sequence[int] = (1, 16),
     peers: bool = False,
@@ -161,8 +162,8 @@ def _available(candidates: list[Candidate], can_calibrate: bool) -> tuple[list[C
 def _why_unavailable(candidate: Candidate, can_calibrate: bool) -> str | None:
     package = candidate.system.package
     if find_spec(package) is None:
-        remedy = install(package) if package in NEEDS else f"pip install {package}"
-        return f"{package} is not installed; {remedy}"
+        extra = load_engine(candidate.system.name).extra if candidate.system.name in ENGINES else ""
+        return f"{package} is not installed; {install_command(extra) if extra else f'pip install {package}'}"
     if candidate.file == "torchvision.onnx" and find_spec("onnxscript") is None:
         return "torch.onnx needs onnxscript to export its network; pip install onnxscript"
     if candidate.precision == "int8" and not can_calibrate:
@@ -333,7 +334,7 @@ def _rows(
     for candidate, worker in workers.items():
         agreement: Agreement = None, None
         format = candidate.system.format
-        if format is None or not find_writer(format).differences(network):
+        if format is None or not find_writer(format).differences(network.to_weights()):
             agreement = _agreement(np.load(workload.folder / LOGITS_FILE.format(candidate)), expected, str(candidate))
         limit = peak[candidate.precision] / _operations(network) if candidate.precision in peak else None
         baseline_turns = turns[next(iter(workers))]

@@ -17,7 +17,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.inference.engines.base import LOGITS, Pixels, Precision
+from inception_v3.inference.engines.base import LOGITS, DevicePrecisions, Engine, Pixels, Precision
+from inception_v3.inference.engines.registry import load_engines
+from inception_v3.inference.exported.registry import load_format
 from inception_v3.network.settings import Settings
 
 WORKLOAD_FILE = "workload.pickle"
@@ -79,9 +81,7 @@ class System:
         load: loads it in a worker process.
         file: the model file that it loads; {} stands for fp32 or int8.
         package: the Python package that must be installed.
-        cpu: precisions that it runs on a CPU.
-        gpu: precisions that it runs on a GPU.
-        cuda: whether `gpu` includes NVIDIA's GPUs.
+        precisions_on: precisions that it runs, by kind of device: cpu, cuda, gpu ...
         compiled: whether it goes through torch.compile, which takes minutes.
         format: the weight format of another library; None for an engine of this package.
     """
@@ -90,16 +90,12 @@ class System:
     load: Loader
     file: str
     package: str
-    cpu: tuple[Precision, ...]
-    gpu: tuple[Precision, ...] = ()
-    cuda: bool = True
+    precisions_on: DevicePrecisions
     compiled: bool = False
     format: str | None = None
 
     def precisions(self, device: str) -> tuple[Precision, ...]:
-        if device == "cpu":
-            return self.cpu
-        return self.gpu if self.cuda or not device.startswith("cuda") else ()
+        return self.precisions_on.get(device.partition(":")[0], ())
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,20 @@ def list_candidates(device: str, engines: Sequence[str], peers: bool, compiled: 
 # ------------------------------------------------------------------------------- how each system is loaded
 
 
-def load_engine(workload: Workload, file: Path, precision: Precision, *, engine: str) -> LoadedSystem:
+def engine_system(engine: type[Engine]) -> System:
+    """An engine of this package, on an exported file if it runs one, else on the model."""
+    suffix = load_format(engine.formats[0]).suffix if engine.formats else None
+    return System(
+        engine.name,
+        partial(open_system, engine=engine.name),
+        file=f"{{}}{suffix}" if suffix else "model.safetensors",
+        package=engine.packages[0] if engine.packages else "inception_v3",
+        precisions_on=engine.precisions,
+        compiled=engine.name == "compile",
+    )
+
+
+def open_system(workload: Workload, file: Path, precision: Precision, *, engine: str) -> LoadedSystem:
     """Load an engine of this package for a model or an exported file, whatever the agreement stored in the file."""
     from inception_v3.inference.choose import open_engine
 
@@ -232,29 +241,26 @@ def load_keras(workload: Workload, file: Path, precision: Precision) -> LoadedSy
 
 # -------------------------------------------------------------------------------- all systems, in table order
 
-_ON_CPU: tuple[Precision, ...] = ("fp32", "bf16")
-_ON_GPU: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+_FP32: DevicePrecisions = {"cpu": ("fp32",), "cuda": ("fp32",)}
+_AUTOCAST: DevicePrecisions = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
+_TIMM: DevicePrecisions = {"cpu": ("fp32",), "cuda": ("fp32", "bf16", "fp16")}
 _torchvision = partial(System, file="torchvision.pth", package="torchvision", format="torchvision")
-_timm = partial(System, file="timm.safetensors", package="timm", format="timm", cpu=("fp32",), gpu=_ON_GPU)
-_in_memory = partial(System, file="model.safetensors", cpu=_ON_CPU, gpu=_ON_GPU)
-
+_timm = partial(System, file="timm.safetensors", package="timm", format="timm", precisions_on=_TIMM)
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
         _torchvision(
             "torchvision",
             partial(load_on_pytorch, network=load_torchvision, channels_last=False),
-            cpu=("fp32",),
-            gpu=("fp32",),
+            precisions_on=_FP32,
         ),
         _torchvision(
-            "torchvision, channels_last", partial(load_on_pytorch, network=load_torchvision), cpu=_ON_CPU, gpu=_ON_GPU
+            "torchvision, channels_last", partial(load_on_pytorch, network=load_torchvision), precisions_on=_AUTOCAST
         ),
         _torchvision(
             "torchvision, compiled",
             partial(load_on_pytorch, network=load_torchvision, compiled=True),
-            cpu=_ON_CPU,
-            gpu=_ON_GPU,
+            precisions_on=_AUTOCAST,
             compiled=True,
         ),
         System(
@@ -262,8 +268,7 @@ SYSTEMS: dict[str, System] = {
             load_torchvision_on_onnxruntime,
             file="torchvision.onnx",
             package="onnxruntime",
-            cpu=("fp32",),
-            gpu=("fp32",),
+            precisions_on=_FP32,
             format="torchvision",
         ),
         System(
@@ -271,32 +276,12 @@ SYSTEMS: dict[str, System] = {
             load_torchvision_on_openvino,
             file="torchvision.onnx",
             package="openvino",
-            cpu=("fp32", "bf16"),
+            precisions_on={"cpu": ("fp32", "bf16")},
             format="torchvision",
         ),
         _timm("timm, channels_last", partial(load_on_pytorch, network=load_timm)),
         _timm("timm, compiled", partial(load_on_pytorch, network=load_timm, compiled=True), compiled=True),
-        System("keras on pytorch", load_keras, "keras.h5", "keras", ("fp32",), ("fp32",), format="keras"),
-        _in_memory("pytorch", partial(load_engine, engine="pytorch"), package="torch"),
-        _in_memory("compile", partial(load_engine, engine="compile"), package="torch", compiled=True),
-        _in_memory("ncnn", partial(load_engine, engine="ncnn"), package="ncnn", cpu=("fp32",), gpu=()),
-        System(
-            "onnxruntime",
-            partial(load_engine, engine="onnxruntime"),
-            file="{}.onnx",
-            package="onnxruntime",
-            cpu=("fp32", "int8"),
-            gpu=("fp32",),
-        ),
-        System(
-            "openvino",
-            partial(load_engine, engine="openvino"),
-            file="{}.xml",
-            package="openvino",
-            cpu=("fp32", "bf16", "int8"),
-            gpu=("fp32", "fp16", "int8"),
-            cuda=False,
-        ),
+        System("keras on pytorch", load_keras, "keras.h5", "keras", _FP32, format="keras"),
+        *map(engine_system, load_engines()),
     )
 }
-ENGINES = tuple(name for name, system in SYSTEMS.items() if system.format is None)

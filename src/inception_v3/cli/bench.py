@@ -10,6 +10,7 @@ import typer
 
 from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, messages, warn
 from inception_v3.errors import InputError
+from inception_v3.inference.engines.registry import ENGINES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,9 +28,7 @@ def bench(
         bool, typer.Option("--peers", help="Also measure other libraries, if installed: torchvision, timm, Keras.")
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Also measure torch.compile; takes minutes.")] = False,
-    engines: Annotated[
-        str | None, typer.Option(help="Some of pytorch,compile,onnxruntime,openvino,ncnn. By default all.")
-    ] = None,
+    engines: Annotated[str | None, typer.Option(help=f"Some of {','.join(ENGINES)}. By default all.")] = None,
     precisions: Annotated[str | None, typer.Option(help="Some of fp32,bf16,fp16,int8. By default all.")] = None,
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Images per batch; repeat for more sizes. By default 1 and 16.")
@@ -47,10 +46,9 @@ def bench(
 
     The engines take turns, so that other load on the machine does not decide their order.
     """
-    from inception_v3.benchmarking.systems import ENGINES
     from inception_v3.inference.exported.check import MIN_AGREEMENT
 
-    chosen_engines = _split_list("--engines", engines, ENGINES)
+    chosen_engines = _split_list("--engines", engines, tuple(ENGINES))
     chosen_precisions = _split_list("--precisions", precisions, tuple(MIN_AGREEMENT))
     if plot is not None:
         _check_plot(plot)

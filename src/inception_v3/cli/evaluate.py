@@ -26,7 +26,7 @@ from inception_v3.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from inception_v3.data import Pictures
+    from inception_v3.data import LabelledImages
     from inception_v3.evaluation.evaluate import EvaluationPrecision, Metrics
     from inception_v3.weights.model import InceptionV3
 
@@ -78,14 +78,14 @@ def evaluate(
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.evaluate import evaluate_models
     from inception_v3.support.devices import has_bf16, pick_device
-    from inception_v3.support.distributed import local_device
+    from inception_v3.support.distributed import local_device, process_group
     from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 
     torch_device = local_device(pick_device(device))
     if precision == "bf16" and not has_bf16(torch_device):
         raise InputError(f"--precision bf16: this {torch_device.type} does not support it; leave it out", exit_status=2)
-    with team(torch_device, remedy="start all processes again") as processes:
+    with process_group(torch_device, remedy="start all processes again") as processes:
         networks, files = _load(options, weights_file, torch_device)
         seen = [training_images(network.origin.file) for network in networks if network.origin is not None]
         images = load_held_out(data, networks[0].class_names, *seen)
@@ -156,7 +156,7 @@ def _load_raw_weights(network: "InceptionV3", model: Path) -> Path:
 def _report(
     options: EvaluateOptions,
     files: list[Path],
-    images: "Pictures",
+    images: "LabelledImages",
     metrics: "Metrics",
     report: Path | None,
     table: Path | None,

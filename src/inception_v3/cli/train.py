@@ -85,13 +85,13 @@ def train(
 
     from inception_v3.data import load_data
     from inception_v3.support.devices import pick_device
-    from inception_v3.support.distributed import local_device
+    from inception_v3.support.distributed import local_device, process_group
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.training.train import train
 
     own = local_device(pick_device(device))
     with ExitStack() as stack:
-        processes = stack.enter_context(team(own))
+        processes = stack.enter_context(process_group(own))
         is_first = processes.rank == 0
         train_set, test_set = load_data(data)
         options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every)

@@ -94,7 +94,7 @@ def load_network(
     name = "this model" if model is weights else str(weights)
     if model.settings.final_endpoint:
         raise InputError(f"{name}: ends at {model.settings['final_endpoint']}; give a network with all layers")
-    differences = fid_2015.differences(model)
+    differences = fid_2015.differences(model.to_weights())
     if differences and not any_weights:
         raise InputError(
             f"{name}: not the network of 2015 ({differences[0]}); give the weights of inception-2015-12-05, or "

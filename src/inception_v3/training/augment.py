@@ -6,13 +6,13 @@ same seed gives the same pixels. It can be pickled and sent to worker processes.
 
 from collections.abc import Callable
 
-from inception_v3.data.loader import Augment
+from inception_v3.data.loader import ImageTransform
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.training.distortion import Distortion
 from inception_v3.training.recipe import AugmentName
 
 
-def photos(preprocessing: Preprocessing) -> Augment:
+def photos(preprocessing: Preprocessing) -> ImageTransform:
     """A random crop of 8 to 100 % of the area, flipped half of the time: torchvision's training augmentation."""
     from torchvision.transforms import v2
 
@@ -25,14 +25,14 @@ def photos(preprocessing: Preprocessing) -> Augment:
     )
 
 
-def photos_randaugment(preprocessing: Preprocessing) -> Augment:
+def photos_randaugment(preprocessing: Preprocessing) -> ImageTransform:
     """`photos`, then two of RandAugment's fourteen operations at magnitude 9 (arXiv 1909.13719)."""
     from torchvision.transforms import v2
 
     return v2.Compose([photos(preprocessing), v2.RandAugment(2, 9)])  # type: ignore[no-any-return]
 
 
-def crops(preprocessing: Preprocessing) -> Augment:
+def crops(preprocessing: Preprocessing) -> ImageTransform:
     """Shifted by up to an eighth over a black border and flipped half of the time, as is usual for CIFAR."""
     from torchvision.transforms import v2
 
@@ -46,7 +46,7 @@ def crops(preprocessing: Preprocessing) -> Augment:
     )
 
 
-def handwriting(preprocessing: Preprocessing) -> Augment:
+def handwriting(preprocessing: Preprocessing) -> ImageTransform:
     """Rotated, shifted, sheared and scaled a little. Never flipped: a mirrored digit is a different sign."""
     from torchvision.transforms import v2
 
@@ -55,17 +55,17 @@ def handwriting(preprocessing: Preprocessing) -> Augment:
     return v2.Compose([preprocessing.pixels, affine])  # type: ignore[no-any-return]
 
 
-def slim(preprocessing: Preprocessing) -> Augment:
+def slim(preprocessing: Preprocessing) -> ImageTransform:
     """All distortions of TF-Slim's preprocess_for_train."""
     return Distortion(preprocessing.image_size)
 
 
-def slim_fast(preprocessing: Preprocessing) -> Augment:
+def slim_fast(preprocessing: Preprocessing) -> ImageTransform:
     """The distortions of preprocess_for_train with fast_mode=True, which TF-Slim's training script used."""
     return Distortion(preprocessing.image_size, fast=True)
 
 
-AUGMENTS: dict[AugmentName, Callable[[Preprocessing], Augment] | None] = {
+AUGMENTS: dict[AugmentName, Callable[[Preprocessing], ImageTransform] | None] = {
     "none": None,
     "photos": photos,
     "photos-randaugment": photos_randaugment,

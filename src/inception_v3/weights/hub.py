@@ -85,7 +85,7 @@ class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="
 
     def _save_pretrained(self, save_directory: Path) -> None:
         model = cast("InceptionV3", self)
-        native.write(model, save_directory / MODEL_FILE)
+        native.FORMAT.write(model.to_weights(), save_directory / MODEL_FILE)
         config = {**model.settings, "preprocessing": asdict(model.preprocessing), "class_names": model.class_names}
         with atomic_write(save_directory / CONFIG) as temporary:
             temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
