@@ -83,7 +83,7 @@ def open_engine(
 
 
 def _has_gpu() -> bool:
-    """Whether PyTorch has a GPU. PyTorch, which takes seconds to import, is asked only if a driver is loaded."""
+    """Whether PyTorch has a GPU. PyTorch takes seconds to import, so it is imported only if a driver is loaded."""
     if not Path("/dev/nvidiactl").exists() or find_spec("torch") is None:
         return False
     from inception_v3.support.devices import pick_device

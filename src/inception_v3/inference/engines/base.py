@@ -27,7 +27,7 @@ IMAGES_INPUT = "images"  # input of a network built without scaling: float (N, 3
 
 
 def parse_precision(name: str) -> Precision:
-    """Raises InputError for an unknown precision."""
+    """The precision of this name. Raises InputError if it is unknown."""
     known: dict[str, Precision] = {precision: precision for precision in get_args(Precision)}
     if name not in known:
         raise InputError(f"no precision {name!r}; there are {', '.join(known)}", exit_status=2)

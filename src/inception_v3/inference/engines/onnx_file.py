@@ -45,7 +45,7 @@ def checksum(path: Path) -> str:
 
 
 def outline(path: Path) -> bytes:
-    """The model with references (EXTERNAL_DATA) to the file in place of its large tensors.
+    """The model with references (EXTERNAL_DATA) to the file instead of its large tensors.
 
     ONNX Runtime maps the referenced tensors; from the file itself it would hold them twice. Raises ValueError: damaged.
     """
@@ -66,7 +66,7 @@ def outline(path: Path) -> bytes:
 
 
 def _reference(tensor: memoryview, offset: int, file_name: bytes) -> bytes:
-    """The tensor at `offset` in the file, with a reference in place of its values."""
+    """The tensor at `offset` in the file, with a reference instead of its values."""
     kept = bytearray()
     for number, value, start, end in read_fields(tensor):
         if number != RAW_DATA or isinstance(value, int):

@@ -57,7 +57,7 @@ class AgreementCheck:
 
 @dataclass(frozen=True)
 class Description:
-    """What is known about an exported network. The field names are the keys in the file.
+    """Describes an exported network. The field names are the keys in the file.
 
     Attributes:
         settings, preprocessing, class_names: of the model that was exported.
