@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 RUN := runs/digits
 
-.PHONY: setup test demo parity weights clean
+.PHONY: setup test demo layout parity weights clean
 
 setup: .venv/.complete .oracle/.complete
 
@@ -37,6 +37,10 @@ demo: .venv/.complete
 	.venv/bin/inception-v3 train digits --out $(RUN) --overwrite
 	.venv/bin/inception-v3 evaluate $(RUN) digits
 	.venv/bin/inception-v3 predict $(RUN) examples/digits --top 3
+
+# Print which folder imports which, and bring docs/architecture.md and its picture up to date.
+layout: .venv/.complete
+	.venv/bin/python tests/layout.py --write
 
 # Print the table of docs/parity.md.
 parity: setup

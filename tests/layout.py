@@ -1,9 +1,9 @@
-"""The folders of the package and which of them import which, as text and as a picture.
+"""The folders of the package and which of them import which; `make layout` prints the graph.
 
-    python tests/layout.py                                 # print the graph
-    python tests/layout.py --svg docs/pictures/layout.svg  # draw it
+    python tests/layout.py           # print the graph
+    python tests/layout.py --write   # and bring docs/architecture.md and its picture up to date
 
-`make layout` does both. tests/test_layout.py holds the graph to the rules of docs/architecture.md.
+tests/test_layout.py holds the graph to the rules of docs/architecture.md.
 """
 
 import argparse
@@ -17,6 +17,9 @@ Graph = dict[str, set[str]]
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "inception_v3"
+PAGE = ROOT / "docs" / "architecture.md"
+PICTURE = ROOT / "docs" / "pictures" / "layout.svg"
+MARK = "<!-- What follows is written by `make layout`. -->\n\n"
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def folder_graph(graph: Mapping[str, Iterable[str]]) -> Graph:
     for name, targets in graph.items():
         folder = name.split(".")[1]
         folders.setdefault(folder, set()).update({target.split(".")[1] for target in targets} - {folder})
-    return folders
+    return {folder: targets for folder, targets in folders.items() if folder != "__main__"}
 
 
 def without_shortcuts(graph: Graph) -> Graph:
@@ -151,14 +154,36 @@ def as_svg(graph: Graph) -> str:
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
+def as_table(folder: str) -> str:
+    """The files of a folder with the first sentence of their docstrings."""
+    rows = []
+    for path in sorted((PACKAGE / folder).rglob("*.py")):
+        summary = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+        if path.name != "__init__.py":
+            rows.append(f"| `{path.relative_to(PACKAGE).as_posix()}` | {summary.replace('|', chr(92) + '|')} |")
+    return "\n".join(["| file | |", "| --- | --- |", *rows])
+
+
+def generated_part(graph: Graph) -> str:
+    """The end of docs/architecture.md: the graph as text, and the files of each folder."""
+    lines = ["## The graph", "", "What `make layout` prints: each folder, and the folders that it imports.", ""]
+    lines += [f"    {line}" for line in as_text(graph).splitlines()]
+    lines += ["", "## The files", "", "The first lines of the files themselves."]
+    for folder, about in FOLDERS.items():
+        if (PACKAGE / folder).is_dir():
+            lines += ["", f"### {folder}", "", f"{about.purpose[0].upper()}{about.purpose[1:]}.", "", as_table(folder)]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--svg", type=Path, help="also draw the graph into this file")
-    options = parser.parse_args()
-    graph = {folder: targets for folder, targets in folder_graph(module_graph()).items() if folder in FOLDERS}
+    parser.add_argument("--write", action="store_true", help="bring docs/architecture.md and its picture up to date")
+    graph = folder_graph(module_graph())
     print(as_text(graph))
-    if options.svg:
-        options.svg.write_text(as_svg(graph), "utf-8")
+    if parser.parse_args().write:
+        PICTURE.write_text(as_svg(graph), "utf-8")
+        text, mark, _ = PAGE.read_text("utf-8").partition(MARK)
+        PAGE.write_text(text + mark + generated_part(graph), "utf-8")
 
 
 if __name__ == "__main__":

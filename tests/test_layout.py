@@ -9,8 +9,6 @@ import pytest
 import layout
 from layout import FOLDERS, PACKAGE, ROOT, folder_graph, module_graph
 
-PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-
 
 def test_no_import_runs_in_a_circle() -> None:
     """Imports inside functions count."""
@@ -66,15 +64,17 @@ def test_no_function_is_longer_than_80_lines() -> None:
     assert long == []
 
 
-def test_the_page_about_the_layout_names_every_file_and_no_other() -> None:
-    files = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.stem != "__init__"}
-    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", PAGE))
-    in_package = {name for name in named if not name.startswith(("tests/", "benchmarks/"))}
-    assert in_package - files == set(), "the page names a file that is not there"
-    assert {name for name in files if name != "__main__.py"} - named == set(), "the page leaves a file out"
+def test_the_page_about_the_layout_is_up_to_date() -> None:
+    """Its graph, its picture and its list of files are those of the code; `make layout` writes them."""
+    graph = folder_graph(module_graph())
+    page = layout.PAGE.read_text("utf-8")
+    assert page.partition(layout.MARK)[2] == layout.generated_part(graph), "run `make layout`"
+    assert layout.PICTURE.read_text("utf-8") == layout.as_svg(graph), "run `make layout`"
 
 
-def test_the_picture_is_the_graph_that_the_command_draws() -> None:
-    graph = {folder: targets for folder, targets in folder_graph(module_graph()).items() if folder in FOLDERS}
-    assert (ROOT / "docs" / "pictures" / "layout.svg").read_text("utf-8") == layout.as_svg(graph)
-    assert layout.as_text(graph) in PAGE
+def test_the_page_about_the_layout_names_only_files_that_are_there() -> None:
+    text = layout.PAGE.read_text("utf-8").partition(layout.MARK)[0]
+    named = set(re.findall(r"`((?:[\w-]+/)*\w+\.(?:py|html|toml|md))`", text))
+    missing = {name for name in named if not any((folder / name).exists() for folder in (PACKAGE, ROOT))}
+    assert missing == set()
+    assert len(named) > 20

@@ -14,6 +14,7 @@ import typer
 
 from inception_v3.cli.common import MODEL_HELP, Device, Json, WeightsFile, warn
 from inception_v3.errors import InputError
+from inception_v3.inference.engines.registry import CHOICES
 
 if TYPE_CHECKING:
     from inception_v3.images.find import ImageSource
@@ -43,7 +44,7 @@ def predict(
     decode: Annotated[
         DecodeOption, typer.Option(help="scaled reads large JPEGs faster, with slightly different pixels.")
     ] = DecodeOption.exact,
-    engine: Annotated[str, typer.Option(help="auto, pytorch, compile, onnxruntime, openvino or ncnn.")] = "auto",
+    engine: Annotated[str, typer.Option(help=f"{', '.join(CHOICES)}.")] = "auto",
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16, fp16 or int8; by default the fastest that passed its check.")
     ] = None,
