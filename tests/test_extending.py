@@ -98,12 +98,12 @@ def test_the_score(run: Callable[..., str], images: Path, tmp_path: Path) -> Non
     inception_v3.save(model, tmp_path / "model.safetensors")
     options = ("--weights-file", "model.safetensors", "--any-weights", "--scores", "mean-distance", "--no-cache")
     same = json.loads(run("fidelity", images, images, *options, "--json"))
-    assert same["scores"]["mean_distance"] == 0
+    assert same["mean_distance"] == 0
     other = tmp_path / "other"
     other.mkdir()
     for seed in range(2):
         Image.new("RGB", (130, 120), (seed, 200, 0)).save(other / f"{seed}.png")
-    assert json.loads(run("fidelity", images, other, *options, "--json"))["scores"]["mean_distance"] > 0
+    assert json.loads(run("fidelity", images, other, *options, "--json"))["mean_distance"] > 0
 
 
 def test_the_command(run: Callable[..., str], images: Path) -> None:
