@@ -323,7 +323,10 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--engines", "tensorrt"], "--engines: no 'tensorrt'; choose from pytorch, compile, ncnn, onnxruntime"),
+        (
+            ["--engines", "tensorrt"],
+            "--engines: no 'tensorrt'; choose from pytorch, compile, onnxruntime, openvino, ncnn",
+        ),
         (["--precisions", "fp32,int4"], "--precisions: no 'int4'"),
         (["--plot", "speeds.pdf"], "speeds.pdf: the name must end in .png"),
         (["--images", "nowhere"], "nowhere"),

@@ -8,7 +8,7 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -90,7 +90,7 @@ class System:
     load: Loader
     file: str
     package: str
-    precisions_on: DevicePrecisions
+    precisions_on: DevicePrecisions = field(hash=False)
     compiled: bool = False
     format: str | None = None
 
