@@ -119,10 +119,11 @@ def _find_by_kind(address: str, kind: str, option: str | None, location: str) ->
     if kind in TORCHVISION_SETS and option in (None, "download"):
         return find_torchvision_splits(kind, Path(location), download=option is not None)
     if kind == "tfrecords" and option in (None, "background"):
-        if is_folder(location):
-            files = [file for file in _list_files(Path(location)) if TFRECORD_NAME.search(file)]
-        else:
-            files = expand(location)
+        files = (
+            [file for file in _list_files(Path(location)) if TFRECORD_NAME.search(file)]
+            if is_folder(location)
+            else expand(location)
+        )
         return find_file_splits(files, location, partial(read_tfrecords, keep_background=option is not None))
     raise InputError(
         f"{address}: unknown kind of data set {kind}{'+' + option if option else ''}; give "

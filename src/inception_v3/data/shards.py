@@ -17,7 +17,6 @@ from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.images.find import IMAGE_SUFFIXES
 from inception_v3.support.text import printable
 
-BLOCK = tarfile.BLOCKSIZE  # members are padded to whole blocks
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
 DECOMPRESSORS = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}  # by first bytes
 
@@ -83,7 +82,8 @@ def _read_members(path: Path, file: BinaryIO, index: FileIndex) -> Iterator[tarf
             for member in tar:
                 if member.size < 0 or member.offset_data + member.size > length:
                     raise tarfile.ReadError(f"cut short, or damaged: {member.size} bytes at {member.offset_data}")
-                end = member.offset_data + (member.size + BLOCK - 1) // BLOCK * BLOCK
+                # members are padded to whole blocks
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if member.isreg() and not member.issparse():
                     position = file.tell()
                     yield member
@@ -97,10 +97,10 @@ def _read_members(path: Path, file: BinaryIO, index: FileIndex) -> Iterator[tarf
         return
     # tarfile takes a damaged header for the end of the file, which has blocks of zeros
     file.seek(end)
-    block = file.read(BLOCK)
+    block = file.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0"):
         index.bad.append(("", f"damaged at byte {end}: the rest is left out; download the shard again"))
-    elif len(block) < BLOCK:
+    elif len(block) < tarfile.BLOCKSIZE:
         index.bad.append(("", f"no end mark at byte {end}: it may be cut short; download the shard again"))
 
 
