@@ -14,12 +14,8 @@ _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 
 
 # The functions of os.path return False for patterns that are too long to be paths; those of pathlib raise.
-def exists(address: str) -> bool:
-    return os.path.exists(address)  # noqa: PTH110
-
-
-def is_folder(address: str) -> bool:
-    return os.path.isdir(address)  # noqa: PTH112
+exists = os.path.exists
+is_folder = os.path.isdir
 
 
 def is_url(address: str) -> bool:

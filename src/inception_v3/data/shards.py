@@ -35,8 +35,7 @@ def read_shards(files: list[Path], address: str) -> LabelledImages:
 def index_shard(path: Path) -> FileIndex:
     """The images of a shard and their labels. Everything after a damaged member is left out, and listed as bad."""
     members: dict[str, tuple[str, int, int]] = {}  # of each key: name, offset and size of its image
-    labels: dict[str, int] = {}
-    contradictory: set[str] = set()
+    labels: dict[str, int | None] = {}  # None: the files of a key have different labels
     index = FileIndex()
     try:
         with path.open("rb") as file:
@@ -46,8 +45,8 @@ def index_shard(path: Path) -> FileIndex:
                 key, suffix = f"{folder}/{stem}", suffix.lower().rpartition(".")[2]  # KEY.1.jpg has the key KEY too
                 if suffix in ("cls", "json"):
                     label = _read_label(path, file, member, suffix)
-                    if label is not None and labels.setdefault(key, label) != label:
-                        contradictory.add(key)
+                    if label is not None:
+                        labels[key] = label if labels.setdefault(key, label) == label else None
                 elif f".{suffix}" in IMAGE_SUFFIXES:
                     if key in members:
                         index.bad.append((printable(member.name), "a second image with the same key; rename it"))
@@ -56,13 +55,13 @@ def index_shard(path: Path) -> FileIndex:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
     for key, (name, offset, size) in members.items():
         name = printable(name)
-        if key in contradictory:
-            index.bad.append((name, "its .cls and its .json have different labels; remove one"))
-        elif key in labels:
-            index.add(name, offset, size, labels[key])
-        else:
+        if key not in labels:
             stem = PurePosixPath(name).name.partition(".")[0]
             index.bad.append((name, f"no label: add {stem}.cls or {stem}.json to the shard"))
+        elif (label := labels[key]) is None:
+            index.bad.append((name, "its .cls and its .json have different labels; remove one"))
+        else:
+            index.add(name, offset, size, label)
     return index
 
 

@@ -84,10 +84,8 @@ class Preprocessing:
 
     def pixels(self, image: Image) -> "Tensor":
         """Resize and crop an RGB image to uint8 of shape (3, H, W). Interpolation "tensorflow" is rounded."""
-        import torch
-
         net = self._resized(image)
-        return net if net.dtype == torch.uint8 else net.round().to(torch.uint8)
+        return net.round().byte() if net.is_floating_point() else net
 
     def array(self, image: Image) -> NDArray[np.uint8]:
         """Like `pixels`, as an array of shape (H, W, 3) and without PyTorch: Pillow resizes.
