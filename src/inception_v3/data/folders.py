@@ -48,9 +48,11 @@ def read_folder(root: Path) -> LabelledImages:
         if len(relative_paths) == len(labels):
             raise InputError(f"{folder}: no images in it; add some or remove the folder")
         labels.extend(repeat(label, len(relative_paths) - len(labels)))
-    class_names = [printable(folder.name) for folder in folders]
     return LabelledImages.lazy(
-        class_names, labels, partial(_source, root, relative_paths), partial(_name, relative_paths)
+        [printable(folder.name) for folder in folders],
+        labels,
+        partial(_source, root, relative_paths),
+        partial(_name, relative_paths),
     )
 
 

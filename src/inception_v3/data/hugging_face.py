@@ -104,8 +104,12 @@ def _read_table(table: Any, address: str, prefix: str) -> LabelledImages:
             )
     class_names = list(getattr(features[label_column], "names", None) or [])
     class_names += [str(label) for label in range(len(class_names), max(labels) + 1)]
-    source = partial(_source, prefix, table.select_columns(image_column), image_column, sizes)
-    return LabelledImages.lazy(class_names, labels, source, partial(_name, prefix))
+    return LabelledImages.lazy(
+        class_names,
+        labels,
+        partial(_source, prefix, table.select_columns(image_column), image_column, sizes),
+        partial(_name, prefix),
+    )
 
 
 def _name(prefix: str, index: int) -> str:

@@ -143,9 +143,8 @@ def _find_in_folder(root: Path, address: str) -> SplitReaders:
 
 def _list_files(root: Path) -> list[str]:
     """The shards, TFRecords and parquet files in a folder, in its data/, and in the folders of its splits."""
-    inside = sorted(path for path in root.iterdir() if path.name == "data" or split_name(path.name))
-    folders = [root, *(path for path in inside if path.is_dir())]
-    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    folders = (path for path in root.iterdir() if (path.name == "data" or split_name(path.name)) and path.is_dir())
+    files = [path for folder in [root, *sorted(folders)] for path in sorted(folder.iterdir()) if path.is_file()]
     return [str(file) for file in files if not file.name.startswith(".") and _reader(str(file))]
 
 

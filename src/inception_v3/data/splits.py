@@ -76,8 +76,9 @@ def find_file_splits(files: Sequence[str], address: str, read: ReadFiles) -> Spl
 
 def warn_left_out(address: str, names: Sequence[str]) -> None:
     """Warn that these files or folders are not read, because they are in neither split."""
-    line = f"{address}: left out {first_names(names, 3)}: in neither the training nor the held-out split"
-    warnings.warn(line, stacklevel=2)
+    warnings.warn(
+        f"{address}: left out {first_names(names, 3)}: in neither the training nor the held-out split", stacklevel=2
+    )
 
 
 def first_names(names: Sequence[str], limit: int) -> str:

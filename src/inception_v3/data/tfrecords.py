@@ -22,7 +22,6 @@ from inception_v3.support.text import printable
 TFRECORD_NAME = re.compile(r"\.tfrecords?$|-\d{5,}-of-\d{5,}$")  # matches the end of a name
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
 HEADER, FOOTER = 12, 4  # bytes: the length and its checksum; the checksum of the content
-GZIP = b"\x1f\x8b"
 
 
 def read_tfrecords(files: list[Path], address: str, keep_background: bool = False) -> LabelledImages:
@@ -96,7 +95,7 @@ def _read_content(file: BinaryIO, offset: int, length: int) -> tuple[int, bytes 
         raise ValueError(f"cut short at byte {offset}")
     size, checksum = struct.unpack("<QI", header)
     if checksum != masked_crc(header[:8]):
-        raise ValueError("compressed: gunzip it" if header[:2] == GZIP else f"damaged at byte {offset}")
+        raise ValueError("compressed: gunzip it" if header[:2] == b"\x1f\x8b" else f"damaged at byte {offset}")
     if offset + HEADER + size + FOOTER > length:
         raise ValueError(f"cut short at byte {length}")
     if size > MAX_STREAM_BYTES:

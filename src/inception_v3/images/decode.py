@@ -97,8 +97,10 @@ def decode_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # damaged files make Pillow's parsers raise errors of any class
         detail = printable(getattr(error, "strerror", None) or error) or type(error).__name__
-        unknown = f"cannot be read ({detail}); download or save it again"
-        reason = next((text for kind, text in _REASONS if isinstance(error, kind)), unknown)
+        reason = next(
+            (text for kind, text in _REASONS if isinstance(error, kind)),
+            f"cannot be read ({detail}); download or save it again",
+        )
         raise InputError(f"{name}: {reason}") from error
 
 

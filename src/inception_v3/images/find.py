@@ -245,8 +245,7 @@ def _open_standard_input() -> io.BufferedReader:
 
 
 def _not_supported(fault: str) -> InputError:
-    message = f"{STANDARD_INPUT}: not a supported image, and {fault}; check what is piped in"
-    return InputError(message, exit_status=2)
+    return InputError(f"{STANDARD_INPUT}: not a supported image, and {fault}; check what is piped in", exit_status=2)
 
 
 def _starts_with_path(start: bytes) -> bool:
