@@ -45,8 +45,9 @@ def load_data(address: str) -> tuple[LabelledImages, LabelledImages]:
     splits = _find_splits(address)
     train = splits.train()
     if np.count_nonzero(train.counts()) < 2:
-        class_name = train.class_names[train.labels[0]]
-        raise InputError(f"{address}: one class only ({class_name}); a classifier needs at least two")
+        raise InputError(
+            f"{address}: one class only ({train.class_names[train.labels[0]]}); a classifier needs at least two"
+        )
     if splits.held_out is None:
         train, held_out = hold_out(train, address)
     else:

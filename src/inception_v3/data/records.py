@@ -96,7 +96,8 @@ def _source(
     files: Sequence[Path], locations: np.ndarray, name: Callable[[int], str], read_record: ReadRecord, index: int
 ) -> LazyImageFile:
     file_index, offset, size = locations[index].tolist()
-    return LazyImageFile(name(index), size, partial(read_record, name(index), files[file_index], offset, size))
+    image_name = name(index)
+    return LazyImageFile(image_name, size, partial(read_record, image_name, files[file_index], offset, size))
 
 
 def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:

@@ -152,11 +152,10 @@ class Preprocessing:
         return cast("Tensor", net[:, top:bottom, left:right])
 
     def _resized_by_pillow(self, image: Image, plan: "ResizePlan") -> Image:
-        height, width = plan.size
         image = _crop(image, plan.region)
         if image.height > image.width * MAX_ASPECT:  # Pillow resizes rows first, which would make this image wide
-            image = image.resize((image.width, height), self._resampling)
-        return image.resize((width, height), self._resampling).crop(plan.crop)
+            image = image.resize((image.width, plan.size[0]), self._resampling)
+        return image.resize(plan.size[::-1], self._resampling).crop(plan.crop)
 
     def _resized_by_tensorflow(self, image: Image) -> NDArray[np.float32]:
         """Resize and crop to values 0 to 255, (3, H, W), not rounded."""
