@@ -10,16 +10,11 @@ from inception_v3.data.extras import import_extra
 from inception_v3.errors import InputError
 
 MAX_FILES = 100_000
-_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 
 
 # The functions of os.path return False for patterns that are too long to be paths; those of pathlib raise.
-def exists(address: str) -> bool:
-    return os.path.exists(address)  # noqa: PTH110
-
-
-def is_folder(address: str) -> bool:
-    return os.path.isdir(address)  # noqa: PTH112
+exists = os.path.exists
+is_folder = os.path.isdir
 
 
 def is_url(address: str) -> bool:
@@ -53,7 +48,7 @@ def _expand_braces(address: str) -> list[str]:
     braceexpand = import_extra("braceexpand", address).braceexpand
     try:
         # braceexpand builds the whole list of each range before it yields, so the product is checked first
-        count = prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(address))
+        count = prod(abs(int(last) - int(first)) + 1 for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", address))
         patterns = list(islice(braceexpand(address), MAX_FILES + 1)) if count <= MAX_FILES else []
     except ValueError as error:
         raise InputError(f"{address}: its braces cannot be read ({error})", exit_status=2) from error

@@ -8,17 +8,16 @@ from inception_v3.data.splits import SplitReaders, hold_out
 
 
 def find_digits_splits() -> SplitReaders:
-    """The splits, held out here because evaluation must not depend on what a model was trained on."""
-    train, held_out = hold_out(read_digits(), "digits")
-    return SplitReaders(lambda: train, lambda: held_out)
+    """The splits, with images named digits/NUMBER. Their gray levels 0 to 16 become 0 to 255.
 
-
-def read_digits() -> LabelledImages:
-    """All digits, named digits/NUMBER. Their gray levels 0 to 16 become 0 to 255."""
+    They are held out here because evaluation must not depend on what a model was trained on.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
     names = [f"digits/{index:04d}" for index in range(len(pixels))]
     images = [Image.fromarray(image).convert("RGB") for image in pixels]
-    return LabelledImages([str(digit) for digit in range(10)], images, digits.target.tolist(), names)
+    everything = LabelledImages([str(digit) for digit in range(10)], images, digits.target.tolist(), names)
+    train, held_out = hold_out(everything, "digits")
+    return SplitReaders(lambda: train, lambda: held_out)

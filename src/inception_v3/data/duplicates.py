@@ -61,7 +61,7 @@ def _digest(images: LabelledImages, index: int) -> object:
     return hashlib.sha256(content).digest()
 
 
-def duplicate_warnings(train: LabelledImages, held_out: LabelledImages) -> list[str]:
+def duplicate_warnings(train: LabelledImages, held_out: LabelledImages) -> Iterator[str]:
     """One line if images are in both splits, and one if images are in two classes, each with an example."""
     sets = (train, held_out)
     in_both_splits, in_two_classes = [], []
@@ -72,7 +72,6 @@ def duplicate_warnings(train: LabelledImages, held_out: LabelledImages) -> list[
         labels = [sets[number].labels[index] for number, index in group]
         if other := next((image for image, label in zip(group, labels, strict=True) if label != labels[0]), None):
             in_two_classes.append([first, other])
-    lines = []
     for pairs, fault in (
         (
             in_both_splits,
@@ -82,5 +81,4 @@ def duplicate_warnings(train: LabelledImages, held_out: LabelledImages) -> list[
     ):
         if pairs:
             example = " and ".join(sets[number].names[index] for number, index in pairs[0])
-            lines.append(f"{len(pairs)} image{'s are' if len(pairs) > 1 else ' is'} {fault} ({example})")
-    return lines
+            yield f"{len(pairs)} image{'s are' if len(pairs) > 1 else ' is'} {fault} ({example})"

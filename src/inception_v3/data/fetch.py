@@ -44,10 +44,8 @@ def _cached_path(url: str) -> Path:
 def _download(url: str, target: Path, show: Callable[[str], None]) -> None:
     fsspec = import_extra("fsspec", url)
 
-    class ShowProgress(fsspec.callbacks.Callback):  # type: ignore[misc, name-defined]
-        def relative_update(self, inc: int = 1) -> None:
-            super().relative_update(inc)
-            show(f"{self.value / 2**20:.0f} of {self.size / 2**20:.0f} MiB" if self.size else "")
+    def show_size(size: int | None, value: int, **_: object) -> None:
+        show(f"{value / 2**20:.0f} of {size / 2**20:.0f} MiB" if size else "")
 
     options = {}
     if url.startswith(("http://", "https://")):
@@ -56,7 +54,7 @@ def _download(url: str, target: Path, show: Callable[[str], None]) -> None:
     with atomic_write(target) as temporary:
         try:
             system, path = fsspec.core.url_to_fs(url, **options)
-            system.get_file(path, str(temporary), callback=ShowProgress())
+            system.get_file(path, str(temporary), callback=fsspec.callbacks.Callback(hooks={"size": show_size}))
         except FileNotFoundError as error:
             raise InputError(f"{url}: no such file there; check the address") from error
         except Exception as error:  # the library of each scheme has its own errors

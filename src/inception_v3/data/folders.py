@@ -1,7 +1,6 @@
 """Folders of class/image files, with or without the folders train/ and val/ above them."""
 
 from array import array
-from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -35,19 +34,6 @@ def find_folder_splits(root: Path) -> SplitReaders:
     )
 
 
-@dataclass(frozen=True)
-class _FileTable:
-    root: Path
-    relative_paths: PackedStrings
-
-    def name(self, index: int) -> str:
-        path = self.relative_paths[index]
-        return path if path.isprintable() else printable(path)  # printable() is slow
-
-    def source(self, index: int) -> Path:
-        return self.root / self.relative_paths[index]
-
-
 def read_folder(root: Path) -> LabelledImages:
     """The images of root/CLASS/ and the folders in it, named by their path below `root`.
 
@@ -62,9 +48,21 @@ def read_folder(root: Path) -> LabelledImages:
         if len(relative_paths) == len(labels):
             raise InputError(f"{folder}: no images in it; add some or remove the folder")
         labels.extend(repeat(label, len(relative_paths) - len(labels)))
-    class_names = [printable(folder.name) for folder in folders]
-    table = _FileTable(root, relative_paths)
-    return LabelledImages.lazy(class_names, labels, table.source, table.name)
+    return LabelledImages.lazy(
+        [printable(folder.name) for folder in folders],
+        labels,
+        partial(_source, root, relative_paths),
+        partial(_name, relative_paths),
+    )
+
+
+def _source(root: Path, relative_paths: PackedStrings, index: int) -> Path:
+    return root / relative_paths[index]
+
+
+def _name(relative_paths: PackedStrings, index: int) -> str:
+    path = relative_paths[index]
+    return path if path.isprintable() else printable(path)  # printable() is slow
 
 
 def _subfolders(root: Path) -> list[Path]:

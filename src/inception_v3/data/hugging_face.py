@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,9 @@ def read_parquet(files: list[Path], address: str) -> LabelledImages:
         table = datasets.Dataset.from_parquet([str(file) for file in files])
     images = _read_table(table, address, files[0].name)
     if label_names := read_label_names(files[0].parent):
-        class_names = [label_names.get(label, name) for label, name in enumerate(images.class_names)]
-        images.class_names = unique_names(class_names)
+        images.class_names = unique_names(
+            [label_names.get(label, name) for label, name in enumerate(images.class_names)]
+        )
     return images
 
 
@@ -82,31 +82,6 @@ def _as_input_error(name: str) -> Iterator[None]:
         raise InputError(f"{name}: cannot be read ({detail}); save or download it again") from error
 
 
-@dataclass(frozen=True)
-class _RowTable:
-    prefix: str
-    rows: Any  # a datasets.Dataset with only the image column, not decoded
-    column: str
-    sizes: np.ndarray  # of the encoded images in bytes, (N,)
-
-    def name(self, index: int) -> str:
-        return f"{self.prefix}/{index:06d}"
-
-    def source(self, index: int) -> LazyImageFile:
-        return LazyImageFile(self.name(index), int(self.sizes[index]), partial(self.content, index))
-
-    def content(self, index: int) -> bytes:
-        with _as_input_error(self.name(index)):
-            content = self.rows[index][self.column]
-            if isinstance(content, dict):
-                path, content = content.get("path"), content.get("bytes")
-                if content is None and path:
-                    content = Path(path).read_bytes()
-        if not isinstance(content, bytes):
-            raise InputError(f"{self.name(index)}: there is no image in this row")
-        return content
-
-
 def _read_table(table: Any, address: str, prefix: str) -> LabelledImages:
     """The rows of a datasets.Dataset, named PREFIX/ROW."""
     datasets = import_extra("datasets", address)
@@ -129,8 +104,34 @@ def _read_table(table: Any, address: str, prefix: str) -> LabelledImages:
             )
     class_names = list(getattr(features[label_column], "names", None) or [])
     class_names += [str(label) for label in range(len(class_names), max(labels) + 1)]
-    rows = _RowTable(prefix, table.select_columns(image_column), image_column, sizes)
-    return LabelledImages.lazy(class_names, labels, rows.source, rows.name)
+    return LabelledImages.lazy(
+        class_names,
+        labels,
+        partial(_source, prefix, table.select_columns(image_column), image_column, sizes),
+        partial(_name, prefix),
+    )
+
+
+def _name(prefix: str, index: int) -> str:
+    return f"{prefix}/{index:06d}"
+
+
+def _source(prefix: str, rows: Any, column: str, sizes: np.ndarray, index: int) -> LazyImageFile:
+    """The image of a row. `rows` has only the image `column`, not decoded; `sizes` are those of `_encoded_sizes`."""
+    name = _name(prefix, index)
+    return LazyImageFile(name, int(sizes[index]), partial(_read_content, rows, column, name, index))
+
+
+def _read_content(rows: Any, column: str, name: str, index: int) -> bytes:
+    with _as_input_error(name):
+        content = rows[index][column]
+        if isinstance(content, dict):
+            path, content = content.get("path"), content.get("bytes")
+            if content is None and path:
+                content = Path(path).read_bytes()
+    if not isinstance(content, bytes):
+        raise InputError(f"{name}: there is no image in this row")
+    return content
 
 
 def _find_column(features: Any, feature_type: type, names: tuple[str, ...], error: str) -> str:

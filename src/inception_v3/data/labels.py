@@ -10,7 +10,6 @@ from inception_v3.errors import InputError
 from inception_v3.support.text import printable
 
 MAX_LABEL = 99_999  # a damaged label could be any number, and a list of that many classes would fill the memory
-_LABEL_LINE = re.compile(r"(?:([0-9]{1,20}):)?(.*\S)\s*")
 
 
 def is_label(value: object) -> TypeGuard[int]:
@@ -45,7 +44,7 @@ def read_label_names(folder: Path) -> dict[int, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error}); write a line NUMBER:NAME for each class") from error
     for index, line in enumerate(lines):
-        if (match := _LABEL_LINE.fullmatch(line)) is None:
+        if (match := re.fullmatch(r"(?:([0-9]{1,20}):)?(.*\S)\s*", line)) is None:
             raise InputError(f"{file}: line {index + 1} is empty; write NUMBER:NAME")
         names[int(match[1] or index)] = match[2]
     return names

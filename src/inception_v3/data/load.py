@@ -45,8 +45,9 @@ def load_data(address: str) -> tuple[LabelledImages, LabelledImages]:
     splits = _find_splits(address)
     train = splits.train()
     if np.count_nonzero(train.counts()) < 2:
-        class_name = train.class_names[train.labels[0]]
-        raise InputError(f"{address}: one class only ({class_name}); a classifier needs at least two")
+        raise InputError(
+            f"{address}: one class only ({train.class_names[train.labels[0]]}); a classifier needs at least two"
+        )
     if splits.held_out is None:
         train, held_out = hold_out(train, address)
     else:
@@ -119,10 +120,11 @@ def _find_by_kind(address: str, kind: str, option: str | None, location: str) ->
     if kind in TORCHVISION_SETS and option in (None, "download"):
         return find_torchvision_splits(kind, Path(location), download=option is not None)
     if kind == "tfrecords" and option in (None, "background"):
-        if is_folder(location):
-            files = [file for file in _list_files(Path(location)) if TFRECORD_NAME.search(file)]
-        else:
-            files = expand(location)
+        files = (
+            [file for file in _list_files(Path(location)) if TFRECORD_NAME.search(file)]
+            if is_folder(location)
+            else expand(location)
+        )
         return find_file_splits(files, location, partial(read_tfrecords, keep_background=option is not None))
     raise InputError(
         f"{address}: unknown kind of data set {kind}{'+' + option if option else ''}; give "
@@ -142,9 +144,8 @@ def _find_in_folder(root: Path, address: str) -> SplitReaders:
 
 def _list_files(root: Path) -> list[str]:
     """The shards, TFRecords and parquet files in a folder, in its data/, and in the folders of its splits."""
-    inside = sorted(path for path in root.iterdir() if path.name == "data" or split_name(path.name))
-    folders = [root, *(path for path in inside if path.is_dir())]
-    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    folders = (path for path in root.iterdir() if (path.name == "data" or split_name(path.name)) and path.is_dir())
+    files = [path for folder in [root, *sorted(folders)] for path in sorted(folder.iterdir()) if path.is_file()]
     return [str(file) for file in files if not file.name.startswith(".") and _reader(str(file))]
 
 

@@ -47,23 +47,6 @@ IndexFile = Callable[[Path], FileIndex]
 ReadRecord = Callable[[str, Path, int, int], bytes]  # name for errors, file, offset and size to the encoded image
 
 
-@dataclass(frozen=True)
-class _RecordTable:
-    files: Sequence[Path]
-    prefixes: list[str]  # of the names, one for each file
-    locations: np.ndarray  # int64 (N, 3): index of the file, offset, size
-    record_names: PackedStrings
-    read_record: ReadRecord
-
-    def name(self, index: int) -> str:
-        return f"{self.prefixes[self.locations[index, 0]]}/{self.record_names[index]}"
-
-    def source(self, index: int) -> LazyImageFile:
-        name = self.name(index)
-        file_index, offset, size = self.locations[index].tolist()
-        return LazyImageFile(name, size, partial(self.read_record, name, self.files[file_index], offset, size))
-
-
 def read_records(
     files: Sequence[Path], address: str, index_file: IndexFile, read_record: ReadRecord
 ) -> tuple[LabelledImages, dict[int, str]]:
@@ -76,7 +59,7 @@ def read_records(
     """
     unique = len({file.name for file in files}) == len(files)
     prefixes = [printable(file.name if unique else file.as_posix()) for file in files]
-    locations: list[np.ndarray] = []
+    blocks: list[np.ndarray] = []
     labels = array("i")
     bad: list[tuple[str, str]] = []
     label_names: dict[int, str] = {}
@@ -86,7 +69,7 @@ def read_records(
         for file_index, file in enumerate(files):
             index = _cached_index(file, index_file)
             file_indices = [file_index] * len(index.labels)
-            locations.append(np.array([file_indices, index.offsets, index.sizes], np.int64).T)
+            blocks.append(np.array([file_indices, index.offsets, index.sizes], np.int64).T)
             labels.extend(index.labels)
             record_names.extend(index.names)
             bad += [(f"{prefixes[file_index]}/{name}".rstrip("/"), reason) for name, reason in index.bad]
@@ -98,9 +81,23 @@ def read_records(
     label_names = read_label_names(files[0].parent) or label_names
     if max(label_names, default=0) > MAX_LABEL:
         raise InputError(f"{address}: labels.txt has the label {max(label_names)}; labels go up to {MAX_LABEL:,}")
-    table = _RecordTable(files, prefixes, np.concatenate(locations), record_names, read_record)
     class_names = [str(label) for label in range(max(labels) + 1)]
-    return LabelledImages.lazy(class_names, labels, table.source, table.name, bad), label_names
+    locations = np.concatenate(blocks)  # int64 (N, 3): index of the file, offset, size
+    name = partial(_name, prefixes, locations, record_names)
+    source = partial(_source, files, locations, name, read_record)
+    return LabelledImages.lazy(class_names, labels, source, name, bad), label_names
+
+
+def _name(prefixes: list[str], locations: np.ndarray, record_names: PackedStrings, index: int) -> str:
+    return f"{prefixes[locations[index, 0]]}/{record_names[index]}"
+
+
+def _source(
+    files: Sequence[Path], locations: np.ndarray, name: Callable[[int], str], read_record: ReadRecord, index: int
+) -> LazyImageFile:
+    file_index, offset, size = locations[index].tolist()
+    image_name = name(index)
+    return LazyImageFile(image_name, size, partial(read_record, image_name, files[file_index], offset, size))
 
 
 def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:

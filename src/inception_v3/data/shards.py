@@ -17,7 +17,6 @@ from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.images.find import IMAGE_SUFFIXES
 from inception_v3.support.text import printable
 
-BLOCK = tarfile.BLOCKSIZE  # members are padded to whole blocks
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
 DECOMPRESSORS = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}  # by first bytes
 
@@ -36,8 +35,7 @@ def read_shards(files: list[Path], address: str) -> LabelledImages:
 def index_shard(path: Path) -> FileIndex:
     """The images of a shard and their labels. Everything after a damaged member is left out, and listed as bad."""
     members: dict[str, tuple[str, int, int]] = {}  # of each key: name, offset and size of its image
-    labels: dict[str, int] = {}
-    contradictory: set[str] = set()
+    labels: dict[str, int | None] = {}  # None: the files of a key have different labels
     index = FileIndex()
     try:
         with path.open("rb") as file:
@@ -47,8 +45,8 @@ def index_shard(path: Path) -> FileIndex:
                 key, suffix = f"{folder}/{stem}", suffix.lower().rpartition(".")[2]  # KEY.1.jpg has the key KEY too
                 if suffix in ("cls", "json"):
                     label = _read_label(path, file, member, suffix)
-                    if label is not None and labels.setdefault(key, label) != label:
-                        contradictory.add(key)
+                    if label is not None:
+                        labels[key] = label if labels.setdefault(key, label) == label else None
                 elif f".{suffix}" in IMAGE_SUFFIXES:
                     if key in members:
                         index.bad.append((printable(member.name), "a second image with the same key; rename it"))
@@ -57,13 +55,13 @@ def index_shard(path: Path) -> FileIndex:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
     for key, (name, offset, size) in members.items():
         name = printable(name)
-        if key in contradictory:
-            index.bad.append((name, "its .cls and its .json have different labels; remove one"))
-        elif key in labels:
-            index.add(name, offset, size, labels[key])
-        else:
+        if key not in labels:
             stem = PurePosixPath(name).name.partition(".")[0]
             index.bad.append((name, f"no label: add {stem}.cls or {stem}.json to the shard"))
+        elif (label := labels[key]) is None:
+            index.bad.append((name, "its .cls and its .json have different labels; remove one"))
+        else:
+            index.add(name, offset, size, label)
     return index
 
 
@@ -83,7 +81,8 @@ def _read_members(path: Path, file: BinaryIO, index: FileIndex) -> Iterator[tarf
             for member in tar:
                 if member.size < 0 or member.offset_data + member.size > length:
                     raise tarfile.ReadError(f"cut short, or damaged: {member.size} bytes at {member.offset_data}")
-                end = member.offset_data + (member.size + BLOCK - 1) // BLOCK * BLOCK
+                # members are padded to whole blocks
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if member.isreg() and not member.issparse():
                     position = file.tell()
                     yield member
@@ -97,10 +96,10 @@ def _read_members(path: Path, file: BinaryIO, index: FileIndex) -> Iterator[tarf
         return
     # tarfile takes a damaged header for the end of the file, which has blocks of zeros
     file.seek(end)
-    block = file.read(BLOCK)
+    block = file.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0"):
         index.bad.append(("", f"damaged at byte {end}: the rest is left out; download the shard again"))
-    elif len(block) < BLOCK:
+    elif len(block) < tarfile.BLOCKSIZE:
         index.bad.append(("", f"no end mark at byte {end}: it may be cut short; download the shard again"))
 
 

@@ -51,14 +51,15 @@ def choose_splits(readers: Mapping[str, ReadSplit], everything: ReadSplit) -> Sp
 
 
 def find_file_splits(files: Sequence[str], address: str, read: ReadFiles) -> SplitReaders:
-    """Split files and URLs by their names, such as train-000.tar and val-000.tar. Reading a split downloads its URLs.
+    """Split files and URLs by their names, such as train-000.tar and val-000.tar, or else by those of their folders.
 
-    Files whose names have no split are for training. If other files are named for training, they are left out; a
-    warning lists files that are in neither of two splits.
+    Reading a split downloads its URLs. Files whose names have no split are for training. If other files are named for
+    training, they are left out; a warning lists files that are in neither of two splits.
     """
     by_split: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        by_split[_split_of_file(file)].append(file)
+        path = Path(urlsplit(file).path if is_url(file) else file)
+        by_split[split_name(path.name) or split_name(path.parent.name)].append(file)
     unnamed = by_split.pop("", [])
     if unnamed and by_split.keys().isdisjoint(TRAIN_NAMES):
         by_split[TRAIN_NAMES[0]] = unnamed
@@ -73,16 +74,11 @@ def find_file_splits(files: Sequence[str], address: str, read: ReadFiles) -> Spl
     )
 
 
-def _split_of_file(file: str) -> str:
-    """The split that is named by the file, or else by its folder."""
-    path = Path(urlsplit(file).path if is_url(file) else file)
-    return split_name(path.name) or split_name(path.parent.name)
-
-
 def warn_left_out(address: str, names: Sequence[str]) -> None:
     """Warn that these files or folders are not read, because they are in neither split."""
-    line = f"{address}: left out {first_names(names, 3)}: in neither the training nor the held-out split"
-    warnings.warn(line, stacklevel=2)
+    warnings.warn(
+        f"{address}: left out {first_names(names, 3)}: in neither the training nor the held-out split", stacklevel=2
+    )
 
 
 def first_names(names: Sequence[str], limit: int) -> str:

@@ -22,7 +22,6 @@ from inception_v3.support.text import printable
 TFRECORD_NAME = re.compile(r"\.tfrecords?$|-\d{5,}-of-\d{5,}$")  # matches the end of a name
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
 HEADER, FOOTER = 12, 4  # bytes: the length and its checksum; the checksum of the content
-GZIP = b"\x1f\x8b"
 
 
 def read_tfrecords(files: list[Path], address: str, keep_background: bool = False) -> LabelledImages:
@@ -72,7 +71,7 @@ def index_tfrecords(path: Path) -> FileIndex:
             name = f"{number:06d}"
             try:
                 size, content = _read_content(file, offset, length)
-            except _FramingError as error:
+            except ValueError as error:
                 consequence = "the rest is left out" if number else "or this is not a TFRecord file"
                 index.bad.append(("", f"{error}: {consequence}; download it again"))
                 break
@@ -85,21 +84,20 @@ def index_tfrecords(path: Path) -> FileIndex:
     return index
 
 
-class _FramingError(Exception):
-    """A record's length cannot be read, so the start of the next record is unknown."""
-
-
 def _read_content(file: BinaryIO, offset: int, length: int) -> tuple[int, bytes | None]:
-    """The size and the content of the record at `offset`; None for a content with a wrong checksum."""
+    """The size and the content of the record at `offset`; None for a content with a wrong checksum.
+
+    Raises ValueError: the length cannot be read, so the start of the next record is unknown.
+    """
     file.seek(offset)
     header = file.read(HEADER)
     if len(header) < HEADER:
-        raise _FramingError(f"cut short at byte {offset}")
+        raise ValueError(f"cut short at byte {offset}")
     size, checksum = struct.unpack("<QI", header)
     if checksum != masked_crc(header[:8]):
-        raise _FramingError("compressed: gunzip it" if header[:2] == GZIP else f"damaged at byte {offset}")
+        raise ValueError("compressed: gunzip it" if header[:2] == b"\x1f\x8b" else f"damaged at byte {offset}")
     if offset + HEADER + size + FOOTER > length:
-        raise _FramingError(f"cut short at byte {length}")
+        raise ValueError(f"cut short at byte {length}")
     if size > MAX_STREAM_BYTES:
         return size, None
     content = file.read(size)
@@ -146,7 +144,7 @@ def read_record(name: str, path: Path, offset: int, size: int) -> bytes:
     try:
         with path.open("rb") as file:
             _, content = _read_content(file, offset, path.stat().st_size)
-    except (OSError, _FramingError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{name}: cannot be read ({error}); if the file has changed, run the command again") from error
     if content is None:
         raise InputError(f"{name}: damaged at byte {offset}: wrong checksum; download {path} again")

@@ -40,9 +40,13 @@ def read_torchvision(name: str, root: Path, train: bool, download: bool) -> Labe
         remedy = "check the network" if download else f"give {name}+download:{root} to download it"
         raise InputError(f"{name}:{root}: {detail.rstrip('.')}; {remedy}, or put torchvision's files there") from error
     class_names = [class_name.partition(" - ")[0] for class_name in dataset.classes]  # MNIST has "0 - zero"
-    source = partial(_image, np.asarray(dataset.data))
     name_format = f"{name}/{'train' if train else 'test'}/{{:05d}}"
-    return LabelledImages.lazy(class_names, np.asarray(dataset.targets).tolist(), source, name_format.format)
+    return LabelledImages.lazy(
+        class_names,
+        np.asarray(dataset.targets).tolist(),
+        partial(_image, np.asarray(dataset.data)),
+        name_format.format,
+    )
 
 
 def _image(pixels: np.ndarray, index: int) -> Image.Image:

@@ -96,7 +96,12 @@ def decode_errors(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # damaged files make Pillow's parsers raise errors of any class
-        raise InputError(f"{name}: {_reason(error)}") from error
+        detail = printable(getattr(error, "strerror", None) or error) or type(error).__name__
+        reason = next(
+            (text for kind, text in _REASONS if isinstance(error, kind)),
+            f"cannot be read ({detail}); download or save it again",
+        )
+        raise InputError(f"{name}: {reason}") from error
 
 
 def read_header(file: BinaryIO, name: str) -> Image.Image:
@@ -113,13 +118,6 @@ def check_pixel_count(image: Image.Image) -> None:
     """Raise DecompressionBombError for more than MAX_PIXELS. Call it inside `decode_errors`, before decoding."""
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
-
-
-def _reason(error: Exception) -> str:
-    """Return why an image cannot be read, and the remedy, in one line."""
-    detail = printable(getattr(error, "strerror", None) or error) or type(error).__name__
-    unknown = f"cannot be read ({detail}); download or save it again"
-    return next((text for kind, text in _REASONS if isinstance(error, kind)), unknown)
 
 
 @cache

@@ -69,7 +69,7 @@ def _walk(folder: Path, list_folder: ListFolder) -> Iterator[Path]:
     here = folder
     try:
         # A stack instead of recursion: folders may be nested deeper than Python's calls.
-        stack = [(folder, _identity(folder), list_folder(folder, _may_contain_images))]
+        stack = [(folder, folder.stat(), list_folder(folder, _may_contain_images))]
         while stack:
             here, _, names = stack[-1]
             listed = next(names, None)
@@ -80,20 +80,14 @@ def _walk(folder: Path, list_folder: ListFolder) -> Iterator[Path]:
             path = here / name
             mode = stat.S_IFREG if name == listed else _mode(path)
             if stat.S_ISDIR(mode):
-                identity = _identity(path)
-                if all(identity != parent for _, parent, _ in stack):
-                    stack.append((path, identity, list_folder(path, _may_contain_images)))
+                status = path.stat()
+                if not any(os.path.samestat(status, parent) for _, parent, _ in stack):
+                    stack.append((path, status, list_folder(path, _may_contain_images)))
             # A broken link is kept: opening it reports the fault.
             elif _is_image(name) and (stat.S_ISREG(mode) or not mode):
                 yield path
     except OSError as error:
         raise InputError(f"{printable(here)}: cannot be listed ({error.strerror}); check the folder") from error
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    """Return a value that is the same for every path to the same folder."""
-    status = folder.stat()
-    return status.st_dev, status.st_ino
 
 
 def _list_sorted(folder: Path, wanted: NameFilter) -> Iterator[str]:
@@ -235,11 +229,9 @@ def _standard_input() -> Iterator[ImageSource]:
         is_list = is_list or mode != 0
         if not is_list:  # the HTML page of a failed download, for example: one message, not one per line
             raise _not_supported(f"{printable(path)[:80]} is not a path")
-        image = None
-        for image in list_images(path) if stat.S_ISDIR(mode) else ():
-            yield ImageSource(printable(image), image)
-        if image is None:  # a file, or a missing file or empty folder, which is reported when it is opened
-            yield ImageSource(printable(path), path)
+        images = list_images(path) if stat.S_ISDIR(mode) else iter(())
+        first = next(images, path)  # a file, or a missing file or empty folder, which is reported when it is opened
+        yield from (ImageSource(printable(image), image) for image in chain((first,), images))
 
 
 def _open_standard_input() -> io.BufferedReader:
@@ -253,8 +245,7 @@ def _open_standard_input() -> io.BufferedReader:
 
 
 def _not_supported(fault: str) -> InputError:
-    message = f"{STANDARD_INPUT}: not a supported image, and {fault}; check what is piped in"
-    return InputError(message, exit_status=2)
+    return InputError(f"{STANDARD_INPUT}: not a supported image, and {fault}; check what is piped in", exit_status=2)
 
 
 def _starts_with_path(start: bytes) -> bool:

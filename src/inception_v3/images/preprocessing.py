@@ -3,10 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image, Resampling
+
+from inception_v3.images.tensorflow_resize import tensorflow_resize
+
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL.Image import Image, Resampling
     from torch import Tensor
 
 Size = tuple[int, int]  # (height, width)
@@ -79,21 +82,17 @@ class Preprocessing:
         resize = self.resize and round(self.resize * min(size) / min(self.image_size))
         return replace(self, image_size=size, resize=resize)
 
-    def pixels(self, image: "Image") -> "Tensor":
+    def pixels(self, image: Image) -> "Tensor":
         """Resize and crop an RGB image to uint8 of shape (3, H, W). Interpolation "tensorflow" is rounded."""
-        import torch
-
         net = self._resized(image)
-        return net if net.dtype == torch.uint8 else net.round().to(torch.uint8)
+        return net.round().byte() if net.is_floating_point() else net
 
-    def array(self, image: "Image") -> "NDArray[np.uint8]":
+    def array(self, image: Image) -> NDArray[np.uint8]:
         """Like `pixels`, as an array of shape (H, W, 3) and without PyTorch: Pillow resizes.
 
         The bits are identical with `resize`, `squash` or interpolation "tensorflow". Otherwise bilinear differs by at
         most two levels, and bicubic by three, or more where it exceeds 0 to 255 and is clipped.
         """
-        import numpy as np
-
         if self.interpolation == "tensorflow":
             return np.ascontiguousarray(self._resized_by_tensorflow(image).round().astype(np.uint8).transpose(1, 2, 0))
         plan = self.plan(*image.size)
@@ -115,14 +114,15 @@ class Preprocessing:
         std = tensor(self.std, dtype=dtype, device=pixels.device).view(3, 1, 1) * 255
         return (pixels - mean) / std
 
-    def __call__(self, image: "Image") -> "Tensor":
+    def __call__(self, image: Image) -> "Tensor":
         """Convert an RGB image to floats of shape (1, 3, H, W), without rounding in between."""
         return self.scale(self._resized(image)[None])
 
     def plan(self, width: int, height: int) -> "ResizePlan":
         """Return the region, the size and the crop for an image of this width and height."""
         if self.squash:
-            left, top = (_crop_border(length, self.crop_fraction) for length in (width, height))
+            # the pixels that tf.image.central_crop removes at either end
+            left, top = (int((length - length * self.crop_fraction) / 2) for length in (width, height))
             return ResizePlan((left, top, width - left, height - top), self.image_size, (0, 0, *self.image_size[::-1]))
         longest = min(width, height) * MAX_ASPECT
         region = _centre_box((width, height), (min(width, longest), min(height, longest)))
@@ -135,7 +135,7 @@ class Preprocessing:
             size = height * self.resize // shorter, width * self.resize // shorter
         return ResizePlan(region, size, _centre_box(size[::-1], self.image_size[::-1]))
 
-    def _resized(self, image: "Image") -> "Tensor":
+    def _resized(self, image: Image) -> "Tensor":
         """Resize and crop to values 0 to 255, (3, H, W): uint8, or float32 for interpolation "tensorflow"."""
         import torch
         from torchvision.transforms.v2 import InterpolationMode
@@ -151,19 +151,14 @@ class Preprocessing:
         left, top, right, bottom = plan.crop
         return cast("Tensor", net[:, top:bottom, left:right])
 
-    def _resized_by_pillow(self, image: "Image", plan: "ResizePlan") -> "Image":
-        height, width = plan.size
+    def _resized_by_pillow(self, image: Image, plan: "ResizePlan") -> Image:
         image = _crop(image, plan.region)
         if image.height > image.width * MAX_ASPECT:  # Pillow resizes rows first, which would make this image wide
-            image = image.resize((image.width, height), self._resampling)
-        return image.resize((width, height), self._resampling).crop(plan.crop)
+            image = image.resize((image.width, plan.size[0]), self._resampling)
+        return image.resize(plan.size[::-1], self._resampling).crop(plan.crop)
 
-    def _resized_by_tensorflow(self, image: "Image") -> "NDArray[np.float32]":
+    def _resized_by_tensorflow(self, image: Image) -> NDArray[np.float32]:
         """Resize and crop to values 0 to 255, (3, H, W), not rounded."""
-        import numpy as np
-
-        from inception_v3.images.tensorflow_resize import tensorflow_resize
-
         plan = self.plan(*image.size)
         net = tensorflow_resize(np.asarray(_crop(image, plan.region)).transpose(2, 0, 1), plan.size)
         left, top, right, bottom = plan.crop
@@ -173,9 +168,7 @@ class Preprocessing:
         return net[:, top : top + self.image_size[0], left : left + self.image_size[1]]
 
     @property
-    def _resampling(self) -> "Resampling":
-        from PIL.Image import Resampling
-
+    def _resampling(self) -> Resampling:
         return Resampling[self.interpolation.upper()]
 
 
@@ -190,11 +183,6 @@ class ResizePlan(NamedTuple):
     crop: Box
 
 
-def _crop_border(length: int, fraction: float) -> int:
-    """Return the pixels that tf.image.central_crop removes at either end."""
-    return int((length - length * fraction) / 2)
-
-
 def _centre_box(size: tuple[int, int], kept: tuple[int, int]) -> Box:
     """Return torchvision's centre crop of (width, height) to `kept`, which may be larger."""
     left, top = (
@@ -204,7 +192,7 @@ def _centre_box(size: tuple[int, int], kept: tuple[int, int]) -> Box:
     return left, top, left + kept[0], top + kept[1]
 
 
-def _crop(image: "Image", box: Box) -> "Image":
+def _crop(image: Image, box: Box) -> Image:
     return image if box == (0, 0, *image.size) else image.crop(box)
 
 

@@ -53,17 +53,13 @@ def _taps(old: int, new: int, method: Method) -> tuple[NDArray[np.int64], Floats
     elif method == "bicubic":
         offsets = np.arange(-1, 3, dtype=np.float32)[:, None]
         tabulated = np.round(fraction * BICUBIC_STEPS) / BICUBIC_STEPS
-        weights = _cubic(np.abs(offsets - tabulated))
+        distance = np.abs(offsets - tabulated)  # 0 to 2 pixels
+        near = ((BICUBIC_A + 2) * distance - (BICUBIC_A + 3)) * distance**2 + 1
+        far = ((BICUBIC_A * distance - 5 * BICUBIC_A) * distance + 8 * BICUBIC_A) * distance - 4 * BICUBIC_A
+        weights = np.where(distance <= 1, near, far)
     else:  # area: the part of each input pixel that the output pixel covers
         end = (np.arange(new, dtype=np.float32) + 1) * scale
         offsets = np.arange(math.ceil(scale) + 1, dtype=np.float32)[:, None]
         covered = np.minimum(floor + offsets + 1, end) - np.maximum(floor + offsets, start)
         weights = covered.clip(min=0) / scale
     return (floor + offsets).astype(np.int64).clip(0, old - 1), weights
-
-
-def _cubic(distance: Floats) -> Floats:
-    """Return the kernel's weight for a pixel at a distance of 0 to 2 pixels."""
-    near = ((BICUBIC_A + 2) * distance - (BICUBIC_A + 3)) * distance**2 + 1
-    far = ((BICUBIC_A * distance - 5 * BICUBIC_A) * distance + 8 * BICUBIC_A) * distance - 4 * BICUBIC_A
-    return np.where(distance <= 1, near, far)
