@@ -165,7 +165,7 @@ def synchronised_halves(workspace: Path) -> None:
         mine = slice(0, 4) if processes.rank == 0 else slice(4, 7)
         saved = {name: tensor[mine] for name, tensor in load_file(workspace / "halves.safetensors").items()}
         images = saved["images"].requires_grad_()
-        layer = SyncBatchNorm.of(BatchNorm(5, decay=0.9, scale=True).double())
+        layer = SyncBatchNorm(5, decay=0.9, scale=True).double()
         out = layer(images)
         torch.autograd.backward((out * saved["weights"]).sum())
         results = {"out": out, "gradient": images.grad, "beta": layer.beta.grad, "gamma": layer.gamma.grad}  # type: ignore[union-attr]

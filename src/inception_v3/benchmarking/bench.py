@@ -42,7 +42,6 @@ from inception_v3.weights.model import InceptionV3
 CALIBRATION_IMAGES, COMPARED_IMAGES = 64, 48
 PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "ncnn", "nncf", "timm", "keras")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-StepCallback = Callable[[str, int, int], None]  # the step that begins, the number of steps done, and of all steps
 Agreement = tuple[float, float] | tuple[None, None]  # top-1 agreement, largest difference of a probability
 
 
@@ -98,7 +97,7 @@ def bench(
     compiled: bool = False,
     rounds: int = 10,
     device: str = "cpu",
-    progress: StepCallback = lambda step, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> BenchResult:
     """Measure a model; without one, the full-width network with random weights.
 
@@ -113,7 +112,7 @@ def bench(
         compiled: measure torch.compile too, which takes minutes.
         rounds: turns of each system.
         device: cpu, cuda, cuda:1 ..., or OpenVINO's gpu.
-        progress: called at the start of every step.
+        progress: called at the start of every step with its name, the number of steps done, and of all steps.
 
     Raises:
         InputError: a model without logits, images that cannot be read, nothing that can run.
@@ -124,7 +123,10 @@ def bench(
     candidates = list_candidates(device, engines, peers, compiled)
     # The first candidate is the baseline. With other libraries it is measured even if its precision is not requested.
     candidates = [c for index, c in enumerate(candidates) if c.precision in precisions or (peers and index == 0)]
-    candidates, skipped = _available(candidates, can_calibrate=model is None or images is not None)
+    can_calibrate = model is None or images is not None
+    skipped = {str(c): reason for c in candidates if (reason := _why_unavailable(c, can_calibrate))}
+    candidates = [candidate for candidate in candidates if str(candidate) not in skipped]
+    _check_any(candidates, skipped)
     files = {candidate.file: candidate for candidate in candidates}
     counter, total = count(), len(files) + len(candidates) + rounds * (len(candidates) + 1) + 3
 
@@ -134,29 +136,29 @@ def bench(
     step("preparing the network and the images")
     network, calibration_images, pixels = _network_and_images(model, images)
     with tempfile.TemporaryDirectory(prefix="inception-v3-bench-") as folder, ExitStack() as stack:
-        scaling, sizes = network.preprocessing, sorted(set(batch_sizes))
-        workload = Workload(Path(folder), device, sizes, network.settings, scaling.mean, scaling.std, pixels)
+        scaling = network.preprocessing
+        workload = Workload(
+            Path(folder), device, sorted(set(batch_sizes)), network.settings, scaling.mean, scaling.std, pixels
+        )
         workload.write()
         errors = _write_model_files(files.values(), workload.folder, network, calibration_images, step)
         workers, matrix_product = _start_workers(candidates, workload, stack, errors, skipped, step)
         peak, turns = _measure(workers, matrix_product, rounds, skipped, step)
         step("comparing outputs")
         rows = _rows(workers, turns, peak, workload, network)
-    operations, baseline = _operations(network), str(next(iter(workers)))
-    compared = f"{len(pixels)} {'generated images' if images is None else 'of the images'}"
-    return BenchResult(rows, baseline, rounds, peak, operations, compared, skipped, describe_machine(device))
+    return BenchResult(
+        rows,
+        baseline=str(next(iter(workers))),
+        rounds=rounds,
+        peak=peak,
+        operations=_operations(network),
+        pictures=f"{len(pixels)} {'generated images' if images is None else 'of the images'}",
+        skipped=skipped,
+        machine=describe_machine(device),
+    )
 
 
 # ------------------------------------------------------------------------------------------- the steps of bench()
-
-
-def _available(candidates: list[Candidate], can_calibrate: bool) -> tuple[list[Candidate], dict[str, str]]:
-    """Return the candidates that are installed, and the reason for each of the others."""
-    reasons = {candidate: _why_unavailable(candidate, can_calibrate) for candidate in candidates}
-    skipped = {str(candidate): reason for candidate, reason in reasons.items() if reason}
-    available = [candidate for candidate, reason in reasons.items() if not reason]
-    _check_any(available, skipped)
-    return available, skipped
 
 
 def _why_unavailable(candidate: Candidate, can_calibrate: bool) -> str | None:
@@ -249,9 +251,8 @@ def _export_torchvision(file: Path, model: InceptionV3) -> None:
     weights = file.with_name("weights.pth")
     save(model, weights, "torchvision", allow_difference=True)
     network = load_torchvision(model.settings, weights).eval()
-    example = torch.zeros(2, 3, *model.preprocessing.image_size)
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
+        example = torch.zeros(2, 3, *model.preprocessing.image_size)
         torch.onnx.export(
             network, (example,), file, dynamic_shapes={"x": {0: torch.export.Dim("batch")}}, verbose=False
         )
@@ -337,9 +338,8 @@ def _rows(
         if format is None or not find_writer(format).differences(network.to_weights()):
             agreement = _agreement(np.load(workload.folder / LOGITS_FILE.format(candidate)), expected, str(candidate))
         limit = peak[candidate.precision] / _operations(network) if candidate.precision in peak else None
-        baseline_turns = turns[next(iter(workers))]
         rows += [
-            _row(candidate, size, turns[candidate], baseline_turns, limit, worker.memory, agreement)
+            _row(candidate, size, turns[candidate], turns[next(iter(workers))], limit, worker.memory, agreement)
             for size in workload.batch_sizes
         ]
     return rows
@@ -389,11 +389,12 @@ def _agreement(logits: np.ndarray, expected: np.ndarray, name: str) -> Agreement
 
 def low_agreement(rows: Iterable[BenchRow]) -> dict[str, float]:
     """Return the top-1 agreement of this package's engines where it is below the minimum for an export."""
-    agreements = {(row.engine, row.precision): row.top1_agreement for row in rows if row.engine in ENGINES}
     return {
-        f"{engine} {precision}": agreement
-        for (engine, precision), agreement in agreements.items()
-        if agreement is not None and agreement < MIN_AGREEMENT[precision]
+        f"{row.engine} {row.precision}": row.top1_agreement
+        for row in rows
+        if row.engine in ENGINES
+        and row.top1_agreement is not None
+        and row.top1_agreement < MIN_AGREEMENT[row.precision]
     }
 
 

@@ -21,14 +21,14 @@ def matrix_products(device: str, precisions: Sequence[str]) -> Callable[[], dict
     size = SIZE["cuda" if device.startswith("cuda") else "cpu"]
     products: dict[str, list[Callable[[], object]]] = {}
     for precision in precisions:
-        precision_context = products.setdefault(precision, [])
+        functions = products.setdefault(precision, [])
         if precision != "int8":
-            precision_context.append(_pytorch_product(device, precision, size))
+            functions.append(_pytorch_product(device, precision, size))
         if device == "cpu" and precision == "fp32":
             matrix = np.random.default_rng(0).random((size, size), np.float32)
-            precision_context.append(partial(np.matmul, matrix, matrix))
+            functions.append(partial(np.matmul, matrix, matrix))
         if device == "cpu" and find_spec("openvino") is not None:
-            precision_context.append(_openvino_product(precision, size))
+            functions.append(_openvino_product(precision, size))
 
     def measure() -> dict[str, float]:
         return {

@@ -69,16 +69,13 @@ class LoadedSystem:
     run: Callable[[Any], NDArray[np.float32]]
 
 
-Loader = Callable[[Workload, Path, Precision], LoadedSystem]  # from the model file
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity, because a dictionary has no hash
 class System:
     """A program that can run the network.
 
     Args:
         name: its name in the table.
-        load: loads it in a worker process.
+        load: loads it in a worker process from its model file.
         file: the model file that it loads; {} stands for fp32 or int8.
         package: the Python package that must be installed.
         precisions_on: precisions that it runs, by kind of device: cpu, cuda, gpu ...
@@ -87,15 +84,12 @@ class System:
     """
 
     name: str
-    load: Loader
+    load: Callable[[Workload, Path, Precision], LoadedSystem]
     file: str
     package: str
     precisions_on: DevicePrecisions = field(hash=False)
     compiled: bool = False
     format: str | None = None
-
-    def precisions(self, device: str) -> tuple[Precision, ...]:
-        return self.precisions_on.get(device.partition(":")[0], ())
 
 
 @dataclass(frozen=True)
@@ -122,7 +116,7 @@ def list_candidates(device: str, engines: Sequence[str], peers: bool, compiled: 
         Candidate(system, precision)
         for system in SYSTEMS.values()
         if (peers if system.format else system.name in engines) and (compiled or not system.compiled)
-        for precision in system.precisions(device)
+        for precision in system.precisions_on.get(device.partition(":")[0], ())
     ]
 
 
@@ -173,10 +167,9 @@ def load_on_pytorch(
     def prepare(pixels: Pixels) -> Any:
         return torch.from_numpy(workload.scale(pixels)).to(workload.device, memory_format=layout)
 
-    def run(images: Any) -> NDArray[np.float32]:
+    def run(images: Any) -> Any:
         with torch.no_grad(), torch.autocast(images.device.type, dtype) if dtype else nullcontext():
-            logits: NDArray[np.float32] = module(images).float().cpu().numpy()
-        return logits
+            return module(images).float().cpu().numpy()
 
     return LoadedSystem(prepare, run)
 
@@ -186,8 +179,13 @@ def load_torchvision(settings: Settings, file: Path) -> Any:
     import torch
     from torchvision.models import inception_v3
 
-    classes, aux = settings.num_classes, settings.create_aux_logits
-    network = inception_v3(weights=None, init_weights=False, transform_input=False, num_classes=classes, aux_logits=aux)
+    network = inception_v3(
+        weights=None,
+        init_weights=False,
+        transform_input=False,
+        num_classes=settings.num_classes,
+        aux_logits=settings.create_aux_logits,
+    )
     network.load_state_dict(torch.load(file, weights_only=True))
     return network
 
@@ -197,8 +195,9 @@ def load_timm(settings: Settings, file: Path) -> Any:
     from safetensors.torch import load_file
 
     network = import_module("timm").create_model("inception_v3", pretrained=False, num_classes=settings.num_classes)
-    tensors = load_file(file)
-    network.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("AuxLogits")})
+    network.load_state_dict(
+        {name: tensor for name, tensor in load_file(file).items() if not name.startswith("AuxLogits")}
+    )
     return network
 
 
@@ -217,8 +216,7 @@ def load_torchvision_on_openvino(workload: Workload, file: Path, precision: Prec
     from inception_v3.inference.engines.openvino import load_core
 
     hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision], "PERFORMANCE_HINT": "LATENCY"}
-    model = load_core().compile_model(file, "CPU", hints)
-    request = model.create_infer_request()
+    request = load_core().compile_model(file, "CPU", hints).create_infer_request()
     return LoadedSystem(workload.scale, lambda images: np.array(request.infer([images], share_inputs=True)[0]))
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inception_v3.benchmarking.matrix_product import MATRIX_PRODUCT, matrix_products
 from inception_v3.benchmarking.systems import SYSTEMS, Candidate, LoadedSystem, Workload
@@ -131,8 +130,10 @@ def _prepare(workload: Workload, system: str, precision: Any) -> tuple[Memory, C
         for _ in range(WARM_UP_BATCHES):
             loaded.run(batches[size])
         memory[str(size)] = _peak_memory(workload.device)
-    logits = _logits(loaded, workload.pixels, workload.batch_sizes[-1])
-    np.save(workload.folder / LOGITS_FILE.format(candidate), logits)
+    largest = workload.batch_sizes[-1]  # for all images, because another size might be compiled again
+    starts = range(0, len(workload.pixels), largest)
+    parts = [loaded.run(loaded.prepare(_batch(workload.pixels, start, largest))) for start in starts]
+    np.save(workload.folder / LOGITS_FILE.format(candidate), np.concatenate(parts)[: len(workload.pixels)])
     return memory, partial(_time_batches, loaded, batches)
 
 
@@ -156,12 +157,6 @@ def _peak_memory(device: str) -> float | None:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def _logits(loaded: LoadedSystem, pixels: Pixels, size: int) -> NDArray[np.float32]:
-    """Compute the logits of all images in batches of one size, because another size might be compiled again."""
-    parts = [loaded.run(loaded.prepare(_batch(pixels, start, size))) for start in range(0, len(pixels), size)]
-    return np.concatenate(parts)[: len(pixels)]
 
 
 def _time_batches(loaded: LoadedSystem, batches: dict[int, Any]) -> BatchTimes:

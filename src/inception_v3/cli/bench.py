@@ -104,14 +104,12 @@ def _split_list(option: str, value: str | None, known: tuple[str, ...]) -> tuple
 
 
 def _check_plot(path: Path) -> None:
-    from importlib.util import find_spec
-
     from inception_v3.support.files import check_writable
+    from inception_v3.support.packages import require_packages
 
     if path.suffix != ".png":
         raise InputError(f"{path}: the name must end in .png", exit_status=2)
-    if find_spec("matplotlib") is None:
-        raise InputError("--plot needs matplotlib; pip install 'inception-v3[train]'", exit_status=2)
+    require_packages(("matplotlib",), "--plot", "train")
     check_writable(path)
 
 

@@ -116,10 +116,8 @@ def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "
 
 
 def _print(written: "dict[str, Description]") -> None:
-    from inception_v3.cli.common import output
-
     for name, description in written.items():
         line = f"{name}: {description.precision}, {description.check or 'not checked'}"
         if description.kept_higher:
             line += f"\n  kept in float32: {', '.join(description.kept_higher)}"
-        output.print(line, highlight=False, markup=False, soft_wrap=True)
+        print(line)

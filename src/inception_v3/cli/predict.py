@@ -156,8 +156,7 @@ def _write(
     if remaining.unmatched:
         warn(f"{out}: {remaining.unmatched:,} results are of images that were not given this time; they are kept")
     if as_json:
-        counts = {"out": str(out), "pictures": count, "failed": failed, "earlier": remaining.done}
-        print(json.dumps(counts | about))
+        print(json.dumps({"out": str(out), "pictures": count, "failed": failed, "earlier": remaining.done, **about}))
     return count, failed
 
 

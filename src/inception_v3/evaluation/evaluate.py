@@ -264,8 +264,10 @@ def check_classes(model: InceptionV3, class_names: Sequence[str]) -> None:
     """Raises InputError if a model has another number of classes than there are names."""
     if model.settings.num_classes != len(class_names):
         name = model.origin.file if model.origin is not None else "the model"
-        counts = f"num_classes is {model.settings.num_classes}, but the data has {len(class_names)}"
-        raise InputError(f"{name}: {counts} classes; give data with the classes of the model")
+        raise InputError(
+            f"{name}: num_classes is {model.settings.num_classes}, but the data has {len(class_names)} classes; give "
+            "data with the classes of the model"
+        )
 
 
 def _log_probabilities(

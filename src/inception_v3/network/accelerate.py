@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inception_v3.network.architecture import Size
-from inception_v3.network.layers import BatchNorm, Conv2d, Pool2d, pad_same
+from inception_v3.network.layers import BatchNorm, Conv2d, Pool2d, pad
 from inception_v3.network.network import Branch, EndPoints, InceptionModule, InceptionV3Network
 
 Model = TypeVar("Model", bound=InceptionV3Network)
@@ -58,9 +58,7 @@ class AcceleratedConv2d(Conv2d):
         """Only the convolution and the bias: (N, in_channels, H, W) to (N, out_channels, H', W')."""
         if not self.training:
             return super().convolve(images)
-        padding = (0, 0)
-        if self.padding == "SAME":
-            images, padding = pad_same(images, self.kernel, self.stride)
+        images, padding = pad(images, self.kernel, self.stride, self.padding)
         if padding == (0, 0) and images.shape[2:] == self.kernel:
             rows, weights = images.permute(0, 2, 3, 1).flatten(1), self.weights.permute(0, 2, 3, 1).flatten(1)
             return F.linear(rows, weights, self.biases)[:, :, None, None]
@@ -124,12 +122,18 @@ def applies(net: Tensor, *modules: nn.Module) -> bool:
     moving averages.
     """
     return (
-        net.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        _runs_eagerly_on_cpu(net)
         and net.stride(1) == 1
         and net.numel() > net.shape[1]
         and all(_is_plain(part) for module in modules for part in module.modules())
+    )
+
+
+def _runs_eagerly_on_cpu(net: Tensor) -> bool:
+    return (
+        net.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
     )
 
 
@@ -156,7 +160,7 @@ def run_starts(net: Tensor, starts: Sequence[BranchStart]) -> list[Tensor]:
     layers, pool = [layer for _, layer in starts], starts[-1][0]
     norms = [_norm(layer) for layer in layers]
     widths = [len(norm.beta) for norm in norms]
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else net.dtype
+    dtype = _compute_dtype(net)
     kernels = torch.cat([layer.weights.to(dtype).flatten(1) for layer in layers])
     gamma: list[Tensor] = [norm.gamma for norm in norms if norm.gamma is not None]
     *outputs, mean, variance = cast(
@@ -217,10 +221,7 @@ class _BranchStarts(torch.autograd.Function):
         grad = torch.empty_like(product)
         for output, output_grad, part in zip(outputs, grads, grad.split_with_sizes(widths, 1), strict=False):
             torch.ops.aten.threshold_backward.grad_input(output_grad, output, 0, grad_input=part)
-        needs = [True, gamma is not None, True]
-        grad, gamma_grad, beta_grad = torch.ops.aten.native_batch_norm_backward(
-            grad, product, gamma, None, None, mean, deviation, True, epsilon, needs
-        )
+        grad, gamma_grad, beta_grad = _batch_norm_backward(grad, product, gamma, mean, deviation, epsilon)
         if pool:
             last = grad[:, -widths[-1] :]
             last.copy_(_average_backward(last, pool))
@@ -230,7 +231,7 @@ class _BranchStarts(torch.autograd.Function):
             net_grad = (rows @ kernels).unflatten(0, (len(net), *net.shape[2:])).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
             kernels_grad = rows.T @ net.permute(0, 2, 3, 1).flatten(0, 2)
-        return net_grad, kernels_grad, gamma_grad if gamma is not None else None, beta_grad, None, None, None
+        return net_grad, kernels_grad, gamma_grad, beta_grad, None, None, None
 
 
 def _product(net: Tensor, kernels: Tensor) -> Tensor:
@@ -256,7 +257,7 @@ def _differentiable(
 
 def _average_backward(grad: Tensor, pool: Pool2d) -> Tensor:
     """The gradient of an average pool of stride 1 with SAME padding and an odd kernel."""
-    _, padding = pad_same(grad, pool.kernel, 1)
+    _, padding = pad(grad, pool.kernel, 1, "SAME")
     if not pool.count_padding:  # the pool divided by the number of pixels inside the map, not by that of the kernel
         inside = F.avg_pool2d(torch.ones_like(grad[:1, :1], dtype=torch.float32), pool.kernel, 1, padding)
         grad = grad * inside.reciprocal().to(grad.dtype)
@@ -269,10 +270,17 @@ def _average_backward(grad: Tensor, pool: Pool2d) -> Tensor:
 def conv_then_max(net: Tensor, layer: Conv2d, pool: Pool2d) -> Tensor:
     """A layer with BatchNorm and a max pool with VALID padding: (N, C, H, W) to (N, C', H', W')."""
     norm = _norm(layer)
-    averages = norm.moving_mean, norm.moving_variance
-    options = 1 - norm.decay, norm.epsilon, pool
-    output: Tensor = _NormMaxRelu.apply(layer.convolve(net), norm.gamma, norm.beta, *averages, *options)
-    return output
+    output = _NormMaxRelu.apply(
+        layer.convolve(net),
+        norm.gamma,
+        norm.beta,
+        norm.moving_mean,
+        norm.moving_variance,
+        1 - norm.decay,
+        norm.epsilon,
+        pool,
+    )
+    return cast(Tensor, output)
 
 
 def _norm(layer: Conv2d) -> BatchNorm:
@@ -295,8 +303,9 @@ class _NormMaxRelu(torch.autograd.Function):
         epsilon: float,
         pool: Pool2d,
     ) -> Tensor:
-        averages = moving_mean, moving_variance
-        normalised, *saved = torch.native_batch_norm(net, gamma, beta, *averages, True, momentum, epsilon)
+        normalised, *saved = torch.native_batch_norm(
+            net, gamma, beta, moving_mean, moving_variance, True, momentum, epsilon
+        )
         output, indices = F.max_pool2d(normalised, pool.kernel, pool.stride, return_indices=True)
         F.relu_(output)
         ctx.save_for_backward(net, gamma, beta, *saved, output, indices)
@@ -311,13 +320,21 @@ class _NormMaxRelu(torch.autograd.Function):
             again = F.relu(pool.forward(F.batch_norm(net, None, None, gamma, beta, True, 0.0, epsilon)))
             return *_gradients([again], (net, gamma, beta), grads), None, None, None, None, None
         grad = torch.ops.aten.threshold_backward(grads[0], output, 0)
-        geometry = pool.kernel, [pool.stride] * 2, [0, 0], [1, 1], False
-        grad = torch.ops.aten.max_pool2d_with_indices_backward(grad, net, *geometry, indices)
-        needs = [True, gamma is not None, True]
-        grad, gamma_grad, beta_grad = torch.ops.aten.native_batch_norm_backward(
-            grad, net, gamma, None, None, mean, deviation, True, epsilon, needs
+        grad = torch.ops.aten.max_pool2d_with_indices_backward(
+            grad, net, pool.kernel, [pool.stride] * 2, [0, 0], [1, 1], False, indices
         )
-        return grad, gamma_grad if gamma is not None else None, beta_grad, None, None, None, None, None
+        return *_batch_norm_backward(grad, net, gamma, mean, deviation, epsilon), None, None, None, None, None
+
+
+def _batch_norm_backward(
+    grad: Tensor, net: Tensor, gamma: Tensor | None, mean: Tensor, deviation: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Gradients of the input, the scale and the offset of a BatchNorm in training."""
+    needs = [True, gamma is not None, True]
+    net_grad, gamma_grad, beta_grad = torch.ops.aten.native_batch_norm_backward(
+        grad, net, gamma, None, None, mean, deviation, True, epsilon, needs
+    )
+    return net_grad, gamma_grad if gamma is not None else None, beta_grad
 
 
 def _gradients(
@@ -334,10 +351,11 @@ def _gradients(
 
 def _computes_in_bf16(images: Tensor) -> bool:
     """Whether a CPU convolves these images in bfloat16, eagerly: neither under a compiler nor under torch.func."""
-    if images.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    autocast = torch.is_autocast_enabled("cpu")
-    return (torch.get_autocast_dtype("cpu") if autocast else images.dtype) == torch.bfloat16
+    return _runs_eagerly_on_cpu(images) and _compute_dtype(images) == torch.bfloat16
+
+
+def _compute_dtype(net: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else net.dtype
 
 
 class _SmallMapConvolution(torch.autograd.Function):

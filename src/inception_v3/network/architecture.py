@@ -171,22 +171,35 @@ HEAD_END_POINTS = ("AuxLogits", "AvgPool_1a", "PreLogits", "Logits", "Prediction
 
 
 @dataclass(frozen=True)
+class FeatureMap:
+    """The output of a layer for one image. Sizes are (height, width) in pixels.
+
+    `receptive_field` is the size of the image region on which one pixel of the map depends, `jump` the distance in the
+    image between the regions of two neighbouring pixels.
+    """
+
+    channels: int
+    size: Size
+    receptive_field: Size = (1, 1)
+    jump: Size = (1, 1)
+
+
+@dataclass(frozen=True)
 class Layer:
     """One layer of the network for a choice of options and image size.
 
-    `name` is TF-Slim's scope below `InceptionV3/`, such as `Mixed_5b/Branch_1/Conv2d_0a_1x1`. Sizes are (height, width)
-    in pixels. `receptive_field` is the size of the image region on which one output pixel depends, `jump` the distance
-    in the image between the regions of two neighbouring output pixels.
+    `name` is TF-Slim's scope below `InceptionV3/`, such as `Mixed_5b/Branch_1/Conv2d_0a_1x1`.
     """
 
     name: str
     table: Conv | Pool
     kernel: Size
     in_channels: int
-    out_channels: int
-    output_size: Size
-    receptive_field: Size
-    jump: Size
+    output: FeatureMap
+
+    @property
+    def out_channels(self) -> int:
+        return self.output.channels
 
     @property
     def end_point(self) -> str:
@@ -214,7 +227,7 @@ class Layer:
         """Multiply-accumulates of the convolution for one image."""
         if isinstance(self.table, Pool):
             return 0
-        height, width = self.output_size
+        height, width = self.output.size
         return height * width * self.kernel[0] * self.kernel[1] * self.in_channels * self.out_channels
 
 
@@ -240,16 +253,6 @@ class EndPoint:
     @property
     def macs(self) -> int:
         return sum(layer.macs for layer in self.layers)
-
-
-@dataclass(frozen=True)
-class _Map:
-    """A feature map between two layers; receptive field and jump as in Layer."""
-
-    channels: int
-    size: Size
-    receptive_field: Size = (1, 1)
-    jump: Size = (1, 1)
 
 
 Channels = Callable[[Conv], int]  # the number of output channels of a convolution
@@ -304,7 +307,7 @@ def end_points(
         return num_classes if table.width is None else depth(table.width, depth_multiplier, min_depth)
 
     points, maps = [], {}
-    net = _Map(3, (height, width))
+    net = FeatureMap(3, (height, width))
     for node in BASE:
         if isinstance(node, Mixed):
             branches = [_chain(steps, f"{node.name}/{name}/", net, channels) for name, steps in node.named_branches]
@@ -320,33 +323,32 @@ def end_points(
         layers, aux_logits = _chain(AUX_LOGITS, "AuxLogits/", maps[AUX_INPUT], channels)
         points.append(_end_point("AuxLogits", aux_logits, layers))
     pool = _layer(LOGITS[0], "Logits/", net, channels, shrink_to=net.size if global_pool else None)
-    logits = _layer(LOGITS[1], "Logits/", _output(pool), channels)
+    logits = _layer(LOGITS[1], "Logits/", pool.output, channels)
     return [
         *points,
-        _end_point("AvgPool_1a", _output(pool), [pool]),
-        _end_point("PreLogits", _output(pool), []),
-        _end_point("Logits", _output(logits), [logits]),
-        _end_point("Predictions", _output(logits), []),
+        _end_point("AvgPool_1a", pool.output, [pool]),
+        _end_point("PreLogits", pool.output, []),
+        _end_point("Logits", logits.output, [logits]),
+        _end_point("Predictions", logits.output, []),
     ]
 
 
 def minimum_size(final_endpoint: str | None = None) -> int:
     """Return the smallest height and width for which every map up to `final_endpoint` has a pixel: 75 for all maps."""
     last = BASE_END_POINTS.index(final_endpoint) if final_endpoint else len(BASE) - 1
-    return next(size for size in range(1, 1000) if _leaves_a_pixel(size, BASE[: last + 1]))
+    length = 1
+    for node in reversed(BASE[: last + 1]):
+        branches = node.branches if isinstance(node, Mixed) else ((node,),)
+        length = max(_input_length(steps, length) for steps in branches)
+    return length
 
 
-def _leaves_a_pixel(length: int, nodes: Iterable[Conv | Pool | Mixed]) -> bool:
-    for node in nodes:
-        for steps in node.branches if isinstance(node, Mixed) else ((node,),):
-            branch_length = length
-            for step in steps:
-                table = step[0] if isinstance(step, tuple) else step
-                branch_length = output_length(branch_length, table.kernel[0], table.stride, table.padding)
-                if branch_length < 1:
-                    return False
-        length = branch_length
-    return True
+def _input_length(steps: Branch, length: int) -> int:
+    """Return the smallest input of a branch for an output of at least `length`."""
+    for step in reversed(steps):
+        table = step[0] if isinstance(step, tuple) else step
+        length = (length - 1) * table.stride + (table.kernel[0] if table.padding == "VALID" else 1)
+    return length
 
 
 def needs_global_pool(image_size: Size) -> bool:
@@ -359,49 +361,40 @@ def needs_global_pool(image_size: Size) -> bool:
     return last.height > pool[0] or last.width > pool[1]
 
 
-def _layer(table: Conv | Pool, scope: str, net: _Map, channels: Channels, shrink_to: Size | None = None) -> Layer:
+def _layer(table: Conv | Pool, scope: str, net: FeatureMap, channels: Channels, shrink_to: Size | None = None) -> Layer:
     """Return a layer that reads `net`. `shrink_to` is the kernel of a layer that shrinks, by default the map's size."""
     kernel = table.kernel
     if table.shrinks:
         kernel = shrink_to or (min(kernel[0], net.size[0]), min(kernel[1], net.size[1]))
-    return Layer(
-        name=scope + table.name.format(*kernel),
-        table=table,
-        kernel=kernel,
-        in_channels=net.channels,
-        out_channels=net.channels if isinstance(table, Pool) else channels(table),
-        output_size=_pair(
-            output_length(n, k, table.stride, table.padding) for n, k in zip(net.size, kernel, strict=True)
-        ),
+    output = FeatureMap(
+        channels=net.channels if isinstance(table, Pool) else channels(table),
+        size=_pair(output_length(n, k, table.stride, table.padding) for n, k in zip(net.size, kernel, strict=True)),
         receptive_field=_pair(
             field + (k - 1) * jump for field, k, jump in zip(net.receptive_field, kernel, net.jump, strict=True)
         ),
         jump=_pair(jump * table.stride for jump in net.jump),
     )
+    return Layer(scope + table.name.format(*kernel), table, kernel, net.channels, output)
 
 
-def _chain(steps: Iterable[Step], scope: str, net: _Map, channels: Channels) -> tuple[list[Layer], _Map]:
+def _chain(steps: Iterable[Step], scope: str, net: FeatureMap, channels: Channels) -> tuple[list[Layer], FeatureMap]:
     """Return the layers of a branch that reads `net`, and its output."""
     layers: list[Layer] = []
     for step in steps:
         parallel = [_layer(table, scope, net, channels) for table in (step if isinstance(step, tuple) else (step,))]
         layers += parallel
-        net = _join(map(_output, parallel))
+        net = _join(layer.output for layer in parallel)
     return layers, net
 
 
-def _output(layer: Layer) -> _Map:
-    return _Map(layer.out_channels, layer.output_size, layer.receptive_field, layer.jump)
-
-
-def _join(maps: Iterable[_Map]) -> _Map:
+def _join(maps: Iterable[FeatureMap]) -> FeatureMap:
     """Join maps of one size along the channels. The receptive field is that of the map with the largest one."""
     parts = list(maps)
     receptive_field = max(part.receptive_field[0] for part in parts), max(part.receptive_field[1] for part in parts)
-    return _Map(sum(part.channels for part in parts), parts[0].size, receptive_field, parts[0].jump)
+    return FeatureMap(sum(part.channels for part in parts), parts[0].size, receptive_field, parts[0].jump)
 
 
-def _end_point(name: str, net: _Map, layers: Iterable[Layer]) -> EndPoint:
+def _end_point(name: str, net: FeatureMap, layers: Iterable[Layer]) -> EndPoint:
     return EndPoint(name, *net.size, net.channels, net.receptive_field, tuple(layers))
 
 

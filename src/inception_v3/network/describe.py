@@ -20,22 +20,21 @@ def describe_network(**options: Any) -> dict[str, Any]:
     heads = [point for point in points if point.name not in BASE_END_POINTS]
     return {
         "options": options,
-        "end_points": [_row(point) for point in points],
+        "end_points": [
+            {
+                "name": point.name,
+                "built_as": built_as(point.name),
+                "height": point.height,
+                "width": point.width,
+                "channels": point.channels,
+                "receptive_field": point.receptive_field[0],
+                **_total([point]),
+            }
+            for point in points
+        ],
         "base": _total(base),
         "heads": {point.name: _total([point]) for point in heads if point.layers},
         "total": _total(points),
-    }
-
-
-def _row(point: EndPoint) -> dict[str, Any]:
-    return {
-        "name": point.name,
-        "built_as": built_as(point.name),
-        "height": point.height,
-        "width": point.width,
-        "channels": point.channels,
-        "receptive_field": point.receptive_field[0],
-        **_total([point]),
     }
 
 

@@ -22,12 +22,14 @@ def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def pad_same(images: Tensor, kernel: Size, stride: int, value: float = 0.0) -> tuple[Tensor, Size]:
+def pad(images: Tensor, kernel: Size, stride: int, padding: Padding, value: float = 0.0) -> tuple[Tensor, Size]:
     """Apply SAME padding where a PyTorch layer cannot do it itself.
 
     Returns the images, padded if the padding is asymmetric, and the symmetric padding (height, width) that is left
-    for the layer to apply.
+    for the layer to apply. With VALID padding both are unchanged and zero.
     """
+    if padding == "VALID":
+        return images, (0, 0)
     top, bottom = same_padding(images.shape[2], kernel[0], stride)
     left, right = same_padding(images.shape[3], kernel[1], stride)
     if top == bottom and left == right:
@@ -74,9 +76,7 @@ class Conv2d(nn.Module):
 
     def convolve(self, images: Tensor) -> Tensor:
         """Only the convolution and the bias, of the same shapes as `forward`."""
-        padding = (0, 0)
-        if self.padding == "SAME":
-            images, padding = pad_same(images, self.kernel, self.stride)
+        images, padding = pad(images, self.kernel, self.stride, self.padding)
         return F.conv2d(images, self.weights, self.biases, self.stride, padding)
 
     def extra_repr(self) -> str:
@@ -93,16 +93,13 @@ class BatchNorm(nn.Module):
     TensorFlow's fused operation.
     """
 
-    moving_mean: Tensor
-    moving_variance: Tensor
-
     def __init__(self, channels: int, decay: float = 0.9997, epsilon: float = 0.001, scale: bool = False) -> None:
         super().__init__()
         self.decay, self.epsilon = decay, epsilon
         self.beta = nn.Parameter(torch.zeros(channels))
         self.gamma = nn.Parameter(torch.ones(channels)) if scale else None
-        self.register_buffer("moving_mean", torch.zeros(channels))
-        self.register_buffer("moving_variance", torch.ones(channels))
+        self.moving_mean = nn.Buffer(torch.zeros(channels))
+        self.moving_variance = nn.Buffer(torch.ones(channels))
 
     def forward(self, net: Tensor) -> Tensor:
         """Normalise (N, C, H, W): in training over N, H and W, else by the moving averages."""
@@ -161,19 +158,15 @@ class Pool2d(nn.Module):
         kernel = self.kernel
         if self.shrinks:
             kernel = min(kernel[0], net.shape[2]), min(kernel[1], net.shape[3])
-        if self.padding == "VALID":
-            pool = F.max_pool2d if self.kind == "max" else F.avg_pool2d
-            return pool(net, kernel, self.stride)
+        value = float("-inf") if self.kind == "max" else 0.0
+        padded, padding = pad(net, kernel, self.stride, self.padding, value)
         if self.kind == "max":
-            padded, padding = pad_same(net, kernel, self.stride, value=float("-inf"))
             return F.max_pool2d(padded, kernel, self.stride, padding)
-        padded, padding = pad_same(net, kernel, self.stride)
-        if padded is net:
-            return F.avg_pool2d(net, kernel, self.stride, padding, count_include_pad=self.count_padding)
-        if self.count_padding:
-            return F.avg_pool2d(padded, kernel, self.stride)
-        inside, _ = pad_same(torch.ones_like(net[:1, :1]), kernel, self.stride)
-        return F.avg_pool2d(padded, kernel, self.stride) / F.avg_pool2d(inside, kernel, self.stride)
+        averages = F.avg_pool2d(padded, kernel, self.stride, padding, count_include_pad=self.count_padding)
+        if padded is net or self.count_padding:
+            return averages
+        inside, _ = pad(torch.ones_like(net[:1, :1]), kernel, self.stride, self.padding)
+        return averages / F.avg_pool2d(inside, kernel, self.stride)
 
     def extra_repr(self) -> str:
         size = "x".join(map(str, self.kernel))

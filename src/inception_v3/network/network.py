@@ -30,15 +30,12 @@ from inception_v3.network.settings import Settings
 EndPoints = dict[str, Tensor]
 
 
-class Branch(nn.Module):
+class Branch(nn.ModuleDict):
     """One branch of an Inception module: steps in sequence, each one layer or several joined along the channels."""
 
     def __init__(self, steps: BranchTable, layers: dict[str, nn.Module]) -> None:
-        super().__init__()
+        super().__init__(layers)
         self.steps = [[table.name for table in (step if isinstance(step, tuple) else (step,))] for step in steps]
-        for names in self.steps:
-            for name in names:
-                self.add_module(name, layers[name])
 
     def forward(self, net: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
@@ -47,29 +44,17 @@ class Branch(nn.Module):
     def run_from(self, first: int, net: Tensor) -> Tensor:
         """Run the steps from index `first` on, given the output of the step before it."""
         for names in self.steps[first:]:
-            outputs = [self.get_submodule(name)(net) for name in names]
+            outputs = [self[name](net) for name in names]
             net = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
         return net
 
 
-class InceptionModule(nn.Module):
+class InceptionModule(nn.ModuleDict):
     """Branches that read the same input, joined along the channels."""
-
-    def __init__(self, branches: dict[str, Branch]) -> None:
-        super().__init__()
-        for name, branch in branches.items():
-            self.add_module(name, branch)
 
     def forward(self, net: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
         return torch.cat([branch(net) for branch in self.children()], 1)
-
-
-class Head(nn.Sequential):
-    """The layers of a head in sequence, under their names; `InceptionV3Network` runs them."""
-
-    def __init__(self, layers: dict[str, nn.Module]) -> None:
-        super().__init__(OrderedDict(layers))
 
 
 def run_layers(
@@ -109,8 +94,10 @@ class InceptionV3Network(nn.Module):
         )
         layers = {layer.name: _build(layer, settings) for point in points for layer in point.layers}
 
-        def below(scope: str) -> dict[str, nn.Module]:
-            return {name.removeprefix(scope): layer for name, layer in layers.items() if name.startswith(scope)}
+        def below(scope: str) -> OrderedDict[str, nn.Module]:
+            return OrderedDict(
+                (name.removeprefix(scope), layer) for name, layer in layers.items() if name.startswith(scope)
+            )
 
         for node in architecture.BASE[: len(self.base_end_points)]:
             if isinstance(node, Mixed):
@@ -119,8 +106,8 @@ class InceptionV3Network(nn.Module):
             else:
                 self.add_module(node.name, layers[node.name])
         if settings.final_endpoint is None:
-            self.AuxLogits = Head(below("AuxLogits/")) if settings.create_aux_logits else None
-            self.Logits = Head(below("Logits/"))
+            self.AuxLogits = nn.Sequential(below("AuxLogits/")) if settings.create_aux_logits else None
+            self.Logits = nn.Sequential(below("Logits/"))
 
     @property
     def image_size(self) -> Size:
@@ -250,11 +237,7 @@ def _build(layer: Layer, settings: Settings) -> nn.Module:
     if isinstance(table, Pool):
         kind = settings.mixed_7c_pool if layer.name == MAX_POOL_OF_2015 else table.kind
         return Pool2d(kind, table.kernel, table.stride, table.padding, table.shrinks, settings.count_padding)
-    batch_norm = None
-    if layer.normalized:
-        batch_norm = BatchNorm(
-            layer.out_channels, settings.batch_norm_decay, settings.batch_norm_epsilon, settings.batch_norm_scale
-        )
+    options = settings.batch_norm_decay, settings.batch_norm_epsilon, settings.batch_norm_scale
     return Conv2d(
         layer.in_channels,
         layer.out_channels,
@@ -262,7 +245,7 @@ def _build(layer: Layer, settings: Settings) -> nn.Module:
         table.stride,
         table.padding,
         stddev=table.stddev,
-        batch_norm=batch_norm,
+        batch_norm=BatchNorm(layer.out_channels, *options) if layer.normalized else None,
     )
 
 

@@ -6,27 +6,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from inception_v3.network.layers import BatchNorm, Conv2d
+from inception_v3.network.layers import BatchNorm
 
 
 def synchronise_batch_norm(model: nn.Module) -> nn.Module:
     """Replace every BatchNorm of the model, in place, by one that normalises over the images of all processes."""
-    for module in list(model.modules()):
-        if isinstance(module, Conv2d) and module.BatchNorm is not None:
-            module.BatchNorm = SyncBatchNorm.of(module.BatchNorm)
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.__class__ = SyncBatchNorm
     return model
 
 
 class SyncBatchNorm(BatchNorm):
     """BatchNorm over the images of all processes, with the result that one process with all of them would get."""
-
-    @classmethod
-    def of(cls, layer: BatchNorm) -> "SyncBatchNorm":
-        """A layer that shares (not copies) the parameters and moving averages of another."""
-        synchronised = cls(len(layer.beta), layer.decay, layer.epsilon, scale=layer.gamma is not None)
-        synchronised.beta, synchronised.gamma = layer.beta, layer.gamma
-        synchronised.moving_mean, synchronised.moving_variance = layer.moving_mean, layer.moving_variance
-        return synchronised.train(layer.training)
 
     def forward(self, net: Tensor) -> Tensor:
         """Normalise (N, C, H, W): in training over N, H and W of all processes, else by the moving averages."""

@@ -20,8 +20,9 @@ def pick_device(name: str | None = None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        message = f"--device {name}: cannot be used on this machine ({reason}); leave it out to pick one"
-        raise InputError(message, exit_status=2) from error
+        raise InputError(
+            f"--device {name}: cannot be used on this machine ({reason}); leave it out to pick one", exit_status=2
+        ) from error
     return device
 
 
@@ -40,8 +41,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 def precision_context(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Return a context that computes in full float32, or in bfloat16 autocast for "bf16" (see `autocast`)."""
     # By default PyTorch computes float32 convolutions on a GPU in TF32, whose mantissa is as short as float16's.
-    full_float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return autocast(device) if precision == "bf16" else full_float32
+    return autocast(device) if precision == "bf16" else torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 @contextmanager

@@ -108,12 +108,11 @@ def process_group(
             raise SystemExit(error.exit_status) from error
         raise
     except RuntimeError as error:
-        if isinstance(error, dist.DistError | _TerminatedError) or "gloo" in str(error).lower():
-            if _error_already_reported(store):
-                raise SystemExit(1) from error
-            message = f"another process has ended or does not respond; see its output, and {remedy}"
-            raise InputError(message) from error
-        raise
+        if not isinstance(error, dist.DistError | _TerminatedError) and "gloo" not in str(error).lower():
+            raise
+        if _error_already_reported(store):
+            raise SystemExit(1) from error
+        raise InputError(f"another process has ended or does not respond; see its output, and {remedy}") from error
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, previous_handler)
@@ -145,8 +144,10 @@ def local_device(device: torch.device) -> torch.device:
         return device
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= torch.cuda.device_count():
-        message = f"{local_rank + 1} or more processes, {torch.cuda.device_count()} GPUs: lower --nproc-per-node"
-        raise InputError(message, exit_status=2)
+        raise InputError(
+            f"{local_rank + 1} or more processes, {torch.cuda.device_count()} GPUs: lower --nproc-per-node",
+            exit_status=2,
+        )
     own = torch.device("cuda", local_rank)
     torch.cuda.set_device(own)
     return own

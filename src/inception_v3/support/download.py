@@ -23,7 +23,7 @@ from rich.console import Console
 
 from inception_v3.errors import InputError
 from inception_v3.support.files import file_lock, write_error
-from inception_v3.support.progress import download_bar
+from inception_v3.support.progress import progress_bar
 
 TIMEOUT = 20.0  # seconds without a byte
 ATTEMPTS = 4  # in a row that bring nothing
@@ -114,7 +114,7 @@ def _download_with_retries(url: str, received: _PartialFile, checksum: str | Non
     """Repeat attempts until `received` is the whole file, and verify its checksum."""
     first = most = received.size
     failures = 0
-    with download_bar(console) as progress:
+    with progress_bar(console, count_bytes=True) as progress:
         task = progress.add_task(received.path.stem, total=None)
         while not (checksum is not None and _is_complete(received.path, checksum)):  # it may be complete from before
             try:
@@ -167,8 +167,10 @@ def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None
                 raise _AttemptError("the server sent a different part than the requested one")
         else:  # the whole file: it was requested, or the server has another version now or does not support Range
             size = 0
-        total = None if response.length is None else size + response.length
-        _check_space(url, received.path.parent, size, total)
+        total = None
+        if response.length is not None:
+            total = size + response.length
+            _check_space(url, received.path.parent, size, total)
         try:
             if not size:
                 received.discard()
@@ -239,10 +241,8 @@ def _version(headers: Message) -> str:
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
-def _check_space(url: str, folder: Path, size: int, total: int | None) -> None:
+def _check_space(url: str, folder: Path, size: int, total: int) -> None:
     """Raise InputError, before anything is written, if the file is too large for the limit or for the disk."""
-    if total is None:
-        return
     if total > MAX_BYTES:
         raise _too_large(url, total)
     free = shutil.disk_usage(folder).free

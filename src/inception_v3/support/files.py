@@ -24,7 +24,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())  # some libraries create files that only the owner can read
+        umask = os.umask(0o077)  # the system reports it only when a new one is set, so set it twice
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # some libraries create files that only the owner can read
         temporary.replace(path)
     except Exception as error:
         raise write_error(path, error) from error
@@ -45,16 +47,14 @@ def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterato
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             on_wait()
-            lock.acquire()
+            held = lock.acquire()
     except OSError as error:
         raise write_error(path, error) from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def cache_folder(*parts: str) -> Path:
@@ -83,13 +83,6 @@ def check_writable(path: Path) -> None:
 
 def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-def _umask() -> int:
-    """Return the process's umask. The system reports it only when a new one is set, so set it twice."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def checksum(file: Path) -> str:

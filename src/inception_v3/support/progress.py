@@ -11,9 +11,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     SpinnerColumn,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -24,21 +22,16 @@ REFRESH_SECONDS = 0.2  # between two updates of the image counter
 Item = TypeVar("Item")
 
 
-def progress_bar(console: Console) -> Progress:
-    """Return a bar whose tasks have a `figures` field for changing text: `bar.add_task(text, total=n, figures="")`."""
-    return _bar(console, MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+def progress_bar(console: Console, *, count_bytes: bool = False) -> Progress:
+    """Return a bar that counts items, or the bytes of a download.
 
-
-def download_bar(console: Console) -> Progress:
-    """Return a bar that counts bytes."""
-    return _bar(console, DownloadColumn(), TransferSpeedColumn())
-
-
-def _bar(console: Console, *columns: ProgressColumn) -> Progress:
+    A bar of items has a `figures` field for changing text in its tasks: `bar.add_task(text, total=n, figures="")`.
+    """
+    items = MofNCompleteColumn(), TextColumn("{task.fields[figures]}")
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        *columns,
+        *((DownloadColumn(), TransferSpeedColumn()) if count_bytes else items),
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=console,
@@ -52,21 +45,17 @@ def image_counter(console: Console) -> Iterator[Callable[[int], None]]:
     """Show a live count of images whose total is not known. Yields a function to call with the count so far."""
     columns = (SpinnerColumn(), TextColumn("{task.completed:,} images"), TextColumn("{task.fields[figures]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        yield _ImageCounter(bar, bar.add_task("", total=None, figures=""))
+        task = bar.add_task("", total=None, figures="")
+        started = updated = time.monotonic()
 
+        def update(count: int) -> None:
+            nonlocal updated
+            now = time.monotonic()
+            if now > updated + REFRESH_SECONDS:  # an update takes longer than all other work on an image
+                updated = now
+                bar.update(task, completed=count, figures=f"{count / (now - started):.1f}/s")
 
-class _ImageCounter:
-    """Updates a bar at most every REFRESH_SECONDS: an update takes longer than all other work on an image."""
-
-    def __init__(self, bar: Progress, task: TaskID) -> None:
-        self._bar, self._task = bar, task
-        self._started = self._updated = time.monotonic()
-
-    def __call__(self, count: int) -> None:
-        now = time.monotonic()
-        if now > self._updated + REFRESH_SECONDS:
-            self._updated = now
-            self._bar.update(self._task, completed=count, figures=f"{count / (now - self._started):.1f}/s")
+        yield update
 
 
 class Throughput:
