@@ -1,8 +1,9 @@
 """`inception-v3 evaluate`"""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
 
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The models, the data and the settings, as they are reported. `models` are the first model and those of --with."""
+
+    models: list[str]
+    weights: str
+    data: str
+    crops: int
+    precision: "EvaluationPrecision"
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[str, typer.Argument(help="digits, or a folder of class/image files.")],
@@ -55,10 +67,10 @@ def evaluate(
     ):
         if value not in choices:
             raise InputError(f"{option} must be {' or '.join(map(str, choices))}, not {value}", exit_status=2)
-    models = [model, *(others or ())]
+    options = EvaluateOptions([model, *(others or ())], weights, data, crops, cast("EvaluationPrecision", precision))
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         report /= "report.html"
-    from inception_v3.support.files import check_writable, checksum
+    from inception_v3.support.files import check_writable
 
     for file in filter(None, (report, table)):
         check_writable(file)  # before hours of work
@@ -74,7 +86,7 @@ def evaluate(
     if precision == "bf16" and not has_bf16(torch_device):
         raise InputError(f"--precision bf16: this {torch_device.type} does not support it; leave it out", exit_status=2)
     with process_group(torch_device, remedy="start all processes again") as processes:
-        networks, files = _load(models, weights, weights_file, torch_device)
+        networks, files = _load(options, weights_file, torch_device)
         seen = [training_images(network.origin.file) for network in networks if network.origin is not None]
         images = load_held_out(data, networks[0].class_names, *seen)
         if workers is None:  # with many crops a worker needs much memory, and two keep the network busy
@@ -85,7 +97,7 @@ def evaluate(
                 networks,
                 images,
                 crops=crops,
-                precision=cast("EvaluationPrecision", precision),
+                precision=options.precision,
                 batch_size=batch_size,
                 workers=workers,
                 group=processes,
@@ -93,21 +105,11 @@ def evaluate(
             )
     if processes.rank == 0:  # only the first process reports
         metrics.bad = [*images.bad, *metrics.bad]
-        settings = {
-            "models": [
-                {"name": name, "file": str(file), "sha256": checksum(file)}
-                for name, file in zip(models, files, strict=True)
-            ],
-            "weights": weights,
-            "data": data,
-            "crops": crops,
-            "precision": precision,
-        }
-        _report(settings, images, metrics, report, table, as_json)
+        _report(options, files, images, metrics, report, table, as_json)
 
 
 def _load(
-    models: list[str], weights: str, weights_file: Path | None, device: "torch.device"
+    options: EvaluateOptions, weights_file: Path | None, device: "torch.device"
 ) -> tuple[list["InceptionV3"], list[Path]]:
     """Load the models, which must have the same classes, and return them with the files of their weights.
 
@@ -117,16 +119,18 @@ def _load(
 
     networks: list[InceptionV3] = []
     files = []
-    for name in models:
+    for name in options.models:
         network = load(name, device, weights_file=None if networks else weights_file)
         assert network.origin is not None  # because it was loaded
-        files.append(_load_raw_weights(network, network.origin.file) if weights == "raw" else network.origin.file)
+        files.append(
+            _load_raw_weights(network, network.origin.file) if options.weights == "raw" else network.origin.file
+        )
         networks.append(network)
         if (
             network.class_names != networks[0].class_names
             or network.settings.num_classes != networks[0].settings.num_classes
         ):
-            raise InputError(f"{name}: its classes differ from those of {models[0]}; leave one of the two out")
+            raise InputError(f"{name}: its classes differ from those of {options.models[0]}; leave one of the two out")
     return networks, files
 
 
@@ -144,15 +148,14 @@ def _load_raw_weights(network: "InceptionV3", model: Path) -> Path:
         with safe_open(states[-1], "pt") as state:
             network.load_state_dict({name: state.get_tensor(f"model.{name}") for name in network.state_dict()})
     except (SafetensorError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{states[-1]}: does not hold the raw weights of {model.name} ({reason}); leave out --weights"
-        ) from error
+        reason = f"does not hold the raw weights of {model.name} ({str(error).splitlines()[0]})"
+        raise InputError(f"{states[-1]}: {reason}; leave out --weights") from error
     return states[-1]
 
 
 def _report(
-    settings: dict[str, Any],
+    options: EvaluateOptions,
+    files: list[Path],
     images: "LabelledImages",
     metrics: "Metrics",
     report: Path | None,
@@ -160,25 +163,27 @@ def _report(
     as_json: bool,
 ) -> None:
     """Print the metrics, and write the page and the table."""
-    model = settings["models"][0]["name"]
     total = metrics.count + len(metrics.bad)
     if not metrics.count:
         warn_unreadable(unreadable_lines(metrics.bad), total)
-        raise InputError(f"{settings['data']}: none of its {total} images can be read; check the folder")
+        raise InputError(f"{options.data}: none of its {total} images can be read; check the folder")
     if metrics.unanswered == metrics.count:
-        raise InputError(
-            f"{model}: its outputs are not finite for any image, so the weights are damaged; download or train them "
-            "again"
-        )
+        message = "its outputs are not finite for any image, so the weights are damaged; download or train them again"
+        raise InputError(f"{options.models[0]}: {message}")
     from inception_v3.evaluation.report import write_csv, write_html
+    from inception_v3.support.files import checksum
 
+    models = zip(options.models, files, strict=True)
+    settings = asdict(options) | {
+        "models": [{"name": name, "file": str(file), "sha256": checksum(file)} for name, file in models]
+    }
     if as_json:
         print(json.dumps(settings | metrics.as_dict(), allow_nan=False))
     else:
         _show(metrics)
     if metrics.unanswered:
         warn(
-            f"{model}: outputs are not finite for {metrics.unanswered} of {metrics.count} images, which "
+            f"{options.models[0]}: outputs are not finite for {metrics.unanswered} of {metrics.count} images, which "
             "count as mistakes and are left out of loss and ECE; check the model"
         )
     warn_unreadable(unreadable_lines(metrics.bad), total)
