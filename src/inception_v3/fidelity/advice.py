@@ -29,13 +29,11 @@ def advice(result: FidelityResult) -> list[str]:
 
 
 def _overlap(generated: ComparedSet, reference: ComparedSet) -> Iterator[str]:
-    if generated.features is None or reference.features is None:
-        return
-    keys, reference_keys = (_as_values(side.features.pixel_keys) for side in (generated, reference) if side.features)
-    if shared := int(np.isin(keys, reference_keys).sum()):
+    keys = [_as_values(side.features.pixel_keys) for side in (generated, reference) if side.features]
+    if len(keys) == 2 and (shared := int(np.isin(keys[0], keys[1]).sum())):
         yield (
-            f"{shared} of {len(keys)} generated images are also in the reference, so the scores are too good; remove "
-            "them from one set"
+            f"{shared} of {len(keys[0])} generated images are also in the reference, so the scores are too good; "
+            "remove them from one set"
         )
 
 
@@ -105,8 +103,7 @@ def _precisions(result: FidelityResult) -> Iterator[str]:
 
 
 def _counts(result: FidelityResult, reference: ComparedSet) -> Iterator[str]:
-    counts = result.generated.facts.count, reference.facts.count
-    known = [count for count in counts if count is not None]
+    known = [side.facts.count for side in (result.generated, reference) if side.facts.count is not None]
     low, high = result.scores.get("fid_low"), result.scores.get("fid_high")
     if known and min(known) < ENOUGH_IMAGES:
         interval = f" (95 % interval {low:.4g} to {high:.4g})" if low is not None and high is not None else ""

@@ -76,8 +76,9 @@ class FeatureCache:
             try:
                 yield self._connection
             except (OSError, sqlite3.Error) as error:
-                remedy = "delete it or choose another --cache"
-                self.problem = f"{self.path}: cannot be used as feature cache ({error}); {remedy}"
+                self.problem = (
+                    f"{self.path}: cannot be used as feature cache ({error}); delete it or choose another --cache"
+                )
                 if self._connection is not None:
                     self._connection.close()
                 self._connection = None

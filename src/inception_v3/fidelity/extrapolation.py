@@ -56,13 +56,14 @@ def extrapolate(
     if min(counts) < MIN_IMAGES:
         raise NoScoreError(f"{min(counts)} images are too few for an interval; give {MIN_IMAGES} or more")
     rng = np.random.RandomState(seed)
-    infinity = _fit_line(sets, (None, None), rng, fid)[1]
+    infinity = _intercept(sets, [None, None], rng, fid)
     progress(1)
     halves = half_count(generated, reference)
     samples = []
     for _ in range(halves):
         rows = [None if isinstance(some, Gaussian) else rng.permutation(len(some))[: len(some) // 2] for some in sets]
-        samples.append(_fit_line(sets, (rows[0], rows[1]), rng))
+        half_fid = _mean_distance(sets, rows, rng, 1)
+        samples.append((half_fid, _intercept(sets, rows, rng, half_fid)))
         progress(1)
     margin, infinity_margin = (np.std(samples, axis=0, ddof=1) * STUDENT_T[halves]).tolist()
     return Extrapolation(
@@ -74,26 +75,32 @@ def extrapolate(
 
 def half_count(generated: FeaturesOrGaussian, reference: FeaturesOrGaussian) -> int:
     """The number of random halves that `extrapolate` draws."""
-    sets = (generated, reference)
-    many = any(not isinstance(features, Gaussian) and len(features) > 2 * features.shape[1] for features in sets)
+    many = any(
+        not isinstance(features, Gaussian) and len(features) > 2 * features.shape[1]
+        for features in (generated, reference)
+    )
     return HALVES_OF_MANY if many else HALVES
 
 
-def _fit_line(
+def _intercept(
     sets: tuple[FeaturesOrGaussian, FeaturesOrGaussian],
-    rows: tuple[RowIndices, RowIndices],
+    rows: list[RowIndices],
     rng: np.random.RandomState,
-    fid: float | None = None,
-) -> tuple[float, float]:
-    """FID of these rows, and the intercept at 1/N = 0 of the line through FID of their parts."""
-    distances = []
-    for parts in PARTS:
-        if parts == 1 and fid is not None:
-            distances.append(fid)
-            continue
-        split = [_split(features, chosen, parts, rng) for features, chosen in zip(sets, rows, strict=True)]
-        distances.append(float(np.mean([frechet_distance(*pair) for pair in zip(*split, strict=True)])))
-    return distances[0], float(np.polyfit(PARTS, distances, 1)[1])
+    fid: float,
+) -> float:
+    """The value at 1/N = 0 of the line through `fid`, that of these rows, and FID of their halves and quarters."""
+    distances = [fid, *(_mean_distance(sets, rows, rng, parts) for parts in PARTS[1:])]
+    return float(np.polyfit(PARTS, distances, 1)[1])
+
+
+def _mean_distance(
+    sets: tuple[FeaturesOrGaussian, FeaturesOrGaussian],
+    rows: list[RowIndices],
+    rng: np.random.RandomState,
+    parts: int,
+) -> float:
+    split = [_split(features, chosen, parts, rng) for features, chosen in zip(sets, rows, strict=True)]
+    return float(np.mean([frechet_distance(*pair) for pair in zip(*split, strict=True)]))
 
 
 def _split(features: FeaturesOrGaussian, rows: RowIndices, parts: int, rng: np.random.RandomState) -> list[Gaussian]:

@@ -85,7 +85,7 @@ def row_blocks(count: int, size: int | None = None) -> list[slice]:
 
 
 def _disk_full(reason: str | None) -> InputError:
-    folder = tempfile.gettempdir()
     return InputError(
-        f"{folder}: no space for the features of all images ({reason}); set TMPDIR to a folder on a larger disk"
+        f"{tempfile.gettempdir()}: no space for the features of all images ({reason}); set TMPDIR to a folder on a "
+        "larger disk"
     )

@@ -33,7 +33,7 @@ MAX_LISTED = 1000  # unreadable images whose reasons are kept
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The features of all decode_errors images of a set, in order, and facts about the set.
+    """The features of all readable images of a set, in order, and facts about the set.
 
     Attributes:
         rows: (N, width + spatial_width), float32.
@@ -83,53 +83,6 @@ class _PreparedImage:
     error: str | None = None
 
 
-class _Collector:
-    """Collects the prepared images of one pass into a FeatureSet."""
-
-    def __init__(self, network: FeatureNetwork) -> None:
-        self.width = network.width
-        self.writer = FeatureRowWriter(network.width + network.spatial_width)
-        self.indices, self.pixel_keys = array("q"), bytearray()
-        self.sizes, self.formats = Counter[str](), Counter[str]()
-        self.seen = self.gray = self.from_cache = 0
-        self.unreadable: list[str] = []
-
-    def add(self, prepared: _PreparedImage, strict: bool) -> None:
-        """Add the next image. Raises InputError: it is unreadable, and `strict`."""
-        self.seen += 1
-        if prepared.facts is None or prepared.row is None:
-            if strict:
-                raise InputError(f"{prepared.error}")
-            if len(self.unreadable) < MAX_LISTED:
-                self.unreadable.append(f"{prepared.error}")
-            return
-        self.writer.write(len(self.indices), prepared.row)
-        self.indices.append(self.seen - 1)
-        self.pixel_keys += prepared.facts.pixel_key
-        self.sizes[f"{prepared.facts.width}x{prepared.facts.height}"] += 1
-        self.formats[prepared.facts.format] += 1
-        self.gray += prepared.facts.gray
-        self.from_cache += prepared.tensor is None
-
-    def finish(self, name: str) -> FeatureSet:
-        """Raises InputError: no image was decode_errors."""
-        if not self.indices:
-            first = f" ({self.unreadable[0]})" if self.unreadable else ""
-            raise InputError(f"{name}: no image in it can be read{first}; check the files")
-        return FeatureSet(
-            self.writer.rows(len(self.indices)),
-            self.width,
-            np.frombuffer(self.indices, np.int64),
-            np.frombuffer(bytes(self.pixel_keys), np.uint8).reshape(-1, KEY_BYTES),
-            dict(self.sizes.most_common()),
-            dict(self.formats.most_common()),
-            self.gray,
-            self.unreadable,
-            self.seen - len(self.indices),
-            self.from_cache,
-        )
-
-
 def extract_features(
     image_set: ImageSet,
     network: FeatureNetwork,
@@ -143,7 +96,7 @@ def extract_features(
     """Extract the features of all images of a set, or of the first `limit`, except those that the cache holds.
 
     Of `options`, `batch_size`, `workers` and `strict` are used. Raises InputError: an unreadable image and `strict`, a
-    damaged archive, no decode_errors image, a full disk.
+    damaged archive, no readable image, a full disk.
     """
     options = options or FidelityOptions()
     on_cpu = network.device.type == "cpu"
@@ -155,10 +108,16 @@ def extract_features(
         if on_cpu
         else _batches_for_gpu(prepare, network, images, batch_size, options.workers or min(core_count(), 16))
     )
-    collector = _Collector(network)
+    prepared = _store_rows(batches, cache, progress)
+    return _collect(prepared, image_set.name, network, options.strict)
+
+
+def _store_rows(
+    batches: Iterator[list[_PreparedImage]], cache: FeatureCache | None, progress: Advance
+) -> Iterator[_PreparedImage]:
+    """Yield the images of all batches, and store the rows of each batch once its images have been collected."""
     for batch in batches:
-        for prepared in batch:
-            collector.add(prepared, options.strict)
+        yield from batch
         if cache is not None:
             cache.put(
                 (prepared.key, prepared.facts, prepared.row)
@@ -166,11 +125,49 @@ def extract_features(
                 if prepared.tensor is not None and prepared.facts and prepared.row is not None
             )
         progress(len(batch))
-    return collector.finish(image_set.name)
+
+
+def _collect(images: Iterator[_PreparedImage], name: str, network: FeatureNetwork, strict: bool) -> FeatureSet:
+    """Raises InputError: an unreadable image and `strict`, or no readable image."""
+    writer = FeatureRowWriter(network.width + network.spatial_width)
+    indices, pixel_keys = array("q"), bytearray()
+    sizes, formats = Counter[str](), Counter[str]()
+    unreadable: list[str] = []
+    unreadable_count = gray = from_cache = 0
+    for index, prepared in enumerate(images):
+        if prepared.facts is None or prepared.row is None:
+            if strict:
+                raise InputError(f"{prepared.error}")
+            if len(unreadable) < MAX_LISTED:
+                unreadable.append(f"{prepared.error}")
+            unreadable_count += 1
+            continue
+        writer.write(len(indices), prepared.row)
+        indices.append(index)
+        pixel_keys += prepared.facts.pixel_key
+        sizes[f"{prepared.facts.width}x{prepared.facts.height}"] += 1
+        formats[prepared.facts.format] += 1
+        gray += prepared.facts.gray
+        from_cache += prepared.tensor is None
+    if not indices:
+        first = f" ({unreadable[0]})" if unreadable else ""
+        raise InputError(f"{name}: no image in it can be read{first}; check the files")
+    return FeatureSet(
+        writer.rows(len(indices)),
+        network.width,
+        np.frombuffer(indices, np.int64),
+        np.frombuffer(bytes(pixel_keys), np.uint8).reshape(-1, KEY_BYTES),
+        dict(sizes.most_common()),
+        dict(formats.most_common()),
+        gray,
+        unreadable,
+        unreadable_count,
+        from_cache,
+    )
 
 
 def read_inputs(image_set: ImageSet, convention: Convention, count: int) -> Tensor:
-    """The network's inputs for the first `count` decode_errors images of a set: (N, 3, 299, 299)."""
+    """The network's inputs for the first `count` readable images of a set: (N, 3, 299, 299)."""
     prepared = (_prepare(image, convention, None).tensor for image in image_set.images())
     tensors = list(islice((tensor for tensor in prepared if tensor is not None), count))
     return torch.stack(tensors) if tensors else torch.empty(0, 3, SIZE, SIZE)

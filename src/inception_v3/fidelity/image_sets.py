@@ -166,8 +166,10 @@ def _read_tar(path: Path) -> Iterator[StoredImage]:
             any_image = True
             if not entry.isfile():
                 label = printable(f"{path}/{entry.name}")
-                message = f"{label}: a link to another file; pack it with tar --dereference --hard-dereference"
-                yield StoredImage(label, InputError(message))
+                yield StoredImage(
+                    label,
+                    InputError(f"{label}: a link to another file; pack it with tar --dereference --hard-dereference"),
+                )
                 continue
             key, extension = _split_sample(entry.name)
             if key != sample:
@@ -272,10 +274,9 @@ def _read_array(name: str, opened: IO[bytes]) -> Iterator[StoredImage]:
         (count, *shape), _ = read_npy_header(file, name)
         if len(shape) == 2:
             shape = [*shape, 1]
-        channels_last = shape[2] in (1, 3, 4)
         for index in range(count):
             content = file.read(math.prod(shape))
             if len(content) < math.prod(shape):
                 raise InputError(f"{name}: truncated after {index} of {count} images; download or save it again")
             pixels = np.frombuffer(content, np.uint8).reshape(shape)
-            yield StoredImage(f"{name}[{index}]", pixels if channels_last else pixels.transpose(1, 2, 0))
+            yield StoredImage(f"{name}[{index}]", pixels if shape[2] in (1, 3, 4) else pixels.transpose(1, 2, 0))

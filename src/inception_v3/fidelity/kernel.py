@@ -21,7 +21,7 @@ def kernel_distance(generated: FeatureMatrix, reference: FeatureMatrix, sampling
     first, second = (len(features) for features in sets)
     rng = np.random.RandomState(sampling.seed)
     draws = [[rng.choice(count, size, replace=False) for count in (first, second)] for _ in range(sampling.subsets)]
-    chosen = [np.stack(subsets) for subsets in zip(*draws, strict=True)]
+    chosen = np.stack(draws, axis=1)  # (2, subsets, size)
     # Compute the kernel of all images once, or of each subset: whichever takes fewer products.
     whole = first * first + second * second + first * second <= 3 * size * size * sampling.subsets
     kernel_sums = _sums_from_whole if whole else _sums_by_subset

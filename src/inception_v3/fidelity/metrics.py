@@ -13,6 +13,7 @@ installed by `pip install 'inception-v3[metrics]'`. Its FeatureShare lets severa
 """
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class InceptionFeatureExtractor(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move the network along with `metric.to(device)`. Its precision does not change."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.network = self.network.to(fn(torch.empty(0)).device)
+        self.network = self.network.to(fn(torch.empty(0)).device, self.network.dtype)
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -78,8 +79,10 @@ class InceptionFeatureExtractor(nn.Module):
 
     def extra_repr(self) -> str:
         """FeatureShare compares this text to decide whether two metrics have the same network."""
-        features = "spatial" if self.spatial else "pooled"
-        return f"{self.convention.name}, {features}, {self.network.dtype}, weights {self.network.checksum[:12]}"
+        return (
+            f"{self.convention.name}, {'spatial' if self.spatial else 'pooled'}, {self.network.dtype}, "
+            f"weights {self.network.checksum[:12]}"
+        )
 
 
 class FidelityMetric(Metric):
@@ -154,10 +157,7 @@ class FidelityMetric(Metric):
         for start in range(0, count, batch_size):
             with torch.no_grad():
                 images = generator(min(batch_size, count - start))
-            self._update_generated(images)
-
-    def _update_generated(self, imgs: Tensor) -> None:
-        self.update(imgs, real=False)
+            self.update(images, **self._filter_kwargs(real=False))  # InceptionScore.update has no `real`
 
     def reset(self) -> None:
         states = [] if self.reset_real_features else [(name, getattr(self, name)) for name in self.real_states]
@@ -170,10 +170,7 @@ class FidelityMetric(Metric):
 
 def _merge(packed: Tensor) -> Tensor:
     """Merge the packed moments of several processes, (processes, D + 1, D + 1)."""
-    total = Moments.unpack(packed[0])
-    for part in packed[1:]:
-        total = total.merge(Moments.unpack(part))
-    return total.pack()
+    return reduce(Moments.merge, map(Moments.unpack, packed)).pack()
 
 
 class FrechetInceptionDistance(FidelityMetric):
@@ -232,9 +229,8 @@ class SampledMetric(FidelityMetric):
         # MetricCollection merges metrics whose states have equal names and nearly equal values. The name of this state
         # keeps metrics with different samples apart.
         self.add_state(f"sample_{max_features}_{seed}", torch.tensor(0), dist_reduce_fx="max")
-        for name in ("real", "fake"):
-            self.add_state(f"{name}_features", [], dist_reduce_fx="cat")
-            self.add_state(f"{name}_draws", [], dist_reduce_fx="cat")
+        for name in ("real_features", "real_draws", "fake_features", "fake_draws"):
+            self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, imgs: Tensor, real: bool) -> None:
         name = "real" if real else "fake"
@@ -268,13 +264,13 @@ class SampledMetric(FidelityMetric):
 
     def _samples(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The features of the generated and of the real images. Raises ValueError: there are none of a set."""
-        samples = []
-        for name in ("fake", "real"):
-            if not len(kept := getattr(self, f"{name}_features")):
-                raise ValueError(f"no {name} images yet: call update(imgs, real={name == 'real'}) first")
-            features, _ = self._sample(kept, getattr(self, f"{name}_draws"))
-            samples.append(features.float().cpu().numpy())
-        return samples[0], samples[1]
+        return self._sample_of("fake"), self._sample_of("real")
+
+    def _sample_of(self, name: str) -> NDArray[np.float32]:
+        if not len(kept := getattr(self, f"{name}_features")):
+            raise ValueError(f"no {name} images yet: call update(imgs, real={name == 'real'}) first")
+        features, _ = self._sample(kept, getattr(self, f"{name}_draws"))
+        return features.float().cpu().numpy()
 
     def _tensors(self, *values: float) -> tuple[Tensor, ...]:
         return tuple(torch.tensor(value, dtype=torch.float64, device=self.device) for value in values)
@@ -326,8 +322,7 @@ class FrechetInceptionDistanceInfinity(SampledMetric):
 
     def compute(self) -> tuple[Tensor, ...]:
         fake, real = self._samples()
-        fid = frechet_distance(gaussian(fake), gaussian(real))
-        extrapolation = extrapolate(fake, real, fid=fid, seed=self.seed)
+        extrapolation = extrapolate(fake, real, fid=frechet_distance(gaussian(fake), gaussian(real)), seed=self.seed)
         return self._tensors(extrapolation.infinity, *extrapolation.infinity_interval)
 
 
@@ -371,9 +366,6 @@ class InceptionScore(FidelityMetric):
         self.classes = self.classes.index_add(0, parts, probabilities)
         self.certainty = self.certainty.index_add(0, parts, (probabilities * log_probabilities).sum(1))
         self.counts = self.counts.index_add(0, parts, torch.ones_like(parts, dtype=torch.float64))
-
-    def _update_generated(self, imgs: Tensor) -> None:
-        self.update(imgs)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         if not bool(self.counts.all()):

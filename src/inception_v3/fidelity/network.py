@@ -47,11 +47,12 @@ class FeatureNetwork:
     device: torch.device
     callers: int = 1
 
-    def to(self, device: torch.device) -> "FeatureNetwork":
-        """This network on another device. A `features` function that is not an engine stays on its own device."""
-        if device == self.device or not isinstance(self.features, EngineFeatures):
+    def to(self, device: torch.device, dtype: NetworkPrecision) -> "FeatureNetwork":
+        """This network on a device and in a precision. A `features` function that is not an engine stays as it is."""
+        if (device, dtype) == (self.device, self.dtype) or not isinstance(self.features, EngineFeatures):
             return self
-        return replace(self, features=self.features.to(device), device=device)
+        features = EngineFeatures(self.features.graph, dtype, device, self.callers)
+        return replace(self, features=features, device=device, dtype=dtype)
 
     def int8(self, images: Tensor) -> "FeatureNetwork":
         """This network in int8, calibrated on images in the form that `features` takes.
@@ -65,12 +66,6 @@ class FeatureNetwork:
         engine = int8_engine(self.features.graph, images.numpy(), self.callers)
         features = EngineFeatures(self.features.graph, "int8", self.device, self.callers, engine)
         return replace(self, features=features, dtype="int8")
-
-    def exact(self) -> "FeatureNetwork":
-        """This network in float32. A `features` function that is not an engine stays as it is."""
-        if self.dtype == "fp32" or not isinstance(self.features, EngineFeatures):
-            return self
-        return replace(self, features=self.features.to(self.device, "fp32"), dtype="fp32")
 
 
 def load_network(
@@ -143,9 +138,6 @@ class EngineFeatures:
         self.graph, self.dtype, self.callers = graph, dtype, callers
         rounded = round_weights(graph) if dtype == "bf16" else graph
         self.engine = engine or open_graph(rounded, "auto", dtype, str(device), callers=callers)[0]
-
-    def to(self, device: torch.device, dtype: NetworkPrecision | None = None) -> "EngineFeatures":
-        return EngineFeatures(self.graph, dtype or self.dtype, device, self.callers)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle only the arguments. Sessions of other libraries cannot be pickled; they are opened anew."""

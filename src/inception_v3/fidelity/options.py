@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from inception_v3.fidelity.conventions import Convention, find_convention
 from inception_v3.support.cpu import core_count
@@ -55,14 +55,13 @@ class FidelityOptions:
     def convention(self) -> Convention:
         """The convention, with the values of these options. Raises InputError: there is no such convention."""
         convention = find_convention(self.like, self.mode)
-        kid, splits = convention.kid, convention.inception_score
-        if self.seed is not None:
-            kid = replace(kid, seed=self.seed)
-            splits = splits if splits.seed is None else replace(splits, seed=self.seed)
-        if self.kid_subsets is not None:
-            kid = replace(kid, subsets=self.kid_subsets)
+        changes: dict[str, Any] = {"seed": self.seed, "subsets": self.kid_subsets, "size": self.kid_subset_size}
+        kid = replace(convention.kid, **{name: value for name, value in changes.items() if value is not None})
         if self.kid_subset_size is not None:
-            kid = replace(kid, size=self.kid_subset_size, shrinks=False)
+            kid = replace(kid, shrinks=False)
+        splits = convention.inception_score
+        if self.seed is not None and splits.seed is not None:
+            splits = replace(splits, seed=self.seed)
         if self.is_splits is not None:
             splits = replace(splits, splits=self.is_splits, images=None)
         return replace(convention, kid=kid, inception_score=splits)

@@ -33,31 +33,33 @@ def write(result: FidelityResult, path: Path, progress: StartStep = no_progress)
     order = np.argsort(-realism, kind="stable")
     best = order[:SHOWN]
     worst = order[::-1][: min(SHOWN, len(order) - len(best))]
-    values = {
-        "generated": result.generated.name,
-        "reference": result.required_reference.name,
-        "scores": format_scores(result.scores),
-        "warnings": result.warnings + result.notes,
-        "facts": [f"convention {result.convention.name}", *result.describe()],
-        "groups": [("Best", _rows(result, best, realism)), ("Worst", _rows(result, worst, realism))],
-        "unreadable": result.unreadable,
-        "thumbnail": THUMBNAIL,
-    }
-    write_page(path, "fidelity/report.html", values)
+    write_page(
+        path,
+        "fidelity/report.html",
+        {
+            "generated": result.generated.name,
+            "reference": result.required_reference.name,
+            "scores": format_scores(result.scores),
+            "warnings": result.warnings + result.notes,
+            "facts": [f"convention {result.convention.name}", *result.describe()],
+            "groups": [("Best", _rows(result, best, realism)), ("Worst", _rows(result, worst, realism))],
+            "unreadable": result.unreadable,
+            "thumbnail": THUMBNAIL,
+        },
+    )
 
 
 def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.float64]) -> list[list[dict[str, str]]]:
     """For each chosen generated image a row of figures: the image, and its nearest real ones."""
-    real_features = result.required_reference.pooled
-    indices, distances = nearest_neighbours(result.generated.pooled[chosen], real_features, NEIGHBOURS)
+    indices, distances = nearest_neighbours(
+        result.generated.pooled[chosen], result.required_reference.pooled, NEIGHBOURS
+    )
     generated, real = _thumbnails(result.generated, chosen), _thumbnails(result.required_reference, indices.ravel())
     rows = []
     for image, neighbours, away in zip(chosen.tolist(), indices.tolist(), distances.tolist(), strict=True):
-        figures = [generated[image] | {"caption": f"realism {realism[image]:.3f}"}]
-        figures += [
-            real[index] | {"caption": f"distance {far:.3f}"} for index, far in zip(neighbours, away, strict=True)
-        ]
-        rows.append(figures)
+        first = generated[image] | {"caption": f"realism {realism[image]:.3f}"}
+        others = (real[index] | {"caption": f"distance {far:.3f}"} for index, far in zip(neighbours, away, strict=True))
+        rows.append([first, *others])
     return rows
 
 

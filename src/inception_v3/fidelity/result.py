@@ -98,8 +98,10 @@ class FidelityResult:
         ]
         lines.append(f"weights {self.network.checksum[:12]}, {self.network.dtype}")
         if self.fid_change is not None:
-            change = f"{self.fid_change:+.3%} (on {self.fid_change_images} images of each set)"
-            lines.append(f"{self.network.dtype} changes FID by {change}")
+            lines.append(
+                f"{self.network.dtype} changes FID by {self.fid_change:+.3%} (on {self.fid_change_images} images of "
+                "each set)"
+            )
         return lines
 
     def as_dict(self) -> dict[str, Any]:

@@ -152,9 +152,13 @@ def _extract(result: FidelityResult, options: FidelityOptions, progress: StartSt
     with closing(cache) if cache else nullcontext():
         for side in result.sets.values():
             if side.image_set.count != 0:
-                advance = progress(side.name, side.image_set.count)
                 side.features = extract_features(
-                    side.image_set, result.network, result.convention, options, cache=cache, progress=advance
+                    side.image_set,
+                    result.network,
+                    result.convention,
+                    options,
+                    cache=cache,
+                    progress=progress(side.name, side.image_set.count),
                 )
     return cache.problem if cache else None
 
@@ -162,8 +166,7 @@ def _extract(result: FidelityResult, options: FidelityOptions, progress: StartSt
 def _open_cache(network: FeatureNetwork, convention: Convention, folder: Path) -> FeatureCache:
     name = f"{network.checksum[:16]}-{convention.pixels}-{network.dtype}"
     if network.dtype != "fp32" and isinstance(network.features, EngineFeatures):  # engines round differently
-        engine = network.features.engine
-        name += f"-{REVISION}-{engine.name}-{network.device.type}"
+        name += f"-{REVISION}-{network.features.engine.name}-{network.device.type}"
     return FeatureCache(folder, name, network.width + network.spatial_width)
 
 
@@ -172,7 +175,7 @@ def _measure_precision(result: FidelityResult, options: FidelityOptions, progres
 
     Raises InputError: too few of them can be read.
     """
-    exact = result.network.exact()
+    exact = result.network.to(result.network.device, "fp32")
     folder = options.cache_folder()
     cache = _open_cache(exact, result.convention, folder) if folder else None
     lower, full, images = [], [], 0
@@ -183,9 +186,13 @@ def _measure_precision(result: FidelityResult, options: FidelityOptions, progres
                 full.append(side.distribution("pooled"))
                 continue
             limit = max(EFFECT_IMAGES, int(EFFECT_FRACTION * side.features.count))
-            advance = progress(f"{side.name} in fp32", limit)
             features = extract_features(
-                side.image_set, exact, result.convention, cache=cache, limit=limit, progress=advance
+                side.image_set,
+                exact,
+                result.convention,
+                cache=cache,
+                limit=limit,
+                progress=progress(f"{side.name} in fp32", limit),
             )
             if features.count < 2:
                 raise InputError(f"{side.name}: {features.count} of its first {limit} images can be read; give more")

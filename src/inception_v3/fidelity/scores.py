@@ -80,14 +80,13 @@ def neighbour_scores(result: FidelityResult, progress: StartStep, k: int = 0) ->
     generated, reference = result.generated.pooled, result.required_reference.pooled
     check_neighbour_count(generated, reference, k)
     if result.neighbours is None:
-        advance = progress("nearest neighbours", distance_count(len(generated), len(reference)))
         available = min(len(generated), len(reference)) - 1
         result.neighbours = compare_neighbours(
             generated,
             reference,
             k=min(PRECISION_K, available),
             density_k=min(DENSITY_K, available),
-            progress=advance,
+            progress=progress("nearest neighbours", distance_count(len(generated), len(reference))),
         )
     return result.neighbours
 
@@ -109,9 +108,13 @@ def _fid_infinity(result: FidelityResult, progress: StartStep) -> Iterable[float
     fid = result.scores["fid"]
     if fid is None:
         (fid,) = _fid(result, progress)
-    advance = progress("interval of FID", half_count(generated, reference) + 1)
-    seed = result.convention.kid.seed
-    extrapolation = extrapolate(generated, reference, fid=fid, seed=seed, progress=advance)
+    extrapolation = extrapolate(
+        generated,
+        reference,
+        fid=fid,
+        seed=result.convention.kid.seed,
+        progress=progress("interval of FID", half_count(generated, reference) + 1),
+    )
     return *extrapolation.fid_interval, extrapolation.infinity, *extrapolation.infinity_interval
 
 

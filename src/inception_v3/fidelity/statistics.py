@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.fidelity.feature_rows import FeatureRows, Float64Array, row_blocks
+from inception_v3.fidelity.feature_rows import FeatureRows, row_blocks
 from inception_v3.fidelity.frechet import Gaussian
 from inception_v3.fidelity.npy import ARCHIVE_ERRORS, read_npz_headers
 from inception_v3.support.files import atomic_write
@@ -130,13 +130,10 @@ def load_statistics(path: str | Path) -> Statistics:
     name = printable(path)
     try:
         shapes = {key: shape for key, (shape, _) in read_npz_headers(path, name).items()}
-        _check_shapes(name, shapes, "mu", "sigma")
-        has_spatial = "mu_s" in shapes or "sigma_s" in shapes
-        if has_spatial:
-            _check_shapes(name, shapes, "mu_s", "sigma_s")
         with np.load(path, allow_pickle=False) as file:
-            pooled = _checked_gaussian(name, file["mu"], file["sigma"])
-            spatial = _checked_gaussian(name, file["mu_s"], file["sigma_s"]) if has_spatial else None
+            pooled = _read_gaussian(name, file, shapes, "mu", "sigma")
+            has_spatial = "mu_s" in shapes or "sigma_s" in shapes
+            spatial = _read_gaussian(name, file, shapes, "mu_s", "sigma_s") if has_spatial else None
             return Statistics(pooled, spatial, **_read_facts(file, shapes))
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error}); check the path") from error
@@ -155,20 +152,20 @@ def _read_facts(file: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]
     return facts
 
 
-def _check_shapes(name: str, shapes: dict[str, tuple[int, ...]], mean: str, covariance: str) -> None:
-    """Raises InputError: the two arrays are missing, or do not have shapes (D,) and (D, D)."""
-    if mean not in shapes or covariance not in shapes:
-        missing = mean if mean not in shapes else covariance
-        raise InputError(f"{name}: statistics without {missing}; save the statistics again")
-    (width, *rest), square = shapes[mean] or (0,), shapes[covariance]
+def _read_gaussian(
+    name: str, file: Any, shapes: dict[str, tuple[int, ...]], mean_key: str, covariance_key: str
+) -> Gaussian:
+    """Read a mean (D,) and a covariance (D, D). Their shapes are checked before memory is allocated."""
+    for key in (mean_key, covariance_key):
+        if key not in shapes:
+            raise InputError(f"{name}: statistics without {key}; save the statistics again")
+    (width, *rest), square = shapes[mean_key] or (0,), shapes[covariance_key]
     if rest or square != (width, width) or not 0 < width <= MAX_WIDTH:
         raise InputError(
-            f"{name}: {mean} of shape {shapes[mean]} and {covariance} of shape {square} are not a mean and a "
-            "covariance; save the statistics again"
+            f"{name}: {mean_key} of shape {shapes[mean_key]} and {covariance_key} of shape {square} are not a mean and "
+            "a covariance; save the statistics again"
         )
-
-
-def _checked_gaussian(name: str, mean: Float64Array, covariance: Float64Array) -> Gaussian:
+    mean, covariance = file[mean_key], file[covariance_key]
     for array in (mean, covariance):
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise InputError(f"{name}: holds values that are not finite numbers; compute the statistics again")

@@ -68,10 +68,9 @@ def decode_image(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray
         else:
             image = Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)
         check_pixel_count(image)
-        file_format = image.format or "array"
         with silence_libtiff(image):
             pixels = np.asarray(image.convert("RGB"))
     # Most colour images are recognised by a few of their pixels, so the test on all of them seldom runs.
     gray = all(bool((part == part[:, :, :1]).all()) for part in (pixels[::16, ::16], pixels))
-    chw = np.array(pixels.transpose(2, 0, 1), order="C")
-    return chw, ImageFacts(image.width, image.height, file_format, gray, content_key(pixels))
+    facts = ImageFacts(image.width, image.height, image.format or "array", gray, content_key(pixels))
+    return np.array(pixels.transpose(2, 0, 1), order="C"), facts

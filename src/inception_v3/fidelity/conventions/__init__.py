@@ -36,8 +36,8 @@ def find_convention(like: str | None = None, mode: str | None = None) -> Convent
     """
     if like is None and mode is None:
         return DEFAULT
-    name = ":".join(part for part in (like or "clean-fid", mode) if part).lower().replace("_", "-")
-    name = name.replace("clean-fid-", "clean-fid:")
+    name = ":".join(part for part in (like or "clean-fid", mode) if part).lower()
+    name = name.replace("_", "-").replace("clean-fid-", "clean-fid:")
     name = "clean-fid" if name == "clean-fid:clean" else name
     if name not in CONVENTIONS:
         raise InputError(f"--like {name}: no such convention; choose from {', '.join(CONVENTIONS)}", exit_status=2)
