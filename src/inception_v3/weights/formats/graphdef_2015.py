@@ -6,10 +6,10 @@ their type, shape and size are known to be the network's.
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from inception_v3.network.settings import GRAPH_2015
 from inception_v3.support.protocol_buffers import read_fields
 from inception_v3.weights.formats.base import Format
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, DTYPES, V1_FLOATS, read_shape, to_native
-from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, state_name
+from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, numbered, state_name
 
 KERNEL = "conv2d_params"  # the name of every kernel in this graph, and in no other program's
 FLOAT16 = 19  # DataType in tensorflow/core/framework/types.proto
@@ -76,11 +76,10 @@ def scopes() -> Iterator[str]:
     A branch with one step is in the scope of its module; each other branch has a `tower` of its own; parallel
     convolutions share a scope `mixed` inside it. TensorFlow numbers equal names: conv, conv_1, conv_2.
     """
-    uses: Counter[str] = Counter()
+    numbers: defaultdict[str, count[int]] = defaultdict(count)
 
     def unique(scope: str) -> str:
-        uses[scope] += 1
-        return scope if uses[scope] == 1 else f"{scope}_{uses[scope] - 1}"
+        return numbered(scope, next(numbers[scope]))
 
     for node in BASE:
         if isinstance(node, Conv):

@@ -55,6 +55,11 @@ def state_name(layer: Layer) -> str:
     return layer.name.replace("/", ".")
 
 
+def numbered(name: str, number: int) -> str:
+    """The name that TensorFlow and Keras give to the layer with this number, of several called `name`: conv, conv_1."""
+    return f"{name}_{number}" if number else name
+
+
 def all_finite(tensor: Tensor) -> bool:
     """Whether a tensor that is not empty has no NaN and no infinity.
 
