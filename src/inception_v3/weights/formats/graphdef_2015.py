@@ -8,12 +8,13 @@ their type, shape and size are known to be the network's.
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, reduce
 from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, Pool
@@ -21,7 +22,7 @@ from inception_v3.network.settings import GRAPH_2015
 from inception_v3.support.protocol_buffers import read_fields
 from inception_v3.weights.formats.base import Format
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, DTYPES, V1_FLOATS, read_shape, to_native
-from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, numbered, state_name
+from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, numbered, state_name, to_torch
 
 KERNEL = "conv2d_params"  # the name of every kernel in this graph, and in no other program's
 FLOAT16 = 19  # DataType in tensorflow/core/framework/types.proto
@@ -55,16 +56,15 @@ def read(path: Path) -> Weights:
         raise InputError(f"{path}: truncated, damaged or not a TensorFlow graph ({error}); {REMEDY}") from error
     expected = variables()
     scope = _find_scope(path, nodes, list(expected))
-    arrays = {}
+    tensors = {}
     for name, (state, shape) in expected.items():
         try:
-            arrays[state] = _read_array(_constant(nodes, scope + name), shape)
+            tensors[state] = _read_tensor(_constant(nodes, scope + name), shape)
         except ValueError as error:
             raise InputError(f"{path}: {scope + name!r} cannot be used: {error}; {REMEDY}") from error
     # One dtype for all, which holds every value exactly: a network cannot run in a mixture.
-    dtype = np.result_type(np.float32, *{array.dtype for array in arrays.values()})
-    tensors = {state: torch.from_numpy(array.astype(dtype, copy=False)) for state, array in arrays.items()}
-    return Weights(tensors, GRAPH_2015)
+    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
+    return Weights({state: tensor.to(dtype) for state, tensor in tensors.items()}, GRAPH_2015)
 
 
 # --- names ---
@@ -164,7 +164,7 @@ def _constant(nodes: Nodes, name: str) -> memoryview:
     raise ValueError("its nodes form a circle")
 
 
-def _read_array(tensor: memoryview, expected: tuple[int, ...]) -> np.ndarray:
+def _read_tensor(tensor: memoryview, expected: tuple[int, ...]) -> Tensor:
     """Copy the values into the layout of `state_dict()`, once type, shape and size are known to be right."""
     dtype, shape = _first(tensor, 1), _message(tensor, 2)
     if not isinstance(dtype, int) or dtype not in (*V1_FLOATS, BFLOAT16, FLOAT16):
@@ -175,9 +175,7 @@ def _read_array(tensor: memoryview, expected: tuple[int, ...]) -> np.ndarray:
     values = to_native(_values(tensor, dtype, math.prod(expected)), dtype).reshape(expected)
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
-    axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[values.ndim]
-    copied = np.array(values.transpose(axes), order="C")  # out of the mapped file
-    return copied[:, :, None, None] if values.ndim == 2 else copied
+    return to_torch(values)
 
 
 def _values(tensor: memoryview, dtype: int, count: int) -> np.ndarray:

@@ -33,6 +33,7 @@ from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
 from inception_v3.support.packages import require_packages
 from inception_v3.weights.formats.base import WritableFormat
+from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
 from inception_v3.weights.formats.weights import (
     Weights,
     all_finite,
@@ -43,6 +44,7 @@ from inception_v3.weights.formats.weights import (
     numbered,
     one_line,
     state_name,
+    to_torch,
 )
 from inception_v3.weights.programs.program import Program
 
@@ -156,19 +158,17 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Weights:
     """Raises InputError, naming the file and the variable: damaged, not Keras's Inception V3, or h5py is missing."""
     h5py = _import_h5py(path)
-    values: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     try:
         with h5py.File(path if _is_hdf5(path) else _unzip(path), "r") as file:
             legacy = _legacy_group(file)
             for layer in _layers_by_order(legacy) if legacy is not None else _layers_by_class(file):
-                values |= _read_layer(*layer)
+                tensors |= _read_layer(*layer)
     except _ContentError as error:
         raise InputError(f"{path}: {one_line(error, 1000)}") from error
     except DAMAGE as error:
         advice = "check the path, and download or save the file again if it is damaged"
         raise InputError(f"{path}: cannot be read ({one_line(error, 1000)}); {advice}") from error
-    widest = max((tensor.dtype for tensor in values.values()), key=lambda dtype: dtype.itemsize)
-    tensors = {name: tensor.to(widest) for name, tensor in values.items()}
     settings = Settings(create_aux_logits=False, global_pool=True)
     bias = tensors.get(f"{state_name(_layers()[-1].layer)}.biases")
     if bias is None:
@@ -262,17 +262,15 @@ def _read_layer(layer: _KerasLayer, name: str, datasets: list[Any]) -> dict[str,
         expected = tuple(classes if length == ANY else length for length in expected)
         if shape != expected or 0 in shape:
             raise _not_inception(f"{dataset.name} has shape {shape}, but {layer} has {expected}")
-        tensor = _read_values(dataset)
-        if tensor.dim() == 4:
-            tensor = tensor.permute(3, 2, 0, 1)
-        elif tensor.dim() == 2:
-            tensor = tensor.T[:, :, None, None]
-        tensors[state] = tensor.contiguous()
+        tensors[state] = _read_values(dataset)
     return tensors
 
 
 def _read_values(dataset: Any) -> Tensor:
-    """A dataset of the right shape, as float32 or float64. Raises _ContentError before memory is allocated."""
+    """A dataset of the right shape, as float32 or float64 in PyTorch's layout.
+
+    Raises _ContentError before memory is allocated.
+    """
     name, dtype = dataset.name, dataset.dtype
     if dataset.is_virtual or dataset.external:
         raise _ContentError(f"{name} keeps its values in another file, which is not read; save all in one file")
@@ -281,11 +279,12 @@ def _read_values(dataset: Any) -> Tensor:
     if dataset.nbytes > MIB + 4 * dataset.id.get_storage_size() or chunk > MIB + dataset.nbytes:
         raise _ContentError(f"{name} declares {dataset.nbytes} bytes that the file does not hold; it is damaged")
     if dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16":
-        tensor = torch.from_numpy(dataset[()].view("<i2").astype(np.int16)).view(torch.bfloat16).float()
+        array = to_native(dataset[()].view("<u2"), BFLOAT16)
     elif dtype.kind == "f" and dtype.itemsize in (2, 4, 8):
-        tensor = torch.from_numpy(np.asarray(dataset[()], np.float64 if dtype.itemsize == 8 else np.float32))
+        array = np.asarray(dataset[()], np.float64 if dtype.itemsize == 8 else np.float32)
     else:
         raise _ContentError(f"{name} holds {dtype} instead of floats; save the model without quantising it")
+    tensor = to_torch(array)
     if not all_finite(tensor):
         raise _ContentError(f"{name} holds NaN or infinity; use an earlier or undamaged file")
     return tensor

@@ -372,14 +372,9 @@ def _build_block(records: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _read_at(path: Path, offset: int, size: int) -> np.ndarray:
-    with path.open("rb") as file:
-        if offset < 0 or size < 0 or offset + size > os.fstat(file.fileno()).st_size:
-            raise ValueError(f"{path} is truncated")
-        data = np.empty(size, np.uint8)
-        file.seek(offset)
-        if file.readinto(data.data) != size:
-            raise ValueError(f"{path} is truncated")
-    return data
+    if offset < 0 or offset + size > path.stat().st_size:
+        raise ValueError(f"{path} is truncated")
+    return np.fromfile(path, np.uint8, size, offset=offset)
 
 
 # --- protobuf's wire format (protobuf.dev/programming-guides/encoding) ---

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from inception_v3.errors import InputError
@@ -26,6 +25,7 @@ from inception_v3.weights.formats.weights import (
     default_class_names,
     differences_from,
     fold_gamma,
+    to_torch,
 )
 from inception_v3.weights.programs.program import Program
 
@@ -83,11 +83,6 @@ def to_tensorflow(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(value.transpose(2, 3, 1, 0)) if value.ndim == 4 else value
 
 
-def to_torch(value: np.ndarray) -> Tensor:
-    """HWIO kernels to OIHW; vectors stay as they are."""
-    return torch.from_numpy(np.ascontiguousarray(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value))
-
-
 def recover_options(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """The options that a checkpoint does not store: num_classes, the widths, the heads and their image size.
 
@@ -104,13 +99,10 @@ def recover_options(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str,
         "create_aux_logits": bool(aux),
         "batch_norm_scale": any(name.endswith("gamma") for name in shapes),
     }
-    height = width = 299
     if aux:
-        height, width = (_image_length(length) for length in shapes[aux[0]][:2])
-        options["image_size"] = (height, width)
-    points = architecture.end_points(height=height, width=width)
-    layers = [layer for point in points for layer in point.layers if layer.normalized]
-    return options | _width_options(path, layers, shapes)
+        options["image_size"] = tuple(map(_image_length, shapes[aux[0]][:2]))
+    height, width = options.get("image_size", (299, 299))
+    return options | _width_options(path, convolutions(height=height, width=width), shapes)
 
 
 def _image_length(kernel: int) -> int:

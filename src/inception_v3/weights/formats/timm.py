@@ -30,8 +30,7 @@ PREPROCESSING = Preprocessing.named("timm")
 
 def recognises(path: Path) -> bool:
     """Whether it is a safetensors file of another program, or a pickle beside timm's config.json of this network."""
-    shapes = torchvision_names.inception_shapes(path)
-    if shapes is None or torchvision_names.is_2015_graph(shapes):
+    if not torchvision_names.recognises(path, of_2015=False):
         return False
     return not native.recognises(path) if is_safetensors(path) else _pretrained_cfg(path) is not None
 

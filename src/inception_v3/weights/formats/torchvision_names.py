@@ -80,19 +80,17 @@ def _names_in_branch(branch: Branch) -> list[tuple[Conv, str]]:
 # ----------------------------------------------------------------------------------------------------- reading
 
 
-def inception_shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
-    """The shapes of a file's tensors if most names of an Inception V3 are among them; otherwise None. Never raises.
+def recognises(path: Path, *, of_2015: bool) -> bool:
+    """Whether the file is a state dict with most names of an Inception V3, of 2015 or another. Never raises.
 
-    A few names may be missing or unknown: reading the file reports them.
+    A few names may be missing or unknown: reading the file reports them. Only the network of 2015 has 1,008 classes and
+    no auxiliary head.
     """
     shapes = peek_shapes(path) or {}
     names = state_names(aux=True)
-    return shapes if "fc.weight" in shapes and len(shapes.keys() & names.keys()) > len(names) // 2 else None
-
-
-def is_2015_graph(shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether there are 1,008 classes and no auxiliary head: only the network of 2015 has those."""
-    return shapes["fc.weight"][:1] == (1008,) and not has_aux(shapes)
+    if "fc.weight" not in shapes or len(shapes.keys() & names.keys()) <= len(names) // 2:
+        return False
+    return of_2015 == (shapes["fc.weight"][:1] == (1008,) and not has_aux(shapes))
 
 
 def has_aux(tensors: Iterable[str]) -> bool:

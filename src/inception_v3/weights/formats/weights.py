@@ -75,6 +75,12 @@ def one_line(text: object, limit: int = 100) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:limit]
 
 
+def to_torch(value: np.ndarray) -> Tensor:
+    """Copy an array into PyTorch's layout: kernels HWIO to OIHW, a matrix (C, num_classes) as a 1x1 kernel."""
+    kernel = value[None, None] if value.ndim == 2 else value
+    return torch.from_numpy(np.array(kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel, order="C"))
+
+
 def fold_gamma(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors of the same network without gamma, and the layers whose gamma was not 1.
 
