@@ -20,12 +20,15 @@ from inception_v3.weights.read import MODEL_FILE, read_source, read_weights
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
-TAGS = ["inception-v3", "pytorch", "arxiv:1512.00567"]
 MAX_LISTED_CLASSES = 100  # in the card
-METRICS = "metrics.jsonl"  # of a run folder
 
 
-class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="image-classification", tags=TAGS):
+class HubMixin(
+    PyTorchModelHubMixin,
+    library_name="inception-v3",
+    pipeline_tag="image-classification",
+    tags=["inception-v3", "pytorch", "arxiv:1512.00567"],
+):
     """The methods that InceptionV3 inherits from huggingface_hub, with the native format instead of the mixin's own."""
 
     # Not None, or the mixin would store each model's arguments in it; they are in `settings` and in config.json.
@@ -152,7 +155,7 @@ def _run_results(model: "InceptionV3") -> dict[str, Any]:
     if model.origin is None:
         return {}
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        for line in (model.origin.file.parent / METRICS).read_text("utf-8").splitlines():
+        for line in (model.origin.file.parent / "metrics.jsonl").read_text("utf-8").splitlines():
             epoch = json.loads(line)
             if epoch.get("epoch") == model.origin.training.get("epochs"):
                 return {name: value for name, value in epoch.items() if name.startswith("held_out")}

@@ -5,7 +5,6 @@ images. Each file is downloaded once, into torch.hub's cache (TORCH_HOME) or hug
 """
 
 import gzip
-import io
 import re
 import shutil
 import tarfile
@@ -200,19 +199,16 @@ def _is_gzip(file: Path) -> bool:
     return False
 
 
-class _BoundedReader(io.RawIOBase):
+class _BoundedReader:
     """Decompresses a gzip file, up to MAX_BYTES: a small file can expand to any size."""
 
     def __init__(self, inner: gzip.GzipFile) -> None:
         self.inner = inner
         self.left = MAX_BYTES
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         try:
-            data = self.inner.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
+            data = self.inner.read(min(size, self.left + 1))
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"it is a damaged archive ({error})") from error
         self.left -= len(data)
@@ -260,8 +256,7 @@ def download_from_hub(
     If the hub is not reachable, the cache is used. `name` is for messages.
     Raises InputError: in neither of them, too large, or not the hub's checksum (the file is deleted then).
     """
-    import huggingface_hub as hub
-    from huggingface_hub import errors
+    from huggingface_hub import errors, hf_hub_download
 
     problem: Exception | None = None  # why the hub is not reachable
     for filename in (CONFIG, *WEIGHTS):
@@ -269,7 +264,7 @@ def download_from_hub(
             if not (options.local_files_only or problem):
                 problem = _check_hub(name, repository, filename, revision, options)
             offline = options.local_files_only or problem is not None
-            path = hub.hf_hub_download(
+            path = hf_hub_download(
                 repository,
                 filename,
                 revision=revision,
@@ -303,12 +298,11 @@ def _check_hub(
     Called first because hf_hub_download retries for half a minute without a network.
     Raises _NotInRepositoryError; InputError: the file is too large.
     """
-    import huggingface_hub as hub
-    from huggingface_hub import errors
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
     try:
-        url = hub.hf_hub_url(repository, filename, revision=revision, endpoint=ENDPOINT)
-        size = hub.get_hf_file_metadata(url, token=options.token).size
+        url = hf_hub_url(repository, filename, revision=revision, endpoint=ENDPOINT)
+        size = get_hf_file_metadata(url, token=options.token).size
     except Exception as error:  # the errors of its HTTP library, which has changed twice
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status == 404 and not isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):
@@ -336,10 +330,12 @@ def _not_on_hub(name: str, repository: str, problem: Exception | None, local_fil
         return InputError(f"{name}: is not in the cache; leave out local_files_only to download it")
     if problem is None:
         return InputError(f"{name}: the repository contains no {' or '.join(WEIGHTS)}; check the name")
-    if isinstance(problem, errors.GatedRepoError):
-        return InputError(f"{name}: a gated repository; accept its terms at {address}, then run hf auth login")
-    if isinstance(problem, errors.RepositoryNotFoundError):
-        return InputError(f"{name}: no such repository, or a private one; check the name, or run hf auth login")
-    if isinstance(problem, errors.RevisionNotFoundError):
-        return InputError(f"{name}: the repository has no such revision; leave out the part after the @")
+    faults = {  # the most particular first
+        errors.GatedRepoError: f"a gated repository; accept its terms at {address}, then run hf auth login",
+        errors.RepositoryNotFoundError: "no such repository, or a private one; check the name, or run hf auth login",
+        errors.RevisionNotFoundError: "the repository has no such revision; leave out the part after the @",
+    }
+    for kind, fault in faults.items():
+        if isinstance(problem, kind):
+            return InputError(f"{name}: {fault}")
     return _fetch_error(name, f"{address} cannot be reached ({network_reason(problem)})")

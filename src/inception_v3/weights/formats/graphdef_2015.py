@@ -124,8 +124,10 @@ def _find_scope(path: Path, nodes: Nodes, expected: list[str]) -> str:
     if not imports:
         raise InputError(f"{path}: not the Inception V3 of 2015 (it lacks {last!r}); {REMEDY}")
     if len(imports) > 1:
-        times = f"{len(imports)} times, under {imports[0]!r} and {imports[1]!r}"
-        raise InputError(f"{path}: holds the network {times}; save a graph with one copy")
+        raise InputError(
+            f"{path}: holds the network {len(imports)} times, under {imports[0]!r} and {imports[1]!r}; "
+            "save a graph with one copy"
+        )
     scope = imports[0]
     missing = [scope + name for name in expected if scope + name not in nodes]
     inside = [name.removeprefix(scope) for name in nodes if name.startswith(scope)]

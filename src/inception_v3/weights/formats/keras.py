@@ -14,7 +14,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from io import BytesIO
 from itertools import count, takewhile
@@ -297,9 +297,8 @@ def _not_inception(fault: str) -> _ContentError:
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def differences(weights: Weights) -> list[str]:
-    """Why Keras would compute other outputs. Its average pools leave the padding out."""
-    return differences_from(weights, count_padding=False, can_end_at=LAST)
+# Why Keras would compute other outputs. Its average pools leave the padding out.
+differences = partial(differences_from, count_padding=False, can_end_at=LAST)
 
 
 def write(weights: Weights, path: Path) -> None:

@@ -5,6 +5,7 @@ The variable `InceptionV3/Conv2d_1a_3x3/weights` is the tensor `Conv2d_1a_3x3.we
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,6 @@ def read(path: Path) -> Weights:
     tensors = {name.replace("/", "."): to_torch(value) for name, value in variables.items()}
     preprocessing = Preprocessing.named("slim", settings.image_size)
     return Weights(tensors, settings, preprocessing, default_class_names(settings.num_classes))
-
-
-def differences(weights: Weights) -> list[str]:
-    """Why TF-Slim would compute other outputs. It builds any width; its average pools leave the padding out."""
-    return differences_from(weights, count_padding=False, global_pool=False, fixed_widths=False)
 
 
 def write(weights: Weights, path: Path) -> None:
@@ -148,7 +144,8 @@ FORMAT = WritableFormat(
     recognises=tensorflow_checkpoint.recognises,
     read=read,
     write=write,
-    differences=differences,
+    # TF-Slim builds any width; its average pools leave the padding out.
+    differences=partial(differences_from, count_padding=False, global_pool=False, fixed_widths=False),
     suffixes=(".ckpt",),
     forbidden_suffixes=(".index",),  # a checkpoint is named by its prefix
     has_gamma=False,

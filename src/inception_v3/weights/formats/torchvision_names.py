@@ -4,8 +4,9 @@ The names are those of torchvision/models/inception.py, which timm/models/incept
 pytorch-fid and torch-fidelity took over. They follow from the architecture table by a rule over a branch's kernels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,10 +148,11 @@ def can_hold_aux(weights: Weights) -> bool:
     return "AuxLogits.Conv2d_2a_5x5.weights" in weights.tensors
 
 
-def to_state_dict(path: Path, weights: Weights, aux: bool) -> dict[str, Tensor]:
-    """The state dict under their names: a missing gamma is 1, counters are 0, all else is bit for bit the same.
+def save(path: Path, weights: Weights, aux: bool, save_file: Callable[[Any, Path], None] = torch.save) -> None:
+    """Write the state dict under their names: a missing gamma is 1, counters are 0, all else is bit for bit the same.
 
-    Raises InputError, with `path` and the variable, if the network is cut or has other widths.
+    Raises InputError, with `path` and the variable, if the network is cut or has other widths; or if the file cannot be
+    written.
     """
     state_dict: dict[str, Tensor] = {}
     for name, (our_name, shape) in _tensors(aux, weights.settings.num_classes).items():
@@ -169,11 +171,5 @@ def to_state_dict(path: Path, weights: Weights, aux: bool) -> dict[str, Tensor]:
         state_dict[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         if name.endswith("running_var"):
             state_dict[name.replace("running_var", COUNTER)] = torch.tensor(0)
-    return state_dict
-
-
-def save(path: Path, weights: Weights, aux: bool) -> None:
-    """Write the state dict with torch.save. Raises InputError as `to_state_dict` does, or if it cannot be written."""
-    state_dict = to_state_dict(path, weights, aux)
     with atomic_write(path) as temporary:
-        torch.save(state_dict, temporary)
+        save_file(state_dict, temporary)
