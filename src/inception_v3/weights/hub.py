@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from inception_v3.support.files import atomic_write, write_error
 from inception_v3.weights.formats import native
-from inception_v3.weights.published import CONFIG, Hub, HubOptions, find_published, parse_repository
+from inception_v3.weights.published import CONFIG, Hub, find_published, parse_repository
 from inception_v3.weights.read import MODEL_FILE, read_source, read_weights
 
 if TYPE_CHECKING:
@@ -64,15 +64,21 @@ class HubMixin(
         name = str(pretrained_model_name_or_path)
         source = None if Path(name).exists() else find_published(name) or parse_repository(name)
         if isinstance(source, Hub):
-            options = HubOptions(token, cache_dir, force_download, local_files_only)
-            source = replace(source, revision=revision or source.revision, options=options)
+            source = replace(
+                source,
+                revision=revision or source.revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
             name = name if ":" in name else f"hf:{name}"
             with source.open(name) as weights_source:
                 weights, origin = read_source(name, weights_source)
         else:
             weights, origin = read_weights(name)
-        model_class = cast("type[InceptionV3]", cls)
-        return model_class.from_weights(weights, origin, partial=not strict, **model_kwargs).to(map_location)
+        model = cast("type[InceptionV3]", cls).from_weights(weights, origin, partial=not strict, **model_kwargs)
+        return model.to(map_location)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write model.safetensors and config.json to a folder, and a model card if the folder has none.

@@ -5,6 +5,7 @@ images. Each file is downloaded once, into torch.hub's cache (TORCH_HOME) or hug
 """
 
 import gzip
+import io
 import re
 import shutil
 import tarfile
@@ -82,24 +83,20 @@ class Web:
 
 
 @dataclass(frozen=True)
-class HubOptions:
-    """Options of `huggingface_hub.hf_hub_download`, under its names."""
-
-    token: str | bool | None = None
-    cache_dir: str | Path | None = None
-    force_download: bool = False
-    local_files_only: bool = False
-
-
-@dataclass(frozen=True)
 class Hub:
-    """Weights in a repository of the Hugging Face hub, at its newest or the given revision."""
+    """Weights in a repository of the Hugging Face hub, at its newest or the given revision.
+
+    The options from `token` on are those of `huggingface_hub.hf_hub_download`, under its names.
+    """
 
     repository: str
     revision: str | None = None
     format: str | None = None
     mean_std: MeanStd | None = None
-    options: HubOptions = HubOptions()
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    force_download: bool = False
+    local_files_only: bool = False
 
     @contextmanager
     def open(self, name: str, local_file: Path | None = None) -> Iterator[WeightsSource]:
@@ -107,7 +104,15 @@ class Hub:
 
         `name` is for messages. Raises InputError: see `download_from_hub`.
         """
-        file = local_file or download_from_hub(name, self.repository, self.revision, self.options)
+        file = local_file or download_from_hub(
+            name,
+            self.repository,
+            self.revision,
+            token=self.token,
+            cache_dir=self.cache_dir,
+            force_download=self.force_download,
+            local_files_only=self.local_files_only,
+        )
         yield WeightsSource(file, self.format, self.mean_std)
 
 
@@ -186,8 +191,10 @@ def parse_repository(name: str) -> Hub | None:
 
 def _fetch_error(name: str, problem: object) -> InputError:
     """Return the error for weights that could not be downloaded, with the alternative."""
-    option = "--weights-file FILE, in Python load(name, weights_file=FILE)"
-    return InputError(f"{name}: {problem}; try again, or download it on another machine and give the file: {option}")
+    return InputError(
+        f"{name}: {problem}; try again, or download it on another machine and give the file: --weights-file FILE, in "
+        "Python load(name, weights_file=FILE)"
+    )
 
 
 # ----------------------------------------------------------------------------------------------- archives
@@ -199,16 +206,16 @@ def _is_gzip(file: Path) -> bool:
     return False
 
 
-class _BoundedReader:
+class _BoundedReader(io.RawIOBase):
     """Decompresses a gzip file, up to MAX_BYTES: a small file can expand to any size."""
 
     def __init__(self, inner: gzip.GzipFile) -> None:
         self.inner = inner
         self.left = MAX_BYTES
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         try:
-            data = self.inner.read(min(size, self.left + 1))
+            data = self.inner.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"it is a damaged archive ({error})") from error
         self.left -= len(data)
@@ -249,7 +256,14 @@ class _NotInRepositoryError(Exception):
 
 
 def download_from_hub(
-    name: str, repository: str, revision: str | None = None, options: HubOptions = HubOptions()
+    name: str,
+    repository: str,
+    revision: str | None = None,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
 ) -> Path:
     """Return the file with a repository's weights, from the cache or the hub. Its config.json lies beside it.
 
@@ -261,17 +275,17 @@ def download_from_hub(
     problem: Exception | None = None  # why the hub is not reachable
     for filename in (CONFIG, *WEIGHTS):
         try:
-            if not (options.local_files_only or problem):
-                problem = _check_hub(name, repository, filename, revision, options)
-            offline = options.local_files_only or problem is not None
+            if not (local_files_only or problem):
+                problem = _check_hub(name, repository, filename, revision, token)
+            offline = local_files_only or problem is not None
             path = hf_hub_download(
                 repository,
                 filename,
                 revision=revision,
-                cache_dir=options.cache_dir,
-                token=options.token,
+                cache_dir=cache_dir,
+                token=token,
                 endpoint=ENDPOINT,
-                force_download=options.force_download and not offline,
+                force_download=force_download and not offline,
                 local_files_only=offline,
             )
         except (_NotInRepositoryError, errors.EntryNotFoundError):
@@ -287,11 +301,11 @@ def download_from_hub(
             _verify_cached(name, file)
             return file
         revision = file.parent.name  # the commit, so that the weights are from the same one
-    raise _not_on_hub(name, repository, problem, options.local_files_only)
+    raise _not_on_hub(name, repository, problem, local_files_only)
 
 
 def _check_hub(
-    name: str, repository: str, filename: str, revision: str | None, options: HubOptions
+    name: str, repository: str, filename: str, revision: str | None, token: str | bool | None
 ) -> Exception | None:
     """Return None if the hub can deliver the file, or the error if it cannot be reached.
 
@@ -302,7 +316,7 @@ def _check_hub(
 
     try:
         url = hf_hub_url(repository, filename, revision=revision, endpoint=ENDPOINT)
-        size = get_hf_file_metadata(url, token=options.token).size
+        size = get_hf_file_metadata(url, token=token).size
     except Exception as error:  # the errors of its HTTP library, which has changed twice
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status == 404 and not isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):

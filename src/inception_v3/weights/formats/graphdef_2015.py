@@ -111,10 +111,10 @@ def _layer_variables(layer: Layer) -> Iterator[tuple[str, str, tuple[int, ...]]]
     if not layer.normalized:
         yield "weights", "weights", (layer.in_channels, layer.out_channels)
         yield "biases", "biases", (layer.out_channels,)
-        return
-    yield KERNEL, "weights", (*layer.kernel, layer.in_channels, layer.out_channels)
-    for suffix in BATCH_NORM:
-        yield suffix.replace("BatchNorm.", "batchnorm/"), suffix, (layer.out_channels,)
+    else:
+        yield KERNEL, "weights", (*layer.kernel, layer.in_channels, layer.out_channels)
+        for suffix in BATCH_NORM:
+            yield suffix.replace("BatchNorm.", "batchnorm/"), suffix, (layer.out_channels,)
 
 
 def _find_scope(path: Path, nodes: Nodes, expected: list[str]) -> str:

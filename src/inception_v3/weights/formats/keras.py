@@ -167,8 +167,10 @@ def read(path: Path) -> Weights:
     except _ContentError as error:
         raise InputError(f"{path}: {one_line(error, 1000)}") from error
     except DAMAGE as error:
-        advice = "check the path, and download or save the file again if it is damaged"
-        raise InputError(f"{path}: cannot be read ({one_line(error, 1000)}); {advice}") from error
+        raise InputError(
+            f"{path}: cannot be read ({one_line(error, 1000)}); check the path, and download or save the file again if "
+            "it is damaged"
+        ) from error
     settings = Settings(create_aux_logits=False, global_pool=True)
     bias = tensors.get(f"{state_name(_layers()[-1].layer)}.biases")
     if bias is None:
@@ -240,9 +242,9 @@ def _child(group: Any, name: str) -> Any:
 
 def _strings(group: Any, name: str) -> list[str]:
     """A list in the attributes. Keras splits a long list into attributes `name0`, `name1`, ..."""
-    numbered = (f"{name}{number}" for number in count())
+    parts = (f"{name}{number}" for number in count())
     strings: list[str] = []
-    for attribute in [name] if name in group.attrs else takewhile(lambda key: key in group.attrs, numbered):
+    for attribute in [name] if name in group.attrs else takewhile(lambda key: key in group.attrs, parts):
         declared = group.attrs.get_id(attribute)
         if prod(declared.shape or ()) * declared.dtype.itemsize > MIB:
             raise _ContentError(f"the attribute {attribute} of {group.name} is too large; the file is damaged")

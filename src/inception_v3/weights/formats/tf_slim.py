@@ -42,14 +42,18 @@ def read(path: Path) -> Weights:
     If the checkpoint holds moving averages of the weights, these are used, as slim evaluates with them.
     Raises InputError: damaged, or not TF-Slim's Inception V3.
     """
-    arrays = tensorflow_checkpoint.read(path, wanted=_is_variable)
-    arrays = {name.removeprefix(SCOPE): value for name, value in arrays.items()}
+    stored = tensorflow_checkpoint.read(path, wanted=_is_variable)
+    arrays = {name.removeprefix(SCOPE): value for name, value in stored.items()}
     averages = {name.removesuffix(AVERAGE): value for name, value in arrays.items() if name.endswith(AVERAGE)}
     variables = {name: value for name, value in arrays.items() if not name.endswith(AVERAGE)} | averages
     settings = Settings(**recover_options(path, {name: value.shape for name, value in variables.items()}))
     tensors = {name.replace("/", "."): to_torch(value) for name, value in variables.items()}
-    preprocessing = Preprocessing.named("slim", settings.image_size)
-    return Weights(tensors, settings, preprocessing, default_class_names(settings.num_classes))
+    return Weights(
+        tensors,
+        settings,
+        Preprocessing.named("slim", settings.image_size),
+        default_class_names(settings.num_classes),
+    )
 
 
 def write(weights: Weights, path: Path) -> None:
@@ -120,8 +124,10 @@ def _width_options(path: Path, layers: list[Layer], shapes: dict[str, tuple[int,
         if shape is not None and len(shape) == 4 and isinstance(layer.table, Conv) and layer.table.width:
             widths[layer.table.width] = shape[3]
     for min_depth in (16, min(widths.values())):
-        above = [(width, published) for published, width in widths.items() if width != min_depth]
-        low = max((Fraction(width, published) for width, published in above), default=Fraction())
+        low = max(
+            (Fraction(width, published) for published, width in widths.items() if width != min_depth),
+            default=Fraction(),
+        )
         high = min(Fraction(width + 1, published) for published, width in widths.items())
         for multiplier in _decimals_from(low):
             if 0 < multiplier < high and all(

@@ -41,16 +41,17 @@ def _tensors(aux: bool, num_classes: int) -> dict[str, tuple[str, tuple[int, ...
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in convolutions(create_aux_logits=aux):
         in_aux = layer.end_point == "AuxLogits"
+        ours = state_name(layer)
         if not layer.normalized:  # logits: a linear layer there, a 1x1 convolution here
-            theirs, ours = "AuxLogits.fc" if in_aux else "fc", state_name(layer)
+            theirs = "AuxLogits.fc" if in_aux else "fc"
             tensors[f"{theirs}.weight"] = f"{ours}.weights", (num_classes, layer.in_channels)
             tensors[f"{theirs}.bias"] = f"{ours}.biases", (num_classes,)
-            continue
-        theirs = next(aux_convolutions) if in_aux else scopes.get(layer.name, layer.name)  # the stem's are the same
-        kernel = (layer.out_channels, layer.in_channels, *layer.kernel)
-        tensors[f"{theirs}.conv.weight"] = f"{state_name(layer)}.weights", kernel
-        for their_part, part in zip(THEIR_BATCH_NORM, BATCH_NORM, strict=True):
-            tensors[f"{theirs}.{their_part}"] = f"{state_name(layer)}.{part}", (layer.out_channels,)
+        else:
+            theirs = next(aux_convolutions) if in_aux else scopes.get(layer.name, layer.name)  # the stem's are the same
+            kernel = (layer.out_channels, layer.in_channels, *layer.kernel)
+            tensors[f"{theirs}.conv.weight"] = f"{ours}.weights", kernel
+            for their_part, part in zip(THEIR_BATCH_NORM, BATCH_NORM, strict=True):
+                tensors[f"{theirs}.{their_part}"] = f"{ours}.{part}", (layer.out_channels,)
     return tensors
 
 

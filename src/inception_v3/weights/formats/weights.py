@@ -46,8 +46,9 @@ class Weights:
 
 def convolutions(**options: Any) -> list[Layer]:
     """The convolutions in the table's order: base, AuxLogits, Logits. `options` are those of `end_points`."""
-    points = architecture.end_points(**options)
-    return [layer for point in points for layer in point.layers if isinstance(layer.table, Conv)]
+    return [
+        layer for point in architecture.end_points(**options) for layer in point.layers if isinstance(layer.table, Conv)
+    ]
 
 
 def state_name(layer: Layer) -> str:

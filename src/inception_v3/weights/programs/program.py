@@ -52,8 +52,14 @@ class Program:
         with TemporaryDirectory() as name:
             folder = Path(name)
             np.save(folder / "images.npy", images)
-            runner = Path(__file__).with_name("runner.py")
-            command = [python, runner, self.script, self.distribution, path.absolute(), json.dumps(dict(settings))]
+            command = [
+                python,
+                Path(__file__).with_name("runner.py"),
+                self.script,
+                self.distribution,
+                path.absolute(),
+                json.dumps(dict(settings)),
+            ]
             environment = os.environ | {
                 "PYTHONSAFEPATH": "1",  # do not import modules from the folder of the scripts
                 "CUDA_VISIBLE_DEVICES": "-1",
