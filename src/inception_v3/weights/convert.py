@@ -189,8 +189,7 @@ def _staged(destination: Path) -> Iterator[Path]:
             if staged not in written:  # a checkpoint's prefix: a file of that name would be read instead
                 destination.unlink(missing_ok=True)
     except InputError as error:
-        message = str(error).replace(str(staged), str(destination))
-        raise InputError(message, exit_status=error.exit_status) from error
+        raise InputError(str(error).replace(str(staged), str(destination)), exit_status=error.exit_status) from error
     except OSError as error:
         raise write_error(destination, error) from error
     finally:
@@ -247,8 +246,9 @@ def _check(
     try:
         program, arrays = format.program.run(staged, images, reloaded.settings, python)
     except MissingProgramError as error:
-        reason = f"{format.name}'s program cannot be run here: {error}"
-        return ProgramCheck("inception-v3", conversion.difference, reason)
+        return ProgramCheck(
+            "inception-v3", conversion.difference, f"{format.name}'s program cannot be run here: {error}"
+        )
     except ProgramError as error:
         raise InputError(
             f"{conversion.destination}: not written, since {format.name}'s program cannot use it ({error}); leave out "

@@ -14,18 +14,21 @@ from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from inception_v3.support.files import atomic_write, write_error
 from inception_v3.weights.formats import native
-from inception_v3.weights.published import CONFIG, Hub, HubOptions, find_published, parse_repository
+from inception_v3.weights.published import CONFIG, Hub, find_published, parse_repository
 from inception_v3.weights.read import MODEL_FILE, read_source, read_weights
 
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
-TAGS = ["inception-v3", "pytorch", "arxiv:1512.00567"]
 MAX_LISTED_CLASSES = 100  # in the card
-METRICS = "metrics.jsonl"  # of a run folder
 
 
-class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="image-classification", tags=TAGS):
+class HubMixin(
+    PyTorchModelHubMixin,
+    library_name="inception-v3",
+    pipeline_tag="image-classification",
+    tags=["inception-v3", "pytorch", "arxiv:1512.00567"],
+):
     """The methods that InceptionV3 inherits from huggingface_hub, with the native format instead of the mixin's own."""
 
     # Not None, or the mixin would store each model's arguments in it; they are in `settings` and in config.json.
@@ -61,15 +64,21 @@ class HubMixin(PyTorchModelHubMixin, library_name="inception-v3", pipeline_tag="
         name = str(pretrained_model_name_or_path)
         source = None if Path(name).exists() else find_published(name) or parse_repository(name)
         if isinstance(source, Hub):
-            options = HubOptions(token, cache_dir, force_download, local_files_only)
-            source = replace(source, revision=revision or source.revision, options=options)
+            source = replace(
+                source,
+                revision=revision or source.revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
             name = name if ":" in name else f"hf:{name}"
             with source.open(name) as weights_source:
                 weights, origin = read_source(name, weights_source)
         else:
             weights, origin = read_weights(name)
-        model_class = cast("type[InceptionV3]", cls)
-        return model_class.from_weights(weights, origin, partial=not strict, **model_kwargs).to(map_location)
+        model = cast("type[InceptionV3]", cls).from_weights(weights, origin, partial=not strict, **model_kwargs)
+        return model.to(map_location)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write model.safetensors and config.json to a folder, and a model card if the folder has none.
@@ -152,7 +161,7 @@ def _run_results(model: "InceptionV3") -> dict[str, Any]:
     if model.origin is None:
         return {}
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        for line in (model.origin.file.parent / METRICS).read_text("utf-8").splitlines():
+        for line in (model.origin.file.parent / "metrics.jsonl").read_text("utf-8").splitlines():
             epoch = json.loads(line)
             if epoch.get("epoch") == model.origin.training.get("epochs"):
                 return {name: value for name, value in epoch.items() if name.startswith("held_out")}

@@ -83,24 +83,20 @@ class Web:
 
 
 @dataclass(frozen=True)
-class HubOptions:
-    """Options of `huggingface_hub.hf_hub_download`, under its names."""
-
-    token: str | bool | None = None
-    cache_dir: str | Path | None = None
-    force_download: bool = False
-    local_files_only: bool = False
-
-
-@dataclass(frozen=True)
 class Hub:
-    """Weights in a repository of the Hugging Face hub, at its newest or the given revision."""
+    """Weights in a repository of the Hugging Face hub, at its newest or the given revision.
+
+    The options from `token` on are those of `huggingface_hub.hf_hub_download`, under its names.
+    """
 
     repository: str
     revision: str | None = None
     format: str | None = None
     mean_std: MeanStd | None = None
-    options: HubOptions = HubOptions()
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    force_download: bool = False
+    local_files_only: bool = False
 
     @contextmanager
     def open(self, name: str, local_file: Path | None = None) -> Iterator[WeightsSource]:
@@ -108,7 +104,15 @@ class Hub:
 
         `name` is for messages. Raises InputError: see `download_from_hub`.
         """
-        file = local_file or download_from_hub(name, self.repository, self.revision, self.options)
+        file = local_file or download_from_hub(
+            name,
+            self.repository,
+            self.revision,
+            token=self.token,
+            cache_dir=self.cache_dir,
+            force_download=self.force_download,
+            local_files_only=self.local_files_only,
+        )
         yield WeightsSource(file, self.format, self.mean_std)
 
 
@@ -187,8 +191,10 @@ def parse_repository(name: str) -> Hub | None:
 
 def _fetch_error(name: str, problem: object) -> InputError:
     """Return the error for weights that could not be downloaded, with the alternative."""
-    option = "--weights-file FILE, in Python load(name, weights_file=FILE)"
-    return InputError(f"{name}: {problem}; try again, or download it on another machine and give the file: {option}")
+    return InputError(
+        f"{name}: {problem}; try again, or download it on another machine and give the file: --weights-file FILE, in "
+        "Python load(name, weights_file=FILE)"
+    )
 
 
 # ----------------------------------------------------------------------------------------------- archives
@@ -206,9 +212,6 @@ class _BoundedReader(io.RawIOBase):
     def __init__(self, inner: gzip.GzipFile) -> None:
         self.inner = inner
         self.left = MAX_BYTES
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1) -> bytes:
         try:
@@ -253,30 +256,36 @@ class _NotInRepositoryError(Exception):
 
 
 def download_from_hub(
-    name: str, repository: str, revision: str | None = None, options: HubOptions = HubOptions()
+    name: str,
+    repository: str,
+    revision: str | None = None,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
 ) -> Path:
     """Return the file with a repository's weights, from the cache or the hub. Its config.json lies beside it.
 
     If the hub is not reachable, the cache is used. `name` is for messages.
     Raises InputError: in neither of them, too large, or not the hub's checksum (the file is deleted then).
     """
-    import huggingface_hub as hub
-    from huggingface_hub import errors
+    from huggingface_hub import errors, hf_hub_download
 
     problem: Exception | None = None  # why the hub is not reachable
     for filename in (CONFIG, *WEIGHTS):
         try:
-            if not (options.local_files_only or problem):
-                problem = _check_hub(name, repository, filename, revision, options)
-            offline = options.local_files_only or problem is not None
-            path = hub.hf_hub_download(
+            if not (local_files_only or problem):
+                problem = _check_hub(name, repository, filename, revision, token)
+            offline = local_files_only or problem is not None
+            path = hf_hub_download(
                 repository,
                 filename,
                 revision=revision,
-                cache_dir=options.cache_dir,
-                token=options.token,
+                cache_dir=cache_dir,
+                token=token,
                 endpoint=ENDPOINT,
-                force_download=options.force_download and not offline,
+                force_download=force_download and not offline,
                 local_files_only=offline,
             )
         except (_NotInRepositoryError, errors.EntryNotFoundError):
@@ -292,23 +301,22 @@ def download_from_hub(
             _verify_cached(name, file)
             return file
         revision = file.parent.name  # the commit, so that the weights are from the same one
-    raise _not_on_hub(name, repository, problem, options.local_files_only)
+    raise _not_on_hub(name, repository, problem, local_files_only)
 
 
 def _check_hub(
-    name: str, repository: str, filename: str, revision: str | None, options: HubOptions
+    name: str, repository: str, filename: str, revision: str | None, token: str | bool | None
 ) -> Exception | None:
     """Return None if the hub can deliver the file, or the error if it cannot be reached.
 
     Called first because hf_hub_download retries for half a minute without a network.
     Raises _NotInRepositoryError; InputError: the file is too large.
     """
-    import huggingface_hub as hub
-    from huggingface_hub import errors
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
     try:
-        url = hub.hf_hub_url(repository, filename, revision=revision, endpoint=ENDPOINT)
-        size = hub.get_hf_file_metadata(url, token=options.token).size
+        url = hf_hub_url(repository, filename, revision=revision, endpoint=ENDPOINT)
+        size = get_hf_file_metadata(url, token=token).size
     except Exception as error:  # the errors of its HTTP library, which has changed twice
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status == 404 and not isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):
@@ -336,10 +344,12 @@ def _not_on_hub(name: str, repository: str, problem: Exception | None, local_fil
         return InputError(f"{name}: is not in the cache; leave out local_files_only to download it")
     if problem is None:
         return InputError(f"{name}: the repository contains no {' or '.join(WEIGHTS)}; check the name")
-    if isinstance(problem, errors.GatedRepoError):
-        return InputError(f"{name}: a gated repository; accept its terms at {address}, then run hf auth login")
-    if isinstance(problem, errors.RepositoryNotFoundError):
-        return InputError(f"{name}: no such repository, or a private one; check the name, or run hf auth login")
-    if isinstance(problem, errors.RevisionNotFoundError):
-        return InputError(f"{name}: the repository has no such revision; leave out the part after the @")
+    faults = {  # the most particular first
+        errors.GatedRepoError: f"a gated repository; accept its terms at {address}, then run hf auth login",
+        errors.RepositoryNotFoundError: "no such repository, or a private one; check the name, or run hf auth login",
+        errors.RevisionNotFoundError: "the repository has no such revision; leave out the part after the @",
+    }
+    for kind, fault in faults.items():
+        if isinstance(problem, kind):
+            return InputError(f"{name}: {fault}")
     return _fetch_error(name, f"{address} cannot be reached ({network_reason(problem)})")

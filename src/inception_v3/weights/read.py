@@ -28,8 +28,8 @@ class Origin:
     @property
     def first(self) -> str:
         """The origin before this project first saved the weights; otherwise the name or file of this one."""
-        is_published = re.match("[a-z]{2,}:", self.name)
-        name = self.name if is_published else self.file.name  # a full path would reveal the user's folders
+        # A published name starts with letters and a colon. A full path would reveal the user's folders.
+        name = self.name if re.match("[a-z]{2,}:", self.name) else self.file.name
         return str(self.training.get("origin") or f"{name} ({self.format})")
 
 

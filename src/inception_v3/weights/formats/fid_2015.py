@@ -15,8 +15,7 @@ from inception_v3.weights.programs.program import Program
 
 
 def recognises(path: Path) -> bool:
-    shapes = torchvision_names.inception_shapes(path)
-    return shapes is not None and torchvision_names.is_2015_graph(shapes)
+    return torchvision_names.recognises(path, of_2015=True)
 
 
 def read(path: Path) -> Weights:

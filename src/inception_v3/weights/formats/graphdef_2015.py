@@ -6,14 +6,15 @@ their type, shape and size are known to be the network's.
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
-from itertools import islice
+from functools import partial, reduce
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, Pool
@@ -21,7 +22,7 @@ from inception_v3.network.settings import GRAPH_2015
 from inception_v3.support.protocol_buffers import read_fields
 from inception_v3.weights.formats.base import Format
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, DTYPES, V1_FLOATS, read_shape, to_native
-from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, state_name
+from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, numbered, state_name, to_torch
 
 KERNEL = "conv2d_params"  # the name of every kernel in this graph, and in no other program's
 FLOAT16 = 19  # DataType in tensorflow/core/framework/types.proto
@@ -55,16 +56,15 @@ def read(path: Path) -> Weights:
         raise InputError(f"{path}: truncated, damaged or not a TensorFlow graph ({error}); {REMEDY}") from error
     expected = variables()
     scope = _find_scope(path, nodes, list(expected))
-    arrays = {}
+    tensors = {}
     for name, (state, shape) in expected.items():
         try:
-            arrays[state] = _read_array(_constant(nodes, scope + name), shape)
+            tensors[state] = _read_tensor(_constant(nodes, scope + name), shape)
         except ValueError as error:
             raise InputError(f"{path}: {scope + name!r} cannot be used: {error}; {REMEDY}") from error
     # One dtype for all, which holds every value exactly: a network cannot run in a mixture.
-    dtype = np.result_type(np.float32, *{array.dtype for array in arrays.values()})
-    tensors = {state: torch.from_numpy(array.astype(dtype, copy=False)) for state, array in arrays.items()}
-    return Weights(tensors, GRAPH_2015)
+    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
+    return Weights({state: tensor.to(dtype) for state, tensor in tensors.items()}, GRAPH_2015)
 
 
 # --- names ---
@@ -76,11 +76,10 @@ def scopes() -> Iterator[str]:
     A branch with one step is in the scope of its module; each other branch has a `tower` of its own; parallel
     convolutions share a scope `mixed` inside it. TensorFlow numbers equal names: conv, conv_1, conv_2.
     """
-    uses: Counter[str] = Counter()
+    numbers: defaultdict[str, count[int]] = defaultdict(count)
 
     def unique(scope: str) -> str:
-        uses[scope] += 1
-        return scope if uses[scope] == 1 else f"{scope}_{uses[scope] - 1}"
+        return numbered(scope, next(numbers[scope]))
 
     for node in BASE:
         if isinstance(node, Conv):
@@ -112,10 +111,10 @@ def _layer_variables(layer: Layer) -> Iterator[tuple[str, str, tuple[int, ...]]]
     if not layer.normalized:
         yield "weights", "weights", (layer.in_channels, layer.out_channels)
         yield "biases", "biases", (layer.out_channels,)
-        return
-    yield KERNEL, "weights", (*layer.kernel, layer.in_channels, layer.out_channels)
-    for suffix in BATCH_NORM:
-        yield suffix.replace("BatchNorm.", "batchnorm/"), suffix, (layer.out_channels,)
+    else:
+        yield KERNEL, "weights", (*layer.kernel, layer.in_channels, layer.out_channels)
+        for suffix in BATCH_NORM:
+            yield suffix.replace("BatchNorm.", "batchnorm/"), suffix, (layer.out_channels,)
 
 
 def _find_scope(path: Path, nodes: Nodes, expected: list[str]) -> str:
@@ -125,8 +124,10 @@ def _find_scope(path: Path, nodes: Nodes, expected: list[str]) -> str:
     if not imports:
         raise InputError(f"{path}: not the Inception V3 of 2015 (it lacks {last!r}); {REMEDY}")
     if len(imports) > 1:
-        times = f"{len(imports)} times, under {imports[0]!r} and {imports[1]!r}"
-        raise InputError(f"{path}: holds the network {times}; save a graph with one copy")
+        raise InputError(
+            f"{path}: holds the network {len(imports)} times, under {imports[0]!r} and {imports[1]!r}; "
+            "save a graph with one copy"
+        )
     scope = imports[0]
     missing = [scope + name for name in expected if scope + name not in nodes]
     inside = [name.removeprefix(scope) for name in nodes if name.startswith(scope)]
@@ -165,7 +166,7 @@ def _constant(nodes: Nodes, name: str) -> memoryview:
     raise ValueError("its nodes form a circle")
 
 
-def _read_array(tensor: memoryview, expected: tuple[int, ...]) -> np.ndarray:
+def _read_tensor(tensor: memoryview, expected: tuple[int, ...]) -> Tensor:
     """Copy the values into the layout of `state_dict()`, once type, shape and size are known to be right."""
     dtype, shape = _first(tensor, 1), _message(tensor, 2)
     if not isinstance(dtype, int) or dtype not in (*V1_FLOATS, BFLOAT16, FLOAT16):
@@ -176,9 +177,7 @@ def _read_array(tensor: memoryview, expected: tuple[int, ...]) -> np.ndarray:
     values = to_native(_values(tensor, dtype, math.prod(expected)), dtype).reshape(expected)
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
-    axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[values.ndim]
-    copied = np.array(values.transpose(axes), order="C")  # out of the mapped file
-    return copied[:, :, None, None] if values.ndim == 2 else copied
+    return to_torch(values)
 
 
 def _values(tensor: memoryview, dtype: int, count: int) -> np.ndarray:

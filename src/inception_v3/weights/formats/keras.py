@@ -3,7 +3,7 @@
 Keras numbers layers in the order of their creation, which is the architecture table's order. It does not restart at 0
 for a second model in the same process, so `conv2d_94` may be the first. Its files hold the layers in another order,
 sorted by their distance from the output. Keras matches variables by that order and never by name, and so does this
-module: it builds the network's graph from the table and sorts it as Keras does (keras/src/ops/function.py, map_graph).
+module: it sorts the layers of the table as Keras sorts them (keras/src/ops/function.py, map_graph).
 
 HDF5 files can point to other files and declare tensors of any size. This module refuses links, external and virtual
 data, and checks every shape before it reads values. It never builds an object from a stored configuration.
@@ -11,10 +11,10 @@ data, and checks every shape before it reads values. It never builds an object f
 
 import zipfile
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from io import BytesIO
 from itertools import count, takewhile
@@ -28,10 +28,12 @@ from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.network.architecture import BASE, LOGITS, Branch, Conv, Layer, Mixed, Pool
+from inception_v3.network.architecture import BASE, Conv, Layer, Mixed
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
+from inception_v3.support.packages import require_packages
 from inception_v3.weights.formats.base import WritableFormat
+from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
 from inception_v3.weights.formats.weights import (
     Weights,
     all_finite,
@@ -39,8 +41,10 @@ from inception_v3.weights.formats.weights import (
     default_class_names,
     differences_from,
     fold_gamma,
+    numbered,
     one_line,
     state_name,
+    to_torch,
 )
 from inception_v3.weights.programs.program import Program
 
@@ -86,7 +90,7 @@ class _KerasLayer:
     @property
     def name(self) -> str:
         """Keras's name for it in the first model of a process."""
-        return "predictions" if self.kind == "dense" else _numbered(self.kind, self.index)
+        return "predictions" if self.kind == "dense" else numbered(self.kind, self.index)
 
     def variables(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Map Keras's name of each variable to the name in `state_dict()` and the shape in Keras."""
@@ -99,75 +103,38 @@ class _KerasLayer:
         }
 
 
-@dataclass(eq=False)
-class _Node:
-    """A layer in Keras's graph, with or without variables."""
-
-    inputs: list["_Node"]
-    layer: _KerasLayer | None = None
-
-
 @cache
 def _layers() -> list[_KerasLayer]:
-    """The layers with variables in the order of Keras's `model.layers`; the head is the last."""
-    visited: dict[_Node, int] = {}
-    finished: list[_Node] = []
+    """The layers with variables in the order of Keras's `model.layers`; the head is the last.
 
-    def visit(node: _Node) -> None:
-        if node not in visited:
-            visited[node] = len(visited)
-            for source in node.inputs:
-                visit(source)
-            finished.append(node)
-
-    visit(_graph())
-    depth = dict.fromkeys(finished, 0)  # the longest path to the output
-    for node in reversed(finished):
-        for source in node.inputs:
-            depth[source] = max(depth[source], depth[node] + 1)
-    ordered = sorted(finished, key=lambda node: (-depth[node], visited[node]))
-    return [node.layer for node in ordered if node.layer]
-
-
-def _graph() -> _Node:
-    """The output node of the network as Keras builds it: each convolution is followed by BatchNorm and ReLU."""
-    layers = {layer.name: layer for layer in convolutions(create_aux_logits=False)}
-    indices = count()
-
-    def add_layer(table: Conv | Pool, scope: str, net: _Node) -> _Node:
-        if isinstance(table, Pool):
-            return _Node([net])
-        index, layer = next(indices), layers[scope + table.name]
-        net = _Node([net], _KerasLayer("conv2d", index, layer))
-        return _Node([_Node([net], _KerasLayer("batch_normalization", index, layer))])
-
-    def add_branch(steps: Branch, scope: str, net: _Node) -> _Node:
-        for step in steps:
-            nets = [add_layer(table, scope, net) for table in (step if isinstance(step, tuple) else (step,))]
-            net = nets[0] if len(nets) == 1 else _Node(nets)
-        return net
-
-    net = _Node([])
+    Keras sorts layers by their longest path to the output, and layers with equal paths by branch.
+    """
+    layers = convolutions(create_aux_logits=False)
+    indices = {layer.name: index for index, layer in enumerate(layers)}
+    ordered: list[_KerasLayer] = []
     for node in BASE:
-        if isinstance(node, Mixed):
-            net = _Node([add_branch(steps, f"{node.name}/{name}/", net) for name, steps in node.named_branches])
-        else:
-            net = add_branch((node,), "", net)
-    return _Node([_Node([net])], _KerasLayer("dense", 0, layers[f"Logits/{LOGITS[-1].name}"]))
+        branches = node.named_branches if isinstance(node, Mixed) else [("", (node,))]
+        distances: dict[_KerasLayer, int] = {}  # to the end of the module
+        for name, steps in branches:
+            scope = f"{node.name}/{name}/" if name else ""
+            distance = 0
+            for step in reversed(steps):
+                tables = step if isinstance(step, tuple) else (step,)
+                distance += len(tables) > 1  # the layer that joins them
+                for table in tables:
+                    if isinstance(table, Conv):  # followed by BatchNorm and ReLU
+                        index = indices[scope + table.name]
+                        distances[_KerasLayer("batch_normalization", index, layers[index])] = distance + 1
+                        distances[_KerasLayer("conv2d", index, layers[index])] = distance + 2
+                distance += 3 if isinstance(tables[0], Conv) else 1
+        ordered += sorted(distances, key=distances.__getitem__, reverse=True)
+    return [*ordered, _KerasLayer("dense", 0, layers[-1])]
 
 
 def _groups() -> dict[str, _KerasLayer]:
     """The layers by Keras 3's names below `layers/`: each class counts from 0 in the order of `model.layers`."""
-    counts: Counter[str] = Counter()
-    groups = {}
-    for layer in _layers():
-        groups[_numbered(layer.kind, counts[layer.kind])] = layer
-        counts[layer.kind] += 1
-    return groups
-
-
-def _numbered(name: str, number: int) -> str:
-    return f"{name}_{number}" if number else name
+    numbers: defaultdict[str, count[int]] = defaultdict(count)
+    return {numbered(layer.kind, next(numbers[layer.kind])): layer for layer in _layers()}
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -191,19 +158,19 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Weights:
     """Raises InputError, naming the file and the variable: damaged, not Keras's Inception V3, or h5py is missing."""
     h5py = _import_h5py(path)
-    values: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     try:
         with h5py.File(path if _is_hdf5(path) else _unzip(path), "r") as file:
             legacy = _legacy_group(file)
             for layer in _layers_by_order(legacy) if legacy is not None else _layers_by_class(file):
-                values |= _read_layer(*layer)
+                tensors |= _read_layer(*layer)
     except _ContentError as error:
         raise InputError(f"{path}: {one_line(error, 1000)}") from error
     except DAMAGE as error:
-        advice = "check the path, and download or save the file again if it is damaged"
-        raise InputError(f"{path}: cannot be read ({one_line(error, 1000)}); {advice}") from error
-    widest = max((tensor.dtype for tensor in values.values()), key=lambda dtype: dtype.itemsize)
-    tensors = {name: tensor.to(widest) for name, tensor in values.items()}
+        raise InputError(
+            f"{path}: cannot be read ({one_line(error, 1000)}); check the path, and download or save the file again if "
+            "it is damaged"
+        ) from error
     settings = Settings(create_aux_logits=False, global_pool=True)
     bias = tensors.get(f"{state_name(_layers()[-1].layer)}.biases")
     if bias is None:
@@ -217,12 +184,8 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _import_h5py(path: Path) -> Any:
-    try:
-        return import_module("h5py")
-    except ImportError as error:
-        raise InputError(
-            f"{path}: Keras's files need h5py; run: pip install 'inception-v3[keras]'", exit_status=2
-        ) from error
+    require_packages(("h5py",), f"{path}: a file of Keras", "keras")
+    return import_module("h5py")
 
 
 def _unzip(path: Path) -> BytesIO:
@@ -279,9 +242,9 @@ def _child(group: Any, name: str) -> Any:
 
 def _strings(group: Any, name: str) -> list[str]:
     """A list in the attributes. Keras splits a long list into attributes `name0`, `name1`, ..."""
-    numbered = (f"{name}{number}" for number in count())
+    parts = (f"{name}{number}" for number in count())
     strings: list[str] = []
-    for attribute in [name] if name in group.attrs else takewhile(lambda key: key in group.attrs, numbered):
+    for attribute in [name] if name in group.attrs else takewhile(lambda key: key in group.attrs, parts):
         declared = group.attrs.get_id(attribute)
         if prod(declared.shape or ()) * declared.dtype.itemsize > MIB:
             raise _ContentError(f"the attribute {attribute} of {group.name} is too large; the file is damaged")
@@ -301,17 +264,15 @@ def _read_layer(layer: _KerasLayer, name: str, datasets: list[Any]) -> dict[str,
         expected = tuple(classes if length == ANY else length for length in expected)
         if shape != expected or 0 in shape:
             raise _not_inception(f"{dataset.name} has shape {shape}, but {layer} has {expected}")
-        tensor = _read_values(dataset)
-        if tensor.dim() == 4:
-            tensor = tensor.permute(3, 2, 0, 1)
-        elif tensor.dim() == 2:
-            tensor = tensor.T[:, :, None, None]
-        tensors[state] = tensor.contiguous()
+        tensors[state] = _read_values(dataset)
     return tensors
 
 
 def _read_values(dataset: Any) -> Tensor:
-    """A dataset of the right shape, as float32 or float64. Raises _ContentError before memory is allocated."""
+    """A dataset of the right shape, as float32 or float64 in PyTorch's layout.
+
+    Raises _ContentError before memory is allocated.
+    """
     name, dtype = dataset.name, dataset.dtype
     if dataset.is_virtual or dataset.external:
         raise _ContentError(f"{name} keeps its values in another file, which is not read; save all in one file")
@@ -320,11 +281,12 @@ def _read_values(dataset: Any) -> Tensor:
     if dataset.nbytes > MIB + 4 * dataset.id.get_storage_size() or chunk > MIB + dataset.nbytes:
         raise _ContentError(f"{name} declares {dataset.nbytes} bytes that the file does not hold; it is damaged")
     if dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16":
-        tensor = torch.from_numpy(dataset[()].view("<i2").astype(np.int16)).view(torch.bfloat16).float()
+        array = to_native(dataset[()].view("<u2"), BFLOAT16)
     elif dtype.kind == "f" and dtype.itemsize in (2, 4, 8):
-        tensor = torch.from_numpy(np.asarray(dataset[()], np.float64 if dtype.itemsize == 8 else np.float32))
+        array = np.asarray(dataset[()], np.float64 if dtype.itemsize == 8 else np.float32)
     else:
         raise _ContentError(f"{name} holds {dtype} instead of floats; save the model without quantising it")
+    tensor = to_torch(array)
     if not all_finite(tensor):
         raise _ContentError(f"{name} holds NaN or infinity; use an earlier or undamaged file")
     return tensor
@@ -337,9 +299,8 @@ def _not_inception(fault: str) -> _ContentError:
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def differences(weights: Weights) -> list[str]:
-    """Why Keras would compute other outputs. Its average pools leave the padding out."""
-    return differences_from(weights, count_padding=False, can_end_at=LAST)
+# Why Keras would compute other outputs. Its average pools leave the padding out.
+differences = partial(differences_from, count_padding=False, can_end_at=LAST)
 
 
 def write(weights: Weights, path: Path) -> None:

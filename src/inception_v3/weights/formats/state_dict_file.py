@@ -50,7 +50,15 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     except InputError:
         raise
     except Exception as error:  # torch's reader may raise anything
-        raise _unreadable(path, error) from error
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise InputError(
+                f"{path}: cannot be read: it is truncated, or holds code ({code[1]}), which is not run; ask its author "
+                "for the tensors only: torch.save(model.state_dict(), ...)"
+            ) from error
+        kind = f"{type(error).__name__}: {error}" if isinstance(error, SafetensorError) else type(error).__name__
+        raise InputError(
+            f"{path}: cannot be read ({one_line(kind)}): damaged, or not a state dict; download or save it again"
+        ) from error
     tensors = {name: value for name, value in values.items() if not name.endswith(COUNTER)}
     for name, value in tensors.items():
         if not isinstance(value, Tensor) or value.device.type != "cpu" or value.layout != torch.strided:
@@ -67,19 +75,6 @@ def _read_values(path: Path, verify: bool) -> dict[str, Any]:
         if values and all(name.startswith(prefix) for name in values):
             values = {name.removeprefix(prefix): value for name, value in values.items()}
     return values
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    code = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if code:
-        return InputError(
-            f"{path}: cannot be read: it is truncated, or holds code ({code[1]}), which is not run; ask its author for "
-            "the tensors only: torch.save(model.state_dict(), ...)"
-        )
-    kind = f"{type(error).__name__}: {error}" if isinstance(error, SafetensorError) else type(error).__name__
-    return InputError(
-        f"{path}: cannot be read ({one_line(kind)}): damaged, or not a state dict; download or save it again"
-    )
 
 
 def _unpickle(path: Path, verify: bool) -> dict[str, Any]:

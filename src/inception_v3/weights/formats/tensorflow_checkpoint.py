@@ -76,15 +76,15 @@ def read(path: str | Path, wanted: Callable[[str], bool] | None = None) -> dict[
         # In field 1, V1 has a message and V2 the number of its data files.
         variables, fetch = _open_v1(table, header) if _messages(header, 1) else _open_v2(table, header)
     arrays = {}
-    for variable in sorted(variables):
-        if wanted is not None and not wanted(variable.name):
-            continue
+    for variable in sorted(each for each in variables if wanted is None or wanted(each.name)):
         if variable.dtype in DTYPES:
             with _as_input_error(file, variable.name):
                 arrays[variable.name] = _assemble(file, variable, fetch)
         elif wanted is not None:
-            remedy = "save it as float16, bfloat16, float32, float64, int32 or int64"
-            raise InputError(f"{file}: {variable.name!r} is of TensorFlow's type {variable.dtype}; {remedy}")
+            raise InputError(
+                f"{file}: {variable.name!r} is of TensorFlow's type {variable.dtype}; "
+                "save it as float16, bfloat16, float32, float64, int32 or int64"
+            )
     return arrays
 
 
@@ -256,8 +256,10 @@ def _assemble(file: Path, variable: Variable, fetch: Fetch) -> np.ndarray:
         regions.append(tuple(slice(start, stop) for start, stop in spans))
         parts.append(tuple(stop - start for start, stop in spans))
     if sum(map(math.prod, parts)) < math.prod(shape):
-        remedy = "save it in TensorFlow without sharding, or in format V2"
-        raise InputError(f"{file}: {variable.name!r} is partly in other files (a sharded V1 checkpoint); {remedy}")
+        raise InputError(
+            f"{file}: {variable.name!r} is partly in other files (a sharded V1 checkpoint); "
+            "save it in TensorFlow without sharding, or in format V2"
+        )
     if sum(map(math.prod, parts)) > math.prod(shape):
         raise ValueError("slices overlap")
     pieces = [fetch(_slice_key(name, s), dtype, part) for s, part in zip(slices, parts, strict=True)]
@@ -372,14 +374,9 @@ def _build_block(records: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _read_at(path: Path, offset: int, size: int) -> np.ndarray:
-    with path.open("rb") as file:
-        if offset < 0 or size < 0 or offset + size > os.fstat(file.fileno()).st_size:
-            raise ValueError(f"{path} is truncated")
-        data = np.empty(size, np.uint8)
-        file.seek(offset)
-        if file.readinto(data.data) != size:
-            raise ValueError(f"{path} is truncated")
-    return data
+    if offset < 0 or offset + size > path.stat().st_size:
+        raise ValueError(f"{path} is truncated")
+    return np.fromfile(path, np.uint8, size, offset=offset)
 
 
 # --- protobuf's wire format (protobuf.dev/programming-guides/encoding) ---

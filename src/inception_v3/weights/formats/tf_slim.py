@@ -5,11 +5,11 @@ The variable `InceptionV3/Conv2d_1a_3x3/weights` is the tensor `Conv2d_1a_3x3.we
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from inception_v3.errors import InputError
@@ -26,6 +26,7 @@ from inception_v3.weights.formats.weights import (
     default_class_names,
     differences_from,
     fold_gamma,
+    to_torch,
 )
 from inception_v3.weights.programs.program import Program
 
@@ -41,19 +42,18 @@ def read(path: Path) -> Weights:
     If the checkpoint holds moving averages of the weights, these are used, as slim evaluates with them.
     Raises InputError: damaged, or not TF-Slim's Inception V3.
     """
-    arrays = tensorflow_checkpoint.read(path, wanted=_is_variable)
-    arrays = {name.removeprefix(SCOPE): value for name, value in arrays.items()}
+    stored = tensorflow_checkpoint.read(path, wanted=_is_variable)
+    arrays = {name.removeprefix(SCOPE): value for name, value in stored.items()}
     averages = {name.removesuffix(AVERAGE): value for name, value in arrays.items() if name.endswith(AVERAGE)}
     variables = {name: value for name, value in arrays.items() if not name.endswith(AVERAGE)} | averages
     settings = Settings(**recover_options(path, {name: value.shape for name, value in variables.items()}))
     tensors = {name.replace("/", "."): to_torch(value) for name, value in variables.items()}
-    preprocessing = Preprocessing.named("slim", settings.image_size)
-    return Weights(tensors, settings, preprocessing, default_class_names(settings.num_classes))
-
-
-def differences(weights: Weights) -> list[str]:
-    """Why TF-Slim would compute other outputs. It builds any width; its average pools leave the padding out."""
-    return differences_from(weights, count_padding=False, global_pool=False, fixed_widths=False)
+    return Weights(
+        tensors,
+        settings,
+        Preprocessing.named("slim", settings.image_size),
+        default_class_names(settings.num_classes),
+    )
 
 
 def write(weights: Weights, path: Path) -> None:
@@ -83,11 +83,6 @@ def to_tensorflow(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(value.transpose(2, 3, 1, 0)) if value.ndim == 4 else value
 
 
-def to_torch(value: np.ndarray) -> Tensor:
-    """HWIO kernels to OIHW; vectors stay as they are."""
-    return torch.from_numpy(np.ascontiguousarray(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value))
-
-
 def recover_options(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """The options that a checkpoint does not store: num_classes, the widths, the heads and their image size.
 
@@ -104,13 +99,10 @@ def recover_options(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str,
         "create_aux_logits": bool(aux),
         "batch_norm_scale": any(name.endswith("gamma") for name in shapes),
     }
-    height = width = 299
     if aux:
-        height, width = (_image_length(length) for length in shapes[aux[0]][:2])
-        options["image_size"] = (height, width)
-    points = architecture.end_points(height=height, width=width)
-    layers = [layer for point in points for layer in point.layers if layer.normalized]
-    return options | _width_options(path, layers, shapes)
+        options["image_size"] = tuple(map(_image_length, shapes[aux[0]][:2]))
+    height, width = options.get("image_size", (299, 299))
+    return options | _width_options(path, convolutions(height=height, width=width), shapes)
 
 
 def _image_length(kernel: int) -> int:
@@ -132,8 +124,10 @@ def _width_options(path: Path, layers: list[Layer], shapes: dict[str, tuple[int,
         if shape is not None and len(shape) == 4 and isinstance(layer.table, Conv) and layer.table.width:
             widths[layer.table.width] = shape[3]
     for min_depth in (16, min(widths.values())):
-        above = [(width, published) for published, width in widths.items() if width != min_depth]
-        low = max((Fraction(width, published) for width, published in above), default=Fraction())
+        low = max(
+            (Fraction(width, published) for published, width in widths.items() if width != min_depth),
+            default=Fraction(),
+        )
         high = min(Fraction(width + 1, published) for published, width in widths.items())
         for multiplier in _decimals_from(low):
             if 0 < multiplier < high and all(
@@ -156,7 +150,8 @@ FORMAT = WritableFormat(
     recognises=tensorflow_checkpoint.recognises,
     read=read,
     write=write,
-    differences=differences,
+    # TF-Slim builds any width; its average pools leave the padding out.
+    differences=partial(differences_from, count_padding=False, global_pool=False, fixed_widths=False),
     suffixes=(".ckpt",),
     forbidden_suffixes=(".index",),  # a checkpoint is named by its prefix
     has_gamma=False,

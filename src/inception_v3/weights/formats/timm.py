@@ -8,6 +8,7 @@ The state dict does not record which, but the hub's config.json beside it does (
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,12 @@ from safetensors.torch import save_file
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats import native, torchvision, torchvision_names
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.state_dict_file import is_safetensors
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.programs.program import Program
 
-ARCHITECTURE = "inception_v3"
 CONFIG = "config.json"
 PICKLED = (".bin", ".pth", ".pt")
 PREPROCESSING = Preprocessing.named("timm")
@@ -30,8 +29,7 @@ PREPROCESSING = Preprocessing.named("timm")
 
 def recognises(path: Path) -> bool:
     """Whether it is a safetensors file of another program, or a pickle beside timm's config.json of this network."""
-    shapes = torchvision_names.inception_shapes(path)
-    if shapes is None or torchvision_names.is_2015_graph(shapes):
+    if not torchvision_names.recognises(path, of_2015=False):
         return False
     return not native.recognises(path) if is_safetensors(path) else _pretrained_cfg(path) is not None
 
@@ -47,7 +45,7 @@ def _pretrained_cfg(path: Path) -> dict[str, Any] | None:
         config = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    of_timm = isinstance(config, dict) and config.get("architecture") == ARCHITECTURE
+    of_timm = isinstance(config, dict) and config.get("architecture") == "inception_v3"
     return config["pretrained_cfg"] if of_timm and isinstance(config.get("pretrained_cfg"), dict) else None
 
 
@@ -83,9 +81,8 @@ def write(weights: Weights, path: Path) -> None:
     if path.suffix in PICKLED:
         torchvision.write(weights, path)
         return
-    state_dict = torchvision_names.to_state_dict(path, weights, torchvision_names.can_hold_aux(weights))
-    with atomic_write(path) as temporary:
-        save_file(state_dict, temporary, {"format": "pt"})
+    aux = torchvision_names.can_hold_aux(weights)
+    torchvision_names.save(path, weights, aux, partial(save_file, metadata={"format": "pt"}))
 
 
 FORMAT = WritableFormat(

@@ -21,8 +21,7 @@ PREPROCESSING = Preprocessing.named("torchvision")
 
 def recognises(path: Path) -> bool:
     """Whether it is a pickled state dict other than that of the 2015 graph. (timm's are recognised first.)"""
-    shapes = torchvision_names.inception_shapes(path)
-    return shapes is not None and not is_safetensors(path) and not torchvision_names.is_2015_graph(shapes)
+    return torchvision_names.recognises(path, of_2015=False) and not is_safetensors(path)
 
 
 def read(path: Path, preprocessing: Preprocessing = PREPROCESSING) -> Weights:

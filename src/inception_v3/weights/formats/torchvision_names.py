@@ -4,8 +4,9 @@ The names are those of torchvision/models/inception.py, which timm/models/incept
 pytorch-fid and torch-fidelity took over. They follow from the architecture table by a rule over a branch's kernels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,16 +41,17 @@ def _tensors(aux: bool, num_classes: int) -> dict[str, tuple[str, tuple[int, ...
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for layer in convolutions(create_aux_logits=aux):
         in_aux = layer.end_point == "AuxLogits"
+        ours = state_name(layer)
         if not layer.normalized:  # logits: a linear layer there, a 1x1 convolution here
-            theirs, ours = "AuxLogits.fc" if in_aux else "fc", state_name(layer)
+            theirs = "AuxLogits.fc" if in_aux else "fc"
             tensors[f"{theirs}.weight"] = f"{ours}.weights", (num_classes, layer.in_channels)
             tensors[f"{theirs}.bias"] = f"{ours}.biases", (num_classes,)
-            continue
-        theirs = next(aux_convolutions) if in_aux else scopes.get(layer.name, layer.name)  # the stem's are the same
-        kernel = (layer.out_channels, layer.in_channels, *layer.kernel)
-        tensors[f"{theirs}.conv.weight"] = f"{state_name(layer)}.weights", kernel
-        for their_part, part in zip(THEIR_BATCH_NORM, BATCH_NORM, strict=True):
-            tensors[f"{theirs}.{their_part}"] = f"{state_name(layer)}.{part}", (layer.out_channels,)
+        else:
+            theirs = next(aux_convolutions) if in_aux else scopes.get(layer.name, layer.name)  # the stem's are the same
+            kernel = (layer.out_channels, layer.in_channels, *layer.kernel)
+            tensors[f"{theirs}.conv.weight"] = f"{ours}.weights", kernel
+            for their_part, part in zip(THEIR_BATCH_NORM, BATCH_NORM, strict=True):
+                tensors[f"{theirs}.{their_part}"] = f"{ours}.{part}", (layer.out_channels,)
     return tensors
 
 
@@ -80,19 +82,17 @@ def _names_in_branch(branch: Branch) -> list[tuple[Conv, str]]:
 # ----------------------------------------------------------------------------------------------------- reading
 
 
-def inception_shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
-    """The shapes of a file's tensors if most names of an Inception V3 are among them; otherwise None. Never raises.
+def recognises(path: Path, *, of_2015: bool) -> bool:
+    """Whether the file is a state dict with most names of an Inception V3, of 2015 or another. Never raises.
 
-    A few names may be missing or unknown: reading the file reports them.
+    A few names may be missing or unknown: reading the file reports them. Only the network of 2015 has 1,008 classes and
+    no auxiliary head.
     """
     shapes = peek_shapes(path) or {}
     names = state_names(aux=True)
-    return shapes if "fc.weight" in shapes and len(shapes.keys() & names.keys()) > len(names) // 2 else None
-
-
-def is_2015_graph(shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether there are 1,008 classes and no auxiliary head: only the network of 2015 has those."""
-    return shapes["fc.weight"][:1] == (1008,) and not has_aux(shapes)
+    if "fc.weight" not in shapes or len(shapes.keys() & names.keys()) <= len(names) // 2:
+        return False
+    return of_2015 == (shapes["fc.weight"][:1] == (1008,) and not has_aux(shapes))
 
 
 def has_aux(tensors: Iterable[str]) -> bool:
@@ -149,10 +149,11 @@ def can_hold_aux(weights: Weights) -> bool:
     return "AuxLogits.Conv2d_2a_5x5.weights" in weights.tensors
 
 
-def to_state_dict(path: Path, weights: Weights, aux: bool) -> dict[str, Tensor]:
-    """The state dict under their names: a missing gamma is 1, counters are 0, all else is bit for bit the same.
+def save(path: Path, weights: Weights, aux: bool, save_file: Callable[[Any, Path], None] = torch.save) -> None:
+    """Write the state dict under their names: a missing gamma is 1, counters are 0, all else is bit for bit the same.
 
-    Raises InputError, with `path` and the variable, if the network is cut or has other widths.
+    Raises InputError, with `path` and the variable, if the network is cut or has other widths; or if the file cannot be
+    written.
     """
     state_dict: dict[str, Tensor] = {}
     for name, (our_name, shape) in _tensors(aux, weights.settings.num_classes).items():
@@ -171,11 +172,5 @@ def to_state_dict(path: Path, weights: Weights, aux: bool) -> dict[str, Tensor]:
         state_dict[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         if name.endswith("running_var"):
             state_dict[name.replace("running_var", COUNTER)] = torch.tensor(0)
-    return state_dict
-
-
-def save(path: Path, weights: Weights, aux: bool) -> None:
-    """Write the state dict with torch.save. Raises InputError as `to_state_dict` does, or if it cannot be written."""
-    state_dict = to_state_dict(path, weights, aux)
     with atomic_write(path) as temporary:
-        torch.save(state_dict, temporary)
+        save_file(state_dict, temporary)

@@ -46,13 +46,19 @@ class Weights:
 
 def convolutions(**options: Any) -> list[Layer]:
     """The convolutions in the table's order: base, AuxLogits, Logits. `options` are those of `end_points`."""
-    points = architecture.end_points(**options)
-    return [layer for point in points for layer in point.layers if isinstance(layer.table, Conv)]
+    return [
+        layer for point in architecture.end_points(**options) for layer in point.layers if isinstance(layer.table, Conv)
+    ]
 
 
 def state_name(layer: Layer) -> str:
     """The prefix of a layer's tensors in `state_dict()`: `Mixed_5b.Branch_1.Conv2d_0a_1x1`."""
     return layer.name.replace("/", ".")
+
+
+def numbered(name: str, number: int) -> str:
+    """The name that TensorFlow and Keras give to the layer with this number, of several called `name`: conv, conv_1."""
+    return f"{name}_{number}" if number else name
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -68,6 +74,12 @@ def all_finite(tensor: Tensor) -> bool:
 def one_line(text: object, limit: int = 100) -> str:
     """The text on one line for a message, without control characters: names in a file may hold anything."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:limit]
+
+
+def to_torch(value: np.ndarray) -> Tensor:
+    """Copy an array into PyTorch's layout: kernels HWIO to OIHW, a matrix (C, num_classes) as a 1x1 kernel."""
+    kernel = value[None, None] if value.ndim == 2 else value
+    return torch.from_numpy(np.array(kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel, order="C"))
 
 
 def fold_gamma(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

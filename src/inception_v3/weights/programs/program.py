@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-RUNNER = Path(__file__).with_name("runner.py")
-
 
 class ProgramError(Exception):
     """The program fails on the file, or cannot be run at all."""
@@ -54,11 +52,24 @@ class Program:
         with TemporaryDirectory() as name:
             folder = Path(name)
             np.save(folder / "images.npy", images)
-            command = [str(python), str(RUNNER), self.script, self.distribution, str(path.absolute())]
+            command = [
+                python,
+                Path(__file__).with_name("runner.py"),
+                self.script,
+                self.distribution,
+                path.absolute(),
+                json.dumps(dict(settings)),
+            ]
+            environment = os.environ | {
+                "PYTHONSAFEPATH": "1",  # do not import modules from the folder of the scripts
+                "CUDA_VISIBLE_DEVICES": "-1",
+                "KERAS_HOME": name,  # neither read nor create the user's configuration
+                "KERAS_TORCH_DEVICE": "cpu",
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                "HF_HUB_OFFLINE": "1",
+            }
             try:
-                done = subprocess.run(
-                    [*command, json.dumps(dict(settings))], cwd=folder, env=_environment(folder), capture_output=True
-                )
+                done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
             except OSError as error:
                 raise ProgramError(f"{python} cannot be run ({error.strerror or error})") from error
             try:
@@ -70,14 +81,3 @@ class Program:
                 raise (MissingProgramError if report["missing"] else ProgramError)(report["problem"])
             with np.load(folder / "outputs.npz") as outputs:
                 return report["program"], dict(outputs)
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    return os.environ | {
-        "PYTHONSAFEPATH": "1",  # do not import modules from the folder of the scripts
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "KERAS_HOME": str(folder),  # neither read nor create the user's configuration
-        "KERAS_TORCH_DEVICE": "cpu",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "HF_HUB_OFFLINE": "1",
-    }

@@ -11,13 +11,15 @@ def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np
     tf, slim = import_module("tensorflow.compat.v1"), import_module("tf_slim.nets.inception_v3")
     arg_scope = import_module("tf_slim.ops.arg_scope").arg_scope
     tf.disable_eager_execution()
-    names = ("num_classes", "depth_multiplier", "min_depth", "create_aux_logits")
     with arg_scope(slim.inception_v3_arg_scope()):
         _, end_points = slim.inception_v3(
             tf.constant(images.transpose(0, 2, 3, 1)),
             is_training=False,
             spatial_squeeze=False,
-            **{name: settings[name] for name in names},
+            num_classes=settings["num_classes"],
+            depth_multiplier=settings["depth_multiplier"],
+            min_depth=settings["min_depth"],
+            create_aux_logits=settings["create_aux_logits"],
         )
     with tf.Session() as session:
         tf.train.Saver().restore(session, path)

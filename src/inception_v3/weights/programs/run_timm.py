@@ -10,7 +10,11 @@ from .run_torchvision import run_network
 
 def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
     timm = import_module("timm")
-    options = {"num_classes": settings["num_classes"], "aux_logits": settings["create_aux_logits"]}
-    network = timm.create_model("inception_v3", pretrained=False, **options)
+    network = timm.create_model(
+        "inception_v3",
+        pretrained=False,
+        num_classes=settings["num_classes"],
+        aux_logits=settings["create_aux_logits"],
+    )
     timm.models.load_checkpoint(network, path, strict=True)
     return run_network(network, images, settings["create_aux_logits"])
