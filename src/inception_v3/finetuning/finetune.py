@@ -125,8 +125,7 @@ def rate_factors(layers: str) -> dict[str, float]:
             raise InputError(f"--unfreeze {item}: the factor must be greater than 0 and at most 1", exit_status=2)
         matches = [layer for layer in known if name == "all" or layer.startswith(name)]
         if not matches or not name:
-            message = f"--unfreeze {name}: no such layer; {suggest(name, ['all', *known])}"
-            raise InputError(message, exit_status=2)
+            raise InputError(f"--unfreeze {name}: no such layer; {suggest(name, ['all', *known])}", exit_status=2)
         factors |= {f"{layer}.": value for layer in matches}
     if len(factors) == 2:
         raise InputError("--unfreeze: no layers; give end points such as Mixed_7a,Mixed_7b,Mixed_7c", exit_status=2)

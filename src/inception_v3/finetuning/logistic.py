@@ -12,13 +12,9 @@ from torch import Tensor
 
 # L2 strengths to choose from, strong to weak. For standardised features, good values depend little on the network.
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)
-DEFAULT_STRENGTH = 0.1  # if there are too few images to hold any out
-HELD_OUT = 5  # one in five images of each class is held out to choose the strength
 # Smallest gain of a step, relative to the larger of the loss and 1. To compare strengths, the last digits of a solution
 # do not matter.
 ROUGH_TOLERANCE, FINAL_TOLERANCE = 1e-7, 1e-10
-MAX_STEPS = 1000
-SMALL_PRODUCT = 3e7  # multiplications for all logits
 
 
 @dataclass
@@ -52,7 +48,7 @@ def fit_head(features: Tensor, labels: Tensor, classes: int, l2: float | None = 
     with _one_thread_if_small(features, classes):
         if l2 is None:
             start, losses = _try_strengths(coordinates.float(), variances, labels, start)
-            l2 = min(losses, key=losses.__getitem__, default=DEFAULT_STRENGTH)
+            l2 = min(losses, key=losses.__getitem__, default=0.1)  # the default if no image can be held out
         # Most of the way in float32, which takes half the time.
         rough = _minimise(coordinates.float(), variances, labels, l2, start, ROUGH_TOLERANCE)
         solution = _minimise(coordinates, variances, labels, l2, rough, FINAL_TOLERANCE)
@@ -103,7 +99,7 @@ def _held_out_mask(labels: Tensor) -> Tensor:
     for label in range(int(labels.max()) + 1):
         indices = torch.nonzero(labels.cpu() == label).flatten()
         indices = indices[torch.randperm(len(indices), generator=generator)]
-        mask[indices[: max(len(indices) // HELD_OUT, len(indices) > 1)]] = True
+        mask[indices[: max(len(indices) // 5, len(indices) > 1)]] = True
     return mask.to(labels.device)
 
 
@@ -141,7 +137,7 @@ def _minimise(
         gradient = torch.cat((torch.addmm(l2 * solution[:, :-1], error, coordinates), error.sum(1, keepdim=True)), 1)
         return loss, (gradient.cpu().double() * scale).flatten().numpy()
 
-    options = {"ftol": tolerance, "gtol": 0.0, "maxiter": MAX_STEPS}
+    options = {"ftol": tolerance, "gtol": 0.0, "maxiter": 1000}
     result = minimize(objective, (start / scale).flatten().numpy(), method="L-BFGS-B", jac=True, options=options)
     return torch.from_numpy(result.x).view_as(start) * scale
 
@@ -150,7 +146,7 @@ def _minimise(
 def _one_thread_if_small(features: Tensor, classes: int) -> Iterator[None]:
     """Use one thread for small matrices, where threads would wait for each other longer than they compute."""
     threads = torch.get_num_threads()
-    if features.numel() * classes < SMALL_PRODUCT:
+    if features.numel() * classes < 3e7:  # multiplications for all logits
         torch.set_num_threads(1)
     try:
         yield

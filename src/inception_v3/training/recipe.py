@@ -90,8 +90,9 @@ class Recipe:
         if min(sizes) < minimum_size():
             raise InputError(f"image_size must be at least {minimum_size()}, not {min(sizes)}", exit_status=2)
         if sizes != sorted(sizes) or sizes[-1] != changed.image_size:
-            message = f"image_sizes must grow, and end with the image_size, {changed.image_size}: not {sizes}"
-            raise InputError(message, exit_status=2)
+            raise InputError(
+                f"image_sizes must grow, and end with the image_size, {changed.image_size}: not {sizes}", exit_status=2
+            )
         if changed.sync_batch_norm and changed.accumulate > 1:
             raise InputError(
                 "sync_batch_norm and accumulate do not go together: processes with different numbers of batches would "
@@ -170,8 +171,9 @@ def load_recipe(name: str) -> Recipe:
         text = (folder / f"{name}.toml" if name in names else Path(name)).read_text("utf-8")
         table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        message = f"{name}: no such recipe; there are {', '.join(names)}, or give a .toml file"
-        raise InputError(message, exit_status=2) from error
+        raise InputError(
+            f"{name}: no such recipe; there are {', '.join(names)}, or give a .toml file", exit_status=2
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML: {error}", exit_status=2) from error
     keys = [field.name for field in fields(Recipe)]
