@@ -284,12 +284,11 @@ def _image_keys(
     images: LabelledImages, cache: BottleneckCache, on_file: Callable[[], None]
 ) -> tuple[dict[int, tuple[bytes, FileState | None]], str | None]:
     """The key of each readable image and the state of its file, by index; why the cache could not be written."""
-    keys: dict[int, tuple[bytes, FileState | None]] = {}
     files = {index: source for index, source in enumerate(images.sources) if isinstance(source, Path)}
     digests, cache_error = cache.digests(list(files.values()), on_file)
-    for index, result in zip(files, digests, strict=True):
-        if result is not None:
-            keys[index] = result
+    keys: dict[int, tuple[bytes, FileState | None]] = {
+        index: result for index, result in zip(files, digests, strict=True) if result is not None
+    }
     for index in range(len(images)):
         if index not in files:
             on_file()

@@ -82,7 +82,10 @@ class Recipe:
             if requirement := _violated_requirement(key, value):
                 raise InputError(f"{key} must be {requirement}, not {value!r}", exit_status=2)
         if "image_sizes" in given:
-            given["image_sizes"] = _stages(given["image_sizes"])
+            # Plain sizes get equal fractions.
+            given["image_sizes"] = tuple(
+                (1.0, stage) if type(stage) is int else (float(stage[0]), stage[1]) for stage in given["image_sizes"]
+            )
             if given["image_sizes"]:
                 given.setdefault("image_size", given["image_sizes"][-1][1])
         changed = replace(self, **given)
@@ -119,7 +122,9 @@ def _violated_requirement(key: str, value: Any) -> str | None:
     if key in CHOICES:
         return None if value in CHOICES[key] else f"one of {', '.join(CHOICES[key])}"
     if key == "image_sizes":
-        valid = isinstance(value, list | tuple) and (all(map(_is_size, value)) or all(map(_is_stage, value)))
+        valid = isinstance(value, list | tuple) and (
+            all(type(size) is int for size in value) or all(map(_is_stage, value))
+        )
         return None if valid else "a list of sizes, such as [79, 151, 299], or of [fraction of the epochs, size]"
     if key == "class_weights":
         if isinstance(value, Mapping):
@@ -148,19 +153,10 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int
-
-
 def _is_stage(value: Any) -> bool:
     """Whether `value` is [fraction of the epochs, size]."""
     pair = isinstance(value, list | tuple) and len(value) == 2
-    return pair and _is_number(value[0]) and 0 < value[0] < math.inf and _is_size(value[1])
-
-
-def _stages(stages: Any) -> tuple[tuple[float, int], ...]:
-    """(fraction, size) of each stage. Plain sizes get equal fractions."""
-    return tuple((1.0, stage) if _is_size(stage) else (float(stage[0]), stage[1]) for stage in stages)
+    return pair and _is_number(value[0]) and 0 < value[0] < math.inf and type(value[1]) is int
 
 
 def load_recipe(name: str) -> Recipe:

@@ -164,11 +164,6 @@ class RunFolder:
         """The newest saved state, or None."""
         return next(iter(self._states()), None)
 
-    def delete_state(self, step: int) -> None:
-        """Delete the state of a step, if it exists."""
-        if self.writer:
-            self.state_file(step).unlink(missing_ok=True)
-
     def delete_old_states(self) -> None:
         """Delete all but the newest `keep` states. Call this once the newest is written and known to be good."""
         for file in self._states()[self.keep :] if self.writer else ():
