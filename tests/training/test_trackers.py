@@ -11,6 +11,7 @@ import torch
 from generated_images import skies
 from inception_v3.data import load_data
 from inception_v3.errors import InputError
+from inception_v3.support import packages
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.run_folder import RunFolder
@@ -131,8 +132,8 @@ def test_the_message_about_a_tracker_that_is_not_installed_names_the_extra(
 
 def hide_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As if the package were not installed."""
-    find_spec = trackers.find_spec
-    monkeypatch.setattr(trackers, "find_spec", lambda package: None if package == name else find_spec(package))
+    find_spec = packages.find_spec
+    monkeypatch.setattr(packages, "find_spec", lambda package: None if package == name else find_spec(package))
 
 
 def test_without_tensorboard_a_training_runs_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from inception_v3.cli.common import (
     warn_unreadable,
 )
 from inception_v3.errors import InputError
+from inception_v3.support.packages import install_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,7 +120,7 @@ def check_only_one(resume: bool, overwrite: bool) -> None:
 def warn_of_missing(run: "RunFolder") -> None:
     """Warn of results that need a package that is not installed."""
     if run.missing:
-        warn(f"no {', '.join(run.missing)}: to get them, pip install 'inception-v3[train]'")
+        warn(f"no {', '.join(run.missing)}: to get them, {install_command('train')}")
 
 
 @contextmanager

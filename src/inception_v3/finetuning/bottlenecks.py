@@ -41,9 +41,7 @@ SCHEMA = (
     "CREATE TABLE features (network BLOB, picture BLOB, vector BLOB, checksum, PRIMARY KEY (network, picture))",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 READ_SIZE = 4096  # vectors that are read in one query, 32 MiB
-LOCK_TIMEOUT = 60.0  # seconds; the transactions of other processes take a fraction of one
 STILL_CHANGING = 2 * 10**9  # nanoseconds: a file this new may change again without a change of its time stamps
 
 Result = TypeVar("Result")
@@ -68,14 +66,15 @@ class BottleneckCache:
     def _run(self, work: Callable[[sqlite3.Connection], Result], *, replace_damaged: bool = True) -> Result:
         """Run `work` as one transaction and return its result."""
         try:
-            with closing(sqlite3.connect(self.file, timeout=LOCK_TIMEOUT)) as database:
+            # The transactions of other processes take a fraction of a second.
+            with closing(sqlite3.connect(self.file, timeout=60)) as database:
                 if database.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
                     self._create_tables(database)
                 with database:
                     return work(database)
         except sqlite3.DatabaseError as error:
             code = error.sqlite_errorcode & 0xFF
-            if code not in DAMAGED or not replace_damaged:
+            if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or not replace_damaged:
                 reason = "the disk is full; free some space" if code == sqlite3.SQLITE_FULL else str(error)
                 raise InputError(f"{self.file}: {reason}, or give another --cache") from error
         for damaged in (self.file, self.file.with_name(f"{CACHE_FILE}-journal")):
@@ -222,13 +221,13 @@ def bottlenecks(
     network = network_key(model, precision)
     features = np.empty((len(images), last_layer(model).weights.shape[1]), np.float32)
     done = np.zeros(len(images), bool)
-    keys, states, cache_error = _image_keys(images, cache, on_file)
+    keys, cache_error = _image_keys(images, cache, on_file)
     for first in range(0, len(images), READ_SIZE):
         indices = range(len(images))[first : first + READ_SIZE]
-        cached = cache.read(network, [keys[index] for index in indices if index in keys], features.shape[1])
+        cached = cache.read(network, [keys[index][0] for index in indices if index in keys], features.shape[1])
         for index in indices:
-            if keys.get(index) in cached:
-                features[index], done[index] = cached[keys[index]], True
+            if index in keys and keys[index][0] in cached:
+                features[index], done[index] = cached[keys[index][0]], True
         on_features(int(done[list(indices)].sum()))
 
     missing = np.flatnonzero(~done).tolist()
@@ -244,8 +243,8 @@ def bottlenecks(
                 features[readable], done[readable] = compute_features(model, batch.images, precision), True
             for index in readable:
                 # The file may have changed between the computation of its key and its decoding.
-                if index in keys and _is_unchanged(images, index, keys[index], states.get(index)):
-                    writer.add(keys[index], features[index])
+                if index in keys and _is_unchanged(images, index, *keys[index]):
+                    writer.add(keys[index][0], features[index])
             on_features(len(batch.labels) + len(batch.bad))
     return Bottlenecks(
         torch.from_numpy(features if done.all() else features[done]),
@@ -283,21 +282,19 @@ class _CacheWriter:
 
 def _image_keys(
     images: LabelledImages, cache: BottleneckCache, on_file: Callable[[], None]
-) -> tuple[dict[int, bytes], dict[int, FileState], str | None]:
-    """The keys of the readable images and the states of their files, by index; why the cache could not be written."""
-    keys: dict[int, bytes] = {}
-    states: dict[int, FileState] = {}
+) -> tuple[dict[int, tuple[bytes, FileState | None]], str | None]:
+    """The key of each readable image and the state of its file, by index; why the cache could not be written."""
     files = {index: source for index, source in enumerate(images.sources) if isinstance(source, Path)}
     digests, cache_error = cache.digests(list(files.values()), on_file)
-    for index, result in zip(files, digests, strict=True):
-        if result is not None:
-            keys[index], states[index] = result
+    keys: dict[int, tuple[bytes, FileState | None]] = {
+        index: result for index, result in zip(files, digests, strict=True) if result is not None
+    }
     for index in range(len(images)):
         if index not in files:
             on_file()
             with suppress(InputError):  # decoding the image will report it
-                keys[index] = _digest(images, index)
-    return keys, states, cache_error
+                keys[index] = (_digest(images, index), None)
+    return keys, cache_error
 
 
 def _digest(images: LabelledImages, index: int) -> bytes:
@@ -335,5 +332,4 @@ def compute_features(model: InceptionV3, images: Tensor, precision: Precision = 
     scaled = model.preprocessing.scale(images.to(device)).contiguous(memory_format=torch.channels_last)
     with explain_out_of_memory(device), precision_context(device, precision):
         _, end_points = model(scaled, end_points=("PreLogits",))
-    vectors: np.ndarray = end_points["PreLogits"].float().flatten(1).cpu().numpy()
-    return vectors
+    return np.asarray(end_points["PreLogits"].float().flatten(1).cpu())

@@ -33,8 +33,6 @@ from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOption
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.weights.model import InceptionV3
 
-DEFAULT_FACTOR = 0.1  # on the learning rate of unfrozen layers, compared with the last layer
-
 
 @dataclass(frozen=True)
 class HeadOptions:
@@ -107,7 +105,7 @@ def rate_factors(layers: str) -> dict[str, float]:
     """Parse --unfreeze: factors on the learning rate by the start of a parameter's name, for build_optimizer.
 
     Args:
-        layers: `all`, or end points or starts of their names, each with a factor or DEFAULT_FACTOR: "Mixed_7",
+        layers: `all`, or end points or starts of their names, each with a factor, by default 0.1: "Mixed_7",
             "Mixed_7a,Mixed_7b" or "Mixed_7=0.1,Mixed_6e=0.01". The last layer gets 1, other layers 0.
 
     Raises:
@@ -118,15 +116,14 @@ def rate_factors(layers: str) -> dict[str, float]:
     for item in filter(None, map(str.strip, layers.split(","))):
         name, separator, factor = item.partition("=")
         try:
-            value = float(factor) if separator else DEFAULT_FACTOR
+            value = float(factor) if separator else 0.1
         except ValueError:
             value = math.nan
         if not 0 < value <= 1:
             raise InputError(f"--unfreeze {item}: the factor must be greater than 0 and at most 1", exit_status=2)
         matches = [layer for layer in known if name == "all" or layer.startswith(name)]
         if not matches or not name:
-            message = f"--unfreeze {name}: no such layer; {suggest(name, ['all', *known])}"
-            raise InputError(message, exit_status=2)
+            raise InputError(f"--unfreeze {name}: no such layer; {suggest(name, ['all', *known])}", exit_status=2)
         factors |= {f"{layer}.": value for layer in matches}
     if len(factors) == 2:
         raise InputError("--unfreeze: no layers; give end points such as Mixed_7a,Mixed_7b,Mixed_7c", exit_status=2)

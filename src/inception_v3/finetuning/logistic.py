@@ -1,26 +1,20 @@
 """Multinomial logistic regression on features: the last layer of the network, trained to its optimum."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # L2 strengths to choose from, strong to weak. For standardised features, good values depend little on the network.
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)
-DEFAULT_STRENGTH = 0.1  # if there are too few images to hold any out
-HELD_OUT = 5  # one in five images of each class is held out to choose the strength
-# Smallest relative gain of a step, in loss. To compare strengths, the last digits of a solution do not matter.
+# Smallest gain of a step, relative to the larger of the loss and 1. To compare strengths, the last digits of a solution
+# do not matter.
 ROUGH_TOLERANCE, FINAL_TOLERANCE = 1e-7, 1e-10
-MAX_STEPS = 1000
-SMALL_PRODUCT = 3e7  # multiplications for all logits
-
-# A step of L-BFGS, the change of the gradient along it, and the inner product of both.
-LbfgsStep = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass
@@ -54,7 +48,7 @@ def fit_head(features: Tensor, labels: Tensor, classes: int, l2: float | None = 
     with _one_thread_if_small(features, classes):
         if l2 is None:
             start, losses = _try_strengths(coordinates.float(), variances, labels, start)
-            l2 = min(losses, key=losses.__getitem__, default=DEFAULT_STRENGTH)
+            l2 = min(losses, key=losses.__getitem__, default=0.1)  # the default if no image can be held out
         # Most of the way in float32, which takes half the time.
         rough = _minimise(coordinates.float(), variances, labels, l2, start, ROUGH_TOLERANCE)
         solution = _minimise(coordinates, variances, labels, l2, rough, FINAL_TOLERANCE)
@@ -105,7 +99,7 @@ def _held_out_mask(labels: Tensor) -> Tensor:
     for label in range(int(labels.max()) + 1):
         indices = torch.nonzero(labels.cpu() == label).flatten()
         indices = indices[torch.randperm(len(indices), generator=generator)]
-        mask[indices[: max(len(indices) // HELD_OUT, len(indices) > 1)]] = True
+        mask[indices[: max(len(indices) // 5, len(indices) > 1)]] = True
     return mask.to(labels.device)
 
 
@@ -122,13 +116,15 @@ def _minimise(
     Each axis is scaled by the curvature along it: that of L2 and that of the cross-entropy at the start. The gradient
     is an explicit formula, which is faster than autograd.
     """
+    from scipy.optimize import minimize  # type: ignore[import-untyped]  # takes 0.4 s to import
+
     rows = torch.arange(len(labels), device=labels.device)
     probabilities = _logits(coordinates, start.to(coordinates)).softmax(0)
     curvature = max((probabilities * (1 - probabilities)).mean().item(), 1e-6)
     scale = torch.cat((curvature * variances + l2, torch.tensor([curvature], dtype=torch.float64))).rsqrt()
 
-    def objective(scaled: Tensor) -> tuple[float, Tensor]:
-        exact = scaled * scale
+    def objective(scaled: np.ndarray) -> tuple[float, np.ndarray]:
+        exact = torch.from_numpy(scaled).view_as(start) * scale
         solution = exact.to(coordinates)
         log_probabilities = _logits(coordinates, solution).log_softmax(0)
         loss = (
@@ -139,57 +135,18 @@ def _minimise(
         error[labels, rows] -= 1
         error /= len(labels)
         gradient = torch.cat((torch.addmm(l2 * solution[:, :-1], error, coordinates), error.sum(1, keepdim=True)), 1)
-        return loss, gradient.cpu().double() * scale
+        return loss, (gradient.cpu().double() * scale).flatten().numpy()
 
-    return _lbfgs(objective, start / scale, tolerance) * scale
-
-
-def _lbfgs(objective: Callable[[Tensor], tuple[float, Tensor]], start: Tensor, tolerance: float) -> Tensor:
-    """Minimise a convex function that returns its value and gradient, until a step gains less than `tolerance`.
-
-    Importing the optimizer of SciPy or PyTorch would take longer than this minimisation.
-    Source: Nocedal and Wright, Numerical Optimization, algorithm 7.5.
-    """
-    point, (value, gradient) = start, objective(start)
-    steps: deque[LbfgsStep] = deque(maxlen=10)
-    for _ in range(MAX_STEPS):
-        direction = -_times_inverse_hessian(gradient, steps) if steps else -gradient / max(gradient.norm().item(), 1.0)
-        slope, length = (gradient * direction).sum().item(), 1.0
-        while True:
-            new_value, new_gradient = objective(point + length * direction)
-            if new_value <= value + 1e-4 * length * slope:
-                break
-            length /= 2
-            if length < 1e-9:  # rounding errors are larger than any further gain
-                return point
-        step, change = length * direction, new_gradient - gradient
-        if (product := (step * change).sum()) > 0:
-            steps.append((step, change, product))
-        gain, point, value, gradient = value - new_value, point + step, new_value, new_gradient
-        if gain <= tolerance * max(abs(value), 1e-3):
-            break
-    return point
-
-
-def _times_inverse_hessian(gradient: Tensor, steps: "deque[LbfgsStep]") -> Tensor:
-    """The gradient times the inverse Hessian that L-BFGS estimates from the last steps (algorithm 7.4)."""
-    result, coefficients = gradient, []
-    for step, change, product in reversed(steps):
-        coefficient = (step * result).sum() / product
-        result = result - coefficient * change
-        coefficients.append(coefficient)
-    _, change, product = steps[-1]
-    result = result * (product / change.square().sum())
-    for (step, change, product), coefficient in zip(steps, reversed(coefficients), strict=True):
-        result = result + (coefficient - (change * result).sum() / product) * step
-    return result
+    options = {"ftol": tolerance, "gtol": 0.0, "maxiter": 1000}
+    result = minimize(objective, (start / scale).flatten().numpy(), method="L-BFGS-B", jac=True, options=options)
+    return torch.from_numpy(result.x).view_as(start) * scale
 
 
 @contextmanager
 def _one_thread_if_small(features: Tensor, classes: int) -> Iterator[None]:
     """Use one thread for small matrices, where threads would wait for each other longer than they compute."""
     threads = torch.get_num_threads()
-    if features.numel() * classes < SMALL_PRODUCT:
+    if features.numel() * classes < 3e7:  # multiplications for all logits
         torch.set_num_threads(1)
     try:
         yield

@@ -5,6 +5,7 @@ same seed gives the same pixels. It can be pickled and sent to worker processes.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from inception_v3.data.loader import ImageTransform
 from inception_v3.images.preprocessing import Preprocessing
@@ -55,14 +56,9 @@ def handwriting(preprocessing: Preprocessing) -> ImageTransform:
     return v2.Compose([preprocessing.pixels, affine])  # type: ignore[no-any-return]
 
 
-def slim(preprocessing: Preprocessing) -> ImageTransform:
-    """All distortions of TF-Slim's preprocess_for_train."""
-    return Distortion(preprocessing.image_size)
-
-
-def slim_fast(preprocessing: Preprocessing) -> ImageTransform:
-    """The distortions of preprocess_for_train with fast_mode=True, which TF-Slim's training script used."""
-    return Distortion(preprocessing.image_size, fast=True)
+def slim(preprocessing: Preprocessing, fast: bool = False) -> ImageTransform:
+    """The distortions of TF-Slim's preprocess_for_train: all, or those of fast_mode, which its training script used."""
+    return Distortion(preprocessing.image_size, fast)
 
 
 AUGMENTS: dict[AugmentName, Callable[[Preprocessing], ImageTransform] | None] = {
@@ -72,5 +68,5 @@ AUGMENTS: dict[AugmentName, Callable[[Preprocessing], ImageTransform] | None] = 
     "crops": crops,
     "handwriting": handwriting,
     "slim": slim,
-    "slim-fast": slim_fast,
+    "slim-fast": partial(slim, fast=True),
 }

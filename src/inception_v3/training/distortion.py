@@ -19,17 +19,12 @@ AREA = (0.05, 1.0)  # of a crop, as a fraction of the image
 ASPECT = (0.75, 1.33)  # width / height of a crop
 MIN_OBJECT_COVERED = 0.1  # fraction of the object inside the crop; without a box, the object is the whole image
 MAX_ATTEMPTS = 100
-BRIGHTNESS = 32 / 255  # largest amount that is added or subtracted
-SATURATION = (0.5, 1.5)
-CONTRAST = (0.5, 1.5)
-HUE = 0.2  # largest rotation in either direction, as a fraction of the circle
 ORDERINGS = (
     ("brightness", "saturation", "hue", "contrast"),
     ("saturation", "brightness", "contrast", "hue"),
     ("contrast", "hue", "brightness", "saturation"),
     ("hue", "saturation", "contrast", "brightness"),
 )
-FAST_ORDERING = ("brightness", "saturation")
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,9 @@ class Distortion:
         pixels = torch.from_numpy(tensorflow_resize(crop.numpy(), self.image_size, method)) / 255
         if _randint(2):
             pixels = pixels.flip(-1)
-        pixels = distort_colours(pixels, FAST_ORDERING if self.fast else ORDERINGS[_randint(len(ORDERINGS))])
+        pixels = distort_colours(
+            pixels, ("brightness", "saturation") if self.fast else ORDERINGS[_randint(len(ORDERINGS))]
+        )
         return (pixels * 255).round().to(torch.uint8)
 
 
@@ -93,10 +90,10 @@ def _box_size(height: int, width: int, aspect: float) -> Size | None:
 def distort_colours(image: Tensor, ordering: tuple[str, ...]) -> Tensor:
     """Apply the named changes to an image (3, H, W) in [0, 1], each by a random amount, and clamp the result."""
     changes: dict[str, Callable[[Tensor], Tensor]] = {
-        "brightness": lambda image: image + _uniform(-BRIGHTNESS, BRIGHTNESS),
-        "saturation": lambda image: adjust_saturation(image, _uniform(*SATURATION)),
-        "hue": lambda image: adjust_hue(image, _uniform(-HUE, HUE)),
-        "contrast": lambda image: adjust_contrast(image, _uniform(*CONTRAST)),
+        "brightness": lambda image: image + _uniform(-32 / 255, 32 / 255),
+        "saturation": lambda image: adjust_saturation(image, _uniform(0.5, 1.5)),
+        "hue": lambda image: adjust_hue(image, _uniform(-0.2, 0.2)),
+        "contrast": lambda image: adjust_contrast(image, _uniform(0.5, 1.5)),
     }
     for name in ordering:
         image = changes[name](image)

@@ -2,10 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable
 from typing import Any
-
-Handler = Callable[[int, Any], Any] | int | None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,7 +18,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.number = 0
-        self._handlers: dict[int, Handler] = {}
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there

@@ -53,8 +53,10 @@ def check_model(model: InceptionV3, recipe: Recipe, class_names: list[str]) -> N
     if model.class_names not in (None, class_names):
         raise InputError("the model's classes are not those of the data, in the same order; give it a new head")
     if (size := model.preprocessing.image_size) != (recipe.image_size, recipe.image_size):
-        message = f"the model takes images of {size[0]}x{size[1]}, but the recipe's image_size is {recipe.image_size}"
-        raise InputError(f"{message}; set them to the same size")
+        raise InputError(
+            f"the model takes images of {size[0]}x{size[1]}, but the recipe's image_size is {recipe.image_size}; "
+            "set them to the same size"
+        )
 
 
 def check_memory(recipe: Recipe, images: int, classes: int, device: torch.device, *, training: bool = True) -> None:

@@ -1,6 +1,6 @@
 """Optimizers (TensorFlow's RMSProp, with which the paper trained, SGD and AdamW) and the running average of weights."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -31,11 +31,7 @@ class RMSProp(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "decay": decay, "momentum": momentum, "epsilon": epsilon})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights:
@@ -53,7 +49,6 @@ class RMSProp(torch.optim.Optimizer):
             torch._foreach_mul_(moments, group["momentum"])
             torch._foreach_addcdiv_(moments, gradients, roots, group["lr"])
             torch._foreach_sub_(weights, moments)
-        return loss
 
 
 def build_optimizer(

@@ -82,7 +82,10 @@ class Recipe:
             if requirement := _violated_requirement(key, value):
                 raise InputError(f"{key} must be {requirement}, not {value!r}", exit_status=2)
         if "image_sizes" in given:
-            given["image_sizes"] = _stages(given["image_sizes"])
+            # Plain sizes get equal fractions.
+            given["image_sizes"] = tuple(
+                (1.0, stage) if type(stage) is int else (float(stage[0]), stage[1]) for stage in given["image_sizes"]
+            )
             if given["image_sizes"]:
                 given.setdefault("image_size", given["image_sizes"][-1][1])
         changed = replace(self, **given)
@@ -90,8 +93,9 @@ class Recipe:
         if min(sizes) < minimum_size():
             raise InputError(f"image_size must be at least {minimum_size()}, not {min(sizes)}", exit_status=2)
         if sizes != sorted(sizes) or sizes[-1] != changed.image_size:
-            message = f"image_sizes must grow, and end with the image_size, {changed.image_size}: not {sizes}"
-            raise InputError(message, exit_status=2)
+            raise InputError(
+                f"image_sizes must grow, and end with the image_size, {changed.image_size}: not {sizes}", exit_status=2
+            )
         if changed.sync_batch_norm and changed.accumulate > 1:
             raise InputError(
                 "sync_batch_norm and accumulate do not go together: processes with different numbers of batches would "
@@ -118,7 +122,9 @@ def _violated_requirement(key: str, value: Any) -> str | None:
     if key in CHOICES:
         return None if value in CHOICES[key] else f"one of {', '.join(CHOICES[key])}"
     if key == "image_sizes":
-        valid = isinstance(value, list | tuple) and (all(map(_is_size, value)) or all(map(_is_stage, value)))
+        valid = isinstance(value, list | tuple) and (
+            all(type(size) is int for size in value) or all(map(_is_stage, value))
+        )
         return None if valid else "a list of sizes, such as [79, 151, 299], or of [fraction of the epochs, size]"
     if key == "class_weights":
         if isinstance(value, Mapping):
@@ -147,19 +153,10 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int
-
-
 def _is_stage(value: Any) -> bool:
     """Whether `value` is [fraction of the epochs, size]."""
     pair = isinstance(value, list | tuple) and len(value) == 2
-    return pair and _is_number(value[0]) and 0 < value[0] < math.inf and _is_size(value[1])
-
-
-def _stages(stages: Any) -> tuple[tuple[float, int], ...]:
-    """(fraction, size) of each stage. Plain sizes get equal fractions."""
-    return tuple((1.0, stage) if _is_size(stage) else (float(stage[0]), stage[1]) for stage in stages)
+    return pair and _is_number(value[0]) and 0 < value[0] < math.inf and type(value[1]) is int
 
 
 def load_recipe(name: str) -> Recipe:
@@ -170,8 +167,9 @@ def load_recipe(name: str) -> Recipe:
         text = (folder / f"{name}.toml" if name in names else Path(name)).read_text("utf-8")
         table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        message = f"{name}: no such recipe; there are {', '.join(names)}, or give a .toml file"
-        raise InputError(message, exit_status=2) from error
+        raise InputError(
+            f"{name}: no such recipe; there are {', '.join(names)}, or give a .toml file", exit_status=2
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML: {error}", exit_status=2) from error
     keys = [field.name for field in fields(Recipe)]

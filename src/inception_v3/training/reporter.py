@@ -8,8 +8,6 @@ from inception_v3.training.recipe import Recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import TrainingProgress
 
-LOG_STEPS = 10  # every tenth step goes to the trackers
-
 
 class TrainingReporter:
     """Prints a line per epoch, and inside `with reporter.bar` shows a progress bar on a terminal.
@@ -27,14 +25,14 @@ class TrainingReporter:
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def report_step(self, progress: TrainingProgress, loss: float, accuracy: float, gradient_norm: float) -> None:
-        """Log the loss and accuracy of a step to the trackers; show those of the epoch so far on the bar."""
+        """Log the loss and accuracy of every tenth step to the trackers; show those of the epoch so far on the bar."""
         self.bar.update(
             self._task,
             completed=progress.epoch * self.images + progress.position,
             description=f"epoch {progress.epoch + 1}/{self.recipe.epochs}",
             figures=self._line(progress),
         )
-        if progress.step % LOG_STEPS == 0:
+        if progress.step % 10 == 0:
             figures = {
                 "loss": loss,
                 "accuracy": accuracy,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
 from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.packages import missing_packages
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
@@ -72,7 +73,7 @@ class RunFolder:
         self.model_file = path / MODEL_FILE
         self.bad_images_file = path / BAD_IMAGES
         self.bad_images: list[tuple[str, str]] = []
-        self.missing = [] if trackers.is_installed("tensorboard") else ["TensorBoard logs"]
+        self.missing = ["TensorBoard logs"] if missing_packages(("tensorboard",)) else []
         self.tracker: trackers.Tracker = trackers.Trackers((), path, {})
         trackers.check_installed(track)
         self._track = [*([] if self.missing else ["tensorboard"]), *(name for name in track if name != "tensorboard")]
@@ -163,11 +164,6 @@ class RunFolder:
         """The newest saved state, or None."""
         return next(iter(self._states()), None)
 
-    def delete_state(self, step: int) -> None:
-        """Delete the state of a step, if it exists."""
-        if self.writer:
-            self.state_file(step).unlink(missing_ok=True)
-
     def delete_old_states(self) -> None:
         """Delete all but the newest `keep` states. Call this once the newest is written and known to be good."""
         for file in self._states()[self.keep :] if self.writer else ():
@@ -200,7 +196,6 @@ class RunFolder:
         self.tracker.close()
         if self._lock is not None:
             self._lock.close()
-            self._lock = None
 
     def _write(self, name: str, text: str) -> None:
         if self.writer:

@@ -4,7 +4,6 @@ import math
 
 from inception_v3.training.recipe import Recipe
 
-SETTLED = 0.01  # largest weight that the initial value of a moving average may still have at the end
 BATCH_NORM_DECAY, EMA_DECAY = 0.9997, 0.9999  # TF-Slim's and the released training's, for a hundred thousand steps
 
 
@@ -54,7 +53,7 @@ def warmed_up_decay(decay: float, step: int) -> float:
 
 
 def settling_warnings(recipe: Recipe, steps: int) -> list[str]:
-    """Warnings about averages in which the initial value still has a noticeable weight when the training ends."""
+    """Warnings about averages in which the initial value still weighs more than 1 % when the training ends."""
     updates = steps * recipe.accumulate
     in_statistics = 0.0 if recipe.freeze_batch_norm else batch_norm_decay(recipe, updates) ** updates
     in_weights = math.prod(warmed_up_decay(ema_decay(recipe), step) for step in range(1, min(steps, 1000) + 1))
@@ -65,5 +64,5 @@ def settling_warnings(recipe: Recipe, steps: int) -> list[str]:
             ("batch_norm_decay", recipe.batch_norm_decay, in_statistics, "BatchNorm's statistics"),
             ("ema_decay", recipe.ema_decay, in_weights, "the averaged weights"),
         )
-        if left > SETTLED
+        if left > 0.01
     ]

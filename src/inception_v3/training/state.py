@@ -110,12 +110,15 @@ class TrainingState:
     def check(self, identity: dict[str, Any]) -> None:
         """Raises InputError, naming the differences, if the state belongs to another training."""
         current = json.loads(json.dumps(identity))  # JSON has lists instead of tuples
-        keys = [key for key in current if current[key] != self.identity.get(key)]
-        if keys:
-            differences = "; ".join(f"{key} was {self.identity.get(key)} and is {current[key]} now" for key in keys)
+        differences = [
+            f"{key} was {self.identity.get(key)} and is {value} now"
+            for key, value in current.items()
+            if value != self.identity.get(key)
+        ]
+        if differences:
             raise InputError(
-                f"{self.path}: the state of another training: {differences}; use the old values, or --overwrite to "
-                "start again",
+                f"{self.path}: the state of another training: {'; '.join(differences)}; use the old values, or "
+                "--overwrite to start again",
                 exit_status=2,
             )
 

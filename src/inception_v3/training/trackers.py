@@ -4,11 +4,11 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from inception_v3.errors import InputError
+from inception_v3.support.packages import install_command, missing_packages
 
 PROJECT = "inception-v3"  # MLflow's experiment, W&B's project
 
@@ -104,13 +104,8 @@ def check_installed(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise InputError(f"--track {name}: no such tracker; there are {', '.join(TRACKERS)}", exit_status=2)
-        if not is_installed(name):
-            message = f"--track {name}: not installed; pip install 'inception-v3[{EXTRAS[name]}]'"
-            raise InputError(message, exit_status=2)
-
-
-def is_installed(name: str) -> bool:
-    return find_spec(name) is not None
+        if missing_packages((name,)):
+            raise InputError(f"--track {name}: not installed; {install_command(EXTRAS[name])}", exit_status=2)
 
 
 class Trackers:
@@ -143,7 +138,4 @@ class Trackers:
 
 def _stored_id(file: Path) -> str:
     """The ID that the tracker gave this run before it was interrupted; empty if there is none."""
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""
+    return file.read_text().strip() if file.exists() else ""

@@ -399,12 +399,6 @@ def divergence(progress: TrainingProgress, loss: float, gradient_norm: float, cl
     return ""
 
 
-def all_finite(*modules: nn.Module) -> bool:
-    """Whether all weights and statistics are finite."""
-    tensors = [tensor for module in modules for tensor in module.state_dict().values()]
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
-
-
 # ---------------------------------------------------------------------------------------------- saving and stopping
 
 
@@ -414,7 +408,9 @@ def save_state(job: TrainingJob) -> None:
     Older states are deleted only when the next step or evaluation has shown that this one is good.
     """
     progress = job.progress
-    (not_finite,) = job.group.sum(not all_finite(job.model, job.averaged_model))  # each process has its own statistics
+    tensors = [*job.model.state_dict().values(), *job.averaged_model.state_dict().values()]
+    all_finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+    (not_finite,) = job.group.sum(not all_finite)  # each process has its own statistics
     if not_finite:
         fail(job, "a weight or an average is not finite", progress.step)
     if job.run.writer:
@@ -445,7 +441,8 @@ def fail(job: TrainingJob, reason: str, bad_step: int) -> NoReturn:
     """Raise InputError for a training that has diverged. The state saved at `bad_step` is not good, and is deleted."""
     progress, run = job.progress, job.run
     names = job.group.gather([job.train_set.names[index] for index in job.last_indices])
-    run.delete_state(bad_step)
+    if run.writer:
+        run.state_file(bad_step).unlink(missing_ok=True)
     run.delete_old_states()
     images = f", on {', '.join(names[:3])}" if names else ""
     if len(names) > 3:
