@@ -78,12 +78,16 @@ def _check_about(path: Path, about_path: Path, about: dict[str, Any]) -> None:
     try:
         before = json.loads(about_path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        message = f"{about_path}: missing or damaged, so {path.name} cannot be resumed; choose another name"
-        raise InputError(message, exit_status=2) from error
+        raise InputError(
+            f"{about_path}: missing or damaged, so {path.name} cannot be resumed; choose another name", exit_status=2
+        ) from error
     now = json.loads(json.dumps(about))
     if key := next((key for key in now | before if now.get(key) != before.get(key)), None):
-        difference = f"was written with {key} {before.get(key)!r}, not {now.get(key)!r}"
-        raise InputError(f"{path}: {difference}; use the same options as before, or another name", exit_status=2)
+        raise InputError(
+            f"{path}: was written with {key} {before.get(key)!r}, not {now.get(key)!r}; use the same options as "
+            "before, or another name",
+            exit_status=2,
+        )
 
 
 def _columns(top: int) -> list[str]:
@@ -111,8 +115,9 @@ class _LineFile:
 
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            message = f"{path}: another run is writing to it; wait for that run, or choose another --out"
-            raise InputError(message) from error
+            raise InputError(
+                f"{path}: another run is writing to it; wait for that run, or choose another --out"
+            ) from error
         except (ImportError, OSError):  # Windows, or a network file system without locks
             pass
 

@@ -3,6 +3,7 @@
 import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import Engine, Outputs, Pixels
@@ -15,14 +16,12 @@ class FallbackEngine(Engine):
     """
 
     def __init__(self, engine: Engine, build_second: Callable[[], Engine]) -> None:
-        self._use(engine)
+        self._engine = engine
         self._build_second: Callable[[], Engine] | None = build_second
         self._lock = threading.Lock()
 
-    def _use(self, engine: Engine) -> None:
-        self._engine, self.precision, self.device = engine, engine.precision, engine.device
-        self.image_size, self.widths = engine.image_size, engine.widths
-        self.name = engine.name  # type: ignore[misc]
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
     def run(self, pixels: Pixels) -> Outputs:
         engine = self._engine
@@ -36,5 +35,5 @@ class FallbackEngine(Engine):
                     second, self._build_second = self._build_second(), None
                     reason = " ".join(str(error).split())[:200]
                     warnings.warn(f"{engine} failed ({reason}); continuing with {second}", stacklevel=2)
-                    self._use(second)
+                    self._engine = second
         return self._engine.run(pixels)

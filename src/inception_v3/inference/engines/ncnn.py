@@ -118,7 +118,5 @@ def _weight_bytes(operation: Operation) -> bytes:
     """The weights in ncnn's binary format: a zero for float32, the kernel, and the bias."""
     if not isinstance(operation, Convolution):
         return b""
-    parts = [np.zeros(1, np.int32), operation.kernel.astype(np.float32)]
-    if operation.bias is not None:
-        parts.append(operation.bias.astype(np.float32))
-    return b"".join(part.tobytes() for part in parts)
+    arrays = (np.zeros(1), operation.kernel, operation.bias)
+    return b"".join(array.astype(np.float32).tobytes() for array in arrays if array is not None)

@@ -31,10 +31,8 @@ def reference_network(model: "InceptionV3", outputs: tuple[str, ...]) -> Run:
     def run(pixels: Pixels) -> Outputs:
         images = model.preprocessing.scale(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(dtype))
         _, end_points = model(images.contiguous(memory_format=torch.channels_last), end_points=outputs)
-        vectors = (LOGITS, FEATURES)
-        return {
-            name: (end_points[name].flatten(1) if name in vectors else end_points[name]).numpy() for name in outputs
-        }
+        nets = {name: end_points[name] for name in outputs}
+        return {name: (net.flatten(1) if name in (LOGITS, FEATURES) else net).numpy() for name, net in nets.items()}
 
     return run
 

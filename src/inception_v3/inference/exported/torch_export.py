@@ -45,16 +45,15 @@ class TorchExportFormat(ExportFormat):
 
         example = torch.zeros(2, *(graph.image_size or EXAMPLE_SIZE), 3, dtype=torch.uint8)
         dynamic = dict.fromkeys((0,) if graph.image_size else (0, 1, 2), torch.export.Dim.AUTO)
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about memory layouts; the file is checked after it is written
+        # The warnings are about memory layouts; the file is checked after it is written.
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             module = GraphModule(graph, DTYPES[precision])
             return torch.export.export(module, (example,), dynamic_shapes={"pixels": dynamic})
 
     def save(self, model: Any, file: Path, description: Description) -> None:
         import torch
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             torch.export.save(model, file)
 
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
