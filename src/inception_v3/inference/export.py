@@ -26,6 +26,7 @@ from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
 from inception_v3.inference.quantise import MIN_IMAGES, check_calibration_images, quantise
 from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.packages import require_packages
 from inception_v3.weights.model import InceptionV3
 
 MAX_CALIBRATION_IMAGES, MAX_CHECK_IMAGES = 300, 500
@@ -77,7 +78,7 @@ def export(
     """
     format = _select_format(out, precision)
     _check_options(precision, images, outputs)
-    format.check_installed()
+    require_packages(format.packages, f"exporting to {format.suffix}", format.extra)
     model = model.eval().float()
     try:
         graph = swap_pools(build_graph(model, any_size=any_size, outputs=outputs))

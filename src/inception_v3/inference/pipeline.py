@@ -9,7 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 from queue import SimpleQueue
 from typing import Literal
@@ -141,16 +142,16 @@ class _PixelBudget:
                 self._changed.notify_all()
 
 
+@dataclass
 class _Batch:
     """A batch of `size` images, of which the threads prepare the pixels."""
 
-    def __init__(self, pixels: NDArray[np.uint8], size: int) -> None:
-        self.pixels = pixels  # (at least size, H, W, 3)
-        self.size = size
-        self.sources: list[ImageSource] = []
-        self.errors: dict[int, str] = {}  # of each row that could not be read
-        self.failure: BaseException | None = None  # not an InputError, so a bug: raised in the caller's thread
-        self.prepared = threading.Semaphore(0)  # released once for each row
+    pixels: NDArray[np.uint8]  # (at least size, H, W, 3)
+    size: int
+    sources: list[ImageSource] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)  # of each row that could not be read
+    failure: BaseException | None = None  # not an InputError, so a bug: raised in the caller's thread
+    prepared: threading.Semaphore = field(default_factory=partial(threading.Semaphore, 0))  # released for each row
 
 
 class _Pipeline:

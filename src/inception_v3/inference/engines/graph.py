@@ -26,11 +26,21 @@ FloatArray = NDArray[np.floating]  # float32; float64 if the network is float64
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """A convolution with symmetric zero padding (height, width), followed by an optional bias and an optional ReLU."""
+class Layer:
+    """An operation on one tensor."""
 
     output: str
     input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class Convolution(Layer):
+    """A convolution with symmetric zero padding (height, width), followed by an optional bias and an optional ReLU."""
+
     kernel: FloatArray = field(repr=False)  # OIHW
     bias: FloatArray | None = field(repr=False)
     stride: int = 1
@@ -39,11 +49,9 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Pooling:
+class Pooling(Layer):
     """Maximum or average over windows of `kernel` (height, width). `kernel=None` is the average of the whole map."""
 
-    output: str
-    input: str
     kind: Literal["max", "avg"]
     kernel: Size | None
     stride: int = 1
@@ -52,11 +60,9 @@ class Pooling:
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Layer):
     """An optional bias per channel, followed by ReLU."""
 
-    output: str
-    input: str
     bias: FloatArray | None = field(repr=False)
 
 
@@ -228,8 +234,8 @@ def _fold_scaling(graph: Graph, preprocessing: Preprocessing) -> Graph:
     kernel = first.kernel.astype(np.float64) / std
     bias = first.bias.astype(np.float64) - (kernel * mean).sum((1, 2, 3))
     dtype = first.kernel.dtype
-    first = replace(first, kernel=kernel.astype(dtype), bias=bias.astype(dtype))
-    return replace(graph, operations=(first, *rest))
+    folded = replace(first, kernel=kernel.astype(dtype), bias=bias.astype(dtype))
+    return replace(graph, operations=(folded, *rest))
 
 
 def prune(graph: Graph) -> Graph:
@@ -238,13 +244,8 @@ def prune(graph: Graph) -> Graph:
     for operation in reversed(graph.operations):
         if operation.output in needed:
             kept.append(operation)
-            needed |= set(inputs_of(operation))
+            needed |= set(operation.inputs)
     return replace(graph, operations=tuple(reversed(kept)))
-
-
-def inputs_of(operation: Operation) -> tuple[str, ...]:
-    """The names of the tensors that an operation reads."""
-    return operation.inputs if isinstance(operation, Concat) else (operation.input,)
 
 
 def split_stem(graph: Graph) -> tuple[Graph, Graph]:
@@ -253,7 +254,7 @@ def split_stem(graph: Graph) -> tuple[Graph, Graph]:
     The stem is the leading chain of convolutions and max pools. The rest reads only the last map of the stem. An output
     of the graph ends the stem before it.
     """
-    readers = Counter(name for operation in graph.operations for name in inputs_of(operation))
+    readers = Counter(name for operation in graph.operations for name in operation.inputs)
     stem: list[Operation] = []
     net = graph.input
     for operation in graph.operations:
@@ -275,7 +276,7 @@ def swap_pools(graph: Graph) -> Graph:
     weights at every position. If the pool ignores its padding, the bias commutes too and stays in the convolution. If
     it counts the padding, the bias is added after the pool.
     """
-    readers = Counter(name for operation in graph.operations for name in inputs_of(operation))
+    readers = Counter(name for operation in graph.operations for name in operation.inputs)
     by_output = {operation.output: operation for operation in graph.operations}
     swapped: dict[str, tuple[Operation, ...]] = {}
     for conv in graph.operations:

@@ -14,7 +14,6 @@ from inception_v3.inference.engines.graph import (
     Graph,
     Operation,
     Pooling,
-    inputs_of,
 )
 
 OPSET = 17  # 2022: ONNX Runtime since 1.12 and OpenVINO since 2022.2 read it
@@ -46,7 +45,7 @@ def to_onnx(graph: Graph) -> ModelProto:
 
 def _nodes(operation: Operation, names: Mapping[str, str]) -> Iterator[NodeProto]:
     output = names.get(operation.output, operation.output)
-    inputs = [*(names.get(name, name) for name in inputs_of(operation)), *_constants(operation)]
+    inputs = [*(names.get(name, name) for name in operation.inputs), *_constants(operation)]
     match operation:
         case Convolution(kernel=kernel, relu=relu):
             before_relu = f"{operation.output}/convolution" if relu else output

@@ -60,8 +60,7 @@ class OpenvinoEngine(Engine):
         shape, is_pixels = list(network_input.partial_shape), network_input.any_name == PIXELS_INPUT
         height, width = shape[1:3] if is_pixels else shape[2:]
         self.image_size = None if height.is_dynamic else (height.get_length(), width.get_length())
-        outputs = self._compiled.outputs
-        self.widths = {output.any_name: output.partial_shape[1].get_length() for output in outputs}
+        self.widths = {output.any_name: output.partial_shape[1].get_length() for output in self._compiled.outputs}
 
     def _check_precision(self, requested: Precision) -> None:
         """OpenVINO silently computes in float32 if the device lacks the precision. Raises InputError instead."""

@@ -10,7 +10,6 @@ from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.registry import load_engine
 from inception_v3.inference.exported.description import KEY, Description
 from inception_v3.support.files import checksum
-from inception_v3.support.packages import require_packages
 from inception_v3.support.protocol_buffers import read_fields
 
 
@@ -51,10 +50,6 @@ class ExportFormat(ABC):
     def weights_checksum(self, path: Path) -> str:
         """Checksum of the exported weights; "" if the format protects them itself."""
         return checksum(path.with_suffix(self.weights_suffix)) if self.weights_suffix else ""
-
-    def check_installed(self) -> None:
-        """Raises InputError, which names the extra, if a package is missing to write and check a file."""
-        require_packages(self.packages, f"exporting to {self.suffix}", self.extra)
 
     @abstractmethod
     def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:

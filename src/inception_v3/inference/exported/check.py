@@ -1,7 +1,7 @@
 """Compares an exported file with the network, and decides whether the difference is acceptable."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,6 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
     images = agreeing = values = 0
     largest = total = end_points_largest = 0.0
     top_classes: set[int] = set()
-    compared: Literal["probabilities", "end points"] = "probabilities"
     for pixels in batches:
         outputs, expected = run(pixels), reference(pixels)
         images += len(pixels)
@@ -60,7 +59,6 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
             differences = [np.abs(_softmax(outputs[LOGITS]).astype(np.float64) - _softmax(expected[LOGITS]))]
         else:
             agreeing += len(pixels)
-            compared = "end points"
         for difference in differences:
             largest = max(largest, float(difference.max()))
             total, values = total + float(difference.sum()), values + difference.size
@@ -75,7 +73,7 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
         mean_difference=total / values,
         end_points_difference=end_points_largest,
         classes=len(top_classes),
-        compared=compared,
+        compared="probabilities" if top_classes else "end points",
     )
 
 
