@@ -4,17 +4,17 @@ The speeds were measured on CPUs (docs/performance.md, `Engine.speed`). On a GPU
 below fp32 is chosen automatically only if the check stored in the exported file passes.
 """
 
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import LOGITS, Engine, Precision, parse_precision
-from inception_v3.inference.engines.fallback import FallbackEngine
+from inception_v3.inference.engines.base import LOGITS, Engine, Outputs, Pixels, Precision, parse_precision
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.registry import load_engine, load_engines
 from inception_v3.inference.exported.check import rejection_reason
@@ -28,6 +28,36 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.safetensors"  # of a run folder; weights/read.py has it too, and imports PyTorch
 EXPORTED = "exported"  # the folder in a run folder that `inception-v3 export RUN` writes to by default
+
+
+class FallbackEngine(Engine):
+    """Runs an engine. If it fails, a second engine takes over for good, with a warning.
+
+    `build_second` is called only then. The attributes, `name` included, are those of the engine in use.
+    """
+
+    def __init__(self, engine: Engine, build_second: Callable[[], Engine]) -> None:
+        self._engine = engine
+        self._build_second: Callable[[], Engine] | None = build_second
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, pixels: Pixels) -> Outputs:
+        engine = self._engine
+        try:
+            return engine.run(pixels)
+        except Exception as error:
+            with self._lock:
+                if engine is self._engine:  # otherwise another thread has replaced it already
+                    if self._build_second is None or isinstance(error, InputError):
+                        raise
+                    second, self._build_second = self._build_second(), None
+                    reason = " ".join(str(error).split())[:200]
+                    warnings.warn(f"{engine} failed ({reason}); continuing with {second}", stacklevel=2)
+                    self._engine = second
+        return self._engine.run(pixels)
 
 
 @dataclass(frozen=True)
