@@ -24,14 +24,13 @@ from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network, rejection_reason
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
-from inception_v3.inference.quantise import MIN_IMAGES, check_calibration_images, quantise
+from inception_v3.inference.quantise import BATCH_SIZE, MIN_IMAGES, check_calibration_images, quantise
 from inception_v3.support.files import atomic_write, write_error
 from inception_v3.support.packages import require_packages
 from inception_v3.weights.model import InceptionV3
 
 MAX_CALIBRATION_IMAGES, MAX_CHECK_IMAGES = 300, 500
 GENERATED_IMAGES = 16  # noise on which fp32 is checked if no images are given
-BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)

@@ -282,26 +282,25 @@ def remaining_images(finished: Iterator[tuple[str, bool]], sources: Iterable[Ima
     renamed, the rest is matched by name, with 12 bytes of memory for each remaining result.
     """
     remaining = RemainingImages(iter(sources))
-    for name, failed in finished:
-        source = next(remaining.sources, None)
-        if source is None or source.name != name:
-            _match_by_name(remaining, chain([(name, failed)], finished), [] if source is None else [source])
-            break
-        remaining.done += 1
-        remaining.failed += failed
-    return remaining
 
-
-def _match_by_name(remaining: RemainingImages, finished: Iterable[tuple[str, bool]], taken: list[ImageSource]) -> None:
-    """Match the rest of `finished` by name with the sources `taken` and those that remain."""
-
-    def keys() -> Iterator[int]:
+    def count_results() -> Iterator[str]:
         for name, failed in finished:
             remaining.done += 1
             remaining.failed += failed
-            yield _key(name)
+            yield name
 
-    known, counts = np.unique(np.fromiter(keys(), np.uint64), return_counts=True)
+    names = count_results()
+    for name in names:
+        source = next(remaining.sources, None)
+        if source is None or source.name != name:
+            _match_by_name(remaining, chain([name], names), [] if source is None else [source])
+            break
+    return remaining
+
+
+def _match_by_name(remaining: RemainingImages, names: Iterable[str], taken: list[ImageSource]) -> None:
+    """Match the remaining `names` of results with the sources `taken` and those that remain."""
+    known, counts = np.unique(np.fromiter(map(_key, names), np.uint64), return_counts=True)
     counts = counts.astype(np.uint32)
     remaining.changed, remaining.unmatched = True, int(counts.sum())
 

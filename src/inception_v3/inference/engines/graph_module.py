@@ -86,10 +86,6 @@ class RecordedModule:
         replay()
         return tuple(output.clone() for output in outputs)
 
-    def forget(self) -> None:
-        """Free the memory of all recordings."""
-        self.recordings.clear()
-
 
 def record_cuda_graph(module: GraphModule, pixels: Tensor) -> Recording:
     """Record a CUDA graph, after a warm-up in which cuDNN selects its kernels."""

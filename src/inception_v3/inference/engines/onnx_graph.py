@@ -39,8 +39,9 @@ def to_onnx(graph: Graph) -> ModelProto:
     nodes += [_node("Flatten", [map_name], name, axis=1) for name, map_name in maps.items()]
     tensors = [numpy_helper.from_array(values, name) for name, values in constants.items()]
     proto = helper.make_graph(nodes, "InceptionV3", [_network_input(graph)], _network_outputs(graph), tensors)
-    opset = helper.make_opsetid("", OPSET)
-    return helper.make_model(proto, opset_imports=[opset], producer_name="inception-v3", ir_version=IR_VERSION)
+    return helper.make_model(
+        proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="inception-v3", ir_version=IR_VERSION
+    )
 
 
 def _nodes(operation: Operation, names: Mapping[str, str]) -> Iterator[NodeProto]:

@@ -72,8 +72,8 @@ class PyTorchEngine(Engine):
         except torch.OutOfMemoryError as error:
             if len(pixels) == 1:
                 raise InputError(f"{self.device}: not enough memory for one image; free some of it") from error
-        if hasattr(self._run, "forget"):
-            self._run.forget()
+        if hasattr(self._run, "recordings"):
+            self._run.recordings.clear()  # frees their memory
         torch.cuda.empty_cache()
         half = len(pixels) // 2
         message = f"{self.device}: not enough memory for {len(pixels)} images at once; continuing with {half}"
