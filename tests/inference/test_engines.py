@@ -20,10 +20,9 @@ from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference import choose
-from inception_v3.inference.choose import find_exported, open_engine, open_exported, open_model
+from inception_v3.inference.choose import FallbackEngine, find_exported, open_engine, open_exported, open_model
 from inception_v3.inference.engines import graph, registry
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Engine, Outputs, Pixels
-from inception_v3.inference.engines.fallback import FallbackEngine
 from inception_v3.inference.engines.graph import build_graph, swap_pools
 from inception_v3.inference.engines.graph_module import GraphModule, RecordedModule
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine

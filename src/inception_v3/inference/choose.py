@@ -4,17 +4,18 @@ The speeds were measured on CPUs (docs/performance.md, `Engine.speed`). On a GPU
 below fp32 is chosen automatically only if the check stored in the exported file passes.
 """
 
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import LOGITS, Engine, Precision, parse_precision
-from inception_v3.inference.engines.fallback import FallbackEngine
+from inception_v3.inference.engines.base import LOGITS, Engine, Outputs, Pixels, Precision, parse_precision
+from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.registry import load_engine, load_engines
 from inception_v3.inference.exported.check import rejection_reason
 from inception_v3.inference.exported.description import Description
@@ -23,11 +24,40 @@ from inception_v3.support.files import checksum
 from inception_v3.support.packages import missing_packages
 
 if TYPE_CHECKING:
-    from inception_v3.inference.engines.graph import Graph
     from inception_v3.weights.model import InceptionV3
 
 MODEL_FILE = "model.safetensors"  # of a run folder; weights/read.py has it too, and imports PyTorch
 EXPORTED = "exported"  # the folder in a run folder that `inception-v3 export RUN` writes to by default
+
+
+class FallbackEngine(Engine):
+    """Runs an engine. If it fails, a second engine takes over for good, with a warning.
+
+    `build_second` is called only then. The attributes, `name` included, are those of the engine in use.
+    """
+
+    def __init__(self, engine: Engine, build_second: Callable[[], Engine]) -> None:
+        self._engine = engine
+        self._build_second: Callable[[], Engine] | None = build_second
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def run(self, pixels: Pixels) -> Outputs:
+        engine = self._engine
+        try:
+            return engine.run(pixels)
+        except Exception as error:
+            with self._lock:
+                if engine is self._engine:  # otherwise another thread has replaced it already
+                    if self._build_second is None or isinstance(error, InputError):
+                        raise
+                    second, self._build_second = self._build_second(), None
+                    reason = " ".join(str(error).split())[:200]
+                    warnings.warn(f"{engine} failed ({reason}); continuing with {second}", stacklevel=2)
+                    self._engine = second
+        return self._engine.run(pixels)
 
 
 @dataclass(frozen=True)
@@ -101,12 +131,9 @@ def find_exported(path: Path) -> Path | None:
     """
     if recognise(path):
         return path
-    if not path.is_dir():
-        return None
-    model = path / MODEL_FILE
+    model, exported = path / MODEL_FILE, path / EXPORTED
     if not model.exists():
-        return path if exports_in(path) else None
-    exported = path / EXPORTED
+        return path if path.is_dir() and exports_in(path) else None
     if not exported.is_dir() or not (files := exports_in(exported)):
         return None
     weights = checksum(model)
@@ -246,9 +273,8 @@ def _engine_for(file: Path, precision: Precision, requested: str) -> type[Engine
         raise InputError(f"{file.name} runs in {' and '.join(engines)}, not in {requested}")
     if requested not in ("auto", *able):
         raise InputError(f"{requested} does not run {precision} here; {' and '.join(able)} can")
-    chosen = min(able.values(), key=lambda engine: engine.formats.index(format.name))
-    if requested != "auto":
-        chosen = able[requested]
+    preferred = min(able.values(), key=lambda engine: engine.formats.index(format.name))
+    chosen = able.get(requested, preferred)
     chosen.check_installed(in_memory=False)
     return chosen
 
@@ -256,13 +282,16 @@ def _engine_for(file: Path, precision: Precision, requested: str) -> type[Engine
 def _check_network(engine: Engine, description: Description, file: Path) -> None:
     """Raises InputError if the network is not the described network: the file was put together from two."""
     size, classes = description.preprocessing.image_size, description.settings.num_classes
-    if engine.image_size is not None and engine.image_size != size:
-        actual = "x".join(map(str, engine.image_size))
-        reason = f"described for images of {size[0]}x{size[1]}, but its network takes {actual}"
-        raise InputError(f"{file}: {reason}; export it again")
-    if (actual_classes := engine.widths.get(LOGITS, classes)) != classes:
-        reason = f"described with {classes} classes, but its network has {actual_classes}"
-        raise InputError(f"{file}: {reason}; export it again")
+    actual_size, actual_classes = engine.image_size or size, engine.widths.get(LOGITS, classes)
+    if actual_size != size:
+        raise InputError(
+            f"{file}: described for images of {size[0]}x{size[1]}, but its network takes "
+            f"{actual_size[0]}x{actual_size[1]}; export it again"
+        )
+    if actual_classes != classes:
+        raise InputError(
+            f"{file}: described with {classes} classes, but its network has {actual_classes}; export it again"
+        )
 
 
 # ------------------------------------------------------------- networks in memory
@@ -279,8 +308,6 @@ def open_model(
 
     Raises InputError: an engine that is not installed or cannot run it; a network that no engine can run.
     """
-    from inception_v3.inference.engines.graph import build_graph, swap_pools
-
     try:
         graph = swap_pools(build_graph(model))
     except ValueError as error:
@@ -299,7 +326,7 @@ def open_model(
 
 
 def open_graph(
-    graph: "Graph",
+    graph: Graph,
     engine: str = "auto",
     precision: Precision = "fp32",
     device: str | None = None,
@@ -312,8 +339,7 @@ def open_graph(
     `callers` is the number of threads that may run it at once, see Engine. Raises InputError as `open_model` does.
     """
     if precision == "int8":
-        remedy = "use `inception-v3 export --precision int8`"
-        raise InputError(f"int8 is calibrated on images; {remedy}", exit_status=2)
+        raise InputError("int8 is calibrated on images; use `inception-v3 export --precision int8`", exit_status=2)
     if engine == "auto":
         chosen, reason = _fastest(precision, device, batch_size)
         device = device or "cpu"

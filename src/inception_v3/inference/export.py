@@ -24,13 +24,13 @@ from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network, rejection_reason
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
-from inception_v3.inference.quantise import MIN_IMAGES, check_calibration_images, quantise
+from inception_v3.inference.quantise import BATCH_SIZE, MIN_IMAGES, check_calibration_images, quantise
 from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.packages import require_packages
 from inception_v3.weights.model import InceptionV3
 
 MAX_CALIBRATION_IMAGES, MAX_CHECK_IMAGES = 300, 500
 GENERATED_IMAGES = 16  # noise on which fp32 is checked if no images are given
-BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def export(
     """
     format = _select_format(out, precision)
     _check_options(precision, images, outputs)
-    format.check_installed()
+    require_packages(format.packages, f"exporting to {format.suffix}", format.extra)
     model = model.eval().float()
     try:
         graph = swap_pools(build_graph(model, any_size=any_size, outputs=outputs))
@@ -100,8 +100,8 @@ def export(
         progress("calibrating int8; this takes minutes" if precision == "int8" else "writing the network")
         description = _write(file, format, graph, description, prepared, reference, min_agreement)
         if not format.runs_here:
-            reason = f"not checked, since only {format.program} runs it"
-            warnings.warn(f"{out}: {reason}; compare its outputs there", stacklevel=2)
+            message = f"{out}: not checked, since only {format.program} runs it; compare its outputs there"
+            warnings.warn(message, stacklevel=2)
         else:
             progress("comparing the file with the network")
             description = replace(description, numbers=format.weights_checksum(file))
@@ -121,8 +121,8 @@ def _select_format(out: Path, precision: Precision) -> ExportFormat:
     format = formats[out.suffix]
     if precision not in format.precisions:
         others = ", ".join(other.name for other in formats.values() if precision in other.precisions) or "no format"
-        reason = f"{format.name} has {', '.join(format.precisions)}; {precision} is for {others}"
-        raise InputError(f"{out}: {reason}", exit_status=2)
+        own = ", ".join(format.precisions)
+        raise InputError(f"{out}: {format.name} has {own}; {precision} is for {others}", exit_status=2)
     return format
 
 
@@ -164,8 +164,9 @@ def _prepare_images(
     calibration, held_out = np.split(np.stack(rows), [calibration_count])
     if precision != "fp32" and len(held_out) < MIN_IMAGES:
         required = 2 * MIN_IMAGES if precision == "int8" else MIN_IMAGES
-        reason = f"{len(held_out)} images are too few to check {precision} on"
-        raise InputError(f"{reason}; give at least {required} with --images")
+        raise InputError(
+            f"{len(held_out)} images are too few to check {precision} on; give at least {required} with --images"
+        )
     return _Images(calibration, held_out, images_name, "pillow")
 
 
@@ -203,14 +204,16 @@ def _check(
     except ValueError as error:
         raise InputError(f"{out}: {error}; check the model") from error
     if description.precision != "fp32" and check.classes == 1:
-        reason = (
-            f"the network puts all {check.pictures} images of {images.source} in one class, so agreement proves nothing"
+        raise InputError(
+            f"{out}: the network puts all {check.pictures} images of {images.source} in one class, so agreement proves "
+            "nothing; give images of all classes"
         )
-        raise InputError(f"{out}: {reason}; give images of all classes")
     description = replace(description, check=check)
     if rejection := rejection_reason(description, min_agreement):
-        remedy = "keep a higher precision, or allow it with --min-agreement"
-        raise InputError(f"{out}: {rejection} ({images.source}); not written; {remedy}")
+        raise InputError(
+            f"{out}: {rejection} ({images.source}); not written; keep a higher precision, or allow it with "
+            "--min-agreement"
+        )
     return description
 
 
@@ -218,10 +221,10 @@ def _move(file: Path, weights_suffix: str, out: Path) -> None:
     """Copy a file or folder to `out`, after its weights. A file is replaced only by a complete file."""
     if file.is_dir():
         _move_folder(file, out)
-        return
-    for suffix in filter(None, (weights_suffix, file.suffix)):
-        with atomic_write(out.with_suffix(suffix)) as temporary:
-            shutil.copyfile(file.with_suffix(suffix), temporary)
+    else:
+        for suffix in filter(None, (weights_suffix, file.suffix)):
+            with atomic_write(out.with_suffix(suffix)) as temporary:
+                shutil.copyfile(file.with_suffix(suffix), temporary)
 
 
 def _move_folder(folder: Path, out: Path) -> None:

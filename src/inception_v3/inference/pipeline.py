@@ -9,7 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 from queue import SimpleQueue
 from typing import Literal
@@ -141,24 +142,16 @@ class _PixelBudget:
                 self._changed.notify_all()
 
 
+@dataclass
 class _Batch:
     """A batch of `size` images, of which the threads prepare the pixels."""
 
-    def __init__(self, pixels: NDArray[np.uint8], size: int) -> None:
-        self.pixels = pixels  # (at least size, H, W, 3)
-        self.size = self._unprepared = size
-        self._lock = threading.Lock()
-        self.sources: list[ImageSource] = []
-        self.errors: dict[int, str] = {}  # of each row that could not be read
-        self.failure: BaseException | None = None  # not an InputError, so a bug: raised in the caller's thread
-        self.ready = threading.Event()
-
-    def mark_prepared(self, rows: int = 1) -> None:
-        """Count rows as prepared. `ready` is set after the last one."""
-        with self._lock:
-            self._unprepared -= rows
-            if not self._unprepared:
-                self.ready.set()
+    pixels: NDArray[np.uint8]  # (at least size, H, W, 3)
+    size: int
+    sources: list[ImageSource] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)  # of each row that could not be read
+    failure: BaseException | None = None  # not an InputError, so a bug: raised in the caller's thread
+    prepared: threading.Semaphore = field(default_factory=partial(threading.Semaphore, 0))  # released for each row
 
 
 class _Pipeline:
@@ -193,7 +186,8 @@ class _Pipeline:
                 # A daemon thread, because it may wait for standard input when the program ends.
                 threading.Thread(target=self._work, name="prepare", daemon=True).start()
             while (batch := self._started.get()) is not None:
-                batch.ready.wait()
+                for _ in range(batch.size):
+                    batch.prepared.acquire()
                 outputs = _batch_outputs(engine, batch)
                 self._free.put(batch.pixels)
                 yield from outputs
@@ -223,7 +217,7 @@ class _Pipeline:
                 batch.errors[row] = str(error)
             except BaseException as error:
                 batch.failure = error
-            batch.mark_prepared()
+            batch.prepared.release()
             with self._changed:
                 self._in_flight -= 1
                 self._changed.notify_all()
@@ -242,7 +236,7 @@ class _Pipeline:
                 self._source_error = None if isinstance(error, StopIteration) else error
                 self._stopping.set()
                 if (last := self._filling) is not None:
-                    last.mark_prepared(last.size - len(last.sources))  # it gets no more images
+                    last.prepared.release(last.size - len(last.sources))  # it gets no more images
                 self._started.put(None)
                 return None
             with self._changed:

@@ -78,12 +78,16 @@ def _check_about(path: Path, about_path: Path, about: dict[str, Any]) -> None:
     try:
         before = json.loads(about_path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        message = f"{about_path}: missing or damaged, so {path.name} cannot be resumed; choose another name"
-        raise InputError(message, exit_status=2) from error
+        raise InputError(
+            f"{about_path}: missing or damaged, so {path.name} cannot be resumed; choose another name", exit_status=2
+        ) from error
     now = json.loads(json.dumps(about))
     if key := next((key for key in now | before if now.get(key) != before.get(key)), None):
-        difference = f"was written with {key} {before.get(key)!r}, not {now.get(key)!r}"
-        raise InputError(f"{path}: {difference}; use the same options as before, or another name", exit_status=2)
+        raise InputError(
+            f"{path}: was written with {key} {before.get(key)!r}, not {now.get(key)!r}; use the same options as "
+            "before, or another name",
+            exit_status=2,
+        )
 
 
 def _columns(top: int) -> list[str]:
@@ -111,8 +115,9 @@ class _LineFile:
 
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            message = f"{path}: another run is writing to it; wait for that run, or choose another --out"
-            raise InputError(message) from error
+            raise InputError(
+                f"{path}: another run is writing to it; wait for that run, or choose another --out"
+            ) from error
         except (ImportError, OSError):  # Windows, or a network file system without locks
             pass
 
@@ -277,26 +282,25 @@ def remaining_images(finished: Iterator[tuple[str, bool]], sources: Iterable[Ima
     renamed, the rest is matched by name, with 12 bytes of memory for each remaining result.
     """
     remaining = RemainingImages(iter(sources))
-    for name, failed in finished:
-        source = next(remaining.sources, None)
-        if source is None or source.name != name:
-            _match_by_name(remaining, chain([(name, failed)], finished), [] if source is None else [source])
-            break
-        remaining.done += 1
-        remaining.failed += failed
-    return remaining
 
-
-def _match_by_name(remaining: RemainingImages, finished: Iterable[tuple[str, bool]], taken: list[ImageSource]) -> None:
-    """Match the rest of `finished` by name with the sources `taken` and those that remain."""
-
-    def keys() -> Iterator[int]:
+    def count_results() -> Iterator[str]:
         for name, failed in finished:
             remaining.done += 1
             remaining.failed += failed
-            yield _key(name)
+            yield name
 
-    known, counts = np.unique(np.fromiter(keys(), np.uint64), return_counts=True)
+    names = count_results()
+    for name in names:
+        source = next(remaining.sources, None)
+        if source is None or source.name != name:
+            _match_by_name(remaining, chain([name], names), [] if source is None else [source])
+            break
+    return remaining
+
+
+def _match_by_name(remaining: RemainingImages, names: Iterable[str], taken: list[ImageSource]) -> None:
+    """Match the remaining `names` of results with the sources `taken` and those that remain."""
+    known, counts = np.unique(np.fromiter(map(_key, names), np.uint64), return_counts=True)
     counts = counts.astype(np.uint32)
     remaining.changed, remaining.unmatched = True, int(counts.sum())
 

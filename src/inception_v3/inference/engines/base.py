@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,9 @@ IMAGES_INPUT = "images"  # input of a network built without scaling: float (N, 3
 
 def parse_precision(name: str) -> Precision:
     """The precision of this name. Raises InputError if it is unknown."""
-    known: dict[str, Precision] = {precision: precision for precision in get_args(Precision)}
-    if name not in known:
-        raise InputError(f"no precision {name!r}; there are {', '.join(known)}", exit_status=2)
-    return known[name]
+    if name not in get_args(Precision):
+        raise InputError(f"no precision {name!r}; there are {', '.join(get_args(Precision))}", exit_status=2)
+    return cast(Precision, name)
 
 
 class Engine(ABC):

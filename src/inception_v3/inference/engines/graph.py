@@ -5,6 +5,7 @@ first convolution. Dropout and the auxiliary head are dropped. `swap_pools` then
 (docs/performance.md). Both are exact in real arithmetic. Export measures their rounding errors (exported/check.py).
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,11 +26,21 @@ FloatArray = NDArray[np.floating]  # float32; float64 if the network is float64
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """A convolution with symmetric zero padding (height, width), followed by an optional bias and an optional ReLU."""
+class Layer:
+    """An operation on one tensor."""
 
     output: str
     input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class Convolution(Layer):
+    """A convolution with symmetric zero padding (height, width), followed by an optional bias and an optional ReLU."""
+
     kernel: FloatArray = field(repr=False)  # OIHW
     bias: FloatArray | None = field(repr=False)
     stride: int = 1
@@ -38,11 +49,9 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Pooling:
+class Pooling(Layer):
     """Maximum or average over windows of `kernel` (height, width). `kernel=None` is the average of the whole map."""
 
-    output: str
-    input: str
     kind: Literal["max", "avg"]
     kernel: Size | None
     stride: int = 1
@@ -51,11 +60,9 @@ class Pooling:
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Layer):
     """An optional bias per channel, followed by ReLU."""
 
-    output: str
-    input: str
     bias: FloatArray | None = field(repr=False)
 
 
@@ -185,19 +192,18 @@ def _padding(kernel: Size, stride: int, padding: str) -> Size:
 
 def _head(model: "InceptionV3", net: str, any_size: bool) -> Iterator[Operation]:
     """The average pool and the logits. Raises ValueError if the logits would be a map."""
-    from inception_v3.network.layers import Conv2d, Pool2d
+    from inception_v3.network.layers import Pool2d
 
     assert model.Logits is not None
     pool, classifier = model.Logits
     assert isinstance(pool, Pool2d)
-    assert isinstance(classifier, Conv2d)
     kernel: Size | None = None
     if not model.settings.global_pool:
         if any_size:
             raise ValueError("a network for any size needs global_pool=True: this head averages windows of 8x8")
         kernel = _head_window(model, net, pool)
     yield Pooling(FEATURES, net, "avg", kernel, 1 if kernel is None else pool.stride)
-    yield _convolution(classifier, LOGITS, FEATURES)
+    yield from _module(classifier, LOGITS, FEATURES)
 
 
 def _head_window(model: "InceptionV3", net: str, pool: "Pool2d") -> Size | None:
@@ -228,8 +234,8 @@ def _fold_scaling(graph: Graph, preprocessing: Preprocessing) -> Graph:
     kernel = first.kernel.astype(np.float64) / std
     bias = first.bias.astype(np.float64) - (kernel * mean).sum((1, 2, 3))
     dtype = first.kernel.dtype
-    first = replace(first, kernel=kernel.astype(dtype), bias=bias.astype(dtype))
-    return replace(graph, operations=(first, *rest))
+    folded = replace(first, kernel=kernel.astype(dtype), bias=bias.astype(dtype))
+    return replace(graph, operations=(folded, *rest))
 
 
 def prune(graph: Graph) -> Graph:
@@ -238,13 +244,8 @@ def prune(graph: Graph) -> Graph:
     for operation in reversed(graph.operations):
         if operation.output in needed:
             kept.append(operation)
-            needed |= set(inputs_of(operation))
+            needed |= set(operation.inputs)
     return replace(graph, operations=tuple(reversed(kept)))
-
-
-def inputs_of(operation: Operation) -> tuple[str, ...]:
-    """The names of the tensors that an operation reads."""
-    return operation.inputs if isinstance(operation, Concat) else (operation.input,)
 
 
 def split_stem(graph: Graph) -> tuple[Graph, Graph]:
@@ -253,14 +254,13 @@ def split_stem(graph: Graph) -> tuple[Graph, Graph]:
     The stem is the leading chain of convolutions and max pools. The rest reads only the last map of the stem. An output
     of the graph ends the stem before it.
     """
-    consumers = _consumers(graph)
+    readers = Counter(name for operation in graph.operations for name in operation.inputs)
     stem: list[Operation] = []
     net = graph.input
     for operation in graph.operations:
         max_pool = isinstance(operation, Pooling) and operation.kind == "max"
-        if not (max_pool or isinstance(operation, Convolution)) or operation.output in graph.outputs:
-            break
-        if len(consumers[net]) > 1:
+        fits = max_pool or isinstance(operation, Convolution)
+        if not fits or operation.output in graph.outputs or readers[net] > 1:
             break
         stem.append(operation)
         net = operation.output
@@ -276,16 +276,16 @@ def swap_pools(graph: Graph) -> Graph:
     weights at every position. If the pool ignores its padding, the bias commutes too and stays in the convolution. If
     it counts the padding, the bias is added after the pool.
     """
-    consumers = _consumers(graph)
+    readers = Counter(name for operation in graph.operations for name in operation.inputs)
+    by_output = {operation.output: operation for operation in graph.operations}
     swapped: dict[str, tuple[Operation, ...]] = {}
-    for pool in graph.operations:
+    for conv in graph.operations:
+        if not isinstance(conv, Convolution) or conv.kernel.shape[2:] != (1, 1) or conv.stride != 1 or not conv.relu:
+            continue
+        pool = by_output.get(conv.input)
         if not isinstance(pool, Pooling) or pool.kind != "avg" or pool.stride != 1 or pool.kernel is None:
             continue
-        following = consumers.get(pool.output, [])
-        if len(following) != 1 or pool.output in graph.outputs:
-            continue
-        conv = following[0]
-        if not isinstance(conv, Convolution) or conv.kernel.shape[2:] != (1, 1) or conv.stride != 1 or not conv.relu:
+        if readers[pool.output] > 1 or pool.output in graph.outputs:
             continue
         product, average = f"{conv.output}/product", f"{conv.output}/average"
         inner_bias, outer_bias = (None, conv.bias) if pool.count_padding else (conv.bias, None)
@@ -297,12 +297,3 @@ def swap_pools(graph: Graph) -> Graph:
         )
     operations = [new for old in graph.operations for new in swapped.get(old.output, (old,))]
     return replace(graph, operations=tuple(operations))
-
-
-def _consumers(graph: Graph) -> dict[str, list[Operation]]:
-    """The operations that read each tensor, by name."""
-    consumers: dict[str, list[Operation]] = {}
-    for operation in graph.operations:
-        for name in inputs_of(operation):
-            consumers.setdefault(name, []).append(operation)
-    return consumers

@@ -38,21 +38,20 @@ class GraphModule(nn.Module):
             net = {self.graph.input: pixels.to(self.dtype, memory_format=torch.channels_last)}
         for index, operation in enumerate(self.graph.operations):
             net[operation.output] = self._run(index, operation, net)
-        vectors = (LOGITS, FEATURES)
-        outputs = (net[name].flatten(1) if name in vectors else net[name] for name in self.graph.outputs)
+        outputs = (net[name].flatten(1) if name in (LOGITS, FEATURES) else net[name] for name in self.graph.outputs)
         return tuple(output if self.dtype == torch.float64 else output.float() for output in outputs)
 
     def _run(self, index: int, operation: Operation, net: dict[str, Tensor]) -> Tensor:
         if isinstance(operation, Concat):
             return torch.cat([net[name] for name in operation.inputs], 1)
         source = net[operation.input]
+        bias: Tensor | None = getattr(self, f"bias_{index}", None)
         match operation:
             case Convolution(stride=stride, padding=padding, relu=relu):
                 kernel = self.get_buffer(f"kernel_{index}")
-                result = F.conv2d(source, kernel, self._bias(index), stride, padding)
+                result = F.conv2d(source, kernel, bias, stride, padding)
                 return F.relu_(result) if relu else result
             case Activation():
-                bias = self._bias(index)
                 return F.relu(source if bias is None else source + bias.view(-1, 1, 1))
             case Pooling(kernel=None):
                 return source.mean((2, 3), keepdim=True)
@@ -61,9 +60,6 @@ class GraphModule(nn.Module):
             case Pooling(kernel=window, stride=stride, padding=padding, count_padding=count_padding) if window:
                 return F.avg_pool2d(source, window, stride, padding, count_include_pad=count_padding)
         raise TypeError(f"{operation} is not an operation")
-
-    def _bias(self, index: int) -> Tensor | None:
-        return getattr(self, f"bias_{index}", None)
 
 
 Recording = tuple[Tensor, tuple[Tensor, ...], Callable[[], Any]]  # input buffer, output buffers, function that runs
@@ -89,10 +85,6 @@ class RecordedModule:
         input_buffer.copy_(pixels)
         replay()
         return tuple(output.clone() for output in outputs)
-
-    def forget(self) -> None:
-        """Free the memory of all recordings."""
-        self.recordings.clear()
 
 
 def record_cuda_graph(module: GraphModule, pixels: Tensor) -> Recording:

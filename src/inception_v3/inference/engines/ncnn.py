@@ -19,10 +19,6 @@ from inception_v3.inference.engines.graph import Convolution, Graph, Operation, 
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
 from inception_v3.support.cpu import core_count
 
-_MAGIC = "7767517"  # the first line of ncnn's text format
-_MAX_POOLING = 0  # ncnn's pooling_type
-_VALID = 1  # ncnn's pad_mode that drops incomplete windows
-
 
 class NcnnEngine(Engine):
     """ncnn and ONNX Runtime in float32 on the CPU. For `callers`, see Engine."""
@@ -94,7 +90,8 @@ class _Stem:
 def _param_text(graph: Graph) -> str:
     """The layers in ncnn's text format: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure."""
     lines = [f"Input {graph.input} 0 1 {graph.input}", *map(_param_line, graph.operations)]
-    return "\n".join((_MAGIC, f"{len(lines)} {len(lines)}", *lines, ""))
+    magic = "7767517"  # the first line of the format
+    return "\n".join((magic, f"{len(lines)} {len(lines)}", *lines, ""))
 
 
 def _param_line(operation: Operation) -> str:
@@ -105,7 +102,8 @@ def _param_line(operation: Operation) -> str:
             parameters = {0: len(kernel), 4: horizontal, 5: int(operation.bias is not None), 6: kernel.size}
             parameters |= {9: int(operation.relu), 14: vertical}
         case Pooling(kernel=(height, width), kind="max", padding=(0, 0)):
-            kind, parameters = "Pooling", {0: _MAX_POOLING, 5: _VALID}
+            # pooling_type 0 is the maximum; pad_mode 1 drops incomplete windows
+            kind, parameters = "Pooling", {0: 0, 5: 1}
         case _:
             raise TypeError(f"{operation} is not an operation of a stem")
     stride_number = 3 if kind == "Convolution" else 2
@@ -118,7 +116,5 @@ def _weight_bytes(operation: Operation) -> bytes:
     """The weights in ncnn's binary format: a zero for float32, the kernel, and the bias."""
     if not isinstance(operation, Convolution):
         return b""
-    parts = [np.zeros(1, np.int32), operation.kernel.astype(np.float32)]
-    if operation.bias is not None:
-        parts.append(operation.bias.astype(np.float32))
-    return b"".join(part.tobytes() for part in parts)
+    arrays = (np.zeros(1), operation.kernel, operation.bias)
+    return b"".join(array.astype(np.float32).tobytes() for array in arrays if array is not None)

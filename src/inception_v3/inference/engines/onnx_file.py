@@ -19,11 +19,11 @@ RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # in TensorProto
 MIN_EXTERNAL = 1024  # bytes; a smaller tensor is not worth a reference
 
 
-def metadata(path: Path, max_length: int) -> Iterator[bytes]:
+def metadata(path: Path, max_length: int) -> Iterator[memoryview]:
     """The metadata entries (StringStringEntryProto) up to `max_length` bytes. Raises ValueError: damaged."""
     for number, value, *_ in read_fields(_mapped(path)):
         if number == METADATA and isinstance(value, memoryview) and len(value) <= max_length:
-            yield bytes(value)
+            yield value
 
 
 def add_metadata(path: Path, key: str, value: str) -> None:

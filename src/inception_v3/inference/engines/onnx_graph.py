@@ -1,110 +1,105 @@
-"""Converts a graph to an ONNX model."""
+"""Converts a graph to an ONNX model. It imports onnx, so it is imported only when a graph is converted."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from inception_v3.inference.engines.base import FEATURES, LOGITS, PIXELS_INPUT
-from inception_v3.inference.engines.graph import Activation, Concat, Convolution, Graph, Operation, Pooling
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from inception_v3.inference.engines.graph import (
+    Activation,
+    Concat,
+    Convolution,
+    FloatArray,
+    Graph,
+    Operation,
+    Pooling,
+)
 
 OPSET = 17  # 2022: ONNX Runtime since 1.12 and OpenVINO since 2022.2 read it
 IR_VERSION = 8  # the version of the file format that belongs to opset 17
 
 
-def to_onnx(graph: Graph) -> "ModelProto":
+def to_onnx(graph: Graph) -> ModelProto:
     """The graph as an ONNX model with float32 outputs.
 
     The input is uint8 `pixels` (N, H, W, 3), or float32 (N, C, h, w) for a graph without pixels. N is dynamic. H and W
     are dynamic if the graph takes any size.
     """
-    import onnx
-
-    builder = _Builder(graph, onnx)
+    maps = {name: f"{name}/map" for name in graph.outputs if name in (LOGITS, FEATURES)}  # (N, C, 1, 1)
+    nodes, names = [], dict(maps)  # `names`: of tensors whose name in ONNX is another than in the graph
+    if graph.input == PIXELS_INPUT:
+        nodes.append(_node("Cast", [PIXELS_INPUT], "pixels/float", to=TensorProto.FLOAT))
+        nodes.append(_node("Transpose", ["pixels/float"], "pixels/nchw", perm=[0, 3, 1, 2]))
+        names[PIXELS_INPUT] = "pixels/nchw"
+    constants: dict[str, FloatArray] = {}
     for operation in graph.operations:
-        builder.add(operation)
-    for name, map_name in builder.flattened.items():
-        builder.node("Flatten", [map_name], name, axis=1)
-    inputs, outputs = builder.inputs_and_outputs()
-    proto = onnx.helper.make_graph(builder.nodes, "InceptionV3", inputs, outputs, builder.constants)
-    opset = onnx.helper.make_opsetid("", OPSET)
-    model: ModelProto = onnx.helper.make_model(proto, opset_imports=[opset], producer_name="inception-v3")
-    model.ir_version = IR_VERSION
-    return model
+        nodes += _nodes(operation, names)
+        constants |= _constants(operation)
+    nodes += [_node("Flatten", [map_name], name, axis=1) for name, map_name in maps.items()]
+    tensors = [numpy_helper.from_array(values, name) for name, values in constants.items()]
+    proto = helper.make_graph(nodes, "InceptionV3", [_network_input(graph)], _network_outputs(graph), tensors)
+    return helper.make_model(
+        proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="inception-v3", ir_version=IR_VERSION
+    )
 
 
-class _Builder:
-    """Collects the nodes and constants of an ONNX graph.
+def _nodes(operation: Operation, names: Mapping[str, str]) -> Iterator[NodeProto]:
+    output = names.get(operation.output, operation.output)
+    inputs = [*(names.get(name, name) for name in operation.inputs), *_constants(operation)]
+    match operation:
+        case Convolution(kernel=kernel, relu=relu):
+            before_relu = f"{operation.output}/convolution" if relu else output
+            yield _node("Conv", inputs, before_relu, kernel_shape=kernel.shape[2:], **_window(operation))
+            if relu:
+                yield _node("Relu", [before_relu], output)
+        case Pooling(kernel=None):
+            yield _node("GlobalAveragePool", inputs, output)
+        case Pooling(kernel=window, kind="max"):
+            yield _node("MaxPool", inputs, output, kernel_shape=window, **_window(operation))
+        case Pooling(kernel=window, count_padding=count_padding):
+            attributes = _window(operation) | {"count_include_pad": int(count_padding)}
+            yield _node("AveragePool", inputs, output, kernel_shape=window, **attributes)
+        case Activation(bias=None):
+            yield _node("Relu", inputs, output)
+        case Activation():
+            yield _node("Add", inputs, f"{operation.output}/sum")
+            yield _node("Relu", [f"{operation.output}/sum"], output)
+        case Concat():
+            yield _node("Concat", inputs, output, axis=1)
 
-    `flattened` maps each vector output to the name of its map (N, C, 1, 1), which a last node flattens.
-    """
 
-    def __init__(self, graph: Graph, onnx: Any) -> None:
-        self.graph, self.onnx = graph, onnx
-        self.nodes: list[NodeProto] = []
-        self.constants: list[TensorProto] = []
-        self.flattened = {name: f"{name}/map" for name in graph.outputs if name in (LOGITS, FEATURES)}
-        self.names = dict(self.flattened)  # of tensors whose name in ONNX is another than in the graph
-        if graph.input == PIXELS_INPUT:
-            self.node("Cast", [PIXELS_INPUT], "pixels/float", to=onnx.TensorProto.FLOAT)
-            self.node("Transpose", ["pixels/float"], "pixels/nchw", perm=[0, 3, 1, 2])
-            self.names[PIXELS_INPUT] = "pixels/nchw"
-
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
-
-    def constant(self, name: str, values: NDArray[np.generic]) -> str:
-        self.constants.append(self.onnx.numpy_helper.from_array(values, name))
-        return name
-
-    def name(self, name: str) -> str:
-        return self.names.get(name, name)
-
-    def add(self, operation: Operation) -> None:
-        output = self.name(operation.output)
-        match operation:
-            case Convolution(input=source, kernel=kernel, bias=bias):
-                inputs = [self.name(source), self.constant(f"{operation.output}/weights", kernel)]
-                if bias is not None:
-                    inputs.append(self.constant(f"{operation.output}/biases", bias))
-                before_relu = f"{operation.output}/convolution" if operation.relu else output
-                self.node("Conv", inputs, before_relu, kernel_shape=kernel.shape[2:], **_window(operation))
-                if operation.relu:
-                    self.node("Relu", [before_relu], output)
-            case Pooling(input=source, kernel=None):
-                self.node("GlobalAveragePool", [self.name(source)], output)
-            case Pooling(input=source, kernel=window, kind="max"):
-                self.node("MaxPool", [self.name(source)], output, kernel_shape=window, **_window(operation))
-            case Pooling(input=source, kernel=window):
-                attributes = _window(operation) | {"count_include_pad": int(operation.count_padding)}
-                self.node("AveragePool", [self.name(source)], output, kernel_shape=window, **attributes)
-            case Activation(input=source, bias=None):
-                self.node("Relu", [self.name(source)], output)
-            case Activation(input=source, bias=bias) if bias is not None:
-                bias_name = self.constant(f"{operation.output}/biases", bias.reshape(1, -1, 1, 1))
-                self.node("Add", [self.name(source), bias_name], f"{operation.output}/sum")
-                self.node("Relu", [f"{operation.output}/sum"], output)
-            case Concat(inputs=sources):
-                self.node("Concat", [self.name(source) for source in sources], output, axis=1)
-
-    def inputs_and_outputs(self) -> "tuple[list[ValueInfoProto], list[ValueInfoProto]]":
-        graph, types = self.graph, self.onnx.TensorProto
-        value_info = self.onnx.helper.make_tensor_value_info
-        height, width = graph.image_size or ("height", "width")
-        if graph.input == PIXELS_INPUT:
-            network_input = value_info(PIXELS_INPUT, types.UINT8, ["batch", height, width, 3])
-        else:
-            network_input = value_info(graph.input, types.FLOAT, ["batch", graph.input_channels, height, width])
-        channels = graph.channels()
-        outputs = []
-        for name in graph.outputs:
-            map_size = [] if name in self.flattened else [f"{name}_h", f"{name}_w"]
-            outputs.append(value_info(name, types.FLOAT, ["batch", channels[name], *map_size]))
-        return [network_input], outputs
+def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(kind, inputs, [output], name=output, **attributes)
 
 
 def _window(operation: Convolution | Pooling) -> dict[str, Any]:
     return {"strides": [operation.stride] * 2, "pads": [*operation.padding, *operation.padding]}
+
+
+def _constants(operation: Operation) -> dict[str, FloatArray]:
+    """The weights and biases of an operation, by name, in the order of its inputs."""
+    constants = {}
+    if isinstance(operation, Convolution):
+        constants[f"{operation.output}/weights"] = operation.kernel
+    if isinstance(operation, Convolution | Activation) and operation.bias is not None:
+        shape = (1, -1, 1, 1) if isinstance(operation, Activation) else (-1,)
+        constants[f"{operation.output}/biases"] = operation.bias.reshape(shape)
+    return constants
+
+
+def _network_input(graph: Graph) -> ValueInfoProto:
+    height, width = graph.image_size or ("height", "width")
+    if graph.input == PIXELS_INPUT:
+        return helper.make_tensor_value_info(PIXELS_INPUT, TensorProto.UINT8, ("batch", height, width, 3))
+    shape = ("batch", graph.input_channels, height, width)
+    return helper.make_tensor_value_info(graph.input, TensorProto.FLOAT, shape)
+
+
+def _network_outputs(graph: Graph) -> list[ValueInfoProto]:
+    channels, outputs = graph.channels(), []
+    for name in graph.outputs:
+        map_size = () if name in (LOGITS, FEATURES) else (f"{name}_h", f"{name}_w")
+        shape = ("batch", channels[name], *map_size)
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return outputs

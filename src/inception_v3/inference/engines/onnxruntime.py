@@ -1,7 +1,7 @@
 """ONNX Runtime: the engine that starts fastest. Its execution providers run on CPUs and NVIDIA GPUs (with TensorRT)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -17,16 +17,16 @@ from inception_v3.inference.engines.base import (
 )
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.onnx_file import outline
-from inception_v3.inference.engines.onnx_graph import to_onnx
 from inception_v3.support.cpu import core_count
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# In order of preference. A later provider runs the operations that an earlier provider lacks.
-_PROVIDERS = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+# The providers and their options, in order of preference. A later provider runs the operations that an earlier provider
+# lacks. TensorFloat-32 would keep 10 of float32's 23 bits of mantissa.
+_PROVIDERS: dict[str, dict[str, dict[str, int]]] = {
+    "cpu": {"CPUExecutionProvider": {}},
+    "cuda": {"TensorrtExecutionProvider": {}, "CUDAExecutionProvider": {"use_tf32": 0}},
 }
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -57,8 +57,9 @@ class OnnxRuntimeEngine(Engine):
         import onnxruntime as runtime
 
         kind, _, index = device.partition(":")
-        available = runtime.get_available_providers()
-        providers = [(name, _options(name, index)) for name in _PROVIDERS.get(kind, ()) if name in available]
+        device_options = {"device_id": int(index or 0)} if kind == "cuda" else {}
+        known, available = _PROVIDERS.get(kind, {}), runtime.get_available_providers()
+        providers = [(name, device_options | options) for name, options in known.items() if name in available]
         if not providers:
             raise InputError(f"this ONNX Runtime has no provider for {device}; install onnxruntime-gpu", exit_status=2)
         super().__init__(network, precision, device)
@@ -69,27 +70,22 @@ class OnnxRuntimeEngine(Engine):
         if isinstance(network, Path):
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(network.resolve().parent))
             content = outline(network.resolve())
+        elif isinstance(network, Graph):
+            from inception_v3.inference.engines.onnx_graph import to_onnx
+
+            content = to_onnx(network).SerializeToString()
         else:
-            content = (to_onnx(network) if isinstance(network, Graph) else network).SerializeToString()
+            content = network.SerializeToString()
         # ONNX Runtime's own fallback from a failed provider is the CPU, with a message on stdout.
         self._session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
         if self._session.get_providers()[0] not in dict(providers):
             raise InputError(f"ONNX Runtime cannot start on {device}; check its drivers, or leave out --device")
         (network_input,) = self._session.get_inputs()
         self._input = network_input.name
-        is_pixels = self._input == PIXELS_INPUT
-        height, width = network_input.shape[1:3] if is_pixels else network_input.shape[2:]
+        height, width = network_input.shape[1:3] if self._input == PIXELS_INPUT else network_input.shape[2:]
         self.image_size = (height, width) if isinstance(height, int) else None  # dynamic sizes are strings
         self.widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
 
     def run(self, pixels: Pixels) -> Outputs:
         outputs = self._session.run([*self.widths], {self._input: np.ascontiguousarray(pixels)})
         return dict(zip(self.widths, outputs, strict=True))
-
-
-def _options(provider: str, index: str) -> dict[str, Any]:
-    if provider == "CPUExecutionProvider":
-        return {}
-    device = {"device_id": int(index or 0)}
-    # TensorFloat-32 would keep 10 of float32's 23 bits of mantissa.
-    return device | ({"use_tf32": 0} if provider == "CUDAExecutionProvider" else {})

@@ -18,7 +18,6 @@ from inception_v3.inference.engines.base import (
     Speeds,
 )
 from inception_v3.inference.engines.graph import Graph
-from inception_v3.inference.engines.onnx_graph import to_onnx
 
 if TYPE_CHECKING:
     import openvino
@@ -61,15 +60,16 @@ class OpenvinoEngine(Engine):
         shape, is_pixels = list(network_input.partial_shape), network_input.any_name == PIXELS_INPUT
         height, width = shape[1:3] if is_pixels else shape[2:]
         self.image_size = None if height.is_dynamic else (height.get_length(), width.get_length())
-        outputs = self._compiled.outputs
-        self.widths = {output.any_name: output.partial_shape[1].get_length() for output in outputs}
+        self.widths = {output.any_name: output.partial_shape[1].get_length() for output in self._compiled.outputs}
 
     def _check_precision(self, requested: Precision) -> None:
         """OpenVINO silently computes in float32 if the device lacks the precision. Raises InputError instead."""
         actual = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if requested != "int8" and actual != _HINTS[requested]:
-            reason = f"OpenVINO computes in {actual} on this {self.device}, not in {requested}"
-            raise InputError(f"{reason}; use --precision fp32", exit_status=2)
+            raise InputError(
+                f"OpenVINO computes in {actual} on this {self.device}, not in {requested}; use --precision fp32",
+                exit_status=2,
+            )
 
     @classmethod
     def resolve_device(cls, device: str | None) -> str:
@@ -84,6 +84,8 @@ class OpenvinoEngine(Engine):
 
 def read_graph(graph: Graph) -> "openvino.Model":
     """The graph as a model of OpenVINO. Raises InputError if openvino or onnx is missing."""
+    from inception_v3.inference.engines.onnx_graph import to_onnx
+
     return load_core().read_model(to_onnx(graph).SerializeToString())
 
 

@@ -54,33 +54,29 @@ class PyTorchEngine(Engine):
         return str(pick_device(device))
 
     def run(self, pixels: Pixels) -> Outputs:
-        import torch
-
-        parts = 1 if self._max_batch is None else -(-len(pixels) // self._max_batch)
-        with torch.inference_mode():
-            return self._concatenate([self._run_batch(part) for part in np.array_split(pixels, parts)])
-
-    def _concatenate(self, parts: list[Outputs]) -> Outputs:
+        count = 1 if self._max_batch is None else -(-len(pixels) // self._max_batch)
+        parts = [outputs for part in np.array_split(pixels, count) for outputs in self._run_batch(part)]
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.widths}
 
-    def _run_batch(self, pixels: Pixels) -> Outputs:
-        """Run a batch at once, or in halves if it does not fit in memory."""
+    def _run_batch(self, pixels: Pixels) -> list[Outputs]:
+        """Run a batch at once, or in parts if it does not fit in memory. Returns the outputs of each part."""
         import torch
 
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=self.precision != "fp32")
         try:
-            with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=self.precision != "fp32"):
+            with torch.inference_mode(), flags:
                 tensors = self._run(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device))
-            return {name: tensor.cpu().numpy() for name, tensor in zip(self.widths, tensors, strict=True)}
+            return [{name: tensor.cpu().numpy() for name, tensor in zip(self.widths, tensors, strict=True)}]
         except torch.OutOfMemoryError as error:
             if len(pixels) == 1:
                 raise InputError(f"{self.device}: not enough memory for one image; free some of it") from error
-        if hasattr(self._run, "forget"):
-            self._run.forget()
+        if hasattr(self._run, "recordings"):
+            self._run.recordings.clear()  # frees their memory
         torch.cuda.empty_cache()
         half = len(pixels) // 2
-        reason = f"{self.device}: not enough memory for {len(pixels)} images at once"
-        warnings.warn(f"{reason}; continuing with {half}", stacklevel=2)
+        message = f"{self.device}: not enough memory for {len(pixels)} images at once; continuing with {half}"
+        warnings.warn(message, stacklevel=2)
         self._max_batch = min(half, self._max_batch or half)
-        return self._concatenate([self._run_batch(pixels[:half]), self._run_batch(pixels[half:])])
+        return self._run_batch(pixels[:half]) + self._run_batch(pixels[half:])

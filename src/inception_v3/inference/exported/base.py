@@ -1,7 +1,7 @@
 """The interface of an export format, and what several formats share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +10,6 @@ from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.registry import load_engine
 from inception_v3.inference.exported.description import KEY, Description
 from inception_v3.support.files import checksum
-from inception_v3.support.packages import require_packages
 from inception_v3.support.protocol_buffers import read_fields
 
 
@@ -52,10 +51,6 @@ class ExportFormat(ABC):
         """Checksum of the exported weights; "" if the format protects them itself."""
         return checksum(path.with_suffix(self.weights_suffix)) if self.weights_suffix else ""
 
-    def check_installed(self) -> None:
-        """Raises InputError, which names the extra, if a package is missing to write and check a file."""
-        require_packages(self.packages, f"exporting to {self.suffix}", self.extra)
-
     @abstractmethod
     def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
         """Convert a graph to the format's model object."""
@@ -74,16 +69,10 @@ class ExportFormat(ABC):
         return engine(network, precision, engine.resolve_device(None)).run
 
 
-def message_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """The number and the bytes of each field of a protocol buffer message; b"" for integers."""
-    for number, value, *_ in read_fields(memoryview(message)):
-        yield number, b"" if isinstance(value, int) else bytes(value)
-
-
-def find_description(entries: Iterable[bytes]) -> str | None:
+def find_description(entries: Iterable[memoryview]) -> str | None:
     """The description among protocol buffer messages of a key (field 1) and a value (field 2)."""
     for entry in entries:
-        parts = dict(message_fields(entry))
-        if parts.get(1) == KEY.encode() and 2 in parts:
-            return parts[2].decode()
+        parts = {field.number: field.value for field in read_fields(entry)}
+        if parts.get(1) == memoryview(KEY.encode()) and isinstance(value := parts.get(2), memoryview):
+            return bytes(value).decode()
     return None

@@ -1,7 +1,7 @@
 """Compares an exported file with the network, and decides whether the difference is acceptable."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,8 @@ def reference_network(model: "InceptionV3", outputs: tuple[str, ...]) -> Run:
     def run(pixels: Pixels) -> Outputs:
         images = model.preprocessing.scale(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(dtype))
         _, end_points = model(images.contiguous(memory_format=torch.channels_last), end_points=outputs)
-        vectors = (LOGITS, FEATURES)
-        return {
-            name: (end_points[name].flatten(1) if name in vectors else end_points[name]).numpy() for name in outputs
-        }
+        nets = {name: end_points[name] for name in outputs}
+        return {name: (net.flatten(1) if name in (LOGITS, FEATURES) else net).numpy() for name, net in nets.items()}
 
     return run
 
@@ -47,7 +45,6 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
     images = agreeing = values = 0
     largest = total = end_points_largest = 0.0
     top_classes: set[int] = set()
-    compared: Literal["probabilities", "end points"] = "probabilities"
     for pixels in batches:
         outputs, expected = run(pixels), reference(pixels)
         images += len(pixels)
@@ -62,7 +59,6 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
             differences = [np.abs(_softmax(outputs[LOGITS]).astype(np.float64) - _softmax(expected[LOGITS]))]
         else:
             agreeing += len(pixels)
-            compared = "end points"
         for difference in differences:
             largest = max(largest, float(difference.max()))
             total, values = total + float(difference.sum()), values + difference.size
@@ -77,7 +73,7 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
         mean_difference=total / values,
         end_points_difference=end_points_largest,
         classes=len(top_classes),
-        compared=compared,
+        compared="probabilities" if top_classes else "end points",
     )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import PIXELS_INPUT, Precision
 from inception_v3.inference.engines.graph import Graph
-from inception_v3.inference.exported.base import ExportFormat, find_description, message_fields
+from inception_v3.inference.exported.base import ExportFormat, find_description
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
+from inception_v3.support.protocol_buffers import read_fields
 
 SPECIFICATION = Path("Data", "com.apple.CoreML", "model.mlmodel")  # in the folder
 METADATA_PATH = (2, 100, 100)  # Model.description.metadata.userDefined, field numbers of Apple's Model.proto
@@ -33,10 +34,10 @@ class CoremlFormat(ExportFormat):
         specification = path / SPECIFICATION
         if specification.stat().st_size > MAX_BYTES:
             raise ValueError("larger than such a file can be")
-        messages = [specification.read_bytes()]
+        messages = [memoryview(specification.read_bytes())]
         for number in METADATA_PATH:
-            fields = (field for message in messages for field in message_fields(message))
-            messages = [content for field_number, content in fields if field_number == number]
+            fields = [field for message in messages for field in read_fields(message) if field.number == number]
+            messages = [field.value for field in fields if isinstance(field.value, memoryview)]
         return find_description(messages)
 
     def write_description(self, file: Path, text: str) -> None:
@@ -58,8 +59,8 @@ class CoremlFormat(ExportFormat):
                 return super().forward(pixels.permute(0, 2, 3, 1))
 
         shape = (1, 3, *graph.image_size)
-        with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # coremltools' progress bars
-            warnings.simplefilter("ignore")
+        # redirect_stderr hides coremltools' progress bars
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
             program = torch.export.export(FromImages(graph).eval(), (torch.zeros(shape),)).run_decompositions({})
             return tools.convert(
                 program,
@@ -72,6 +73,5 @@ class CoremlFormat(ExportFormat):
     def save(self, model: Any, file: Path, description: Description) -> None:
         model.short_description = "Inception V3"
         model.user_defined_metadata[KEY] = description.to_json()
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
             model.save(str(file))

@@ -6,7 +6,6 @@ from typing import Any
 from inception_v3.inference.engines import onnx_file
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.graph import Graph
-from inception_v3.inference.engines.onnx_graph import to_onnx
 from inception_v3.inference.exported.base import ExportFormat, find_description
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
 
@@ -33,6 +32,8 @@ class OnnxFormat(ExportFormat):
         return onnx_file.checksum(path)
 
     def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
+        from inception_v3.inference.engines.onnx_graph import to_onnx
+
         return to_onnx(graph)
 
     def save(self, model: Any, file: Path, description: Description) -> None:

@@ -12,8 +12,6 @@ from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
 
-EXAMPLE_SIZE = (299, 299)  # to trace a network for any size
-
 
 class TorchExportFormat(ExportFormat):
     """A program of torch.export. PyTorch checks the file."""
@@ -43,18 +41,18 @@ class TorchExportFormat(ExportFormat):
 
         from inception_v3.inference.engines.graph_module import DTYPES, GraphModule
 
-        example = torch.zeros(2, *(graph.image_size or EXAMPLE_SIZE), 3, dtype=torch.uint8)
+        height, width = graph.image_size or (299, 299)  # a network for any size is traced at this size
+        example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
         dynamic = dict.fromkeys((0,) if graph.image_size else (0, 1, 2), torch.export.Dim.AUTO)
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about memory layouts; the file is checked after it is written
+        # The warnings are about memory layouts; the file is checked after it is written.
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             module = GraphModule(graph, DTYPES[precision])
             return torch.export.export(module, (example,), dynamic_shapes={"pixels": dynamic})
 
     def save(self, model: Any, file: Path, description: Description) -> None:
         import torch
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             torch.export.save(model, file)
 
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
