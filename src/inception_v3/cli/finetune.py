@@ -127,7 +127,7 @@ def finetune(
             messages.print("the features computed so far are kept; run the same command again to continue")
             raise
     if result.head and result.head.cache_error:
-        warn(f"features are not cached, and the next run will compute them remedy: {result.head.cache_error}")
+        warn(f"features are not cached, and the next run will compute them again: {result.head.cache_error}")
     warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
     print_run(run, data, result.metrics, as_json, weights=weights, head=result.head and _head_as_dict(result.head))
 
