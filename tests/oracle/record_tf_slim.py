@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Record what TF-Slim's own Inception V3 computes, in float32 and in float64.
 
-Runs in an environment of its own (`make oracle`), since TF-Slim needs TensorFlow 2.12 on Python 3.11:
+Runs in an environment of its own (`make setup`), because TF-Slim needs TensorFlow 2.12 on Python 3.11:
 
     .oracle/bin/python tests/oracle/record_tf_slim.py OUT '{"name": "odd", "height": 107, "width": 139}'
 
