@@ -2,7 +2,7 @@
 
 Every system has a process of its own (worker.py), so that its memory can be measured. In a round each system takes one
 turn, and the order alternates between rounds. Ratios are medians over the rounds, so that a disturbance of the machine
-does not decide the order. Logits are compared with those of the network itself, layer by layer in float32.
+does not decide the order. Logits are compared with those of the network itself, run layer by layer in float32.
 """
 
 import platform
@@ -49,10 +49,10 @@ Agreement = tuple[float, float] | tuple[None, None]  # top-1 agreement, largest 
 class BenchRow:
     """The medians of one system in one precision with one batch size.
 
-    `ratio` is its speed over the baseline's. `peak_memory_mb` is that of its process, on a GPU what PyTorch allocated
-    there. `peak_share` is its arithmetic throughput over that of a large matrix product, in its best round.
-    `top1_agreement` and `max_difference` (of probabilities) compare it with the network itself. They are None for a
-    library that cannot run exactly this network.
+    `ratio` is its speed divided by the baseline's. `peak_memory_mb` is the peak memory of its process, or on a GPU the
+    peak that PyTorch allocated there. `peak_share` is its arithmetic throughput divided by that of a large matrix
+    product in the product's best round. `top1_agreement` and `max_difference` (of probabilities) compare it with the
+    network itself. They are None for a library that cannot run exactly this network.
     """
 
     engine: str
@@ -72,8 +72,8 @@ class BenchRow:
 class BenchResult:
     """The result of a benchmark.
 
-    `peak` holds operations per second of a matrix product by precision, `skipped` the reason for each system that has
-    no rows, `pictures` the number and kind of images on which outputs were compared.
+    `peak` maps a precision to the operations per second of a large matrix product. `skipped` maps each system that has
+    no rows to the reason. `pictures` is the number and kind of images on which outputs were compared.
     """
 
     rows: list[BenchRow]
@@ -99,7 +99,7 @@ def bench(
     device: str = "cpu",
     progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> BenchResult:
-    """Measure a model; without one, the full-width network with random weights.
+    """Measure a model, by default the full-width network with random weights.
 
     Args:
         model: the model to run; it must have logits.
@@ -108,14 +108,14 @@ def bench(
         engines: names of this package's engines.
         precisions: precisions to measure.
         batch_sizes: batch sizes to measure.
-        peers: measure other libraries too, those that are installed.
-        compiled: measure torch.compile too, which takes minutes.
+        peers: also measure the other libraries that are installed.
+        compiled: also measure torch.compile, which takes minutes.
         rounds: turns of each system.
         device: cpu, cuda, cuda:1 ..., or OpenVINO's gpu.
-        progress: called at the start of every step with its name, the number of steps done, and of all steps.
+        progress: called at the start of every step with its name, the number of finished steps, and their total number.
 
     Raises:
-        InputError: a model without logits, images that cannot be read, nothing that can run.
+        InputError: a model without logits, images that cannot be read, or no system that can run.
     """
     if model is not None and model.settings.final_endpoint:
         end = model.settings.final_endpoint
@@ -182,7 +182,7 @@ def _check_any(candidates: Collection[Candidate], skipped: dict[str, str]) -> No
 def _network_and_images(
     model: InceptionV3 | None, images: Sequence[ImageSource] | None
 ) -> tuple[InceptionV3, list[ImageSource], Pixels]:
-    """Return the network, images to calibrate int8 on, and the pixels (N, H, W, 3) of others to compare outputs on."""
+    """Return the network, images to calibrate int8 on, and pixels (N, H, W, 3) of other images to compare on."""
     size = model.preprocessing.image_size if model else (299, 299)
     network = model or random_network(synthetic_images(32, size, seed=1))
     if images is not None:
@@ -192,7 +192,7 @@ def _network_and_images(
 
 
 def _split(images: Sequence[ImageSource], model: InceptionV3) -> tuple[list[ImageSource], Pixels]:
-    """Draw images to calibrate on, and the pixels of others to compare outputs on."""
+    """Draw images to calibrate on, and pixels (N, H, W, 3) of other images to compare outputs on."""
     drawn = random.Random(0).sample(list(images), min(len(images), CALIBRATION_IMAGES + COMPARED_IMAGES))
     compared = max(1, min(COMPARED_IMAGES, len(drawn) // 3))
     pixels = []
@@ -227,9 +227,9 @@ def _write_model_files(
 def write_model_file(
     candidate: Candidate, folder: Path, model: InceptionV3, calibration_images: list[ImageSource]
 ) -> None:
-    """Write the file that a candidate loads to `folder`. int8 is calibrated on `calibration_images`.
+    """Write to `folder` the file that a candidate loads. int8 is calibrated on `calibration_images`.
 
-    Raises InputError or ImportError.
+    Raises InputError if the network cannot be converted, and ImportError if a package is missing.
     """
     file, format = folder / candidate.file, candidate.system.format
     if format and model.settings.depth_multiplier != 1:
@@ -240,7 +240,7 @@ def write_model_file(
         save(model, file, format, allow_difference=True)
     elif file.suffix == ".safetensors":
         save(model, file)
-    elif candidate.precision == "int8":  # with any agreement, because the table shows it
+    elif candidate.precision == "int8":  # at any agreement, because the table shows the agreement
         export(model, file, precision="int8", images=calibration_images, min_agreement=0)
     else:
         export(model, file, min_agreement=0)
@@ -268,7 +268,7 @@ def _start_workers(
 ) -> tuple[dict[Candidate, Worker], Worker | None]:
     """Start a worker for each candidate whose file has no error, and one for the matrix product.
 
-    `skipped` receives the reason for each one that does not start.
+    `skipped` receives the reason for each worker that does not start.
     """
 
     def start(label: str, system: str, precision: str) -> Worker | None:
@@ -328,7 +328,7 @@ def _rows(
     workload: Workload,
     network: InceptionV3,
 ) -> list[BenchRow]:
-    """Return the rows of every candidate. The first one is the baseline."""
+    """Return the rows of every candidate. The first candidate is the baseline."""
     run, pixels = reference_network(network, (LOGITS,)), workload.pixels
     expected = np.concatenate([run(pixels[start : start + 16])[LOGITS] for start in range(0, len(pixels), 16)])
     rows = []
@@ -377,7 +377,7 @@ def _row(
 
 
 def _agreement(logits: np.ndarray, expected: np.ndarray, name: str) -> Agreement:
-    """Return the top-1 agreement of logits (N, classes), and the largest difference of a probability."""
+    """Return the top-1 agreement of logits and `expected` (N, classes), and the largest difference of a probability."""
     no_pixels = np.empty((len(logits), 0, 0, 3), np.uint8)
     try:
         check = compare(lambda _: {LOGITS: logits}, lambda _: {LOGITS: expected}, [no_pixels], "", "")

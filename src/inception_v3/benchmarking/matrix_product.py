@@ -62,7 +62,7 @@ def _openvino_product(precision: str, size: int) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     parameter = operations.parameter([size, size], np.float32)
     left, right = parameter, operations.constant(rng.normal(size=(size, size)).astype(np.float32))
-    if precision == "int8":  # marked as NNCF marks it: FakeQuantize on one side, an int8 constant on the other
+    if precision == "int8":  # in the form that NNCF writes: FakeQuantize on one side, an int8 constant on the other
         low, high = np.float32(0), np.float32(255)
         left = operations.fake_quantize(parameter, low, high, low, high, 256)
         integers = operations.constant(rng.integers(-127, 128, (size, size)).astype(np.int8))

@@ -16,7 +16,7 @@ SETTINGS: dict[str, Any] = {"count_padding": True, "batch_norm_scale": True, "gl
 
 
 def synthetic_images(count: int, size: tuple[int, int], seed: int = 0) -> Pixels:
-    """Draw soft patches of colour of random size, contrast and brightness.
+    """Draw images of soft colour patches of random size, contrast and brightness.
 
     `size` is (height, width). Returns pixels (count, height, width, 3).
     """

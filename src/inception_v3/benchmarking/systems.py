@@ -27,15 +27,15 @@ WORKLOAD_FILE = "workload.pickle"
 
 @dataclass(frozen=True)
 class Workload:
-    """What every worker runs.
+    """The device, the batch sizes, the network's settings and the images that all workers share.
 
     Args:
         folder: holds this description, the model files, and the logits that the workers write.
         device: cpu, cuda, cuda:1 ..., or OpenVINO's gpu.
         batch_sizes: in ascending order.
         settings: those of the network.
-        mean: mean by which pixels are scaled for the other libraries, whose networks do not scale them.
-        std: its standard deviation.
+        mean: per channel, for pixels scaled to [0, 1]. Used for the other libraries, whose networks do not normalise.
+        std: standard deviation per channel, for the same purpose.
         pixels: images (N, H, W, 3) to run, and to compare outputs on.
     """
 
@@ -56,7 +56,7 @@ class Workload:
         return cast(Workload, pickle.loads((folder / WORKLOAD_FILE).read_bytes()))
 
     def scale(self, pixels: Pixels) -> NDArray[np.float32]:
-        """Scale pixels (N, H, W, 3) to the images (N, 3, H, W) that the other libraries' networks read."""
+        """Scale pixels (N, H, W, 3) to the images (N, 3, H, W) that the other libraries' networks take."""
         mean, std = (np.array(values, np.float32) * 255 for values in (self.mean, self.std))
         return np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2), np.float32)
 
@@ -69,7 +69,7 @@ class LoadedSystem:
     run: Callable[[Any], NDArray[np.float32]]
 
 
-@dataclass(frozen=True, eq=False)  # hashed by identity, because a dictionary has no hash
+@dataclass(frozen=True, eq=False)  # hashed by identity, because a dictionary cannot be hashed
 class System:
     """A program that can run the network.
 
@@ -108,7 +108,7 @@ class Candidate:
 
 
 def list_candidates(device: str, engines: Sequence[str], peers: bool, compiled: bool) -> list[Candidate]:
-    """List what could run on a device, installed or not; the first candidate is the baseline.
+    """List the systems and precisions for a device, installed or not. The first candidate is the baseline.
 
     `engines` are names of this package's engines; `peers` adds the other libraries, `compiled` torch.compile.
     """
@@ -124,7 +124,7 @@ def list_candidates(device: str, engines: Sequence[str], peers: bool, compiled: 
 
 
 def engine_system(engine: type[Engine]) -> System:
-    """An engine of this package, on an exported file if it runs one, else on the model."""
+    """The system for an engine of this package. It loads an exported file if the engine runs them, else the model."""
     suffix = load_format(engine.formats[0]).suffix if engine.formats else None
     return System(
         engine.name,
@@ -155,7 +155,7 @@ def load_on_pytorch(
 ) -> LoadedSystem:
     """Load another library's PyTorch network; a lower precision is autocast, as that library's users would run it."""
     if compiled:
-        os.environ["TORCHINDUCTOR_FREEZING"] = "1"  # folds constants, which is the fastest that torch.compile has
+        os.environ["TORCHINDUCTOR_FREEZING"] = "1"  # folds constants: the fastest mode of torch.compile
     import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -221,7 +221,7 @@ def load_torchvision_on_openvino(workload: Workload, file: Path, precision: Prec
 
 
 def load_keras(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
-    """Load Keras on PyTorch, which is installed, whatever backend the user's configuration names."""
+    """Load Keras's network on the PyTorch backend, whatever backend the user's configuration names."""
     os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": workload.device}
     applications: Any = import_module("keras.applications")
     network = applications.InceptionV3(

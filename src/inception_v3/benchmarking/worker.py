@@ -3,7 +3,7 @@
     python -m inception_v3.benchmarking.worker FOLDER SYSTEM PRECISION
 
 It replies with lines of JSON: {"ready": memory} once the system is loaded, the times of a turn for every line on its
-standard input, or {"problem": reason}, after which it ends. `Worker` is the benchmark's end of that conversation.
+standard input, or {"problem": reason}, after which it ends. `Worker` is its handle in the benchmark's process.
 """
 
 import json
@@ -26,7 +26,7 @@ from inception_v3.inference.engines.base import Pixels
 
 LOGITS_FILE = "{} logits.npy"
 WARM_UP_BATCHES = 2
-IMAGES_PER_TURN = 8  # of small batches; a turn runs at least one batch of each size
+IMAGES_PER_TURN = 8  # if batches are small; a turn runs at least one batch of each size
 BatchTimes = dict[str, list[float]]  # seconds of each batch in a turn, by batch size
 Memory = dict[str, float | None]  # peak memory in MB, by batch size
 
@@ -68,7 +68,7 @@ class Worker:
 
 @contextmanager
 def start_worker(workload: Workload, system: str, precision: str) -> Iterator[Worker]:
-    """Start a worker and wait until its system is loaded; on exit, end it. Raises WorkerError.
+    """Start a worker, wait until its system is loaded, and kill it on exit. Raises WorkerError.
 
     The process has a session of its own, so that Ctrl-C reaches only the benchmark, which then ends its workers.
     """
@@ -130,7 +130,7 @@ def _prepare(workload: Workload, system: str, precision: Any) -> tuple[Memory, C
         for _ in range(WARM_UP_BATCHES):
             loaded.run(batches[size])
         memory[str(size)] = _peak_memory(workload.device)
-    largest = workload.batch_sizes[-1]  # for all images, because another size might be compiled again
+    largest = workload.batch_sizes[-1]  # for all images: torch.compile might compile again for another size
     starts = range(0, len(workload.pixels), largest)
     parts = [loaded.run(loaded.prepare(_batch(workload.pixels, start, largest))) for start in starts]
     np.save(workload.folder / LOGITS_FILE.format(candidate), np.concatenate(parts)[: len(workload.pixels)])
@@ -138,7 +138,7 @@ def _prepare(workload: Workload, system: str, precision: Any) -> tuple[Memory, C
 
 
 def _batch(pixels: Pixels, start: int, size: int) -> Pixels:
-    """Take `size` images from index `start` on, and start again after the last one."""
+    """Take `size` images from index `start` on. After the last image, continue with the first."""
     return np.ascontiguousarray(pixels[np.arange(start, start + size) % len(pixels)])
 
 
@@ -160,7 +160,7 @@ def _peak_memory(device: str) -> float | None:
 
 
 def _time_batches(loaded: LoadedSystem, batches: dict[int, Any]) -> BatchTimes:
-    """Time a turn, from the smallest batch size, so that threads and caches are awake for the large one."""
+    """Time a turn, smallest batch size first, so that threads and caches are warm for the largest."""
     return {
         str(size): timeit.repeat(partial(loaded.run, images), number=1, repeat=max(1, IMAGES_PER_TURN // size))
         for size, images in batches.items()

@@ -1,7 +1,7 @@
 """The command line: `inception-v3 train | finetune | evaluate | predict | ...`, with one file for each command.
 
-The file of a command is imported only when that command runs, and PyTorch only inside the commands that need it. So
-help and wrong options need no wait, and `predict` starts quickly with an exported network.
+The file of a command is imported only when that command runs, and PyTorch only inside the commands that need it. Help
+and messages about wrong options therefore appear at once, and `predict` starts quickly with an exported network.
 """
 
 import errno
@@ -61,8 +61,8 @@ def main() -> None:
     """Run a command. Errors that the user can fix are reported in one line, with an exit status and no traceback."""
     _duplicate_stderr()
     threading.excepthook = _ignore_output_errors
-    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes only one prints warnings
-    # Python's own format would add the line of our source.
+    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first of several processes prints warnings
+    # Python's default format would add a line of this package's source code.
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process else None
     try:
         _run()
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Run typer, but raise BrokenPipeError and KeyboardInterrupt, which typer turns into an exit status."""
+    """Run typer. Raise BrokenPipeError and KeyboardInterrupt again, which typer turns into an exit status."""
     try:
         app(standalone_mode=True)
     except SystemExit as exited:
@@ -101,18 +101,21 @@ def _run() -> None:
 
 
 def _duplicate_stderr() -> None:
-    """Print to a duplicate of descriptor 2, which is redirected while a thread decodes a TIFF (images/decode.py)."""
+    """Let sys.stderr write to a duplicate of descriptor 2.
+
+    Descriptor 2 is redirected while a thread decodes a TIFF (images/decode.py).
+    """
     with suppress(AttributeError, OSError):  # stderr is closed, or not a file
         if sys.stderr.fileno() == 2:
             sys.stderr = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, sys.stderr.errors)
 
 
 def _ignore_output_errors(failed: threading.ExceptHookArgs) -> None:
-    """Ignore OSErrors in threads. TensorBoard writes in one; if its disk is full, the training itself reports that."""
+    """Ignore OSErrors in threads. TensorBoard writes in a thread; if the disk is full, the training reports it."""
     if not issubclass(failed.exc_type, OSError):
         threading.__excepthook__(failed)
 
 
 def _discard_stdout() -> None:
-    """Discard the buffered output, which the interpreter would try to write again when it ends."""
+    """Discard the buffered output, which the interpreter would try to write again when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -95,7 +95,7 @@ def bench(
 
 
 def _split_list(option: str, value: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Split a list with commas; without a value, return all that is known."""
+    """Split a comma-separated list; without a value, return all `known` names. Raises InputError: an unknown name."""
     names = known if value is None else tuple(value.split(","))
     for name in names:
         if name not in known:

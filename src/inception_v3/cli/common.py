@@ -52,15 +52,15 @@ def warn(text: str) -> None:
 
 
 def unreadable_lines(images: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each (name, reason)."""
+    """Return a line "NAME: REASON" for each (name, reason), or only the reason if it contains the name."""
     return [reason if name in reason else f"{name}: {reason}" for name, reason in images]
 
 
 def warn_unreadable(lines: list[str], count: int, listed_in: Path | None = None, bad: int | None = None) -> None:
     """Report the images that could not be read, ten at most.
 
-    `count` is the number of all images, `listed_in` a file with all lines, `bad` the number of unreadable images if
-    there are more than `lines`.
+    `count` is the number of all images, `listed_in` a file with all lines, and `bad` the number of unreadable images if
+    `lines` does not hold all of them.
     """
     if lines:
         bad = bad or len(lines)
@@ -86,14 +86,14 @@ def print_run(run: "RunFolder", data: str, metrics: "Metrics", as_json: bool, **
 
 
 def choose_worker_count(requested: int | None, images: int, data: str) -> int:
-    """Return the number of decoding processes: without a request none for few or tiny images, else up to eight."""
+    """Return the number of decoding processes: `requested`, or else 0 for few or tiny images and up to 8 for others."""
     if requested is not None:
         return requested
     return 0 if data == "digits" or images < 200 else min(os.cpu_count() or 1, 8)
 
 
 def default_run_folder(data: str) -> Path:
-    """Return the run folder for data without --out: runs/ and the name of the data, or of the folder of a pattern."""
+    """Return the default of --out: runs/NAME, with the name of the data; for a pattern, with the name of its folder."""
     from inception_v3.data.address import exists
 
     path = Path(data).resolve()
@@ -104,7 +104,7 @@ def default_run_folder(data: str) -> Path:
 def check_outside_data(data: str, out: Path) -> None:
     """Raise InputError if the run folder is inside a data folder, where its plots would become images of a class.
 
-    A folder beside train/ is allowed, because it is no class.
+    A folder beside train/ is allowed, because it is not a class.
     """
     from inception_v3.data.address import is_folder
     from inception_v3.data.splits import TRAIN_NAMES, split_name

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """The models, the data and the settings, as they are reported. `models` are the first model and those of --with."""
+    """The models, the data and the settings, as the reports show them.
+
+    `models` holds the first model and those of --with, `weights` is "ema" or "raw", and `crops` is 1, 12 or 144.
+    """
 
     models: list[str]
     weights: str
@@ -121,7 +124,7 @@ def _load(
     files = []
     for name in options.models:
         network = load(name, device, weights_file=None if networks else weights_file)
-        assert network.origin is not None  # because it was loaded
+        assert network.origin is not None  # `load` sets it
         files.append(
             _load_raw_weights(network, network.origin.file) if options.weights == "raw" else network.origin.file
         )
@@ -135,9 +138,9 @@ def _load(
 
 
 def _load_raw_weights(network: "InceptionV3", model: Path) -> Path:
-    """Replace the averaged weights of a run's model by the raw ones of its newest training state. Returns that file.
+    """Load the raw weights from a run's newest training state into its network. Returns the file of that state.
 
-    Training resumes with the raw weights.
+    The file `model` of the run holds averaged weights. Training resumes with the raw weights.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -187,7 +190,7 @@ def _report(
             "count as mistakes and are left out of loss and ECE; check the model"
         )
     warn_unreadable(unreadable_lines(metrics.bad), total)
-    # Last, so that a full disk does not lose the figures.
+    # Files are written last, so that the metrics are printed even if the disk is full.
     if table is not None:
         write_csv(table, metrics, images)
     if report is not None:

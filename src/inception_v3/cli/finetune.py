@@ -84,7 +84,7 @@ def finetune(
 
     chosen_recipe = load_recipe(recipe).with_options(epochs=epochs, learning_rate=learning_rate)
     if data == "digits" and recipe == "finetune":
-        chosen_recipe = chosen_recipe.with_options(augment="handwriting")  # a mirrored digit is a different sign
+        chosen_recipe = chosen_recipe.with_options(augment="handwriting")  # most mirrored digits are not digits
     from inception_v3.data import load_data
     from inception_v3.finetuning.bottlenecks import BottleneckCache
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
@@ -133,7 +133,7 @@ def finetune(
 
 
 def _check_options(l2: float | None, precision: str, *, resume_head: bool) -> None:
-    """Raises InputError for options that cannot work, before anything slow is imported."""
+    """Check the options before anything slow is imported. Raises InputError for options that cannot work."""
     if l2 is not None and not 0 <= l2 < math.inf:
         raise InputError(f"--l2 must be zero or more, not {l2}", exit_status=2)
     if precision not in ("fp32", "bf16"):
@@ -145,7 +145,7 @@ def _check_options(l2: float | None, precision: str, *, resume_head: bool) -> No
 
 
 def _head_as_dict(head: "TrainedHead") -> dict[str, Any]:
-    """The facts about the last layer for --json."""
+    """The results of training the last layer, for --json."""
     metrics = {"training": head.training, "held_out": head.metrics}
     return {
         "l2": head.l2,
@@ -157,6 +157,6 @@ def _head_as_dict(head: "TrainedHead") -> dict[str, Any]:
 
 
 def _name_and_checksum(model: "InceptionV3") -> str:
-    """The weights that a resumed training must start from again, whatever the path by which they are given."""
+    """The file name and checksum of the weights. A resumed training must start from the same weights, at any path."""
     assert model.origin is not None  # set by `load`
     return f"{model.origin.file.name} (sha256 {checksum(model.origin.file)[:12]})"

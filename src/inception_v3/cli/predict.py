@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class DecodeOption(StrEnum):
-    """The values of pipeline.Decode as Typer needs them."""
+    """The values of pipeline.Decode, as the enumeration that Typer needs."""
 
     exact = "exact"
     scaled = "scaled"

@@ -1,4 +1,4 @@
-"""`inception-v3 train`, and what it has in common with `inception-v3 finetune`."""
+"""`inception-v3 train`, and functions that `inception-v3 finetune` shares with it."""
 
 import os
 import re
@@ -112,7 +112,7 @@ def train(
 
 
 def check_only_one(resume: bool, overwrite: bool) -> None:
-    """Raises InputError if both options are set."""
+    """Check that --resume and --overwrite are not both given. Raises InputError."""
     if resume and overwrite:
         raise InputError("--resume continues a run, --overwrite deletes it: use only one of them", exit_status=2)
 

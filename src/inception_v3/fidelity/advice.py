@@ -60,7 +60,7 @@ def _storage(generated: ComparedSet, reference: ComparedSet) -> Iterator[str]:
 
 
 def _as_values(keys: NDArray[np.uint8]) -> NDArray[np.void]:
-    """Each row of bytes as one value, (N,)."""
+    """View each row of bytes, (N, 16), as one value, (N,)."""
     return np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0]
 
 
@@ -92,7 +92,7 @@ def _unmatched(sizes: dict[str, int], others: dict[str, int]) -> float:
 
 
 def _precisions(result: FidelityResult) -> Iterator[str]:
-    """Saved statistics may have been computed in another precision."""
+    """Warn if the two sets were computed in different precisions. This can happen with saved statistics."""
     used = {side.statistics.dtype if side.statistics else result.network.dtype for side in result.sets.values()}
     known = sorted(precision for precision in used if precision)
     if len(known) > 1:

@@ -19,10 +19,10 @@ _FACTS = struct.Struct(f"<II?10s{KEY_BYTES}s")
 
 
 class FeatureCache:
-    """Stores rows of `width` float32 features and the facts of their images, by `content_key`. Thread-safe.
+    """Stores rows of `width` float32 features and the facts of their images under `content_key`. Thread-safe.
 
-    The cache is optional: after an error (a damaged file, a full disk, no permission) it is empty, `problem` is the
-    message, and scores are computed without it.
+    The cache is optional: after an error (a damaged file, a full disk, no permission) it acts as if it were empty,
+    `problem` holds the message, and scores are computed without it.
     """
 
     def __init__(self, folder: Path, name: str, width: int) -> None:

@@ -1,10 +1,11 @@
 """FID extrapolated to infinitely many images (FID-infinity, arXiv 1911.07023), and confidence intervals.
 
 FID of N images is too large by about c / N. A line in 1/N is fitted to FID of N, N/2 and N/4 images; its value at 0 is
-FID-infinity. If both sets have features, both are reduced together; saved statistics always stay complete.
+FID-infinity. If both sets have features, both are divided into equally many parts; saved statistics are always used
+whole.
 
 The 95 % intervals come from a bootstrap without replacement: the variance of a statistic over random halves of the
-images is the variance of the statistic of all images. (Samples with replacement contain duplicates, which act as a
+images estimates its variance for all images. (Samples with replacement contain duplicates, which have the effect of a
 smaller set.)
 """
 
@@ -23,14 +24,14 @@ FeaturesOrGaussian = NDArray[np.float32] | FeatureRows | Gaussian
 RowIndices = NDArray[np.intp] | None
 PARTS = (1, 2, 4)
 HALVES = 20
-HALVES_OF_MANY = 8  # with more images than dimensions, where each distance takes a second
-STUDENT_T = {20: 2.093, 8: 2.365}  # two-sided 95 % quantiles, with one degree of freedom less
+HALVES_OF_MANY = 8  # if a half has more images than dimensions, because each distance then takes a second
+STUDENT_T = {20: 2.093, 8: 2.365}  # by number n of halves: two-sided 95 % quantiles with n - 1 degrees of freedom
 MIN_IMAGES = 8 * 2  # so that a quarter of a half has two images
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """The interval of FID, FID-infinity, and its interval; intervals are (low, high)."""
+    """The interval of FID, FID-infinity, and the interval of FID-infinity. Intervals are 95 %, (low, high)."""
 
     fid_interval: tuple[float, float]
     infinity: float
@@ -45,9 +46,12 @@ def extrapolate(
     seed: int = 2020,
     progress: Advance = ignore,
 ) -> Extrapolation:
-    """Extrapolate from features (N, D); one of the two may be a distribution instead. `fid` is that of all images.
+    """Extrapolate FID from features (N, D) and (M, D). One of the two may be a distribution (Gaussian) instead.
 
-    Raises NoScoreError: fewer than MIN_IMAGES images.
+    `fid` is the FID of all images, and `seed` that of the random parts. `progress` is called with 1 after each of the
+    `half_count` + 1 extrapolations.
+
+    Raises NoScoreError: fewer than MIN_IMAGES images, or two distributions.
     """
     sets = (generated, reference)
     counts = [len(features) for features in sets if not isinstance(features, Gaussian)]
@@ -88,7 +92,7 @@ def _intercept(
     rng: np.random.RandomState,
     fid: float,
 ) -> float:
-    """The value at 1/N = 0 of the line through `fid`, that of these rows, and FID of their halves and quarters."""
+    """Fit a line in 1/N to `fid` (of these rows) and to FID of their halves and quarters. Returns its value at 0."""
     distances = [fid, *(_mean_distance(sets, rows, rng, parts) for parts in PARTS[1:])]
     return float(np.polyfit(PARTS, distances, 1)[1])
 

@@ -20,7 +20,7 @@ class FeatureRows:
     """A float32 matrix (N, D) in a temporary file, indexed by slices and index arrays as a NumPy array is.
 
     The matrix has the `shape[1]` columns of the file that start at column `first`. Rows are read, not mapped into
-    memory: mapped pages count as memory of the process until the system takes them back.
+    memory: mapped pages count as memory of the process until the operating system reclaims them.
     """
 
     file: BinaryIO
@@ -51,7 +51,7 @@ FeatureMatrix = NDArray[np.floating] | FeatureRows
 
 
 class FeatureRowWriter:
-    """Writes rows of `width` float32 features to a temporary file that is deleted with its last reader.
+    """Writes rows of `width` float32 features to a temporary file, which is deleted with the last object that uses it.
 
     Raises InputError: the disk is full.
     """
@@ -70,7 +70,7 @@ class FeatureRowWriter:
             written = self.file.write(row.data)
         except OSError as error:
             raise _disk_full(error.strerror) from error
-        if written != self.width * 4:  # an almost full disk takes a part of the row without an error
+        if written != self.width * 4:  # on an almost full disk, write() stores only a part, without an error
             raise _disk_full("No space left on device")
 
     def rows(self, count: int) -> FeatureRows:

@@ -62,7 +62,7 @@ class FeatureSet:
 
     @property
     def pooled(self) -> FeatureRows:
-        """(N, width), the features of all scores but sFID."""
+        """(N, width), the features of all scores except sFID."""
         return self.rows.columns(0, self.width)
 
     @property
@@ -73,8 +73,10 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class _PreparedImage:
-    """An image in one of three states: with a `row` from the cache, with a `tensor` for the network (and then its
-    `row` too), or with an `error`."""
+    """An image in one of three states.
+
+    It has a `row` from the cache, a `tensor` for the network (and, once the network has run, a `row`), or an `error`.
+    """
 
     key: bytes = b""
     facts: ImageFacts | None = None
@@ -95,7 +97,7 @@ def extract_features(
 ) -> FeatureSet:
     """Extract the features of all images of a set, or of the first `limit`, except those that the cache holds.
 
-    Of `options`, `batch_size`, `workers` and `strict` are used. Raises InputError: an unreadable image and `strict`, a
+    Uses `batch_size`, `workers` and `strict` of `options`. Raises InputError: an unreadable image if `strict` is set, a
     damaged archive, no readable image, a full disk.
     """
     options = options or FidelityOptions()
@@ -128,7 +130,7 @@ def _store_rows(
 
 
 def _collect(images: Iterator[_PreparedImage], name: str, network: FeatureNetwork, strict: bool) -> FeatureSet:
-    """Raises InputError: an unreadable image and `strict`, or no readable image."""
+    """Collect rows and facts. Raises InputError: an unreadable image if `strict` is set, or no readable image."""
     writer = FeatureRowWriter(network.width + network.spatial_width)
     indices, pixel_keys = array("q"), bytearray()
     sizes, formats = Counter[str](), Counter[str]()
@@ -221,7 +223,7 @@ def _batches_for_gpu(
     batch_size: int,
     workers: int,
 ) -> Iterator[list[_PreparedImage]]:
-    """Yield batches in order. Threads prepare the next two while the network runs on the GPU."""
+    """Yield batches in order. Threads prepare the next two batches while the network runs on the GPU."""
     with _thread_pool(workers, 1) as pool:
 
         def submit(batch: list[StoredImage]) -> list[Future[_PreparedImage]]:
@@ -234,7 +236,7 @@ def _batches_for_gpu(
 def _submit_ahead(
     submit: Callable[[list[StoredImage]], Submitted], images: Iterator[StoredImage], batch_size: int, ahead: int
 ) -> Iterator[Submitted]:
-    """Yield what `submit` returns for each batch, in order, `ahead` batches later."""
+    """Yield the result of `submit` for each batch, in order. Up to `ahead` later batches are already submitted."""
     queue: deque[Submitted] = deque()
     while batch := list(islice(images, batch_size)):
         queue.append(submit(batch))
@@ -246,7 +248,7 @@ def _submit_ahead(
 
 @contextmanager
 def _thread_pool(workers: int, cores: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in each of which PyTorch uses `cores` cores. By default each thread would use all of them."""
+    """A pool of `workers` threads. PyTorch uses `cores` cores in each; by default each thread would use all cores."""
     threads_before = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, "image", torch.set_num_threads, (cores,))
     try:

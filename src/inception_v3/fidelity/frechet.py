@@ -25,7 +25,7 @@ TraceMethod = Literal["sqrtm", "eigvals"]
 MAX_LOSS = 2e-7
 # Maximum error of the logarithm of the determinant. No loss above 1e-11 was measured within this limit.
 MAX_LOG_DETERMINANT_ERROR = 0.1
-# The parity with a reference program that is promised: absolute, and relative to the distance.
+# The maximum difference from a reference program that is promised: absolute, and relative to the distance.
 MAX_DIFFERENCE, MAX_RELATIVE_DIFFERENCE = 1e-3, 1e-4
 # From this many images on, scipy's sqrtm was finite in every trial; with 3 images it sometimes was not.
 MIN_IMAGES_FOR_FINITE_SQRTM = 16
@@ -53,7 +53,10 @@ class Gaussian:
 
     @cached_property
     def covariance(self) -> Float64Array:
-        """(D, D), equal to np.cov to the last bit: the references' distance of singular matrices depends on it."""
+        """The covariance, (D, D), equal to np.cov to the last bit.
+
+        For singular matrices the last bits affect the distance that the reference programs compute.
+        """
         if self.given_covariance is not None:
             return self.given_covariance
         assert self.centred is not None
@@ -107,8 +110,8 @@ def frechet_distance(first: Gaussian, second: Gaussian, trace_method: TraceMetho
     """The squared Fréchet distance between two distributions over the same features; at least 0.
 
     With `trace_method`, reproduce the programs that compute the trace by scipy.linalg.sqrtm or numpy.linalg.eigvals.
-    Their result differs only if the product of the covariances is singular and their rounding becomes visible. It may
-    then be negative.
+    Their result differs only if the product of the covariances is singular and their rounding becomes visible. That
+    result may be negative.
     """
     shift = first.mean - second.mean
     without_product = float(shift @ shift) + first.trace + second.trace
@@ -126,7 +129,7 @@ def frechet_distance(first: Gaussian, second: Gaussian, trace_method: TraceMetho
 
 
 def trace_of_sqrt(first: Gaussian, second: Gaussian) -> float:
-    """tr (S1 S2)^½, with an error of at most MAX_LOSS of the sum of both traces."""
+    """tr (S1 S2)^½, with an error of at most MAX_LOSS times the sum of both traces."""
     product = None
     roots = [first.cholesky, second.cholesky]
     if roots[0] is not None and roots[1] is not None and second.given_covariance is not None:
@@ -141,8 +144,9 @@ def trace_of_sqrt(first: Gaussian, second: Gaussian) -> float:
     if loss.sum() <= MAX_LOSS * (first.trace + second.trace):
         return float(np.sqrt(values).sum())
     if product is None:
-        # The error is mostly smaller, because Cholesky factors order large values before small ones. The determinant
-        # is known precisely from the factors; the product of the values differs from it if small ones are noise.
+        # The error is usually smaller than `loss`, because Cholesky factors order large values before small values. The
+        # determinant is known precisely from the factors. The product of the values differs from it if small values
+        # are noise.
         determinant = sum(2 * np.log(np.diagonal(root)).sum() for root in roots if root is not None)
         if values.all() and abs(np.log(values).sum() - determinant) <= MAX_LOG_DETERMINANT_ERROR:
             return float(np.sqrt(values).sum())
@@ -151,22 +155,22 @@ def trace_of_sqrt(first: Gaussian, second: Gaussian) -> float:
 
 
 def reference_rounding(first: Gaussian, second: Gaussian) -> float:
-    """Predict the rounding error of the references' trace where the product of the covariances is singular.
+    """Predict the rounding error of the reference programs' trace if the product of the covariances is singular.
 
     Eigenvalues that should be 0 are rounding errors instead, and their roots are much larger. With hundreds of them,
-    their sum is nearly constant. The factor 0.06 was measured with flat to steep spectra, and with those of
-    a network, for 8 to 1000 images: 0.02 to 0.09, the same for both trace methods.
+    their sum is nearly constant. The factor, 0.06 here, was measured as 0.02 to 0.09 for flat spectra, steep
+    spectra and those of a network, with 8 to 1000 images, and is the same for both trace methods.
     """
     missing = len(first.mean) - min(len(first.factor), len(second.factor))
     return float(0.06 * missing * (np.finfo(np.float64).eps * first.norm * second.norm) ** 0.5)
 
 
 def _sqrtm_may_fail(first: Gaussian, second: Gaussian, trace_method: TraceMethod) -> bool:
-    """Whether scipy's sqrtm may return values that are not finite. The references then change the matrices and retry.
+    """Whether scipy's sqrtm may return values that are not finite. The programs then change the matrices and retry.
 
-    This happens if features are constant in sets of up to five images. In all other cases the sum of the roots of the
-    eigenvalues equals the trace of sqrtm to a tenth of the rounding error that they share (a hundredth at 2048
-    dimensions), in at most a third of the time.
+    This happens if features are constant in sets of up to five images. In all other cases, the sum of the roots of the
+    eigenvalues can replace the trace of sqrtm. The two differ by at most a tenth of the rounding error that they share
+    (a hundredth at 2048 dimensions), and the sum takes at most a third of the time.
     """
     if trace_method == "eigvals" or (first.variances.all() and second.variances.all()):
         return False
@@ -174,12 +178,15 @@ def _sqrtm_may_fail(first: Gaussian, second: Gaussian, trace_method: TraceMethod
 
 
 def _trace_by_eigvals(first: Float64Array, second: Float64Array) -> float:
-    """As torch-fidelity's metric_fid.py computes it."""
+    """The trace of (S1 S2)^½ as torch-fidelity's metric_fid.py computes it."""
     return float(np.sqrt(np.linalg.eigvals(first @ second).astype(np.complex128)).real.sum())
 
 
 def _trace_by_sqrtm(first: Float64Array, second: Float64Array) -> float:
-    """As pytorch-fid's fid_score.py computes it; clean-fid and ADM's evaluator copied that function."""
+    """The trace of (S1 S2)^½ as pytorch-fid's fid_score.py computes it.
+
+    clean-fid and ADM's evaluator copied that function.
+    """
     from scipy.linalg import sqrtm  # type: ignore[import-untyped]
 
     with warnings.catch_warnings():

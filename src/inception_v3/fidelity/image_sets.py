@@ -69,7 +69,7 @@ def open_image_set(argument: str | Path) -> ImageSet:
 
 
 def _open_folder(name: str, folder: Path) -> ImageSet:
-    # Sorted as text and not as Path objects: KID and Inception Score sample by index, and the other programs sort so.
+    # Sorted as text, as the other programs sort, because KID and the Inception Score sample by index.
     files = sorted(str(path) for path in list_images(folder))
     if files:
         return ImageSet(name, lambda: (StoredImage(printable(file), Path(file)) for file in files), len(files))
@@ -106,7 +106,7 @@ def _shard_set(name: str, shards: list[Path]) -> ImageSet:
 
 
 def _expand_shards(text: str) -> Iterator[str]:
-    """Paths that a pattern stands for: {000..009} counts without looking at the disk; *, ? and [] match files."""
+    """Expand a pattern to paths: {000..009} counts without looking at the disk; *, ? and [] match files."""
     if not (braces := _RANGE.search(text)):
         yield from sorted(glob.glob(text)) if glob.has_magic(text) else ()  # noqa: PTH207
         return
@@ -153,7 +153,7 @@ def _read_tar(path: Path) -> Iterator[StoredImage]:
     7.cls only the first is used, because its extension is a plain image extension; 7.mask.png is used if there is no
     such file. 7.1.jpg and 7.2.jpg are two samples, because masks are not named by numbers.
 
-    Each image is read when its entry comes up: seeking back in a compressed file means reading it from its beginning.
+    Each image is read when its entry is reached: seeking back in a compressed file means reading it from its beginning.
     """
     name = printable(path)
     any_image = has_plain = False
@@ -180,7 +180,7 @@ def _read_tar(path: Path) -> Iterator[StoredImage]:
                 yield _read_member(archive, entry, path)
             elif not has_plain:
                 held.append(_read_member(archive, entry, path))
-                if len(held) == _MAX_HELD:  # file names with dots, and not one sample
+                if len(held) == _MAX_HELD:  # too many for a sample: their names merely contain dots
                     yield from held
                     held = []
         yield from () if has_plain else held
@@ -210,7 +210,7 @@ def _split_sample(entry: str) -> tuple[str, str]:
 
 @contextmanager
 def _report_damage(name: str) -> Iterator[None]:
-    """Turn the exceptions of a damaged archive into an InputError with its name."""
+    """Turn the exceptions of a damaged archive into an InputError that names the archive."""
     try:
         yield
     except (*ARCHIVE_ERRORS, tarfile.TarError, OSError) as error:
@@ -254,7 +254,7 @@ def _open_npz(name: str, path: Path) -> ImageSet:
 
 
 def _check_images(name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> None:
-    """Raises InputError: the array cannot be a set of uint8 images."""
+    """Check that an array is a set of uint8 images. Raises InputError."""
     if dtype != np.uint8:
         raise InputError(f"{name}: holds {dtype}, and images are uint8, 0 to 255; round and convert them")
     if not (len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3, 4) or shape[1] in (1, 3)))):

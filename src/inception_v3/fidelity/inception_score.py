@@ -1,4 +1,4 @@
-"""Inception Score: exp of the mean KL divergence between each image's classes and those of all (arXiv 1606.03498)."""
+"""Inception Score: exp of the mean KL divergence of each image's classes from their average (arXiv 1606.03498)."""
 
 from itertools import pairwise
 
@@ -15,10 +15,10 @@ LOGITS_ROWS = 4096  # images whose logits are in memory at once
 def inception_score(
     features: FeatureMatrix, weights: NDArray[np.floating], splits: InceptionScoreSplits
 ) -> tuple[float, float]:
-    """Mean and population standard deviation over the parts, from features (N, D).
+    """The Inception Score from features (N, D): its mean and population standard deviation over the parts.
 
-    `weights` are those of the logits layer, (classes, D). Its bias is left out, as in the first implementation and all
-    later ones. Raises NoScoreError: fewer images than parts.
+    `weights` are those of the logits layer, (classes, D). Its bias is left out, as in all other implementations.
+    Raises NoScoreError: fewer images than parts.
     """
     count = len(features)
     order = np.arange(count) if splits.seed is None else np.random.RandomState(splits.seed).permutation(count)
@@ -33,7 +33,7 @@ def inception_score(
 
 
 def _score(features: FeatureMatrix, weights: NDArray[np.floating], rows: NDArray[np.intp]) -> float:
-    """exp(mean of sum p log p - sum q log q), with q the mean of p, in one pass over the features."""
+    """The score of one part: exp(mean of sum p log p - sum q log q), with q the mean of p, in one pass."""
     class_sums = np.zeros(len(weights))
     p_log_p = 0.0
     for block in row_blocks(len(rows), LOGITS_ROWS):

@@ -40,7 +40,7 @@ def _kernel(first: FeatureMatrix, second: FeatureMatrix) -> Float64Array:
 def _sums_by_subset(
     first: FeatureMatrix, second: FeatureMatrix, rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> Float64Array:
-    """The kernel summed over the pairs of each subset; within one set, without pairs of an image with itself.
+    """Sum the kernel over the pairs of each subset. Within one set, an image is not paired with itself.
 
     `rows` and `columns` are the indices of the subsets, (subsets, size); returns (subsets,).
     """

@@ -70,7 +70,7 @@ class InceptionFeatureExtractor(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raises ValueError: images of another shape or dtype."""
+        """Compute the features of images. Raises ValueError: images of another shape or dtype."""
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
             raise ValueError(f"images must be uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
         with torch.autocast(self.network.device.type, enabled=False):  # a training loop's autocast must not apply here
@@ -91,8 +91,9 @@ class FidelityMetric(Metric):
     Args:
         feature: 2048 for the network of 2015; or your own module from images to features (N, D). It receives the images
             unchanged.
-        normalize: images are floats in [0, 1], converted to uint8 by (images * 255).byte() as in torchmetrics.
-        reset_real_features: `reset` also forgets the real images.
+        normalize: images are not uint8 but floats in [0, 1], and are converted by (images * 255).byte() as in
+            torchmetrics.
+        reset_real_features: `reset` also discards the real images.
         options: arguments of InceptionFeatureExtractor (weights, like, mode, dtype, device, any_weights) and of Metric.
     """
 
@@ -174,9 +175,9 @@ def _merge(packed: Tensor) -> Tensor:
 
 
 class FrechetInceptionDistance(FidelityMetric):
-    """The exact FID of all images. compute() returns a float64 scalar, and raises ValueError before two of each set.
+    """The exact FID of all images. Its state is a float64 mean and covariance of each set, 34 MB each at 2048 features.
 
-    The state is a mean and a covariance of each set in float64: 34 MB per set at 2048 features.
+    compute() returns a float64 scalar. It raises ValueError if a set has fewer than two images.
     """
 
     higher_is_better = False
@@ -207,10 +208,10 @@ class SpatialFrechetInceptionDistance(FrechetInceptionDistance):
 
 
 class SampledMetric(FidelityMetric):
-    """Keeps the features of each set: all up to `max_features`, then a random sample of that size.
+    """Base class of metrics that keep features: of each set up to `max_features`, as a random sample if there are more.
 
     Each image draws a random number, and the images with the lowest numbers are kept. Samples of several processes, or
-    of merge_state, therefore combine into a fair sample of all images, however many each of them processed.
+    of merge_state, therefore combine into a uniform sample of all images, however many each process added.
     """
 
     real_states = ("real_features", "real_draws")
@@ -255,7 +256,7 @@ class SampledMetric(FidelityMetric):
         self.rng.seed(self.seed)
 
     def _sync_dist(self, *arguments: Any, **options: Any) -> None:
-        """Give a process without images of a set a tensor of zero rows. torchmetrics would send one of another rank."""
+        """Send a tensor of zero rows for a set without images. torchmetrics would send a one-dimensional tensor."""
         for name in ("real", "fake"):
             if not len(getattr(self, f"{name}_features")):
                 setattr(self, f"{name}_features", [torch.zeros(0, self._width(), device=self.device)])
@@ -263,7 +264,7 @@ class SampledMetric(FidelityMetric):
         super()._sync_dist(*arguments, **options)
 
     def _samples(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The features of the generated and of the real images. Raises ValueError: there are none of a set."""
+        """The features of the generated and of the real images. Raises ValueError: a set has no images."""
         return self._sample_of("fake"), self._sample_of("real")
 
     def _sample_of(self, name: str) -> NDArray[np.float32]:
@@ -277,7 +278,10 @@ class SampledMetric(FidelityMetric):
 
 
 class KernelInceptionDistance(SampledMetric):
-    """KID: mean and standard deviation over `subsets` of `subset_size`; ValueError if there are fewer images."""
+    """KID: mean and standard deviation over `subsets` random subsets of `subset_size` images.
+
+    compute() raises ValueError if a set has fewer images than that.
+    """
 
     higher_is_better = False
 
@@ -292,7 +296,7 @@ class KernelInceptionDistance(SampledMetric):
 
 
 class PrecisionRecall(SampledMetric):
-    """Precision and recall, by the k-th neighbour."""
+    """Precision and recall, in balls that reach to the k-th neighbour."""
 
     def __init__(self, feature: FeatureArgument = 2048, k: int = PRECISION_K, **options: Any) -> None:
         super().__init__(feature, **options)
@@ -304,7 +308,7 @@ class PrecisionRecall(SampledMetric):
 
 
 class DensityCoverage(SampledMetric):
-    """Density and coverage, by the k-th neighbour."""
+    """Density and coverage, in balls that reach to the k-th neighbour."""
 
     def __init__(self, feature: FeatureArgument = 2048, k: int = DENSITY_K, **options: Any) -> None:
         super().__init__(feature, **options)

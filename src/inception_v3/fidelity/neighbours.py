@@ -1,5 +1,7 @@
-"""Nearest-neighbour scores: precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797), realism
-of single images, and the distance of each generated image to the nearest real one.
+"""Scores from the nearest neighbours of features.
+
+They are precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797), the realism of single images,
+and the distance of each generated image to the nearest real image.
 
 Distances are Euclidean, computed in blocks from float64 products. The matrix of all pairs is never in memory.
 """
@@ -97,7 +99,7 @@ def distance_count(generated: int, reference: int) -> int:
 
 
 def neighbour_distances(features: FeatureMatrix, ranks: tuple[int, ...], progress: Advance = ignore) -> Float64Array:
-    """Squared distances from each image to its neighbours of these ranks, 1 the nearest: (N, len(ranks))."""
+    """Squared distances from each image to its neighbours of these ranks, (N, len(ranks)). Rank 1 is the nearest."""
     last = max(ranks)
     distances = np.empty((len(features), len(ranks)))
     for rows in row_blocks(len(features)):
@@ -117,7 +119,7 @@ def nearest_neighbours(
 ) -> tuple[NDArray[np.intp], Float64Array]:
     """Indices and distances of the `count` nearest rows of `reference`, nearest first: both (n, count).
 
-    `features` (n, D) are few: n * len(reference) distances are in memory.
+    Meant for a small number n of `features` (n, D), because n * len(reference) distances are in memory.
     """
     squares = np.concatenate([squared_distances(features, reference[rows]) for rows in row_blocks(len(reference))], 1)
     indices = np.argsort(squares, 1, kind="stable")[:, :count]
@@ -125,7 +127,10 @@ def nearest_neighbours(
 
 
 def squared_distances(first: FeatureMatrix, second: FeatureMatrix) -> Float64Array:
-    """(n, D) and (m, D) to (n, m). Values within rounding error of 0 are 0, so that equal features have distance 0."""
+    """Squared distances between the rows of (n, D) and those of (m, D): (n, m).
+
+    Values within rounding error of 0 are set to 0, so that equal features have distance 0.
+    """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     norms = np.square(first).sum(1)[:, None] + np.square(second).sum(1)
     squares = norms - 2 * (first @ second.T)

@@ -48,7 +48,7 @@ class FeatureNetwork:
     callers: int = 1
 
     def to(self, device: torch.device, dtype: NetworkPrecision) -> "FeatureNetwork":
-        """This network on a device and in a precision. A `features` function that is not an engine stays as it is."""
+        """This network on a device and in a precision. Returns itself if `features` is not an EngineFeatures."""
         if (device, dtype) == (self.device, self.dtype) or not isinstance(self.features, EngineFeatures):
             return self
         features = EngineFeatures(self.features.graph, dtype, device, self.callers)
@@ -78,8 +78,8 @@ def load_network(
 ) -> FeatureNetwork:
     """Load the network of 2015 from a file of any format, a published name, or a model, which is not changed.
 
-    Raises InputError: a missing or damaged file; another network, unless `any_weights`; int8, for which
-    `FeatureNetwork.int8` converts a float32 network.
+    Raises InputError: a missing or damaged file; another network, unless `any_weights`; `dtype="int8"`, instead of
+    which `FeatureNetwork.int8` converts a float32 network.
     """
     if dtype == "int8":
         raise InputError(

@@ -1,4 +1,4 @@
-"""The HTML page of a comparison: the scores, and the best and worst generated images beside their nearest real ones.
+"""The HTML page of a comparison: the scores, and the best and worst generated images with their real neighbours.
 
 report.html is its template. Images are embedded as thumbnails, and there is no script.
 """
@@ -50,7 +50,7 @@ def write(result: FidelityResult, path: Path, progress: StartStep = no_progress)
 
 
 def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.float64]) -> list[list[dict[str, str]]]:
-    """For each chosen generated image a row of figures: the image, and its nearest real ones."""
+    """A row of figures for each chosen generated image: the image itself, and its nearest real images."""
     indices, distances = nearest_neighbours(
         result.generated.pooled[chosen], result.required_reference.pooled, NEIGHBOURS
     )
@@ -64,7 +64,7 @@ def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.
 
 
 def _thumbnails(side: ComparedSet, rows: NDArray[np.intp]) -> dict[int, dict[str, str]]:
-    """The name and the thumbnail of the image of each feature row, read from the set again."""
+    """The name and the thumbnail of the image of each feature row. The images are read from the set again."""
     assert side.features is not None
     requested = {int(side.features.indices[row]): int(row) for row in rows}
     thumbnails = {}
@@ -77,7 +77,7 @@ def _thumbnails(side: ComparedSet, rows: NDArray[np.intp]) -> dict[int, dict[str
 
 
 def _thumbnail(image: StoredImage) -> str:
-    """A PNG as a data URI."""
+    """The thumbnail of an image, as a data URI of a PNG."""
     pixels, _ = decode_image(image.read(), image.name)
     thumbnail = Image.fromarray(pixels.transpose(1, 2, 0))
     thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))

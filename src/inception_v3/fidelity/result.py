@@ -16,7 +16,7 @@ from inception_v3.fidelity.statistics import Statistics, gaussian
 
 @dataclass
 class ComparedSet:
-    """One of the two sets. It has features, statistics, or both."""
+    """One of the two compared sets. It has features, statistics, or both."""
 
     image_set: ImageSet
     features: FeatureSet | None = None
@@ -35,7 +35,7 @@ class ComparedSet:
 
     @property
     def pooled(self) -> FeatureRows:
-        """(N, width). Raises NoScoreError: there are only statistics."""
+        """The features of all scores except sFID, (N, width). Raises NoScoreError: there are only statistics."""
         if self.features is None:
             raise NoScoreError(f"{self.name} holds statistics and no images")
         return self.features.pooled
@@ -135,6 +135,6 @@ def format_scores(scores: dict[str, float | None]) -> list[tuple[str, str, str]]
 
 
 def format_sizes(sizes: dict[str, int]) -> str:
-    """Up to three sizes, such as "256x256"; of more sizes only the most common, and how many others there are."""
+    """List up to three sizes, such as "256x256". Of more sizes, show the most common and the number of others."""
     names = list(sizes)
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} other sizes"

@@ -20,7 +20,7 @@ from inception_v3.fidelity.scores import check_covariance, check_score_names, co
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
 
 CALIBRATION_IMAGES = 300  # the most images that int8 is calibrated on
-# How many images of each set, at least, and which fraction of it, measure the effect of a lower precision on FID. 16
+# The effect of a lower precision on FID is measured on at least this many images, and this fraction, of each set. 16
 # images show it to 0.3 % of FID, 32 to 0.2 % (`benchmarks/fidelity.py --effect`). An image takes twice as long in fp32.
 EFFECT_IMAGES, EFFECT_FRACTION = 16, 1 / 64
 
@@ -28,7 +28,7 @@ EFFECT_IMAGES, EFFECT_FRACTION = 16, 1 / 64
 def fidelity(
     generated: str | Path, reference: str | Path | None = None, *, progress: StartStep = no_progress, **options: Any
 ) -> FidelityResult:
-    """Score generated images against a reference set; without one, compute only the Inception Score.
+    """Score generated images against a reference set; without a reference, compute only the Inception Score.
 
     Args:
         generated, reference: a folder, an archive, arrays, shards or saved statistics (`open_image_set`).
@@ -36,7 +36,7 @@ def fidelity(
         options: the fields of `FidelityOptions`, such as `weights`, `like`, `scores` and `device`.
 
     Raises InputError: a set that cannot be read or has only one image, statistics of another convention or network, a
-    network that is not that of 2015, an unreadable image and `strict`.
+    network that is not that of 2015 (unless `any_weights`), or an unreadable image if `strict` is set.
     """
     return score_sets(generated, reference, FidelityOptions(**options), progress)
 
@@ -44,7 +44,7 @@ def fidelity(
 def score_sets(
     generated: str | Path, reference: str | Path | None, options: FidelityOptions, progress: StartStep = no_progress
 ) -> FidelityResult:
-    """`fidelity`, with all options in one object."""
+    """The same as `fidelity`, with all options in one object."""
     convention = options.convention()
     check_score_names(options.scores)
     sets = [_open(argument, convention) for argument in (generated, reference) if argument is not None]
@@ -76,7 +76,7 @@ def score_sets(
 
 
 def statistics_of(side: ComparedSet, result: FidelityResult) -> Statistics:
-    """The statistics of a set, to be saved. Raises InputError: it has one image."""
+    """The statistics of a set, to be saved. Raises InputError: the set has only one image."""
     if side.features is None:
         assert side.statistics is not None
         return side.statistics
@@ -103,7 +103,7 @@ def _open(argument: str | Path, convention: Convention) -> ComparedSet:
 
 
 def _check_statistics(side: ComparedSet, convention: Convention, network: FeatureNetwork, *, named: bool) -> None:
-    """Raises InputError: statistics that cannot be compared.
+    """Check that saved statistics belong to the convention and the network. Raises InputError.
 
     Statistics of other programs do not record their convention, so it must be `named` by an option.
     """
@@ -173,7 +173,7 @@ def _open_cache(network: FeatureNetwork, convention: Convention, folder: Path) -
 def _measure_precision(result: FidelityResult, options: FidelityOptions, progress: StartStep) -> None:
     """Compare FID of some images in the lower precision with FID of the same images in float32.
 
-    Raises InputError: too few of them can be read.
+    Raises InputError: too few of these images can be read.
     """
     exact = result.network.to(result.network.device, "fp32")
     folder = options.cache_folder()

@@ -60,14 +60,14 @@ def compute_scores(
 
 
 def check_score_names(requested: Collection[str] | None) -> None:
-    """Raises InputError, with the known names: there is no such score."""
+    """Check the names of scores. Raises InputError, which lists the known names, for an unknown name."""
     for name in requested or ():
         if name not in SCORES:
             raise InputError(f"no score {name!r}; choose from {', '.join(SCORES)}", exit_status=2)
 
 
 def check_covariance(side: ComparedSet, count: int | None) -> None:
-    """Raises InputError: the set has one image."""
+    """Check that a set can have a covariance. Raises InputError if it has only one image."""
     if count == 1:
         raise InputError(f"{side.name}: one image has no covariance, which FID needs; give two or more")
 

@@ -86,7 +86,7 @@ def gaussian(features: NDArray[np.float32] | FeatureRows, rows: NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Statistics:
-    """A set of images as the Fréchet distance needs it, and how it was computed; None or empty if unknown.
+    """The distributions of a set's features, and how they were computed. Unknown fields are None or empty.
 
     `pooled` is over the 2048 features of FID, `spatial` over the 2023 of sFID. `weights` is the checksum of the
     network, `dtype` its precision. `sizes` maps "WIDTHxHEIGHT" to a number of images, `formats` does so for file

@@ -26,7 +26,7 @@ from inception_v3.support.packages import missing_packages
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
-MODEL_FILE = "model.safetensors"  # of a run folder; weights/read.py has it too, and imports PyTorch
+MODEL_FILE = "model.safetensors"  # in a run folder; also defined in weights/read.py, which imports PyTorch
 EXPORTED = "exported"  # the folder in a run folder that `inception-v3 export RUN` writes to by default
 
 
@@ -83,12 +83,16 @@ def open_engine(
     """Open an engine for anything that `load` reads, or for an exported network, which needs no PyTorch.
 
     In a folder of exported networks, or a run folder with such a folder named `exported`, it opens the fastest network
-    whose check shows at least `min_agreement` (by default MIN_AGREEMENT of exported/check.py). If PyTorch has a GPU, it
-    runs the model of a run folder there.
+    whose check shows at least `min_agreement` (by default MIN_AGREEMENT of exported/check.py). If PyTorch has a GPU and
+    the choice is not restricted, PyTorch runs the model of a run folder on that GPU.
 
     Args:
         model: a path or a published name.
-        engine, precision, device: restrict the choice.
+        engine: a name in engines.registry.CHOICES.
+        precision: fp32, bf16, fp16 or int8; None for the best choice.
+        device: such as cpu or cuda:1; None for the engine's default.
+        min_agreement: the minimum fraction, 0 to 1, of images with the same top class as in fp32.
+        weights_file: a file to use instead of the download of a published name.
         batch_size: the number of images that will be run at once, if known.
 
     Raises InputError, which names the file or option and the remedy.
@@ -125,9 +129,10 @@ def _has_gpu() -> bool:
 
 
 def find_exported(path: Path) -> Path | None:
-    """The exported network, or the folder of exported networks, that `predict` runs for a path. None: the model itself.
+    """The exported network, or the folder of exported networks, that `predict` runs for a path.
 
-    Exports in a run folder count only if they were exported from its current weights. Otherwise a warning is given.
+    None if `predict` runs the model itself. Exports in a run folder count only if they come from its current weights.
+    Otherwise a warning is given.
     """
     if recognise(path):
         return path
@@ -145,7 +150,7 @@ def find_exported(path: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A file, the engine class for it, the precision to run it in (of `description`), and the expected speed."""
+    """A file, the engine class for it, its description with the precision to run it in, and its expected images/s."""
 
     file: Path
     engine: type[Engine]
@@ -153,7 +158,7 @@ class _Candidate:
     speed: float
 
     def open(self, device: str | None) -> Engine:
-        """Raises InputError: damaged, or another network than its description."""
+        """Open the engine. Raises InputError: the file is damaged, or its network does not match its description."""
         check_weights(self.file, self.description)
         with _explain_failure(self.file, self.engine.name, "export it again"):
             engine = self.engine(self.file, self.description.precision, self.engine.resolve_device(device))
@@ -201,7 +206,7 @@ def open_exported(
 def _candidates(
     path: Path, engine: str, precision: Precision | None, min_agreement: float | None, batch_size: int | None
 ) -> tuple[list[_Candidate], list[str]]:
-    """The exported networks that can be used, the fastest first, and why the others cannot.
+    """The exported networks that can be used, fastest first, and the reasons why the others cannot.
 
     Raises InputError: there is none, the only file is damaged, or none was exported in the precision.
     """
@@ -252,7 +257,10 @@ def _read_descriptions(path: Path) -> tuple[dict[Path, Description], list[str]]:
 
 
 def _can_run(description: Description, precision: Precision) -> bool:
-    """int8 is in the file. An engine computes fp32, bf16 and fp16 from the same float32 weights."""
+    """Whether an exported file can run in a precision.
+
+    An int8 network must be exported as such. An engine computes fp32, bf16 and fp16 from the same float32 weights.
+    """
     return description.precision == precision or {description.precision, precision} <= {"fp32", "bf16", "fp16"}
 
 
@@ -280,7 +288,7 @@ def _engine_for(file: Path, precision: Precision, requested: str) -> type[Engine
 
 
 def _check_network(engine: Engine, description: Description, file: Path) -> None:
-    """Raises InputError if the network is not the described network: the file was put together from two."""
+    """Check that a file's network matches its description. Raises InputError if they come from different exports."""
     size, classes = description.preprocessing.image_size, description.settings.num_classes
     actual_size, actual_classes = engine.image_size or size, engine.widths.get(LOGITS, classes)
     if actual_size != size:
@@ -334,7 +342,7 @@ def open_graph(
     callers: int = 1,
     batch_size: int | None = None,
 ) -> tuple[Engine, str]:
-    """Open an engine for a graph. Returns it and the reason for the choice.
+    """Open an engine for a graph. Returns the engine and the reason for the choice.
 
     `callers` is the number of threads that may run it at once, see Engine. Raises InputError as `open_model` does.
     """

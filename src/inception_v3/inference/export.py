@@ -35,7 +35,7 @@ GENERATED_IMAGES = 16  # noise on which fp32 is checked if no images are given
 
 @dataclass(frozen=True)
 class _Images:
-    """Prepared pixels to calibrate int8 on and others to check on, their source, and the library that resized them."""
+    """Pixels (N, H, W, 3) to calibrate int8 on and others to check on, their source, and the library that resized."""
 
     calibration: Pixels
     held_out: Pixels
@@ -63,7 +63,8 @@ def export(
 
     Args:
         precision: fp32, or a lower precision that the format has.
-        images: what a lower precision is checked on. int8 is calibrated on one part of them and checked on the other.
+        images: a lower precision is checked on these images. int8 is calibrated on a part of them and checked on the
+            others.
             Without images, fp32 is checked on noise.
         images_name: what to call the images in messages and in the description.
         outputs: the end points that the file returns.
@@ -136,7 +137,7 @@ def _check_options(precision: Precision, images: Sequence[ImageSource] | None, o
 def _prepare_images(
     model: InceptionV3, precision: Precision, images: Sequence[ImageSource] | None, images_name: str
 ) -> _Images:
-    """Decode and resize a random choice of the images; generated noise without images.
+    """Decode and resize a random choice of the images. Without images, generate noise.
 
     Raises InputError: no image can be read, or too few are left to check on.
     """
@@ -196,7 +197,7 @@ def _check(
 ) -> Description:
     """Compare the written file with the network. Returns the description with the result.
 
-    Raises InputError if the outputs differ too much, or if the images cannot show it.
+    Raises InputError if the outputs differ too much, or if all images are of one class, which proves nothing.
     """
     batches = (images.held_out[start : start + BATCH_SIZE] for start in range(0, len(images.held_out), BATCH_SIZE))
     try:
@@ -218,7 +219,7 @@ def _check(
 
 
 def _move(file: Path, weights_suffix: str, out: Path) -> None:
-    """Copy a file or folder to `out`, after its weights. A file is replaced only by a complete file."""
+    """Copy a file or folder to `out`, and first the file of its weights. A file is replaced only by a complete file."""
     if file.is_dir():
         _move_folder(file, out)
     else:

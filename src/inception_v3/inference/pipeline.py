@@ -32,7 +32,7 @@ BATCHES = 3  # one in the engine, one ready, one being filled
 FIRST_BATCH = 1  # images in the first batch, so that the first output does not wait for a full one
 MAX_THREADS = 16
 PIXELS_AT_ONCE = 2**26  # decoded by all threads together; a larger image is decoded while no other is
-SCALED_MARGIN = 2  # decode="scaled" keeps at least this multiple of the size that is resized to
+SCALED_MARGIN = 2  # decode="scaled" keeps at least this multiple of the size to which an image is resized
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _scaled_size(preprocessing: Preprocessing, width: int, height: int) -> tuple
 
 
 class _PixelBudget:
-    """A semaphore counted in pixels. A request above the limit is clamped to it, so it waits until no other is held."""
+    """A semaphore counted in pixels. A request above the limit is clamped to it, and waits for all others to end."""
 
     def __init__(self, pixels: int) -> None:
         self._limit = self._available = pixels
@@ -236,7 +236,7 @@ class _Pipeline:
                 self._source_error = None if isinstance(error, StopIteration) else error
                 self._stopping.set()
                 if (last := self._filling) is not None:
-                    last.prepared.release(last.size - len(last.sources))  # it gets no more images
+                    last.prepared.release(last.size - len(last.sources))  # this batch gets no more images
                 self._started.put(None)
                 return None
             with self._changed:

@@ -40,7 +40,7 @@ class Predictor:
     >>> for prediction in predictor(["photos", "cat.jpg"]):
     ...     print(prediction.image, prediction.classes[0])
 
-    The arguments are those of engines.choose.open_engine. The attributes `engine`, `description` and `reason` show
+    The arguments are those of inference.choose.open_engine. The attributes `engine`, `description` and `reason` show
     which engine was chosen, what it runs, and why it was chosen.
     """
 
@@ -105,7 +105,7 @@ def predict(
 def top_classes(logits: NDArray[np.float32], class_names: list[str], top: int) -> list[tuple[str, float]]:
     """The `top` classes with the highest logits, best first, each with its softmax probability, computed in float64.
 
-    `logits` has shape (num_classes,). Of classes with equal logits, the first comes first.
+    `logits` has shape (num_classes,). Of classes with equal logits, the first in `class_names` comes first.
     """
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     count = min(top, len(class_names))

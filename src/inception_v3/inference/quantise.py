@@ -25,7 +25,7 @@ BATCH_SIZE = 16
 def check_calibration_images(pixels: Pixels, reference: Run) -> None:
     """Check that images are fit for calibration.
 
-    Raises InputError: too few images, images of one colour, or images that are all of one class to the `reference`.
+    Raises InputError: too few images, images of one colour, or images that `reference` puts all in one class.
     Raises ValueError: not uint8 pixels (N, H, W, 3).
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:

@@ -31,7 +31,7 @@ ROWS_IN_MEMORY = 5_000  # while a Parquet file is written
 
 
 def check_results_path(path: Path) -> None:
-    """Raises InputError if the suffix is not one of SUFFIXES, or its package is not installed."""
+    """Check the name of a results file. Raises InputError: a suffix not in SUFFIXES, or a package is not installed."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {path}: the name must end in {', '.join(SUFFIXES)}", exit_status=2)
     if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
@@ -48,7 +48,7 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
         path: the file, or the folder for Parquet; the suffix determines the format.
         about: the model and options that determine the results, for NAME.about.json.
         top: the number of classes for each image.
-        resume: continue an existing file; without one, create it.
+        resume: continue an existing file; create it if it does not exist.
 
     Raises InputError if the file exists and `resume` is false, if it was written with another `about`, if another
     process is writing to it, or if it cannot be written.
@@ -179,7 +179,7 @@ class CsvResults(_LineFile):
                 raise _damaged(self.path, number) from error
             if number > 1:
                 yield cells["image"], bool(cells["error"])
-        self._write_header_if_empty()  # the earlier run was killed while it wrote the header
+        self._write_header_if_empty()  # the earlier run may have been killed while it wrote the header
 
     def write(self, prediction: Prediction) -> None:
         self._append(_row(prediction, self._columns))

@@ -1,4 +1,4 @@
-"""HTML pages of one file each, for the reports of `evaluate` and `fidelity`.
+"""HTML pages for the reports of `evaluate` and `fidelity`, each in a single file.
 
 A page loads nothing from the network: images are embedded, and its Content-Security-Policy forbids everything else.
 The template engine escapes all values, because names of files and classes are untrusted.
@@ -41,5 +41,5 @@ def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
 
 
 def data_uri(media_type: str, content: bytes) -> str:
-    """A data URI, which embeds an image in a page."""
+    """A data URI, which embeds an image file's `content` in a page. `media_type` is its type, such as "image/png"."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -14,9 +14,9 @@ _COLOURS = {"fp32": "#3b82f6", "bf16": "#f97316", "fp16": "#a855f7", "int8": "#2
 
 
 def curves(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Plot the loss and accuracy of every epoch. Those of training are measured with dropout and augmentation.
+    """Plot the loss and accuracy of every epoch. Training values are measured with dropout and augmentation.
 
-    Each epoch has the keys epoch, loss, held_out_loss, accuracy and held_out_top1.
+    Each epoch has the keys epoch, loss, held_out_loss, accuracy and held_out_top1. The last two are fractions, 0 to 1.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -36,7 +36,7 @@ def curves(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
 def confusion_matrix(confusion: NDArray[np.integer], class_names: Sequence[str], path: Path) -> None:
     """Plot a confusion matrix of shape (classes, classes): rows are true classes, columns are predicted classes.
 
-    The colour is the fraction of the row. For up to 60 classes, names and counts are printed.
+    The colour of a cell shows its fraction of the row's images. For up to 60 classes, names and counts are printed.
     """
     classes = len(class_names)
     side = min(4 + 0.35 * classes, 24)
@@ -94,7 +94,7 @@ def reliability_diagram(
 def speeds(rows: Sequence[Speed], limits: Mapping[str, float], path: Path) -> None:
     """Plot images per second of each engine and precision, with one panel for each batch size.
 
-    `limits` holds the most images per second that the arithmetic of the machine allows in each precision.
+    `limits` maps a precision to the maximum images per second that the arithmetic of the machine allows.
     """
     sizes = sorted({size for _, _, size, _ in rows})
     names = list(dict.fromkeys(f"{engine} {precision}" for engine, precision, _, _ in rows))

@@ -1,7 +1,7 @@
 """Conventions: how each program prepares images and draws samples, so that its scores can be reproduced.
 
 All of them decode images in the same manner (`stored_image.decode_image`). They differ in the resize to 299x299 and in
-the scale of the pixels, and so in every score. To add one, write a file with a `Convention` and list it here.
+the scale of the pixels, and therefore in every score. To add one, write a file with a `Convention` and list it here.
 """
 
 from dataclasses import replace
@@ -31,8 +31,8 @@ DEFAULT = replace(clean_fid.CLEAN, trace_method=None)
 def find_convention(like: str | None = None, mode: str | None = None) -> Convention:
     """The convention with the name `like`; by default DEFAULT.
 
-    `mode` is one of MODES, with or without `like="clean-fid"`. It may also follow the name and a colon. Raises
-    InputError, with the known names: there is no such convention.
+    `mode` is one of MODES, with or without `like="clean-fid"`. `like` may also contain it after a colon, as in
+    "clean-fid:legacy-pytorch". Raises InputError, which lists the known names, for an unknown convention.
     """
     if like is None and mode is None:
         return DEFAULT

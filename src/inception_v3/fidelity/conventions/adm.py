@@ -1,4 +1,4 @@
-"""OpenAI's evaluator of ADM (guided-diffusion, evaluator.py)."""
+"""The convention of OpenAI's evaluator for ADM (guided-diffusion, evaluator.py)."""
 
 from inception_v3.fidelity.conventions.base import Convention, InceptionScoreSplits
 from inception_v3.fidelity.conventions.resize import tensorflow_bilinear

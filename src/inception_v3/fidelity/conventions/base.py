@@ -1,4 +1,4 @@
-"""The attributes of a convention."""
+"""The class `Convention`, and the classes that describe how it samples images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KidSampling:
-    """How KID draws its subsets: their number and size, and the seed of RandomState.
+    """How KID draws its subsets: their number and size, and the seed of NumPy's RandomState.
 
-    `reference_first`: indices of the reference set are drawn before those of the generated set. `shrinks`: with fewer
-    images than `size` the subsets get smaller; otherwise there is no KID.
+    `reference_first`: indices of the reference set are drawn before those of the generated set. `shrinks`: sets with
+    fewer images than `size` get smaller subsets; without `shrinks` such sets have no KID.
     """
 
     subsets: int = 100
@@ -39,13 +39,14 @@ class InceptionScoreSplits:
 
 @dataclass(frozen=True)
 class Convention:
-    """Everything that `--like NAME` stands for.
+    """How one program prepares images and computes scores. `--like NAME` selects it.
 
     Attributes:
         resize: uint8 images (N, 3, H, W) to the network's input, float32 (N, 3, 299, 299) near [-1, 1].
-        trace_method: how FID is rounded if covariances are singular; None for the exact distance.
+        trace_method: how the program computes the trace in FID, whose rounding is visible if covariances are singular;
+            None for the exact distance.
         spatial_trace_method: the same for sFID, which only ADM's evaluator has.
-        prefer_statistics: of an .npz file with both, FID uses the statistics and not the images.
+        prefer_statistics: if an .npz file holds statistics and images, FID uses the statistics.
     """
 
     name: str

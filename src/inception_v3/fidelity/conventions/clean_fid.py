@@ -1,4 +1,4 @@
-"""clean-fid, in its three modes."""
+"""The conventions of clean-fid's three modes."""
 
 from dataclasses import replace
 

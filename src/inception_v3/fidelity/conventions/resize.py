@@ -1,4 +1,4 @@
-"""The resizes to 299x299: uint8 (N, 3, H, W) to float32 (N, 3, 299, 299), near [-1, 1].
+"""Functions that resize to 299x299: uint8 (N, 3, H, W) to float32 (N, 3, 299, 299), near [-1, 1].
 
 Their names are part of the names of feature caches. PyTorch is imported inside them, so that the command line's help,
 which lists the conventions, does not load it.
@@ -16,7 +16,7 @@ SIZE = 299
 
 
 def pillow_bicubic(images: "Tensor") -> "Tensor":
-    """clean-fid's mode "clean" (resize.py): float32 channels, antialiased, clipped, and never rounded."""
+    """Resize as clean-fid's mode "clean" (resize.py): float32 channels, antialiased, clipped, and never rounded."""
     import torch
 
     resized = np.empty((*images.shape[:2], SIZE, SIZE), np.float32)
@@ -28,14 +28,14 @@ def pillow_bicubic(images: "Tensor") -> "Tensor":
 
 
 def half_pixel_bilinear(images: "Tensor") -> "Tensor":
-    """pytorch-fid (inception.py) and clean-fid's "legacy_pytorch": no antialiasing, on pixels in [0, 1]."""
+    """Resize as pytorch-fid (inception.py) and clean-fid's "legacy_pytorch": no antialiasing, pixels in [0, 1]."""
     from torch.nn.functional import interpolate
 
     return interpolate(images / 255, (SIZE, SIZE), mode="bilinear", align_corners=False).mul_(2).sub_(1)
 
 
 def tensorflow_bilinear(images: "Tensor") -> "Tensor":
-    """TensorFlow 1's ResizeBilinear in the graph of 2015: output i samples at i * length / 299, no antialiasing."""
+    """Resize as TensorFlow 1's ResizeBilinear in the graph of 2015: sample at i * length / 299, no antialiasing."""
     return _interpolate(_interpolate(images.float(), 3), 2).div_(128).sub_(1)
 
 

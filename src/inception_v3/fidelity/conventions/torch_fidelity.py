@@ -1,4 +1,4 @@
-"""torch-fidelity."""
+"""The convention of torch-fidelity."""
 
 from inception_v3.fidelity.conventions.base import Convention, KidSampling
 from inception_v3.fidelity.conventions.resize import tensorflow_bilinear

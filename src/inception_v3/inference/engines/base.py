@@ -46,8 +46,8 @@ class Engine(ABC):
         extra: the extra of inception-v3 that installs these packages.
         precisions: the precisions that are worth using, by kind of device.
         formats: exported formats that it runs. Its own format comes first.
-        speed: measured on a CPU with two cores (docs/performance.md). An engine without a figure for a precision is
-            used only on request.
+        speed: images per second, measured on a CPU with two cores (docs/performance.md). An engine without a figure
+            for a precision is used only on request.
         precision, device: of this engine.
         image_size: (height, width) of its input, or None for any size.
         widths: channels of each end point that it returns.
@@ -72,12 +72,12 @@ class Engine(ABC):
 
     @classmethod
     def resolve_device(cls, device: str | None) -> str:
-        """The engine's name for a device, or its default device. Raises InputError: it cannot run there."""
+        """The engine's name for a device, or its default device. Raises InputError: the engine cannot use it."""
         return device or "cpu"
 
     @classmethod
     def supports(cls, precision: Precision) -> bool:
-        """Whether it runs in this precision on some device."""
+        """Whether the engine runs in this precision on some device."""
         return any(precision in precisions for precisions in cls.precisions.values())
 
     @classmethod
@@ -88,28 +88,28 @@ class Engine(ABC):
 
     @classmethod
     def needed_packages(cls, *, in_memory: bool) -> tuple[str, ...]:
-        """The packages that it needs to run an exported file, or a network in memory."""
+        """The packages that the engine needs to run an exported file, or a network in memory."""
         return cls.packages + (cls.graph_packages if in_memory else ())
 
     @classmethod
     def check_installed(cls, *, in_memory: bool) -> None:
-        """Raises InputError, which names the extra, if a package is missing to run a file or a network in memory."""
+        """Check that these packages are installed. Raises InputError, which names the extra to install."""
         require_packages(cls.needed_packages(in_memory=in_memory), f"the engine {cls.name}", cls.extra)
 
     @property
     def batch_size(self) -> int:
-        """The smallest batch size that is close to full speed. Larger batches mainly take memory."""
+        """The smallest batch size that is close to full speed. Larger batches mainly need more memory."""
         return 16 if self.device.lower() == "cpu" else 128
 
     @abstractmethod
     def run(self, pixels: Pixels) -> Outputs:
-        """Compute the end points of prepared images, pixels (N, H, W, 3), 0 to 255.
+        """Compute the end points of prepared images: uint8 pixels (N, H, W, 3), 0 to 255.
 
         Maps are (N, C, h, w), Logits (N, num_classes) and AvgPool_1a (N, 2048). The arrays belong to the caller.
         """
 
     def predict(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits (N, num_classes) and features (N, 2048). Raises InputError if the network lacks one of them."""
+        """Compute logits (N, num_classes) and features (N, 2048). Raises InputError if the network lacks either."""
         outputs = self.run(pixels)
         if LOGITS not in outputs or FEATURES not in outputs:
             raise InputError(f"this network returns only {', '.join(outputs)}; export it without --end-points")

@@ -79,7 +79,9 @@ Operation = Convolution | Pooling | Activation | Concat
 
 @dataclass(frozen=True)
 class Graph:
-    """Operations in an order in which they can run. An operation names its inputs by the outputs of earlier operations.
+    """The operations of a network, in an order in which they can run.
+
+    An operation refers to its inputs by the names of earlier outputs.
 
     Attributes:
         image_size: (height, width) of the images, or None for any size.
@@ -164,7 +166,10 @@ def _module(module: Any, name: str, net: str) -> Iterator[Operation]:
 
 
 def _convolution(layer: "Conv2d", name: str, net: str) -> Convolution:
-    """Fold BatchNorm, which multiplies by a factor and adds an offset at inference. Computed in float64."""
+    """Convert a convolution, with its BatchNorm folded in.
+
+    At inference BatchNorm multiplies by a factor and adds an offset. The folding is computed in float64.
+    """
     kernel = layer.weights.detach().cpu().double()
     norm = layer.BatchNorm
     if norm is None:
@@ -183,7 +188,10 @@ def _convolution(layer: "Conv2d", name: str, net: str) -> Convolution:
 
 
 def _padding(kernel: Size, stride: int, padding: str) -> Size:
-    """Every SAME layer here has stride 1 and an odd kernel, so the padding is symmetric and the same at every size."""
+    """The padding (height, width) on each side of the input.
+
+    Every SAME layer here has stride 1 and an odd kernel, so the padding is symmetric and the same at every size.
+    """
     if padding == "VALID":
         return 0, 0
     assert (stride, kernel[0] % 2, kernel[1] % 2) == (1, 1, 1)
@@ -224,7 +232,10 @@ def _head_window(model: "InceptionV3", net: str, pool: "Pool2d") -> Size | None:
 
 
 def _fold_scaling(graph: Graph, preprocessing: Preprocessing) -> Graph:
-    """Fold (pixel / 255 - mean) / std into the first convolution. It has no padding, which would need scaling too."""
+    """Fold (pixel / 255 - mean) / std into the first convolution.
+
+    That convolution has no padding, which would have to be scaled too.
+    """
     first, *rest = graph.operations
     assert isinstance(first, Convolution)
     assert first.bias is not None
@@ -251,8 +262,8 @@ def prune(graph: Graph) -> Graph:
 def split_stem(graph: Graph) -> tuple[Graph, Graph]:
     """Split into the stem and the rest.
 
-    The stem is the leading chain of convolutions and max pools. The rest reads only the last map of the stem. An output
-    of the graph ends the stem before it.
+    The stem is the leading chain of convolutions and max pools. The rest reads only the last map of the stem. The stem
+    ends before the first operation that is an output of the graph.
     """
     readers = Counter(name for operation in graph.operations for name in operation.inputs)
     stem: list[Operation] = []

@@ -15,7 +15,7 @@ MAX_RECORDED_SHAPES = 4  # each recording holds its own memory
 
 
 class GraphModule(nn.Module):
-    """A graph as a module: pixels (N, H, W, 3), or images (N, 3, H, W), to a tuple of the graph's outputs in float32.
+    """A graph as a module. It maps pixels (N, H, W, 3), or images (N, 3, H, W), to a tuple of float32 outputs.
 
     The outputs are float64 if `dtype` is.
     """

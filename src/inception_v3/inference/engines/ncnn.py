@@ -1,8 +1,8 @@
 """ncnn for the stem, whose 3x3 convolutions it computes by Winograd's algorithm, and ONNX Runtime for the rest.
 
 The algorithm needs fewer multiplications (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
-That pays where the maps are large, as in the stem, a quarter of the network's arithmetic. docs/performance.md has the
-gain.
+It is faster where the maps are large, as in the stem, which is a quarter of the network's arithmetic.
+docs/performance.md shows the gain.
 """
 
 import tempfile

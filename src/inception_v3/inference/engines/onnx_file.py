@@ -47,7 +47,7 @@ def checksum(path: Path) -> str:
 def outline(path: Path) -> bytes:
     """The model with references (EXTERNAL_DATA) to the file instead of its large tensors.
 
-    ONNX Runtime maps the referenced tensors; from the file itself it would hold them twice. Raises ValueError: damaged.
+    ONNX Runtime maps referenced tensors. Without references it would hold them twice. Raises ValueError: damaged.
     """
     model = _mapped(path)
     outlined = bytearray()

@@ -27,7 +27,7 @@ def to_onnx(graph: Graph) -> ModelProto:
     are dynamic if the graph takes any size.
     """
     maps = {name: f"{name}/map" for name in graph.outputs if name in (LOGITS, FEATURES)}  # (N, C, 1, 1)
-    nodes, names = [], dict(maps)  # `names`: of tensors whose name in ONNX is another than in the graph
+    nodes, names = [], dict(maps)  # `names`: the ONNX names of tensors that have another name in the graph
     if graph.input == PIXELS_INPUT:
         nodes.append(_node("Cast", [PIXELS_INPUT], "pixels/float", to=TensorProto.FLOAT))
         nodes.append(_node("Transpose", ["pixels/float"], "pixels/nchw", perm=[0, 3, 1, 2]))

@@ -76,7 +76,7 @@ class OnnxRuntimeEngine(Engine):
             content = to_onnx(network).SerializeToString()
         else:
             content = network.SerializeToString()
-        # ONNX Runtime's own fallback from a failed provider is the CPU, with a message on stdout.
+        # With its own fallback, ONNX Runtime would replace a failed provider by the CPU, with a message on stdout.
         self._session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
         if self._session.get_providers()[0] not in dict(providers):
             raise InputError(f"ONNX Runtime cannot start on {device}; check its drivers, or leave out --device")

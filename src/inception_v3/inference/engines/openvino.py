@@ -63,7 +63,7 @@ class OpenvinoEngine(Engine):
         self.widths = {output.any_name: output.partial_shape[1].get_length() for output in self._compiled.outputs}
 
     def _check_precision(self, requested: Precision) -> None:
-        """OpenVINO silently computes in float32 if the device lacks the precision. Raises InputError instead."""
+        """Raise InputError if the device lacks the precision. OpenVINO would silently compute in float32."""
         actual = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if requested != "int8" and actual != _HINTS[requested]:
             raise InputError(

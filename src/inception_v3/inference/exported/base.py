@@ -1,4 +1,4 @@
-"""The interface of an export format, and what several formats share."""
+"""The interface of an export format, and a function that several formats share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -18,11 +18,11 @@ class ExportFormat(ABC):
 
     Attributes:
         name, suffix: from registry.py. The name is a value of `--to`.
-        engine: the engine that checks a written file; "" if the format has its own `run`, or none here.
+        engine: the engine that checks a written file; "" if the format has its own `run`, or if nothing here runs it.
         program: the program that runs the files if no engine does.
         precisions: the precisions that it can be exported in.
         packages, extra: the packages that write and check a file, and the extra of inception-v3 with them.
-        weights_suffix: of the file beside the exported file that holds the weights, if there is one.
+        weights_suffix: suffix of the separate file that holds the weights; "" if there is no such file.
         is_folder: whether an exported network is a folder.
         runs_here: whether a written file can be checked.
     """

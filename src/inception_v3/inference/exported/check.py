@@ -38,7 +38,7 @@ def reference_network(model: "InceptionV3", outputs: tuple[str, ...]) -> Run:
 
 
 def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, preparation: str) -> AgreementCheck:
-    """Run both on the same pixels and compare the outputs. `source` and `preparation` are recorded with the result.
+    """Run both functions on the same pixels and compare the outputs. The result records `source` and `preparation`.
 
     Raises ValueError: no images, or outputs that are not finite.
     """

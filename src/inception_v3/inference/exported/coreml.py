@@ -41,7 +41,7 @@ class CoremlFormat(ExportFormat):
         return find_description(messages)
 
     def write_description(self, file: Path, text: str) -> None:
-        """`save` does it: nothing is added after a check, since there is none."""
+        """Do nothing: `save` writes the description, because no check follows it."""
 
     def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
         if graph.image_size is None:

@@ -30,7 +30,8 @@ class AgreementCheck:
         source: where the images came from.
         preparation: the library that resized them: "pillow", as `predict` uses for exported files, or "none".
         top_1_agreement: the fraction of images with the same top class; 1 without logits.
-        max_difference, mean_difference: of `compared`. End points are relative to their largest value.
+        max_difference, mean_difference: absolute differences of probabilities, or differences of end points relative
+            to their largest value (`compared`).
         end_points_difference: the largest relative difference of an end point. It shows errors that a probability near
             1 hides.
         classes: the number of different top classes; 0 without logits.
@@ -112,5 +113,5 @@ def parse_description(text: str, path: Path) -> Description:
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where the fields hold tuples."""
+    """Convert lists to tuples, because JSON has lists where the fields hold tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

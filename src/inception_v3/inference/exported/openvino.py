@@ -26,14 +26,14 @@ class OpenvinoFormat(ExportFormat):
         return b"<net " in head
 
     def read_description(self, path: Path) -> str | None:
-        """The description is one attribute. A search finds its element, so that the rest need not be parsed."""
+        """Read the description, an attribute. A search finds its element, so that the rest need not be parsed."""
         if path.stat().st_size > MAX_BYTES:
             raise ValueError("larger than such a file can be")
         element = re.search(rf'<{KEY}>\s*(<description value="[^"<]*" />)', path.read_text("utf-8"))
         return ElementTree.fromstring(element[1]).get("value") if element else None
 
     def write_description(self, file: Path, text: str) -> None:
-        """Add it to rt_info, where OpenVINO records how a model was made."""
+        """Add the description to rt_info, where OpenVINO records how a model was created."""
         before, end, after = file.read_text("utf-8").rpartition("\t</rt_info>")
         assert end, "OpenVINO writes rt_info into every model"
         element = f'\t\t<{KEY}>\n\t\t\t<description value="{escape(text)}" />\n\t\t</{KEY}>\n'

@@ -63,7 +63,7 @@ def read_description(path: Path) -> "Description":
 
 
 def check_weights(path: Path, description: "Description") -> None:
-    """Raises InputError if the weights of an exported network are missing, damaged, or not those that were checked."""
+    """Check an exported network's weights. Raises InputError: missing, damaged, or not those that were checked."""
     format = recognise(path)
     if format is None or not description.numbers:
         return
