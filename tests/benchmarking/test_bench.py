@@ -191,7 +191,7 @@ def test_a_package_that_is_not_installed_is_reported_with_the_command_that_insta
     assert reasons["timm, channels_last fp32"] == "timm is not installed; pip install timm"
     assert reasons["torchvision fp32"] is None
     monkeypatch.setattr(bench, "bench", lambda *_, **__: dataclasses.replace(result, skipped=reasons))
-    assert "openvino fp32: left out: openvino is not installed" in run("bench", model)[2]
+    assert "openvino fp32: not measured: openvino is not installed" in run("bench", model)[2]
 
 
 def test_an_engine_that_cannot_start_or_ends_early_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,9 +325,9 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
     [
         (
             ["--engines", "tensorrt"],
-            "--engines: no 'tensorrt'; choose from pytorch, compile, onnxruntime, openvino, ncnn",
+            "--engines: unknown name 'tensorrt'; choose from pytorch, compile, onnxruntime, openvino, ncnn",
         ),
-        (["--precisions", "fp32,int4"], "--precisions: no 'int4'"),
+        (["--precisions", "fp32,int4"], "--precisions: unknown name 'int4'"),
         (["--plot", "speeds.pdf"], "speeds.pdf: the name must end in .png"),
         (["--images", "nowhere"], "nowhere"),
         (["--engines", "onnxruntime", "--precisions", "bf16"], "no engine here has that precision"),

@@ -224,7 +224,7 @@ def test_torch_fidelity_has_no_kid_for_fewer_images_than_a_subset_needs(
 ) -> None:
     values = run_json(*sets, "--like", "torch-fidelity", "--scores", "fid,kid")
     assert values["kid_mean"] is None
-    assert "no kid: subsets of 1000 from 18 images" in values["notes"][0]
+    assert "no kid: 18 images are too few for subsets of 1000" in values["notes"][0]
     status, _, err = run(*sets, "--like", "torch-fidelity", "--scores", "kid")
     assert (status, "subsets of 1000" in err) == (1, True)
 
@@ -401,7 +401,7 @@ def test_sets_of_one_image_or_none_are_errors(run: Run, sets: tuple[Path, Path],
     status, _, err = run(tmp_path / "1", "--save-statistics", tmp_path / "one.npz")
     assert (status, "statistics of one image have no covariance" in err.replace("\n", " ")) == (1, True)
     status, out, err = run(tmp_path / "1")
-    assert (status, out, "10 parts of 1 images" in err) == (1, "", True)
+    assert (status, out, "1 images cannot be split into 10 parts" in err) == (1, "", True)
     status, out, err = run(sets[1], "--scores", "fid")
     assert (status, out, "needs a REFERENCE" in err) == (1, "", True)
     (tmp_path / "bad").mkdir()
@@ -434,7 +434,7 @@ def test_another_network_is_refused_without_any_weights(run: Run, sets: tuple[Pa
     ("options", "status", "message"),
     [
         (["--like", "fid"], 2, "no such convention"),
-        (["--scores", "fid,fit"], 2, "no score 'fit'"),
+        (["--scores", "fid,fit"], 2, "unknown score 'fit'"),
         (["--json", "--csv"], 2, "give only one of them"),
         (["--precision", "int4"], 2, "int4"),
         (["--device", "tpu"], 2, "--device tpu"),

@@ -252,7 +252,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut npz": (lambda folder: _cut(as_array(folder, IMAGES), 4000), "damaged or truncated"),
     "cut npy": (lambda folder: _cut(as_npy(folder), 4000), "truncated"),
     "empty npy": (lambda folder: _written(folder / "set.npy", b""), "damaged or not a NumPy array"),
-    "floats": (lambda folder: as_array(folder, IMAGES / 255), "holds float64, and images are uint8"),
+    "floats": (lambda folder: as_array(folder, IMAGES / 255), "holds float64 values, but images must be uint8"),
     "no images": (lambda folder: arrays(folder / "set.npz", a=np.zeros(3)), "no images .* and no statistics"),
     "two sets": (lambda folder: arrays(folder / "set.npz", a=IMAGES, b=IMAGES), "holds 2 arrays of images"),
     "odd shape": (lambda folder: as_array(folder, IMAGES[..., :2]), "is not that of images"),

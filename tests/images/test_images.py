@@ -231,7 +231,7 @@ class TestSixteenBits:
     @pytest.mark.parametrize("kind", ["TIFF", "PPM"])
     def test_floats_are_refused(self, kind):
         message = refusal(encoded(np.array([[0.0, 1.0]], dtype=np.float32), kind), "float.tif")
-        assert message == "float.tif: 32-bit pixels have no defined white; save it with 8 or 16 bits"
+        assert message == "float.tif: 32-bit pixels have no defined range; save it with 8 or 16 bits"
 
 
 class TestTransparencyShowsWhite:

@@ -126,7 +126,7 @@ def test_any_end_point_can_be_an_output(random_model: Build) -> None:
 def test_a_network_whose_logits_are_a_map_is_refused(random_model: Build) -> None:
     model = random_model()
     model.preprocessing = model.preprocessing.at(500)
-    with pytest.raises(ValueError, match="images of 500x500 give a map of logits; build it with global_pool=True"):
+    with pytest.raises(ValueError, match=r"images of 500x500 .*; build the network with global_pool=True"):
         build_graph(model)
     with pytest.raises(ValueError, match="a network for any size needs global_pool=True"):
         build_graph(random_model(), any_size=True)
@@ -161,7 +161,7 @@ def engines_of(model: InceptionV3) -> list[Engine]:
 
 def test_the_registry_lists_engines_under_their_own_names() -> None:
     assert [engine.name for engine in registry.load_engines()] == list(registry.ENGINES)
-    with pytest.raises(InputError, match="no engine 'tensorrt'; there are auto, pytorch, compile, onnxruntime"):
+    with pytest.raises(InputError, match="unknown engine 'tensorrt'; choose from auto, pytorch, compile, onnxruntime"):
         registry.load_engine("tensorrt")
 
 
@@ -389,14 +389,14 @@ def test_a_core_ml_package_takes_images_and_holds_its_description(
     assert read_description(out).to_json() == description.to_json()
     assert description.check is None
     assert [path.name for path in tmp_path.iterdir()] == ["model.mlpackage"]
-    with pytest.raises(InputError, match=r"is for Apple's Core ML; \.onnx and \.xml files run here"):
+    with pytest.raises(InputError, match=r"runs only in Apple's Core ML; here \.onnx and \.xml files run"):
         open_engine(out)
     with pytest.raises(InputError, match="coreml has fp32; fp16 is for torch-export"):
         export(model, out, precision="fp16")
     (tmp_path / "file.mlpackage").write_text("mine")
     with (
         pytest.warns(match="not checked"),
-        pytest.raises(InputError, match="is a file, where the package needs a folder"),
+        pytest.raises(InputError, match=r"is a file, but a \.mlpackage is a folder"),
     ):
         export(model, tmp_path / "file.mlpackage")
     assert (tmp_path / "file.mlpackage").read_text() == "mine"
@@ -822,7 +822,7 @@ def test_int8_needs_enough_different_images(random_model: Build, tmp_path: Path)
     cases = [
         (None, "int8 is checked on your own images; give some with --images"),
         (save_images(tmp_path, 62), "31 images are too few to check int8 on; give at least 64 with --images"),
-        (save_images(tmp_path, 64, shade=128), "are of one colour each"),
+        (save_images(tmp_path, 64, shade=128), "each contain only one colour"),
         (save_images(tmp_path, 64), "images for int8 in one class; give images of all classes"),
     ]
     for images, message in cases:
@@ -836,7 +836,7 @@ def test_a_lower_precision_needs_enough_images_of_several_classes(random_model: 
     model = random_model()
     for images, message in (
         (save_images(tmp_path, 31), "31 images are too few to check bf16 on; give at least 32 with --images"),
-        (save_images(tmp_path, 33), "the network puts all 33 images of images in one class, so agreement proves"),
+        (save_images(tmp_path, 33), "the network puts all 33 images of images in one class, so the check would"),
     ):
         with pytest.raises(InputError, match=message):
             export(model, tmp_path / "model.xml", precision="bf16", images=images)

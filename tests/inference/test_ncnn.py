@@ -101,7 +101,7 @@ def test_it_runs_networks_in_memory_on_request_and_no_exported_files(
     assert str(open_engine(tmp_path / "run", "ncnn").engine) == "ncnn fp32 on cpu"
     with pytest.raises(InputError, match=r"fp32\.onnx runs in onnxruntime and openvino, not in ncnn"):
         open_exported(tmp_path / "run" / "exported" / "fp32.onnx", "ncnn")
-    with pytest.raises(InputError, match="ncnn does not run bf16 here; pytorch and compile and openvino can"):
+    with pytest.raises(InputError, match="ncnn does not support bf16 here; use pytorch or compile or openvino"):
         open_model(model, "ncnn", "bf16")
     with pytest.raises(InputError, match="ncnn runs on the CPU here, not on cuda; leave out --engine"):
         open_model(model, "ncnn", device="cuda")

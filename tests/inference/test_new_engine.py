@@ -80,7 +80,7 @@ def test_help_lists_the_new_engine(package: Path, command: str, choices: str) ->
 
 
 def test_messages_list_the_new_engine(package: Path, image: Path) -> None:
-    assert "there are auto, toy, pytorch" in run(package, "predict", "model", image, "--engine", "other").stderr
+    assert "choose from auto, toy, pytorch" in run(package, "predict", "model", image, "--engine", "other").stderr
     assert "choose from toy, pytorch" in run(package, "bench", "--engines", "other").stderr
 
 

@@ -336,7 +336,9 @@ def test_a_jpeg_is_not_decoded_smaller_than_requested(
 
 
 def test_scaled_decoding_is_refused_without_antialiasing() -> None:
-    with pytest.raises(InputError, match=r"^--decode scaled: .*does not antialias.*; leave it out$") as caught:
+    with pytest.raises(
+        InputError, match=r"^--decode scaled: .*does not antialias.*; leave out --decode scaled$"
+    ) as caught:
         run_pipeline(FakeEngine(), Preprocessing.named("slim"), [], decode="scaled")
     assert caught.value.exit_status == 2
 

@@ -54,7 +54,7 @@ def inception_v3(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Inception V3: train it, evaluate it, predict with it, look inside."""
+    """Inception V3: train, evaluate, predict, export and inspect the network."""
 
 
 def main() -> None:

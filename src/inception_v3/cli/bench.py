@@ -28,12 +28,20 @@ def bench(
         bool, typer.Option("--peers", help="Also measure other libraries, if installed: torchvision, timm, Keras.")
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Also measure torch.compile; takes minutes.")] = False,
-    engines: Annotated[str | None, typer.Option(help=f"Some of {','.join(ENGINES)}. By default all.")] = None,
-    precisions: Annotated[str | None, typer.Option(help="Some of fp32,bf16,fp16,int8. By default all.")] = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Engines to measure, separated by commas: {', '.join(ENGINES)}. By default all except compile."
+        ),
+    ] = None,
+    precisions: Annotated[
+        str | None,
+        typer.Option(help="Precisions to measure, separated by commas: fp32, bf16, fp16, int8. By default all."),
+    ] = None,
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Images per batch; repeat for more sizes. By default 1 and 16.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="How many times each engine is measured.")] = 10,
     images: Annotated[
         list[str] | None, typer.Option(help="Images to compare outputs on, and to calibrate int8 on.")
     ] = None,
@@ -42,7 +50,7 @@ def bench(
     weights_file: WeightsFile = None,
     as_json: Json = False,
 ) -> None:
-    """Measure every engine on this machine: speed, latency, memory, share of peak arithmetic, agreement.
+    """Measure every engine on this machine: speed, latency, memory, fraction of peak FLOP/s, agreement.
 
     The engines take turns, so that other load on the machine does not decide their order.
     """
@@ -89,7 +97,7 @@ def bench(
     else:
         Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(result))
     for name, reason in result.skipped.items():
-        warn(f"{name}: left out: {reason}")
+        warn(f"{name}: not measured: {reason}")
     for name, agreement in low_agreement(result.rows).items():
         warn(f"{name}: top-1 agreement with the network is {agreement:.1%} on {result.pictures}, too low for auto")
 
@@ -99,7 +107,7 @@ def _split_list(option: str, value: str | None, known: tuple[str, ...]) -> tuple
     names = known if value is None else tuple(value.split(","))
     for name in names:
         if name not in known:
-            raise InputError(f"{option}: no {name!r}; choose from {', '.join(known)}", exit_status=2)
+            raise InputError(f"{option}: unknown name {name!r}; choose from {', '.join(known)}", exit_status=2)
     return names
 
 
@@ -122,10 +130,10 @@ def _table(result: "BenchResult") -> "Table":
     versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
     table = Table(
         title=f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {result.rounds} rounds",
-        caption=f"×: speed over {result.baseline}. MB: peak memory of the process. of peak: arithmetic throughput over "
-        f"that of a matrix product ({peaks} GFLOP/s; an image takes {result.operations / 1e9:.2f} GFLOP). same class, "
-        f"off by: top-1 agreement and largest difference of a probability, compared with the network itself in fp32 on "
-        f"{result.pictures}. {versions}",
+        caption=f"×: speed relative to {result.baseline}. MB: peak memory of the process. of peak: arithmetic "
+        f"throughput over that of a matrix product ({peaks} GFLOP/s; an image takes "
+        f"{result.operations / 1e9:.2f} GFLOP). same class, off by: top-1 agreement and largest difference of a "
+        f"probability, compared with the network itself in fp32 on {result.pictures}. {versions}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
     )

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     output: Console
     messages: Console
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default the GPU, if there is one.")]
-Workers = Annotated[int | None, typer.Option(min=0, max=256, help="Processes that decode images.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
-WeightsFile = Annotated[
-    Path | None, typer.Option(help="A file to use instead of the download, if the model is a published name.")
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default the GPU if there is one, else the CPU.")
 ]
+Workers = Annotated[int | None, typer.Option(min=0, max=256, help="Number of processes that decode images.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+WeightsFile = Annotated[Path | None, typer.Option(help="A local file to use instead of downloading a published model.")]
 MODEL_HELP = "A run folder, a file of any format, or a name such as torchvision:IMAGENET1K_V1 or hf:owner/name."
 MAX_SEED = 2**63 - 1
 

@@ -22,16 +22,22 @@ def convert(
         str | None, typer.Option(help=f"The format: {', '.join(FORMATS)}. By default the file's suffix determines it.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Load and run the file with the format's own program too.")
+        bool, typer.Option("--check", help="Also load and run the file with the program it is written for.")
     ] = False,
     python: Annotated[
-        str, typer.Option(show_default="this one", help="For --check: the Python that has that program.")
+        str,
+        typer.Option(
+            show_default="this one", help="For --check: the Python interpreter in which that program is installed."
+        ),
     ] = sys.executable,
     allow_difference: Annotated[
-        bool, typer.Option("--allow-difference", help="Write the file even if its program will compute other outputs.")
+        bool,
+        typer.Option("--allow-difference", help="Write the file even if that program will compute different outputs."),
     ] = False,
     weights_file: WeightsFile = None,
-    no_fold: Annotated[bool, typer.Option("--no-fold", help="Refuse to fold a gamma into kernel and mean.")] = False,
+    no_fold: Annotated[
+        bool, typer.Option("--no-fold", help="Stop instead of folding BatchNorm's gamma into kernel and mean.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Convert weights between frameworks and verify that the outputs match."""

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def describe(
     height: Annotated[int, typer.Option(help="Height of the images in pixels.")] = 299,
     width: Annotated[int, typer.Option(help="Width of the images in pixels.")] = 299,
-    depth_multiplier: Annotated[float, typer.Option(help="Factor on every layer's width.")] = 1.0,
-    num_classes: Annotated[int, typer.Option(help="Outputs of both heads.")] = 1000,
+    depth_multiplier: Annotated[float, typer.Option(help="Factor on the number of channels of every layer.")] = 1.0,
+    num_classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """Show the network's layers: end points, branches, shapes, parameters, MACs, receptive fields."""

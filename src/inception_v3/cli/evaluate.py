@@ -47,22 +47,34 @@ class EvaluateOptions:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    data: Annotated[str, typer.Argument(help="digits, or a folder of class/image files.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="digits, a folder of class/image files, with or without train/ and val/, or another address "
+            "(docs/data.md)."
+        ),
+    ],
     others: Annotated[
-        list[str] | None, typer.Option("--with", help="Another model; the softmax is averaged. Repeat for more.")
+        list[str] | None,
+        typer.Option("--with", help="Another model for an ensemble: the softmax is averaged. Repeat for more."),
     ] = None,
-    crops: Annotated[int, typer.Option(help="Crops of each image: 1, or 12 or 144 as in the paper.")] = 1,
-    weights: Annotated[str, typer.Option(help="ema, the running average of a run folder, or raw.")] = "ema",
+    crops: Annotated[int, typer.Option(help="Crops per image: 1, 12 or 144.")] = 1,
+    weights: Annotated[
+        str,
+        typer.Option(help="ema (running average of the weights) or raw (weights of the newest training state)."),
+    ] = "ema",
     precision: Annotated[str, typer.Option(help="fp32, or bf16, which is faster.")] = "fp32",
-    report: Annotated[Path | None, typer.Option(help="Write an HTML page: FILE.html, or a folder for it.")] = None,
-    table: Annotated[Path | None, typer.Option("--csv", help="Write a row for each image.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report to FILE.html, or to report.html in a folder.")
+    ] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="Write a CSV file with a row for each image.")] = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     weights_file: WeightsFile = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model on held-out images: top-1, top-5, figures of every class, and calibration."""
+    """Evaluate a model on held-out images: top-1, top-5, recall and precision of every class, and calibration."""
     for option, value, choices in (
         ("--crops", crops, (1, 12, 144)),
         ("--weights", weights, ("ema", "raw")),
@@ -171,8 +183,10 @@ def _report(
         warn_unreadable(unreadable_lines(metrics.bad), total)
         raise InputError(f"{options.data}: none of its {total} images can be read; check the folder")
     if metrics.unanswered == metrics.count:
-        message = "its outputs are not finite for any image, so the weights are damaged; download or train them again"
-        raise InputError(f"{options.models[0]}: {message}")
+        raise InputError(
+            f"{options.models[0]}: its outputs are NaN or infinite for every image, so the weights are damaged; "
+            "download or train them again"
+        )
     from inception_v3.evaluation.report import write_csv, write_html
     from inception_v3.support.files import checksum
 

@@ -26,7 +26,7 @@ def export(
         typer.Option(help=f"{', '.join(FORMATS)} or triton, if OUT is a folder. By default openvino."),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16, fp16 or int8; several with commas if OUT is a folder.")
+        str, typer.Option(help="fp32, bf16, fp16 or int8; several, separated by commas, if OUT is a folder.")
     ] = "fp32",
     images: Annotated[
         list[str] | None, typer.Option(help="Images to check a lower precision on, and to calibrate int8 on.")
@@ -44,7 +44,7 @@ def export(
     weights_file: WeightsFile = None,
     as_json: Json = False,
 ) -> None:
-    """Write a network that other programs run, with its classes and its preprocessing, and check its outputs.
+    """Export a model for other runtimes, with its class names and preprocessing, and check its outputs.
 
     `predict` runs .onnx and .xml files without PyTorch, and chooses the fastest file of a folder whose check passed.
     """
@@ -111,7 +111,7 @@ def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "
         return {precisions[0]: out / "inception_v3" / "1" / "model.onnx"}
     to = to or "openvino"
     if to not in suffixes:
-        raise InputError(f"no format {to!r}; there are {', '.join((*suffixes, 'triton'))}", exit_status=2)
+        raise InputError(f"--to {to}: unknown format; choose from {', '.join((*suffixes, 'triton'))}", exit_status=2)
     return {precision: out / f"{precision}{suffixes[to]}" for precision in precisions}
 
 

@@ -37,23 +37,28 @@ def fidelity(
     ] = None,
     mode: Annotated[str | None, typer.Option(help=f"The mode of clean-fid: {', '.join(MODES)}.")] = None,
     weights_file: Annotated[
-        Path | None, typer.Option(help="The network of 2015 in any format, in place of the download.")
+        Path | None,
+        typer.Option(help="A file with the network of 2015, in any format, to use instead of the download."),
     ] = None,
     any_weights: Annotated[
-        bool, typer.Option("--any-weights", help="Accept other weights; the scores then compare with no others.")
+        bool,
+        typer.Option(
+            "--any-weights",
+            help="Accept other weights; the scores are then not comparable with published ones.",
+        ),
     ] = False,
     scores: Annotated[
         str | None,
         typer.Option(
-            help="Names separated by commas, of fid, fid-infinity, kid, is, precision, density, sfid, memorisation."
-            " By default all."
+            help="Scores, separated by commas: fid, fid-infinity, kid, is, precision, density, sfid, memorisation. "
+            "By default all."
         ),
     ] = None,
     precision: Annotated[
         str,
         typer.Option(
             click_type=click.Choice(get_args(NetworkPrecision)),
-            help="Of the network. bf16 and int8 are faster; their effect on FID is measured and shown.",
+            help="Precision of the network. bf16 and int8 are faster; their effect on FID is measured and shown.",
         ),
     ] = "fp32",
     device: Device = None,
@@ -67,14 +72,17 @@ def fidelity(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the feature cache.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Of the subsets of KID and the parts of IS.")
+        int | None,
+        typer.Option(min=0, max=2**32 - 1, help="Seed of the subsets of KID and the parts of the Inception Score."),
     ] = None,
     kid_subsets: Annotated[int | None, typer.Option(min=1, help="Number of subsets of KID.")] = None,
-    kid_subset_size: Annotated[int | None, typer.Option(min=2, help="Images in each of them.")] = None,
+    kid_subset_size: Annotated[int | None, typer.Option(min=2, help="Images in each subset of KID.")] = None,
     is_splits: Annotated[int | None, typer.Option(min=1, help="Number of parts of the Inception Score.")] = None,
     save_statistics: Annotated[
         Path | None,
-        typer.Option(help="Save the statistics of the reference (without one, of the generated images) as .npz."),
+        typer.Option(
+            help="Save the statistics of the reference (without a reference, of the generated images) as .npz."
+        ),
     ] = None,
     html: Annotated[
         Path | None,
@@ -87,7 +95,7 @@ def fidelity(
     if as_json and as_csv:
         raise InputError("--json and --csv: give only one of them", exit_status=2)
     if html and reference is None:
-        raise InputError("--html: needs a REFERENCE to find neighbours in", exit_status=2)
+        raise InputError("--html needs REFERENCE images", exit_status=2)
     from inception_v3.fidelity import report
     from inception_v3.fidelity.run import statistics_of
     from inception_v3.support.devices import has_bf16, pick_device

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 def finetune(
     weights: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[
-        str, typer.Argument(help="digits, or a folder of class/image files, with or without train/ and val/.")
+        str,
+        typer.Argument(
+            help="digits, a folder of class/image files, with or without train/ and val/, or another address "
+            "(docs/data.md)."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The run folder: model, figures, plots. By default runs/ and the data's name.")
@@ -43,8 +47,8 @@ def finetune(
     unfreeze: Annotated[
         str | None,
         typer.Option(
-            help="Layers to train after the last one: end points, or the start of their names such as Mixed_7, or all. "
-            "NAME=FACTOR sets the factor on the learning rate, by default 0.1."
+            help="Further layers to train after the last layer has been trained: end points, prefixes of their names "
+            "such as Mixed_7, or all. NAME=FACTOR scales the learning rate, by default by 0.1."
         ),
     ] = None,
     cache: Annotated[
@@ -62,9 +66,12 @@ def finetune(
     batch_size: BatchSize = 32,
     recipe: Annotated[str, typer.Option(help="For --unfreeze: a recipe's name, or a .toml file.")] = "finetune",
     epochs: Annotated[int | None, typer.Option(help="For --unfreeze: passes over the training images.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="For --unfreeze: that of the last layer.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="For --unfreeze: learning rate of the last layer.")
+    ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="For --unfreeze: seed of the order and augmentation.")
+        int,
+        typer.Option(min=0, max=MAX_SEED, help="For --unfreeze: seed for the order of the images and augmentation."),
     ] = 0,
     device: Device = None,
     workers: Workers = None,
@@ -73,7 +80,10 @@ def finetune(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Teach a trained network new classes: first its last layer, with features that are computed once."""
+    """Fine-tune a trained network on new classes.
+
+    The last layer is trained on features that are computed once; --unfreeze then trains more layers.
+    """
     from inception_v3.cli.train import check_only_one, show_resume_command, warn_of_missing
 
     check_only_one(resume, overwrite)
@@ -139,7 +149,9 @@ def _check_options(l2: float | None, precision: str, *, resume_head: bool) -> No
     if precision not in ("fp32", "bf16"):
         raise InputError(f"--precision must be fp32 or bf16, not {precision}", exit_status=2)
     if resume_head:
-        raise InputError("--resume needs --unfreeze; without it, leave out --resume: features are kept", exit_status=2)
+        raise InputError(
+            "--resume works only with --unfreeze; leave it out: cached features are reused anyway", exit_status=2
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("finetune runs in one process; start it without torchrun", exit_status=2)
 

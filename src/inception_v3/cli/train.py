@@ -43,26 +43,39 @@ RECIPES = {  # by kind of data; "photos" for any other
 
 def train(
     data: Annotated[
-        str, typer.Argument(help="digits, or a folder of class/image files, with or without train/ and val/.")
+        str,
+        typer.Argument(
+            help="digits, a folder of class/image files, with or without train/ and val/, or another address "
+            "(docs/data.md)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder: model, logs, plots.")],
     recipe: Annotated[
-        str | None, typer.Option(help="paper, digits, photos ... or a .toml file. By default chosen for the data.")
+        str | None,
+        typer.Option(
+            help="Name of a recipe (paper, digits, photos ...) or a .toml file. The default depends on the data."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per batch, in each process.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width of the network's input, 75 or more.")] = None,
-    depth_multiplier: Annotated[float | None, typer.Option(help="Factor on the channels of every layer.")] = None,
+    depth_multiplier: Annotated[
+        float | None, typer.Option(help="Factor on the number of channels of every layer.")
+    ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="Seed of the weights, the order and augmentation.")
+        int,
+        typer.Option(
+            min=0, max=MAX_SEED, help="Seed for the initial weights, the order of the images and augmentation."
+        ),
     ] = 0,
     device: Device = None,
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     save_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between saved states. By default two minutes.")
+        int | None,
+        typer.Option(min=1, help="Steps between saved states. By default a state is saved every two minutes."),
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="Number of saved states to keep.")] = 2,
     track: Annotated[

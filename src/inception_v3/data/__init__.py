@@ -1,4 +1,4 @@
-"""Labelled images: data sets of any kind by one address (load.py) and batches of their pixels (loader.py)."""
+"""Labelled images: load a data set of any kind by its address (load.py), and read batches of pixels (loader.py)."""
 
 from inception_v3.data.duplicates import duplicates
 from inception_v3.data.labelled_images import LabelledImages

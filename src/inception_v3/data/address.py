@@ -22,10 +22,10 @@ def is_url(address: str) -> bool:
 
 
 def expand(address: str) -> list[str]:
-    """The files and URLs of an address with {000..009}, {a,b} and, for files on disk, *, ? and [].
+    """Expand an address to files and URLs: {000..009} and {a,b} anywhere; *, **, ? and [] only for files on disk.
 
     An existing path is returned as it is, whatever characters are in its name.
-    Raises InputError: no file matches, or the braces give more than MAX_FILES.
+    Raises InputError: no file matches, or the braces expand to more than MAX_FILES.
     """
     if exists(address):
         return [address]

@@ -8,9 +8,9 @@ from inception_v3.data.splits import SplitReaders, hold_out
 
 
 def find_digits_splits() -> SplitReaders:
-    """The splits, with images named digits/NUMBER. Their gray levels 0 to 16 become 0 to 255.
+    """The training and the held-out split. Images are named digits/NUMBER; gray levels 0 to 16 become 0 to 255.
 
-    They are held out here because evaluation must not depend on what a model was trained on.
+    The split is drawn here, so that every model is evaluated on the same images, whatever it was trained on.
     """
     from sklearn.datasets import load_digits
 

@@ -11,13 +11,13 @@ from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
 
 Group = list[tuple[int, int]]  # of images, each as (index of the set, index in the set)
-HEAD_BYTES = 4096  # of each file, compared before whole files are
+HEAD_BYTES = 4096  # number of bytes at the start of each file that are compared before whole files
 
 
 def duplicates(*sets: LabelledImages) -> list[Group]:
-    """Groups of images whose files have the same content, each image as (index of the set, index in the set), sorted.
+    """Find groups of images with the same content. Each image is (index of the set, index in the set); all is sorted.
 
-    A file is read only if another has the same size, and read whole only if another has the same first HEAD_BYTES.
+    A file is read only if another file has the same size, and read whole only if another has the same first HEAD_BYTES.
     Images that cannot be read are in no group.
     """
     groups = [[(number, index) for number, images in enumerate(sets) for index in range(len(images))]]
@@ -29,7 +29,7 @@ def duplicates(*sets: LabelledImages) -> list[Group]:
 def _partition(
     sets: tuple[LabelledImages, ...], group: Group, key: Callable[[LabelledImages, int], object]
 ) -> Iterator[Group]:
-    """Split a group by key, and leave out images whose key no other has."""
+    """Split a group into parts with equal keys, and leave out images with a unique key."""
     parts: dict[object, Group] = defaultdict(list)
     for number, index in group:
         try:
@@ -62,7 +62,7 @@ def _digest(images: LabelledImages, index: int) -> object:
 
 
 def duplicate_warnings(train: LabelledImages, held_out: LabelledImages) -> Iterator[str]:
-    """One line if images are in both splits, and one if images are in two classes, each with an example."""
+    """Yield a warning if images are in both splits, and one if images are in two classes, each with an example."""
     sets = (train, held_out)
     in_both_splits, in_two_classes = [], []
     for group in duplicates(*sets):

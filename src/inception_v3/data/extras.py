@@ -7,7 +7,7 @@ from inception_v3.errors import InputError
 
 
 def import_extra(module: str, address: str) -> Any:
-    """Import a module of an optional package. Raises InputError, with the address that needs it: not installed."""
+    """Import a module of an optional package. Raises InputError, naming the `address`, if it is not installed."""
     try:
         return import_module(module)
     except ImportError as error:

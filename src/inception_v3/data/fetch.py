@@ -18,7 +18,7 @@ TIMEOUT = 60.0  # seconds without a byte; the whole download may take longer
 
 
 def fetch(addresses: Sequence[str]) -> list[Path]:
-    """The local files of paths and URLs. URLs are downloaded to the cache, and stay there.
+    """Return the local files of paths and URLs. Files at URLs are downloaded to the cache once.
 
     If several processes need the same file, one downloads it and the others wait.
     Raises InputError, with the URL: no such file, no connection, unknown scheme, or the disk is full.
@@ -36,7 +36,7 @@ def fetch(addresses: Sequence[str]) -> list[Path]:
 
 
 def _cached_path(url: str) -> Path:
-    """The path keeps the file's name, because the names of images begin with it."""
+    """The path of a URL's file in the cache. It ends with the file's own name, because image names begin with that."""
     name = Path(urlsplit(url).path).name or "file"
     return cache_folder("downloads") / hashlib.sha256(url.encode()).hexdigest()[:16] / name
 

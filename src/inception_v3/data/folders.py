@@ -35,7 +35,7 @@ def find_folder_splits(root: Path) -> SplitReaders:
 
 
 def read_folder(root: Path) -> LabelledImages:
-    """The images of root/CLASS/ and the folders in it, named by their path below `root`.
+    """The images of root/CLASS/ and its subfolders, named by their path below `root`.
 
     Raises InputError, with the folder: no class folders in it, or a class folder without images.
     """

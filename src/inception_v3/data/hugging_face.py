@@ -41,7 +41,7 @@ def find_saved_splits(folder: Path) -> SplitReaders:
 def read_parquet(files: list[Path], address: str) -> LabelledImages:
     """The rows of all files, named FILE/ROW with the first file's name. `datasets` copies the files to its cache once.
 
-    Class names are those of the label column, replaced by a labels.txt beside the files.
+    Class names come from the label column; a labels.txt beside the files replaces them.
     Raises InputError: damaged files, no column of images or labels, or a label that is not a whole number.
     """
     datasets = import_extra("datasets", address)
@@ -57,7 +57,7 @@ def read_parquet(files: list[Path], address: str) -> LabelledImages:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Silence log messages of `datasets`, whose errors are raised as well, and its progress bars outside a terminal."""
+    """Silence the log messages of `datasets`, and its progress bars outside a terminal. It still raises its errors."""
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     verbosity = datasets.logging.get_verbosity()
@@ -135,7 +135,7 @@ def _read_content(rows: Any, column: str, name: str, index: int) -> bytes:
 
 
 def _find_column(features: Any, feature_type: type, names: tuple[str, ...], error: str) -> str:
-    """The only column of a type; without it, or with several, the first column with one of the names."""
+    """Find the only column of a type. If there is none, or several, return the first of `names` that is a column."""
     columns = [name for name, feature in features.items() if isinstance(feature, feature_type)]
     if len(columns) != 1:
         columns = [name for name in names if name in features]

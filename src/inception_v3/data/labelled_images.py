@@ -65,7 +65,10 @@ class LabelledImages:
         name: Callable[[int], str],
         bad: Sequence[tuple[str, str]] = (),
     ) -> "LabelledImages":
-        """Image i has `source(i)` and `name(i)`, computed at each access. Both are pickled for worker processes."""
+        """Create a data set in which image i has `source(i)` and `name(i)`, computed at each access.
+
+        Both functions must be picklable, because worker processes receive them.
+        """
         labels = array("i", labels)
         indices = range(len(labels))
         return cls(class_names, LazySequence(source, indices), labels, LazySequence(name, indices), list(bad))
@@ -97,7 +100,7 @@ class LabelledImages:
         """The same images with the labels of another list of classes.
 
         Classes are matched by name. If the names of these classes are numbers and `class_names` are not, each number is
-        an index into `class_names`, which does not count TF-Slim's background class.
+        an index into `class_names`, not counting TF-Slim's background class.
         Raises InputError with `error_message(name)` for the first class that has images and no match.
         """
         if self.class_names == class_names:
@@ -121,7 +124,7 @@ class LabelledImages:
         return np.bincount(np.asarray(self.labels, dtype=np.int64), minlength=len(self.class_names))
 
     def check_classes_readable(self, labels: Sequence[int]) -> None:
-        """Raise InputError for the first class with images that is not in `labels`, those of the readable images."""
+        """Raise InputError if a class has images, but none in `labels`, the labels of all readable images."""
         missing = np.setdiff1d(self.labels, labels)
         if len(missing):
             raise InputError(f"class {self.class_names[missing[0]]}: none of its training images can be read")
@@ -132,6 +135,6 @@ def is_number(name: str) -> bool:
 
 
 def _are_numbers(class_names: list[str]) -> bool:
-    """Whether all names, except a background class at 0, are different numbers. "1" and "01" are names."""
+    """Whether all names, except a background class at 0, are different numbers. "1" and "01" are the same number."""
     has_background = class_names[:1] == [BACKGROUND]
     return len({int(name) for name in class_names if is_number(name)}) == len(class_names) - has_background

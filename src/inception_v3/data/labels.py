@@ -17,7 +17,7 @@ def is_label(value: object) -> TypeGuard[int]:
 
 
 def parse_label(value: object, name: str) -> int:
-    """A label stored as an integer or as its decimal digits. Raises InputError, with the `name` of the record."""
+    """Parse a label stored as an integer or as decimal digits. Raises InputError, with the `name` of the record."""
     # int() refuses strings of thousands of digits with an error of its own, so their length is limited first
     digits = isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,20}\s*", value)
     label = int(digits[0]) if digits else value
@@ -32,8 +32,8 @@ def parse_label(value: object, name: str) -> int:
 def read_label_names(folder: Path) -> dict[int, str]:
     """Class names by label from the folder's labels.txt; empty without that file.
 
-    Each line is `0:daisy`, as TF-Slim writes it, or only the name. The folder of a split, such as train/, may also have
-    the file beside it. Raises InputError: the file cannot be read, or a line is empty.
+    Each line is `0:daisy`, as TF-Slim writes it, or only the name. For the folder of a split, such as train/, the file
+    may also lie beside the folder. Raises InputError: the file cannot be read, or a line is empty.
     """
     file = folder / "labels.txt"
     if not file.is_file():

@@ -69,11 +69,11 @@ def load_held_out(address: str, class_names: list[str] | None, *trained_on: Abst
     were trained on.
 
     Args:
-        class_names: classes of the model, for its labels; None keeps the labels of the data set.
+        class_names: classes of the model; the images get the model's labels. None keeps the labels of the data set.
         trained_on: the names of the training images, a set for each model.
 
-    Warns if the data set has only some of the images of such a set. Raises InputError as `load_data` does, for a class
-    that the model does not have, and if no image is left.
+    Warns if the data set contains only some of a model's training images. Raises InputError as `load_data` does, for a
+    class that the model does not have, and if no image is left.
     """
     splits = _find_splits(address)
     images = splits.held_out() if splits.held_out else _without(splits.train(), trained_on, address)

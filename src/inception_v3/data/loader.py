@@ -17,7 +17,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.seeds import derive_seed, epoch_order
 
 ImageTransform = Callable[[Image], Tensor]  # an RGB image to uint8 (3, H, W)
-Augmentation = Callable[[Preprocessing], ImageTransform]  # the transform for an image size
+Augmentation = Callable[[Preprocessing], ImageTransform]  # returns the transform for the image size of a Preprocessing
 
 
 @dataclass
@@ -48,13 +48,13 @@ class AugmentedIndex:
     image_size: int
 
 
-Sample = tuple[int, Tensor | None, int, tuple[str, str] | None]  # index; pixels, or None; label; (name, reason) if None
+Sample = tuple[int, Tensor | None, int, tuple[str, str] | None]  # (index, pixels, label, (name, reason) without pixels)
 
 
 class PixelDataset(Dataset[Sample]):
-    """Decodes and transforms images. An `AugmentedIndex` gets the augmentation, a plain index the `transform`.
+    """Decodes and transforms images: with `augment` for an `AugmentedIndex`, with `transform` for a plain index.
 
-    The sample of an image that cannot be read has None for pixels, and the image's name and the reason.
+    The sample of an image that cannot be read has None instead of pixels, and the image's name and the reason.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PixelDataset(Dataset[Sample]):
             return index, None, label, (self.images.names[index], str(error))
         if isinstance(item, int):
             return index, self.transform(image), label, None
-        # This process's generator is seeded for this image and restored, so the number of workers changes nothing.
+        # Seed the global generator for this image only, so that the number of workers does not change the result.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(item.seed)
             return index, self._augmentation(item.image_size)(image), label, None
@@ -111,7 +111,7 @@ class _Loader(DataLoader[Any]):
             num_workers=workers,
             collate_fn=partial(_collate, size=dataset.preprocessing.image_size),
             worker_init_fn=ignore_signals_from_outside,
-            persistent_workers=workers > 0,  # they live on after an epoch: starting them takes long
+            persistent_workers=workers > 0,  # keep them between epochs: starting them takes long
             **options,
         )
 
@@ -133,7 +133,7 @@ def batches(
 
 
 class TrainingBatches:
-    """The steps of a training, epoch after epoch: shuffled, augmented, and divided among the processes.
+    """The batches of a training's steps, epoch by epoch: shuffled, augmented, and divided among the processes.
 
     The images of a step and their augmentation depend only on the seed, the epoch, and the index of the step's first
     image in the order of the epoch.
@@ -152,7 +152,7 @@ class TrainingBatches:
         processes: int = 1,
         pin_memory: bool = False,
     ) -> None:
-        """`step_size` images are taken in each step by all `processes` together; this one is number `process`."""
+        """`step_size` is the number of images per step in all `processes` together; `process` is this one's index."""
         self._sampler = _StepSampler(len(images), step_size, seed, process, processes)
         self._loader = _Loader(
             PixelDataset(images, preprocessing, augment),
@@ -166,7 +166,7 @@ class TrainingBatches:
         return -(-self._sampler.count // self._sampler.step_size)
 
     def epoch(self, epoch: int, image_size: int, start: int = 0) -> Iterator[tuple[int, Batch]]:
-        """The steps of an epoch, counted from 0, starting with image `start` in the order of the epoch.
+        """Iterate over the steps of an epoch, from image `start` on in the order of the epoch. Epochs count from 0.
 
         Yields the number of images that all processes have in the step, readable or not, and this process's batch.
         """
@@ -175,7 +175,10 @@ class TrainingBatches:
 
 
 class _StepSampler(Sampler[list[AugmentedIndex]]):
-    """Yields the part of this process in each step. Persistent workers receive all they need with the indices."""
+    """Yields the indices of this process's images in each step.
+
+    Each index carries its seed and image size, because persistent workers keep an unchanged copy of the data set.
+    """
 
     def __init__(self, count: int, step_size: int, seed: int, process: int, processes: int) -> None:
         self.count, self.step_size, self.seed, self.process, self.processes = count, step_size, seed, process, processes

@@ -1,4 +1,4 @@
-"""Images inside larger files, which are read at any offset. Each file is indexed once, and a slow index is cached."""
+"""Images inside larger files, read by their offset. Each file is indexed first; an index that took long is cached."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ MIN_SECONDS_TO_CACHE = 1.0  # an index that took less time is not cached
 
 @dataclass
 class FileIndex:
-    """The labelled images of one file, and the (name, reason) of its content that cannot be used."""
+    """The labelled images of one file, and the (name, reason) of each part of the file that cannot be used."""
 
     names: list[str] = field(default_factory=list)  # within the file
     offsets: list[int] = field(default_factory=list)
@@ -44,7 +44,7 @@ class FileIndex:
 
 
 IndexFile = Callable[[Path], FileIndex]
-ReadRecord = Callable[[str, Path, int, int], bytes]  # name for errors, file, offset and size to the encoded image
+ReadRecord = Callable[[str, Path, int, int], bytes]  # (name for errors, file, offset, size) -> the encoded image
 
 
 def read_records(
@@ -53,8 +53,8 @@ def read_records(
     """The images of all files, and the names of their labels.
 
     Images are named FILE/RECORD, with the folder of the file if two files have the same name. The class names of the
-    images are numbers. The names of labels, which may be none, are those of a labels.txt beside the files, or else
-    those in the files.
+    images are numbers. The second result maps labels to names from a labels.txt beside the files, or else from the
+    files; it may be empty.
     Raises InputError: a file cannot be read, a label is not a whole number, or there is no labelled image.
     """
     unique = len({file.name for file in files}) == len(files)
@@ -76,7 +76,7 @@ def read_records(
             label_names = index.class_names | label_names  # if files name a label differently, the first one counts
             progress.advance(bar)
     if not labels:
-        reason = ": ".join(bad[0]) if bad else "check what it holds"
+        reason = ": ".join(bad[0]) if bad else "check its content"
         raise InputError(f"{address}: no labelled images in it; {reason}")
     label_names = read_label_names(files[0].parent) or label_names
     if max(label_names, default=0) > MAX_LABEL:

@@ -1,6 +1,6 @@
-"""Long columns in little memory, without a Python object for each item.
+"""Sequences of millions of items in little memory, without a Python object for each item.
 
-Worker processes update the reference counts of the objects they read, and so copy the memory of all of them.
+A worker process updates the reference count of every object that it reads, and so copies the memory around it.
 """
 
 import operator
@@ -37,7 +37,7 @@ class LazySequence(Sequence[Item]):
 
 
 class PackedStrings:
-    """Strings in one block of memory. Also keeps the bytes outside UTF-8 of file names (surrogateescape)."""
+    """Strings in one block of memory. File names that are not valid UTF-8 are kept exactly (surrogateescape)."""
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
         self._joined, self._ends = bytearray(), array("q")

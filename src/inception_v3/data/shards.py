@@ -68,14 +68,14 @@ def index_shard(path: Path) -> FileIndex:
 def _read_members(path: Path, file: BinaryIO, index: FileIndex) -> Iterator[tarfile.TarInfo]:
     """The regular files in a shard. Adds the faults of the tar file itself to `index.bad`.
 
-    The caller may move the position of `file`.
+    Between two members, the caller may change the position of `file`.
     """
     length = path.stat().st_size
     if program := DECOMPRESSORS.get(file.read(2)):
         index.bad.append(("", f"compressed, so its members cannot be read in any order; {program} it"))
         return
     file.seek(0)
-    end = 0  # of the last member that was read
+    end = 0  # offset after the last member that was read
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -94,7 +94,7 @@ def _read_members(path: Path, file: BinaryIO, index: FileIndex) -> Iterator[tarf
         detail = printable(" ".join(str(error).split()))
         index.bad.append(("", f"{fault} at byte {end} of {length} ({detail}); download the shard again"))
         return
-    # tarfile takes a damaged header for the end of the file, which has blocks of zeros
+    # tarfile mistakes a damaged header for the end of the archive, which is marked by blocks of zeros
     file.seek(end)
     block = file.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0"):

@@ -22,7 +22,7 @@ HELD_OUT_FRACTION = 0.2  # of each class, if the data set has no split of its ow
 SPLIT_SEED = 0  # not the seed of the training: a later evaluation must hold out the same images
 
 ReadSplit = Callable[[], LabelledImages]
-ReadFiles = Callable[[list[Path], str], LabelledImages]  # files, and the address for messages
+ReadFiles = Callable[[list[Path], str], LabelledImages]  # (files, address for messages) -> their images
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def choose_splits(readers: Mapping[str, ReadSplit], everything: ReadSplit) -> Sp
 def find_file_splits(files: Sequence[str], address: str, read: ReadFiles) -> SplitReaders:
     """Split files and URLs by their names, such as train-000.tar and val-000.tar, or else by those of their folders.
 
-    Reading a split downloads its URLs. Files whose names have no split are for training. If other files are named for
-    training, they are left out; a warning lists files that are in neither of two splits.
+    Reading a split downloads its URLs. Files whose names contain no split are for training. If other files are named
+    for training, they are left out instead, with a warning if there is also a held-out split.
     """
     by_split: dict[str, list[str]] = defaultdict(list)
     for file in files:
@@ -87,7 +87,7 @@ def first_names(names: Sequence[str], limit: int) -> str:
 
 
 def hold_out(images: LabelledImages, address: str) -> tuple[LabelledImages, LabelledImages]:
-    """Split off HELD_OUT_FRACTION of each class, the same images at every call.
+    """Hold out HELD_OUT_FRACTION of each class, the same images at every call. Returns (training, held-out) images.
 
     Raises InputError: a class has only one image.
     """
@@ -105,8 +105,8 @@ def hold_out(images: LabelledImages, address: str) -> tuple[LabelledImages, Labe
 def stratified_mask(labels: Sequence[int], count: int, seed: int) -> np.ndarray:
     """Select `count` of N images at random, each class in proportion. Returns a bool mask (N,).
 
-    Equal to sklearn.model_selection.train_test_split with `stratify` (a test compares them). Importing that takes
-    longer than a whole fine-tuning on cached features.
+    Selects the same images as sklearn.model_selection.train_test_split with `stratify` (a test compares them), which
+    is not used because importing it takes longer than a whole fine-tuning on cached features.
     """
     rng = np.random.RandomState(seed)
     _, classes, class_counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)

@@ -28,8 +28,8 @@ def read_tfrecords(files: list[Path], address: str, keep_background: bool = Fals
     """The images of all files, named FILE/NUMBER by their index in the file.
 
     Label 1 becomes class 0, unless label 0 is a class: with `keep_background`, or if label 0 has a name other than
-    "background". Names are those of a labels.txt beside the files, or of image/class/text (for ImageNet the names that
-    its models have), or else the labels.
+    "background". Class names come from a labels.txt beside the files, or else from image/class/text. ImageNet's
+    classes get the names that its models use, and classes without a name get their label as the name.
     Raises InputError: not TFRecords, a label that is not a whole number, or a label 0 that is not a class.
     """
     images, label_names = read_records(files, address, index_tfrecords, read_record)
@@ -48,7 +48,7 @@ def read_tfrecords(files: list[Path], address: str, keep_background: bool = Fals
 
 
 def _imagenet_names(texts: dict[int, str], last_label: int) -> dict[int, str]:
-    """The names that models have for labels 1 to 1000, if `texts` (all synonyms of a class) are those of ImageNet."""
+    """The class names of ImageNet models for labels 1 to 1000, if `texts` are ImageNet's lists of synonyms; or {}."""
     from torchvision.models import Inception_V3_Weights
 
     categories: list[str] = Inception_V3_Weights.IMAGENET1K_V1.meta["categories"]
@@ -85,7 +85,7 @@ def index_tfrecords(path: Path) -> FileIndex:
 
 
 def _read_content(file: BinaryIO, offset: int, length: int) -> tuple[int, bytes | None]:
-    """The size and the content of the record at `offset`; None for a content with a wrong checksum.
+    """The size and the content of the record at `offset`. It is None if its checksum is wrong or it is too large.
 
     Raises ValueError: the length cannot be read, so the start of the next record is unknown.
     """

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def delayed_interrupt() -> Iterator[None]:
-    """Deliver a Ctrl-C that arrives inside this block at its end.
+    """Delay a Ctrl-C that arrives inside this block until the block ends.
 
-    While a process forks, a KeyboardInterrupt could be raised inside a library's callback, and be lost or crash it.
+    While a process forks, a KeyboardInterrupt could be raised inside a library's callback, where it would be lost or
+    crash the process.
     """
     if threading.current_thread() is not threading.main_thread():  # other threads may not set signal handlers
         yield
@@ -39,9 +40,9 @@ def ignore_signals_from_outside(_: int) -> None:
 
 
 def _exit_on_sigterm_from_parent() -> None:
-    """multiprocessing sends this SIGTERM to processes that are left at its exit.
+    """Exit at a SIGTERM from the parent process. multiprocessing sends it to the processes left when the parent exits.
 
-    A thread waits for it, because a signal handler in Python does not receive the sender.
+    A thread waits for the signal, because a signal handler in Python cannot find out who sent it.
     """
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass

@@ -23,7 +23,13 @@ class CalibrationBin:
 
 
 def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[CalibrationBin]:
-    """Bin confidences in (0, 1], float64 of shape (N,). `correct` is bool of shape (N,)."""
+    """Put N images into bins of equal width by confidence.
+
+    Args:
+        confidence: float64 of shape (N,), in (0, 1].
+        correct: bool of shape (N,).
+        bins: the number of bins.
+    """
     edges = np.linspace(0, 1, bins + 1)
     indices = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     counts = np.bincount(indices, minlength=bins)

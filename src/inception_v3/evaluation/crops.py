@@ -3,9 +3,9 @@
 "Going Deeper with Convolutions" (arXiv 1409.4842, section 7) uses 4 x 3 x 6 x 2 = 144 crops:
 
 - The image is resized to four scales: its shorter side is 256, 288, 320 and 352 pixels for a network of 224.
-- At each scale the left, centre and right squares are taken; in portraits the top, centre and bottom squares.
-- Of each square, the four corners and the centre at the network's size, and the whole square resized to that size.
-- Each of these is also mirrored.
+- At each scale the left, centre and right squares are taken; in portrait images the top, centre and bottom squares.
+- Each square gives six crops: its corners and its centre at the network's size, and the whole square resized to it.
+- Each of these crops is also mirrored.
 
 "Rethinking the Inception Architecture" (arXiv 1512.00567, table 4) reports 144 and 12 crops for a network of 299, and
 defines neither. Here the scales are proportional to the network's size: 342, 384, 427 and 470 pixels for 299.
@@ -31,7 +31,7 @@ PAPER_IMAGE_SIZE = 224
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of an image that is first resized to `resized`, (height, width); in pixels from its top left."""
+    """A rectangle in pixels, measured from the top left of an image that was resized to `resized`, (height, width)."""
 
     resized: Size
     top: int
@@ -76,7 +76,7 @@ def _crops_in_square(square: Size, network: Size) -> list[tuple[int, int, int, i
 
 
 def _middle(spare_height: int, spare_width: int) -> tuple[int, int]:
-    return round(spare_height / 2), round(spare_width / 2)  # rounds as torchvision's center_crop, for equal pixels
+    return round(spare_height / 2), round(spare_width / 2)  # rounds like center_crop of torchvision, for equal pixels
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class MultiCrop:
 def cut_unused_parts(image: "Image", network: Size) -> "Image":
     """Remove the parts of a very long image that are in no square.
 
-    A line of pixels that is resized whole could fill the memory. Shorter images are returned unchanged.
+    Resizing a line of a million pixels as a whole could fill the memory. Shorter images are returned unchanged.
     """
     from PIL import Image
 

@@ -1,7 +1,7 @@
-"""Evaluate a model, or an ensemble: top-1, top-5, figures of every class, and calibration.
+"""Evaluate a model, or an ensemble: top-1, top-5, recall and precision of every class, and calibration.
 
-One row is kept for each image, and every figure is computed from the rows in the order of the data set. Therefore the
-figures do not depend on batch size or number of processes, and an image that was evaluated twice is counted once.
+One row is kept for each image, and every metric is computed from the rows in the order of the data set. Therefore the
+metrics do not depend on batch size or number of processes, and an image that was evaluated twice is counted once.
 """
 
 import math
@@ -25,13 +25,13 @@ from inception_v3.weights.model import InceptionV3
 
 EvaluationPrecision = Literal["fp32", "bf16"]
 
-MATRIX_CLASSES = 2_000  # above it no confusion matrix is drawn or written: for 20,000 classes it takes 3 GB
+MATRIX_CLASSES = 2_000  # with more classes no confusion matrix is drawn or written: 20,000 classes take 3 GB
 NO_PREDICTION = -1  # the class and rank of an image whose outputs are not finite
 PREDICTION_DTYPE = np.dtype(
     [
         ("index", "i8"),  # of the image in the data set
         ("label", "i8"),
-        ("predicted", "i8"),  # the class with the highest probability; of equal ones the first
+        ("predicted", "i8"),  # the class with the highest probability; the first of several with the same
         ("rank", "i8"),  # of the label among the classes: 0 is correct, up to 4 is in the top 5
         ("confidence", "f8"),  # the probability of `predicted`
         ("log_likelihood", "f8"),  # the natural logarithm of the label's probability
@@ -41,7 +41,7 @@ PREDICTION_DTYPE = np.dtype(
 
 @dataclass
 class Metrics:
-    """The predictions for a data set, and the figures computed from them.
+    """The predictions for a data set, and the metrics computed from them.
 
     Rates are fractions from 0 to 1 of all images that could be read. An image whose outputs are not finite counts as
     a mistake, and it is left out of loss, calibration and confusion.
@@ -127,7 +127,7 @@ class Metrics:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """The values for JSON, which has no nan: a figure that is not defined is None."""
+        """The metrics in values that JSON can hold. JSON has no nan, so an undefined metric is None."""
         return {
             "count": self.count,
             "unanswered": self.unanswered,
@@ -161,24 +161,24 @@ def evaluate_models(
     group: ProcessGroup | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Metrics:
-    """Evaluate a model on labelled images; of several models the softmax is averaged.
+    """Evaluate a model on labelled images, or several models with their softmax averaged.
 
     Args:
         models: each gets pixels prepared by its own preprocessing.
         images: the labelled images.
         crops: the number of crops of each image over which the softmax is averaged: 1, 12 or 144.
         precision: "bf16" uses autocast if the device supports it.
-        batch_size: crops computed at once. A worker prepares this many, or those of one image.
-        workers: processes that decode images.
+        batch_size: crops in one forward pass. A worker prepares as many at a time, but at least those of one image.
+        workers: number of processes that decode images; 0 decodes in this process.
         group: the processes that share the work. All of them return the metrics of all images.
-        on_batch: called after each batch with the number of images that were done since, by all processes.
+        on_batch: called after each batch with the number of images that all processes finished since the last call.
 
     Raises InputError if a model has another number of classes than the data.
     """
     group = group or ProcessGroup()
     indices = group.indices(len(images))
     images_per_batch = max(1, batch_size // crops)
-    common_batches = iter(range(len(images) // group.world_size // images_per_batch))  # those that every process has
+    common_batches = iter(range(len(images) // group.world_size // images_per_batch))  # batches that every process has
 
     def report(done: int) -> None:
         # Synchronise after every batch, so that a dead process is noticed at once.
@@ -204,7 +204,7 @@ def evaluate_models(
 
 
 def gather_metrics(group: ProcessGroup, indices: range, part: Metrics) -> Metrics:
-    """The metrics of all images, from the part of this process, whose images have these indices in the data set."""
+    """Combine the metrics of all processes. `part` is this process's, for the images at `indices` of the data set."""
     part.predictions["index"] = indices.start + indices.step * part.predictions["index"]
     return merge(group.gather([part]))
 
@@ -220,7 +220,7 @@ def evaluate(
     precision: EvaluationPrecision = "fp32",
     batch_size: int | None = None,
 ) -> Metrics:
-    """Evaluate a model on every batch of a loader, in evaluation mode. Afterwards the model is in the mode it had.
+    """Evaluate a model on every batch of a loader, in evaluation mode. Its previous mode is restored afterwards.
 
     Everything after the logits is computed in float64.
 
@@ -229,7 +229,7 @@ def evaluate(
         loader: yields `data.Batch`. Its images have shape (N, 3, H, W), or (N, crops, 3, H, W) to average the softmax
             over crops.
         class_names: the classes of the labels.
-        on_batch: called with the number of images in each batch.
+        on_batch: called after each batch with the number of its images, including those that could not be read.
         ensemble: more models to average the softmax over. Each has a loader of the same images in the same order;
             models with equal preprocessing may share one.
         precision: "bf16" uses autocast if the device supports it.
@@ -261,7 +261,7 @@ def evaluate(
 
 
 def check_classes(model: InceptionV3, class_names: Sequence[str]) -> None:
-    """Raises InputError if a model has another number of classes than there are names."""
+    """Raise InputError if a model has another number of classes than there are names."""
     if model.settings.num_classes != len(class_names):
         name = model.origin.file if model.origin is not None else "the model"
         raise InputError(
@@ -275,7 +275,8 @@ def _log_probabilities(
 ) -> Tensor:
     """The log-softmax of uint8 images, float64 of shape (N, crops, classes).
 
-    Images have shape (N, 3, H, W), for one crop, or (N, crops, 3, H, W). Where logits are not finite, all is nan.
+    Images have shape (N, 3, H, W), for one crop, or (N, crops, 3, H, W). A crop with a logit that is not finite has nan
+    for all classes.
     """
     device = next(model.parameters()).device
     crops = images.flatten(0, -4)
@@ -290,7 +291,7 @@ def _log_probabilities(
 
 
 def _average(views: Tensor) -> Tensor:
-    """The logarithm of the mean probability over views, (N, views, classes) to (N, classes)."""
+    """The logarithm of the mean probability over views: log-probabilities (N, views, classes) to (N, classes)."""
     return (views.logsumexp(1) - math.log(views.shape[1])).clamp(max=0)
 
 

@@ -19,14 +19,14 @@ from inception_v3.reports.pages import data_uri, write_page
 from inception_v3.support.files import atomic_write
 
 MAX_MISTAKES = 200  # shown
-THUMBNAIL = 96  # pixels of the longer side
-TABLE_CLASSES = 30  # above it the page has a list of the most confused pairs, because a larger matrix is unreadable
+THUMBNAIL = 96  # length of the longer side in pixels
+TABLE_CLASSES = 30  # with more classes the page has no confusion matrix, but lists the most confused pairs
 MAX_PAIRS = 200
 MAX_BAD = 1000
 
 
 def write_html(file: Path, metrics: Metrics, images: LabelledImages, settings: dict[str, Any]) -> None:
-    """Write the page. `settings` describes what was evaluated, and how.
+    """Write the HTML page. `settings` describes what was evaluated, and how.
 
     Raises InputError if the file cannot be written.
     """
@@ -51,7 +51,7 @@ def write_html(file: Path, metrics: Metrics, images: LabelledImages, settings: d
 
 
 def _worst_mistakes(metrics: Metrics, images: LabelledImages) -> list[dict[str, Any]]:
-    """First the images whose outputs are not finite, then the mistakes with the highest confidence."""
+    """The mistakes to show: first images whose outputs are not finite, then those with the highest confidence."""
     wrong = metrics.predictions[metrics.predictions["rank"] != 0]
     finite = wrong["predicted"] != NO_PREDICTION
     order = np.lexsort((wrong["index"], wrong["log_likelihood"], -wrong["confidence"], finite))
@@ -70,7 +70,7 @@ def _worst_mistakes(metrics: Metrics, images: LabelledImages) -> list[dict[str, 
 
 def _thumbnail(images: LabelledImages, index: int) -> str | None:
     try:
-        image = images.open(index).copy()  # images in memory are shared
+        image = images.open(index).copy()  # thumbnail() changes the image, and images in memory are shared
     except InputError:  # the file was deleted during the evaluation
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -108,10 +108,10 @@ def _diagrams(bins: list[CalibrationBin]) -> dict[str, str]:
 
 
 def write_csv(file: Path, metrics: Metrics, images: LabelledImages) -> None:
-    """Write a row for each image that could be read: name, class, predicted, its probability, and right: 1 or 0.
+    """Write a CSV table with a row for each image that could be read.
 
-    If the outputs are not finite, predicted and probability are empty. Raises InputError if the file cannot be
-    written.
+    The columns are name, class, predicted, probability (of the predicted class) and right (1 or 0). If the outputs are
+    not finite, predicted and probability are empty. Raises InputError if the file cannot be written.
     """
     with (
         atomic_write(file) as temporary,

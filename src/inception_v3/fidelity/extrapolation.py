@@ -56,7 +56,7 @@ def extrapolate(
     sets = (generated, reference)
     counts = [len(features) for features in sets if not isinstance(features, Gaussian)]
     if not counts:
-        raise NoScoreError("both sets are statistics, which cannot be divided; give the images")
+        raise NoScoreError("both sets are saved statistics, which cannot be split into halves; give the images")
     if min(counts) < MIN_IMAGES:
         raise NoScoreError(f"{min(counts)} images are too few for an interval; give {MIN_IMAGES} or more")
     rng = np.random.RandomState(seed)

@@ -256,7 +256,7 @@ def _open_npz(name: str, path: Path) -> ImageSet:
 def _check_images(name: str, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> None:
     """Check that an array is a set of uint8 images. Raises InputError."""
     if dtype != np.uint8:
-        raise InputError(f"{name}: holds {dtype}, and images are uint8, 0 to 255; round and convert them")
+        raise InputError(f"{name}: holds {dtype} values, but images must be uint8, 0 to 255; round and convert them")
     if not (len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3, 4) or shape[1] in (1, 3)))):
         raise InputError(f"{name}: shape {shape} is not that of images, (N, H, W, 3); reshape and save it again")
     if len(shape) == 3 and shape[2] in (3, 4):

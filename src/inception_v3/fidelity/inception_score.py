@@ -24,7 +24,9 @@ def inception_score(
     order = np.arange(count) if splits.seed is None else np.random.RandomState(splits.seed).permutation(count)
     if splits.images is None:
         if count < splits.splits:
-            raise NoScoreError(f"{splits.splits} parts of {count} images: give more images, or fewer --is-splits")
+            raise NoScoreError(
+                f"{count} images cannot be split into {splits.splits} parts; give more images, or a smaller --is-splits"
+            )
         edges = [index * count // splits.splits for index in range(splits.splits + 1)]
     else:
         edges = [*range(0, count, splits.images), count]

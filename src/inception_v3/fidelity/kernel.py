@@ -16,7 +16,9 @@ def kernel_distance(generated: FeatureMatrix, reference: FeatureMatrix, sampling
     smaller = min(len(generated), len(reference))
     size = min(sampling.size, smaller) if sampling.shrinks else sampling.size
     if not 2 <= size <= smaller:
-        raise NoScoreError(f"subsets of {size} from {smaller} images: give more images, or --kid-subset-size")
+        raise NoScoreError(
+            f"{smaller} images are too few for subsets of {size}; give more images, or a smaller --kid-subset-size"
+        )
     sets = (reference, generated) if sampling.reference_first else (generated, reference)
     first, second = (len(features) for features in sets)
     rng = np.random.RandomState(sampling.seed)

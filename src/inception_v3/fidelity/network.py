@@ -93,7 +93,7 @@ def load_network(
     if differences and not any_weights:
         raise InputError(
             f"{name}: not the network of 2015 ({differences[0]}); give the weights of inception-2015-12-05, or "
-            "--any-weights for scores that compare with no others"
+            "--any-weights; the scores are then not comparable with published ones"
         )
     # On the CPU and in float32, so that the same weights always have the same checksum.
     tensors = {key: tensor.detach().cpu().float() for key, tensor in model.state_dict().items()}

@@ -195,7 +195,9 @@ def _measure_precision(result: FidelityResult, options: FidelityOptions, progres
                 progress=progress(f"{side.name} in fp32", limit),
             )
             if features.count < 2:
-                raise InputError(f"{side.name}: {features.count} of its first {limit} images can be read; give more")
+                raise InputError(
+                    f"{side.name}: only {features.count} of its first {limit} images can be read; give more"
+                )
             lower.append(gaussian(side.features.pooled[: features.count]))
             full.append(gaussian(features.pooled))
             images = max(images, features.count)

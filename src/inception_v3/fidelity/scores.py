@@ -63,7 +63,7 @@ def check_score_names(requested: Collection[str] | None) -> None:
     """Check the names of scores. Raises InputError, which lists the known names, for an unknown name."""
     for name in requested or ():
         if name not in SCORES:
-            raise InputError(f"no score {name!r}; choose from {', '.join(SCORES)}", exit_status=2)
+            raise InputError(f"unknown score {name!r}; choose from {', '.join(SCORES)}", exit_status=2)
 
 
 def check_covariance(side: ComparedSet, count: int | None) -> None:

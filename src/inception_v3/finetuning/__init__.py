@@ -1,1 +1,1 @@
-"""New classes for a trained network: features once, then a new last layer, then layers below it if requested."""
+"""Fine-tune a trained network to new classes: a new last layer on cached features, then more layers if requested."""

@@ -96,7 +96,7 @@ class BottleneckCache:
         """The digest of each file's content and the state of the file, or None for a file that cannot be read.
 
         A file is read only if it is new, or if its size or its times have changed. The second value is the
-        reason why the cache could not be written, or None; without it, unchanged files will be read again.
+        reason why the cache could not be written, or None. If it could not, the files are read again next time.
         """
         paths = [os.fsencode(os.path.abspath(file)) for file in files]  # noqa: PTH100 (resolving would read links)
         query = "SELECT size, modified, changed, digest FROM files WHERE path = ?"
@@ -127,7 +127,10 @@ class BottleneckCache:
         return results, error
 
     def read(self, network: bytes, images: Sequence[bytes], length: int) -> dict[bytes, np.ndarray]:
-        """The undamaged vectors of these images that the cache holds, float32 of shape (length,)."""
+        """Read the vectors that the cache holds undamaged, float32 of shape (length,), by the digest of the image.
+
+        `network` is a digest from `network_key`, and `images` are the digests of the images.
+        """
         query = "SELECT vector, checksum FROM features WHERE network = ? AND picture = ?"
         rows = self._run(lambda database: [database.execute(query, (network, image)).fetchone() for image in images])
         return {
@@ -188,10 +191,10 @@ class Bottlenecks:
     """The features of a data set."""
 
     features: Tensor  # (N, D) float32
-    indices: Tensor  # (N,): the image of each row, ascending
+    indices: Tensor  # (N,): the index of each row's image in the data set, ascending
     bad: list[tuple[str, str]]  # (name, reason) of images that could not be read
     computed: int  # number of rows that were not in the cache
-    cache_error: str | None  # why the cache could not be written
+    cache_error: str | None  # why the cache could not be written, or None
 
 
 def bottlenecks(
@@ -212,6 +215,8 @@ def bottlenecks(
 
     Args:
         model: in evaluation mode, with one feature vector per image.
+        batch_size: images in one forward pass.
+        workers: number of processes that decode images; 0 decodes in this process.
         on_file: called for each image that is looked up in the cache.
         on_features: called with the number of images that have been finished since the last call.
 
@@ -256,7 +261,7 @@ def bottlenecks(
 
 
 class _CacheWriter:
-    """Writes vectors to the cache once a second and on `close`, until it fails for the reason in `error`."""
+    """Writes vectors to the cache once a second and on `close`. It stops after a failure; `error` is the reason."""
 
     def __init__(self, cache: BottleneckCache, network: bytes) -> None:
         self.cache, self.network = cache, network
@@ -274,7 +279,7 @@ class _CacheWriter:
         if self.error is None:
             try:
                 self.cache.write(self.network, self.vectors)
-            except InputError as error:  # hours of work must not be lost for the cache
+            except InputError as error:  # a cache that cannot be written must not end hours of work
                 self.error = str(error)
         self.vectors.clear()
         self.written_at = time.monotonic()
@@ -283,7 +288,7 @@ class _CacheWriter:
 def _image_keys(
     images: LabelledImages, cache: BottleneckCache, on_file: Callable[[], None]
 ) -> tuple[dict[int, tuple[bytes, FileState | None]], str | None]:
-    """The key of each readable image and the state of its file, by index; why the cache could not be written."""
+    """The key and the file state of each readable image, by index; and why the cache could not be written, or None."""
     files = {index: source for index, source in enumerate(images.sources) if isinstance(source, Path)}
     digests, cache_error = cache.digests(list(files.values()), on_file)
     keys: dict[int, tuple[bytes, FileState | None]] = {

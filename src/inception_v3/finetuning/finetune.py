@@ -1,8 +1,8 @@
 """Fine-tuning: a trained network learns new classes.
 
 First, only a new last layer is trained, to its optimum (logistic.py), with features that are computed once
-(bottlenecks.py). That takes minutes for new images, and seconds for known ones. Then, if requested, other layers are
-trained too, with smaller learning rates (training/train.py).
+(bottlenecks.py). That takes minutes for new images, and seconds if the features are cached. Then, if requested, other
+layers are trained too, with smaller learning rates (training/train.py).
 """
 
 import math
@@ -38,7 +38,7 @@ from inception_v3.weights.model import InceptionV3
 class HeadOptions:
     """How to train the last layer."""
 
-    l2: float | None = None  # strength of the L2 penalty; None chooses it with a part of the training images
+    l2: float | None = None  # strength of the L2 penalty; None chooses it by holding out a part of the training images
     precision: Precision = "fp32"  # of the features, and so of the last layer
     batch_size: int = 32  # images per batch while the features are computed
 
@@ -51,12 +51,12 @@ class TrainedHead:
     """The result of training the last layer."""
 
     l2: float
-    losses: dict[float, float]  # for each strength that was tried
+    losses: dict[float, float]  # by strength of the L2 penalty, for each that was tried
     metrics: Metrics  # on the held-out images
     training: Metrics  # on the training images
     computed: int  # number of images whose features were not in the cache
-    cache_error: str | None  # why the cache could not be written
-    seconds: dict[str, float]
+    cache_error: str | None  # why the cache could not be written, or None
+    seconds: dict[str, float]  # spent on "features" and on "head"
 
 
 @dataclass
@@ -102,10 +102,10 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
 
 
 def rate_factors(layers: str) -> dict[str, float]:
-    """Parse --unfreeze: factors on the learning rate by the start of a parameter's name, for build_optimizer.
+    """Parse --unfreeze into factors on the learning rate, by the start of a parameter's name, for build_optimizer.
 
     Args:
-        layers: `all`, or end points or starts of their names, each with a factor, by default 0.1: "Mixed_7",
+        layers: `all`, or a list of end points or starts of their names, each with a factor (0.1 by default): "Mixed_7",
             "Mixed_7a,Mixed_7b" or "Mixed_7=0.1,Mixed_6e=0.01". The last layer gets 1, other layers 0.
 
     Raises:
@@ -152,7 +152,7 @@ def finetune(
         run: if it holds a state of a training with the same `unfreeze`, that training resumes.
         cache: features of known images; those of new images are added.
         unfreeze: learning-rate factors, as `rate_factors` returns them, of the layers to train after the last one.
-        recipe: for these layers. The model's image size, crop fraction and depth multiplier replace those in it.
+        recipe: how to train these layers. The image size, crop fraction and depth multiplier are those of `model`.
         start: a description of the weights from which `model` was made.
 
     Raises:
@@ -178,7 +178,7 @@ def finetune(
         facts = {"l2": trained.l2, "precision": head.precision, "seen": trained.training.count}
         run.save_model(model, {"head": facts})
         return FineTuned(trained.metrics, trained)
-    # The model is not saved yet: `train` saves it after its first state. --resume refuses a model without a state.
+    # Do not save the model here: --resume refuses a model without a state, and `train` saves both in the right order.
     from inception_v3.training.train import train  # takes seconds to import
 
     metrics = train(
@@ -206,7 +206,7 @@ def train_head(
     workers: int,
     console: Console,
 ) -> TrainedHead:
-    """Train the last layer in place, and write everything into the run folder but the model."""
+    """Train the last layer of `model` in place, and write everything except the model to the run folder."""
     started = time.perf_counter()
     images = LabelledImages(
         train_set.class_names,

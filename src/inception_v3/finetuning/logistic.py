@@ -12,8 +12,8 @@ from torch import Tensor
 
 # L2 strengths to choose from, strong to weak. For standardised features, good values depend little on the network.
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)
-# Smallest gain of a step, relative to the larger of the loss and 1. To compare strengths, the last digits of a solution
-# do not matter.
+# L-BFGS stops when a step lowers the loss by less than this, relative to the larger of the loss and 1. The rough
+# tolerance is enough to compare strengths.
 ROUGH_TOLERANCE, FINAL_TOLERANCE = 1e-7, 1e-10
 
 
@@ -30,11 +30,11 @@ class FittedHead:
 def fit_head(features: Tensor, labels: Tensor, classes: int, l2: float | None = None) -> FittedHead:
     """Minimise mean cross-entropy + l2/2 * sum(w ** 2), where w are the weights for standardised features.
 
-    The standardisation is folded into the result, which takes the features as they are.
+    The standardisation is folded into the result, which takes the original features.
 
     Args:
-        features: (N, D) float32, on the device that is to compute.
-        labels: (N,), on the same device.
+        features: (N, D) float32, on the device to compute on.
+        labels: (N,) int64 from 0 to classes - 1, on the same device.
         l2: None holds out one in five images of each class, tries the strengths from strong to weak until their loss
             rises, and fits all images with the best.
     """
@@ -49,7 +49,7 @@ def fit_head(features: Tensor, labels: Tensor, classes: int, l2: float | None = 
         if l2 is None:
             start, losses = _try_strengths(coordinates.float(), variances, labels, start)
             l2 = min(losses, key=losses.__getitem__, default=0.1)  # the default if no image can be held out
-        # Most of the way in float32, which takes half the time.
+        # First minimise in float32, which takes half the time, and then refine in float64.
         rough = _minimise(coordinates.float(), variances, labels, l2, start, ROUGH_TOLERANCE)
         solution = _minimise(coordinates, variances, labels, l2, rough, FINAL_TOLERANCE)
     weights = solution[:, :-1].to(axes) @ axes.T * factor.double()
@@ -60,7 +60,7 @@ def fit_head(features: Tensor, labels: Tensor, classes: int, l2: float | None = 
 def principal_axes(standardised: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Principal axes of features (N, D): axes (D, R), coordinates (N, R), variances (R,); float64.
 
-    R is at most N and D. The optimal weights lie in the space of the axes and have the same norm there. L-BFGS needs a
+    R <= min(N, D). The optimal weights lie in the space of the axes and have the same norm there. L-BFGS needs a
     tenth of the steps along the axes, where the curvature is known; the features themselves are correlated.
     """
     exact = standardised.double()
@@ -104,7 +104,7 @@ def _held_out_mask(labels: Tensor) -> Tensor:
 
 
 def _logits(coordinates: Tensor, solution: Tensor) -> Tensor:
-    """Logits (classes, N). Their transpose, a product with few columns instead of few rows, takes twice as long."""
+    """Compute the logits, (classes, N). A product of shape (N, classes) would take twice as long."""
     return torch.addmm(solution[:, -1:], solution[:, :-1], coordinates.T)
 
 
@@ -113,7 +113,7 @@ def _minimise(
 ) -> Tensor:
     """Solve by L-BFGS: (classes, R + 1) float64, with the biases in the last column.
 
-    Each axis is scaled by the curvature along it: that of L2 and that of the cross-entropy at the start. The gradient
+    Each axis is scaled by the curvature along it: that of L2 plus that of the cross-entropy at the start. The gradient
     is an explicit formula, which is faster than autograd.
     """
     from scipy.optimize import minimize  # type: ignore[import-untyped]  # takes 0.4 s to import

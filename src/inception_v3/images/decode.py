@@ -1,7 +1,7 @@
 """Decode image files to RGB images with 8 bits per channel, upright, on a white background. find.py lists the files.
 
-Only Pillow decodes, and of its formats only those below, none of which starts another program. The files are
-untrusted: any fault in one becomes an InputError of one line that names it.
+Only Pillow decodes files, and only in the formats below. None of these formats starts another program. The files are
+untrusted: any fault in a file becomes an InputError of one line that names the file.
 """
 
 import io
@@ -25,7 +25,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 MAX_PIXELS = 178_956_970  # half a GiB as RGB; Pillow's own limit is the same by default
 MAX_STREAM_BYTES = 512 * 2**20  # of an image from a pipe, which must be held in memory as a whole
 
-MinimumSize = Callable[[int, int], tuple[int, int] | None]  # (width, height) of the image -> those needed, or None
+MinimumSize = Callable[[int, int], tuple[int, int] | None]  # width and height of the image -> those needed, or None
 
 # Pillow always loads the plugins for these formats. Loading all plugins takes as long as decoding tens of images.
 _FORMATS_BY_SIGNATURE = {b"\xff\xd8": ("JPEG",), b"\x89P": ("PNG",), b"GI": ("GIF",)}
@@ -65,7 +65,7 @@ def open_image(
 
     Args:
         source: a path, the bytes of a file, an open binary file, or a Pillow image.
-        name: how errors call the image; by default its path.
+        name: the name of the image in error messages; by default its path.
         minimum_size: decode a JPEG at 1/2, 1/4 or 1/8 of its size if the result still has the width and height that
             this function returns. It is called with the upright width and height before memory is allocated; None
             means full size. Scaled decoding is faster, but its pixels differ from those of a full decode resized.
@@ -122,7 +122,7 @@ def check_pixel_count(image: Image.Image) -> None:
 
 @cache
 def _available_formats() -> tuple[str, ...]:
-    """Return the FORMATS that this Pillow was built with. It would fail on every file if given an unknown format."""
+    """Return the FORMATS that this Pillow was built with. Given another format, Pillow would fail on every file."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -134,9 +134,9 @@ def silence_libtiff(image: Image.Image) -> AbstractContextManager[None]:
 
 @contextmanager
 def _discard_stderr() -> Iterator[None]:
-    """Discard what C code prints to file descriptor 2. libtiff prints there; real errors it raises as well.
+    """Discard what C code prints to file descriptor 2. libtiff prints there; its real errors are also raised.
 
-    Other threads' output to that descriptor is lost meanwhile; the command line writes to a copy of it.
+    Other threads' output to that descriptor is lost meanwhile. The command line's is not: it uses a copy of it.
     """
     with _stderr, Path(os.devnull).open("wb") as null:
         original = os.dup(2)
@@ -188,7 +188,7 @@ def _to_rgb(image: Image.Image, name: str, minimum_size: MinimumSize | None) -> 
     transpose = transpose or _upright_transpose(image)  # in a PNG, EXIF may come after the pixels
     low, high = cast(tuple[float, float], image.getextrema()) if image.mode == "I" else (0, 0)
     if image.mode == "F" or low < 0 or high > 65535:
-        raise InputError(f"{name}: 32-bit pixels have no defined white; save it with 8 or 16 bits")
+        raise InputError(f"{name}: 32-bit pixels have no defined range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
     if image.mode == "La":
@@ -198,7 +198,7 @@ def _to_rgb(image: Image.Image, name: str, minimum_size: MinimumSize | None) -> 
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer)
     rgb = (image if transpose is None else image.transpose(transpose)).convert("RGB")
-    rgb.info = {}  # drop the EXIF orientation, or opening the result would turn it again
+    rgb.info = {}  # drop the EXIF orientation; otherwise open_image(rgb) would rotate the image again
     return rgb
 
 
@@ -210,7 +210,7 @@ def _upright_transpose(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit gray to 8 bits. Pillow leaves 12-bit TIFFs dark, and those with white at 0 inverted."""
+    """Convert 16-bit gray to 8 bits. Pillow leaves 12-bit TIFFs dark, and TIFFs in which 0 is white inverted."""
     tags = getattr(image, "tag_v2", {})
     white = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
     table = [min(round(value * 255 / white), 255) for value in range(65536)]

@@ -30,7 +30,7 @@ NAMES_AT_ONCE = 100_000  # names of one folder that are held at once: about 10 M
 
 NameFilter = Callable[[str, bool], bool]  # (name, is it a regular file) -> whether to list it
 ListFolder = Callable[[Path, NameFilter], Iterator[str]]
-_NOT_A_FILE = "\0"  # ends a listed name that is not a regular file. No name contains it, and sorting is not affected
+_NOT_A_FILE = "\0"  # appended to the name of anything but a regular file; no name contains it, and it keeps the order
 
 _IMAGE_SIGNATURES = re.compile(  # strict, so that no list of paths is mistaken for an image: BMW/1.jpg, P6/1.jpg
     rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
@@ -43,7 +43,7 @@ class ImageSource:
     """An image that is not opened yet.
 
     Attributes:
-        name: how messages call it, in one line of printable text, whatever the file's name is.
+        name: its name in messages: one line of printable text, whatever characters the file's name has.
         content: the path, or the bytes of the file.
     """
 
@@ -59,8 +59,8 @@ def list_images(folder: str | Path) -> Iterator[Path]:
     """Yield every file with one of IMAGE_SUFFIXES in a folder and its subfolders, in the order of sorted paths.
 
     Hidden files and the files that macOS adds to archives are skipped. Links are followed, but not in circles.
-    Folders are listed one at a time, and memory is bounded: a folder of more than NAMES_AT_ONCE files is read once for
-    each group of NAMES_AT_ONCE. Raises InputError: a folder cannot be listed.
+    Folders are listed one at a time, and memory is bounded: a larger folder than NAMES_AT_ONCE files is read again for
+    each further NAMES_AT_ONCE files. Raises InputError: a folder cannot be listed.
     """
     return _walk(Path(folder), _list_sorted)
 
@@ -68,7 +68,7 @@ def list_images(folder: str | Path) -> Iterator[Path]:
 def _walk(folder: Path, list_folder: ListFolder) -> Iterator[Path]:
     here = folder
     try:
-        # A stack instead of recursion: folders may be nested deeper than Python's calls.
+        # A stack instead of recursion: folders may be nested deeper than Python's recursion limit.
         stack = [(folder, folder.stat(), list_folder(folder, _may_contain_images))]
         while stack:
             here, _, names = stack[-1]

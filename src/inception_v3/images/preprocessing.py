@@ -27,9 +27,9 @@ class Preprocessing:
     `image_size`. Pixels 0 to 255 then become (pixel / 255 - mean) / std: by default [-1, 1], as in TF-Slim's
     preprocessing/inception_preprocessing.py.
 
-    Bilinear and bicubic interpolation are antialiased. With `resize` or `squash`, which other programs use, Pillow
-    resizes, as it does there, to identical bits. Otherwise torchvision's kernels resize, which are several times faster
-    and differ from Pillow by at most two levels.
+    Bilinear and bicubic interpolation are antialiased. `resize` and `squash` reproduce other programs: Pillow resizes,
+    as in those programs, and the pixels are bit for bit the same. Without them torchvision's kernels resize, which are
+    several times faster and differ from Pillow by at most two levels.
 
     Attributes:
         image_size: (height, width) of the result.
@@ -37,8 +37,8 @@ class Preprocessing:
         mean: per channel, for pixels scaled to [0, 1].
         std: per channel, like `mean`.
         resize: resize the shorter side to this many pixels instead of applying `crop_fraction`.
-        interpolation: "tensorflow" is TensorFlow 1's bilinear: without antialiasing, not at pixel centres, and with
-            results that are not rounded to whole levels.
+        interpolation: "tensorflow" is TensorFlow 1's bilinear: no antialiasing, no half-pixel centres, and results that
+            are not rounded to whole levels.
         squash: crop the central `crop_fraction` of height and width, and resize it to `image_size` without keeping its
             aspect ratio.
 
@@ -77,13 +77,13 @@ class Preprocessing:
         return PREPROCESSINGS[name].at(image_size) if image_size else PREPROCESSINGS[name]
 
     def at(self, image_size: int | Size) -> "Preprocessing":
-        """Return the same preprocessing for another image size. It shows the same part of an image: `resize` scales."""
+        """Return the same preprocessing for another image size. `resize` is scaled, to keep the same part of images."""
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         resize = self.resize and round(self.resize * min(size) / min(self.image_size))
         return replace(self, image_size=size, resize=resize)
 
     def pixels(self, image: Image) -> "Tensor":
-        """Resize and crop an RGB image to uint8 of shape (3, H, W). Interpolation "tensorflow" is rounded."""
+        """Resize and crop an RGB image to uint8 of shape (3, H, W). Results of "tensorflow" are rounded."""
         net = self._resized(image)
         return net.round().byte() if net.is_floating_point() else net
 
@@ -106,7 +106,7 @@ class Preprocessing:
         return np.asarray(image.resize(self.image_size[::-1], self._resampling, box=kept))
 
     def scale(self, pixels: "Tensor") -> "Tensor":
-        """Normalise pixels 0 to 255, (N, 3, H, W), to the floats that the network reads, on the same device."""
+        """Normalise pixels 0 to 255, (N, 3, H, W), to float32 for the network; float64 stays. Keeps the device."""
         from torch import float32, float64, tensor
 
         dtype = float64 if pixels.dtype == float64 else float32
@@ -203,7 +203,7 @@ PREPROCESSINGS: dict[PreprocessingName, Preprocessing] = {
     # models/research/slim/preprocessing/inception_preprocessing.py, preprocess_for_eval.
     "slim": Preprocessing(squash=True, interpolation="tensorflow"),
     # torchvision/models/inception.py, ImageClassification(crop_size=299, resize_size=342). It normalises by ImageNet's
-    # mean and std, but its network undoes that (transform_input), so the weights read [-1, 1].
+    # mean and std, but its network undoes that (transform_input), so the weights are for inputs in [-1, 1].
     "torchvision": Preprocessing(resize=342),
     # timm/data/transforms_factory.py, transforms_imagenet_eval: floor(299 / 0.875).
     "timm": Preprocessing(resize=341, interpolation="bicubic"),

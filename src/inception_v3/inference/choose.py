@@ -276,11 +276,11 @@ def _engine_for(file: Path, precision: Precision, requested: str) -> type[Engine
     able = {name: engine for name, engine in engines.items() if engine.supports(precision)}
     if not engines:
         suffixes = {load_format(name).suffix for engine in load_engines() for name in engine.formats}
-        raise InputError(f"{file.name} is for {format.program}; {' and '.join(sorted(suffixes))} files run here")
+        raise InputError(f"{file.name} runs only in {format.program}; here {' and '.join(sorted(suffixes))} files run")
     if requested not in ("auto", *engines):
         raise InputError(f"{file.name} runs in {' and '.join(engines)}, not in {requested}")
     if requested not in ("auto", *able):
-        raise InputError(f"{requested} does not run {precision} here; {' and '.join(able)} can")
+        raise InputError(f"{requested} does not support {precision} here; use {' or '.join(able)}")
     preferred = min(able.values(), key=lambda engine: engine.formats.index(format.name))
     chosen = able.get(requested, preferred)
     chosen.check_installed(in_memory=False)
@@ -355,8 +355,8 @@ def open_graph(
         chosen, reason = load_engine(engine), "requested"
         chosen.check_installed(in_memory=True)
         if not chosen.supports(precision):
-            able = " and ".join(each.name for each in load_engines() if each.supports(precision))
-            raise InputError(f"{engine} does not run {precision} here; {able} can", exit_status=2)
+            able = " or ".join(each.name for each in load_engines() if each.supports(precision))
+            raise InputError(f"{engine} does not support {precision} here; use {able}", exit_status=2)
     with _explain_failure("this network", chosen.name, "use another --engine"):
         opened = chosen(graph, precision, chosen.resolve_device(device), callers=callers)
     pytorch = load_engine("pytorch")

@@ -131,7 +131,7 @@ def _check_options(precision: Precision, images: Sequence[ImageSource] | None, o
     if precision != "fp32" and images is None:
         raise InputError(f"{precision} is checked on your own images; give some with --images FOLDER", exit_status=2)
     if precision == "int8" and LOGITS not in outputs:
-        raise InputError("int8 is calibrated on the logits; leave out --end-points, or use fp32", exit_status=2)
+        raise InputError("int8 needs the logits for its check; leave out --end-points, or use fp32", exit_status=2)
 
 
 def _prepare_images(
@@ -206,8 +206,8 @@ def _check(
         raise InputError(f"{out}: {error}; check the model") from error
     if description.precision != "fp32" and check.classes == 1:
         raise InputError(
-            f"{out}: the network puts all {check.pictures} images of {images.source} in one class, so agreement proves "
-            "nothing; give images of all classes"
+            f"{out}: the network puts all {check.pictures} images of {images.source} in one class, so the check would "
+            "prove nothing; give images of all classes"
         )
     description = replace(description, check=check)
     if rejection := rejection_reason(description, min_agreement):
@@ -231,7 +231,7 @@ def _move(file: Path, weights_suffix: str, out: Path) -> None:
 def _move_folder(folder: Path, out: Path) -> None:
     """Copy a folder to `out`. An existing folder is renamed first, and renamed back if the copy fails."""
     if out.is_file():
-        raise InputError(f"{out}: is a file, where the package needs a folder; move it away")
+        raise InputError(f"{out}: is a file, but a .mlpackage is a folder; move or delete it")
     new, old = (out.with_name(f".{out.name}.{os.getpid()}.{part}") for part in ("partial", "before"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

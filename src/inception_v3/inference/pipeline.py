@@ -88,7 +88,7 @@ def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
     if decode == "scaled" and preprocessing.interpolation == "tensorflow":
         raise InputError(
             "--decode scaled: this network's preprocessing (TensorFlow's bilinear) does not antialias, so results "
-            "would change; leave it out",
+            "would change; leave out --decode scaled",
             exit_status=2,
         )
 

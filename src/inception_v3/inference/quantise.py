@@ -32,7 +32,7 @@ def check_calibration_images(pixels: Pixels, reference: Run) -> None:
         raise ValueError(f"pixels must be uint8 (N, H, W, 3), 0 to 255, not {pixels.dtype} {pixels.shape}")
     _check_count(len(pixels))
     if np.ptp(pixels.reshape(len(pixels), -1), 1).max() < 16:
-        raise InputError("the images for int8 are of one colour each; give images like those to be classified")
+        raise InputError("the images for int8 each contain only one colour; give images like those to be classified")
     if len(set(_classes(reference, pixels).tolist())) == 1:
         raise InputError(f"the network puts all {len(pixels)} images for int8 in one class; give images of all classes")
 

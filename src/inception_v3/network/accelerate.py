@@ -1,20 +1,20 @@
 """Faster kernels for training on a CPU: the same values up to rounding, in less time.
 
-`accelerate(model)` gives layers of the network a forward method that uses them. The network needs none of this file;
-docs/training.md has what each of the kernels gains.
+`accelerate(model)` gives layers of the network a forward method that uses them. The network works without this file;
+docs/training.md lists what each of the kernels gains.
 
 - The branches of an Inception module start with 1x1 convolutions of the same input. They become one matrix product,
   followed by one BatchNorm.
 - The average pool in front of the last of these convolutions moves behind the product, where there are fewer channels.
   The two commute whatever the padding, because the pool has the same weights in every channel and the convolution the
   same weights at every pixel.
-- The gradient of that pool is such a pool again, because each pixel receives from its neighbours what it gave them.
+- The gradient of that pool is the same average pool of the output's gradient, because the windows are symmetric.
   PyTorch's forward kernel is several times as fast as its backward kernel.
 - A ReLU in front of a max pool moves behind it, where there are fewer pixels.
 - A convolution whose output is one pixel is a matrix product.
-- The gradient of a kernel over a small map is a matrix product with the windows that the kernel covered.
+- On a small map, the gradient of a convolution's weights is a matrix product with the windows that its kernel covered.
 
-Where one of them does not apply, the layer computes as it would without this file: in evaluation, on a GPU, outside
+Where these do not apply, the layer computes as it would without this file: in evaluation, on a GPU, outside
 channels_last, under a compiler or torch.func, or with a hook on a layer that would be skipped.
 """
 
@@ -39,8 +39,8 @@ SMALL_MAP = 81  # pixels; 9x9
 def accelerate(model: Model) -> Model:
     """Let the model train with the kernels of this file, and return it.
 
-    The model is changed in place and stays what it was in every other respect: its class, its names and values, copies,
-    pickles, hooks and compilers. A second call changes nothing.
+    The model is changed in place. It keeps its class, names and values, and it can still be copied, pickled, hooked and
+    compiled. A second call changes nothing.
     """
     for module in model.modules():
         if type(module) is Conv2d:
@@ -55,7 +55,7 @@ class AcceleratedConv2d(Conv2d):
     """A convolution that trains by matrix products where the map is small."""
 
     def convolve(self, images: Tensor) -> Tensor:
-        """Only the convolution and the bias: (N, in_channels, H, W) to (N, out_channels, H', W')."""
+        """Apply only the convolution and the bias: (N, in_channels, H, W) to (N, out_channels, H', W')."""
         if not self.training:
             return super().convolve(images)
         images, padding = pad(images, self.kernel, self.stride, self.padding)
@@ -98,7 +98,7 @@ def _start_of(branch: Branch) -> BranchStart | None:
 def run_layers_with_fused_max(
     network: InceptionV3Network, names: Sequence[str], net: Tensor, kept: Collection[str]
 ) -> tuple[Tensor, EndPoints]:
-    """network.run_layers, with a convolution and the max pool behind it fused where only the pool's output is kept."""
+    """Like network.run_layers, but fuse a convolution with the max pool after it unless `kept` has the convolution."""
     end_points: EndPoints = {}
     remaining = list(names)
     while remaining:
@@ -156,7 +156,7 @@ def _can_fuse(layer: Conv2d, pool: Pool2d, net: Tensor) -> bool:
 
 
 def run_starts(net: Tensor, starts: Sequence[BranchStart]) -> list[Tensor]:
-    """Run the starts of several branches on (N, C, H, W); one (N, C', H, W) each. Only the last may have a pool."""
+    """Run the starts of several branches on (N, C, H, W), each to (N, C', H, W). Only the last may have a pool."""
     layers, pool = [layer for _, layer in starts], starts[-1][0]
     norms = [_norm(layer) for layer in layers]
     widths = [len(norm.beta) for norm in norms]
@@ -268,7 +268,7 @@ def _average_backward(grad: Tensor, pool: Pool2d) -> Tensor:
 
 
 def conv_then_max(net: Tensor, layer: Conv2d, pool: Pool2d) -> Tensor:
-    """A layer with BatchNorm and a max pool with VALID padding: (N, C, H, W) to (N, C', H', W')."""
+    """Run a convolution with BatchNorm, then a max pool with VALID padding: (N, C, H, W) to (N, C', H', W')."""
     norm = _norm(layer)
     output = _NormMaxRelu.apply(
         layer.convolve(net),
@@ -359,10 +359,10 @@ def _compute_dtype(net: Tensor) -> torch.dtype:
 
 
 class _SmallMapConvolution(torch.autograd.Function):
-    """A convolution whose kernel gradient is a matrix product with the windows that the kernel covered.
+    """A convolution whose weight gradient is a matrix product with the windows that the kernel covered.
 
     For such a small map oneDNN divides the images among the threads, which then wait for each other in a busy loop.
-    Beside other programs, that takes several times as long as the work itself.
+    While other programs run too, the waiting takes several times as long as the work itself.
     """
 
     @staticmethod

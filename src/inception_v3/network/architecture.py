@@ -3,7 +3,7 @@
 The tables below are the network of "Rethinking the Inception Architecture" (arXiv 1512.00567) as TF-Slim
 published it (tf_slim/nets/inception_v3.py), line for line and under its variable names. `end_points` walks the
 tables for a choice of options and an image size. The PyTorch module, shapes, numbers of parameters and MACs,
-checkpoint names and the printed description all follow from its result. Nothing here needs PyTorch.
+checkpoint names and the printed description are all derived from what it returns. Nothing here needs PyTorch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,7 @@ class Conv:
     kernel: Size
     stride: int = 1
     padding: Padding = "SAME"
-    shrinks: bool = False  # the kernel shrinks to the map, and its size is filled into `name`
+    shrinks: bool = False  # a kernel larger than the map shrinks to it, and the kernel's size is filled into `name`
     stddev: float | None = None  # of the initial weights; None means variance scaling
 
 
@@ -212,7 +212,7 @@ class Layer:
 
     @property
     def trainable_parameters(self) -> int:
-        """The kernel, and beta or the bias of the logits. A gamma would add `out_channels`."""
+        """The number of values in the kernel and in beta, or the logits' bias. A gamma would add `out_channels`."""
         if isinstance(self.table, Pool):
             return 0
         return self.kernel[0] * self.kernel[1] * self.in_channels * self.out_channels + self.out_channels
@@ -259,7 +259,7 @@ Channels = Callable[[Conv], int]  # the number of output channels of a convoluti
 
 
 def depth(width: int, depth_multiplier: float, min_depth: int) -> int:
-    """Multiply the width of a layer, with TF-Slim's rounding."""
+    """Multiply the width of a layer, rounded down as in TF-Slim, to at least `min_depth` channels."""
     return max(int(width * depth_multiplier), min_depth)
 
 
@@ -362,7 +362,7 @@ def needs_global_pool(image_size: Size) -> bool:
 
 
 def _layer(table: Conv | Pool, scope: str, net: FeatureMap, channels: Channels, shrink_to: Size | None = None) -> Layer:
-    """Return a layer that reads `net`. `shrink_to` is the kernel of a layer that shrinks, by default the map's size."""
+    """Return a layer that reads `net`. A kernel that shrinks becomes `shrink_to`, by default at most the map's size."""
     kernel = table.kernel
     if table.shrinks:
         kernel = shrink_to or (min(kernel[0], net.size[0]), min(kernel[1], net.size[1]))

@@ -26,7 +26,7 @@ def pad(images: Tensor, kernel: Size, stride: int, padding: Padding, value: floa
     """Apply SAME padding where a PyTorch layer cannot do it itself.
 
     Returns the images, padded if the padding is asymmetric, and the symmetric padding (height, width) that is left
-    for the layer to apply. With VALID padding both are unchanged and zero.
+    for the layer to apply. With VALID padding the images are unchanged and that padding is zero.
     """
     if padding == "VALID":
         return images, (0, 0)
@@ -40,8 +40,8 @@ def pad(images: Tensor, kernel: Size, stride: int, padding: Padding, value: floa
 class Conv2d(nn.Module):
     """slim.conv2d: a convolution, BatchNorm and ReLU; without `batch_norm` a convolution and a bias.
 
-    The initial weights are normal with the deviation `stddev`, truncated at two deviations. By default it is TF-Slim's
-    variance scaling, sqrt(1.3 * 2 / fan_in). Biases and offsets start at zero.
+    The initial weights are normal with the standard deviation `stddev`, truncated at two deviations. The default is
+    TF-Slim's variance scaling, sqrt(1.3 * 2 / fan_in). Biases and offsets start at zero.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Conv2d(nn.Module):
         return net if self.BatchNorm is None else F.relu_(self.BatchNorm(net))
 
     def convolve(self, images: Tensor) -> Tensor:
-        """Only the convolution and the bias, of the same shapes as `forward`."""
+        """Apply only the convolution and the bias, with the same shapes as `forward`."""
         images, padding = pad(images, self.kernel, self.stride, self.padding)
         return F.conv2d(images, self.weights, self.biases, self.stride, padding)
 
@@ -122,7 +122,10 @@ class BatchNorm(nn.Module):
         self.moving_variance.lerp_(variance, 1 - self.decay)
 
     def _train_on_one_value(self, net: Tensor) -> Tensor:
-        """One image of one pixel, which PyTorch refuses. TensorFlow's variance is 0 and its n - 1 is at least 1."""
+        """Normalise one image of one pixel, which PyTorch refuses.
+
+        TensorFlow's variance is 0 then, and its n - 1 is at least 1.
+        """
         with torch.no_grad():
             self.moving_mean.lerp_(net.flatten().to(self.moving_mean.dtype), 1 - self.decay)
             self.moving_variance.mul_(self.decay)

@@ -31,7 +31,7 @@ EndPoints = dict[str, Tensor]
 
 
 class Branch(nn.ModuleDict):
-    """One branch of an Inception module: steps in sequence, each one layer or several joined along the channels."""
+    """One branch of an Inception module: steps in sequence. A step is a layer, or several joined along the channels."""
 
     def __init__(self, steps: BranchTable, layers: dict[str, nn.Module]) -> None:
         super().__init__(layers)

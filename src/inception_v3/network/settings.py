@@ -1,4 +1,4 @@
-"""The options of the network, checked: what `InceptionV3` takes and what a saved model stores."""
+"""The options of the network, with checks. `InceptionV3` takes them as arguments, and a saved model stores them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,21 +15,21 @@ class Settings(Mapping[str, Any]):
     `model.settings | {"global_pool": True}` are settings with another value.
 
     Args:
-        num_classes: outputs of both heads.
+        num_classes: number of outputs of each head.
         depth_multiplier: factor on the width of every layer, greater than zero.
         min_depth: minimum width of a layer after the multiplication.
-        dropout_keep_prob: probability of keeping each of the 2048 features in front of the logits, in training.
+        dropout_keep_prob: probability, in (0, 1], of keeping each of the 2048 features before the logits, in training.
         create_aux_logits: build the auxiliary head.
         spatial_squeeze: return logits of shape (N, num_classes) instead of the map (N, num_classes, h, w).
         global_pool: average the last map over its whole size, as later versions of TF-Slim, torchvision, timm and
             Keras do, and the auxiliary logits likewise. False is TF-Slim 1.1: 8x8 windows with stride 2.
-        batch_norm_decay: decay of the moving averages. 0.9997 needs tens of thousands of steps to settle.
+        batch_norm_decay: decay of the moving averages, in [0, 1). 0.9997 needs tens of thousands of steps to settle.
         batch_norm_epsilon: added to the variance.
         batch_norm_scale: learn a scale (gamma) as well as an offset (beta).
         count_padding: count the zeros of the border in average pools with SAME padding, as torchvision and timm do.
-        mixed_7c_pool: "max" in the pooling branch of Mixed_7c is the 2015 graph that FID uses.
+        mixed_7c_pool: the pool in the pooling branch of Mixed_7c. "max" is that of the 2015 graph, which FID uses.
         image_size: height and width, or one number for both, for which the auxiliary head is built. Its 5x5
-            convolution shrinks for images below 299 pixels, and its variable with it.
+            convolution is smaller for images below 299 pixels, which changes the shape of its variable.
         final_endpoint: build the base up to this layer and no heads.
 
     Raises:

@@ -41,7 +41,7 @@ class SyncBatchNorm(BatchNorm):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes. Every process uses it, so the gradient of each is the sum of all gradients."""
+    """The sum over all processes. Each process's loss depends on it, so its gradient is the sum of all gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 
 def masked_crc(data: bytes | bytearray | memoryview) -> int:
-    """Compute the masked CRC32C of `data`, which stays safe if it is checksummed again.
+    """Compute the masked CRC32C of `data`. The mask allows checksums of data that itself contains checksums.
 
     Source: tensorflow/core/lib/hash/crc32c.h.
     """

@@ -53,5 +53,6 @@ def explain_out_of_memory(device: torch.device) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise InputError(
-            f"{device}: not enough memory; lower batch_size (in training, accumulate makes up for it) or image_size"
+            f"{device}: not enough memory; lower batch_size (in training, accumulate keeps the effective batch size) "
+            "or image_size"
         ) from error

@@ -1,4 +1,4 @@
-"""Several processes that train or evaluate together: torchrun starts them, and each takes a share of the images.
+"""Several processes that train or evaluate together: torchrun starts them, and each takes a part of the images.
 
 Only the first process writes files and prints. In training all processes hold the same weights, because the gradients
 are averaged before each step.
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from inception_v3.errors import InputError
 
-TIMEOUT = timedelta(minutes=30)  # for a process that hangs; one that ends is noticed at once
+TIMEOUT = timedelta(minutes=30)  # for a process that hangs; a process that ends is noticed at once
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ProcessGroup:
         return [value for part in lists for value in part]
 
     def indices(self, count: int) -> range:
-        """Return this process's share of `range(count)`: every world_size-th index."""
+        """Return this process's part of `range(count)`: every world_size-th index."""
         return range(self.rank, count, self.world_size)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
@@ -88,8 +88,8 @@ def process_group(
 ) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started. Without torchrun it is a group of one.
 
-    An InputError inside the context ends all processes: on each machine the first one to fail raises it, and the others
-    exit silently. Raises InputError if another process has ended; `remedy` ends its message.
+    An InputError inside the context ends all processes: on each machine the first process to fail raises it, and the
+    others exit silently. Raises InputError if another process has ended; `remedy` is the last part of its message.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -120,7 +120,7 @@ def process_group(
 
 
 def _error_already_reported(store: Any) -> bool:
-    """Return whether another process on this machine has claimed the report; otherwise this process claims it."""
+    """Return whether another process on this machine reports the error; if not, note that this process does."""
     try:
         return store is not None and store.add(f"errors on machine {os.environ.get('GROUP_RANK', '0')}", 1) > 1
     except RuntimeError:  # the process that kept the store has ended

@@ -26,11 +26,11 @@ from inception_v3.support.files import file_lock, write_error
 from inception_v3.support.progress import progress_bar
 
 TIMEOUT = 20.0  # seconds without a byte
-ATTEMPTS = 4  # in a row that bring nothing
+ATTEMPTS = 4  # attempts in a row without a new byte, after which the download fails
 PAUSE = 1.0  # seconds before the next attempt, doubled each time
-MAX_BYTES = 1 << 29  # five times the network in float32: no disk is filled by mistake
+MAX_BYTES = 1 << 29  # five times the network in float32, so that no disk is filled by mistake
 CHUNK = 1 << 20
-RETRY_STATUSES = (408, 429, 500, 502, 503, 504)  # errors that may pass
+RETRY_STATUSES = (408, 429, 500, 502, 503, 504)  # temporary errors of a server
 MB = 1_000_000
 
 
@@ -39,7 +39,7 @@ class DownloadError(Exception):
 
 
 class _AttemptError(Exception):
-    """One attempt has failed. The next may resume, unless the server was not even `reached`."""
+    """One attempt has failed. `reached` is whether the server responded; if so, the next attempt may resume."""
 
     def __init__(self, reason: str, *, reached: bool = True) -> None:
         super().__init__(reason)
@@ -59,7 +59,7 @@ class _PartialFile:
 
     @property
     def version(self) -> str:
-        """Empty if the server gave none."""
+        """The stored version; empty if the server gave none."""
         return self.version_path.read_text("latin-1") if self.version_path.exists() else ""
 
     def discard(self) -> None:
@@ -73,16 +73,16 @@ def download(
 ) -> None:
     """Download `url` to `file`, unless the file exists and matches the checksum.
 
-    Processes that want the same file take turns, and the second one finds it complete. A terminal shows a bar.
+    Processes that want the same file take turns, and the second one finds it complete. Shows a bar on a terminal.
 
     Args:
         url: http or https.
         file: where to store the file; its folder is created.
-        checksum: the hash's name, a colon, and its first digits: `sha256:0cc3c7bd`, `md5:...`.
+        checksum: the name of the hash, a colon, and the first or all digits of the hash: `sha256:0cc3c7bd`, `md5:...`.
         unpack: `unpack(archive, file)` extracts `file` from the download. It raises ValueError for a damaged archive.
 
     Raises:
-        DownloadError: not reachable, refused, interrupted too often, or damaged (it is deleted then).
+        DownloadError: not reachable, refused, interrupted too often, or damaged (the file is deleted then).
         InputError: too large, a full disk, or a folder that cannot be written.
     """
     expected = checksum if unpack is None else None  # the checksum is the archive's, not that of the file in it
@@ -116,7 +116,7 @@ def _download_with_retries(url: str, received: _PartialFile, checksum: str | Non
     failures = 0
     with progress_bar(console, count_bytes=True) as progress:
         task = progress.add_task(received.path.stem, total=None)
-        while not (checksum is not None and _is_complete(received.path, checksum)):  # it may be complete from before
+        while not (checksum is not None and _is_complete(received.path, checksum)):  # may be complete already
             try:
                 _attempt(url, received, lambda size, total: progress.update(task, completed=size, total=total))
                 break
@@ -152,7 +152,7 @@ def _install(url: str, received: _PartialFile, file: Path, unpack: Callable[[Pat
 def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None], None]) -> None:
     """Request the missing bytes once and append them to `received`. `report` gets the size so far and the total.
 
-    Raises _AttemptError: it ended early; the bytes that have arrived are kept.
+    Raises _AttemptError: the response ended early; the bytes that have arrived are kept.
     """
     version = received.version
     size = received.size if version else 0

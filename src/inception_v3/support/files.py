@@ -24,7 +24,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0o077)  # the system reports it only when a new one is set, so set it twice
+        umask = os.umask(0o077)  # the umask can only be read by setting another, so set it and set it back
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # some libraries create files that only the owner can read
         temporary.replace(path)
@@ -70,7 +70,7 @@ def cache_folder(*parts: str) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError if `atomic_write` is certain to fail, so that it is known before hours of work."""
+    """Raise InputError if `atomic_write` to `path` is certain to fail. Call this before hours of work."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -101,7 +101,7 @@ def checksum(file: Path) -> str:
 
 
 def write_error(path: Path, error: Exception) -> Exception:
-    """Return the error to raise for one that occurred while `path` was written.
+    """Return the error to raise instead of `error`, which occurred while `path` was written.
 
     A system error becomes an InputError of one line. Any other error is returned as it is.
     """

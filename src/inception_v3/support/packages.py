@@ -11,7 +11,7 @@ def missing_packages(names: tuple[str, ...]) -> list[str]:
 
 
 def require_packages(names: tuple[str, ...], purpose: str, extra: str) -> None:
-    """Raises InputError, which names the `purpose` and the extra that installs the packages, if one is missing."""
+    """Raise InputError if a package is missing, naming the `purpose` and the `extra` that installs the packages."""
     if missing := missing_packages(names):
         raise InputError(f"{purpose} needs {' and '.join(missing)}; {install_command(extra)}", exit_status=2)
 

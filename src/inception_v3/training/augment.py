@@ -34,7 +34,7 @@ def photos_randaugment(preprocessing: Preprocessing) -> ImageTransform:
 
 
 def crops(preprocessing: Preprocessing) -> ImageTransform:
-    """Shifted by up to an eighth over a black border and flipped half of the time, as is usual for CIFAR."""
+    """Shift by up to an eighth over a black border, and flip half of the time, as is usual for CIFAR."""
     from torchvision.transforms import v2
 
     height, width = preprocessing.image_size
@@ -48,7 +48,7 @@ def crops(preprocessing: Preprocessing) -> ImageTransform:
 
 
 def handwriting(preprocessing: Preprocessing) -> ImageTransform:
-    """Rotated, shifted, sheared and scaled a little. Never flipped: a mirrored digit is a different sign."""
+    """Rotate, shift, shear and scale a little. Images are never flipped: a mirrored digit is a different sign."""
     from torchvision.transforms import v2
 
     bilinear = v2.InterpolationMode.BILINEAR

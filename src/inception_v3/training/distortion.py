@@ -56,7 +56,8 @@ class Distortion:
 def distorted_box(height: int, width: int) -> tuple[int, int, int, int]:
     """Draw a crop of an image, (top, left, height, width), as TensorFlow's sample_distorted_bounding_box does.
 
-    The aspect ratio is uniform, and then the height, not the area. After MAX_ATTEMPTS failures it is the whole image.
+    The aspect ratio is drawn uniformly, and then the height, not the area. After MAX_ATTEMPTS failures the crop is the
+    whole image.
     """
     for _ in range(MAX_ATTEMPTS):
         size = _box_size(height, width, _uniform(*ASPECT))
@@ -68,7 +69,10 @@ def distorted_box(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def _box_size(height: int, width: int, aspect: float) -> Size | None:
-    """GenerateRandomCrop of tensorflow/core/kernels/image/sample_distorted_bounding_box_op.cc."""
+    """Draw the size of a crop with this aspect ratio (width / height); None if it does not fit.
+
+    Source: GenerateRandomCrop in tensorflow/core/kernels/image/sample_distorted_bounding_box_op.cc.
+    """
     min_area, max_area = (fraction * height * width for fraction in AREA)
     min_height, max_height = (round(math.sqrt(area / aspect)) for area in (min_area, max_area))
     if round(max_height * aspect) > width:

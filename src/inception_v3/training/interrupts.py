@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training stopped by a signal, after it saved everything. `exit_status` is 128 plus the signal's number."""
+    """Raised when a signal stops a training, after everything is saved. `exit_status` is 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -14,7 +14,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """A context in which the first signal is only stored in `number`. A second one ends the program as usual."""
+    """A context in which the first SIGINT or SIGTERM is only stored in `number`. A second ends the program as usual."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -29,7 +29,7 @@ class StopSignals:
         self._restore()
 
     def check(self) -> None:
-        """Raises Interrupted if a signal has arrived."""
+        """Raise Interrupted if a signal has arrived."""
         if self.number:
             raise Interrupted(self.number)
 

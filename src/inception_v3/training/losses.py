@@ -24,8 +24,10 @@ def classification_loss(
     Args:
         logits, aux_logits: (N, num_classes).
         labels: (N,), or (N, num_classes) with the probability of each class, for mixed images.
-        label_smoothing: e in section 7 of the paper: (1 - e) on the label plus e / num_classes on every class.
-        aux_weight: 0.4 is from the released code (inception/slim/inception_model.py in tensorflow/models).
+        label_smoothing: epsilon in section 7 of the paper: (1 - epsilon) on the label, epsilon / num_classes on every
+            class.
+        aux_weight: weight of the auxiliary head's loss; 0.4 is from the released code
+            (inception/slim/inception_model.py in tensorflow/models).
         class_weights: (num_classes,) factors on the loss of each image. The mean still divides by the number of
             images, so that the gradients of several batches add up.
     """

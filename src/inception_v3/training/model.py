@@ -48,7 +48,7 @@ def new_model(recipe: Recipe, class_names: list[str]) -> InceptionV3:
 
 
 def check_model(model: InceptionV3, recipe: Recipe, class_names: list[str]) -> None:
-    """Raises InputError if the model has other classes than the data, or another image size than the recipe."""
+    """Raise InputError if the model has other classes than the data, or another image size than the recipe."""
     check_classes(model, class_names)
     if model.class_names not in (None, class_names):
         raise InputError("the model's classes are not those of the data, in the same order; give it a new head")
@@ -60,7 +60,7 @@ def check_model(model: InceptionV3, recipe: Recipe, class_names: list[str]) -> N
 
 
 def check_memory(recipe: Recipe, images: int, classes: int, device: torch.device, *, training: bool = True) -> None:
-    """Raises InputError if weights and activations certainly exceed the memory of the device.
+    """Raise InputError if weights and activations certainly exceed the memory of the device.
 
     This is a lower bound. A training step keeps the end points in bfloat16 and, for every weight, also its average, its
     gradient and one value of the optimizer. Without `training`, only the weights and the largest end point count.
@@ -78,7 +78,7 @@ def check_memory(recipe: Recipe, images: int, classes: int, device: torch.device
     if needed > memory:
         raise InputError(
             f"a step needs {needed / 2**30:,.0f} GiB or more, but {device} has {memory / 2**30:,.0f}: lower batch_size "
-            "(accumulate makes up for it), image_size or depth_multiplier",
+            "(accumulate keeps the effective batch size), image_size or depth_multiplier",
             exit_status=2,
         )
 
@@ -110,7 +110,7 @@ def set_training_mode(model: InceptionV3, recipe: Recipe) -> None:
 def uses_aux_head(model: InceptionV3, recipe: Recipe, image_size: int) -> bool:
     """Whether the auxiliary head trains with images of this size.
 
-    It does not if the map in front of its convolution is smaller than the kernel that the model has.
+    The head does not train if the map in front of its convolution is smaller than the kernel that the model has.
     """
     if not recipe.aux_weight or not model.settings.create_aux_logits:
         return False

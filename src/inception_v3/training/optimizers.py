@@ -58,7 +58,7 @@ def build_optimizer(
 
     Args:
         rate_factors: factors on the learning rate by the start of a parameter's name, such as "Mixed_7" or "Logits".
-            The longest matching key counts, 0 freezes, and parameters without a key have the factor 1.
+            The longest matching key applies. A factor of 0 freezes parameters; without a matching key it is 1.
 
     Raises:
         ValueError: no parameter's name starts with a key.

@@ -94,11 +94,11 @@ class Recipe:
             raise InputError(f"image_size must be at least {minimum_size()}, not {min(sizes)}", exit_status=2)
         if sizes != sorted(sizes) or sizes[-1] != changed.image_size:
             raise InputError(
-                f"image_sizes must grow, and end with the image_size, {changed.image_size}: not {sizes}", exit_status=2
+                f"image_sizes must increase and end with image_size, {changed.image_size}: not {sizes}", exit_status=2
             )
         if changed.sync_batch_norm and changed.accumulate > 1:
             raise InputError(
-                "sync_batch_norm and accumulate do not go together: processes with different numbers of batches would "
+                "sync_batch_norm and accumulate cannot be combined: processes with different numbers of batches would "
                 "wait for each other; use more processes, or sync_batch_norm = false",
                 exit_status=2,
             )
@@ -111,7 +111,7 @@ class TrainingOptions:
 
     seed: int = 0  # of the initial weights, the order of the images, augmentation, dropout and mixing
     workers: int = 0  # processes that decode images; 0 decodes in the training process
-    save_every: int | None = None  # steps between saved states, beside those of every epoch; None: every two minutes
+    save_every: int | None = None  # steps between saved states, besides one after every epoch; None: two minutes
 
 
 DEFAULT_OPTIONS = TrainingOptions()

@@ -49,6 +49,7 @@ class RunFolder:
     Of several processes only the first is the `writer`; in the others, no method writes anything.
 
     Args:
+        path: the folder, which is created.
         overwrite: replace a run that the folder already holds.
         resume: continue a run that the folder already holds.
         keep: number of saved states to keep.
@@ -78,7 +79,7 @@ class RunFolder:
         trackers.check_installed(track)
         self._track = [*([] if self.missing else ["tensorboard"]), *(name for name in track if name != "tensorboard")]
         self._lock: Any = None
-        self._replaces_old_run = False  # the old run stays until the new one starts
+        self._replaces_old_run = False  # the old run stays until the new run starts
         if not writer:
             return
         states = self._states()
@@ -91,7 +92,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path)
             for unfinished in [*path.glob(".*.partial"), *(path / CHECKPOINTS).glob(".*.partial")]:
-                unfinished.unlink()  # its process was killed
+                unfinished.unlink()  # left by a process that was killed
         except OSError as error:
             raise write_error(path, error) from error
         self._replaces_old_run = not (resume and self._states())
@@ -137,7 +138,7 @@ class RunFolder:
         self._write(TRAINING_IMAGES, "".join(f"{name}\n" for name in names))
 
     def write_bad_images(self, bad_images: Mapping[str, str]) -> None:
-        """Write the images that cannot be read, with the reasons, if they are not those written before."""
+        """Write the images that cannot be read, with the reasons, if they have changed since the last call."""
         if sorted(bad_images.items()) != self.bad_images:
             self.bad_images = sorted(bad_images.items())
             table = io.StringIO()

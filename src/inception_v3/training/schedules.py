@@ -1,4 +1,4 @@
-"""What changes during a training: the learning rate, the image size, and the decay of moving averages."""
+"""Values that change during a training: the learning rate, the image size, and the decay of moving averages."""
 
 import math
 
@@ -8,7 +8,7 @@ BATCH_NORM_DECAY, EMA_DECAY = 0.9997, 0.9999  # TF-Slim's and the released train
 
 
 def learning_rate(recipe: Recipe, epochs: float) -> float:
-    """The learning rate after a number of epochs: a linear warm-up, then stairs, or half a cosine down to zero."""
+    """The learning rate after `epochs`, fractional too: linear warm-up, then stairs, or half a cosine to zero."""
     warmup = min(1.0, epochs / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
     if recipe.schedule == "stairs":
         decay = recipe.learning_rate_decay ** math.floor(epochs / recipe.decay_epochs + 1e-9)

@@ -35,7 +35,7 @@ class TrainingProgress:
     """
 
     epoch: int = 0  # finished epochs
-    position: int = 0  # images of the current epoch that are done, in its order
+    position: int = 0  # number of images of the current epoch that are done
     step: int = 0  # finished steps
     loss: float = 0.0
     correct: int = 0
@@ -100,7 +100,7 @@ def write(
 
 @dataclass
 class TrainingState:
-    """The content of a file."""
+    """The content of a state file."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -108,7 +108,7 @@ class TrainingState:
     identity: dict[str, Any]
 
     def check(self, identity: dict[str, Any]) -> None:
-        """Raises InputError, naming the differences, if the state belongs to another training."""
+        """Raise InputError, naming the differences, if the state belongs to another training."""
         current = json.loads(json.dumps(identity))  # JSON has lists instead of tuples
         differences = [
             f"{key} was {self.identity.get(key)} and is {value} now"

@@ -15,7 +15,7 @@ PROJECT = "inception-v3"  # MLflow's experiment, W&B's project
 
 class Tracker(Protocol):
     def log(self, step: int, figures: dict[str, float]) -> None:
-        """Record figures by name after a number of steps."""
+        """Record figures, by name, after step number `step`."""
 
     def close(self) -> None: ...
 
@@ -100,7 +100,7 @@ EXTRAS = {"tensorboard": "train", "mlflow": "mlflow", "wandb": "wandb"}  # extra
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Raises InputError if a tracker is unknown or not installed, naming the extra that installs it."""
+    """Raise InputError if a tracker is unknown or not installed, naming the extra that installs it."""
     for name in names:
         if name not in TRACKERS:
             raise InputError(f"--track {name}: no such tracker; there are {', '.join(TRACKERS)}", exit_status=2)

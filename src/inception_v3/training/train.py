@@ -75,7 +75,7 @@ class TrainingJob:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The model, or a wrapper that averages the gradients of several processes. It is made in their first step."""
+        """The model, or a wrapper that averages the gradients of several processes. It is built in the first step."""
         sizes = {schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)}
         find_unused_parameters = not all(uses_aux_head(self.model, self.recipe, size) for size in sizes)
         return self.group.data_parallel(self.model, find_unused_parameters=find_unused_parameters)
@@ -146,7 +146,7 @@ def train(
     is_resumed = start_or_resume(job)
     metrics = None
     with job.signals, job.reporter.bar:
-        if is_given and not is_resumed:  # a kill must not cost what the given model has learnt
+        if is_given and not is_resumed:  # if the process is killed, the given model is not lost
             save_state(job)
             save_model(job)
         while job.progress.epoch < recipe.epochs:
@@ -376,7 +376,7 @@ def add_l2(model: InceptionV3, recipe: Recipe) -> None:
 
 
 def clip(model: InceptionV3, max_norm: float) -> float:
-    """Scale all gradients together to at most `max_norm`, unless it is 0; returns the norm before."""
+    """Scale all gradients together to a norm of at most `max_norm`, unless it is 0; returns the norm before scaling."""
     if max_norm:
         return clip_grad_norm_(model.parameters(), max_norm).item()
     return get_total_norm(weight.grad for weight in model.parameters() if weight.grad is not None).item()
@@ -410,7 +410,7 @@ def save_state(job: TrainingJob) -> None:
     progress = job.progress
     tensors = [*job.model.state_dict().values(), *job.averaged_model.state_dict().values()]
     all_finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
-    (not_finite,) = job.group.sum(not all_finite)  # each process has its own statistics
+    (not_finite,) = job.group.sum(not all_finite)  # each process has its own BatchNorm statistics
     if not_finite:
         fail(job, "a weight or an average is not finite", progress.step)
     if job.run.writer:

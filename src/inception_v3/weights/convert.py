@@ -29,9 +29,9 @@ Outputs = dict[str, Tensor]  # by end point
 
 @dataclass
 class ProgramCheck:
-    """The largest difference from the outputs that a program computes from the destination.
+    """The largest difference from the expected outputs, if a program runs the destination.
 
-    `program` is this one if the format's own could not be used; `instead_of` then gives the reason.
+    `program` is inception-v3 itself if the format's own program could not be used; `instead_of` then gives the reason.
     """
 
     program: str
@@ -41,13 +41,13 @@ class ProgramCheck:
 
 @dataclass
 class Conversion:
-    """The result of a conversion. `difference` is the largest of both heads' logits, over the largest logit."""
+    """The result of a conversion. `difference` is the largest difference of logits, relative to the largest logit."""
 
     source: str
     destination: str
     source_format: str
     format: str
-    image_size: tuple[int, int]  # of the images that were compared
+    image_size: tuple[int, int]  # (height, width) of the images on which the outputs were compared
     difference: float
     check: ProgramCheck | None = None
     reasons: list[str] = field(default_factory=list)  # why the outputs differ, if that was allowed
@@ -67,7 +67,7 @@ def convert(
     weights_file: Path | None = None,
     announce: Callable[[str], object] = lambda message: None,
 ) -> Conversion:
-    """Read `source`, write `destination` in another format, read that again and compare the outputs of both.
+    """Read `source`, write `destination` in another format, read it back, and compare the outputs of both.
 
     An existing destination is replaced only after the comparison.
 
@@ -78,7 +78,7 @@ def convert(
         allow_difference: write the file even if the format's program will compute other outputs.
         fold: fold a gamma into kernel and mean if the format has no gamma. False refuses the conversion.
         check: run the format's own program on the file too, if it is installed.
-        python: the interpreter that has this program.
+        python: the Python interpreter in which this program is installed.
         weights_file: a file to use instead of downloading a published name.
         announce: called with a message before each long step.
 
@@ -150,7 +150,7 @@ def _check_suffix(destination: Path, format: WritableFormat) -> None:
 
 
 def _folded_layers(weights: Weights, format: WritableFormat, destination: Path, fold: bool) -> list[str]:
-    """The layers whose gamma writing this format folds. Raises InputError if there are any and `fold` is False."""
+    """The layers whose gamma is folded in this format. Raises InputError if there are any and `fold` is False."""
     folded = [] if format.has_gamma else fold_gamma(weights.tensors)[1]
     if folded and not fold:
         raise InputError(
@@ -161,7 +161,7 @@ def _folded_layers(weights: Weights, format: WritableFormat, destination: Path, 
 
 
 def _dropped(model: InceptionV3, reloaded: InceptionV3) -> list[str]:
-    """What the model has and the written file does not."""
+    """The parts of the model that the written file does not contain."""
     lost = {
         "AuxLogits": model.settings.create_aux_logits and not reloaded.settings.create_aux_logits,
         "class names": model.class_names and not reloaded.class_names,
@@ -171,7 +171,7 @@ def _dropped(model: InceptionV3, reloaded: InceptionV3) -> list[str]:
 
 @contextmanager
 def _staged(destination: Path) -> Iterator[Path]:
-    """Give a path of the same name in a temporary folder; move what was written there to the destination.
+    """Yield a path of the same name in a temporary folder; then move what was written there to the destination.
 
     After an error nothing is moved, folders created for the destination are removed, and the message names the
     destination instead of the temporary path.
@@ -183,7 +183,7 @@ def _staged(destination: Path) -> Iterator[Path]:
         with TemporaryDirectory(prefix=".inception-v3.", dir=destination.parent) as temporary:
             staged = Path(temporary) / destination.name
             yield staged
-            written = sorted(Path(temporary).iterdir())  # of a checkpoint, the data before the index
+            written = sorted(Path(temporary).iterdir())  # a checkpoint's data is moved before its index
             for file in written:
                 file.replace(destination.with_name(file.name))
             if staged not in written:  # a checkpoint's prefix: a file of that name would be read instead
@@ -203,9 +203,9 @@ def _staged(destination: Path) -> Iterator[Path]:
 
 @torch.inference_mode()
 def outputs(model: InceptionV3, pixels: Tensor) -> Outputs:
-    """Compute both heads' logits as maps, or the last map of a cut network, in float64. The model is not changed.
+    """Compute both heads' logits as maps, or the last map of a network without heads, in float64.
 
-    `pixels` are 0 to 255, of shape (N, 3, H, W); the model's own preprocessing scales them.
+    `pixels` are 0 to 255, of shape (N, 3, H, W); the model's own preprocessing scales them. The model is not changed.
     """
     with torch.device("meta"):
         double = InceptionV3(**replace(model.settings, spatial_squeeze=False)).eval()
@@ -217,7 +217,7 @@ def outputs(model: InceptionV3, pixels: Tensor) -> Outputs:
 
 
 def difference(ours: Outputs, theirs: Outputs) -> float:
-    """The largest absolute difference over the largest absolute value, of the end points that both have.
+    """The largest difference, relative to the largest absolute value, over the end points that both have.
 
     If one program returns a map and the other a single value per class, the means over the map are compared.
     """

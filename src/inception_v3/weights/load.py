@@ -53,10 +53,10 @@ def save(
     """Write the model to `path`. An existing file is replaced atomically.
 
     The native format holds all settings, class names, the preprocessing, and `training`. The other formats hold the
-    weights under the names of their program. If that program would compute other values from them, `save` refuses and
+    weights under the names of their program. If that program would compute other outputs from them, `save` refuses and
     lists the reasons, unless `allow_difference` is set.
 
-    Raises InputError: other values (see above), an unknown format, a full disk, a path that cannot be written.
+    Raises InputError: other outputs (see above), an unknown format, a full disk, a path that cannot be written.
     """
     path = Path(path)
     writer = find_writer(format)

@@ -268,7 +268,7 @@ def download_from_hub(
     """Return the file with a repository's weights, from the cache or the hub. Its config.json lies beside it.
 
     If the hub is not reachable, the cache is used. `name` is for messages.
-    Raises InputError: in neither of them, too large, or not the hub's checksum (the file is deleted then).
+    Raises InputError: the file is in neither of them, is too large, or fails the hub's checksum (it is deleted then).
     """
     from huggingface_hub import errors, hf_hub_download
 

@@ -27,7 +27,7 @@ class Origin:
 
     @property
     def first(self) -> str:
-        """The origin before this project first saved the weights; otherwise the name or file of this one."""
+        """Where the weights came from before this project first saved them, or else this origin's name or file."""
         # A published name starts with letters and a colon. A full path would reveal the user's folders.
         name = self.name if re.match("[a-z]{2,}:", self.name) else self.file.name
         return str(self.training.get("origin") or f"{name} ({self.format})")
@@ -69,7 +69,7 @@ def read_source(name: str, source: WeightsSource, format: str | None = None) -> 
 
 
 def find_file(path: str | Path) -> Path:
-    """Return the model's file in a run folder or in a folder saved by huggingface_hub; or `path` if it is no folder.
+    """Return the model's file in a run folder or in a folder saved by huggingface_hub; or `path` if it is not a folder.
 
     Raises InputError: a folder without a model.
     """

@@ -29,7 +29,7 @@ IMAGES_INPUT = "images"  # input of a network built without scaling: float (N, 3
 def parse_precision(name: str) -> Precision:
     """The precision of this name. Raises InputError if it is unknown."""
     if name not in get_args(Precision):
-        raise InputError(f"no precision {name!r}; there are {', '.join(get_args(Precision))}", exit_status=2)
+        raise InputError(f"unknown precision {name!r}; choose from {', '.join(get_args(Precision))}", exit_status=2)
     return cast(Precision, name)
 
 

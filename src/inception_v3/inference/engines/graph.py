@@ -227,7 +227,9 @@ def _head_window(model: "InceptionV3", net: str, pool: "Pool2d") -> Size | None:
     kernel = min(pool.kernel[0], map_size[0]), min(pool.kernel[1], map_size[1])
     for length, window in zip(map_size, kernel, strict=True):
         if architecture.output_length(length, window, pool.stride, "VALID") != 1:
-            raise ValueError(f"images of {height}x{width} give a map of logits; build it with global_pool=True")
+            raise ValueError(
+                f"images of {height}x{width} give a map of logits; build the network with global_pool=True"
+            )
     return None if kernel == map_size else kernel
 
 

@@ -71,7 +71,7 @@ class PyTorchEngine(Engine):
             return [{name: tensor.cpu().numpy() for name, tensor in zip(self.widths, tensors, strict=True)}]
         except torch.OutOfMemoryError as error:
             if len(pixels) == 1:
-                raise InputError(f"{self.device}: not enough memory for one image; free some of it") from error
+                raise InputError(f"{self.device}: not enough memory for one image; free some GPU memory") from error
         if hasattr(self._run, "recordings"):
             self._run.recordings.clear()  # frees their memory
         torch.cuda.empty_cache()

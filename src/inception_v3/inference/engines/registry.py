@@ -22,7 +22,7 @@ CHOICES = ("auto", *ENGINES)
 def load_engine(name: str) -> type["Engine"]:
     """The class of an engine. Raises InputError for an unknown name."""
     if name not in ENGINES:
-        raise InputError(f"no engine {name!r}; there are {', '.join(CHOICES)}", exit_status=2)
+        raise InputError(f"unknown engine {name!r}; choose from {', '.join(CHOICES)}", exit_status=2)
     module, _, class_name = ENGINES[name].partition(".")
     engine: type[Engine] = getattr(import_module(f"inception_v3.inference.engines.{module}"), class_name)
     return engine

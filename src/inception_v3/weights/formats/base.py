@@ -1,4 +1,4 @@
-"""What a format of weights consists of."""
+"""The classes that describe a format of weights: `Format` and `WritableFormat`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Format:
 
     Attributes:
         name: the name that `--to` and `load(format=...)` take. The format's module has the same name, with underscores.
-        recognises: return whether a path holds this format, judging by the content. Never raises.
+        recognises: return whether a path holds this format, by its content. Never raises.
         read: read a path. Raises InputError, in one line with the file and the variable at fault.
-        write_instead: for a format that cannot be written, the name of one that holds the same network.
+        write_instead: for a format that cannot be written, the name of a format that holds the same network.
     """
 
     name: str

@@ -19,7 +19,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Weights:
-    """Raises InputError, naming the file and the variable: damaged, code, another network."""
+    """Read the state dict. Raises InputError, naming the file and the variable: damaged, with code, another network."""
     tensors, aux, num_classes = torchvision_names.read_tensors(path)
     if aux or num_classes != GRAPH_2015.num_classes:
         has = "an auxiliary head" if aux else f"{num_classes} classes"
@@ -28,7 +28,7 @@ def read(path: Path) -> Weights:
 
 
 def differences(weights: Weights) -> list[str]:
-    """Why pytorch-fid would compute other outputs from the file, or could not load it."""
+    """List the reasons why pytorch-fid would compute other outputs from the file, or could not load it."""
     num_classes = weights.settings.num_classes
     reasons = differences_from(weights, count_padding=GRAPH_2015.count_padding, mixed_7c_pool=GRAPH_2015.mixed_7c_pool)
     if num_classes != GRAPH_2015.num_classes:

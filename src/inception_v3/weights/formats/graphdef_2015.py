@@ -62,7 +62,7 @@ def read(path: Path) -> Weights:
             tensors[state] = _read_tensor(_constant(nodes, scope + name), shape)
         except ValueError as error:
             raise InputError(f"{path}: {scope + name!r} cannot be used: {error}; {REMEDY}") from error
-    # One dtype for all, which holds every value exactly: a network cannot run in a mixture.
+    # All layers need the same dtype. This one holds every value exactly and is at least float32.
     dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()}, torch.float32)
     return Weights({state: tensor.to(dtype) for state, tensor in tensors.items()}, GRAPH_2015)
 
@@ -181,7 +181,7 @@ def _read_tensor(tensor: memoryview, expected: tuple[int, ...]) -> Tensor:
 
 
 def _values(tensor: memoryview, dtype: int, count: int) -> np.ndarray:
-    """Read values stored as bytes, or as a list whose last value also stands for all that follow (0 if empty)."""
+    """Read `count` values, stored as bytes or as a list. A shorter list is padded with its last value (0 if empty)."""
     content: bytes | memoryview = b""
     listed = bytearray()
     for number, value, *_ in _read_fields(tensor):

@@ -48,7 +48,7 @@ from inception_v3.weights.formats.weights import (
 )
 from inception_v3.weights.programs.program import Program
 
-PREPROCESSING = Preprocessing.named("keras")  # as Keras's users load images: whole, without keeping the proportions
+PREPROCESSING = Preprocessing.named("keras")  # as Keras's users load images: whole, with a new aspect ratio
 HDF5 = b"\x89HDF\r\n\x1a\n"
 WEIGHTS_IN_ZIP = "model.weights.h5"
 LAST = BASE[-1].name  # the end of a network saved with include_top=False
@@ -65,7 +65,7 @@ VARIABLES = {
     },
     "dense": {"kernel": "weights", "bias": "biases"},
 }
-# What h5py and zipfile raise for damaged files: libhdf5's errors come as almost any class.
+# The exceptions that h5py and zipfile raise for damaged files: libhdf5's errors arrive as almost any class.
 DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -132,7 +132,7 @@ def _layers() -> list[_KerasLayer]:
 
 
 def _groups() -> dict[str, _KerasLayer]:
-    """The layers by Keras 3's names below `layers/`: each class counts from 0 in the order of `model.layers`."""
+    """Map Keras 3's names below `layers/` to layers. Each class is numbered from 0, in the order of `model.layers`."""
     numbers: defaultdict[str, count[int]] = defaultdict(count)
     return {numbered(layer.kind, next(numbers[layer.kind])): layer for layer in _layers()}
 
@@ -141,7 +141,7 @@ def _groups() -> dict[str, _KerasLayer]:
 
 
 def recognises(path: Path) -> bool:
-    """Whether it is a zip with Keras's members, HDF5 with Keras's groups, or HDF5 that cannot be opened."""
+    """Whether the file is a zip with Keras's members, HDF5 with Keras's groups, or HDF5 that cannot be opened."""
     try:
         if not _is_hdf5(path):
             with zipfile.ZipFile(path) as archive:
@@ -156,7 +156,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Weights:
-    """Raises InputError, naming the file and the variable: damaged, not Keras's Inception V3, or h5py is missing."""
+    """Read one of Keras's files.
+
+    Raises InputError, naming the file and the variable: damaged, not Keras's Inception V3, or h5py is missing.
+    """
     h5py = _import_h5py(path)
     tensors: dict[str, Tensor] = {}
     try:
@@ -191,7 +194,7 @@ def _import_h5py(path: Path) -> Any:
 def _unzip(path: Path) -> BytesIO:
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(WEIGHTS_IN_ZIP)
-        if member.file_size > 4 * path.stat().st_size:  # Keras does not compress, and floats hardly can be
+        if member.file_size > 4 * path.stat().st_size:  # Keras does not compress, and floats hardly shrink
             raise _ContentError(f"{WEIGHTS_IN_ZIP} in it declares {member.file_size} bytes; the file is damaged")
         return BytesIO(archive.read(member))  # reading all of it verifies the checksum
 
@@ -269,9 +272,9 @@ def _read_layer(layer: _KerasLayer, name: str, datasets: list[Any]) -> dict[str,
 
 
 def _read_values(dataset: Any) -> Tensor:
-    """A dataset of the right shape, as float32 or float64 in PyTorch's layout.
+    """Read a dataset whose shape is checked, as float32 or float64 in PyTorch's layout.
 
-    Raises _ContentError before memory is allocated.
+    Raises _ContentError; for a false size, before memory is allocated.
     """
     name, dtype = dataset.name, dataset.dtype
     if dataset.is_virtual or dataset.external:
@@ -299,12 +302,12 @@ def _not_inception(fault: str) -> _ContentError:
 # ------------------------------------------------------------------------------------------------- writing
 
 
-# Why Keras would compute other outputs. Its average pools leave the padding out.
+# Lists the reasons why Keras would compute other outputs. Its average pools leave the padding out.
 differences = partial(differences_from, count_padding=False, can_end_at=LAST)
 
 
 def write(weights: Weights, path: Path) -> None:
-    """Write Keras 3's form if the name ends in `.weights.h5`, which Keras goes by, and otherwise the legacy form.
+    """Write Keras 3's form if the name ends in `.weights.h5`, as Keras does, and otherwise the legacy form.
 
     A gamma is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
     Raises InputError: other widths or fewer layers than Keras has, a path that cannot be written, h5py is missing.
@@ -313,7 +316,7 @@ def write(weights: Weights, path: Path) -> None:
     tensors, _ = fold_gamma(weights.tensors)
     layers = _layers()[:-1] if weights.settings.final_endpoint else _layers()
     arrays = {layer: _to_keras(path, layer, tensors) for layer in layers}
-    buffer = BytesIO()  # with a file on a full disk, libhdf5 would fail again in closing it
+    buffer = BytesIO()  # not a file: on a full disk, libhdf5 would fail again when closing it
     with h5py.File(buffer, "w") as file:
         (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, arrays)
     with atomic_write(path) as temporary:

@@ -2,7 +2,7 @@
 
 The tensors have the names of `state_dict()`. The metadata names the format and its version, and holds as JSON:
 `settings` (the options of InceptionV3), `preprocessing`, `class_names` and `training`. safetensors holds no code, is
-checked against the file's size before memory is allocated, and can be mapped instead of read.
+checked against the file's size before memory is allocated, and can be mapped into memory instead of read.
 """
 
 import json
@@ -33,7 +33,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Weights:
-    """Raises InputError, naming the file: damaged, or written by a newer version."""
+    """Read a file of this format. Raises InputError, naming the file: damaged, or written by a newer version."""
     try:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -59,7 +59,7 @@ def read(path: Path) -> Weights:
 
 
 def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where the options are tuples."""
+    """Turn lists into tuples: JSON has lists where the options are tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 

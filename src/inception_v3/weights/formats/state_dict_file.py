@@ -1,4 +1,4 @@
-"""State dicts of PyTorch on disk, .pth, .bin and .safetensors, read without trusting them."""
+"""Read PyTorch's state dicts (.pth, .bin and .safetensors) without trusting the files."""
 
 import re
 import warnings
@@ -14,7 +14,7 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.weights.formats.weights import FLOATS, one_line
 
-COUNTER = "num_batches_tracked"  # of BatchNorm; used only if it has no momentum, which is nowhere the case here
+COUNTER = "num_batches_tracked"  # of BatchNorm; PyTorch uses it only without a momentum, and all of these have one
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order: averages first
 PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")  # torch.compile and DistributedDataParallel, in either order
 
@@ -78,12 +78,12 @@ def _read_values(path: Path, verify: bool) -> dict[str, Any]:
 
 
 def _unpickle(path: Path, verify: bool) -> dict[str, Any]:
-    """Read what torch.save wrote, without running code. `verify` compares the zip's checksums, which torch does not."""
+    """Read what torch.save wrote, without running code. `verify` tests the zip's checksums, which torch does not do."""
     zipped = zipfile.is_zipfile(path)
     if zipped:
         with zipfile.ZipFile(path) as archive:
             _check_zip(path, archive, verify)
-    mapped = zipped and path.suffix != ".safetensors"  # torch believes that suffix; given an open file, it does not
+    mapped = zipped and path.suffix != ".safetensors"  # torch trusts that suffix, but not with an open file
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols: the file is either read or refused
         content: Any = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
@@ -101,7 +101,7 @@ def _check_zip(path: Path, archive: zipfile.ZipFile, verify: bool) -> None:
     records = archive.infolist()
     if any(record.filename.endswith("/constants.pkl") for record in records):
         raise InputError(f"{path}: a TorchScript program; write torch.save(model.state_dict(), ...) instead")
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):  # torch never compresses: a zip bomb
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):  # torch never does: maybe a zip bomb
         raise InputError(f"{path}: has compressed records, which torch does not write; download it again")
     # torch.serialization.set_crc32_options(False) writes zeros for all checksums
     if verify and any(record.CRC for record in records) and archive.testzip():

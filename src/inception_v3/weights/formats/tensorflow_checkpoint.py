@@ -45,7 +45,7 @@ Fetch = Callable[[bytes, int, tuple[int, ...]], np.ndarray]
 
 
 class Variable(NamedTuple):
-    """A variable as the checkpoint declares it; `slices` is empty if a single entry of V2 holds all of it."""
+    """A variable as the checkpoint declares it. `slices` is empty if a single entry of V2 holds the whole variable."""
 
     name: str
     dtype: int
@@ -136,7 +136,7 @@ def _table_file(path: Path) -> Path | None:
 
 @contextmanager
 def _as_input_error(path: Path, variable: str | None = None) -> Iterator[None]:
-    """Turn any error over the bytes of `path` into an InputError of one line."""
+    """Turn any error while reading or parsing `path` into an InputError of one line."""
     subject = f"{path}: {variable!r}" if variable is not None else f"{path}"
     try:
         yield
@@ -237,7 +237,7 @@ def read_shape(message: Bytes) -> tuple[int, ...]:
 
 
 def to_native(values: np.ndarray, dtype: int) -> np.ndarray:
-    """Values of a DataType in the machine's byte order, bfloat16 as float32."""
+    """Convert values of a DataType to the machine's byte order, and bfloat16 to float32."""
     if dtype == BFLOAT16:  # the upper half of a float32
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -274,7 +274,10 @@ def _assemble(file: Path, variable: Variable, fetch: Fetch) -> np.ndarray:
 
 
 def _slice_key(name: bytes, extents: Slice) -> bytes:
-    """EncodeTensorNameSlice in tensorflow/core/util/saved_tensor_slice_util.cc, with lib/strings/ordered_code.cc."""
+    """The key of a slice in the table.
+
+    Source: EncodeTensorNameSlice in tensorflow/core/util/saved_tensor_slice_util.cc, with lib/strings/ordered_code.cc.
+    """
     rank = bytes([1, len(extents)]) if extents else b"\0"
     return b"\0" + name.replace(b"\0", b"\0\xff") + b"\0\1" + rank + b"".join(_ordered(n) for e in extents for n in e)
 
@@ -332,7 +335,7 @@ class Table:
 
 
 def _entries(block: memoryview) -> dict[bytes, memoryview]:
-    """Keys and values of a block, in order. Of each key, the prefix shared with the previous key is not stored."""
+    """Keys and values of a block, in order. A key is stored without the prefix that it shares with the key before."""
     limit = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
     if limit < 0:
         raise ValueError("a block is too short")
@@ -366,7 +369,7 @@ def _build_table(records: list[tuple[bytes, bytes]]) -> bytes:
 def _build_block(records: list[tuple[bytes, bytes]]) -> bytes:
     block, restarts = bytearray(), []
     for key, value in records:
-        restarts.append(len(block))  # the offset of each key that is stored in full; here all
+        restarts.append(len(block))  # the offset of each key that is stored in full: here every key
         block += b"\0" + encode_varint(len(key)) + encode_varint(len(value)) + key + value
     restarts = restarts or [0]
     block += struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts)) + b"\0"

@@ -78,7 +78,7 @@ def _is_variable(name: str) -> bool:
 
 
 def to_tensorflow(tensor: Tensor) -> np.ndarray:
-    """OIHW kernels to HWIO; vectors stay as they are."""
+    """Convert a tensor to float32 in TensorFlow's layout: kernels OIHW to HWIO; vectors stay as they are."""
     value: np.ndarray = tensor.cpu().float().numpy()
     return np.ascontiguousarray(value.transpose(2, 3, 1, 0)) if value.ndim == 4 else value
 
@@ -139,7 +139,7 @@ def _width_options(path: Path, layers: list[Layer], shapes: dict[str, tuple[int,
 
 
 def _decimals_from(low: Fraction) -> Iterator[Fraction]:
-    """The two smallest numbers from `low` on with 0 decimal places, with 1, and so on up to 11."""
+    """Yield the two smallest numbers, `low` or larger, with 0 decimal places, then those with 1, and so on up to 11."""
     for scale in (10**places for places in range(12)):
         first = -(-low.numerator * scale // low.denominator)
         yield from (Fraction(first, scale), Fraction(first + 1, scale))

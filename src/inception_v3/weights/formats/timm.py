@@ -28,14 +28,14 @@ PREPROCESSING = Preprocessing.named("timm")
 
 
 def recognises(path: Path) -> bool:
-    """Whether it is a safetensors file of another program, or a pickle beside timm's config.json of this network."""
+    """Whether the file is safetensors by another program, or a pickle beside timm's config.json of this network."""
     if not torchvision_names.recognises(path, of_2015=False):
         return False
     return not native.recognises(path) if is_safetensors(path) else _pretrained_cfg(path) is not None
 
 
 def read(path: Path) -> Weights:
-    """Raises InputError, naming the file and the variable: damaged, code, or not this network."""
+    """Read the state dict. Raises InputError, naming the file and the variable: damaged, with code, another network."""
     return torchvision.read(path, _preprocessing(path))
 
 

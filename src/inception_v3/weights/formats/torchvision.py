@@ -20,12 +20,12 @@ PREPROCESSING = Preprocessing.named("torchvision")
 
 
 def recognises(path: Path) -> bool:
-    """Whether it is a pickled state dict other than that of the 2015 graph. (timm's are recognised first.)"""
+    """Whether the file is a pickled state dict other than that of the 2015 graph. (timm's are recognised first.)"""
     return torchvision_names.recognises(path, of_2015=False) and not is_safetensors(path)
 
 
 def read(path: Path, preprocessing: Preprocessing = PREPROCESSING) -> Weights:
-    """Raises InputError, naming the file and the variable: damaged, code, or not this network."""
+    """Read the state dict. Raises InputError, naming the file and the variable: damaged, with code, another network."""
     tensors, aux, num_classes = torchvision_names.read_tensors(path)
     settings = Settings(
         num_classes=num_classes, create_aux_logits=aux, batch_norm_scale=True, count_padding=True, global_pool=True
@@ -42,7 +42,10 @@ def write(weights: Weights, path: Path) -> None:
 
 
 def differences(weights: Weights) -> list[str]:
-    """Why torchvision and timm would compute other outputs from images in [-1, 1]; resizing is left to their users."""
+    """List the reasons why torchvision and timm would compute other outputs from images in [-1, 1].
+
+    Resizing is left to their users.
+    """
     settings = weights.settings
     reasons = differences_from(weights, count_padding=True)
     aux = torchvision_names.can_hold_aux(weights)

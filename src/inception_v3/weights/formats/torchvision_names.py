@@ -1,4 +1,4 @@
-"""The state dict that torchvision, timm and FID's tools share: its names, its shapes, to `Weights` and back.
+"""The state dict that torchvision, timm and FID's tools share: names, shapes, and conversion to and from `Weights`.
 
 The names are those of torchvision/models/inception.py, which timm/models/inception_v3.py and the inception.py of
 pytorch-fid and torch-fidelity took over. They follow from the architecture table by a rule over a branch's kernels.
@@ -25,12 +25,12 @@ THEIR_BATCH_NORM = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
 
 def state_names(aux: bool) -> dict[str, str]:
-    """Map each name of theirs to the name in `InceptionV3.state_dict()`, with or without AuxLogits."""
+    """Map each of torchvision's names to the name in `InceptionV3.state_dict()`, with or without AuxLogits."""
     return {theirs: ours for theirs, (ours, _) in _tensors(aux, num_classes=1000).items()}
 
 
 def _tensors(aux: bool, num_classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Map each name of theirs to the name in `InceptionV3.state_dict()` and to their shape."""
+    """Map each of torchvision's names to the name in `InceptionV3.state_dict()` and to torchvision's shape."""
     scopes = {
         f"{node.name}/{name}/{conv.name}": f"{node.name}.{theirs}"
         for node in architecture.MODULES
@@ -83,7 +83,9 @@ def _names_in_branch(branch: Branch) -> list[tuple[Conv, str]]:
 
 
 def recognises(path: Path, *, of_2015: bool) -> bool:
-    """Whether the file is a state dict with most names of an Inception V3, of 2015 or another. Never raises.
+    """Whether the file is a state dict with most names of the network of 2015, or else of another Inception V3.
+
+    Never raises.
 
     A few names may be missing or unknown: reading the file reports them. Only the network of 2015 has 1,008 classes and
     no auxiliary head.
@@ -106,8 +108,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], bool, int]:
     Returns the tensors, float64 if all are in the file and float32 otherwise; whether there is an auxiliary head;
     and the number of classes.
 
-    Raises InputError, with the variable: damaged, code, missing, unknown, of another shape, not finite; or the file
-    holds another network.
+    Raises InputError: the file is damaged, contains code or holds another network; or, with its name, a variable is
+    missing, unknown, of another shape or not finite.
     """
     theirs = load_state_dict(path)
     aux = has_aux(theirs)

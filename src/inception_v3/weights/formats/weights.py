@@ -1,4 +1,4 @@
-"""`Weights`: what every format is read into and written from, and functions that several formats share."""
+"""`Weights`, the form into which every format is read, and functions that several formats share."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ def fold_gamma(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]
     """Return the tensors of the same network without gamma, and the layers whose gamma was not 1.
 
     gamma * (conv(x) - mean) / deviation equals (gamma * conv(x) - gamma * mean) / deviation: kernel and mean are
-    multiplied, the variance stays. Exact in inference; further training takes another course.
+    multiplied, the variance stays. This is exact in inference, but changes further training.
     """
     suffix = ".BatchNorm.gamma"
     folded = {name: tensor for name, tensor in tensors.items() if not name.endswith(suffix)}
@@ -107,7 +107,7 @@ def differences_from(
     fixed_widths: bool = True,
     can_end_at: str | None = None,
 ) -> list[str]:
-    """Why a program with these options, and with images in [-1, 1], computes other outputs from the weights.
+    """List the reasons why a program with these options, and with images in [-1, 1], computes other outputs.
 
     `fixed_widths` means that the program builds only the published layer widths. `can_end_at` is the layer at which
     its network may end, without heads.

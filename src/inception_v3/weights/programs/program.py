@@ -33,13 +33,13 @@ class Program:
     ) -> tuple[str, dict[str, np.ndarray]]:
         """Let the program load `path` with its own loader and run its own network on images.
 
-        A process of its own keeps whatever the program prints, downloads, changes or allocates away from this one.
+        The separate process protects this one from whatever the program prints, downloads, changes or allocates.
 
         Args:
             path: a file of weights in the program's format.
             images: float32 of shape (N, 3, H, W) in [-1, 1].
             settings: the options of InceptionV3 for these weights, most of which the file does not store.
-            python: the interpreter that has the program.
+            python: the Python interpreter in which the program is installed.
 
         Returns:
             The distribution with its version, and the outputs in NCHW by end point: Logits and AuxLogits, or the last

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns every end point."""
+    """Run the network on images (N, 3, H, W) and return every end point, also in NCHW."""
     tf, slim = import_module("tensorflow.compat.v1"), import_module("tf_slim.nets.inception_v3")
     arg_scope = import_module("tf_slim.ops.arg_scope").arg_scope
     tf.disable_eager_execution()

@@ -8,7 +8,7 @@ import torchvision
 
 
 def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
-    """`transform_input` is for images scaled by ImageNet's mean and std; these are in [-1, 1] already."""
+    """Run the network without `transform_input`, which converts from ImageNet's mean and std to [-1, 1]."""
     network = torchvision.models.inception_v3(
         weights=None,
         init_weights=False,
