@@ -176,7 +176,8 @@ def _why_unavailable(candidate: Candidate, can_calibrate: bool) -> str | None:
 def _check_any(candidates: Collection[Candidate], skipped: dict[str, str]) -> None:
     if not candidates:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise InputError(f"nothing to measure: {reasons or 'no engine here has that precision on this --device; choose another of the two'}", exit_status=2)
+        reasons = reasons or "no engine here has that precision on this --device; choose another of the two"
+        raise InputError(f"nothing to measure: {reasons}", exit_status=2)
 
 
 def _network_and_images(
