@@ -74,7 +74,7 @@ def run(package: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-@pytest.mark.parametrize(("command", "choices"), [("predict", "auto, toy, pytorch"), ("bench", "toy,pytorch")])
+@pytest.mark.parametrize(("command", "choices"), [("predict", "auto, toy, pytorch"), ("bench", "toy, pytorch")])
 def test_help_lists_the_new_engine(package: Path, command: str, choices: str) -> None:
     assert choices in run(package, command, "--help").stdout
 
