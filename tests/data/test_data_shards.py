@@ -191,7 +191,7 @@ def test_a_slow_index_is_cached_until_the_shard_changes(shards: Path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("0.cls", b"cat", "its label is 'cat', and must be a whole number"),
+        ("0.cls", b"cat", "its label is 'cat', but must be a whole number"),
         ("0.cls", b"", "its label is ''"),
         ("0.cls", b"-1", "its label is '-1'"),
         ("0.cls", b"1.5", "its label is '1.5'"),

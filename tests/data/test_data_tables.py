@@ -139,7 +139,7 @@ def test_duplicates_are_found_in_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"image": [b"x"] * 4, "label": ["cat", "dog"] * 2}, "row 0 has label 'cat', and must have a whole number"),
+        ({"image": [b"x"] * 4, "label": ["cat", "dog"] * 2}, "row 0 has label 'cat', but must have a whole number"),
         ({"image": [b"x"] * 4, "label": [0, 1, None, 1]}, "row 2 has label 'None'"),
         ({"image": [b"x"] * 4, "label": [0, 1, -1, 1]}, "row 2 has label '-1'"),
         ({"image": [b"x"] * 4, "label": [0, 1, 10**12, 1]}, "row 2 has label '1000000000000'"),

@@ -206,7 +206,7 @@ def test_records_without_an_image_or_a_label_are_refused(
     ("content", "message"),
     [
         (b"", "no labelled images"),
-        (b"this is text " * 9, "damaged at byte 0: or this is not a TFRecord file"),
+        (b"this is text " * 9, "damaged at byte 0: perhaps this is not a TFRecord file"),
         (b"\x1f\x8b" + b"x" * 99, "compressed: gunzip it"),
     ],
 )

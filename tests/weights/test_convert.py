@@ -370,7 +370,7 @@ def test_the_destination_is_not_replaced_if_outputs_differ_for_no_known_reason(
     monkeypatch.setattr("inception_v3.weights.formats.tf_slim.to_tensorflow", lambda tensor: tensor.flip(0).numpy().T)
     monkeypatch.setattr("inception_v3.weights.formats.tf_slim.to_torch", lambda value: torch.from_numpy(value.T.copy()))
     message = refused(convert, source, tmp_path / "model.ckpt")
-    assert "model.ckpt: not written, since read back here its logits differ by" in message
+    assert "model.ckpt: not written: its logits, read back here, differ by" in message
     assert convert(source, tmp_path / "model.ckpt", "--allow-difference")[0] == 0
 
 
@@ -540,7 +540,7 @@ def test_a_program_with_other_outputs_fails_the_check_unless_allowed(
     source = saved(tmp_path, model)
     monkeypatch.setattr(Program, "run", lambda *_: ("tf-slim 0", {"Logits": np.ones((2, 7), "float32")}))
     message = refused(convert, source, tmp_path / "model.ckpt", "--check")
-    assert "not written, since computed by tf-slim 0 its logits differ by" in message
+    assert "not written: its logits, computed by tf-slim 0, differ by" in message
     status, out, _ = convert(source, tmp_path / "model.ckpt", "--check", "--allow-difference")
     assert status == 0
     assert "checked by tf-slim 0, which differs by" in out

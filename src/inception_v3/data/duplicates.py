@@ -75,7 +75,7 @@ def duplicate_warnings(train: LabelledImages, held_out: LabelledImages) -> Itera
     for pairs, fault in (
         (
             in_both_splits,
-            "in both the training and the held-out split, which makes the score too good; keep one of each",
+            "in both the training and the held-out split, which makes the score too good; keep each in one split only",
         ),
         (in_two_classes, "in two classes; remove the wrong one"),
     ):

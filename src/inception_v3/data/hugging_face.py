@@ -99,7 +99,7 @@ def _read_table(table: Any, address: str, prefix: str) -> LabelledImages:
     for row, label in enumerate(labels):
         if not is_label(label):
             raise InputError(
-                f"{address}: row {row} has {label_column} {printable(label)[:40]!r}, and must have a whole number from "
+                f"{address}: row {row} has {label_column} {printable(label)[:40]!r}, but must have a whole number from "
                 f"0 to {MAX_LABEL:,}; cast names to ClassLabel, and leave out rows without a label"
             )
     class_names = list(getattr(features[label_column], "names", None) or [])

@@ -23,7 +23,7 @@ def parse_label(value: object, name: str) -> int:
     label = int(digits[0]) if digits else value
     if not is_label(label):
         raise InputError(
-            f"{name}: its label is {printable(value)[:40]!r}, and must be a whole number from 0 to {MAX_LABEL:,}; "
+            f"{name}: its label is {printable(value)[:40]!r}, but must be a whole number from 0 to {MAX_LABEL:,}; "
             "number the classes, and write their names to a labels.txt"
         )
     return label

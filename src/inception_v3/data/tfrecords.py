@@ -72,7 +72,7 @@ def index_tfrecords(path: Path) -> FileIndex:
             try:
                 size, content = _read_content(file, offset, length)
             except ValueError as error:
-                consequence = "the rest is left out" if number else "or this is not a TFRecord file"
+                consequence = "the rest is left out" if number else "perhaps this is not a TFRecord file"
                 index.bad.append(("", f"{error}: {consequence}; download it again"))
                 break
             if content is None:

@@ -21,7 +21,7 @@ def pick_device(name: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"--device {name}: cannot be used on this machine ({reason}); leave it out to pick one", exit_status=2
+            f"--device {name}: cannot be used here ({reason}); leave --device out to choose one", exit_status=2
         ) from error
     return device
 

@@ -251,8 +251,8 @@ def _check(
         )
     except ProgramError as error:
         raise InputError(
-            f"{conversion.destination}: not written, since {format.name}'s program cannot use it ({error}); leave out "
-            "--check to write it anyway"
+            f"{conversion.destination}: not written, because {format.name}'s program cannot use it ({error}); "
+            "leave out --check to write it anyway"
         ) from error
     return ProgramCheck(
         program, difference(expected, {name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -267,6 +267,6 @@ def _require_equal_outputs(conversion: Conversion) -> None:
     for how, value in measured.items():
         if not value <= LIMIT:  # or NaN
             raise InputError(
-                f"{conversion.destination}: not written, since {how} its logits differ by {value:.1e}; "
+                f"{conversion.destination}: not written: its logits, {how}, differ by {value:.1e}; "
                 "--allow-difference writes it anyway"
             )

@@ -163,7 +163,7 @@ def _constant(nodes: Nodes, name: str) -> memoryview:
         if op != "Identity":
             raise ValueError(f"it is a {op!r}, not a constant of a frozen graph")
         name = _text(nodes[name], 3).removesuffix(":0")
-    raise ValueError("its nodes form a circle")
+    raise ValueError("its nodes form a cycle")
 
 
 def _read_tensor(tensor: memoryview, expected: tuple[int, ...]) -> Tensor:
