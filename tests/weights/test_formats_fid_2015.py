@@ -390,12 +390,12 @@ def test_other_floats_are_read_exactly(tmp_path: Path, dtype: int, kind: str) ->
         ({BIAS: node(BIAS, "Const", tensor(BIASES, b"", 3))}, b"", "biases' .*type 3 is not a float"),
         ({BIAS: node(BIAS, "Const", tensor(BIASES, encode(5, struct.pack("<f", np.nan))))}, b"", "biases' .*NaN"),
         ({BIAS: node(BIAS, "VariableV2")}, b"", "biases' .*is a 'VariableV2', not a constant"),
-        ({BIAS: node(BIAS, "Identity", reads=BIAS)}, b"", "biases' .*circle"),
+        ({BIAS: node(BIAS, "Identity", reads=BIAS)}, b"", "biases' .*cycle"),
         ({BIAS: node(BIAS, "Identity", reads="gone")}, b"", "biases' .*'gone' is missing"),
         ({}, node(BIAS, "Const"), "two nodes are called 'softmax/biases'"),
         ({}, node("copy/mixed_10/tower_2/conv/conv2d_params", "Const"), "2 times, under '' and 'copy/'"),
     ],
-    ids=["missing", "extra", "shape", "huge", "short", "list", "type", "nan", "variable", "circle", "gone", "twice",
+    ids=["missing", "extra", "shape", "huge", "short", "list", "type", "nan", "variable", "cycle", "gone", "twice",
          "copies"],
 )  # fmt: skip
 def test_a_node_that_does_not_fit_is_named_in_one_line(
