@@ -8,7 +8,7 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -87,7 +87,7 @@ class System:
     load: Callable[[Workload, Path, Precision], LoadedSystem]
     file: str
     package: str
-    precisions_on: DevicePrecisions = field(hash=False)
+    precisions_on: DevicePrecisions
     compiled: bool = False
     format: str | None = None
 
