@@ -22,9 +22,10 @@ from inception_v3.images.find import ImageSource, expand
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import OpenedModel, open_engine
 from inception_v3.inference.engines.base import Engine
-from inception_v3.inference.pipeline import FIRST_BATCH, default_resizer, run_pipeline
+from inception_v3.inference.pipeline import default_resizer, run_pipeline
 from inception_v3.inference.predict import predict
 from inception_v3.inference.results import open_results
+from inception_v3.inference.schedule import FIRST_BATCH
 
 
 class FakeEngine:

@@ -20,9 +20,10 @@ from inception_v3.errors import InputError
 from inception_v3.images.decode import open_image
 from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference import pipeline
-from inception_v3.inference.pipeline import BATCHES, FIRST_BATCH, ImageOutput, run_pipeline
+from inception_v3.inference import pipeline, schedule
+from inception_v3.inference.pipeline import ImageOutput, run_pipeline
 from inception_v3.inference.predict import predict, top_classes
+from inception_v3.inference.schedule import BATCHES_AHEAD, FIRST_BATCH
 
 
 def sources(folder: Path, count: int) -> list[ImageSource]:
@@ -65,7 +66,7 @@ def test_outputs_come_in_the_order_of_the_sources(tmp_path: Path, count: int, ba
 def test_the_order_does_not_depend_on_which_image_is_decoded_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_thread_count", lambda: 8)
+    monkeypatch.setattr(schedule, "thread_count", lambda: 8)
     rng = np.random.default_rng(0)
     delays = iter(rng.uniform(0, 0.01, 1000))
 
@@ -115,14 +116,14 @@ def test_only_a_few_batches_of_sources_are_taken_ahead(tmp_path: Path) -> None:
 
     outputs = run_pipeline(FakeEngine(), SIZE, endless(), batch_size=4)
     for done, _ in zip(range(1, 400), outputs, strict=False):
-        assert last < done + 4 * (BATCHES + 1)
+        assert last < done + 4 * (BATCHES_AHEAD + 2)
     outputs.close()  # type: ignore[attr-defined]
     assert_no_threads()
-    assert last < 400 + 4 * (BATCHES + 1)
+    assert last < 400 + 4 * (BATCHES_AHEAD + 2)
 
 
 def test_the_pixels_decoded_at_the_same_time_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_thread_count", lambda: 8)
+    monkeypatch.setattr(schedule, "thread_count", lambda: 8)
     monkeypatch.setattr(pipeline, "PIXELS_AT_ONCE", 250)
     lock, now, most = threading.Lock(), 0, 0
     array = Preprocessing.array
