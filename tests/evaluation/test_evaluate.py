@@ -6,11 +6,13 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,9 +33,14 @@ from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import reliability_bins
 from inception_v3.evaluation.crops import MultiCrop
-from inception_v3.evaluation.evaluate import PREDICTION_DTYPE, Metrics, evaluate, evaluate_models, merge
+from inception_v3.evaluation.evaluate import PREDICTION_DTYPE, Metrics, evaluate, merge
+from inception_v3.evaluation.models import evaluate_engines, evaluate_models
 from inception_v3.evaluation.report import write_html
 from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.inference.choose import OpenedModel
+from inception_v3.inference.engines.base import LOGITS, Engine, Outputs, Pixels
+from inception_v3.inference.export import export
+from inception_v3.inference.exported.description import Description
 from inception_v3.network.settings import Settings
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.weights.model import InceptionV3
@@ -44,19 +51,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 Models = Callable[..., InceptionV3]
 
 
-class Scripted(torch.nn.Module):
+def opened(engine: Engine, preprocessing: Preprocessing) -> OpenedModel:
+    settings = Settings(num_classes=engine.widths[LOGITS])
+    description = Description(settings, preprocessing, None, (LOGITS,), "fp32", False, "")
+    return OpenedModel(engine, description, Path("the model"), "requested")
+
+
+class Scripted(Engine):
     """A stand-in for the network: an image of gray n gets row n of a table of logits."""
 
-    origin = None
+    name, precision, device, image_size = "scripted", "fp32", "cpu", (2, 2)
 
     def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.table = torch.nn.Parameter(logits, requires_grad=False)
-        self.settings = Settings(num_classes=logits.shape[1])
-        self.preprocessing = Preprocessing((2, 2), 1.0, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
+        self.table, self.widths = logits.numpy(), {LOGITS: logits.shape[1]}
 
-    def forward(self, images: Tensor, end_points: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.table[images[:, 0, 0, 0].round().long()], {}
+    def run(self, pixels: Pixels) -> Outputs:
+        return {LOGITS: self.table[pixels[:, 0, 0, 0]]}
 
 
 def grays(labels: list[int], classes: int) -> LabelledImages:
@@ -65,7 +75,8 @@ def grays(labels: list[int], classes: int) -> LabelledImages:
 
 
 def scripted(logits: Tensor, labels: list[int], **options: object) -> Metrics:
-    return evaluate_models([Scripted(logits)], grays(labels, logits.shape[1]), **options)  # type: ignore[list-item, arg-type]
+    model = opened(Scripted(logits), Preprocessing((2, 2), 1.0))
+    return evaluate_engines([model], grays(labels, logits.shape[1]), **options)  # type: ignore[arg-type]
 
 
 def noise(count: int, height: int = 80, width: int = 110) -> list[Image.Image]:
@@ -121,7 +132,7 @@ def test_a_hundred_thousand_classes_need_no_confusion_matrix(tmp_path: Path) -> 
     values = metrics.as_dict()
     assert (values["top1"], values["confusion"]) == (1 / 3, None)
     assert values["classes"][5] == {"class": "n5", "count": 1, "recall": 1.0, "precision": 1 / 3}
-    settings = {"models": [], "data": "d", "weights": "ema", "crops": 1, "precision": "fp32"}
+    settings = {"models": [], "data": "d", "weights": "ema", "crops": 1, "precision": "fp32", "precisions": []}
     images = LabelledImages(names, [Image.new("RGB", (9, 9))] * 3, [0, 99_999, 5], ["a", "b", "c"])
     write_html(tmp_path / "report.html", metrics, images, settings)
     assert "n99999" in (tmp_path / "report.html").read_text()
@@ -241,35 +252,35 @@ def test_merging_overlapping_parts_counts_no_image_twice(owners: list[set[int]],
 # ------------------------------------------------------------------------------------- crops and ensembles
 
 
-class Colours(torch.nn.Module):
+class Colours(Engine):
     """A stand-in for the network: logits from the mean colour of the pixels, so that they differ between crops."""
 
-    def __init__(self, seed: int, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        kernel = torch.randn(3, 7, generator=torch.Generator().manual_seed(seed)) * 40
-        self.kernel = torch.nn.Parameter(kernel, requires_grad=False)
-        self.settings, self.preprocessing = Settings(num_classes=7), preprocessing
+    name, precision, device, widths = "colours", "fp32", "cpu", {LOGITS: 7}
 
-    def forward(self, images: Tensor, end_points: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        assert len(images) <= 32, "at most a batch at once"
-        return images.mean((2, 3)) @ self.kernel, {}
+    def __init__(self, seed: int) -> None:
+        self.kernel = np.random.default_rng(seed).normal(0, 0.15, (3, 7)).astype(np.float32)
+
+    def run(self, pixels: Pixels) -> Outputs:
+        assert len(pixels) <= 32, "at most a batch at once"
+        return {LOGITS: pixels.mean((1, 2), dtype=np.float32) @ self.kernel}
 
 
-def mean_softmax(model: torch.nn.Module, data: LabelledImages, crops: int) -> Tensor:
-    views = MultiCrop(model.preprocessing, crops)  # type: ignore[arg-type]
-    with torch.inference_mode():
-        scaled = [model.preprocessing.scale(views.pixels(image)) for image in data.sources]  # type: ignore[operator, arg-type]
-        logits = [torch.cat([model(crop[None], ())[0] for crop in crops_of_image]) for crops_of_image in scaled]
-    return torch.stack([logits_of_crops.double().softmax(1).mean(0) for logits_of_crops in logits])
+def mean_softmax(model: OpenedModel, data: LabelledImages, crops: int) -> Tensor:
+    views = MultiCrop(model.description.preprocessing, crops)
+    logits = [
+        np.concatenate([model.engine.run(crop[None])[LOGITS] for crop in views.array(image)])  # type: ignore[arg-type]
+        for image in data.sources
+    ]
+    return torch.stack([torch.from_numpy(of_crops).double().softmax(1).mean(0) for of_crops in logits])
 
 
 @pytest.mark.parametrize(("crops", "batch_size"), [(12, 5), (12, 32), (144, 32)])
 def test_the_softmax_is_averaged_over_crops_and_models(crops: int, batch_size: int) -> None:
     """The second model gets other pixels than the first; the third gets the same as the first."""
     usual, other = Preprocessing((30, 30)), Preprocessing((41, 37), mean=(0.4, 0.5, 0.6), resize=50)
-    models, data = [Colours(seed, (usual, other, usual)[seed]) for seed in range(3)], labelled(5)
+    models, data = [opened(Colours(seed), (usual, other, usual)[seed]) for seed in range(3)], labelled(5)
     probabilities = torch.stack([mean_softmax(model, data, crops) for model in models]).mean(0)
-    metrics = evaluate_models(models, data, crops=crops, batch_size=batch_size)  # type: ignore[arg-type]
+    metrics = evaluate_engines(models, data, crops=crops, batch_size=batch_size)
     expected = scripted(probabilities.log(), list(data.labels))
     assert np.array_equal(metrics.confusion, expected.confusion)
     assert metrics.loss == pytest.approx(expected.loss, rel=1e-5)
@@ -286,7 +297,7 @@ def test_a_model_keeps_its_training_mode(small: Models) -> None:
 
 def test_a_network_with_another_number_of_classes_is_refused() -> None:
     with pytest.raises(InputError, match=r"^the model: num_classes is 3, but the data has 2 classes; give data with"):
-        evaluate_models([Scripted(torch.eye(3))], grays([0, 1], 2))  # type: ignore[list-item]
+        evaluate_engines([opened(Scripted(torch.eye(3)), Preprocessing((2, 2)))], grays([0, 1], 2))
 
 
 # ------------------------------------------------------------------------------------------ the command
@@ -370,6 +381,63 @@ def test_all_options_together(run: Run, saved: Callable[..., Path], pets: Path, 
     assert "broken.png" in (page / "report.html").read_text()
 
 
+def test_all_precisions_are_evaluated_side_by_side(
+    run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an export, int8 is calibrated on the evaluated images."""
+    for number, image in enumerate(noise(40)):
+        image.save(pets / "[red]dog" / f"more-{number}.png")
+    model = saved()
+    status, out, err = run(model, pets, "--precision", "all", "--json", "--report", tmp_path / "page.html")
+    assert status == 0, err
+    printed = json.loads(out)
+    rows = printed["precisions"]
+    assert [row["precision"] for row in rows] == ["fp32", "bf16", "int8"]
+    assert rows[2]["reason"] == "calibrated on 45 of the evaluated images"
+    assert rows[0]["agreement"] == 1
+    assert all(0.5 <= row["agreement"] <= 1 for row in rows)
+    assert len({row["loss"] for row in rows}) == 3, "each precision rounds differently"
+    assert all(row["loss"] == pytest.approx(printed["loss"], rel=0.05) for row in rows)
+    assert all(row["images_per_second"] > 0 for row in rows)
+    assert [printed[name] for name in ("precision", "engine", "top1")] == [
+        rows[0][name] for name in ("precision", "engine", "top1")
+    ]
+    page = (tmp_path / "page.html").read_text()
+    assert all(row["engine"] in page and row["precision"] in page for row in rows)
+    _, out, _ = run(model, pets, "--precision", "bf16,fp32")
+    assert re.findall("fp32|bf16", out) == ["bf16", "fp32"]
+
+
+@pytest.mark.parametrize("engine", ["pytorch", "onnxruntime", "openvino", "ncnn"])
+def test_every_engine_gives_the_figures_of_the_live_network(
+    run: Run, saved: Callable[..., Path], pets: Path, engine: str
+) -> None:
+    file = saved()
+    model = inception_v3.load(file)
+    data = inception_v3.data.load_held_out(str(pets), model.class_names)
+    expected = evaluate(model, batches(data, model.preprocessing, 4), data.class_names)
+    status, out, err = run(file, pets, "--engine", engine, "--json")
+    assert status == 0, err
+    printed = json.loads(out)
+    assert (printed["engine"], printed["precision"]) == (engine, "fp32")
+    assert printed["confusion"] == expected.confusion.tolist()
+    assert printed["loss"] == pytest.approx(expected.loss, rel=1e-4)
+
+
+def test_an_exported_network_is_evaluated_as_the_model_is(
+    run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path
+) -> None:
+    file = saved()
+    export(inception_v3.load(file), tmp_path / "net.onnx")
+    of_model, of_export = (json.loads(run(each, pets, "--json")[1]) for each in (file, tmp_path / "net.onnx"))
+    assert (of_export["engine"], of_export["precision"]) == ("onnxruntime", "fp32")
+    assert of_export["confusion"] == of_model["confusion"]
+    assert of_export["loss"] == pytest.approx(of_model["loss"], rel=1e-4)
+    status, _, err = run(tmp_path / "net.onnx", pets, "--precision", "int8")
+    assert status == 2
+    assert "not exported in int8" in one_line(err)
+
+
 def test_class_names_are_printed_without_interpreting_markup(run: Run, saved: Callable[..., Path], pets: Path) -> None:
     status, out, _ = run(saved(), pets)
     assert status == 0
@@ -382,7 +450,7 @@ def test_class_names_are_printed_without_interpreting_markup(run: Run, saved: Ca
     [
         (("--crops", 10), "--crops must be 1 or 12 or 144, not 10"),
         (("--weights", "cooked"), "--weights must be ema or raw, not cooked"),
-        (("--precision", "int8"), "--precision must be fp32 or bf16"),
+        (("--precision", "fp32,int9"), "unknown precision 'int9'; choose from fp32, bf16, fp16, int8"),
     ],
 )
 def test_options_are_checked_before_the_model_is_loaded(run: Run, arguments: tuple[object, ...], message: str) -> None:
@@ -487,6 +555,7 @@ def test_two_processes_give_the_figures_of_one(
         assert two.pop(figure) == pytest.approx(one.pop(figure), abs=1e-6)
     for printed in (one, two):
         printed["calibration"] = [row["count"] for row in printed["calibration"]]
+        del printed["images_per_second"], printed["precisions"]
     assert two == one
     tables = [
         [line.split(",")[:3] for line in (tmp_path / f"{name}.csv").read_text().splitlines()] for name in ("one", "two")
@@ -512,11 +581,11 @@ def die_at_the_third_image() -> None:
     opened = LabelledImages.open
     count = itertools.count(1)
 
-    def count_opened(self: LabelledImages, index: int) -> Image.Image:
+    def count_opened(self: LabelledImages, index: int, *more: object) -> Image.Image:
         if next(count) == 3 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         print("opened", flush=True)
-        return opened(self, index)
+        return opened(self, index, *more)
 
     LabelledImages.open = count_opened  # type: ignore[method-assign]
 
@@ -528,17 +597,17 @@ def test_sigterm_from_torchrun_is_reported_as_the_end_of_another_process(
     first, second = run_distributed(
         2, command_line, arguments, wait_at_the_first_image, (), log=pets.parent / "ended.log"
     )
-    first.wait_for(lambda: first.output == "opened\n")
+    first.wait_for(lambda: "opened\n" in first.output)
     first.kill(signal.SIGTERM)
     assert first.wait() == 1
     assert "another process has ended" in one_line(first.output)
-    second.kill(signal.SIGKILL)
+    assert second.wait() == 1
 
 
 def wait_at_the_first_image() -> None:
-    def opened(self: LabelledImages, index: int) -> Image.Image:
+    def opened(self: LabelledImages, index: int, *_: object) -> Image.Image:
         print("opened", flush=True)
-        signal.pause()
+        time.sleep(5)
         raise AssertionError
 
     LabelledImages.open = opened  # type: ignore[method-assign]

@@ -21,6 +21,9 @@ SETTINGS = {
     "data": "pets & co",
     "crops": 12,
     "precision": "fp32",
+    "engine": "onnxruntime",
+    "device": "cpu",
+    "precisions": [],
 }
 VOID = {"meta", "img", "input", "source", "br"}
 

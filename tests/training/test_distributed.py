@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from generated_images import skies
 from inception_v3.data import load_data
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import evaluate_models
+from inception_v3.evaluation.models import evaluate_models
 from inception_v3.network.layers import BatchNorm
 from inception_v3.network.sync_batch_norm import SyncBatchNorm
 from inception_v3.weights.load import load

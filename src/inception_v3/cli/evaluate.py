@@ -2,19 +2,17 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inception_v3.cli.common import (
     MODEL_HELP,
-    BatchSize,
     Device,
     Json,
     WeightsFile,
-    Workers,
-    choose_worker_count,
     messages,
     output,
     unreadable_lines,
@@ -22,13 +20,19 @@ from inception_v3.cli.common import (
     warn_unreadable,
 )
 from inception_v3.errors import InputError
+from inception_v3.inference.engines.base import parse_precision
+from inception_v3.inference.engines.registry import CHOICES
 
 if TYPE_CHECKING:
     import torch
 
     from inception_v3.data import LabelledImages
-    from inception_v3.evaluation.evaluate import EvaluationPrecision, Metrics
+    from inception_v3.evaluation.precisions import Evaluated, PrecisionResult
+    from inception_v3.inference.engines.base import Precision
     from inception_v3.weights.model import InceptionV3
+
+
+ALL_PRECISIONS: "tuple[Precision, ...]" = ("fp32", "bf16", "int8")  # of --precision all
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,10 @@ class EvaluateOptions:
     weights: str
     data: str
     crops: int
-    precision: "EvaluationPrecision"
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP + " Or an exported network.")],
     data: Annotated[
         str,
         typer.Argument(
@@ -63,26 +66,34 @@ def evaluate(
         str,
         typer.Option(help="ema (running average of the weights) or raw (weights of the newest training state)."),
     ] = "ema",
-    precision: Annotated[str, typer.Option(help="fp32, or bf16, which is faster.")] = "fp32",
+    engine: Annotated[str, typer.Option(help=f"Engine: {', '.join(CHOICES)}.")] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, bf16, fp16, int8, several such as fp32,bf16, or all (fp32, bf16 and int8, side by side). By "
+            "default fp32, or for an exported network the precision that it was exported in."
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML report to FILE.html, or to report.html in a folder.")
     ] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="Write a CSV file with a row for each image.")] = None,
-    batch_size: BatchSize = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per batch. By default 16 on a CPU and 128 on a GPU.")
+    ] = None,
     device: Device = None,
     weights_file: WeightsFile = None,
-    workers: Workers = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=256, help="Number of threads that decode images. By default one per core.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on held-out images: top-1, top-5, recall and precision of every class, and calibration."""
-    for option, value, choices in (
-        ("--crops", crops, (1, 12, 144)),
-        ("--weights", weights, ("ema", "raw")),
-        ("--precision", precision, ("fp32", "bf16")),
-    ):
+    for option, value, choices in (("--crops", crops, (1, 12, 144)), ("--weights", weights, ("ema", "raw"))):
         if value not in choices:
             raise InputError(f"{option} must be {' or '.join(map(str, choices))}, not {value}", exit_status=2)
-    options = EvaluateOptions([model, *(others or ())], weights, data, crops, cast("EvaluationPrecision", precision))
+    precisions = _parse_precisions(precision)
+    options = EvaluateOptions([model, *(others or ())], weights, data, crops)
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         report /= "report.html"
     from inception_v3.support.files import check_writable
@@ -90,63 +101,83 @@ def evaluate(
     for file in filter(None, (report, table)):
         check_writable(file)  # before hours of work
 
+    import torch
+
     from inception_v3.data import load_held_out
-    from inception_v3.evaluation.evaluate import evaluate_models
-    from inception_v3.support.devices import has_bf16, pick_device
+    from inception_v3.evaluation.precisions import evaluate_precision, open_in
+    from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
     from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 
-    torch_device = local_device(pick_device(device))
-    if precision == "bf16" and not has_bf16(torch_device):
-        raise InputError(f"--precision bf16: this {torch_device.type} does not support it; leave it out", exit_status=2)
+    # Other engines have their own names of devices.
+    torch_device = local_device(pick_device(device)) if engine in ("auto", "pytorch") else torch.device("cpu")
+    if engine in ("auto", "pytorch") and (device is not None or torch_device.type != "cpu"):
+        device = str(torch_device)
+    results: list[PrecisionResult] = []
     with process_group(torch_device, remedy="start all processes again") as processes:
-        networks, files = _load(options, weights_file, torch_device)
-        seen = [training_images(network.origin.file) for network in networks if network.origin is not None]
-        images = load_held_out(data, networks[0].class_names, *seen)
-        if workers is None:  # with many crops a worker needs much memory, and two keep the network busy
-            workers = min(choose_worker_count(None, len(images), data), 8 if crops == 1 else 2)
-        with progress_bar(messages) as progress:
-            bar = progress.add_task("evaluating", total=len(images), figures="", visible=processes.rank == 0)
-            metrics = evaluate_models(
-                networks,
-                images,
-                crops=crops,
-                precision=options.precision,
-                batch_size=batch_size,
-                workers=workers,
-                group=processes,
-                on_batch=lambda done: progress.advance(bar, done),
-            )
+        models = _load(options, weights_file, torch_device)
+        images = load_held_out(data, models[0].class_names, *(training_images(each.file) for each in models))
+        for name in precisions:
+            try:
+                opened = [open_in(each, name, engine, device, images) for each in models]
+            except InputError as error:
+                if precision != "all":
+                    raise
+                warn(f"{name} is left out: {error}")
+                continue
+            with progress_bar(messages) as progress:
+                description = "evaluating" + f" in {name}" * (len(precisions) > 1)
+                bar = progress.add_task(description, total=len(images), figures="", visible=processes.rank == 0)
+                result = evaluate_precision(
+                    opened,
+                    images,
+                    results[0].metrics if results else None,
+                    crops=crops,
+                    batch_size=batch_size,
+                    threads=workers,
+                    group=processes,
+                    on_batch=partial(progress.advance, bar),
+                )
+            results.append(result)
     if processes.rank == 0:  # only the first process reports
-        metrics.bad = [*images.bad, *metrics.bad]
-        _report(options, files, images, metrics, report, table, as_json)
+        for result in results:
+            result.metrics.bad = [*images.bad, *result.metrics.bad]
+        _report(options, models, images, results, report, table, as_json)
 
 
-def _load(
-    options: EvaluateOptions, weights_file: Path | None, device: "torch.device"
-) -> tuple[list["InceptionV3"], list[Path]]:
-    """Load the models, which must have the same classes, and return them with the files of their weights.
+def _parse_precisions(text: str | None) -> "list[Precision | None]":
+    """The precisions to evaluate; [None] is the default. Raises InputError: an unknown name."""
+    if text is None:
+        return [None]
+    if text == "all":
+        return list(ALL_PRECISIONS)
+    return [parse_precision(name.strip()) for name in text.split(",")]
+
+
+def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.device") -> "list[Evaluated]":
+    """Load the models, which must have the same classes.
 
     `weights_file` replaces the download of the first model.
     """
+    from inception_v3.evaluation.precisions import Evaluated, exported_model
+    from inception_v3.inference.choose import find_exported
     from inception_v3.weights.load import load
 
-    networks: list[InceptionV3] = []
-    files = []
+    models: list[Evaluated] = []
     for name in options.models:
-        network = load(name, device, weights_file=None if networks else weights_file)
-        assert network.origin is not None  # `load` sets it
-        files.append(
-            _load_raw_weights(network, network.origin.file) if options.weights == "raw" else network.origin.file
-        )
-        networks.append(network)
-        if (
-            network.class_names != networks[0].class_names
-            or network.settings.num_classes != networks[0].settings.num_classes
-        ):
+        model = exported_model(name) if weights_file is None or models else None
+        if model is None:
+            network = load(name, device, weights_file=None if models else weights_file)
+            assert network.origin is not None  # `load` sets it
+            raw = options.weights == "raw"
+            file = _load_raw_weights(network, network.origin.file) if raw else network.origin.file
+            int8 = find_exported(Path(name)) if Path(name).is_dir() and not raw else None
+            model = Evaluated(name, file, network, network.class_names, network.settings.num_classes, int8)
+        models.append(model)
+        if (model.class_names, model.num_classes) != (models[0].class_names, models[0].num_classes):
             raise InputError(f"{name}: its classes differ from those of {options.models[0]}; leave one of the two out")
-    return networks, files
+    return models
 
 
 def _load_raw_weights(network: "InceptionV3", model: Path) -> Path:
@@ -170,14 +201,16 @@ def _load_raw_weights(network: "InceptionV3", model: Path) -> Path:
 
 def _report(
     options: EvaluateOptions,
-    files: list[Path],
+    models: "list[Evaluated]",
     images: "LabelledImages",
-    metrics: "Metrics",
+    results: "list[PrecisionResult]",
     report: Path | None,
     table: Path | None,
     as_json: bool,
 ) -> None:
-    """Print the metrics, and write the page and the table."""
+    """Print the metrics of the first precision and compare the others; write the page and the table."""
+    first = results[0]
+    metrics = first.metrics
     total = metrics.count + len(metrics.bad)
     if not metrics.count:
         warn_unreadable(unreadable_lines(metrics.bad), total)
@@ -190,14 +223,21 @@ def _report(
     from inception_v3.evaluation.report import write_csv, write_html
     from inception_v3.support.files import checksum
 
-    models = zip(options.models, files, strict=True)
     settings = asdict(options) | {
-        "models": [{"name": name, "file": str(file), "sha256": checksum(file)} for name, file in models]
+        "models": [
+            {"name": each.name, "file": str(each.file), "sha256": None if each.file.is_dir() else checksum(each.file)}
+            for each in models
+        ],
+        "precision": first.precision,
+        "engine": first.engine,
+        "device": first.device,
+        "images_per_second": first.speed,
+        "precisions": [result.as_dict() for result in results],
     }
     if as_json:
         print(json.dumps(settings | metrics.as_dict(), allow_nan=False))
     else:
-        _show(metrics)
+        _show(results)
     if metrics.unanswered:
         warn(
             f"{options.models[0]}: outputs are not finite for {metrics.unanswered} of {metrics.count} images, which "
@@ -211,10 +251,11 @@ def _report(
         write_html(report, metrics, images, settings)
 
 
-def _show(metrics: "Metrics") -> None:
+def _show(results: "list[PrecisionResult]") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    metrics = results[0].metrics
     table = Table("class", title=f"{metrics.count} images")
     for name in ("images", "recall", "precision"):
         table.add_column(name, justify="right")
@@ -222,7 +263,21 @@ def _show(metrics: "Metrics") -> None:
         rates = ["–" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "precision")]
         table.add_row(Text(row["class"]), str(row["count"]), *rates)
     output.print(table)
-    output.print(
-        f"top-1 {metrics.top1:.2%}  top-5 {metrics.top5:.2%}  loss {metrics.loss:.4f}  ECE {metrics.ece:.4f}",
-        highlight=False,
-    )
+    if len(results) > 1:
+        figures = Table("precision", "engine")
+        for name in ("top-1", "top-5", "loss", "ECE", "agreement", "images/s"):
+            figures.add_column(name, justify="right")
+        for result in results:
+            each = result.metrics
+            rates = [f"{value:.2%}" for value in (each.top1, each.top5)]
+            errors = [f"{value:.4f}" for value in (each.loss, each.ece)]
+            figures.add_row(
+                result.precision, result.engine, *rates, *errors, f"{result.agreement:.2%}", f"{result.speed:.1f}"
+            )
+        output.print(figures)
+    else:
+        output.print(
+            f"top-1 {metrics.top1:.2%}  top-5 {metrics.top5:.2%}  loss {metrics.loss:.4f}  ECE {metrics.ece:.4f}  "
+            f"({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)",
+            highlight=False,
+        )

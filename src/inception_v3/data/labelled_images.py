@@ -3,7 +3,7 @@
 import io
 import re
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +13,7 @@ from PIL import Image
 
 from inception_v3.data.sequences import LazySequence, subset
 from inception_v3.errors import InputError
-from inception_v3.images.decode import open_image
+from inception_v3.images.decode import MinimumSize, open_image
 
 BACKGROUND = "background"  # TF-Slim's class 0 of ImageNet
 
@@ -76,10 +76,14 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def open(self, index: int) -> Image.Image:
-        """Decode an image to mode RGB. Raises InputError, with the name of the image, as `open_image` does."""
+    def open(self, index: int, minimum_size: MinimumSize | None = None) -> Image.Image:
+        """Decode an image to mode RGB. See `open_image` for `minimum_size` and the errors."""
         source = self.sources[index]
-        return source if isinstance(source, Image.Image) else open_image(source)
+        return source if isinstance(source, Image.Image) else open_image(source, minimum_size=minimum_size)
+
+    def unopened(self) -> "Iterator[UnopenedImage]":
+        """Yield every image, to be opened later."""
+        return (UnopenedImage(self, index) for index in range(len(self)))
 
     def content(self, index: int) -> bytes:
         """The encoded bytes of an image, or the pixels of an image in memory. Raises InputError: cannot be read."""
@@ -128,6 +132,21 @@ class LabelledImages:
         missing = np.setdiff1d(self.labels, labels)
         if len(missing):
             raise InputError(f"class {self.class_names[missing[0]]}: none of its training images can be read")
+
+
+@dataclass(frozen=True)
+class UnopenedImage:
+    """An image of a data set that is decoded later."""
+
+    images: LabelledImages
+    index: int
+
+    @property
+    def name(self) -> str:
+        return self.images.names[self.index]
+
+    def open(self, minimum_size: MinimumSize | None = None) -> Image.Image:
+        return self.images.open(self.index, minimum_size)
 
 
 def is_number(name: str) -> bool:

@@ -22,6 +22,8 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import Size
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
     from torch import Tensor
 
@@ -109,6 +111,10 @@ class MultiCrop:
                 pixels = self._resize(to_pil_image(pixels), network)
             crops.append(pixels)
         return torch.stack(crops)
+
+    def array(self, image: "Image") -> "NDArray[np.uint8]":
+        """The crops as a uint8 array of shape (count, H, W, 3)."""
+        return self.pixels(image).permute(0, 2, 3, 1).numpy()
 
     def _resize(self, image: "Image", size: Size) -> "Tensor":
         return replace(self.preprocessing, image_size=size, crop_fraction=1.0, resize=None).pixels(image)

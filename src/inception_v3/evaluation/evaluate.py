@@ -4,7 +4,6 @@ One row is kept for each image, and every metric is computed from the rows in th
 metrics do not depend on batch size or number of processes, and an image that was evaluated twice is counted once.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -15,10 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error, reliability_bins
-from inception_v3.evaluation.crops import MultiCrop
 from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.weights.model import InceptionV3
@@ -150,59 +147,6 @@ def merge(parts: Sequence[Metrics]) -> Metrics:
     return Metrics(parts[0].class_names, rows[first], sorted(bad.items()))
 
 
-def evaluate_models(
-    models: Sequence[InceptionV3],
-    images: LabelledImages,
-    *,
-    crops: int = 1,
-    precision: EvaluationPrecision = "fp32",
-    batch_size: int = 32,
-    workers: int = 0,
-    group: ProcessGroup | None = None,
-    on_batch: Callable[[int], None] = lambda done: None,
-) -> Metrics:
-    """Evaluate a model on labelled images, or several models with their softmax averaged.
-
-    Args:
-        models: each gets pixels prepared by its own preprocessing.
-        images: the labelled images.
-        crops: the number of crops of each image over which the softmax is averaged: 1, 12 or 144.
-        precision: "bf16" uses autocast if the device supports it.
-        batch_size: crops in one forward pass. A worker prepares as many at a time, but at least those of one image.
-        workers: number of processes that decode images; 0 decodes in this process.
-        group: the processes that share the work. All of them return the metrics of all images.
-        on_batch: called after each batch with the number of images that all processes finished since the last call.
-
-    Raises InputError if a model has another number of classes than the data.
-    """
-    group = group or ProcessGroup()
-    indices = group.indices(len(images))
-    images_per_batch = max(1, batch_size // crops)
-    common_batches = iter(range(len(images) // group.world_size // images_per_batch))  # batches that every process has
-
-    def report(done: int) -> None:
-        # Synchronise after every batch, so that a dead process is noticed at once.
-        if next(common_batches, None) is not None:
-            (done,) = map(int, group.sum(done))
-        on_batch(done)
-
-    loaders = {
-        preprocessing: batches(
-            images.subset(indices),
-            preprocessing,
-            images_per_batch,
-            transform=MultiCrop(preprocessing, crops).pixels if crops > 1 else None,
-            workers=workers,
-        )
-        for preprocessing in dict.fromkeys(model.preprocessing for model in models)
-    }
-    (model, loader), *ensemble = [(model, loaders[model.preprocessing]) for model in models]
-    part = evaluate(
-        model, loader, images.class_names, report, ensemble=ensemble, precision=precision, batch_size=batch_size
-    )
-    return gather_metrics(group, indices, part)
-
-
 def gather_metrics(group: ProcessGroup, indices: range, part: Metrics) -> Metrics:
     """Combine the metrics of all processes. `part` is this process's, for the images at `indices` of the data set."""
     part.predictions["index"] = indices.start + indices.step * part.predictions["index"]
@@ -216,86 +160,61 @@ def evaluate(
     class_names: list[str],
     on_batch: Callable[[int], None] = lambda done: None,
     *,
-    ensemble: Sequence[tuple[InceptionV3, DataLoader[Any]]] = (),
     precision: EvaluationPrecision = "fp32",
-    batch_size: int | None = None,
 ) -> Metrics:
-    """Evaluate a model on every batch of a loader, in evaluation mode. Its previous mode is restored afterwards.
+    """Evaluate a network as PyTorch runs it, on every batch of a loader. Its previous mode is restored afterwards.
 
-    Everything after the logits is computed in float64.
+    This is the evaluation during training; `models.evaluate_models` is faster.
 
     Args:
-        model: the model, on any device.
-        loader: yields `data.Batch`. Its images have shape (N, 3, H, W), or (N, crops, 3, H, W) to average the softmax
-            over crops.
+        model: the model, on any device. It is put in evaluation mode.
+        loader: yields `data.Batch`, with images of shape (N, 3, H, W).
         class_names: the classes of the labels.
         on_batch: called after each batch with the number of its images, including those that could not be read.
-        ensemble: more models to average the softmax over. Each has a loader of the same images in the same order;
-            models with equal preprocessing may share one.
         precision: "bf16" uses autocast if the device supports it.
-        batch_size: images or crops computed at once; by default the whole batch.
 
-    Raises InputError if a model has another number of classes than `class_names`.
+    Raises InputError if the model has another number of classes than `class_names`.
     """
-    members = [(model, loader), *ensemble]
-    loaders = list({id(loader): loader for _, loader in members}.values())
-    was_training = [member.training for member, _ in members]
+    check_classes(model, class_names)
+    was_training = model.training
+    device = next(model.parameters()).device
     rows, bad = [np.empty(0, PREDICTION_DTYPE)], []
     try:
-        for member, _ in members:
-            check_classes(member, class_names)
-            member.eval()
-        for loaded in zip(*loaders, strict=True):
-            batch = loaded[0]
-            assert all(torch.equal(other.indices, batch.indices) for other in loaded)
+        model.eval()
+        for batch in loader:
             bad += batch.bad
             if len(batch.labels):
-                images = {id(loader): same.images for loader, same in zip(loaders, loaded, strict=True)}
-                views = [_log_probabilities(member, images[id(own)], precision, batch_size) for member, own in members]
-                rows.append(_predictions(_average(torch.cat(views, 1)), batch.labels, batch.indices))
+                with explain_out_of_memory(device), precision_context(device, precision):
+                    scaled = model.preprocessing.scale(batch.images.to(device))
+                    logits = model(scaled.contiguous(memory_format=torch.channels_last), end_points=())[0].float()
+                rows.append(predictions(log_probabilities(logits.cpu()), batch.labels, batch.indices))
             on_batch(len(batch.labels) + len(batch.bad))
     finally:
-        for (member, _), training in zip(members, was_training, strict=True):
-            member.train(training)
+        model.train(was_training)
     return merge([Metrics(class_names, np.concatenate(rows), bad)])
 
 
 def check_classes(model: InceptionV3, class_names: Sequence[str]) -> None:
     """Raise InputError if a model has another number of classes than there are names."""
-    if model.settings.num_classes != len(class_names):
-        name = model.origin.file if model.origin is not None else "the model"
+    name = str(model.origin.file) if model.origin is not None else "the model"
+    check_class_count(name, model.settings.num_classes, len(class_names))
+
+
+def check_class_count(name: str, num_classes: int, expected: int) -> None:
+    if num_classes != expected:
         raise InputError(
-            f"{name}: num_classes is {model.settings.num_classes}, but the data has {len(class_names)} classes; give "
-            "data with the classes of the model"
+            f"{name}: num_classes is {num_classes}, but the data has {expected} classes; give data with the classes of "
+            "the model"
         )
 
 
-def _log_probabilities(
-    model: InceptionV3, images: Tensor, precision: EvaluationPrecision, batch_size: int | None
-) -> Tensor:
-    """The log-softmax of uint8 images, float64 of shape (N, crops, classes).
-
-    Images have shape (N, 3, H, W), for one crop, or (N, crops, 3, H, W). A crop with a logit that is not finite has nan
-    for all classes.
-    """
-    device = next(model.parameters()).device
-    crops = images.flatten(0, -4)
-    logits = []
-    with explain_out_of_memory(device), precision_context(device, precision):
-        for chunk in torch.split(crops, batch_size or len(crops)):
-            scaled = model.preprocessing.scale(chunk.to(device)).contiguous(memory_format=torch.channels_last)
-            logits.append(model(scaled, end_points=())[0].float().cpu())
-    all_logits = torch.cat(logits).double()
-    all_logits[~all_logits.isfinite().all(1)] = torch.nan
-    return all_logits.log_softmax(1).view(len(images), -1, all_logits.shape[1])
+def log_probabilities(logits: Tensor) -> Tensor:
+    """The log-softmax over the last dimension, in float64; nan for all classes if a logit is not finite."""
+    finite = logits.isfinite().all(-1, keepdim=True)
+    return logits.double().masked_fill(~finite, torch.nan).log_softmax(-1)
 
 
-def _average(views: Tensor) -> Tensor:
-    """The logarithm of the mean probability over views: log-probabilities (N, views, classes) to (N, classes)."""
-    return (views.logsumexp(1) - math.log(views.shape[1])).clamp(max=0)
-
-
-def _predictions(log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> np.ndarray:
+def predictions(log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> np.ndarray:
     """Rows of PREDICTION_DTYPE from float64 log-probabilities of shape (N, classes)."""
     label_log_probability = log_probabilities.gather(1, labels[:, None])
     earlier = torch.arange(log_probabilities.shape[1]) < labels[:, None]

@@ -24,6 +24,7 @@ from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network, rejection_reason
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
+from inception_v3.inference.pipeline import prepared_pixels
 from inception_v3.inference.quantise import BATCH_SIZE, MIN_IMAGES, check_calibration_images, quantise
 from inception_v3.support.files import atomic_write, write_error
 from inception_v3.support.packages import require_packages
@@ -151,18 +152,13 @@ def _prepare_images(
         chosen = random.Random(0).sample(chosen, count)
     else:
         random.Random(0).shuffle(chosen)
-    rows, errors = [], []
-    for source in chosen:
-        try:
-            rows.append(model.preprocessing.array(source.open()))
-        except InputError as error:
-            errors.append(str(error))
+    pixels, errors = prepared_pixels(chosen, model.preprocessing, "pillow")
     for message in errors[:10]:
         warnings.warn(message, stacklevel=3)
-    if not rows:
+    if not len(pixels):
         raise InputError(f"{images_name}: no image in it can be read; give others with --images")
-    calibration_count = min(MAX_CALIBRATION_IMAGES, len(rows) // 2) if precision == "int8" else 0
-    calibration, held_out = np.split(np.stack(rows), [calibration_count])
+    calibration_count = min(MAX_CALIBRATION_IMAGES, len(pixels) // 2) if precision == "int8" else 0
+    calibration, held_out = np.split(pixels, [calibration_count])
     if precision != "fp32" and len(held_out) < MIN_IMAGES:
         required = 2 * MIN_IMAGES if precision == "int8" else MIN_IMAGES
         raise InputError(

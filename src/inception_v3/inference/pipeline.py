@@ -6,7 +6,7 @@ it resizes.
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -82,7 +82,7 @@ def run_pipeline(
     Raises InputError with exit status 2, before any work, for options that `check_decode` refuses.
     """
     check_decode(decode, preprocessing)
-    prepare = image_preparer(preprocessing, decode, resize or default_resizer())
+    prepare = image_preparer(preprocessing, decode, resize)
     shape = (*preprocessing.image_size, 3)
     results = run_batches(sources, prepare, engine_compute(engine), shape, options=BatchOptions(batch_size))
     return (_image_output(result) for result in results)
@@ -100,19 +100,26 @@ def engine_compute(engine: Engine) -> Callable[[NDArray[Any], list[Any]], dict[s
     """
 
     def compute(pixels: NDArray[Any], sources: list[Any]) -> dict[str, NDArray[np.float32]]:
-        try:
+        with explain_engine_failure(engine, sources):
             logits, features = engine.predict(pixels)
-        except InputError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise InputError(
-                f"{engine.name} ({engine.precision}) failed on {sources[0].name} and the {len(sources) - 1} images "
-                f"after it: {reason}; try a smaller batch or another engine"
-            ) from error
         return {"logits": logits, "features": features}
 
     return compute
+
+
+@contextmanager
+def explain_engine_failure(engine: Engine, sources: Sequence[ImageLike]) -> Iterator[None]:
+    """Turn an error of the engine's library into an InputError that names the engine and the images."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(
+            f"{engine.name} ({engine.precision}) failed on {sources[0].name} and the {len(sources) - 1} images after "
+            f"it: {reason}; try a smaller batch or another engine"
+        ) from error
 
 
 def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
@@ -128,9 +135,20 @@ def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
         )
 
 
-def image_preparer(preprocessing: Preprocessing, decode: Decode, resize: Resizer) -> Prepare:
-    """Return a function that decodes a source, resizes it and writes the pixels to an array of shape (H, W, 3)."""
+def image_preparer(
+    preprocessing: Preprocessing,
+    decode: Decode = "exact",
+    resize: Resizer | None = None,
+    pixels: Callable[[Image], NDArray[np.uint8]] | None = None,
+) -> Prepare:
+    """Return a function that decodes a source and writes its prepared pixels to an array.
+
+    `pixels` prepares an RGB image; by default it is resized and cropped by `preprocessing` to (H, W, 3).
+    """
     budget = _PixelBudget(PIXELS_AT_ONCE)
+    pixels = pixels or (
+        preprocessing.array if (resize or default_resizer()) == "pillow" else _by_torchvision(preprocessing)
+    )
 
     def prepare(source: ImageLike, row: NDArray[np.uint8]) -> None:
         with ExitStack() as reserved:
@@ -139,14 +157,25 @@ def image_preparer(preprocessing: Preprocessing, decode: Decode, resize: Resizer
                 reserved.enter_context(budget.reserve(width * height))
                 return _scaled_size(preprocessing, width, height) if decode == "scaled" else None
 
-            image = source.open(decoded_size)
-            row[...] = (
-                preprocessing.array(image)
-                if resize == "pillow"
-                else preprocessing.pixels(image).permute(1, 2, 0).numpy()
-            )
+            row[...] = pixels(source.open(decoded_size))
 
     return prepare
+
+
+def prepared_pixels(
+    sources: Iterable[ImageLike], preprocessing: Preprocessing, resize: Resizer | None = None
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """The prepared pixels of all readable images, (N, H, W, 3), and the reasons why the others cannot be read."""
+    shape = (*preprocessing.image_size, 3)
+    prepare = image_preparer(preprocessing, resize=resize)
+    results = list(run_batches(sources, prepare, lambda pixels, _: {"pixels": pixels.copy()}, shape))
+    rows = [result.outputs["pixels"] for result in results if result.outputs]
+    errors = [result.error for result in results if result.error is not None]
+    return np.stack(rows) if rows else np.empty((0, *shape), np.uint8), errors
+
+
+def _by_torchvision(preprocessing: Preprocessing) -> Callable[[Image], NDArray[np.uint8]]:
+    return lambda image: preprocessing.pixels(image).permute(1, 2, 0).numpy()
 
 
 def _scaled_size(preprocessing: Preprocessing, width: int, height: int) -> tuple[int, int]:

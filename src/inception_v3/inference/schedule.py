@@ -28,6 +28,7 @@ Compute = Callable[[Array, list[Source]], dict[str, Array]]  # inputs (N, ...) a
 BATCHES_AHEAD = 2  # one ready, one being filled, beside those that are being computed
 FIRST_BATCH = 1  # sources in the first batch, so that the first output does not wait for a full one
 MAX_THREADS = 16
+STOP_SECONDS = 30.0  # after which a thread hangs, in a file system for example
 
 
 @dataclass(frozen=True)
@@ -175,14 +176,14 @@ class _Batches(Generic[Source, Info]):
             atexit.unregister(self._stop)
 
     def _stop(self) -> None:
-        """Take no more sources, and wait for the threads that are busy.
+        """Take no more sources, and wait for the threads that are busy, unless one hangs.
 
-        If the interpreter exits while a thread is inside a library, the process crashes.
+        If the interpreter exits while a thread is inside a library, the process may crash.
         """
         with self._changed:
             self._stopping.set()
             self._free.put(None)
-            self._changed.wait_for(lambda: not self._busy)
+            self._changed.wait_for(lambda: not self._busy, STOP_SECONDS)
             self._compute = None
 
     def _work(self) -> None:
@@ -208,9 +209,9 @@ class _Batches(Generic[Source, Info]):
             batch.failure = error
 
     def _compute_batch(self, batch: _Batch[Source, Info]) -> None:
-        assert self._compute is not None  # it is cleared only while no thread is busy
         try:
-            batch.compute(self._compute, self._needs_computation)
+            if self._compute is not None:  # None if this thread has hung and the run is stopping
+                batch.compute(self._compute, self._needs_computation)
         except BaseException as error:
             batch.failure = error
 

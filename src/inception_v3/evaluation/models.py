@@ -1,0 +1,141 @@
+"""Evaluate one model, or an ensemble, by inference engines in any precision."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inception_v3.data import LabelledImages
+from inception_v3.data.labelled_images import UnopenedImage
+from inception_v3.errors import InputError
+from inception_v3.evaluation.crops import MultiCrop
+from inception_v3.evaluation.evaluate import (
+    PREDICTION_DTYPE,
+    Metrics,
+    check_class_count,
+    gather_metrics,
+    log_probabilities,
+    merge,
+    predictions,
+)
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.inference.choose import OpenedModel, open_model
+from inception_v3.inference.engines.base import LOGITS, Engine, Precision
+from inception_v3.inference.pipeline import explain_engine_failure, image_preparer
+from inception_v3.inference.schedule import BatchOptions, Result, run_batches
+from inception_v3.support.distributed import ProcessGroup
+from inception_v3.weights.model import InceptionV3
+
+
+def evaluate_models(
+    models: Sequence[InceptionV3], images: LabelledImages, *, precision: Precision = "fp32", **options: Any
+) -> Metrics:
+    """Evaluate a model on labelled images, or several models with their softmax averaged.
+
+    Each model runs in the fastest engine that is installed, on its device. `options` are those of `evaluate_engines`,
+    and so are the exceptions.
+    """
+    devices = [str(next(model.parameters()).device) for model in models]
+    opened = [open_model(model, "auto", precision, device) for model, device in zip(models, devices, strict=True)]
+    return evaluate_engines(opened, images, **options)
+
+
+def evaluate_engines(
+    models: Sequence[OpenedModel],
+    images: LabelledImages,
+    *,
+    crops: int = 1,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    group: ProcessGroup | None = None,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Metrics:
+    """Evaluate opened models on labelled images; the softmax of several models is averaged.
+
+    Everything after the logits is computed in float64.
+
+    Args:
+        models: each gets pixels prepared by its own preprocessing.
+        images: the labelled images.
+        crops: the number of crops of each image over which the softmax is averaged: 1, 12 or 144.
+        batch_size: crops computed at once; by default what suits the first model's engine.
+        threads: number of threads that decode images; by default one for each core.
+        group: the processes that share the work. All of them return the metrics of all images.
+        on_batch: called after each batch with the number of images that all processes finished since the last call.
+
+    Raises InputError if a model has another number of classes than the data, or an engine fails.
+    """
+    for model in models:
+        check_class_count(str(model.file), model.description.settings.num_classes, len(images.class_names))
+        if LOGITS not in model.engine.widths:
+            raise InputError(f"{model.file}: has no Logits to evaluate; export it without --end-points")
+    group = group or ProcessGroup()
+    indices = group.indices(len(images))
+    part = images.subset(indices)
+    size = batch_size or models[0].engine.batch_size
+    options = BatchOptions(max(1, size // crops), threads=threads)
+    engines: dict[Preprocessing, list[Engine]] = {}
+    for model in models:
+        engines.setdefault(model.description.preprocessing, []).append(model.engine)
+    results = zip(*(_logits(part, *same, crops, size, options) for same in engines.items()), strict=True)
+    metrics = [Metrics(images.class_names, np.empty(0, PREDICTION_DTYPE))]
+    common_batches = iter(range(len(images) // group.world_size // options.size))  # batches that every process has
+    while batch := list(islice(results, options.size)):
+        metrics.append(_batch_metrics(part, batch))
+        done = len(batch)
+        if next(common_batches, None) is not None:  # a dead process is noticed at once
+            (done,) = map(int, group.sum(done))
+        on_batch(done)
+    return gather_metrics(group, indices, merge(metrics))
+
+
+def _logits(
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    engines: list[Engine],
+    crops: int,
+    batch_size: int,
+    options: BatchOptions,
+) -> Iterator[Result[UnopenedImage, None]]:
+    """The logits of each image, (crops, classes), from each of the engines. `batch_size` is that of an engine."""
+
+    def compute(pixels: NDArray[Any], sources: list[UnopenedImage]) -> dict[str, NDArray[np.float32]]:
+        views = pixels.reshape(-1, *pixels.shape[2:])
+        starts = range(0, len(views), batch_size)
+        outputs = {}
+        for number, engine in enumerate(engines):
+            with explain_engine_failure(engine, sources):
+                logits = np.concatenate([engine.run(views[start : start + batch_size])[LOGITS] for start in starts])
+            outputs[str(number)] = logits.reshape(len(pixels), crops, -1)
+        return outputs
+
+    views = MultiCrop(preprocessing, crops).array if crops > 1 else None
+    prepare = image_preparer(preprocessing, pixels=views)
+    shape = (crops, *preprocessing.image_size, 3)
+    return run_batches(images.unopened(), prepare, compute, shape, options=options)
+
+
+def _batch_metrics(images: LabelledImages, batch: list[tuple[Result[UnopenedImage, None], ...]]) -> Metrics:
+    """Metrics of a few images from the results of all networks, with the softmax averaged over networks and crops."""
+    readable = [results for results in batch if all(result.outputs for result in results)]
+    errors = {result.source.name: result.error for results in batch for result in results if result.error}
+    rows = np.empty(0, PREDICTION_DTYPE)
+    if readable:
+        views = [
+            np.concatenate([logits for result in results for logits in (result.outputs or {}).values()])
+            for results in readable
+        ]
+        indices = [results[0].source.index for results in readable]
+        labels = torch.tensor([images.labels[index] for index in indices])
+        probabilities = _average(log_probabilities(torch.from_numpy(np.stack(views))))
+        rows = predictions(probabilities, labels, torch.tensor(indices))
+    return Metrics(images.class_names, rows, list(errors.items()))
+
+
+def _average(views: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the mean probability over views: log-probabilities (N, views, classes) to (N, classes)."""
+    return (views.logsumexp(1) - math.log(views.shape[1])).clamp(max=0)

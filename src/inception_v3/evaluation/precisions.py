@@ -1,0 +1,127 @@
+"""Evaluate the same models in several precisions, each with its engine, and compare them."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inception_v3.data import LabelledImages
+from inception_v3.errors import InputError
+from inception_v3.evaluation.evaluate import Metrics
+from inception_v3.evaluation.models import evaluate_engines
+from inception_v3.inference.choose import OpenedModel, find_exported, open_exported, open_model
+from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.engines.graph import build_graph, swap_pools
+from inception_v3.inference.exported.registry import exports_in, read_description, recognise
+from inception_v3.inference.pipeline import prepared_pixels
+from inception_v3.inference.quantise import GOOD_IMAGES, int8_engine
+from inception_v3.weights.model import InceptionV3
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model to evaluate: a network in memory, or exported networks (`network` is None).
+
+    `file` is the file of its weights, or the exported file or folder. `int8` is an exported folder to take int8 from.
+    """
+
+    name: str
+    file: Path
+    network: InceptionV3 | None
+    class_names: list[str] | None
+    num_classes: int
+    int8: Path | None = None
+
+
+@dataclass(frozen=True)
+class PrecisionResult:
+    """The metrics in one precision, and how they were computed.
+
+    `agreement` is the fraction of images with the same predicted class as in the first precision. `speed` is in images
+    per second, with decoding.
+    """
+
+    precision: Precision
+    engine: str
+    device: str
+    reason: str
+    speed: float
+    agreement: float
+    metrics: Metrics
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row of this precision in the JSON."""
+        figures = {
+            key: value for key, value in self.metrics.as_dict().items() if key in ("top1", "top5", "loss", "ece")
+        }
+        names = ("precision", "engine", "device", "reason", "agreement")
+        return {name: getattr(self, name) for name in names} | figures | {"images_per_second": self.speed}
+
+
+def exported_model(name: str) -> Evaluated | None:
+    """The exported network of this name, or the best of a folder of exported networks; None for anything else."""
+    path = Path(name)
+    if not recognise(path) and (not path.is_dir() or find_exported(path) != path):
+        return None
+    description = read_description(path if recognise(path) else exports_in(path)[0])
+    return Evaluated(name, path, None, description.class_names, description.settings.num_classes)
+
+
+def open_in(
+    model: Evaluated, precision: Precision | None, engine: str, device: str | None, images: LabelledImages
+) -> OpenedModel:
+    """Open a model in a precision; None is fp32, or for an exported network the precision that it was exported in.
+
+    For int8, a model uses the export in its run folder. Without one it is calibrated on `images`.
+    Raises InputError, as `open_model` and `open_exported` do.
+    """
+    if model.network is None:
+        return open_exported(model.file, engine, precision, device)
+    if precision != "int8":
+        return open_model(model.network, engine, precision, device)
+    if model.int8 is not None:
+        try:
+            return open_exported(model.int8, engine, precision, device)
+        except InputError as error:
+            warnings.warn(f"{error}; calibrating int8 on images of the evaluation instead", stacklevel=2)
+    return _calibrated(model.network, images)
+
+
+def _calibrated(network: InceptionV3, images: LabelledImages) -> OpenedModel:
+    """An int8 engine that is calibrated on up to GOOD_IMAGES images, spread over all."""
+    opened = open_model(network, "pytorch", "fp32", "cpu")
+    chosen = images.subset(np.linspace(0, len(images) - 1, min(GOOD_IMAGES, len(images))).astype(int).tolist())
+    pixels, _ = prepared_pixels(chosen.unopened(), network.preprocessing)
+    engine = int8_engine(swap_pools(build_graph(network)), pixels)
+    description = replace(opened.description, precision="int8")
+    return OpenedModel(engine, description, opened.file, f"calibrated on {len(pixels)} of the evaluated images")
+
+
+def evaluate_precision(
+    models: Sequence[OpenedModel], images: LabelledImages, first: Metrics | None = None, **options: Any
+) -> PrecisionResult:
+    """Evaluate opened models, and compare the predictions with those of the `first` precision.
+
+    `options` are those of `evaluate_engines`, and so are the exceptions.
+    """
+    started = time.perf_counter()
+    metrics = evaluate_engines(models, images, **options)
+    speed = (metrics.count + len(metrics.bad)) / (time.perf_counter() - started)
+    engine = models[0].engine
+    return PrecisionResult(
+        engine.precision,
+        engine.name,
+        engine.device,
+        models[0].reason,
+        speed,
+        _agreement(metrics, first or metrics),
+        metrics,
+    )
+
+
+def _agreement(metrics: Metrics, other: Metrics) -> float:
+    return float((metrics.predictions["predicted"] == other.predictions["predicted"]).mean()) if metrics.count else 0.0
