@@ -132,7 +132,16 @@ def test_a_hundred_thousand_classes_need_no_confusion_matrix(tmp_path: Path) -> 
     values = metrics.as_dict()
     assert (values["top1"], values["confusion"]) == (1 / 3, None)
     assert values["classes"][5] == {"class": "n5", "count": 1, "recall": 1.0, "precision": 1 / 3}
-    settings = {"models": [], "data": "d", "weights": "ema", "crops": 1, "precision": "fp32", "precisions": []}
+    settings = {
+        "models": [],
+        "data": "d",
+        "weights": "ema",
+        "crops": 1,
+        "precision": "fp32",
+        "engine": "ncnn",
+        "device": "cpu",
+        "precisions": [],
+    }
     images = LabelledImages(names, [Image.new("RGB", (9, 9))] * 3, [0, 99_999, 5], ["a", "b", "c"])
     write_html(tmp_path / "report.html", metrics, images, settings)
     assert "n99999" in (tmp_path / "report.html").read_text()
@@ -608,7 +617,7 @@ def wait_at_the_first_image() -> None:
     def opened(self: LabelledImages, index: int, *_: object) -> Image.Image:
         print("opened", flush=True)
         time.sleep(5)
-        raise AssertionError
+        return Image.new("RGB", (80, 80))
 
     LabelledImages.open = opened  # type: ignore[method-assign]
 
