@@ -19,7 +19,7 @@ from inception_v3.fidelity.conventions import find_convention
 from inception_v3.fidelity.feature_rows import FeatureRowWriter
 from inception_v3.fidelity.features import extract_features
 from inception_v3.fidelity.image_sets import open_image_set
-from inception_v3.fidelity.network import ExtractFeatures, FeatureNetwork, load_network
+from inception_v3.fidelity.network import EngineFeatures, ExtractFeatures, FeatureNetwork, load_network
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.fidelity.run import fidelity
 from inception_v3.inference.feature_store import FeatureStore
@@ -78,20 +78,24 @@ def test_settings_that_change_the_outputs_change_the_checksum(thin: Path) -> Non
         assert len(checksums) == 2
 
 
-def test_an_interrupted_run_resumes_where_it_stopped(sets: tuple[Path, Path], thin: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_where_it_stopped(
+    sets: tuple[Path, Path], thin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = load_network(thin, any_weights=True)
-    batches = iter(range(10))
+    assert isinstance(network.features, EngineFeatures)
+    run, batches = network.features.engine.run, iter(range(10))
 
-    def interrupted(images: Tensor) -> tuple[Tensor, Tensor]:
+    def interrupted(images: np.ndarray) -> dict[str, np.ndarray]:
         if next(batches) == 2:
             raise KeyboardInterrupt
-        return network.features(images)
+        return run(images)
 
-    interrupted_network = FeatureNetwork(**{**vars(network), "features": interrupted})
     store = FeatureStore(tmp_path)  # never closed, as if the process had been killed
     images, convention, options = open_image_set(sets[0]), find_convention(), FidelityOptions(batch_size=4)
-    with pytest.raises(KeyboardInterrupt):
-        extract_features(images, interrupted_network, convention, options, store=store)
+    with monkeypatch.context() as patched:
+        patched.setattr(network.features.engine, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(images, network, convention, options, store=store)
     again = extract_features(images, network, convention, options, store=FeatureStore(tmp_path))
     assert again.from_cache == 8
     assert relative(again.rows, extract_features(images, network, convention).rows) < 1e-5

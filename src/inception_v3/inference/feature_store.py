@@ -31,13 +31,10 @@ MAX_BYTES = 10 * 10**9
 DISK_FRACTION = 0.5  # the store fills at most this fraction of its own size and the free disk together
 STILL_CHANGING = 2 * 10**9  # nanoseconds: a file this new may change again without a change of its time stamps
 APPLICATION_ID, SCHEMA_VERSION = 0x49763353, 1  # in the header of the file
-PRAGMAS = (
-    "auto_vacuum = INCREMENTAL",
-    "journal_mode = WAL",  # a reader does not wait for a writer
-    "synchronous = NORMAL",  # features lost in a power failure are computed again
-)
-# `used` precedes the large columns, so that an update of it writes a single page.
+# With WAL a reader does not wait for a writer. `used` precedes the large columns, so that an update of it writes a single page.
 SCHEMA = f"""
+    PRAGMA auto_vacuum = INCREMENTAL;
+    PRAGMA journal_mode = WAL;
     BEGIN IMMEDIATE;
     CREATE TABLE IF NOT EXISTS spaces (key BLOB PRIMARY KEY, fields TEXT) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS features (id INTEGER PRIMARY KEY AUTOINCREMENT, space BLOB, image BLOB, used INTEGER,
@@ -194,7 +191,7 @@ class FeatureStore:
         def remove(database: sqlite3.Connection) -> None:
             database.execute("DELETE FROM features WHERE used < ?", (_today() - older_than,))
             database.execute("DELETE FROM spaces WHERE key NOT IN (SELECT space FROM features)")
-            database.execute("PRAGMA incremental_vacuum").fetchall()
+            database.executescript("PRAGMA incremental_vacuum")  # `execute` would remove a single page
 
         self._run(remove, None, writes=True)
 
@@ -259,8 +256,7 @@ class FeatureStore:
         uri = f"{self.file.absolute().as_uri()}?{mode}"
         database = sqlite3.connect(uri, 60, isolation_level="IMMEDIATE", check_same_thread=False, uri=True)
         try:
-            for pragma in PRAGMAS if mode == "mode=rwc" else ():
-                database.execute(f"PRAGMA {pragma}")
+            database.execute("PRAGMA synchronous = NORMAL")  # features lost in a power failure are computed again
             if not _value(database, "SELECT count(*) FROM sqlite_schema"):
                 database.executescript(SCHEMA)
             version = _value(database, "PRAGMA user_version")
@@ -316,7 +312,6 @@ def _copy_readable(damaged: Path, new: Path) -> str:
     """Write a store with the readable features of a damaged one. Returns the number of lost features, or "all"."""
     lost = "all"
     with closing(sqlite3.connect(new)) as target, closing(sqlite3.connect(damaged)) as source:
-        target.execute(f"PRAGMA {PRAGMAS[0]}")
         target.executescript(SCHEMA)
         with suppress(sqlite3.Error):
             source.execute("PRAGMA writable_schema = ON")  # lets SQLite open a truncated file
