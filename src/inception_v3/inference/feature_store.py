@@ -31,7 +31,7 @@ MAX_BYTES = 10 * 10**9
 DISK_FRACTION = 0.5  # the store fills at most this fraction of its own size and the free disk together
 STILL_CHANGING = 2 * 10**9  # nanoseconds: a file this new may change again without a change of its time stamps
 APPLICATION_ID, SCHEMA_VERSION = 0x49763353, 1  # in the header of the file
-# With WAL a reader does not wait for a writer. `used` precedes the large columns, so that an update of it writes a single page.
+# With WAL a reader does not wait for a writer. `used` precedes the large columns: its update writes a single page.
 SCHEMA = f"""
     PRAGMA auto_vacuum = INCREMENTAL;
     PRAGMA journal_mode = WAL;
@@ -238,6 +238,7 @@ class FeatureStore:
         """Open the file, for reading only if it cannot be written."""
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            self._inode = self.file.stat().st_ino if self.file.exists() else 0
             self._database = self._connect("mode=rwc")
         except sqlite3.OperationalError as error:
             if not self.file.is_file():
@@ -246,7 +247,7 @@ class FeatureStore:
             log = self.file.with_name(f"{STORE_FILE}-wal")
             self._database = self._connect("mode=ro" if log.exists() else "immutable=1")
             self._stop(error, reading=False)
-        self._inode = self.file.stat().st_ino
+        self._inode = self._inode or self.file.stat().st_ino
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         """Connect to the file, and create its tables if it is new.
@@ -297,7 +298,7 @@ class FeatureStore:
         self._disconnect()
         try:
             with file_lock(self.file):
-                if self._inode not in (0, self.file.stat().st_ino):
+                if self._inode != self.file.stat().st_ino:
                     return
                 with atomic_write(self.file) as new:
                     lost = _copy_readable(self.file, new)
