@@ -134,7 +134,7 @@ def test_a_damaged_feature_is_dropped_and_reported_and_the_others_stay(store: Fe
     put(store, given)
     assert stored(store, given) == 3
     store.close()
-    assert store.messages == [f"{store.file}: 2 damaged entries, whose features are computed again"]
+    assert store.messages == [f"{store.file}: damaged entries: 2; their features are computed again"]
 
 
 def zeros_inside(content: bytes) -> bytes:
@@ -165,9 +165,9 @@ def test_a_damaged_file_costs_one_line_and_the_damaged_features(
     assert kept <= count < 300
     put(again, given)
     assert stored(again, given) == 300
+    again.close()
     assert len(again.messages) == 1
     assert "computed again" in again.messages[0]
-    again.close()
     with closing(sqlite3.connect(store.file)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 

@@ -91,8 +91,8 @@ def _print_tables(folder: Path, spaces: list[dict[str, Any]], sizes: dict[str, i
         table.add_column(column, justify="right" if column in ("images", "MB") else "left", max_width=24)
     for space in spaces:
         fields = (space[name] for name in ("end_point", "preprocessing", "precision", "engine"))
-        size = f"{space['bytes'] / 1e6:,.1f}"
-        table.add_row(space["weights"][:12], *fields, f"{space['images']:,}", size, space["used"])
+        megabytes = f"{space['bytes'] / 1e6:,.1f}"
+        table.add_row(space["weights"][:12], *fields, f"{space['images']:,}", megabytes, space["used"])
     output.print(table)
     for name, size in sizes.items():
         output.print(f"{name}: {size / 1e6:,.1f} MB", highlight=False, markup=False, soft_wrap=True)

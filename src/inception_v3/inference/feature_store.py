@@ -136,7 +136,7 @@ class FeatureStore:
         for key, row in zip(images, rows, strict=False):
             if row is not None:
                 row_id, used, checksum, facts, vector = row
-                if checksum != _checksum(space, key, facts, vector):
+                if checksum != _checksum(space.key, key, facts, vector):
                     self._damaged.add((space, key))
                     continue
                 results[key] = np.frombuffer(vector, np.float32), facts
@@ -149,7 +149,7 @@ class FeatureStore:
         rows = []
         for image, vector, facts in features:
             blob = np.ascontiguousarray(vector, np.float32).tobytes()
-            rows.append((None, space.key, image, _today(), _checksum(space, image, facts, blob), facts, blob))
+            rows.append((None, space.key, image, _today(), _checksum(space.key, image, facts, blob), facts, blob))
 
         def write(database: sqlite3.Connection) -> None:
             fields = json.dumps(asdict(space))
@@ -202,7 +202,7 @@ class FeatureStore:
                 self._run(self._write_dates, None, writes=True)
             self._disconnect()
             if self._damaged:
-                self._report(f"{len(self._damaged):,} damaged entries, whose features are computed again")
+                self._report(f"damaged entries: {len(self._damaged):,}; their features are computed again")
             self._damaged.clear()
 
     def _write_dates(self, database: sqlite3.Connection) -> None:
@@ -320,8 +320,10 @@ def _copy_readable(damaged: Path, new: Path) -> str:
             rows, errors = range(_value(source, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence")), 0
             for row in rows:
                 try:
-                    query = "SELECT * FROM features WHERE id = ?"
-                    target.executemany(INSERT, source.execute(query, (row + 1,)))
+                    found = source.execute("SELECT * FROM features WHERE id = ?", (row + 1,)).fetchall()
+                    intact = [each for each in found if each[4] == _checksum(*each[1:3], *each[5:])]
+                    target.executemany(INSERT, intact)
+                    errors += len(found) - len(intact)
                 except sqlite3.DatabaseError:
                     errors += 1
             lost = f"{errors:,} of {len(rows):,}" if rows else lost
@@ -351,5 +353,5 @@ def _today() -> int:
     return date.today().toordinal()
 
 
-def _checksum(space: FeatureSpace, image: bytes, facts: bytes, vector: bytes) -> int:
-    return zlib.crc32(b"".join((space.key, image, facts, vector)))
+def _checksum(space: bytes, image: bytes, facts: bytes, vector: bytes) -> int:
+    return zlib.crc32(b"".join((space, image, facts, vector)))
