@@ -1,5 +1,6 @@
 """Fine-tuning: what it learns, that the saved network has the same outputs, and what it writes."""
 
+import contextlib
 import csv
 import io
 import json
@@ -8,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -405,6 +407,32 @@ def test_the_command_then_predict(
     status, _, err = command(capsys, monkeypatch, *common, "--out", workspace / "cli")
     assert status == 2
     assert "--overwrite" in err
+
+
+@pytest.mark.parametrize("damage", ["a damaged entry", "truncated", "no folder"])
+def test_an_unusable_store_costs_one_line_and_not_the_run(
+    damage: str,
+    workspace: Path,
+    tuned: FineTuned,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "features.sqlite"
+    with contextlib.closing(sqlite3.connect(workspace / "cache" / "features.sqlite")) as shared:
+        shared.execute("VACUUM INTO ?", (f"{file}",))
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif damage == "a damaged entry":
+        with contextlib.closing(sqlite3.connect(file)) as database, database:
+            database.execute("UPDATE features SET vector = x'00' WHERE id = 2")
+    else:
+        file = Path("/dev/null/features.sqlite")
+    arguments = (workspace / "weights.safetensors", workspace / "data", "--cache", file.parent)
+    status, out, err = command(capsys, monkeypatch, "finetune", *arguments, "--out", tmp_path / "run", "--json")
+    assert status == 0, err
+    assert json.loads(out)["held_out"]["top1"] == 1.0
+    assert len([line for line in err.splitlines() if line.startswith(f"{file}: ")]) == 1
 
 
 def test_without_out_the_run_is_named_after_the_data(

@@ -2,7 +2,6 @@
 
 import math
 import os
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,7 +115,7 @@ def finetune(
     if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
         raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
     store = FeatureStore(cache or cache_folder("features"))
-    with RunFolder(folder, overwrite=overwrite, resume=resume) as run, closing(store):
+    with RunFolder(folder, overwrite=overwrite, resume=resume) as run:
         if factors is not None:
             warn_of_missing(run)
         try:
@@ -138,6 +137,7 @@ def finetune(
             messages.print("the features computed so far are kept; run the same command again to continue")
             raise
         finally:
+            store.close()
             for message in store.messages:
                 warn(message)
     warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
