@@ -1,12 +1,10 @@
 """The command `inception-v3 fidelity`: its output, files, warnings and errors, mostly with a thin network."""
 
-import contextlib
 import csv
 import io
 import json
 import re
 import shutil
-import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,9 @@ from inception_v3 import cli
 from inception_v3.fidelity import scores
 from inception_v3.fidelity.conventions import MODES, PROGRAMS
 from inception_v3.fidelity.run import fidelity
+from inception_v3.fidelity.stored_image import StoredImage
+from inception_v3.inference import feature_store
+from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
 
@@ -287,15 +288,16 @@ def test_adms_reference_batch_provides_statistics_for_fid_and_images_for_the_oth
 # --- the feature cache ---
 
 
-@pytest.mark.parametrize("damage", ["text", "folder in its place", "row"])
-def test_an_unusable_cache_is_reported_and_the_scores_are_computed_without_it(
+@pytest.mark.parametrize("damage", ["text", "folder in its place", "truncated"])
+def test_an_unusable_store_is_reported_in_one_line_and_the_scores_are_the_same(
     damage: str, run: Run, sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    assert run(*sets, "--cache", tmp_path / "c", "--scores", "fid")[0] == 0
+    status, before, _ = run(*sets, "--cache", tmp_path / "c", "--scores", "fid", "--json")
+    assert status == 0
     (file,) = (tmp_path / "c").iterdir()
     if damage == "text":
         file.write_text("no database" * 1000)
-    elif damage == "row":
+    elif damage == "truncated":
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])
     else:
@@ -303,8 +305,18 @@ def test_an_unusable_cache_is_reported_and_the_scores_are_computed_without_it(
         file.mkdir()
     status, out, err = run(*sets, "--cache", tmp_path / "c", "--scores", "fid", "--json")
     assert status == 0
-    assert json.loads(out)["fid"] > 0
-    assert "cannot be used as feature cache" in err.replace("\n", " ")
+    assert json.loads(out)["fid"] == pytest.approx(json.loads(before)["fid"], rel=1e-5)
+    assert len([line for line in err.splitlines() if line.startswith(f"{file}: ")]) == 1
+
+
+def test_images_are_not_read_again_if_their_features_are_stored(
+    sets: tuple[Path, Path], thin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "STILL_CHANGING", -1)
+    options: dict[str, Any] = {"weights": thin, "any_weights": True, "cache": tmp_path, "scores": ["fid"]}
+    first = fidelity(*sets, **options)
+    monkeypatch.setattr(StoredImage, "read", lambda image: pytest.fail(f"{image.name} was read"))
+    assert fidelity(*sets, **options).scores == first.scores
 
 
 # --- warnings ---
@@ -471,11 +483,8 @@ def test_the_effect_of_bf16_is_measured_for_any_score_and_its_features_are_cache
     options: dict[str, Any] = {"weights": thin, "any_weights": True, "dtype": "bf16", "cache": f"{tmp_path}"}
     first = fidelity(*sets, **options, scores=["precision"])
     assert first.fid_change
-    names = {file.name for file in tmp_path.iterdir()}
-    assert len(names) == 2, f"one cache of bf16 and one of fp32: {names}"
-    (of_fp32,) = (tmp_path / name for name in names if "-2-" not in name)  # bf16's name has its rounding's revision
-    with contextlib.closing(sqlite3.connect(of_fp32)) as cache:
-        assert cache.execute("SELECT count(*) FROM features").fetchone() == (2 * 16,)
+    spaces = {space["precision"]: space["images"] for space in FeatureStore(tmp_path).spaces()}
+    assert spaces == {"bf16": 18 + 20, "fp32": 2 * 16}
     again = fidelity(*sets, **options, scores=["precision"])
     assert again.fid_change == first.fid_change
 

@@ -2,7 +2,6 @@
 
 import resource
 import threading
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,15 +15,14 @@ from conftest import relative
 from fidelity_inputs import image_folder, thin_model
 from inception_v3.errors import InputError
 from inception_v3.fidelity import features
-from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import find_convention
 from inception_v3.fidelity.feature_rows import FeatureRowWriter
 from inception_v3.fidelity.features import extract_features
 from inception_v3.fidelity.image_sets import open_image_set
-from inception_v3.fidelity.network import ExtractFeatures, FeatureNetwork, load_network
+from inception_v3.fidelity.network import EngineFeatures, ExtractFeatures, FeatureNetwork, load_network
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.fidelity.run import fidelity
-from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts
+from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.weights.load import load, save
 from inception_v3.weights.model import InceptionV3
 
@@ -69,18 +67,6 @@ def test_a_second_run_reads_all_features_from_the_cache_and_another_convention_n
     assert without.scores["fid"] == pytest.approx(first.scores["fid"], rel=1e-6)
 
 
-def test_two_runs_may_write_to_one_cache_at_the_same_time(tmp_path: Path) -> None:
-    first, second = (FeatureCache(tmp_path, "features", 3) for _ in range(2))
-    facts = ImageFacts(8, 8, "PNG", False, b"0" * KEY_BYTES)
-    first.put([(b"1", facts, np.ones(3, np.float32))])  # this run continues, or hangs
-    started = time.monotonic()
-    second.put([(b"2", facts, np.zeros(3, np.float32))])
-    assert time.monotonic() - started < 5
-    assert second.get(b"1") is not None
-    assert first.get(b"2") is not None
-    assert first.problem is second.problem is None
-
-
 def test_settings_that_change_the_outputs_change_the_checksum(thin: Path) -> None:
     """Otherwise two networks with the same weights would share a cache."""
     model = load(thin)
@@ -92,22 +78,25 @@ def test_settings_that_change_the_outputs_change_the_checksum(thin: Path) -> Non
         assert len(checksums) == 2
 
 
-def test_an_interrupted_run_resumes_where_it_stopped(sets: tuple[Path, Path], thin: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_where_it_stopped(
+    sets: tuple[Path, Path], thin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = load_network(thin, any_weights=True)
-    width = network.width + network.spatial_width
-    batches = iter(range(10))
+    assert isinstance(network.features, EngineFeatures)
+    run, batches = network.features.engine.run, iter(range(10))
 
-    def interrupted(images: Tensor) -> tuple[Tensor, Tensor]:
+    def interrupted(images: np.ndarray) -> dict[str, np.ndarray]:
         if next(batches) == 2:
             raise KeyboardInterrupt
-        return network.features(images)
+        return run(images)
 
-    interrupted_network = FeatureNetwork(**{**vars(network), "features": interrupted})
-    cache = FeatureCache(tmp_path, "features", width)  # never closed, as if the process had been killed
+    store = FeatureStore(tmp_path)  # never closed, as if the process had been killed
     images, convention, options = open_image_set(sets[0]), find_convention(), FidelityOptions(batch_size=4)
-    with pytest.raises(KeyboardInterrupt):
-        extract_features(images, interrupted_network, convention, options, cache=cache)
-    again = extract_features(images, network, convention, options, cache=FeatureCache(tmp_path, "features", width))
+    with monkeypatch.context() as patched:
+        patched.setattr(network.features.engine, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(images, network, convention, options, store=store)
+    again = extract_features(images, network, convention, options, store=FeatureStore(tmp_path))
     assert again.from_cache == 8
     assert relative(again.rows, extract_features(images, network, convention).rows) < 1e-5
 

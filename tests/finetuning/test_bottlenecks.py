@@ -1,12 +1,7 @@
-"""Bottlenecks: features are computed again only if something has changed, and nothing damages the cache."""
+"""Bottlenecks: features are computed again only if something has changed, and never found under the wrong key."""
 
 import io
-import multiprocessing
-import os
-import signal
-import sqlite3
 import tarfile
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,14 +17,12 @@ from inception_v3.data import LabelledImages
 from inception_v3.data.labelled_images import LazyImageFile
 from inception_v3.data.sequences import concatenate
 from inception_v3.data.shards import read_shards
-from inception_v3.errors import InputError
 from inception_v3.finetuning import bottlenecks as module
-from inception_v3.finetuning.bottlenecks import CACHE_FILE, BottleneckCache, Bottlenecks, bottlenecks, network_key
-from inception_v3.support.files import cache_folder
+from inception_v3.finetuning.bottlenecks import bottlenecks, feature_space
+from inception_v3.inference import feature_store
+from inception_v3.inference.feature_store import FeatureStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NETWORK, OTHER_NETWORK = b"network", b"another"
 
 
 @pytest.fixture
@@ -40,8 +33,8 @@ def model(random_model: Callable[..., InceptionV3]) -> InceptionV3:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> BottleneckCache:
-    return BottleneckCache(tmp_path / "cache")
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore(tmp_path / "store")
 
 
 def photo(path: Path, seed: int) -> Path:
@@ -58,20 +51,15 @@ def data_set(sources: list[Path] | list[Image.Image]) -> LabelledImages:
     return LabelledImages(["a", "b"], sources, [0] * len(sources), [str(number) for number in range(len(sources))])
 
 
-def vectors(count: int, seed: int = 0) -> dict[bytes, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {f"{seed} {number}".encode(): rng.random(5, np.float32) for number in range(count)}
-
-
 # --------------------------------------------------------------------------- computed once, and again if changed
 
 
 def test_features_are_those_of_the_network_and_computed_once(
-    model: InceptionV3, cache: BottleneckCache, tmp_path: Path
+    model: InceptionV3, store: FeatureStore, tmp_path: Path
 ) -> None:
     data = data_set(photos(tmp_path / "data"))
-    first = bottlenecks(model, data, cache, batch_size=3)
-    again = bottlenecks(model, data, BottleneckCache(tmp_path / "cache"), batch_size=3)
+    first = bottlenecks(model, data, store, batch_size=3)
+    again = bottlenecks(model, data, FeatureStore(tmp_path / "store"), batch_size=3)
     assert (first.computed, again.computed) == (4, 0)
     assert torch.equal(first.features, again.features)
     images = torch.cat([model.preprocess(Image.open(path)) for path in data.sources[:3]])
@@ -81,26 +69,26 @@ def test_features_are_those_of_the_network_and_computed_once(
 
 
 def test_an_image_is_identified_by_its_content_not_by_its_name(
-    model: InceptionV3, cache: BottleneckCache, tmp_path: Path
+    model: InceptionV3, store: FeatureStore, tmp_path: Path
 ) -> None:
     files = photos(tmp_path / "data")
-    before = bottlenecks(model, data_set(files), cache).features
+    before = bottlenecks(model, data_set(files), store).features
     moved = files[0].rename(tmp_path / "elsewhere.png")
     files[1].touch()
     photo(files[2], seed=99)
-    after = bottlenecks(model, data_set([moved, *files[1:]]), cache)
+    after = bottlenecks(model, data_set([moved, *files[1:]]), store)
     assert after.computed == 1
     unchanged = [torch.equal(before[index], after.features[index]) for index in range(4)]
     assert unchanged == [True, True, False, True]
 
 
 def test_an_image_in_memory_is_identified_by_its_pixels(
-    model: InceptionV3, cache: BottleneckCache, tmp_path: Path
+    model: InceptionV3, store: FeatureStore, tmp_path: Path
 ) -> None:
     images = [Image.open(path).convert("RGB") for path in photos(tmp_path)]
-    bottlenecks(model, data_set(images), cache)
+    bottlenecks(model, data_set(images), store)
     images[1] = images[1].crop((0, 0, 80, 80))
-    assert bottlenecks(model, data_set(images), cache).computed == 1
+    assert bottlenecks(model, data_set(images), store).computed == 1
 
 
 @pytest.fixture
@@ -119,19 +107,19 @@ def shard(tmp_path: Path) -> Path:
 
 
 def test_an_image_in_a_shard_is_identified_by_its_content(
-    model: InceptionV3, cache: BottleneckCache, shard: Path, tmp_path: Path
+    model: InceptionV3, store: FeatureStore, shard: Path, tmp_path: Path
 ) -> None:
     """A file and a member of a shard with the same content are the same image."""
-    bottlenecks(model, data_set([tmp_path / "data" / "0.bmp"]), cache)
+    bottlenecks(model, data_set([tmp_path / "data" / "0.bmp"]), store)
     data = read_shards([shard], "place")
-    first, second = (bottlenecks(model, data, cache) for _ in range(2))
+    first, second = (bottlenecks(model, data, store) for _ in range(2))
     assert (first.computed, second.computed) == (2, 0)
     assert [[name for name, _ in result.bad] for result in (first, second)] == [["all.tar/1.bmp"]] * 2
     assert torch.equal(first.features, second.features)
 
 
 def test_encoded_images_are_released(
-    model: InceptionV3, cache: BottleneckCache, shard: Path, monkeypatch: pytest.MonkeyPatch
+    model: InceptionV3, store: FeatureStore, shard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only those of one batch are in memory at the same time."""
     in_memory: weakref.WeakSet[LazyImageFile] = weakref.WeakSet()
@@ -148,47 +136,32 @@ def test_encoded_images_are_released(
     both = LabelledImages(
         ["a", "b"], concatenate(data.sources, data.sources), [0] * 8, concatenate(data.names, data.names)
     )
-    assert bottlenecks(model, both, cache, batch_size=1).computed == 6
+    assert bottlenecks(model, both, store, batch_size=1).computed == 6
     assert max(counts) == 1
 
 
 def test_a_file_is_read_again_only_if_it_has_changed(
-    cache: BottleneckCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: InceptionV3, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STILL_CHANGING", -1)
+    monkeypatch.setattr(feature_store, "STILL_CHANGING", -1)
     files = photos(tmp_path / "data")
     read: list[str] = []
-    file_digest = module.hashlib.file_digest
+    content = LabelledImages.content
     monkeypatch.setattr(
-        module.hashlib,
-        "file_digest",
-        lambda file, method: (read.append(Path(file.name).name), file_digest(file, method))[1],
+        LabelledImages, "content", lambda self, index: (read.append(self.names[index]), content(self, index))[1]
     )
-    first, _ = cache.digests(files)
-    assert len(read) == 4
+    first = bottlenecks(model, data_set(files), store)
+    assert read == ["0", "1", "2", "3"]
     photo(files[3], seed=50)
-    second, _ = cache.digests(files)
-    assert read[4:] == ["3.png"]
-    assert [before == after for before, after in zip(first, second, strict=True)] == [True, True, True, False]
-
-
-def test_a_file_that_has_just_been_written_is_read_again(cache: BottleneckCache, tmp_path: Path) -> None:
-    """A second change in the same tick of the clock, to the same size, does not change its size and times."""
-    file = tmp_path / "new"
-    file.write_text("one")
-    (before,), _ = cache.digests([file])
-    with sqlite3.connect(cache.file) as database:
-        assert database.execute("SELECT count(*) FROM files").fetchone() == (0,)
-    file.write_text("two")
-    (after,), _ = cache.digests([file])
-    assert before is not None
-    assert after is not None
-    assert before[0] != after[0]
+    second = bottlenecks(model, data_set(files), store)
+    assert read[4:] == ["3"]
+    unchanged = [torch.equal(*pair) for pair in zip(first.features, second.features, strict=True)]
+    assert unchanged == [True, True, True, False]
 
 
 @pytest.mark.parametrize("change", ["weights", "statistics", "preprocessing", "pool", "precision"])
 def test_a_different_network_has_different_features(model: InceptionV3, change: str) -> None:
-    before = network_key(model, "fp32")
+    before = feature_space(model, "fp32").key
     with torch.no_grad():
         if change == "weights":
             model.get_parameter("Mixed_7c.Branch_3.Conv2d_0b_1x1.weights")[0, 0] += 1e-6
@@ -198,22 +171,22 @@ def test_a_different_network_has_different_features(model: InceptionV3, change: 
             model.preprocessing = replace(model.preprocessing, crop_fraction=1.0)
         elif change == "pool":
             model.settings = replace(model.settings, count_padding=True)
-    assert network_key(model, "bf16" if change == "precision" else "fp32") != before
+    assert feature_space(model, "bf16" if change == "precision" else "fp32").key != before
 
 
 def test_a_different_head_has_the_same_features(random_model: Callable[..., InceptionV3]) -> None:
     model, other = (random_model(num_classes=classes) for classes in (3, 9))
     base = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(module.HEAD_PREFIXES)}
     other.load_state_dict(base, strict=False)
-    assert network_key(model, "fp32") == network_key(other, "fp32")
+    assert feature_space(model, "fp32").key == feature_space(other, "fp32").key
 
 
-def test_unreadable_images_are_reported_every_time(model: InceptionV3, cache: BottleneckCache, tmp_path: Path) -> None:
+def test_unreadable_images_are_reported_every_time(model: InceptionV3, store: FeatureStore, tmp_path: Path) -> None:
     files = photos(tmp_path / "data")
     files[1].write_text("text")
     files[2].unlink()
     for computed in (2, 0):
-        result = bottlenecks(model, data_set(files), cache)
+        result = bottlenecks(model, data_set(files), store)
         assert result.computed == computed
         assert result.indices.tolist() == [0, 3]
         assert len(result.features) == 2
@@ -222,7 +195,7 @@ def test_unreadable_images_are_reported_every_time(model: InceptionV3, cache: Bo
 
 
 def test_features_computed_before_an_interrupt_are_kept(
-    model: InceptionV3, cache: BottleneckCache, tmp_path: Path
+    model: InceptionV3, store: FeatureStore, tmp_path: Path
 ) -> None:
     data = data_set(photos(tmp_path / "data", 6))
     calls = []
@@ -233,156 +206,26 @@ def test_features_computed_before_an_interrupt_are_kept(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bottlenecks(model, data, cache, batch_size=2, on_features=interrupt)
-    assert bottlenecks(model, data, cache).computed == 2
+        bottlenecks(model, data, store, batch_size=2, on_features=interrupt)
+    assert bottlenecks(model, data, store).computed == 2
 
 
 def test_a_file_that_changes_meanwhile_is_not_stored_under_its_old_content(
-    model: InceptionV3, cache: BottleneckCache, tmp_path: Path
+    model: InceptionV3, store: FeatureStore, tmp_path: Path
 ) -> None:
     files = photos(tmp_path / "data", 2)
     old = files[0].read_bytes()
-    bottlenecks(model, data_set(files), cache, on_features=lambda count: photo(files[0], 99) if not count else None)
+    bottlenecks(model, data_set(files), store, on_features=lambda count: photo(files[0], 99) if not count else None)
     files[0].write_bytes(old)
-    assert bottlenecks(model, data_set(files), cache).computed == 1
+    assert bottlenecks(model, data_set(files), store).computed == 1
 
 
 def test_a_shard_that_changes_meanwhile_is_not_stored_under_its_old_content(
-    model: InceptionV3, cache: BottleneckCache, shard: Path
+    model: InceptionV3, store: FeatureStore, shard: Path
 ) -> None:
     old, data = shard.read_bytes(), read_shards([shard], "place")
     new = bytearray(old)
     new[old.index(b"BM") + 1000] ^= 255  # a pixel of the first image
-    bottlenecks(model, data, cache, on_features=lambda count: shard.write_bytes(new) if not count else None)
+    bottlenecks(model, data, store, on_features=lambda count: shard.write_bytes(new) if not count else None)
     shard.write_bytes(old)
-    assert bottlenecks(model, data, cache).computed == 1
-
-
-# ------------------------------------------------------------------------------- damage, kills and full disks
-
-
-def test_a_damaged_vector_is_not_returned(cache: BottleneckCache) -> None:
-    kept = vectors(3)
-    cache.write(NETWORK, kept)
-    with sqlite3.connect(cache.file) as database:
-        blob = bytearray(kept[b"0 1"].tobytes())
-        blob[7] ^= 1
-        database.execute("UPDATE features SET vector = ? WHERE picture = ?", (bytes(blob), b"0 1"))
-        database.execute("UPDATE features SET vector = substr(vector, 1, 12) WHERE picture = ?", (b"0 2",))
-    result = cache.read(NETWORK, list(kept), 5)
-    assert list(result) == [b"0 0"]
-    assert np.array_equal(result[b"0 0"], kept[b"0 0"])
-    assert not cache.read(OTHER_NETWORK, list(kept), 5)
-    cache.write(NETWORK, kept)
-    assert len(cache.read(NETWORK, list(kept), 5)) == 3
-
-
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "zeros inside", "other tables"])
-def test_a_damaged_file_is_replaced(cache: BottleneckCache, damage: str) -> None:
-    kept = vectors(300)
-    cache.write(NETWORK, kept)
-    content = cache.file.read_bytes()
-    if damage == "garbage":
-        cache.file.write_bytes(b"this is not a database" * 100)
-    elif damage == "truncated":
-        cache.file.write_bytes(content[: len(content) // 2])
-    elif damage == "zeros inside":
-        cache.file.write_bytes(content[:4096] + bytes(len(content) - 4096))
-    else:
-        cache.file.unlink()
-        with sqlite3.connect(cache.file) as database:
-            database.execute("CREATE TABLE features (something)")
-    again = BottleneckCache(cache.file.parent)
-    assert all(np.array_equal(vector, kept[image]) for image, vector in again.read(NETWORK, list(kept), 5).items())
-    again.write(NETWORK, kept)
-    assert len(again.read(NETWORK, list(kept), 5)) == 300
-
-
-def _write_many(folder: Path, seed: int, times: int) -> None:
-    cache = BottleneckCache(folder)
-    for number in range(times):
-        cache.write(NETWORK, vectors(20, seed + number))
-
-
-def test_two_processes_can_write_at_the_same_time(tmp_path: Path) -> None:
-    fork = multiprocessing.get_context("fork")
-    writers = [fork.Process(target=_write_many, args=(tmp_path, seed, 10)) for seed in (100, 200)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-        assert writer.exitcode == 0
-    for seed in (*range(100, 110), *range(200, 210)):
-        kept = vectors(20, seed)
-        result = BottleneckCache(tmp_path).read(NETWORK, list(kept), 5)
-        assert all(np.array_equal(result[image], vector) for image, vector in kept.items())
-
-
-def test_kill_9_does_not_damage_it(tmp_path: Path) -> None:
-    BottleneckCache(tmp_path)
-    fork = multiprocessing.get_context("fork")
-    for pause in (0.02, 0.05, 0.1):
-        writer = fork.Process(target=_write_many, args=(tmp_path, 0, 10**6))
-        writer.start()
-        time.sleep(pause)
-        assert writer.pid is not None
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join(60)
-    cache = BottleneckCache(tmp_path)
-    cache.write(NETWORK, vectors(1, 10**7))
-    with sqlite3.connect(cache.file) as database:
-        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    kept = vectors(20)
-    for count in (len(cache.read(NETWORK, list(vectors(20, seed)), 5)) for seed in range(100)):
-        assert count in (0, 20), "a transaction is complete or missing"
-    assert all(np.array_equal(vector, kept[image]) for image, vector in cache.read(NETWORK, list(kept), 5).items())
-
-
-@pytest.mark.parametrize(
-    ("limit", "message"), [("max_page_count = 4", "the disk is full"), ("query_only = 1", "readonly database")]
-)
-def test_a_cache_that_cannot_be_written_is_reported_and_the_features_are_computed(
-    model: InceptionV3,
-    cache: BottleneckCache,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    limit: str,
-    message: str,
-) -> None:
-    """Neither the digests of the files nor the features can be stored."""
-    monkeypatch.setattr(module, "STILL_CHANGING", -1)
-    connect = sqlite3.connect
-
-    def limited(*arguments: object, **options: object) -> sqlite3.Connection:
-        database = connect(*arguments, **options)  # type: ignore[arg-type]
-        database.execute(f"PRAGMA {limit}")
-        return database
-
-    files = photos(tmp_path / ("long names fill the first page " * 8), 20)
-    data = data_set(files)
-    with monkeypatch.context() as patched:
-        patched.setattr(sqlite3, "connect", limited)
-        result = bottlenecks(model, data, cache, batch_size=8)
-        assert cache.digests(files)[1] == result.cache_error
-        with pytest.raises(InputError, match=message):
-            cache.write(NETWORK, vectors(2000))
-    assert result.cache_error is not None
-    assert message in result.cache_error
-    assert len(result.features) == 20
-    again: Bottlenecks = bottlenecks(model, data, cache, batch_size=8)
-    assert torch.equal(again.features, result.features)
-    assert again.cache_error is None
-
-
-@pytest.mark.parametrize("folder", ["a file", "a file/below"])
-def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path, folder: str) -> None:
-    (tmp_path / "a file").write_text("")
-    with pytest.raises(InputError, match="give another --cache") as raised:
-        BottleneckCache(tmp_path / folder)
-    assert "\n" not in str(raised.value)
-
-
-def test_the_default_folder_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder("bottlenecks") == tmp_path / "inception-v3" / "bottlenecks"
-    assert BottleneckCache(cache_folder("bottlenecks")).file.name == CACHE_FILE
+    assert bottlenecks(model, data, store).computed == 1

@@ -1,5 +1,6 @@
 """Fine-tuning: what it learns, that the saved network has the same outputs, and what it writes."""
 
+import contextlib
 import csv
 import io
 import json
@@ -8,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,9 +29,10 @@ from inception_v3.cli.common import default_run_folder
 from inception_v3.data import LabelledImages, batches, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import evaluate
-from inception_v3.finetuning.bottlenecks import BottleneckCache, compute_features
+from inception_v3.finetuning.bottlenecks import compute_features
 from inception_v3.finetuning.finetune import FineTuned, HeadOptions, finetune, rate_factors, with_new_head
 from inception_v3.finetuning.logistic import fit_head
+from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.network import architecture
 from inception_v3.training.recipe import Recipe, load_recipe
 from inception_v3.training.run_folder import RunFolder, training_images
@@ -74,14 +77,14 @@ def tune(
 ) -> FineTuned:
     train_set, test_set = data or load_data(str(workspace / "data"))
     model = with_new_head(load(workspace / "weights.safetensors"), train_set.class_names)
-    cache = BottleneckCache(workspace / "cache")
+    store = FeatureStore(workspace / "cache")
     with RunFolder(workspace / out, overwrite=not resume, resume=resume) as run:
         return finetune(
             model,
             train_set,
             test_set,
             run,
-            cache,
+            store,
             console=Console(file=io.StringIO()),
             **options,  # type: ignore[arg-type]
         )
@@ -334,7 +337,7 @@ def test_a_resumed_training_does_not_train_the_last_layer_again(
             train_set,
             test_set,
             run,
-            BottleneckCache(workspace / "cache"),
+            FeatureStore(workspace / "cache"),
             unfreeze=rate_factors("Mixed_7c"),
             recipe=short,
             console=Console(file=io.StringIO()),
@@ -406,6 +409,32 @@ def test_the_command_then_predict(
     assert "--overwrite" in err
 
 
+@pytest.mark.parametrize("damage", ["a damaged entry", "truncated", "no folder"])
+def test_an_unusable_store_costs_one_line_and_not_the_run(
+    damage: str,
+    workspace: Path,
+    tuned: FineTuned,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "features.sqlite"
+    with contextlib.closing(sqlite3.connect(workspace / "cache" / "features.sqlite")) as shared:
+        shared.execute("VACUUM INTO ?", (f"{file}",))
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif damage == "a damaged entry":
+        with contextlib.closing(sqlite3.connect(file)) as database, database:
+            database.execute("UPDATE features SET vector = x'00' WHERE id = 2")
+    else:
+        file = Path("/dev/null/features.sqlite")
+    arguments = (workspace / "weights.safetensors", workspace / "data", "--cache", file.parent)
+    status, out, err = command(capsys, monkeypatch, "finetune", *arguments, "--out", tmp_path / "run", "--json")
+    assert status == 0, err
+    assert json.loads(out)["held_out"]["top1"] == 1.0
+    assert len([line for line in err.splitlines() if line.startswith(f"{file}: ")]) == 1
+
+
 def test_without_out_the_run_is_named_after_the_data(
     workspace: Path,
     tuned: FineTuned,
@@ -419,7 +448,7 @@ def test_without_out_the_run_is_named_after_the_data(
     status, out, _ = command(capsys, monkeypatch, "finetune", workspace / "weights.safetensors", "tints")
     assert status == 0
     assert out.startswith("runs/tints: top-1")
-    assert (tmp_path / "home" / "inception-v3" / "bottlenecks" / "bottlenecks.sqlite").exists()
+    assert (tmp_path / "home" / "inception-v3" / "features" / "features.sqlite").exists()
 
 
 @pytest.mark.parametrize(
@@ -467,7 +496,6 @@ def test_a_training_resumes_from_the_same_weights_under_any_path(
         (("--unfreeze", "Mixed_9"), "no such layer", 2),
         (("--recipe", "nothing"), "no such recipe", 2),
         (("--resume",), "--unfreeze", 2),
-        (("--cache", "/dev/null"), "another --cache", 1),
     ],
 )
 def test_wrong_options_give_one_line_and_nothing_is_written(

@@ -21,7 +21,7 @@ from inception_v3.cli.common import print_message, warn
 from inception_v3.errors import InputError
 
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe")
+COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe", "cache")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 

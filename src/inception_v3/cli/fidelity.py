@@ -67,9 +67,9 @@ def fidelity(
         int | None, typer.Option(min=1, help="Threads that decode images and, on a CPU, run the network.")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of the feature cache. By default in the user's cache folder.")
+        Path | None, typer.Option(help="Folder of the feature store. By default in the user's cache folder.")
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the feature cache.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the feature store.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
     seed: Annotated[
         int | None,

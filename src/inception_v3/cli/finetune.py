@@ -52,7 +52,7 @@ def finetune(
         ),
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of the features of earlier runs. By default in ~/.cache.")
+        Path | None, typer.Option(help="Folder of the feature store. By default in the user's cache folder.")
     ] = None,
     l2: Annotated[
         float | None,
@@ -96,8 +96,8 @@ def finetune(
     if data == "digits" and recipe == "finetune":
         chosen_recipe = chosen_recipe.with_options(augment="handwriting")  # most mirrored digits are not digits
     from inception_v3.data import load_data
-    from inception_v3.finetuning.bottlenecks import BottleneckCache
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
+    from inception_v3.inference.feature_store import FeatureStore
     from inception_v3.support.devices import has_bf16, pick_device
     from inception_v3.training.run_folder import BEST_FILE, RunFolder
     from inception_v3.weights.load import load
@@ -114,7 +114,7 @@ def finetune(
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
     if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
         raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
-    bottleneck_cache = BottleneckCache(cache or cache_folder("bottlenecks"))
+    store = FeatureStore(cache or cache_folder("features"))
     with RunFolder(folder, overwrite=overwrite, resume=resume) as run:
         if factors is not None:
             warn_of_missing(run)
@@ -125,7 +125,7 @@ def finetune(
                     train_set,
                     test_set,
                     run,
-                    bottleneck_cache,
+                    store,
                     head=HeadOptions(l2, "bf16" if precision == "bf16" else "fp32", batch_size),
                     unfreeze=factors,
                     recipe=chosen_recipe,
@@ -136,8 +136,10 @@ def finetune(
         except KeyboardInterrupt:
             messages.print("the features computed so far are kept; run the same command again to continue")
             raise
-    if result.head and result.head.cache_error:
-        warn(f"features are not cached, and the next run will compute them again: {result.head.cache_error}")
+        finally:
+            store.close()
+            for message in store.messages:
+                warn(message)
     warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
     print_run(run, data, result.metrics, as_json, weights=weights, head=result.head and _head_as_dict(result.head))
 

@@ -1,5 +1,6 @@
 """Extract the features of a set in one pass: threads decode and resize, the network runs, and rows go to disk."""
 
+import struct
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -7,7 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,19 +19,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import Convention
 from inception_v3.fidelity.conventions.resize import SIZE
 from inception_v3.fidelity.feature_rows import FeatureRow, FeatureRows, FeatureRowWriter
 from inception_v3.fidelity.image_sets import ImageSet
-from inception_v3.fidelity.network import FeatureNetwork
+from inception_v3.fidelity.network import EngineFeatures, FeatureNetwork
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.fidelity.progress import Advance, ignore
+from inception_v3.fidelity.rounding import REVISION
 from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, StoredImage, content_key, decode_image
+from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
 from inception_v3.support.cpu import core_count
 
 Submitted = TypeVar("Submitted")
 MAX_LISTED = 1000  # unreadable images whose reasons are kept
+STORED_FACTS = struct.Struct(f"<II?10s{KEY_BYTES}s")  # ImageFacts in the feature store
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class FeatureSet:
         sizes, formats: the number of images of each "WIDTHxHEIGHT" and of each file format, most common first.
         gray: the number of images without colour.
         unreadable: a message for each unreadable image, up to MAX_LISTED; `unreadable_count` counts all.
-        from_cache: the number of images whose features came from the cache.
+        from_cache: the number of images whose features came from the feature store.
     """
 
     rows: FeatureRows
@@ -75,10 +80,12 @@ class FeatureSet:
 class _PreparedImage:
     """An image in one of three states.
 
-    It has a `row` from the cache, a `tensor` for the network (and, once the network has run, a `row`), or an `error`.
+    It has a `row` from the feature store, a `tensor` for the network (and, once the network has run, a `row`), or an
+    `error`. `file` is the state that its file had before its content was read.
     """
 
     key: bytes = b""
+    file: FileState | None = None
     facts: ImageFacts | None = None
     row: FeatureRow | None = None
     tensor: Tensor | None = None
@@ -91,11 +98,11 @@ def extract_features(
     convention: Convention,
     options: FidelityOptions | None = None,
     *,
-    cache: FeatureCache | None = None,
+    store: FeatureStore | None = None,
     limit: int | None = None,
     progress: Advance = ignore,
 ) -> FeatureSet:
-    """Extract the features of all images of a set, or of the first `limit`, except those that the cache holds.
+    """Extract the features of all images of a set, or of the first `limit`, except those that the store holds.
 
     Uses `batch_size`, `workers` and `strict` of `options`. Raises InputError: an unreadable image if `strict` is set, a
     damaged archive, no readable image, a full disk.
@@ -103,29 +110,53 @@ def extract_features(
     options = options or FidelityOptions()
     on_cpu = network.device.type == "cpu"
     batch_size = options.batch_size or (8 if on_cpu else 128)
-    prepare = partial(_prepare, convention=convention, cache=cache)
+    space = feature_space(network, convention)
+    prepare = partial(_prepare, convention=convention, store=store, space=space)
     images = islice(image_set.images(), limit)
     batches = (
         _batches_on_cpu(prepare, network, images, batch_size)
         if on_cpu
         else _batches_for_gpu(prepare, network, images, batch_size, options.workers or min(core_count(), 16))
     )
-    prepared = _store_rows(batches, cache, progress)
+    prepared = _store_rows(batches, store, space, progress)
     return _collect(prepared, image_set.name, network, options.strict)
 
 
+def feature_space(network: FeatureNetwork, convention: Convention) -> FeatureSpace:
+    """The space of the features. In float32 the versions of an engine differ by its rounding errors only."""
+    engine = ""
+    if isinstance(network.features, EngineFeatures):
+        engine = network.features.engine.name
+        if network.dtype != "fp32":
+            versions = [import_module(name).__version__ for name in network.features.engine.packages]
+            engine = " ".join([engine, *versions, f"rounding {REVISION}"])
+    return FeatureSpace(
+        weights=network.checksum,
+        end_point="Mixed_7c mean, Mixed_6d",
+        width=network.width + network.spatial_width,
+        preprocessing=convention.pixels,
+        precision=network.dtype,
+        engine=engine,
+        device=network.device.type,
+    )
+
+
 def _store_rows(
-    batches: Iterator[list[_PreparedImage]], cache: FeatureCache | None, progress: Advance
+    batches: Iterator[list[_PreparedImage]], store: FeatureStore | None, space: FeatureSpace, progress: Advance
 ) -> Iterator[_PreparedImage]:
     """Yield the images of all batches, and store the rows of each batch once its images have been collected."""
     for batch in batches:
         yield from batch
-        if cache is not None:
-            cache.put(
-                (prepared.key, prepared.facts, prepared.row)
-                for prepared in batch
-                if prepared.tensor is not None and prepared.facts and prepared.row is not None
+        if store is not None:
+            store.put(
+                space,
+                (
+                    (image.key, image.row, _pack(image.facts))
+                    for image in batch
+                    if image.tensor is not None and image.facts and image.row is not None
+                ),
             )
+            store.put_files((image.file, image.key) for image in batch if image.file)
         progress(len(batch))
 
 
@@ -170,21 +201,43 @@ def _collect(images: Iterator[_PreparedImage], name: str, network: FeatureNetwor
 
 def read_inputs(image_set: ImageSet, convention: Convention, count: int) -> Tensor:
     """The network's inputs for the first `count` readable images of a set: (N, 3, 299, 299)."""
-    prepared = (_prepare(image, convention, None).tensor for image in image_set.images())
+    prepared = (_prepare(image, convention).tensor for image in image_set.images())
     tensors = list(islice((tensor for tensor in prepared if tensor is not None), count))
     return torch.stack(tensors) if tensors else torch.empty(0, 3, SIZE, SIZE)
 
 
-def _prepare(image: StoredImage, convention: Convention, cache: FeatureCache | None) -> _PreparedImage:
+def _prepare(
+    image: StoredImage, convention: Convention, store: FeatureStore | None = None, space: FeatureSpace | None = None
+) -> _PreparedImage:
     try:
+        file = _file_state(image) if store else None
+        if store and space and file and (key := store.content_key(file)) and (stored := store.get(space, [key])):
+            return _PreparedImage(key, None, _unpack(stored[key][1]), stored[key][0])
         content = image.read()
         key = content_key(content)
-        if cache is not None and (cached := cache.get(key)):
-            return _PreparedImage(key, cached[1], row=cached[0])
+        if store and space and (stored := store.get(space, [key])):
+            return _PreparedImage(key, file, _unpack(stored[key][1]), stored[key][0])
         pixels, facts = decode_image(content, image.name)
-        return _PreparedImage(key, facts, tensor=convention.resize(torch.from_numpy(pixels)[None])[0])
+        return _PreparedImage(key, file, facts, tensor=convention.resize(torch.from_numpy(pixels)[None])[0])
     except InputError as error:
         return _PreparedImage(error=str(error))
+
+
+def _file_state(image: StoredImage) -> FileState | None:
+    """The state of the image's file; None if it has none of its own, or it cannot be read."""
+    try:
+        return FileState.of(image.content) if isinstance(image.content, Path) else None
+    except OSError:
+        return None
+
+
+def _pack(facts: ImageFacts) -> bytes:
+    return STORED_FACTS.pack(facts.width, facts.height, facts.gray, facts.format.encode()[:10], facts.pixel_key)
+
+
+def _unpack(stored: bytes) -> ImageFacts:
+    width, height, gray, file_format, pixel_key = STORED_FACTS.unpack(stored)
+    return ImageFacts(width, height, file_format.rstrip(b"\0").decode(), gray, pixel_key)
 
 
 def _run_network(network: FeatureNetwork, batch: list[_PreparedImage]) -> list[_PreparedImage]:

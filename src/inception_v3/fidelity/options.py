@@ -27,8 +27,8 @@ class FidelityOptions:
         like, mode: the convention (`find_convention`); by default clean-fid's, with the exact distance.
         weights, any_weights, dtype, device: the network (`load_network`).
         scores: names in `scores.SCORES`; None for all.
-        cache, use_cache: the folder of the feature cache (by default in the user's cache folder), and whether it is
-            used. Features in int8 are never cached.
+        cache, use_cache: the folder of the feature store (by default in the user's cache folder), and whether it is
+            used. Features in int8 are never stored.
         batch_size: images per batch; None for 8 on a CPU and 128 on a GPU.
         workers: threads. On a CPU they decode images and run the network, on a GPU they only decode.
         strict: stop at an unreadable image, instead of skipping it.
@@ -72,5 +72,5 @@ class FidelityOptions:
         return self.workers or min(core_count(), MAX_CALLERS) if on_cpu else 1
 
     def cache_folder(self) -> Path | None:
-        """The folder of the feature cache, or None without one. Raises InputError: there is no home folder."""
+        """The folder of the feature store, or None without one. Raises InputError: there is no home folder."""
         return Path(self.cache or cache_folder("features")) if self.use_cache else None

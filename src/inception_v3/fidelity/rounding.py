@@ -7,7 +7,7 @@ import torch
 from inception_v3.inference.engines.graph import Convolution, Graph
 
 ROUNDS = 4
-REVISION = 2  # version of this rounding, part of the names of caches of bf16 features; revision 1 rounded to nearest
+REVISION = 2  # version of this rounding, stored with bf16 features; revision 1 rounded to nearest
 
 
 def round_weights(graph: Graph) -> Graph:

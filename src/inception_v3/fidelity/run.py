@@ -6,18 +6,17 @@ from typing import Any
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.advice import advice
-from inception_v3.fidelity.cache import FeatureCache
 from inception_v3.fidelity.conventions import Convention
 from inception_v3.fidelity.features import extract_features, read_inputs
 from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.image_sets import open_image_set
-from inception_v3.fidelity.network import EngineFeatures, FeatureNetwork, load_network
+from inception_v3.fidelity.network import FeatureNetwork, load_network
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.fidelity.progress import StartStep, no_progress
 from inception_v3.fidelity.result import ComparedSet, FidelityResult
-from inception_v3.fidelity.rounding import REVISION
 from inception_v3.fidelity.scores import check_covariance, check_score_names, compute_scores
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
+from inception_v3.inference.feature_store import FeatureStore
 
 CALIBRATION_IMAGES = 300  # the most images that int8 is calibrated on
 # The effect of a lower precision on FID is measured on at least this many images, and this fraction, of each set. 16
@@ -63,15 +62,18 @@ def score_sets(
     if options.dtype == "int8":
         network = _calibrate_int8(network, sets, convention, progress)
     result = FidelityResult(sets[0], sets[1] if reference is not None else None, convention, network)
-    cache_problem = _extract(result, options, progress)
-    compute_scores(result, options.scores, progress)
-    result.warnings = advice(result)
-    result.notes += [cache_problem] if cache_problem else []
-    if options.dtype != "fp32" and reference is not None:
-        try:
-            _measure_precision(result, options, progress)
-        except InputError as error:
-            result.notes.append(f"the effect of {options.dtype} on FID could not be measured: {error}")
+    folder = options.cache_folder()
+    store = FeatureStore(folder) if folder else None
+    with closing(store) if store else nullcontext():
+        _extract(result, options, store, progress)
+        compute_scores(result, options.scores, progress)
+        result.warnings = advice(result)
+        if options.dtype != "fp32" and reference is not None:
+            try:
+                _measure_precision(result, store, progress)
+            except InputError as error:
+                result.notes.append(f"the effect of {options.dtype} on FID could not be measured: {error}")
+    result.notes += store.messages if store else []
     return result
 
 
@@ -144,63 +146,40 @@ def _calibrate_int8(
     return calibrated
 
 
-def _extract(result: FidelityResult, options: FidelityOptions, progress: StartStep) -> str | None:
-    """Extract the features of all sets that have images. Returns a message if the cache could not be used."""
-    # int8 features also depend on the images that the network was calibrated on, so they are not cached.
-    folder = options.cache_folder() if options.dtype != "int8" else None
-    cache = _open_cache(result.network, result.convention, folder) if folder else None
-    with closing(cache) if cache else nullcontext():
-        for side in result.sets.values():
-            if side.image_set.count != 0:
-                side.features = extract_features(
-                    side.image_set,
-                    result.network,
-                    result.convention,
-                    options,
-                    cache=cache,
-                    progress=progress(side.name, side.image_set.count),
-                )
-    return cache.problem if cache else None
+def _extract(result: FidelityResult, options: FidelityOptions, store: FeatureStore | None, progress: StartStep) -> None:
+    """Extract the features of all sets that have images."""
+    # int8 features also depend on the images that the network was calibrated on, so they are not stored.
+    store = store if options.dtype != "int8" else None
+    for side in result.sets.values():
+        if side.image_set.count != 0:
+            advance = progress(side.name, side.image_set.count)
+            side.features = extract_features(
+                side.image_set, result.network, result.convention, options, store=store, progress=advance
+            )
 
 
-def _open_cache(network: FeatureNetwork, convention: Convention, folder: Path) -> FeatureCache:
-    name = f"{network.checksum[:16]}-{convention.pixels}-{network.dtype}"
-    if network.dtype != "fp32" and isinstance(network.features, EngineFeatures):  # engines round differently
-        name += f"-{REVISION}-{network.features.engine.name}-{network.device.type}"
-    return FeatureCache(folder, name, network.width + network.spatial_width)
-
-
-def _measure_precision(result: FidelityResult, options: FidelityOptions, progress: StartStep) -> None:
+def _measure_precision(result: FidelityResult, store: FeatureStore | None, progress: StartStep) -> None:
     """Compare FID of some images in the lower precision with FID of the same images in float32.
 
     Raises InputError: too few of these images can be read.
     """
     exact = result.network.to(result.network.device, "fp32")
-    folder = options.cache_folder()
-    cache = _open_cache(exact, result.convention, folder) if folder else None
     lower, full, images = [], [], 0
-    with closing(cache) if cache else nullcontext():
-        for side in result.sets.values():
-            if side.features is None:
-                lower.append(side.distribution("pooled"))
-                full.append(side.distribution("pooled"))
-                continue
-            limit = max(EFFECT_IMAGES, int(EFFECT_FRACTION * side.features.count))
-            features = extract_features(
-                side.image_set,
-                exact,
-                result.convention,
-                cache=cache,
-                limit=limit,
-                progress=progress(f"{side.name} in fp32", limit),
-            )
-            if features.count < 2:
-                raise InputError(
-                    f"{side.name}: only {features.count} of its first {limit} images can be read; give more"
-                )
-            lower.append(gaussian(side.features.pooled[: features.count]))
-            full.append(gaussian(features.pooled))
-            images = max(images, features.count)
+    for side in result.sets.values():
+        if side.features is None:
+            lower.append(side.distribution("pooled"))
+            full.append(side.distribution("pooled"))
+            continue
+        limit = max(EFFECT_IMAGES, int(EFFECT_FRACTION * side.features.count))
+        advance = progress(f"{side.name} in fp32", limit)
+        features = extract_features(
+            side.image_set, exact, result.convention, store=store, limit=limit, progress=advance
+        )
+        if features.count < 2:
+            raise InputError(f"{side.name}: only {features.count} of its first {limit} images can be read; give more")
+        lower.append(gaussian(side.features.pooled[: features.count]))
+        full.append(gaussian(features.pooled))
+        images = max(images, features.count)
     if images:
         result.fid_change_images = images
         lower_fid, full_fid = (frechet_distance(first, second) for first, second in (lower, full))

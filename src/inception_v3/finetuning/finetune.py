@@ -21,9 +21,10 @@ from inception_v3.data import Batch, LabelledImages
 from inception_v3.data.sequences import concatenate
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
-from inception_v3.finetuning.bottlenecks import HEAD_PREFIXES, BottleneckCache, Bottlenecks, bottlenecks, last_layer
+from inception_v3.finetuning.bottlenecks import HEAD_PREFIXES, Bottlenecks, bottlenecks, last_layer
 from inception_v3.finetuning.logistic import fit_head
 from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Size
 from inception_v3.support.devices import precision_context
@@ -54,8 +55,7 @@ class TrainedHead:
     losses: dict[float, float]  # by strength of the L2 penalty, for each that was tried
     metrics: Metrics  # on the held-out images
     training: Metrics  # on the training images
-    computed: int  # number of images whose features were not in the cache
-    cache_error: str | None  # why the cache could not be written, or None
+    computed: int  # number of images whose features were not in the store
     seconds: dict[str, float]  # spent on "features" and on "head"
 
 
@@ -135,7 +135,7 @@ def finetune(
     train_set: LabelledImages,
     test_set: LabelledImages,
     run: RunFolder,
-    cache: BottleneckCache,
+    store: FeatureStore,
     *,
     head: HeadOptions = DEFAULT_HEAD,
     unfreeze: Mapping[str, float] | None = None,
@@ -150,7 +150,7 @@ def finetune(
 
     Args:
         run: if it holds a state of a training with the same `unfreeze`, that training resumes.
-        cache: features of known images; those of new images are added.
+        store: features of known images; those of new images are added.
         unfreeze: learning-rate factors, as `rate_factors` returns them, of the layers to train after the last one.
         recipe: how to train these layers. The image size, crop fraction and depth multiplier are those of `model`.
         start: a description of the weights from which `model` was made.
@@ -173,7 +173,7 @@ def finetune(
     check_memory(recipe.with_options(batch_size=head.batch_size), len(train_set), classes, device, training=False)
     trained = None
     if not (unfreeze and run.latest_state_file):
-        trained = train_head(model, train_set, test_set, run, cache, head, options.workers, console)
+        trained = train_head(model, train_set, test_set, run, store, head, options.workers, console)
     if trained and not unfreeze:
         facts = {"l2": trained.l2, "precision": head.precision, "seen": trained.training.count}
         run.save_model(model, {"head": facts})
@@ -201,7 +201,7 @@ def train_head(
     train_set: LabelledImages,
     test_set: LabelledImages,
     run: RunFolder,
-    cache: BottleneckCache,
+    store: FeatureStore,
     options: HeadOptions,
     workers: int,
     console: Console,
@@ -214,7 +214,7 @@ def train_head(
         [*train_set.labels, *test_set.labels],
         concatenate(train_set.names, test_set.names),
     )
-    result = _bottlenecks_with_progress(model, images, cache, options, workers, console)
+    result = _bottlenecks_with_progress(model, images, store, options, workers, console)
     features_done = time.perf_counter()
 
     labels = torch.tensor(images.labels)[result.indices]
@@ -243,13 +243,13 @@ def train_head(
         highlight=False,
         soft_wrap=True,
     )
-    return TrainedHead(head.l2, head.losses, metrics, training, result.computed, result.cache_error, seconds)
+    return TrainedHead(head.l2, head.losses, metrics, training, result.computed, seconds)
 
 
 def _bottlenecks_with_progress(
     model: InceptionV3,
     images: LabelledImages,
-    cache: BottleneckCache,
+    store: FeatureStore,
     options: HeadOptions,
     workers: int,
     console: Console,
@@ -261,7 +261,7 @@ def _bottlenecks_with_progress(
         return bottlenecks(
             model,
             images,
-            cache,
+            store,
             precision=options.precision,
             batch_size=options.batch_size,
             workers=workers,

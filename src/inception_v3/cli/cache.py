@@ -1,0 +1,99 @@
+"""`inception-v3 cache`"""
+
+import json
+import shutil
+import sys
+from contextlib import closing
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inception_v3.cli.common import Json, output, warn
+from inception_v3.errors import InputError
+from inception_v3.support.files import cache_folder, write_error
+
+if TYPE_CHECKING:
+    from inception_v3.inference.feature_store import FeatureStore
+
+FEATURES = "features"
+
+
+def cache(
+    clear: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Remove a part of the cache: features, another listed folder, or all."),
+    ] = None,
+    older_than: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="DAYS", help="With --clear features: only those not used in the last DAYS days."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Clear without asking.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of the feature store. By default in the user's cache folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show or clear the feature store, downloads and other cached files."""
+    from inception_v3.inference.feature_store import FeatureStore
+
+    if older_than is not None and clear != FEATURES:
+        raise InputError(f"--older-than: needs --clear {FEATURES}", exit_status=2)
+    store = FeatureStore(cache or cache_folder(FEATURES))
+    folders = {path.name: path for path in cache_folder().glob("*") if path.is_dir()} if cache is None else {}
+    folders[FEATURES] = store.file.parent
+    with closing(store):
+        if clear is not None:
+            _clear(store, folders, clear, older_than, yes)
+        spaces = store.spaces() if store.file.exists() else []
+    sizes = {name: _size(store.file if cache and name == FEATURES else path) for name, path in sorted(folders.items())}
+    if as_json:
+        print(json.dumps({"folder": str(store.file.parent), "spaces": spaces, "folders": sizes}))
+    else:
+        _print_tables(store.file.parent, spaces, sizes)
+    for message in store.messages:
+        warn(message)
+
+
+def _clear(store: "FeatureStore", folders: dict[str, Path], name: str, older_than: int | None, yes: bool) -> None:
+    """Remove the features or the folder of this name, or everything. Raises InputError: there is no such folder."""
+    names = [*folders] if name == "all" else [name]
+    if name not in (*folders, "all"):
+        likely = get_close_matches(name, [*folders, "all"], 1)
+        hint = f"did you mean {likely[0]}?" if likely else f"choose from {', '.join([*sorted(folders), 'all'])}"
+        raise InputError(f"--clear {name}: no such folder; {hint}", exit_status=2)
+    if not yes and not sys.stdin.isatty():
+        raise InputError("--clear: asks before it removes files; give --yes to clear without asking", exit_status=2)
+    if not yes:
+        typer.confirm(f"Clear {', '.join(names)} in {store.file.parent.parent}?", abort=True, err=True)
+    for folder in names:
+        try:
+            if folder == FEATURES and store.file.exists():
+                store.clear(-1 if older_than is None else older_than)
+            elif folder != FEATURES:
+                shutil.rmtree(folders[folder])
+        except OSError as error:
+            raise write_error(folders[folder], error) from error
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.name}*")
+    return sum(file.lstat().st_size for file in files if file.is_file())
+
+
+def _print_tables(folder: Path, spaces: list[dict[str, Any]], sizes: dict[str, int]) -> None:
+    from rich.table import Table
+
+    table = Table(title="feature store")
+    for column in ("network", "end points", "preprocessing", "precision", "engine", "images", "MB", "last used"):
+        table.add_column(column, justify="right" if column in ("images", "MB") else "left", max_width=24)
+    for space in spaces:
+        fields = (space[name] for name in ("end_point", "preprocessing", "precision", "engine"))
+        megabytes = f"{space['bytes'] / 1e6:,.1f}"
+        table.add_row(space["weights"][:12], *fields, f"{space['images']:,}", megabytes, space["used"])
+    output.print(table)
+    for name, size in sizes.items():
+        output.print(f"{name}: {size / 1e6:,.1f} MB", highlight=False, markup=False, soft_wrap=True)
+    output.print(f"feature store in {folder}", highlight=False, markup=False, soft_wrap=True)
