@@ -2,16 +2,14 @@
 
 import struct
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,9 +27,9 @@ from inception_v3.fidelity.progress import Advance, ignore
 from inception_v3.fidelity.rounding import REVISION
 from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, StoredImage, content_key, decode_image
 from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
+from inception_v3.inference.schedule import BatchOptions, Result, run_batches
 from inception_v3.support.cpu import core_count
 
-Submitted = TypeVar("Submitted")
 MAX_LISTED = 1000  # unreadable images whose reasons are kept
 STORED_FACTS = struct.Struct(f"<II?10s{KEY_BYTES}s")  # ImageFacts in the feature store
 
@@ -77,19 +75,19 @@ class FeatureSet:
 
 
 @dataclass(frozen=True)
-class _PreparedImage:
-    """An image in one of three states.
+class _ImageInfo:
+    """What is known of an image before the network runs.
 
-    It has a `row` from the feature store, a `tensor` for the network (and, once the network has run, a `row`), or an
-    `error`. `file` is the state that its file had before its content was read.
+    `row` holds its features if the store has them. `file` is the state of its file, if the store does not know it yet.
     """
 
-    key: bytes = b""
+    key: bytes
+    facts: ImageFacts
     file: FileState | None = None
-    facts: ImageFacts | None = None
     row: FeatureRow | None = None
-    tensor: Tensor | None = None
-    error: str | None = None
+
+
+_Result = Result[StoredImage, _ImageInfo]
 
 
 def extract_features(
@@ -108,18 +106,29 @@ def extract_features(
     damaged archive, no readable image, a full disk.
     """
     options = options or FidelityOptions()
-    on_cpu = network.device.type == "cpu"
-    batch_size = options.batch_size or (8 if on_cpu else 128)
     space = feature_space(network, convention)
-    prepare = partial(_prepare, convention=convention, store=store, space=space)
     images = islice(image_set.images(), limit)
-    batches = (
-        _batches_on_cpu(prepare, network, images, batch_size)
-        if on_cpu
-        else _batches_for_gpu(prepare, network, images, batch_size, options.workers or min(core_count(), 16))
-    )
-    prepared = _store_rows(batches, store, space, progress)
-    return _collect(prepared, image_set.name, network, options.strict)
+    batch_size = options.batch_size or (8 if network.device.type == "cpu" else 128)
+    with _torch_threads(network) as on_thread_start:
+        batching = BatchOptions(batch_size, batch_size, options.workers, network.callers, on_thread_start)
+        results = run_batches(
+            images,
+            partial(_prepare, convention=convention, store=store, space=space),
+            partial(_compute, network),
+            (3, SIZE, SIZE),
+            np.float32,
+            batching,
+            needs_computation=lambda info: info.row is None,
+        )
+        return _collect(
+            _store_rows(results, batch_size, store, space, progress), image_set.name, network, options.strict
+        )
+
+
+def _compute(
+    network: FeatureNetwork, inputs: NDArray[np.float32], _: list[StoredImage]
+) -> dict[str, NDArray[np.float32]]:
+    return {"row": torch.cat(network.features(torch.from_numpy(inputs)), 1).numpy()}
 
 
 def feature_space(network: FeatureNetwork, convention: Convention) -> FeatureSpace:
@@ -142,46 +151,40 @@ def feature_space(network: FeatureNetwork, convention: Convention) -> FeatureSpa
 
 
 def _store_rows(
-    batches: Iterator[list[_PreparedImage]], store: FeatureStore | None, space: FeatureSpace, progress: Advance
-) -> Iterator[_PreparedImage]:
-    """Yield the images of all batches, and store the rows of each batch once its images have been collected."""
-    for batch in batches:
+    results: Iterator[_Result], batch_size: int, store: FeatureStore | None, space: FeatureSpace, progress: Advance
+) -> Iterator[_Result]:
+    """Yield the results, and store new rows after each batch."""
+    while batch := list(islice(results, batch_size)):
         yield from batch
         if store is not None:
-            store.put(
-                space,
-                (
-                    (image.key, image.row, _pack(image.facts))
-                    for image in batch
-                    if image.tensor is not None and image.facts and image.row is not None
-                ),
-            )
-            store.put_files((image.file, image.key) for image in batch if image.file)
+            infos = [(each.info, each.outputs) for each in batch if each.info]
+            store.put(space, ((info.key, outputs["row"], _pack(info.facts)) for info, outputs in infos if outputs))
+            store.put_files((info.file, info.key) for info, _ in infos if info.file)
         progress(len(batch))
 
 
-def _collect(images: Iterator[_PreparedImage], name: str, network: FeatureNetwork, strict: bool) -> FeatureSet:
+def _collect(results: Iterator[_Result], name: str, network: FeatureNetwork, strict: bool) -> FeatureSet:
     """Collect rows and facts. Raises InputError: an unreadable image if `strict` is set, or no readable image."""
     writer = FeatureRowWriter(network.width + network.spatial_width)
     indices, pixel_keys = array("q"), bytearray()
     sizes, formats = Counter[str](), Counter[str]()
     unreadable: list[str] = []
     unreadable_count = gray = from_cache = 0
-    for index, prepared in enumerate(images):
-        if prepared.facts is None or prepared.row is None:
+    for index, result in enumerate(results):
+        if (info := result.info) is None:
             if strict:
-                raise InputError(f"{prepared.error}")
+                raise InputError(f"{result.error}")
             if len(unreadable) < MAX_LISTED:
-                unreadable.append(f"{prepared.error}")
+                unreadable.append(f"{result.error}")
             unreadable_count += 1
             continue
-        writer.write(len(indices), prepared.row)
+        writer.write(len(indices), result.outputs["row"] if result.outputs else info.row)
         indices.append(index)
-        pixel_keys += prepared.facts.pixel_key
-        sizes[f"{prepared.facts.width}x{prepared.facts.height}"] += 1
-        formats[prepared.facts.format] += 1
-        gray += prepared.facts.gray
-        from_cache += prepared.tensor is None
+        pixel_keys += info.facts.pixel_key
+        sizes[f"{info.facts.width}x{info.facts.height}"] += 1
+        formats[info.facts.format] += 1
+        gray += info.facts.gray
+        from_cache += result.outputs is None
     if not indices:
         first = f" ({unreadable[0]})" if unreadable else ""
         raise InputError(f"{name}: no image in it can be read{first}; check the files")
@@ -201,26 +204,32 @@ def _collect(images: Iterator[_PreparedImage], name: str, network: FeatureNetwor
 
 def read_inputs(image_set: ImageSet, convention: Convention, count: int) -> Tensor:
     """The network's inputs for the first `count` readable images of a set: (N, 3, 299, 299)."""
-    prepared = (_prepare(image, convention).tensor for image in image_set.images())
-    tensors = list(islice((tensor for tensor in prepared if tensor is not None), count))
-    return torch.stack(tensors) if tensors else torch.empty(0, 3, SIZE, SIZE)
+    prepare = partial(_prepare, convention=convention)
+    results = run_batches(
+        image_set.images(), prepare, lambda inputs, _: {"input": inputs.copy()}, (3, SIZE, SIZE), np.float32
+    )
+    inputs = list(islice((result.outputs["input"] for result in results if result.outputs), count))
+    return torch.from_numpy(np.stack(inputs)) if inputs else torch.empty(0, 3, SIZE, SIZE)
 
 
 def _prepare(
-    image: StoredImage, convention: Convention, store: FeatureStore | None = None, space: FeatureSpace | None = None
-) -> _PreparedImage:
-    try:
-        file = _file_state(image) if store else None
-        if store and space and file and (key := store.content_key(file)) and (stored := store.get(space, [key])):
-            return _PreparedImage(key, None, _unpack(stored[key][1]), stored[key][0])
-        content = image.read()
-        key = content_key(content)
-        if store and space and (stored := store.get(space, [key])):
-            return _PreparedImage(key, file, _unpack(stored[key][1]), stored[key][0])
-        pixels, facts = decode_image(content, image.name)
-        return _PreparedImage(key, file, facts, tensor=convention.resize(torch.from_numpy(pixels)[None])[0])
-    except InputError as error:
-        return _PreparedImage(error=str(error))
+    image: StoredImage,
+    network_input: NDArray[np.float32],
+    convention: Convention,
+    store: FeatureStore | None = None,
+    space: FeatureSpace | None = None,
+) -> _ImageInfo:
+    """Take the features of an image from the store, or write the network's input, (3, 299, 299)."""
+    file = _file_state(image) if store else None
+    if store and space and file and (key := store.content_key(file)) and (stored := store.get(space, [key])):
+        return _ImageInfo(key, _unpack(stored[key][1]), row=stored[key][0])
+    content = image.read()
+    key = content_key(content)
+    if store and space and (stored := store.get(space, [key])):
+        return _ImageInfo(key, _unpack(stored[key][1]), file, stored[key][0])
+    pixels, facts = decode_image(content, image.name)
+    network_input[...] = convention.resize(torch.from_numpy(pixels)[None])[0]
+    return _ImageInfo(key, facts, file)
 
 
 def _file_state(image: StoredImage) -> FileState | None:
@@ -240,73 +249,16 @@ def _unpack(stored: bytes) -> ImageFacts:
     return ImageFacts(width, height, file_format.rstrip(b"\0").decode(), gray, pixel_key)
 
 
-def _run_network(network: FeatureNetwork, batch: list[_PreparedImage]) -> list[_PreparedImage]:
-    """Fill in the rows of the images that have a tensor."""
-    tensors = [prepared.tensor for prepared in batch if prepared.tensor is not None]
-    if not tensors:
-        return batch
-    pooled, spatial = network.features(torch.stack(tensors))
-    rows = iter(torch.cat([pooled, spatial], 1).numpy())
-    return [prepared if prepared.tensor is None else replace(prepared, row=next(rows)) for prepared in batch]
-
-
-def _batches_on_cpu(
-    prepare: Callable[[StoredImage], _PreparedImage],
-    network: FeatureNetwork,
-    images: Iterator[StoredImage],
-    batch_size: int,
-) -> Iterator[list[_PreparedImage]]:
-    """Yield batches in order. Each thread prepares a batch and runs the network on it, on its own part of the cores.
-
-    If all cores worked on one batch, each layer would wait for the core that decodes the next batch.
-    """
-
-    def work(batch: list[StoredImage]) -> list[_PreparedImage]:
-        return _run_network(network, list(map(prepare, batch)))
-
-    with _thread_pool(network.callers, max(1, core_count() // network.callers)) as pool:
-        for future in _submit_ahead(lambda batch: pool.submit(work, batch), images, batch_size, network.callers):
-            yield future.result()
-
-
-def _batches_for_gpu(
-    prepare: Callable[[StoredImage], _PreparedImage],
-    network: FeatureNetwork,
-    images: Iterator[StoredImage],
-    batch_size: int,
-    workers: int,
-) -> Iterator[list[_PreparedImage]]:
-    """Yield batches in order. Threads prepare the next two batches while the network runs on the GPU."""
-    with _thread_pool(workers, 1) as pool:
-
-        def submit(batch: list[StoredImage]) -> list[Future[_PreparedImage]]:
-            return [pool.submit(prepare, image) for image in batch]
-
-        for futures in _submit_ahead(submit, images, batch_size, 2):
-            yield _run_network(network, [future.result() for future in futures])
-
-
-def _submit_ahead(
-    submit: Callable[[list[StoredImage]], Submitted], images: Iterator[StoredImage], batch_size: int, ahead: int
-) -> Iterator[Submitted]:
-    """Yield the result of `submit` for each batch, in order. Up to `ahead` later batches are already submitted."""
-    queue: deque[Submitted] = deque()
-    while batch := list(islice(images, batch_size)):
-        queue.append(submit(batch))
-        if len(queue) > ahead:
-            yield queue.popleft()
-    while queue:
-        yield queue.popleft()
-
-
 @contextmanager
-def _thread_pool(workers: int, cores: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `workers` threads. PyTorch uses `cores` cores in each; by default each thread would use all cores."""
+def _torch_threads(network: FeatureNetwork) -> Iterator[Callable[[], None]]:
+    """Yields a function that limits PyTorch in the calling thread to its part of the cores.
+
+    By default PyTorch would use all cores in each thread.
+    """
     threads_before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "image", torch.set_num_threads, (cores,))
+    cores = max(1, core_count() // network.callers) if network.callers > 1 else 1
     try:
-        yield pool
+        yield partial(torch.set_num_threads, cores)
     finally:
-        pool.shutdown(cancel_futures=True)
         # Threads that start later inherit the last number that was set in any thread.
         torch.set_num_threads(threads_before)
