@@ -17,7 +17,7 @@ from inception_v3.errors import InputError
 from inception_v3.fidelity import features
 from inception_v3.fidelity.conventions import find_convention
 from inception_v3.fidelity.feature_rows import FeatureRowWriter
-from inception_v3.fidelity.features import extract_features
+from inception_v3.fidelity.features import extract_features, read_inputs
 from inception_v3.fidelity.image_sets import open_image_set
 from inception_v3.fidelity.network import EngineFeatures, ExtractFeatures, FeatureNetwork, load_network
 from inception_v3.fidelity.options import FidelityOptions
@@ -151,32 +151,26 @@ def test_a_full_disk_is_reported() -> None:
 # --- threads and the network ---
 
 
-@pytest.mark.parametrize("on_cpu", [True, False])
-def test_batches_keep_their_order_and_threads_share_the_cores(on_cpu: bool) -> None:
-    """Threads that run the network on a CPU divide the cores. Threads that decode for a GPU have one core each."""
-    cores = max(1, features.core_count() // 3) if on_cpu else 1
+@pytest.mark.parametrize("callers", [1, 3])
+def test_batches_keep_their_order_and_threads_share_the_cores(sets: tuple[Path, Path], callers: int) -> None:
+    """Threads that run the network divide the cores. Threads that only decode have one core each."""
     threads_before = torch.get_num_threads()
-    thread_counts, ran_in_main_thread = set(), set()
-
-    def prepare(number: int) -> features._PreparedImage:
-        thread_counts.add(torch.get_num_threads())
-        tensor = None if number % 5 == 0 else torch.full((1,), float(number))
-        return features._PreparedImage(facts=number, tensor=tensor)
+    computed_in: dict[bool, set[int]] = {True: set(), False: set()}  # in the main thread or not: PyTorch's threads
+    sizes = []
 
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
-        ran_in_main_thread.add(threading.current_thread() is threading.main_thread())
-        return images, -images
+        computed_in[threading.current_thread() is threading.main_thread()].add(torch.get_num_threads())
+        sizes.append(len(images))
+        return images.mean((1, 2, 3))[:, None], images[:, :1, 0, 0]
 
-    arguments = (prepare, function_network(extract, 1, 1, callers=3), iter(range(50)), 4)
-    batches = list(features._batches_on_cpu(*arguments) if on_cpu else features._batches_for_gpu(*arguments, 3))
-    assert [len(batch) for batch in batches] == [4] * 12 + [2]
-    prepared = [image for batch in batches for image in batch]
-    assert [image.facts for image in prepared] == list(range(50))
-    assert all(
-        image.row is None if number % 5 == 0 else image.row.tolist() == [number, -number]
-        for number, image in enumerate(prepared)
-    )
-    assert (thread_counts, ran_in_main_thread) == ({cores}, {not on_cpu})
+    network, convention = function_network(extract, 1, 1, callers=callers), find_convention("pytorch-fid")
+    image_set = open_image_set(sets[1])
+    result = extract_features(image_set, network, convention, FidelityOptions(batch_size=3))
+    expected = read_inputs(image_set, convention, 100)
+    torch.testing.assert_close(torch.from_numpy(result.pooled[:]), expected.mean((1, 2, 3))[:, None])
+    assert sorted(sizes) == [2, *[3] * 6]
+    cores = max(1, features.core_count() // callers)
+    assert computed_in == ({True: {threads_before}, False: set()} if callers == 1 else {True: set(), False: {cores}})
     assert torch.get_num_threads() == threads_before
     (later,) = list(ThreadPoolExecutor(1).map(lambda _: torch.get_num_threads(), [0]))
     assert later == threads_before

@@ -178,7 +178,9 @@ def _collect(results: Iterator[_Result], name: str, network: FeatureNetwork, str
                 unreadable.append(f"{result.error}")
             unreadable_count += 1
             continue
-        writer.write(len(indices), result.outputs["row"] if result.outputs else info.row)
+        row = result.outputs["row"] if result.outputs else info.row
+        assert row is not None  # an image without a row in the store was computed
+        writer.write(len(indices), row)
         indices.append(index)
         pixel_keys += info.facts.pixel_key
         sizes[f"{info.facts.width}x{info.facts.height}"] += 1
