@@ -19,7 +19,7 @@ from torchvision.models import Inception_V3_Weights
 
 import inception_v3
 from inception_v3.images.preprocessing import PREPROCESSINGS, Preprocessing
-from inception_v3.images.tensorflow_resize import METHODS, tensorflow_resize
+from inception_v3.images.tensorflow_resize import METHODS, tensorflow_bilinear, tensorflow_resize
 
 SIZES = ["1x1", "2x3", "7x5", "75x400", "299x299", "300x298", "341x257", "500x375", "601x900"]
 
@@ -46,6 +46,14 @@ def test_every_resize_method_equals_tensorflow(recorded: dict[str, np.ndarray], 
     image = recorded[f"{size}/picture"].transpose(2, 0, 1) / np.float32(255)
     theirs = recorded[f"{size}/{method}"].transpose(2, 0, 1)
     assert np.abs(tensorflow_resize(image, (75, 107), method) - theirs).max() < 1e-5  # type: ignore[arg-type]
+
+
+def test_arrays_and_tensors_are_resized_to_the_same_bits() -> None:
+    """The tall image has 3.6 GB if its rows are enlarged before they are selected."""
+    for height, width in ((40, 30), (1_000_000, 1)):
+        image = np.random.default_rng(0).integers(0, 256, (3, height, width), np.uint8)
+        resized = tensorflow_resize(image, (299, 299))
+        assert np.array_equal(tensorflow_bilinear(torch.from_numpy(image), (299, 299)).numpy(), resized)
 
 
 @pytest.mark.parametrize("size", SIZES)

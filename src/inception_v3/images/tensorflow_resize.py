@@ -9,16 +9,20 @@ along one axis, then along the other.
 
 import math
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Method = Literal["bilinear", "nearest", "bicubic", "area"]
 METHODS: tuple[Method, ...] = get_args(Method)
 BICUBIC_STEPS = 1024  # TensorFlow tabulates the kernel at this many positions between two pixels
 BICUBIC_A = -0.75
 Floats = NDArray[np.float32]
+Images = TypeVar("Images", NDArray[Any], "Tensor")
 
 
 def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Method = "bilinear") -> Floats:
@@ -26,6 +30,8 @@ def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Metho
 
     Values keep the range of `images`; only bicubic may exceed it.
     """
+    if method == "bilinear":
+        return tensorflow_bilinear(images, size)
     net = images
     # Shrink before enlarging: a line of a million pixels must not become wide before it becomes short.
     for axis, length in sorted(((-1, size[1]), (-2, size[0])), key=lambda target: target[1] / net.shape[target[0]]):
@@ -39,6 +45,43 @@ def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Metho
     return np.asarray(net, np.float32)
 
 
+def tensorflow_bilinear(images: Images, size: tuple[int, int]) -> Images:
+    """Resize images (..., H, W), an array or a tensor on any device, to `size`, (height, width), as float32.
+
+    As in TensorFlow's kernel, only the rows that are used are interpolated, first along the row and then between rows.
+    """
+    top, bottom, y = _neighbours(images.shape[-2], size[0])
+    rows = np.unique([top, bottom])
+    net = _interpolate(_take(images, rows, -2), *_neighbours(images.shape[-1], size[1]), -1)
+    return _interpolate(net, np.searchsorted(rows, top), np.searchsorted(rows, bottom), y[:, None], -2)
+
+
+def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """The input pixels before and after each of `new` output pixels, and its position between them, from 0 to 1."""
+    positions = np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))
+    before = positions.astype(np.int64)
+    return before, np.minimum(before + 1, old - 1), positions - np.floor(positions)
+
+
+def _interpolate(
+    images: Images, before: NDArray[np.int64], after: NDArray[np.int64], fraction: Floats, axis: int
+) -> Images:
+    first, second = _take(images, before, axis), _take(images, after, axis)
+    if isinstance(first, np.ndarray):
+        first = first.astype(np.float32, copy=False)
+        return np.asarray(first + (second - first) * fraction)
+    first = first.float()
+    return first + (second - first) * first.new_tensor(fraction)
+
+
+def _take(images: Images, indices: NDArray[np.int64], axis: int) -> Images:
+    if isinstance(images, np.ndarray):
+        return images.take(indices, axis)
+    from torch import from_numpy
+
+    return images.index_select(axis, from_numpy(indices).to(images.device))
+
+
 @lru_cache(maxsize=64)
 def _taps(old: int, new: int, method: Method) -> tuple[NDArray[np.int64], Floats]:
     """Return the input indices and their weights for each of `new` output pixels, both of shape (taps, new)."""
@@ -48,8 +91,6 @@ def _taps(old: int, new: int, method: Method) -> tuple[NDArray[np.int64], Floats
     fraction = start - floor
     if method == "nearest":
         offsets, weights = np.zeros((1, 1), np.float32), np.ones((1, new), np.float32)
-    elif method == "bilinear":
-        offsets, weights = np.arange(2, dtype=np.float32)[:, None], np.stack([1 - fraction, fraction])
     elif method == "bicubic":
         offsets = np.arange(-1, 3, dtype=np.float32)[:, None]
         tabulated = np.round(fraction * BICUBIC_STEPS) / BICUBIC_STEPS
