@@ -252,7 +252,7 @@ def evaluate(
             if len(batch.labels):
                 images = {id(loader): same.images for loader, same in zip(loaders, loaded, strict=True)}
                 views = [_log_probabilities(member, images[id(own)], precision, batch_size) for member, own in members]
-                rows.append(_predictions(_average(torch.cat(views, 1)), batch.labels, batch.indices))
+                rows.append(predictions(_average(torch.cat(views, 1)), batch.labels, batch.indices))
             on_batch(len(batch.labels) + len(batch.bad))
     finally:
         for (member, _), training in zip(members, was_training, strict=True):
@@ -285,9 +285,14 @@ def _log_probabilities(
         for chunk in torch.split(crops, batch_size or len(crops)):
             scaled = model.preprocessing.scale(chunk.to(device)).contiguous(memory_format=torch.channels_last)
             logits.append(model(scaled, end_points=())[0].float().cpu())
-    all_logits = torch.cat(logits).double()
-    all_logits[~all_logits.isfinite().all(1)] = torch.nan
-    return all_logits.log_softmax(1).view(len(images), -1, all_logits.shape[1])
+    return log_probabilities(torch.cat(logits)).view(len(images), -1, logits[0].shape[1])
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """The log-softmax of logits (N, classes), in float64; nan for all classes of an image with a logit not finite."""
+    exact = logits.double()
+    exact[~exact.isfinite().all(1)] = torch.nan
+    return exact.log_softmax(1)
 
 
 def _average(views: Tensor) -> Tensor:
@@ -295,7 +300,7 @@ def _average(views: Tensor) -> Tensor:
     return (views.logsumexp(1) - math.log(views.shape[1])).clamp(max=0)
 
 
-def _predictions(log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> np.ndarray:
+def predictions(log_probabilities: Tensor, labels: Tensor, indices: Tensor) -> np.ndarray:
     """Rows of PREDICTION_DTYPE from float64 log-probabilities of shape (N, classes)."""
     label_log_probability = log_probabilities.gather(1, labels[:, None])
     earlier = torch.arange(log_probabilities.shape[1]) < labels[:, None]

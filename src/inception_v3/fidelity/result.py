@@ -1,7 +1,7 @@
 """The two sets of a comparison, its result, and how results are shown."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.conventions import Convention
@@ -29,9 +29,7 @@ class ComparedSet:
     @property
     def facts(self) -> FeatureSet | Statistics:
         """`count`, `sizes`, `formats` and `gray`, from the features if there are any, otherwise from the statistics."""
-        facts = self.statistics if self.features is None else self.features
-        assert facts is not None
-        return facts
+        return cast(FeatureSet | Statistics, self.features or self.statistics)
 
     @property
     def pooled(self) -> FeatureRows:
@@ -43,7 +41,6 @@ class ComparedSet:
     def distribution(self, kind: Literal["pooled", "spatial"]) -> Gaussian:
         """The distribution of the features of FID or sFID. Raises NoScoreError: the statistics do not include it."""
         if self.statistics is None:
-            assert self.features is not None
             return gaussian(getattr(self.features, kind))
         distribution: Gaussian | None = getattr(self.statistics, kind)
         if distribution is None:
@@ -82,8 +79,7 @@ class FidelityResult:
     @property
     def required_reference(self) -> ComparedSet:
         """The reference, for scores that are only computed with one."""
-        assert self.reference is not None
-        return self.reference
+        return cast(ComparedSet, self.reference)
 
     @property
     def unreadable(self) -> list[str]:
