@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -106,9 +106,6 @@ class FidelityMetric(Metric):
     real_states: tuple[str, ...] = ()
     spatial = False
     takes_real = True  # whether `update` has the argument `real`
-    inception: nn.Module
-    expected_width: int | None  # None for your own module
-    logits: Tensor | None
 
     def __init__(
         self,
@@ -120,14 +117,15 @@ class FidelityMetric(Metric):
         names = ("weights", "like", "mode", "dtype", "device", "any_weights")
         extractor_options = {name: options.pop(name) for name in names if name in options}
         super().__init__(**options)
-        if isinstance(feature, nn.Module):
-            self.inception, self.expected_width, self.logits = feature, None, None
-        elif feature in self.feature_names:
-            self.inception = extractor = InceptionFeatureExtractor(spatial=self.spatial, **extractor_options)
-            self.expected_width, self.logits = extractor.num_features, torch.from_numpy(extractor.network.logits)
-        else:
-            known = " or ".join(map(repr, self.feature_names))
-            raise ValueError(f"feature must be {known} or a module, not {feature!r}")
+        extractor = None
+        if not isinstance(feature, nn.Module):
+            if feature not in self.feature_names:
+                known = " or ".join(map(repr, self.feature_names))
+                raise ValueError(f"feature must be {known} or a module, not {feature!r}")
+            extractor = InceptionFeatureExtractor(spatial=self.spatial, **extractor_options)
+        self.inception = cast(nn.Module, extractor or feature)
+        self.expected_width = extractor.num_features if extractor else None  # None for your own module
+        self.logits = torch.from_numpy(extractor.network.logits) if extractor else None
         self.normalize = normalize
         self.reset_real_features = reset_real_features
 

@@ -118,12 +118,11 @@ def format_scores(scores: dict[str, float | None]) -> list[tuple[str, str, str]]
     """Rows for a table: the name of each computed score, its value, and its spread or interval (or "")."""
     rows = []
     for key, value in scores.items():
-        name, spread = key.removesuffix("_mean"), ""
         if value is None or key.endswith(("_std", "_low", "_high")):
             continue
-        if (deviation := scores.get(f"{name}_std")) is not None:
-            spread = f"± {deviation:.6g}"
-        low, high = scores.get(f"{name}_low"), scores.get(f"{name}_high")
+        name = key.removesuffix("_mean")
+        deviation, low, high = (scores.get(f"{name}_{suffix}") for suffix in ("std", "low", "high"))
+        spread = "" if deviation is None else f"± {deviation:.6g}"
         if low is not None and high is not None:
             spread = f"95 %: {low:.6g} to {high:.6g}"
         rows.append((name, f"{value:.6g}", spread))

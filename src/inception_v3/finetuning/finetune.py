@@ -87,11 +87,11 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
     )
     with torch.device("meta"):
         new_model = InceptionV3(**settings)
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD_PREFIXES)}
-    device = next(model.parameters()).device
-    for name, tensor in new_model.state_dict().items():
-        if name not in tensors:
-            tensors[name] = torch.zeros(tensor.shape, device=device)
+    tensors, device = model.state_dict(), next(model.parameters()).device
+    tensors = {
+        name: torch.zeros(tensor.shape, device=device) if name.startswith(HEAD_PREFIXES) else tensors[name]
+        for name, tensor in new_model.state_dict().items()
+    }
     new_model.load_state_dict(tensors, assign=True)
     new_model.preprocessing = model.preprocessing.at(size)
     new_model.class_names = class_names
@@ -271,9 +271,8 @@ def _bottlenecks_with_progress(
 def evaluate_head(model: InceptionV3, features: Tensor, labels: Tensor, precision: Precision = "fp32") -> Metrics:
     """Evaluate the model on images given by their features (N, D), without running its base; labels are (N,)."""
     layer, device = last_layer(model), next(model.parameters()).device
+    parts = torch.split(features[:, :, None, None], 512)
     with precision_context(device, precision):
-        logits = [
-            layer(part[:, :, None, None].to(device)).flatten(1).float().cpu() for part in torch.split(features, 512)
-        ]
+        logits = [layer(part.to(device)).flatten(1).float().cpu() for part in parts]
     rows = predictions(log_probabilities(torch.cat(logits)), labels, torch.arange(len(labels)))
     return Metrics(model.class_names or [], rows, [])

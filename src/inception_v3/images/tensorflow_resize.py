@@ -9,20 +9,16 @@ along one axis, then along the other.
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Method = Literal["bilinear", "nearest", "bicubic", "area"]
 METHODS: tuple[Method, ...] = get_args(Method)
 BICUBIC_STEPS = 1024  # TensorFlow tabulates the kernel at this many positions between two pixels
 BICUBIC_A = -0.75
 Floats = NDArray[np.float32]
-Images = TypeVar("Images", NDArray[Any], "Tensor")
 
 
 def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Method = "bilinear") -> Floats:
@@ -31,7 +27,7 @@ def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Metho
     Values keep the range of `images`; only bicubic may exceed it.
     """
     if method == "bilinear":
-        return tensorflow_bilinear(images, size)
+        return _bilinear(images, size)
     net = images
     # Shrink before enlarging: a line of a million pixels must not become wide before it becomes short.
     for axis, length in sorted(((-1, size[1]), (-2, size[0])), key=lambda target: target[1] / net.shape[target[0]]):
@@ -45,14 +41,11 @@ def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Metho
     return np.asarray(net, np.float32)
 
 
-def tensorflow_bilinear(images: Images, size: tuple[int, int]) -> Images:
-    """Resize images (..., H, W), an array or a tensor on any device, to `size`, (height, width), as float32.
-
-    As in TensorFlow's kernel, only the rows that are used are interpolated, first along the row and then between rows.
-    """
+def _bilinear(images: NDArray[Any], size: tuple[int, int]) -> Floats:
+    """TensorFlow's bilinear kernel, bit for bit: interpolate along the rows that are used, and then between them."""
     top, bottom, y = _neighbours(images.shape[-2], size[0])
     rows = np.unique([top, bottom])
-    net = _interpolate(_take(images, rows, -2), *_neighbours(images.shape[-1], size[1]), -1)
+    net = _interpolate(images.take(rows, -2), *_neighbours(images.shape[-1], size[1]), -1)
     return _interpolate(net, np.searchsorted(rows, top), np.searchsorted(rows, bottom), y[:, None], -2)
 
 
@@ -64,22 +57,10 @@ def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _interpolate(
-    images: Images, before: NDArray[np.int64], after: NDArray[np.int64], fraction: Floats, axis: int
-) -> Images:
-    first, second = _take(images, before, axis), _take(images, after, axis)
-    if isinstance(first, np.ndarray):
-        first = first.astype(np.float32, copy=False)
-        return np.asarray(first + (second - first) * fraction)
-    first = first.float()
-    return first + (second - first) * first.new_tensor(fraction)
-
-
-def _take(images: Images, indices: NDArray[np.int64], axis: int) -> Images:
-    if isinstance(images, np.ndarray):
-        return images.take(indices, axis)
-    from torch import from_numpy
-
-    return images.index_select(axis, from_numpy(indices).to(images.device))
+    images: NDArray[Any], before: NDArray[np.int64], after: NDArray[np.int64], fraction: Floats, axis: int
+) -> Floats:
+    first = images.take(before, axis).astype(np.float32, copy=False)
+    return np.asarray(first + (images.take(after, axis) - first) * fraction)
 
 
 @lru_cache(maxsize=64)

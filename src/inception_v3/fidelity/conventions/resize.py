@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from inception_v3.images import tensorflow_resize
+from inception_v3.images.tensorflow_resize import tensorflow_resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,4 +38,7 @@ def half_pixel_bilinear(images: "Tensor") -> "Tensor":
 
 def tensorflow_bilinear(images: "Tensor") -> "Tensor":
     """Resize as TensorFlow 1's ResizeBilinear in the graph of 2015: sample at i * length / 299, no antialiasing."""
-    return tensorflow_resize.tensorflow_bilinear(images, (SIZE, SIZE)).div_(128).sub_(1)
+    import torch
+
+    resized = tensorflow_resize(images.cpu().numpy(), (SIZE, SIZE))
+    return torch.from_numpy(resized).to(images.device).div_(128).sub_(1)
