@@ -251,7 +251,7 @@ def test_the_kept_sample_is_fair() -> None:
         metric = KernelInceptionDistance(Identity(), max_features=40, seed=seed)
         for part in torch.arange(400.0)[:, None].split(37):
             metric.update(part, real=False)
-        (features,) = metric.fake_features
+        (features,) = metric.fake_sample
         assert len(features) == 40
         kept[features[:, 0].long().numpy()] += 1
     quarters = kept.reshape(4, 100).sum(1) / 60
@@ -358,7 +358,7 @@ def test_a_collection_does_not_merge_metrics_with_different_samples() -> None:
         collection.update(images, real=True)
     for images in FAKE:
         collection.update(images, real=False)
-    assert [sum(map(len, collection[name].real_features)) for name in ("few", "other", "all")] == [40, 40, 56]
+    assert [sum(map(len, collection[name].real_sample)) for name in ("few", "other", "all")] == [40, 40, 56]
     assert collection.compute()["all"] == update_all(PrecisionRecall(PatchMeans())).compute()
     assert ["all", "density"] in list(collection.compute_groups.values()), (
         "metrics with the same sample share their state"

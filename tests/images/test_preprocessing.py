@@ -4,6 +4,7 @@ import os
 
 os.environ["KERAS_BACKEND"] = "torch"  # Keras reads it when it is imported
 
+import tracemalloc
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def test_every_resize_method_equals_tensorflow(recorded: dict[str, np.ndarray], 
     image = recorded[f"{size}/picture"].transpose(2, 0, 1) / np.float32(255)
     theirs = recorded[f"{size}/{method}"].transpose(2, 0, 1)
     assert np.abs(tensorflow_resize(image, (75, 107), method) - theirs).max() < 1e-5  # type: ignore[arg-type]
+
+
+def test_a_tall_line_is_resized_without_enlarging_all_of_its_rows() -> None:
+    """All rows of 299 pixels would take 1.2 GB in float32."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 1_000_000, 1), np.uint8)
+    tracemalloc.start()
+    resized = tensorflow_resize(image, (299, 299))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+    assert np.array_equal(resized[0, :, 0], tensorflow_resize(image, (299, 1))[0, :, 0])
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -29,8 +29,8 @@ from inception_v3.evaluation.evaluate import Metrics, evaluate
 from inception_v3.finetuning.bottlenecks import compute_features
 from inception_v3.training import schedules
 from inception_v3.training import state as training_state
+from inception_v3.training.augment import mix
 from inception_v3.training.losses import class_weights, classification_loss
-from inception_v3.training.mixing import mix
 from inception_v3.training.model import new_model, uses_aux_head
 from inception_v3.training.recipe import Recipe, TrainingOptions, load_recipe
 from inception_v3.training.run_folder import RunFolder

@@ -5,7 +5,6 @@ The page is one file, with style, script and thumbnails inside.
 
 import csv
 import io
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error
 from inception_v3.evaluation.evaluate import NO_PREDICTION, Metrics
-from inception_v3.reports.pages import data_uri, write_page
+from inception_v3.reports.pages import data_uri, thumbnail, write_page
 from inception_v3.support.files import atomic_write
 
 MAX_MISTAKES = 200  # shown
@@ -70,13 +69,9 @@ def _worst_mistakes(metrics: Metrics, images: LabelledImages) -> list[dict[str, 
 
 def _thumbnail(images: LabelledImages, index: int) -> str | None:
     try:
-        image = images.open(index).copy()  # thumbnail() changes the image, and images in memory are shared
+        return thumbnail(images.open(index), THUMBNAIL, "JPEG", quality=85, subsampling=0)
     except InputError:  # the file was deleted during the evaluation
         return None
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=85, subsampling=0)
-    return data_uri("image/jpeg", encoded.getvalue())
 
 
 def _most_confused(metrics: Metrics) -> list[dict[str, Any]]:
@@ -99,11 +94,10 @@ def _diagrams(bins: list[CalibrationBin]) -> dict[str, str]:
     counts = np.array([row.count for row in bins])
     confidence, accuracy = np.array([(row.confidence, row.accuracy) for row in bins], float).T  # None becomes nan
     error, diagrams = expected_calibration_error(bins), {}
-    with tempfile.TemporaryDirectory() as folder:
-        for theme in ("light", "dark"):
-            file = Path(folder, f"{theme}.png")
-            plots.reliability_diagram(counts, confidence, accuracy, error, file, dark=theme == "dark")
-            diagrams[theme] = data_uri("image/png", file.read_bytes())
+    for theme in ("light", "dark"):
+        png = io.BytesIO()
+        plots.reliability_diagram(counts, confidence, accuracy, error, png, dark=theme == "dark")
+        diagrams[theme] = data_uri("image/png", png.getvalue())
     return diagrams
 
 

@@ -21,7 +21,7 @@ from inception_v3.fidelity.progress import Advance, ignore
 from inception_v3.fidelity.statistics import gaussian
 
 FeaturesOrGaussian = NDArray[np.float32] | FeatureRows | Gaussian
-RowIndices = NDArray[np.intp] | None
+RowIndices = NDArray[np.intp]  # empty for a distribution
 PARTS = (1, 2, 4)
 HALVES = 20
 HALVES_OF_MANY = 8  # if a half has more images than dimensions, because each distance then takes a second
@@ -60,12 +60,13 @@ def extrapolate(
     if min(counts) < MIN_IMAGES:
         raise NoScoreError(f"{min(counts)} images are too few for an interval; give {MIN_IMAGES} or more")
     rng = np.random.RandomState(seed)
-    infinity = _intercept(sets, [None, None], rng, fid)
+    whole = [np.arange(0 if isinstance(some, Gaussian) else len(some)) for some in sets]
+    infinity = _intercept(sets, whole, rng, fid)
     progress(1)
     halves = half_count(generated, reference)
     samples = []
     for _ in range(halves):
-        rows = [None if isinstance(some, Gaussian) else rng.permutation(len(some))[: len(some) // 2] for some in sets]
+        rows = [rng.permutation(chosen)[: len(chosen) // 2] for chosen in whole]
         half_fid = _mean_distance(sets, rows, rng, 1)
         samples.append((half_fid, _intercept(sets, rows, rng, half_fid)))
         progress(1)
@@ -110,7 +111,5 @@ def _mean_distance(
 def _split(features: FeaturesOrGaussian, rows: RowIndices, parts: int, rng: np.random.RandomState) -> list[Gaussian]:
     if isinstance(features, Gaussian):
         return [features] * parts
-    chosen = np.arange(len(features)) if rows is None else rows
-    if parts > 1:
-        chosen = chosen[rng.permutation(len(chosen))]
-    return [gaussian(features, part) for part in np.array_split(chosen, parts)]
+    shuffled = rng.permutation(rows) if parts > 1 else rows
+    return [gaussian(features, part) for part in np.array_split(shuffled, parts)]

@@ -12,10 +12,11 @@ themselves (KID, nearest neighbours) keep a random sample of at most `max_featur
 installed by `pip install 'inception-v3[metrics]'`. Its FeatureShare lets several metrics share one run of the network.
 """
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -104,6 +105,7 @@ class FidelityMetric(Metric):
     feature_names: tuple[int | str, ...] = (2048,)
     real_states: tuple[str, ...] = ()
     spatial = False
+    takes_real = True  # whether `update` has the argument `real`
 
     def __init__(
         self,
@@ -115,17 +117,14 @@ class FidelityMetric(Metric):
         names = ("weights", "like", "mode", "dtype", "device", "any_weights")
         extractor_options = {name: options.pop(name) for name in names if name in options}
         super().__init__(**options)
-        self.has_own_network = not isinstance(feature, nn.Module)
-        if self.has_own_network and feature not in self.feature_names:
-            known = " or ".join(map(repr, self.feature_names))
-            raise ValueError(f"feature must be {known} or a module, not {feature!r}")
-        self.inception = (
-            feature
-            if isinstance(feature, nn.Module)
-            else InceptionFeatureExtractor(spatial=self.spatial, **extractor_options)
-        )
-        extractor = self.inception if isinstance(self.inception, InceptionFeatureExtractor) else None
-        self.expected_width = extractor.num_features if extractor else None
+        extractor = None
+        if not isinstance(feature, nn.Module):
+            if feature not in self.feature_names:
+                known = " or ".join(map(repr, self.feature_names))
+                raise ValueError(f"feature must be {known} or a module, not {feature!r}")
+            extractor = InceptionFeatureExtractor(spatial=self.spatial, **extractor_options)
+        self.inception = cast(nn.Module, extractor or feature)
+        self.expected_width = extractor.num_features if extractor else None  # None for your own module
         self.logits = torch.from_numpy(extractor.network.logits) if extractor else None
         self.normalize = normalize
         self.reset_real_features = reset_real_features
@@ -138,7 +137,7 @@ class FidelityMetric(Metric):
         return self._features(images).shape[1]
 
     def _features(self, images: Tensor) -> Tensor:
-        if self.has_own_network and self.normalize:
+        if self.normalize and self.expected_width is not None:
             images = (images * 255).byte()
         with torch.no_grad():
             features: Tensor = self.inception(images)
@@ -158,7 +157,7 @@ class FidelityMetric(Metric):
         for start in range(0, count, batch_size):
             with torch.no_grad():
                 images = generator(min(batch_size, count - start))
-            self.update(images, **self._filter_kwargs(real=False))  # InceptionScore.update has no `real`
+            self.update(images, **({"real": False} if self.takes_real else {}))
 
     def reset(self) -> None:
         states = [] if self.reset_real_features else [(name, getattr(self, name)) for name in self.real_states]
@@ -214,11 +213,9 @@ class SampledMetric(FidelityMetric):
     of merge_state, therefore combine into a uniform sample of all images, however many each process added.
     """
 
-    real_states = ("real_features", "real_draws")
-    real_features: list[Tensor] | Tensor
-    fake_features: list[Tensor] | Tensor
-    real_draws: list[Tensor] | Tensor
-    fake_draws: list[Tensor] | Tensor
+    real_states = ("real_sample",)
+    real_sample: list[Tensor] | Tensor  # (n, D + 1): the features of each image, and the number that it has drawn
+    fake_sample: list[Tensor] | Tensor
 
     def __init__(
         self, feature: FeatureArgument = 2048, max_features: int = 10_000, seed: int = 2020, **options: Any
@@ -230,26 +227,21 @@ class SampledMetric(FidelityMetric):
         # MetricCollection merges metrics whose states have equal names and nearly equal values. The name of this state
         # keeps metrics with different samples apart.
         self.add_state(f"sample_{max_features}_{seed}", torch.tensor(0), dist_reduce_fx="max")
-        for name in ("real_features", "real_draws", "fake_features", "fake_draws"):
+        for name in ("real_sample", "fake_sample"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, imgs: Tensor, real: bool) -> None:
-        name = "real" if real else "fake"
-        features = self._features(imgs)
-        draws = torch.from_numpy(self.rng.random_sample(len(features))).to(features.device, torch.float32)
-        features, draws = self._sample(
-            [*getattr(self, f"{name}_features"), features], [*getattr(self, f"{name}_draws"), draws]
-        )
-        setattr(self, f"{name}_features", [features])
-        setattr(self, f"{name}_draws", [draws])
+        name = "real_sample" if real else "fake_sample"
+        features = self._features(imgs).float()
+        draws = torch.from_numpy(self.rng.random_sample((len(features), 1))).to(features)
+        setattr(self, name, [self._sample([*getattr(self, name), torch.cat([features, draws], 1)])])
 
-    def _sample(self, features: list[Tensor] | Tensor, draws: list[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+    def _sample(self, rows: list[Tensor] | Tensor) -> Tensor:
         """Select the rows to keep, in the order in which they came."""
-        features, draws = dim_zero_cat(features), dim_zero_cat(draws)
-        if len(features) <= self.max_features:
-            return features, draws
-        rows = draws.argsort(stable=True)[: self.max_features].sort().values
-        return features[rows], draws[rows]
+        rows = dim_zero_cat(rows)
+        if len(rows) <= self.max_features:
+            return rows
+        return rows[rows[:, -1].argsort(stable=True)[: self.max_features].sort().values]
 
     def reset(self) -> None:
         super().reset()
@@ -257,24 +249,27 @@ class SampledMetric(FidelityMetric):
 
     def _sync_dist(self, *arguments: Any, **options: Any) -> None:
         """Send a tensor of zero rows for a set without images. torchmetrics would send a one-dimensional tensor."""
-        for name in ("real", "fake"):
-            if not len(getattr(self, f"{name}_features")):
-                setattr(self, f"{name}_features", [torch.zeros(0, self._width(), device=self.device)])
-                setattr(self, f"{name}_draws", [torch.zeros(0, device=self.device)])
+        for name in ("real_sample", "fake_sample"):
+            if not len(getattr(self, name)):
+                setattr(self, name, [torch.zeros(0, self._width() + 1, device=self.device)])
         super()._sync_dist(*arguments, **options)
 
-    def _samples(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _samples(self) -> list[NDArray[np.float32]]:
         """The features of the generated and of the real images. Raises ValueError: a set has no images."""
-        return self._sample_of("fake"), self._sample_of("real")
+        samples = []
+        for name, rows in (("fake", self.fake_sample), ("real", self.real_sample)):
+            if not len(rows):
+                raise ValueError(f"no {name} images yet: call update(imgs, real={name == 'real'}) first")
+            samples.append(self._sample(rows)[:, :-1].contiguous().cpu().numpy())
+        return samples
 
-    def _sample_of(self, name: str) -> NDArray[np.float32]:
-        if not len(kept := getattr(self, f"{name}_features")):
-            raise ValueError(f"no {name} images yet: call update(imgs, real={name == 'real'}) first")
-        features, _ = self._sample(kept, getattr(self, f"{name}_draws"))
-        return features.float().cpu().numpy()
-
-    def _tensors(self, *values: float) -> tuple[Tensor, ...]:
+    def compute(self) -> tuple[Tensor, ...]:
+        values = self._scores(*self._samples())
         return tuple(torch.tensor(value, dtype=torch.float64, device=self.device) for value in values)
+
+    @abstractmethod
+    def _scores(self, fake: NDArray[np.float32], real: NDArray[np.float32]) -> Iterable[float]:
+        """Compute the scores from features (N, D) and (M, D)."""
 
 
 class KernelInceptionDistance(SampledMetric):
@@ -291,8 +286,8 @@ class KernelInceptionDistance(SampledMetric):
         super().__init__(feature, **options)
         self.sampling = KidSampling(subsets, subset_size, self.seed, shrinks=False)
 
-    def compute(self) -> tuple[Tensor, ...]:
-        return self._tensors(*kernel_distance(*self._samples(), self.sampling))
+    def _scores(self, fake: NDArray[np.float32], real: NDArray[np.float32]) -> Iterable[float]:
+        return kernel_distance(fake, real, self.sampling)
 
 
 class PrecisionRecall(SampledMetric):
@@ -302,9 +297,9 @@ class PrecisionRecall(SampledMetric):
         super().__init__(feature, **options)
         self.k = k
 
-    def compute(self) -> tuple[Tensor, ...]:
-        scores = compare_neighbours(*self._samples(), k=self.k, density_k=self.k)
-        return self._tensors(scores.precision, scores.recall)
+    def _scores(self, fake: NDArray[np.float32], real: NDArray[np.float32]) -> Iterable[float]:
+        scores = compare_neighbours(fake, real, k=self.k, density_k=self.k)
+        return scores.precision, scores.recall
 
 
 class DensityCoverage(SampledMetric):
@@ -314,9 +309,9 @@ class DensityCoverage(SampledMetric):
         super().__init__(feature, **options)
         self.k = k
 
-    def compute(self) -> tuple[Tensor, ...]:
-        scores = compare_neighbours(*self._samples(), k=self.k, density_k=self.k)
-        return self._tensors(scores.density, scores.coverage)
+    def _scores(self, fake: NDArray[np.float32], real: NDArray[np.float32]) -> Iterable[float]:
+        scores = compare_neighbours(fake, real, k=self.k, density_k=self.k)
+        return scores.density, scores.coverage
 
 
 class FrechetInceptionDistanceInfinity(SampledMetric):
@@ -324,18 +319,16 @@ class FrechetInceptionDistanceInfinity(SampledMetric):
 
     higher_is_better = False
 
-    def compute(self) -> tuple[Tensor, ...]:
-        fake, real = self._samples()
+    def _scores(self, fake: NDArray[np.float32], real: NDArray[np.float32]) -> Iterable[float]:
         extrapolation = extrapolate(fake, real, fid=frechet_distance(gaussian(fake), gaussian(real)), seed=self.seed)
-        return self._tensors(extrapolation.infinity, *extrapolation.infinity_interval)
+        return extrapolation.infinity, *extrapolation.infinity_interval
 
 
 class MemorisationDistance(SampledMetric):
     """Mean and minimum distance from generated images to the nearest real one, and the mean among real images."""
 
-    def compute(self) -> tuple[Tensor, ...]:
-        scores = compare_neighbours(*self._samples(), k=1, density_k=1)
-        return self._tensors(scores.nearest.mean(), scores.nearest.min(), scores.spacing.mean())
+    def _scores(self, fake: NDArray[np.float32], real: NDArray[np.float32]) -> Iterable[float]:
+        return compare_neighbours(fake, real, k=1, density_k=1).memorisation
 
 
 class InceptionScore(FidelityMetric):
@@ -346,6 +339,7 @@ class InceptionScore(FidelityMetric):
     """
 
     feature_names = (2048, "logits_unbiased")
+    takes_real = False
 
     classes: Tensor  # sums of the probabilities p of each class, (splits, classes)
     certainty: Tensor  # sums of p log p, (splits,)

@@ -36,6 +36,11 @@ class NeighbourScores:
     spacing: Float64Array
     realism: Float64Array
 
+    @property
+    def memorisation(self) -> tuple[float, float, float]:
+        """Mean and minimum distance from generated images to the nearest real one, and the mean among real images."""
+        return float(self.nearest.mean()), float(self.nearest.min()), float(self.spacing.mean())
+
 
 def compare_neighbours(
     generated: FeatureMatrix,

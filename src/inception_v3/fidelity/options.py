@@ -56,9 +56,8 @@ class FidelityOptions:
         """The convention, with the values of these options. Raises InputError: there is no such convention."""
         convention = find_convention(self.like, self.mode)
         changes: dict[str, Any] = {"seed": self.seed, "subsets": self.kid_subsets, "size": self.kid_subset_size}
+        changes["shrinks"] = None if self.kid_subset_size is None else False
         kid = replace(convention.kid, **{name: value for name, value in changes.items() if value is not None})
-        if self.kid_subset_size is not None:
-            kid = replace(kid, shrinks=False)
         splits = convention.inception_score
         if self.seed is not None and splits.seed is not None:
             splits = replace(splits, seed=self.seed)

@@ -3,7 +3,6 @@
 report.html is its template. Images are embedded as thumbnails, and there is no script.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from inception_v3.fidelity.neighbours import nearest_neighbours
 from inception_v3.fidelity.progress import StartStep, no_progress
 from inception_v3.fidelity.result import ComparedSet, FidelityResult, format_scores
 from inception_v3.fidelity.scores import neighbour_scores
-from inception_v3.fidelity.stored_image import StoredImage, decode_image
-from inception_v3.reports.pages import data_uri, write_page
+from inception_v3.fidelity.stored_image import decode_image
+from inception_v3.reports.pages import thumbnail, write_page
 
 SHOWN, NEIGHBOURS, THUMBNAIL = 8, 5, 112
 
@@ -70,17 +69,9 @@ def _thumbnails(side: ComparedSet, rows: NDArray[np.intp]) -> dict[int, dict[str
     thumbnails = {}
     for index, image in enumerate(side.image_set.images()):
         if index in requested:
-            thumbnails[requested[index]] = {"name": image.name, "data": _thumbnail(image)}
+            pixels, _ = decode_image(image.read(), image.name)
+            data = thumbnail(Image.fromarray(pixels.transpose(1, 2, 0)), THUMBNAIL, "PNG")
+            thumbnails[requested[index]] = {"name": image.name, "data": data}
             if len(thumbnails) == len(requested):
                 break
     return thumbnails
-
-
-def _thumbnail(image: StoredImage) -> str:
-    """The thumbnail of an image, as a data URI of a PNG."""
-    pixels, _ = decode_image(image.read(), image.name)
-    thumbnail = Image.fromarray(pixels.transpose(1, 2, 0))
-    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
-    png = io.BytesIO()
-    thumbnail.save(png, "PNG")
-    return data_uri("image/png", png.getvalue())

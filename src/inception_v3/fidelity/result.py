@@ -1,7 +1,7 @@
 """The two sets of a comparison, its result, and how results are shown."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.conventions import Convention
@@ -29,9 +29,7 @@ class ComparedSet:
     @property
     def facts(self) -> FeatureSet | Statistics:
         """`count`, `sizes`, `formats` and `gray`, from the features if there are any, otherwise from the statistics."""
-        facts = self.statistics if self.features is None else self.features
-        assert facts is not None
-        return facts
+        return cast(FeatureSet | Statistics, self.features or self.statistics)
 
     @property
     def pooled(self) -> FeatureRows:
@@ -43,7 +41,6 @@ class ComparedSet:
     def distribution(self, kind: Literal["pooled", "spatial"]) -> Gaussian:
         """The distribution of the features of FID or sFID. Raises NoScoreError: the statistics do not include it."""
         if self.statistics is None:
-            assert self.features is not None
             return gaussian(getattr(self.features, kind))
         distribution: Gaussian | None = getattr(self.statistics, kind)
         if distribution is None:
@@ -82,8 +79,7 @@ class FidelityResult:
     @property
     def required_reference(self) -> ComparedSet:
         """The reference, for scores that are only computed with one."""
-        assert self.reference is not None
-        return self.reference
+        return cast(ComparedSet, self.reference)
 
     @property
     def unreadable(self) -> list[str]:
@@ -122,12 +118,11 @@ def format_scores(scores: dict[str, float | None]) -> list[tuple[str, str, str]]
     """Rows for a table: the name of each computed score, its value, and its spread or interval (or "")."""
     rows = []
     for key, value in scores.items():
-        name, spread = key.removesuffix("_mean"), ""
         if value is None or key.endswith(("_std", "_low", "_high")):
             continue
-        if (deviation := scores.get(f"{name}_std")) is not None:
-            spread = f"± {deviation:.6g}"
-        low, high = scores.get(f"{name}_low"), scores.get(f"{name}_high")
+        name = key.removesuffix("_mean")
+        deviation, low, high = (scores.get(f"{name}_{suffix}") for suffix in ("std", "low", "high"))
+        spread = "" if deviation is None else f"± {deviation:.6g}"
         if low is not None and high is not None:
             spread = f"95 %: {low:.6g} to {high:.6g}"
         rows.append((name, f"{value:.6g}", spread))

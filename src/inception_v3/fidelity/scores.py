@@ -137,9 +137,7 @@ def _density(result: FidelityResult, progress: StartStep) -> Iterable[float]:
 
 
 def _memorisation(result: FidelityResult, progress: StartStep) -> Iterable[float]:
-    """Mean and minimum distance from generated images to the nearest real one, and the mean among real images."""
-    scores = neighbour_scores(result, progress)
-    return float(scores.nearest.mean()), float(scores.nearest.min()), float(scores.spacing.mean())
+    return neighbour_scores(result, progress).memorisation
 
 
 SCORES = {

@@ -9,18 +9,15 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any, cast
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from inception_v3.data import Batch, LabelledImages
+from inception_v3.data import LabelledImages
 from inception_v3.data.sequences import concatenate
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import Metrics, evaluate
+from inception_v3.evaluation.evaluate import Metrics, log_probabilities, predictions
 from inception_v3.finetuning.bottlenecks import HEAD_PREFIXES, Bottlenecks, bottlenecks, last_layer
 from inception_v3.finetuning.logistic import fit_head
 from inception_v3.inference.engines.base import Precision
@@ -90,11 +87,11 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
     )
     with torch.device("meta"):
         new_model = InceptionV3(**settings)
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD_PREFIXES)}
-    device = next(model.parameters()).device
-    for name, tensor in new_model.state_dict().items():
-        if name not in tensors:
-            tensors[name] = torch.zeros(tensor.shape, device=device)
+    tensors, device = model.state_dict(), next(model.parameters()).device
+    tensors = {
+        name: torch.zeros(tensor.shape, device=device) if name.startswith(HEAD_PREFIXES) else tensors[name]
+        for name, tensor in new_model.state_dict().items()
+    }
     new_model.load_state_dict(tensors, assign=True)
     new_model.preprocessing = model.preprocessing.at(size)
     new_model.class_names = class_names
@@ -270,23 +267,12 @@ def _bottlenecks_with_progress(
         )
 
 
+@torch.inference_mode()
 def evaluate_head(model: InceptionV3, features: Tensor, labels: Tensor, precision: Precision = "fp32") -> Metrics:
     """Evaluate the model on images given by their features (N, D), without running its base; labels are (N,)."""
-    parts = torch.split(torch.arange(len(labels)), 512)
-    batches = [Batch(features[part][:, :, None, None], labels[part], part, []) for part in parts]
-    head = cast(InceptionV3, _HeadAsModel(model, precision))
-    return evaluate(head, cast("DataLoader[Any]", batches), model.class_names or [])
-
-
-class _HeadAsModel(nn.Module):
-    """The last layer with the interface of a model that `evaluate` needs: its images are features (N, D, 1, 1)."""
-
-    def __init__(self, model: InceptionV3, precision: Precision) -> None:
-        super().__init__()
-        self.layer, self.settings, self.precision = last_layer(model), model.settings, precision
-        self.preprocessing = SimpleNamespace(scale=lambda features: features)
-
-    def forward(self, features: Tensor, end_points: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
-        device = features.device
-        with torch.autocast(device.type, enabled=False), precision_context(device, self.precision):
-            return self.layer(features).flatten(1), {}
+    layer, device = last_layer(model), next(model.parameters()).device
+    parts = torch.split(features[:, :, None, None], 512)
+    with precision_context(device, precision):
+        logits = [layer(part.to(device)).flatten(1).float().cpu() for part in parts]
+    rows = predictions(log_probabilities(torch.cat(logits)), labels, torch.arange(len(labels)))
+    return Metrics(model.class_names or [], rows, [])

@@ -26,6 +26,8 @@ def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Metho
 
     Values keep the range of `images`; only bicubic may exceed it.
     """
+    if method == "bilinear":
+        return _bilinear(images, size)
     net = images
     # Shrink before enlarging: a line of a million pixels must not become wide before it becomes short.
     for axis, length in sorted(((-1, size[1]), (-2, size[0])), key=lambda target: target[1] / net.shape[target[0]]):
@@ -39,6 +41,28 @@ def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Metho
     return np.asarray(net, np.float32)
 
 
+def _bilinear(images: NDArray[Any], size: tuple[int, int]) -> Floats:
+    """TensorFlow's bilinear kernel, bit for bit: interpolate along the rows that are used, and then between them."""
+    top, bottom, y = _neighbours(images.shape[-2], size[0])
+    rows = np.unique([top, bottom])
+    net = _interpolate(images.take(rows, -2), *_neighbours(images.shape[-1], size[1]), -1)
+    return _interpolate(net, np.searchsorted(rows, top), np.searchsorted(rows, bottom), y[:, None], -2)
+
+
+def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """The input pixels before and after each of `new` output pixels, and its position between them, from 0 to 1."""
+    positions = np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))
+    before = positions.astype(np.int64)
+    return before, np.minimum(before + 1, old - 1), positions - np.floor(positions)
+
+
+def _interpolate(
+    images: NDArray[Any], before: NDArray[np.int64], after: NDArray[np.int64], fraction: Floats, axis: int
+) -> Floats:
+    first = images.take(before, axis).astype(np.float32, copy=False)
+    return np.asarray(first + (images.take(after, axis) - first) * fraction)
+
+
 @lru_cache(maxsize=64)
 def _taps(old: int, new: int, method: Method) -> tuple[NDArray[np.int64], Floats]:
     """Return the input indices and their weights for each of `new` output pixels, both of shape (taps, new)."""
@@ -48,8 +72,6 @@ def _taps(old: int, new: int, method: Method) -> tuple[NDArray[np.int64], Floats
     fraction = start - floor
     if method == "nearest":
         offsets, weights = np.zeros((1, 1), np.float32), np.ones((1, new), np.float32)
-    elif method == "bilinear":
-        offsets, weights = np.arange(2, dtype=np.float32)[:, None], np.stack([1 - fraction, fraction])
     elif method == "bicubic":
         offsets = np.arange(-1, 3, dtype=np.float32)[:, None]
         tabulated = np.round(fraction * BICUBIC_STEPS) / BICUBIC_STEPS

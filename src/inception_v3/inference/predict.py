@@ -13,6 +13,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import open_engine
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.pipeline import Decode, Resizer, run_pipeline
+from inception_v3.support.softmax import softmax
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,9 @@ def top_classes(logits: NDArray[np.float32], class_names: list[str], top: int) -
 
     `logits` has shape (num_classes,). Of classes with equal logits, the first in `class_names` comes first.
     """
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
     count = min(top, len(class_names))
     threshold = np.partition(logits, -count)[-count]
     (indices,) = np.nonzero(logits >= threshold)  # more than `count` if several classes have the same logit
     indices = indices[np.argsort(-logits[indices], kind="stable")][:count]
-    probabilities = exponentials[indices] / exponentials.sum()
+    probabilities = softmax(logits.astype(np.float64))[indices]
     return [(class_names[index], value) for index, value in zip(indices.tolist(), probabilities.tolist(), strict=True)]

@@ -5,9 +5,12 @@ The template engine escapes all values, because names of files and classes are u
 """
 
 import base64
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
 
 from inception_v3 import __version__
 from inception_v3.support.files import atomic_write
@@ -38,6 +41,14 @@ def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
     page = environment.get_template(template).render(program=f"inception-v3 {__version__}", written=written, **values)
     with atomic_write(file) as temporary:
         temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # file names may hold bytes outside UTF-8
+
+
+def thumbnail(image: Image, side: int, file_format: str, **options: Any) -> str:
+    """The image, reduced to at most `side` pixels, as a data URI. `options` are those of Pillow's `save`."""
+    small, encoded = image.copy(), io.BytesIO()  # Image.thumbnail changes the image itself
+    small.thumbnail((side, side))
+    small.save(encoded, file_format, **options)
+    return data_uri(f"image/{file_format.lower()}", encoded.getvalue())
 
 
 def data_uri(media_type: str, content: bytes) -> str:

@@ -1,16 +1,18 @@
 """Random changes to training images, so that the network learns the class and not the single photograph.
 
-An augmentation turns an RGB image into uint8 pixels (3, H, W). It draws from PyTorch's global generator only, so the
-same seed gives the same pixels. It can be pickled and sent to worker processes.
+An augmentation turns an RGB image into uint8 pixels (3, H, W). It can be pickled and sent to worker processes. `mix`
+changes a batch. All of them draw from PyTorch's global generator only, so the same seed gives the same pixels.
 """
 
 from collections.abc import Callable
-from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
 
 from inception_v3.data.loader import ImageTransform
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.training.distortion import Distortion
-from inception_v3.training.recipe import AugmentName
+from inception_v3.training.recipe import AugmentName, Recipe
 
 
 def photos(preprocessing: Preprocessing) -> ImageTransform:
@@ -56,17 +58,28 @@ def handwriting(preprocessing: Preprocessing) -> ImageTransform:
     return v2.Compose([preprocessing.pixels, affine])  # type: ignore[no-any-return]
 
 
-def slim(preprocessing: Preprocessing, fast: bool = False) -> ImageTransform:
-    """The distortions of TF-Slim's preprocess_for_train: all, or those of fast_mode, which its training script used."""
-    return Distortion(preprocessing.image_size, fast)
-
-
 AUGMENTS: dict[AugmentName, Callable[[Preprocessing], ImageTransform] | None] = {
     "none": None,
     "photos": photos,
     "photos-randaugment": photos_randaugment,
     "crops": crops,
     "handwriting": handwriting,
-    "slim": slim,
-    "slim-fast": partial(slim, fast=True),
+    # TF-Slim's preprocess_for_train, and its fast_mode, which its training script used.
+    "slim": lambda preprocessing: Distortion(preprocessing.image_size),
+    "slim-fast": lambda preprocessing: Distortion(preprocessing.image_size, fast=True),
 }
+
+
+def mix(images: Tensor, labels: Tensor, recipe: Recipe, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Mixup and CutMix: mix each image of (N, 3, H, W) with its neighbour, and their labels (N,) likewise.
+
+    Returns the images, and the probability of each class (N, num_classes). The proportion is drawn once for the batch,
+    from PyTorch's global generator.
+    """
+    from torchvision.transforms import v2
+
+    alphas = {v2.MixUp: recipe.mixup, v2.CutMix: recipe.cutmix}
+    methods = [method(alpha=alpha, num_classes=num_classes) for method, alpha in alphas.items() if alpha]
+    if not methods:
+        return images, F.one_hot(labels, num_classes).float()
+    return v2.RandomChoice(methods)(images, labels)  # type: ignore[no-any-return]

@@ -128,7 +128,7 @@ def _violated_requirement(key: str, value: Any) -> str | None:
         return None if valid else "a list of sizes, such as [79, 151, 299], or of [fraction of the epochs, size]"
     if key == "class_weights":
         if isinstance(value, Mapping):
-            valid = all(_is_number(number) and 0 < number < math.inf for number in value.values())
+            valid = all(map(_is_positive_number, value.values()))
         else:
             valid = value in ("none", "balanced")
         return None if valid else '"none", "balanced" or a table of weights such as { cat = 1.0, dog = 2.5 }'
@@ -149,14 +149,14 @@ def _violated_requirement(key: str, value: Any) -> str | None:
     return None
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+def _is_positive_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def _is_stage(value: Any) -> bool:
     """Whether `value` is [fraction of the epochs, size]."""
     pair = isinstance(value, list | tuple) and len(value) == 2
-    return pair and _is_number(value[0]) and 0 < value[0] < math.inf and type(value[1]) is int
+    return pair and _is_positive_number(value[0]) and type(value[1]) is int
 
 
 def load_recipe(name: str) -> Recipe:

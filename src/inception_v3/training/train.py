@@ -24,14 +24,10 @@ from inception_v3.support.cpu import keep_freed_memory
 from inception_v3.support.devices import autocast, explain_out_of_memory, has_bf16
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.seeds import derive_seed
-from inception_v3.training import schedules
+from inception_v3.training import augment, losses, optimizers, schedules
 from inception_v3.training import state as training_state
-from inception_v3.training.augment import AUGMENTS
 from inception_v3.training.interrupts import Interrupted, StopSignals
-from inception_v3.training.losses import class_weights, classification_loss, convolution_kernels
-from inception_v3.training.mixing import mix
 from inception_v3.training.model import apply_recipe, prepare_model, set_training_mode, uses_aux_head
-from inception_v3.training.optimizers import build_optimizer, moving_average, set_learning_rate
 from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions
 from inception_v3.training.reporter import TrainingReporter
 from inception_v3.training.run_folder import RunFolder
@@ -137,9 +133,9 @@ def train(
         device,
         model,
         loader,
-        optimizer=build_optimizer(recipe, model, rate_factors),
-        averaged=moving_average(model, schedules.ema_decay(recipe)),
-        class_weights=class_weights(recipe.class_weights, train_set.class_names, train_set.labels, device),
+        optimizer=optimizers.build_optimizer(recipe, model, rate_factors),
+        averaged=optimizers.moving_average(model, schedules.ema_decay(recipe)),
+        class_weights=losses.class_weights(recipe.class_weights, train_set.class_names, train_set.labels, device),
         identity=training_state.identify(recipe, train_set, test_set, options.seed, start, rate_factors),
         reporter=TrainingReporter(console or Console(stderr=True), run, recipe, len(train_set)),
     )
@@ -168,7 +164,7 @@ def training_batches(
         train_set,
         model.preprocessing,
         recipe.batch_size * recipe.accumulate * group.world_size,
-        augment=AUGMENTS[recipe.augment],
+        augment=augment.AUGMENTS[recipe.augment],
         seed=options.seed,
         workers=options.workers,
         process=group.rank,
@@ -282,7 +278,7 @@ def train_step(job: TrainingJob, batch: Batch, readable: int, learning_rate: flo
     `batch` is this process's part of the step; `readable` is the number of images of all processes.
     """
     recipe, progress, group = job.recipe, job.progress, job.group
-    set_learning_rate(job.optimizer, learning_rate)
+    optimizers.set_learning_rate(job.optimizer, learning_rate)
     job.optimizer.zero_grad()
     torch.manual_seed(derive_seed("step", job.options.seed, progress.step, group.rank))
     image_weight = group.world_size / readable  # the gradients are averaged over the processes
@@ -343,13 +339,13 @@ def add_gradients(
         images = model.preprocessing.scale(images.to(device, non_blocking=True))
         labels = targets = labels.to(device)
         if recipe.mixup or recipe.cutmix:
-            images, targets = mix(images, labels, recipe, model.settings.num_classes)
+            images, targets = augment.mix(images, labels, recipe, model.settings.num_classes)
         # Only the last backward pass of a step averages the gradients over the processes.
         with nullcontext() if number == len(parts) else ProcessGroup.no_sync(network):
             with autocast(device) if recipe.precision == "auto" else nullcontext():
                 images = images.contiguous(memory_format=torch.channels_last)
                 logits, end_points = network(images, ("AuxLogits",) if aux_head else ())
-            loss = classification_loss(
+            loss = losses.classification_loss(
                 logits.float(),
                 targets,
                 end_points["AuxLogits"].float() if aux_head else None,
@@ -370,7 +366,7 @@ def add_l2(model: InceptionV3, recipe: Recipe) -> None:
     AdamW has its own weight decay instead.
     """
     if recipe.optimizer != "adamw":
-        for kernel in convolution_kernels(model):
+        for kernel in losses.convolution_kernels(model):
             if kernel.grad is not None:
                 kernel.grad.add_(kernel.detach(), alpha=recipe.weight_decay)
 

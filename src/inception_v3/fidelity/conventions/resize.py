@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from inception_v3.images.tensorflow_resize import tensorflow_resize
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -36,16 +38,7 @@ def half_pixel_bilinear(images: "Tensor") -> "Tensor":
 
 def tensorflow_bilinear(images: "Tensor") -> "Tensor":
     """Resize as TensorFlow 1's ResizeBilinear in the graph of 2015: sample at i * length / 299, no antialiasing."""
-    return _interpolate(_interpolate(images.float(), 3), 2).div_(128).sub_(1)
-
-
-def _interpolate(images: "Tensor", axis: int) -> "Tensor":
     import torch
 
-    length = images.shape[axis]
-    scale = torch.tensor(length / SIZE, dtype=torch.float32, device=images.device)
-    positions = torch.arange(SIZE, dtype=torch.float32, device=images.device) * scale
-    low = positions.long()
-    fraction = (positions - low).view(-1, *[1] * (3 - axis))
-    before, after = images.index_select(axis, low), images.index_select(axis, (low + 1).clamp_max(length - 1))
-    return before + (after - before) * fraction
+    resized = tensorflow_resize(images.cpu().numpy(), (SIZE, SIZE))
+    return torch.from_numpy(resized).to(images.device).div_(128).sub_(1)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Outputs, Pixels, Precision, Run
 from inception_v3.inference.exported.description import AgreementCheck, Description
+from inception_v3.support.softmax import softmax
 
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
@@ -56,7 +57,7 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
             classes = expected[LOGITS].argmax(1)
             top_classes |= set(classes.tolist())
             agreeing += int((outputs[LOGITS].argmax(1) == classes).sum())
-            differences = [np.abs(_softmax(outputs[LOGITS]).astype(np.float64) - _softmax(expected[LOGITS]))]
+            differences = [np.abs(softmax(outputs[LOGITS]).astype(np.float64) - softmax(expected[LOGITS]))]
         else:
             agreeing += len(pixels)
         for difference in differences:
@@ -81,12 +82,6 @@ def _relative_difference(output: NDArray[np.floating], expected: NDArray[np.floa
     """The absolute difference divided by the largest expected value."""
     scale = float(np.abs(expected).max()) or 1.0
     return np.abs(output.astype(np.float64) / scale - expected.astype(np.float64) / scale)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities: NDArray[np.float32] = powers / powers.sum(1, keepdims=True)
-    return probabilities
 
 
 def rejection_reason(description: Description, min_agreement: float | None = None) -> str | None:
