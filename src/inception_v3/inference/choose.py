@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +117,8 @@ def open_engine(
 
 def _has_gpu() -> bool:
     """Whether PyTorch has a GPU. PyTorch takes seconds to import, so it is imported only if a driver is loaded."""
-    if not Path("/dev/nvidiactl").exists() or find_spec("torch") is None:
-        return False
-    from inception_v3.support.devices import pick_device
-
-    return pick_device().type == "cuda"
+    driver = Path("/dev/nvidiactl").exists() and not missing_packages(("torch",))
+    return driver and load_engine("pytorch").resolve_device(None) == "cuda"
 
 
 # ------------------------------------------------------------- exported networks
@@ -180,19 +176,15 @@ def open_exported(
     precision that it was not exported in, or whose check fails.
     """
     candidates, rejected = _candidates(path, engine, precision, min_agreement, batch_size)
-    if not candidates:
-        raise InputError(f"{path}: {'; '.join(rejected)}", exit_status=2 if engine != "auto" else 1)
-    while True:
-        chosen, *others = candidates
+    for number, chosen in enumerate(candidates, 1):
         try:
             opened = chosen.open(device)
             break
         except InputError as error:
-            if not others:
+            if number == len(candidates):
                 raise
             rejected.append(str(error))
-            candidates = others
-    description = chosen.description
+    description, others = chosen.description, candidates[number:]
     if description.precision != "fp32" and (reason := rejection_reason(description, min_agreement)):
         warnings.warn(f"{chosen.file}: {reason}", stacklevel=2)
     if others and engine == "auto" and precision is None:
@@ -208,52 +200,38 @@ def _candidates(
 ) -> tuple[list[_Candidate], list[str]]:
     """The exported networks that can be used, fastest first, and the reasons why the others cannot.
 
-    Raises InputError: there is none, the only file is damaged, or none was exported in the precision.
-    """
-    descriptions, rejected = _read_descriptions(path)
-    if precision is not None:
-        descriptions = {file: each for file, each in descriptions.items() if _can_run(each, precision)}
-        if not descriptions:
-            raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
-    candidates = []
-    for file, description in descriptions.items():
-        exported_precision = description.precision
-        if precision is not None and precision != exported_precision:
-            description = replace(description, precision=precision, check=None)  # the check is of another precision
-        try:
-            engine_class = _engine_for(file, description.precision, engine)
-        except InputError as error:
-            rejected.append(str(error))
-            continue
-        if precision is None and (reason := rejection_reason(description, min_agreement)):
-            rejected.append(f"{file.name}: {reason}")
-            if exported_precision != "bf16":
-                continue
-            # The weights in a bf16 file are float32, so it runs in fp32 without a loss.
-            description = replace(description, precision="fp32", check=None)
-        speed = engine_class.expected_speed(exported_precision, batch_size)
-        candidates.append(_Candidate(file, engine_class, description, speed))
-    return sorted(candidates, key=lambda candidate: candidate.speed, reverse=True), rejected
-
-
-def _read_descriptions(path: Path) -> tuple[dict[Path, Description], list[str]]:
-    """The descriptions of a file, or of each file in a folder, and the errors of the files that cannot be read.
-
-    Raises InputError: no exported network, or the only file cannot be read.
+    Raises InputError if none can be used.
     """
     files = [path] if recognise(path) or not path.is_dir() else exports_in(path)
     if not files:
         raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
-    descriptions: dict[Path, Description] = {}
-    errors: list[str] = []
+    candidates: list[_Candidate] = []
+    errors: list[InputError] = []
     for file in files:
         try:
-            descriptions[file] = read_description(file)
+            description = read_description(file)
+            if precision is not None and not _can_run(description, precision):
+                continue
+            engine_class = _engine_for(file, precision or description.precision, engine)
         except InputError as error:
-            if len(files) == 1:
-                raise
-            errors.append(str(error))
-    return descriptions, errors
+            errors.append(error)
+            continue
+        runs_in = precision or description.precision
+        if precision is None and (reason := rejection_reason(description, min_agreement)):
+            errors.append(InputError(f"{file.name}: {reason}", exit_status=2))
+            if runs_in != "bf16":
+                continue
+            runs_in = "fp32"  # without a loss, since the weights in a bf16 file are float32
+        if runs_in != description.precision:
+            description = replace(description, precision=runs_in, check=None)  # the check is of another precision
+        candidates.append(_Candidate(file, engine_class, description, engine_class.expected_speed(runs_in, batch_size)))
+    if not candidates and not errors:
+        raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
+    reasons = [str(error).removeprefix(f"{path}: ") for error in errors]
+    if not candidates:
+        status = 1 if engine == "auto" else max(error.exit_status for error in errors)
+        raise InputError(f"{path}: {'; '.join(reasons)}", exit_status=status)
+    return sorted(candidates, key=lambda candidate: candidate.speed, reverse=True), reasons
 
 
 def _can_run(description: Description, precision: Precision) -> bool:
@@ -272,17 +250,17 @@ def _engine_for(file: Path, precision: Precision, requested: str) -> type[Engine
     """
     format = recognise(file)
     assert format is not None
-    engines = {engine.name: engine for engine in load_engines() if format.name in engine.formats}
-    able = {name: engine for name, engine in engines.items() if engine.supports(precision)}
+    engines = [engine for engine in load_engines() if format.name in engine.formats]
     if not engines:
         suffixes = {load_format(name).suffix for engine in load_engines() for name in engine.formats}
-        raise InputError(f"{file.name} runs only in {format.program}; here {' and '.join(sorted(suffixes))} files run")
-    if requested not in ("auto", *engines):
-        raise InputError(f"{file.name} runs in {' and '.join(engines)}, not in {requested}")
-    if requested not in ("auto", *able):
-        raise InputError(f"{requested} does not support {precision} here; use {' or '.join(able)}")
-    preferred = min(able.values(), key=lambda engine: engine.formats.index(format.name))
-    chosen = able.get(requested, preferred)
+        runnable = " and ".join(sorted(suffixes))
+        raise InputError(f"{file.name} runs only in {format.program}; here {runnable} files run", exit_status=2)
+    names = [engine.name for engine in engines]
+    if requested not in ("auto", *names):
+        raise InputError(f"{file.name} runs in {' and '.join(names)}, not in {requested}", exit_status=2)
+    if requested != "auto":
+        return _requested_engine(requested, precision, engines, in_memory=False)
+    chosen = min(engines, key=lambda engine: (not engine.supports(precision), engine.formats.index(format.name)))
     chosen.check_installed(in_memory=False)
     return chosen
 
@@ -352,17 +330,26 @@ def open_graph(
         chosen, reason = _fastest(precision, device, batch_size)
         device = device or "cpu"
     else:
-        chosen, reason = load_engine(engine), "requested"
-        chosen.check_installed(in_memory=True)
-        if not chosen.supports(precision):
-            able = " or ".join(each.name for each in load_engines() if each.supports(precision))
-            raise InputError(f"{engine} does not support {precision} here; use {able}", exit_status=2)
+        chosen, reason = _requested_engine(engine, precision, load_engines(), in_memory=True), "requested"
     with _explain_failure("this network", chosen.name, "use another --engine"):
         opened = chosen(graph, precision, chosen.resolve_device(device), callers=callers)
     pytorch = load_engine("pytorch")
     if engine == "auto" and chosen is not pytorch:
-        return FallbackEngine(opened, lambda: pytorch(graph, precision, pytorch.resolve_device(device))), reason
+        opened = FallbackEngine(opened, lambda: pytorch(graph, precision, pytorch.resolve_device(device)))
     return opened, reason
+
+
+def _requested_engine(name: str, precision: Precision, engines: list[type[Engine]], *, in_memory: bool) -> type[Engine]:
+    """The engine of this name. Raises InputError, with those of `engines` that have the precision, if it has not.
+
+    Also raises InputError if it is not installed.
+    """
+    chosen = load_engine(name)
+    if not chosen.supports(precision):
+        able = " or ".join(engine.name for engine in engines if engine.supports(precision))
+        raise InputError(f"{name} does not support {precision} here; use {able}", exit_status=2)
+    chosen.check_installed(in_memory=in_memory)
+    return chosen
 
 
 def _fastest(precision: Precision, device: str | None, batch_size: int | None) -> tuple[type[Engine], str]:
