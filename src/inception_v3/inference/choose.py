@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import LOGITS, Engine, Outputs, Pixels, Precision, parse_precision
+from inception_v3.inference.engines.base import LOGITS, Engine, Inputs, Outputs, Precision, parse_precision
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.registry import load_engine, load_engines
 from inception_v3.inference.exported.check import rejection_reason
@@ -43,10 +43,10 @@ class FallbackEngine(Engine):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def run(self, pixels: Pixels) -> Outputs:
+    def run(self, inputs: Inputs) -> Outputs:
         engine = self._engine
         try:
-            return engine.run(pixels)
+            return engine.run(inputs)
         except Exception as error:
             with self._lock:
                 if engine is self._engine:  # otherwise another thread has replaced it already
@@ -56,7 +56,7 @@ class FallbackEngine(Engine):
                     reason = " ".join(str(error).split())[:200]
                     warnings.warn(f"{engine} failed ({reason}); continuing with {second}", stacklevel=2)
                     self._engine = second
-        return self._engine.run(pixels)
+        return self._engine.run(inputs)
 
 
 @dataclass(frozen=True)
