@@ -78,6 +78,7 @@ def open_engine(
     min_agreement: float | None = None,
     weights_file: str | Path | None = None,
     batch_size: int | None = None,
+    callers: int | None = 1,
 ) -> OpenedModel:
     """Open an engine for anything that `load` reads, or for an exported network, which needs no PyTorch.
 
@@ -93,6 +94,7 @@ def open_engine(
         min_agreement: the minimum fraction, 0 to 1, of images with the same top class as in fp32.
         weights_file: a file to use instead of the download of a published name.
         batch_size: the number of images that will be run at once, if known.
+        callers: the number of threads that may run the engine at once; None for `Engine.best_callers`.
 
     Raises InputError, which names the file or option and the remedy.
     """
@@ -104,7 +106,7 @@ def open_engine(
     if weights_file is None and (runs_files or recognise(path)) and not prefers_gpu:
         try:
             if (exported := find_exported(path)) is not None:
-                return open_exported(exported, engine, requested, device, min_agreement, batch_size)
+                return open_exported(exported, engine, requested, device, min_agreement, batch_size, callers)
         except InputError as error:
             if not has_model:
                 raise
@@ -112,7 +114,7 @@ def open_engine(
     from inception_v3.weights.load import load
 
     device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
-    return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size)
+    return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size, callers)
 
 
 def _has_gpu() -> bool:
@@ -153,11 +155,11 @@ class _Candidate:
     description: Description
     speed: float
 
-    def open(self, device: str | None) -> Engine:
+    def open(self, device: str | None, callers: int | None) -> Engine:
         """Open the engine. Raises InputError: the file is damaged, or its network does not match its description."""
         check_weights(self.file, self.description)
         with _explain_failure(self.file, self.engine.name, "export it again"):
-            engine = self.engine(self.file, self.description.precision, self.engine.resolve_device(device))
+            engine = self.engine.open(self.file, self.description.precision, device, callers)
         _check_network(engine, self.description, self.file)
         return engine
 
@@ -169,6 +171,7 @@ def open_exported(
     device: str | None = None,
     min_agreement: float | None = None,
     batch_size: int | None = None,
+    callers: int | None = 1,
 ) -> OpenedModel:
     """Open an exported network, or the best network in a folder. PyTorch is not needed. Arguments as in `open_engine`.
 
@@ -178,7 +181,7 @@ def open_exported(
     candidates, rejected = _candidates(path, engine, precision, min_agreement, batch_size)
     for number, chosen in enumerate(candidates, 1):
         try:
-            opened = chosen.open(device)
+            opened = chosen.open(device, callers)
             break
         except InputError as error:
             if number == len(candidates):
@@ -188,7 +191,7 @@ def open_exported(
     if description.precision != "fp32" and (reason := rejection_reason(description, min_agreement)):
         warnings.warn(f"{chosen.file}: {reason}", stacklevel=2)
     if others and engine == "auto" and precision is None:
-        opened = FallbackEngine(opened, lambda: others[0].open(device))
+        opened = FallbackEngine(opened, lambda: others[0].open(device, callers))
     parts = [f"{description.precision} as exported" + (f", {description.check}" if description.check else "")]
     if rejected:
         parts.append(f"not used: {'; '.join(rejected)}")
@@ -289,6 +292,7 @@ def open_model(
     precision: Precision | None = None,
     device: str | None = None,
     batch_size: int | None = None,
+    callers: int | None = 1,
 ) -> OpenedModel:
     """Open an engine for a network in memory, in fp32 unless `precision` is given. Arguments as in `open_engine`.
 
@@ -298,7 +302,7 @@ def open_model(
         graph = swap_pools(build_graph(model))
     except ValueError as error:
         raise InputError(str(error)) from error
-    opened, reason = open_graph(graph, engine, precision or "fp32", device, batch_size=batch_size)
+    opened, reason = open_graph(graph, engine, precision or "fp32", device, callers=callers, batch_size=batch_size)
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -317,12 +321,12 @@ def open_graph(
     precision: Precision = "fp32",
     device: str | None = None,
     *,
-    callers: int = 1,
+    callers: int | None = 1,
     batch_size: int | None = None,
 ) -> tuple[Engine, str]:
     """Open an engine for a graph. Returns the engine and the reason for the choice.
 
-    `callers` is the number of threads that may run it at once, see Engine. Raises InputError as `open_model` does.
+    Arguments as in `open_engine`. Raises InputError as `open_model` does.
     """
     if precision == "int8":
         raise InputError("int8 is calibrated on images; use `inception-v3 export --precision int8`", exit_status=2)
@@ -332,10 +336,10 @@ def open_graph(
     else:
         chosen, reason = _requested_engine(engine, precision, load_engines(), in_memory=True), "requested"
     with _explain_failure("this network", chosen.name, "use another --engine"):
-        opened = chosen(graph, precision, chosen.resolve_device(device), callers=callers)
+        opened = chosen.open(graph, precision, device, callers)
     pytorch = load_engine("pytorch")
     if engine == "auto" and chosen is not pytorch:
-        opened = FallbackEngine(opened, lambda: pytorch(graph, precision, pytorch.resolve_device(device)))
+        opened = FallbackEngine(opened, lambda: pytorch.open(graph, precision, device, callers))
     return opened, reason
 
 

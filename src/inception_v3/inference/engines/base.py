@@ -40,7 +40,7 @@ class Engine(ABC):
     """Runs one network on one device in one precision.
 
     Not thread-safe, unless it was built with `callers=n`. Then n threads may call it at once, each with 1/n of the CPU
-    cores.
+    cores. PyTorch has a number of cores for each thread: the thread itself calls `torch.set_num_threads(engine.cores)`.
 
     Attributes:
         name: the value of `--engine`.
@@ -103,6 +103,18 @@ class Engine(ABC):
     def check_installed(cls, *, in_memory: bool) -> None:
         """Check that these packages are installed. Raises InputError, which names the extra to install."""
         require_packages(cls.needed_packages(in_memory=in_memory), f"the engine {cls.name}", cls.extra)
+
+    @classmethod
+    def open(
+        cls, network: "Path | Graph", precision: Precision, device: str | None, callers: int | None = 1
+    ) -> "Engine":
+        """Open the engine on a device such as cpu or cuda:1; None for the default device.
+
+        With `callers=None` it is built for `best_callers`. Raises InputError: the engine cannot use the device, or not
+        in this precision.
+        """
+        resolved = cls.resolve_device(device)
+        return cls(network, precision, resolved, callers=callers or cls.best_callers(resolved))
 
     @classmethod
     def best_callers(cls, device: str) -> int:

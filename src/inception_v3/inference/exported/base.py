@@ -65,8 +65,7 @@ class ExportFormat(ABC):
 
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
         """The function that runs a file or a model object, to check it."""
-        engine = load_engine(self.engine)
-        return engine(network, precision, engine.resolve_device(None)).run
+        return load_engine(self.engine).open(network, precision, None).run
 
 
 def find_description(entries: Iterable[memoryview]) -> str | None:
