@@ -742,6 +742,32 @@ def test_the_engine_and_the_precision_can_be_requested(folder: Path) -> None:
         open_exported(folder / "bf16.xml", engine="onnxruntime")
 
 
+def test_the_exit_status_is_2_only_if_another_engine_or_precision_must_be_requested(
+    exported: tuple[InceptionV3, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cut.onnx").write_bytes((exported[1] / "model.onnx").read_bytes()[:1000])
+    cases: list[tuple[Path, dict[str, str], int, str]] = [
+        (tmp_path / "cut.onnx", {}, 1, "the file is damaged"),
+        (tmp_path / "cut.onnx", {"engine": "onnxruntime"}, 1, "the file is damaged"),
+        (exported[1] / "model.xml", {"engine": "onnxruntime"}, 2, "runs in openvino, not in onnxruntime"),
+        (exported[1] / "model.onnx", {"engine": "onnxruntime", "precision": "bf16"}, 2, "use openvino"),
+        (exported[1] / "model.pt2", {}, 1, "runs only in torch.export.load"),
+        (exported[1] / "model.pt2", {"engine": "openvino"}, 2, "runs only in torch.export.load"),
+        (exported[1] / "model.onnx", {"precision": "int8"}, 2, "not exported in int8"),
+    ]
+    for path, options, status, message in cases:
+        with pytest.raises(InputError, match=message) as raised:
+            open_exported(path, **options)  # type: ignore[arg-type]
+        assert raised.value.exit_status == status, (path, options)
+        assert str(raised.value).startswith(f"{path}: ")
+        assert str(raised.value).count(str(path)) == 1, "the file is named once"
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    for engine, status in (("auto", 1), ("onnxruntime", 2)):
+        with pytest.raises(InputError, match="needs onnxruntime; pip install") as raised:
+            open_exported(exported[1] / "model.onnx", engine)
+        assert raised.value.exit_status == status
+
+
 def test_a_missing_engine_is_named_with_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "openvino" else object())
     opened = open_exported(folder)

@@ -277,15 +277,17 @@ def swap_pools(graph: Graph) -> Graph:
     it counts the padding, the bias is added after the pool.
     """
     readers = Counter(name for operation in graph.operations for name in operation.inputs)
-    by_output = {operation.output: operation for operation in graph.operations}
+    pools = {
+        operation.output: operation
+        for operation in graph.operations
+        if isinstance(operation, Pooling) and operation.kind == "avg" and operation.stride == 1 and operation.kernel
+    }
     swapped: dict[str, tuple[Operation, ...]] = {}
     for conv in graph.operations:
         if not isinstance(conv, Convolution) or conv.kernel.shape[2:] != (1, 1) or conv.stride != 1 or not conv.relu:
             continue
-        pool = by_output.get(conv.input)
-        if not isinstance(pool, Pooling) or pool.kind != "avg" or pool.stride != 1 or pool.kernel is None:
-            continue
-        if readers[pool.output] > 1 or pool.output in graph.outputs:
+        pool = pools.get(conv.input)
+        if pool is None or readers[pool.output] > 1 or pool.output in graph.outputs:
             continue
         product, average = f"{conv.output}/product", f"{conv.output}/average"
         inner_bias, outer_bias = (None, conv.bias) if pool.count_padding else (conv.bias, None)
