@@ -344,9 +344,9 @@ def open_graph(
 
 
 def _requested_engine(name: str, precision: Precision, engines: list[type[Engine]], *, in_memory: bool) -> type[Engine]:
-    """The engine of this name. Raises InputError, with those of `engines` that have the precision, if it has not.
+    """The engine of this name. Raises InputError: it is not installed, or it does not support the precision.
 
-    Also raises InputError if it is not installed.
+    The message names those of `engines` that support the precision.
     """
     chosen = load_engine(name)
     if not chosen.supports(precision):
