@@ -140,7 +140,7 @@ def test_a_network_can_take_scaled_floats(random_model: Build) -> None:
     expected, end_points = model.base(images, end_points=("Mixed_6c",))
     branch = model.get_submodule(inside.replace("/", "."))(end_points["Mixed_6c"])
     for engine in engines(built):
-        outputs = engine.run(images.numpy())  # type: ignore[arg-type]
+        outputs = engine.run(images.numpy())
         assert relative(torch.from_numpy(outputs["Mixed_7c"]), expected) < 2e-5, engine.name
         assert relative(torch.from_numpy(outputs[inside]), branch) < 2e-5, engine.name
 
@@ -414,6 +414,32 @@ def test_an_engine_for_several_callers_is_thread_safe(random_model: Build, name:
         outputs = list(pool.map(engine.run, images))
     for output, expected in zip(outputs, map(reference_network(model, (LOGITS, FEATURES)), images), strict=True):
         assert relative(output[LOGITS], expected[LOGITS]) < 1e-5
+
+
+def test_an_engine_is_opened_for_the_number_of_threads_that_suits_it(
+    random_model: Build, exported: tuple[InceptionV3, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inception_v3.inference.engines.base.core_count", lambda: 6)
+    best = {engine.name: engine.best_callers("cpu") for engine in registry.load_engines()}
+    assert best == {"pytorch": 4, "compile": 1, "onnxruntime": 4, "openvino": 4, "ncnn": 4}, "at most four batches"
+    assert OpenvinoEngine.best_callers("CPU") == 4
+    assert PyTorchEngine.best_callers("cuda:1") == 1
+    for file in (exported[1] / "model.onnx", exported[1] / "model.xml"):
+        assert [open_engine(file, callers=callers).engine.callers for callers in (None, 3)] == [4, 3]
+    engine = open_model(random_model(), callers=3).engine
+    assert (engine.name, engine.callers, engine.cores) == ("ncnn", 3, 2)
+    assert open_model(random_model()).engine.cores == 6, "one caller has all cores"
+
+
+def test_the_second_engine_is_built_for_as_many_threads_as_the_first(
+    random_model: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_model(random_model(), callers=3).engine
+    assert isinstance(engine, FallbackEngine)
+    monkeypatch.setattr(engine._engine, "run", Failing().run)
+    with pytest.warns(UserWarning, match="continuing with pytorch"):
+        engine.predict(pixels())
+    assert (engine.name, engine.callers) == ("pytorch", 3)
 
 
 def test_only_one_second_engine_is_built_if_several_threads_fail_at_once(random_model: Build) -> None:
@@ -714,6 +740,32 @@ def test_the_engine_and_the_precision_can_be_requested(folder: Path) -> None:
         open_exported(folder, precision="int8")
     with pytest.raises(InputError, match=r"bf16\.xml runs in openvino, not in onnxruntime"):
         open_exported(folder / "bf16.xml", engine="onnxruntime")
+
+
+def test_the_exit_status_is_2_only_if_another_engine_or_precision_must_be_requested(
+    exported: tuple[InceptionV3, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cut.onnx").write_bytes((exported[1] / "model.onnx").read_bytes()[:1000])
+    cases: list[tuple[Path, dict[str, str], int, str]] = [
+        (tmp_path / "cut.onnx", {}, 1, "the file is damaged"),
+        (tmp_path / "cut.onnx", {"engine": "onnxruntime"}, 1, "the file is damaged"),
+        (exported[1] / "model.xml", {"engine": "onnxruntime"}, 2, "runs in openvino, not in onnxruntime"),
+        (exported[1] / "model.onnx", {"engine": "onnxruntime", "precision": "bf16"}, 2, "use openvino"),
+        (exported[1] / "model.pt2", {}, 1, "runs only in torch.export.load"),
+        (exported[1] / "model.pt2", {"engine": "openvino"}, 2, "runs only in torch.export.load"),
+        (exported[1] / "model.onnx", {"precision": "int8"}, 2, "not exported in int8"),
+    ]
+    for path, options, status, message in cases:
+        with pytest.raises(InputError, match=message) as raised:
+            open_exported(path, **options)  # type: ignore[arg-type]
+        assert raised.value.exit_status == status, (path, options)
+        assert str(raised.value).startswith(f"{path}: ")
+        assert str(raised.value).count(str(path)) == 1, "the file is named once"
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    for engine, status in (("auto", 1), ("onnxruntime", 2)):
+        with pytest.raises(InputError, match="needs onnxruntime; pip install") as raised:
+            open_exported(exported[1] / "model.onnx", engine)
+        assert raised.value.exit_status == status
 
 
 def test_a_missing_engine_is_named_with_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

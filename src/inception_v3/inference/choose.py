@@ -9,12 +9,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import LOGITS, Engine, Outputs, Pixels, Precision, parse_precision
+from inception_v3.inference.engines.base import LOGITS, Engine, Inputs, Outputs, Precision, parse_precision
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.registry import load_engine, load_engines
 from inception_v3.inference.exported.check import rejection_reason
@@ -44,10 +43,10 @@ class FallbackEngine(Engine):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def run(self, pixels: Pixels) -> Outputs:
+    def run(self, inputs: Inputs) -> Outputs:
         engine = self._engine
         try:
-            return engine.run(pixels)
+            return engine.run(inputs)
         except Exception as error:
             with self._lock:
                 if engine is self._engine:  # otherwise another thread has replaced it already
@@ -57,7 +56,7 @@ class FallbackEngine(Engine):
                     reason = " ".join(str(error).split())[:200]
                     warnings.warn(f"{engine} failed ({reason}); continuing with {second}", stacklevel=2)
                     self._engine = second
-        return self._engine.run(pixels)
+        return self._engine.run(inputs)
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ def open_engine(
     min_agreement: float | None = None,
     weights_file: str | Path | None = None,
     batch_size: int | None = None,
+    callers: int | None = 1,
 ) -> OpenedModel:
     """Open an engine for anything that `load` reads, or for an exported network, which needs no PyTorch.
 
@@ -94,6 +94,7 @@ def open_engine(
         min_agreement: the minimum fraction, 0 to 1, of images with the same top class as in fp32.
         weights_file: a file to use instead of the download of a published name.
         batch_size: the number of images that will be run at once, if known.
+        callers: the number of threads that may run the engine at once; None for `Engine.best_callers`.
 
     Raises InputError, which names the file or option and the remedy.
     """
@@ -105,7 +106,7 @@ def open_engine(
     if weights_file is None and (runs_files or recognise(path)) and not prefers_gpu:
         try:
             if (exported := find_exported(path)) is not None:
-                return open_exported(exported, engine, requested, device, min_agreement, batch_size)
+                return open_exported(exported, engine, requested, device, min_agreement, batch_size, callers)
         except InputError as error:
             if not has_model:
                 raise
@@ -113,16 +114,13 @@ def open_engine(
     from inception_v3.weights.load import load
 
     device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
-    return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size)
+    return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size, callers)
 
 
 def _has_gpu() -> bool:
     """Whether PyTorch has a GPU. PyTorch takes seconds to import, so it is imported only if a driver is loaded."""
-    if not Path("/dev/nvidiactl").exists() or find_spec("torch") is None:
-        return False
-    from inception_v3.support.devices import pick_device
-
-    return pick_device().type == "cuda"
+    driver = Path("/dev/nvidiactl").exists() and not missing_packages(("torch",))
+    return driver and load_engine("pytorch").resolve_device(None) == "cuda"
 
 
 # ------------------------------------------------------------- exported networks
@@ -157,11 +155,11 @@ class _Candidate:
     description: Description
     speed: float
 
-    def open(self, device: str | None) -> Engine:
+    def open(self, device: str | None, callers: int | None) -> Engine:
         """Open the engine. Raises InputError: the file is damaged, or its network does not match its description."""
         check_weights(self.file, self.description)
         with _explain_failure(self.file, self.engine.name, "export it again"):
-            engine = self.engine(self.file, self.description.precision, self.engine.resolve_device(device))
+            engine = self.engine.open(self.file, self.description.precision, device, callers)
         _check_network(engine, self.description, self.file)
         return engine
 
@@ -173,6 +171,7 @@ def open_exported(
     device: str | None = None,
     min_agreement: float | None = None,
     batch_size: int | None = None,
+    callers: int | None = 1,
 ) -> OpenedModel:
     """Open an exported network, or the best network in a folder. PyTorch is not needed. Arguments as in `open_engine`.
 
@@ -180,23 +179,19 @@ def open_exported(
     precision that it was not exported in, or whose check fails.
     """
     candidates, rejected = _candidates(path, engine, precision, min_agreement, batch_size)
-    if not candidates:
-        raise InputError(f"{path}: {'; '.join(rejected)}", exit_status=2 if engine != "auto" else 1)
-    while True:
-        chosen, *others = candidates
+    for number, chosen in enumerate(candidates, 1):
         try:
-            opened = chosen.open(device)
+            opened = chosen.open(device, callers)
             break
         except InputError as error:
-            if not others:
+            if number == len(candidates):
                 raise
             rejected.append(str(error))
-            candidates = others
-    description = chosen.description
+    description, others = chosen.description, candidates[number:]
     if description.precision != "fp32" and (reason := rejection_reason(description, min_agreement)):
         warnings.warn(f"{chosen.file}: {reason}", stacklevel=2)
     if others and engine == "auto" and precision is None:
-        opened = FallbackEngine(opened, lambda: others[0].open(device))
+        opened = FallbackEngine(opened, lambda: others[0].open(device, callers))
     parts = [f"{description.precision} as exported" + (f", {description.check}" if description.check else "")]
     if rejected:
         parts.append(f"not used: {'; '.join(rejected)}")
@@ -208,52 +203,38 @@ def _candidates(
 ) -> tuple[list[_Candidate], list[str]]:
     """The exported networks that can be used, fastest first, and the reasons why the others cannot.
 
-    Raises InputError: there is none, the only file is damaged, or none was exported in the precision.
-    """
-    descriptions, rejected = _read_descriptions(path)
-    if precision is not None:
-        descriptions = {file: each for file, each in descriptions.items() if _can_run(each, precision)}
-        if not descriptions:
-            raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
-    candidates = []
-    for file, description in descriptions.items():
-        exported_precision = description.precision
-        if precision is not None and precision != exported_precision:
-            description = replace(description, precision=precision, check=None)  # the check is of another precision
-        try:
-            engine_class = _engine_for(file, description.precision, engine)
-        except InputError as error:
-            rejected.append(str(error))
-            continue
-        if precision is None and (reason := rejection_reason(description, min_agreement)):
-            rejected.append(f"{file.name}: {reason}")
-            if exported_precision != "bf16":
-                continue
-            # The weights in a bf16 file are float32, so it runs in fp32 without a loss.
-            description = replace(description, precision="fp32", check=None)
-        speed = engine_class.expected_speed(exported_precision, batch_size)
-        candidates.append(_Candidate(file, engine_class, description, speed))
-    return sorted(candidates, key=lambda candidate: candidate.speed, reverse=True), rejected
-
-
-def _read_descriptions(path: Path) -> tuple[dict[Path, Description], list[str]]:
-    """The descriptions of a file, or of each file in a folder, and the errors of the files that cannot be read.
-
-    Raises InputError: no exported network, or the only file cannot be read.
+    Raises InputError if none can be used.
     """
     files = [path] if recognise(path) or not path.is_dir() else exports_in(path)
     if not files:
         raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
-    descriptions: dict[Path, Description] = {}
-    errors: list[str] = []
+    candidates: list[_Candidate] = []
+    errors: list[InputError] = []
     for file in files:
         try:
-            descriptions[file] = read_description(file)
+            description = read_description(file)
+            if precision is not None and not _can_run(description, precision):
+                continue
+            engine_class = _engine_for(file, precision or description.precision, engine)
         except InputError as error:
-            if len(files) == 1:
-                raise
-            errors.append(str(error))
-    return descriptions, errors
+            errors.append(error)
+            continue
+        runs_in = precision or description.precision
+        if precision is None and (reason := rejection_reason(description, min_agreement)):
+            errors.append(InputError(f"{file.name}: {reason}", exit_status=2))
+            if runs_in != "bf16":
+                continue
+            runs_in = "fp32"  # without a loss, since the weights in a bf16 file are float32
+        if runs_in != description.precision:
+            description = replace(description, precision=runs_in, check=None)  # the check is of another precision
+        candidates.append(_Candidate(file, engine_class, description, engine_class.expected_speed(runs_in, batch_size)))
+    if not candidates and not errors:
+        raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
+    reasons = [str(error).removeprefix(f"{path}: ") for error in errors]
+    if not candidates:
+        status = 1 if engine == "auto" else max(error.exit_status for error in errors)
+        raise InputError(f"{path}: {'; '.join(reasons)}", exit_status=status)
+    return sorted(candidates, key=lambda candidate: candidate.speed, reverse=True), reasons
 
 
 def _can_run(description: Description, precision: Precision) -> bool:
@@ -272,17 +253,17 @@ def _engine_for(file: Path, precision: Precision, requested: str) -> type[Engine
     """
     format = recognise(file)
     assert format is not None
-    engines = {engine.name: engine for engine in load_engines() if format.name in engine.formats}
-    able = {name: engine for name, engine in engines.items() if engine.supports(precision)}
+    engines = [engine for engine in load_engines() if format.name in engine.formats]
     if not engines:
         suffixes = {load_format(name).suffix for engine in load_engines() for name in engine.formats}
-        raise InputError(f"{file.name} runs only in {format.program}; here {' and '.join(sorted(suffixes))} files run")
-    if requested not in ("auto", *engines):
-        raise InputError(f"{file.name} runs in {' and '.join(engines)}, not in {requested}")
-    if requested not in ("auto", *able):
-        raise InputError(f"{requested} does not support {precision} here; use {' or '.join(able)}")
-    preferred = min(able.values(), key=lambda engine: engine.formats.index(format.name))
-    chosen = able.get(requested, preferred)
+        runnable = " and ".join(sorted(suffixes))
+        raise InputError(f"{file.name} runs only in {format.program}; here {runnable} files run", exit_status=2)
+    names = [engine.name for engine in engines]
+    if requested not in ("auto", *names):
+        raise InputError(f"{file.name} runs in {' and '.join(names)}, not in {requested}", exit_status=2)
+    if requested != "auto":
+        return _requested_engine(requested, precision, engines, in_memory=False)
+    chosen = min(engines, key=lambda engine: (not engine.supports(precision), engine.formats.index(format.name)))
     chosen.check_installed(in_memory=False)
     return chosen
 
@@ -311,6 +292,7 @@ def open_model(
     precision: Precision | None = None,
     device: str | None = None,
     batch_size: int | None = None,
+    callers: int | None = 1,
 ) -> OpenedModel:
     """Open an engine for a network in memory, in fp32 unless `precision` is given. Arguments as in `open_engine`.
 
@@ -320,7 +302,7 @@ def open_model(
         graph = swap_pools(build_graph(model))
     except ValueError as error:
         raise InputError(str(error)) from error
-    opened, reason = open_graph(graph, engine, precision or "fp32", device, batch_size=batch_size)
+    opened, reason = open_graph(graph, engine, precision or "fp32", device, callers=callers, batch_size=batch_size)
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -339,12 +321,12 @@ def open_graph(
     precision: Precision = "fp32",
     device: str | None = None,
     *,
-    callers: int = 1,
+    callers: int | None = 1,
     batch_size: int | None = None,
 ) -> tuple[Engine, str]:
     """Open an engine for a graph. Returns the engine and the reason for the choice.
 
-    `callers` is the number of threads that may run it at once, see Engine. Raises InputError as `open_model` does.
+    Arguments as in `open_engine`. Raises InputError as `open_model` does.
     """
     if precision == "int8":
         raise InputError("int8 is calibrated on images; use `inception-v3 export --precision int8`", exit_status=2)
@@ -352,17 +334,26 @@ def open_graph(
         chosen, reason = _fastest(precision, device, batch_size)
         device = device or "cpu"
     else:
-        chosen, reason = load_engine(engine), "requested"
-        chosen.check_installed(in_memory=True)
-        if not chosen.supports(precision):
-            able = " or ".join(each.name for each in load_engines() if each.supports(precision))
-            raise InputError(f"{engine} does not support {precision} here; use {able}", exit_status=2)
+        chosen, reason = _requested_engine(engine, precision, load_engines(), in_memory=True), "requested"
     with _explain_failure("this network", chosen.name, "use another --engine"):
-        opened = chosen(graph, precision, chosen.resolve_device(device), callers=callers)
+        opened = chosen.open(graph, precision, device, callers)
     pytorch = load_engine("pytorch")
     if engine == "auto" and chosen is not pytorch:
-        return FallbackEngine(opened, lambda: pytorch(graph, precision, pytorch.resolve_device(device))), reason
+        opened = FallbackEngine(opened, lambda: pytorch.open(graph, precision, device, callers))
     return opened, reason
+
+
+def _requested_engine(name: str, precision: Precision, engines: list[type[Engine]], *, in_memory: bool) -> type[Engine]:
+    """The engine of this name. Raises InputError: it is not installed, or it does not support the precision.
+
+    The message names those of `engines` that support the precision.
+    """
+    chosen = load_engine(name)
+    if not chosen.supports(precision):
+        able = " or ".join(engine.name for engine in engines if engine.supports(precision))
+        raise InputError(f"{name} does not support {precision} here; use {able}", exit_status=2)
+    chosen.check_installed(in_memory=in_memory)
+    return chosen
 
 
 def _fastest(precision: Precision, device: str | None, batch_size: int | None) -> tuple[type[Engine], str]:

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
+from inception_v3.support.cpu import core_count
 from inception_v3.support.packages import require_packages
 
 if TYPE_CHECKING:
@@ -16,14 +17,16 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Pixels = NDArray[np.uint8]
+Inputs = NDArray[Any]  # uint8 pixels (N, H, W, 3), or float32 images or maps (N, C, H, W): what the network takes
 Outputs = dict[str, NDArray[np.float32]]  # by the name of the end point
 Run = Callable[[Pixels], Outputs]
 DevicePrecisions = Mapping[str, tuple[Precision, ...]]  # by kind of device: "cpu", "cuda", "gpu" ...
 Speeds = Mapping[Precision, tuple[float, float]]  # images per second: one image at a time, batches of 16
 
-LOGITS, FEATURES = "Logits", "AvgPool_1a"  # TF-Slim's names of the end points; both are vectors
+LOGITS, FEATURES = VECTORS = "Logits", "AvgPool_1a"  # TF-Slim's names of the end points that are vectors, not maps
 PIXELS_INPUT = "pixels"  # input of an exported network: uint8 (N, H, W, 3), 0 to 255
 IMAGES_INPUT = "images"  # input of a network built without scaling: float (N, 3, H, W)
+MAX_CALLERS = 4  # each thread that runs an engine takes memory for its batch
 
 
 def parse_precision(name: str) -> Precision:
@@ -37,7 +40,7 @@ class Engine(ABC):
     """Runs one network on one device in one precision.
 
     Not thread-safe, unless it was built with `callers=n`. Then n threads may call it at once, each with 1/n of the CPU
-    cores.
+    cores. PyTorch has a number of cores for each thread: the thread itself calls `torch.set_num_threads(engine.cores)`.
 
     Attributes:
         name: the value of `--engine`.
@@ -48,7 +51,10 @@ class Engine(ABC):
         formats: exported formats that it runs. Its own format comes first.
         speed: images per second, measured on a CPU with two cores (docs/performance.md). An engine without a figure
             for a precision is used only on request.
+        prefers_threads: whether a CPU computes most images per second if several threads each prepare and run batches
+            of their own, instead of one thread that runs all batches on all cores.
         precision, device: of this engine.
+        callers: the number of threads that may run it at once.
         image_size: (height, width) of its input, or None for any size.
         widths: channels of each end point that it returns.
     """
@@ -60,15 +66,17 @@ class Engine(ABC):
     precisions: ClassVar[DevicePrecisions] = {"cpu": ("fp32",)}
     formats: ClassVar[tuple[str, ...]] = ()
     speed: ClassVar[Speeds] = {}
+    prefers_threads: ClassVar[bool] = True
 
     precision: Precision
     device: str
+    callers: int
     image_size: tuple[int, int] | None
     widths: dict[str, int]
 
     def __init__(self, network: "Path | Graph", precision: Precision, device: str, *, callers: int = 1) -> None:
         """`network` is an exported file of one of `formats`, or a graph. `device` is a result of `resolve_device`."""
-        self.precision, self.device = precision, device
+        self.precision, self.device, self.callers = precision, device, callers
 
     @classmethod
     def resolve_device(cls, device: str | None) -> str:
@@ -96,20 +104,48 @@ class Engine(ABC):
         """Check that these packages are installed. Raises InputError, which names the extra to install."""
         require_packages(cls.needed_packages(in_memory=in_memory), f"the engine {cls.name}", cls.extra)
 
+    @classmethod
+    def open(
+        cls, network: "Path | Graph", precision: Precision, device: str | None, callers: int | None = 1
+    ) -> "Engine":
+        """Open the engine on a device such as cpu or cuda:1; None for the default device.
+
+        With `callers=None` it is built for `best_callers`. Raises InputError: the engine cannot use the device, or not
+        in this precision.
+        """
+        resolved = cls.resolve_device(device)
+        return cls(network, precision, resolved, callers=callers or cls.best_callers(resolved))
+
+    @classmethod
+    def best_callers(cls, device: str) -> int:
+        """The `callers` that suit the engine for many images on a device, a result of `resolve_device`; 1 on a GPU."""
+        return min(core_count(), MAX_CALLERS) if cls.prefers_threads and device.lower() == "cpu" else 1
+
+    @property
+    def cores(self) -> int:
+        """The number of CPU cores for each of the callers."""
+        return max(1, core_count() // self.callers)
+
     @property
     def batch_size(self) -> int:
         """The smallest batch size that is close to full speed. Larger batches mainly need more memory."""
         return 16 if self.device.lower() == "cpu" else 128
 
     @abstractmethod
-    def run(self, pixels: Pixels) -> Outputs:
-        """Compute the end points of prepared images: uint8 pixels (N, H, W, 3), 0 to 255.
+    def run(self, inputs: Inputs) -> Outputs:
+        """Compute the end points of a batch in the form that the network takes.
+
+        A network from pixels takes uint8 (N, H, W, 3), 0 to 255. A graph that was built with `from_pixels=False` takes
+        float32 (N, 3, H, W), scaled as the model's preprocessing does. `inputs` need not be contiguous.
 
         Maps are (N, C, h, w), Logits (N, num_classes) and AvgPool_1a (N, 2048). The arrays belong to the caller.
         """
 
     def predict(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Compute logits (N, num_classes) and features (N, 2048). Raises InputError if the network lacks either."""
+        """Compute logits (N, num_classes) and features (N, 2048) from uint8 pixels (N, H, W, 3), 0 to 255.
+
+        Raises InputError if the network lacks either.
+        """
         outputs = self.run(pixels)
         if LOGITS not in outputs or FEATURES not in outputs:
             raise InputError(f"this network returns only {', '.join(outputs)}; export it without --end-points")

@@ -14,6 +14,7 @@ class CompileEngine(PyTorchEngine):
 
     name = "compile"
     speed: ClassVar[Speeds] = {}
+    prefers_threads = False  # compiled code always uses the number of cores that it was compiled for
 
     def _prepare(self, module: "GraphModule") -> Any:
         import torch

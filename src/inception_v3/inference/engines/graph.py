@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import FEATURES, IMAGES_INPUT, LOGITS, PIXELS_INPUT
+from inception_v3.network import architecture
 from inception_v3.network.architecture import Size
 
 if TYPE_CHECKING:
-    from inception_v3.network.layers import Conv2d, Pool2d
+    from inception_v3.network.layers import Conv2d
     from inception_v3.weights.model import InceptionV3
 
 
@@ -147,7 +148,7 @@ def _module(module: Any, name: str, net: str) -> Iterator[Operation]:
     if isinstance(module, Conv2d):
         yield _convolution(module, name, net)
     elif isinstance(module, Pool2d):
-        padding = _padding(module.kernel, module.stride, module.padding)
+        padding = _padding(module.kernel, module.padding)
         yield Pooling(name, net, module.kind, module.kernel, module.stride, padding, module.count_padding)
     else:
         branch_outputs = []
@@ -170,67 +171,54 @@ def _convolution(layer: "Conv2d", name: str, net: str) -> Convolution:
 
     At inference BatchNorm multiplies by a factor and adds an offset. The folding is computed in float64.
     """
-    kernel = layer.weights.detach().cpu().double()
-    norm = layer.BatchNorm
+    tensors = {name: tensor.cpu().double() for name, tensor in layer.state_dict().items()}
+    kernel, norm = tensors["weights"], layer.BatchNorm
     if norm is None:
-        assert layer.biases is not None
-        bias = layer.biases.detach().cpu().double()
+        bias = tensors["biases"]
     else:
-        factor = (norm.moving_variance.detach().cpu().double() + norm.epsilon).rsqrt()
-        if norm.gamma is not None:
-            factor = factor * norm.gamma.detach().cpu().double()
-        bias = norm.beta.detach().cpu().double() - norm.moving_mean.detach().cpu().double() * factor
+        scale = tensors.get("BatchNorm.gamma", 1.0)
+        factor = (tensors["BatchNorm.moving_variance"] + norm.epsilon).rsqrt() * scale
+        bias = tensors["BatchNorm.beta"] - tensors["BatchNorm.moving_mean"] * factor
         kernel = kernel * factor.view(-1, 1, 1, 1)
     if layer.weights.dtype.itemsize < 8:
         kernel, bias = kernel.float(), bias.float()
-    padding = _padding(layer.kernel, layer.stride, layer.padding)
+    padding = _padding(layer.kernel, layer.padding)
     return Convolution(name, net, kernel.numpy(), bias.numpy(), layer.stride, padding, relu=norm is not None)
 
 
-def _padding(kernel: Size, stride: int, padding: str) -> Size:
+def _padding(kernel: Size, padding: str) -> Size:
     """The padding (height, width) on each side of the input.
 
     Every SAME layer here has stride 1 and an odd kernel, so the padding is symmetric and the same at every size.
     """
-    if padding == "VALID":
-        return 0, 0
-    assert (stride, kernel[0] % 2, kernel[1] % 2) == (1, 1, 1)
-    return kernel[0] // 2, kernel[1] // 2
+    return (0, 0) if padding == "VALID" else (kernel[0] // 2, kernel[1] // 2)
 
 
 def _head(model: "InceptionV3", net: str, any_size: bool) -> Iterator[Operation]:
     """The average pool and the logits. Raises ValueError if the logits would be a map."""
-    from inception_v3.network.layers import Pool2d
-
     assert model.Logits is not None
-    pool, classifier = model.Logits
-    assert isinstance(pool, Pool2d)
-    kernel: Size | None = None
-    if not model.settings.global_pool:
-        if any_size:
-            raise ValueError("a network for any size needs global_pool=True: this head averages windows of 8x8")
-        kernel = _head_window(model, net, pool)
-    yield Pooling(FEATURES, net, "avg", kernel, 1 if kernel is None else pool.stride)
+    _, classifier = model.Logits
+    window = None if model.settings.global_pool else _head_window(model, net, any_size)
+    yield Pooling(FEATURES, net, "avg", window, 1 if window is None else architecture.LOGITS[0].stride)
     yield from _module(classifier, LOGITS, FEATURES)
 
 
-def _head_window(model: "InceptionV3", net: str, pool: "Pool2d") -> Size | None:
+def _head_window(model: "InceptionV3", net: str, any_size: bool) -> Size | None:
     """The window of the average pool at the model's image size, or None if it covers the whole map.
 
     Raises ValueError if the map has several windows.
     """
-    from inception_v3.network import architecture
-
+    if any_size:
+        raise ValueError("a network for any size needs global_pool=True: this head averages windows of 8x8")
     height, width = model.preprocessing.image_size
-    points = architecture.end_points(height=height, width=width, create_aux_logits=False)
-    map_size = next((point.height, point.width) for point in points if point.name == net)
-    kernel = min(pool.kernel[0], map_size[0]), min(pool.kernel[1], map_size[1])
-    for length, window in zip(map_size, kernel, strict=True):
-        if architecture.output_length(length, window, pool.stride, "VALID") != 1:
-            raise ValueError(
-                f"images of {height}x{width} give a map of logits; build the network with global_pool=True"
-            )
-    return None if kernel == map_size else kernel
+    points = {
+        point.name: point for point in architecture.end_points(height=height, width=width, create_aux_logits=False)
+    }
+    last, pooled = points[net], points[FEATURES]
+    if (pooled.height, pooled.width) != (1, 1):
+        raise ValueError(f"images of {height}x{width} give a map of logits; build the network with global_pool=True")
+    (pool,) = pooled.layers
+    return None if pool.kernel == (last.height, last.width) else pool.kernel
 
 
 def _fold_scaling(graph: Graph, preprocessing: Preprocessing) -> Graph:
@@ -241,7 +229,6 @@ def _fold_scaling(graph: Graph, preprocessing: Preprocessing) -> Graph:
     first, *rest = graph.operations
     assert isinstance(first, Convolution)
     assert first.bias is not None
-    assert first.padding == (0, 0)
     std = 255 * np.array(preprocessing.std, np.float64).reshape(1, 3, 1, 1)
     mean = np.array(preprocessing.mean, np.float64).reshape(1, 3, 1, 1) * 255
     kernel = first.kernel.astype(np.float64) / std
@@ -290,15 +277,17 @@ def swap_pools(graph: Graph) -> Graph:
     it counts the padding, the bias is added after the pool.
     """
     readers = Counter(name for operation in graph.operations for name in operation.inputs)
-    by_output = {operation.output: operation for operation in graph.operations}
+    pools = {
+        operation.output: operation
+        for operation in graph.operations
+        if isinstance(operation, Pooling) and operation.kind == "avg" and operation.stride == 1 and operation.kernel
+    }
     swapped: dict[str, tuple[Operation, ...]] = {}
     for conv in graph.operations:
         if not isinstance(conv, Convolution) or conv.kernel.shape[2:] != (1, 1) or conv.stride != 1 or not conv.relu:
             continue
-        pool = by_output.get(conv.input)
-        if not isinstance(pool, Pooling) or pool.kind != "avg" or pool.stride != 1 or pool.kernel is None:
-            continue
-        if readers[pool.output] > 1 or pool.output in graph.outputs:
+        pool = pools.get(conv.input)
+        if pool is None or readers[pool.output] > 1 or pool.output in graph.outputs:
             continue
         product, average = f"{conv.output}/product", f"{conv.output}/average"
         inner_bias, outer_bias = (None, conv.bias) if pool.count_padding else (conv.bias, None)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inception_v3.inference.engines.base import FEATURES, LOGITS, PIXELS_INPUT, Precision
+from inception_v3.inference.engines.base import PIXELS_INPUT, VECTORS, Precision
 from inception_v3.inference.engines.graph import Activation, Concat, Convolution, Graph, Operation, Pooling
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,7 +38,7 @@ class GraphModule(nn.Module):
             net = {self.graph.input: pixels.to(self.dtype, memory_format=torch.channels_last)}
         for index, operation in enumerate(self.graph.operations):
             net[operation.output] = self._run(index, operation, net)
-        outputs = (net[name].flatten(1) if name in (LOGITS, FEATURES) else net[name] for name in self.graph.outputs)
+        outputs = (net[name].flatten(1) if name in VECTORS else net[name] for name in self.graph.outputs)
         return tuple(output if self.dtype == torch.float64 else output.float() for output in outputs)
 
     def _run(self, index: int, operation: Operation, net: dict[str, Tensor]) -> Tensor:

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import PIXELS_INPUT, Engine, Outputs, Pixels, Precision, Speeds
+from inception_v3.inference.engines.base import PIXELS_INPUT, Engine, Inputs, Outputs, Precision, Speeds
 from inception_v3.inference.engines.graph import Convolution, Graph, Operation, Pooling, split_stem
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
-from inception_v3.support.cpu import core_count
 
 
 class NcnnEngine(Engine):
@@ -30,11 +29,11 @@ class NcnnEngine(Engine):
     speed: ClassVar[Speeds] = {"fp32": (17.5, 20.4)}
 
     def __init__(self, network: Graph, precision: Precision = "fp32", device: str = "cpu", *, callers: int = 1) -> None:
-        super().__init__(network, precision, device)
+        super().__init__(network, precision, device, callers=callers)
         stem, rest = split_stem(network)
         if not stem.operations:
             raise InputError("ncnn runs only the stem, and this network has none; use --engine onnxruntime")
-        self._stem = _Stem(stem, max(1, core_count() // callers))
+        self._stem = _Stem(stem, self.cores)
         self._rest = OnnxRuntimeEngine(rest, precision, callers=callers, spinning=False)
         self.image_size, self.widths = network.image_size, self._rest.widths
 
@@ -44,8 +43,8 @@ class NcnnEngine(Engine):
             raise InputError(f"ncnn runs on the CPU here, not on {device}; leave out --engine", exit_status=2)
         return "cpu"
 
-    def run(self, pixels: Pixels) -> Outputs:
-        return self._rest.run(self._stem(pixels))  # type: ignore[arg-type]  # the rest reads float maps
+    def run(self, inputs: Inputs) -> Outputs:
+        return self._rest.run(self._stem(inputs))
 
 
 class _Stem:
@@ -69,7 +68,7 @@ class _Stem:
             if self._net.load_param_mem(_param_text(graph)) or self._net.load_model(str(weights)):
                 raise InputError("ncnn cannot load this network; use --engine onnxruntime")
 
-    def __call__(self, images: Pixels) -> NDArray[np.float32]:
+    def __call__(self, images: Inputs) -> NDArray[np.float32]:
         return np.stack(list(self._map_images(self._run_image, images)))
 
     def _run_image(self, image: NDArray[Any]) -> NDArray[np.float32]:

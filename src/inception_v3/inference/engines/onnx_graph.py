@@ -5,7 +5,7 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from inception_v3.inference.engines.base import FEATURES, LOGITS, PIXELS_INPUT
+from inception_v3.inference.engines.base import PIXELS_INPUT, VECTORS
 from inception_v3.inference.engines.graph import (
     Activation,
     Concat,
@@ -26,7 +26,7 @@ def to_onnx(graph: Graph) -> ModelProto:
     The input is uint8 `pixels` (N, H, W, 3), or float32 (N, C, h, w) for a graph without pixels. N is dynamic. H and W
     are dynamic if the graph takes any size.
     """
-    maps = {name: f"{name}/map" for name in graph.outputs if name in (LOGITS, FEATURES)}  # (N, C, 1, 1)
+    maps = {name: f"{name}/map" for name in graph.outputs if name in VECTORS}  # (N, C, 1, 1)
     nodes, names = [], dict(maps)  # `names`: the ONNX names of tensors that have another name in the graph
     if graph.input == PIXELS_INPUT:
         nodes.append(_node("Cast", [PIXELS_INPUT], "pixels/float", to=TensorProto.FLOAT))
@@ -97,9 +97,9 @@ def _network_input(graph: Graph) -> ValueInfoProto:
 
 
 def _network_outputs(graph: Graph) -> list[ValueInfoProto]:
-    channels, outputs = graph.channels(), []
-    for name in graph.outputs:
-        map_size = () if name in (LOGITS, FEATURES) else (f"{name}_h", f"{name}_w")
-        shape = ("batch", channels[name], *map_size)
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-    return outputs
+    channels = graph.channels()
+    map_sizes = {name: () if name in VECTORS else (f"{name}_h", f"{name}_w") for name in graph.outputs}
+    return [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ("batch", channels[name], *map_size))
+        for name, map_size in map_sizes.items()
+    ]

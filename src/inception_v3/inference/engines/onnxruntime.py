@@ -10,14 +10,13 @@ from inception_v3.inference.engines.base import (
     PIXELS_INPUT,
     DevicePrecisions,
     Engine,
+    Inputs,
     Outputs,
-    Pixels,
     Precision,
     Speeds,
 )
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.onnx_file import outline
-from inception_v3.support.cpu import core_count
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -62,20 +61,18 @@ class OnnxRuntimeEngine(Engine):
         providers = [(name, device_options | options) for name, options in known.items() if name in available]
         if not providers:
             raise InputError(f"this ONNX Runtime has no provider for {device}; install onnxruntime-gpu", exit_status=2)
-        super().__init__(network, precision, device)
+        super().__init__(network, precision, device, callers=callers)
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = max(1, core_count() // callers)
+        options.intra_op_num_threads = self.cores
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.log_severity_level = 3  # errors: its warnings are about things that users cannot change
         if isinstance(network, Path):
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(network.resolve().parent))
             content = outline(network.resolve())
-        elif isinstance(network, Graph):
+        else:
             from inception_v3.inference.engines.onnx_graph import to_onnx
 
-            content = to_onnx(network).SerializeToString()
-        else:
-            content = network.SerializeToString()
+            content = (to_onnx(network) if isinstance(network, Graph) else network).SerializeToString()
         # With its own fallback, ONNX Runtime would replace a failed provider by the CPU, with a message on stdout.
         self._session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
         if self._session.get_providers()[0] not in dict(providers):
@@ -86,6 +83,6 @@ class OnnxRuntimeEngine(Engine):
         self.image_size = (height, width) if isinstance(height, int) else None  # dynamic sizes are strings
         self.widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
 
-    def run(self, pixels: Pixels) -> Outputs:
-        outputs = self._session.run([*self.widths], {self._input: np.ascontiguousarray(pixels)})
+    def run(self, inputs: Inputs) -> Outputs:
+        outputs = self._session.run([*self.widths], {self._input: np.ascontiguousarray(inputs)})
         return dict(zip(self.widths, outputs, strict=True))

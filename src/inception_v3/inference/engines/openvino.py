@@ -12,8 +12,8 @@ from inception_v3.inference.engines.base import (
     PIXELS_INPUT,
     DevicePrecisions,
     Engine,
+    Inputs,
     Outputs,
-    Pixels,
     Precision,
     Speeds,
 )
@@ -47,7 +47,7 @@ class OpenvinoEngine(Engine):
         available = load_core().available_devices
         if device.split(".")[0] not in {name.split(".")[0] for name in available}:
             raise InputError(f"OpenVINO has no {device} here; it has {', '.join(available)}", exit_status=2)
-        super().__init__(network, precision, device)
+        super().__init__(network, precision, device, callers=callers)
         if isinstance(network, Graph):
             network = read_graph(network)
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
@@ -75,10 +75,10 @@ class OpenvinoEngine(Engine):
     def resolve_device(cls, device: str | None) -> str:
         return (device or "cpu").upper()
 
-    def run(self, pixels: Pixels) -> Outputs:
+    def run(self, inputs: Inputs) -> Outputs:
         if not hasattr(self._thread_local, "request"):
             self._thread_local.request = self._compiled.create_infer_request()
-        results = self._thread_local.request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        results = self._thread_local.request.infer([np.ascontiguousarray(inputs)], share_inputs=True)
         return {name: np.array(results[index]) for index, name in enumerate(self.widths)}
 
 

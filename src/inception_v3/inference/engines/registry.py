@@ -1,6 +1,6 @@
 """The list of engines. Importing it imports no engine, and neither NumPy nor PyTorch."""
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from inception_v3.errors import InputError
@@ -23,8 +23,7 @@ def load_engine(name: str) -> type["Engine"]:
     """The class of an engine. Raises InputError for an unknown name."""
     if name not in ENGINES:
         raise InputError(f"unknown engine {name!r}; choose from {', '.join(CHOICES)}", exit_status=2)
-    module, _, class_name = ENGINES[name].partition(".")
-    engine: type[Engine] = getattr(import_module(f"inception_v3.inference.engines.{module}"), class_name)
+    engine: type[Engine] = resolve_name(f"inception_v3.inference.engines.{ENGINES[name]}")
     return engine
 
 

@@ -19,6 +19,7 @@ class ExportFormat(ABC):
     Attributes:
         name, suffix: from registry.py. The name is a value of `--to`.
         engine: the engine that checks a written file; "" if the format has its own `run`, or if nothing here runs it.
+            The precisions, packages and extra of such a format are those of the engine on a CPU.
         program: the program that runs the files if no engine does.
         precisions: the precisions that it can be exported in.
         packages, extra: the packages that write and check a file, and the extra of inception-v3 with them.
@@ -29,15 +30,19 @@ class ExportFormat(ABC):
 
     engine: ClassVar[str] = ""
     program: ClassVar[str] = ""
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
-    packages: ClassVar[tuple[str, ...]] = ()
-    extra: ClassVar[str] = ""
+    precisions: tuple[Precision, ...] = ("fp32",)
+    packages: tuple[str, ...] = ()
+    extra: str = ""
     weights_suffix: ClassVar[str] = ""
     is_folder: ClassVar[bool] = False
     runs_here: ClassVar[bool] = True
 
     def __init__(self, name: str, suffix: str) -> None:
         self.name, self.suffix = name, suffix
+        if self.engine:
+            engine = load_engine(self.engine)
+            self.precisions, self.extra = engine.precisions["cpu"], engine.extra
+            self.packages = engine.needed_packages(in_memory=True)
 
     @abstractmethod
     def recognises(self, path: Path, head: bytes) -> bool:
@@ -65,8 +70,7 @@ class ExportFormat(ABC):
 
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
         """The function that runs a file or a model object, to check it."""
-        engine = load_engine(self.engine)
-        return engine(network, precision, engine.resolve_device(None)).run
+        return load_engine(self.engine).open(network, precision, None).run
 
 
 def find_description(entries: Iterable[memoryview]) -> str | None:

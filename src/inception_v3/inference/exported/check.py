@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.inference.engines.base import FEATURES, LOGITS, Outputs, Pixels, Precision, Run
+from inception_v3.inference.engines.base import LOGITS, VECTORS, Outputs, Pixels, Precision, Run
 from inception_v3.inference.exported.description import AgreementCheck, Description
 from inception_v3.support.softmax import softmax
 
@@ -33,7 +33,7 @@ def reference_network(model: "InceptionV3", outputs: tuple[str, ...]) -> Run:
         images = model.preprocessing.scale(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(dtype))
         _, end_points = model(images.contiguous(memory_format=torch.channels_last), end_points=outputs)
         nets = {name: end_points[name] for name in outputs}
-        return {name: (net.flatten(1) if name in (LOGITS, FEATURES) else net).numpy() for name, net in nets.items()}
+        return {name: (net.flatten(1) if name in VECTORS else net).numpy() for name, net in nets.items()}
 
     return run
 
@@ -43,7 +43,7 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
 
     Raises ValueError: no images, or outputs that are not finite.
     """
-    images = agreeing = values = 0
+    images = disagreeing = values = 0
     largest = total = end_points_largest = 0.0
     top_classes: set[int] = set()
     for pixels in batches:
@@ -56,10 +56,8 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
         if LOGITS in expected:
             classes = expected[LOGITS].argmax(1)
             top_classes |= set(classes.tolist())
-            agreeing += int((outputs[LOGITS].argmax(1) == classes).sum())
+            disagreeing += int((outputs[LOGITS].argmax(1) != classes).sum())
             differences = [np.abs(softmax(outputs[LOGITS]).astype(np.float64) - softmax(expected[LOGITS]))]
-        else:
-            agreeing += len(pixels)
         for difference in differences:
             largest = max(largest, float(difference.max()))
             total, values = total + float(difference.sum()), values + difference.size
@@ -69,7 +67,7 @@ def compare(run: Run, reference: Run, batches: Iterable[Pixels], source: str, pr
         pictures=images,
         source=source,
         preparation=preparation,
-        top_1_agreement=agreeing / images,
+        top_1_agreement=(images - disagreeing) / images,
         max_difference=largest,
         mean_difference=total / values,
         end_points_difference=end_points_largest,

@@ -14,9 +14,6 @@ class OnnxFormat(ExportFormat):
     """ONNX with opset 17. ONNX Runtime checks the file."""
 
     engine = "onnxruntime"
-    precisions = ("fp32", "int8")
-    packages = ("onnx", "onnxruntime")
-    extra = "onnx"
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """A ModelProto starts with the version of the format (field 1) and the name of its writer (field 2)."""

@@ -17,9 +17,6 @@ class OpenvinoFormat(ExportFormat):
     """OpenVINO's IR, written from ONNX. OpenVINO checks the file."""
 
     engine = "openvino"
-    precisions = ("fp32", "bf16", "int8")
-    packages = ("openvino", "onnx")
-    extra = "openvino"
     weights_suffix = ".bin"
 
     def recognises(self, path: Path, head: bytes) -> bool:

@@ -1,8 +1,8 @@
 """The list of export formats, and functions for an exported file of any format. Importing it imports no format."""
 
 from functools import cache
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from inception_v3.errors import InputError
@@ -25,8 +25,7 @@ SUFFIXES = tuple(suffix for suffix, _ in FORMATS.values())
 def load_format(name: str) -> "ExportFormat":
     """The format of this name."""
     suffix, location = FORMATS[name]
-    module, _, class_name = location.partition(".")
-    format: ExportFormat = getattr(import_module(f"inception_v3.inference.exported.{module}"), class_name)(name, suffix)
+    format: ExportFormat = resolve_name(f"inception_v3.inference.exported.{location}")(name, suffix)
     return format
 
 
