@@ -9,6 +9,7 @@ import glob
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
@@ -22,7 +23,8 @@ import numpy as np
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.predict import Prediction
-from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.files import atomic_write, check_writable, is_stream, write_error
+from inception_v3.support.locks import exclusive_lock
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -56,6 +58,12 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
     check_results_path(path)
     about_path = path.with_name(f"{path.name}.about.json")
     try:
+        if path.suffix.lower() != ".parquet":
+            check_writable(path)
+        elif path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file, but Parquet results are a folder; choose another name", exit_status=2)
+        if is_stream(path):
+            raise InputError(f"{path}: not a file, so results cannot be kept in it; use --json > {path}", exit_status=2)
         exists = path.exists() and (path.is_dir() or path.stat().st_size > 0)
         if exists and not resume:
             raise InputError(
@@ -104,22 +112,17 @@ def _row(prediction: Prediction, columns: list[str]) -> list[str | float | None]
 class _LineFile:
     """A text file that is appended to line by line, each line written at once.
 
-    A killed run may leave an incomplete last line. Raises InputError if another process is writing to the file.
+    A killed run may leave an incomplete last line. The file is locked until `close()`. Raises InputError if another
+    process is writing to it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("ab", buffering=0)
-        try:
-            import fcntl
-
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{path}: another run is writing to it; wait for that run, or choose another --out"
-            ) from error
-        except (ImportError, OSError):  # Windows, or a network file system without locks
-            pass
+        with ExitStack() as stack:
+            if not stack.enter_context(exclusive_lock(path.with_name(f".{path.name}.lock"))):
+                raise InputError(f"{path}: another run is writing to it; wait for that run, or choose another --out")
+            self._file = stack.enter_context(path.open("ab", buffering=0))
+            self.close = stack.pop_all().close
 
     def complete_lines(self) -> Iterator[tuple[int, bytes]]:
         """The lines with their numbers, from 1. An incomplete last line is cut off."""
@@ -138,9 +141,6 @@ class _LineFile:
                 unwritten = unwritten[self._file.write(unwritten) :]
         except OSError as error:
             raise write_error(self.path, error) from error
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class JsonLinesResults(_LineFile):
