@@ -5,7 +5,6 @@ The page is one file, with style, script and thumbnails inside.
 
 import csv
 import io
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +98,10 @@ def _diagrams(bins: list[CalibrationBin]) -> dict[str, str]:
     counts = np.array([row.count for row in bins])
     confidence, accuracy = np.array([(row.confidence, row.accuracy) for row in bins], float).T  # None becomes nan
     error, diagrams = expected_calibration_error(bins), {}
-    with tempfile.TemporaryDirectory() as folder:
-        for theme in ("light", "dark"):
-            file = Path(folder, f"{theme}.png")
-            plots.reliability_diagram(counts, confidence, accuracy, error, file, dark=theme == "dark")
-            diagrams[theme] = data_uri("image/png", file.read_bytes())
+    for theme in ("light", "dark"):
+        png = io.BytesIO()
+        plots.reliability_diagram(counts, confidence, accuracy, error, png, dark=theme == "dark")
+        diagrams[theme] = data_uri("image/png", png.getvalue())
     return diagrams
 
 

@@ -23,9 +23,9 @@ from inception_v3.fidelity.feature_rows import FeatureRow, FeatureRows, FeatureR
 from inception_v3.fidelity.image_sets import ImageSet
 from inception_v3.fidelity.network import FeatureNetwork
 from inception_v3.fidelity.options import FidelityOptions
-from inception_v3.fidelity.progress import Advance, ignore
 from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, StoredImage, content_key, decode_image
 from inception_v3.support.cpu import core_count
+from inception_v3.support.progress import Advance, ignore
 
 Submitted = TypeVar("Submitted")
 MAX_LISTED = 1000  # unreadable images whose reasons are kept

@@ -23,8 +23,7 @@ import numpy as np
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.predict import Prediction
-from inception_v3.support.files import atomic_write, check_writable, is_stream, write_error
-from inception_v3.support.locks import exclusive_lock
+from inception_v3.support.files import atomic_write, check_writable, file_lock, is_stream, write_error, write_text
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -72,8 +71,7 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
         if exists:
             _check_about(path, about_path, about)
         else:
-            with atomic_write(about_path) as file:
-                file.write_text(json.dumps(about, ensure_ascii=False, indent=2) + "\n", "utf-8")
+            write_text(about_path, json.dumps(about, ensure_ascii=False, indent=2) + "\n")
         if path.suffix.lower() == ".parquet":
             return ParquetResults(path, top, about)
         return CsvResults(path, top) if path.suffix.lower() == ".csv" else JsonLinesResults(path)
@@ -119,7 +117,7 @@ class _LineFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with ExitStack() as stack:
-            if not stack.enter_context(exclusive_lock(path.with_name(f".{path.name}.lock"))):
+            if not stack.enter_context(file_lock(path, on_wait=None)):
                 raise InputError(f"{path}: another run is writing to it; wait for that run, or choose another --out")
             self._file = stack.enter_context(path.open("ab", buffering=0))
             self.close = stack.pop_all().close

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from matplotlib import style
@@ -60,7 +61,7 @@ def reliability_diagram(
     confidence: NDArray[np.floating],
     accuracy: NDArray[np.floating],
     error: float,
-    path: Path,
+    file: IO[bytes],
     *,
     dark: bool = False,
 ) -> None:
@@ -71,7 +72,7 @@ def reliability_diagram(
         confidence: their mean confidence, of shape (bins,); ignored for an empty bin.
         accuracy: the fraction of them predicted correctly, of shape (bins,); ignored for an empty bin.
         error: the expected calibration error, for the title.
-        path: the PNG file to write.
+        file: the PNG is written to it.
         dark: draw for a dark page.
     """
     with style.context("dark_background" if dark else "default"):
@@ -88,7 +89,7 @@ def reliability_diagram(
         upper.legend(loc="upper left")
         lower.bar(middles, counts[filled] / max(counts.sum(), 1), width, color="gray")
         lower.set(xlabel="confidence", ylabel="images", ylim=(0, 1))
-        figure.savefig(path, dpi=120, format="png", transparent=True)
+        figure.savefig(file, dpi=120, format="png", transparent=True)
 
 
 def speeds(rows: Sequence[Speed], limits: Mapping[str, float], path: Path) -> None:

@@ -65,6 +65,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise write_error(path, error) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, as `atomic_write` does. Raises InputError."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
 def replace(source: Path, target: Path) -> None:
     """Rename a complete file, so that even a power failure leaves the old or the new file. Raises OSError."""
     with source.open("rb") as written:
@@ -162,18 +168,20 @@ def _open_stream(path: Path) -> IO[bytes]:
 
 
 @contextmanager
-def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold an exclusive lock on `path`, as locks.py describes. The file itself need not exist.
+def file_lock(path: Path, on_wait: Callable[[], None] | None = lambda: None) -> Iterator[bool]:
+    """Hold an exclusive lock on `path`, which need not exist; its folder is created. See locks.exclusive_lock.
 
-    `on_wait` is called once if another process holds the lock. Raises InputError: the folder cannot be written.
+    `on_wait` is called once if another process holds the lock, before waiting. None: do not wait, but yield False.
+    Raises InputError: the folder cannot be written.
     """
+    real = Path(os.path.realpath(path))
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(exclusive_lock(path.with_name(f".{path.name}.lock"), on_wait))
+            real.parent.mkdir(parents=True, exist_ok=True)
+            locked = stack.enter_context(exclusive_lock(real.with_name(f".{real.name}.lock"), on_wait))
         except OSError as error:
             raise write_error(path, error) from error
-        yield
+        yield locked
 
 
 def cache_folder(*parts: str) -> Path:

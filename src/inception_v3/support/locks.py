@@ -49,7 +49,10 @@ def _acquire(path: Path, *, wait: bool) -> IO[bytes] | None:
     while True:
         file = path.open("ab", buffering=0)
         try:
-            _flock(file, wait)
+            with suppress(ImportError):  # Windows
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file.fileno()).st_nlink:
                 _held.add(file)
                 return file
@@ -63,11 +66,3 @@ def _acquire(path: Path, *, wait: bool) -> IO[bytes] | None:
             if path == substitute:
                 raise
             path = substitute
-
-
-def _flock(file: IO[bytes], wait: bool) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

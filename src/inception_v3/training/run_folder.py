@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import atomic_write, write_error
-from inception_v3.support.locks import exclusive_lock
+from inception_v3.support.files import atomic_write, file_lock, write_error, write_text
 from inception_v3.support.packages import missing_packages
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
@@ -90,12 +89,8 @@ class RunFolder:
             raise InputError(
                 f"{path}: already holds {held} --overwrite to replace it, or give another --out", exit_status=2
             )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if not self._lock.enter_context(exclusive_lock(path / ".lock")):
-                raise InputError(f"{path}: in use by another training; wait for it, or give another --out")
-        except OSError as error:
-            raise write_error(path, error) from error
+        if not self._lock.enter_context(file_lock(path / "run", on_wait=None)):
+            raise InputError(f"{path}: in use by another training; wait for it, or give another --out")
         self._replaces_old_run = not (resume and self._states())
 
     def remove_old_run(self) -> None:
@@ -200,8 +195,7 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         if self.writer:
-            with atomic_write(self.path / name) as temporary:
-                temporary.write_text(text, "utf-8")
+            write_text(self.path / name, text)
 
 
 def training_images(model_path: Path) -> set[str]:

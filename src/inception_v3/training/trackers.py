@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import atomic_write
+from inception_v3.support.files import write_text
 from inception_v3.support.packages import install_command, missing_packages
 
 PROJECT = "inception-v3"  # MLflow's experiment, W&B's project
@@ -54,7 +54,7 @@ class MLflow:
             experiment = self._client.get_experiment_by_name(PROJECT)
             number = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
             self._run = self._client.create_run(number, run_name=run.resolve().name).info.run_id
-            _store_id(run / "mlflow_run.txt", self._run)
+            write_text(run / "mlflow_run.txt", self._run)
             self._client.log_batch(self._run, params=[Param(key, str(value)) for key, value in settings.items()])
 
     def log(self, step: int, figures: dict[str, float]) -> None:
@@ -82,7 +82,7 @@ class WandB:
             id=stored_id or None,
             resume="allow" if stored_id else None,
         )
-        _store_id(run / "wandb_run.txt", self._run.id)
+        write_text(run / "wandb_run.txt", self._run.id)
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         self._run.log(figures, step=step)
@@ -135,11 +135,6 @@ class Trackers:
             self._open.pop(name, None)
             reason = str(error).strip().splitlines() or [type(error).__name__]
             warnings.warn(f"{name} has failed ({reason[0]}); training continues without it", stacklevel=3)
-
-
-def _store_id(file: Path, run_id: str) -> None:
-    with atomic_write(file) as temporary:
-        temporary.write_text(run_id)
 
 
 def _stored_id(file: Path) -> str:

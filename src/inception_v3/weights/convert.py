@@ -122,7 +122,18 @@ def convert(
             conversion.check = _check(conversion, format, staged, expected, pixels, reloaded, python)
         if not allow_difference:
             _require_equal_outputs(conversion)
+        _require_no_loss(conversion, model.origin.file)
     return conversion
+
+
+def _require_no_loss(conversion: Conversion, source: Path) -> None:
+    """Raise InputError if the source would be replaced by a file that holds less."""
+    destination = Path(conversion.destination)
+    lost = conversion.dropped + conversion.reasons
+    if lost and destination.exists() and destination.samefile(source):
+        raise InputError(
+            f"{destination}: not written, because it is the source and would lose {lost[0]}; choose another name"
+        )
 
 
 def _requested_formats(destination: Path, to: str | None) -> list[WritableFormat]:
