@@ -113,7 +113,7 @@ def test_a_fifo_receives_the_complete_file(tmp_path: Path) -> None:
 def test_devices_are_written_to_and_not_replaced() -> None:
     check_writable(Path("/dev/null"))
     write(Path("/dev/null"))
-    with pytest.raises(InputError, match="^/dev/full: the disk is full; free some space"):
+    with pytest.raises(InputError, match=r"^/dev/full: the disk is full; free some space"):
         write(Path("/dev/full"))
     assert Path("/dev/null").is_char_device()
     assert Path("/dev/full").is_char_device()

@@ -110,14 +110,14 @@ def _row(prediction: Prediction, columns: list[str]) -> list[str | float | None]
 class _LineFile:
     """A text file that is appended to line by line, each line written at once.
 
-    A killed run may leave an incomplete last line. The file is locked until `close()`. Raises InputError if another
+    A killed run may leave an incomplete last line. `locked_path`, by default `path`, is locked until `close()`. Raises InputError if another
     process is writing to it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, locked_path: Path | None = None) -> None:
         self.path = path
         with ExitStack() as stack:
-            if not stack.enter_context(file_lock(path, on_wait=None)):
+            if not stack.enter_context(file_lock(locked_path or path, on_wait=None)):
                 raise InputError(f"{path}: another run is writing to it; wait for that run, or choose another --out")
             self._file = stack.enter_context(path.open("ab", buffering=0))
             self.close = stack.pop_all().close
@@ -212,7 +212,7 @@ class ParquetResults:
         for pending in path.parent.glob(f"{glob.escape(path.name)}.*.unfinished.jsonl"):
             if pending != self._pending_path:  # moved already: the run was killed before it deleted the lines
                 pending.unlink()
-        self._pending, self._pending_count = JsonLinesResults(self._pending_path), 0
+        self._pending, self._pending_count = JsonLinesResults(self._pending_path, path), 0
 
     def finished(self) -> Iterator[tuple[str, bool]]:
         for part in self._parts():
@@ -228,7 +228,7 @@ class ParquetResults:
         self._pending_count += 1
         if self._pending_count >= ROWS_PER_PART:
             self.close()
-            self._pending = JsonLinesResults(self._pending_path)
+            self._pending = JsonLinesResults(self._pending_path, self._folder)
 
     def close(self) -> None:
         """Move the pending predictions into a Parquet file, and delete their JSON lines."""

@@ -32,17 +32,18 @@ def progress_bar(console: "Console", *, count_bytes: bool = False, known_total: 
     A bar of items has a `figures` field for changing text in its tasks: `bar.add_task(text, total=n, figures="")`. If
     the total is not known, the elapsed time is shown.
     """
-    from rich import progress
+    from rich import progress as columns
 
-    items = progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[figures]}")
-    return progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn() if known_total else progress.SpinnerColumn(),
-        *((progress.DownloadColumn(), progress.TransferSpeedColumn()) if count_bytes else items),
-        *(("ETA", progress.TimeRemainingColumn()) if known_total else (progress.TimeElapsedColumn(),)),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+    counts = columns.MofNCompleteColumn(), "{task.fields[figures]}"
+    known = (
+        "{task.description}",
+        columns.BarColumn(),
+        *((columns.DownloadColumn(), columns.TransferSpeedColumn()) if count_bytes else counts),
+        *("ETA", columns.TimeRemainingColumn()),
+    )
+    unknown = columns.SpinnerColumn(), "{task.completed:,} {task.description}", counts[1], columns.TimeElapsedColumn()
+    return columns.Progress(
+        *(known if known_total else unknown), console=console, transient=True, disable=not console.is_terminal
     )
 
 
