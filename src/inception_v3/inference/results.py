@@ -110,15 +110,15 @@ def _row(prediction: Prediction, columns: list[str]) -> list[str | float | None]
 class _LineFile:
     """A text file that is appended to line by line, each line written at once.
 
-    A killed run may leave an incomplete last line. `locked_path`, by default `path`, is locked until `close()`. Raises InputError if another
-    process is writing to it.
+    A killed run may leave an incomplete last line. `locked_path` (by default `path`) is locked until `close()`. Raises
+    InputError if another process is writing to it.
     """
 
     def __init__(self, path: Path, locked_path: Path | None = None) -> None:
         self.path = path
         with ExitStack() as stack:
-            if not stack.enter_context(file_lock(locked_path or path, on_wait=None)):
-                raise InputError(f"{path}: another run is writing to it; wait for that run, or choose another --out")
+            if not stack.enter_context(file_lock(out := locked_path or path, on_wait=None)):
+                raise InputError(f"{out}: another run is writing to it; wait for that run, or choose another --out")
             self._file = stack.enter_context(path.open("ab", buffering=0))
             self.close = stack.pop_all().close
 

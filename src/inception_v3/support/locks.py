@@ -36,10 +36,10 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
         yield file is not None
     finally:
         if file is not None and not file.closed:
-            if os.fstat(file.fileno()).st_nlink:  # else the name may belong to the lock file of another process
-                Path(file.name).unlink()
             _held.discard(file)
-            file.close()
+            with file:
+                if os.fstat(file.fileno()).st_nlink:  # else the name may belong to the lock file of another process
+                    Path(file.name).unlink()
 
 
 def _acquire(path: Path, *, wait: bool) -> IO[bytes] | None:
