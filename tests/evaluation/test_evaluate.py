@@ -477,10 +477,15 @@ def test_models_with_different_classes_are_not_averaged(run: Run, saved: Callabl
 
 def test_output_paths_are_checked_before_the_evaluation(run: Run, saved: Callable[..., Path], pets: Path) -> None:
     file = saved()
-    for option, path in (("--report", file / "page.html"), ("--csv", pets)):
-        status, out, err = run("no-such-model", pets, option, path)
-        assert (status, out) == (1, "")
-        assert f"{path}: cannot be written" in one_line(err)
+    for option, path, expected, message in (
+        ("--report", file / "page.html", 1, "cannot be written (Not a directory)"),
+        ("--csv", pets, 2, "is a folder; name a file in it"),
+        ("--csv", file, 2, "is an input and would be lost"),
+        ("--csv", next(pets.rglob("*.png")), 2, "is an input and would be lost"),
+    ):
+        status, out, err = run(file, pets, option, path)
+        assert (status, out) == (expected, "")
+        assert f"{path}: {message}" in one_line(err)
 
 
 def test_the_figures_are_printed_although_the_disk_is_full(

@@ -198,6 +198,18 @@ def test_two_runs_do_not_write_to_one_file(tmp_path: Path, kind: str) -> None:
     assert rows(out) == [("a.png", "a")]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_results_file_is_refused(tmp_path: Path, kind: str) -> None:
+    (device := tmp_path / f"device.{kind}").symlink_to("/dev/null")
+    other = tmp_path / f"other.{kind}"
+    other.write_text("mine") if kind == "parquet" else other.mkdir()
+    for out in (device, other):
+        with pytest.raises(InputError, match=r"not a file|is a file|is a folder") as error:
+            open_results(out, ABOUT, top=1, resume=False)
+        assert error.value.exit_status == 2
+    assert device.is_char_device()
+
+
 # ---------------------------------------------------------------------------------------------- changed folders
 
 

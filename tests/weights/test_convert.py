@@ -341,6 +341,31 @@ def test_the_destination_may_be_the_source(tmp_path: Path, random_model: Build, 
     ]
 
 
+def test_the_source_is_not_replaced_by_a_file_that_holds_less(
+    tmp_path: Path, random_model: Build, convert: Command
+) -> None:
+    model = random_model()
+    model.class_names = [f"class {number}" for number in range(model.settings.num_classes)]
+    path = saved(tmp_path, model).rename(tmp_path / "model.ckpt")
+    before = path.read_bytes()
+    (link := tmp_path / "link.ckpt").symlink_to(path)
+    for destination in (path, link):
+        message = refused(convert, path, destination, "--to", "tf-slim")
+        assert "it is the source and would lose class names; choose another name" in message
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a Linux device")
+def test_devices_are_written_to_and_not_replaced(tmp_path: Path, random_model: Build, convert: Command) -> None:
+    path = saved(tmp_path, random_model())
+    assert convert(path, "/dev/null", "--to", "native")[0] == 0
+    assert "the disk is full" in refused(convert, path, "/dev/full", "--to", "native")
+    assert "a format of several files needs a file name" in refused(
+        convert, path, "/dev/null", "--to", "tf-slim", status=2
+    )
+    assert all(Path("/dev", name).is_char_device() for name in ("null", "full"))
+
+
 def test_a_checkpoint_in_format_v1_is_replaced_so_that_it_does_not_hide_the_new_one(
     tmp_path: Path, random_model: Build, convert: Command
 ) -> None:

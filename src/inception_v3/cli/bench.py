@@ -59,7 +59,7 @@ def bench(
     chosen_engines = _split_list("--engines", engines, tuple(ENGINES))
     chosen_precisions = _split_list("--precisions", precisions, tuple(MIN_AGREEMENT))
     if plot is not None:
-        _check_plot(plot)
+        _check_plot(plot, images or [])
     from inception_v3.images.find import expand
 
     sources = list(expand(images)) if images else None
@@ -89,9 +89,12 @@ def bench(
         )
     if plot is not None:
         from inception_v3.reports.plots import speeds
+        from inception_v3.support.files import atomic_write
 
         rows = [(row.engine, row.precision, row.batch_size, row.images_per_second) for row in result.rows]
-        speeds(rows, {precision: peak / result.operations for precision, peak in result.peak.items()}, plot)
+        relative_peaks = {precision: peak / result.operations for precision, peak in result.peak.items()}
+        with atomic_write(plot) as temporary:
+            speeds(rows, relative_peaks, temporary)
     if as_json:
         print(json.dumps(asdict(result)))
     else:
@@ -111,14 +114,14 @@ def _split_list(option: str, value: str | None, known: tuple[str, ...]) -> tuple
     return names
 
 
-def _check_plot(path: Path) -> None:
+def _check_plot(path: Path, images: list[str]) -> None:
     from inception_v3.support.files import check_writable
     from inception_v3.support.packages import require_packages
 
     if path.suffix != ".png":
         raise InputError(f"{path}: the name must end in .png", exit_status=2)
     require_packages(("matplotlib",), "--plot", "train")
-    check_writable(path)
+    check_writable(path, images)
 
 
 def _table(result: "BenchResult") -> "Table":

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +42,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert weights between frameworks and verify that the outputs match."""
+    from inception_v3.support.files import is_stdout
     from inception_v3.weights.convert import convert
 
     status = messages.status("")
@@ -63,10 +65,12 @@ def convert(
         )
     finally:
         status.stop()
-    if as_json:
-        print(json.dumps(asdict(conversion)))
-    else:
-        _report(conversion)
+    # The file may have been written to the standard output: nothing may follow it there.
+    with redirect_stdout(sys.stderr) if is_stdout(destination) else nullcontext():
+        if as_json:
+            print(json.dumps(asdict(conversion)))
+        else:
+            _report(conversion)
 
 
 def _report(conversion: "Conversion") -> None:

@@ -99,7 +99,7 @@ def evaluate(
     from inception_v3.support.files import check_writable
 
     for file in filter(None, (report, table)):
-        check_writable(file)  # before hours of work
+        check_writable(file, [*options.models, data])  # before hours of work
 
     import torch
 

@@ -65,9 +65,11 @@ def export(
     from inception_v3.support.files import check_writable, checksum
     from inception_v3.weights.load import load
 
-    folders = [load_format(name).suffix for name in FORMATS if load_format(name).is_folder]
+    formats = {format.suffix: format for format in map(load_format, FORMATS)}
+    inputs = [path for path in (model, weights_file, *(images or ())) if path]
     for file in files.values():
-        check_writable(file if file.suffix not in folders else file.with_name(f"{file.name}.trial"))
+        for part in formats[file.suffix].files(file) or [file.with_name(f"{file.name}.trial")]:
+            check_writable(part, inputs)
     network = load(model, weights_file=weights_file)
     assert network.origin is not None
     weights = checksum(network.origin.file)

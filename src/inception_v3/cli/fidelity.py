@@ -103,7 +103,7 @@ def fidelity(
 
     for path in (save_statistics, html):
         if path is not None:
-            check_writable(path)
+            check_writable(path, filter(None, (generated, reference, weights_file)))
     picked = pick_device(device)
     if precision == "bf16" and not has_bf16(picked):
         warn("this CPU has no bf16 instructions: --precision bf16 will be slower than fp32")

@@ -17,7 +17,7 @@ from inception_v3.data.labelled_images import LabelledImages, LazyImageFile
 from inception_v3.data.labels import MAX_LABEL, read_label_names
 from inception_v3.data.sequences import PackedStrings
 from inception_v3.errors import InputError
-from inception_v3.support.files import atomic_write, cache_folder
+from inception_v3.support.files import cache_folder, write_text
 from inception_v3.support.progress import progress_bar
 from inception_v3.support.text import printable
 
@@ -116,6 +116,6 @@ def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:
     started = time.perf_counter()
     index = index_file(file)
     if time.perf_counter() - started > MIN_SECONDS_TO_CACHE:
-        with suppress(InputError), atomic_write(cached) as temporary:
-            temporary.write_text(json.dumps(asdict(index)), "utf-8")
+        with suppress(InputError):
+            write_text(cached, json.dumps(asdict(index)))
     return index

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.data.splits import SplitReaders
 from inception_v3.errors import InputError
+from inception_v3.support.files import file_lock
 
 TORCHVISION_SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
@@ -59,6 +59,5 @@ def _download(kind: Any, root: Path, train: bool) -> Any:
     try:
         return kind(str(root), train=train)
     except Exception:  # missing, or another process is still unpacking it
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{kind.__name__}.lock"):
+        with file_lock(root / kind.__name__):
             return kind(str(root), train=train, download=True)  # keeps the files that are already there

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.feature_rows import FeatureRows
 from inception_v3.fidelity.frechet import Gaussian, frechet_distance
-from inception_v3.fidelity.progress import Advance, ignore
 from inception_v3.fidelity.statistics import gaussian
+from inception_v3.support.progress import Advance, ignore
 
 FeaturesOrGaussian = NDArray[np.float32] | FeatureRows | Gaussian
 RowIndices = NDArray[np.intp]  # empty for a distribution

@@ -23,12 +23,12 @@ from inception_v3.fidelity.feature_rows import FeatureRow, FeatureRows, FeatureR
 from inception_v3.fidelity.image_sets import ImageSet
 from inception_v3.fidelity.network import EngineFeatures, FeatureNetwork
 from inception_v3.fidelity.options import FidelityOptions
-from inception_v3.fidelity.progress import Advance, ignore
 from inception_v3.fidelity.rounding import REVISION
 from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, StoredImage, content_key, decode_image
 from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
 from inception_v3.support.cpu import core_count
+from inception_v3.support.progress import Advance, ignore
 
 MAX_LISTED = 1000  # unreadable images whose reasons are kept
 STORED_FACTS = struct.Struct(f"<II?10s{KEY_BYTES}s")  # ImageFacts in the feature store

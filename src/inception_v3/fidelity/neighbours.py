@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.feature_rows import FeatureMatrix, Float64Array, row_blocks
-from inception_v3.fidelity.progress import Advance, ignore
+from inception_v3.support.progress import Advance, ignore
 
 PRECISION_K, DENSITY_K = 3, 5  # the neighbour whose distance is the radius of a ball
 

@@ -11,11 +11,11 @@ from PIL import Image
 
 from inception_v3.errors import InputError, NoScoreError
 from inception_v3.fidelity.neighbours import nearest_neighbours
-from inception_v3.fidelity.progress import StartStep, no_progress
 from inception_v3.fidelity.result import ComparedSet, FidelityResult, format_scores
 from inception_v3.fidelity.scores import neighbour_scores
 from inception_v3.fidelity.stored_image import decode_image
 from inception_v3.reports.pages import thumbnail, write_page
+from inception_v3.support.progress import StartStep, no_progress
 
 SHOWN, NEIGHBOURS, THUMBNAIL = 8, 5, 112
 

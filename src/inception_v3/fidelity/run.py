@@ -12,11 +12,11 @@ from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.image_sets import open_image_set
 from inception_v3.fidelity.network import FeatureNetwork, load_network
 from inception_v3.fidelity.options import FidelityOptions
-from inception_v3.fidelity.progress import StartStep, no_progress
 from inception_v3.fidelity.result import ComparedSet, FidelityResult
 from inception_v3.fidelity.scores import check_covariance, check_score_names, compute_scores
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
 from inception_v3.inference.feature_store import FeatureStore
+from inception_v3.support.progress import StartStep, no_progress
 
 CALIBRATION_IMAGES = 300  # the most images that int8 is calibrated on
 # The effect of a lower precision on FID is measured on at least this many images, and this fraction, of each set. 16

@@ -20,8 +20,8 @@ from inception_v3.fidelity.neighbours import (
     compare_neighbours,
     distance_count,
 )
-from inception_v3.fidelity.progress import StartStep, no_progress
 from inception_v3.fidelity.result import ComparedSet, FidelityResult
+from inception_v3.support.progress import StartStep, no_progress
 
 
 @dataclass(frozen=True)

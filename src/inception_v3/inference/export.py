@@ -8,9 +8,9 @@ network's own (exported/description.py).
 import os
 import random
 import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
 from inception_v3.inference.pipeline import prepared_pixels
 from inception_v3.inference.quantise import BATCH_SIZE, MIN_IMAGES, check_calibration_images, quantise
-from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.files import atomic_write, staging_folder, write_error, write_target
 from inception_v3.support.packages import require_packages
 from inception_v3.weights.model import InceptionV3
 
@@ -97,8 +97,8 @@ def export(
         any_size=any_size,
         weights=checksum,
     )
-    with tempfile.TemporaryDirectory(prefix="inception-v3-") as folder:
-        file = Path(folder) / f"model{out.suffix}"
+    with _staging_folder(out, format) as folder:
+        file = folder / f"model{out.suffix}"
         progress("calibrating int8; this takes minutes" if precision == "int8" else "writing the network")
         description = _write(file, format, graph, description, prepared, reference, min_agreement)
         if not format.runs_here:
@@ -111,8 +111,21 @@ def export(
                 out, format.run(file, precision, graph.outputs), reference, prepared, description, min_agreement
             )
             format.write_description(file, description.to_json())
-        _move(file, format.weights_suffix, out)
+        _move(file, format, out)
     return description
+
+
+@contextmanager
+def _staging_folder(out: Path, format: ExportFormat) -> Iterator[Path]:
+    """A temporary folder beside `out`. Raises InputError: it cannot be created, or `out` cannot be written."""
+    if format.is_folder and out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file, but a {format.suffix} is a folder; move or delete it")
+    target = Path(os.path.realpath(out)) if format.is_folder else write_target(out)
+    try:
+        with staging_folder(target.parent) as folder:
+            yield folder
+    except OSError as error:
+        raise write_error(out, error) from error
 
 
 def _select_format(out: Path, precision: Precision) -> ExportFormat:
@@ -214,31 +227,25 @@ def _check(
     return description
 
 
-def _move(file: Path, weights_suffix: str, out: Path) -> None:
-    """Copy a file or folder to `out`, and first the file of its weights. A file is replaced only by a complete file."""
-    if file.is_dir():
-        _move_folder(file, out)
-    else:
-        for suffix in filter(None, (weights_suffix, file.suffix)):
-            with atomic_write(out.with_suffix(suffix)) as temporary:
-                shutil.copyfile(file.with_suffix(suffix), temporary)
+def _move(file: Path, format: ExportFormat, out: Path) -> None:
+    """Move a file or folder to `out`, and first the file of its weights."""
+    if format.is_folder:
+        _move_folder(file, Path(os.path.realpath(out)))
+    for part, target in zip(format.files(file), format.files(out), strict=True):
+        with atomic_write(target) as temporary:
+            shutil.move(part, temporary)
 
 
 def _move_folder(folder: Path, out: Path) -> None:
-    """Copy a folder to `out`. An existing folder is renamed first, and renamed back if the copy fails."""
-    if out.is_file():
-        raise InputError(f"{out}: is a file, but a .mlpackage is a folder; move or delete it")
-    new, old = (out.with_name(f".{out.name}.{os.getpid()}.{part}") for part in ("partial", "before"))
+    """Move a folder to `out`. An existing folder is renamed to .NAME.before first, and renamed back after an error."""
+    old = out.with_name(f".{out.name}.before")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, new)
         if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
             out.rename(old)
-        new.rename(out)
+        folder.rename(out)
     except OSError as error:
-        if old.exists() and not out.exists():
+        if old.exists():
             old.rename(out)
         raise write_error(out, error) from error
-    finally:
-        for remains in (new, old):
-            shutil.rmtree(remains, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -9,6 +9,7 @@ import glob
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
@@ -22,7 +23,7 @@ import numpy as np
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.predict import Prediction
-from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.files import atomic_write, check_writable, file_lock, is_stream, write_error, write_text
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -56,6 +57,12 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
     check_results_path(path)
     about_path = path.with_name(f"{path.name}.about.json")
     try:
+        if path.suffix.lower() != ".parquet":
+            check_writable(path)
+        elif path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file, but Parquet results are a folder; choose another name", exit_status=2)
+        if is_stream(path):
+            raise InputError(f"{path}: not a file, so results cannot be kept in it; use --json > {path}", exit_status=2)
         exists = path.exists() and (path.is_dir() or path.stat().st_size > 0)
         if exists and not resume:
             raise InputError(
@@ -64,8 +71,7 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
         if exists:
             _check_about(path, about_path, about)
         else:
-            with atomic_write(about_path) as file:
-                file.write_text(json.dumps(about, ensure_ascii=False, indent=2) + "\n", "utf-8")
+            write_text(about_path, json.dumps(about, ensure_ascii=False, indent=2) + "\n")
         if path.suffix.lower() == ".parquet":
             return ParquetResults(path, top, about)
         return CsvResults(path, top) if path.suffix.lower() == ".csv" else JsonLinesResults(path)
@@ -104,22 +110,17 @@ def _row(prediction: Prediction, columns: list[str]) -> list[str | float | None]
 class _LineFile:
     """A text file that is appended to line by line, each line written at once.
 
-    A killed run may leave an incomplete last line. Raises InputError if another process is writing to the file.
+    A killed run may leave an incomplete last line. `locked_path` (by default `path`) is locked until `close()`. Raises
+    InputError if another process is writing to it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, locked_path: Path | None = None) -> None:
         self.path = path
-        self._file = path.open("ab", buffering=0)
-        try:
-            import fcntl
-
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{path}: another run is writing to it; wait for that run, or choose another --out"
-            ) from error
-        except (ImportError, OSError):  # Windows, or a network file system without locks
-            pass
+        with ExitStack() as stack:
+            if not stack.enter_context(file_lock(out := locked_path or path, on_wait=None)):
+                raise InputError(f"{out}: another run is writing to it; wait for that run, or choose another --out")
+            self._file = stack.enter_context(path.open("ab", buffering=0))
+            self.close = stack.pop_all().close
 
     def complete_lines(self) -> Iterator[tuple[int, bytes]]:
         """The lines with their numbers, from 1. An incomplete last line is cut off."""
@@ -138,9 +139,6 @@ class _LineFile:
                 unwritten = unwritten[self._file.write(unwritten) :]
         except OSError as error:
             raise write_error(self.path, error) from error
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class JsonLinesResults(_LineFile):
@@ -214,7 +212,7 @@ class ParquetResults:
         for pending in path.parent.glob(f"{glob.escape(path.name)}.*.unfinished.jsonl"):
             if pending != self._pending_path:  # moved already: the run was killed before it deleted the lines
                 pending.unlink()
-        self._pending, self._pending_count = JsonLinesResults(self._pending_path), 0
+        self._pending, self._pending_count = JsonLinesResults(self._pending_path, path), 0
 
     def finished(self) -> Iterator[tuple[str, bool]]:
         for part in self._parts():
@@ -230,7 +228,7 @@ class ParquetResults:
         self._pending_count += 1
         if self._pending_count >= ROWS_PER_PART:
             self.close()
-            self._pending = JsonLinesResults(self._pending_path)
+            self._pending = JsonLinesResults(self._pending_path, self._folder)
 
     def close(self) -> None:
         """Move the pending predictions into a Parquet file, and delete their JSON lines."""

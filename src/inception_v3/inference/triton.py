@@ -5,7 +5,7 @@ from pathlib import Path
 from inception_v3.inference.engines.base import LOGITS, PIXELS_INPUT
 from inception_v3.inference.exported.description import Description
 from inception_v3.network.architecture import end_points
-from inception_v3.support.files import atomic_write
+from inception_v3.support.files import write_text
 
 _CONFIG = """name: "inception_v3"
 backend: "onnxruntime"
@@ -37,5 +37,4 @@ def write_triton(repository: Path, description: Description) -> None:
     config = _CONFIG.format(name=PIXELS_INPUT, height=height, width=width, outputs=",\n".join(outputs))
     class_names = "".join(" ".join(name.split()) + "\n" for name in description.names())
     for file_name, text in (("labels.txt", class_names), ("config.pbtxt", config)):
-        with atomic_write(repository / "inception_v3" / file_name) as temporary:
-            temporary.write_text(text, "utf-8")
+        write_text(repository / "inception_v3" / file_name, text)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from matplotlib import style
@@ -61,7 +61,7 @@ def reliability_diagram(
     confidence: NDArray[np.floating],
     accuracy: NDArray[np.floating],
     error: float,
-    file: Path | BinaryIO,
+    file: IO[bytes],
     *,
     dark: bool = False,
 ) -> None:
@@ -72,7 +72,7 @@ def reliability_diagram(
         confidence: their mean confidence, of shape (bins,); ignored for an empty bin.
         accuracy: the fraction of them predicted correctly, of shape (bins,); ignored for an empty bin.
         error: the expected calibration error, for the title.
-        file: the PNG file to write.
+        file: the PNG is written to it.
         dark: draw for a dark page.
     """
     with style.context("dark_background" if dark else "default"):

@@ -7,7 +7,6 @@ date) in NAME.partial.version. The next attempt, in this process or another, req
 
 import hashlib
 import http.client
-import os
 import shutil
 import time
 import urllib.error
@@ -22,7 +21,7 @@ from typing import IO, Any
 from rich.console import Console
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import file_lock, write_error
+from inception_v3.support.files import file_lock, replace, write_error
 from inception_v3.support.progress import progress_bar
 
 TIMEOUT = 20.0  # seconds without a byte
@@ -138,9 +137,7 @@ def _install(url: str, received: _PartialFile, file: Path, unpack: Callable[[Pat
         if unpack is not None:
             unpack(received.path, file)
         else:
-            with received.path.open("rb") as written:
-                os.fsync(written.fileno())
-            received.path.replace(file)
+            replace(received.path, file)
     except ValueError as error:
         received.discard()
         raise DownloadError(f"{url}: {error}, and it was deleted") from error

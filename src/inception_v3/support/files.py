@@ -1,60 +1,187 @@
-"""Atomic writes, file locks, checksums, and the cache folder."""
+"""Atomic writes, locks on files, checksums, and the cache folder.
+
+Every file that this package writes goes through `atomic_write`, except files that grow line by line (the results of
+`predict`), downloads, which can be resumed, databases, and the files of other packages' trackers.
+"""
 
 import errno
 import hashlib
 import os
+import platform
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from inception_v3.errors import InputError
+from inception_v3.support.locks import exclusive_lock
+
+STAGING = ".inception-v3."  # names of staging folders start with this, followed by the name of the machine
+DAY = 24 * 3600.0  # seconds
+REPORT_SUFFIXES = (".csv", ".htm", ".html", ".npz")  # files that may be written into a folder of inputs again
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
+    """Yield a temporary path, and move the file written there to `path` when the block ends without an error.
 
-    After an error, an interrupt or a kill the previous file is still complete.
-    Raises InputError: the disk is full, or the folder cannot be written.
+    The temporary file is in a folder beside `path`. Missing folders are created. After an error, an interrupt or a kill
+    the previous file is still complete. The result depends on what `path` is:
+
+    - A regular file is replaced. It keeps its permissions, and its owner if this process may set it; a new file gets
+      the permissions of the umask. Other hard links to the file keep the old content. A file without write permission
+      is refused.
+    - A symbolic link stays, and the file that it points to is replaced, or created in an existing folder.
+    - A device, a FIFO or this process's standard output is written to, after the temporary file is complete.
+    - A folder or a socket is refused.
+
+    Raises InputError: refused as above, the disk is full, or the folder cannot be written.
     """
-    temporary = _temporary_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0o077)  # the umask can only be read by setting another, so set it and set it back
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # some libraries create files that only the owner can read
-        temporary.replace(path)
+        target = write_target(path)
+        with staging_folder(target.parent) as folder:
+            temporary = folder / path.name
+            temporary.touch()
+            mode = temporary.stat().st_mode  # some libraries create files that only the owner can read
+            yield temporary
+            if is_stream(path):
+                with temporary.open("rb") as file, _open_stream(path) as stream:
+                    shutil.copyfileobj(file, stream, 1 << 20)
+                return
+            with suppress(FileNotFoundError):
+                old = target.stat()
+                mode = old.st_mode
+                with suppress(PermissionError):
+                    os.chown(temporary, old.st_uid, old.st_gid)
+            temporary.chmod(stat.S_IMODE(mode))
+            replace(temporary, target)
     except Exception as error:
         raise write_error(path, error) from error
-    finally:
-        with suppress(OSError):  # the file or its folder does not exist
-            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, as `atomic_write` does. Raises InputError."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a complete file, so that even a power failure leaves the old or the new file. Raises OSError."""
+    with source.open("rb") as written:
+        os.fsync(written.fileno())
+    source.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    with suppress(OSError):  # some file systems cannot synchronise a folder
+        os.fsync(folder)
+    os.close(folder)
 
 
 @contextmanager
-def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold an exclusive lock on `path` across processes. The file itself need not exist.
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new empty folder for incomplete files, inside `parent`, and delete it at the end.
 
-    `on_wait` is called once if another process holds the lock. Raises InputError: the folder cannot be written.
+    `parent` is created, and deleted again if nothing is in it at the end.
+
+    Staging folders that killed processes left in `parent` are deleted: those of this machine at once, those of other
+    machines after a day, because locks may not reach from one machine to another. A folder in use is locked, and stays.
+    Raises OSError.
     """
-    from filelock import FileLock, Timeout
+    own = f"{STAGING}{platform.node()}."
+    with ExitStack() as stack:
+        for missing in reversed([folder for folder in (parent, *parent.parents) if not folder.exists()]):
+            missing.mkdir(exist_ok=True)
+            stack.callback(_remove_if_empty, missing)
+        for left in parent.glob(f"{STAGING}*.partial"):
+            with suppress(OSError):  # another process deletes it, or it belongs to another user
+                if left.name.startswith(own) or time.time() - left.stat().st_mtime > DAY:
+                    _remove_if_unlocked(left)
+        folder = None
+        while folder is None:
+            new = Path(tempfile.mkdtemp(".partial", own, parent))
+            with suppress(FileNotFoundError):  # another process has found it before it was locked, and deleted it
+                stack.enter_context(exclusive_lock(new / ".lock", on_wait=lambda: None))
+                folder = new
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        (files := folder / "files").mkdir()
+        yield files
 
+
+def _remove_if_unlocked(folder: Path) -> None:
+    with exclusive_lock(folder / ".lock") as locked:
+        if locked:
+            shutil.rmtree(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def write_target(path: Path) -> Path:
+    """The file that a write to `path` replaces. For a device, a file in the folder for temporary files.
+
+    Raises InputError, as `atomic_write`, if nothing can be written there.
+    """
+    target = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink() and not target.parent.is_dir():
+            raise InputError(
+                f"{path}: is a symbolic link into the missing folder {target.parent}; create it, or delete the link",
+                exit_status=2,
+            ) from None
+        return target
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: is a folder; name a file in it", exit_status=2)
+    if stat.S_ISSOCK(mode):
+        raise InputError(f"{path}: is a socket, which cannot be written; name a file", exit_status=2)
+    if not is_stdout(path) and not os.access(path, os.W_OK):
+        raise InputError(f"{path}: is read-only; choose another name, or allow writing: chmod u+w")
+    return Path(tempfile.gettempdir(), path.name) if is_stream(path) else target
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether `path` is this process's standard output, such as /dev/stdout."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:  # no such file, or the standard output is closed
+        return False
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is a device, a FIFO or this process's standard output, which must not be replaced by a file."""
+    return path.exists() and ((not path.is_file() and not path.is_dir()) or is_stdout(path))
+
+
+def _open_stream(path: Path) -> IO[bytes]:
+    if not is_stdout(path):
+        return path.open("wb")
+    sys.stdout.flush()
+    return os.fdopen(os.dup(1), "wb")  # opening /dev/stdout again would write to the start of a redirected file
+
+
+@contextmanager
+def file_lock(path: Path, on_wait: Callable[[], None] | None = lambda: None) -> Iterator[bool]:
+    """Hold an exclusive lock on `path`, which need not exist; its folder is created. See locks.exclusive_lock.
+
+    `on_wait` is called once if another process holds the lock, before waiting. None: do not wait, but yield False.
+    Raises InputError: the folder cannot be written.
+    """
+    real = Path(os.path.realpath(path))
+    with ExitStack() as stack:
         try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            on_wait()
-            held = lock.acquire()
-    except OSError as error:
-        raise write_error(path, error) from error
-    with held:
-        yield
+            real.parent.mkdir(parents=True, exist_ok=True)
+            locked = stack.enter_context(exclusive_lock(real.with_name(f".{real.name}.lock"), on_wait))
+        except OSError as error:
+            raise write_error(path, error) from error
+        yield locked
 
 
 def cache_folder(*parts: str) -> Path:
@@ -69,20 +196,28 @@ def cache_folder(*parts: str) -> Path:
     return Path(base, "inception-v3", *parts)
 
 
-def check_writable(path: Path) -> None:
-    """Raise InputError if `atomic_write` to `path` is certain to fail. Call this before hours of work."""
+def check_writable(path: Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise InputError if `atomic_write` to `path` is certain to fail or to destroy an input. Call it before long work.
+
+    `inputs` are the paths that the command reads; other strings are ignored. `path` must not be one of these files. In
+    one of these folders, an existing file is only replaced if its suffix is in REPORT_SUFFIXES.
+    """
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _temporary_path(path).touch()
-        _temporary_path(path).unlink()
+        target = write_target(path)
+        if path.exists() and not is_stream(path) and any(_is_input(target, Path(given)) for given in inputs):
+            raise InputError(f"{path}: is an input and would be lost; choose another name", exit_status=2)
+        with staging_folder(target.parent):
+            pass
     except OSError as error:
         raise write_error(path, error) from error
 
 
-def _temporary_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+def _is_input(file: Path, given: Path) -> bool:
+    try:
+        in_folder = file.suffix not in REPORT_SUFFIXES and file.is_relative_to(given.resolve(strict=True))
+        return in_folder or file.samefile(given)  # also another hard link
+    except OSError:  # not a path
+        return False
 
 
 def checksum(file: Path) -> str:

@@ -1,51 +1,57 @@
-"""Progress bars: a live line on a terminal, nothing in a file or a pipe."""
+"""Progress displays: a live line on a terminal, nothing in a file or a pipe. Also the types of progress callbacks."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 REFRESH_SECONDS = 0.2  # between two updates of the image counter
 Item = TypeVar("Item")
+# Called with each amount of work that is done.
+Advance = Callable[[int], None]
+# Called when a step begins, with its name and total amount of work (None: unknown); returns the step's `Advance`.
+StartStep = Callable[[str, int | None], Advance]
 
 
-def progress_bar(console: Console, *, count_bytes: bool = False) -> Progress:
-    """Return a bar that counts items, or the bytes of a download.
+def ignore(amount: int) -> None:
+    """An `Advance` that shows nothing."""
 
-    A bar of items has a `figures` field for changing text in its tasks: `bar.add_task(text, total=n, figures="")`.
+
+def no_progress(step: str, total: int | None) -> Advance:
+    """A `StartStep` that shows nothing."""
+    return ignore
+
+
+def progress_bar(console: "Console", *, count_bytes: bool = False, known_total: bool = True) -> "Progress":
+    """Return a bar that counts items, or the bytes of a download, and estimates the time that remains.
+
+    A bar of items has a `figures` field for changing text in its tasks: `bar.add_task(text, total=n, figures="")`. If
+    the total is not known, the elapsed time is shown.
     """
-    items = MofNCompleteColumn(), TextColumn("{task.fields[figures]}")
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *((DownloadColumn(), TransferSpeedColumn()) if count_bytes else items),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+    from rich import progress as columns
+
+    counts = columns.MofNCompleteColumn(), "{task.fields[figures]}"
+    known = (
+        "{task.description}",
+        columns.BarColumn(),
+        *((columns.DownloadColumn(), columns.TransferSpeedColumn()) if count_bytes else counts),
+        *("ETA", columns.TimeRemainingColumn()),
+    )
+    unknown = columns.SpinnerColumn(), "{task.completed:,} {task.description}", counts[1], columns.TimeElapsedColumn()
+    return columns.Progress(
+        *(known if known_total else unknown), console=console, transient=True, disable=not console.is_terminal
     )
 
 
 @contextmanager
-def image_counter(console: Console) -> Iterator[Callable[[int], None]]:
+def image_counter(console: "Console") -> Iterator[Callable[[int], None]]:
     """Show a live count of images whose total is not known. Yields a function to call with the count so far."""
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,} images"), TextColumn("{task.fields[figures]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, figures="")
+    with progress_bar(console, known_total=False) as bar:
+        task = bar.add_task("images", total=None, figures="")
         started = updated = time.monotonic()
 
         def update(count: int) -> None:

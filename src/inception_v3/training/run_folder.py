@@ -17,12 +17,13 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.files import atomic_write, file_lock, write_error, write_text
 from inception_v3.support.packages import missing_packages
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
@@ -78,7 +79,7 @@ class RunFolder:
         self.tracker: trackers.Tracker = trackers.Trackers((), path, {})
         trackers.check_installed(track)
         self._track = [*([] if self.missing else ["tensorboard"]), *(name for name in track if name != "tensorboard")]
-        self._lock: Any = None
+        self._lock = ExitStack()
         self._replaces_old_run = False  # the old run stays until the new run starts
         if not writer:
             return
@@ -88,13 +89,8 @@ class RunFolder:
             raise InputError(
                 f"{path}: already holds {held} --overwrite to replace it, or give another --out", exit_status=2
             )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(path)
-            for unfinished in [*path.glob(".*.partial"), *(path / CHECKPOINTS).glob(".*.partial")]:
-                unfinished.unlink()  # left by a process that was killed
-        except OSError as error:
-            raise write_error(path, error) from error
+        if not self._lock.enter_context(file_lock(path / "run", on_wait=None)):
+            raise InputError(f"{path}: in use by another training; wait for it, or give another --out")
         self._replaces_old_run = not (resume and self._states())
 
     def remove_old_run(self) -> None:
@@ -195,26 +191,11 @@ class RunFolder:
 
     def close(self) -> None:
         self.tracker.close()
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
     def _write(self, name: str, text: str) -> None:
         if self.writer:
-            with atomic_write(self.path / name) as temporary:
-                temporary.write_text(text, "utf-8")
-
-
-def _locked(path: Path) -> Any:
-    """An open file in the folder that no other process can lock until this process closes it or ends."""
-    import fcntl
-
-    file = (path / ".lock").open("w")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, it is not inherited by worker processes
-    except (BlockingIOError, PermissionError) as error:
-        file.close()
-        raise InputError(f"{path}: in use by another training; wait for it, or give another --out") from error
-    return file
+            write_text(self.path / name, text)
 
 
 def training_images(model_path: Path) -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inception_v3.errors import InputError
+from inception_v3.support.files import write_text
 from inception_v3.support.packages import install_command, missing_packages
 
 PROJECT = "inception-v3"  # MLflow's experiment, W&B's project
@@ -53,7 +54,7 @@ class MLflow:
             experiment = self._client.get_experiment_by_name(PROJECT)
             number = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
             self._run = self._client.create_run(number, run_name=run.resolve().name).info.run_id
-            (run / "mlflow_run.txt").write_text(self._run)
+            write_text(run / "mlflow_run.txt", self._run)
             self._client.log_batch(self._run, params=[Param(key, str(value)) for key, value in settings.items()])
 
     def log(self, step: int, figures: dict[str, float]) -> None:
@@ -81,7 +82,7 @@ class WandB:
             id=stored_id or None,
             resume="allow" if stored_id else None,
         )
-        (run / "wandb_run.txt").write_text(self._run.id)
+        write_text(run / "wandb_run.txt", self._run.id)
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         self._run.log(figures, step=step)

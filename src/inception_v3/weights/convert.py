@@ -1,11 +1,11 @@
 """Convert weights between frameworks and verify that the outputs match."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -13,7 +13,14 @@ from torch.func import functional_call
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.support.files import write_error
+from inception_v3.support.files import (
+    atomic_write,
+    check_writable,
+    is_stream,
+    staging_folder,
+    write_error,
+    write_target,
+)
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.registry import find_writer, formats_by_suffix
 from inception_v3.weights.formats.weights import Weights, fold_gamma
@@ -115,13 +122,23 @@ def convert(
             conversion.check = _check(conversion, format, staged, expected, pixels, reloaded, python)
         if not allow_difference:
             _require_equal_outputs(conversion)
+        _require_no_loss(conversion, model.origin.file)
     return conversion
+
+
+def _require_no_loss(conversion: Conversion, source: Path) -> None:
+    """Raise InputError if the source would be replaced by a file that holds less."""
+    destination = Path(conversion.destination)
+    lost = conversion.dropped + conversion.reasons
+    if lost and destination.exists() and destination.samefile(source):
+        raise InputError(
+            f"{destination}: not written, because it is the source and would lose {lost[0]}; choose another name"
+        )
 
 
 def _requested_formats(destination: Path, to: str | None) -> list[WritableFormat]:
     """The formats to choose from. Raises InputError, before anything is read, for a destination that cannot work."""
-    if destination.is_dir():
-        raise InputError(f"{destination}: is a folder; name the file to write in it", exit_status=2)
+    check_writable(destination)
     if to is not None:
         format = find_writer(to)
         _check_suffix(destination, format)
@@ -171,31 +188,28 @@ def _dropped(model: InceptionV3, reloaded: InceptionV3) -> list[str]:
 
 @contextmanager
 def _staged(destination: Path) -> Iterator[Path]:
-    """Yield a path of the same name in a temporary folder; then move what was written there to the destination.
+    """Yield a path of the same name in a temporary folder; then move the files written there to the destination.
 
-    After an error nothing is moved, folders created for the destination are removed, and the message names the
-    destination instead of the temporary path.
+    After an error nothing is moved, and the message names the destination instead of the temporary path.
     """
-    created = [folder for folder in destination.absolute().parents if not folder.exists()]
     staged = destination
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".inception-v3.", dir=destination.parent) as temporary:
-            staged = Path(temporary) / destination.name
+        with staging_folder(write_target(destination).parent) as folder:
+            staged = folder / destination.name
             yield staged
-            written = sorted(Path(temporary).iterdir())  # a checkpoint's data is moved before its index
+            written = sorted(folder.iterdir())  # a checkpoint's data is moved before its index
+            is_prefix = staged not in written
+            if is_prefix and is_stream(destination):
+                raise InputError(f"{destination}: a format of several files needs a file name", exit_status=2)
             for file in written:
-                file.replace(destination.with_name(file.name))
-            if staged not in written:  # a checkpoint's prefix: a file of that name would be read instead
+                with atomic_write(destination.with_name(file.name)) as temporary:
+                    shutil.move(file, temporary)
+            if is_prefix:  # a file of the name of a checkpoint's prefix would be read instead
                 destination.unlink(missing_ok=True)
     except InputError as error:
         raise InputError(str(error).replace(str(staged), str(destination)), exit_status=error.exit_status) from error
     except OSError as error:
         raise write_error(destination, error) from error
-    finally:
-        for folder in created:
-            with suppress(OSError):  # it holds the destination, or something else
-                folder.rmdir()
 
 
 # ----------------------------------------------------------------------------------------------------- comparing

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 
-from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.files import write_error, write_text
 from inception_v3.weights.formats import native
 from inception_v3.weights.published import CONFIG, Hub, find_published, parse_repository
 from inception_v3.weights.read import MODEL_FILE, read_source, read_weights
@@ -96,8 +96,7 @@ class HubMixin(
         model = cast("InceptionV3", self)
         native.FORMAT.write(model.to_weights(), save_directory / MODEL_FILE)
         config = {**model.settings, "preprocessing": asdict(model.preprocessing), "class_names": model.class_names}
-        with atomic_write(save_directory / CONFIG) as temporary:
-            temporary.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        write_text(save_directory / CONFIG, json.dumps(config, indent=2) + "\n")
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Create the repository `repo_id` if it does not exist, upload the model, and return the commit's address.

@@ -56,6 +56,11 @@ class ExportFormat(ABC):
         """Checksum of the exported weights; "" if the format protects them itself."""
         return checksum(path.with_suffix(self.weights_suffix)) if self.weights_suffix else ""
 
+    def files(self, out: Path) -> list[Path]:
+        """The files of an exported network: that of its weights first; empty for a folder."""
+        suffixes = () if self.is_folder else (self.weights_suffix, out.suffix)
+        return [out.with_suffix(suffix) for suffix in suffixes if suffix]
+
     @abstractmethod
     def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
         """Convert a graph to the format's model object."""

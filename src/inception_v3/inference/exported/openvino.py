@@ -42,4 +42,8 @@ class OpenvinoFormat(ExportFormat):
     def save(self, model: Any, file: Path, description: Description) -> None:
         import openvino
 
-        openvino.save_model(model, file, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, file, compress_to_fp16=False)
+        except RuntimeError:  # without the system's error: write more, so that the system reports it again
+            file.with_suffix(".trial").write_bytes(bytes(1 << 20))
+            raise

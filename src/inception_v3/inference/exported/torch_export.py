@@ -1,5 +1,6 @@
 """torch.export: a .pt2 file with the description among its extra files."""
 
+import io
 import warnings
 import zipfile
 from pathlib import Path
@@ -52,8 +53,10 @@ class TorchExportFormat(ExportFormat):
     def save(self, model: Any, file: Path, description: Description) -> None:
         import torch
 
+        buffer = io.BytesIO()  # PyTorch aborts the process if the disk is full
         with warnings.catch_warnings(action="ignore"):
-            torch.export.save(model, file)
+            torch.export.save(model, buffer)
+        file.write_bytes(buffer.getbuffer())
 
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
         import torch

@@ -4,6 +4,7 @@ The names are those of torchvision/models/inception.py, which timm/models/incept
 pytorch-fid and torch-fidelity took over. They follow from the architecture table by a rule over a branch's kernels.
 """
 
+import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,13 @@ def can_hold_aux(weights: Weights) -> bool:
     return "AuxLogits.Conv2d_2a_5x5.weights" in weights.tensors
 
 
-def save(path: Path, weights: Weights, aux: bool, save_file: Callable[[Any, Path], None] = torch.save) -> None:
+def _save_pickle(state_dict: Any, path: Path) -> None:
+    buffer = io.BytesIO()  # on a full disk, torch.save would not report the reason
+    torch.save(state_dict, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def save(path: Path, weights: Weights, aux: bool, save_file: Callable[[Any, Path], None] = _save_pickle) -> None:
     """Write the state dict under their names: a missing gamma is 1, counters are 0, all else is bit for bit the same.
 
     Raises InputError, with `path` and the variable, if the network is cut or has other widths; or if the file cannot be
