@@ -36,7 +36,7 @@ def progress_bar(console: Console, *, count_bytes: bool = False) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=console.quiet or not console.is_terminal,
     )
 
 

@@ -6,9 +6,9 @@ the scale of the pixels, and therefore in every score. To add one, write a file 
 
 from dataclasses import replace
 
-from inception_v3.errors import InputError
 from inception_v3.fidelity.conventions import adm, clean_fid, pytorch_fid, tensorflow, torch_fidelity
 from inception_v3.fidelity.conventions.base import Convention as Convention
+from inception_v3.support.text import choose
 
 CONVENTIONS = {
     convention.name: convention
@@ -38,7 +38,4 @@ def find_convention(like: str | None = None, mode: str | None = None) -> Convent
         return DEFAULT
     name = ":".join(part for part in (like or "clean-fid", mode) if part).lower()
     name = name.replace("_", "-").replace("clean-fid-", "clean-fid:")
-    name = "clean-fid" if name == "clean-fid:clean" else name
-    if name not in CONVENTIONS:
-        raise InputError(f"--like {name}: no such convention; choose from {', '.join(CONVENTIONS)}", exit_status=2)
-    return CONVENTIONS[name]
+    return CONVENTIONS[choose("--like", "clean-fid" if name == "clean-fid:clean" else name, CONVENTIONS)]
