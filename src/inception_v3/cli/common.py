@@ -56,7 +56,7 @@ def choice(
 
     def parse(value: str) -> Any:
         if several:
-            return Names(choose(option, name, choices) for name in value.split(","))
+            return Names(dict.fromkeys(choose(option, name, choices) for name in value.split(",")))
         return convert(choose(option, str(value), choices))
 
     listed = f"{', '.join(choices)}{'; several, separated by commas' if several else ''}"
@@ -70,10 +70,10 @@ precision_option = partial(choice, "--precision", help="Precision of the network
 engine_option = partial(choice, "--engine", help="Engine that runs the network")
 
 MODEL_HELP = "A run folder, a file of any format, or a name such as torchvision:IMAGENET1K_V1 or hf:owner/name."
-DATA_HELP = (
-    "digits, a folder of class/image files, with or without train/ and val/, or another address (docs/data.md)."
-)
+DATA_HELP = "digits, a folder of class/image files, with or without train/ and val/, or another address (docs/data.md)."
 DEVICE_HELP = "Device to compute on: cpu, cuda, cuda:1 ...; gpu for OpenVINO."
+DEPTH_HELP = "Factor on the number of channels of every layer."
+MIN_AGREEMENT_HELP = "Minimum fraction of images, 0 to 1, with the top class of fp32, for a lower precision."
 MAX_SEED = 2**63 - 1
 
 WeightsFile = Annotated[
@@ -158,6 +158,7 @@ def check_report_files(report: Path | None, table: Path | None, as_json: bool = 
 
 
 def is_stdout(file: Path | None) -> bool:
+    """Whether the value of --csv stands for standard output."""
     return file == Path("-")
 
 

@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from inception_v3.cli.common import (
+    DATA_HELP,
     MODEL_HELP,
     BatchSize,
+    CsvFile,
     Device,
     Json,
+    ReportFile,
     WeightsFile,
     Workers,
+    check_report_files,
+    choice,
     choose_worker_count,
+    detail,
+    is_stdout,
     messages,
+    model_option,
     output,
+    precision_option,
     unreadable_lines,
     warn,
     warn_unreadable,
@@ -47,27 +56,26 @@ class EvaluateOptions:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="digits, a folder of class/image files, with or without train/ and val/, or another address "
-            "(docs/data.md)."
-        ),
-    ],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
     others: Annotated[
         list[str] | None,
-        typer.Option("--with", help="Another model for an ensemble: the softmax is averaged. Repeat for more."),
+        model_option(
+            "--with", metavar="MODEL", help="Another model for an ensemble: the softmax is averaged. Repeat for more."
+        ),
     ] = None,
-    crops: Annotated[int, typer.Option(help="Crops per image: 1, 12 or 144.")] = 1,
+    crops: Annotated[int, choice("--crops", ("1", "12", "144"), "Crops per image", convert=int, heading="Data")] = 1,
     weights: Annotated[
         str,
-        typer.Option(help="ema (running average of the weights) or raw (weights of the newest training state)."),
+        choice(
+            "--weights",
+            ("ema", "raw"),
+            "The running average of a run's weights, or the weights of its newest training state",
+            heading="Model",
+        ),
     ] = "ema",
-    precision: Annotated[str, typer.Option(help="fp32, or bf16, which is faster.")] = "fp32",
-    report: Annotated[
-        Path | None, typer.Option(help="Write an HTML report to FILE.html, or to report.html in a folder.")
-    ] = None,
-    table: Annotated[Path | None, typer.Option("--csv", help="Write a CSV file with a row for each image.")] = None,
+    precision: Annotated[str, precision_option(("fp32", "bf16"))] = "fp32",
+    report: ReportFile = None,
+    table: CsvFile = None,
     batch_size: BatchSize = 32,
     device: Device = None,
     weights_file: WeightsFile = None,
@@ -75,21 +83,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on held-out images: top-1, top-5, recall and precision of every class, and calibration."""
-    for option, value, choices in (
-        ("--crops", crops, (1, 12, 144)),
-        ("--weights", weights, ("ema", "raw")),
-        ("--precision", precision, ("fp32", "bf16")),
-    ):
-        if value not in choices:
-            raise InputError(f"{option} must be {' or '.join(map(str, choices))}, not {value}", exit_status=2)
     options = EvaluateOptions([model, *(others or ())], weights, data, crops, cast("EvaluationPrecision", precision))
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        report /= "report.html"
-    from inception_v3.support.files import check_writable
-
-    for file in filter(None, (report, table)):
-        check_writable(file)  # before hours of work
-
+    report = check_report_files(report, table, as_json)
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.evaluate import evaluate_models
     from inception_v3.support.devices import has_bf16, pick_device
@@ -106,6 +101,7 @@ def evaluate(
         images = load_held_out(data, networks[0].class_names, *seen)
         if workers is None:  # with many crops a worker needs much memory, and two keep the network busy
             workers = min(choose_worker_count(None, len(images), data), 8 if crops == 1 else 2)
+        detail(f"{len(images)} images on {torch_device}, decoded by {workers or 'this process'}")
         with progress_bar(messages) as progress:
             bar = progress.add_task("evaluating", total=len(images), figures="", visible=processes.rank == 0)
             metrics = evaluate_models(
@@ -141,6 +137,7 @@ def _load(
             _load_raw_weights(network, network.origin.file) if options.weights == "raw" else network.origin.file
         )
         networks.append(network)
+        detail(f"{name}: loaded {files[-1]}")
         if (
             network.class_names != networks[0].class_names
             or network.settings.num_classes != networks[0].settings.num_classes
@@ -196,7 +193,7 @@ def _report(
     }
     if as_json:
         print(json.dumps(settings | metrics.as_dict(), allow_nan=False))
-    else:
+    elif not is_stdout(table):
         _show(metrics)
     if metrics.unanswered:
         warn(

@@ -3,23 +3,40 @@
 import math
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inception_v3.cli.common import (
-    MAX_SEED,
+    DATA_HELP,
     MODEL_HELP,
     BatchSize,
+    Cache,
     Device,
+    Epochs,
+    ImageSize,
     Json,
+    LearningRate,
+    LogEvery,
+    NoCache,
+    Overwrite,
+    Resume,
+    Seed,
     WeightsFile,
     Workers,
+    check_only_one,
     check_outside_data,
+    check_seed,
     choose_worker_count,
     default_run_folder,
+    detail,
     messages,
+    note,
+    output_option,
+    precision_option,
     print_run,
+    training_option,
     unreadable_lines,
     warn,
     warn_unreadable,
@@ -34,60 +51,56 @@ if TYPE_CHECKING:
 
 def finetune(
     weights: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="digits, a folder of class/image files, with or without train/ and val/, or another address "
-            "(docs/data.md)."
-        ),
-    ],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
     out: Annotated[
-        Path | None, typer.Option(help="The run folder: model, figures, plots. By default runs/ and the data's name.")
+        Path | None,
+        output_option(
+            metavar="FOLDER", help="The run folder: model, figures, plots.", show_default="runs/ and the data's name"
+        ),
     ] = None,
     unfreeze: Annotated[
         str | None,
-        typer.Option(
+        training_option(
+            metavar="NAME,...",
             help="Further layers to train after the last layer has been trained: end points, prefixes of their names "
-            "such as Mixed_7, or all. NAME=FACTOR scales the learning rate, by default by 0.1."
+            "such as Mixed_7, or all. NAME=FACTOR scales the learning rate, by default by 0.1.",
         ),
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of the features of earlier runs. By default in ~/.cache.")
-    ] = None,
+    cache: Cache = None,
+    no_cache: NoCache = False,
     l2: Annotated[
         float | None,
-        typer.Option(help="L2 penalty on the last layer. By default chosen on held-out training images."),
+        training_option(
+            metavar="PENALTY",
+            help="L2 penalty on the last layer.",
+            show_default="chosen on held-out training images",
+        ),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help="Precision of the features: fp32, or bf16, which is faster where the hardware has it."),
-    ] = "fp32",
-    image_size: Annotated[int | None, typer.Option(help="Height and width of the network's input, 75 or more.")] = None,
+    precision: Annotated[str, precision_option(("fp32", "bf16"))] = "fp32",
+    image_size: ImageSize = None,
     batch_size: BatchSize = 32,
-    recipe: Annotated[str, typer.Option(help="For --unfreeze: a recipe's name, or a .toml file.")] = "finetune",
-    epochs: Annotated[int | None, typer.Option(help="For --unfreeze: passes over the training images.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="For --unfreeze: learning rate of the last layer.")
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, max=MAX_SEED, help="For --unfreeze: seed for the order of the images and augmentation."),
-    ] = 0,
+    recipe: Annotated[str, training_option(metavar="NAME", help="A recipe's name, or a .toml file.")] = "finetune",
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    seed: Seed = 0,
     device: Device = None,
     workers: Workers = None,
     weights_file: WeightsFile = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    log_every: LogEvery = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a trained network on new classes.
 
-    The last layer is trained on features that are computed once; --unfreeze then trains more layers.
+    The last layer is trained on features that are computed once; --unfreeze then trains more layers. --recipe,
+    --epochs, --learning-rate, --seed, --log-every and --resume are for --unfreeze.
     """
-    from inception_v3.cli.train import check_only_one, show_resume_command, warn_of_missing
+    from inception_v3.cli.train import show_resume_command, warn_of_missing
 
-    check_only_one(resume, overwrite)
-    _check_options(l2, precision, resume_head=resume and unfreeze is None)
+    check_only_one(resume=resume, overwrite=overwrite)
+    check_seed(seed)
+    _check_options(l2, resume_head=resume and unfreeze is None)
     folder = out or default_run_folder(data)
     check_outside_data(data, folder)
     from inception_v3.training.recipe import TrainingOptions, load_recipe
@@ -114,8 +127,14 @@ def finetune(
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
     if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
         raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
-    bottleneck_cache = BottleneckCache(cache or cache_folder("bottlenecks"))
-    with RunFolder(folder, overwrite=overwrite, resume=resume) as run:
+    detail(
+        f"{loaded.origin and loaded.origin.file} on {local_device}: {len(train_set)} training images, {len(test_set)} held out"
+    )
+    with (
+        TemporaryDirectory() as unused_cache,
+        RunFolder(folder, overwrite=overwrite, resume=resume) as run,
+    ):
+        bottleneck_cache = BottleneckCache(Path(unused_cache) if no_cache else cache or cache_folder("bottlenecks"))
         if factors is not None:
             warn_of_missing(run)
         try:
@@ -130,11 +149,13 @@ def finetune(
                     unfreeze=factors,
                     recipe=chosen_recipe,
                     start="given weights" if factors is None else _name_and_checksum(loaded),
-                    options=TrainingOptions(seed, choose_worker_count(workers, len(train_set), data)),
+                    options=TrainingOptions(
+                        seed, choose_worker_count(workers, len(train_set), data), log_every=log_every
+                    ),
                     console=messages,
                 )
         except KeyboardInterrupt:
-            messages.print("the features computed so far are kept; run the same command again to continue")
+            note("the features computed so far are kept; run the same command again to continue")
             raise
     if result.head and result.head.cache_error:
         warn(f"features are not cached, and the next run will compute them again: {result.head.cache_error}")
@@ -142,12 +163,10 @@ def finetune(
     print_run(run, data, result.metrics, as_json, weights=weights, head=result.head and _head_as_dict(result.head))
 
 
-def _check_options(l2: float | None, precision: str, *, resume_head: bool) -> None:
+def _check_options(l2: float | None, *, resume_head: bool) -> None:
     """Check the options before anything slow is imported. Raises InputError for options that cannot work."""
     if l2 is not None and not 0 <= l2 < math.inf:
         raise InputError(f"--l2 must be zero or more, not {l2}", exit_status=2)
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"--precision must be fp32 or bf16, not {precision}", exit_status=2)
     if resume_head:
         raise InputError(
             "--resume works only with --unfreeze; leave it out: cached features are reused anyway", exit_status=2
