@@ -5,7 +5,6 @@ and messages about wrong options therefore appear at once, and `predict` starts 
 """
 
 import errno
-import inspect
 import os
 import sys
 import threading
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial, wraps
 from importlib import import_module
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from inception_v3 import __version__
-from inception_v3.cli.common import Quiet, Verbose, detail, print_message, set_verbosity, verbosity, warn
+from inception_v3.cli.common import HEADINGS, Quiet, Verbose, detail, print_message, set_verbosity, verbosity, warn
 from inception_v3.errors import InputError
 from inception_v3.support.text import suggest
 
@@ -66,15 +66,19 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
         return partial(command, **options)
 
     common = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
         for name, annotation in COMMON_OPTIONS.items()
     ]
-    signature = inspect.signature(command)
+    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in signature(command).parameters.values()]
     parsed.__annotations__ = command.__annotations__ | COMMON_OPTIONS
-    parsed.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), *common]
-    )
+    parsed.__signature__ = Signature(sorted([*own, *common], key=_heading_index))  # type: ignore[attr-defined]
     return parsed
+
+
+def _heading_index(parameter: Parameter) -> int:
+    """The index of a parameter's heading in --help, where typer keeps the order of the parameters; arguments first."""
+    heading = parameter.annotation.__metadata__[0].rich_help_panel
+    return HEADINGS.index(heading) if heading in HEADINGS else -1
 
 
 def _replace_renamed(command: str, *arguments: str) -> list[str]:

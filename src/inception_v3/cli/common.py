@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 # ----------------------------------------------------------------------------------------------------- options
 
-# Options with a heading in --help.
+HEADINGS = ("Model", "Data", "Training", "Output", "Running")  # of the options in --help
 model_option, data_option, training_option, output_option, running_option = (
-    partial(typer.Option, rich_help_panel=heading) for heading in ("Model", "Data", "Training", "Output", "Running")
+    partial(typer.Option, rich_help_panel=heading) for heading in HEADINGS
 )
 
 

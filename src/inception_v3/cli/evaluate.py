@@ -101,7 +101,7 @@ def evaluate(
         images = load_held_out(data, networks[0].class_names, *seen)
         if workers is None:  # with many crops a worker needs much memory, and two keep the network busy
             workers = min(choose_worker_count(None, len(images), data), 8 if crops == 1 else 2)
-        detail(f"{len(images)} images on {torch_device}, decoded by {workers or 'this process'}")
+        detail(f"{len(images)} images on {torch_device}, {workers} worker processes")
         with progress_bar(messages) as progress:
             bar = progress.add_task("evaluating", total=len(images), figures="", visible=processes.rank == 0)
             metrics = evaluate_models(

@@ -142,9 +142,7 @@ def fidelity(
         kid_subset_size=kid_subset_size,
         is_splits=is_splits,
     )
-    detail(
-        f"as {convention.name}, on {picked}, with {options.callers()} networks at once; {options.cache_folder() or 'no cache'}"
-    )
+    detail(f"as {convention.name}, on {picked}, {options.callers()} network threads; cache {options.cache_folder()}")
     result = _score_with_progress(generated, reference, options)
     if not save_statistics and all(value is None for value in result.scores.values()):
         reason = result.notes[0] if result.notes else f"no {scores}: needs a REFERENCE, a second set"

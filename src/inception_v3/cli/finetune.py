@@ -127,9 +127,7 @@ def finetune(
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
     if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
         raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
-    detail(
-        f"{loaded.origin and loaded.origin.file} on {local_device}: {len(train_set)} training images, {len(test_set)} held out"
-    )
+    detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     with (
         TemporaryDirectory() as unused_cache,
         RunFolder(folder, overwrite=overwrite, resume=resume) as run,

@@ -121,10 +121,9 @@ def train(
         train_set, test_set = load_data(data)
         detail(f"{len(train_set)} training images, {len(test_set)} held out, on {own}")
         options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every, log_every)
+        trackers = [*chain(*(track or ()))]
         run = stack.enter_context(
-            RunFolder(
-                out, overwrite=overwrite, resume=resume, keep=keep, track=[*chain(*(track or ()))], writer=is_first
-            )
+            RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=trackers, writer=is_first)
         )
         if is_first:
             warn_of_missing(run)

@@ -53,8 +53,8 @@ def open_results(
         resume: continue an existing file; create it if it does not exist.
         overwrite: delete an existing file first.
 
-    Raises InputError if the file exists and neither `resume` nor `overwrite` is given, if it was written with another `about`, if another
-    process is writing to it, or if it cannot be written.
+    Raises InputError if the file exists and neither `resume` nor `overwrite` is given, if it was written with another
+    `about`, if another process is writing to it, or if it cannot be written.
     """
     check_results_path(path)
     about_path = path.with_name(f"{path.name}.about.json")

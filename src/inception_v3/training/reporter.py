@@ -28,7 +28,7 @@ class TrainingReporter:
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def report_step(self, progress: TrainingProgress, loss: float, accuracy: float, gradient_norm: float) -> None:
-        """Log the figures of a step to the trackers, and print them, if they are due; show those of the epoch on the bar.
+        """Log and print the figures of a step, if they are due; show those of the epoch so far on the bar.
 
         They are due every `log_every` steps. Without it, the trackers get every tenth step and nothing is printed.
         """
