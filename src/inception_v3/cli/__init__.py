@@ -82,16 +82,16 @@ def _heading_index(parameter: Parameter) -> int:
 
 
 def _replace_renamed(command: str, *arguments: str) -> list[str]:
-    """Replace the option names of 0.1.0 by those of now, with a warning for each."""
+    """Replace the spelling of options in 0.1.0 by that of now, with a warning for each."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     replaced: list[str] = []
-    for argument, following in zip(arguments[:end], (*arguments[1:end], ""), strict=True):
+    for argument, following in zip(arguments[:end], [*arguments[1:], ""][:end], strict=True):
         name, separator, value = argument.partition("=")
         new = RENAMED.get(command, {}).get(name, name)
         if (command, argument) == ("fidelity", "--csv") and following != "-" and not following.endswith(".csv"):
             new = "--csv=-"  # it took no file, and printed the table
         if new != name:
-            warn(f"{name} is called {new} now; the old name will be removed in the next release")
+            warn(f"{name}: write {new} instead; the old spelling will be removed in the next release")
         replaced.append(new + separator + value)
     return [*replaced, *arguments[end:]]
 

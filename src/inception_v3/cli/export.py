@@ -47,12 +47,7 @@ def export(
     ] = None,
     precision: Annotated[
         Names | None,
-        precision_option(
-            PRECISIONS,
-            help="Precision of the network, or several if OUT is a folder",
-            several=True,
-            show_default="fp32",
-        ),
+        precision_option(PRECISIONS, several=True, show_default="fp32"),
     ] = None,
     images: Annotated[
         list[str] | None,
@@ -60,7 +55,7 @@ def export(
     ] = None,
     end_points: Annotated[
         Names | None,
-        choice("--end-points", END_POINTS, "Export features: the end points", several=True, heading="Output"),
+        choice("--end-points", END_POINTS, "Export these end points, as features", several=True, heading="Output"),
     ] = None,
     any_size: Annotated[
         bool, output_option("--any-size", help="Accept images of any size; needs a network with global_pool.")
