@@ -60,10 +60,8 @@ def choice(
         return convert(choose(option, str(value), choices))
 
     listed = f"{', '.join(choices)}{'; several, separated by commas' if several else ''}"
-    metavar = "NAME,..." if several else "NAME"
-    return typer.Option(
-        option, parser=parse, metavar=metavar, help=f"{help}: {listed}.", rich_help_panel=heading, **settings
-    )
+    settings = {"metavar": "NAME,..." if several else "NAME"} | settings
+    return typer.Option(option, parser=parse, help=f"{help}: {listed}.", rich_help_panel=heading, **settings)
 
 
 precision_option = partial(choice, "--precision", help="Precision of the network")

@@ -63,7 +63,9 @@ def evaluate(
             "--with", metavar="MODEL", help="Another model for an ensemble: the softmax is averaged. Repeat for more."
         ),
     ] = None,
-    crops: Annotated[int, choice("--crops", ("1", "12", "144"), "Crops per image", convert=int, heading="Data")] = 1,
+    crops: Annotated[
+        int, choice("--crops", ("1", "12", "144"), "Crops per image", convert=int, heading="Data", metavar="N")
+    ] = 1,
     weights: Annotated[
         str,
         choice(
