@@ -1,5 +1,6 @@
 """`inception-v3 bench`: its table, wrong and missing engines, other libraries, and what is left behind: nothing."""
 
+import csv
 import dataclasses
 import json
 import signal
@@ -118,6 +119,23 @@ def test_json_holds_the_whole_result(
     assert printed["machine"]["versions"]["onnxruntime"]
     assert (requested["engines"], requested["precisions"]) == (("onnxruntime",), ("fp32", "int8"))
     assert (requested["batch_sizes"], requested["rounds"], requested["peers"]) == ([1, 2], 3, True)
+
+
+def test_report_and_csv_write_files_and_the_table_is_printed(
+    result: BenchResult, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "bench", lambda model, **options: result)
+    status, out, _ = run("bench", model, "--report", tmp_path / "page.html", "--csv", tmp_path / "table.csv")
+    assert status == 0
+    assert "images/s" in out
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "<th>images/s</th>" in page
+    assert f"<td>{result.rows[0].images_per_second:,.1f}</td>" in page
+    header, *rows = csv.reader((tmp_path / "table.csv").read_text("utf-8").splitlines())
+    assert header == [field.name for field in dataclasses.fields(result.rows[0])]
+    assert [row[0] for row in rows] == [row.engine for row in result.rows]
+    assert [float(row[3]) for row in rows] == [row.images_per_second for row in result.rows]
+    assert run("bench", model, "--csv", "-")[1].splitlines()[0] == ",".join(header)
 
 
 def test_the_table_is_not_cut_in_a_pipe(

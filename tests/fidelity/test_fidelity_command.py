@@ -102,6 +102,22 @@ def test_csv_has_a_header_and_one_row_with_the_values_of_json(
     assert row.keys() > KEYS
 
 
+def test_the_spellings_of_0_1_0_work_with_a_warning(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    new = run(*sets, "--csv", "-", "--report", tmp_path / "new.html")[1]
+    for old in (("--csv", *sets), (*sets, "--csv")):
+        status, out, err = run("--html", tmp_path / "old.html", *old)
+        assert (status, out) == (0, new)
+        assert [line for line in err.splitlines() if "instead; the old spelling" in line] == [
+            "--html: write --report instead; the old spelling will be removed in the next release",
+            "--csv: write --csv=- instead; the old spelling will be removed in the next release",
+        ]
+        assert (tmp_path / "old.html").exists()
+    status, out, _ = run(*sets, "--csv", tmp_path / "scores.csv")
+    assert status == 0
+    assert "kid" in out, "the table is printed too"
+    assert (tmp_path / "scores.csv").read_text("utf-8") == new
+
+
 def test_the_table_shows_scores_intervals_and_warnings(run: Run, sets: tuple[Path, Path]) -> None:
     status, out, err = run(*sets)
     assert status == 0

@@ -19,6 +19,7 @@ from inception_v3.errors import InputError
 from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from inception_v3.evaluation.evaluate import Metrics
@@ -136,6 +137,14 @@ def check_only_one(**given: bool) -> None:
 def check_seed(seed: int | None, maximum: int = MAX_SEED) -> None:
     if seed is not None and seed > maximum:
         raise InputError(f"--seed {seed}: too large; give at most {maximum}", exit_status=2)
+
+
+def check_bf16(precision: str, device: "torch.device") -> None:
+    """Raise InputError if --precision is bf16 and the device has no instructions for it."""
+    from inception_v3.support.devices import has_bf16
+
+    if precision == "bf16" and not has_bf16(device):
+        raise InputError(f"--precision bf16: this {device.type} does not support it; use fp32", exit_status=2)
 
 
 def check_report_files(report: Path | None, table: Path | None, as_json: bool = False) -> Path | None:

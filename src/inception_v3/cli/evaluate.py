@@ -17,6 +17,7 @@ from inception_v3.cli.common import (
     ReportFile,
     WeightsFile,
     Workers,
+    check_bf16,
     check_report_files,
     choice,
     choose_worker_count,
@@ -89,14 +90,13 @@ def evaluate(
     report = check_report_files(report, table, as_json)
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.evaluate import evaluate_models
-    from inception_v3.support.devices import has_bf16, pick_device
+    from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
     from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 
     torch_device = local_device(pick_device(device))
-    if precision == "bf16" and not has_bf16(torch_device):
-        raise InputError(f"--precision bf16: this {torch_device.type} does not support it; leave it out", exit_status=2)
+    check_bf16(precision, torch_device)
     with process_group(torch_device, remedy="start all processes again") as processes:
         networks, files = _load(options, weights_file, torch_device)
         seen = [training_images(network.origin.file) for network in networks if network.origin is not None]

@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ from inception_v3.cli.common import (
     Seed,
     WeightsFile,
     Workers,
+    check_bf16,
     check_only_one,
     check_outside_data,
     check_seed,
@@ -46,6 +48,7 @@ from inception_v3.support.files import cache_folder, checksum
 
 if TYPE_CHECKING:
     from inception_v3.finetuning.finetune import TrainedHead
+    from inception_v3.training.recipe import Recipe
     from inception_v3.weights.model import InceptionV3
 
 
@@ -103,23 +106,19 @@ def finetune(
     _check_options(l2, resume_head=resume and unfreeze is None)
     folder = out or default_run_folder(data)
     check_outside_data(data, folder)
-    from inception_v3.training.recipe import TrainingOptions, load_recipe
-
-    chosen_recipe = load_recipe(recipe).with_options(epochs=epochs, learning_rate=learning_rate)
-    if data == "digits" and recipe == "finetune":
-        chosen_recipe = chosen_recipe.with_options(augment="handwriting")  # most mirrored digits are not digits
+    chosen_recipe = _load_recipe(recipe, data, epochs, learning_rate)
     from inception_v3.data import load_data
     from inception_v3.finetuning.bottlenecks import BottleneckCache
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
-    from inception_v3.support.devices import has_bf16, pick_device
+    from inception_v3.support.devices import pick_device
+    from inception_v3.training.recipe import TrainingOptions
     from inception_v3.training.run_folder import BEST_FILE, RunFolder
     from inception_v3.weights.load import load
     from inception_v3.weights.read import MODEL_FILE
 
     factors = None if unfreeze is None else rate_factors(unfreeze)
     local_device = pick_device(device)
-    if precision == "bf16" and not has_bf16(local_device):
-        raise InputError(f"--precision bf16: this {local_device.type} does not support it; use fp32", exit_status=2)
+    check_bf16(precision, local_device)
     train_set, test_set = load_data(data)
     loaded = load(weights, local_device, weights_file=weights_file)
     model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
@@ -129,10 +128,10 @@ def finetune(
         raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
     detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     with (
-        TemporaryDirectory() as unused_cache,
+        TemporaryDirectory() if no_cache else nullcontext(cache or cache_folder("bottlenecks")) as features_folder,
+        nullcontext(BottleneckCache(Path(features_folder))) as bottleneck_cache,  # before there is a run folder
         RunFolder(folder, overwrite=overwrite, resume=resume) as run,
     ):
-        bottleneck_cache = BottleneckCache(Path(unused_cache) if no_cache else cache or cache_folder("bottlenecks"))
         if factors is not None:
             warn_of_missing(run)
         try:
@@ -153,7 +152,8 @@ def finetune(
                     console=messages,
                 )
         except KeyboardInterrupt:
-            note("the features computed so far are kept; run the same command again to continue")
+            if not no_cache:
+                note("the features computed so far are kept; run the same command again to continue")
             raise
     if result.head and result.head.cache_error:
         warn(f"features are not cached, and the next run will compute them again: {result.head.cache_error}")
@@ -171,6 +171,16 @@ def _check_options(l2: float | None, *, resume_head: bool) -> None:
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("finetune runs in one process; start it without torchrun", exit_status=2)
+
+
+def _load_recipe(recipe: str, data: str, epochs: int | None, learning_rate: float | None) -> "Recipe":
+    """Load the recipe and apply the options. Raises InputError: no such recipe, or a value that cannot work."""
+    from inception_v3.training.recipe import load_recipe
+
+    chosen = load_recipe(recipe).with_options(epochs=epochs, learning_rate=learning_rate)
+    if data == "digits" and recipe == "finetune":
+        return chosen.with_options(augment="handwriting")  # most mirrored digits are not digits
+    return chosen
 
 
 def _head_as_dict(head: "TrainedHead") -> dict[str, Any]:
