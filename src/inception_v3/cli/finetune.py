@@ -112,9 +112,8 @@ def finetune(
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
     from inception_v3.support.devices import pick_device
     from inception_v3.training.recipe import TrainingOptions
-    from inception_v3.training.run_folder import BEST_FILE, RunFolder
+    from inception_v3.training.run_folder import RunFolder
     from inception_v3.weights.load import load
-    from inception_v3.weights.read import MODEL_FILE
 
     factors = None if unfreeze is None else rate_factors(unfreeze)
     local_device = pick_device(device)
@@ -124,8 +123,7 @@ def finetune(
     model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
     if factors is not None and not chosen_recipe.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
-    if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
-        raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
+    _check_start(weights, folder)
     detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     with (
         TemporaryDirectory() if no_cache else nullcontext(cache or cache_folder("bottlenecks")) as features_folder,
@@ -171,6 +169,15 @@ def _check_options(l2: float | None, *, resume_head: bool) -> None:
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("finetune runs in one process; start it without torchrun", exit_status=2)
+
+
+def _check_start(weights: str, folder: Path) -> None:
+    """Raise InputError if the run would replace the weights to start from."""
+    from inception_v3.training.run_folder import BEST_FILE
+    from inception_v3.weights.read import MODEL_FILE
+
+    if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
+        raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
 
 
 def _load_recipe(recipe: str, data: str, epochs: int | None, learning_rate: float | None) -> "Recipe":
