@@ -1,5 +1,6 @@
 """`inception-v3 bench`: its table, wrong and missing engines, other libraries, and what is left behind: nothing."""
 
+import csv
 import dataclasses
 import json
 import signal
@@ -105,8 +106,8 @@ def test_json_holds_the_whole_result(
 ) -> None:
     requested = {}
     monkeypatch.setattr(bench, "bench", lambda model, **options: requested.update(options) or result)
-    status, out, _ = run("bench", model, "--json", "--batch-size", 1, "--batch-size", 2, "--engines", "onnxruntime",
-                         "--precisions", "fp32,int8", "--rounds", 3, "--peers")  # fmt: skip
+    status, out, _ = run("bench", model, "--json", "--batch-size", 1, "--batch-size", 2, "--engine", "onnxruntime",
+                         "--precision", "fp32,int8", "--rounds", 3, "--peers")  # fmt: skip
     printed = json.loads(out)
     assert status == 0
     assert printed == json.loads(json.dumps(dataclasses.asdict(result)))
@@ -118,6 +119,23 @@ def test_json_holds_the_whole_result(
     assert printed["machine"]["versions"]["onnxruntime"]
     assert (requested["engines"], requested["precisions"]) == (("onnxruntime",), ("fp32", "int8"))
     assert (requested["batch_sizes"], requested["rounds"], requested["peers"]) == ([1, 2], 3, True)
+
+
+def test_report_and_csv_write_files_and_the_table_is_printed(
+    result: BenchResult, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "bench", lambda model, **options: result)
+    status, out, _ = run("bench", model, "--report", tmp_path / "page.html", "--csv", tmp_path / "table.csv")
+    assert status == 0
+    assert "images/s" in out
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "<th>images/s</th>" in page
+    assert f"<td>{result.rows[0].images_per_second:,.1f}</td>" in page
+    header, *rows = csv.reader((tmp_path / "table.csv").read_text("utf-8").splitlines())
+    assert header == [field.name for field in dataclasses.fields(result.rows[0])]
+    assert [row[0] for row in rows] == [row.engine for row in result.rows]
+    assert [float(row[3]) for row in rows] == [row.images_per_second for row in result.rows]
+    assert run("bench", model, "--csv", "-")[1].splitlines()[0] == ",".join(header)
 
 
 def test_the_table_is_not_cut_in_a_pipe(
@@ -291,7 +309,7 @@ def read_command_line(process: Path) -> bytes:
 
 
 def test_ctrl_c_leaves_no_process_and_no_file(model: Path, tmp_path: Path) -> None:
-    command = start("bench", model, "--engines", "onnxruntime", "--precisions", "fp32", "--rounds", 10_000,
+    command = start("bench", model, "--engine", "onnxruntime", "--precision", "fp32", "--rounds", 10_000,
                     log=tmp_path / "log", prepare=use_temporary_folder, given=(str(tmp_path),))  # fmt: skip
 
     def workers() -> list[Path]:
@@ -324,14 +342,14 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (
-            ["--engines", "tensorrt"],
-            "--engines: unknown name 'tensorrt'; choose from pytorch, compile, onnxruntime, openvino, ncnn",
+            ["--engine", "tensorrt"],
+            "--engine: no such value tensorrt; choose from pytorch, compile, onnxruntime, openvino, ncnn",
         ),
-        (["--precisions", "fp32,int4"], "--precisions: unknown name 'int4'"),
+        (["--precision", "fp32,int4"], "--precision: no such value int4"),
         (["--plot", "speeds.pdf"], "speeds.pdf: the name must end in .png"),
         (["--images", "nowhere"], "nowhere"),
-        (["--engines", "onnxruntime", "--precisions", "bf16"], "no engine here has that precision"),
-        (["--precisions", "int8"], "give some with --images"),
+        (["--engine", "onnxruntime", "--precision", "bf16"], "no engine here has that precision"),
+        (["--precision", "int8"], "give some with --images"),
     ],
 )
 def test_a_wrong_option_is_reported_in_one_line(run: Run, model: Path, options: list[str], message: str) -> None:
@@ -353,6 +371,6 @@ def test_a_network_without_logits_is_not_measured(random_model: Callable[..., In
 def test_images_that_cannot_be_read_are_an_error(tmp_path: Path, model: Path, run: Run) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.png").touch()
-    status, _, err = run("bench", model, "--images", tmp_path / "images", "--precisions", "fp32")
+    status, _, err = run("bench", model, "--images", tmp_path / "images", "--precision", "fp32")
     assert status == 1
     assert "none of the images drawn from --images can be read" in one_line(err)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import click
 import numpy as np
@@ -18,7 +19,10 @@ import typer
 from PIL import Image
 
 import inception_v3
+import options
 from inception_v3 import cli
+from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.engines.registry import PRECISIONS
 from inception_v3.network import architecture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -402,3 +406,181 @@ def test_a_pipe_closed_by_its_reader_ends_the_command_quietly(model: Path, tmp_p
     assert done.returncode == 0
     assert done.stdout.count("\n") == 1
     assert done.stderr.count("\n") == 1, "only the line that names the engine"
+
+
+# ------------------------------------------------------------------------------------------------- options
+
+
+def test_the_options_are_those_of_the_documentation() -> None:
+    """After a deliberate change, `python tests/options.py --write` updates the page."""
+    assert options.PAGE.read_text("utf-8") == options.page()
+
+
+def test_an_option_means_the_same_in_every_command() -> None:
+    for option in options.SHARED:
+        texts = {
+            parameter.help.split(":")[0]
+            for parameters in options.parameters().values()
+            for parameter in parameters
+            if option in parameter.opts and option != "--out"
+        }
+        assert len(texts) <= 1, option
+
+
+def test_the_choices_of_precision_are_all_precisions() -> None:
+    assert get_args(Precision) == PRECISIONS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trian", "digits"), "no such command trian; did you mean train?"),
+        (("frobnicate",), "no such command frobnicate; there are train, finetune, evaluate"),
+        (("bench", "--precison", "fp32"), "no such option --precison; did you mean --precision?"),
+        (("describe", "--jsn"), "no such option --jsn; did you mean --json?"),
+        (("predict", "model", "x.png", "--precision", "bf6"), "choose from fp32, bf16, fp16, int8; did you mean bf16?"),
+        (("predict", "model", "x.png", "--engine", "openvno"), "--engine: no such value openvno; choose from auto, "),
+        (("bench", "--engine", "onnxruntime,openvno"), "did you mean openvino?"),
+        (("bench", "--precision", "fp32,,bf16"), "--precision: no such value (empty)"),
+        (
+            ("finetune", "model", "digits", "--precision", "fp61"),
+            "no such value fp61; choose from fp32, bf16",
+        ),
+        (("evaluate", "model", "digits", "--weights", "row"), "choose from ema, raw; did you mean raw?"),
+        (("evaluate", "model", "digits", "--crops", "14"), "--crops: no such value 14; choose from 1, 12, 144"),
+        (("predict", "model", "x.png", "--decode", "scale"), "did you mean scaled?"),
+        (("convert", "model", "out", "--to", "kears"), "--to: no such value kears; choose from native, "),
+        (("export", "model", "out", "--to", "onx"), "did you mean onnx?"),
+        (("export", "model", "out", "--end-points", "Mixed_6e,Mixed_6f"), "--end-points: no such value Mixed_6f"),
+        (("train", "digits", "--out", "run", "--track", "mlflow,wandv"), "did you mean wandb?"),
+        (
+            ("train", "digits", "--out", "run", "--recipe", "photo"),
+            "or .toml file; did you mean photos?",
+        ),
+        (("fidelity", "a", "b", "--like", "clean-fd"), "did you mean clean-fid?"),
+        (("fidelity", "a", "b", "--mode", "legacy-pytroch"), "did you mean legacy-pytorch?"),
+        (("fidelity", "a", "b", "--precision", "fp16"), "choose from fp32, bf16, int8"),
+        (("evaluate", "model"), "Missing argument 'DATA'"),
+        (("bench", "--rounds", "0"), "'--rounds': 0 is not in the range"),
+        (("train", "digits", "--out", "run", "--seed", 2**63), "--seed 9223372036854775808: too large"),
+        (("describe", "--quiet", "--verbose"), "--quiet and --verbose: use only one of them"),
+    ],
+)
+def test_a_misspelt_word_is_reported_in_one_line_with_the_nearest_one(
+    run: Run, arguments: tuple[object, ...], message: str
+) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert message in one_line(err)
+    assert err.count("\n") == 1
+
+
+def test_a_choice_is_also_found_in_upper_case_and_with_underscores(run: Run) -> None:
+    _, _, err = run("export", "model", "a.onnx", "--precision", "FP32", "--to", "Torch_Export")
+    assert "a.onnx is not a file of format torch-export" in one_line(err)
+
+
+@pytest.mark.parametrize(("old", "new"), [("--precisions", "--precision"), ("--precisions=", "--precision")])
+def test_an_old_spelling_works_with_a_warning_and_is_not_in_the_help(run: Run, old: str, new: str) -> None:
+    arguments = [f"{old}int4"] if old.endswith("=") else [old, "int4"]
+    _, _, err = run("bench", *arguments)
+    warning, error = err.splitlines()
+    assert warning.startswith(f"{old.rstrip('=')}: write {new} instead")
+    assert error.startswith(f"error: {new}: no such value int4")
+    assert f"{old.rstrip('=')} " not in run("bench", "--help")[1]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_fits_the_terminal_and_cuts_nothing_off(run: Run, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERMINAL_WIDTH", str(width))
+    for command, parameters in options.parameters().items():
+        status, out, _ = run(command, "--help")
+        assert status == 0
+        assert max(map(len, out.splitlines())) <= width
+        assert "…" not in out
+        for parameter in parameters:
+            assert parameter.opts[0] in out
+
+
+def test_quiet_leaves_results_warnings_and_errors(run: Run, model: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.png")
+    status, out, err = run("predict", model, tmp_path / "images", "--quiet")
+    assert (status, err) == (0, "")
+    assert "cat " in out
+    (tmp_path / "images" / "b.png").write_text("hello")
+    status, _, err = run("predict", model, tmp_path / "images", "--quiet")
+    assert status == 1
+    assert "b.png" in err.splitlines()[0]
+    assert "1 of 2 images" in one_line(err)
+    assert ": the fastest" in run("predict", model, tmp_path / "images" / "a.png")[2], "a note without --quiet"
+
+
+def test_quiet_training_prints_only_its_result_and_log_every_prints_steps(run: Run, tmp_path: Path) -> None:
+    for number in range(12):
+        write_image(tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number:02}.png", number)
+    small = ("--image-size", 75, "--depth-multiplier", 0.1, "--epochs", 1, "--batch-size", 2, "--out", tmp_path / "run")
+    status, out, err = run("train", tmp_path / "pets", *small, "--quiet")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{tmp_path}/run: top-1 ")
+    status, _, err = run("train", tmp_path / "pets", *small, "--overwrite", "--log-every", 2)
+    assert status == 0
+    assert [line.split(":")[0] for line in err.splitlines() if line.startswith("step ")] == ["step 2", "step 4"]
+
+
+def test_verbose_prints_choices_and_times(run: Run, model: Path, tmp_path: Path) -> None:
+    status, _, err = run("predict", model, write_image(tmp_path / "a.png"), "--verbose")
+    assert status == 0
+    assert f"loaded {model}" in err
+    assert err.splitlines()[-1].split() == [err.splitlines()[-1].split()[0], "s", "done"]
+    assert float(err.splitlines()[-1].split()[0]) >= 0
+
+
+def test_a_bug_is_one_line_and_with_verbose_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> None:
+        raise TypeError("two\nlines")
+
+    monkeypatch.setattr("inception_v3.network.describe.describe_network", fails)
+    status, out, err = run("describe")
+    assert (status, out) == (1, "")
+    assert "unexpected TypeError: two lines (test_cli.py, line " in one_line(err)
+    assert "--verbose" in err
+    monkeypatch.setattr(sys, "argv", ["inception-v3", "describe", "--verbose"])
+    with pytest.raises(TypeError):
+        cli.main()
+
+
+def test_an_unexpected_error_of_a_file_names_the_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> None:
+        raise PermissionError(13, "Permission denied", "weights.bin")
+
+    monkeypatch.setattr("inception_v3.network.describe.describe_network", fails)
+    assert one_line(run("describe")[2]).startswith("error: weights.bin: Permission denied; ")
+
+
+def test_predict_overwrites_results_only_on_request(run: Run, model: Path, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.png")
+    for suffix in ("jsonl", "csv", "parquet"):
+        out = tmp_path / f"results.{suffix}"
+        predict = ("predict", model, image, "--out", out)
+        assert run(*predict, "--top", 2)[0] == 0
+        status, _, err = run(*predict, "--top", 1)
+        assert status == 2
+        assert "--overwrite" in one_line(err)
+        assert run(*predict, "--top", 1, "--overwrite")[0] == 0
+        assert json.loads(out.with_name(f"{out.name}.about.json").read_text())["top"] == 1
+    assert (tmp_path / "results.csv").read_text().startswith("image,error,class_1,probability_1\n")
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+    assert "use only one of them" in one_line(run(*predict, "--overwrite", "--resume")[2])
+    assert "--out" in one_line(run("predict", model, image, "--overwrite")[2])
+
+
+def test_csv_to_standard_output_replaces_the_usual_output(run: Run, model: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        write_image(tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number}.png", number)
+    status, out, _ = run("evaluate", model, tmp_path / "pets", "--csv", "-")
+    assert status == 0
+    header, *rows = out.splitlines()
+    assert header == "name,class,predicted,probability,right"
+    assert len(rows) == 4
+    assert "--json and --csv -" in one_line(run("evaluate", model, tmp_path / "pets", "--csv", "-", "--json")[2])

@@ -457,9 +457,9 @@ def test_class_names_are_printed_without_interpreting_markup(run: Run, saved: Ca
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--crops", 10), "--crops must be 1 or 12 or 144, not 10"),
-        (("--weights", "cooked"), "--weights must be ema or raw, not cooked"),
-        (("--precision", "fp32,int9"), "unknown precision 'int9'; choose from fp32, bf16, fp16, int8"),
+        (("--crops", 10), "--crops: no such value 10; choose from 1, 12, 144"),
+        (("--weights", "cooked"), "--weights: no such value cooked; choose from ema, raw"),
+        (("--precision", "fp32,int9"), "--precision: no such value int9; choose from fp32, bf16, fp16, int8, all"),
     ],
 )
 def test_options_are_checked_before_the_model_is_loaded(run: Run, arguments: tuple[object, ...], message: str) -> None:

@@ -97,10 +97,26 @@ def test_json_is_flat_and_holds_all_scores_and_their_conditions(run_json: RunJso
 def test_csv_has_a_header_and_one_row_with_the_values_of_json(
     run: Run, run_json: RunJson, sets: tuple[Path, Path]
 ) -> None:
-    (row,) = csv.DictReader(io.StringIO(run(*sets, "--csv")[1]))
+    (row,) = csv.DictReader(io.StringIO(run(*sets, "--csv", "-")[1]))
     assert float(row["fid"]) == run_json(*sets)["fid"]
     assert row["reference"] == str(sets[1])
     assert row.keys() > KEYS
+
+
+def test_the_spellings_of_0_1_0_work_with_a_warning(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
+    new = run(*sets, "--csv", "-", "--report", tmp_path / "new.html")[1]
+    for old in (("--csv", *sets), (*sets, "--csv")):
+        status, out, err = run("--html", tmp_path / "old.html", *old)
+        assert (status, out) == (0, new)
+        assert [line for line in err.splitlines() if "instead; the old spelling" in line] == [
+            "--html: write --report instead; the old spelling will be removed in the next release",
+            "--csv: write --csv=- instead; the old spelling will be removed in the next release",
+        ]
+        assert (tmp_path / "old.html").exists()
+    status, out, _ = run(*sets, "--csv", tmp_path / "scores.csv")
+    assert status == 0
+    assert "kid" in out, "the table is printed too"
+    assert (tmp_path / "scores.csv").read_text("utf-8") == new
 
 
 def test_the_table_shows_scores_intervals_and_warnings(run: Run, sets: tuple[Path, Path]) -> None:
@@ -136,7 +152,7 @@ def test_all_forms_of_a_set_and_all_orders_of_options_give_the_same_fid(
 def test_the_html_page_embeds_images_and_escapes_names(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
     generated = tmp_path / "<b>&"
     shutil.copytree(sets[0], generated)
-    status, _, err = run(generated, sets[1], "--scores", "fid", "--html", tmp_path / "page.html")
+    status, _, err = run(generated, sets[1], "--scores", "fid", "--report", tmp_path / "page.html")
     assert status == 0, err
     page = (tmp_path / "page.html").read_text("utf-8")
     assert page.count("data:image/png;base64,") == (8 + 8) * (1 + 5)
@@ -152,7 +168,7 @@ def test_small_sets_have_the_neighbour_scores_for_which_they_have_enough_images(
 ) -> None:
     few = image_folder(tmp_path / "few", 4)
     requested = ("--scores", "precision,density,memorisation")
-    status, out, err = run(few, sets[1], *requested, "--json", "--html", tmp_path / "few.html")
+    status, out, err = run(few, sets[1], *requested, "--json", "--report", tmp_path / "few.html")
     assert status == 0, err
     values = json.loads(out)
     assert 0 <= values["precision"] <= 1
@@ -445,9 +461,9 @@ def test_another_network_is_refused_without_any_weights(run: Run, sets: tuple[Pa
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (["--like", "fid"], 2, "no such convention"),
-        (["--scores", "fid,fit"], 2, "unknown score 'fit'"),
-        (["--json", "--csv"], 2, "give only one of them"),
+        (["--like", "fid"], 2, "--like: no such value fid"),
+        (["--scores", "fid,fit"], 2, "--scores: no such value fit"),
+        (["--json", "--csv", "-"], 2, "use only one of them"),
         (["--precision", "int4"], 2, "int4"),
         (["--device", "tpu"], 2, "--device tpu"),
     ],

@@ -401,6 +401,14 @@ def test_the_command_then_predict(
     assert result["head"]["cached"] == 45
     assert [bad["image"] for bad in result["bad"]] == ["red/broken.png"]
     assert re.search(r"1 of 46 \w+ could not be read", err)
+    stored = (workspace / "cache").stat().st_mtime_ns, sorted((workspace / "cache").iterdir())
+    status, again, err = command(
+        capsys, monkeypatch, *common, "--out", workspace / "cli-no-cache", "--no-cache", "--quiet", "--json"
+    )
+    assert status == 0
+    assert err.startswith("1 of 46 images could not be read")
+    assert json.loads(again)["head"]["cached"] == 0, "--no-cache neither reads the features nor writes them"
+    assert stored == ((workspace / "cache").stat().st_mtime_ns, sorted((workspace / "cache").iterdir()))
     status, out, _ = command(capsys, monkeypatch, "predict", workspace / "cli", workspace / "data" / "blue", "--json")
     assert status == 0
     assert {json.loads(line)["predictions"][0]["class"] for line in out.splitlines()} == {"blue"}
@@ -492,7 +500,7 @@ def test_a_training_resumes_from_the_same_weights_under_any_path(
         (("--image-size", "0"), "at least 75", 2),
         (("--l2", "-1"), "--l2 must be", 2),
         (("--l2", "nan"), "--l2 must be", 2),
-        (("--precision", "fp16"), "--precision must be", 2),
+        (("--precision", "fp16"), "--precision: no such value fp16; choose from fp32, bf16", 2),
         (("--unfreeze", "Mixed_9"), "no such layer", 2),
         (("--recipe", "nothing"), "no such recipe", 2),
         (("--resume",), "--unfreeze", 2),

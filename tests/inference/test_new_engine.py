@@ -81,7 +81,7 @@ def test_help_lists_the_new_engine(package: Path, command: str, choices: str) ->
 
 def test_messages_list_the_new_engine(package: Path, image: Path) -> None:
     assert "choose from auto, toy, pytorch" in run(package, "predict", "model", image, "--engine", "other").stderr
-    assert "choose from toy, pytorch" in run(package, "bench", "--engines", "other").stderr
+    assert "choose from toy, pytorch" in run(package, "bench", "--engine", "other").stderr
 
 
 def test_predict_runs_the_new_engine(package: Path, model: Path, image: Path) -> None:
@@ -91,7 +91,7 @@ def test_predict_runs_the_new_engine(package: Path, model: Path, image: Path) ->
 
 
 def test_bench_measures_the_new_engine(package: Path, model: Path) -> None:
-    done = run(package, "bench", model, "--engines", "toy", "--batch-size", 1, "--rounds", 1, "--json")
+    done = run(package, "bench", model, "--engine", "toy", "--batch-size", 1, "--rounds", 1, "--json")
     assert [(row["engine"], row["precision"]) for row in json.loads(done.stdout)["rows"]] == [("toy", "fp32")]
 
 

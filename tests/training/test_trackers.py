@@ -126,7 +126,7 @@ def test_the_message_about_a_tracker_that_is_not_installed_names_the_extra(
         RunFolder(tmp_path / "run", track=("wandb",))
     assert error.value.exit_status == 2
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match="there are tensorboard, mlflow, wandb"):
+    with pytest.raises(InputError, match="choose from tensorboard, mlflow, wandb"):
         RunFolder(tmp_path / "run", track=("comet",))
 
 

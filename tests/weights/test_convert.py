@@ -306,7 +306,7 @@ def test_1008_classes_that_would_be_read_as_the_network_of_2015_are_refused(tmp_
     [
         (("x",), "--to"),
         (("x.keras",), "--to"),
-        (("x", "--to", "caffe"), "no format 'caffe'"),
+        (("x", "--to", "caffe"), "--to: no such value caffe"),
         (("x.pb", "--to", "graphdef-2015"), "graphdef-2015 can only be read; write fid-2015"),
         (("x.keras", "--to", "keras"), "let it end in .h5"),
         (("x", "--to", "timm"), "let it end in .safetensors"),

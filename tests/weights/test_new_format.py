@@ -127,7 +127,7 @@ def test_messages_list_a_new_format(run: Callable[..., subprocess.CompletedProce
         run("convert", "text", "x.toy"),
     )
     assert (unknown.returncode, suffix.returncode, unrecognised.returncode) == (2, 2, 1)
-    assert "choose one of native, toy, tf-slim" in unknown.stderr
+    assert "choose from native, toy, tf-slim" in unknown.stderr
     assert ".toy toy" in suffix.stderr
     assert "one of the formats native, toy, tf-slim" in unrecognised.stderr
 

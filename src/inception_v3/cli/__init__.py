@@ -8,21 +8,31 @@ import errno
 import os
 import sys
 import threading
+import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial, wraps
 from importlib import import_module
+from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from inception_v3 import __version__
-from inception_v3.cli.common import print_message, warn
+from inception_v3.cli.common import HEADINGS, Quiet, Verbose, detail, print_message, set_verbosity, verbosity, warn
 from inception_v3.errors import InputError
+from inception_v3.support.text import suggest
 
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe", "cache")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+COMMON_OPTIONS = {"quiet": Quiet, "verbose": Verbose}  # of every command
+# Options of 0.1.0 with another name now. They work for one release.
+RENAMED = {"fidelity": {"--html": "--report"}, "bench": {"--engines": "--engine", "--precisions": "--precision"}}
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # also the class of other errors in a command line
 
 
 class LazyCommands(TyperGroup):
@@ -35,11 +45,55 @@ class LazyCommands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         single = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=CONTEXT)
-        single.command(cmd_name)(getattr(import_module(f"inception_v3.cli.{cmd_name}"), cmd_name))
+        single.command(cmd_name)(_deferred(getattr(import_module(f"inception_v3.cli.{cmd_name}"), cmd_name)))
         return typer.main.get_command(single)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise InputError(f"no such command {args[0]}; {suggest(args[0], COMMANDS)}", exit_status=2)
+        return super().resolve_command(ctx, [args[0], *_replace_renamed(*args)])
 
-app = typer.Typer(cls=LazyCommands, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=CONTEXT)
+
+app = typer.Typer(cls=LazyCommands, pretty_exceptions_enable=False, context_settings=CONTEXT)
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Add the common options to a command's function, and let it return its call: it runs after typer has returned."""
+
+    @wraps(command)
+    def parsed(quiet: bool, verbose: bool, **options: Any) -> Callable[[], None]:
+        set_verbosity(quiet, verbose)
+        return partial(command, **options)
+
+    common = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in COMMON_OPTIONS.items()
+    ]
+    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in signature(command).parameters.values()]
+    parsed.__annotations__ = command.__annotations__ | COMMON_OPTIONS
+    parsed.__signature__ = Signature(sorted([*own, *common], key=_heading_index))  # type: ignore[attr-defined]
+    return parsed
+
+
+def _heading_index(parameter: Parameter) -> int:
+    """The index of a parameter's heading in --help, where typer keeps the order of the parameters; arguments first."""
+    heading = parameter.annotation.__metadata__[0].rich_help_panel
+    return HEADINGS.index(heading) if heading in HEADINGS else -1
+
+
+def _replace_renamed(command: str, *arguments: str) -> list[str]:
+    """Replace the spelling of options in 0.1.0 by that of now, with a warning for each."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    replaced: list[str] = []
+    for argument, following in zip(arguments[:end], [*arguments[1:], ""][:end], strict=True):
+        name, separator, value = argument.partition("=")
+        new = RENAMED.get(command, {}).get(name, name)
+        if (command, argument) == ("fidelity", "--csv") and following != "-" and not following.endswith(".csv"):
+            new = "--csv=-"  # it took no file, and printed the table
+        if new != name:
+            warn(f"{name}: write {new} instead; the old spelling will be removed in the next release")
+        replaced.append(new + separator + value)
+    return [*replaced, *arguments[end:]]
 
 
 def _print_version(requested: bool) -> None:
@@ -48,13 +102,17 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def inception_v3(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Inception V3: train, evaluate, predict, export and inspect the network."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit(2)
 
 
 def main() -> None:
@@ -64,40 +122,64 @@ def main() -> None:
     is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first of several processes prints warnings
     # Python's default format would add a line of this package's source code.
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process else None
+    verbosity.verbose = False
     try:
-        _run()
+        sys.exit(_run())
     except InputError as error:
-        print_message(f"error: {error}", style="bold red")
-        sys.exit(error.exit_status)
+        _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         print_message("interrupted")
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe, such as head, has read enough
         _discard_stdout()
         sys.exit(0)
-    except OSError as error:
-        if error.filename is not None or error.errno not in OUTPUT_ERRORS:  # not an error of stdout
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in OUTPUT_ERRORS:  # of stdout
+            _discard_stdout()
+            _fail(f"the output cannot be written ({error.strerror or error}); redirect it to another file or disk")
+        if verbosity.verbose:
             raise
-        _discard_stdout()
-        print_message(
-            f"error: the output cannot be written ({error.strerror or error}); redirect it to another file or disk",
-            style="bold red",
-        )
-        sys.exit(1)
+        _fail(_describe_bug(error))
 
 
-def _run() -> None:
-    """Run typer. Raise BrokenPipeError and KeyboardInterrupt again, which typer turns into an exit status."""
+def _run() -> int:
+    """Parse the command line, run the command, and return the exit status."""
     try:
-        app(standalone_mode=True)
-    except SystemExit as exited:
-        if isinstance(exited.__context__, BrokenPipeError):
-            raise exited.__context__ from None
-        if exited.__context__ is not None and type(exited.__context__.__cause__) is KeyboardInterrupt:
-            raise KeyboardInterrupt from None
-        if sys.stdout is not None:  # it is None after >&-
-            sys.stdout.flush()  # now, while an error can still be reported
-        raise
+        run = app(standalone_mode=False)
+    except USAGE_ERROR as error:
+        raise InputError(_describe_usage_error(error), exit_status=2) from error
+    if isinstance(run, int):  # --help, --version and completion are done
+        return run
+    detail(f"inception-v3 {__version__}, Python {sys.version.split()[0]}")
+    run()
+    if sys.stdout is not None:  # it is None after >&-
+        sys.stdout.flush()  # now, while an error can still be reported
+    detail("done")
+    return 0
+
+
+def _describe_usage_error(error: Any) -> str:
+    """One line about a command line that cannot be parsed. Names the most similar option for an unknown one."""
+    fault = " ".join(error.format_message().split()).rstrip(".")
+    if option := getattr(error, "option_name", None) if type(error).__name__ == "NoSuchOption" else None:
+        options = [name for parameter in error.ctx.command.params for name in parameter.opts]
+        similar = suggest(option, [*options, "--help"])
+        fault = f"no such option {option}{f'; {similar}' if similar.startswith('did') else ''}"
+    return f"{fault}; see {error.ctx.command_path} --help" if error.ctx else fault
+
+
+def _describe_bug(error: Exception) -> str:
+    """One line about an error that nothing expected: for files the reason, else the error's class and line of code."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    fault = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}, line {frame.lineno})"
+    return f"unexpected {fault}; run it again with --verbose for the traceback, and report it"
+
+
+def _fail(message: str, status: int = 1) -> None:
+    print_message(f"error: {message}", style="bold red")
+    sys.exit(status)
 
 
 def _duplicate_stderr() -> None:

@@ -4,13 +4,32 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, messages, warn
+from inception_v3.cli.common import (
+    DEVICE_HELP,
+    MODEL_HELP,
+    CsvFile,
+    Json,
+    Names,
+    ReportFile,
+    WeightsFile,
+    check_report_files,
+    data_option,
+    detail,
+    engine_option,
+    is_stdout,
+    messages,
+    note,
+    output_option,
+    precision_option,
+    running_option,
+    warn,
+)
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.registry import ENGINES
+from inception_v3.inference.engines.registry import ENGINES, PRECISIONS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,39 +44,34 @@ def bench(
         str | None, typer.Argument(help=f"{MODEL_HELP} By default the full-width network with random weights.")
     ] = None,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Also measure other libraries, if installed: torchvision, timm, Keras.")
+        bool, running_option("--peers", help="Also measure other libraries, if installed: torchvision, timm, Keras.")
     ] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Also measure torch.compile; takes minutes.")] = False,
-    engines: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Engines to measure, separated by commas: {', '.join(ENGINES)}. By default all except compile."
-        ),
+    compiled: Annotated[bool, running_option("--compile", help="Also measure torch.compile; takes minutes.")] = False,
+    engine: Annotated[
+        Names | None, engine_option(tuple(ENGINES), several=True, show_default="all except compile")
     ] = None,
-    precisions: Annotated[
-        str | None,
-        typer.Option(help="Precisions to measure, separated by commas: fp32, bf16, fp16, int8. By default all."),
-    ] = None,
+    precision: Annotated[Names | None, precision_option(PRECISIONS, several=True, show_default="all")] = None,
     batch_size: Annotated[
-        list[int] | None, typer.Option(min=1, help="Images per batch; repeat for more sizes. By default 1 and 16.")
+        list[int] | None,
+        data_option(min=1, metavar="N", help="Images per batch; repeat for more sizes.", show_default="1 and 16"),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How many times each engine is measured.")] = 10,
+    rounds: Annotated[int, running_option(min=1, metavar="N", help="How many times each engine is measured.")] = 10,
     images: Annotated[
-        list[str] | None, typer.Option(help="Images to compare outputs on, and to calibrate int8 on.")
+        list[str] | None,
+        data_option(metavar="PATH", help="Images to compare outputs on, and to calibrate int8 on."),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Plot the speeds to this .png file.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ..., or OpenVINO's gpu.")] = "cpu",
+    plot: Annotated[Path | None, output_option(metavar="FILE.png", help="Plot the speeds.")] = None,
+    device: Annotated[str, running_option(metavar="DEVICE", help=DEVICE_HELP)] = "cpu",
     weights_file: WeightsFile = None,
+    report: ReportFile = None,
+    table: CsvFile = None,
     as_json: Json = False,
 ) -> None:
     """Measure every engine on this machine: speed, latency, memory, fraction of peak FLOP/s, agreement.
 
     The engines take turns, so that other load on the machine does not decide their order.
     """
-    from inception_v3.inference.exported.check import MIN_AGREEMENT
-
-    chosen_engines = _split_list("--engines", engines, tuple(ENGINES))
-    chosen_precisions = _split_list("--precisions", precisions, tuple(MIN_AGREEMENT))
+    report = check_report_files(report, table, as_json)
     if plot is not None:
         _check_plot(plot, images or [])
     from inception_v3.images.find import expand
@@ -66,6 +80,7 @@ def bench(
     from rich.console import Console
 
     from inception_v3.benchmarking.bench import bench, low_agreement
+    from inception_v3.benchmarking.report import write_csv, write_html
     from inception_v3.support.devices import pick_device
     from inception_v3.support.progress import progress_bar
     from inception_v3.weights.load import load
@@ -75,17 +90,22 @@ def bench(
     network = load(model, weights_file=weights_file) if model is not None else None
     with progress_bar(messages) as progress:
         bar = progress.add_task("measuring", total=None, figures="")
+
+        def show_step(step: str, done: int, total: int) -> None:
+            detail(f"{done} of {total}: {step}")
+            progress.update(bar, completed=done, total=total, figures=step)
+
         result = bench(
             network,
             images=sources,
-            engines=chosen_engines,
-            precisions=chosen_precisions,
+            engines=engine or tuple(ENGINES),
+            precisions=precision or PRECISIONS,
             batch_sizes=batch_size or (1, 16),
             peers=peers,
-            compiled=compiled or (engines is not None and "compile" in chosen_engines),
+            compiled=compiled or "compile" in (engine or ()),
             rounds=rounds,
             device=device,
-            progress=lambda step, done, total: progress.update(bar, completed=done, total=total, figures=step),
+            progress=show_step,
         )
     if plot is not None:
         from inception_v3.reports.plots import speeds
@@ -97,21 +117,16 @@ def bench(
             speeds(rows, relative_peaks, temporary)
     if as_json:
         print(json.dumps(asdict(result)))
-    else:
+    elif not is_stdout(table):
         Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(result))
     for name, reason in result.skipped.items():
-        warn(f"{name}: not measured: {reason}")
+        note(f"{name}: not measured: {reason}")
     for name, agreement in low_agreement(result.rows).items():
         warn(f"{name}: top-1 agreement with the network is {agreement:.1%} on {result.pictures}, too low for auto")
-
-
-def _split_list(option: str, value: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Split a comma-separated list; without a value, return all `known` names. Raises InputError: an unknown name."""
-    names = known if value is None else tuple(value.split(","))
-    for name in names:
-        if name not in known:
-            raise InputError(f"{option}: unknown name {name!r}; choose from {', '.join(known)}", exit_status=2)
-    return names
+    if table is not None:
+        write_csv(table, result)
+    if report is not None:
+        write_html(report, result)
 
 
 def _check_plot(path: Path, images: list[str]) -> None:
@@ -128,40 +143,13 @@ def _table(result: "BenchResult") -> "Table":
     from rich import box
     from rich.table import Table
 
-    machine = result.machine
-    peaks = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in result.peak.items())
-    versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
-    table = Table(
-        title=f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {result.rounds} rounds",
-        caption=f"×: speed relative to {result.baseline}. MB: peak memory of the process. of peak: arithmetic "
-        f"throughput over that of a matrix product ({peaks} GFLOP/s; an image takes "
-        f"{result.operations / 1e9:.2f} GFLOP). same class, off by: top-1 agreement and largest difference of a "
-        f"probability, compared with the network itself in fp32 on {result.pictures}. {versions}",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )
-    table.add_column("engine", no_wrap=True)
-    table.add_column("precision")
-    for column in ("batch", "images/s", "×", "p50 ms", "p99 ms", "MB", "of peak", "same class", "off by"):
-        table.add_column(column, justify="right")
-    previous: tuple[str, str] | None = None
-    for row in result.rows:
-        system = row.engine, str(row.precision)
-        table.add_row(
-            *(system if system != previous else ("", "")),
-            str(row.batch_size),
-            f"{row.images_per_second:,.1f}",
-            f"{row.ratio:.2f}",
-            f"{row.latency_p50_ms:,.1f}",
-            f"{row.latency_p99_ms:,.1f}",
-            _format(row.peak_memory_mb, "{:,.0f}"),
-            _format(row.peak_share, "{:.0%}"),
-            _format(row.top1_agreement, "{:.1%}"),
-            _format(row.max_difference, "{:.0e}"),
-        )
-        previous = system
+    from inception_v3.benchmarking.report import COLUMNS, describe_figures, describe_machine, format_row
+
+    table = Table(title=describe_machine(result), caption=describe_figures(result), box=box.SIMPLE_HEAD, padding=(0, 1))
+    for index, column in enumerate(COLUMNS):
+        table.add_column(column, no_wrap=index == 0, justify="left" if index < 2 else "right")
+    previous: list[str] = []
+    for cells in map(format_row, result.rows):
+        table.add_row(*(cells[:2] if cells[:2] != previous else ("", "")), *cells[2:])
+        previous = cells[:2]
     return table
-
-
-def _format(value: Any, form: str) -> str:
-    return "–" if value is None else form.format(value)

@@ -1,16 +1,25 @@
-"""Shared by the commands: common options, the two consoles, and how results and unreadable images are printed."""
+"""Shared by the commands: the vocabulary of options, messages, and how results and unreadable images are printed.
+
+Every option that several commands have is defined here once. `docs/commands.md` shows which command has which.
+"""
 
 import json
 import os
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inception_v3.errors import InputError
+from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from inception_v3.evaluation.evaluate import Metrics
@@ -19,36 +28,199 @@ if TYPE_CHECKING:
     output: Console
     messages: Console
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 ... By default the GPU if there is one, else the CPU.")
-]
-Workers = Annotated[int | None, typer.Option(min=0, max=256, help="Number of processes that decode images.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
-WeightsFile = Annotated[Path | None, typer.Option(help="A local file to use instead of downloading a published model.")]
+# ----------------------------------------------------------------------------------------------------- options
+
+HEADINGS = ("Model", "Data", "Training", "Output", "Running")  # of the options in --help
+model_option, data_option, training_option, output_option, running_option = (
+    partial(typer.Option, rich_help_panel=heading) for heading in HEADINGS
+)
+
+
+class Names(tuple[str, ...]):
+    """The names in the value of an option that takes several, separated by commas."""
+
+
+def choice(
+    option: str,
+    choices: Sequence[str],
+    help: str,
+    *,
+    several: bool = False,
+    convert: Callable[[str], Any] = str,
+    heading: str = "Running",
+    **settings: Any,
+) -> Any:
+    """An option that takes one of `choices`, or with `several` a list of them, which it returns as Names.
+
+    The choices are appended to the help text, and the chosen one is passed to `convert`.
+    """
+
+    def parse(value: str) -> Any:
+        if several:
+            return Names(dict.fromkeys(choose(option, name, choices) for name in value.split(",")))
+        return convert(choose(option, str(value), choices))
+
+    listed = f"{', '.join(choices)}{'; several, separated by commas' if several else ''}"
+    settings = {"metavar": "NAME,..." if several else "NAME"} | settings
+    return typer.Option(option, parser=parse, help=f"{help}: {listed}.", rich_help_panel=heading, **settings)
+
+
+precision_option = partial(choice, "--precision", help="Precision of the network")
+engine_option = partial(choice, "--engine", help="Engine that runs the network")
+
 MODEL_HELP = "A run folder, a file of any format, or a name such as torchvision:IMAGENET1K_V1 or hf:owner/name."
+DATA_HELP = "digits, a folder of class/image files, with or without train/ and val/, or another address (docs/data.md)."
+DEVICE_HELP = "Device to compute on: cpu, cuda, cuda:1 ...; gpu for OpenVINO."
+DEPTH_HELP = "Factor on the number of channels of every layer."
+MIN_AGREEMENT_HELP = "Minimum fraction of images, 0 to 1, with the top class of fp32, for a lower precision."
 MAX_SEED = 2**63 - 1
+
+WeightsFile = Annotated[
+    Path | None,
+    model_option(metavar="FILE", help="A local file to use instead of downloading a published model."),
+]
+ImageSize = Annotated[
+    int | None, model_option(metavar="N", help="Height and width of the network's input, 75 or more.")
+]
+Workers = Annotated[
+    int | None,
+    data_option(min=0, max=256, metavar="N", help="Processes or threads that decode images. Chosen by default."),
+]
+BatchSize = Annotated[int, data_option(min=1, metavar="N", help="Images per batch.")]
+OptionalBatchSize = Annotated[
+    int | None, data_option(min=1, metavar="N", help="Images per batch. The default depends on the device.")
+]
+Cache = Annotated[
+    Path | None,
+    data_option(metavar="FOLDER", help="Folder for computed features. By default in the user's cache folder."),
+]
+NoCache = Annotated[bool, data_option("--no-cache", help="Neither read nor write the features of other runs.")]
+Epochs = Annotated[int | None, training_option(metavar="N", help="Passes over the training images.")]
+LearningRate = Annotated[float | None, training_option(metavar="RATE", help="Peak learning rate.")]
+Seed = Annotated[int, running_option(min=0, metavar="N", help="Seed of everything that is random.")]
+OptionalSeed = Annotated[int | None, running_option(min=0, metavar="N", help="Seed of everything that is random.")]
+Device = Annotated[
+    str | None,
+    running_option(
+        metavar="DEVICE", help=DEVICE_HELP, show_default="a GPU if the engine and PyTorch have one, else cpu"
+    ),
+]
+LogEvery = Annotated[
+    int | None,
+    running_option(min=1, metavar="N", help="Log every N steps: print the loss, and send figures to the trackers."),
+]
+Resume = Annotated[bool, output_option("--resume", help="Continue an interrupted run that wrote to --out.")]
+Overwrite = Annotated[bool, output_option("--overwrite", help="Replace what --out holds.")]
+ReportFile = Annotated[
+    Path | None,
+    output_option("--report", metavar="FILE.html", help="Write an HTML report, to report.html if this is a folder."),
+]
+CsvFile = Annotated[
+    Path | None,
+    output_option("--csv", metavar="FILE", help="Write a CSV table; - prints it instead of the usual output."),
+]
+Json = Annotated[bool, output_option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, running_option("--quiet", help="Print neither progress nor notes; warnings and errors stay.")]
+Verbose = Annotated[
+    bool,
+    running_option("--verbose", help="Print also choices, their reasons, and times; a traceback if there is a bug."),
+]
+
+
+def check_only_one(**given: bool) -> None:
+    """Raise InputError if more than one of these options is given. The keywords are their names, such as `resume`."""
+    options = [f"--{name}" for name, is_given in given.items() if is_given]
+    if len(options) > 1:
+        raise InputError(f"{' and '.join(options)}: use only one of them", exit_status=2)
+
+
+def check_seed(seed: int | None, maximum: int = MAX_SEED) -> None:
+    if seed is not None and seed > maximum:
+        raise InputError(f"--seed {seed}: too large; give at most {maximum}", exit_status=2)
+
+
+def check_bf16(precision: str, device: "torch.device") -> None:
+    """Raise InputError if --precision is bf16 and the device has no instructions for it."""
+    from inception_v3.support.devices import has_bf16
+
+    if precision == "bf16" and not has_bf16(device):
+        raise InputError(f"--precision bf16: this {device.type} does not support it; use fp32", exit_status=2)
+
+
+def check_report_files(
+    report: Path | None, table: Path | None, as_json: bool = False, inputs: Iterable[str | Path] = ()
+) -> Path | None:
+    """Check before hours of work that --report and --csv can be written. Returns the report's file. Raises InputError.
+
+    Neither may replace one of the `inputs`. A `report` that does not end in .html is the folder of report.html.
+    """
+    from inception_v3.support.files import check_writable
+
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        report /= "report.html"
+    inputs = list(inputs)
+    if as_json and is_stdout(table):
+        raise InputError("--json and --csv -: both print the result; use only one of them", exit_status=2)
+    for file in (report, table):
+        if file is not None and not is_stdout(file):
+            check_writable(file, inputs)
+    return report
+
+
+def is_stdout(file: Path | None) -> bool:
+    """Whether the value of --csv stands for standard output."""
+    return file == Path("-")
+
+
+# ---------------------------------------------------------------------------------------------------- messages
+
+verbosity = SimpleNamespace(quiet=False, verbose=False, started=0.0)
+
+
+def set_verbosity(quiet: bool, verbose: bool) -> None:
+    """Apply --quiet and --verbose to this process. Raises InputError if both are given."""
+    check_only_one(quiet=quiet, verbose=verbose)
+    verbosity.quiet, verbosity.verbose, verbosity.started = quiet, verbose, time.monotonic()
+    if "messages" in globals():
+        globals()["messages"].quiet = quiet
 
 
 def __getattr__(name: str) -> Any:
-    """Create the consoles, `output` for stdout and `messages` for stderr, on first use: importing rich takes time."""
+    """Create the consoles, `output` for stdout and `messages` for stderr, on first use: importing rich takes time.
+
+    `messages` shows progress and notes, so --quiet silences it. Warnings and errors go through `print_message`.
+    """
     if name not in ("output", "messages"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rich.console import Console
 
-    globals().update(output=Console(), messages=Console(stderr=True))
+    globals().update(output=Console(), messages=Console(stderr=True, quiet=verbosity.quiet))
     return globals()[name]
 
 
 def print_message(text: str, style: str | None = None) -> None:
-    """Print a line to stderr as it is: rich neither highlights nor wraps it."""
+    """Print a line to stderr as it is, also with --quiet: rich neither highlights nor wraps it."""
     from inception_v3.cli.common import messages
 
+    messages.quiet = False
     messages.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    messages.quiet = verbosity.quiet
 
 
 def warn(text: str) -> None:
     print_message(text, style="yellow")
+
+
+def note(text: str) -> None:
+    """Print a line to stderr, unless --quiet is given."""
+    if not verbosity.quiet:
+        print(text, file=sys.stderr)
+
+
+def detail(text: str) -> None:
+    """With --verbose, print a line to stderr, after the seconds since the start of the command."""
+    if verbosity.verbose:
+        note(f"{time.monotonic() - verbosity.started:7.2f} s  {text}")
 
 
 def unreadable_lines(images: Iterable[tuple[str, str]]) -> list[str]:
@@ -69,6 +241,9 @@ def warn_unreadable(lines: list[str], count: int, listed_in: Path | None = None,
             warn(f"  {line}")
         if bad > 10:
             warn(f"  and {bad - 10} more")
+
+
+# ------------------------------------------------------------------------------------------- training commands
 
 
 def print_run(run: "RunFolder", data: str, metrics: "Metrics", as_json: bool, **more: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, messages, warn
+from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, choice, detail, messages, note, output_option
 from inception_v3.weights.formats.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -20,24 +20,27 @@ def convert(
     source: Annotated[str, typer.Argument(help=MODEL_HELP)],
     destination: Annotated[Path, typer.Argument(help="The file to write.")],
     to: Annotated[
-        str | None, typer.Option(help=f"The format: {', '.join(FORMATS)}. By default the file's suffix determines it.")
+        str | None,
+        choice("--to", FORMATS, "The format", heading="Output", show_default="by the file's suffix"),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Also load and run the file with the program it is written for.")
+        bool, output_option("--check", help="Also load and run the file with the program it is written for.")
     ] = False,
     python: Annotated[
         str,
-        typer.Option(
-            show_default="this one", help="For --check: the Python interpreter in which that program is installed."
+        output_option(
+            metavar="PATH",
+            show_default="this one",
+            help="For --check: the Python interpreter in which that program is installed.",
         ),
     ] = sys.executable,
     allow_difference: Annotated[
         bool,
-        typer.Option("--allow-difference", help="Write the file even if that program will compute different outputs."),
+        output_option("--allow-difference", help="Write the file even if that program will compute different outputs."),
     ] = False,
     weights_file: WeightsFile = None,
     no_fold: Annotated[
-        bool, typer.Option("--no-fold", help="Stop instead of folding BatchNorm's gamma into kernel and mean.")
+        bool, output_option("--no-fold", help="Stop instead of folding BatchNorm's gamma into kernel and mean.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -48,6 +51,7 @@ def convert(
     status = messages.status("")
 
     def announce(message: str) -> None:  # starts the status only now: a download shows its own progress
+        detail(message)
         status.update(message)
         status.start()
 
@@ -85,8 +89,8 @@ def _report(conversion: "Conversion") -> None:
     elif check:
         print(f"  checked by {check.program}, which differs by {check.difference:.1e}")
     for reason in conversion.reasons:
-        warn(f"  {reason}")
+        note(f"  {reason}")
     if conversion.folded:
-        warn(f"  gamma of {conversion.folded} layers folded into kernel and mean: exact, but further training differs")
+        note(f"  gamma of {conversion.folded} layers folded into kernel and mean: exact, but further training differs")
     if conversion.dropped:
-        warn(f"  {conversion.format} files do not store {' and '.join(conversion.dropped)}")
+        note(f"  {conversion.format} files do not store {' and '.join(conversion.dropped)}")

@@ -3,9 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from inception_v3.cli.common import Json, output
+from inception_v3.cli.common import DEPTH_HELP, Json, model_option, output
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def describe(
-    height: Annotated[int, typer.Option(help="Height of the images in pixels.")] = 299,
-    width: Annotated[int, typer.Option(help="Width of the images in pixels.")] = 299,
-    depth_multiplier: Annotated[float, typer.Option(help="Factor on the number of channels of every layer.")] = 1.0,
-    num_classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
+    height: Annotated[int, model_option(metavar="N", help="Height of the images in pixels.")] = 299,
+    width: Annotated[int, model_option(metavar="N", help="Width of the images in pixels.")] = 299,
+    depth_multiplier: Annotated[float, model_option(metavar="FACTOR", help=DEPTH_HELP)] = 1.0,
+    num_classes: Annotated[int, model_option(metavar="N", help="Number of classes.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """Show the network's layers: end points, branches, shapes, parameters, MACs, receptive fields."""

@@ -4,23 +4,36 @@ import json
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from inception_v3.cli.common import (
+    DATA_HELP,
     MODEL_HELP,
+    CsvFile,
     Device,
     Json,
+    Names,
+    OptionalBatchSize,
+    ReportFile,
     WeightsFile,
+    Workers,
+    check_report_files,
+    choice,
+    detail,
+    engine_option,
+    is_stdout,
     messages,
+    model_option,
     output,
+    precision_option,
     unreadable_lines,
     warn,
     warn_unreadable,
 )
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import parse_precision
+from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import CHOICES
 
 if TYPE_CHECKING:
@@ -28,11 +41,10 @@ if TYPE_CHECKING:
 
     from inception_v3.data import LabelledImages
     from inception_v3.evaluation.precisions import Evaluated, PrecisionResult
-    from inception_v3.inference.engines.base import Precision
     from inception_v3.weights.model import InceptionV3
 
 
-ALL_PRECISIONS: "tuple[Precision, ...]" = ("fp32", "bf16", "int8")  # of --precision all
+ALL_PRECISIONS = ("fp32", "bf16", "int8")  # of --precision all
 
 
 @dataclass(frozen=True)
@@ -49,58 +61,47 @@ class EvaluateOptions:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP + " Or an exported network.")],
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="digits, a folder of class/image files, with or without train/ and val/, or another address "
-            "(docs/data.md)."
-        ),
-    ],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
     others: Annotated[
         list[str] | None,
-        typer.Option("--with", help="Another model for an ensemble: the softmax is averaged. Repeat for more."),
-    ] = None,
-    crops: Annotated[int, typer.Option(help="Crops per image: 1, 12 or 144.")] = 1,
-    weights: Annotated[
-        str,
-        typer.Option(help="ema (running average of the weights) or raw (weights of the newest training state)."),
-    ] = "ema",
-    engine: Annotated[str, typer.Option(help=f"Engine: {', '.join(CHOICES)}.")] = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="fp32, bf16, fp16, int8, several such as fp32,bf16, or all (fp32, bf16 and int8, side by side). By "
-            "default fp32, or for an exported network the precision that it was exported in."
+        model_option(
+            "--with", metavar="MODEL", help="Another model for an ensemble: the softmax is averaged. Repeat for more."
         ),
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write an HTML report to FILE.html, or to report.html in a folder.")
+    crops: Annotated[
+        int, choice("--crops", ("1", "12", "144"), "Crops per image", convert=int, heading="Data", metavar="N")
+    ] = 1,
+    weights: Annotated[
+        str,
+        choice(
+            "--weights",
+            ("ema", "raw"),
+            "The running average of a run's weights, or the weights of its newest training state",
+            heading="Model",
+        ),
+    ] = "ema",
+    engine: Annotated[str, engine_option(CHOICES)] = "auto",
+    precision: Annotated[
+        Names | None,
+        precision_option(
+            (*get_args(Precision), "all"),
+            help="Precision of the network; all is fp32, bf16 and int8, side by side",
+            several=True,
+            show_default="fp32, or that of an exported network",
+        ),
     ] = None,
-    table: Annotated[Path | None, typer.Option("--csv", help="Write a CSV file with a row for each image.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per batch. By default 16 on a CPU and 128 on a GPU.")
-    ] = None,
+    report: ReportFile = None,
+    table: CsvFile = None,
+    batch_size: OptionalBatchSize = None,
     device: Device = None,
     weights_file: WeightsFile = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, max=256, help="Number of threads that decode images. By default one per core.")
-    ] = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on held-out images: top-1, top-5, recall and precision of every class, and calibration."""
-    for option, value, choices in (("--crops", crops, (1, 12, 144)), ("--weights", weights, ("ema", "raw"))):
-        if value not in choices:
-            raise InputError(f"{option} must be {' or '.join(map(str, choices))}, not {value}", exit_status=2)
-    precisions = _parse_precisions(precision)
     options = EvaluateOptions([model, *(others or ())], weights, data, crops)
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        report /= "report.html"
-    from inception_v3.support.files import check_writable
-
-    for file in filter(None, (report, table)):
-        check_writable(file, [*options.models, data])  # before hours of work
-
+    report = check_report_files(report, table, as_json, [*options.models, data])
     import torch
 
     from inception_v3.data import load_held_out
@@ -118,16 +119,17 @@ def evaluate(
     with process_group(torch_device, remedy="start all processes again") as processes:
         models = _load(options, weights_file, torch_device)
         images = load_held_out(data, models[0].class_names, *(training_images(each.file) for each in models))
-        for name in precisions:
+        names = precision or (None,)
+        for name in ALL_PRECISIONS if "all" in names else names:
             try:
                 opened = [open_in(each, name, engine, device, images) for each in models]
             except InputError as error:
-                if precision != "all":
+                if "all" not in names:
                     raise
                 warn(f"{name} is left out: {error}")
                 continue
             with progress_bar(messages) as progress:
-                description = "evaluating" + f" in {name}" * (len(precisions) > 1)
+                description = "evaluating" + f" in {name}" * (name is not None)
                 bar = progress.add_task(description, total=len(images), figures="", visible=processes.rank == 0)
                 result = evaluate_precision(
                     opened,
@@ -139,20 +141,12 @@ def evaluate(
                     group=processes,
                     on_batch=partial(progress.advance, bar),
                 )
+            detail(f"{result.precision}: {opened[0].engine}, {result.reason}")
             results.append(result)
     if processes.rank == 0:  # only the first process reports
         for result in results:
             result.metrics.bad = [*images.bad, *result.metrics.bad]
         _report(options, models, images, results, report, table, as_json)
-
-
-def _parse_precisions(text: str | None) -> "list[Precision | None]":
-    """The precisions to evaluate; [None] is the default. Raises InputError: an unknown name."""
-    if text is None:
-        return [None]
-    if text == "all":
-        return list(ALL_PRECISIONS)
-    return [parse_precision(name.strip()) for name in text.split(",")]
 
 
 def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.device") -> "list[Evaluated]":
@@ -175,6 +169,7 @@ def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.de
             int8 = find_exported(Path(name)) if Path(name).is_dir() and not raw else None
             model = Evaluated(name, file, network, network.class_names, network.settings.num_classes, int8)
         models.append(model)
+        detail(f"{name}: {model.file}")
         if (model.class_names, model.num_classes) != (models[0].class_names, models[0].num_classes):
             raise InputError(f"{name}: its classes differ from those of {options.models[0]}; leave one of the two out")
     return models
@@ -236,7 +231,7 @@ def _report(
     }
     if as_json:
         print(json.dumps(settings | metrics.as_dict(), allow_nan=False))
-    else:
+    elif not is_stdout(table):
         _show(results)
     if metrics.unanswered:
         warn(

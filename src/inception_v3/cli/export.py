@@ -3,18 +3,32 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile
+from inception_v3.cli.common import (
+    MIN_AGREEMENT_HELP,
+    MODEL_HELP,
+    Json,
+    Names,
+    WeightsFile,
+    choice,
+    data_option,
+    detail,
+    output_option,
+    precision_option,
+)
 from inception_v3.errors import InputError
+from inception_v3.inference.engines.registry import PRECISIONS
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
+from inception_v3.network.architecture import BASE_END_POINTS
 
 if TYPE_CHECKING:
     from inception_v3.inference.engines.base import Precision
     from inception_v3.inference.exported.description import Description
 
+END_POINTS = (*BASE_END_POINTS, "Logits", "AvgPool_1a")
 OUT = f"A file ({', '.join(SUFFIXES)}) or a folder. By default the folder exported/ in the run folder."
 
 
@@ -23,23 +37,32 @@ def export(
     out: Annotated[Path | None, typer.Argument(help=OUT)] = None,
     to: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(FORMATS)} or triton, if OUT is a folder. By default openvino."),
+        choice(
+            "--to",
+            (*FORMATS, "triton"),
+            "The format, if OUT is a folder",
+            heading="Output",
+            show_default="openvino, or by the suffix of OUT",
+        ),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16, fp16 or int8; several, separated by commas, if OUT is a folder.")
-    ] = "fp32",
+        Names | None,
+        precision_option(PRECISIONS, several=True, show_default="fp32"),
+    ] = None,
     images: Annotated[
-        list[str] | None, typer.Option(help="Images to check a lower precision on, and to calibrate int8 on.")
+        list[str] | None,
+        data_option(metavar="PATH", help="Images to check a lower precision on, and to calibrate int8 on."),
     ] = None,
     end_points: Annotated[
-        str | None, typer.Option(help="Export features: end points such as Mixed_6e,AvgPool_1a.")
+        Names | None,
+        choice("--end-points", END_POINTS, "Export these end points, as features", several=True, heading="Output"),
     ] = None,
     any_size: Annotated[
-        bool, typer.Option("--any-size", help="Accept images of any size; needs a network with global_pool.")
+        bool, output_option("--any-size", help="Accept images of any size; needs a network with global_pool.")
     ] = False,
     min_agreement: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Minimum fraction of images whose top class must be that of fp32."),
+        output_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP),
     ] = None,
     weights_file: WeightsFile = None,
     as_json: Json = False,
@@ -48,9 +71,9 @@ def export(
 
     `predict` runs .onnx and .xml files without PyTorch, and chooses the fastest file of a folder whose check passed.
     """
-    from inception_v3.inference.engines.base import FEATURES, LOGITS, parse_precision
+    from inception_v3.inference.engines.base import FEATURES, LOGITS
 
-    precisions = [parse_precision(name) for name in precision.split(",")]
+    precisions = cast("list[Precision]", precision or ["fp32"])
     if out is None:
         if not Path(model).is_dir():
             raise InputError("name a file or folder to write to, after the model", exit_status=2)
@@ -72,6 +95,7 @@ def export(
             check_writable(part, inputs)
     network = load(model, weights_file=weights_file)
     assert network.origin is not None
+    detail(f"loaded {network.origin.file}")
     weights = checksum(network.origin.file)
     written = {}
     for each, file in files.items():
@@ -82,12 +106,13 @@ def export(
                 precision=each,
                 images=list(expand(images)) if images else None,
                 images_name=" ".join(images or ()),
-                outputs=tuple(end_points.split(",")) if end_points else (LOGITS, FEATURES),
+                outputs=end_points or (LOGITS, FEATURES),
                 any_size=any_size,
                 min_agreement=min_agreement,
                 checksum=weights,
                 progress=lambda step, each=each: status.update(f"{each}: {step}"),  # type: ignore[misc]
             )
+        detail(f"wrote {file}")
     if to == "triton":
         write_triton(out, next(iter(written.values())))
     if as_json:
@@ -111,10 +136,7 @@ def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "
         if len(precisions) > 1:
             raise InputError("a Triton model has one precision; export each to its own repository", exit_status=2)
         return {precisions[0]: out / "inception_v3" / "1" / "model.onnx"}
-    to = to or "openvino"
-    if to not in suffixes:
-        raise InputError(f"--to {to}: unknown format; choose from {', '.join((*suffixes, 'triton'))}", exit_status=2)
-    return {precision: out / f"{precision}{suffixes[to]}" for precision in precisions}
+    return {precision: out / f"{precision}{suffixes[to or 'openvino']}" for precision in precisions}
 
 
 def _print(written: "dict[str, Description]") -> None:

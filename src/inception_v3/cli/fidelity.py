@@ -1,20 +1,42 @@
 """`inception-v3 fidelity`"""
 
-import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from inception_v3.cli.common import Device, Json, messages, output, warn, warn_unreadable
+from inception_v3.cli.common import (
+    Cache,
+    CsvFile,
+    Device,
+    Json,
+    NoCache,
+    OptionalBatchSize,
+    OptionalSeed,
+    ReportFile,
+    Workers,
+    check_report_files,
+    check_seed,
+    choice,
+    data_option,
+    detail,
+    is_stdout,
+    messages,
+    model_option,
+    note,
+    output,
+    output_option,
+    precision_option,
+    running_option,
+    warn,
+    warn_unreadable,
+)
 from inception_v3.errors import InputError
-from inception_v3.fidelity.conventions import MODES, PROGRAMS
+from inception_v3.fidelity.conventions import MODES, PROGRAMS, find_convention
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, FidelityOptions, NetworkPrecision
 
 if TYPE_CHECKING:
@@ -33,80 +55,75 @@ def fidelity(
         ),
     ] = None,
     like: Annotated[
-        str | None, typer.Option(help=f"Compute the same values as a program: {', '.join(PROGRAMS)}.")
+        str | None,
+        running_option(metavar="NAME", help=f"Compute the same values as a program: {', '.join(PROGRAMS)}."),
     ] = None,
-    mode: Annotated[str | None, typer.Option(help=f"The mode of clean-fid: {', '.join(MODES)}.")] = None,
+    mode: Annotated[str | None, choice("--mode", MODES, "The mode of clean-fid")] = None,
     weights_file: Annotated[
         Path | None,
-        typer.Option(help="A file with the network of 2015, in any format, to use instead of the download."),
+        model_option(
+            metavar="FILE", help="A file with the network of 2015, in any format, to use instead of the download."
+        ),
     ] = None,
     any_weights: Annotated[
         bool,
-        typer.Option(
+        model_option(
             "--any-weights",
             help="Accept other weights; the scores are then not comparable with published ones.",
         ),
     ] = False,
     scores: Annotated[
         str | None,
-        typer.Option(
-            help="Scores, separated by commas: fid, fid-infinity, kid, is, precision, density, sfid, memorisation. "
-            "By default all."
+        running_option(
+            metavar="NAME,...",
+            help="Scores: fid, fid-infinity, kid, is, precision, density, sfid, memorisation; several, separated by "
+            "commas.",
+            show_default="all",
         ),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            click_type=click.Choice(get_args(NetworkPrecision)),
-            help="Precision of the network. bf16 and int8 are faster; their effect on FID is measured and shown.",
-        ),
-    ] = "fp32",
+    precision: Annotated[str, precision_option(get_args(NetworkPrecision))] = "fp32",
     device: Device = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode images and, on a CPU, run the network.")
+    batch_size: OptionalBatchSize = None,
+    workers: Workers = None,
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    strict: Annotated[bool, data_option("--strict", help="Stop at an image that cannot be read.")] = False,
+    seed: OptionalSeed = None,
+    kid_subsets: Annotated[int | None, running_option(min=1, metavar="N", help="Number of subsets of KID.")] = None,
+    kid_subset_size: Annotated[
+        int | None, running_option(min=2, metavar="N", help="Images in each subset of KID.")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of the feature store. By default in the user's cache folder.")
+    is_splits: Annotated[
+        int | None, running_option(min=1, metavar="N", help="Number of parts of the Inception Score.")
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the feature store.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at an image that cannot be read.")] = False,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, max=2**32 - 1, help="Seed of the subsets of KID and the parts of the Inception Score."),
-    ] = None,
-    kid_subsets: Annotated[int | None, typer.Option(min=1, help="Number of subsets of KID.")] = None,
-    kid_subset_size: Annotated[int | None, typer.Option(min=2, help="Images in each subset of KID.")] = None,
-    is_splits: Annotated[int | None, typer.Option(min=1, help="Number of parts of the Inception Score.")] = None,
     save_statistics: Annotated[
         Path | None,
-        typer.Option(
-            help="Save the statistics of the reference (without a reference, of the generated images) as .npz."
+        output_option(
+            metavar="FILE.npz",
+            help="Save the statistics of the reference (without a reference, of the generated images) as .npz.",
         ),
     ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Write a page with the best and worst generated images and their nearest neighbours."),
-    ] = None,
+    report: ReportFile = None,
+    table: CsvFile = None,
     as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
 ) -> None:
     """Score generated images: FID, KID, IS, precision, recall, density, coverage, sFID, in one pass."""
-    if as_json and as_csv:
-        raise InputError("--json and --csv: give only one of them", exit_status=2)
-    if html and reference is None:
-        raise InputError("--html needs REFERENCE images", exit_status=2)
-    from inception_v3.fidelity import report
+    if report and reference is None:
+        raise InputError("--report: needs images to compare with; give REFERENCE too", exit_status=2)
+    check_seed(seed, 2**32 - 1)
+    convention = find_convention(like, mode)
+    report = check_report_files(report, table, as_json, filter(None, (generated, reference, weights_file)))
+    from inception_v3.fidelity.report import write
     from inception_v3.fidelity.run import statistics_of
+    from inception_v3.reports.tables import write_csv
     from inception_v3.support.devices import has_bf16, pick_device
     from inception_v3.support.files import check_writable
 
-    for path in (save_statistics, html):
-        if path is not None:
-            check_writable(path, filter(None, (generated, reference, weights_file)))
+    if save_statistics is not None:
+        check_writable(save_statistics, filter(None, (generated, reference, weights_file)))
     picked = pick_device(device)
     if precision == "bf16" and not has_bf16(picked):
-        warn("this CPU has no bf16 instructions: --precision bf16 will be slower than fp32")
+        note("this CPU has no bf16 instructions: --precision bf16 will be slower than fp32")
     options = FidelityOptions(
         like=like,
         mode=mode,
@@ -125,21 +142,23 @@ def fidelity(
         kid_subset_size=kid_subset_size,
         is_splits=is_splits,
     )
+    detail(f"as {convention.name}, on {picked}, {options.callers()} network threads; cache {options.cache_folder()}")
     result = _score_with_progress(generated, reference, options)
     if not save_statistics and all(value is None for value in result.scores.values()):
         reason = result.notes[0] if result.notes else f"no {scores}: needs a REFERENCE, a second set"
         raise InputError(f"{generated}: {reason}")
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
-    elif as_csv:
-        _print_csv(result)
-    else:
+    elif not is_stdout(table):
         _print_table(result, output)
     _print_messages(result)
     if save_statistics:
         statistics_of([*result.sets.values()][-1], result).save(save_statistics)
-    if html:
-        report.write(result, html)
+    if table is not None:
+        values = {key: value for key, value in result.as_dict().items() if not isinstance(value, list)}
+        write_csv(table, list(values), [list(values.values())])
+    if report is not None:
+        write(result, report)
 
 
 def _score_with_progress(generated: str, reference: str | None, options: FidelityOptions) -> "FidelityResult":
@@ -153,13 +172,6 @@ def _score_with_progress(generated: str, reference: str | None, options: Fidelit
             return lambda amount: bars.advance(bar, amount)
 
         return score_sets(generated, reference, options, start_step)
-
-
-def _print_csv(result: "FidelityResult") -> None:
-    values = {key: value for key, value in result.as_dict().items() if not isinstance(value, list)}
-    rows = csv.DictWriter(sys.stdout, values, lineterminator="\n")
-    rows.writeheader()
-    rows.writerow(values)
 
 
 def _print_table(result: "FidelityResult", console: Console) -> None:
@@ -179,8 +191,10 @@ def _print_table(result: "FidelityResult", console: Console) -> None:
 
 def _print_messages(result: "FidelityResult") -> None:
     """Print warnings, notes and the unreadable images to stderr."""
-    for line in (*(f"warning: {warning}" for warning in result.warnings), *result.notes):
-        warn(line)
+    for warning in result.warnings:
+        warn(f"warning: {warning}")
+    for line in result.notes:
+        note(line)
     for side in result.sets.values():
         if side.features is not None:
             unreadable = side.features.unreadable_count

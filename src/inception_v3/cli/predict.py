@@ -5,27 +5,39 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from inception_v3.cli.common import MODEL_HELP, Device, Json, WeightsFile, warn
+from inception_v3.cli.common import (
+    MIN_AGREEMENT_HELP,
+    MODEL_HELP,
+    Device,
+    Json,
+    OptionalBatchSize,
+    Overwrite,
+    Resume,
+    WeightsFile,
+    check_only_one,
+    choice,
+    detail,
+    engine_option,
+    model_option,
+    note,
+    output_option,
+    precision_option,
+    verbosity,
+    warn,
+)
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.registry import CHOICES
+from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
 
 if TYPE_CHECKING:
     from inception_v3.images.find import ImageSource
+    from inception_v3.inference.pipeline import Decode
     from inception_v3.inference.predict import Prediction
-
-
-class DecodeOption(StrEnum):
-    """The values of pipeline.Decode, as the enumeration that Typer needs."""
-
-    exact = "exact"
-    scaled = "scaled"
 
 
 def predict(
@@ -34,29 +46,28 @@ def predict(
         list[str], typer.Argument(help="Files, folders, patterns such as '*.jpg', or - for standard input.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Write the results to NAME.jsonl, NAME.csv or the folder NAME.parquet.")
+        Path | None,
+        output_option(metavar="FILE", help="Write the results to NAME.jsonl, NAME.csv or the folder NAME.parquet."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run that wrote to --out.")] = False,
-    top: Annotated[int, typer.Option(min=1, help="Number of classes to report for each image.")] = 5,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per batch. By default 16 on a CPU and 128 on a GPU.")
-    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    top: Annotated[int, output_option(min=1, metavar="N", help="Number of classes to report for each image.")] = 5,
+    batch_size: OptionalBatchSize = None,
     decode: Annotated[
-        DecodeOption,
-        typer.Option(
-            help="exact, or scaled: large JPEGs are decoded at a reduced size, which is faster and changes the pixels "
-            "slightly."
+        str,
+        choice(
+            "--decode",
+            ("exact", "scaled"),
+            "How large JPEGs are decoded; at a reduced size it is faster and changes the pixels slightly",
+            heading="Data",
         ),
-    ] = DecodeOption.exact,
-    engine: Annotated[str, typer.Option(help=f"Engine: {', '.join(CHOICES)}.")] = "auto",
+    ] = "exact",
+    engine: Annotated[str, engine_option(CHOICES)] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16, fp16 or int8; by default the fastest that passed its check.")
+        str | None, precision_option(PRECISIONS, show_default="the fastest that passed its check")
     ] = None,
     min_agreement: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Minimum top-1 agreement with fp32 (from the stored check) to use a lower precision."
-        ),
+        float | None, model_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP)
     ] = None,
     device: Device = None,
     weights_file: WeightsFile = None,
@@ -72,8 +83,9 @@ def predict(
         from inception_v3.inference.results import check_results_path
 
         check_results_path(out)
-    elif resume:
-        raise InputError("--resume continues a results file; name the file with --out", exit_status=2)
+    elif resume or overwrite:
+        raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
+    check_only_one(resume=resume, overwrite=overwrite)
     sources = expand(images)
     from inception_v3.inference.choose import open_engine
     from inception_v3.inference.pipeline import check_decode, default_resizer
@@ -88,9 +100,10 @@ def predict(
         weights_file=weights_file,
         batch_size=batch_size,
     )
-    print(f"{opened.engine}: {opened.reason}", file=sys.stderr)
+    note(f"{opened.engine}: {opened.reason}")
+    detail(f"loaded {opened.file}; batches of {batch_size or opened.engine.batch_size}")
     preprocessing, class_names = opened.description.preprocessing, opened.description.names()
-    check_decode(decode.value, preprocessing)
+    check_decode(cast("Decode", decode), preprocessing)
     top = min(top, len(class_names))
     predict_sources = partial(
         predict,
@@ -99,7 +112,7 @@ def predict(
         class_names,
         top=top,
         batch_size=batch_size or opened.engine.batch_size,
-        decode=decode.value,
+        decode=cast("Decode", decode),
     )
     if out is None:
         count, failed = _print(predict_sources(sources), as_json)
@@ -113,10 +126,10 @@ def predict(
             "precision": opened.engine.precision,
             "preprocessing": asdict(preprocessing),
             "resize": default_resizer(),
-            "decode": decode.value,
+            "decode": decode,
             "top": top,
         }
-        count, failed = _write(out, resume, about, sources, predict_sources, as_json)
+        count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json)
     if failed:
         raise InputError(f"{failed} of {count} images could not be read; see the reasons above")
 
@@ -137,6 +150,7 @@ def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int
 def _write(
     out: Path,
     resume: bool,
+    overwrite: bool,
     about: dict[str, Any],
     sources: "Iterable[ImageSource]",
     predict_sources: "Callable[[Iterable[ImageSource]], Iterator[Prediction]]",
@@ -145,10 +159,10 @@ def _write(
     """Write the predictions that `out` does not have yet. Returns the number of images in it, and how many failed."""
     from inception_v3.inference.results import open_results, remaining_images
 
-    with closing(open_results(out, about, top=about["top"], resume=resume)) as results:
+    with closing(open_results(out, about, top=about["top"], resume=resume, overwrite=overwrite)) as results:
         remaining = remaining_images(results.finished(), sources)
         if remaining.done:
-            warn(f"{out}: {remaining.done:,} images are done already; continuing")
+            note(f"{out}: {remaining.done:,} images are done already; continuing")
         if remaining.changed:
             warn(
                 "the images differ from those of the earlier run: results are matched by name, new results are appended"
@@ -156,7 +170,7 @@ def _write(
         try:
             count, failed = _handle_each(predict_sources(remaining.sources), results.write)
         except KeyboardInterrupt:
-            warn(f"{out} holds the results so far; run the same command with --resume to continue")
+            note(f"{out} holds the results so far; run the same command with --resume to continue")
             raise
     count, failed = count + remaining.done, failed + remaining.failed
     if remaining.unmatched:
@@ -175,7 +189,7 @@ def _handle_each(
     """
     count = failed = 0
     live_count: AbstractContextManager[Callable[[int], None]] = nullcontext(lambda _: None)
-    if show_count and sys.stderr.isatty():
+    if show_count and not verbosity.quiet and sys.stderr.isatty():
         from inception_v3.cli.common import messages
         from inception_v3.support.progress import image_counter
 

@@ -6,25 +6,42 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inception_v3.cli.common import (
-    MAX_SEED,
+    DATA_HELP,
+    DEPTH_HELP,
     Device,
+    Epochs,
+    ImageSize,
     Json,
+    LearningRate,
+    LogEvery,
+    Names,
+    Overwrite,
+    Resume,
+    Seed,
     Workers,
+    check_only_one,
     check_outside_data,
+    check_seed,
+    choice,
     choose_worker_count,
+    data_option,
+    detail,
     messages,
+    model_option,
+    output_option,
     print_run,
+    training_option,
     unreadable_lines,
     warn,
     warn_unreadable,
 )
-from inception_v3.errors import InputError
 from inception_v3.support.packages import install_command
 
 if TYPE_CHECKING:
@@ -42,51 +59,45 @@ RECIPES = {  # by kind of data; "photos" for any other
 
 
 def train(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="digits, a folder of class/image files, with or without train/ and val/, or another address "
-            "(docs/data.md)."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="The run folder: model, logs, plots.")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    out: Annotated[Path, output_option(metavar="FOLDER", help="The run folder: model, logs, plots.")],
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="Name of a recipe (paper, digits, photos ...) or a .toml file. The default depends on the data."
+        training_option(
+            metavar="NAME",
+            help="A recipe's name (paper, digits, photos ...), or a .toml file.",
+            show_default="depends on the data",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per batch, in each process.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Height and width of the network's input, 75 or more.")] = None,
-    depth_multiplier: Annotated[
-        float | None, typer.Option(help="Factor on the number of channels of every layer.")
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=MAX_SEED, help="Seed for the initial weights, the order of the images and augmentation."
-        ),
-    ] = 0,
+    epochs: Epochs = None,
+    batch_size: Annotated[int | None, data_option(metavar="N", help="Images per batch, in each process.")] = None,
+    learning_rate: LearningRate = None,
+    image_size: ImageSize = None,
+    depth_multiplier: Annotated[float | None, model_option(metavar="FACTOR", help=DEPTH_HELP)] = None,
+    seed: Seed = 0,
     device: Device = None,
     workers: Workers = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     save_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps between saved states. By default a state is saved every two minutes."),
+        output_option(
+            min=1, metavar="N", help="Steps between saved states.", show_default="a state is saved every two minutes"
+        ),
     ] = None,
-    keep: Annotated[int, typer.Option(min=1, help="Number of saved states to keep.")] = 2,
+    keep: Annotated[int, output_option(min=1, metavar="N", help="Number of saved states to keep.")] = 2,
     track: Annotated[
-        list[str] | None, typer.Option(help="mlflow or wandb, in addition to TensorBoard. Repeat for both.")
+        list[Names] | None,
+        choice("--track", ("mlflow", "wandb"), "Trackers besides TensorBoard", several=True, heading="Output"),
     ] = None,
+    log_every: LogEvery = None,
     as_json: Json = False,
 ) -> None:
     """Train the network on labelled images, and evaluate it on images that it has not seen."""
     from inception_v3.training.recipe import TrainingOptions, load_recipe
 
-    check_only_one(resume, overwrite)
+    check_only_one(resume=resume, overwrite=overwrite)
+    check_seed(seed)
     check_outside_data(data, out)
     chosen_recipe = load_recipe(recipe or RECIPES.get(re.split("[:+]", data)[0], "photos")).with_options(
         epochs=epochs,
@@ -108,9 +119,11 @@ def train(
         processes = stack.enter_context(process_group(own))
         is_first = processes.rank == 0
         train_set, test_set = load_data(data)
-        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every)
+        detail(f"{len(train_set)} training images, {len(test_set)} held out, on {own}")
+        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every, log_every)
+        trackers = [*chain(*(track or ()))]
         run = stack.enter_context(
-            RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=track or (), writer=is_first)
+            RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=trackers, writer=is_first)
         )
         if is_first:
             warn_of_missing(run)
@@ -122,12 +135,6 @@ def train(
     if is_first:
         warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
         print_run(run, data, metrics, as_json)
-
-
-def check_only_one(resume: bool, overwrite: bool) -> None:
-    """Check that --resume and --overwrite are not both given. Raises InputError."""
-    if resume and overwrite:
-        raise InputError("--resume continues a run, --overwrite deletes it: use only one of them", exit_status=2)
 
 
 def warn_of_missing(run: "RunFolder") -> None:
@@ -145,7 +152,7 @@ def show_resume_command(console: "Console") -> Iterator[None]:
         yield
     except Interrupted as interrupted:
         console.print(f"resume with: {resume_command()}", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(interrupted.exit_status) from interrupted
+        sys.exit(interrupted.exit_status)
 
 
 def resume_command() -> str:

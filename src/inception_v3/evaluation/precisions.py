@@ -14,7 +14,7 @@ from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics
 from inception_v3.evaluation.models import evaluate_engines
 from inception_v3.inference.choose import OpenedModel, find_exported, open_exported, open_model
-from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.engines.base import Precision, parse_precision
 from inception_v3.inference.engines.graph import build_graph, swap_pools
 from inception_v3.inference.exported.registry import exports_in, read_description, recognise
 from inception_v3.inference.pipeline import prepared_pixels
@@ -71,14 +71,13 @@ def exported_model(name: str) -> Evaluated | None:
     return Evaluated(name, path, None, description.class_names, description.settings.num_classes)
 
 
-def open_in(
-    model: Evaluated, precision: Precision | None, engine: str, device: str | None, images: LabelledImages
-) -> OpenedModel:
-    """Open a model in a precision; None is fp32, or for an exported network the precision that it was exported in.
+def open_in(model: Evaluated, name: str | None, engine: str, device: str | None, images: LabelledImages) -> OpenedModel:
+    """Open a model in the precision of this name; None is fp32, or for an exported network the precision that it was exported in.
 
     For int8, a model uses the export in its run folder. Without one it is calibrated on `images`.
     Raises InputError, as `open_model` and `open_exported` do.
     """
+    precision = None if name is None else parse_precision(name)
     if model.network is None:
         return open_exported(model.file, engine, precision, device)
     if precision != "int8":

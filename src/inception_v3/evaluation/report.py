@@ -3,7 +3,6 @@
 The page is one file, with style, script and thumbnails inside.
 """
 
-import csv
 import io
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error
 from inception_v3.evaluation.evaluate import NO_PREDICTION, Metrics
+from inception_v3.reports import tables
 from inception_v3.reports.pages import data_uri, thumbnail, write_page
-from inception_v3.support.files import atomic_write
 
 MAX_MISTAKES = 200  # shown
 THUMBNAIL = 96  # length of the longer side in pixels
@@ -102,19 +101,15 @@ def _diagrams(bins: list[CalibrationBin]) -> dict[str, str]:
 
 
 def write_csv(file: Path, metrics: Metrics, images: LabelledImages) -> None:
-    """Write a CSV table with a row for each image that could be read.
+    """Write a CSV table with a row for each image that could be read; to standard output if `file` is STDOUT.
 
     The columns are name, class, predicted, probability (of the predicted class) and right (1 or 0). If the outputs are
     not finite, predicted and probability are empty. Raises InputError if the file cannot be written.
     """
-    with (
-        atomic_write(file) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened,
-    ):
-        writer = csv.writer(opened, lineterminator="\n")
-        writer.writerow(("name", "class", "predicted", "probability", "right"))
-        for row in metrics.predictions:
-            name, label = images.names[row["index"]], metrics.class_names[row["label"]]
-            predicted = (metrics.class_names[row["predicted"]], float(row["confidence"]))
-            shown = ("", "") if row["predicted"] == NO_PREDICTION else predicted
-            writer.writerow((name, label, *shown, int(row["rank"] == 0)))
+    rows = []
+    for row in metrics.predictions:
+        name, label = images.names[row["index"]], metrics.class_names[row["label"]]
+        predicted = (metrics.class_names[row["predicted"]], float(row["confidence"]))
+        shown = ("", "") if row["predicted"] == NO_PREDICTION else predicted
+        rows.append((name, label, *shown, int(row["rank"] == 0)))
+    tables.write_csv(file, ("name", "class", "predicted", "probability", "right"), rows)

@@ -22,6 +22,7 @@ from inception_v3.fidelity.neighbours import (
 )
 from inception_v3.fidelity.result import ComparedSet, FidelityResult
 from inception_v3.support.progress import StartStep, no_progress
+from inception_v3.support.text import choose
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ def compute_scores(
 def check_score_names(requested: Collection[str] | None) -> None:
     """Check the names of scores. Raises InputError, which lists the known names, for an unknown name."""
     for name in requested or ():
-        if name not in SCORES:
-            raise InputError(f"unknown score {name!r}; choose from {', '.join(SCORES)}", exit_status=2)
+        choose("--scores", name, SCORES)
 
 
 def check_covariance(side: ComparedSet, count: int | None) -> None:

@@ -26,8 +26,9 @@ from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Size
 from inception_v3.support.devices import precision_context
 from inception_v3.support.progress import progress_bar
+from inception_v3.support.text import suggest
 from inception_v3.training.model import check_memory
-from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions, load_recipe, suggest
+from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions, load_recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.weights.model import InceptionV3
 

@@ -39,7 +39,9 @@ def check_results_path(path: Path) -> None:
         raise InputError(f"--out {path}: Parquet needs pyarrow: pip install 'inception-v3[data]'", exit_status=2)
 
 
-def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -> "ResultsFile":
+def open_results(
+    path: Path, about: dict[str, Any], *, top: int, resume: bool, overwrite: bool = False
+) -> "ResultsFile":
     """Create a results file, or with `resume` open an existing one.
 
     Its method `finished()` yields the results of earlier runs in order, as (image name, whether it failed), and cuts
@@ -50,9 +52,10 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
         about: the model and options that determine the results, for NAME.about.json.
         top: the number of classes for each image.
         resume: continue an existing file; create it if it does not exist.
+        overwrite: delete an existing file first.
 
-    Raises InputError if the file exists and `resume` is false, if it was written with another `about`, if another
-    process is writing to it, or if it cannot be written.
+    Raises InputError if the file exists and neither `resume` nor `overwrite` is given, if it was written with another
+    `about`, if another process is writing to it, or if it cannot be written.
     """
     check_results_path(path)
     about_path = path.with_name(f"{path.name}.about.json")
@@ -64,11 +67,11 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
         if is_stream(path):
             raise InputError(f"{path}: not a file, so results cannot be kept in it; use --json > {path}", exit_status=2)
         exists = path.exists() and (path.is_dir() or path.stat().st_size > 0)
-        if exists and not resume:
-            raise InputError(
-                f"{path}: exists already; continue it with --resume, or choose another name", exit_status=2
-            )
-        if exists:
+        if exists and not (resume or overwrite):
+            raise InputError(f"{path}: exists already; continue it with --resume, or give --overwrite", exit_status=2)
+        if overwrite:
+            _delete(path)
+        if exists and resume:
             _check_about(path, about_path, about)
         else:
             write_text(about_path, json.dumps(about, ensure_ascii=False, indent=2) + "\n")
@@ -77,6 +80,13 @@ def open_results(path: Path, about: dict[str, Any], *, top: int, resume: bool) -
         return CsvResults(path, top) if path.suffix.lower() == ".csv" else JsonLinesResults(path)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def _delete(path: Path) -> None:
+    """Delete a results file, or the parts of a Parquet folder; other files in the folder are kept."""
+    parts = path.glob("part-*.parquet") if path.is_dir() else [path]
+    for file in (*parts, *path.parent.glob(f"{glob.escape(path.name)}.*.unfinished.jsonl")):
+        file.unlink(missing_ok=True)
 
 
 def _check_about(path: Path, about_path: Path, about: dict[str, Any]) -> None:

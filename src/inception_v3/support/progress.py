@@ -43,7 +43,10 @@ def progress_bar(console: "Console", *, count_bytes: bool = False, known_total: 
     )
     unknown = columns.SpinnerColumn(), "{task.completed:,} {task.description}", counts[1], columns.TimeElapsedColumn()
     return columns.Progress(
-        *(known if known_total else unknown), console=console, transient=True, disable=not console.is_terminal
+        *(known if known_total else unknown),
+        console=console,
+        transient=True,
+        disable=console.quiet or not console.is_terminal,
     )
 
 

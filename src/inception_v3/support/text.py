@@ -1,6 +1,9 @@
-"""Text that is safe to print."""
+"""Text that is safe to print, and messages about unknown names."""
 
 import unicodedata
+from collections.abc import Iterable
+
+from inception_v3.errors import InputError
 
 
 def printable(text: object) -> str:
@@ -11,3 +14,34 @@ def printable(text: object) -> str:
     """
     unsafe = ("Cc", "Cs", "Zl", "Zp")
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in unsafe else c for c in str(text))
+
+
+def choose(option: str, value: str, choices: Iterable[str]) -> str:
+    """Return the choice that `value` names. Upper and lower case are equal, and so are _ and -.
+
+    Raises InputError, which lists the choices and names the most similar one, if there is no such choice.
+    """
+    known = {_normalise(choice): choice for choice in choices}
+    if _normalise(value) not in known:
+        similar = _most_similar(_normalise(value), known)
+        hint = f"; did you mean {known[similar[0]]}?" if similar else ""
+        fault = f"no such value {printable(value) or '(empty)'}; choose from {', '.join(known.values())}"
+        raise InputError(f"{option}: {fault}{hint}", exit_status=2)
+    return known[_normalise(value)]
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known name that is most similar, or the first 40 known names."""
+    similar = _most_similar(name, known)
+    return f"did you mean {similar[0]}?" if similar else f"there are {', '.join([*known][:40])}"
+
+
+def _normalise(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
+
+
+def _most_similar(name: str, known: Iterable[str]) -> list[str]:
+    """The most similar name, or an empty list. The module takes time to import, so it is imported when needed."""
+    from difflib import get_close_matches
+
+    return get_close_matches(name, [*known], 1)

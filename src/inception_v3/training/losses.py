@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inception_v3.errors import InputError
-from inception_v3.training.recipe import suggest
+from inception_v3.support.text import suggest
 
 
 def classification_loss(

@@ -1,9 +1,8 @@
 """Recipes: every number that determines a training, in one short TOML file; and the options of running it."""
 
-import difflib
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, get_args
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import PreprocessingName
 from inception_v3.network.architecture import minimum_size
+from inception_v3.support.text import suggest
 
 AugmentName = Literal["none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"]  # augment.py
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -112,6 +112,7 @@ class TrainingOptions:
     seed: int = 0  # of the initial weights, the order of the images, augmentation, dropout and mixing
     workers: int = 0  # processes that decode images; 0 decodes in the training process
     save_every: int | None = None  # steps between saved states, besides one after every epoch; None: two minutes
+    log_every: int | None = None  # steps between printed lines, and figures of the trackers; None: no lines, 10 steps
 
 
 DEFAULT_OPTIONS = TrainingOptions()
@@ -167,9 +168,7 @@ def load_recipe(name: str) -> Recipe:
         text = (folder / f"{name}.toml" if name in names else Path(name)).read_text("utf-8")
         table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{name}: no such recipe; there are {', '.join(names)}, or give a .toml file", exit_status=2
-        ) from error
+        raise InputError(f"{name}: no such recipe or .toml file; {suggest(name, names)}", exit_status=2) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML: {error}", exit_status=2) from error
     keys = [field.name for field in fields(Recipe)]
@@ -180,9 +179,3 @@ def load_recipe(name: str) -> Recipe:
         return Recipe().with_options(**table)
     except InputError as error:
         raise InputError(f"{name}: {error}", exit_status=error.exit_status) from error
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name: the known name that is most similar, or the first 40 known names."""
-    similar = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {similar[0]}?" if similar else f"there are {', '.join(known[:40])}"

@@ -12,11 +12,14 @@ from inception_v3.training.state import TrainingProgress
 class TrainingReporter:
     """Prints a line per epoch, and inside `with reporter.bar` shows a progress bar on a terminal.
 
-    `throughput` measures the current epoch.
+    With `log_every`, it also prints a line every so many steps. `throughput` measures the current epoch.
     """
 
-    def __init__(self, console: Console, run: RunFolder, recipe: Recipe, images: int) -> None:
+    def __init__(
+        self, console: Console, run: RunFolder, recipe: Recipe, images: int, log_every: int | None = None
+    ) -> None:
         self.console, self.run, self.recipe, self.images = console, run, recipe, images
+        self.log_every = log_every
         self.throughput = Throughput()
         self.bar = progress_bar(console)
         self._task = self.bar.add_task("", total=recipe.epochs * images, figures="")
@@ -25,14 +28,19 @@ class TrainingReporter:
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def report_step(self, progress: TrainingProgress, loss: float, accuracy: float, gradient_norm: float) -> None:
-        """Log the loss and accuracy of every tenth step to the trackers; show those of the epoch so far on the bar."""
+        """Log and print the figures of a step, if they are due; show those of the epoch so far on the bar.
+
+        They are due every `log_every` steps. Without it, the trackers get every tenth step and nothing is printed.
+        """
         self.bar.update(
             self._task,
             completed=progress.epoch * self.images + progress.position,
             description=f"epoch {progress.epoch + 1}/{self.recipe.epochs}",
             figures=self._line(progress),
         )
-        if progress.step % 10 == 0:
+        if self.log_every and progress.step % self.log_every == 0:
+            self.print(f"step {progress.step}: {self._line(progress)}")
+        if progress.step % (self.log_every or 10) == 0:
             figures = {
                 "loss": loss,
                 "accuracy": accuracy,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from inception_v3.errors import InputError
 from inception_v3.support.files import write_text
 from inception_v3.support.packages import install_command, missing_packages
+from inception_v3.support.text import choose
 
 PROJECT = "inception-v3"  # MLflow's experiment, W&B's project
 
@@ -103,8 +104,7 @@ EXTRAS = {"tensorboard": "train", "mlflow": "mlflow", "wandb": "wandb"}  # extra
 def check_installed(names: Sequence[str]) -> None:
     """Raise InputError if a tracker is unknown or not installed, naming the extra that installs it."""
     for name in names:
-        if name not in TRACKERS:
-            raise InputError(f"--track {name}: no such tracker; there are {', '.join(TRACKERS)}", exit_status=2)
+        choose("--track", name, TRACKERS)
         if missing_packages((name,)):
             raise InputError(f"--track {name}: not installed; {install_command(EXTRAS[name])}", exit_status=2)
 

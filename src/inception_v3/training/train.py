@@ -137,7 +137,9 @@ def train(
         averaged=optimizers.moving_average(model, schedules.ema_decay(recipe)),
         class_weights=losses.class_weights(recipe.class_weights, train_set.class_names, train_set.labels, device),
         identity=training_state.identify(recipe, train_set, test_set, options.seed, start, rate_factors),
-        reporter=TrainingReporter(console or Console(stderr=True), run, recipe, len(train_set)),
+        reporter=TrainingReporter(
+            console or Console(stderr=True), run, recipe, len(train_set), log_every=options.log_every
+        ),
     )
     is_resumed = start_or_resume(job)
     metrics = None

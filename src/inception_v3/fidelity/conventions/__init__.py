@@ -6,10 +6,10 @@ the scale of the pixels, and therefore in every score. To add one, list it in CO
 
 from dataclasses import replace
 
-from inception_v3.errors import InputError
 from inception_v3.fidelity.conventions.base import Convention as Convention
 from inception_v3.fidelity.conventions.base import InceptionScoreSplits, KidSampling
 from inception_v3.fidelity.conventions.resize import half_pixel_bilinear, pillow_bicubic, tensorflow_bilinear
+from inception_v3.support.text import choose
 
 # KID of clean-fid as in its fid.py, kernel_distance: drawn from NumPy's global state, with subsets no larger than the
 # smaller set.
@@ -48,7 +48,4 @@ def find_convention(like: str | None = None, mode: str | None = None) -> Convent
         return DEFAULT
     name = ":".join(part for part in (like or "clean-fid", mode) if part).lower()
     name = name.replace("_", "-").replace("clean-fid-", "clean-fid:")
-    name = "clean-fid" if name == "clean-fid:clean" else name
-    if name not in CONVENTIONS:
-        raise InputError(f"--like {name}: no such convention; choose from {', '.join(CONVENTIONS)}", exit_status=2)
-    return CONVENTIONS[name]
+    return CONVENTIONS[choose("--like", "clean-fid" if name == "clean-fid:clean" else name, CONVENTIONS)]

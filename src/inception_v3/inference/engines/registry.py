@@ -17,6 +17,7 @@ ENGINES = {
     "ncnn": "ncnn.NcnnEngine",
 }
 CHOICES = ("auto", *ENGINES)
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")  # the values of base.Precision, without the import of NumPy
 
 
 def load_engine(name: str) -> type["Engine"]:

@@ -1,0 +1,104 @@
+"""The options of every command, in docs/commands.md; tests/cli/test_options.py holds the command line to that page.
+
+python tests/options.py            # print the page
+python tests/options.py --write    # after a deliberate change: write it
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import typer
+
+from inception_v3 import cli
+
+PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
+SHARED = (
+    *("--engine", "--precision", "--device", "--workers", "--seed", "--cache", "--no-cache", "--out", "--overwrite"),
+    *("--resume", "--log-every", "--report", "--csv", "--json", "--quiet", "--verbose"),
+)
+ELSEWHERE = {  # why a command has another form of a shared option
+    ("export", "--out"): "OUT",
+    ("convert", "--out"): "DESTINATION",
+    ("predict", "--csv"): "--out x.csv",
+}
+INTRODUCTION = """\
+# Options of the commands
+
+An option means the same in every command that has it. `inception-v3 COMMAND --help` explains it.
+
+- `--report`, `--csv` and `--json` can be given together. `--csv -` prints the table instead of the usual output.
+- A choice may be written in upper or lower case, and with `_` for `-`. A list is separated by commas: `fp32,bf16`.
+- `export`, `convert` and the files of `--report`, `--csv` and `--plot` replace an existing file. `train`, `finetune`
+  and `predict --out` refuse it unless `--overwrite` or `--resume` is given.
+- `--quiet` leaves warnings and errors. `--verbose` adds the choices that were made, times, and the traceback of a bug.
+- Exit statuses: 0, success; 1, a fault in the input or the machine; 2, wrong arguments; 130, interrupted by Ctrl-C.
+- Spellings of 0.1.0 that work with a warning until the next release: `fidelity --html FILE` (now `--report FILE`),
+  `fidelity --csv` without a file (now `--csv -`), `bench --engines` and `--precisions` (now `--engine`, `--precision`).
+
+Every command has {everywhere}. These options are shared by several commands:
+
+"""
+
+
+def parameters() -> dict[str, list[Any]]:
+    """The options of each command, without --help."""
+    group = typer.main.get_command(cli.app)
+    context = click.Context(group)
+    commands = {name: group.get_command(context, name) for name in cli.COMMANDS}
+    return {
+        name: [parameter for parameter in command.params if parameter.param_type_name == "option"]
+        for name, command in commands.items()
+    }
+
+
+def page() -> str:
+    """The text of docs/commands.md."""
+    options = parameters()
+    names = {command: {option.opts[0] for option in given} for command, given in options.items()}
+    everywhere = [name for name in SHARED if all(name in given for given in names.values())]
+    shown = [name for name in SHARED if name not in everywhere]
+    lines = [_row("", *names), _row(*["---"] * (len(names) + 1))]
+    for option in shown:
+        marks = [_mark(command, option, option in given) for command, given in names.items()]
+        lines.append(_row(f"`{option}`", *marks))
+    text = INTRODUCTION.format(everywhere=", ".join(f"`{name}`" for name in everywhere)) + "\n".join(lines) + "\n"
+    for command, given in options.items():
+        rows = [_row("option", "default", "meaning"), _row(*["---"] * 3), *map(_option_row, given)]
+        text += f"\n## {command}\n\n" + "\n".join(rows) + "\n"
+    return text
+
+
+def _mark(command: str, option: str, has: bool) -> str:
+    return "•" if has else f"`{ELSEWHERE[command, option]}`" if (command, option) in ELSEWHERE else ""
+
+
+def _option_row(option: Any) -> str:
+    flag = option.is_flag
+    default = option.show_default if isinstance(option.show_default, str) else option.default
+    value = "" if flag else f" {option.metavar}"
+    limits = (
+        ""
+        if flag
+        else "".join(
+            f" {sign} {limit}"
+            for sign, limit in (("≥", getattr(option.type, "min", None)), ("≤", getattr(option.type, "max", None)))
+            if limit is not None
+        )
+    )
+    shown = "required" if option.required else "" if flag or default is None else str(default)
+    if default == sys.executable:
+        shown = "this one"
+    return _row(f"`{option.opts[0]}{value}`{limits}", shown, option.help)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv:
+        PAGE.write_text(page(), "utf-8")
+    else:
+        print(page(), end="")
