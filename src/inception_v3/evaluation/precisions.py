@@ -72,7 +72,7 @@ def exported_model(name: str) -> Evaluated | None:
 
 
 def open_in(model: Evaluated, name: str | None, engine: str, device: str | None, images: LabelledImages) -> OpenedModel:
-    """Open a model in the precision of this name; None is fp32, or for an exported network the precision that it was exported in.
+    """Open a model in the precision of this name; None is fp32, or the precision of an exported network.
 
     For int8, a model uses the export in its run folder. Without one it is calibrated on `images`.
     Raises InputError, as `open_model` and `open_exported` do.
