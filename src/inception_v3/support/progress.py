@@ -1,4 +1,4 @@
-"""Progress bars: a live line on a terminal, nothing in a file or a pipe."""
+"""Progress bars: a live line on a terminal; nothing in a file or a pipe, or with --quiet."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +18,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from inception_v3.support.verbosity import verbosity
+
 REFRESH_SECONDS = 0.2  # between two updates of the image counter
 Item = TypeVar("Item")
 
@@ -36,7 +38,7 @@ def progress_bar(console: Console, *, count_bytes: bool = False) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=console.quiet or not console.is_terminal,
+        disable=verbosity.quiet or not console.is_terminal,
     )
 
 
