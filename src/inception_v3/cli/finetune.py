@@ -148,7 +148,8 @@ def finetune(
                     console=messages,
                 )
         except KeyboardInterrupt:
-            note("run the same command again to continue" + "; the features computed so far are kept" * (not no_cache))
+            kept = "" if no_cache else "the features computed so far are kept; "
+            note(f"{kept}run the same command again to continue")
             raise
     if result.head and result.head.cache_error:
         warn(f"features are not cached, and the next run will compute them again: {result.head.cache_error}")
