@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 import typer
 from PIL import Image
+from rich.console import Console
 
 import inception_v3
 import options
@@ -24,6 +25,7 @@ from inception_v3 import cli
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import PRECISIONS
 from inception_v3.network import architecture
+from inception_v3.support.progress import progress_bar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -513,6 +515,7 @@ def test_quiet_leaves_results_warnings_and_errors(run: Run, model: Path, tmp_pat
     assert status == 1
     assert "b.png" in err.splitlines()[0]
     assert "1 of 2 images" in one_line(err)
+    assert progress_bar(Console(force_terminal=True)).disable
     assert ": the fastest" in run("predict", model, tmp_path / "images" / "a.png")[2], "a note without --quiet"
 
 

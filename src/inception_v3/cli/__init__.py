@@ -22,9 +22,10 @@ import typer
 from typer.core import TyperGroup
 
 from inception_v3 import __version__
-from inception_v3.cli.common import HEADINGS, Quiet, Verbose, detail, print_message, set_verbosity, verbosity, warn
+from inception_v3.cli.common import HEADINGS, Quiet, Verbose, detail, print_message, set_verbosity, warn
 from inception_v3.errors import InputError
 from inception_v3.support.text import suggest
+from inception_v3.support.verbosity import verbosity
 
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe", "cache")
@@ -88,7 +89,7 @@ def _replace_renamed(command: str, *arguments: str) -> list[str]:
     for argument, following in zip(arguments[:end], [*arguments[1:], ""][:end], strict=True):
         name, separator, value = argument.partition("=")
         new = RENAMED.get(command, {}).get(name, name)
-        if (command, argument) == ("fidelity", "--csv") and following != "-" and not following.endswith(".csv"):
+        if (command, argument) == ("fidelity", "--csv") and following != "-" and not following.lower().endswith(".csv"):
             new = "--csv=-"  # it took no file, and printed the table
         if new != name:
             warn(f"{name}: write {new} instead; the old spelling will be removed in the next release")
@@ -122,7 +123,7 @@ def main() -> None:
     is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first of several processes prints warnings
     # Python's default format would add a line of this package's source code.
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process else None
-    verbosity.verbose = False
+    set_verbosity(quiet=False, verbose=False)
     try:
         sys.exit(_run())
     except InputError as error:

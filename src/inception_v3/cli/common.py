@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inception_v3.errors import InputError
 from inception_v3.support.text import choose
+from inception_v3.support.verbosity import verbosity
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ ReportFile = Annotated[
 ]
 CsvFile = Annotated[
     Path | None,
-    output_option("--csv", metavar="FILE", help="Write a CSV table; - prints it instead of the usual output."),
+    output_option("--csv", metavar="FILE.csv", help="Write a CSV table; - prints it instead of the usual output."),
 ]
 Json = Annotated[bool, output_option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, running_option("--quiet", help="Print neither progress nor notes; warnings and errors stay.")]
@@ -135,6 +135,7 @@ def check_only_one(**given: bool) -> None:
 
 
 def check_seed(seed: int | None, maximum: int = MAX_SEED) -> None:
+    """Raise InputError if --seed is too large."""
     if seed is not None and seed > maximum:
         raise InputError(f"--seed {seed}: too large; give at most {maximum}", exit_status=2)
 
@@ -174,8 +175,6 @@ def is_stdout(file: Path | None) -> bool:
 
 # ---------------------------------------------------------------------------------------------------- messages
 
-verbosity = SimpleNamespace(quiet=False, verbose=False, started=0.0)
-
 
 def set_verbosity(quiet: bool, verbose: bool) -> None:
     """Apply --quiet and --verbose to this process. Raises InputError if both are given."""
@@ -208,6 +207,7 @@ def print_message(text: str, style: str | None = None) -> None:
 
 
 def warn(text: str) -> None:
+    """Print a warning to stderr, also with --quiet."""
     print_message(text, style="yellow")
 
 

@@ -102,8 +102,7 @@ def finetune(
     from inception_v3.cli.train import show_resume_command, warn_of_missing
 
     check_only_one(resume=resume, overwrite=overwrite)
-    check_seed(seed)
-    _check_options(l2, resume_head=resume and unfreeze is None)
+    _check_options(l2, seed, resume_head=resume and unfreeze is None)
     folder = out or default_run_folder(data)
     check_outside_data(data, folder)
     chosen_recipe = _load_recipe(recipe, data, epochs, learning_rate)
@@ -124,6 +123,7 @@ def finetune(
     if factors is not None and not chosen_recipe.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
     _check_start(weights, folder)
+    options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), log_every=log_every)
     detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     with (
         TemporaryDirectory() if no_cache else nullcontext(cache or cache_folder("features")) as features_folder,
@@ -144,14 +144,12 @@ def finetune(
                     unfreeze=factors,
                     recipe=chosen_recipe,
                     start="given weights" if factors is None else _name_and_checksum(loaded),
-                    options=TrainingOptions(
-                        seed, choose_worker_count(workers, len(train_set), data), log_every=log_every
-                    ),
+                    options=options,
                     console=messages,
                 )
         except KeyboardInterrupt:
-            if not no_cache:
-                note("the features computed so far are kept; run the same command again to continue")
+            kept = "" if no_cache else "the features computed so far are kept; "
+            note(f"{kept}run the same command again to continue")
             raise
         finally:
             store.close()
@@ -161,8 +159,9 @@ def finetune(
     print_run(run, data, result.metrics, as_json, weights=weights, head=result.head and _head_as_dict(result.head))
 
 
-def _check_options(l2: float | None, *, resume_head: bool) -> None:
+def _check_options(l2: float | None, seed: int, *, resume_head: bool) -> None:
     """Check the options before anything slow is imported. Raises InputError for options that cannot work."""
+    check_seed(seed)
     if l2 is not None and not 0 <= l2 < math.inf:
         raise InputError(f"--l2 must be zero or more, not {l2}", exit_status=2)
     if resume_head:

@@ -28,11 +28,11 @@ from inception_v3.cli.common import (
     note,
     output_option,
     precision_option,
-    verbosity,
     warn,
 )
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
+from inception_v3.support.verbosity import verbosity
 
 if TYPE_CHECKING:
     from inception_v3.images.find import ImageSource

@@ -23,6 +23,7 @@ from rich.console import Console
 from inception_v3.errors import InputError
 from inception_v3.support.files import file_lock, replace, write_error
 from inception_v3.support.progress import progress_bar
+from inception_v3.support.verbosity import verbosity
 
 TIMEOUT = 20.0  # seconds without a byte
 ATTEMPTS = 4  # attempts in a row without a new byte, after which the download fails
@@ -88,7 +89,7 @@ def download(
     if _is_complete(file, expected):
         return
     console = Console(stderr=True)
-    console.quiet = not console.is_terminal
+    console.quiet = verbosity.quiet or not console.is_terminal
     message = f"{file.name}: waiting for another process that downloads it"
     with file_lock(file, lambda: console.print(message, highlight=False)):
         if not _is_complete(file, expected):

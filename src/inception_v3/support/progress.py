@@ -1,4 +1,7 @@
-"""Progress displays: a live line on a terminal, nothing in a file or a pipe. Also the types of progress callbacks."""
+"""Progress displays: a live line on a terminal; nothing in a file or a pipe, or with --quiet.
+
+Also the types of progress callbacks.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -8,6 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+from inception_v3.support.verbosity import verbosity
 
 REFRESH_SECONDS = 0.2  # between two updates of the image counter
 Item = TypeVar("Item")
@@ -46,7 +51,7 @@ def progress_bar(console: "Console", *, count_bytes: bool = False, known_total: 
         *(known if known_total else unknown),
         console=console,
         transient=True,
-        disable=console.quiet or not console.is_terminal,
+        disable=verbosity.quiet or not console.is_terminal,
     )
 
 
