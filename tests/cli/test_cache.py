@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from inception_v3 import cli
 from inception_v3.inference.feature_store import FeatureSpace, FeatureStore
@@ -51,7 +52,7 @@ def images(run: Run, *arguments: object) -> dict[str, int]:
 
 
 def test_it_shows_each_space_and_the_size_of_each_folder(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("inception_v3.cli.cache.output", Console(width=200))
     status, out, err = run()
     assert (status, err) == (0, "")
     for text in ("1234567890ab", "PreLogits", "fp32", "bf16", "pytorch", "downloads: 0.0 MB", str(home / "features")):

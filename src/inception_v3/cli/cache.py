@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inception_v3.cli.common import Json, output, warn
+from inception_v3.cli.common import Cache, Json, data_option, output, warn
 from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, write_error
 
@@ -23,16 +23,14 @@ FEATURES = "features"
 def cache(
     clear: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Remove a part of the cache: features, another listed folder, or all."),
+        data_option(metavar="NAME", help="Remove a part of the cache: features, another listed folder, or all."),
     ] = None,
     older_than: Annotated[
         int | None,
-        typer.Option(min=0, metavar="DAYS", help="With --clear features: only those not used in the last DAYS days."),
+        data_option(min=0, metavar="DAYS", help="With --clear features: only those not used in the last DAYS days."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Clear without asking.")] = False,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of the feature store. By default in the user's cache folder.")
-    ] = None,
+    yes: Annotated[bool, data_option("--yes", help="Clear without asking.")] = False,
+    cache: Cache = None,
     as_json: Json = False,
 ) -> None:
     """Show or clear the feature store, downloads and other cached files."""

@@ -86,7 +86,6 @@ def evaluate(
         Names | None,
         precision_option(
             (*get_args(Precision), "all"),
-            help="Precision of the network; all is fp32, bf16 and int8, side by side",
             several=True,
             show_default="fp32, or that of an exported network",
         ),
@@ -99,7 +98,10 @@ def evaluate(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model on held-out images: top-1, top-5, recall and precision of every class, and calibration."""
+    """Evaluate a model on held-out images: top-1, top-5, recall and precision of every class, and calibration.
+
+    --precision all compares fp32, bf16 and int8 side by side.
+    """
     options = EvaluateOptions([model, *(others or ())], weights, data, crops)
     report = check_report_files(report, table, as_json, [*options.models, data])
     import torch
