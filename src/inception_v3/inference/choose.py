@@ -331,7 +331,7 @@ def open_graph(
     if precision == "int8":
         raise InputError("int8 is calibrated on images; use `inception-v3 export --precision int8`", exit_status=2)
     if engine == "auto":
-        chosen, reason = _fastest(precision, device, batch_size)
+        chosen, reason = fastest_engine(precision, device, batch_size)
         device = device or "cpu"
     else:
         chosen, reason = _requested_engine(engine, precision, load_engines(), in_memory=True), "requested"
@@ -356,7 +356,9 @@ def _requested_engine(name: str, precision: Precision, engines: list[type[Engine
     return chosen
 
 
-def _fastest(precision: Precision, device: str | None, batch_size: int | None) -> tuple[type[Engine], str]:
+def fastest_engine(
+    precision: Precision, device: str | None, batch_size: int | None = None
+) -> tuple[type[Engine], str]:
     """The fastest installed engine for a network in memory, and the reason. On a GPU it is PyTorch."""
     if device not in (None, "cpu"):
         return load_engine("pytorch"), f"runs on {device}"
