@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -116,7 +117,11 @@ def _logits(
     views = MultiCrop(preprocessing, crops).array if crops > 1 else None
     prepare = image_preparer(preprocessing, pixels=views)
     shape = (crops, *preprocessing.image_size, 3)
-    return run_batches(images.unopened(), prepare, compute, shape, options=options)
+    callers = min(engine.callers for engine in engines)
+    cores = min(engine.cores for engine in engines) if callers > 1 else None
+    return run_batches(
+        images.unopened(), prepare, compute, shape, options=replace(options, callers=callers, torch_cores=cores)
+    )
 
 
 def _batch_metrics(images: LabelledImages, batch: list[tuple[Result[UnopenedImage, None], ...]]) -> Metrics:

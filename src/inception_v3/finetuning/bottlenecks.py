@@ -6,25 +6,31 @@ moved or put into other classes.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 import inception_v3
-from inception_v3.data import LabelledImages, batches
+from inception_v3.data import LabelledImages
+from inception_v3.data.labelled_images import UnopenedImage
 from inception_v3.errors import InputError
 from inception_v3.fidelity.stored_image import content_key
-from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.choose import fastest_engine, open_graph
+from inception_v3.inference.engines.base import FEATURES, Outputs, Precision
+from inception_v3.inference.engines.graph import build_graph, swap_pools
 from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
+from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
+from inception_v3.inference.schedule import Result, run_batches
 from inception_v3.network.layers import Conv2d
-from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.weights.model import InceptionV3
 
 HEAD_PREFIXES = ("Logits.", "AuxLogits.")  # of the names of parameters
@@ -53,6 +59,8 @@ def feature_space(model: InceptionV3, precision: Precision) -> FeatureSpace:
         width=last_layer(model).weights.shape[1],
         preprocessing=json.dumps(asdict(model.preprocessing) | programs),
         precision=precision,
+        engine=engine.version(),
+        device=device.type,
     )
 
 

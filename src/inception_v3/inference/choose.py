@@ -356,9 +356,7 @@ def _requested_engine(name: str, precision: Precision, engines: list[type[Engine
     return chosen
 
 
-def fastest_engine(
-    precision: Precision, device: str | None, batch_size: int | None = None
-) -> tuple[type[Engine], str]:
+def fastest_engine(precision: Precision, device: str | None, batch_size: int | None = None) -> tuple[type[Engine], str]:
     """The fastest installed engine for a network in memory, and the reason. On a GPU it is PyTorch."""
     if device not in (None, "cpu"):
         return load_engine("pytorch"), f"runs on {device}"

@@ -110,9 +110,7 @@ def engine_compute(engine: Engine) -> Callable[[NDArray[Any], list[Any]], dict[s
 def engine_batches(engine: Engine, batch_size: int, threads: int | None = None) -> BatchOptions:
     """Batches for an engine, in the schedule that it was opened for."""
     callers = engine.callers
-    return BatchOptions(
-        batch_size, threads=threads, callers=callers, torch_cores=engine.cores if callers > 1 else None
-    )
+    return BatchOptions(batch_size, threads=threads, callers=callers, torch_cores=engine.cores if callers > 1 else None)
 
 
 @contextmanager
