@@ -21,6 +21,7 @@ from inception_v3.finetuning import bottlenecks as module
 from inception_v3.finetuning.bottlenecks import bottlenecks, feature_space
 from inception_v3.inference import feature_store
 from inception_v3.inference.feature_store import FeatureStore
+from inception_v3.support.cpu import core_count
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
