@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from inception_v3 import __version__
 from inception_v3.cli.common import print_message, warn
 from inception_v3.errors import InputError
+from inception_v3.support.packages import TORCH_PACKAGES, install_command
 
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe")
@@ -66,6 +67,13 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process else None
     try:
         _run()
+    except ModuleNotFoundError as error:
+        if error.name not in TORCH_PACKAGES:
+            raise
+        print_message(
+            f"error: `inception-v3 {sys.argv[1]}` needs {error.name}; {install_command('torch')}", style="bold red"
+        )
+        sys.exit(2)
     except InputError as error:
         print_message(f"error: {error}", style="bold red")
         sys.exit(error.exit_status)
