@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import typer
 from PIL import Image
+from typer.core import TyperGroup
 
 import inception_v3
 from inception_v3 import cli
@@ -279,8 +279,8 @@ def test_the_package_imports_no_large_library() -> None:
 
 def test_every_argument_and_option_has_a_help_text() -> None:
     commands = typer.main.get_command(cli.app)
-    assert isinstance(commands, click.Group)
-    context = click.Context(commands)
+    assert isinstance(commands, TyperGroup)
+    context = typer.Context(commands)
     names = commands.list_commands(context)
     assert len(names) == 9
     for name in names:

@@ -5,9 +5,8 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -55,9 +54,8 @@ def fidelity(
         ),
     ] = None,
     precision: Annotated[
-        str,
+        NetworkPrecision,
         typer.Option(
-            click_type=click.Choice(get_args(NetworkPrecision)),
             help="Precision of the network. bf16 and int8 are faster; their effect on FID is measured and shown.",
         ),
     ] = "fp32",
@@ -113,7 +111,7 @@ def fidelity(
         weights=weights_file or DEFAULT_WEIGHTS,
         any_weights=any_weights,
         scores=[name.strip() for name in scores.split(",")] if scores else None,
-        dtype=cast("NetworkPrecision", precision),
+        dtype=precision,
         device=picked,
         cache=cache,
         use_cache=not no_cache,
