@@ -57,9 +57,9 @@ def read_tfrecords(files: list[Path], address: str, keep_background: bool = Fals
 
 def _imagenet_names(texts: dict[int, str], last_label: int) -> dict[int, str]:
     """The class names of ImageNet models for labels 1 to 1000, if `texts` are ImageNet's lists of synonyms; or {}."""
-    from torchvision.models import Inception_V3_Weights
+    from inception_v3.weights.formats.weights import imagenet_classes  # imports PyTorch
 
-    categories: list[str] = Inception_V3_Weights.IMAGENET1K_V1.meta["categories"]
+    categories = imagenet_classes()
     texts = {label: text for label, text in texts.items() if label > 0}
     if not texts or last_label > len(categories):
         return {}
