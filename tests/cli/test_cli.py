@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-import click
 import numpy as np
 import pytest
 import safetensors.torch
@@ -18,6 +17,7 @@ import torch
 import typer
 from PIL import Image
 from rich.console import Console
+from typer.core import TyperGroup
 
 import inception_v3
 import options
@@ -285,8 +285,8 @@ def test_the_package_imports_no_large_library() -> None:
 
 def test_every_argument_and_option_has_a_help_text() -> None:
     commands = typer.main.get_command(cli.app)
-    assert isinstance(commands, click.Group)
-    context = click.Context(commands)
+    assert isinstance(commands, TyperGroup)
+    context = typer.Context(commands)
     names = commands.list_commands(context)
     assert len(names) == 10
     for name in names:

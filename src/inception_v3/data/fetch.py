@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from inception_v3.data.address import is_url
-from inception_v3.data.extras import import_extra
 from inception_v3.errors import InputError
 from inception_v3.support.files import atomic_write, cache_folder, file_lock
+from inception_v3.support.packages import import_package
 from inception_v3.support.progress import progress_bar
 
 TIMEOUT = 60.0  # seconds without a byte; the whole download may take longer
@@ -42,14 +42,16 @@ def _cached_path(url: str) -> Path:
 
 
 def _download(url: str, target: Path, show: Callable[[str], None]) -> None:
-    fsspec = import_extra("fsspec", url)
+    fsspec = import_package("fsspec", url, "data")
 
     def show_size(size: int | None, value: int, **_: object) -> None:
         show(f"{value / 2**20:.0f} of {size / 2**20:.0f} MiB" if size else "")
 
     options = {}
     if url.startswith(("http://", "https://")):
-        limits = import_extra("aiohttp", url).ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)
+        limits = import_package("aiohttp", url, "data").ClientTimeout(
+            total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT
+        )
         options = {"client_kwargs": {"timeout": limits}}
     with atomic_write(target) as temporary:
         try:

@@ -20,7 +20,7 @@ from inception_v3.inference.exported.check import rejection_reason
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import check_weights, exports_in, load_format, read_description, recognise
 from inception_v3.support.files import checksum
-from inception_v3.support.packages import missing_packages
+from inception_v3.support.packages import missing_packages, require_packages
 
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
@@ -111,6 +111,7 @@ def open_engine(
             if not has_model:
                 raise
             warnings.warn(f"{error}; using {MODEL_FILE} instead", stacklevel=2)
+    require_packages(("torch",), f"{model}: not an exported network; any other model", "torch")
     from inception_v3.weights.load import load
 
     device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
