@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -130,7 +130,7 @@ def fidelity(
         weights=weights_file or DEFAULT_WEIGHTS,
         any_weights=any_weights,
         scores=[name.strip() for name in scores.split(",")] if scores else None,
-        dtype=precision,
+        dtype=cast("NetworkPrecision", precision),
         device=picked,
         cache=cache,
         use_cache=not no_cache,
