@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from inception_v3 import cli
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
