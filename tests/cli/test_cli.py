@@ -462,7 +462,7 @@ def test_the_choices_of_precision_are_all_precisions() -> None:
         (("fidelity", "a", "b", "--like", "clean-fd"), "did you mean clean-fid?"),
         (("fidelity", "a", "b", "--mode", "legacy-pytroch"), "did you mean legacy-pytorch?"),
         (("fidelity", "a", "b", "--precision", "fp16"), "choose from fp32, bf16, int8"),
-        (("evaluate", "model"), "Missing argument 'DATA'"),
+        (("evaluate", "model"), "Missing argument 'data'"),
         (("bench", "--rounds", "0"), "'--rounds': 0 is not in the range"),
         (("train", "digits", "--out", "run", "--seed", 2**63), "--seed 9223372036854775808: too large"),
         (("describe", "--quiet", "--verbose"), "--quiet and --verbose: use only one of them"),

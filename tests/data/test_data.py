@@ -357,10 +357,11 @@ def test_the_command_line_prints_a_warning_as_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(cli, "app", lambda **_: warnings.warn("pets: [no] held-out image of dog", stacklevel=1))
+    monkeypatch.setattr(cli, "_run", lambda: warnings.warn("pets: [no] held-out image of dog", stacklevel=1))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        cli.main()
+        with pytest.raises(SystemExit):
+            cli.main()
     assert capsys.readouterr().err == "warning: pets: [no] held-out image of dog\n"
 
 
