@@ -122,7 +122,7 @@ def test_an_image_in_a_shard_is_identified_by_its_content(
 def test_encoded_images_are_released(
     model: InceptionV3, store: FeatureStore, shard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each thread has one in memory."""
+    """Each thread has one in memory, and perhaps the one before it."""
     in_memory: weakref.WeakSet[LazyImageFile] = weakref.WeakSet()
     counts: list[int] = []
     read = LazyImageFile.read
@@ -138,7 +138,7 @@ def test_encoded_images_are_released(
         ["a", "b"], concatenate(data.sources, data.sources), [0] * 8, concatenate(data.names, data.names)
     )
     assert bottlenecks(model, both, store, batch_size=1).computed == 6
-    assert max(counts) <= core_count()
+    assert max(counts) <= 2 * core_count()
 
 
 def test_a_file_is_read_again_only_if_it_has_changed(
