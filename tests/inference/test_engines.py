@@ -760,7 +760,7 @@ def test_the_exit_status_is_2_only_if_another_engine_or_precision_must_be_reques
         assert str(raised.value).count(str(path)) == 1, "the file is named once"
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
     for engine, status in (("auto", 1), ("onnxruntime", 2)):
-        with pytest.raises(InputError, match="needs onnxruntime; .*pip install") as raised:
+        with pytest.raises(InputError, match=r"needs onnxruntime; .*pip install") as raised:
             open_exported(exported[1] / "model.onnx", engine)
         assert raised.value.exit_status == status
 

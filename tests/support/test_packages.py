@@ -106,7 +106,8 @@ def test_a_package_that_is_installed_is_imported() -> None:
 def test_a_broken_import_is_not_reported_as_a_missing_extra(tmp_path: Path) -> None:
     """Only the packages of the extra `torch` are: other missing modules are a bug."""
     code = (
-        "import sys; sys.argv = ['inception-v3', 'describe', '--verbose']; sys.modules['inception_v3.network.describe'] = None\n"
+        "import sys; sys.argv = ['inception-v3', 'describe', '--verbose']\n"
+        "sys.modules['inception_v3.network.describe'] = None\n"
         "from inception_v3.cli import main; main()"
     )
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
