@@ -24,7 +24,7 @@ import torch
 
 from inception_v3.benchmarking.matrix_product import MATRIX_PRODUCT
 from inception_v3.benchmarking.synthetic import png_sources, random_network, synthetic_images
-from inception_v3.benchmarking.systems import Candidate, Workload, list_candidates, load_torchvision
+from inception_v3.benchmarking.systems import Candidate, Workload, list_candidates
 from inception_v3.benchmarking.worker import LOGITS_FILE, BatchTimes, Memory, Worker, WorkerError, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
@@ -249,9 +249,11 @@ def write_model_file(
 
 def _export_torchvision(file: Path, model: InceptionV3) -> None:
     """Let PyTorch export torchvision's own network to ONNX."""
+    from inception_v3.weights.programs.run_torchvision import load_network
+
     weights = file.with_name("weights.pth")
     save(model, weights, "torchvision", allow_difference=True)
-    network = load_torchvision(model.settings, weights).eval()
+    network = load_network(str(weights), dict(model.settings)).eval()
     with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
         example = torch.zeros(2, 3, *model.preprocessing.image_size)
         torch.onnx.export(

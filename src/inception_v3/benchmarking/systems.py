@@ -149,17 +149,22 @@ def load_on_pytorch(
     file: Path,
     precision: Precision,
     *,
-    network: Callable[[Settings, Path], Any],
+    script: str,
     channels_last: bool = True,
     compiled: bool = False,
 ) -> LoadedSystem:
-    """Load another library's PyTorch network; a lower precision is autocast, as that library's users would run it."""
+    """Load another library's PyTorch network; a lower precision is autocast, as that library's users would run it.
+
+    `script` is the module in weights/programs that loads the network.
+    """
     if compiled:
         os.environ["TORCHINDUCTOR_FREEZING"] = "1"  # folds constants: the fastest mode of torch.compile
     import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    module = network(workload.settings, file).eval().to(workload.device, memory_format=layout)
+    module = import_module(f"inception_v3.weights.programs.{script}").load_network(str(file), workload.settings)
+    module.aux_logits = False  # timm would run the auxiliary head in evaluation too
+    module = module.eval().to(workload.device, memory_format=layout)
     if compiled:
         module = torch.compile(module)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -172,33 +177,6 @@ def load_on_pytorch(
             return module(images).float().cpu().numpy()
 
     return LoadedSystem(prepare, run)
-
-
-def load_torchvision(settings: Settings, file: Path) -> Any:
-    """Load torchvision's network, for images in [-1, 1]."""
-    import torch
-    from torchvision.models import inception_v3
-
-    network = inception_v3(
-        weights=None,
-        init_weights=False,
-        transform_input=False,
-        num_classes=settings.num_classes,
-        aux_logits=settings.create_aux_logits,
-    )
-    network.load_state_dict(torch.load(file, weights_only=True))
-    return network
-
-
-def load_timm(settings: Settings, file: Path) -> Any:
-    """Load timm's network, which has no auxiliary head."""
-    from safetensors.torch import load_file
-
-    network = import_module("timm").create_model("inception_v3", pretrained=False, num_classes=settings.num_classes)
-    network.load_state_dict(
-        {name: tensor for name, tensor in load_file(file).items() if not name.startswith("AuxLogits")}
-    )
-    return network
 
 
 def load_torchvision_on_onnxruntime(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
@@ -221,16 +199,11 @@ def load_torchvision_on_openvino(workload: Workload, file: Path, precision: Prec
 
 
 def load_keras(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
-    """Load Keras's network on the PyTorch backend, whatever backend the user's configuration names."""
-    os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": workload.device}
-    applications: Any = import_module("keras.applications")
-    network = applications.InceptionV3(
-        weights=None,
-        input_shape=(*workload.settings.image_size, 3),
-        classes=workload.settings.num_classes,
-        classifier_activation=None,
-    )
-    network.load_weights(file)
+    """Load Keras's network, which then computes on PyTorch."""
+    from inception_v3.weights.programs.run_keras import load_network
+
+    os.environ["KERAS_TORCH_DEVICE"] = workload.device
+    network = load_network(str(file), dict(workload.settings), workload.settings.image_size)
     return LoadedSystem(
         lambda pixels: np.ascontiguousarray(workload.scale(pixels).transpose(0, 2, 3, 1)),
         lambda images: np.asarray(network.predict_on_batch(images)),
@@ -249,15 +222,15 @@ SYSTEMS: dict[str, System] = {
     for system in (
         _torchvision(
             "torchvision",
-            partial(load_on_pytorch, network=load_torchvision, channels_last=False),
+            partial(load_on_pytorch, script="run_torchvision", channels_last=False),
             precisions_on=_FP32,
         ),
         _torchvision(
-            "torchvision, channels_last", partial(load_on_pytorch, network=load_torchvision), precisions_on=_AUTOCAST
+            "torchvision, channels_last", partial(load_on_pytorch, script="run_torchvision"), precisions_on=_AUTOCAST
         ),
         _torchvision(
             "torchvision, compiled",
-            partial(load_on_pytorch, network=load_torchvision, compiled=True),
+            partial(load_on_pytorch, script="run_torchvision", compiled=True),
             precisions_on=_AUTOCAST,
             compiled=True,
         ),
@@ -277,8 +250,8 @@ SYSTEMS: dict[str, System] = {
             precisions_on={"cpu": ("fp32", "bf16")},
             format="torchvision",
         ),
-        _timm("timm, channels_last", partial(load_on_pytorch, network=load_timm)),
-        _timm("timm, compiled", partial(load_on_pytorch, network=load_timm, compiled=True), compiled=True),
+        _timm("timm, channels_last", partial(load_on_pytorch, script="run_timm")),
+        _timm("timm, compiled", partial(load_on_pytorch, script="run_timm", compiled=True), compiled=True),
         System("keras on pytorch", load_keras, "keras.h5", "keras", _FP32, format="keras"),
         *map(engine_system, load_engines()),
     )

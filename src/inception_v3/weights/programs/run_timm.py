@@ -8,7 +8,7 @@ import numpy as np
 from .run_torchvision import run_network
 
 
-def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+def load_network(path: str, settings: dict[str, Any]) -> Any:
     timm = import_module("timm")
     network = timm.create_model(
         "inception_v3",
@@ -17,4 +17,8 @@ def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np
         aux_logits=settings["create_aux_logits"],
     )
     timm.models.load_checkpoint(network, path, strict=True)
-    return run_network(network, images, settings["create_aux_logits"])
+    return network
+
+
+def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    return run_network(load_network(path, settings), images, settings["create_aux_logits"])

@@ -7,8 +7,8 @@ import torch
 import torchvision
 
 
-def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Run the network without `transform_input`, which converts from ImageNet's mean and std to [-1, 1]."""
+def load_network(path: str, settings: dict[str, Any]) -> Any:
+    """Load the network without `transform_input`, which converts from ImageNet's mean and std to [-1, 1]."""
     network = torchvision.models.inception_v3(
         weights=None,
         init_weights=False,
@@ -17,7 +17,11 @@ def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np
         aux_logits=settings["create_aux_logits"],
     )
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
-    return run_network(network, images, settings["create_aux_logits"])
+    return network
+
+
+def run(path: str, images: np.ndarray, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    return run_network(load_network(path, settings), images, settings["create_aux_logits"])
 
 
 def run_network(network: Any, images: np.ndarray, aux: bool) -> dict[str, np.ndarray]:
