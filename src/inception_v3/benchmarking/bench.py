@@ -38,6 +38,7 @@ from inception_v3.support.packages import install_command
 from inception_v3.weights.formats.registry import find_writer
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.programs.peers import load_torchvision
 
 CALIBRATION_IMAGES, COMPARED_IMAGES = 64, 48
 PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "ncnn", "nncf", "timm", "keras")
@@ -249,11 +250,9 @@ def write_model_file(
 
 def _export_torchvision(file: Path, model: InceptionV3) -> None:
     """Let PyTorch export torchvision's own network to ONNX."""
-    from inception_v3.weights.programs.run_torchvision import load_network
-
     weights = file.with_name("weights.pth")
     save(model, weights, "torchvision", allow_difference=True)
-    network = load_network(str(weights), dict(model.settings)).eval()
+    network = load_torchvision(str(weights), dict(model.settings)).eval()
     with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
         example = torch.zeros(2, 3, *model.preprocessing.image_size)
         torch.onnx.export(

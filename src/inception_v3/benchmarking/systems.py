@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from inception_v3.inference.engines.base import LOGITS, DevicePrecisions, Engine
 from inception_v3.inference.engines.registry import load_engines
 from inception_v3.inference.exported.registry import load_format
 from inception_v3.network.settings import Settings
+from inception_v3.weights.programs import peers
 
 WORKLOAD_FILE = "workload.pickle"
 
@@ -149,20 +149,20 @@ def load_on_pytorch(
     file: Path,
     precision: Precision,
     *,
-    script: str,
+    load: Callable[[str, dict[str, Any]], Any],
     channels_last: bool = True,
     compiled: bool = False,
 ) -> LoadedSystem:
     """Load another library's PyTorch network; a lower precision is autocast, as that library's users would run it.
 
-    `script` is the module in weights/programs that loads the network.
+    `load` builds the network from a model file and settings.
     """
     if compiled:
         os.environ["TORCHINDUCTOR_FREEZING"] = "1"  # folds constants: the fastest mode of torch.compile
     import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    module = import_module(f"inception_v3.weights.programs.{script}").load_network(str(file), workload.settings)
+    module = load(str(file), dict(workload.settings))
     module.aux_logits = False  # timm would run the auxiliary head in evaluation too
     module = module.eval().to(workload.device, memory_format=layout)
     if compiled:
@@ -200,10 +200,8 @@ def load_torchvision_on_openvino(workload: Workload, file: Path, precision: Prec
 
 def load_keras(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
     """Load Keras's network, which then computes on PyTorch."""
-    from inception_v3.weights.programs.run_keras import load_network
-
     os.environ["KERAS_TORCH_DEVICE"] = workload.device
-    network = load_network(str(file), dict(workload.settings), workload.settings.image_size)
+    network = peers.load_keras(str(file), dict(workload.settings), workload.settings.image_size)
     return LoadedSystem(
         lambda pixels: np.ascontiguousarray(workload.scale(pixels).transpose(0, 2, 3, 1)),
         lambda images: np.asarray(network.predict_on_batch(images)),
@@ -222,15 +220,15 @@ SYSTEMS: dict[str, System] = {
     for system in (
         _torchvision(
             "torchvision",
-            partial(load_on_pytorch, script="run_torchvision", channels_last=False),
+            partial(load_on_pytorch, load=peers.load_torchvision, channels_last=False),
             precisions_on=_FP32,
         ),
         _torchvision(
-            "torchvision, channels_last", partial(load_on_pytorch, script="run_torchvision"), precisions_on=_AUTOCAST
+            "torchvision, channels_last", partial(load_on_pytorch, load=peers.load_torchvision), precisions_on=_AUTOCAST
         ),
         _torchvision(
             "torchvision, compiled",
-            partial(load_on_pytorch, script="run_torchvision", compiled=True),
+            partial(load_on_pytorch, load=peers.load_torchvision, compiled=True),
             precisions_on=_AUTOCAST,
             compiled=True,
         ),
@@ -250,8 +248,8 @@ SYSTEMS: dict[str, System] = {
             precisions_on={"cpu": ("fp32", "bf16")},
             format="torchvision",
         ),
-        _timm("timm, channels_last", partial(load_on_pytorch, script="run_timm")),
-        _timm("timm, compiled", partial(load_on_pytorch, script="run_timm", compiled=True), compiled=True),
+        _timm("timm, channels_last", partial(load_on_pytorch, load=peers.load_timm)),
+        _timm("timm, compiled", partial(load_on_pytorch, load=peers.load_timm, compiled=True), compiled=True),
         System("keras on pytorch", load_keras, "keras.h5", "keras", _FP32, format="keras"),
         *map(engine_system, load_engines()),
     )
