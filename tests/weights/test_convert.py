@@ -10,7 +10,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from inception_v3.weights import convert as conversion
 from inception_v3.weights.convert import difference, outputs
 from inception_v3.weights.formats.registry import find_writer, recognise
 from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.programs.peers import PROGRAMS
 from inception_v3.weights.programs.program import Program, ProgramError
 
 Build = Callable[..., InceptionV3]
@@ -460,7 +460,7 @@ def test_check_with_another_python_that_has_the_program(tmp_path: Path, random_m
 
 @pytest.fixture
 def restored_pytorch_fid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restore the function that run_pytorch_fid.py replaces in pytorch-fid."""
+    """Restore the function that peers.py replaces in pytorch-fid."""
     function = pytorch_fid.inception.load_state_dict_from_url
     monkeypatch.setattr(pytorch_fid.inception, "load_state_dict_from_url", function)
 
@@ -499,8 +499,7 @@ def difference_from_program(
     pixels = torch.randint(256, (1, 3, *size))
     program = find_writer(format).program
     assert program is not None
-    script = import_module(f"inception_v3.weights.programs.{program.script}")
-    theirs = script.run(str(path), Preprocessing().scale(pixels).numpy(), model.settings)
+    theirs = PROGRAMS[program.distribution](str(path), Preprocessing().scale(pixels).numpy(), model.settings)
     assert len(theirs) == heads
     return difference(outputs(model, pixels), {name: torch.tensor(value) for name, value in theirs.items()})
 
@@ -532,7 +531,7 @@ def test_a_programs_output_and_exceptions_stay_in_its_process(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     settings = InceptionV3(final_endpoint="Conv2d_1a_3x3").settings
     with pytest.raises(ProgramError, match="KeyError: 'a'") as caught:
-        Program("timm", "run_timm").run(tmp_path / "x", np.zeros((1, 3, 75, 75), "f"), settings)
+        Program("timm").run(tmp_path / "x", np.zeros((1, 3, 75, 75), "f"), settings)
     assert type(caught.value) is ProgramError, "the program is not missing"
     assert capfd.readouterr() == ("", "")
 

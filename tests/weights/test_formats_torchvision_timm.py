@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as transform
 
 from conftest import randomise, relative
 from inception_v3.errors import InputError
-from inception_v3.weights.formats import state_dict_file, timm, torchvision, torchvision_names
+from inception_v3.weights.formats import state_dict_file, timm, torchvision
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.model import InceptionV3
@@ -154,14 +154,14 @@ def test_the_names_and_shapes_are_those_of_the_other_programs(name: str, aux: bo
     with torch.device("meta"):
         theirs = PEERS[name][1](aux, num_classes=7).state_dict()
         ours = InceptionV3(num_classes=7, create_aux_logits=aux, batch_norm_scale=True).state_dict()
-    names = torchvision_names.state_names(aux)
+    names = torchvision.state_names(aux)
     assert {*names} == {key for key in theirs if not key.endswith("num_batches_tracked")}
     assert sorted(names.values()) == sorted(ours)
     assert all(theirs[key].shape == ours[name].shape[: theirs[key].dim()] for key, name in names.items())
 
 
 def test_irregular_published_names_are_mapped_to_the_right_layers() -> None:
-    names = torchvision_names.state_names(aux=True)
+    names = torchvision.state_names(aux=True)
     assert names["Mixed_5c.branch5x5_2.conv.weight"] == "Mixed_5c.Branch_1.Conv_1_0c_5x5.weights"
     assert names["Mixed_6a.branch3x3.bn.running_var"] == "Mixed_6a.Branch_0.Conv2d_1a_1x1.BatchNorm.moving_variance"
     assert names["Mixed_7a.branch7x7x3_4.bn.weight"] == "Mixed_7a.Branch_1.Conv2d_1a_3x3.BatchNorm.gamma"

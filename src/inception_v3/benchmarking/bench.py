@@ -24,7 +24,7 @@ import torch
 
 from inception_v3.benchmarking.matrix_product import MATRIX_PRODUCT
 from inception_v3.benchmarking.synthetic import png_sources, random_network, synthetic_images
-from inception_v3.benchmarking.systems import Candidate, Workload, list_candidates, load_torchvision
+from inception_v3.benchmarking.systems import Candidate, Workload, list_candidates
 from inception_v3.benchmarking.worker import LOGITS_FILE, BatchTimes, Memory, Worker, WorkerError, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
@@ -38,6 +38,7 @@ from inception_v3.support.packages import install_command
 from inception_v3.weights.formats.registry import find_writer
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.programs.peers import load_torchvision
 
 CALIBRATION_IMAGES, COMPARED_IMAGES = 64, 48
 PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "ncnn", "nncf", "timm", "keras")
@@ -251,7 +252,7 @@ def _export_torchvision(file: Path, model: InceptionV3) -> None:
     """Let PyTorch export torchvision's own network to ONNX."""
     weights = file.with_name("weights.pth")
     save(model, weights, "torchvision", allow_difference=True)
-    network = load_torchvision(model.settings, weights).eval()
+    network = load_torchvision(str(weights), dict(model.settings)).eval()
     with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
         example = torch.zeros(2, 3, *model.preprocessing.image_size)
         torch.onnx.export(

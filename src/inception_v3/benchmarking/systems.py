@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from inception_v3.inference.engines.base import LOGITS, DevicePrecisions, Engine
 from inception_v3.inference.engines.registry import load_engines
 from inception_v3.inference.exported.registry import load_format
 from inception_v3.network.settings import Settings
+from inception_v3.weights.programs import peers
 
 WORKLOAD_FILE = "workload.pickle"
 
@@ -149,17 +149,22 @@ def load_on_pytorch(
     file: Path,
     precision: Precision,
     *,
-    network: Callable[[Settings, Path], Any],
+    load: Callable[[str, dict[str, Any]], Any],
     channels_last: bool = True,
     compiled: bool = False,
 ) -> LoadedSystem:
-    """Load another library's PyTorch network; a lower precision is autocast, as that library's users would run it."""
+    """Load another library's PyTorch network; a lower precision is autocast, as that library's users would run it.
+
+    `load` builds the network from a model file and settings.
+    """
     if compiled:
         os.environ["TORCHINDUCTOR_FREEZING"] = "1"  # folds constants: the fastest mode of torch.compile
     import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    module = network(workload.settings, file).eval().to(workload.device, memory_format=layout)
+    module = load(str(file), dict(workload.settings))
+    module.aux_logits = False  # timm would run the auxiliary head in evaluation too
+    module = module.eval().to(workload.device, memory_format=layout)
     if compiled:
         module = torch.compile(module)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -172,33 +177,6 @@ def load_on_pytorch(
             return module(images).float().cpu().numpy()
 
     return LoadedSystem(prepare, run)
-
-
-def load_torchvision(settings: Settings, file: Path) -> Any:
-    """Load torchvision's network, for images in [-1, 1]."""
-    import torch
-    from torchvision.models import inception_v3
-
-    network = inception_v3(
-        weights=None,
-        init_weights=False,
-        transform_input=False,
-        num_classes=settings.num_classes,
-        aux_logits=settings.create_aux_logits,
-    )
-    network.load_state_dict(torch.load(file, weights_only=True))
-    return network
-
-
-def load_timm(settings: Settings, file: Path) -> Any:
-    """Load timm's network, which has no auxiliary head."""
-    from safetensors.torch import load_file
-
-    network = import_module("timm").create_model("inception_v3", pretrained=False, num_classes=settings.num_classes)
-    network.load_state_dict(
-        {name: tensor for name, tensor in load_file(file).items() if not name.startswith("AuxLogits")}
-    )
-    return network
 
 
 def load_torchvision_on_onnxruntime(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
@@ -221,16 +199,9 @@ def load_torchvision_on_openvino(workload: Workload, file: Path, precision: Prec
 
 
 def load_keras(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
-    """Load Keras's network on the PyTorch backend, whatever backend the user's configuration names."""
-    os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": workload.device}
-    applications: Any = import_module("keras.applications")
-    network = applications.InceptionV3(
-        weights=None,
-        input_shape=(*workload.settings.image_size, 3),
-        classes=workload.settings.num_classes,
-        classifier_activation=None,
-    )
-    network.load_weights(file)
+    """Load Keras's network, which then computes on PyTorch."""
+    os.environ["KERAS_TORCH_DEVICE"] = workload.device
+    network = peers.load_keras(str(file), dict(workload.settings), workload.settings.image_size)
     return LoadedSystem(
         lambda pixels: np.ascontiguousarray(workload.scale(pixels).transpose(0, 2, 3, 1)),
         lambda images: np.asarray(network.predict_on_batch(images)),
@@ -249,15 +220,15 @@ SYSTEMS: dict[str, System] = {
     for system in (
         _torchvision(
             "torchvision",
-            partial(load_on_pytorch, network=load_torchvision, channels_last=False),
+            partial(load_on_pytorch, load=peers.load_torchvision, channels_last=False),
             precisions_on=_FP32,
         ),
         _torchvision(
-            "torchvision, channels_last", partial(load_on_pytorch, network=load_torchvision), precisions_on=_AUTOCAST
+            "torchvision, channels_last", partial(load_on_pytorch, load=peers.load_torchvision), precisions_on=_AUTOCAST
         ),
         _torchvision(
             "torchvision, compiled",
-            partial(load_on_pytorch, network=load_torchvision, compiled=True),
+            partial(load_on_pytorch, load=peers.load_torchvision, compiled=True),
             precisions_on=_AUTOCAST,
             compiled=True,
         ),
@@ -277,8 +248,8 @@ SYSTEMS: dict[str, System] = {
             precisions_on={"cpu": ("fp32", "bf16")},
             format="torchvision",
         ),
-        _timm("timm, channels_last", partial(load_on_pytorch, network=load_timm)),
-        _timm("timm, compiled", partial(load_on_pytorch, network=load_timm, compiled=True), compiled=True),
+        _timm("timm, channels_last", partial(load_on_pytorch, load=peers.load_timm)),
+        _timm("timm, compiled", partial(load_on_pytorch, load=peers.load_timm, compiled=True), compiled=True),
         System("keras on pytorch", load_keras, "keras.h5", "keras", _FP32, format="keras"),
         *map(engine_system, load_engines()),
     )

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from PIL.Image import Image, Resampling
 
 from inception_v3.images.tensorflow_resize import tensorflow_resize
+from inception_v3.network.architecture import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Size = tuple[int, int]  # (height, width)
 Box = tuple[int, int, int, int]  # (left, top, right, bottom)
 Interpolation = Literal["bilinear", "bicubic", "tensorflow"]
 PreprocessingName = Literal["inception", "slim", "torchvision", "timm", "keras"]
@@ -55,6 +55,8 @@ class Preprocessing:
     squash: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "mean", "std"):  # JSON has lists where the fields are tuples
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size must be a height and a width, not {self.image_size}")
         if not 0 < self.crop_fraction <= 1:

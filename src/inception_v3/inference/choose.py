@@ -21,11 +21,11 @@ from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import check_weights, exports_in, load_format, read_description, recognise
 from inception_v3.support.files import checksum
 from inception_v3.support.packages import missing_packages, require_packages
+from inception_v3.weights.published import MODEL_FILE
 
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
-MODEL_FILE = "model.safetensors"  # in a run folder; also defined in weights/read.py, which imports PyTorch
 EXPORTED = "exported"  # the folder in a run folder that `inception-v3 export RUN` writes to by default
 
 

@@ -43,6 +43,13 @@ def read_fields(message: memoryview, damage: str = "") -> Iterator[Field]:
         yield Field(tag >> 3, message[offset:end] if wire_type else value, start, end)
 
 
+def read_messages(message: memoryview, number: int, damage: str = "") -> Iterator[memoryview]:
+    """Yield the messages, texts or byte strings of all fields with this number. Raises ValueError, as `read_fields`."""
+    for field in read_fields(message, damage):
+        if field.number == number and isinstance(field.value, memoryview):
+            yield field.value
+
+
 def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
     """Decode the unsigned integer at `offset`; return it and the offset behind it.
 

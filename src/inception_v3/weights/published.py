@@ -159,7 +159,8 @@ PUBLISHED: dict[str, Web | Hub] = {
 }
 ENDPOINT: str | None = None  # address of the hub; None is huggingface_hub's default, which HF_ENDPOINT sets
 CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # files of a repository or folder, in order of preference
+MODEL_FILE = "model.safetensors"  # in a run folder and in a folder saved by save_pretrained
+WEIGHTS = (MODEL_FILE, "pytorch_model.bin")  # files of a repository or folder, in order of preference
 
 
 def find_published(name: str) -> Web | Hub | None:

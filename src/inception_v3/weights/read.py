@@ -8,9 +8,7 @@ from typing import Any
 from inception_v3.errors import InputError
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
-from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
-
-MODEL_FILE = WEIGHTS[0]  # in a run folder and in a folder saved by save_pretrained
+from inception_v3.weights.published import MODEL_FILE, WEIGHTS, WeightsSource, find_published
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from inception_v3.inference.engines.base import PIXELS_INPUT, Precision
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.exported.base import ExportFormat, find_description
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
-from inception_v3.support.protocol_buffers import read_fields
+from inception_v3.support.protocol_buffers import read_messages
 
 SPECIFICATION = Path("Data", "com.apple.CoreML", "model.mlmodel")  # in the folder
 METADATA_PATH = (2, 100, 100)  # Model.description.metadata.userDefined, field numbers of Apple's Model.proto
@@ -36,8 +36,7 @@ class CoremlFormat(ExportFormat):
             raise ValueError("larger than such a file can be")
         messages = [memoryview(specification.read_bytes())]
         for number in METADATA_PATH:
-            fields = [field for message in messages for field in read_fields(message) if field.number == number]
-            messages = [field.value for field in fields if isinstance(field.value, memoryview)]
+            messages = [inner for message in messages for inner in read_messages(message, number)]
         return find_description(messages)
 
     def write_description(self, file: Path, text: str) -> None:

@@ -7,7 +7,7 @@ network in float32 when the file was written. Reading it needs neither PyTorch n
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
@@ -93,15 +93,16 @@ class Description:
 def parse_description(text: str, path: Path) -> Description:
     """Parse the JSON text in the file `path`. Raises InputError: damaged, or written by another version."""
     try:
-        values = _with_tuples(json.loads(text))
+        values = json.loads(text)
         if values.pop("version") != VERSION:
             raise InputError(f"{path}: written by another version of inception-v3; export it again with this one")
         if values.keys() != {field.name for field in fields(Description)}:
             raise ValueError(f"its keys are {sorted(values)}")
         if values["precision"] not in get_args(Precision):
             raise ValueError(f"its precision is {values['precision']}")
-        values["settings"] = Settings(**_with_tuples(values["settings"]))
-        values["preprocessing"] = Preprocessing(**_with_tuples(values["preprocessing"]))
+        values["settings"] = Settings(**values["settings"])
+        values["preprocessing"] = Preprocessing(**values["preprocessing"])
+        values |= {name: tuple(values[name]) for name in ("outputs", "kept_higher")}
         values["check"] = values["check"] and AgreementCheck(**values["check"])
         if (names := values["class_names"]) is not None:
             values["class_names"], classes = list(names), values["settings"].num_classes
@@ -110,8 +111,3 @@ def parse_description(text: str, path: Path) -> Description:
         return Description(**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: its description cannot be read ({error}); export it again") from error
-
-
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Convert lists to tuples, because JSON has lists where the fields hold tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

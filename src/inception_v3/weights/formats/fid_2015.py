@@ -8,19 +8,19 @@ from pathlib import Path
 
 from inception_v3.errors import InputError
 from inception_v3.network.settings import GRAPH_2015
-from inception_v3.weights.formats import torchvision_names
+from inception_v3.weights.formats import torchvision
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import Weights, differences_from
 from inception_v3.weights.programs.program import Program
 
 
 def recognises(path: Path) -> bool:
-    return torchvision_names.recognises(path, of_2015=True)
+    return torchvision.recognises_names(path, of_2015=True)
 
 
 def read(path: Path) -> Weights:
     """Read the state dict. Raises InputError, naming the file and the variable: damaged, with code, another network."""
-    tensors, aux, num_classes = torchvision_names.read_tensors(path)
+    tensors, aux, num_classes = torchvision.read_tensors(path)
     if aux or num_classes != GRAPH_2015.num_classes:
         has = "an auxiliary head" if aux else f"{num_classes} classes"
         raise InputError(f"{path}: not the network of 2015: it has {has}; read it as torchvision or timm")
@@ -43,7 +43,7 @@ def write(weights: Weights, path: Path) -> None:
     """
     if weights.settings.num_classes != GRAPH_2015.num_classes:
         raise InputError(f"{path}: pytorch-fid loads only networks with 1008 classes; write it as native")
-    torchvision_names.save(path, weights, aux=False)
+    torchvision.save(path, weights, aux=False)
 
 
 FORMAT = WritableFormat(
@@ -54,5 +54,5 @@ FORMAT = WritableFormat(
     differences=differences,
     suffixes=(".pth", ".pt"),
     forbidden_suffixes=(".safetensors",),
-    program=Program("pytorch-fid", "run_pytorch_fid"),
+    program=Program("pytorch-fid"),
 )

@@ -19,7 +19,7 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, Pool
 from inception_v3.network.settings import GRAPH_2015
-from inception_v3.support.protocol_buffers import read_fields
+from inception_v3.support.protocol_buffers import read_fields, read_messages
 from inception_v3.weights.formats.base import Format
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, DTYPES, V1_FLOATS, read_shape, to_native
 from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, numbered, state_name, to_torch
@@ -145,9 +145,8 @@ def _find_scope(path: Path, nodes: Nodes, expected: list[str]) -> str:
 
 def _read_nodes(path: Path) -> Iterator[tuple[str, memoryview]]:
     """The name and the message of each node."""
-    for number, node, *_ in _read_fields(np.memmap(path, np.uint8, "r").data):
-        if number == 1 and isinstance(node, memoryview):
-            yield _text(node, 1), node
+    for node in _read_messages(np.memmap(path, np.uint8, "r").data, 1):
+        yield _text(node, 1), node
 
 
 def _constant(nodes: Nodes, name: str) -> memoryview:
@@ -157,8 +156,7 @@ def _constant(nodes: Nodes, name: str) -> memoryview:
             raise ValueError(f"its node {name!r} is missing")
         op = _text(nodes[name], 2)
         if op == "Const":
-            attributes = (value for number, value, *_ in _read_fields(nodes[name]) if number == 5)
-            values = (a for a in attributes if isinstance(a, memoryview) and _text(a, 1) == "value")
+            values = (attribute for attribute in _read_messages(nodes[name], 5) if _text(attribute, 1) == "value")
             return _message(_message(next(values, memoryview(b"")), 2), 8)
         if op != "Identity":
             raise ValueError(f"it is a {op!r}, not a constant of a frozen graph")
@@ -168,7 +166,8 @@ def _constant(nodes: Nodes, name: str) -> memoryview:
 
 def _read_tensor(tensor: memoryview, expected: tuple[int, ...]) -> Tensor:
     """Copy the values into the layout of `state_dict()`, once type, shape and size are known to be right."""
-    dtype, shape = _first(tensor, 1), _message(tensor, 2)
+    dtype = next((field.value for field in _read_fields(tensor) if field.number == 1), None)
+    shape = _message(tensor, 2)
     if not isinstance(dtype, int) or dtype not in (*V1_FLOATS, BFLOAT16, FLOAT16):
         raise ValueError(f"its TensorFlow type {dtype} is not a float")
     declared = read_shape(shape) if len(shape) <= 1000 else ()
@@ -200,17 +199,12 @@ def _values(tensor: memoryview, dtype: int, count: int) -> np.ndarray:
 
 
 _read_fields = partial(read_fields, damage="it ends too early")
-
-
-def _first(message: memoryview, number: int) -> int | memoryview | None:
-    """The value of the first field with that number."""
-    return next((value for field, value, *_ in _read_fields(message) if field == number), None)
+_read_messages = partial(read_messages, damage="it ends too early")
 
 
 def _message(message: memoryview, number: int) -> memoryview:
     """The message in the first field with that number; empty if there is none."""
-    value = _first(message, number)
-    return value if isinstance(value, memoryview) else memoryview(b"")
+    return next(_read_messages(message, number), memoryview(b""))
 
 
 def _text(message: memoryview, number: int) -> str:

@@ -371,5 +371,5 @@ FORMAT = WritableFormat(
     suffixes=(".h5",),
     required_suffixes=(".h5", ".hdf5"),
     has_gamma=False,
-    program=Program("keras", "run_keras"),
+    program=Program("keras"),
 )

@@ -8,7 +8,6 @@ checked against the file's size before memory is allocated, and can be mapped in
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -49,18 +48,13 @@ def read(path: Path) -> Weights:
             raise ValueError(f"unknown preprocessing {sorted(stored.keys() - known)}")
         return Weights(
             tensors,
-            Settings(**_with_tuples(json.loads(metadata["settings"]))),
-            Preprocessing(**_with_tuples(stored)),
+            Settings(**json.loads(metadata["settings"])),
+            Preprocessing(**stored),
             json.loads(metadata["class_names"]),
             dict(json.loads(metadata.get("training", "{}"))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its settings cannot be read ({error}); the file is damaged") from error
-
-
-def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
-    """Turn lists into tuples: JSON has lists where the options are tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def write(weights: Weights, path: Path) -> None:

@@ -155,5 +155,5 @@ FORMAT = WritableFormat(
     suffixes=(".ckpt",),
     forbidden_suffixes=(".index",),  # a checkpoint is named by its prefix
     has_gamma=False,
-    program=Program("tf-slim", "run_tf_slim"),
+    program=Program("tf-slim"),
 )

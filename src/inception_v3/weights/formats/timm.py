@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.weights.formats import native, torchvision, torchvision_names
+from inception_v3.weights.formats import native, torchvision
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.state_dict_file import is_safetensors
 from inception_v3.weights.formats.weights import Weights
@@ -29,7 +29,7 @@ PREPROCESSING = Preprocessing.named("timm")
 
 def recognises(path: Path) -> bool:
     """Whether the file is safetensors by another program, or a pickle beside timm's config.json of this network."""
-    if not torchvision_names.recognises(path, of_2015=False):
+    if not torchvision.recognises_names(path, of_2015=False):
         return False
     return not native.recognises(path) if is_safetensors(path) else _pretrained_cfg(path) is not None
 
@@ -81,8 +81,8 @@ def write(weights: Weights, path: Path) -> None:
     if path.suffix in PICKLED:
         torchvision.write(weights, path)
         return
-    aux = torchvision_names.can_hold_aux(weights)
-    torchvision_names.save(path, weights, aux, partial(save_file, metadata={"format": "pt"}))
+    aux = torchvision.can_hold_aux(weights)
+    torchvision.save(path, weights, aux, partial(save_file, metadata={"format": "pt"}))
 
 
 FORMAT = WritableFormat(
@@ -93,5 +93,5 @@ FORMAT = WritableFormat(
     differences=torchvision.differences,
     suffixes=(".bin",),
     required_suffixes=(".safetensors", *PICKLED),
-    program=Program("timm", "run_timm"),
+    program=Program("timm"),
 )

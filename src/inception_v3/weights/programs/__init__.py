@@ -1,5 +1,4 @@
-"""The other programs with an Inception V3, run on a file that was written for them, to compare their outputs.
+"""The other programs with an Inception V3: how each loads a file that was written for it, and runs its network.
 
-program.py starts a process of any Python that has the program. There runner.py calls the script of that program,
-run_<program>.py. Neither imports anything of this project, which the other Python need not have.
+peers.py has the table of programs. program.py runs peers.py with any Python that has the program.
 """

@@ -23,10 +23,9 @@ class MissingProgramError(ProgramError):
 
 @dataclass(frozen=True)
 class Program:
-    """The name of a program's Python distribution, and of the module in this folder that loads and runs its network."""
+    """A program by the name of its Python distribution, which peers.py lists with how it is run."""
 
     distribution: str
-    script: str
 
     def run(
         self, path: Path, images: np.ndarray, settings: Mapping[str, Any], python: str | Path = sys.executable
@@ -54,8 +53,7 @@ class Program:
             np.save(folder / "images.npy", images)
             command = [
                 python,
-                Path(__file__).with_name("runner.py"),
-                self.script,
+                Path(__file__).with_name("peers.py"),
                 self.distribution,
                 path.absolute(),
                 json.dumps(dict(settings)),
