@@ -21,7 +21,7 @@ from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import check_weights, exports_in, load_format, read_description, recognise
 from inception_v3.support.files import checksum
 from inception_v3.support.packages import missing_packages
-from inception_v3.weights.published import MODEL_FILE
+from inception_v3.weights import MODEL_FILE
 
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3

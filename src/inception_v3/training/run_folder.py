@@ -29,8 +29,8 @@ from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.state import TrainingState
+from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.load import save
-from inception_v3.weights.published import MODEL_FILE
 
 if TYPE_CHECKING:
     from inception_v3.evaluation.evaluate import Metrics

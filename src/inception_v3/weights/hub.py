@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from inception_v3.support.files import write_error, write_text
+from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.formats import native
-from inception_v3.weights.published import CONFIG, MODEL_FILE, Hub, find_published, parse_repository
+from inception_v3.weights.published import CONFIG, Hub, find_published, parse_repository
 from inception_v3.weights.read import read_source, read_weights
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from inception_v3.errors import InputError
 from inception_v3.support.download import MAX_BYTES, DownloadError, download, matches_checksum, network_reason
 from inception_v3.support.files import atomic_write, write_error
+from inception_v3.weights import MODEL_FILE
 
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
 INCEPTION_MEAN_STD: MeanStd = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -159,7 +160,6 @@ PUBLISHED: dict[str, Web | Hub] = {
 }
 ENDPOINT: str | None = None  # address of the hub; None is huggingface_hub's default, which HF_ENDPOINT sets
 CONFIG = "config.json"
-MODEL_FILE = "model.safetensors"  # in a run folder and in a folder saved by save_pretrained
 WEIGHTS = (MODEL_FILE, "pytorch_model.bin")  # files of a repository or folder, in order of preference
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from inception_v3.errors import InputError
+from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
-from inception_v3.weights.published import MODEL_FILE, WEIGHTS, WeightsSource, find_published
+from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
 
 
 @dataclass(frozen=True)
