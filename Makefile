@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 RUN := runs/digits
 
-.PHONY: setup test demo layout parity weights clean
+.PHONY: setup test test-slow demo layout parity weights clean
 
 setup: .venv/.complete .oracle/.complete
 
@@ -31,6 +31,11 @@ test: setup
 	.venv/bin/mypy
 # One process for each core, with one thread each, because the threads of two processes would wait for each other.
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n logical --maxprocesses 4 --dist worksteal --durations 20
+
+# Install the wheel, without extras and with PyTorch, for every Python from 3.11 to 3.13 on this machine, and use it.
+# Needs a package index, 6 GB of disk, and minutes.
+test-slow: setup
+	.venv/bin/pytest -m slow --durations 20
 
 # Train on handwritten digits, evaluate, and predict the classes of ten digits that were not used for training.
 demo: .venv/.complete

@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from inception_v3 import InceptionV3
-from inception_v3.finetuning.bottlenecks import compute_features
-from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.choose import open_graph
+from inception_v3.inference.engines.base import FEATURES, Precision
+from inception_v3.inference.engines.graph import build_graph, swap_pools
 from inception_v3.weights.load import save
 
 CLASSES = 10
@@ -59,11 +59,13 @@ def measure(command: list[str]) -> tuple[float, float, dict[str, object]]:
 def compare_batches() -> None:
     """Print the largest differences between the features of 33 images, relative to the largest feature."""
     model = InceptionV3(create_aux_logits=False).eval()
-    pixels = torch.randint(0, 256, (33, 3, 299, 299), dtype=torch.uint8)
+    graph = swap_pools(build_graph(model, outputs=(FEATURES,)))
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 299, 299, 3), np.uint8)
     features = {}
     for precision in PRECISIONS:
+        engine, _ = open_graph(graph, "auto", precision)
         for size in (16, 1, 5, 33):
-            parts = [compute_features(model, part, precision) for part in pixels.split(size)]
+            parts = [engine.run(pixels[start : start + size])[FEATURES] for start in range(0, len(pixels), size)]
             features[precision, size] = np.concatenate(parts)
         reference = features[precision, 16]
         for size in (1, 5, 33):

@@ -3,6 +3,7 @@
     python benchmarks/predict_folder.py                        # the full-width network, random weights, exported
     python benchmarks/predict_folder.py --model FILE           # any network that `inception-v3 predict` takes
     python benchmarks/predict_folder.py --fake 13              # an engine that only waits, 13 ms for each image
+    python benchmarks/predict_folder.py --callers 2            # `predict` with two threads, each with its own batch
 
 In each round, first the engine runs on the prepared pixels of all images, in the same batches as `predict` uses. Then
 the folder goes through `predict` to a file. The two alternate, so that a noisy machine affects both. Medians are
@@ -31,7 +32,7 @@ from inception_v3.inference.schedule import FIRST_BATCH
 class FakeEngine:
     """Waits as long as a network would compute, without using the CPU."""
 
-    name, precision = "fake", "none"
+    name, precision, callers = "fake", "none", 1
 
     def __init__(self, milliseconds: float) -> None:
         self.seconds = milliseconds / 1000
@@ -46,7 +47,7 @@ class RecordingEngine:
     """Passes batches on to another engine, and keeps a copy of their pixels."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.name, self.precision = engine, engine.name, engine.precision
+        self.engine, self.name, self.precision, self.callers = engine, engine.name, engine.precision, 1
         self.batches: list[np.ndarray] = []
 
     def predict(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,22 +84,25 @@ def export_networks(folder: Path, precisions: list[str]) -> dict[str, Path]:
     return files
 
 
-def measure(opened: OpenedModel | None, folder: Path, options: argparse.Namespace) -> None:
-    """Print a row of the table for one engine; None is the FakeEngine."""
-    engine: Engine = FakeEngine(options.fake) if opened is None else opened.engine  # type: ignore[assignment]
+def measure(opened: OpenedModel | None, folder: Path, options: argparse.Namespace, engine: Engine) -> None:
+    """Print a row of the table for one engine; None is the FakeEngine.
+
+    `opened` runs the prepared pixels on all cores, and `engine` is that of `predict`.
+    """
+    limit: Engine = engine if opened is None else opened.engine
     preprocessing = Preprocessing() if opened is None else opened.description.preprocessing
     names = [str(number) for number in range(1000)] if opened is None else opened.description.names()
     resize = options.resize or default_resizer()
     pipeline_options = {"batch_size": options.batch_size, "decode": options.decode, "resize": resize}
     paths = [str(folder)]
-    recorder = RecordingEngine(engine)
+    recorder = RecordingEngine(limit)
     count = sum(1 for _ in run_pipeline(recorder, preprocessing, expand(paths), **pipeline_options))  # type: ignore[arg-type]
     assert len(recorder.batches[0]) == FIRST_BATCH
     engine_speeds, folder_speeds, cpu_milliseconds = [], [], []
     for _ in range(options.rounds):
         started = time.perf_counter()
         for pixels in recorder.batches:
-            engine.predict(pixels)
+            limit.predict(pixels)
         engine_speeds.append(count / (time.perf_counter() - started))
         with tempfile.TemporaryDirectory() as out:
             results = open_results(Path(out) / "out.jsonl", {}, top=5, resume=False)
@@ -124,6 +128,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--callers", type=int, default=1)
     parser.add_argument("--decode", choices=("exact", "scaled"), default="exact")
     parser.add_argument("--resize", choices=("torchvision", "pillow"))
     options = parser.parse_args()
@@ -131,19 +136,23 @@ def main() -> None:
         folder = Path(temporary, "images")
         folder.mkdir()
         write_images(folder, options.pictures, *options.size)
-        models: list[OpenedModel | None] = [None]
-        if options.model is not None:
-            models = [open_engine(options.model, options.engine, name, min_agreement=0) for name in options.precision]
-        elif options.fake is None:
+        files = {name: Path(options.model or "") for name in options.precision}
+        if options.model is None and options.fake is None:
             files = export_networks(Path(temporary), options.precision)
-            models = [open_engine(file, options.engine, name, min_agreement=0) for name, file in files.items()]
         print(f"{options.pictures} JPEGs of {options.size[0]}x{options.size[1]}, {options.rounds} rounds, medians")
         print(
             "| engine | precision | resize | decode | engine, images/s | folder, images/s | fraction | CPU ms/image |"
         )
         print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
-        for model in models:
-            measure(model, folder, options)
+        if options.fake is not None:
+            measure(None, folder, options, FakeEngine(options.fake))  # type: ignore[arg-type]
+            return
+        for name, file in files.items():
+            single, engine = (
+                open_engine(file, options.engine, name, min_agreement=0, callers=callers)
+                for callers in (1, options.callers)
+            )
+            measure(single, folder, options, engine.engine)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ SIZE = Preprocessing((8, 8))
 class FakeEngine(Engine):
     """Takes `seconds` for each batch, logs the batch size to a file, and fails after `fails_at` images."""
 
-    name, precision, device = "fake", "fp32", "cpu"
+    name, precision, device, callers = "fake", "fp32", "cpu", 1
     image_size, widths = (8, 8), {LOGITS: CLASSES, FEATURES: 2048}
 
     def __init__(self, seconds: float = 0.0, log: Path | None = None, fails_at: int | None = None) -> None:

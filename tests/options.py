@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 
 from inception_v3 import cli
@@ -45,7 +44,7 @@ Every command has {everywhere}. These options are shared by several commands:
 def parameters() -> dict[str, list[Any]]:
     """The options of each command, without --help."""
     group = typer.main.get_command(cli.app)
-    context = click.Context(group)
+    context = typer.Context(group)
     commands = {name: group.get_command(context, name) for name in cli.COMMANDS}
     return {
         name: [parameter for parameter in command.params if parameter.param_type_name == "option"]

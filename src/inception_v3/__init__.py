@@ -36,7 +36,13 @@ __all__ = ["InceptionV3", "InputError", "Predictor", "Preprocessing", "load", "o
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'inception_v3' has no attribute {name!r}")
-    return getattr(import_module(f"inception_v3.{_MODULES[name]}"), name)
+    try:
+        return getattr(import_module(f"inception_v3.{_MODULES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from inception_v3.support.packages import install_command
+
+        message = f"inception_v3.{name} needs {error.name}; {install_command('torch')}"
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -29,6 +29,7 @@ from inception_v3.inference.engines.registry import ENGINES
 from inception_v3.inference.exported.check import reference_network
 from inception_v3.network.settings import Settings
 from inception_v3.reports.plots import speeds
+from inception_v3.support.packages import install_command
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
 from processes import start
@@ -205,7 +206,7 @@ def test_a_package_that_is_not_installed_is_reported_with_the_command_that_insta
         str(candidate): bench._why_unavailable(candidate, can_calibrate=True)
         for candidate in list_candidates("cpu", ["openvino"], peers=True, compiled=False)
     }
-    assert reasons["openvino fp32"] == "openvino is not installed; pip install 'inception-v3[openvino]'"
+    assert reasons["openvino fp32"] == f"openvino is not installed; {install_command('openvino')}"
     assert reasons["timm, channels_last fp32"] == "timm is not installed; pip install timm"
     assert reasons["torchvision fp32"] is None
     monkeypatch.setattr(bench, "bench", lambda *_, **__: dataclasses.replace(result, skipped=reasons))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-import click
 import numpy as np
 import pytest
 import safetensors.torch
@@ -18,6 +17,7 @@ import torch
 import typer
 from PIL import Image
 from rich.console import Console
+from typer.core import TyperGroup
 
 import inception_v3
 import options
@@ -285,8 +285,8 @@ def test_the_package_imports_no_large_library() -> None:
 
 def test_every_argument_and_option_has_a_help_text() -> None:
     commands = typer.main.get_command(cli.app)
-    assert isinstance(commands, click.Group)
-    context = click.Context(commands)
+    assert isinstance(commands, TyperGroup)
+    context = typer.Context(commands)
     names = commands.list_commands(context)
     assert len(names) == 10
     for name in names:
@@ -462,7 +462,7 @@ def test_the_choices_of_precision_are_all_precisions() -> None:
         (("fidelity", "a", "b", "--like", "clean-fd"), "did you mean clean-fid?"),
         (("fidelity", "a", "b", "--mode", "legacy-pytroch"), "did you mean legacy-pytorch?"),
         (("fidelity", "a", "b", "--precision", "fp16"), "choose from fp32, bf16, int8"),
-        (("evaluate", "model"), "Missing argument 'DATA'"),
+        (("evaluate", "model"), "Missing argument 'data'"),
         (("bench", "--rounds", "0"), "'--rounds': 0 is not in the range"),
         (("train", "digits", "--out", "run", "--seed", 2**63), "--seed 9223372036854775808: too large"),
         (("describe", "--quiet", "--verbose"), "--quiet and --verbose: use only one of them"),

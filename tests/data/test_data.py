@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from inception_v3 import cli
@@ -356,8 +357,24 @@ def test_the_command_line_prints_a_warning_as_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(cli, "app", lambda **_: warnings.warn("pets: [no] held-out image of dog", stacklevel=1))
+    monkeypatch.setattr(cli, "_run", lambda: warnings.warn("pets: [no] held-out image of dog", stacklevel=1))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        cli.main()
+        with pytest.raises(SystemExit):
+            cli.main()
     assert capsys.readouterr().err == "warning: pets: [no] held-out image of dog\n"
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    theirs = load_digits()
+    train, held_out = load_data("digits")
+    ours = {
+        name: (image, label)
+        for part in (train, held_out)
+        for name, image, label in zip(part.names, part.sources, part.labels, strict=True)
+    }
+    assert len(ours) == len(theirs.images) == 1797
+    for index, (pixels, label) in enumerate(zip(theirs.images, theirs.target, strict=True)):
+        image, our_label = ours[f"digits/{index:04d}"]
+        assert our_label == label
+        np.testing.assert_array_equal(np.asarray(image)[..., 0], np.round(pixels * (255 / 16)))

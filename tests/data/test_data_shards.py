@@ -456,14 +456,14 @@ def test_evaluation_downloads_only_the_held_out_shards(server: tuple[str, list[s
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("URL/missing.tar", "no such file there"),
-        ("URL/cut/train-000.tar", "cannot be downloaded"),
-        ("http://127.0.0.1:1/x.tar", "cannot be downloaded"),
-        ("nonsense://x/y.tar", "cannot be downloaded|another package"),
+        ("URL/missing.tar", "the server returned 404"),
+        ("URL/cut/train-000.tar", "interrupted after .*run the command again"),
+        ("http://127.0.0.1:1/x.tar", "cannot be reached"),
+        ("nonsense://x/y.tar", "cannot be read .*Protocol not known|another package"),
         ("memory://nothing/y.tar", "no such file there"),
     ],
 )
-def test_a_failed_download_is_reported_in_one_line_and_leaves_no_file(
+def test_a_failed_download_is_reported_in_one_line_and_leaves_no_incomplete_file(
     server: tuple[str, list[str]], address: str, message: str
 ) -> None:
     url, _ = server
@@ -471,7 +471,8 @@ def test_a_failed_download_is_reported_in_one_line_and_leaves_no_file(
         load_data(address.replace("URL", url))
     assert str(error.value).startswith(address.replace("URL", url))
     assert "\n" not in str(error.value)
-    assert not [path for path in cache_folder().rglob("*") if path.is_file() and path.suffix != ".lock"]
+    names = [path.name for path in cache_folder().rglob("*") if path.is_file()]
+    assert not [name for name in names if not name.endswith((".lock", ".partial", ".version"))], "kept to resume"
 
 
 def test_urls_of_any_scheme_of_fsspec(shards: Path) -> None:

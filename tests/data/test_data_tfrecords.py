@@ -14,6 +14,7 @@ from inception_v3.data import load_data, load_held_out, tfrecords
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.support.crc32c import masked_crc
+from inception_v3.support.protocol_buffers import encode, encode_varint
 from inception_v3.weights.formats.weights import imagenet_classes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no training image of:UserWarning")
@@ -149,21 +150,24 @@ def test_a_record_that_is_damaged_after_indexing_raises_an_error(imagenet: Path)
 
 
 def write(path: Path, features: dict[str, object]) -> Path:
-    """Write one record with the package tfrecord; the tests above read those of TensorFlow."""
-    from tfrecord import example_pb2
-
-    example = example_pb2.Example()
-    for name, value in features.items():
-        if isinstance(value, bytes):
-            example.features.feature[name].bytes_list.value.append(value)
-        elif isinstance(value, float):
-            example.features.feature[name].float_list.value.append(value)
-        else:
-            example.features.feature[name].int64_list.value.extend(value)
-    content = example.SerializeToString()
+    """Write one record with any features; the tests above read those of TensorFlow."""
+    entries = b"".join(
+        encode(1, encode(1, name.encode()) + encode(2, _feature(value))) for name, value in features.items()
+    )
+    content = encode(1, entries)
     length = struct.pack("<Q", len(content))
     path.write_bytes(length + _crc(length) + content + _crc(content))
     return path
+
+
+def _feature(value: object) -> bytes:
+    """A tf.train.Feature: bytes, a float or a list of integers."""
+    if isinstance(value, bytes):
+        return encode(1, encode(1, value))
+    if isinstance(value, float):
+        return encode(2, encode(1, struct.pack("<f", value)))
+    assert isinstance(value, list)
+    return encode(3, encode(1, b"".join(encode_varint(number % 2**64) for number in value)))
 
 
 def _crc(data: bytes) -> bytes:

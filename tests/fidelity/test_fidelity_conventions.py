@@ -187,6 +187,6 @@ def test_a_convention_is_found_by_its_programs_name(like: str | None, mode: str 
 
 @pytest.mark.parametrize(("like", "mode"), [("fid", None), ("pytorch-fid", "clean"), ("clean-fid", "new")])
 def test_an_unknown_name_is_refused_with_the_list_of_known_ones(like: str, mode: str | None) -> None:
-    with pytest.raises(InputError, match=r"--like .*choose from clean-fid, .*adm") as error:
+    with pytest.raises(InputError, match=r"--like: no such value .*choose from clean-fid, .*adm") as error:
         find_convention(like, mode)
     assert error.value.exit_status == 2

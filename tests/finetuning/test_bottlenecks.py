@@ -21,6 +21,7 @@ from inception_v3.finetuning import bottlenecks as module
 from inception_v3.finetuning.bottlenecks import bottlenecks, feature_space
 from inception_v3.inference import feature_store
 from inception_v3.inference.feature_store import FeatureStore
+from inception_v3.support.cpu import core_count
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -65,7 +66,7 @@ def test_features_are_those_of_the_network_and_computed_once(
     images = torch.cat([model.preprocess(Image.open(path)) for path in data.sources[:3]])
     with torch.inference_mode():
         _, end_points = model(images.contiguous(memory_format=torch.channels_last), ("PreLogits",))
-    assert torch.equal(first.features[:3], end_points["PreLogits"].flatten(1))
+    torch.testing.assert_close(first.features[:3], end_points["PreLogits"].flatten(1), rtol=1e-4, atol=1e-5)
 
 
 def test_an_image_is_identified_by_its_content_not_by_its_name(
@@ -121,7 +122,7 @@ def test_an_image_in_a_shard_is_identified_by_its_content(
 def test_encoded_images_are_released(
     model: InceptionV3, store: FeatureStore, shard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only those of one batch are in memory at the same time."""
+    """Each thread has one in memory, and perhaps the one before it."""
     in_memory: weakref.WeakSet[LazyImageFile] = weakref.WeakSet()
     counts: list[int] = []
     read = LazyImageFile.read
@@ -137,7 +138,7 @@ def test_encoded_images_are_released(
         ["a", "b"], concatenate(data.sources, data.sources), [0] * 8, concatenate(data.names, data.names)
     )
     assert bottlenecks(model, both, store, batch_size=1).computed == 6
-    assert max(counts) == 1
+    assert max(counts) <= 2 * core_count()
 
 
 def test_a_file_is_read_again_only_if_it_has_changed(

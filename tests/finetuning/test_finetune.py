@@ -29,7 +29,6 @@ from inception_v3.cli.common import default_run_folder
 from inception_v3.data import LabelledImages, batches, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import evaluate
-from inception_v3.finetuning.bottlenecks import compute_features
 from inception_v3.finetuning.finetune import FineTuned, HeadOptions, finetune, rate_factors, with_new_head
 from inception_v3.finetuning.logistic import fit_head
 from inception_v3.inference.feature_store import FeatureStore
@@ -132,14 +131,14 @@ def test_the_head_has_the_outputs_of_the_whole_network(workspace: Path, precisio
     _, test_set = load_data(str(workspace / "data"))
     (batch,) = batches(test_set, model.preprocessing, 32)
     layer = model.get_submodule("Logits.Conv2d_1c_1x1")
-    features = torch.from_numpy(compute_features(model, batch.images, precision))  # type: ignore[arg-type]
     images = model.preprocessing.scale(batch.images).contiguous(memory_format=torch.channels_last)
     with (
         torch.inference_mode(),
         torch.autocast("cpu", enabled=False) if precision == "fp32" else autocast(torch.device("cpu")),
     ):
-        whole = model(images, end_points=())[0].float().softmax(1)
-        head = layer(features[:, :, None, None]).flatten(1).float().softmax(1)
+        logits, end_points = model(images, end_points=("PreLogits",))
+        whole = logits.float().softmax(1)
+        head = layer(end_points["PreLogits"].float().reshape(len(images), -1, 1, 1)).flatten(1).float().softmax(1)
     assert (whole - head).abs().max() <= 1e-6
     assert torch.equal(whole.argmax(1), head.argmax(1))
 
@@ -631,7 +630,7 @@ def test_ctrl_c_reports_that_the_features_are_kept(
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(bottlenecks, "compute_features", interrupt)
+    monkeypatch.setattr(bottlenecks, "_compute", interrupt)
     status, _, err = command(
         capsys,
         monkeypatch,

@@ -22,6 +22,7 @@ from inception_v3.images.find import ImageSource
 from inception_v3.inference import results
 from inception_v3.inference.predict import Prediction
 from inception_v3.inference.results import ParquetResults, open_results, remaining_images
+from inception_v3.support import packages
 from processes import Command, start
 
 KINDS = ("jsonl", "csv", "parquet")
@@ -324,8 +325,8 @@ def test_options_are_checked_before_the_model_is_loaded(run: Run, images: Path, 
 
 
 def test_parquet_without_pyarrow_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(results, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install 'inception-v3\[data\]'"):
+    monkeypatch.setattr(packages, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"Parquet needs pyarrow; uv pip install .*\[parquet\]"):
         open_results(tmp_path / "out.parquet", ABOUT, top=1, resume=False)
 
 

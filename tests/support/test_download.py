@@ -16,7 +16,7 @@ import pytest
 
 from inception_v3.errors import InputError
 from inception_v3.support import download as module
-from inception_v3.support.download import DownloadError, download
+from inception_v3.support.download import DownloadError, download, fetch
 from web_server import Fault, Served, WebServer
 
 CONTENT = os.urandom(1000) * 300
@@ -306,3 +306,30 @@ def test_processes_download_once_and_resume_after_a_killed_one(server: WebServer
         assert err == b"", "no bar without a terminal"
     assert server.requested_ranges == [None, "bytes=7000-"]
     assert file.read_bytes() == CONTENT
+
+
+# ------------------------------------------------------------------------------------------------ by URL only
+
+
+def test_a_url_is_downloaded_once_to_the_cache_and_keeps_its_name(server: WebServer) -> None:
+    url = f"{server.url}/weights"
+    file = fetch(url)
+    assert (file.name, file.read_bytes()) == ("weights", CONTENT)
+    requested = len(server.requests)
+    assert fetch(url) == file
+    assert len(server.requests) == requested
+
+
+def test_a_file_of_data_may_exceed_the_limit_of_weights(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    assert fetch(f"{server.url}/weights").read_bytes() == CONTENT
+
+
+def test_an_interrupted_url_is_resumed_by_the_next_call(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{server.url}/weights"
+    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    server.faults = [Fault(cut=100_000), Fault(503)]
+    with pytest.raises(InputError, match=r"503 .*; check the address and the network, and run the command again"):
+        fetch(url)
+    assert fetch(url).read_bytes() == CONTENT
+    assert server.requests[-1][2] == "bytes=100000-"

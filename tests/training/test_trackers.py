@@ -122,7 +122,7 @@ def test_the_message_about_a_tracker_that_is_not_installed_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_package(monkeypatch, "wandb")
-    with pytest.raises(InputError, match=r"pip install 'inception-v3\[wandb\]'") as error:
+    with pytest.raises(InputError, match=r"pip install .*\[wandb\]'") as error:
         RunFolder(tmp_path / "run", track=("wandb",))
     assert error.value.exit_status == 2
     assert not (tmp_path / "run").exists()

@@ -409,7 +409,7 @@ class TestRecognising:
             lambda: keras_format.read(files["legacy.h5"]),
             lambda: keras_format.write(full_size_model().to_weights(), tmp_path / "ours.h5"),
         ):
-            with pytest.raises(InputError, match=r"pip install 'inception-v3\[keras\]'") as caught:
+            with pytest.raises(InputError, match=r"pip install .*\[keras\]'") as caught:
                 attempt()
             assert caught.value.exit_status == 2
 

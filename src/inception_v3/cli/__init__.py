@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 from inception_v3 import __version__
 from inception_v3.cli.common import HEADINGS, Quiet, Verbose, detail, print_message, set_verbosity, warn
 from inception_v3.errors import InputError
+from inception_v3.support.packages import TORCH_PACKAGES, install_command
 from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
@@ -138,6 +139,8 @@ def main() -> None:
         if isinstance(error, OSError) and error.filename is None and error.errno in OUTPUT_ERRORS:  # of stdout
             _discard_stdout()
             _fail(f"the output cannot be written ({error.strerror or error}); redirect it to another file or disk")
+        if isinstance(error, ModuleNotFoundError) and error.name in TORCH_PACKAGES:
+            _fail(f"`inception-v3 {sys.argv[1]}` needs {error.name}; {install_command('torch')}", 2)
         if verbosity.verbose:
             raise
         _fail(_describe_bug(error))

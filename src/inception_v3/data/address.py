@@ -6,8 +6,8 @@ import re
 from itertools import islice
 from math import prod
 
-from inception_v3.data.extras import import_extra
 from inception_v3.errors import InputError
+from inception_v3.support.packages import import_package
 
 MAX_FILES = 100_000
 
@@ -45,7 +45,7 @@ def expand(address: str) -> list[str]:
 
 
 def _expand_braces(address: str) -> list[str]:
-    braceexpand = import_extra("braceexpand", address).braceexpand
+    braceexpand = import_package("braceexpand", address, "data").braceexpand
     try:
         # braceexpand builds the whole list of each range before it yields, so the product is checked first
         count = prod(abs(int(last) - int(first)) + 1 for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", address))

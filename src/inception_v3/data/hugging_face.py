@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from inception_v3.data.extras import import_extra
 from inception_v3.data.labelled_images import LabelledImages, LazyImageFile
 from inception_v3.data.labels import MAX_LABEL, is_label, read_label_names, unique_names
 from inception_v3.data.splits import SplitReaders, choose_splits
 from inception_v3.errors import InputError
+from inception_v3.support.packages import import_package
 from inception_v3.support.text import printable
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png")
@@ -29,7 +29,7 @@ def find_saved_splits(folder: Path) -> SplitReaders:
     """The splits of a folder that `save_to_disk` wrote; images are named SPLIT/ROW."""
     address = str(folder)
     with _as_input_error(address):
-        saved = import_extra("datasets", address).load_from_disk(address)
+        saved = import_package("datasets", address, "data").load_from_disk(address)
     if not isinstance(saved, dict):
         return SplitReaders(partial(_read_table, saved, address, folder.name))
     readers = {name: partial(_read_table, table, f"{address}: {name}", name) for name, table in saved.items()}
@@ -44,7 +44,7 @@ def read_parquet(files: list[Path], address: str) -> LabelledImages:
     Class names come from the label column; a labels.txt beside the files replaces them.
     Raises InputError: damaged files, no column of images or labels, or a label that is not a whole number.
     """
-    datasets = import_extra("datasets", address)
+    datasets = import_package("datasets", address, "data")
     with _quiet(datasets), _as_input_error(address):
         table = datasets.Dataset.from_parquet([str(file) for file in files])
     images = _read_table(table, address, files[0].name)
@@ -84,7 +84,7 @@ def _as_input_error(name: str) -> Iterator[None]:
 
 def _read_table(table: Any, address: str, prefix: str) -> LabelledImages:
     """The rows of a datasets.Dataset, named PREFIX/ROW."""
-    datasets = import_extra("datasets", address)
+    datasets = import_package("datasets", address, "data")
     features = table.features
     image_column = _find_column(features, datasets.Image, IMAGE_COLUMNS, f"{address}: no column of images")
     label_column = _find_column(features, datasets.ClassLabel, LABEL_COLUMNS, f"{address}: no column of labels")
@@ -93,7 +93,7 @@ def _read_table(table: Any, address: str, prefix: str) -> LabelledImages:
     with _as_input_error(address):
         columns = table.select_columns([image_column, label_column]).with_format("arrow")[:]
         labels = columns[label_column].to_pylist()
-        sizes = _encoded_sizes(columns[image_column], import_extra("pyarrow.compute", address))
+        sizes = _encoded_sizes(columns[image_column], import_package("pyarrow.compute", address, "data"))
     if not labels:
         raise InputError(f"{address}: it has no rows; check the path")
     for row, label in enumerate(labels):

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from inception_v3.data.address import is_url
-from inception_v3.data.fetch import fetch
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
+from inception_v3.support.download import fetch
 
 TRAIN_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("val", "valid", "validation", "test")  # the first of these in the data set is held out
@@ -67,7 +67,7 @@ def find_file_splits(files: Sequence[str], address: str, read: ReadFiles) -> Spl
         warn_left_out(address, [Path(file).name for file in unnamed])
 
     def read_split(chosen: Sequence[str]) -> LabelledImages:
-        return read(fetch(chosen), address)
+        return read([fetch(file) if is_url(file) else Path(file) for file in chosen], address)
 
     return choose_splits(
         {name: partial(read_split, part) for name, part in by_split.items()}, partial(read_split, files)

@@ -7,20 +7,28 @@ and for ImageNet image/class/text. Labels start at 1, and 0 is the background. B
 import re
 import struct
 from array import array
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from inception_v3.data.extras import import_extra
+import numpy as np
+
 from inception_v3.data.labelled_images import BACKGROUND, LabelledImages
 from inception_v3.data.labels import parse_label, unique_names
 from inception_v3.data.records import FileIndex, read_records
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.support.crc32c import masked_crc
+from inception_v3.support.protocol_buffers import decode_varints, read_fields
 from inception_v3.support.text import printable
 
 TFRECORD_NAME = re.compile(r"\.tfrecords?$|-\d{5,}-of-\d{5,}$")  # matches the end of a name
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
+DECODERS: dict[int, Callable[[Any], list[Any]]] = {  # by the number of the field in tf.train.Feature
+    1: lambda value: [bytes(value)],
+    2: lambda packed: np.frombuffer(packed, "<f4").tolist(),
+    3: lambda packed: [packed] if isinstance(packed, int) else decode_varints(packed).tolist(),
+}
 HEADER, FOOTER = 12, 4  # bytes: the length and its checksum; the checksum of the content
 
 
@@ -49,9 +57,9 @@ def read_tfrecords(files: list[Path], address: str, keep_background: bool = Fals
 
 def _imagenet_names(texts: dict[int, str], last_label: int) -> dict[int, str]:
     """The class names of ImageNet models for labels 1 to 1000, if `texts` are ImageNet's lists of synonyms; or {}."""
-    from torchvision.models import Inception_V3_Weights
+    from inception_v3.weights.formats.weights import imagenet_classes  # imports PyTorch
 
-    categories: list[str] = Inception_V3_Weights.IMAGENET1K_V1.meta["categories"]
+    categories = imagenet_classes()
     texts = {label: text for label, text in texts.items() if label > 0}
     if not texts or last_label > len(categories):
         return {}
@@ -104,36 +112,50 @@ def _read_content(file: BinaryIO, offset: int, length: int) -> tuple[int, bytes 
     return size, content if file.read(FOOTER) == struct.pack("<I", masked_crc(content)) else None
 
 
-def _parse_features(content: bytes, path: Path) -> Any:
-    """The features of a tf.train.Example, by name; None for other content."""
-    example = import_extra("tfrecord.example_pb2", str(path)).Example()
-    try:
-        example.ParseFromString(content)
-    except Exception:  # DecodeError, whose class depends on the installed implementation of protobuf
-        return None
-    return example.features.feature
+def _fields(message: Any) -> Iterator[tuple[int, Any]]:
+    """The (number, value) of each field of a message. Raises ValueError or TypeError: it is not a message."""
+    return ((field.number, field.value) for field in read_fields(message))
+
+
+def _parse_example(content: bytes) -> dict[str, memoryview]:
+    """The encoded features (tf.train.Feature) of a tf.train.Example, by name.
+
+    Raises ValueError or TypeError for other content. Source: tensorflow/core/example/example.proto and feature.proto.
+    """
+    features = {}
+    for _, table in _fields(memoryview(content)):
+        for _, entry in _fields(table):
+            name_and_value = dict(_fields(entry))
+            features[str(name_and_value.get(1, b""), "utf-8")] = name_and_value.get(2, memoryview(b""))
+    return features
+
+
+def _values(feature: memoryview) -> list[Any]:
+    """The values of a feature: bytes, floats or integers. Raises as `_parse_example` does."""
+    lists = (fields for fields in _fields(feature) if fields[0] in DECODERS)
+    return [value for kind, items in lists for _, item in _fields(items) for value in DECODERS[kind](item)]
 
 
 def _add_example(index: FileIndex, path: Path, name: str, offset: int, content: bytes) -> None:
     """Add an example to the index, or to `index.bad`. Raises InputError: its label is missing or not a number."""
-    features = _parse_features(content, path)
-    if features is None:
+    try:
+        features = _parse_example(content)
+        images, labels, texts = (_values(features.get(each, memoryview(b""))) for each in (IMAGE, LABEL, TEXT))
+    except (ValueError, TypeError):
         index.bad.append((name, f"not a tf.train.Example at byte {offset}; write it again"))
         return
     if LABEL not in features:
         raise InputError(f"{path}: record {name}: it has no {LABEL}; write TFRecords as TF-Slim does")
-    feature = features[LABEL]
-    values = getattr(feature, feature.WhichOneof("kind") or "int64_list").value
-    value = values[0] if len(values) == 1 else str(list(values))
+    value = labels[0] if len(labels) == 1 else str(labels)
     label = parse_label(
         value.decode("utf-8", "replace") if isinstance(value, bytes) else value, f"{path}: record {name}"
     )
-    if IMAGE not in features or len(features[IMAGE].bytes_list.value) != 1:
+    if len(images) != 1 or not isinstance(images[0], bytes):
         index.bad.append((name, f"no {IMAGE} at byte {offset}; write it again"))
         return
-    index.add(name, offset, len(features[IMAGE].bytes_list.value[0]), label)
-    if label not in index.class_names and TEXT in features and (texts := features[TEXT].bytes_list.value):
-        index.class_names[label] = printable(texts[0].decode("utf-8", "replace"))
+    index.add(name, offset, len(images[0]), label)
+    if texts and isinstance(texts[0], bytes):
+        index.class_names.setdefault(label, printable(texts[0].decode("utf-8", "replace")))
 
 
 def read_record(name: str, path: Path, offset: int, size: int) -> bytes:
@@ -148,4 +170,4 @@ def read_record(name: str, path: Path, offset: int, size: int) -> bytes:
         raise InputError(f"{name}: cannot be read ({error}); if the file has changed, run the command again") from error
     if content is None:
         raise InputError(f"{name}: damaged at byte {offset}: wrong checksum; download {path} again")
-    return bytes(_parse_features(content, path)[IMAGE].bytes_list.value[0])
+    return bytes(_values(_parse_example(content)[IMAGE])[0])

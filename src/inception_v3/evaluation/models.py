@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -40,7 +41,10 @@ def evaluate_models(
     and so are the exceptions.
     """
     devices = [str(next(model.parameters()).device) for model in models]
-    opened = [open_model(model, "auto", precision, device) for model, device in zip(models, devices, strict=True)]
+    opened = [
+        open_model(model, "auto", precision, device, callers=None)
+        for model, device in zip(models, devices, strict=True)
+    ]
     return evaluate_engines(opened, images, **options)
 
 
@@ -116,7 +120,11 @@ def _logits(
     views = MultiCrop(preprocessing, crops).array if crops > 1 else None
     prepare = image_preparer(preprocessing, pixels=views)
     shape = (crops, *preprocessing.image_size, 3)
-    return run_batches(images.unopened(), prepare, compute, shape, options=options)
+    callers = min(engine.callers for engine in engines)
+    cores = min(engine.cores for engine in engines) if callers > 1 else None
+    return run_batches(
+        images.unopened(), prepare, compute, shape, options=replace(options, callers=callers, torch_cores=cores)
+    )
 
 
 def _batch_metrics(images: LabelledImages, batch: list[tuple[Result[UnopenedImage, None], ...]]) -> Metrics:

@@ -3,11 +3,9 @@
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from inception_v3.fidelity.network import EngineFeatures, FeatureNetwork
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.fidelity.rounding import REVISION
 from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, StoredImage, content_key, decode_image
+from inception_v3.inference.engines.registry import load_engine
 from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
 from inception_v3.support.cpu import core_count
@@ -109,20 +108,23 @@ def extract_features(
     space = feature_space(network, convention)
     images = islice(image_set.images(), limit)
     batch_size = options.batch_size or (8 if network.device.type == "cpu" else 128)
-    with _torch_threads(network) as on_thread_start:
-        batching = BatchOptions(batch_size, batch_size, options.workers, network.callers, on_thread_start)
-        results = run_batches(
-            images,
-            partial(_prepare, convention=convention, store=store, space=space),
-            partial(_compute, network),
-            (3, SIZE, SIZE),
-            np.float32,
-            batching,
-            needs_computation=lambda info: info.row is None,
-        )
-        return _collect(
-            _store_rows(results, batch_size, store, space, progress), image_set.name, network, options.strict
-        )
+    results = run_batches(
+        images,
+        partial(_prepare, convention=convention, store=store, space=space),
+        partial(_compute, network),
+        (3, SIZE, SIZE),
+        np.float32,
+        BatchOptions(
+            batch_size,
+            first=batch_size,
+            threads=options.workers,
+            callers=network.callers,
+            # Threads that only decode have one core each.
+            torch_cores=max(1, core_count() // network.callers) if network.callers > 1 else 1,
+        ),
+        needs_computation=lambda info: info.row is None,
+    )
+    return _collect(_store_rows(results, batch_size, store, space, progress), image_set.name, network, options.strict)
 
 
 def _compute(
@@ -137,8 +139,7 @@ def feature_space(network: FeatureNetwork, convention: Convention) -> FeatureSpa
     if isinstance(network.features, EngineFeatures):
         engine = network.features.engine.name
         if network.dtype != "fp32":
-            versions = [import_module(name).__version__ for name in network.features.engine.packages]
-            engine = " ".join([engine, *versions, f"rounding {REVISION}"])
+            engine = f"{load_engine(engine).version()} rounding {REVISION}"
     return FeatureSpace(
         weights=network.checksum,
         end_point="Mixed_7c mean, Mixed_6d",
@@ -249,18 +250,3 @@ def _pack(facts: ImageFacts) -> bytes:
 def _unpack(stored: bytes) -> ImageFacts:
     width, height, gray, file_format, pixel_key = STORED_FACTS.unpack(stored)
     return ImageFacts(width, height, file_format.rstrip(b"\0").decode(), gray, pixel_key)
-
-
-@contextmanager
-def _torch_threads(network: FeatureNetwork) -> Iterator[Callable[[], None]]:
-    """Yields a function that limits PyTorch in the calling thread to its part of the cores.
-
-    By default PyTorch would use all cores in each thread.
-    """
-    threads_before = torch.get_num_threads()
-    cores = max(1, core_count() // network.callers) if network.callers > 1 else 1
-    try:
-        yield partial(torch.set_num_threads, cores)
-    finally:
-        # Threads that start later inherit the last number that was set in any thread.
-        torch.set_num_threads(threads_before)

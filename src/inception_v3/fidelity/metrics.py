@@ -9,7 +9,7 @@
 
 Memory does not grow with the number of images: means and covariances are merged, and scores that need the features
 themselves (KID, nearest neighbours) keep a random sample of at most `max_features` of each set. torchmetrics is
-installed by `pip install 'inception-v3[metrics]'`. Its FeatureShare lets several metrics share one run of the network.
+installed by `pip install '.[metrics]'`. Its FeatureShare lets several metrics share one run of the network.
 """
 
 from abc import abstractmethod

@@ -6,25 +6,31 @@ moved or put into other classes.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 import inception_v3
-from inception_v3.data import LabelledImages, batches
+from inception_v3.data import LabelledImages
+from inception_v3.data.labelled_images import UnopenedImage
 from inception_v3.errors import InputError
 from inception_v3.fidelity.stored_image import content_key
-from inception_v3.inference.engines.base import Precision
+from inception_v3.inference.choose import fastest_engine, open_graph
+from inception_v3.inference.engines.base import FEATURES, Outputs, Precision
+from inception_v3.inference.engines.graph import build_graph, swap_pools
 from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
+from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
+from inception_v3.inference.schedule import Result, run_batches
 from inception_v3.network.layers import Conv2d
-from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.weights.model import InceptionV3
 
 HEAD_PREFIXES = ("Logits.", "AuxLogits.")  # of the names of parameters
@@ -44,6 +50,8 @@ def feature_space(model: InceptionV3, precision: Precision) -> FeatureSpace:
         if not name.startswith(HEAD_PREFIXES):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy())
+    device = next(model.parameters()).device
+    engine, _ = fastest_engine(precision, str(device))
     programs = {name: version(name) for name in ("torchvision", "pillow")} | {"inception_v3": inception_v3.__version__}
     return FeatureSpace(
         weights=digest.hexdigest(),
@@ -51,8 +59,8 @@ def feature_space(model: InceptionV3, precision: Precision) -> FeatureSpace:
         width=last_layer(model).weights.shape[1],
         preprocessing=json.dumps(asdict(model.preprocessing) | programs),
         precision=precision,
-        engine=f"pytorch {version('torch')}",
-        device=next(model.parameters()).device.type,
+        engine=engine.version(),
+        device=device.type,
     )
 
 
@@ -85,7 +93,7 @@ def bottlenecks(
         model: in evaluation mode, with one feature vector per image.
         store: its `messages` report what could not be read or stored.
         batch_size: images in one forward pass.
-        workers: number of processes that decode images; 0 decodes in this process.
+        workers: number of threads that decode images; 0 for one on each core.
         on_file: called for each image whose content is looked up.
         on_features: called with the number of images that have been finished since the last call.
     """
@@ -103,23 +111,41 @@ def bottlenecks(
 
     missing = np.flatnonzero(~done).tolist()
     bad: list[tuple[str, str]] = []
-    if len(missing) <= 4 * batch_size:
-        workers = 0  # starting processes would take longer than decoding these images
-    for batch in batches(images.subset(missing), model.preprocessing, batch_size, workers=workers) if missing else ():
-        bad += batch.bad
-        readable = [missing[index] for index in batch.indices.tolist()]
-        if readable:
-            features[readable], done[readable] = compute_features(model, batch.images, precision), True
+    results = _compute(model, images.subset(missing), precision, batch_size, workers) if missing else iter(())
+    while batch := list(islice(results, batch_size)):
+        readable = []
+        for result in batch:
+            index = missing[result.source.index]
+            if result.outputs:
+                readable.append(index)
+                features[index], done[index] = result.outputs["features"], True
+            else:
+                bad.append((result.source.name, f"{result.error}"))
         # A file may have changed between the computation of its key and its decoding.
         unchanged = [index for index in readable if index in keys and _is_unchanged(images, index, *keys[index])]
         store.put(space, [(keys[index][0], features[index], b"") for index in unchanged])
-        on_features(len(batch.labels) + len(batch.bad))
+        on_features(len(batch))
     return Bottlenecks(
         torch.from_numpy(features if done.all() else features[done]),
         torch.from_numpy(np.flatnonzero(done)),
         bad,
         len(missing) - len(bad),
     )
+
+
+def _compute(
+    model: InceptionV3, images: LabelledImages, precision: Precision, batch_size: int, threads: int
+) -> Iterator[Result[UnopenedImage, None]]:
+    """The features of images, (D,) each, by the fastest engine for the model's device."""
+    graph = swap_pools(build_graph(model, outputs=(FEATURES,)))
+    engine, _ = open_graph(graph, "auto", precision, str(next(model.parameters()).device), callers=None)
+
+    def compute(pixels: NDArray[np.uint8], sources: list[UnopenedImage]) -> Outputs:
+        with explain_engine_failure(engine, sources):
+            return {"features": engine.run(pixels)[FEATURES]}
+
+    shape, options = (*model.image_size, 3), engine_batches(engine, batch_size, threads)
+    return run_batches(images.unopened(), image_preparer(model.preprocessing), compute, shape, options=options)
 
 
 def _image_keys(
@@ -163,13 +189,3 @@ def last_layer(model: InceptionV3) -> Conv2d:
     layer = model.get_submodule("Logits.Conv2d_1c_1x1")
     assert isinstance(layer, Conv2d)
     return layer
-
-
-@torch.inference_mode()
-def compute_features(model: InceptionV3, images: Tensor, precision: Precision = "fp32") -> np.ndarray:
-    """Run the network without its last layer: uint8 images (N, 3, H, W) to features (N, D) float32 on the CPU."""
-    device = next(model.parameters()).device
-    scaled = model.preprocessing.scale(images.to(device)).contiguous(memory_format=torch.channels_last)
-    with explain_out_of_memory(device), precision_context(device, precision):
-        _, end_points = model(scaled, end_points=("PreLogits",))
-    return np.asarray(end_points["PreLogits"].float().flatten(1).cpu())

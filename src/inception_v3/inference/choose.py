@@ -20,7 +20,7 @@ from inception_v3.inference.exported.check import rejection_reason
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import check_weights, exports_in, load_format, read_description, recognise
 from inception_v3.support.files import checksum
-from inception_v3.support.packages import missing_packages
+from inception_v3.support.packages import missing_packages, require_packages
 from inception_v3.weights import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def open_engine(
             if not has_model:
                 raise
             warnings.warn(f"{error}; using {MODEL_FILE} instead", stacklevel=2)
+    require_packages(("torch",), f"{model}: not an exported network; any other model", "torch")
     from inception_v3.weights.load import load
 
     device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
@@ -331,7 +332,7 @@ def open_graph(
     if precision == "int8":
         raise InputError("int8 is calibrated on images; use `inception-v3 export --precision int8`", exit_status=2)
     if engine == "auto":
-        chosen, reason = _fastest(precision, device, batch_size)
+        chosen, reason = fastest_engine(precision, device, batch_size)
         device = device or "cpu"
     else:
         chosen, reason = _requested_engine(engine, precision, load_engines(), in_memory=True), "requested"
@@ -356,7 +357,7 @@ def _requested_engine(name: str, precision: Precision, engines: list[type[Engine
     return chosen
 
 
-def _fastest(precision: Precision, device: str | None, batch_size: int | None) -> tuple[type[Engine], str]:
+def fastest_engine(precision: Precision, device: str | None, batch_size: int | None = None) -> tuple[type[Engine], str]:
     """The fastest installed engine for a network in memory, and the reason. On a GPU it is PyTorch."""
     if device not in (None, "cpu"):
         return load_engine("pytorch"), f"runs on {device}"

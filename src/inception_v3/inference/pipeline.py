@@ -84,7 +84,7 @@ def run_pipeline(
     check_decode(decode, preprocessing)
     prepare = image_preparer(preprocessing, decode, resize)
     shape = (*preprocessing.image_size, 3)
-    results = run_batches(sources, prepare, engine_compute(engine), shape, options=BatchOptions(batch_size))
+    results = run_batches(sources, prepare, engine_compute(engine), shape, options=engine_batches(engine, batch_size))
     return (_image_output(result) for result in results)
 
 
@@ -105,6 +105,12 @@ def engine_compute(engine: Engine) -> Callable[[NDArray[Any], list[Any]], dict[s
         return {"logits": logits, "features": features}
 
     return compute
+
+
+def engine_batches(engine: Engine, batch_size: int, threads: int | None = None) -> BatchOptions:
+    """Batches for an engine, in the schedule that it was opened for."""
+    callers = engine.callers
+    return BatchOptions(batch_size, threads=threads, callers=callers, torch_cores=engine.cores if callers > 1 else None)
 
 
 @contextmanager

@@ -83,12 +83,12 @@ def int8_engine(graph: Graph, inputs: NDArray[Any], callers: int = 1) -> Openvin
     For `callers`, see Engine. Raises InputError: too few inputs; OpenVINO or NNCF is missing.
     """
     _check_count(len(inputs))
-    require_packages(("openvino", "onnx"), "int8", "openvino")
+    require_packages(("openvino", "onnx"), "int8", "int8")
     return OpenvinoEngine(_quantised(read_graph(graph), inputs, input_name=graph.input), "int8", callers=callers)
 
 
 def _quantised(model: Any, inputs: NDArray[Any], kept: tuple[str, ...] = (), input_name: str = PIXELS_INPUT) -> Any:
-    require_packages(("nncf",), "int8", "openvino")
+    require_packages(("nncf",), "int8", "int8")
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.predict import Prediction
 from inception_v3.support.files import atomic_write, check_writable, file_lock, is_stream, write_error, write_text
+from inception_v3.support.packages import require_packages
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -35,8 +35,8 @@ def check_results_path(path: Path) -> None:
     """Check the name of a results file. Raises InputError: a suffix not in SUFFIXES, or a package is not installed."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {path}: the name must end in {', '.join(SUFFIXES)}", exit_status=2)
-    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
-        raise InputError(f"--out {path}: Parquet needs pyarrow: pip install 'inception-v3[data]'", exit_status=2)
+    if path.suffix.lower() == ".parquet":
+        require_packages(("pyarrow",), f"--out {path}: Parquet", "parquet")
 
 
 def open_results(

@@ -6,6 +6,7 @@ a core that decodes images.
 """
 
 import atexit
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -39,14 +40,14 @@ class BatchOptions:
         size: inputs per batch; `first` is the size of the first batch.
         threads: number of threads; by default one for each core.
         callers: with more than one, `compute` is called by that many threads at once, and `threads` is ignored.
-        on_thread_start: called by each thread.
+        torch_cores: the number of cores that PyTorch, if it is loaded, uses in each thread; by default all.
     """
 
     size: int = 16
     first: int = FIRST_BATCH
     threads: int | None = None
     callers: int = 1
-    on_thread_start: Callable[[], None] = lambda: None
+    torch_cores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ class _Batches(Generic[Source, Info]):
         `inputs` creates the array for the inputs of one batch.
         """
         self._compute = compute
+        torch = sys.modules.get("torch") if self._options.torch_cores else None
+        torch_threads = torch and torch.get_num_threads()
         # For a program that exits while a traceback still holds this unfinished generator.
         atexit.register(self._stop)
         try:
@@ -174,6 +177,8 @@ class _Batches(Generic[Source, Info]):
         finally:
             self._stop()
             atexit.unregister(self._stop)
+            if torch is not None:  # threads that start later inherit the last number that was set in any thread
+                torch.set_num_threads(torch_threads)
 
     def _stop(self) -> None:
         """Take no more sources, and wait for the threads that are busy, unless one hangs.
@@ -188,7 +193,8 @@ class _Batches(Generic[Source, Info]):
 
     def _work(self) -> None:
         """The body of a thread: prepare one source, or a batch of sources if the threads compute, after another."""
-        self._options.on_thread_start()
+        if self._options.torch_cores and (torch := sys.modules.get("torch")):
+            torch.set_num_threads(self._options.torch_cores)
         while taken := self._take():
             batch, rows = taken
             for row in rows:

@@ -5,8 +5,10 @@ date) in NAME.partial.version. The next attempt, in this process or another, req
 (Range and If-Range). If the server has another version, the download starts again.
 """
 
+import errno
 import hashlib
 import http.client
+import math
 import shutil
 import time
 import urllib.error
@@ -17,11 +19,13 @@ from email.message import Message
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import file_lock, replace, write_error
+from inception_v3.support.files import atomic_write, cache_folder, file_lock, replace, write_error
+from inception_v3.support.packages import import_package
 from inception_v3.support.progress import progress_bar
 from inception_v3.support.verbosity import verbosity
 
@@ -68,8 +72,55 @@ class _PartialFile:
                 path.unlink(missing_ok=True)
 
 
+def fetch(url: str) -> Path:
+    """Return the file of a URL, which is downloaded to the user's cache folder once.
+
+    http and https are resumed after an interruption. Other schemes, such as s3, are those of fsspec (extra `data`).
+    Raises InputError, with the URL: no such file, no connection, unknown scheme, or a full disk.
+    """
+    # The file keeps its name, because names of images begin with it.
+    name = Path(urlsplit(url).path).name or "file"
+    file = cache_folder("downloads") / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    try:
+        if url.startswith(("http://", "https://")):
+            download(url, file, limited=False)
+        elif not file.exists():
+            with file_lock(file):
+                if not file.exists():  # another process may have downloaded it meanwhile
+                    _copy_by_fsspec(url, file)
+    except DownloadError as error:
+        raise InputError(f"{error}; check the address and the network, and run the command again") from error
+    return file
+
+
+def _copy_by_fsspec(url: str, file: Path) -> None:
+    fsspec = import_package("fsspec", url, "data")
+    with progress_bar(Console(stderr=True), count_bytes=True) as progress, atomic_write(file) as temporary:
+        task = progress.add_task(file.name, total=None)
+
+        def show(size: int | None, value: int, **_: object) -> None:
+            progress.update(task, completed=value, total=size)
+
+        try:
+            system, path = fsspec.core.url_to_fs(url)
+            system.get_file(path, str(temporary), callback=fsspec.callbacks.Callback(hooks={"size": show}))
+        except ImportError as error:
+            raise InputError(f"{url}: this scheme needs another package ({error}); install it") from error
+        except FileNotFoundError as error:
+            raise InputError(f"{url}: no such file there; check the address") from error
+        except Exception as error:  # the library of each scheme has its own errors
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DownloadError(f"{url}: cannot be read ({network_reason(error)})") from error
+
+
 def download(
-    url: str, file: Path, checksum: str | None = None, unpack: Callable[[Path, Path], None] | None = None
+    url: str,
+    file: Path,
+    checksum: str | None = None,
+    unpack: Callable[[Path, Path], None] | None = None,
+    *,
+    limited: bool = True,
 ) -> None:
     """Download `url` to `file`, unless the file exists and matches the checksum.
 
@@ -80,6 +131,7 @@ def download(
         file: where to store the file; its folder is created.
         checksum: the name of the hash, a colon, and the first or all digits of the hash: `sha256:0cc3c7bd`, `md5:...`.
         unpack: `unpack(archive, file)` extracts `file` from the download. It raises ValueError for a damaged archive.
+        limited: refuse a file of more than MAX_BYTES; otherwise only the free disk limits it.
 
     Raises:
         DownloadError: not reachable, refused, interrupted too often, or damaged (the file is deleted then).
@@ -94,7 +146,7 @@ def download(
     with file_lock(file, lambda: console.print(message, highlight=False)):
         if not _is_complete(file, expected):
             received = _PartialFile(file)
-            _download_with_retries(url, received, checksum, console)
+            _download_with_retries(url, received, checksum, console, MAX_BYTES if limited else math.inf)
             _install(url, received, file, unpack)
 
 
@@ -110,7 +162,9 @@ def matches_checksum(file: Path, checksum: str) -> bool:
     return digest.hexdigest().startswith(digits)
 
 
-def _download_with_retries(url: str, received: _PartialFile, checksum: str | None, console: Console) -> None:
+def _download_with_retries(
+    url: str, received: _PartialFile, checksum: str | None, console: Console, max_bytes: float
+) -> None:
     """Repeat attempts until `received` is the whole file, and verify its checksum."""
     first = most = received.size
     failures = 0
@@ -118,7 +172,9 @@ def _download_with_retries(url: str, received: _PartialFile, checksum: str | Non
         task = progress.add_task(received.path.stem, total=None)
         while not (checksum is not None and _is_complete(received.path, checksum)):  # may be complete already
             try:
-                _attempt(url, received, lambda size, total: progress.update(task, completed=size, total=total))
+                _attempt(
+                    url, received, lambda size, total: progress.update(task, completed=size, total=total), max_bytes
+                )
                 break
             except _AttemptError as error:
                 failures = 0 if received.size > most else failures + 1
@@ -147,7 +203,7 @@ def _install(url: str, received: _PartialFile, file: Path, unpack: Callable[[Pat
     received.discard()
 
 
-def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None], None]) -> None:
+def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None], None], max_bytes: float) -> None:
     """Request the missing bytes once and append them to `received`. `report` gets the size so far and the total.
 
     Raises _AttemptError: the response ended early; the bytes that have arrived are kept.
@@ -168,18 +224,18 @@ def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None
         total = None
         if response.length is not None:
             total = size + response.length
-            _check_space(url, received.path.parent, size, total)
+            _check_space(url, received.path.parent, size, total, max_bytes)
         try:
             if not size:
                 received.discard()
                 received.version_path.write_text(_version(response.headers), "latin-1")
             with received.path.open("ab") as file:
-                while size <= MAX_BYTES and (chunk := _read(response, size, total)):
+                while size <= max_bytes and (chunk := _read(response, size, total)):
                     size += file.write(chunk)
                     report(size, total)
         except OSError as error:
             raise write_error(received.path, error) from error
-    if size > MAX_BYTES:  # the server did not send the length in advance
+    if size > max_bytes:  # the server did not send the length in advance
         received.discard()
         raise _too_large(url, size)
     if total is not None and size < total:
@@ -239,9 +295,9 @@ def _version(headers: Message) -> str:
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
-def _check_space(url: str, folder: Path, size: int, total: int) -> None:
+def _check_space(url: str, folder: Path, size: int, total: int, max_bytes: float) -> None:
     """Raise InputError, before anything is written, if the file is too large for the limit or for the disk."""
-    if total > MAX_BYTES:
+    if total > max_bytes:
         raise _too_large(url, total)
     free = shutil.disk_usage(folder).free
     if total - size > free:

@@ -6,6 +6,9 @@ Source: protobuf.dev/programming-guides/encoding.
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types
 
 
@@ -52,12 +55,30 @@ def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
 
     Raises ValueError: it does not end within the data or within ten bytes.
     """
+    if data[offset : offset + 1] and data[offset] < 0x80:  # most are this short, and this is several times faster
+        return data[offset], offset + 1
     value = 0
     for count, octet in enumerate(data[offset : offset + 10]):
         value |= (octet & 0x7F) << 7 * count
         if octet < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, offset + count + 1
     raise ValueError("a number has no end" if offset + 10 <= len(data) else "it is cut short")
+
+
+def decode_varints(data: bytes | memoryview) -> NDArray[np.int64]:
+    """Decode all integers in `data`, together, which is faster than one by one. Raises ValueError: one has no end."""
+    octets = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(octets < 0x80)
+    starts = np.append(0, ends + 1)
+    longest = int(np.diff(starts).max(initial=0))
+    if starts[-1] != octets.size or longest > 10:
+        raise ValueError("a number has no end")
+    starts = starts[:-1]
+    values = np.zeros(ends.size, np.uint64)
+    for count in range(longest):
+        longer = ends - starts >= count
+        values[longer] |= (octets[starts[longer] + count] & 0x7F).astype(np.uint64) << np.uint64(7 * count)
+    return values.view(np.int64)
 
 
 def encode_varint(number: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
@@ -125,6 +126,11 @@ class Engine(ABC):
     def cores(self) -> int:
         """The number of CPU cores for each of the callers."""
         return max(1, core_count() // self.callers)
+
+    @classmethod
+    def version(cls) -> str:
+        """The engine's name and the versions of its packages, which determine its rounding errors."""
+        return " ".join([cls.name, *(import_module(name).__version__ for name in cls.packages)])
 
     @property
     def batch_size(self) -> int:

@@ -1,4 +1,4 @@
-"""PyTorch: the engine that is always installed, on all of PyTorch's devices."""
+"""PyTorch: the engine for every model that PyTorch loads, on all of PyTorch's devices."""
 
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +22,7 @@ class PyTorchEngine(Engine):
 
     name = "pytorch"
     packages = ("torch",)
+    extra = "torch"
     precisions: ClassVar[DevicePrecisions] = {
         "cpu": ("fp32", "bf16"),
         "cuda": ("fp32", "bf16", "fp16"),

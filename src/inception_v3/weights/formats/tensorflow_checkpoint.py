@@ -26,7 +26,7 @@ import numpy as np
 from inception_v3.errors import InputError
 from inception_v3.support.crc32c import masked_crc
 from inception_v3.support.files import atomic_write
-from inception_v3.support.protocol_buffers import encode, encode_varint, read_fields, read_varint
+from inception_v3.support.protocol_buffers import decode_varints, encode, encode_varint, read_fields, read_varint
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER = 48  # bytes: the handles of two blocks, padded to 40 bytes, and the magic number
@@ -169,7 +169,7 @@ def _open_v1(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
             values = np.frombuffer(_bytes(tensor, V1_FLOATS[dtype]), DTYPES[dtype]).copy()
         else:
             # Narrow integers are stored as 64 bits; 16-bit floats are stored as the integer with their bits.
-            values = _varints(_bytes(tensor, V1_VARINTS[dtype]))
+            values = decode_varints(_bytes(tensor, V1_VARINTS[dtype]))
             values = values.astype(f"<i{np.dtype(DTYPES[dtype]).itemsize}").view(DTYPES[dtype])
         if values.size != math.prod(shape):
             raise ValueError(f"{values.size} values for the shape {list(shape)}")
@@ -302,9 +302,9 @@ class Table:
         if footer[-len(MAGIC) :] != MAGIC:
             raise ValueError("its end is missing")
         # The footer has two handles: first the metaindex block, which TensorFlow leaves empty, then the index block.
-        index = self._block(_varints(footer[: -len(MAGIC)])[2:4])
+        index = self._block(decode_varints(footer[: -len(MAGIC)])[2:4])
         self.keys = list(index)
-        self.handles = [_varints(handle) for handle in index.values()]
+        self.handles = [decode_varints(handle) for handle in index.values()]
         self.current = -1
         self.block: dict[bytes, memoryview] = {}
 
@@ -383,22 +383,6 @@ def _read_at(path: Path, offset: int, size: int) -> np.ndarray:
 
 
 # --- protobuf's wire format (protobuf.dev/programming-guides/encoding) ---
-
-
-def _varints(data: Bytes) -> np.ndarray:
-    """All varints in `data`, as int64; decoded together, which is faster than one by one."""
-    octets = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(octets < 0x80)
-    starts = np.append(0, ends + 1)
-    longest = int(np.diff(starts).max(initial=0))
-    if starts[-1] != octets.size or longest > 10:
-        raise ValueError("a number has no end")
-    starts = starts[:-1]
-    values = np.zeros(ends.size, np.uint64)
-    for count in range(longest):
-        longer = ends - starts >= count
-        values[longer] |= (octets[starts[longer] + count] & 0x7F).astype(np.uint64) << np.uint64(7 * count)
-    return values.view(np.int64)
 
 
 def _parse(message: Bytes) -> Fields:
