@@ -143,7 +143,9 @@ def bench(
         )
         workload.write()
         errors = _write_model_files(files.values(), workload.folder, network, calibration_images, step)
-        workers, matrix_product = _start_workers(candidates, workload, stack, errors, skipped, step)
+        skipped |= {str(candidate): errors[candidate.file] for candidate in candidates if candidate.file in errors}
+        candidates = [candidate for candidate in candidates if candidate.file not in errors]
+        workers, matrix_product = _start_workers(candidates, workload, stack, skipped, step)
         peak, turns = _measure(workers, matrix_product, rounds, skipped, step)
         step("comparing outputs")
         rows = _rows(workers, turns, peak, workload, network)
@@ -264,11 +266,10 @@ def _start_workers(
     candidates: list[Candidate],
     workload: Workload,
     stack: ExitStack,
-    errors: dict[str, str],
     skipped: dict[str, str],
     step: Callable[[str], None],
 ) -> tuple[dict[Candidate, Worker], Worker | None]:
-    """Start a worker for each candidate whose file has no error, and one for the matrix product.
+    """Start a worker for each candidate, and one for the matrix product.
 
     `skipped` receives the reason for each worker that does not start.
     """
@@ -281,12 +282,8 @@ def _start_workers(
             skipped[label] = str(error)
             return None
 
-    workers: dict[Candidate, Worker] = {}
-    for candidate in candidates:
-        if candidate.file in errors:
-            skipped[str(candidate)] = errors[candidate.file]
-        elif worker := start(str(candidate), candidate.system.name, candidate.precision):
-            workers[candidate] = worker
+    started = {each: start(str(each), each.system.name, each.precision) for each in candidates}
+    workers = {candidate: worker for candidate, worker in started.items() if worker}
     _check_any(workers, skipped)
     precisions = dict.fromkeys(candidate.precision for candidate in workers)
     return workers, start(MATRIX_PRODUCT, MATRIX_PRODUCT, ",".join(precisions))

@@ -78,13 +78,11 @@ class AcceleratedInceptionModule(InceptionModule):
             return super().forward(net)
         starts = {branch: start for branch in branches if (start := _start_of(branch))}
         started = dict(zip(starts, run_starts(net, list(starts.values())), strict=True))
-        outputs = []
-        for branch in branches:
-            if branch in started:
-                pool, _ = starts[branch]
-                outputs.append(branch.run_from(1 if pool is None else 2, started[branch]))
-            else:
-                outputs.append(branch(net))
+        steps_run = {branch: 1 if pool is None else 2 for branch, (pool, _) in starts.items()}
+        outputs = [
+            branch.run_from(steps_run[branch], started[branch]) if branch in started else branch(net)
+            for branch in branches
+        ]
         return torch.cat(outputs, 1)
 
 

@@ -1,3 +1,3 @@
 """The public InceptionV3 and its weights on disk: load, save, convert, download, and the formats of other programs."""
 
-MODEL_FILE = "model.safetensors"  # in a run folder, and in a folder saved by save_pretrained
+MODEL_FILE = "model.safetensors"  # in a run folder and in a folder saved by save_pretrained

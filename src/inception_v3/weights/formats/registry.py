@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from inception_v3.errors import InputError
+from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
     from inception_v3.weights.formats.base import Format, WritableFormat
@@ -27,9 +28,8 @@ FORMATS = (
 
 def find_format(name: str) -> "Format":
     """Return the format of that name. Raises InputError, listing the names, if there is none."""
-    if name not in FORMATS:
-        raise InputError(f"no format {name!r}; choose one of {', '.join(FORMATS)}", exit_status=2)
-    return cast("Format", import_module(f"inception_v3.weights.formats.{name.replace('-', '_')}").FORMAT)
+    module = choose("format", name, FORMATS).replace("-", "_")
+    return cast("Format", import_module(f"inception_v3.weights.formats.{module}").FORMAT)
 
 
 def find_writer(name: str) -> "WritableFormat":
