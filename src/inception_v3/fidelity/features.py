@@ -24,7 +24,8 @@ from inception_v3.fidelity.image_sets import ImageSet
 from inception_v3.fidelity.network import EngineFeatures, FeatureNetwork
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.fidelity.rounding import REVISION
-from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, StoredImage, content_key, decode_image
+from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, content_key, decode_image
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
 from inception_v3.support.cpu import core_count
@@ -87,7 +88,7 @@ class _ImageInfo:
     row: FeatureRow | None = None
 
 
-_Result = Result[StoredImage, _ImageInfo]
+_Result = Result[ImageSource, _ImageInfo]
 
 
 def extract_features(
@@ -126,7 +127,7 @@ def extract_features(
 
 
 def _compute(
-    network: FeatureNetwork, inputs: NDArray[np.float32], _: list[StoredImage]
+    network: FeatureNetwork, inputs: NDArray[np.float32], _: list[ImageSource]
 ) -> dict[str, NDArray[np.float32]]:
     return {"row": torch.cat(network.features(torch.from_numpy(inputs)), 1).numpy()}
 
@@ -215,7 +216,7 @@ def read_inputs(image_set: ImageSet, convention: Convention, count: int) -> Tens
 
 
 def _prepare(
-    image: StoredImage,
+    image: ImageSource,
     network_input: NDArray[np.float32],
     convention: Convention,
     store: FeatureStore | None = None,
@@ -234,7 +235,7 @@ def _prepare(
     return _ImageInfo(key, facts, file)
 
 
-def _file_state(image: StoredImage) -> FileState | None:
+def _file_state(image: ImageSource) -> FileState | None:
     """The state of the image's file; None if it has none of its own, or it cannot be read."""
     try:
         return FileState.of(image.content) if isinstance(image.content, Path) else None

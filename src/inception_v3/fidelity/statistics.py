@@ -12,7 +12,7 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.fidelity.feature_rows import FeatureRows, row_blocks
 from inception_v3.fidelity.frechet import Gaussian
-from inception_v3.fidelity.npy import ARCHIVE_ERRORS, read_npz_headers
+from inception_v3.images.containers import ARCHIVE_ERRORS, read_npz_headers
 from inception_v3.support.files import atomic_write
 from inception_v3.support.text import printable
 

@@ -2,7 +2,8 @@
 
 The bytes that have arrived so far are kept in NAME.partial, and the server's version of the file (its ETag, else its
 date) in NAME.partial.version. The next attempt, in this process or another, requests only the rest of that version
-(Range and If-Range). If the server has another version, the download starts again.
+(Range and If-Range). If the server has another version, the download starts again. Schemes other than http and https
+are read by fsspec, and always from the beginning.
 """
 
 import hashlib
@@ -17,21 +18,27 @@ from email.message import Message
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import file_lock, replace, write_error
+from inception_v3.support.files import cache_folder, file_lock, replace, write_error
+from inception_v3.support.packages import require_packages
 from inception_v3.support.progress import progress_bar
 from inception_v3.support.verbosity import verbosity
 
 TIMEOUT = 20.0  # seconds without a byte
 ATTEMPTS = 4  # attempts in a row without a new byte, after which the download fails
 PAUSE = 1.0  # seconds before the next attempt, doubled each time
-MAX_BYTES = 1 << 29  # five times the network in float32, so that no disk is filled by mistake
+MAX_BYTES = 1 << 29  # of weights: five times the network in float32, so that no disk is filled by mistake
 CHUNK = 1 << 20
 RETRY_STATUSES = (408, 429, 500, 502, 503, 504)  # temporary errors of a server
 MB = 1_000_000
+
+
+Report = Callable[[int, int | None], None]  # gets the number of bytes so far, and of all bytes
 
 
 class DownloadError(Exception):
@@ -68,18 +75,38 @@ class _PartialFile:
                 path.unlink(missing_ok=True)
 
 
+def fetch(url: str) -> Path:
+    """Return the file of a URL of any scheme that fsspec supports, downloaded once to the user's cache folder.
+
+    Raises InputError, with the URL: no such file, no connection, unknown scheme, or the disk is full.
+    """
+    name = Path(urlsplit(url).path).name or "file"  # the file's own name, because names of images begin with it
+    file = cache_folder("downloads") / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    try:
+        download(url, file, limit=None)
+    except DownloadError as error:
+        raise InputError(f"{error}; check the address and the network, and run the command again") from error
+    return file
+
+
 def download(
-    url: str, file: Path, checksum: str | None = None, unpack: Callable[[Path, Path], None] | None = None
+    url: str,
+    file: Path,
+    checksum: str | None = None,
+    unpack: Callable[[Path, Path], None] | None = None,
+    limit: int | None = MAX_BYTES,
 ) -> None:
     """Download `url` to `file`, unless the file exists and matches the checksum.
 
     Processes that want the same file take turns, and the second one finds it complete. Shows a bar on a terminal.
 
     Args:
-        url: http or https.
+        url: http or https, or any other scheme of fsspec.
         file: where to store the file; its folder is created.
         checksum: the name of the hash, a colon, and the first or all digits of the hash: `sha256:0cc3c7bd`, `md5:...`.
         unpack: `unpack(archive, file)` extracts `file` from the download. It raises ValueError for a damaged archive.
+
+        limit: the largest size in bytes; by default that of weights. None: the free space on the disk.
 
     Raises:
         DownloadError: not reachable, refused, interrupted too often, or damaged (the file is deleted then).
@@ -94,7 +121,7 @@ def download(
     with file_lock(file, lambda: console.print(message, highlight=False)):
         if not _is_complete(file, expected):
             received = _PartialFile(file)
-            _download_with_retries(url, received, checksum, console)
+            _download_with_retries(url, received, checksum, limit, console)
             _install(url, received, file, unpack)
 
 
@@ -110,7 +137,9 @@ def matches_checksum(file: Path, checksum: str) -> bool:
     return digest.hexdigest().startswith(digits)
 
 
-def _download_with_retries(url: str, received: _PartialFile, checksum: str | None, console: Console) -> None:
+def _download_with_retries(
+    url: str, received: _PartialFile, checksum: str | None, limit: int | None, console: Console
+) -> None:
     """Repeat attempts until `received` is the whole file, and verify its checksum."""
     first = most = received.size
     failures = 0
@@ -118,7 +147,11 @@ def _download_with_retries(url: str, received: _PartialFile, checksum: str | Non
         task = progress.add_task(received.path.stem, total=None)
         while not (checksum is not None and _is_complete(received.path, checksum)):  # may be complete already
             try:
-                _attempt(url, received, lambda size, total: progress.update(task, completed=size, total=total))
+                report = partial(_show, progress, task)
+                if url.startswith(("http://", "https://")):
+                    _attempt(url, received, limit, report)
+                else:
+                    _copy_with_fsspec(url, received, limit, report)
                 break
             except _AttemptError as error:
                 failures = 0 if received.size > most else failures + 1
@@ -147,8 +180,12 @@ def _install(url: str, received: _PartialFile, file: Path, unpack: Callable[[Pat
     received.discard()
 
 
-def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None], None]) -> None:
-    """Request the missing bytes once and append them to `received`. `report` gets the size so far and the total.
+def _show(progress: Progress, task: TaskID, size: int, total: int | None) -> None:
+    progress.update(task, completed=size, total=total)
+
+
+def _attempt(url: str, received: _PartialFile, limit: int | None, report: Report) -> None:
+    """Request the missing bytes once and append them to `received`.
 
     Raises _AttemptError: the response ended early; the bytes that have arrived are kept.
     """
@@ -165,21 +202,54 @@ def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None
                 raise _AttemptError("the server sent a different part than the requested one")
         else:  # the whole file: it was requested, or the server has another version now or does not support Range
             size = 0
-        total = None
-        if response.length is not None:
-            total = size + response.length
-            _check_space(url, received.path.parent, size, total)
-        try:
-            if not size:
-                received.discard()
-                received.version_path.write_text(_version(response.headers), "latin-1")
-            with received.path.open("ab") as file:
-                while size <= MAX_BYTES and (chunk := _read(response, size, total)):
-                    size += file.write(chunk)
-                    report(size, total)
-        except OSError as error:
-            raise write_error(received.path, error) from error
-    if size > MAX_BYTES:  # the server did not send the length in advance
+        total = None if response.length is None else size + response.length
+        _receive(url, received, response.read1, _version(response.headers), size, total, limit, report)
+
+
+def _copy_with_fsspec(url: str, received: _PartialFile, limit: int | None, report: Report) -> None:
+    """Read the whole file. Raises DownloadError, also for an unknown scheme."""
+    require_packages(("fsspec",), url, "data")
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rb") as file:
+            _receive(url, received, file.read, "", 0, getattr(file, "size", None), limit, report)
+    except (InputError, _AttemptError):
+        raise
+    except FileNotFoundError as error:
+        raise DownloadError(f"{url}: no such file there") from error
+    except Exception as error:  # the library of each scheme has its own errors
+        fault = "this scheme needs another package" if isinstance(error, ImportError) else "cannot be downloaded"
+        raise DownloadError(f"{url}: {fault} ({network_reason(error)})") from error
+
+
+def _receive(
+    url: str,
+    received: _PartialFile,
+    read: Callable[[int], bytes],
+    version: str,
+    size: int,
+    total: int | None,
+    limit: int | None,
+    report: Report,
+) -> None:
+    """Append everything that `read` returns after the first `size` bytes to `received`.
+
+    Raises _AttemptError: it ends early; InputError: it is too large, or cannot be written.
+    """
+    if total is not None:
+        _check_space(url, received.path.parent, size, total, limit)
+    try:
+        if not size:
+            received.discard()
+            received.version_path.write_text(version, "latin-1")
+        with received.path.open("ab") as file:
+            while (limit is None or size <= limit) and (chunk := _read(read, size, total)):
+                size += file.write(chunk)
+                report(size, total)
+    except OSError as error:
+        raise write_error(received.path, error) from error
+    if limit is not None and size > limit:  # the server did not send the length in advance
         received.discard()
         raise _too_large(url, size)
     if total is not None and size < total:
@@ -215,9 +285,9 @@ def _open(url: str, headers: dict[str, str], received: _PartialFile) -> http.cli
         raise _AttemptError(f"cannot be reached ({network_reason(error)})", reached=False) from error
 
 
-def _read(response: http.client.HTTPResponse, size: int, total: int | None) -> bytes:
+def _read(read: Callable[[int], bytes], size: int, total: int | None) -> bytes:
     try:
-        return response.read1(CHUNK)
+        return read(CHUNK)
     except (OSError, http.client.HTTPException) as error:
         raise _AttemptError(f"{_interrupted(size, total)} ({network_reason(error)})") from error
 
@@ -239,9 +309,9 @@ def _version(headers: Message) -> str:
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
-def _check_space(url: str, folder: Path, size: int, total: int) -> None:
+def _check_space(url: str, folder: Path, size: int, total: int, limit: int | None) -> None:
     """Raise InputError, before anything is written, if the file is too large for the limit or for the disk."""
-    if total > MAX_BYTES:
+    if limit is not None and total > limit:
         raise _too_large(url, total)
     free = shutil.disk_usage(folder).free
     if total - size > free:
