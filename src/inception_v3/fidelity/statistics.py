@@ -129,7 +129,7 @@ def load_statistics(path: str | Path) -> Statistics:
     """
     name = printable(path)
     try:
-        shapes = {key: shape for key, (shape, _) in read_npz_headers(path, name).items()}
+        shapes = {key: shape for key, (shape, _) in read_npz_headers(Path(path), name).items()}
         with np.load(path, allow_pickle=False) as file:
             pooled = _read_gaussian(name, file, shapes, "mu", "sigma")
             has_spatial = "mu_s" in shapes or "sigma_s" in shapes

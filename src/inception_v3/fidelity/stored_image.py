@@ -38,10 +38,7 @@ def content_key(content: bytes | NDArray[np.uint8]) -> bytes:
 def decode_image(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], ImageFacts]:
     """Decode to RGB pixels (3, H, W) and facts. Raises InputError: empty, damaged, too large, or not an image."""
     with decode_errors(name):
-        if isinstance(content, bytes):
-            image = read_header(io.BytesIO(content), name)
-        else:
-            image = to_image(content)
+        image = read_header(io.BytesIO(content), name) if isinstance(content, bytes) else to_image(content)
         check_pixel_count(image)
         with silence_libtiff(image):
             pixels = np.asarray(image.convert("RGB"))

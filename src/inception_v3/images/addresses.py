@@ -1,5 +1,6 @@
 """Addresses of images, the same in all commands; see `expand`."""
 
+import glob
 import io
 import os
 import re
@@ -30,6 +31,30 @@ _IMAGE_SIGNATURES = re.compile(  # strict, so that no list of paths is mistaken 
 
 def is_url(address: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*(::[^/]+)?://", address) is not None
+
+
+exists = os.path.exists  # False for text that is too long to be a path, for which pathlib raises an error
+is_folder = os.path.isdir
+
+
+def expand_paths(address: str) -> list[str]:
+    """The files, folders and URLs that an address of one data set means: the forms of `expand` except `-`.
+
+    Raises InputError with exit status 2: no file matches, or the braces expand to more than MAX_FILES.
+    """
+    paths: list[str] = []
+    for path in expand_braces(address):
+        if is_url(path) or exists(path):
+            paths.append(path)
+        elif matches := sorted(glob.glob(path, recursive=True)):  # noqa: PTH207 (patterns may be absolute)
+            paths += matches
+        else:
+            raise InputError(
+                f"{printable(path)}: no such folder or file, and no file matches it as a pattern; give a folder of "
+                "class/image files, an archive, or digits",
+                exit_status=2,
+            )
+    return paths
 
 
 def expand(arguments: Iterable[str]) -> Iterator[ImageSource]:

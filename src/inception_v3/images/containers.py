@@ -1,7 +1,8 @@
 """Images inside other files: .tar (plain or compressed), .zip, and arrays in .npz and .npy.
 
-`open_container` reads them as a stream in a fixed order, one image in memory at a time. Nothing is extracted to disk, and
-the sizes that a file declares are checked before memory is allocated. data/shards.py reads the same members in any order.
+`open_container` reads them as a stream in a fixed order, one image in memory at a time. Nothing is extracted to disk,
+and the sizes that a file declares are checked before memory is allocated. data/shards.py reads the same members in any
+order.
 """
 
 import lzma
@@ -132,16 +133,24 @@ def archive_errors(name: str) -> Iterator[None]:
 
 
 def read_members(path: Path) -> Iterator[Member]:
-    """The files in a tar or a zip, without folders, hidden files and SYSTEM_NAMES: of a zip in the order of their names.
+    """The files in a tar, or in a zip in the order of their names, without hidden files and SYSTEM_NAMES.
 
     Raises DamagedArchiveError after the members before the damage, and OSError.
     """
-    members = _read_zip(path) if zipfile.is_zipfile(path) else _read_tar(path)
+    members = _read_zip(path) if is_zip(path) else _read_tar(path)
     return (member for member in members if not any(map(is_system_name, member.name.split("/"))))
 
 
+def is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)
+
+
 def _read_zip(path: Path) -> Iterator[Member]:
-    with zipfile.ZipFile(path) as archive:
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise DamagedArchiveError(f"damaged or truncated ({printable(error)}); download or save it again") from error
+    with archive:
         for index, entry in sorted(enumerate(archive.infolist()), key=lambda item: item[1].filename):
             if not entry.is_dir():
                 yield Member(entry.filename, index, entry.file_size, partial(archive.read, entry))
@@ -149,14 +158,19 @@ def _read_zip(path: Path) -> Iterator[Member]:
 
 def _read_tar(path: Path) -> Iterator[Member]:
     end = 0  # offset after the last member that was read
+    fault = "not a tar file"
     with path.open("rb") as raw:
         length = raw.seek(0, 2)
         raw.seek(0)
-        module = COMPRESSIONS.get(raw.read(2))
+        start = raw.read(2)
+        if start == b"(\xb5":
+            raise DamagedArchiveError("compressed by zstd; unzstd it")
+        module = COMPRESSIONS.get(start)
         raw.seek(0)
         file: BinaryIO = import_module(module).open(raw) if module else raw
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
+                fault = "damaged"
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined]  # tarfile would keep the header of every file
                     if member.size < 0 or (not module and member.offset_data + member.size > length):
@@ -165,13 +179,12 @@ def _read_tar(path: Path) -> Iterator[Member]:
                     end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     if not member.isdir():
                         is_content = member.isreg() and not member.issparse()
-                        fault = "" if is_content else "a link to another file; pack it with tar --dereference"
+                        no_content = "" if is_content else "a link to another file; pack it with tar --dereference"
                         read = partial(_read_content, file, member.offset_data, member.size)
-                        yield Member(member.name, member.offset_data, member.size, read, fault)
+                        yield Member(member.name, member.offset_data, member.size, read, no_content)
         except Exception as error:  # tarfile raises many classes over damaged headers
             if getattr(error, "errno", None) is not None:
                 raise
-            fault = "damaged" if end else "not a tar file"
             detail = printable(" ".join(str(error).split()))
             message = f"{fault} at byte {end} of {length} ({detail}); download or save it again"
             raise DamagedArchiveError(message) from error
@@ -234,7 +247,7 @@ def split_sample(name: str) -> tuple[str, str]:
 def _archive_images(path: Path, name: str, left_out: LeftOut) -> Iterator[ImageSource]:
     """The images of an archive. Each is read when it is reached: seeking back in a compressed file is slow."""
     with archive_errors(name):
-        is_tar = not zipfile.is_zipfile(path)
+        is_tar = not is_zip(path)
         unused = unused_members(_names_before_damage(path)) if is_tar else {}
         left_out.add([f"{name}/{printable(member)}" for member in unused.values()])
         any_image = False

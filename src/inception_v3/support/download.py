@@ -8,6 +8,7 @@ are read by fsspec, and always from the beginning.
 
 import hashlib
 import http.client
+import math
 import shutil
 import time
 import urllib.error
@@ -16,12 +17,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from email.message import Message
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, file_lock, replace, write_error
@@ -56,7 +57,8 @@ class _AttemptError(Exception):
 class _PartialFile:
     """The bytes that have arrived so far and the version of the file they belong to, beside the target."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, limit: float) -> None:
+        self.limit = limit  # in bytes
         self.path = target.with_name(f"{target.name}.partial")
         self.version_path = target.with_name(f"{target.name}.partial.version")
 
@@ -83,7 +85,7 @@ def fetch(url: str) -> Path:
     name = Path(urlsplit(url).path).name or "file"  # the file's own name, because names of images begin with it
     file = cache_folder("downloads") / hashlib.sha256(url.encode()).hexdigest()[:16] / name
     try:
-        download(url, file, limit=None)
+        download(url, file, limit=math.inf)
     except DownloadError as error:
         raise InputError(f"{error}; check the address and the network, and run the command again") from error
     return file
@@ -94,7 +96,7 @@ def download(
     file: Path,
     checksum: str | None = None,
     unpack: Callable[[Path, Path], None] | None = None,
-    limit: int | None = MAX_BYTES,
+    limit: float | None = None,
 ) -> None:
     """Download `url` to `file`, unless the file exists and matches the checksum.
 
@@ -106,7 +108,7 @@ def download(
         checksum: the name of the hash, a colon, and the first or all digits of the hash: `sha256:0cc3c7bd`, `md5:...`.
         unpack: `unpack(archive, file)` extracts `file` from the download. It raises ValueError for a damaged archive.
 
-        limit: the largest size in bytes; by default that of weights. None: the free space on the disk.
+        limit: the largest size in bytes, MAX_BYTES by default. The free space on the disk is always a limit.
 
     Raises:
         DownloadError: not reachable, refused, interrupted too often, or damaged (the file is deleted then).
@@ -120,8 +122,8 @@ def download(
     message = f"{file.name}: waiting for another process that downloads it"
     with file_lock(file, lambda: console.print(message, highlight=False)):
         if not _is_complete(file, expected):
-            received = _PartialFile(file)
-            _download_with_retries(url, received, checksum, limit, console)
+            received = _PartialFile(file, MAX_BYTES if limit is None else limit)
+            _download_with_retries(url, received, checksum, console)
             _install(url, received, file, unpack)
 
 
@@ -137,9 +139,7 @@ def matches_checksum(file: Path, checksum: str) -> bool:
     return digest.hexdigest().startswith(digits)
 
 
-def _download_with_retries(
-    url: str, received: _PartialFile, checksum: str | None, limit: int | None, console: Console
-) -> None:
+def _download_with_retries(url: str, received: _PartialFile, checksum: str | None, console: Console) -> None:
     """Repeat attempts until `received` is the whole file, and verify its checksum."""
     first = most = received.size
     failures = 0
@@ -147,11 +147,8 @@ def _download_with_retries(
         task = progress.add_task(received.path.stem, total=None)
         while not (checksum is not None and _is_complete(received.path, checksum)):  # may be complete already
             try:
-                report = partial(_show, progress, task)
-                if url.startswith(("http://", "https://")):
-                    _attempt(url, received, limit, report)
-                else:
-                    _copy_with_fsspec(url, received, limit, report)
+                attempt = _attempt if url.startswith(("http://", "https://")) else _attempt_with_fsspec
+                attempt(url, received, lambda size, total: progress.update(task, completed=size, total=total))
                 break
             except _AttemptError as error:
                 failures = 0 if received.size > most else failures + 1
@@ -180,11 +177,7 @@ def _install(url: str, received: _PartialFile, file: Path, unpack: Callable[[Pat
     received.discard()
 
 
-def _show(progress: Progress, task: TaskID, size: int, total: int | None) -> None:
-    progress.update(task, completed=size, total=total)
-
-
-def _attempt(url: str, received: _PartialFile, limit: int | None, report: Report) -> None:
+def _attempt(url: str, received: _PartialFile, report: Report) -> None:
     """Request the missing bytes once and append them to `received`.
 
     Raises _AttemptError: the response ended early; the bytes that have arrived are kept.
@@ -203,17 +196,15 @@ def _attempt(url: str, received: _PartialFile, limit: int | None, report: Report
         else:  # the whole file: it was requested, or the server has another version now or does not support Range
             size = 0
         total = None if response.length is None else size + response.length
-        _receive(url, received, response.read1, _version(response.headers), size, total, limit, report)
+        _receive(url, received, response.read1, _version(response.headers), size, total, report)
 
 
-def _copy_with_fsspec(url: str, received: _PartialFile, limit: int | None, report: Report) -> None:
+def _attempt_with_fsspec(url: str, received: _PartialFile, report: Report) -> None:
     """Read the whole file. Raises DownloadError, also for an unknown scheme."""
     require_packages(("fsspec",), url, "data")
-    import fsspec
-
     try:
-        with fsspec.open(url, "rb") as file:
-            _receive(url, received, file.read, "", 0, getattr(file, "size", None), limit, report)
+        with import_module("fsspec").open(url, "rb") as file:
+            _receive(url, received, file.read, "", 0, getattr(file, "size", None), report)
     except (InputError, _AttemptError):
         raise
     except FileNotFoundError as error:
@@ -230,7 +221,6 @@ def _receive(
     version: str,
     size: int,
     total: int | None,
-    limit: int | None,
     report: Report,
 ) -> None:
     """Append everything that `read` returns after the first `size` bytes to `received`.
@@ -238,18 +228,18 @@ def _receive(
     Raises _AttemptError: it ends early; InputError: it is too large, or cannot be written.
     """
     if total is not None:
-        _check_space(url, received.path.parent, size, total, limit)
+        _check_space(url, received, size, total)
     try:
         if not size:
             received.discard()
             received.version_path.write_text(version, "latin-1")
         with received.path.open("ab") as file:
-            while (limit is None or size <= limit) and (chunk := _read(read, size, total)):
+            while size <= received.limit and (chunk := _read(read, size, total)):
                 size += file.write(chunk)
                 report(size, total)
     except OSError as error:
         raise write_error(received.path, error) from error
-    if limit is not None and size > limit:  # the server did not send the length in advance
+    if size > received.limit:  # the server did not send the length in advance
         received.discard()
         raise _too_large(url, size)
     if total is not None and size < total:
@@ -309,10 +299,11 @@ def _version(headers: Message) -> str:
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
-def _check_space(url: str, folder: Path, size: int, total: int, limit: int | None) -> None:
+def _check_space(url: str, received: _PartialFile, size: int, total: int) -> None:
     """Raise InputError, before anything is written, if the file is too large for the limit or for the disk."""
-    if limit is not None and total > limit:
+    if total > received.limit:
         raise _too_large(url, total)
+    folder = received.path.parent
     free = shutil.disk_usage(folder).free
     if total - size > free:
         raise InputError(f"{folder}: {(total - size) / MB:.0f} MB needed, {free / MB:.0f} MB free; free some space")
