@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inception_v3.images.find import ImageSource, expand
+from inception_v3.images.addresses import expand
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import OpenedModel, open_engine
 from inception_v3.inference.engines.base import Engine

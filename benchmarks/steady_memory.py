@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from predict_folder import FakeEngine
 
-from inception_v3.images.find import expand
+from inception_v3.images.addresses import expand
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.pipeline import default_resizer
 from inception_v3.inference.predict import predict

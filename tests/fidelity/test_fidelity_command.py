@@ -20,7 +20,7 @@ from inception_v3 import cli
 from inception_v3.fidelity import scores
 from inception_v3.fidelity.conventions import MODES, PROGRAMS
 from inception_v3.fidelity.run import fidelity
-from inception_v3.fidelity.stored_image import StoredImage
+from inception_v3.images.find import ImageSource
 from inception_v3.inference import feature_store
 from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.weights.load import save
@@ -331,7 +331,7 @@ def test_images_are_not_read_again_if_their_features_are_stored(
     monkeypatch.setattr(feature_store, "STILL_CHANGING", -1)
     options: dict[str, Any] = {"weights": thin, "any_weights": True, "cache": tmp_path, "scores": ["fid"]}
     first = fidelity(*sets, **options)
-    monkeypatch.setattr(StoredImage, "read", lambda image: pytest.fail(f"{image.name} was read"))
+    monkeypatch.setattr(ImageSource, "read", lambda image: pytest.fail(f"{image.name} was read"))
     assert fidelity(*sets, **options).scores == first.scores
 
 

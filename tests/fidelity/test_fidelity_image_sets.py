@@ -151,26 +151,26 @@ def test_a_link_in_a_tar_file_is_reported(tmp_path: Path) -> None:
     assert "2.png: a link to another file; pack it with tar --dereference" in str(contents[2])
 
 
-def test_a_compressed_tar_is_read_in_one_pass_and_its_headers_are_not_kept(
+def test_a_compressed_tar_is_read_forwards_and_its_headers_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seeking back means reading from the beginning, which would take hours if done for each image."""
     backwards, kept = [], []
-    seek, extract = gzip.GzipFile.seek, tarfile.TarFile.extractfile
+    seek, next_member = gzip.GzipFile.seek, tarfile.TarFile.next
 
     def counted_seek(file: gzip.GzipFile, offset: int, whence: int = 0) -> int:
         backwards.extend([offset] * (whence == 0 and offset < file.tell()))
         return seek(file, offset, whence)
 
-    def counted_extract(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> object:
+    def counted_next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         kept.append(len(archive.members))
-        return extract(archive, entry)
+        return next_member(archive)
 
     rng = np.random.default_rng(0)
     files = {f"{number:03}.png": rng.bytes(20_000) for number in range(50)}
     path = write_tar(tmp_path / "set.tar.gz", files, "w:gz")
     monkeypatch.setattr(gzip.GzipFile, "seek", counted_seek)
-    monkeypatch.setattr(tarfile.TarFile, "extractfile", counted_extract)
+    monkeypatch.setattr(tarfile.TarFile, "next", counted_next)
     assert [image.content for image in open_image_set(path).images()] == list(files.values())
     assert len(backwards) <= 2
     assert max(kept) <= 1
@@ -237,12 +237,12 @@ def arrays(path: Path, **named: np.ndarray) -> Path:
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda folder: folder / "none", "no such file or folder"),
     "empty folder": (lambda folder: folder, "no images in this folder"),
-    "missing shard": (lambda folder: as_shards(folder).replace("01", "02"), r"s-02\.tar: no such shard"),
-    "endless shards": (lambda folder: f"{folder}/{{0..999999999}}.tar", "is not a range of 1 to"),
-    "text": (lambda folder: _written(folder / "notes.txt", b"no images"), "not a set of images"),
+    "missing shard": (lambda folder: as_shards(folder).replace("01", "02"), r"s-02\.tar: no such file"),
+    "endless shards": (lambda folder: f"{folder}/{{0..999999999}}.tar", "more than 1,000,000 files"),
+    "text": (lambda folder: _written(folder / "notes.txt", b"no images"), "not a supported image"),
     "empty zip": (lambda folder: write_zip(folder / "set.zip", {"a.txt": b""}), "no images in this archive"),
     "empty tar": (lambda folder: write_tar(folder / "set.tar", {"a.txt": b""}), "no images in this archive"),
-    "cut tar": (lambda folder: _cut(write_tar(folder / "set.tar", FILES), 3000), "damaged or truncated"),
+    "cut tar": (lambda folder: _cut(write_tar(folder / "set.tar", FILES), 3000), "damaged at byte .*cut short"),
     "cut tar.gz": (lambda folder: _cut(write_tar(folder / "set.tar.gz", FILES, "w:gz"), 4000), "damaged or truncated"),
     "damaged tar.xz": (
         lambda folder: _damaged(write_tar(folder / "set.tar.xz", FILES, "w:xz")),
@@ -254,7 +254,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty npy": (lambda folder: _written(folder / "set.npy", b""), "damaged or not a NumPy array"),
     "floats": (lambda folder: as_array(folder, IMAGES / 255), "holds float64 values, but images must be uint8"),
     "no images": (lambda folder: arrays(folder / "set.npz", a=np.zeros(3)), "no images .* and no statistics"),
-    "two sets": (lambda folder: arrays(folder / "set.npz", a=IMAGES, b=IMAGES), "holds 2 arrays of images"),
+    "two sets": (lambda folder: arrays(folder / "set.npz", a=IMAGES, b=IMAGES), "holds several arrays of images"),
     "odd shape": (lambda folder: as_array(folder, IMAGES[..., :2]), "is not that of images"),
     "empty array": (lambda folder: as_array(folder, IMAGES[:0]), "no images in this array"),
     "Fortran order": (lambda folder: as_array(folder, np.asfortranarray(IMAGES)), "stored in Fortran order"),

@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, features
 
 from inception_v3.errors import InputError
-from inception_v3.images import decode, find
+from inception_v3.images import addresses, decode
+from inception_v3.images.addresses import expand
 from inception_v3.images.decode import MAX_PIXELS, open_image
-from inception_v3.images.find import IMAGE_SUFFIXES, ImageSource, expand, list_images
+from inception_v3.images.find import IMAGE_SUFFIXES, ImageSource, list_images
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning would appear on the user's terminal
 NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -871,7 +872,7 @@ class TestStandardInput:
     def test_lists_longer_than_any_buffer(self, folder, monkeypatch):
         save(folder / "a.png")
         count = 30_000
-        monkeypatch.setattr(find, "_mode", lambda _: 1)
+        monkeypatch.setattr(addresses, "file_mode", lambda _: 1)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"".join(b"%d.png\n" % n for n in range(count)))))
         assert [source.name for source in expand(["-"])] == [f"{n}.png" for n in range(count)]
 
@@ -883,7 +884,7 @@ class TestStandardInput:
 
     @pytest.mark.parametrize("step", [1, 2, 3, 7, 64, 4096])
     def test_pieces_of_any_size(self, folder, monkeypatch, step):
-        monkeypatch.setattr(find, "_mode", lambda _: 1)
+        monkeypatch.setattr(addresses, "file_mode", lambda _: 1)
         expected = [f"{'x' * random.Random(n).randint(1, 30)}{n}.png" for n in range(200)]
         for separator in "\n\0":
             content = separator.join(expected).encode()

@@ -74,7 +74,7 @@ def bench(
     report = check_report_files(report, table, as_json)
     if plot is not None:
         _check_plot(plot, images or [])
-    from inception_v3.images.find import expand
+    from inception_v3.images.addresses import expand
 
     sources = list(expand(images)) if images else None
     from rich.console import Console

@@ -269,7 +269,7 @@ def choose_worker_count(requested: int | None, images: int, data: str) -> int:
 
 def default_run_folder(data: str) -> Path:
     """Return the default of --out: runs/NAME, with the name of the data; for a pattern, with the name of its folder."""
-    from inception_v3.data.address import exists
+    from inception_v3.images.addresses import exists
 
     path = Path(data).resolve()
     is_pattern = set("*?[{") & {*path.name} and not exists(data)
@@ -281,8 +281,8 @@ def check_outside_data(data: str, out: Path) -> None:
 
     A folder beside train/ is allowed, because it is not a class.
     """
-    from inception_v3.data.address import is_folder
     from inception_v3.data.splits import TRAIN_NAMES, split_name
+    from inception_v3.images.addresses import is_folder
 
     folder = Path(data).resolve()
     if not (is_folder(data) and out.resolve().is_relative_to(folder)):

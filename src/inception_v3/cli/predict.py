@@ -81,7 +81,7 @@ def predict(
 
     If an image cannot be read, the results hold the reason, and the exit status is 1.
     """
-    from inception_v3.images.find import expand
+    from inception_v3.images.addresses import expand
 
     if out is not None:
         from inception_v3.inference.results import check_results_path

@@ -1,6 +1,7 @@
 """Folders of class/image files, with or without the folders train/ and val/ above them."""
 
 from array import array
+from collections.abc import Iterable
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -9,7 +10,7 @@ from inception_v3.data.labelled_images import LabelledImages, is_number
 from inception_v3.data.sequences import PackedStrings
 from inception_v3.data.splits import SplitReaders, choose_splits, split_name, warn_left_out
 from inception_v3.errors import InputError
-from inception_v3.images.find import list_images
+from inception_v3.images.find import is_system_name, list_images
 from inception_v3.support.text import printable
 
 
@@ -65,12 +66,16 @@ def _name(relative_paths: PackedStrings, index: int) -> str:
     return path if path.isprintable() else printable(path)  # printable() is slow
 
 
+def sort_class_names(names: Iterable[str]) -> list[str]:
+    """The names in order; if all are numbers, in the order of the numbers (2 before 10)."""
+    names = sorted(names)
+    return sorted(names, key=int) if all(map(is_number, names)) else names
+
+
 def _subfolders(root: Path) -> list[Path]:
-    """The folders in `root` that are not hidden, by name; if all names are numbers, by number (2 before 10)."""
+    """The class folders in `root`, without hidden ones and find.SYSTEM_NAMES, in the order of `sort_class_names`."""
     try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        names = [path.name for path in root.iterdir() if path.is_dir() and not is_system_name(path.name)]
     except OSError as error:
         raise InputError(f"{printable(root)}: cannot be listed ({error.strerror}); check the folder") from error
-    return (
-        sorted(folders, key=lambda path: int(path.name)) if all(is_number(path.name) for path in folders) else folders
-    )
+    return [root / name for name in sort_class_names(names)]

@@ -16,18 +16,27 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from inception_v3.data.address import exists, expand, is_folder, is_url
+from inception_v3.data.arrays import read_array_splits, read_arrays
 from inception_v3.data.digits import find_digits_splits
 from inception_v3.data.duplicates import duplicate_warnings
 from inception_v3.data.folders import find_folder_splits
 from inception_v3.data.hugging_face import find_saved_splits, is_saved_dataset, read_parquet
 from inception_v3.data.labelled_images import BACKGROUND, LabelledImages
-from inception_v3.data.shards import read_shards
-from inception_v3.data.splits import ReadFiles, SplitReaders, find_file_splits, first_names, hold_out, split_name
+from inception_v3.data.shards import read_archive_splits, read_shards
+from inception_v3.data.splits import (
+    ReadFiles,
+    ReadParts,
+    SplitReaders,
+    find_file_splits,
+    first_names,
+    hold_out,
+    split_name,
+)
 from inception_v3.data.tfrecords import TFRECORD_NAME, read_tfrecords
 from inception_v3.data.torchvision_sets import TORCHVISION_SETS, find_torchvision_splits
 from inception_v3.errors import InputError
-from inception_v3.images.find import list_images
+from inception_v3.images.addresses import exists, expand_paths, is_folder, is_url
+from inception_v3.images.find import SHARD_NAME, is_system_name, list_images
 
 MAX_COMPARED = 100_000  # duplicates in larger data sets are not looked for: that would take minutes
 _KIND_AND_LOCATION = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")
@@ -108,11 +117,16 @@ def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], add
 def _find_splits(address: str) -> SplitReaders:
     if is_folder(address):
         return _find_in_folder(Path(address), address)
+    if address == "-":
+        raise InputError(
+            "-: images on standard input have no labels; give a folder of class/image files or an archive of them",
+            exit_status=2,
+        )
     if address == "digits":
         return find_digits_splits()
     if (match := _KIND_AND_LOCATION.fullmatch(address)) and not exists(address):
         return _find_by_kind(address, *match.groups())
-    return _find_in_files(expand(address), address)
+    return _find_in_files(expand_paths(address), address)
 
 
 def _find_by_kind(address: str, kind: str, option: str | None, location: str) -> SplitReaders:
@@ -123,7 +137,7 @@ def _find_by_kind(address: str, kind: str, option: str | None, location: str) ->
         files = (
             [file for file in _list_files(Path(location)) if TFRECORD_NAME.search(file)]
             if is_folder(location)
-            else expand(location)
+            else expand_paths(location)
         )
         return find_file_splits(files, location, partial(read_tfrecords, keep_background=option is not None))
     raise InputError(
@@ -146,7 +160,7 @@ def _list_files(root: Path) -> list[str]:
     """The shards, TFRecords and parquet files in a folder, in its data/, and in the folders of its splits."""
     folders = (path for path in root.iterdir() if (path.name == "data" or split_name(path.name)) and path.is_dir())
     files = [path for folder in [root, *sorted(folders)] for path in sorted(folder.iterdir()) if path.is_file()]
-    return [str(file) for file in files if not file.name.startswith(".") and _reader(str(file))]
+    return [str(file) for file in files if not is_system_name(file.name) and _reader(str(file))]
 
 
 def _find_in_files(files: Sequence[str], address: str) -> SplitReaders:
@@ -159,21 +173,23 @@ def _find_in_files(files: Sequence[str], address: str) -> SplitReaders:
     (reader,) = readers
     if reader is None:
         raise InputError(
-            f"{files[0]}: not a data set that can be read; give .tar, .parquet or TFRecord files, or a folder of "
-            "class/image files",
+            f"{files[0]}: not a data set that can be read; give .tar, .zip, .npz, .parquet or TFRecord files, or "
+            "a folder of class/image files",
             exit_status=2,
         )
-    return find_file_splits(files, address, reader)
+    return find_file_splits(files, address, *reader)
 
 
-def _reader(file: str) -> ReadFiles | None:
-    """The function that reads a file or URL, by its name; None for other files."""
+def _reader(file: str) -> tuple[ReadFiles, ReadParts | None] | None:
+    """The functions that read a file or URL, by its name; None for other files."""
     name = urlsplit(file).path if is_url(file) else file
-    if name.endswith(".tar"):
-        return read_shards
+    if SHARD_NAME.search(name):
+        return read_shards, read_archive_splits
+    if name.endswith(".npz"):
+        return read_arrays, read_array_splits
     if name.endswith(".parquet"):
-        return read_parquet
-    return read_tfrecords if TFRECORD_NAME.search(name) else None
+        return read_parquet, None
+    return (read_tfrecords, None) if TFRECORD_NAME.search(name) else None
 
 
 def _warnings(train: LabelledImages, held_out: LabelledImages) -> Iterator[str]:

@@ -17,11 +17,12 @@ from inception_v3.data.labelled_images import LabelledImages, LazyImageFile
 from inception_v3.data.labels import MAX_LABEL, read_label_names
 from inception_v3.data.sequences import PackedStrings
 from inception_v3.errors import InputError
+from inception_v3.images.containers import LeftOut
 from inception_v3.support.files import cache_folder, write_text
 from inception_v3.support.progress import progress_bar
 from inception_v3.support.text import printable
 
-INDEX_VERSION = 2  # increase it when FileIndex changes
+INDEX_VERSION = 3  # increase it when FileIndex changes
 MIN_SECONDS_TO_CACHE = 1.0  # an index that took less time is not cached
 
 
@@ -34,7 +35,9 @@ class FileIndex:
     sizes: list[int] = field(default_factory=list)  # in bytes
     labels: list[int] = field(default_factory=list)
     class_names: dict[int, str] = field(default_factory=dict)  # by label, if the file has names
+    folders: list[str] = field(default_factory=list)  # by label, SPLIT/CLASS; if labels are those of this file only
     bad: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # names of images that are not those of their samples
 
     def add(self, name: str, offset: int, size: int, label: int) -> None:
         self.names.append(name)
@@ -53,8 +56,8 @@ def read_records(
     """The images of all files, and the names of their labels.
 
     Images are named FILE/RECORD, with the folder of the file if two files have the same name. The class names of the
-    images are numbers. The second result maps labels to names from a labels.txt beside the files, or else from the
-    files; it may be empty.
+    images are numbers, or the `folders` of all files. The second result maps numbers to names from a labels.txt beside
+    the files, or else from the files; it may be empty.
     Raises InputError: a file cannot be read, a label is not a whole number, or there is no labelled image.
     """
     unique = len({file.name for file in files}) == len(files)
@@ -64,13 +67,19 @@ def read_records(
     bad: list[tuple[str, str]] = []
     label_names: dict[int, str] = {}
     record_names = PackedStrings()
+    folders: dict[str, int] = {}
+    left_out = LeftOut()
+    numbered = False
     with progress_bar(Console(stderr=True)) as progress:
         bar = progress.add_task("indexing", total=len(files), figures="")
         for file_index, file in enumerate(files):
             index = _cached_index(file, index_file)
             file_indices = [file_index] * len(index.labels)
             blocks.append(np.array([file_indices, index.offsets, index.sizes], np.int64).T)
-            labels.extend(index.labels)
+            numbered = numbered or (bool(index.labels) and not index.folders)
+            file_labels = [folders.setdefault(folder, len(folders)) for folder in index.folders]
+            labels.extend([file_labels[label] for label in index.labels] if index.folders else index.labels)
+            left_out.add([f"{prefixes[file_index]}/{name}" for name in index.left_out])
             record_names.extend(index.names)
             bad += [(f"{prefixes[file_index]}/{name}".rstrip("/"), reason) for name, reason in index.bad]
             label_names = index.class_names | label_names  # if files name a label differently, the first one counts
@@ -78,10 +87,13 @@ def read_records(
     if not labels:
         reason = ": ".join(bad[0]) if bad else "check its content"
         raise InputError(f"{address}: no labelled images in it; {reason}")
+    if folders and numbered:
+        raise InputError(f"{address}: holds archives with labels and others with class folders; give one kind of them")
+    left_out.warn()
     label_names = read_label_names(files[0].parent) or label_names
     if max(label_names, default=0) > MAX_LABEL:
         raise InputError(f"{address}: labels.txt has the label {max(label_names)}; labels go up to {MAX_LABEL:,}")
-    class_names = [str(label) for label in range(max(labels) + 1)]
+    class_names = list(folders) or [str(label) for label in range(max(labels) + 1)]
     locations = np.concatenate(blocks)  # int64 (N, 3): index of the file, offset, size
     name = partial(_name, prefixes, locations, record_names)
     source = partial(_source, files, locations, name, read_record)

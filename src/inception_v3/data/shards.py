@@ -1,115 +1,171 @@
-"""Tar shards as WebDataset writes them: KEY.jpg (or .png, ...) beside KEY.cls, or beside a KEY.json with a label.
+"""Archives of labelled images: shards as WebDataset writes them, and a .tar or .zip of class folders.
 
-A shard is indexed first, so that images can be read in any order, shuffled over all shards.
+In a WebDataset, KEY.jpg (or .png, ...) lies beside KEY.cls, or beside a KEY.json with a label. An archive is indexed
+first, so that images can be read in any order. A compressed tar is decompressed to the cache once.
 """
 
 import json
-import tarfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+import os
+import shutil
+import zipfile
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
 
+import numpy as np
+
+from inception_v3.data.folders import sort_class_names
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.data.labels import parse_label, unique_names
 from inception_v3.data.records import FileIndex, read_records
+from inception_v3.data.splits import split_name
 from inception_v3.errors import InputError
+from inception_v3.images.containers import (
+    ARCHIVE_ERRORS,
+    COMPRESSIONS,
+    DamagedArchiveError,
+    Member,
+    is_zip,
+    read_members,
+    split_sample,
+    unused_members,
+)
 from inception_v3.images.decode import MAX_STREAM_BYTES
-from inception_v3.images.find import IMAGE_SUFFIXES
+from inception_v3.images.find import is_image_name
+from inception_v3.support.files import atomic_write, cache_folder, file_lock
 from inception_v3.support.text import printable
 
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
-DECOMPRESSORS = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}  # by first bytes
+MAX_DISK_FRACTION = 0.5  # of the free space, for one decompressed tar
 
 
 def read_shards(files: list[Path], address: str) -> LabelledImages:
-    """The images of all shards, named SHARD/MEMBER. Class names are those of a labels.txt beside them, or numbers.
+    """The images of all archives, named ARCHIVE/MEMBER.
 
-    Raises InputError: not a tar file, a label that is not a whole number, or no labelled images.
+    Class names are those of the class folders; or if images have labels, those of a labels.txt beside the archives, or
+    numbers. Raises InputError: not an archive, a label that is not a whole number, or no labelled images.
     """
-    images, label_names = read_records(files, address, index_shard, read_member)
-    count = max(len(images.class_names), max(label_names, default=-1) + 1)
-    images.class_names = unique_names([label_names.get(label, str(label)) for label in range(count)])
+    images = _read(files, address)
+    names = [name.rpartition("/")[2] for name in images.class_names]
+    return _with_classes(images, names) if _has_folders(images) else images
+
+
+def read_archive_splits(files: list[Path], address: str) -> dict[str, LabelledImages]:
+    """The images of the class folders in each folder train/, val/ ... by its split; all others under ""."""
+    images = _read(files, address)
+    return split_by_prefix(images) if _has_folders(images) else {"": images}
+
+
+def split_by_prefix(images: LabelledImages) -> dict[str, LabelledImages]:
+    """Split images whose classes are called SPLIT/CLASS, where SPLIT may be empty, by SPLIT."""
+    pairs = [name.split("/", 1) for name in images.class_names]
+    return {
+        split: _with_classes(images, [name if each == split else None for each, name in pairs]) for split, _ in pairs
+    }
+
+
+def _read(files: list[Path], address: str) -> LabelledImages:
+    """The images of all archives; if there are class folders, the classes are called SPLIT/CLASS."""
+    images, label_names = read_records(files, address, index_archive, read_member)
+    if not _has_folders(images):
+        count = max(len(images.class_names), max(label_names, default=-1) + 1)
+        images.class_names = unique_names([label_names.get(label, str(label)) for label in range(count)])
     return images
 
 
-def index_shard(path: Path) -> FileIndex:
-    """The images of a shard and their labels. Everything after a damaged member is left out, and listed as bad."""
-    members: dict[str, tuple[str, int, int]] = {}  # of each key: name, offset and size of its image
-    labels: dict[str, int | None] = {}  # None: the files of a key have different labels
+def _has_folders(images: LabelledImages) -> bool:
+    return "/" in images.class_names[0]
+
+
+def _with_classes(images: LabelledImages, class_names: Sequence[str | None]) -> LabelledImages:
+    """The images of classes whose new name is not None. Classes of the same name become one."""
+    names = sort_class_names({name for name in class_names if name is not None})
+    indices = {name: index for index, name in enumerate(names)}
+    labels = np.array([-1 if name is None else indices[name] for name in class_names])[np.asarray(images.labels)]
+    kept = images.subset(np.flatnonzero(labels >= 0).tolist(), images.bad)
+    kept.class_names, kept.labels = names, array("i", labels[labels >= 0].tolist())
+    return kept
+
+
+# ------------------------------------------------------------------------------------------------ indexing
+
+
+def index_archive(path: Path) -> FileIndex:
+    """The images of an archive and their labels. Everything after a damaged member is left out, and listed as bad."""
     index = FileIndex()
+    without_samples = is_zip(path)
+    members: list[Member] = []
+    labels: dict[str, int | None] = {}  # of each sample; None: its files have different labels
     try:
-        with path.open("rb") as file:
-            for member in _read_members(path, file, index):
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                key, suffix = f"{folder}/{stem}", suffix.lower().rpartition(".")[2]  # KEY.1.jpg has the key KEY too
-                if suffix in ("cls", "json"):
-                    label = _read_label(path, file, member, suffix)
-                    if label is not None:
-                        labels[key] = label if labels.setdefault(key, label) == label else None
-                elif f".{suffix}" in IMAGE_SUFFIXES:
-                    if key in members:
-                        index.bad.append((printable(member.name), "a second image with the same key; rename it"))
-                    members.setdefault(key, (member.name, member.offset_data, member.size))
+        for member in read_members(path if without_samples else _plain_tar(path)):
+            members.append(member)
+            if not without_samples and (label := _read_label(path, member)) is not None:
+                key = split_sample(member.name)[0]
+                labels[key] = label if labels.setdefault(key, label) == label else None
+    except DamagedArchiveError as error:
+        index.bad.append(("", str(error)))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
-    for key, (name, offset, size) in members.items():
-        name = printable(name)
-        if key not in labels:
-            stem = PurePosixPath(name).name.partition(".")[0]
-            index.bad.append((name, f"no label: add {stem}.cls or {stem}.json to the shard"))
-        elif (label := labels[key]) is None:
-            index.bad.append((name, "its .cls and its .json have different labels; remove one"))
-        else:
-            index.add(name, offset, size, label)
+    unused = {} if without_samples else unused_members(member.name for member in members)
+    index.left_out = list(map(printable, unused.values()))
+    images = [member for number, member in enumerate(members) if is_image_name(member.name) and number not in unused]
+    if labels or not any("/" in member.name for member in images):
+        _add_labelled(index, images, labels)
+    else:
+        _add_class_folders(index, images)
     return index
 
 
-def _read_members(path: Path, file: BinaryIO, index: FileIndex) -> Iterator[tarfile.TarInfo]:
-    """The regular files in a shard. Adds the faults of the tar file itself to `index.bad`.
-
-    Between two members, the caller may change the position of `file`.
-    """
-    length = path.stat().st_size
-    if program := DECOMPRESSORS.get(file.read(2)):
-        index.bad.append(("", f"compressed, so its members cannot be read in any order; {program} it"))
-        return
-    file.seek(0)
-    end = 0  # offset after the last member that was read
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if member.size < 0 or member.offset_data + member.size > length:
-                    raise tarfile.ReadError(f"cut short, or damaged: {member.size} bytes at {member.offset_data}")
-                # members are padded to whole blocks
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if member.isreg() and not member.issparse():
-                    position = file.tell()
-                    yield member
-                    file.seek(position)
-    except OSError:
-        raise
-    except Exception as error:  # tarfile raises many classes over damaged headers
-        fault = "damaged" if end else "not a tar file"
-        detail = printable(" ".join(str(error).split()))
-        index.bad.append(("", f"{fault} at byte {end} of {length} ({detail}); download the shard again"))
-        return
-    # tarfile mistakes a damaged header for the end of the archive, which is marked by blocks of zeros
-    file.seek(end)
-    block = file.read(tarfile.BLOCKSIZE)
-    if block.strip(b"\0"):
-        index.bad.append(("", f"damaged at byte {end}: the rest is left out; download the shard again"))
-    elif len(block) < tarfile.BLOCKSIZE:
-        index.bad.append(("", f"no end mark at byte {end}: it may be cut short; download the shard again"))
+def _add_labelled(index: FileIndex, images: list[Member], labels: dict[str, int | None]) -> None:
+    for member in images:
+        key = split_sample(member.name)[0]
+        folder, _, base = key.rpartition("/")
+        sample = base.partition(".")[0]  # 7.1.jpg has the label of 7.cls, if there is no 7.1.cls
+        label = labels.get(key, labels.get(f"{folder}/{sample}", -1))
+        if member.fault:
+            index.bad.append((printable(member.name), member.fault))
+        elif label is None:
+            index.bad.append((printable(member.name), "its .cls and its .json have different labels; remove one"))
+        elif label < 0:
+            index.bad.append((printable(member.name), f"no label: add {base}.cls or {base}.json to the shard"))
+        else:
+            index.add(printable(member.name), member.offset, member.size, label)
 
 
-def _read_label(path: Path, file: BinaryIO, member: tarfile.TarInfo, suffix: str) -> int | None:
+def _add_class_folders(index: FileIndex, images: list[Member]) -> None:
+    """Label the images by their folders: CLASS/IMAGE or SPLIT/CLASS/IMAGE, below any folders that all images share."""
+    paths = [[part for part in member.name.split("/") if part not in ("", ".")] for member in images]
+    depth = 0
+    while all(len(path) > depth + 2 for path in paths) and len({path[depth] for path in paths}) == 1:
+        depth += 1
+    splits: dict[str, str] = {}  # by folder; of several folders of a split the one with the shortest name
+    for folder in sorted({path[depth] for path in paths if len(path) > depth + 2}, key=lambda name: (len(name), name)):
+        if split_name(folder) not in ("", *splits.values()):
+            splits[folder] = split_name(folder)
+    classes: dict[str, int] = {}
+    for member, path in zip(images, paths, strict=True):
+        split = splits.get(path[depth], "")
+        class_parts = path[depth + bool(split) : -1]
+        if member.fault or not class_parts:
+            index.bad.append((printable(member.name), member.fault or "no label: it is in no class folder"))
+        else:
+            label = classes.setdefault(f"{split}/{printable(class_parts[0])}", len(classes))
+            index.add(printable(member.name), member.offset, member.size, label)
+    index.folders = list(classes)
+
+
+def _read_label(path: Path, member: Member) -> int | None:
     """The number in a .cls file, or under "label" in a .json file. None for a .json file without that key."""
+    suffix = member.name.rpartition(".")[2].lower()
+    if suffix not in ("cls", "json") or member.fault:
+        return None
     name = f"{path}: {printable(member.name)}"
     if member.size > MAX_LABEL_BYTES:
         raise InputError(f"{name}: {member.size} bytes are too many for a label; write only its number")
-    file.seek(member.offset_data)
-    content = file.read(member.size)
+    content = member.read()
     if suffix == "cls":
         return parse_label(content.decode("utf-8", "replace"), name)
     try:
@@ -119,16 +175,68 @@ def _read_label(path: Path, file: BinaryIO, member: tarfile.TarInfo, suffix: str
     return parse_label(table["label"], name) if isinstance(table, dict) and "label" in table else None
 
 
+# ------------------------------------------------------------------------------------------------- reading
+
+
 def read_member(name: str, path: Path, offset: int, size: int) -> bytes:
     """The bytes of a member. Raises InputError, with the `name` of the image: it cannot be read."""
     if size > MAX_STREAM_BYTES:
         raise InputError(f"{name}: {size} bytes are more than the {MAX_STREAM_BYTES:,} of an image; make it smaller")
     try:
-        with path.open("rb") as file:
+        if is_zip(path):
+            archive = _open_zip(path, os.getpid())
+            return archive.read(archive.infolist()[offset])
+        with _plain_tar(path).open("rb") as file:
             file.seek(offset)
             content = file.read(size)
-    except OSError as error:
-        raise InputError(f"{name}: {path} cannot be read ({error.strerror or error}); run the command again") from error
+    except (IndexError, *ARCHIVE_ERRORS) as error:
+        reason = printable(getattr(error, "strerror", None) or error)
+        raise InputError(f"{name}: {path} cannot be read ({reason}); run the command again") from error
     if len(content) < size:
         raise InputError(f"{name}: {path} ends inside it, so the shard has changed; run the command again")
     return content
+
+
+@lru_cache(maxsize=8)
+def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
+    """An open zip, because reading its table of entries takes long. Processes must not share one: it has one offset."""
+    return zipfile.ZipFile(path)
+
+
+def _plain_tar(path: Path) -> Path:
+    """The tar itself, or if it is compressed, its copy in the cache, which is replaced when the tar changes.
+
+    Raises DamagedArchiveError, OSError, or InputError: it would take more than MAX_DISK_FRACTION of the free disk.
+    """
+    with path.open("rb") as file:
+        module = COMPRESSIONS.get(file.read(2))
+    if module is None:
+        return path
+    status = path.stat()
+    key = sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+    copy = cache_folder("archives", key) / f"{status.st_size}-{status.st_mtime_ns}.tar"
+    if not copy.exists():
+        with file_lock(copy.parent):
+            if not copy.exists():  # another process may have written it meanwhile
+                shutil.rmtree(copy.parent, ignore_errors=True)
+                _decompress(path, module, copy)
+    return copy
+
+
+def _decompress(path: Path, module: str, copy: Path) -> None:
+    with atomic_write(copy) as temporary, temporary.open("wb") as file:
+        limit = int(MAX_DISK_FRACTION * shutil.disk_usage(temporary.parent).free)
+        for chunk in _decompressed(path, module):
+            file.write(chunk)
+            if file.tell() > limit:
+                raise InputError(
+                    f"{path}: more than {limit >> 20} MiB when decompressed, half of the free disk; free some space"
+                )
+
+
+def _decompressed(path: Path, module: str) -> Iterator[bytes]:
+    try:
+        with import_module(module).open(path) as source:
+            yield from iter(partial(source.read, 1 << 20), b"")
+    except ARCHIVE_ERRORS as error:
+        raise DamagedArchiveError(f"damaged or truncated ({printable(error)}); download or save it again") from error

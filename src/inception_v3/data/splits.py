@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from inception_v3.data.address import is_url
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
+from inception_v3.images.addresses import is_url
 from inception_v3.support.download import fetch
 
 TRAIN_NAMES = ("train", "training")
@@ -23,6 +23,7 @@ SPLIT_SEED = 0  # not the seed of the training: a later evaluation must hold out
 
 ReadSplit = Callable[[], LabelledImages]
 ReadFiles = Callable[[list[Path], str], LabelledImages]  # (files, address for messages) -> their images
+ReadParts = Callable[[list[Path], str], dict[str, LabelledImages]]  # -> the images by split; those of no split under ""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ def choose_splits(readers: Mapping[str, ReadSplit], everything: ReadSplit) -> Sp
     return SplitReaders(train or held_out or everything, held_out if train else None)
 
 
-def find_file_splits(files: Sequence[str], address: str, read: ReadFiles) -> SplitReaders:
+def find_file_splits(
+    files: Sequence[str], address: str, read: ReadFiles, read_parts: ReadParts | None = None
+) -> SplitReaders:
     """Split files and URLs by their names, such as train-000.tar and val-000.tar, or else by those of their folders.
 
-    Reading a split downloads its URLs. Files whose names contain no split are for training. If other files are named
-    for training, they are left out instead, with a warning if there is also a held-out split.
+    Reading a split downloads its URLs. If the names contain no held-out split, the files are read at once with
+    `read_parts`, because the splits may be folders or arrays inside them. Files whose names contain no split are for
+    training. If other files are named for training, they are left out instead, with a warning if there is also a
+    held-out split.
     """
     by_split: dict[str, list[str]] = defaultdict(list)
     for file in files:
@@ -67,11 +72,23 @@ def find_file_splits(files: Sequence[str], address: str, read: ReadFiles) -> Spl
         warn_left_out(address, [Path(file).name for file in unnamed])
 
     def read_split(chosen: Sequence[str]) -> LabelledImages:
-        return read([fetch(file) if is_url(file) else Path(file) for file in chosen], address)
+        return read(_local_files(chosen), address)
 
-    return choose_splits(
+    splits = choose_splits(
         {name: partial(read_split, part) for name, part in by_split.items()}, partial(read_split, files)
     )
+    if read_parts is None or splits.held_out is not None:
+        return splits
+    chosen = next((by_split[name] for name in (*TRAIN_NAMES, *HELD_OUT_NAMES) if name in by_split), files)
+    parts = read_parts(_local_files(chosen), address)
+    readers = {name: partial(parts.__getitem__, name) for name in parts if name}
+    if "" in parts and readers:
+        warn_left_out(address, parts[""].class_names)
+    return choose_splits(readers, partial(parts.__getitem__, ""))
+
+
+def _local_files(files: Sequence[str]) -> list[Path]:
+    return [fetch(file) if is_url(file) else Path(file) for file in files]
 
 
 def warn_left_out(address: str, names: Sequence[str]) -> None:

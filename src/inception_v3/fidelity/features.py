@@ -22,7 +22,8 @@ from inception_v3.fidelity.image_sets import ImageSet
 from inception_v3.fidelity.network import EngineFeatures, FeatureNetwork
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.fidelity.rounding import REVISION
-from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, StoredImage, content_key, decode_image
+from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, content_key, decode_image
+from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines.registry import load_engine
 from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
@@ -86,7 +87,7 @@ class _ImageInfo:
     row: FeatureRow | None = None
 
 
-_Result = Result[StoredImage, _ImageInfo]
+_Result = Result[ImageSource, _ImageInfo]
 
 
 def extract_features(
@@ -128,7 +129,7 @@ def extract_features(
 
 
 def _compute(
-    network: FeatureNetwork, inputs: NDArray[np.float32], _: list[StoredImage]
+    network: FeatureNetwork, inputs: NDArray[np.float32], _: list[ImageSource]
 ) -> dict[str, NDArray[np.float32]]:
     return {"row": torch.cat(network.features(torch.from_numpy(inputs)), 1).numpy()}
 
@@ -216,7 +217,7 @@ def read_inputs(image_set: ImageSet, convention: Convention, count: int) -> Tens
 
 
 def _prepare(
-    image: StoredImage,
+    image: ImageSource,
     network_input: NDArray[np.float32],
     convention: Convention,
     store: FeatureStore | None = None,
@@ -235,7 +236,7 @@ def _prepare(
     return _ImageInfo(key, facts, file)
 
 
-def _file_state(image: StoredImage) -> FileState | None:
+def _file_state(image: ImageSource) -> FileState | None:
     """The state of the image's file; None if it has none of its own, or it cannot be read."""
     try:
         return FileState.of(image.content) if isinstance(image.content, Path) else None

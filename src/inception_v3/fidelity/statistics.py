@@ -12,7 +12,7 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.fidelity.feature_rows import FeatureRows, row_blocks
 from inception_v3.fidelity.frechet import Gaussian
-from inception_v3.fidelity.npy import ARCHIVE_ERRORS, read_npz_headers
+from inception_v3.images.containers import ARCHIVE_ERRORS, read_npz_headers
 from inception_v3.support.files import atomic_write
 from inception_v3.support.text import printable
 
@@ -129,7 +129,7 @@ def load_statistics(path: str | Path) -> Statistics:
     """
     name = printable(path)
     try:
-        shapes = {key: shape for key, (shape, _) in read_npz_headers(path, name).items()}
+        shapes = {key: shape for key, (shape, _) in read_npz_headers(Path(path), name).items()}
         with np.load(path, allow_pickle=False) as file:
             pooled = _read_gaussian(name, file, shapes, "mu", "sigma")
             has_spatial = "mu_s" in shapes or "sigma_s" in shapes

@@ -3,39 +3,14 @@
 import io
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from inception_v3.errors import InputError
 from inception_v3.images.decode import check_pixel_count, decode_errors, read_header, silence_libtiff
+from inception_v3.images.find import to_image
 
 KEY_BYTES = 16
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """One image of a set, not yet decoded.
-
-    `content` is a path, the bytes of a file, uint8 pixels (H, W, channels), or the error that occurred when the image
-    was taken out of its archive.
-    """
-
-    name: str
-    content: Path | bytes | NDArray[np.uint8] | InputError
-
-    def read(self) -> bytes | NDArray[np.uint8]:
-        """Return the bytes or the pixels. Raises InputError: the file cannot be read."""
-        if isinstance(self.content, InputError):
-            raise self.content
-        if not isinstance(self.content, Path):
-            return self.content
-        try:
-            return self.content.read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.name}: cannot be read ({error.strerror or error}); check the file") from error
 
 
 @dataclass(frozen=True)
@@ -63,10 +38,7 @@ def content_key(content: bytes | NDArray[np.uint8]) -> bytes:
 def decode_image(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], ImageFacts]:
     """Decode to RGB pixels (3, H, W) and facts. Raises InputError: empty, damaged, too large, or not an image."""
     with decode_errors(name):
-        if isinstance(content, bytes):
-            image = read_header(io.BytesIO(content), name)
-        else:
-            image = Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)
+        image = read_header(io.BytesIO(content), name) if isinstance(content, bytes) else to_image(content)
         check_pixel_count(image)
         with silence_libtiff(image):
             pixels = np.asarray(image.convert("RGB"))

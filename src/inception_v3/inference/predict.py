@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.images.find import ImageSource, expand
+from inception_v3.images.addresses import expand
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import open_engine
 from inception_v3.inference.engines.base import Engine

@@ -2,10 +2,10 @@
 
 The bytes that have arrived so far are kept in NAME.partial, and the server's version of the file (its ETag, else its
 date) in NAME.partial.version. The next attempt, in this process or another, requests only the rest of that version
-(Range and If-Range). If the server has another version, the download starts again.
+(Range and If-Range). If the server has another version, the download starts again. Schemes other than http and https
+are read by fsspec, and always from the beginning.
 """
 
-import errno
 import hashlib
 import http.client
 import math
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from email.message import Message
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -24,18 +25,21 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import atomic_write, cache_folder, file_lock, replace, write_error
-from inception_v3.support.packages import import_package
+from inception_v3.support.files import cache_folder, file_lock, replace, write_error
+from inception_v3.support.packages import require_packages
 from inception_v3.support.progress import progress_bar
 from inception_v3.support.verbosity import verbosity
 
 TIMEOUT = 20.0  # seconds without a byte
 ATTEMPTS = 4  # attempts in a row without a new byte, after which the download fails
 PAUSE = 1.0  # seconds before the next attempt, doubled each time
-MAX_BYTES = 1 << 29  # five times the network in float32, so that no disk is filled by mistake
+MAX_BYTES = 1 << 29  # of weights: five times the network in float32, so that no disk is filled by mistake
 CHUNK = 1 << 20
 RETRY_STATUSES = (408, 429, 500, 502, 503, 504)  # temporary errors of a server
 MB = 1_000_000
+
+
+Report = Callable[[int, int | None], None]  # gets the number of bytes so far, and of all bytes
 
 
 class DownloadError(Exception):
@@ -53,7 +57,8 @@ class _AttemptError(Exception):
 class _PartialFile:
     """The bytes that have arrived so far and the version of the file they belong to, beside the target."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, limit: float) -> None:
+        self.limit = limit  # in bytes
         self.path = target.with_name(f"{target.name}.partial")
         self.version_path = target.with_name(f"{target.name}.partial.version")
 
@@ -73,45 +78,17 @@ class _PartialFile:
 
 
 def fetch(url: str) -> Path:
-    """Return the file of a URL, which is downloaded to the user's cache folder once.
+    """Return the file of a URL of any scheme that fsspec supports, downloaded once to the user's cache folder.
 
-    http and https are resumed after an interruption. Other schemes, such as s3, are those of fsspec (extra `data`).
-    Raises InputError, with the URL: no such file, no connection, unknown scheme, or a full disk.
+    Raises InputError, with the URL: no such file, no connection, unknown scheme, or the disk is full.
     """
-    # The file keeps its name, because names of images begin with it.
-    name = Path(urlsplit(url).path).name or "file"
+    name = Path(urlsplit(url).path).name or "file"  # the file's own name, because names of images begin with it
     file = cache_folder("downloads") / hashlib.sha256(url.encode()).hexdigest()[:16] / name
     try:
-        if url.startswith(("http://", "https://")):
-            download(url, file, limited=False)
-        elif not file.exists():
-            with file_lock(file):
-                if not file.exists():  # another process may have downloaded it meanwhile
-                    _copy_by_fsspec(url, file)
+        download(url, file, limit=math.inf)
     except DownloadError as error:
         raise InputError(f"{error}; check the address and the network, and run the command again") from error
     return file
-
-
-def _copy_by_fsspec(url: str, file: Path) -> None:
-    fsspec = import_package("fsspec", url, "data")
-    with progress_bar(Console(stderr=True), count_bytes=True) as progress, atomic_write(file) as temporary:
-        task = progress.add_task(file.name, total=None)
-
-        def show(size: int | None, value: int, **_: object) -> None:
-            progress.update(task, completed=value, total=size)
-
-        try:
-            system, path = fsspec.core.url_to_fs(url)
-            system.get_file(path, str(temporary), callback=fsspec.callbacks.Callback(hooks={"size": show}))
-        except ImportError as error:
-            raise InputError(f"{url}: this scheme needs another package ({error}); install it") from error
-        except FileNotFoundError as error:
-            raise InputError(f"{url}: no such file there; check the address") from error
-        except Exception as error:  # the library of each scheme has its own errors
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise DownloadError(f"{url}: cannot be read ({network_reason(error)})") from error
 
 
 def download(
@@ -119,19 +96,19 @@ def download(
     file: Path,
     checksum: str | None = None,
     unpack: Callable[[Path, Path], None] | None = None,
-    *,
-    limited: bool = True,
+    limit: float | None = None,
 ) -> None:
     """Download `url` to `file`, unless the file exists and matches the checksum.
 
     Processes that want the same file take turns, and the second one finds it complete. Shows a bar on a terminal.
 
     Args:
-        url: http or https.
+        url: http or https, or any other scheme of fsspec.
         file: where to store the file; its folder is created.
         checksum: the name of the hash, a colon, and the first or all digits of the hash: `sha256:0cc3c7bd`, `md5:...`.
         unpack: `unpack(archive, file)` extracts `file` from the download. It raises ValueError for a damaged archive.
-        limited: refuse a file of more than MAX_BYTES; otherwise only the free disk limits it.
+
+        limit: the largest size in bytes, MAX_BYTES by default. The free space on the disk is always a limit.
 
     Raises:
         DownloadError: not reachable, refused, interrupted too often, or damaged (the file is deleted then).
@@ -145,8 +122,8 @@ def download(
     message = f"{file.name}: waiting for another process that downloads it"
     with file_lock(file, lambda: console.print(message, highlight=False)):
         if not _is_complete(file, expected):
-            received = _PartialFile(file)
-            _download_with_retries(url, received, checksum, console, MAX_BYTES if limited else math.inf)
+            received = _PartialFile(file, MAX_BYTES if limit is None else limit)
+            _download_with_retries(url, received, checksum, console)
             _install(url, received, file, unpack)
 
 
@@ -162,9 +139,7 @@ def matches_checksum(file: Path, checksum: str) -> bool:
     return digest.hexdigest().startswith(digits)
 
 
-def _download_with_retries(
-    url: str, received: _PartialFile, checksum: str | None, console: Console, max_bytes: float
-) -> None:
+def _download_with_retries(url: str, received: _PartialFile, checksum: str | None, console: Console) -> None:
     """Repeat attempts until `received` is the whole file, and verify its checksum."""
     first = most = received.size
     failures = 0
@@ -172,9 +147,8 @@ def _download_with_retries(
         task = progress.add_task(received.path.stem, total=None)
         while not (checksum is not None and _is_complete(received.path, checksum)):  # may be complete already
             try:
-                _attempt(
-                    url, received, lambda size, total: progress.update(task, completed=size, total=total), max_bytes
-                )
+                attempt = _attempt if url.startswith(("http://", "https://")) else _attempt_with_fsspec
+                attempt(url, received, lambda size, total: progress.update(task, completed=size, total=total))
                 break
             except _AttemptError as error:
                 failures = 0 if received.size > most else failures + 1
@@ -203,8 +177,8 @@ def _install(url: str, received: _PartialFile, file: Path, unpack: Callable[[Pat
     received.discard()
 
 
-def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None], None], max_bytes: float) -> None:
-    """Request the missing bytes once and append them to `received`. `report` gets the size so far and the total.
+def _attempt(url: str, received: _PartialFile, report: Report) -> None:
+    """Request the missing bytes once and append them to `received`.
 
     Raises _AttemptError: the response ended early; the bytes that have arrived are kept.
     """
@@ -221,21 +195,51 @@ def _attempt(url: str, received: _PartialFile, report: Callable[[int, int | None
                 raise _AttemptError("the server sent a different part than the requested one")
         else:  # the whole file: it was requested, or the server has another version now or does not support Range
             size = 0
-        total = None
-        if response.length is not None:
-            total = size + response.length
-            _check_space(url, received.path.parent, size, total, max_bytes)
-        try:
-            if not size:
-                received.discard()
-                received.version_path.write_text(_version(response.headers), "latin-1")
-            with received.path.open("ab") as file:
-                while size <= max_bytes and (chunk := _read(response, size, total)):
-                    size += file.write(chunk)
-                    report(size, total)
-        except OSError as error:
-            raise write_error(received.path, error) from error
-    if size > max_bytes:  # the server did not send the length in advance
+        total = None if response.length is None else size + response.length
+        _receive(url, received, response.read1, _version(response.headers), size, total, report)
+
+
+def _attempt_with_fsspec(url: str, received: _PartialFile, report: Report) -> None:
+    """Read the whole file. Raises DownloadError, also for an unknown scheme."""
+    require_packages(("fsspec",), url, "data")
+    try:
+        with import_module("fsspec").open(url, "rb") as file:
+            _receive(url, received, file.read, "", 0, getattr(file, "size", None), report)
+    except (InputError, _AttemptError):
+        raise
+    except FileNotFoundError as error:
+        raise DownloadError(f"{url}: no such file there") from error
+    except Exception as error:  # the library of each scheme has its own errors
+        fault = "this scheme needs another package" if isinstance(error, ImportError) else "cannot be downloaded"
+        raise DownloadError(f"{url}: {fault} ({network_reason(error)})") from error
+
+
+def _receive(
+    url: str,
+    received: _PartialFile,
+    read: Callable[[int], bytes],
+    version: str,
+    size: int,
+    total: int | None,
+    report: Report,
+) -> None:
+    """Append everything that `read` returns after the first `size` bytes to `received`.
+
+    Raises _AttemptError: it ends early; InputError: it is too large, or cannot be written.
+    """
+    if total is not None:
+        _check_space(url, received, size, total)
+    try:
+        if not size:
+            received.discard()
+            received.version_path.write_text(version, "latin-1")
+        with received.path.open("ab") as file:
+            while size <= received.limit and (chunk := _read(read, size, total)):
+                size += file.write(chunk)
+                report(size, total)
+    except OSError as error:
+        raise write_error(received.path, error) from error
+    if size > received.limit:  # the server did not send the length in advance
         received.discard()
         raise _too_large(url, size)
     if total is not None and size < total:
@@ -271,9 +275,9 @@ def _open(url: str, headers: dict[str, str], received: _PartialFile) -> http.cli
         raise _AttemptError(f"cannot be reached ({network_reason(error)})", reached=False) from error
 
 
-def _read(response: http.client.HTTPResponse, size: int, total: int | None) -> bytes:
+def _read(read: Callable[[int], bytes], size: int, total: int | None) -> bytes:
     try:
-        return response.read1(CHUNK)
+        return read(CHUNK)
     except (OSError, http.client.HTTPException) as error:
         raise _AttemptError(f"{_interrupted(size, total)} ({network_reason(error)})") from error
 
@@ -295,10 +299,11 @@ def _version(headers: Message) -> str:
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
-def _check_space(url: str, folder: Path, size: int, total: int, max_bytes: float) -> None:
+def _check_space(url: str, received: _PartialFile, size: int, total: int) -> None:
     """Raise InputError, before anything is written, if the file is too large for the limit or for the disk."""
-    if total > max_bytes:
+    if total > received.limit:
         raise _too_large(url, total)
+    folder = received.path.parent
     free = shutil.disk_usage(folder).free
     if total - size > free:
         raise InputError(f"{folder}: {(total - size) / MB:.0f} MB needed, {free / MB:.0f} MB free; free some space")

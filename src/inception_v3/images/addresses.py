@@ -1,0 +1,257 @@
+"""Addresses of images, the same in all commands; see `expand`."""
+
+import glob
+import io
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import cast
+
+from inception_v3.errors import InputError
+from inception_v3.images.containers import LeftOut, open_container
+from inception_v3.images.decode import read_all
+from inception_v3.images.find import ImageSource, file_mode, find_files, list_unsorted
+from inception_v3.support.text import printable
+
+MAX_FILES = 1_000_000  # that braces may stand for
+MAX_PATH_BYTES = 2**16  # no system has longer paths, so a longer line is not a path
+STANDARD_INPUT = "standard input"
+
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?|([a-zA-Z])\.\.([a-zA-Z])")
+_IMAGE_SIGNATURES = re.compile(  # strict, so that no list of paths is mistaken for an image: BMW/1.jpg, P6/1.jpg
+    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
+    re.DOTALL,
+)
+
+
+def is_url(address: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]*(::[^/]+)?://", address) is not None
+
+
+exists = os.path.exists  # False for text that is too long to be a path, for which pathlib raises an error
+is_folder = os.path.isdir
+
+
+def expand_paths(address: str) -> list[str]:
+    """The files, folders and URLs that an address of one data set means: the forms of `expand` except `-`.
+
+    Raises InputError with exit status 2: no file matches, or the braces expand to more than MAX_FILES.
+    """
+    paths: list[str] = []
+    for path in expand_braces(address):
+        if is_url(path) or exists(path):
+            paths.append(path)
+        elif matches := sorted(glob.glob(path, recursive=True)):  # noqa: PTH207 (patterns may be absolute)
+            paths += matches
+        else:
+            raise InputError(
+                f"{printable(path)}: no such folder or file, and no file matches it as a pattern; give a folder of "
+                "class/image files, an archive, or digits",
+                exit_status=2,
+            )
+    return paths
+
+
+def expand(arguments: Iterable[str]) -> Iterator[ImageSource]:
+    """Yield the images that the arguments of a command line refer to. They are read and decoded later, one by one.
+
+    An argument is one of these:
+
+    - a file, or a folder (all images in it and its subfolders, or if there are none, those of the .tar and .zip in it);
+    - an archive: .tar, .tar.gz (.tgz), .tar.bz2, .tar.xz, .zip, or uint8 arrays in .npz or .npy. Its images are named
+      ARCHIVE/MEMBER, and those of arrays NAME[INDEX];
+    - a URL of one of these files, which is downloaded once to the cache when it is needed;
+    - a pattern of paths with *, ?, [] and, for any number of folders, **;
+    - any of these with braces, {000..009} or {a,b}, up to MAX_FILES files;
+    - `-` for standard input: the bytes of one image, or paths of files, folders and archives, one per line or separated
+      by NUL as `find -print0` writes them.
+
+    An existing path is never treated as a pattern. An archive that cannot be read becomes an image that cannot be read,
+    so that the others are still read. Warns once of all images that are not those of their samples, see
+    `containers.unused_members`.
+
+    Raises InputError with exit status 2 at once: no such file, an empty folder, a pattern without a match, too many
+    files. While iterating: standard input is neither an image nor a list of paths, an image in it exceeds
+    MAX_STREAM_BYTES, or a folder cannot be listed.
+    """
+    arguments = list(arguments)
+    for address in chain.from_iterable(map(expand_braces, arguments)):
+        if address != "-" and not is_url(address) and next(find_files(address, list_unsorted), None) is None:
+            raise _no_images(address)
+    return _read_all_images(arguments)
+
+
+def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
+    left_out = LeftOut()
+    for file in chain.from_iterable(map(find_sources, arguments)):
+        try:
+            yield from images_in(file, left_out)
+        except InputError as error:
+            yield ImageSource(file.name, error)
+    left_out.warn()
+
+
+def find_sources(argument: str) -> Iterator[ImageSource]:
+    """Yield the files that an argument of `expand` refers to: images, and archives that are not opened yet.
+
+    A file that cannot be downloaded has the error as its content. Raises InputError as `expand` does, while iterating.
+    """
+    if argument == "-":
+        yield from _standard_input()
+        return
+    for address in expand_braces(argument):
+        if is_url(address):
+            yield _download(address)
+            continue
+        path = None
+        for path in find_files(address):
+            yield ImageSource(printable(path), path)
+        if path is None:
+            raise _no_images(address)
+
+
+def images_in(source: ImageSource, left_out: LeftOut) -> Iterator[ImageSource]:
+    """The images of an archive, or the image itself. Raises InputError: a damaged archive."""
+    container = open_container(source.content, source.name) if isinstance(source.content, Path) else None
+    return iter([source]) if container is None else container.images(left_out)
+
+
+def _download(url: str) -> ImageSource:
+    from inception_v3.support.download import fetch  # imports rich, which takes time
+
+    try:
+        return ImageSource(printable(url), fetch(url))
+    except InputError as error:
+        return ImageSource(printable(url), error)
+
+
+def _no_images(address: str) -> InputError:
+    empty = address and stat.S_ISDIR(file_mode(Path(address)))
+    fault = "no images in this folder" if empty else "no such file or folder, and no pattern that matches any"
+    return InputError(f"{printable(address) or '(empty)'}: {fault}; check the path", exit_status=2)
+
+
+# ------------------------------------------------------------------------------------------------ braces
+
+
+def expand_braces(text: str) -> Iterator[str]:
+    """Expand {000..009}, {a..c}, {0..8..2} and {a,b} as the shell does, also nested; lazily. An existing path is kept.
+
+    Raises InputError: more than MAX_FILES results, which is checked first.
+    """
+    if "{" not in text or os.path.lexists(text):
+        return iter([text])
+    try:
+        count, results = _parse(text)
+    except RecursionError as error:
+        raise InputError(f"{printable(text)[:80]}: its braces are nested too deeply", exit_status=2) from error
+    if count > MAX_FILES:
+        raise InputError(
+            f"{printable(text)}: more than {MAX_FILES:,} files; use a smaller range in the braces", exit_status=2
+        )
+    return results()
+
+
+Results = tuple[int, Callable[[], Iterator[str]]]  # the number of results, and a function that yields them
+
+
+def _parse(text: str) -> Results:
+    starts = (index for index, character in enumerate(text) if character == "{")
+    start, parts = next(((start, parts) for start in starts if (parts := _split(text, start))), (0, []))
+    if not parts:
+        return 1, lambda: iter([text])
+    count, middles = _parse_group(parts)
+    end = start + sum(len(part) + 1 for part in parts) + 1
+    count_after, endings = _parse(text[end:])
+    return count * count_after, lambda: (text[:start] + middle + ending for middle in middles() for ending in endings())
+
+
+def _split(text: str, start: int) -> list[str]:
+    """The parts between the commas of the group that starts at the brace at `start`; empty if it does not end."""
+    depth, parts, begin = 0, [], start + 1
+    for index in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        if depth == 0 or (depth == 1 and text[index] == ","):
+            parts.append(text[begin:index])
+            begin = index + 1
+            if depth == 0:
+                return parts
+    return []
+
+
+def _parse_group(parts: list[str]) -> Results:
+    if len(parts) > 1:
+        parsed = [_parse(part) for part in parts]
+        return sum(count for count, _ in parsed), lambda: chain.from_iterable(results() for _, results in parsed)
+    if (match := _RANGE.fullmatch(parts[0])) is None:  # the shell, too, keeps the braces around a single name
+        count, results = _parse(parts[0])
+        return count, lambda: (f"{{{result}}}" for result in results())
+    first, last, step, first_letter, last_letter = match.groups()
+    low, high = (ord(first_letter), ord(last_letter)) if first_letter else (int(first), int(last))
+    size = max(int(step or 1), 1)
+    numbers = range(low, high + 1, size) if low <= high else range(low, high - 1, -size)
+    padded = any(re.match(r"-?0\d", end) for end in (first or "", last or ""))
+    width = max(len(first), len(last)) if padded else 0
+    return len(numbers), lambda: (chr(number) if first_letter else f"{number:0{width}}" for number in numbers)
+
+
+# ---------------------------------------------------------------------------------------- standard input
+
+
+def _standard_input() -> Iterator[ImageSource]:
+    stream = _open_standard_input()
+    start = b""
+    while len(start) < 64 and not _starts_with_path(start) and (chunk := stream.read1(MAX_PATH_BYTES)):
+        start += chunk
+    if not start.strip():
+        raise InputError(f"{STANDARD_INPUT}: it is empty; pipe an image or a list of paths in", exit_status=2)
+    if _IMAGE_SIGNATURES.match(start):
+        yield ImageSource(STANDARD_INPUT, read_all(stream, STANDARD_INPUT, start))
+        return
+    is_list = False
+    for path in _path_list(stream, start):
+        mode = file_mode(path)
+        is_list = is_list or mode != 0
+        if not is_list:  # the HTML page of a failed download, for example: one message, not one per line
+            raise _not_supported(f"{printable(path)[:80]} is not a path")
+        files = find_files(os.fspath(path)) if stat.S_ISDIR(mode) else iter(())
+        first = next(files, path)  # a file, or a missing file or empty folder, which is reported when it is opened
+        yield from (ImageSource(printable(file), file) for file in chain((first,), files))
+
+
+def _open_standard_input() -> io.BufferedReader:
+    """Return a separate reader of standard input, empty if there is none.
+
+    With sys.stdin's own reader, Python aborts if it exits while a thread is still reading.
+    """
+    with suppress(OSError, AttributeError):  # an object in memory, or None
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    return cast(io.BufferedReader, getattr(sys.stdin, "buffer", None) or io.BytesIO())
+
+
+def _not_supported(fault: str) -> InputError:
+    return InputError(f"{STANDARD_INPUT}: not a supported image, and {fault}; check what is piped in", exit_status=2)
+
+
+def _starts_with_path(start: bytes) -> bool:
+    """Return whether `start` contains a whole line that is an existing path, so that no more bytes are needed."""
+    first, end, _ = start.replace(b"\0", b"\n").partition(b"\n")
+    return bool(end) and file_mode(Path(os.fsdecode(first.removesuffix(b"\r")))) != 0
+
+
+def _path_list(stream: io.BufferedReader, rest: bytes) -> Iterator[Path]:
+    separator, ending = (b"\0", b"") if b"\0" in rest else (b"\n", b"\r")
+    more = True
+    while more:
+        *lines, rest = rest.split(separator)
+        yield from (Path(os.fsdecode(path)) for line in lines if (path := line.removesuffix(ending)))
+        if len(rest) > MAX_PATH_BYTES:
+            raise _not_supported("not a list of paths")
+        chunk = stream.read1(MAX_PATH_BYTES)
+        more = bool(chunk or rest)
+        rest += chunk or separator
