@@ -70,8 +70,8 @@ def _read(path: Path, name: str, key: str) -> LabelledImages:
 
 def _wrong_labels(name: str, key: str, found: str) -> InputError:
     return InputError(
-        f"{name}: {_labels_key(key)} holds {found}, but must hold a whole number from 0 to {MAX_LABEL:,} for each image "
-        f"in {key}; number the classes"
+        f"{name}: {_labels_key(key)} holds {found}, but must hold a whole number from 0 to {MAX_LABEL:,} for each "
+        f"image in {key}; number the classes"
     )
 
 
