@@ -47,7 +47,8 @@ MANY_IMAGES = 32  # from which on several threads with an engine each are faster
 def predict(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     images: Annotated[
-        list[str], typer.Argument(help="Files, folders, patterns such as '*.jpg', or - for standard input.")
+        list[str],
+        typer.Argument(help="Files, folders, archives, URLs, patterns such as '*.jpg', or - for standard input."),
     ],
     out: Annotated[
         Path | None,

@@ -43,6 +43,9 @@ def read_array_splits(files: list[Path], address: str) -> dict[str, LabelledImag
         )
     for match in matches:
         check_image_array(f"{name}: {match[0]}", headers[match[0]])
+        (shape, dtype), (count, *_) = headers[_labels_key(match[0])], headers[match[0]][0]
+        if dtype.kind not in "iu" or shape not in ((count,), (count, 1)):
+            raise _wrong_labels(name, match[0], f"{dtype} of shape {shape}")
     return {match["x"] or match["images"] or "": _read(files[0], name, match[0]) for match in matches}
 
 
@@ -52,18 +55,9 @@ def _labels_key(images_key: str) -> str:
 
 def _read(path: Path, name: str, key: str) -> LabelledImages:
     with archive_errors(name), np.load(path, allow_pickle=False) as file:
-        pixels, labels = file[key], file[_labels_key(key)]
-    labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
-    if (
-        labels.shape != pixels.shape[:1]
-        or labels.dtype.kind not in "iu"
-        or labels.min() < 0
-        or labels.max() > MAX_LABEL
-    ):
-        raise InputError(
-            f"{name}: {_labels_key(key)} must hold one whole number from 0 to {MAX_LABEL:,} for each of the "
-            f"{len(pixels)} images in {key}; it holds {labels.dtype} of shape {labels.shape}"
-        )
+        pixels, labels = file[key], file[_labels_key(key)].reshape(-1)
+    if labels.min() < 0 or labels.max() > MAX_LABEL:
+        raise _wrong_labels(name, key, f"{labels.min()} to {labels.max()}")
     label_names = read_label_names(path.parent)
     count = max(int(labels.max()), *label_names, 0) + 1
     return LabelledImages.lazy(
@@ -71,6 +65,13 @@ def _read(path: Path, name: str, key: str) -> LabelledImages:
         labels.tolist(),
         partial(_image, pixels),
         partial(_name, path.name if key in ("images", "x") else f"{path.name}/{key}"),
+    )
+
+
+def _wrong_labels(name: str, key: str, found: str) -> InputError:
+    return InputError(
+        f"{name}: {_labels_key(key)} holds {found}, but must hold a whole number from 0 to {MAX_LABEL:,} for each "
+        f"image in {key}; number the classes"
     )
 
 

@@ -22,7 +22,7 @@ MAX_FILES = 1_000_000  # that braces may stand for
 MAX_PATH_BYTES = 2**16  # no system has longer paths, so a longer line is not a path
 STANDARD_INPUT = "standard input"
 
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?|([a-zA-Z])\.\.([a-zA-Z])")
+_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?(\d{1,18}))?|([a-zA-Z])\.\.([a-zA-Z])")
 _IMAGE_SIGNATURES = re.compile(  # strict, so that no list of paths is mistaken for an image: BMW/1.jpg, P6/1.jpg
     rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
     re.DOTALL,

@@ -111,7 +111,8 @@ def open_container(path: Path, name: str) -> Container | None:
         if path.suffix.lower() == ".npz" or (zipfile.is_zipfile(path) and _has_only_arrays(path)):
             return _open_npz(path, name)
         if SHARD_NAME.search(path.name) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
-            return Container(partial(_archive_images, path, name))
+            count = sum(is_image_name(member.name) for member in read_members(path)) if is_zip(path) else 0
+            return Container(partial(_archive_images, path, name), count or None)
     return None
 
 
