@@ -17,7 +17,7 @@ from predict_folder import write_images
 
 from inception_v3.data import LabelledImages
 from inception_v3.evaluation.models import evaluate_engines
-from inception_v3.images.find import expand
+from inception_v3.images.addresses import expand
 from inception_v3.inference.choose import open_engine, open_model
 from inception_v3.inference.predict import predict
 
