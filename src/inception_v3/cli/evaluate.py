@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
 
+WEIGHTS_HELP = "The running average of a run's weights, or the weights of its newest training state"
 ALL_PRECISIONS = ("fp32", "bf16", "int8")  # of --precision all
 
 
@@ -72,15 +73,7 @@ def evaluate(
     crops: Annotated[
         int, choice("--crops", ("1", "12", "144"), "Crops per image", convert=int, heading="Data", metavar="N")
     ] = 1,
-    weights: Annotated[
-        str,
-        choice(
-            "--weights",
-            ("ema", "raw"),
-            "The running average of a run's weights, or the weights of its newest training state",
-            heading="Model",
-        ),
-    ] = "ema",
+    weights: Annotated[str, choice("--weights", ("ema", "raw"), WEIGHTS_HELP, heading="Model")] = "ema",
     engine: Annotated[str, engine_option(CHOICES)] = "auto",
     precision: Annotated[
         Names | None,
