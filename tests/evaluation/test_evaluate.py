@@ -417,6 +417,44 @@ def test_all_precisions_are_evaluated_side_by_side(
     assert re.findall("fp32|bf16", out) == ["bf16", "fp32"]
 
 
+def test_precisions_that_this_machine_lacks_are_left_out_of_all_and_refused_alone(
+    run: Run, saved: Callable[..., Path], pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU without bf16, and too few images to calibrate int8."""
+    monkeypatch.setattr("inception_v3.support.devices.has_bf16", lambda device: False)
+    model = saved()
+    status, out, err = run(model, pets, "--precision", "all", "--json")
+    assert status == 0
+    assert [row["precision"] for row in json.loads(out)["precisions"]] == ["fp32"]
+    assert "bf16 is left out: --precision bf16: this cpu does not support it" in err
+    assert "int8 is left out: 5 images are too few" in err
+    status, out, err = run(model, pets, "--precision", "bf16")
+    assert (status, out) == (2, "")
+    assert "--precision bf16: this cpu does not support it" in one_line(err)
+
+
+def test_without_fp32_there_is_nothing_to_compare_with(
+    run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path
+) -> None:
+    export(inception_v3.load(saved()), tmp_path / "net.onnx")
+    status, out, err = run(tmp_path / "net.onnx", pets, "--precision", "all", "--engine", "ncnn")
+    assert (status, out) == (2, "")
+    assert "net.onnx runs in" in one_line(err)
+
+
+def test_exports_of_other_weights_matter_only_for_int8(
+    run: Run, saved: Callable[..., Path], pets: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    (folder / "exported").mkdir(parents=True)
+    shutil.copy(saved(), folder / "model.safetensors")
+    export(inception_v3.load(saved("other", 1)), folder / "exported" / "net.onnx", checksum="another")
+    status, _, err = run(folder, pets, "--json")
+    assert status == 0
+    assert "other weights" not in err
+    assert "exported from other weights" in run(folder, pets, "--precision", "int8")[2]
+
+
 @pytest.mark.parametrize("engine", ["pytorch", "onnxruntime", "openvino", "ncnn"])
 def test_every_engine_gives_the_figures_of_the_live_network(
     run: Run, saved: Callable[..., Path], pets: Path, engine: str

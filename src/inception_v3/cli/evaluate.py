@@ -19,11 +19,11 @@ from inception_v3.cli.common import (
     ReportFile,
     WeightsFile,
     Workers,
+    check_bf16,
     check_report_files,
     choice,
     detail,
     engine_option,
-    is_stdout,
     messages,
     model_option,
     output,
@@ -106,9 +106,9 @@ def evaluate(
     from inception_v3.support.progress import progress_bar
     from inception_v3.training.run_folder import training_images
 
-    # Other engines have their own names of devices.
-    torch_device = local_device(pick_device(device)) if engine in ("auto", "pytorch") else torch.device("cpu")
-    if engine in ("auto", "pytorch") and (device is not None or torch_device.type != "cpu"):
+    by_torch = engine in ("auto", "pytorch")  # other engines have their own names of devices
+    torch_device = local_device(pick_device(device)) if by_torch else torch.device("cpu")
+    if by_torch and (device is not None or torch_device.type != "cpu"):
         device = str(torch_device)
     results: list[PrecisionResult] = []
     with process_group(torch_device, remedy="start all processes again") as processes:
@@ -117,9 +117,11 @@ def evaluate(
         names = precision or (None,)
         for name in ALL_PRECISIONS if "all" in names else names:
             try:
+                if by_torch:
+                    check_bf16(name, torch_device)
                 opened = [open_in(each, name, engine, device, images) for each in models]
             except InputError as error:
-                if "all" not in names:
+                if not results or "all" not in names:
                     raise
                 warn(f"{name} is left out: {error}")
                 continue
@@ -150,7 +152,6 @@ def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.de
     `weights_file` replaces the download of the first model.
     """
     from inception_v3.evaluation.precisions import Evaluated, exported_model
-    from inception_v3.inference.choose import find_exported
     from inception_v3.weights.load import load
 
     models: list[Evaluated] = []
@@ -161,8 +162,8 @@ def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.de
             assert network.origin is not None  # `load` sets it
             raw = options.weights == "raw"
             file = _load_raw_weights(network, network.origin.file) if raw else network.origin.file
-            int8 = find_exported(Path(name)) if Path(name).is_dir() and not raw else None
-            model = Evaluated(name, file, network, network.class_names, network.settings.num_classes, int8)
+            run = Path(name) if Path(name).is_dir() and not raw else None
+            model = Evaluated(name, file, network, network.class_names, network.settings.num_classes, run)
         models.append(model)
         detail(f"{name}: {model.file}")
         if (model.class_names, model.num_classes) != (models[0].class_names, models[0].num_classes):
@@ -211,6 +212,7 @@ def _report(
             "download or train them again"
         )
     from inception_v3.evaluation.report import write_csv, write_html
+    from inception_v3.reports.tables import STDOUT
     from inception_v3.support.files import checksum
 
     settings = asdict(options) | {
@@ -226,7 +228,7 @@ def _report(
     }
     if as_json:
         print(json.dumps(settings | metrics.as_dict(), allow_nan=False))
-    elif not is_stdout(table):
+    elif table != STDOUT:
         _show(results)
     if metrics.unanswered:
         warn(
@@ -271,4 +273,5 @@ def _show(results: "list[PrecisionResult]") -> None:
             f"top-1 {metrics.top1:.2%}  top-5 {metrics.top5:.2%}  loss {metrics.loss:.4f}  ECE {metrics.ece:.4f}  "
             f"({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)",
             highlight=False,
+            soft_wrap=True,
         )

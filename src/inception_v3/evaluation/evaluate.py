@@ -123,15 +123,21 @@ class Metrics:
             for i, name in enumerate(self.class_names)
         ]
 
+    def summary(self) -> dict[str, float | None]:
+        """The metrics of all classes together, in values that JSON can hold."""
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            "loss": self.loss if len(self.finite_predictions) else None,
+            "ece": self.ece if len(self.finite_predictions) else None,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """The metrics in values that JSON can hold. JSON has no nan, so an undefined metric is None."""
         return {
             "count": self.count,
             "unanswered": self.unanswered,
-            "top1": self.top1,
-            "top5": self.top5,
-            "loss": self.loss if len(self.finite_predictions) else None,
-            "ece": self.ece if len(self.finite_predictions) else None,
+            **self.summary(),
             "classes": self.per_class(),
             "confusion": self.confusion.tolist() if len(self.class_names) <= MATRIX_CLASSES else None,
             "calibration": [asdict(row) for row in self.calibration],

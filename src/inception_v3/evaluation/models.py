@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -26,8 +25,8 @@ from inception_v3.evaluation.evaluate import (
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import OpenedModel, open_model
 from inception_v3.inference.engines.base import LOGITS, Engine, Precision
-from inception_v3.inference.pipeline import explain_engine_failure, image_preparer
-from inception_v3.inference.schedule import BatchOptions, Result, run_batches
+from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
+from inception_v3.inference.schedule import Result, run_batches
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.weights.model import InceptionV3
 
@@ -41,10 +40,7 @@ def evaluate_models(
     and so are the exceptions.
     """
     devices = [str(next(model.parameters()).device) for model in models]
-    opened = [
-        open_model(model, "auto", precision, device, callers=None)
-        for model, device in zip(models, devices, strict=True)
-    ]
+    opened = [open_model(model, "auto", precision, device) for model, device in zip(models, devices, strict=True)]
     return evaluate_engines(opened, images, **options)
 
 
@@ -81,14 +77,14 @@ def evaluate_engines(
     indices = group.indices(len(images))
     part = images.subset(indices)
     size = batch_size or models[0].engine.batch_size
-    options = BatchOptions(max(1, size // crops), threads=threads)
+    images_per_batch = max(1, size // crops)
     engines: dict[Preprocessing, list[Engine]] = {}
     for model in models:
         engines.setdefault(model.description.preprocessing, []).append(model.engine)
-    results = zip(*(_logits(part, *same, crops, size, options) for same in engines.items()), strict=True)
+    results = zip(*(_logits(part, *same, crops, size, threads) for same in engines.items()), strict=True)
     metrics = [Metrics(images.class_names, np.empty(0, PREDICTION_DTYPE))]
-    common_batches = iter(range(len(images) // group.world_size // options.size))  # batches that every process has
-    while batch := list(islice(results, options.size)):
+    common_batches = iter(range(len(images) // group.world_size // images_per_batch))  # batches that every process has
+    while batch := list(islice(results, images_per_batch)):
         metrics.append(_batch_metrics(part, batch))
         done = len(batch)
         if next(common_batches, None) is not None:  # a dead process is noticed at once
@@ -103,7 +99,7 @@ def _logits(
     engines: list[Engine],
     crops: int,
     batch_size: int,
-    options: BatchOptions,
+    threads: int | None,
 ) -> Iterator[Result[UnopenedImage, None]]:
     """The logits of each image, (crops, classes), from each of the engines. `batch_size` is that of an engine."""
 
@@ -120,11 +116,9 @@ def _logits(
     views = MultiCrop(preprocessing, crops).array if crops > 1 else None
     prepare = image_preparer(preprocessing, pixels=views)
     shape = (crops, *preprocessing.image_size, 3)
-    callers = min(engine.callers for engine in engines)
-    cores = min(engine.cores for engine in engines) if callers > 1 else None
-    return run_batches(
-        images.unopened(), prepare, compute, shape, options=replace(options, callers=callers, torch_cores=cores)
-    )
+    fewest_callers = min(engines, key=lambda engine: engine.callers)
+    options = engine_batches(fewest_callers, max(1, batch_size // crops), threads)
+    return run_batches(images.unopened(), prepare, compute, shape, options=options)
 
 
 def _batch_metrics(images: LabelledImages, batch: list[tuple[Result[UnopenedImage, None], ...]]) -> Metrics:

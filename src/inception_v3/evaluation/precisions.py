@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics
 from inception_v3.evaluation.models import evaluate_engines
-from inception_v3.inference.choose import OpenedModel, find_exported, open_exported, open_model
+from inception_v3.inference.choose import OpenedModel, describe_opened, find_exported, open_exported, open_model
 from inception_v3.inference.engines.base import Precision, parse_precision
 from inception_v3.inference.engines.graph import build_graph, swap_pools
-from inception_v3.inference.engines.openvino import OpenvinoEngine
 from inception_v3.inference.exported.registry import exports_in, read_description, recognise
 from inception_v3.inference.pipeline import prepared_pixels
 from inception_v3.inference.quantise import GOOD_IMAGES, int8_engine
+from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.model import InceptionV3
 
 
@@ -27,7 +27,8 @@ from inception_v3.weights.model import InceptionV3
 class Evaluated:
     """A model to evaluate: a network in memory, or exported networks (`network` is None).
 
-    `file` is the file of its weights, or the exported file or folder. `int8` is an exported folder to take int8 from.
+    `file` is the file of its weights, or the exported file or folder. `run` is the run folder of these weights, which
+    may hold exports of them.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Evaluated:
     network: InceptionV3 | None
     class_names: list[str] | None
     num_classes: int
-    int8: Path | None = None
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,15 @@ class PrecisionResult:
 
     def as_dict(self) -> dict[str, Any]:
         """The row of this precision in the JSON."""
-        figures = {
-            key: value for key, value in self.metrics.as_dict().items() if key in ("top1", "top5", "loss", "ece")
-        }
         names = ("precision", "engine", "device", "reason", "agreement")
-        return {name: getattr(self, name) for name in names} | figures | {"images_per_second": self.speed}
+        described = {name: getattr(self, name) for name in names}
+        return described | self.metrics.summary() | {"images_per_second": self.speed}
 
 
 def exported_model(name: str) -> Evaluated | None:
     """The exported network of this name, or the best of a folder of exported networks; None for anything else."""
     path = Path(name)
-    if not recognise(path) and (not path.is_dir() or find_exported(path) != path):
+    if (path / MODEL_FILE).exists() or find_exported(path) is None:
         return None
     description = read_description(path if recognise(path) else exports_in(path)[0])
     return Evaluated(name, path, None, description.class_names, description.settings.num_classes)
@@ -80,12 +79,12 @@ def open_in(model: Evaluated, name: str | None, engine: str, device: str | None,
     """
     precision = None if name is None else parse_precision(name)
     if model.network is None:
-        return open_exported(model.file, engine, precision, device, callers=None)
+        return open_exported(model.file, engine, precision, device)
     if precision != "int8":
-        return open_model(model.network, engine, precision, device, callers=None)
-    if model.int8 is not None:
+        return open_model(model.network, engine, precision, device)
+    if model.run is not None and (exported := find_exported(model.run)) is not None:
         try:
-            return open_exported(model.int8, engine, precision, device, callers=None)
+            return open_exported(exported, engine, precision, device)
         except InputError as error:
             warnings.warn(f"{error}; calibrating int8 on images of the evaluation instead", stacklevel=2)
     return _calibrated(model.network, images)
@@ -93,12 +92,12 @@ def open_in(model: Evaluated, name: str | None, engine: str, device: str | None,
 
 def _calibrated(network: InceptionV3, images: LabelledImages) -> OpenedModel:
     """An int8 engine that is calibrated on up to GOOD_IMAGES images, spread over all."""
-    opened = open_model(network, "pytorch", "fp32", "cpu")
     chosen = images.subset(np.linspace(0, len(images) - 1, min(GOOD_IMAGES, len(images))).astype(int).tolist())
     pixels, _ = prepared_pixels(chosen.unopened(), network.preprocessing)
-    engine = int8_engine(swap_pools(build_graph(network)), pixels, OpenvinoEngine.best_callers("cpu"))
-    description = replace(opened.description, precision="int8")
-    return OpenedModel(engine, description, opened.file, f"calibrated on {len(pixels)} of the evaluated images")
+    graph = swap_pools(build_graph(network))
+    engine = int8_engine(graph, pixels)
+    reason = f"calibrated on {len(pixels)} of the evaluated images"
+    return describe_opened(network, graph, engine, "int8", reason)
 
 
 def evaluate_precision(

@@ -21,6 +21,7 @@ from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import check_weights, exports_in, load_format, read_description, recognise
 from inception_v3.support.files import checksum
 from inception_v3.support.packages import missing_packages, require_packages
+from inception_v3.support.text import one_line
 from inception_v3.weights import MODEL_FILE
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class FallbackEngine(Engine):
                     if self._build_second is None or isinstance(error, InputError):
                         raise
                     second, self._build_second = self._build_second(), None
-                    reason = " ".join(str(error).split())[:200]
+                    reason = one_line(error, 200)
                     warnings.warn(f"{engine} failed ({reason}); continuing with {second}", stacklevel=2)
                     self._engine = second
         return self._engine.run(inputs)
@@ -304,16 +305,23 @@ def open_model(
     except ValueError as error:
         raise InputError(str(error)) from error
     opened, reason = open_graph(graph, engine, precision or "fp32", device, callers=callers, batch_size=batch_size)
+    return describe_opened(model, graph, opened, precision or "fp32", reason)
+
+
+def describe_opened(
+    model: "InceptionV3", graph: Graph, engine: Engine, precision: Precision, reason: str
+) -> OpenedModel:
+    """An engine that runs the graph of a network in memory, with the description of the network."""
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
         class_names=model.class_names,
         outputs=graph.outputs,
-        precision=precision or "fp32",
+        precision=precision,
         any_size=False,
         weights="",
     )
-    return OpenedModel(opened, description, model.origin.file if model.origin else Path(), reason)
+    return OpenedModel(engine, description, model.origin.file if model.origin else Path(), reason)
 
 
 def open_graph(
@@ -379,5 +387,5 @@ def _explain_failure(network: Path | str, engine: str, remedy: str) -> Iterator[
     except InputError:
         raise
     except Exception as error:  # every library has its own errors
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"{network}: {engine} cannot load it ({reason}); {remedy}") from error
