@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     from inception_v3.images.find import ImageSource
     from inception_v3.inference.pipeline import Decode
     from inception_v3.inference.predict import Prediction
-
-
-MANY_IMAGES = 32  # from which on several threads with an engine each are faster than all cores on one batch
 
 
 def predict(
@@ -92,10 +88,6 @@ def predict(
         raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
     check_only_one(resume=resume, overwrite=overwrite)
     sources = expand(images)
-    few: list[ImageSource] = []
-    if "-" not in images:  # waiting for more than one image of a stream would delay its first result
-        few = list(islice(sources, MANY_IMAGES))
-        sources = chain(few, sources)
     from inception_v3.inference.choose import open_engine
     from inception_v3.inference.pipeline import check_decode, default_resizer
     from inception_v3.inference.predict import predict
@@ -108,7 +100,6 @@ def predict(
         min_agreement=min_agreement,
         weights_file=weights_file,
         batch_size=batch_size,
-        callers=None if len(few) == MANY_IMAGES else 1,
     )
     note(f"{opened.engine}: {opened.reason}")
     detail(f"loaded {opened.file}; batches of {batch_size or opened.engine.batch_size}")

@@ -17,7 +17,7 @@ from inception_v3.data.labelled_images import LabelledImages, LazyImageFile
 from inception_v3.data.labels import MAX_LABEL, read_label_names
 from inception_v3.data.sequences import PackedStrings
 from inception_v3.errors import InputError
-from inception_v3.images.containers import LeftOut
+from inception_v3.images.find import LeftOut
 from inception_v3.support.files import cache_folder, write_text
 from inception_v3.support.progress import progress_bar
 from inception_v3.support.text import printable

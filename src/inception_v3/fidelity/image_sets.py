@@ -11,8 +11,8 @@ from typing import cast
 
 from inception_v3.errors import InputError
 from inception_v3.images.addresses import find_sources, images_in
-from inception_v3.images.containers import LeftOut, open_container
-from inception_v3.images.find import ImageSource, find_files, is_image_name
+from inception_v3.images.containers import open_container
+from inception_v3.images.find import ImageSource, LeftOut, find_files, is_image_name
 from inception_v3.support.text import printable
 
 

@@ -23,11 +23,10 @@ import inception_v3
 from inception_v3.data import LabelledImages
 from inception_v3.data.labelled_images import UnopenedImage
 from inception_v3.errors import InputError
-from inception_v3.fidelity.stored_image import content_key
 from inception_v3.inference.choose import fastest_engine, open_graph
 from inception_v3.inference.engines.base import FEATURES, Outputs, Precision
 from inception_v3.inference.engines.graph import build_graph, swap_pools
-from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
+from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState, content_key
 from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
 from inception_v3.inference.schedule import Result, run_batches
 from inception_v3.network.layers import Conv2d
@@ -138,7 +137,7 @@ def _compute(
 ) -> Iterator[Result[UnopenedImage, None]]:
     """The features of images, (D,) each, by the fastest engine for the model's device."""
     graph = swap_pools(build_graph(model, outputs=(FEATURES,)))
-    engine, _ = open_graph(graph, "auto", precision, str(next(model.parameters()).device), callers=None)
+    engine, _ = open_graph(graph, "auto", precision, str(next(model.parameters()).device))
 
     def compute(pixels: NDArray[np.uint8], sources: list[UnopenedImage]) -> Outputs:
         with explain_engine_failure(engine, sources):

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import cast
 
 from inception_v3.errors import InputError
-from inception_v3.images.containers import LeftOut, open_container
 from inception_v3.images.decode import read_all
-from inception_v3.images.find import ImageSource, file_mode, find_files, list_unsorted
+from inception_v3.images.find import ImageSource, LeftOut, file_mode, find_files, is_image_name, list_unsorted
 from inception_v3.support.text import printable
 
 MAX_FILES = 1_000_000  # that braces may stand for
+MAX_HELD_BYTES = 2 * 2**30  # of images in archives that `collect` holds in memory
 MAX_PATH_BYTES = 2**16  # no system has longer paths, so a longer line is not a path
 STANDARD_INPUT = "standard input"
 
@@ -86,6 +86,21 @@ def expand(arguments: Iterable[str]) -> Iterator[ImageSource]:
     return _read_all_images(arguments)
 
 
+def collect(arguments: Iterable[str]) -> list[ImageSource]:
+    """All images of `expand` at once, for commands that choose some of them at random.
+
+    Raises InputError as `expand` does, and if the images in archives take more than MAX_HELD_BYTES of memory.
+    """
+    sources, held = [], 0
+    for source in expand(arguments):
+        held += source.nbytes
+        if held > MAX_HELD_BYTES:
+            limit = f"more than {MAX_HELD_BYTES >> 20} MiB of images in archives"
+            raise InputError(f"{source.name}: {limit}; unpack them into a folder")
+        sources.append(source)
+    return sources
+
+
 def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
     left_out = LeftOut()
     for file in chain.from_iterable(map(find_sources, arguments)):
@@ -117,7 +132,11 @@ def find_sources(argument: str) -> Iterator[ImageSource]:
 
 def images_in(source: ImageSource, left_out: LeftOut) -> Iterator[ImageSource]:
     """The images of an archive, or the image itself. Raises InputError: a damaged archive."""
-    container = open_container(source.content, source.name) if isinstance(source.content, Path) else None
+    if not isinstance(source.content, Path) or is_image_name(source.content.name):
+        return iter([source])
+    from inception_v3.images.containers import open_container  # takes 13 ms to import
+
+    container = open_container(source.content, source.name)
     return iter([source]) if container is None else container.images(left_out)
 
 

@@ -27,8 +27,8 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MAX_STREAM_BYTES
-from inception_v3.images.find import SHARD_NAME, ImageSource, file_mode, is_image_name, is_system_name
-from inception_v3.support.text import printable
+from inception_v3.images.find import SHARD_NAME, ImageSource, LeftOut, file_mode, is_image_name, is_system_name
+from inception_v3.support.text import one_line, printable
 
 SAMPLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZ": "bz2", b"\xfd7": "lzma"}  # by first bytes: the module that decompresses
@@ -62,27 +62,6 @@ class Member:
     size: int
     read: Callable[[], bytes]
     fault: str = ""
-
-
-@dataclass
-class LeftOut:
-    """Counts the images that are not used, because another image of their sample is."""
-
-    count: int = 0
-    first: str = ""
-
-    def add(self, names: list[str]) -> None:
-        self.first = self.first or next(iter(names), "")
-        self.count += len(names)
-
-    def warn(self) -> None:
-        """Warn of them in one line, if there are any."""
-        if self.count:
-            warnings.warn(
-                f"{self.count} images of samples were left out (first: {self.first}): a sample's image is the file "
-                "whose whole extension is jpg, jpeg, png or webp",
-                stacklevel=2,
-            )
 
 
 @dataclass(frozen=True)
@@ -186,7 +165,7 @@ def _read_tar(path: Path) -> Iterator[Member]:
         except Exception as error:  # tarfile raises many classes over damaged headers
             if getattr(error, "errno", None) is not None:
                 raise
-            detail = printable(" ".join(str(error).split()))
+            detail = one_line(error)
             message = f"{fault} at byte {end} of {length} ({detail}); download or save it again"
             raise DamagedArchiveError(message) from error
         # tarfile mistakes a damaged header for the end of the archive, which is marked by blocks of zeros

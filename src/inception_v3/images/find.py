@@ -4,6 +4,7 @@ import glob
 import os
 import re
 import stat
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -58,12 +59,40 @@ class ImageSource:
         except OSError as error:
             raise InputError(f"{self.name}: cannot be read ({error.strerror or error}); check the file") from error
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that the content takes, in bytes; 0 for a path."""
+        if isinstance(self.content, bytes):
+            return len(self.content)
+        return self.content.nbytes if isinstance(self.content, np.ndarray) else 0
+
     def open(self, minimum_size: MinimumSize | None = None) -> Image.Image:
         """Decode the image to mode RGB. See `open_image` for `minimum_size` and the errors."""
         content = self.content if isinstance(self.content, Path) else self.read()
         return open_image(
             to_image(content) if isinstance(content, np.ndarray) else content, name=self.name, minimum_size=minimum_size
         )
+
+
+@dataclass
+class LeftOut:
+    """Counts the images that are not used, because another image of their sample is."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, names: list[str]) -> None:
+        self.first = self.first or next(iter(names), "")
+        self.count += len(names)
+
+    def warn(self) -> None:
+        """Warn of them in one line, if there are any."""
+        if self.count:
+            warnings.warn(
+                f"{self.count} images of samples were left out (first: {self.first}): a sample's image is the file "
+                "whose whole extension is jpg, jpeg, png or webp",
+                stacklevel=2,
+            )
 
 
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:

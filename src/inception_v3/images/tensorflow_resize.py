@@ -26,6 +26,8 @@ def tensorflow_resize(images: NDArray[Any], size: tuple[int, int], method: Metho
 
     Values keep the range of `images`; only bicubic may exceed it.
     """
+    if images.shape[-2:] == size:
+        return np.asarray(images, np.float32)
     if method == "bilinear":
         return _bilinear(images, size)
     net = images
