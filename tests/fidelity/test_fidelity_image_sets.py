@@ -4,7 +4,6 @@ import gzip
 import io
 import os
 import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from archives import write_tar, write_zip
 from fidelity_inputs import draw_image, image_folder
 from inception_v3.errors import InputError
 from inception_v3.fidelity.image_sets import open_image_set
-from inception_v3.fidelity.stored_image import content_key, decode_image
+from inception_v3.fidelity.stored_image import decode_image
 from inception_v3.images.decode import open_image
+from inception_v3.inference.feature_store import content_key
 
 IMAGES = np.stack([draw_image(seed, 20, 30) for seed in range(5)])
 
@@ -25,22 +26,6 @@ def png(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
-
-
-def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return path
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
 
 
 def pixels_of(argument: object) -> list[np.ndarray]:

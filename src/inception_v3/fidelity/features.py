@@ -22,10 +22,10 @@ from inception_v3.fidelity.image_sets import ImageSet
 from inception_v3.fidelity.network import EngineFeatures, FeatureNetwork
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.fidelity.rounding import REVISION
-from inception_v3.fidelity.stored_image import KEY_BYTES, ImageFacts, content_key, decode_image
+from inception_v3.fidelity.stored_image import ImageFacts, decode_image
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines.registry import load_engine
-from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, FileState
+from inception_v3.inference.feature_store import KEY_BYTES, FeatureSpace, FeatureStore, FileState, content_key
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
 from inception_v3.support.cpu import core_count
 from inception_v3.support.progress import Advance, ignore

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from inception_v3.fidelity.conventions import Convention, find_convention
-from inception_v3.support.cpu import core_count
+from inception_v3.inference.engines.base import Engine
 from inception_v3.support.files import cache_folder
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
 DEFAULT_WEIGHTS = "fid:2015-12-05"
-MAX_CALLERS = 4  # threads that run the network on a CPU at once; each of them takes memory for its batch
 NetworkPrecision = Literal["fp32", "bf16", "int8"]
 
 
@@ -68,7 +67,7 @@ class FidelityOptions:
     def callers(self) -> int:
         """The number of threads that run the network at once."""
         on_cpu = str(self.device).startswith("cpu")
-        return self.workers or min(core_count(), MAX_CALLERS) if on_cpu else 1
+        return self.workers or Engine.best_callers("cpu") if on_cpu else 1
 
     def cache_folder(self) -> Path | None:
         """The folder of the feature store, or None without one. Raises InputError: there is no home folder."""

@@ -2,15 +2,13 @@
 
 import io
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.images.decode import check_pixel_count, decode_errors, read_header, silence_libtiff
 from inception_v3.images.find import to_image
-
-KEY_BYTES = 16
+from inception_v3.inference.feature_store import content_key
 
 
 @dataclass(frozen=True)
@@ -25,14 +23,6 @@ class ImageFacts:
     format: str
     gray: bool
     pixel_key: bytes
-
-
-def content_key(content: bytes | NDArray[np.uint8]) -> bytes:
-    """A hash of a file's bytes, or of the shape and the pixels of an array."""
-    if isinstance(content, bytes):
-        return blake2b(content, digest_size=KEY_BYTES).digest()
-    shape = repr(content.shape).encode()
-    return blake2b(np.ascontiguousarray(content).data, digest_size=KEY_BYTES, key=shape).digest()
 
 
 def decode_image(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray[np.uint8], ImageFacts]:

@@ -48,6 +48,8 @@ INSERT = (
 )
 OTHER = "give another --cache"
 
+KEY_BYTES = 16
+
 Result = TypeVar("Result")
 Vector = NDArray[np.float32]
 
@@ -78,11 +80,19 @@ class FeatureSpace:
 
     @cached_property
     def key(self) -> bytes:
-        return blake2b(json.dumps(asdict(self)).encode(), digest_size=16).digest()
+        return blake2b(json.dumps(asdict(self)).encode(), digest_size=KEY_BYTES).digest()
 
 
 # The content keys of files are stored like the facts of an image without features, under a hash of the file's state.
 FILES = FeatureSpace("", "files", 0, "", "", "", "")
+
+
+def content_key(content: bytes | NDArray[np.uint8]) -> bytes:
+    """A hash of a file's bytes, or of the shape and the pixels of an array."""
+    if isinstance(content, bytes):
+        return blake2b(content, digest_size=KEY_BYTES).digest()
+    shape = repr(content.shape).encode()
+    return blake2b(np.ascontiguousarray(content).data, digest_size=KEY_BYTES, key=shape).digest()
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class FileState:
         """The current state of a file. Raises OSError: there is no such file."""
         status = path.stat()
         facts = (os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # noqa: PTH100
-        return cls(blake2b(repr(facts).encode(), digest_size=16).digest(), max(facts[2:]))
+        return cls(blake2b(repr(facts).encode(), digest_size=KEY_BYTES).digest(), max(facts[2:]))
 
 
 class FeatureStore:
