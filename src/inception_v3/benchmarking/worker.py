@@ -23,6 +23,7 @@ import numpy as np
 from inception_v3.benchmarking.matrix_product import MATRIX_PRODUCT, matrix_products
 from inception_v3.benchmarking.systems import SYSTEMS, Candidate, LoadedSystem, Workload
 from inception_v3.inference.engines.base import Pixels
+from inception_v3.support.text import one_line
 
 LOGITS_FILE = "{} logits.npy"
 WARM_UP_BATCHES = 2
@@ -111,7 +112,7 @@ def main() -> None:
         for _ in sys.stdin:
             reply(take_turn())
     except Exception as error:  # other libraries may raise anything
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         reply({"problem": reason if hasattr(error, "exit_status") else f"{type(error).__name__}: {reason}"})
 
 

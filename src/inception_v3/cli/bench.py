@@ -20,7 +20,6 @@ from inception_v3.cli.common import (
     data_option,
     detail,
     engine_option,
-    is_stdout,
     messages,
     note,
     output_option,
@@ -74,13 +73,14 @@ def bench(
     report = check_report_files(report, table, as_json)
     if plot is not None:
         _check_plot(plot, images or [])
-    from inception_v3.images.addresses import expand
+    from inception_v3.images.addresses import collect
 
-    sources = list(expand(images)) if images else None
+    sources = collect(images) if images else None
     from rich.console import Console
 
     from inception_v3.benchmarking.bench import bench, low_agreement
     from inception_v3.benchmarking.report import write_csv, write_html
+    from inception_v3.reports.tables import STDOUT
     from inception_v3.support.devices import pick_device
     from inception_v3.support.progress import progress_bar
     from inception_v3.weights.load import load
@@ -117,7 +117,7 @@ def bench(
             speeds(rows, relative_peaks, temporary)
     if as_json:
         print(json.dumps(asdict(result)))
-    elif not is_stdout(table):
+    elif table != STDOUT:
         Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(result))
     for name, reason in result.skipped.items():
         note(f"{name}: not measured: {reason}")

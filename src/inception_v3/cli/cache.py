@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 from contextlib import closing
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 from inception_v3.cli.common import Cache, Json, data_option, output, warn
 from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, write_error
+from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
     from inception_v3.inference.feature_store import FeatureStore
@@ -56,11 +56,8 @@ def cache(
 
 def _clear(store: "FeatureStore", folders: dict[str, Path], name: str, older_than: int | None, yes: bool) -> None:
     """Remove the features or the folder of this name, or everything. Raises InputError: there is no such folder."""
+    name = choose("--clear", name, [*sorted(folders), "all"])
     names = [*folders] if name == "all" else [name]
-    if name not in (*folders, "all"):
-        likely = get_close_matches(name, [*folders, "all"], 1)
-        hint = f"did you mean {likely[0]}?" if likely else f"choose from {', '.join([*sorted(folders), 'all'])}"
-        raise InputError(f"--clear {name}: no such folder; {hint}", exit_status=2)
     if not yes and not sys.stdin.isatty():
         raise InputError("--clear: asks before it removes files; give --yes to clear without asking", exit_status=2)
     if not yes:

@@ -140,7 +140,7 @@ def check_seed(seed: int | None, maximum: int = MAX_SEED) -> None:
         raise InputError(f"--seed {seed}: too large; give at most {maximum}", exit_status=2)
 
 
-def check_bf16(precision: str, device: "torch.device") -> None:
+def check_bf16(precision: str | None, device: "torch.device") -> None:
     """Raise InputError if --precision is bf16 and the device has no instructions for it."""
     from inception_v3.support.devices import has_bf16
 
@@ -155,22 +155,18 @@ def check_report_files(
 
     Neither may replace one of the `inputs`. A `report` that does not end in .html is the folder of report.html.
     """
+    from inception_v3.reports.tables import STDOUT
     from inception_v3.support.files import check_writable
 
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         report /= "report.html"
     inputs = list(inputs)
-    if as_json and is_stdout(table):
+    if as_json and table == STDOUT:
         raise InputError("--json and --csv -: both print the result; use only one of them", exit_status=2)
     for file in (report, table):
-        if file is not None and not is_stdout(file):
+        if file is not None and file != STDOUT:
             check_writable(file, inputs)
     return report
-
-
-def is_stdout(file: Path | None) -> bool:
-    """Whether the value of --csv stands for standard output."""
-    return file == Path("-")
 
 
 # ---------------------------------------------------------------------------------------------------- messages

@@ -82,7 +82,7 @@ def export(
     if to == "triton" and end_points is not None:
         raise InputError("a Triton model returns logits and features; leave out --end-points", exit_status=2)
     from inception_v3.cli.common import messages
-    from inception_v3.images.addresses import expand
+    from inception_v3.images.addresses import collect
     from inception_v3.inference.export import export
     from inception_v3.inference.triton import write_triton
     from inception_v3.support.files import check_writable, checksum
@@ -104,7 +104,7 @@ def export(
                 network,
                 file,
                 precision=each,
-                images=list(expand(images)) if images else None,
+                images=collect(images) if images else None,
                 images_name=" ".join(images or ()),
                 outputs=end_points or (LOGITS, FEATURES),
                 any_size=any_size,

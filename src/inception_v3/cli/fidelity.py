@@ -24,7 +24,6 @@ from inception_v3.cli.common import (
     choice,
     data_option,
     detail,
-    is_stdout,
     messages,
     model_option,
     note,
@@ -115,7 +114,7 @@ def fidelity(
     report = check_report_files(report, table, as_json, filter(None, (generated, reference, weights_file)))
     from inception_v3.fidelity.report import write
     from inception_v3.fidelity.run import statistics_of
-    from inception_v3.reports.tables import write_csv
+    from inception_v3.reports.tables import STDOUT, write_csv
     from inception_v3.support.devices import has_bf16, pick_device
     from inception_v3.support.files import check_writable
 
@@ -149,7 +148,7 @@ def fidelity(
         raise InputError(f"{generated}: {reason}")
     if as_json:
         print(json.dumps(result.as_dict(), ensure_ascii=False))
-    elif not is_stdout(table):
+    elif table != STDOUT:
         _print_table(result, output)
     _print_messages(result)
     if save_statistics:

@@ -14,7 +14,7 @@ from inception_v3.data.labels import MAX_LABEL, is_label, read_label_names, uniq
 from inception_v3.data.splits import SplitReaders, choose_splits
 from inception_v3.errors import InputError
 from inception_v3.support.packages import import_package
-from inception_v3.support.text import printable
+from inception_v3.support.text import one_line, printable
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
@@ -78,7 +78,7 @@ def _as_input_error(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # damaged files raise almost any class
         cause = error.__cause__ or error
-        detail = printable(" ".join(str(cause).split()))[:200] or type(cause).__name__
+        detail = one_line(cause, 200)
         raise InputError(f"{name}: cannot be read ({detail}); save or download it again") from error
 
 

@@ -21,12 +21,13 @@ from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
+from inception_v3.support.text import one_line
 
 Decode = Literal["exact", "scaled"]
 Resizer = Literal["torchvision", "pillow"]
 
 
-class ImageLike(Protocol):
+class Openable(Protocol):
     """An image that is not opened yet: an ImageSource, or anything with its name and its `open`."""
 
     @property
@@ -35,7 +36,7 @@ class ImageLike(Protocol):
     def open(self, minimum_size: MinimumSize | None = None) -> Image: ...
 
 
-Prepare = Callable[[ImageLike, NDArray[np.uint8]], None]
+Prepare = Callable[[Openable, NDArray[np.uint8]], None]
 
 PIXELS_AT_ONCE = 2**26  # decoded by all threads together; a larger image is decoded while no other is
 SCALED_MARGIN = 2  # decode="scaled" keeps at least this multiple of the size to which an image is resized
@@ -114,14 +115,14 @@ def engine_batches(engine: Engine, batch_size: int, threads: int | None = None) 
 
 
 @contextmanager
-def explain_engine_failure(engine: Engine, sources: Sequence[ImageLike]) -> Iterator[None]:
+def explain_engine_failure(engine: Engine, sources: Sequence[Openable]) -> Iterator[None]:
     """Turn an error of the engine's library into an InputError that names the engine and the images."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, 300)
         raise InputError(
             f"{engine.name} ({engine.precision}) failed on {sources[0].name} and the {len(sources) - 1} images after "
             f"it: {reason}; try a smaller batch or another engine"
@@ -156,7 +157,7 @@ def image_preparer(
         preprocessing.array if (resize or default_resizer()) == "pillow" else _by_torchvision(preprocessing)
     )
 
-    def prepare(source: ImageLike, row: NDArray[np.uint8]) -> None:
+    def prepare(source: Openable, row: NDArray[np.uint8]) -> None:
         with ExitStack() as reserved:
 
             def decoded_size(width: int, height: int) -> tuple[int, int] | None:
@@ -169,7 +170,7 @@ def image_preparer(
 
 
 def prepared_pixels(
-    sources: Iterable[ImageLike], preprocessing: Preprocessing, resize: Resizer | None = None
+    sources: Iterable[Openable], preprocessing: Preprocessing, resize: Resizer | None = None
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """The prepared pixels of all readable images, (N, H, W, 3), and the reasons why the others cannot be read."""
     shape = (*preprocessing.image_size, 3)
