@@ -5,7 +5,6 @@ import sys
 import tarfile
 import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -15,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from archives import write_tar, write_zip
 from inception_v3.data import LabelledImages, load_data
 from inception_v3.data.shards import read_shards
 from inception_v3.errors import InputError
 from inception_v3.fidelity.image_sets import open_image_set
-from inception_v3.images import containers
-from inception_v3.images.addresses import expand, expand_braces
+from inception_v3.images import addresses, containers
+from inception_v3.images.addresses import collect, expand, expand_braces
 from inception_v3.images.find import list_images
 from inception_v3.support.files import cache_folder
 
@@ -74,22 +74,6 @@ SAMPLES = {
     }
     for split in ("train", "val")
 }
-
-
-def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return path
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
 
 
 def write_folder(path: Path, files: dict[str, bytes]) -> Path:
@@ -381,6 +365,21 @@ def test_each_image_of_an_archive_is_read_when_it_is_reached(
 
 
 # -------------------------------------------------------------------------------------- training on archives
+
+
+def test_more_images_of_archives_than_fit_in_memory_are_not_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of a folder are not held in memory."""
+    files = {f"cat/{number}.png": png(number) for number in range(5)}
+    archive, folder = write_zip(tmp_path / "pets.zip", files), write_folder(tmp_path / "pets", files)
+    held = sum(len(content) for content in files.values())
+    monkeypatch.setattr(addresses, "MAX_HELD_BYTES", held)
+    assert len(collect([str(archive)])) == 5
+    monkeypatch.setattr(addresses, "MAX_HELD_BYTES", held - 1)
+    assert len(collect([str(folder)])) == 5
+    with pytest.raises(InputError, match=r"pets\.zip/cat/4\.png: more than 0 MiB .*; unpack them into a folder"):
+        collect([str(archive)])
 
 
 def test_a_compressed_tar_is_decompressed_once_and_its_copy_is_replaced_when_it_changes(tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def test_a_tall_line_is_resized_without_enlarging_all_of_its_rows() -> None:
     assert np.array_equal(resized[0, :, 0], tensorflow_resize(image, (299, 1))[0, :, 0])
 
 
+@pytest.mark.parametrize("method", ["bilinear", "nearest", "bicubic", "area"])
+def test_tensorflow_resizes_an_image_to_the_same_size_without_a_change(method: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 33, 41), np.uint8)
+    resized = tensorflow_resize(image, (33, 41), method)  # type: ignore[arg-type]
+    assert resized.dtype == np.float32
+    assert np.array_equal(resized, image)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_torchvision_and_timm_equal_their_own_transforms(recorded: dict[str, np.ndarray], size: str) -> None:
     image = Image.fromarray(recorded[f"{size}/picture"])
