@@ -4,6 +4,7 @@ import resource
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,29 +152,39 @@ def test_a_full_disk_is_reported() -> None:
 # --- threads and the network ---
 
 
-@pytest.mark.parametrize("callers", [1, 3])
-def test_batches_keep_their_order_and_threads_share_the_cores(sets: tuple[Path, Path], callers: int) -> None:
-    """Threads that run the network divide the cores. Threads that only decode have one core each."""
-    threads_before = torch.get_num_threads()
-    computed_in: dict[bool, set[int]] = {True: set(), False: set()}  # in the main thread or not: PyTorch's threads
-    sizes = []
+@pytest.mark.parametrize(("callers", "preparing"), [(1, 1), (3, 2)])
+def test_batches_keep_their_order_and_threads_share_the_cores(
+    sets: tuple[Path, Path], callers: int, preparing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six cores, each of three threads that run the network has two. Threads that only decode have one each."""
+    monkeypatch.setattr(features, "core_count", lambda: 6)
+    prepared_with, computed_with, sizes = set(), set(), []
+    convention = find_convention("pytorch-fid")
+
+    def resize(images: Tensor) -> Tensor:
+        prepared_with.add(torch.get_num_threads())
+        return convention.resize(images)
 
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
-        computed_in[threading.current_thread() is threading.main_thread()].add(torch.get_num_threads())
+        computed_with.add((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
         sizes.append(len(images))
         return images.mean((1, 2, 3))[:, None], images[:, :1, 0, 0]
 
-    network, convention = function_network(extract, 1, 1, callers=callers), find_convention("pytorch-fid")
-    image_set = open_image_set(sets[1])
-    result = extract_features(image_set, network, convention, FidelityOptions(batch_size=3))
-    expected = read_inputs(image_set, convention, 100)
-    torch.testing.assert_close(torch.from_numpy(result.pooled[:]), expected.mean((1, 2, 3))[:, None])
+    network, image_set = function_network(extract, 1, 1, callers=callers), open_image_set(sets[1])
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        result = extract_features(image_set, network, replace(convention, resize=resize), FidelityOptions(batch_size=3))
+        assert torch.get_num_threads() == 5
+        (later,) = list(ThreadPoolExecutor(1).map(lambda _: torch.get_num_threads(), [0]))
+    finally:
+        torch.set_num_threads(threads_before)
+    expected = read_inputs(image_set, convention, 100).mean((1, 2, 3))[:, None]
+    torch.testing.assert_close(torch.from_numpy(result.pooled[:]), expected)
     assert sorted(sizes) == [2, *[3] * 6]
-    cores = max(1, features.core_count() // callers)
-    assert computed_in == ({True: {threads_before}, False: set()} if callers == 1 else {True: set(), False: {cores}})
-    assert torch.get_num_threads() == threads_before
-    (later,) = list(ThreadPoolExecutor(1).map(lambda _: torch.get_num_threads(), [0]))
-    assert later == threads_before
+    assert prepared_with == {preparing}
+    assert computed_with == ({(True, 5)} if callers == 1 else {(False, preparing)})
+    assert later == 5
 
 
 def test_loading_does_not_change_a_given_model(thin: Path) -> None:
