@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/installation.py --cpu-wheel FILE    # PyTorch for CPUs from a file instead of its index
     .venv/bin/python benchmarks/installation.py --packages          # the sizes of the packages in .venv
 
-Each installation is made by uv in a fresh environment, without uv's cache, so the times include the downloads. Sizes are
-those of `du -sm`, with compiled bytecode. The last row is this clone's own .venv, if `make setup` has made it.
+Each installation is made by uv in a fresh environment, without uv's cache, so the times include the downloads. Sizes
+are those of `du -sm`, with compiled bytecode. The last row is this clone's own .venv, if `make setup` has made it.
 """
 
 import argparse

@@ -299,6 +299,23 @@ def test_existing_results_are_neither_overwritten_nor_mixed(run: Run, images: Pa
     assert rows(out) == EXPECTED
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("fake")
+def test_overwriting_replaces_results_but_never_an_input(run: Run, images: Path, tmp_path: Path, kind: str) -> None:  # noqa: F811
+    out = images / f"out.{kind}"
+    for _ in range(2):
+        assert run("predict", "model", images, "--out", out, "--overwrite")[0] == 1, "of an image that cannot be read"
+    given = tmp_path / f"given.{kind}"
+    if kind == "parquet":
+        (save(given / "0.png", 0), contents := (given / "0.png").read_bytes())
+    else:
+        given.write_bytes(contents := save(tmp_path / "0.png", 0).read_bytes())
+    status, _, err = run("predict", "model", given, "--out", given, "--overwrite")
+    assert status == 2
+    assert f"{given}: is an input and would be lost" in one_line(err)
+    assert (given / "0.png" if kind == "parquet" else given).read_bytes() == contents
+
+
 @pytest.mark.usefixtures("fake")
 def test_the_model_and_options_are_recorded_with_the_results(run: Run, images: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "out.parquet"

@@ -82,8 +82,11 @@ def predict(
 
     if out is not None:
         from inception_v3.inference.results import check_results_path
+        from inception_v3.support.files import check_not_input
 
         check_results_path(out)
+        if overwrite:
+            check_not_input(out, filter(None, (model, weights_file, *images)))
     elif resume or overwrite:
         raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
     check_only_one(resume=resume, overwrite=overwrite)

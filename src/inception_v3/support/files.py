@@ -24,7 +24,8 @@ from inception_v3.support.locks import exclusive_lock
 
 STAGING = ".inception-v3."  # names of staging folders start with this, followed by the name of the machine
 DAY = 24 * 3600.0  # seconds
-REPORT_SUFFIXES = (".csv", ".htm", ".html", ".npz")  # files that may be written into a folder of inputs again
+# Files that may be written into a folder of inputs again.
+REPORT_SUFFIXES = (".csv", ".htm", ".html", ".jsonl", ".npz", ".parquet")
 
 
 @contextmanager
@@ -204,12 +205,18 @@ def check_writable(path: Path, inputs: Iterable[str | Path] = ()) -> None:
     """
     try:
         target = write_target(path)
-        if path.exists() and not is_stream(path) and any(_is_input(target, Path(given)) for given in inputs):
-            raise InputError(f"{path}: is an input and would be lost; choose another name", exit_status=2)
+        check_not_input(path, inputs)
         with staging_folder(target.parent):
             pass
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def check_not_input(path: Path, inputs: Iterable[str | Path]) -> None:
+    """Raise InputError if writing `path` would destroy one of the `inputs`; see `check_writable`."""
+    target = Path(os.path.realpath(path))
+    if path.exists() and not is_stream(path) and any(_is_input(target, Path(given)) for given in inputs):
+        raise InputError(f"{path}: is an input and would be lost; choose another name", exit_status=2)
 
 
 def _is_input(file: Path, given: Path) -> bool:
