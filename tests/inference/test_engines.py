@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import resource
 import subprocess
 import sys
 import warnings
@@ -650,6 +651,20 @@ def change_description(path: Path, **changes: object) -> None:
 
     text, stored = path.read_text(), read_description(path).to_json()
     path.write_text(text.replace(escape(stored), escape(json.dumps(json.loads(stored) | changes))))
+
+
+def test_openvino_files_that_do_not_fit_on_the_disk_are_reported_in_one_line(tmp_path: Path) -> None:
+    """OpenVINO itself says only "iostream error". The weights take 3 MB."""
+    model = InceptionV3(num_classes=7, depth_multiplier=0.2, image_size=75, create_aux_logits=False).eval()
+    model.preprocessing = Preprocessing((75, 75))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"net\.xml: cannot be written \(File too large\)"):
+            export(model, tmp_path / "net.xml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture

@@ -287,6 +287,24 @@ def _use_as_nobody(folder: Path, kept: int) -> None:
     assert "not stored" in store.messages[0]
 
 
+def test_a_full_disk_is_the_reason_whatever_sqlite_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite creates an empty file, and then reports a disk I/O error."""
+
+    def connect(self: FeatureStore, mode: str) -> sqlite3.Connection:
+        self.file.touch()
+        assert mode == "mode=rwc", "an empty file is not opened for reading"
+        raise sqlite3.OperationalError("disk I/O error")
+
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(FeatureStore, "_connect", connect)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: full)
+    store = FeatureStore(tmp_path)
+    assert store.get(SPACE, [b"key"]) == {}
+    assert store.messages == [
+        f"{store.file}: the disk is full, so features are not stored; free some space or give another --cache"
+    ]
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize(
     ("file_mode", "folder_mode", "kept"),

@@ -29,6 +29,7 @@ from inception_v3.support.text import printable
 STORE_FILE = "features.sqlite"
 MAX_BYTES = 10 * 10**9
 DISK_FRACTION = 0.5  # the store fills at most this fraction of its own size and the free disk together
+MIN_FREE = 2**20  # bytes; with less, SQLite fails with several reasons, such as "disk I/O error"
 STILL_CHANGING = 2 * 10**9  # nanoseconds: a file this new may change again without a change of its time stamps
 APPLICATION_ID, SCHEMA_VERSION = 0x49763353, 1  # in the header of the file
 # With WAL a reader does not wait for a writer. `used` precedes the large columns: its update writes a single page.
@@ -251,7 +252,7 @@ class FeatureStore:
             self._inode = self.file.stat().st_ino if self.file.exists() else 0
             self._database = self._connect("mode=rwc")
         except sqlite3.OperationalError as error:
-            if not self.file.is_file():
+            if not self.file.is_file() or not self.file.stat().st_size:  # empty: the disk is full
                 raise
             # Without a log no process writes the file. Then it can be read without a log and shared memory beside it.
             log = self.file.with_name(f"{STORE_FILE}-wal")
@@ -293,9 +294,12 @@ class FeatureStore:
         if reading or self._database is None:
             self._readable = False
             self._disconnect()
-        reason = getattr(error, "strerror", None) or error
-        effect = "features are read from it and not stored" if self._readable else "features are not stored"
         own = isinstance(error, InputError)
+        reason = getattr(error, "strerror", None) or error
+        with suppress(OSError):  # there is no folder
+            if not own and shutil.disk_usage(self.file.parent).free < MIN_FREE:
+                reason = "the disk is full"
+        effect = "features are read from it and not stored" if self._readable else "features are not stored"
         remedy = "free some space" if "full" in f"{reason}" else "check its permissions"
         self._report(f"{reason}" if own else f"{reason}, so {effect}; {remedy} or {OTHER}")
 

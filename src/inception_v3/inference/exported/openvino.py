@@ -44,6 +44,9 @@ class OpenvinoFormat(ExportFormat):
 
         try:
             openvino.save_model(model, file, compress_to_fp16=False)
-        except RuntimeError:  # without the system's error: write more, so that the system reports it again
-            file.with_suffix(".trial").write_bytes(bytes(1 << 20))
+        except RuntimeError:  # without the system's error: write as much, so that the system reports a full disk
+            for part in (file, file.with_suffix(self.weights_suffix)):
+                part.unlink(missing_ok=True)
+            constants = (operation for operation in model.get_ops() if operation.get_type_name() == "Constant")
+            file.with_suffix(".trial").write_bytes(bytes(sum(constant.get_byte_size() for constant in constants)))
             raise
