@@ -87,11 +87,17 @@ def open_container(path: Path, name: str) -> Container | None:
     with archive_errors(name):
         if path.suffix.lower() == ".npy":
             return _open_npy(path, name)
-        if path.suffix.lower() == ".npz" or (zipfile.is_zipfile(path) and _has_only_arrays(path)):
+        if path.suffix.lower() == ".npz":
             return _open_npz(path, name)
-        if SHARD_NAME.search(path.name) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
-            count = sum(is_image_name(member.name) for member in read_members(path)) if is_zip(path) else 0
+        if is_zip(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+            if all(entry.endswith(".npy") for entry in names):
+                return _open_npz(path, name)
+            count = sum(is_image_name(entry) and not _is_system_file(entry) for entry in names)
             return Container(partial(_archive_images, path, name), count or None)
+        if SHARD_NAME.search(path.name) or tarfile.is_tarfile(path):
+            return Container(partial(_archive_images, path, name))
     return None
 
 
@@ -118,7 +124,11 @@ def read_members(path: Path) -> Iterator[Member]:
     Raises DamagedArchiveError after the members before the damage, and OSError.
     """
     members = _read_zip(path) if is_zip(path) else _read_tar(path)
-    return (member for member in members if not any(map(is_system_name, member.name.split("/"))))
+    return (member for member in members if not _is_system_file(member.name))
+
+
+def _is_system_file(name: str) -> bool:
+    return any(map(is_system_name, name.split("/")))
 
 
 def is_zip(path: Path) -> bool:
@@ -294,11 +304,6 @@ def channels_last(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 2:
         return pixels[:, :, None]
     return pixels if pixels.shape[2] in (1, 3, 4) else pixels.transpose(1, 2, 0)
-
-
-def _has_only_arrays(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return all(entry.endswith(".npy") for entry in archive.namelist())
 
 
 def _open_npz(path: Path, name: str) -> Container:
