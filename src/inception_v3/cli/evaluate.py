@@ -244,7 +244,6 @@ def _report(
 
 
 def _show(results: "list[PrecisionResult]") -> None:
-    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -257,7 +256,7 @@ def _show(results: "list[PrecisionResult]") -> None:
         table.add_row(Text(row["class"]), str(row["count"]), *rates)
     output.print(table)
     if len(results) > 1:
-        figures = Table("precision", "engine", box=box.SIMPLE)
+        figures = Table("precision", "engine", box=None, pad_edge=False)
         for name in ("top-1", "top-5", "loss", "ECE", "agreement", "images/s"):
             figures.add_column(name, justify="right")
         for result in results:
