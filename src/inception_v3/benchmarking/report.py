@@ -33,7 +33,8 @@ def format_row(row: BenchRow) -> list[str]:
 def describe_machine(result: BenchResult) -> str:
     """The title of the table: the GPU or the CPU, the number of cores and of rounds."""
     machine = result.machine
-    return f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {result.rounds} rounds"
+    rounds = "1 round" if result.rounds == 1 else f"{result.rounds} rounds"
+    return f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {rounds}"
 
 
 def describe_figures(result: BenchResult) -> str:
