@@ -193,7 +193,8 @@ def _duplicate_stderr() -> None:
     """
     with suppress(AttributeError, OSError):  # stderr is closed, or not a file
         if sys.stderr.fileno() == 2:
-            sys.stderr = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, sys.stderr.errors)
+            # The descriptor stays open at exit, like the original: closing it is left to the system.
+            sys.stderr = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, sys.stderr.errors, closefd=False)
 
 
 def _ignore_output_errors(failed: threading.ExceptHookArgs) -> None:

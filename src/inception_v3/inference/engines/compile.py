@@ -1,5 +1,6 @@
 """PyTorch through torch.compile: tens of seconds of compilation for each batch shape, then faster batches."""
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from inception_v3.inference.engines.base import Speeds
@@ -19,4 +20,6 @@ class CompileEngine(PyTorchEngine):
     def _prepare(self, module: "GraphModule") -> Any:
         import torch
 
+        # Where CUDA is installed without a GPU, PyTorch logs "No CUDA runtime is found" while it compiles.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         return torch.compile(module)
