@@ -1,6 +1,8 @@
 """Matrices of features: in memory, or on disk and read in blocks, so that memory does not grow with the images."""
 
+import os
 import tempfile
+import weakref
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -59,9 +61,13 @@ class FeatureRowWriter:
     def __init__(self, width: int) -> None:
         self.width = width
         try:
-            self.file: Any = tempfile.TemporaryFile(buffering=0, prefix="inception-v3-")  # noqa: SIM115
+            with tempfile.TemporaryFile(buffering=0, prefix="inception-v3-") as file:
+                descriptor = os.dup(file.fileno())
         except OSError as error:
             raise _disk_full(error.strerror) from error
+        # A file object that closes its descriptor when it is deleted gives a ResourceWarning.
+        self.file: Any = open(descriptor, "r+b", buffering=0, closefd=False)  # noqa: SIM115
+        weakref.finalize(self.file, os.close, descriptor)
 
     def write(self, index: int, row: FeatureRow) -> None:
         """Write one row. Rows may come in any order."""
