@@ -35,7 +35,7 @@ def _same_numbers_every_time() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _commands_print_their_own_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+def _commands_print_their_own_warnings() -> Iterator[None]:
     """Elsewhere a warning fails the test, and so does a command's warning that comes from another library."""
     main = cli.main
 
@@ -44,7 +44,9 @@ def _commands_print_their_own_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
             warnings.filterwarnings("default", category=UserWarning, module=r"inception_v3\.")
             main()
 
-    monkeypatch.setattr(cli, "main", main_with_warnings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "main", main_with_warnings)
+        yield
 
 
 @pytest.fixture(scope="module")

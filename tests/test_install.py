@@ -73,8 +73,9 @@ def check_predictions(light: Environment, folder: Path) -> None:
         assert printed[image] == pytest.approx(classes, abs=1e-4)
     for name in ("results.csv", "results.jsonl"):
         assert light.run("predict", MODEL, DIGITS, "--out", folder / name).returncode == 0
-    assert [json.loads(line)["image"] for line in (folder / "results.jsonl").open()] == [*printed]
-    assert [row["image"] for row in csv.DictReader((folder / "results.csv").open())] == [*printed]
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["image"] for line in lines] == [*printed]
+    assert [row["image"] for row in csv.DictReader((folder / "results.csv").read_text().splitlines())] == [*printed]
     predictor = f"inception_v3.Predictor({str(MODEL)!r})({str(DIGITS)!r})"
     assert light.python(f"import inception_v3; print(*(each.image for each in {predictor}))").split() == [*printed]
 

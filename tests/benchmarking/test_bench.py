@@ -331,12 +331,12 @@ def test_workers_end_with_the_command_however_it_ends(tmp_path: Path) -> None:
     """A command that is killed cannot end its workers: they end because their standard input is closed."""
     Workload(tmp_path, "cpu", [1], Settings(), (0.5,) * 3, (0.5,) * 3, np.zeros((1, 75, 75, 3), np.uint8)).write()
     command = [sys.executable, "-m", "inception_v3.benchmarking.worker", str(tmp_path), MATRIX_PRODUCT, "fp32"]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    assert json.loads(worker.stdout.readline()) == {"ready": {}}
-    worker.stdin.close()
-    assert worker.wait(30) == 0
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        assert json.loads(worker.stdout.readline()) == {"ready": {}}
+        worker.stdin.close()
+        assert worker.wait(30) == 0
 
 
 @pytest.mark.parametrize(

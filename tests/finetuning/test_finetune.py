@@ -176,7 +176,8 @@ def test_the_run_folder_is_like_that_of_a_training(workspace: Path, tuned: FineT
     assert not training_images(run) & set(test_set.names)
     (figures,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert figures["held_out_top1"] == 1.0
-    assert min(Image.open(run / "confusion_matrix.png").size) > 200
+    with Image.open(run / "confusion_matrix.png") as matrix:
+        assert min(matrix.size) > 200
     with (run / "bad_images.csv").open() as file:
         assert [row[0] for row in csv.reader(file)] == ["image", "red/broken.png"]
     assert not list(run.glob(".*.partial"))

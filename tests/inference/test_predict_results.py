@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -352,8 +353,11 @@ def test_a_file_that_holds_no_results_is_not_changed(tmp_path: Path) -> None:
         out = tmp_path / f"out.{kind}"
         open_results(out, ABOUT, top=1, resume=False).close()
         out.write_text("hello\nworld\n")
-        with pytest.raises(InputError, match=f"out.{kind}: line 1 is not a result of `predict`"):
-            remaining_images(open_results(out, ABOUT, top=1, resume=True).finished(), [])
+        with (
+            closing(open_results(out, ABOUT, top=1, resume=True)) as opened,
+            pytest.raises(InputError, match=f"out.{kind}: line 1 is not a result of `predict`"),
+        ):
+            remaining_images(opened.finished(), [])
         assert out.read_text() == "hello\nworld\n"
 
 
@@ -391,50 +395,50 @@ def piped(*arguments: object, seconds: float = 0.0, **options: Any) -> subproces
 
 
 def test_each_path_of_a_slow_list_is_predicted_at_once(images: Path) -> None:
-    process = piped("-", "--batch-size", 1)
-    assert process.stdin
-    assert process.stdout
-    for number in (3, 1, 2):
-        process.stdin.write(f"{images}/{number:03}.png\n")
-        process.stdin.flush()
-        assert json.loads(process.stdout.readline())["predictions"][0]["class"] == str(number)
-    process.stdin.close()
-    assert process.wait(60) == 0
+    with piped("-", "--batch-size", 1) as process:
+        assert process.stdin
+        assert process.stdout
+        for number in (3, 1, 2):
+            process.stdin.write(f"{images}/{number:03}.png\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["predictions"][0]["class"] == str(number)
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 def test_ctrl_c_while_waiting_for_a_list(images: Path) -> None:
-    process = piped("-")
-    assert process.stdin
-    assert process.stdout
-    assert process.stderr
-    process.stdin.write(f"{images}/003.png\n")
-    process.stdin.flush()
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert re.fullmatch("fake fp32 on cpu: [^\n]+\ninterrupted\n", process.stderr.read())
+    with piped("-") as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdin.write(f"{images}/003.png\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert re.fullmatch("fake fp32 on cpu: [^\n]+\ninterrupted\n", process.stderr.read())
 
 
 def test_a_closed_pipe_ends_the_command_quietly_and_soon(images: Path) -> None:
-    process = piped(images, "--batch-size", 1, seconds=0.02)
-    assert process.stdout
-    assert process.stderr
-    process.stdout.readline()
-    process.stdout.close()
-    process.wait(60)
-    assert re.fullmatch("fake fp32 on cpu: [^\n]+\n", process.stderr.read())
+    with piped(images, "--batch-size", 1, seconds=0.02) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait(60)
+        assert re.fullmatch("fake fp32 on cpu: [^\n]+\n", process.stderr.read())
 
 
 def test_the_count_is_shown_only_on_a_terminal(images: Path, tmp_path: Path) -> None:
     master, slave = os.openpty()
-    process = piped(images, "--out", tmp_path / "out.csv", seconds=0.1, stderr=slave)
-    os.close(slave)
-    shown = b""
-    while chunk := _read(master):
-        shown += chunk
-    assert process.wait(60) == 1
-    assert re.search(rb"\d (pictures|images)[^\n]*\d/s", shown)
-    assert b"1 of 60 images could not be read" in shown
+    with piped(images, "--out", tmp_path / "out.csv", seconds=0.1, stderr=slave) as process:
+        os.close(slave)
+        shown = b""
+        while chunk := _read(master):
+            shown += chunk
+        assert process.wait(60) == 1
+        assert re.search(rb"\d (pictures|images)[^\n]*\d/s", shown)
+        assert b"1 of 60 images could not be read" in shown
 
 
 def _read(terminal: int) -> bytes:

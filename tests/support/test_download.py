@@ -299,7 +299,7 @@ def test_processes_download_once_and_resume_after_a_killed_one(server: WebServer
     time.sleep(0.5)
     assert server.requested_ranges == [None]
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.communicate()
     for process in others:
         _, err = process.communicate(timeout=20)
         assert process.returncode == 0, err.decode()

@@ -185,17 +185,17 @@ def writer(path: Path) -> "subprocess.Popen[str]":
 
 
 def test_the_next_writer_removes_the_files_of_a_killed_process_and_no_others(tmp_path: Path) -> None:
-    killed, alive = writer(tmp_path / "killed"), writer(tmp_path / "alive")
-    killed.kill()
-    killed.wait()
-    assert len(names(tmp_path)) == 2
-    write(tmp_path / "file")
-    (left,) = set(names(tmp_path)) - {"file"}
-    assert (tmp_path / left / "files" / "alive").read_text() == "incomplete"
-    alive.kill()
-    alive.wait()
-    write(tmp_path / "file")
-    assert names(tmp_path) == ["file"]
+    with writer(tmp_path / "killed") as killed, writer(tmp_path / "alive") as alive:
+        killed.kill()
+        killed.wait()
+        assert len(names(tmp_path)) == 2
+        write(tmp_path / "file")
+        (left,) = set(names(tmp_path)) - {"file"}
+        assert (tmp_path / left / "files" / "alive").read_text() == "incomplete"
+        alive.kill()
+        alive.wait()
+        write(tmp_path / "file")
+        assert names(tmp_path) == ["file"]
 
 
 def test_the_files_of_another_machine_are_removed_after_a_day(tmp_path: Path) -> None:
@@ -247,13 +247,12 @@ def holder(path: Path, program: str = HOLD) -> "subprocess.Popen[str]":
 
 def test_a_lock_excludes_other_processes_and_ends_with_its_process(tmp_path: Path) -> None:
     path, waits = tmp_path / "file", []
-    process = holder(path)
-    with file_lock(path, on_wait=None) as locked:
-        assert not locked
-    threading.Timer(0.3, process.kill).start()
-    with file_lock(path, on_wait=lambda: waits.append(time.monotonic())):
-        assert time.monotonic() > waits[0] + 0.2
-    process.wait()
+    with holder(path) as process:
+        with file_lock(path, on_wait=None) as locked:
+            assert not locked
+        threading.Timer(0.3, process.kill).start()
+        with file_lock(path, on_wait=lambda: waits.append(time.monotonic())):
+            assert time.monotonic() > waits[0] + 0.2
     assert names(tmp_path) == [], "the lock file is deleted"
 
 
@@ -264,12 +263,9 @@ def test_a_lock_excludes_other_threads_and_other_names_of_the_file(tmp_path: Pat
 
 
 def test_a_forked_worker_that_outlives_the_process_does_not_keep_its_lock(tmp_path: Path) -> None:
-    process = holder(
-        tmp_path / "file",
-        HOLD.replace("    print", "    import os; os.fork() or (time.sleep(3), os._exit(0))\n    print"),
-    )
-    process.kill()
-    process.wait()
+    program = HOLD.replace("    print", "    import os; os.fork() or (time.sleep(3), os._exit(0))\n    print")
+    with holder(tmp_path / "file", program) as process:
+        process.kill()
     until, locked = time.monotonic() + 2, False  # the worker lives for 3 s, and may not have run since the fork
     while not locked and time.monotonic() < until:
         with file_lock(tmp_path / "file", on_wait=None) as locked:

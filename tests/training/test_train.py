@@ -108,7 +108,8 @@ def test_the_run_folder_is_complete(trained: tuple[Path, Metrics]) -> None:
     assert lines[-1]["held_out_top1"] == trained[1].top1
     assert all(0 <= line["data_wait"] <= 1 for line in lines)
     for name in ("curves.png", "confusion_matrix.png"):
-        assert min(Image.open(run_folder / name).size) > 200
+        with Image.open(run_folder / name) as image:
+            assert min(image.size) > 200
     assert json.loads((run_folder / "recipe.json").read_text())["epochs"] == 5
     assert list((run_folder / "tensorboard").glob("events.*"))
     assert inception_v3.load(run_folder / "best.safetensors").class_names == ["cat", "dog"]
