@@ -16,6 +16,7 @@ from inception_v3.cli.common import (
     choice,
     data_option,
     detail,
+    note,
     output_option,
     precision_option,
 )
@@ -74,6 +75,7 @@ def export(
     from inception_v3.inference.engines.base import FEATURES, LOGITS
 
     precisions = cast("list[Precision]", precision or ["fp32"])
+    outputs = end_points or (LOGITS, FEATURES)
     if out is None:
         if not Path(model).is_dir():
             raise InputError("name a file or folder to write to, after the model", exit_status=2)
@@ -83,7 +85,7 @@ def export(
         raise InputError("a Triton model returns logits and features; leave out --end-points", exit_status=2)
     from inception_v3.cli.common import messages
     from inception_v3.images.addresses import collect
-    from inception_v3.inference.export import export
+    from inception_v3.inference.export import export, prepare_images
     from inception_v3.inference.triton import write_triton
     from inception_v3.support.files import check_writable, checksum
     from inception_v3.weights.load import load
@@ -97,28 +99,40 @@ def export(
     assert network.origin is not None
     detail(f"loaded {network.origin.file}")
     weights = checksum(network.origin.file)
-    written = {}
-    for each, file in files.items():
-        with messages.status("loading", spinner="line") as status:
-            written[str(file)] = export(
-                network,
-                file,
-                precision=each,
-                images=collect(images) if images else None,
-                images_name=" ".join(images or ()),
-                outputs=end_points or (LOGITS, FEATURES),
-                any_size=any_size,
-                min_agreement=min_agreement,
-                checksum=weights,
-                progress=lambda step, each=each: status.update(f"{each}: {step}"),  # type: ignore[misc]
-            )
-        detail(f"wrote {file}")
-    if to == "triton":
+    written: dict[str, Description] = {}
+    errors = []
+    with messages.status("preparing images", spinner="line") as status:
+        shared = prepare_images(
+            network, precisions, collect(images) if images else None, " ".join(images or ()), outputs
+        )
+        for each, file in files.items():
+            try:
+                written[str(file)] = export(
+                    network,
+                    file,
+                    precision=each,
+                    images=shared if images else None,
+                    outputs=outputs,
+                    any_size=any_size,
+                    min_agreement=min_agreement,
+                    checksum=weights,
+                    progress=lambda step, each=each: status.update(f"{each}: {step}"),  # type: ignore[misc]
+                    report=note,
+                )
+            except InputError as error:
+                if len(files) == 1:
+                    raise
+                errors.append(error)
+            else:
+                detail(f"wrote {file}")
+    if to == "triton" and written:
         write_triton(out, next(iter(written.values())))
     if as_json:
         print(json.dumps({name: asdict(description) for name, description in written.items()}))
     else:
         _print(written)
+    if errors:
+        raise InputError("; ".join(map(str, errors)), exit_status=max(error.exit_status for error in errors))
 
 
 def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "dict[Precision, Path]":
@@ -141,7 +155,8 @@ def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "
 
 def _print(written: "dict[str, Description]") -> None:
     for name, description in written.items():
-        line = f"{name}: {description.precision}, {description.check or 'not checked'}"
+        print(f"{name}: {description}")
+        if (speed := description.speed) is not None:
+            print(f"  {speed.batches:.1f} images/s, {1000 / speed.single:.0f} ms for one image ({speed.cpu})")
         if description.kept_higher:
-            line += f"\n  kept in float32: {', '.join(description.kept_higher)}"
-        print(line)
+            print(f"  kept in a higher precision: {', '.join(description.kept_higher)}")
