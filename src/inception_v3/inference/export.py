@@ -266,9 +266,9 @@ def _rejection(out: Path, description: Description, min_agreement: float | None)
     reason = rejection_reason(description, min_agreement)
     if reason is None or description.check is None:
         return reason
-    share = f" with {description.int8_share:.0%} of the multiplications in int8" if description.int8_share else ""
+    share = f"{description.int8_share:.1%} of the multiplications in int8, " if description.int8_share else ""
     remedy = "keep a higher precision, or allow it with --min-agreement"
-    return f"{out}: {reason}{share} ({description.check.source}); not written; {remedy}"
+    return f"{out}: {reason} ({share}{description.check.source}); not written; {remedy}"
 
 
 def _check(

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 MIN_IMAGES, GOOD_IMAGES = 32, 300  # for calibration; a lower precision is also checked on MIN_IMAGES or more
 RANGE_IMAGES, SENSITIVITY_IMAGES = 64, 8  # of those, for the ranges of the channels, and to rank the convolutions
-# A convolution stays in a higher precision if its share of the error that is left is at least NOTICEABLE, and PAYS times
-# its share of the multiplications.
+# A convolution stays in a higher precision if its share of the error that is left is more than NOTICEABLE, and more than
+# PAYS times its share of the multiplications.
 PAYS, NOTICEABLE = 5.0, 0.05
 # Not quantised themselves: OpenVINO's and ONNX's names of pools, which work on the results of convolutions, and of the
 # bias after them.
@@ -99,14 +99,14 @@ def quantise(
 def kept_layers(layers: "Sequence[Sensitivity]", pays: float, noticeable: float) -> tuple[str, ...]:
     """The convolutions to keep in a higher precision, those that add most to the error for their work first.
 
-    A convolution stays if its share of the error that is left is at least `noticeable`, and at least `pays` times its
+    A convolution stays if its share of the error that is left is more than `noticeable`, and more than `pays` times its
     share of the multiplications. Together they have at most 1 - MIN_INT8_SHARE of the multiplications.
     """
     work, error = sum(layer.multiplications for layer in layers), sum(layer.error for layer in layers)
     budget, kept = (1 - MIN_INT8_SHARE) * work, []
     for layer in sorted(layers, key=lambda each: each.error / each.multiplications, reverse=True):
         share = layer.error / max(error, 1e-30)
-        pays_off = share >= max(noticeable, pays * layer.multiplications / work)
+        pays_off = share > max(noticeable, pays * layer.multiplications / work)
         if pays_off and layer.multiplications <= budget:
             kept.append(layer.name)
             budget, error = budget - layer.multiplications, error - layer.error
