@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 MIN_IMAGES, GOOD_IMAGES = 32, 300  # for calibration; a lower precision is also checked on MIN_IMAGES or more
 RANGE_IMAGES, SENSITIVITY_IMAGES = 64, 8  # of those, for the ranges of the channels, and to rank the convolutions
-# A convolution stays in a higher precision if its share of the error that is left is more than NOTICEABLE, and more than
-# PAYS times its share of the multiplications.
+# A convolution stays in a higher precision if its share of the error that is left is more than NOTICEABLE, and more
+# than PAYS times its share of the multiplications.
 PAYS, NOTICEABLE = 5.0, 0.05
 # Not quantised themselves: OpenVINO's and ONNX's names of pools, which work on the results of convolutions, and of the
 # bias after them.
