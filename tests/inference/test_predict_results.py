@@ -91,7 +91,7 @@ def test_after_repeated_kills_every_image_has_one_result(images: Path, kind: str
             kills += 1
         if command.wait() != -signal.SIGKILL:
             break
-    assert command.process.exitcode == 1, "an image could not be read"
+    assert command.process.exitcode == 3, "an image could not be read"
     assert rows(out) == EXPECTED
     assert sum(map(int, log.read_text().split())) <= 59 + 3 * kills, "only the batch in the engine is computed again"
     assert sorted(path.name for path in out.parent.glob("out*")) == [out.name, f"{out.name}.about.json"]
@@ -109,7 +109,7 @@ def test_ctrl_c_stops_at_once_and_keeps_the_results(images: Path, kind: str) -> 
     done = rows(out)
     assert 0 < len(done) < 60
     assert done == EXPECTED[: len(done)]
-    assert start_predict(images, out, 0, "--resume").wait() == 1
+    assert start_predict(images, out, 0, "--resume").wait() == 3
     assert rows(out) == EXPECTED
 
 
@@ -124,7 +124,7 @@ def test_results_before_an_engine_failure_can_be_resumed(images: Path, kind: str
     done = rows(out)
     assert 20 < len(done) < 40
     assert done == EXPECTED[: len(done)]
-    assert start_predict(images, out, 0, "--resume").wait() == 1
+    assert start_predict(images, out, 0, "--resume").wait() == 3
     assert rows(out) == EXPECTED
 
 
@@ -362,7 +362,7 @@ def test_a_full_disk_is_reported_and_the_results_are_kept(images: Path, tmp_path
     command = start("predict", "model", images, "--out", out, log=tmp_path / "log", prepare=_limit_file_size)
     assert command.wait() == 1
     assert f"{out}: cannot be written (File too large)" in command.output
-    assert start_predict(images, out, 0, "--resume").wait() == 1
+    assert start_predict(images, out, 0, "--resume").wait() == 3
     assert rows(out) == EXPECTED
 
 

@@ -14,6 +14,7 @@ import typer
 from inception_v3.cli.common import (
     MIN_AGREEMENT_HELP,
     MODEL_HELP,
+    Bound,
     Device,
     Json,
     OptionalBatchSize,
@@ -22,6 +23,7 @@ from inception_v3.cli.common import (
     WeightsFile,
     check_only_one,
     choice,
+    data_option,
     detail,
     engine_option,
     model_option,
@@ -31,6 +33,7 @@ from inception_v3.cli.common import (
     warn,
 )
 from inception_v3.errors import InputError
+from inception_v3.images.partition import Shard
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
 from inception_v3.support.verbosity import verbosity
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from inception_v3.images.find import ImageSource
     from inception_v3.inference.pipeline import Decode
     from inception_v3.inference.predict import Prediction
+
+MANY_IMAGES = 32  # from which on a network in each thread pays for the time that it takes to open them
 
 
 def predict(
@@ -53,7 +58,26 @@ def predict(
     resume: Resume = False,
     overwrite: Overwrite = False,
     top: Annotated[int, output_option(min=1, metavar="N", help="Number of classes to report for each image.")] = 5,
+    allow_unreadable: Annotated[
+        Bound | None,
+        output_option(
+            parser=Bound.parse,
+            metavar="[N|P%]",
+            help="Exit with status 0 although images could not be read: up to N of them, up to P% of all images, or "
+            "without a value any number.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: OptionalBatchSize = None,
+    shard: Annotated[
+        Shard | None,
+        data_option(
+            parser=Shard.parse,
+            metavar="I/N",
+            help="Predict only part I of N, from 1/N to N/N, of the sorted addresses. Shards may share NAME.parquet.",
+            show_default=False,
+        ),
+    ] = None,
     decode: Annotated[
         str,
         choice(
@@ -76,7 +100,8 @@ def predict(
 ) -> None:
     """Print the top classes of images; with --json one JSON line per image, with --out to a file.
 
-    If an image cannot be read, the results hold the reason, and the exit status is 1.
+    Exit status: 0, all images were predicted; 1, failed; 2, wrong arguments; 3, finished, but some images could not be
+    read, and the results hold the reasons (--allow-unreadable makes this 0).
     """
     from inception_v3.images.addresses import expand
 
@@ -90,7 +115,7 @@ def predict(
     elif resume or overwrite:
         raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
     check_only_one(resume=resume, overwrite=overwrite)
-    sources = expand(images)
+    sources = expand(images)  # reports wrong addresses before the model is loaded
     from inception_v3.inference.choose import open_engine
     from inception_v3.inference.pipeline import check_decode, default_resizer
     from inception_v3.inference.predict import predict
@@ -103,6 +128,7 @@ def predict(
         min_agreement=min_agreement,
         weights_file=weights_file,
         batch_size=batch_size,
+        callers=1 if _are_few(images) else None,
     )
     note(f"{opened.engine}: {opened.reason}")
     detail(f"loaded {opened.file}; batches of {batch_size or opened.engine.batch_size}")
@@ -118,9 +144,17 @@ def predict(
         batch_size=batch_size or opened.engine.batch_size,
         decode=cast("Decode", decode),
     )
+    images_of_shard = None
+    if shard is not None:
+        from inception_v3.images.shards import expand_shard
+
+        images_of_shard = expand_shard(images, shard)
+        sources = images_of_shard.sources
+        note(f"shard {shard} of {images_of_shard.count:,} images")
     if out is None:
         count, failed = _print(predict_sources(sources), as_json)
     else:
+        from inception_v3.inference.results import describe_shard
         from inception_v3.support.files import checksum
 
         about = {
@@ -133,9 +167,32 @@ def predict(
             "decode": decode,
             "top": top,
         }
-        count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json)
+        if shard is not None and images_of_shard is not None:
+            about |= describe_shard(out, shard, images_of_shard)
+        count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json, shard)
     if failed:
-        raise InputError(f"{failed} of {count} images could not be read; see the reasons above")
+        _report_unreadable(failed, count, allow_unreadable, out)
+
+
+def _are_few(images: list[str]) -> bool:
+    """Whether the arguments are fewer than MANY_IMAGES files or a stream, whose first result should come soon."""
+    from inception_v3.images.find import is_image_name
+
+    return len(images) < MANY_IMAGES and all(
+        argument == "-" or (is_image_name(argument) and Path(argument).is_file()) for argument in images
+    )
+
+
+def _report_unreadable(failed: int, count: int, allowed: Bound | None, out: Path | None) -> None:
+    """Warn of the images that could not be read. Raises InputError with exit status 3 if more than are allowed."""
+    from inception_v3.inference.results import how_to_list_errors
+
+    where = "see the reasons above" if out is None else f"{out} holds the reasons; list them: {how_to_list_errors(out)}"
+    fault = f"{failed} of {count} images could not be read"
+    if allowed is None or not allowed.permits(failed, count):
+        limit = "" if allowed is None else f", more than --allow-unreadable {allowed}"
+        raise InputError(f"{fault}{limit}; {where}", exit_status=3)
+    warn(f"{fault}, which --allow-unreadable permits; {where}")
 
 
 def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int]:
@@ -159,11 +216,14 @@ def _write(
     sources: "Iterable[ImageSource]",
     predict_sources: "Callable[[Iterable[ImageSource]], Iterator[Prediction]]",
     as_json: bool,
+    shard: Shard | None,
 ) -> tuple[int, int]:
     """Write the predictions that `out` does not have yet. Returns the number of images in it, and how many failed."""
     from inception_v3.inference.results import open_results, remaining_images
 
-    with closing(open_results(out, about, top=about["top"], resume=resume, overwrite=overwrite)) as results:
+    with closing(
+        open_results(out, about, top=about["top"], resume=resume, overwrite=overwrite, shard=shard)
+    ) as results:
         remaining = remaining_images(results.finished(), sources)
         if remaining.done:
             note(f"{out}: {remaining.done:,} images are done already; continuing")
