@@ -3,7 +3,7 @@
     python benchmarks/predict_folder.py                        # the full-width network, random weights, exported
     python benchmarks/predict_folder.py --model FILE           # any network that `inception-v3 predict` takes
     python benchmarks/predict_folder.py --fake 13              # an engine that only waits, 13 ms for each image
-    python benchmarks/predict_folder.py --callers 1 2          # `predict` on all cores, and with a batch in each of 2 threads
+    python benchmarks/predict_folder.py --callers 1 2          # `predict` on all cores, and with two threads
 
 In each round, first the engine runs on the prepared pixels of all images, in the same batches as `predict` uses. Then
 the folder goes through `predict` to a file, once for each number of --callers. They alternate, so that a noisy machine

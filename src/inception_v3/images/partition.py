@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from inception_v3.errors import InputError
 from inception_v3.support.text import printable
 
-LAST_CHARACTER = "\U0010ffff"
-
 
 @dataclass(frozen=True)
 class Shard:
@@ -51,7 +49,7 @@ class AddressRange:
 
     def overlaps(self, prefix: str) -> bool:
         """Whether an address that starts with `prefix` may be in the range."""
-        return self.first <= prefix + LAST_CHARACTER and (self.end is None or prefix < self.end)
+        return (self.first <= prefix or self.first.startswith(prefix)) and (self.end is None or prefix < self.end)
 
 
 def shard_range(addresses: list[str], shard: Shard) -> AddressRange:
