@@ -109,7 +109,7 @@ def test_shards_and_checksum_depend_on_the_images_but_not_on_the_folder_that_the
     assert parts["one"][0] != parts["three"][0]
 
 
-def test_members_of_archives_are_read_only_in_their_shard(
+def test_members_of_archives_are_read_only_by_their_shard(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from inception_v3.images import containers
@@ -131,12 +131,12 @@ def test_an_archive_that_fails_only_while_it_is_read_is_reported_by_the_shard_th
     Path("set.tar").write_bytes(b"")
     (source,) = part.sources
     assert source.name == "set.tar"
-    with pytest.raises(InputError, match="set.tar"):
+    with pytest.raises(InputError, match=r"set\.tar"):
         source.read()
 
 
 def test_a_url_that_cannot_be_downloaded_stops_a_shard_because_the_whole_is_unknown(arguments: list[str]) -> None:
-    with pytest.raises(InputError, match="127.0.0.1"):
+    with pytest.raises(InputError, match=r"127\.0\.0\.1"):
         expand_shard(["http://127.0.0.1:9/x.tar", "a"], Shard(1, 2))
 
 
@@ -151,6 +151,6 @@ def test_an_image_in_standard_input_is_in_one_shard(monkeypatch: pytest.MonkeyPa
 
 def test_a_shard_of_nothing_is_wrong_usage(tmp_path: Path) -> None:
     for argument in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(InputError, match="no images in this folder|no such file") as error:
+        with pytest.raises(InputError, match=r"no images in this folder|no such file") as error:
             expand_shard([str(argument)], Shard(1, 2))
         assert error.value.exit_status == 2

@@ -1,6 +1,7 @@
 """Result files: every image once, whenever and however the program ends, and a description of the run."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import pyarrow.parquet
 import pytest
 from test_cli import Run, one_line, run  # noqa: F401 (the fixture)
 
+from archives import write_zip
 from fake_engine import instead_of_a_network, save
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
@@ -445,7 +447,7 @@ def test_a_finished_run_prints_a_command_that_lists_its_unreadable_images(
 # --------------------------------------------------------------------------------------------------------- shards
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_shards_that_run_at_the_same_time_predict_every_image_once(images: Path, kind: str) -> None:
     outs = [images.parent / ("out.parquet" if kind == "parquet" else f"{number}.{kind}") for number in range(1, 5)]
     shards = [
@@ -535,9 +537,8 @@ def test_a_folder_of_all_images_takes_no_shards(run: Run, images: Path) -> None:
     assert rows(out) == EXPECTED
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_one_file_is_not_shared_by_shards(images: Path, kind: str) -> None:
-    out = images.parent / f"out.{kind}"
+def test_one_file_is_not_shared_by_shards(images: Path) -> None:
+    out = images.parent / "out.jsonl"
     log = out.with_name("network.log")
     first = start_predict(images, out, 0.2, "--shard", "1/2")
     first.wait_for(lambda: log.exists() and log.read_text().count("\n") > 1)
@@ -566,6 +567,41 @@ def test_there_may_be_more_shards_than_images(run: Run, images: Path) -> None:  
     for number in range(1, 6):
         assert run("predict", "model", *two, "--out", out, "--shard", f"{number}/5")[0] == 0
     assert rows(out) == EXPECTED[:2]
+
+
+# --------------------------------------------------------------------------------------------------- many images
+
+
+@pytest.mark.parametrize(
+    ("arguments", "callers"),
+    [
+        (["{images}/000.png"], 1),
+        (["{images}/000.png", "-"], 1),
+        (["{images}/000.png"] * 31, 1),
+        (["{images}/000.png"] * 32, None),
+        (["{images}"], None),
+        (["{images}/000.png", "{images}/00*.png"], None),
+        (["{images}/set.zip"], None),
+    ],
+)
+@pytest.mark.usefixtures("fake")
+def test_only_a_few_files_and_streams_share_all_cores(
+    run: Run,  # noqa: F811
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    callers: int | None,
+) -> None:
+    """Several threads with a network each (None: as many as suit the engine) take longer to open."""
+    from inception_v3.inference import choose
+
+    write_zip(images / "set.zip", {"0.png": (images / "000.png").read_bytes()})
+    requested: list[object] = []
+    opened = choose.open_engine("model")
+    monkeypatch.setattr(choose, "open_engine", lambda *_, **options: (requested.append(options["callers"]), opened)[1])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((images / "001.png").read_bytes())))
+    assert run("predict", "model", *(argument.format(images=images) for argument in arguments))[0] in (0, 3)
+    assert requested == [callers]
 
 
 # ------------------------------------------------------------------------------------------------------- pipes
