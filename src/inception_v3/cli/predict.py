@@ -39,6 +39,7 @@ from inception_v3.support.verbosity import verbosity
 
 if TYPE_CHECKING:
     from inception_v3.images.find import ImageSource
+    from inception_v3.inference.choose import OpenedModel
     from inception_v3.inference.pipeline import Decode
     from inception_v3.inference.predict import Prediction
 
@@ -105,19 +106,10 @@ def predict(
     """
     from inception_v3.images.addresses import expand
 
-    if out is not None:
-        from inception_v3.inference.results import check_results_path
-        from inception_v3.support.files import check_not_input
-
-        check_results_path(out)
-        if overwrite:
-            check_not_input(out, filter(None, (model, weights_file, *images)))
-    elif resume or overwrite:
-        raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
-    check_only_one(resume=resume, overwrite=overwrite)
+    _check_out(out, resume, overwrite, filter(None, (model, weights_file, *images)))
     sources = expand(images)  # reports wrong addresses before the model is loaded
     from inception_v3.inference.choose import open_engine
-    from inception_v3.inference.pipeline import check_decode, default_resizer
+    from inception_v3.inference.pipeline import check_decode
     from inception_v3.inference.predict import predict
 
     opened = open_engine(
@@ -155,23 +147,44 @@ def predict(
         count, failed = _print(predict_sources(sources), as_json)
     else:
         from inception_v3.inference.results import describe_shard
-        from inception_v3.support.files import checksum
 
-        about = {
-            "model": model,
-            "sha256": checksum(opened.file),
-            "engine": opened.engine.name,
-            "precision": opened.engine.precision,
-            "preprocessing": asdict(preprocessing),
-            "resize": default_resizer(),
-            "decode": decode,
-            "top": top,
-        }
+        about = _describe(model, opened, decode, top)
         if shard is not None and images_of_shard is not None:
             about |= describe_shard(out, shard, images_of_shard)
         count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json, shard)
     if failed:
         _report_unreadable(failed, count, allow_unreadable, out)
+
+
+def _check_out(out: Path | None, resume: bool, overwrite: bool, inputs: Iterable[str | Path]) -> None:
+    """Raises InputError: --out is not the name of a results file, would replace an input, or is missing."""
+    if out is not None:
+        from inception_v3.inference.results import check_results_path
+        from inception_v3.support.files import check_not_input
+
+        check_results_path(out)
+        if overwrite:
+            check_not_input(out, inputs)
+    elif resume or overwrite:
+        raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
+    check_only_one(resume=resume, overwrite=overwrite)
+
+
+def _describe(model: str, opened: "OpenedModel", decode: str, top: int) -> dict[str, Any]:
+    """The model and the options that determine the results."""
+    from inception_v3.inference.pipeline import default_resizer
+    from inception_v3.support.files import checksum
+
+    return {
+        "model": model,
+        "sha256": checksum(opened.file),
+        "engine": opened.engine.name,
+        "precision": opened.engine.precision,
+        "preprocessing": asdict(opened.description.preprocessing),
+        "resize": default_resizer(),
+        "decode": decode,
+        "top": top,
+    }
 
 
 def _are_few(images: list[str]) -> bool:
@@ -185,9 +198,11 @@ def _are_few(images: list[str]) -> bool:
 
 def _report_unreadable(failed: int, count: int, allowed: Bound | None, out: Path | None) -> None:
     """Warn of the images that could not be read. Raises InputError with exit status 3 if more than are allowed."""
-    from inception_v3.inference.results import how_to_list_errors
+    where = "see the reasons above"
+    if out is not None:
+        from inception_v3.inference.results import how_to_list_errors
 
-    where = "see the reasons above" if out is None else f"{out} holds the reasons; list them: {how_to_list_errors(out)}"
+        where = f"{out} holds the reasons; list them: {how_to_list_errors(out)}"
     fault = f"{failed} of {count} images could not be read"
     if allowed is None or not allowed.permits(failed, count):
         limit = "" if allowed is None else f", more than --allow-unreadable {allowed}"
