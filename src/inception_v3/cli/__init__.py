@@ -118,8 +118,8 @@ def inception_v3(
 ) -> None:
     """Inception V3: train, evaluate, predict, export and inspect the network.
 
-    Exit status: 0, success; 1, failed; 2, wrong arguments; 3, predict finished, but some images could not
-    be read.
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, predict finished, but some images could not be read.
     """
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())

@@ -101,8 +101,8 @@ def predict(
 ) -> None:
     """Print the top classes of images; with --json one JSON line per image, with --out to a file.
 
-    Exit status: 0, all images were predicted; 1, failed; 2, wrong arguments; 3, finished, but some images could not be
-    read, and the results hold the reasons (--allow-unreadable makes this 0).
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, finished, but some images could not be read (0 with --allow-unreadable).
     """
     from inception_v3.images.addresses import expand
 

@@ -118,7 +118,7 @@ class _Output:
 
     @property
     def label(self) -> str:
-        """The part of the files' names that tells shards apart. In order of names, shards are in order, too."""
+        """The part of the files' names that differs between shards, in their order."""
         if self.shard is None:
             return ""
         return f"{self.shard.number:0{len(str(self.shard.count))}}-of-{self.shard.count}-"
