@@ -153,7 +153,7 @@ def test_an_unreadable_image_is_reported_and_does_not_stop_the_others(run: Run, 
     rows = [json.loads(line) for line in out.splitlines()]
     assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png"]
     assert ["error" in row for row in rows] == [False, True, False, False]
-    assert status == 1
+    assert status == 3
     assert "1.png" in err
     assert "1 of 4 images" in one_line(err)
 
@@ -512,7 +512,7 @@ def test_quiet_leaves_results_warnings_and_errors(run: Run, model: Path, tmp_pat
     assert "cat " in out
     (tmp_path / "images" / "b.png").write_text("hello")
     status, _, err = run("predict", model, tmp_path / "images", "--quiet")
-    assert status == 1
+    assert status == 3
     assert "b.png" in err.splitlines()[0]
     assert "1 of 2 images" in one_line(err)
     assert progress_bar(Console(force_terminal=True)).disable

@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from inception_v3 import __version__
-from inception_v3.cli.common import HEADINGS, Quiet, Verbose, detail, print_message, set_verbosity, warn
+from inception_v3.cli.common import HEADINGS, Bound, Quiet, Verbose, detail, print_message, set_verbosity, warn
 from inception_v3.errors import InputError
 from inception_v3.support.packages import TORCH_PACKAGES, install_command
 from inception_v3.support.text import suggest
@@ -84,7 +84,10 @@ def _heading_index(parameter: Parameter) -> int:
 
 
 def _replace_renamed(command: str, *arguments: str) -> list[str]:
-    """Replace the spelling of options in 0.1.0 by that of now, with a warning for each."""
+    """Replace the spelling of options in 0.1.0 by that of now, with a warning for each.
+
+    --allow-unreadable without a value, which typer does not support, gets the value 100%.
+    """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     replaced: list[str] = []
     for argument, following in zip(arguments[:end], [*arguments[1:], ""][:end], strict=True):
@@ -92,6 +95,8 @@ def _replace_renamed(command: str, *arguments: str) -> list[str]:
         new = RENAMED.get(command, {}).get(name, name)
         if (command, argument) == ("fidelity", "--csv") and following != "-" and not following.lower().endswith(".csv"):
             new = "--csv=-"  # it took no file, and printed the table
+        if (command, argument) == ("predict", "--allow-unreadable") and not Bound.is_valid(following):
+            separator, value = "=", "100%"
         if new != name:
             warn(f"{name}: write {new} instead; the old spelling will be removed in the next release")
         replaced.append(new + separator + value)
@@ -111,7 +116,11 @@ def inception_v3(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Inception V3: train, evaluate, predict, export and inspect the network."""
+    """Inception V3: train, evaluate, predict, export and inspect the network.
+
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, predict finished, but some images could not be read.
+    """
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
         raise typer.Exit(2)

@@ -5,9 +5,11 @@ Every option that several commands have is defined here once. `docs/commands.md`
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.errors import InputError
-from inception_v3.support.text import choose
+from inception_v3.support.text import choose, printable
 from inception_v3.support.verbosity import verbosity
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     import torch
     from rich.console import Console
 
@@ -125,6 +129,35 @@ Verbose = Annotated[
     bool,
     running_option("--verbose", help="Print also choices, their reasons, and times; a traceback if there is a bug."),
 ]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The value of --allow-unreadable: a number of images, or with `is_percentage` a percentage of all images."""
+
+    text: str
+    limit: "Fraction"
+    is_percentage: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+    @staticmethod
+    def is_valid(text: str) -> bool:
+        return re.fullmatch(r"[0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,9})?|100)%", text) is not None
+
+    @classmethod
+    def parse(cls, text: str) -> "Bound":
+        """Raises InputError with exit status 2."""
+        from fractions import Fraction
+
+        if not cls.is_valid(text):
+            fault = f"{printable(text) or '(empty)'}: not a number of images such as 10, or a percentage such as 0.5%"
+            raise InputError(f"--allow-unreadable {fault}; leave the value out to allow any number", exit_status=2)
+        return cls(text, Fraction(text.rstrip("%")), text.endswith("%"))
+
+    def permits(self, failed: int, count: int) -> bool:
+        return failed * 100 <= self.limit * count if self.is_percentage else failed <= self.limit
 
 
 def check_only_one(**given: bool) -> None:

@@ -40,7 +40,10 @@ def evaluate_models(
     and so are the exceptions.
     """
     devices = [str(next(model.parameters()).device) for model in models]
-    opened = [open_model(model, "auto", precision, device) for model, device in zip(models, devices, strict=True)]
+    opened = [
+        open_model(model, "auto", precision, device, callers=None)
+        for model, device in zip(models, devices, strict=True)
+    ]
     return evaluate_engines(opened, images, **options)
 
 

@@ -137,7 +137,7 @@ def _compute(
 ) -> Iterator[Result[UnopenedImage, None]]:
     """The features of images, (D,) each, by the fastest engine for the model's device."""
     graph = swap_pools(build_graph(model, outputs=(FEATURES,)))
-    engine, _ = open_graph(graph, "auto", precision, str(next(model.parameters()).device))
+    engine, _ = open_graph(graph, "auto", precision, str(next(model.parameters()).device), callers=None)
 
     def compute(pixels: NDArray[np.uint8], sources: list[UnopenedImage]) -> Outputs:
         with explain_engine_failure(engine, sources):

@@ -95,6 +95,13 @@ class LeftOut:
             )
 
 
+NameTest = Callable[[str], bool]  # whether to read the image of this name
+
+
+def any_name(_: str) -> bool:
+    return True
+
+
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     """The image of uint8 pixels (H, W) or (H, W, channels), with 1, 3 or 4 channels."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
