@@ -101,6 +101,22 @@ def collect(arguments: Iterable[str]) -> list[ImageSource]:
     return sources
 
 
+def count_images(arguments: Iterable[str]) -> int | None:
+    """The number of images of `expand`, from listing folders; None if files must be read to count them.
+
+    Raises InputError: a folder cannot be listed.
+    """
+    count = 0
+    for address in chain.from_iterable(map(expand_braces, arguments)):
+        for path in () if address == "-" or is_url(address) else find_files(address, list_unsorted):
+            if not is_image_name(path.name):  # an archive
+                return None
+            count += 1
+        if address == "-" or is_url(address):
+            return None
+    return count
+
+
 def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
     left_out = LeftOut()
     for file in chain.from_iterable(map(find_sources, arguments)):
