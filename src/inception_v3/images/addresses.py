@@ -106,14 +106,14 @@ def count_images(arguments: Iterable[str]) -> int | None:
 
     Raises InputError: a folder cannot be listed.
     """
+    addresses = list(chain.from_iterable(map(expand_braces, arguments)))
+    if any(address == "-" or is_url(address) for address in addresses):
+        return None
     count = 0
-    for address in chain.from_iterable(map(expand_braces, arguments)):
-        for path in () if address == "-" or is_url(address) else find_files(address, list_unsorted):
-            if not is_image_name(path.name):  # an archive
-                return None
-            count += 1
-        if address == "-" or is_url(address):
+    for path in chain.from_iterable(find_files(address, list_unsorted) for address in addresses):
+        if not is_image_name(path.name):  # it may be an archive
             return None
+        count += 1
     return count
 
 

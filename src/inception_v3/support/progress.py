@@ -101,7 +101,7 @@ class Step:
     def line(self, idle_after: float = math.inf) -> str:
         """One line: the work done, unreadable images, the rate and the time left.
 
-        After `idle_after` seconds without a change, it has the time since the last change instead of the last two.
+        After `idle_after` seconds without a change, the time since that change replaces the rate and the time left.
         """
         idle = time.monotonic() - self.changed
         name = f"{self.name}: " if self.name else ""
@@ -110,13 +110,15 @@ class Step:
         parts = [self._count()]
         if self.unreadable:
             parts.append(f"{self.unreadable:,} unreadable")
+        if self.figures:
+            parts.append(self.figures)
+        rate = self.rate()
         if idle >= idle_after:
             is_done = self.total is not None and self.done >= self.total
             parts.append(f"{'the next step has run' if is_done else 'no progress'} for {duration(idle)}")
         else:
-            rate = self.rate()
-            if self.figures or self.unit:
-                parts.append(self.figures or f"{_rate(rate, self.unit)}")
+            if self.unit and not self.figures:
+                parts.append(_rate(rate, self.unit))
             if self.total is not None and rate and self.done < self.total:
                 parts.append(f"{duration((self.total - self.done) / rate)} left")
         return name + ", ".join(parts)

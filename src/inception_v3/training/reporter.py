@@ -67,9 +67,8 @@ class TrainingReporter:
     def report_end(self, progress: TrainingProgress, precision: str) -> None:
         """Print the number of images trained on since the start or the resumption, and how fast."""
         images, seconds = self._images_done(progress) - self._first, time.perf_counter() - self._started
-        self.print(
-            f"training, with its evaluations: {summary(images, len(progress.bad_images), seconds, f'pytorch {precision}')}"
-        )
+        line = summary(images, len(progress.bad_images), seconds, f"pytorch {precision}")
+        self.print(f"training, with its evaluations: {line}")
 
     def report_epoch(self, progress: TrainingProgress, metrics: Metrics) -> dict[str, float]:
         """Print and log an epoch and its evaluation; returns the figures for metrics.jsonl."""
