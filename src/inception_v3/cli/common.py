@@ -142,7 +142,7 @@ LogEvery = Annotated[
     running_option(
         metavar="SECONDS",
         parser=_parse_log_every,
-        help="Without a terminal, print a line of progress every so many seconds; 0 prints none.",
+        help="Seconds between two lines of progress where there is no terminal; 0 for none.",
     ),
 ]
 

@@ -1,7 +1,6 @@
 """`inception-v3 evaluate`"""
 
 import json
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -99,12 +98,13 @@ def evaluate(
     options = EvaluateOptions([model, *(others or ())], weights, data, crops)
     report = check_report_files(report, table, as_json, [*options.models, data])
     import torch
+    from rich.console import Console
 
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.precisions import evaluate_precision, open_in
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
-    from inception_v3.support.progress import no_progress, show_progress, summary
+    from inception_v3.support.progress import show_progress, summary
     from inception_v3.training.run_folder import training_images
 
     by_torch = engine in ("auto", "pytorch")  # other engines have their own names of devices
@@ -117,8 +117,9 @@ def evaluate(
         images = load_held_out(data, models[0].class_names, *(training_images(each.file) for each in models))
         names = precision or (None,)
         for name in ALL_PRECISIONS if "all" in names else names:
-            with show_progress(messages) if processes.rank == 0 else nullcontext(no_progress) as start_step:
+            with show_progress(messages if processes.rank == 0 else Console(quiet=True)) as start_step:
                 step = start_step("evaluating" + f" in {name}" * (name is not None), len(images))
+                step.update(0, "preparing the network")
                 try:
                     if by_torch:
                         check_bf16(name, torch_device)
