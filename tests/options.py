@@ -50,9 +50,9 @@ errors go to stderr.
   1,200 of 50,000 images, 3 unreadable, no progress for 60 s
   ```
 
-  The rate is that of the last few minutes. If the number of images is not known in advance, because they are in archives or
-  their paths come from standard input, the line has no total and no time left. The second line is printed if nothing
-  has been finished since the line before.
+  The rate is that of the last few minutes. If the number of images is not known in advance, because they are in
+  archives or their paths come from standard input, the line has no total and no time left. The second line is printed
+  if nothing has been finished since the line before.
 - Commands that read images end with a summary on stderr: images, unreadable images, seconds, images/s, engine and
   precision. Features from the feature store are counted apart. `export` and `bench` print their time.
 
