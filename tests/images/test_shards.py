@@ -91,6 +91,7 @@ def test_all_shards_together_are_the_images_of_the_arguments(
         part = expand_shard(arguments[:: 1 if number % 2 else -1], Shard(number, count))
         assert part.count == whole.total()
         parts.append(contents(part.sources))
+        assert part.size == parts[-1].total()
     assert sum(parts, Counter()) == whole
     assert all(len(part) <= -(-whole.total() // count) + 1 for part in parts)
     assert sum(name == "damaged.tar" for part in parts for name, _ in part) == 1, "an archive's damage is reported once"

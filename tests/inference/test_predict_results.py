@@ -663,7 +663,7 @@ def test_the_count_is_shown_only_on_a_terminal(images: Path, tmp_path: Path) -> 
     while chunk := _read(master):
         shown += chunk
     assert process.wait(60) == 3
-    assert re.search(rb"\d (pictures|images)[^\n]*\d/s", shown)
+    assert re.search(rb"\d of 60 images, [^\n]*\d images/s", shown)
     assert b"1 of 60 images could not be read" in shown
 
 

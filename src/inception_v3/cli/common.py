@@ -4,11 +4,13 @@ Every option that several commands have is defined here once. `docs/commands.md`
 """
 
 import json
+import math
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +111,7 @@ Device = Annotated[
         metavar="DEVICE", help=DEVICE_HELP, show_default="a GPU if the engine and PyTorch have one, else cpu"
     ),
 ]
-LogEvery = Annotated[
+LogSteps = Annotated[
     int | None,
     running_option(min=1, metavar="N", help="Log every N steps: print the loss, and send figures to the trackers."),
 ]
@@ -160,6 +162,24 @@ class Bound:
         return failed * 100 <= self.limit * count if self.is_percentage else failed <= self.limit
 
 
+def _parse_log_every(value: str | float) -> float:
+    """The seconds of --log-every. Raises InputError: not a number of 0 or more."""
+    with suppress(ValueError):
+        if 0 <= (seconds := float(value)) < math.inf:
+            return seconds
+    raise InputError(f"--log-every {value}: give a number of seconds, or 0 for no lines", exit_status=2)
+
+
+LogEvery = Annotated[
+    float,
+    running_option(
+        metavar="SECONDS",
+        parser=_parse_log_every,
+        help="Seconds between two lines of progress where there is no terminal; 0 for none.",
+    ),
+]
+
+
 def check_only_one(**given: bool) -> None:
     """Raise InputError if more than one of these options is given. The keywords are their names, such as `resume`."""
     options = [f"--{name}" for name, is_given in given.items() if is_given]
@@ -205,10 +225,11 @@ def check_report_files(
 # ---------------------------------------------------------------------------------------------------- messages
 
 
-def set_verbosity(quiet: bool, verbose: bool) -> None:
-    """Apply --quiet and --verbose to this process. Raises InputError if both are given."""
+def set_verbosity(quiet: bool, verbose: bool, log_every: float = 0) -> None:
+    """Apply --quiet, --verbose and --log-every to this process. Raises InputError if the first two are given."""
     check_only_one(quiet=quiet, verbose=verbose)
     verbosity.quiet, verbosity.verbose, verbosity.started = quiet, verbose, time.monotonic()
+    verbosity.log_every = log_every
     if "messages" in globals():
         globals()["messages"].quiet = quiet
 
@@ -242,8 +263,15 @@ def warn(text: str) -> None:
 
 def note(text: str) -> None:
     """Print a line to stderr, unless --quiet is given."""
-    if not verbosity.quiet:
+    if not verbosity.quiet and sys.stderr is not None:  # it is None after 2>&-, and print would use stdout
         print(text, file=sys.stderr)
+
+
+def terminal() -> "Console | None":
+    """The console of the messages if stderr is a terminal, else None: rich is then not imported."""
+    from inception_v3.cli import common
+
+    return common.messages if sys.stderr is not None and sys.stderr.isatty() else None
 
 
 def detail(text: str) -> None:

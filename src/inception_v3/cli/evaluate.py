@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -26,6 +25,7 @@ from inception_v3.cli.common import (
     engine_option,
     messages,
     model_option,
+    note,
     output,
     precision_option,
     unreadable_lines,
@@ -98,12 +98,13 @@ def evaluate(
     options = EvaluateOptions([model, *(others or ())], weights, data, crops)
     report = check_report_files(report, table, as_json, [*options.models, data])
     import torch
+    from rich.console import Console
 
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.precisions import evaluate_precision, open_in
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
-    from inception_v3.support.progress import progress_bar
+    from inception_v3.support.progress import show_progress, summary
     from inception_v3.training.run_folder import training_images
 
     by_torch = engine in ("auto", "pytorch")  # other engines have their own names of devices
@@ -116,18 +117,18 @@ def evaluate(
         images = load_held_out(data, models[0].class_names, *(training_images(each.file) for each in models))
         names = precision or (None,)
         for name in ALL_PRECISIONS if "all" in names else names:
-            try:
-                if by_torch:
-                    check_bf16(name, torch_device)
-                opened = [open_in(each, name, engine, device, images) for each in models]
-            except InputError as error:
-                if not results or "all" not in names:
-                    raise
-                warn(f"{name} is left out: {error}")
-                continue
-            with progress_bar(messages) as progress:
-                description = "evaluating" + f" in {name}" * (name is not None)
-                bar = progress.add_task(description, total=len(images), figures="", visible=processes.rank == 0)
+            with show_progress(messages if processes.rank == 0 else Console(quiet=True)) as start_step:
+                step = start_step("evaluating" + f" in {name}" * (name is not None), len(images))
+                step.update(0, "preparing the network")
+                try:
+                    if by_torch:
+                        check_bf16(name, torch_device)
+                    opened = [open_in(each, name, engine, device, images) for each in models]
+                except InputError as error:
+                    if not results or "all" not in names:
+                        raise
+                    warn(f"{name} is left out: {error}")
+                    continue
                 result = evaluate_precision(
                     opened,
                     images,
@@ -136,13 +137,17 @@ def evaluate(
                     batch_size=batch_size,
                     threads=workers,
                     group=processes,
-                    on_batch=partial(progress.advance, bar),
+                    on_batch=step,
                 )
             detail(f"{result.precision}: {opened[0].engine}, {result.reason}")
             results.append(result)
     if processes.rank == 0:  # only the first process reports
         for result in results:
             result.metrics.bad = [*images.bad, *result.metrics.bad]
+            unreadable = len(result.metrics.bad)
+            count = result.metrics.count + unreadable
+            seconds = (count - len(images.bad)) / result.speed
+            note(summary(count, unreadable, seconds, f"{result.engine} {result.precision}"))
         _report(options, models, images, results, report, table, as_json)
 
 

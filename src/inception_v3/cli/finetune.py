@@ -19,7 +19,7 @@ from inception_v3.cli.common import (
     ImageSize,
     Json,
     LearningRate,
-    LogEvery,
+    LogSteps,
     NoCache,
     Overwrite,
     Resume,
@@ -91,13 +91,13 @@ def finetune(
     weights_file: WeightsFile = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
-    log_every: LogEvery = None,
+    log_steps: LogSteps = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a trained network on new classes.
 
     The last layer is trained on features that are computed once; --unfreeze then trains more layers. --recipe,
-    --epochs, --learning-rate, --seed, --log-every and --resume are for --unfreeze.
+    --epochs, --learning-rate, --seed, --log-steps and --resume are for --unfreeze.
     """
     from inception_v3.cli.train import show_resume_command, warn_of_missing
 
@@ -123,7 +123,7 @@ def finetune(
     if factors is not None and not chosen_recipe.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
     _check_start(weights, folder)
-    options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), log_every=log_every)
+    options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), log_steps=log_steps)
     detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     with (
         TemporaryDirectory() if no_cache else nullcontext(cache or cache_folder("features")) as features_folder,

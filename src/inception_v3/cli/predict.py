@@ -3,10 +3,11 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -30,12 +31,13 @@ from inception_v3.cli.common import (
     note,
     output_option,
     precision_option,
+    terminal,
     warn,
 )
 from inception_v3.errors import InputError
 from inception_v3.images.partition import Shard
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
-from inception_v3.support.verbosity import verbosity
+from inception_v3.support.progress import Step, show_line, summary
 
 if TYPE_CHECKING:
     from inception_v3.images.find import ImageSource
@@ -104,7 +106,7 @@ def predict(
     Exit status: 0, success; 1, failed; 2, wrong arguments;
     3, finished, but some images could not be read (0 with --allow-unreadable).
     """
-    from inception_v3.images.addresses import expand
+    from inception_v3.images.addresses import count_images, expand
 
     _check_out(out, resume, overwrite, filter(None, (model, weights_file, *images)))
     sources = expand(images)  # reports wrong addresses before the model is loaded
@@ -142,16 +144,18 @@ def predict(
 
         images_of_shard = expand_shard(images, shard)
         sources = images_of_shard.sources
-        note(f"shard {shard} of {images_of_shard.count:,} images")
+        note(f"shard {shard}: {images_of_shard.size:,} of {images_of_shard.count:,} images")
+    count_sources = partial(count_images, images) if images_of_shard is None else lambda: images_of_shard.size
+    handle_each = partial(_handle_each, count_sources, f"{opened.engine.name} {opened.engine.precision}")
     if out is None:
-        count, failed = _print(predict_sources(sources), as_json)
+        count, failed = _print(predict_sources(sources), as_json, handle_each)
     else:
         from inception_v3.inference.results import describe_shard
 
         about = _describe(model, opened, decode, top)
         if shard is not None and images_of_shard is not None:
             about |= describe_shard(out, shard, images_of_shard)
-        count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json, shard)
+        count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json, shard, handle_each)
     if failed:
         _report_unreadable(failed, count, allow_unreadable, out)
 
@@ -210,7 +214,9 @@ def _report_unreadable(failed: int, count: int, allowed: Bound | None, out: Path
     warn(f"{fault}, which --allow-unreadable permits; {where}")
 
 
-def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int]:
+def _print(
+    predictions: "Iterable[Prediction]", as_json: bool, handle_each: Callable[..., tuple[int, int]]
+) -> tuple[int, int]:
     """Print each prediction as soon as it is computed. Returns the number of images, and how many of them failed."""
 
     def show(prediction: "Prediction") -> None:
@@ -220,7 +226,7 @@ def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int
             ranked = "  ".join(f"{name} {probability:.1%}" for name, probability in prediction.classes)
             print(f"{prediction.image}  {ranked}", flush=True)
 
-    return _handle_each(predictions, show, show_count=not sys.stdout.isatty())
+    return handle_each(predictions, show, show_count=not sys.stdout.isatty())
 
 
 def _write(
@@ -232,6 +238,7 @@ def _write(
     predict_sources: "Callable[[Iterable[ImageSource]], Iterator[Prediction]]",
     as_json: bool,
     shard: Shard | None,
+    handle_each: Callable[..., tuple[int, int]],
 ) -> tuple[int, int]:
     """Write the predictions that `out` does not have yet. Returns the number of images in it, and how many failed."""
     from inception_v3.inference.results import open_results, remaining_images
@@ -247,7 +254,7 @@ def _write(
                 "the images differ from those of the earlier run: results are matched by name, new results are appended"
             )
         try:
-            count, failed = _handle_each(predict_sources(remaining.sources), results.write)
+            count, failed = handle_each(predict_sources(remaining.sources), results.write, remaining.done)
         except KeyboardInterrupt:
             note(f"{out} holds the results so far; run the same command with --resume to continue")
             raise
@@ -260,24 +267,34 @@ def _write(
 
 
 def _handle_each(
-    predictions: "Iterable[Prediction]", handle: "Callable[[Prediction], None]", show_count: bool = True
+    count_images: "Callable[[], int | None]",
+    engine: str,
+    predictions: "Iterable[Prediction]",
+    handle: "Callable[[Prediction], None]",
+    earlier: int = 0,
+    show_count: bool = True,
 ) -> tuple[int, int]:
     """Call `handle` with each prediction, and warn about errors. Returns the numbers of predictions and of errors.
 
-    With `show_count`, a terminal shows how many images are done, and how fast.
+    Shows how many of all images are done, on a terminal only with `show_count`; at the end, a summary. `count_images`
+    returns their number, None if it is unknown. `earlier` is the number of images that an earlier run has finished.
     """
-    count = failed = 0
-    live_count: AbstractContextManager[Callable[[int], None]] = nullcontext(lambda _: None)
-    if show_count and not verbosity.quiet and sys.stderr.isatty():
-        from inception_v3.cli.common import messages
-        from inception_v3.support.progress import image_counter
-
-        live_count = image_counter(messages)  # not a bar: the total is unknown without listing all images first
-    with live_count as update:
-        for count, prediction in enumerate(predictions, 1):
+    console = terminal()
+    with show_line(console) if show_count or console is None else nullcontext(Step("", None)) as step:
+        Thread(target=_count, args=(step, count_images, earlier), daemon=True).start()
+        for prediction in predictions:
             if prediction.error is not None:
-                failed += 1
+                step.unreadable += 1
                 warn(prediction.error)
             handle(prediction)
-            update(count)
-    return count, failed
+            step(1)
+    before = [f"{earlier:,} done before"] if earlier else []
+    note(summary(step.done, step.unreadable, step.seconds, engine, *before))
+    return step.done, step.unreadable
+
+
+def _count(step: Step, count_images: "Callable[[], int | None]", earlier: int) -> None:
+    """Set the total of a step, if it can be known before the end. The images themselves are found one by one."""
+    with suppress(InputError):  # the prediction reports it
+        count = count_images()
+        step.total = None if count is None else count - earlier

@@ -28,6 +28,7 @@ from inception_v3.inference.engines.base import LOGITS, Engine, Precision
 from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
 from inception_v3.inference.schedule import Result, run_batches
 from inception_v3.support.distributed import ProcessGroup
+from inception_v3.support.progress import report
 from inception_v3.weights.model import InceptionV3
 
 
@@ -92,7 +93,7 @@ def evaluate_engines(
         done = len(batch)
         if next(common_batches, None) is not None:  # a dead process is noticed at once
             (done,) = map(int, group.sum(done))
-        on_batch(done)
+        report(on_batch, done, sum(not result.outputs for result, *_ in batch))
     return gather_metrics(group, indices, merge(metrics))
 
 

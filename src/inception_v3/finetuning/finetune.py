@@ -20,12 +20,13 @@ from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, log_probabilities, predictions
 from inception_v3.finetuning.bottlenecks import HEAD_PREFIXES, Bottlenecks, bottlenecks, last_layer
 from inception_v3.finetuning.logistic import fit_head
+from inception_v3.inference.choose import fastest_engine
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Size
 from inception_v3.support.devices import precision_context
-from inception_v3.support.progress import progress_bar
+from inception_v3.support.progress import show_progress, summary
 from inception_v3.support.text import suggest
 from inception_v3.training.model import check_memory
 from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions, load_recipe
@@ -235,9 +236,7 @@ def train_head(
     run.write_metrics([figures | {"held_out_loss": metrics.loss, "held_out_top1": metrics.top1}])
     run.draw_plots(metrics, [])
     console.print(
-        f"features: {result.computed:,} computed, {len(labels) - result.computed:,} from the cache, "
-        f"{seconds['features']:.1f} s; last layer: {seconds['head']:.1f} s, L2 {head.l2:g}, "
-        f"held out {metrics.top1:.1%}",
+        f"last layer: {seconds['head']:.1f} s, L2 {head.l2:g}, held out {metrics.top1:.1%}",
         highlight=False,
         soft_wrap=True,
     )
@@ -252,20 +251,32 @@ def _bottlenecks_with_progress(
     workers: int,
     console: Console,
 ) -> Bottlenecks:
-    """The features of the images, with progress bars."""
-    with progress_bar(console) as progress:
-        files = progress.add_task("reading files", total=len(images), figures="")
-        features = progress.add_task("features", total=len(images), figures="")
-        return bottlenecks(
+    """The features of the images, with progress bars or lines, and a summary."""
+    started = time.perf_counter()
+    with show_progress(console) as start_step:
+        features = start_step("features", len(images))
+        files = start_step("reading files", len(images))
+        result = bottlenecks(
             model,
             images,
             store,
             precision=options.precision,
             batch_size=options.batch_size,
             workers=workers,
-            on_file=lambda: progress.advance(files),
-            on_features=lambda count: progress.advance(features, count),
+            on_file=lambda: files(1),
+            on_features=features,
         )
+    computed = result.computed + len(result.bad)
+    engine, _ = fastest_engine(options.precision, str(next(model.parameters()).device))
+    line = summary(
+        computed,
+        len(result.bad),
+        time.perf_counter() - started,
+        f"{engine.name} {options.precision}",
+        stored=len(images) - computed,
+    )
+    console.print(f"features: {line}", highlight=False, soft_wrap=True)
+    return result
 
 
 @torch.inference_mode()

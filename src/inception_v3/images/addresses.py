@@ -115,6 +115,22 @@ def collect(arguments: Iterable[str]) -> list[ImageSource]:
     return sources
 
 
+def count_images(arguments: Iterable[str]) -> int | None:
+    """The number of images of `expand`, from listing folders; None if files must be read to count them.
+
+    Raises InputError: a folder cannot be listed.
+    """
+    addresses = list(chain.from_iterable(map(expand_braces, arguments)))
+    if any(address == "-" or is_url(address) for address in addresses):
+        return None
+    count = 0
+    for path in chain.from_iterable(find_files(address, list_unsorted) for address in addresses):
+        if not is_image_name(path.name):  # it may be an archive
+            return None
+        count += 1
+    return count
+
+
 def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
     left_out = LeftOut()
     for file in chain.from_iterable(map(find_sources, arguments)):

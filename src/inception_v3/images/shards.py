@@ -3,6 +3,7 @@
 import io
 import shutil
 import tempfile
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -24,12 +25,14 @@ class ShardImages:
 
     Attributes:
         count: the number of images of all shards.
+        size: the number of images of this shard.
         checksum: the SHA-256 of the sorted addresses without their common beginning, which may differ on another
             machine.
         sources: the images of this shard, as `addresses.expand` yields them. They are found again while iterating.
     """
 
     count: int
+    size: int
     checksum: str
     sources: Iterator[ImageSource] = field(repr=False)
 
@@ -56,7 +59,9 @@ def expand_shard(arguments: Iterable[str], shard: Shard) -> ShardImages:
     for address in addresses:
         digest.update(f"{address[start:]}\n".encode())
     chosen = shard_range(addresses, shard)
-    return ShardImages(len(addresses), digest.hexdigest(), _images_in_range(arguments, stdin, chosen, damaged))
+    end = len(addresses) if chosen.end is None else bisect_left(addresses, chosen.end)
+    size = end - bisect_left(addresses, chosen.first)
+    return ShardImages(len(addresses), size, digest.hexdigest(), _images_in_range(arguments, stdin, chosen, damaged))
 
 
 def _find(arguments: list[str], stdin: io.BufferedReader | None) -> Iterator[ImageSource]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NoReturn, cast
 
 import torch
@@ -138,12 +138,12 @@ def train(
         class_weights=losses.class_weights(recipe.class_weights, train_set.class_names, train_set.labels, device),
         identity=training_state.identify(recipe, train_set, test_set, options.seed, start, rate_factors),
         reporter=TrainingReporter(
-            console or Console(stderr=True), run, recipe, len(train_set), log_every=options.log_every
+            console or Console(stderr=True), run, recipe, len(train_set), log_steps=options.log_steps
         ),
     )
     is_resumed = start_or_resume(job)
     metrics = None
-    with job.signals, job.reporter.bar:
+    with job.signals, job.reporter.show_progress(job.progress):
         if is_given and not is_resumed:  # if the process is killed, the given model is not lost
             save_state(job)
             save_model(job)
@@ -152,6 +152,7 @@ def train(
             metrics = finish_epoch(job)
         metrics = metrics or evaluate_average(job)  # all epochs were done before
         run.draw_plots(metrics, job.progress.epochs)
+    job.reporter.report_end(job.progress, training_precision(recipe, device))
     return metrics
 
 
@@ -189,10 +190,10 @@ def start_or_resume(job: TrainingJob) -> bool:
     if recipe.sync_batch_norm and group.world_size > 1:
         synchronise_batch_norm(job.model)
 
-    precision = "bf16" if recipe.precision == "auto" and has_bf16(job.device) else "fp32"
     reporter.print(
         f"{len(job.train_set):,} images to train on, {len(job.test_set):,} held out, "
-        f"{len(job.train_set.class_names)} classes; {recipe.image_size}x{recipe.image_size}, {job.device}, {precision}"
+        f"{len(job.train_set.class_names)} classes; {recipe.image_size}x{recipe.image_size}, {job.device}, "
+        f"{training_precision(recipe, job.device)}"
         + (f", {group.world_size} processes" if group.world_size > 1 else "")
     )
     if job.progress.epoch == recipe.epochs:
@@ -202,6 +203,11 @@ def start_or_resume(job: TrainingJob) -> bool:
     for warning in schedules.settling_warnings(recipe, job.steps):
         reporter.print(warning, "yellow")
     return state is not None
+
+
+def training_precision(recipe: Recipe, device: torch.device) -> str:
+    """The precision in which the steps are computed."""
+    return "bf16" if recipe.precision == "auto" and has_bf16(device) else "fp32"
 
 
 # ---------------------------------------------------------------------------------------------------- in every epoch
@@ -264,11 +270,17 @@ def evaluate_average(job: TrainingJob) -> Metrics:
     job.group.broadcast(job.averaged_model.state_dict().values())
     class_names, metrics = job.train_set.class_names, None
     with suppress(Interrupted):
-        metrics = evaluate(job.averaged_model, job.test_loader, class_names, lambda _: job.signals.check())
+        metrics = evaluate(job.averaged_model, job.test_loader, class_names, partial(report_evaluation, job))
     (stopped,) = job.group.sum(metrics is None)
     if stopped or metrics is None:
         save_and_stop(job)
     return gather_metrics(job.group, job.group.indices(len(job.test_set)), metrics)
+
+
+def report_evaluation(job: TrainingJob, count: int) -> None:
+    """Called after each batch of the evaluation. Raises Interrupted after a signal."""
+    job.signals.check()
+    job.reporter.report_evaluation()
 
 
 # --------------------------------------------------------------------------------------------------- in every step
