@@ -29,14 +29,13 @@ from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.state import TrainingState
-from inception_v3.weights import MODEL_FILE
+from inception_v3.weights import BEST_FILE, MODEL_FILE
 from inception_v3.weights.load import save
 
 if TYPE_CHECKING:
     from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.weights.model import InceptionV3
 
-BEST_FILE = "best.safetensors"
 CHECKPOINTS = "checkpoints"
 TRAINING_IMAGES = "training_images.txt"
 BAD_IMAGES = "bad_images.csv"
@@ -166,8 +165,11 @@ class RunFolder:
         for file in self._states()[self.keep :] if self.writer else ():
             file.unlink(missing_ok=True)
 
-    def draw_plots(self, metrics: "Metrics", epochs: list[dict[str, float]]) -> None:
-        """Draw the curves of the epochs, if there are any, and the confusion matrix, unless it has too many classes."""
+    def draw_plots(self, metrics: "Metrics", epochs: list[dict[str, float]], training_loss: str = "") -> None:
+        """Draw the curves of the epochs, if there are any, and the confusion matrix, unless it has too many classes.
+
+        `training_loss` describes what the training loss is computed from, for the legend.
+        """
         if not self.writer:
             return
         try:
@@ -178,7 +180,7 @@ class RunFolder:
             return
         if epochs:
             with atomic_write(self.path / "curves.png") as temporary:
-                plots.curves(epochs, temporary)
+                plots.curves(epochs, temporary, training_loss)
         if len(metrics.class_names) <= MATRIX_CLASSES:
             with atomic_write(self.path / "confusion_matrix.png") as temporary:
                 plots.confusion_matrix(metrics.confusion, metrics.class_names, temporary)

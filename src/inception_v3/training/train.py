@@ -72,9 +72,16 @@ class TrainingJob:
     @cached_property
     def network(self) -> nn.Module:
         """The model, or a wrapper that averages the gradients of several processes. It is built in the first step."""
-        sizes = {schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)}
-        find_unused_parameters = not all(uses_aux_head(self.model, self.recipe, size) for size in sizes)
-        return self.group.data_parallel(self.model, find_unused_parameters=find_unused_parameters)
+        return self.group.data_parallel(self.model, find_unused_parameters=not all(self._epochs_with_aux_head()))
+
+    @property
+    def uses_aux_head(self) -> bool:
+        """Whether the auxiliary loss is a part of the loss in some epochs."""
+        return any(self._epochs_with_aux_head())
+
+    def _epochs_with_aux_head(self) -> list[bool]:
+        sizes = [schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)]
+        return [uses_aux_head(self.model, self.recipe, size) for size in sizes]
 
     @cached_property
     def test_loader(self) -> DataLoader[Any]:
@@ -151,7 +158,7 @@ def train(
             train_epoch(job)
             metrics = finish_epoch(job)
         metrics = metrics or evaluate_average(job)  # all epochs were done before
-        run.draw_plots(metrics, job.progress.epochs)
+        run.draw_plots(metrics, job.progress.epochs, losses.describe_loss(recipe, aux_head=job.uses_aux_head))
     return metrics
 
 
