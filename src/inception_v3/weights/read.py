@@ -1,11 +1,13 @@
 """Read weights from a path or a published name: find the file, recognise its format, read it."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from inception_v3.errors import InputError
+from inception_v3.support.files import checksum
 from inception_v3.support.text import printable
 from inception_v3.weights import BEST_FILE, MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
@@ -49,6 +51,13 @@ def _is_published(name: str) -> bool:
     return re.match("[a-z][a-z0-9-]+:", name) is not None
 
 
+def base_of(origin: Origin) -> dict[str, Any]:
+    """The name and the SHA-256 of weights that a training starts from; None if their file has been deleted."""
+    with suppress(FileNotFoundError):
+        return {"name": origin.first, "sha256": checksum(origin.file)}
+    return {"name": origin.first, "sha256": None}
+
+
 def read_weights(
     path: str | Path, format: str | None = None, weights_file: str | Path | None = None
 ) -> tuple[Weights, Origin]:
@@ -64,7 +73,8 @@ def read_weights(
     if published is not None:
         local_file = None if weights_file is None else find_file(weights_file)
         with published.open(str(path), local_file) as source:
-            return read_source(str(path), source, format)
+            weights, origin = read_source(str(path), source, format)
+        return weights, replace(origin, file=local_file or origin.file)  # not a file extracted from an archive for now
     if weights_file is not None:
         raise InputError(
             f"{path}: not a published name, so --weights-file cannot replace its download; give the file itself",
