@@ -53,12 +53,12 @@ def _draw_curves(
     styles = ((_BLUE, "o", "-"), (_ORANGE, "s", "--"))  # different also without colours
     for key, label, (colour, marker, line) in zip(keys, labels, styles, strict=True):
         points = {epoch["epoch"]: factor * epoch[key] for epoch in epochs if key in epoch}
-        axes.plot(*zip(*points.items(), strict=True), color=colour, marker=marker, ls=line, ms=4, label=fill(label, 60))
+        axes.plot(*zip(*points.items(), strict=True), color=colour, marker=marker, ls=line, ms=4, label=fill(label, 72))
         drawn += points.values()
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9)
     return drawn
 
 
@@ -109,25 +109,27 @@ def reliability_diagram(
         filled = counts > 0
         middles, width = ((np.arange(len(counts)) + 0.5) / len(counts))[filled], 0.9 / len(counts)
         accuracy, gap = accuracy[filled], (confidence - accuracy)[filled]
-        upper.bar(middles, accuracy, width, color=_BLUE, label="accuracy")
-        ends = middles - width / 2, middles + width / 2
-        upper.hlines(accuracy + gap, *ends, "white" if dark else "black", lw=2, label="mean confidence", zorder=3)
+        line = "white" if dark else "black"
+        drawn: list[Any] = [
+            upper.bar(middles, accuracy, width, color=_BLUE, label="accuracy"),
+            upper.hlines(accuracy + gap, middles - width / 2, middles + width / 2, line, lw=2, label="mean confidence"),
+        ]
         # The two kinds of gap have different hatches, for readers who cannot distinguish the colours.
         for size, label, colour, hatch in (
             (gap, "too confident: confidence is higher", _ORANGE, "///"),
             (-gap, "too cautious: accuracy is higher", _BLUE, "..."),
         ):
             look: dict[str, Any] = {"color": colour, "edgecolor": "white", "hatch": hatch, "lw": 0, "label": label}
-            upper.bar(middles, np.maximum(size, 0), width, np.minimum(accuracy, accuracy + gap), **look)
-        upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="perfectly calibrated", zorder=3)
+            drawn.append(upper.bar(middles, np.maximum(size, 0), width, np.minimum(accuracy, accuracy + gap), **look))
+        drawn += upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="perfectly calibrated")
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy (fraction of the bin's images)", title=f"ECE {error:.4f}")
         lower.bar(middles, counts[filled], width, color="gray")
-        lower.set(xlabel="confidence (probability of the predicted class)", ylabel="images in the bin")
+        lower.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
         lower.set_ylim(0, max(counts.max() * 1.25, 1))
         lower.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         for middle, count in zip(middles, counts[filled], strict=True):
             lower.annotate(f"{count:,}", (middle, count), (0, 2), textcoords="offset points", ha="center", fontsize=7)
-        figure.legend(loc="outside lower center", ncols=1, fontsize=9)
+        figure.legend(handles=drawn, loc="outside lower center", fontsize=9)
         figure.savefig(file, dpi=120, format="png", transparent=True)
 
 

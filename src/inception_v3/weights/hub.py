@@ -230,10 +230,10 @@ def _data(data: dict[str, Any]) -> str:
 def _licence(licence: str, stored: dict[str, Any]) -> str:
     if licence != "unknown":
         return f"{_code(licence)}, as given by the publisher of this card."
-    sources = [f"the weights {_code(stored['base']['name'])} that it started from"] if stored.get("base") else []
+    sources = [f"the weights {_code(stored['base']['name'])} that they started from"] if stored.get("base") else []
     if name := stored.get("data", {}).get("name"):
         sources.append(f"the data {_code(name)}")
-    names = " and of ".join(sources) or "the data, and of the weights that it started from"
+    names = " and of ".join(sources) or "the data, and of the weights that they started from"
     return (
         f"Not known. The licence of these weights follows those of {names}, which are not recorded here. Look "
         "them up before you share the model, and write the result here and into `license` in the header."
