@@ -65,8 +65,8 @@ def test_the_card_has_results_origin_data_and_a_licence_hint(tmp_path: Path, mod
         "On 20 images that were held out from the training:",
         "| top-1 accuracy | 55 % |",
         f"Trained from the weights `base.safetensors (native)` (SHA-256 `{checksum(base)}`).",
-        "`pets`: 100 images of 2 classes; 80 to train on, 20 held out (a fifth of each class, drawn at random, the same "
-        "images at every call).",
+        "`pets`: 100 images of 2 classes; 80 to train on, 20 held out "
+        "(a fifth of each class, drawn at random, the same images at every call).",
         "Not known. The licence of these weights follows those of the weights `base.safetensors (native)` that they "
         "started from and of the data `pets`, which are not recorded here.",
     ):
