@@ -326,11 +326,9 @@ def choose_worker_count(requested: int | None, images: int, data: str) -> int:
 
 def default_run_folder(data: str) -> Path:
     """Return the default of --out: runs/NAME, with the name of the data; for a pattern, with the name of its folder."""
-    from inception_v3.images.addresses import exists
+    from inception_v3.images.addresses import short_name
 
-    path = Path(data).resolve()
-    is_pattern = set("*?[{") & {*path.name} and not exists(data)
-    return Path("runs") / (path.parent if is_pattern else path).name
+    return Path("runs") / short_name(data)
 
 
 def check_outside_data(data: str, out: Path) -> None:

@@ -35,6 +35,7 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import CHOICES
+from inception_v3.support.text import percent
 
 if TYPE_CHECKING:
     import torch
@@ -257,7 +258,7 @@ def _show(results: "list[PrecisionResult]") -> None:
     for name in ("images", "recall", "precision"):
         table.add_column(name, justify="right")
     for row in metrics.per_class():
-        rates = ["–" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "precision")]
+        rates = [percent(row[key], row["count"]) for key in ("recall", "precision")]
         table.add_row(Text(row["class"]), str(row["count"]), *rates)
     output.print(table)
     if len(results) > 1:
@@ -266,15 +267,14 @@ def _show(results: "list[PrecisionResult]") -> None:
             figures.add_column(name, justify="right")
         for result in results:
             each = result.metrics
-            rates = [f"{value:.2%}" for value in (each.top1, each.top5)]
+            top1, top5, agreement = (percent(rate, each.count) for rate in (each.top1, each.top5, result.agreement))
             errors = [f"{value:.4f}" for value in (each.loss, each.ece)]
-            figures.add_row(
-                result.precision, result.engine, *rates, *errors, f"{result.agreement:.2%}", f"{result.speed:.1f}"
-            )
+            figures.add_row(result.precision, result.engine, top1, top5, *errors, agreement, f"{result.speed:.1f}")
         output.print(figures)
     else:
         output.print(
-            f"top-1 {metrics.top1:.2%}  top-5 {metrics.top5:.2%}  loss {metrics.loss:.4f}  ECE {metrics.ece:.4f}  "
+            f"top-1 {percent(metrics.top1, metrics.count)}  top-5 {percent(metrics.top5, metrics.count)}  "
+            f"loss {metrics.loss:.4f}  ECE {metrics.ece:.4f}  "
             f"({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)",
             highlight=False,
             soft_wrap=True,

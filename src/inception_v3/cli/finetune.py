@@ -108,6 +108,7 @@ def finetune(
     chosen_recipe = _load_recipe(recipe, data, epochs, learning_rate)
     from inception_v3.data import load_data
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
+    from inception_v3.images.addresses import short_name
     from inception_v3.inference.feature_store import FeatureStore
     from inception_v3.support.devices import pick_device
     from inception_v3.training.recipe import TrainingOptions
@@ -127,7 +128,7 @@ def finetune(
     detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     with (
         TemporaryDirectory() if no_cache else nullcontext(cache or cache_folder("features")) as features_folder,
-        RunFolder(folder, overwrite=overwrite, resume=resume) as run,
+        RunFolder(folder, overwrite=overwrite, resume=resume, data_name=short_name(data)) as run,
     ):
         store = FeatureStore(Path(features_folder))
         if factors is not None:
@@ -174,8 +175,7 @@ def _check_options(l2: float | None, seed: int, *, resume_head: bool) -> None:
 
 def _check_start(weights: str, folder: Path) -> None:
     """Raise InputError if the run would replace the weights to start from."""
-    from inception_v3.training.run_folder import BEST_FILE
-    from inception_v3.weights import MODEL_FILE
+    from inception_v3.weights import BEST_FILE, MODEL_FILE
 
     if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
         raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)

@@ -109,6 +109,7 @@ def train(
     from rich.console import Console
 
     from inception_v3.data import load_data
+    from inception_v3.images.addresses import short_name
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
     from inception_v3.training.run_folder import RunFolder
@@ -123,7 +124,15 @@ def train(
         options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every, log_steps)
         trackers = [*chain(*(track or ()))]
         run = stack.enter_context(
-            RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=trackers, writer=is_first)
+            RunFolder(
+                out,
+                overwrite=overwrite,
+                resume=resume,
+                keep=keep,
+                track=trackers,
+                writer=is_first,
+                data_name=short_name(data),
+            )
         )
         if is_first:
             warn_of_missing(run)

@@ -97,6 +97,7 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
     new_model.load_state_dict(tensors, assign=True)
     new_model.preprocessing = model.preprocessing.at(size)
     new_model.class_names = class_names
+    new_model.origin = model.origin and replace(model.origin, training={"origin": model.origin.first})
     return new_model.eval()
 
 
@@ -175,7 +176,8 @@ def finetune(
         trained = train_head(model, train_set, test_set, run, store, head, options.workers, console)
     if trained and not unfreeze:
         facts = {"l2": trained.l2, "precision": head.precision, "seen": trained.training.count}
-        run.save_model(model, {"head": facts})
+        run.save_model(model, {"head": facts}, train_set, test_set, trained.metrics)
+        run.write_card()
         return FineTuned(trained.metrics, trained)
     # Do not save the model here: --resume refuses a model without a state, and `train` saves both in the right order.
     from inception_v3.training.train import train  # takes seconds to import

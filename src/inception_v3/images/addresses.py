@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 from inception_v3.errors import InputError
 from inception_v3.images.decode import read_all
@@ -40,6 +41,19 @@ _IMAGE_SIGNATURES = re.compile(  # strict, so that no list of paths is mistaken 
 
 def is_url(address: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*(::[^/]+)?://", address) is not None
+
+
+def short_name(address: str) -> str:
+    """The name of a data set for titles, without the folders around it and without a URL's host, user and query.
+
+    Of a pattern of files it is the name of their folder, of KIND:FOLDER the kind, and of tfrecords:FOLDER the folder.
+    """
+    kind = re.fullmatch(r"([a-z][a-z0-9-]+)(?:\+[a-z]+)?:(?!//)(.+)", address, re.DOTALL)
+    if kind is not None and not exists(address):
+        return short_name(kind[2]) if kind[1] == "tfrecords" else kind[1]
+    path = Path(urlsplit(address).path) if is_url(address) else Path(address).resolve()
+    is_pattern = set("*?[{") & {*path.name} and not exists(address)
+    return printable((path.parent if is_pattern else path).name or address)
 
 
 exists = os.path.exists  # False for text that is too long to be a path, for which pathlib raises an error

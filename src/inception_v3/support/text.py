@@ -16,6 +16,24 @@ def printable(text: object) -> str:
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in unsafe else c for c in str(text))
 
 
+def percent(fraction: float | None, count: int) -> str:
+    """Format a fraction as a percentage with the digits that `count` images warrant; None as a dash.
+
+    There is no digit after the point below 1,000 images, one below 10,000, and then two: "55 %" of 69 images. Only the
+    fractions 0 and 1 are shown as 0 % and 100 %; others are at least "<1 %" and at most ">99 %".
+    """
+    if fraction is None:
+        return "–"
+    digits = (count >= 1_000) + (count >= 10_000)
+    unit = 10**-digits
+    shown = round(100 * fraction, digits)
+    if shown == 0 < fraction:
+        return f"<{unit:g} %"
+    if fraction < 1 and shown == 100:
+        return f">{100 - unit:g} %"
+    return f"{shown:.{digits}f} %"
+
+
 def one_line(error: BaseException, length: int = 1000) -> str:
     """The message of an error on one printable line of at most `length` characters; its class if it has no message."""
     return printable(" ".join(str(error).split()))[:length] or type(error).__name__

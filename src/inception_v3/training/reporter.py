@@ -8,6 +8,7 @@ from rich.console import Console
 
 from inception_v3.evaluation.evaluate import Metrics
 from inception_v3.support.progress import Step, Throughput, show_progress, summary
+from inception_v3.support.text import percent
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import TrainingProgress
@@ -93,6 +94,6 @@ class TrainingReporter:
     def _line(self, progress: TrainingProgress) -> str:
         loss, accuracy = progress.loss / progress.images_seen, progress.correct / progress.images_seen
         return (
-            f"loss {loss:.3f}, accuracy {accuracy:.1%}, rate {progress.learning_rate:.2g}, "
+            f"loss {loss:.3f}, accuracy {percent(accuracy, progress.images_seen)}, rate {progress.learning_rate:.2g}, "
             f"{self.throughput.images_per_second:.0f} images/s, {self.throughput.wait_fraction:.0%} waiting for data"
         )

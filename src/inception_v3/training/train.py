@@ -72,9 +72,16 @@ class TrainingJob:
     @cached_property
     def network(self) -> nn.Module:
         """The model, or a wrapper that averages the gradients of several processes. It is built in the first step."""
-        sizes = {schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)}
-        find_unused_parameters = not all(uses_aux_head(self.model, self.recipe, size) for size in sizes)
-        return self.group.data_parallel(self.model, find_unused_parameters=find_unused_parameters)
+        return self.group.data_parallel(self.model, find_unused_parameters=not all(self._epochs_with_aux_head()))
+
+    @property
+    def uses_aux_head(self) -> bool:
+        """Whether the auxiliary loss is a part of the loss in some epochs."""
+        return any(self._epochs_with_aux_head())
+
+    def _epochs_with_aux_head(self) -> list[bool]:
+        sizes = [schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)]
+        return [uses_aux_head(self.model, self.recipe, size) for size in sizes]
 
     @cached_property
     def test_loader(self) -> DataLoader[Any]:
@@ -151,7 +158,8 @@ def train(
             train_epoch(job)
             metrics = finish_epoch(job)
         metrics = metrics or evaluate_average(job)  # all epochs were done before
-        run.draw_plots(metrics, job.progress.epochs)
+        run.draw_plots(metrics, job.progress.epochs, losses.describe_loss(recipe, aux_head=job.uses_aux_head))
+        run.write_card()
     job.reporter.report_end(job.progress, training_precision(recipe, device))
     return metrics
 
@@ -257,7 +265,7 @@ def finish_epoch(job: TrainingJob) -> Metrics:
     is_best = metrics.top1 > progress.best_top1
     progress.best_top1 = max(metrics.top1, progress.best_top1)
     if is_good:
-        save_model(job, best=is_best)
+        save_model(job, metrics, best=is_best)
     progress.end_epoch()
     if is_good:
         save_state(job)
@@ -429,11 +437,11 @@ def save_state(job: TrainingJob) -> None:
     job.saved_at = time.monotonic()
 
 
-def save_model(job: TrainingJob, *, best: bool = False) -> None:
-    """Save the averaged model; with `best`, also as the best model."""
+def save_model(job: TrainingJob, metrics: Metrics | None = None, *, best: bool = False) -> None:
+    """Save the averaged model with its `metrics` on the held-out images; with `best`, also as the best model."""
     epochs = job.progress.epoch + job.progress.position / len(job.train_set)
     facts = {"epochs": epochs, "seed": job.options.seed, "recipe": asdict(job.recipe)}
-    job.run.save_model(job.averaged_model, facts, best=best)
+    job.run.save_model(job.averaged_model, facts, job.train_set, job.test_set, metrics, best=best)
 
 
 def save_and_stop(job: TrainingJob) -> NoReturn:
@@ -442,6 +450,7 @@ def save_and_stop(job: TrainingJob) -> NoReturn:
     if progress.step:
         save_state(job)
         save_model(job)
+        job.run.write_card()
         saved = f"; the weights so far are in {job.run.model_file}"
     job.reporter.print(f"stopped in epoch {progress.epoch + 1}, after step {progress.step:,} of {job.steps:,}{saved}")
     raise Interrupted(job.signals.number or signal.SIGTERM)
