@@ -247,12 +247,17 @@ def _show(results: "list[PrecisionResult]") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from inception_v3.evaluation.evaluate import format_rate
+
     metrics = results[0].metrics
     table = Table("class", title=f"{metrics.count} images")
     for name in ("images", "recall", "precision"):
         table.add_column(name, justify="right")
     for row in metrics.per_class():
-        rates = ["–" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "precision")]
+        rates = [
+            "–" if row[key] is None else format_rate(row[key], row["count"], digits_of=row["recall"])
+            for key in ("recall", "precision")
+        ]
         table.add_row(Text(row["class"]), str(row["count"]), *rates)
     output.print(table)
     if len(results) > 1:
@@ -261,16 +266,16 @@ def _show(results: "list[PrecisionResult]") -> None:
             figures.add_column(name, justify="right")
         for result in results:
             each = result.metrics
-            rates = [f"{value:.2%}" for value in (each.top1, each.top5)]
+            rates = [format_rate(value, each.count, digits_of=metrics.top1) for value in (each.top1, each.top5)]
             errors = [f"{value:.4f}" for value in (each.loss, each.ece)]
             figures.add_row(
                 result.precision, result.engine, *rates, *errors, f"{result.agreement:.2%}", f"{result.speed:.1f}"
             )
         output.print(figures)
+        line = f"{results[0].precision}: {metrics.describe()}"
     else:
-        output.print(
-            f"top-1 {metrics.top1:.2%}  top-5 {metrics.top5:.2%}  loss {metrics.loss:.4f}  ECE {metrics.ece:.4f}  "
-            f"({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)",
-            highlight=False,
-            soft_wrap=True,
+        line = (
+            f"{metrics.describe()}, top-5 {format_rate(metrics.top5, metrics.count)}, loss {metrics.loss:.4f}, "
+            f"ECE {metrics.ece:.4f} ({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)"
         )
+    output.print(line, highlight=False, soft_wrap=True)

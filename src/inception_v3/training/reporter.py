@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from inception_v3.evaluation.evaluate import Metrics
+from inception_v3.evaluation.evaluate import Metrics, format_rate
 from inception_v3.support.progress import Throughput, progress_bar
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.run_folder import RunFolder
@@ -57,15 +57,14 @@ class TrainingReporter:
             "epoch": progress.epoch + 1,
             "loss": progress.loss / progress.images_seen,
             "accuracy": progress.correct / progress.images_seen,
-            "held_out_loss": metrics.loss,
-            "held_out_top1": metrics.top1,
+            **metrics.held_out_figures(),
             "learning_rate": progress.learning_rate,
             "images_per_second": self.throughput.images_per_second,
             "data_wait": self.throughput.wait_fraction,
         }
         self.run.tracker.log(progress.step, {f"epoch/{name}": value for name, value in figures.items()})
-        line = f"epoch {progress.epoch + 1}/{self.recipe.epochs}: {self._line(progress)}, held out {metrics.top1:.1%}"
-        self.print(line)
+        held_out = f"held-out top-1 {format_rate(metrics.top1, metrics.count)}"
+        self.print(f"epoch {progress.epoch + 1}/{self.recipe.epochs}: {self._line(progress)}, {held_out}")
         return figures
 
     def _line(self, progress: TrainingProgress) -> str:
