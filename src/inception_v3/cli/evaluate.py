@@ -272,7 +272,7 @@ def _show(results: "list[PrecisionResult]") -> None:
                 result.precision, result.engine, *rates, *errors, f"{result.agreement:.2%}", f"{result.speed:.1f}"
             )
         output.print(figures)
-        line = f"{results[0].precision}: {metrics.describe()}"
+        line = f"first row: {metrics.describe()}"
     else:
         line = (
             f"{metrics.describe()}, top-5 {format_rate(metrics.top5, metrics.count)}, loss {metrics.loss:.4f}, "

@@ -71,7 +71,7 @@ def _confused(metrics: Metrics) -> Iterator[str]:
 
 def _unfreezing(result: Unfreezing) -> Iterator[str]:
     """The trained layers against the last layer by itself: only a difference outside its 95 % interval is clear."""
-    head, *_, last = result.epochs
+    head, last = result.epochs[0], result.epochs[-1]
     if head["epoch"] != 0:  # the run began with an earlier version
         return
     kept = next(figures for figures in result.epochs if figures["epoch"] == result.epoch)

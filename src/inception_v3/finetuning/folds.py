@@ -61,10 +61,12 @@ def assign_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], folds: in
     """
     _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(sizes)[:-1])
-    order = np.random.default_rng(FOLDS_SEED).permutation(len(members))
+    random = np.random.default_rng(FOLDS_SEED).permutation(len(members))
+    # Large groups first, and then class after class, so that the last images even out the sizes.
+    order = np.lexsort((random, [labels[group[0]] for group in members], -sizes))
     numbers, totals = np.empty(len(labels), np.int64), np.zeros(folds, np.int64)
     counts = np.zeros((folds, labels.max() + 1), np.int64)
-    for group in sorted((members[index] for index in order), key=len, reverse=True):
+    for group in (members[index] for index in order):
         # The fold with the fewest images of the group's class, and of those the smallest.
         fold = np.lexsort((totals, counts[:, labels[group]].sum(1)))[0]
         numbers[group] = fold
