@@ -399,6 +399,7 @@ def test_the_last_layer_is_kept_if_more_training_made_it_worse(workspace: Path, 
     values = result.unfreezing.as_dict()
     assert (values["keep"], values["kept"], values["kept_epoch"]) == ("best", "head", 0)
     assert values["head"]["top1"] == 1.0
+    assert values["head"]["top1_interval"] == list(result.metrics.top1_interval)
     assert values["unfrozen"]["top1"] < 0.8
     before, after = (load(workspace / run).state_dict() for run in ("run", "worse"))
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -75,8 +75,8 @@ def finetune(
         choice(
             "--keep",
             ("best", "last"),
-            "Weights to keep with --unfreeze: those with the highest top-1 on the held-out images, before it or after "
-            "any epoch; or those of the last epoch",
+            "Weights to keep with --unfreeze, of those before it and after each epoch: those with the highest top-1 on "
+            "the held-out images, or the last",
             heading="Training",
         ),
     ] = "best",

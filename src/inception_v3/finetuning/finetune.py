@@ -80,10 +80,13 @@ class Unfreezing:
 
     def as_dict(self) -> dict[str, Any]:
         """The kept weights, and the figures before unfreezing ("head") and after the last epoch ("unfrozen")."""
-        head, unfrozen = (
+        held_out: list[dict[str, Any]] = [
             {name.removeprefix("held_out_"): value for name, value in figures.items() if name.startswith("held_out_")}
             for figures in (self.epochs[0], self.epochs[-1])
-        )
+        ]
+        for figures in held_out:
+            figures["top1_interval"] = [figures.pop(name, None) for name in ("top1_low", "top1_high")]
+        head, unfrozen = held_out
         return {
             "keep": self.keep,
             "kept": "unfrozen" if self.epoch else "head",
