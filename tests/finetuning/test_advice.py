@@ -8,7 +8,7 @@ from inception_v3.finetuning.advice import advice
 from inception_v3.finetuning.finetune import FineTuned, TrainedHead, Unfreezing
 from inception_v3.finetuning.folds import CrossValidation
 
-CLASSES = ["ant", "bee", "cat", "dog", "emu"]
+CLASSES = ["ant", "bee", "cat", "dog", "emu", *"fghijkl"]
 
 
 def evaluated(confusion: list[list[int]]) -> Metrics:
@@ -67,10 +67,12 @@ def test_mistakes_that_are_spread_evenly_are_no_pair(each: int) -> None:
     assert advise(confusion.tolist()) == []
 
 
-def test_two_mistakes_are_noise() -> None:
-    confusion = diagonal(50, 50, 50, 50, 50)
+def test_two_mistakes_are_noise_and_three_of_one_pair_are_not() -> None:
+    confusion = diagonal(*[50] * 12)
     confusion[0][1] = 2
     assert advise(confusion) == []
+    confusion[1][0] = 1
+    assert "ant and bee (3 images)" in advise(confusion)[0]
 
 
 def figures(epoch: int, top1: float) -> dict[str, float]:
