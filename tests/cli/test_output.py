@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 Run = Callable[[str], tuple[int, str, str]]
 IMAGES = 12
+ACCURACY = r"top-1 \d+ % \(95 % interval \d+ to \d+ %\) of \d held-out images, mean of classes \d+ %, top-5 \d+ %"
 RATE = r"[\d.]+ s, [\d.,]+ images/s"
 COUNTS = rf"{IMAGES + 1} images, 1 unreadable, {RATE}, \w+ fp32"
 
@@ -44,7 +45,7 @@ CASES = {
     "evaluate": Case("evaluate model.safetensors pets", r" *12 images *\n┏.*└.*┘\ntop-1 [^\n]*\n", COUNTS),
     "evaluate in two precisions": Case(
         "evaluate model.safetensors pets --precision fp32,bf16 --engine pytorch",
-        r" *12 images *\n┏.*└.*┘\nprecision [^\n]*\nfp32 [^\n]*\nbf16 [^\n]*\n",
+        r" *12 images *\n┏.*└.*┘\nprecision [^\n]*\nfp32 [^\n]*\nbf16 [^\n]*\nfirst row: top-1 [^\n]*\n",
         rf"{COUNTS}\n13 images, 1 unreadable, {RATE}, pytorch bf16",
     ),
     "fidelity": Case(
@@ -54,12 +55,12 @@ CASES = {
     ),
     "finetune": Case(
         "finetune model.safetensors pets --out head --overwrite --no-cache",
-        r"head: top-1 [\d.]+%, top-5 [\d.]+% on \d held-out images\n",
+        rf"head: {ACCURACY}\n",
         f"features: {COUNTS}",
     ),
     "train": Case(
         "train pets --out run --overwrite --image-size 75 --depth-multiplier 0.1 --epochs 1 --batch-size 4",
-        r"run: top-1 [\d.]+%, top-5 [\d.]+% on \d held-out images\n",
+        rf"run: {ACCURACY}\n",
         rf"training, with its evaluations: \d+ images, 1 unreadable, {RATE}, pytorch (fp32|bf16)",
     ),
     "export": Case(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.errors import InputError
-from inception_v3.support.text import choose, printable
+from inception_v3.support.text import choose, percent, printable
 from inception_v3.support.verbosity import verbosity
 
 if TYPE_CHECKING:
@@ -313,7 +313,8 @@ def print_run(run: "RunFolder", data: str, metrics: "Metrics", as_json: bool, **
         result = {"run": str(run.path), "data": data, "held_out": held_out, "bad": bad}
         print(json.dumps(result | more, allow_nan=False))
     else:
-        line = f"{run.path}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out images"
+        top5 = percent(metrics.top5, metrics.count)
+        line = f"{run.path}: {metrics.describe('held-out images')}, top-5 {top5}"
         output.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

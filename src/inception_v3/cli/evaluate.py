@@ -271,11 +271,10 @@ def _show(results: "list[PrecisionResult]") -> None:
             errors = [f"{value:.4f}" for value in (each.loss, each.ece)]
             figures.add_row(result.precision, result.engine, top1, top5, *errors, agreement, f"{result.speed:.1f}")
         output.print(figures)
+        line = f"first row: {metrics.describe()}"
     else:
-        output.print(
-            f"top-1 {percent(metrics.top1, metrics.count)}  top-5 {percent(metrics.top5, metrics.count)}  "
-            f"loss {metrics.loss:.4f}  ECE {metrics.ece:.4f}  "
-            f"({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)",
-            highlight=False,
-            soft_wrap=True,
+        line = (
+            f"{metrics.describe()}, top-5 {percent(metrics.top5, metrics.count)}, loss {metrics.loss:.4f}, "
+            f"ECE {metrics.ece:.4f} ({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)"
         )
+    output.print(line, highlight=False, soft_wrap=True)

@@ -77,15 +77,14 @@ class TrainingReporter:
             "epoch": progress.epoch + 1,
             "loss": progress.loss / progress.images_seen,
             "accuracy": progress.correct / progress.images_seen,
-            "held_out_loss": metrics.loss,
-            "held_out_top1": metrics.top1,
+            **metrics.held_out_figures(),
             "learning_rate": progress.learning_rate,
             "images_per_second": self.throughput.images_per_second,
             "data_wait": self.throughput.wait_fraction,
         }
         self.run.tracker.log(progress.step, {f"epoch/{name}": value for name, value in figures.items()})
-        line = f"epoch {progress.epoch + 1}/{self.recipe.epochs}: {self._line(progress)}, held out {metrics.top1:.1%}"
-        self.print(line)
+        held_out = f"held-out top-1 {percent(metrics.top1, metrics.count)}"
+        self.print(f"epoch {progress.epoch + 1}/{self.recipe.epochs}: {self._line(progress)}, {held_out}")
         return figures
 
     def _images_done(self, progress: TrainingProgress) -> int:

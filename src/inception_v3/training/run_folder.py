@@ -202,6 +202,10 @@ class RunFolder:
         """Write the figures of every epoch so far."""
         self._write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
 
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Read the figures that `write_metrics` wrote."""
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text("utf-8").splitlines()]
+
     def state_file(self, step: int) -> Path:
         return self.path / CHECKPOINTS / f"step-{step:08}.safetensors"
 

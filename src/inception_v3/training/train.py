@@ -100,6 +100,7 @@ def train(
     *,
     model: InceptionV3 | None = None,
     start: str = "random weights",
+    start_figures: Mapping[str, float] | None = None,
     rate_factors: Mapping[str, float] | None = None,
     options: TrainingOptions = DEFAULT_OPTIONS,
     group: ProcessGroup | None = None,
@@ -113,6 +114,8 @@ def train(
     Args:
         model: trained in place, instead of a new model with random weights.
         start: describes `model`. A state is resumed only by a training with the same `start`.
+        start_figures: the line of `model` in metrics.jsonl, as epoch 0. best.safetensors is this model until an epoch
+            has a higher held_out_top1.
         rate_factors: learning rates of parts of the model, as for optimizers.build_optimizer.
         group: the processes that train together (support/distributed.py).
 
@@ -148,16 +151,21 @@ def train(
             console or Console(stderr=True), run, recipe, len(train_set), log_steps=options.log_steps
         ),
     )
-    is_resumed = start_or_resume(job)
+    start_or_resume(job)
     metrics = None
     with job.signals, job.reporter.show_progress(job.progress):
-        if is_given and not is_resumed:  # if the process is killed, the given model is not lost
+        if is_given and not job.progress.step:  # if the process is killed, the given model is not lost
+            if start_figures:
+                job.progress.epochs.append({**start_figures})
+                job.progress.best_top1 = start_figures["held_out_top1"]
             save_state(job)
-            save_model(job)
+            save_model(job, best=bool(job.progress.epochs))
         while job.progress.epoch < recipe.epochs:
             train_epoch(job)
             metrics = finish_epoch(job)
-        metrics = metrics or evaluate_average(job)  # all epochs were done before
+        if metrics is None:  # all epochs were done before
+            metrics = evaluate_average(job)
+            save_model(job, metrics)  # `finetune` may have put the best model in its place
         run.draw_plots(metrics, job.progress.epochs, losses.describe_loss(recipe, aux_head=job.uses_aux_head))
         run.write_card()
     job.reporter.report_end(job.progress, training_precision(recipe, device))
@@ -184,8 +192,8 @@ def training_batches(
     )
 
 
-def start_or_resume(job: TrainingJob) -> bool:
-    """Restore the latest state, if there is one, and start the run folder; returns whether a state was restored."""
+def start_or_resume(job: TrainingJob) -> None:
+    """Restore the latest state, if there is one, and start the run folder."""
     recipe, group, reporter = job.recipe, job.group, job.reporter
     state = group.broadcast_object(job.run.read_latest_state())
     if state:
@@ -210,7 +218,6 @@ def start_or_resume(job: TrainingJob) -> bool:
         reporter.print(f"resuming after step {job.progress.step:,} of {job.steps:,}, in epoch {job.progress.epoch + 1}")
     for warning in schedules.settling_warnings(recipe, job.steps):
         reporter.print(warning, "yellow")
-    return state is not None
 
 
 def training_precision(recipe: Recipe, device: torch.device) -> str:
