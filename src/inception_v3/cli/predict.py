@@ -91,7 +91,7 @@ def predict(
         raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
     check_only_one(resume=resume, overwrite=overwrite)
     sources = expand(images)
-    from inception_v3.inference.choose import open_engine
+    from inception_v3.inference.choose import check_classifier, open_engine
     from inception_v3.inference.pipeline import check_decode, default_resizer
     from inception_v3.inference.predict import predict
 
@@ -104,6 +104,7 @@ def predict(
         weights_file=weights_file,
         batch_size=batch_size,
     )
+    check_classifier(model, opened.description.settings, opened.description.outputs)
     note(f"{opened.engine}: {opened.reason}")
     detail(f"loaded {opened.file}; batches of {batch_size or opened.engine.batch_size}")
     preprocessing, class_names = opened.description.preprocessing, opened.description.names()
