@@ -190,9 +190,7 @@ class ResizePlan(NamedTuple):
 def _check_rgb(image: Image) -> None:
     """Raise ValueError for anything but an RGB image. The values of mode "L" or "P" would be used for all channels."""
     if (mode := getattr(image, "mode", type(image).__name__)) != "RGB":
-        raise ValueError(
-            f"the image must be a Pillow image of mode RGB, not {mode}; inception_v3.open_image converts it"
-        )
+        raise ValueError(f"an image must be a Pillow image of mode RGB, not {mode}; convert it by open_image(image)")
 
 
 def _centre_box(size: tuple[int, int], kept: tuple[int, int]) -> Box:

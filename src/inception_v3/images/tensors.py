@@ -19,9 +19,8 @@ def to_uint8(images: "Tensor") -> "Tensor":
     if scaled.numel():
         low, high = scaled.aminmax()  # both are NaN if any value is
         if not bool((low > -1) & (high < 256)):
-            values = f"values from {low.item() / 255:.4g} to {high.item() / 255:.4g}"
-            values = "NaN" if bool(low.isnan()) else values
+            found = "NaN" if bool(low.isnan()) else f"values from {low.item() / 255:.4g} to {high.item() / 255:.4g}"
             raise ValueError(
-                f"images must be floats in [0, 1], but have {values}; images in [-1, 1] are converted by (images + 1) / 2"
+                f"images must be floats in [0, 1], but have {found}; convert images in [-1, 1] by (images + 1) / 2"
             )
     return scaled.byte()  # rounds towards zero
