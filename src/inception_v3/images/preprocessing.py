@@ -189,7 +189,7 @@ class ResizePlan(NamedTuple):
 
 def _check_rgb(image: Image) -> None:
     """Raise ValueError for anything but an RGB image. The values of mode "L" or "P" would be used for all channels."""
-    if (mode := getattr(image, "mode", type(image).__name__)) != "RGB":
+    if (mode := image.mode if isinstance(image, Image) else type(image).__name__) != "RGB":
         raise ValueError(f"an image must be a Pillow image of mode RGB, not {mode}; convert it by open_image(image)")
 
 
