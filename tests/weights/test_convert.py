@@ -573,6 +573,7 @@ def test_a_head_that_tf_slim_cannot_build_is_reported_with_the_remedy_that_works
     if is_too_small:
         assert f"images of {size}x{size}" in warnings[0]
         assert "5x5 average pool" in warnings[0]
+    if size == 75:
         images = torch.rand(1, 3, size, size) * 2 - 1
         settings = model.settings | {"create_aux_logits": False}
         _, theirs = Program("tf-slim").run(tmp_path / "model.ckpt", images.numpy(), settings, oracle_python())
