@@ -764,3 +764,13 @@ def test_ctrl_c_reports_that_the_features_are_kept(
     )
     assert status == 130
     assert err.endswith("the features computed so far are kept; run the same command again to continue\ninterrupted\n")
+
+
+def test_unfreezing_with_batches_of_one_image_is_refused_before_the_last_layer_is_trained(workspace: Path) -> None:
+    frozen = load_recipe("finetune").with_options(batch_size=1, epochs=1)
+    recipe, factors = frozen.with_options(freeze_batch_norm=False), rate_factors("all")
+    with pytest.raises(InputError, match="a batch of one image cannot train: at 75x75") as raised:
+        tune(workspace, "ones", recipe=recipe, unfreeze=factors)
+    assert raised.value.exit_status == 2
+    assert not (workspace / "ones" / "metrics.jsonl").exists()
+    assert tune(workspace, "ones", recipe=frozen, unfreeze=factors).metrics.count == 9

@@ -110,7 +110,7 @@ def predict(
 
     _check_out(out, resume, overwrite, filter(None, (model, weights_file, *images)))
     sources = expand(images)  # reports wrong addresses before the model is loaded
-    from inception_v3.inference.choose import open_engine
+    from inception_v3.inference.choose import check_classifier, open_engine
     from inception_v3.inference.pipeline import check_decode
     from inception_v3.inference.predict import predict
 
@@ -124,6 +124,7 @@ def predict(
         batch_size=batch_size,
         callers=1 if _are_few(images) else None,
     )
+    check_classifier(model, opened.description.settings, opened.description.outputs)
     note(f"{opened.engine}: {opened.reason}")
     detail(f"loaded {opened.file}; batches of {batch_size or opened.engine.batch_size}")
     preprocessing, class_names = opened.description.preprocessing, opened.description.names()

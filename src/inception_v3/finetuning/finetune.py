@@ -32,7 +32,7 @@ from inception_v3.network.architecture import BASE_END_POINTS, Size
 from inception_v3.support.devices import precision_context
 from inception_v3.support.progress import show_progress, summary
 from inception_v3.support.text import suggest
-from inception_v3.training.model import check_memory
+from inception_v3.training.model import check_batch_size, check_memory
 from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions, load_recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.weights import BEST_FILE
@@ -214,6 +214,7 @@ def finetune(
     device, classes = next(model.parameters()).device, len(train_set.class_names)
     if unfreeze:
         check_memory(recipe, len(train_set), classes, device)
+        check_batch_size(model, recipe, len(train_set))
     check_memory(recipe.with_options(batch_size=head.batch_size), len(train_set), classes, device, training=False)
     trained = None
     if not (unfreeze and run.latest_state_file):

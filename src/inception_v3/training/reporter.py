@@ -26,6 +26,7 @@ class TrainingReporter:
         self.console, self.run, self.recipe, self.images = console, run, recipe, images
         self.log_steps = log_steps
         self.throughput = Throughput()
+        self._printed: set[str] = set()
         self._step = Step("", None)  # that of show_progress
 
     @contextmanager
@@ -39,6 +40,12 @@ class TrainingReporter:
 
     def print(self, text: str, style: str = "") -> None:
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def print_once(self, text: str, style: str = "") -> None:
+        """Print a text unless it was printed before."""
+        if text not in self._printed:
+            self._printed.add(text)
+            self.print(text, style)
 
     def report_step(self, progress: TrainingProgress, loss: float, accuracy: float, gradient_norm: float) -> None:
         """Log and print the figures of a step, if they are due; show those of the epoch so far on the bar.

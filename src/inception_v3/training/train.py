@@ -27,7 +27,14 @@ from inception_v3.support.seeds import derive_seed
 from inception_v3.training import augment, losses, optimizers, schedules
 from inception_v3.training import state as training_state
 from inception_v3.training.interrupts import Interrupted, StopSignals
-from inception_v3.training.model import apply_recipe, prepare_model, set_training_mode, uses_aux_head
+from inception_v3.training.model import (
+    apply_recipe,
+    check_batch_size,
+    one_value_layers,
+    prepare_model,
+    set_training_mode,
+    uses_aux_head,
+)
 from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions
 from inception_v3.training.reporter import TrainingReporter
 from inception_v3.training.run_folder import RunFolder
@@ -131,6 +138,7 @@ def train(
     torch.manual_seed(options.seed)
     is_given = model is not None
     model = prepare_model(model, recipe, train_set, device)
+    check_batch_size(model, recipe, len(train_set), group.world_size)
     loader = training_batches(train_set, model, recipe, options, group)
     apply_recipe(model, recipe, recipe.epochs * len(loader))
     job = TrainingJob(
@@ -233,10 +241,19 @@ def train_epoch(job: TrainingJob) -> None:
     recipe, progress, throughput = job.recipe, job.progress, job.reporter.throughput
     size = schedules.image_size(recipe, progress.epoch)
     aux_head = uses_aux_head(job.model, recipe, size)
+    one_value = one_value_layers(job.model, recipe, size, job.group.world_size)
     set_training_mode(job.model, recipe)
     throughput.start()
     for count, batch in throughput.measure_waits(job.loader.epoch(progress.epoch, size, progress.position)):
-        readable, stop_requested = job.group.sum(len(batch.labels), job.signals.number)
+        kept = without_single_image(batch, recipe.batch_size) if one_value else batch
+        numbers = len(kept.labels), len(batch.labels) - len(kept.labels), job.signals.number
+        readable, left_out, stop_requested = job.group.sum(*numbers)
+        if left_out:
+            job.reporter.print_once(
+                f"a batch of one image is left out: at {size}x{size} BatchNorm would see one value per channel in "
+                f"{one_value[0]}; it is another image in each epoch, and another batch_size avoids it",
+                "yellow",
+            )
         if stop_requested:
             save_and_stop(job)
         progress.bad_images |= dict(batch.bad)
@@ -244,9 +261,15 @@ def train_epoch(job: TrainingJob) -> None:
         epochs = progress.epoch + (progress.position + count / 2) / len(job.train_set)
         progress.position += count
         if readable:
-            train_step(job, batch, int(readable), schedules.learning_rate(recipe, epochs), aux_head)
+            train_step(job, kept, int(readable), schedules.learning_rate(recipe, epochs), aux_head)
     if not progress.images_seen:
         raise InputError("none of the training images can be read")
+
+
+def without_single_image(batch: Batch, batch_size: int) -> Batch:
+    """The batch of a step without its last image, if that image would go through the network by itself."""
+    count = len(batch.labels) - (len(batch.labels) % batch_size == 1)
+    return Batch(batch.images[:count], batch.labels[:count], batch.indices[:count], batch.bad)
 
 
 def finish_epoch(job: TrainingJob) -> Metrics:
