@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +121,17 @@ def test_json_holds_the_whole_result(
     assert printed["machine"]["versions"]["onnxruntime"]
     assert (requested["engines"], requested["precisions"]) == (("onnxruntime",), ("fp32", "int8"))
     assert (requested["batch_sizes"], requested["rounds"], requested["peers"]) == ([1, 2], 3, True)
+
+
+def test_stdout_has_only_the_result_and_the_summary_is_on_stderr(
+    result: BenchResult, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path
+) -> None:
+    monkeypatch.setattr(bench, "bench", lambda model, **options: result)
+    for arguments in ((), ("--json",), ("--csv", "-")):
+        _, out, err = run("bench", model, *arguments)
+        assert re.search(r"^2 measurements, 0 left out, \d+ s$", err, re.MULTILINE)
+        assert "left out" not in out
+    assert isinstance(json.loads(run("bench", model, "--json")[1]), dict)
 
 
 def test_report_and_csv_write_files_and_the_table_is_printed(

@@ -4,10 +4,14 @@ Every option that several commands have is defined here once. `docs/commands.md`
 """
 
 import json
+import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.errors import InputError
-from inception_v3.support.text import choose
+from inception_v3.support.text import choose, percent, printable
 from inception_v3.support.verbosity import verbosity
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     import torch
     from rich.console import Console
 
@@ -105,7 +111,7 @@ Device = Annotated[
         metavar="DEVICE", help=DEVICE_HELP, show_default="a GPU if the engine and PyTorch have one, else cpu"
     ),
 ]
-LogEvery = Annotated[
+LogSteps = Annotated[
     int | None,
     running_option(min=1, metavar="N", help="Log every N steps: print the loss, and send figures to the trackers."),
 ]
@@ -124,6 +130,53 @@ Quiet = Annotated[bool, running_option("--quiet", help="Print neither progress n
 Verbose = Annotated[
     bool,
     running_option("--verbose", help="Print also choices, their reasons, and times; a traceback if there is a bug."),
+]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The value of --allow-unreadable: a number of images, or with `is_percentage` a percentage of all images."""
+
+    text: str
+    limit: "Fraction"
+    is_percentage: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+    @staticmethod
+    def is_valid(text: str) -> bool:
+        return re.fullmatch(r"[0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,9})?|100)%", text) is not None
+
+    @classmethod
+    def parse(cls, text: str) -> "Bound":
+        """Raises InputError with exit status 2."""
+        from fractions import Fraction
+
+        if not cls.is_valid(text):
+            fault = f"{printable(text) or '(empty)'}: not a number of images such as 10, or a percentage such as 0.5%"
+            raise InputError(f"--allow-unreadable {fault}; leave the value out to allow any number", exit_status=2)
+        return cls(text, Fraction(text.rstrip("%")), text.endswith("%"))
+
+    def permits(self, failed: int, count: int) -> bool:
+        return failed * 100 <= self.limit * count if self.is_percentage else failed <= self.limit
+
+
+def _parse_log_every(value: str | float) -> float:
+    """The seconds of --log-every. Raises InputError: not a number of 0 or more."""
+    with suppress(ValueError):
+        if 0 <= (seconds := float(value)) < math.inf:
+            return seconds
+    raise InputError(f"--log-every {value}: give a number of seconds, or 0 for no lines", exit_status=2)
+
+
+LogEvery = Annotated[
+    float,
+    running_option(
+        metavar="SECONDS",
+        parser=_parse_log_every,
+        help="Seconds between two lines of progress where there is no terminal; 0 for none.",
+    ),
 ]
 
 
@@ -172,10 +225,11 @@ def check_report_files(
 # ---------------------------------------------------------------------------------------------------- messages
 
 
-def set_verbosity(quiet: bool, verbose: bool) -> None:
-    """Apply --quiet and --verbose to this process. Raises InputError if both are given."""
+def set_verbosity(quiet: bool, verbose: bool, log_every: float = 0) -> None:
+    """Apply --quiet, --verbose and --log-every to this process. Raises InputError if the first two are given."""
     check_only_one(quiet=quiet, verbose=verbose)
     verbosity.quiet, verbosity.verbose, verbosity.started = quiet, verbose, time.monotonic()
+    verbosity.log_every = log_every
     if "messages" in globals():
         globals()["messages"].quiet = quiet
 
@@ -209,8 +263,15 @@ def warn(text: str) -> None:
 
 def note(text: str) -> None:
     """Print a line to stderr, unless --quiet is given."""
-    if not verbosity.quiet:
+    if not verbosity.quiet and sys.stderr is not None:  # it is None after 2>&-, and print would use stdout
         print(text, file=sys.stderr)
+
+
+def terminal() -> "Console | None":
+    """The console of the messages if stderr is a terminal, else None: rich is then not imported."""
+    from inception_v3.cli import common
+
+    return common.messages if sys.stderr is not None and sys.stderr.isatty() else None
 
 
 def detail(text: str) -> None:
@@ -252,7 +313,8 @@ def print_run(run: "RunFolder", data: str, metrics: "Metrics", as_json: bool, **
         result = {"run": str(run.path), "data": data, "held_out": held_out, "bad": bad}
         print(json.dumps(result | more, allow_nan=False))
     else:
-        line = f"{run.path}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out images"
+        top5 = percent(metrics.top5, metrics.count)
+        line = f"{run.path}: {metrics.describe('held-out images')}, top-5 {top5}"
         output.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -265,11 +327,9 @@ def choose_worker_count(requested: int | None, images: int, data: str) -> int:
 
 def default_run_folder(data: str) -> Path:
     """Return the default of --out: runs/NAME, with the name of the data; for a pattern, with the name of its folder."""
-    from inception_v3.images.addresses import exists
+    from inception_v3.images.addresses import short_name
 
-    path = Path(data).resolve()
-    is_pattern = set("*?[{") & {*path.name} and not exists(data)
-    return Path("runs") / (path.parent if is_pattern else path).name
+    return Path("runs") / short_name(data)
 
 
 def check_outside_data(data: str, out: Path) -> None:

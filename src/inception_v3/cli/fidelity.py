@@ -1,7 +1,6 @@
 """`inception-v3 fidelity`"""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -162,15 +161,25 @@ def fidelity(
 
 def _score_with_progress(generated: str, reference: str | None, options: FidelityOptions) -> "FidelityResult":
     from inception_v3.fidelity.run import score_sets
-    from inception_v3.support.progress import progress_bar
+    from inception_v3.fidelity.scores import SCORE_STEPS
+    from inception_v3.support.progress import Step, show_progress, summary
 
-    with progress_bar(messages) as bars:
+    steps: list[Step] = []
+    with show_progress(messages) as start_shown:
 
-        def start_step(step: str, total: int | None) -> Callable[[int], None]:
-            bar = bars.add_task(escape(step), total=total, figures="")
-            return lambda amount: bars.advance(bar, amount)
+        def start_step(name: str, total: int | None) -> Step:
+            steps.append(start_shown(name, total, "" if total is None or name in SCORE_STEPS else "images"))
+            return steps[-1]
 
-        return score_sets(generated, reference, options, start_step)
+        result = score_sets(generated, reference, options, start_step)
+    sets = [side for side in result.sets.values() if side.features is not None]
+    cached = sum(side.features.from_cache for side in sets if side.features)
+    unreadable = sum(side.features.unreadable_count for side in sets if side.features)
+    count = sum(side.features.count for side in sets if side.features) + unreadable
+    seconds = sum(step.seconds for step in steps if step.name in [side.name for side in sets])
+    engine = f"{result.network.engine_name} {result.network.dtype}"
+    note(summary(count - cached, unreadable, seconds, engine, stored=cached))
+    return result
 
 
 def _print_table(result: "FidelityResult", console: Console) -> None:

@@ -20,7 +20,7 @@ from inception_v3.cli.common import (
     ImageSize,
     Json,
     LearningRate,
-    LogEvery,
+    LogSteps,
     Names,
     Overwrite,
     Resume,
@@ -90,7 +90,7 @@ def train(
         list[Names] | None,
         choice("--track", ("mlflow", "wandb"), "Trackers besides TensorBoard", several=True, heading="Output"),
     ] = None,
-    log_every: LogEvery = None,
+    log_steps: LogSteps = None,
     as_json: Json = False,
 ) -> None:
     """Train the network on labelled images, and evaluate it on images that it has not seen."""
@@ -109,6 +109,7 @@ def train(
     from rich.console import Console
 
     from inception_v3.data import load_data
+    from inception_v3.images.addresses import short_name
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
     from inception_v3.training.run_folder import RunFolder
@@ -120,10 +121,18 @@ def train(
         is_first = processes.rank == 0
         train_set, test_set = load_data(data)
         detail(f"{len(train_set)} training images, {len(test_set)} held out, on {own}")
-        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every, log_every)
+        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every, log_steps)
         trackers = [*chain(*(track or ()))]
         run = stack.enter_context(
-            RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=trackers, writer=is_first)
+            RunFolder(
+                out,
+                overwrite=overwrite,
+                resume=resume,
+                keep=keep,
+                track=trackers,
+                writer=is_first,
+                data_name=short_name(data),
+            )
         )
         if is_first:
             warn_of_missing(run)

@@ -55,6 +55,7 @@ class LabelledImages:
     labels: Sequence[int] = field(repr=False)
     names: Sequence[str] = field(repr=False)  # unique within a split; docs/data.md has the form for each data set
     bad: list[tuple[str, str]] = field(default_factory=list, repr=False)
+    is_drawn: bool = False  # held out by `splits.hold_out`, because the data set has no split of its own
 
     @classmethod
     def lazy(

@@ -19,7 +19,7 @@ from inception_v3.data.sequences import PackedStrings
 from inception_v3.errors import InputError
 from inception_v3.images.find import LeftOut
 from inception_v3.support.files import cache_folder, write_text
-from inception_v3.support.progress import progress_bar
+from inception_v3.support.progress import show_progress
 from inception_v3.support.text import printable
 
 INDEX_VERSION = 3  # increase it when FileIndex changes
@@ -70,8 +70,8 @@ def read_records(
     folders: dict[str, int] = {}
     left_out = LeftOut()
     numbered = False
-    with progress_bar(Console(stderr=True)) as progress:
-        bar = progress.add_task("indexing", total=len(files), figures="")
+    with show_progress(Console(stderr=True)) as start_step:
+        step = start_step("indexing", len(files), "files")
         for file_index, file in enumerate(files):
             index = _cached_index(file, index_file)
             file_indices = [file_index] * len(index.labels)
@@ -83,7 +83,7 @@ def read_records(
             record_names.extend(index.names)
             bad += [(f"{prefixes[file_index]}/{name}".rstrip("/"), reason) for name, reason in index.bad]
             label_names = index.class_names | label_names  # if files name a label differently, the first one counts
-            progress.advance(bar)
+            step(1)
     if not labels:
         reason = ": ".join(bad[0]) if bad else "check its content"
         raise InputError(f"{address}: no labelled images in it; {reason}")

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -116,7 +116,8 @@ def hold_out(images: LabelledImages, address: str) -> tuple[LabelledImages, Labe
             "more, or give train/ and val/ folders"
         )
     mask = stratified_mask(images.labels, max(len(counts), round(HELD_OUT_FRACTION * len(images))), SPLIT_SEED)
-    return images.subset(np.flatnonzero(~mask).tolist(), images.bad), images.subset(np.flatnonzero(mask).tolist())
+    held_out = replace(images.subset(np.flatnonzero(mask).tolist()), is_drawn=True)
+    return images.subset(np.flatnonzero(~mask).tolist(), images.bad), held_out
 
 
 def stratified_mask(labels: Sequence[int], count: int, seed: int) -> np.ndarray:

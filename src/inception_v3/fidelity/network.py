@@ -47,6 +47,11 @@ class FeatureNetwork:
     device: torch.device
     callers: int = 1
 
+    @property
+    def engine_name(self) -> str:
+        """The engine that runs it: a value of `--engine`."""
+        return self.features.engine.name if isinstance(self.features, EngineFeatures) else "pytorch"
+
     def to(self, device: torch.device, dtype: NetworkPrecision) -> "FeatureNetwork":
         """This network on a device and in a precision. Returns itself if `features` is not an EngineFeatures."""
         if (device, dtype) == (self.device, self.dtype) or not isinstance(self.features, EngineFeatures):

@@ -11,10 +11,20 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 from inception_v3.errors import InputError
 from inception_v3.images.decode import read_all
-from inception_v3.images.find import ImageSource, LeftOut, file_mode, find_files, is_image_name, list_unsorted
+from inception_v3.images.find import (
+    ImageSource,
+    LeftOut,
+    NameTest,
+    any_name,
+    file_mode,
+    find_files,
+    is_image_name,
+    list_unsorted,
+)
 from inception_v3.support.text import printable
 
 MAX_FILES = 1_000_000  # that braces may stand for
@@ -31,6 +41,19 @@ _IMAGE_SIGNATURES = re.compile(  # strict, so that no list of paths is mistaken 
 
 def is_url(address: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*(::[^/]+)?://", address) is not None
+
+
+def short_name(address: str) -> str:
+    """The name of a data set for titles, without the folders around it and without a URL's host, user and query.
+
+    Of a pattern of files it is the name of their folder, of KIND:FOLDER the kind, and of tfrecords:FOLDER the folder.
+    """
+    kind = re.fullmatch(r"([a-z][a-z0-9-]+)(?:\+[a-z]+)?:(?!//)(.+)", address, re.DOTALL)
+    if kind is not None and not exists(address):
+        return short_name(kind[2]) if kind[1] == "tfrecords" else kind[1]
+    path = Path(urlsplit(address).path) if is_url(address) else Path(address).resolve()
+    is_pattern = set("*?[{") & {*path.name} and not exists(address)
+    return printable((path.parent if is_pattern else path).name or address)
 
 
 exists = os.path.exists  # False for text that is too long to be a path, for which pathlib raises an error
@@ -80,10 +103,15 @@ def expand(arguments: Iterable[str]) -> Iterator[ImageSource]:
     MAX_STREAM_BYTES, or a folder cannot be listed.
     """
     arguments = list(arguments)
+    check_addresses(arguments)
+    return _read_all_images(arguments)
+
+
+def check_addresses(arguments: list[str]) -> None:
+    """Check at once what can be checked without listing whole folders. Raises InputError as `expand` does."""
     for address in chain.from_iterable(map(expand_braces, arguments)):
         if address != "-" and not is_url(address) and next(find_files(address, list_unsorted), None) is None:
             raise _no_images(address)
-    return _read_all_images(arguments)
 
 
 def collect(arguments: Iterable[str]) -> list[ImageSource]:
@@ -101,6 +129,22 @@ def collect(arguments: Iterable[str]) -> list[ImageSource]:
     return sources
 
 
+def count_images(arguments: Iterable[str]) -> int | None:
+    """The number of images of `expand`, from listing folders; None if files must be read to count them.
+
+    Raises InputError: a folder cannot be listed.
+    """
+    addresses = list(chain.from_iterable(map(expand_braces, arguments)))
+    if any(address == "-" or is_url(address) for address in addresses):
+        return None
+    count = 0
+    for path in chain.from_iterable(find_files(address, list_unsorted) for address in addresses):
+        if not is_image_name(path.name):  # it may be an archive
+            return None
+        count += 1
+    return count
+
+
 def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
     left_out = LeftOut()
     for file in chain.from_iterable(map(find_sources, arguments)):
@@ -111,13 +155,14 @@ def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
     left_out.warn()
 
 
-def find_sources(argument: str) -> Iterator[ImageSource]:
+def find_sources(argument: str, stdin: io.BufferedReader | None = None) -> Iterator[ImageSource]:
     """Yield the files that an argument of `expand` refers to: images, and archives that are not opened yet.
 
-    A file that cannot be downloaded has the error as its content. Raises InputError as `expand` does, while iterating.
+    `stdin` is read instead of the standard input. A file that cannot be downloaded has the error as its content.
+    Raises InputError as `expand` does, while iterating.
     """
     if argument == "-":
-        yield from _standard_input()
+        yield from _standard_input(stdin or open_standard_input())
         return
     for address in expand_braces(argument):
         if is_url(address):
@@ -130,14 +175,19 @@ def find_sources(argument: str) -> Iterator[ImageSource]:
             raise _no_images(address)
 
 
-def images_in(source: ImageSource, left_out: LeftOut) -> Iterator[ImageSource]:
-    """The images of an archive, or the image itself. Raises InputError: a damaged archive."""
-    if not isinstance(source.content, Path) or is_image_name(source.content.name):
-        return iter([source])
-    from inception_v3.images.containers import open_container  # takes 13 ms to import
+def images_in(source: ImageSource, left_out: LeftOut, wanted: NameTest = any_name) -> Iterator[ImageSource]:
+    """The images of an archive, or the image itself, if their names are `wanted`. Raises InputError: a damaged archive.
 
-    container = open_container(source.content, source.name)
-    return iter([source]) if container is None else container.images(left_out)
+    Images that are not wanted are not read.
+    """
+    container = None
+    if isinstance(source.content, Path) and not is_image_name(source.content.name):
+        from inception_v3.images.containers import open_container  # takes 13 ms to import
+
+        container = open_container(source.content, source.name)
+    if container is not None:
+        return container.images(left_out, wanted)
+    return iter([source] if wanted(source.name) else [])
 
 
 def _download(url: str) -> ImageSource:
@@ -222,8 +272,7 @@ def _parse_group(parts: list[str]) -> Results:
 # ---------------------------------------------------------------------------------------- standard input
 
 
-def _standard_input() -> Iterator[ImageSource]:
-    stream = _open_standard_input()
+def _standard_input(stream: io.BufferedReader) -> Iterator[ImageSource]:
     start = b""
     while len(start) < 64 and not _starts_with_path(start) and (chunk := stream.read1(MAX_PATH_BYTES)):
         start += chunk
@@ -243,7 +292,7 @@ def _standard_input() -> Iterator[ImageSource]:
         yield from (ImageSource(printable(file), file) for file in chain((first,), files))
 
 
-def _open_standard_input() -> io.BufferedReader:
+def open_standard_input() -> io.BufferedReader:
     """Return a separate reader of standard input, empty if there is none.
 
     With sys.stdin's own reader, Python aborts if it exits while a thread is still reading.

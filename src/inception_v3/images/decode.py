@@ -115,7 +115,9 @@ def read_header(file: BinaryIO, name: str) -> Image.Image:
 
 
 def check_pixel_count(image: Image.Image) -> None:
-    """Raise DecompressionBombError for more than MAX_PIXELS. Call it inside `decode_errors`, before decoding."""
+    """Raise an error for no pixels, or more than MAX_PIXELS. Call it inside `decode_errors`, before decoding."""
+    if not all(image.size):
+        raise ValueError(f"an image of {image.width}x{image.height} pixels")
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,9 +96,39 @@ class LeftOut:
             )
 
 
+NameTest = Callable[[str], bool]  # whether to read the image of this name
+
+
+def any_name(_: str) -> bool:
+    return True
+
+
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     """The image of uint8 pixels (H, W) or (H, W, channels), with 1, 3 or 4 channels."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def check_pixels(name: str, pixels: NDArray[Any]) -> None:
+    """Check that an array is one image that `to_image` takes.
+
+    Raises ValueError, with the expected shape, dtype and range, and how to convert the array.
+    """
+    shape, is_uint8 = pixels.shape, pixels.dtype == np.uint8
+    if is_uint8 and pixels.size and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))):
+        return
+    remedy = "scale it to 0 to 255 and convert it by array.astype(numpy.uint8)"
+    if is_uint8 and len(shape) == 4:
+        remedy = "give several images as a list, such as list(array)"
+    elif is_uint8 and len(shape) == 3 and shape[0] in (1, 3, 4):
+        remedy = "move the channels to the end: array.transpose(1, 2, 0)"
+    elif is_uint8:
+        remedy = "check its shape"
+    elif pixels.dtype.kind == "f":
+        remedy = "floats in [0, 1] are converted by (array * 255).round().astype(numpy.uint8)"
+    raise ValueError(
+        f"{name}: {pixels.dtype} of shape {shape}, but an image is uint8 of shape (H, W, 3), (H, W) or (H, W, 4), "
+        f"with values from 0 to 255; {remedy}"
+    )
 
 
 def is_image_name(name: str) -> bool:

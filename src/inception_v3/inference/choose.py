@@ -7,20 +7,29 @@ automatically only if the check stored in the exported file passes.
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import LOGITS, Engine, Inputs, Outputs, Precision, parse_precision
+from inception_v3.inference.engines.base import (
+    LOGITS,
+    VECTORS,
+    Engine,
+    Inputs,
+    Outputs,
+    Precision,
+    parse_precision,
+)
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.registry import load_engine, load_engines
 from inception_v3.inference.exported.check import rejection_reason
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import check_weights, exports_in, load_format, read_description, recognise
 from inception_v3.inference.exported.speed import speed_here
+from inception_v3.network.settings import Settings
 from inception_v3.support.files import checksum
 from inception_v3.support.packages import missing_packages, require_packages
 from inception_v3.support.text import one_line
@@ -120,6 +129,22 @@ def open_engine(
 
     device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
     return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size, callers)
+
+
+def check_classifier(model: str | Path, settings: Settings, outputs: Collection[str] = VECTORS) -> None:
+    """Raise InputError, with the remedy, if a network does not return scores of classes. `outputs`: its end points."""
+    if settings.final_endpoint:
+        raise InputError(
+            f"{model}: this network has no classifier, it ends at {settings.final_endpoint}; train one for your "
+            "classes with `inception-v3 finetune`, or compute features with inception_v3.load in Python",
+            exit_status=2,
+        )
+    if not {*VECTORS} <= {*outputs}:
+        raise InputError(
+            f"{model}: exported with only {', '.join(outputs)}, so it has no classifier; export it again without "
+            "--end-points",
+            exit_status=2,
+        )
 
 
 def _has_gpu() -> bool:
@@ -339,6 +364,7 @@ def open_model(
 
     Raises InputError: an engine that is not installed or cannot run it; a network that no engine can run.
     """
+    check_classifier(model.origin.file if model.origin else "this model", model.settings)
     try:
         graph = swap_pools(build_graph(model))
     except ValueError as error:

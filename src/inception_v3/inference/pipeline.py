@@ -17,7 +17,6 @@ from PIL.Image import Image
 
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MinimumSize
-from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
@@ -50,7 +49,7 @@ class ImageOutput:
     `logits` has shape (num_classes,), `features` has shape (2048,).
     """
 
-    source: ImageSource
+    source: Openable
     logits: NDArray[np.float32] | None = None
     features: NDArray[np.float32] | None = None
     error: str | None = None
@@ -64,7 +63,7 @@ def default_resizer() -> Resizer:
 def run_pipeline(
     engine: Engine,
     preprocessing: Preprocessing,
-    sources: Iterable[ImageSource],
+    sources: Iterable[Openable],
     *,
     batch_size: int = 16,
     decode: Decode = "exact",
@@ -90,7 +89,7 @@ def run_pipeline(
     return (_image_output(result) for result in results)
 
 
-def _image_output(result: Result[ImageSource, None]) -> ImageOutput:
+def _image_output(result: Result[Openable, None]) -> ImageOutput:
     outputs = result.outputs or {}
     return ImageOutput(result.source, outputs.get("logits"), outputs.get("features"), result.error)
 
