@@ -65,7 +65,7 @@ CASES = {
     ),
     "export": Case(
         "export model.safetensors exported --to onnx",
-        r"exported/fp32.onnx: fp32, [^\n]*\n",
+        r"exported/fp32.onnx: fp32, [^\n]*\n  [\d.]+ images/s, [^\n]*\n",
         r"1 file written in \d+ s",
         unreadable=False,
     ),

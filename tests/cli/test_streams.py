@@ -72,7 +72,7 @@ def run(command: str, folder: Path, **environment: str) -> tuple[str, str]:
         "export {model} network.xml",
         "export {model} network.pt2",
         "bench {model} --rounds 1 --batch-size 1 --precision fp32 --plot speeds.png --engine " + ENGINES,
-        "convert {model} network.ckpt --to tf-slim --allow-difference",
+        "convert {model} network.pth --to torchvision --allow-difference",
         pytest.param("predict {model} {images}/val/cat/0.png --engine compile", marks=pytest.mark.slow),
     ],
 )
