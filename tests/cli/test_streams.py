@@ -39,8 +39,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path, random_model: Callable[..., inception_v3.InceptionV3]) -> Path:
-    network = random_model(num_classes=2, image_size=75)
-    network.preprocessing = inception_v3.Preprocessing((75, 75))
+    network = random_model(num_classes=2)
+    network.preprocessing = inception_v3.Preprocessing((107, 107))
     network.class_names = CLASS_NAMES
     inception_v3.save(network, tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"
@@ -72,7 +72,7 @@ def run(command: str, folder: Path, **environment: str) -> tuple[str, str]:
         "export {model} network.xml",
         "export {model} network.pt2",
         "bench {model} --rounds 1 --batch-size 1 --precision fp32 --plot speeds.png --engine " + ENGINES,
-        "convert {model} network.pth --to torchvision --allow-difference",
+        "convert {model} network.ckpt --to tf-slim --allow-difference",
         pytest.param("predict {model} {images}/val/cat/0.png --engine compile", marks=pytest.mark.slow),
     ],
 )
