@@ -14,15 +14,18 @@ def core_count() -> int:
 
 
 @cache
-def cpu_name() -> str:
-    """The processor's name and the number of cores that this process may use, such as "AMD EPYC, 2 cores"."""
-    name = platform.processor() or platform.machine()
+def processor_name() -> str:
+    """The processor's name, such as "AMD EPYC"."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {core_count()} cores"
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_name() -> str:
+    """The processor's name and the number of cores that this process may use, such as "AMD EPYC, 2 cores"."""
+    return f"{processor_name()}, {core_count()} cores"
 
 
 def keep_freed_memory() -> None:
