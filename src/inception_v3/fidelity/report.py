@@ -3,6 +3,7 @@
 report.html is its template. Images are embedded as thumbnails, and there is no script.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from inception_v3.errors import InputError, NoScoreError
 from inception_v3.fidelity.neighbours import nearest_neighbours
 from inception_v3.fidelity.result import ComparedSet, FidelityResult, format_scores
+from inception_v3.fidelity.score_names import three_digits
 from inception_v3.fidelity.scores import neighbour_scores
 from inception_v3.fidelity.stored_image import decode_image
 from inception_v3.reports.pages import thumbnail, write_page
@@ -32,20 +34,33 @@ def write(result: FidelityResult, path: Path, progress: StartStep = no_progress)
     order = np.argsort(-realism, kind="stable")
     best = order[:SHOWN]
     worst = order[::-1][: min(SHOWN, len(order) - len(best))]
+    tiles, rows = format_scores(result), partial(_rows, result, realism=realism)
     write_page(
         path,
         "fidelity/report.html",
         {
-            "generated": result.generated.name,
-            "reference": result.required_reference.name,
-            "scores": format_scores(result.scores),
+            "title": title_of(result),
+            "tiles": tiles,
+            "scores": [score for score, _, _ in tiles],
             "warnings": result.warnings + result.notes,
-            "facts": [f"convention {result.convention.name}", *result.describe()],
-            "groups": [("Best", _rows(result, best, realism)), ("Worst", _rows(result, worst, realism))],
+            "facts": [
+                *result.describe(),
+                f"Convention: {result.convention_text}",
+                f"Weights: {result.network_text}",
+                f"Cite as: {result.cite_as()}",
+            ],
+            "groups": [("most", rows(best)), ("least", rows(worst))],
             "unreadable": result.unreadable,
             "thumbnail": THUMBNAIL,
         },
     )
+
+
+def title_of(result: FidelityResult) -> str:
+    """A title without the folders of the sets' names, unless only these differ."""
+    names = [side.name for side in result.sets.values()]
+    short = [Path(name).name or name for name in names]
+    return "Scores of " + " against ".join(short if len(set(short)) == len(names) else names)
 
 
 def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.float64]) -> list[list[dict[str, str]]]:
@@ -56,8 +71,8 @@ def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.
     generated, real = _thumbnails(result.generated, chosen), _thumbnails(result.required_reference, indices.ravel())
     rows = []
     for image, neighbours, away in zip(chosen.tolist(), indices.tolist(), distances.tolist(), strict=True):
-        first = generated[image] | {"caption": f"realism {realism[image]:.3f}"}
-        others = (real[index] | {"caption": f"distance {far:.3f}"} for index, far in zip(neighbours, away, strict=True))
+        first = generated[image] | {"caption": f"realism {three_digits(realism[image])}"}
+        others = (real[index] | {"caption": f"distance {three_digits(far)}"} for index, far in zip(neighbours, away, strict=True))
         rows.append([first, *others])
     return rows
 
