@@ -38,7 +38,7 @@ class FeatureNetwork:
         logits: the weights of the last layer, (classes, width).
         callers: the number of threads that may call `features` at once, each on its own part of the cores.
         weights: the name of the file or of the published weights.
-        difference: how this network differs from that of 2015, or "".
+        is_published: whether the network has the architecture of 2015, without which no score is comparable.
     """
 
     features: ExtractFeatures
@@ -50,7 +50,7 @@ class FeatureNetwork:
     device: torch.device
     callers: int = 1
     weights: str = "this model"
-    difference: str = ""
+    is_published: bool = True
 
     def to(self, device: torch.device, dtype: NetworkPrecision) -> "FeatureNetwork":
         """This network on a device and in a precision. Returns itself if `features` is not an EngineFeatures."""
@@ -116,7 +116,7 @@ def load_network(
         device=torch.device(device),
         callers=callers,
         weights=printable(name if model is weights else Path(name).name),
-        difference=differences[0] if differences else "",
+        is_published=not differences,
     )
 
 

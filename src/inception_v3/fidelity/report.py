@@ -60,7 +60,7 @@ def title_of(result: FidelityResult) -> str:
     """A title without the folders of the sets' names, unless only these differ."""
     names = [side.name for side in result.sets.values()]
     short = [Path(name).name or name for name in names]
-    return "Scores of " + " against ".join(short if len(set(short)) == len(names) else names)
+    return "Scores of " + " against ".join(f"“{name}”" for name in (short if len(set(short)) == len(names) else names))
 
 
 def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.float64]) -> list[list[dict[str, str]]]:
@@ -72,7 +72,10 @@ def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.
     rows = []
     for image, neighbours, away in zip(chosen.tolist(), indices.tolist(), distances.tolist(), strict=True):
         first = generated[image] | {"caption": f"realism {three_digits(realism[image])}"}
-        others = (real[index] | {"caption": f"distance {three_digits(far)}"} for index, far in zip(neighbours, away, strict=True))
+        others = (
+            real[index] | {"caption": f"distance {three_digits(far)}"}
+            for index, far in zip(neighbours, away, strict=True)
+        )
         rows.append([first, *others])
     return rows
 

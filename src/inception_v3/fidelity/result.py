@@ -14,6 +14,7 @@ from inception_v3.fidelity.neighbours import NeighbourScores
 from inception_v3.fidelity.network import FeatureNetwork
 from inception_v3.fidelity.score_names import SCORE_NAMES, ScoreName, three_digits
 from inception_v3.fidelity.statistics import Statistics, gaussian
+from inception_v3.support.text import count_of
 
 
 @dataclass
@@ -44,9 +45,9 @@ class ComparedSet:
         """The name, the number of images and their sizes. Statistics of other programs hold neither."""
         count, sizes = self.facts.count, format_sizes(self.facts.sizes)
         if self.features is None:
-            of = "an unknown number of images" if count is None else f"{count:,} images"
+            of = "an unknown number of images" if count is None else count_of(count, "image")
             return f"{self.name} (only statistics, of {of}{f', {sizes}' if sizes else ''})"
-        return f"{self.name} ({count:,} image{'s' * (count != 1)}, {sizes})"
+        return f"{self.name} ({count_of(cast(int, count), 'image')}, {sizes})"
 
     def distribution(self, kind: Literal["pooled", "spatial"]) -> Gaussian:
         """The distribution of the features of FID or sFID. Raises NoScoreError: the statistics do not include it."""
@@ -110,7 +111,7 @@ class FidelityResult:
     def network_text(self) -> str:
         """The weights, their checksum and their precision; a warning if they are not those of 2015."""
         network = self.network
-        warning = f", not the network of 2015 ({network.difference})" if network.difference else ""
+        warning = "" if network.is_published else ", not the network of 2015"
         return f"{network.weights} (SHA-256 {network.checksum[:12]}{warning}) in {network.dtype}"
 
     def cite_as(self, generated_count: str | None = None) -> str:
@@ -128,7 +129,7 @@ class FidelityResult:
 
     def describe(self) -> list[str]:
         """Lines of text: the two sets, and the effect of the network's precision."""
-        lines = [f"{role.capitalize()}: {side.describe()}" for role, side in self.sets.items()]
+        lines = [f"{role.capitalize()} images: {side.describe()}" for role, side in self.sets.items()]
         if self.fid_change is not None:
             lines.append(
                 f"{self.network.dtype} changes FID by {self.fid_change:+.3%} (on {self.fid_change_images} images of "
@@ -152,7 +153,7 @@ class FidelityResult:
 
 
 def format_scores(result: FidelityResult) -> list[tuple[ScoreName, str, str]]:
-    """For each computed score: its name, its value with three significant digits, and its spread or interval (or "")."""
+    """Each computed score: its name, its value with three significant digits, and its spread or interval (or "")."""
     values = ((score, result.scores.get(score.key)) for score in SCORE_NAMES)
     return [(score, three_digits(value), _spread(result, score)) for score, value in values if value is not None]
 
@@ -167,14 +168,14 @@ def _spread(result: FidelityResult, score: ScoreName) -> str:
 
 
 def _single_sample(result: FidelityResult, score: ScoreName) -> str:
-    """Why a score of samples has no deviation: there is one sample, or every sample has all images. "" if it has one."""
+    """Why a score of samples has no deviation: only one sample, or all images in each. "" if it has one."""
     counts = [cast(int, side.facts.count) for side in result.sets.values()]
     if score.key == "is_mean":
-        return "1 part, no deviation" if result.convention.inception_score.count_parts(counts[0]) == 1 else ""
+        return "no deviation: 1 part" if result.convention.inception_score.count_parts(counts[0]) == 1 else ""
     kid = result.convention.kid
     if kid.subsets == 1:
-        return "1 subset, no deviation"
-    return "each subset has all images" if kid.subset_size(min(counts)) == max(counts) else ""
+        return "no deviation: 1 subset"
+    return "no deviation: each subset has all images" if kid.subset_size(min(counts)) == max(counts) else ""
 
 
 def _count(side: ComparedSet, noun: str) -> str:
@@ -182,7 +183,7 @@ def _count(side: ComparedSet, noun: str) -> str:
     count = side.facts.count
     if count is None:
         return f"an unknown number of {noun}s (statistics without a count)"
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    return count_of(count, noun)
 
 
 def format_sizes(sizes: dict[str, int]) -> str:

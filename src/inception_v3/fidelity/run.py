@@ -194,9 +194,7 @@ def _extract(
     store = store if options.dtype != "int8" else None
     if side.image_set.count != 0:
         advance = progress(side.name, side.image_set.count)
-        side.features = extract_features(
-            side.image_set, network, convention, options, store=store, progress=advance
-        )
+        side.features = extract_features(side.image_set, network, convention, options, store=store, progress=advance)
 
 
 def _measure_precision(result: FidelityResult, store: FeatureStore | None, progress: StartStep) -> None:

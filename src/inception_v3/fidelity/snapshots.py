@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.result import FidelityResult
@@ -78,7 +78,10 @@ def _natural_order(name: str) -> list[tuple[float, str]]:
 
 def _numbers(names: Sequence[str]) -> Sequence[float | None]:
     """The first number in the names that all of them have and that differs between all; otherwise None for each."""
-    in_names = [[float(number) for number in re.findall(r"\d+(?:\.\d+)?", name)] for name in names]
+    in_names = [
+        [float(number) if "." in number else int(number) for number in re.findall(r"\d+(?:\.\d+)?", name)]
+        for name in names
+    ]
     for column in zip(*in_names, strict=False):
         if len(set(column)) == len(names):
             return column
@@ -93,10 +96,29 @@ def shown_scores(rows: Sequence[SnapshotScores]) -> list[ScoreName]:
 def cell(row: SnapshotScores, score: ScoreName) -> str:
     """The score of a snapshot with three significant digits, or a dash."""
     value = row.values[score.key]
-    return "–" if value is None else three_digits(value)
+    return "-" if value is None else three_digits(value)
 
 
-def write(rows: Sequence[SnapshotScores], last: FidelityResult, path: Path, notes: Sequence[str]) -> None:
+def count_images(rows: Sequence[SnapshotScores], kind: Literal["count", "unreadable"]) -> int:
+    """The number of images of all snapshots and of the reference; of statistics without a count, 0."""
+    return sum(row.values[f"generated_{kind}"] or 0 for row in rows) + (rows[0].values.get(f"reference_{kind}") or 0)
+
+
+def messages(rows: Sequence[SnapshotScores], kind: str) -> list[str]:
+    """The "warnings", "notes" or "unreadable" of all snapshots, each once: "NAMES: MESSAGE", or if all have it, without
+    names."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        for message in row.values[kind]:
+            names.setdefault(message, []).append(row.snapshot.name)
+    lines = []
+    for message, about in names.items():
+        listed = ", ".join(about[:3]) + (f" and {len(about) - 3} others" if len(about) > 3 else "")
+        lines.append(message if len(about) == len(rows) else f"{listed}: {message}")
+    return lines
+
+
+def write(rows: Sequence[SnapshotScores], last: FidelityResult, path: Path) -> None:
     """Write the page: the plot, the table and how the scores were computed. Raises InputError if it cannot be written.
 
     `last` is the result of one of the snapshots; they share the reference, the convention and the network.
@@ -111,7 +133,7 @@ def write(rows: Sequence[SnapshotScores], last: FidelityResult, path: Path, note
             "rows": [(row.snapshot.name, [cell(row, score) for score in scores]) for row in rows],
             "plots": _plots(rows, [score for score in scores if score.arrow]),
             "facts": facts(rows, last),
-            "notes": notes,
+            "notes": [*messages(rows, "warnings"), *messages(rows, "notes"), *messages(rows, "unreadable")],
         },
     )
 
@@ -120,7 +142,7 @@ def facts(rows: Sequence[SnapshotScores], last: FidelityResult) -> list[str]:
     """Lines of text: the reference, and the sentence to cite."""
     counts = sorted({row.values["generated_count"] or 0 for row in rows})
     images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    lines = [f"Reference: {last.reference.describe()}"] if last.reference else []
+    lines = [f"Reference images: {last.reference.describe()}"] if last.reference else []
     return [*lines, f"Cite as: {last.cite_as(f'{images} generated images of each snapshot')}"]
 
 

@@ -1,4 +1,7 @@
-"""Plots as PNG files: curves, confusion matrix, reliability diagram, series, speeds. Needs matplotlib (the extra `train`)."""
+"""Plots as PNG files: curves, confusion matrix, reliability diagram, series, speeds.
+
+They need matplotlib (the extra `train`).
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,6 +120,7 @@ def series(
             panel.grid(alpha=0.3)
         for panel in axes[len(panels) :]:
             panel.remove()
+        figure.supxlabel("snapshot")
         figure.savefig(file, dpi=120, format="png", transparent=True)
 
 

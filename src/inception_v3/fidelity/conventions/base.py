@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from inception_v3.fidelity.conventions.resize import DESCRIPTIONS
 from inception_v3.fidelity.frechet import TraceMethod
 from inception_v3.fidelity.neighbours import DENSITY_K, PRECISION_K
+from inception_v3.support.text import count_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +32,9 @@ class KidSampling:
         return min(self.size, images) if self.shrinks else self.size
 
     def __str__(self) -> str:
-        subsets = "1 subset" if self.subsets == 1 else f"{self.subsets} subsets"
-        size = f"{'at most ' * self.shrinks}{self.size} images"
-        return f"KID of {subsets} of {size}, drawn from the {'reference' if self.reference_first else 'generated'} first"
+        size = f"{'at most ' * self.shrinks}{count_of(self.size, 'image')}"
+        first = "reference" if self.reference_first else "generated"
+        return f"KID of {count_of(self.subsets, 'subset')} of {size} ({first} images drawn first)"
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,16 @@ class InceptionScoreSplits:
         return self.splits if self.images is None else -(-images // self.images)
 
     def __str__(self) -> str:
-        parts = f"{self.splits} part{'s' * (self.splits != 1)}" if self.images is None else f"parts of {self.images} images"
-        return f"Inception Score of {parts}, {'in order' if self.seed is None else 'shuffled'}"
+        parts = count_of(self.splits, "part") if self.images is None else f"parts of {count_of(self.images, 'image')}"
+        return f"Inception Score of {parts} ({'in order' if self.seed is None else 'shuffled'})"
 
 
 # In words, by TraceMethod: how the trace of the Fréchet distance is computed.
-_DISTANCES = {None: "exact", "sqrtm": "with scipy's sqrtm", "eigvals": "with the eigenvalues of torch-fidelity"}
+_DISTANCES = {
+    None: "the exact distance",
+    "sqrtm": "the distance by scipy's sqrtm",
+    "eigvals": "the distance by numpy.linalg.eigvals",
+}
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,8 @@ class Convention:
     def describe(self, keys: Container[str]) -> str:
         """All that the scores with these keys (of `FidelityResult.scores`) depend on, apart from the network."""
         parts = {
-            "fid": f"Fréchet distance {_DISTANCES[self.trace_method]}",
-            "sfid": f"sFID {_DISTANCES[self.spatial_trace_method]}",
+            "fid": f"FID with {_DISTANCES[self.trace_method]}",
+            "sfid": f"sFID with {_DISTANCES[self.spatial_trace_method]}",
             "kid_mean": str(self.kid),
             "is_mean": str(self.inception_score),
             "precision": f"Precision and Recall with k = {PRECISION_K}",

@@ -19,7 +19,7 @@ SIZE = 299
 DESCRIPTIONS = {
     "pillow_bicubic": "resized to 299x299 by Pillow's antialiased bicubic filter on float32, scaled to (x - 128) / 128",
     "half_pixel_bilinear": "resized to 299x299 by PyTorch's bilinear interpolation (half-pixel centres, no "
-    "antialiasing), scaled to 2 (x / 255) - 1",
+    "antialiasing), scaled to 2x / 255 - 1",
     "tensorflow_bilinear": "resized to 299x299 by TensorFlow 1's bilinear interpolation (no half-pixel centres, no "
     "antialiasing), scaled to (x - 128) / 128",
 }
