@@ -129,9 +129,7 @@ def fidelity(
     check_seed(seed, 2**32 - 1)
     convention = find_convention(like, mode)
     report = check_report_files(report, table, as_json, filter(None, (generated, reference, weights_file)))
-    from inception_v3.fidelity.report import write
     from inception_v3.fidelity.snapshots import find_snapshots
-    from inception_v3.reports.tables import STDOUT
     from inception_v3.support.devices import has_bf16, pick_device
     from inception_v3.support.files import check_writable
 
@@ -159,10 +157,9 @@ def fidelity(
         is_splits=is_splits,
     )
     detail(f"as {convention.name}, on {picked}, {options.callers()} network threads; cache {options.cache_folder()}")
+    outputs = _Outputs(save_statistics, report, table, as_json)
     if each:
-        _score_snapshots(
-            find_snapshots(generated), reference, options, _Outputs(save_statistics, report, table, as_json)
-        )
+        _score_snapshots(find_snapshots(generated), reference, options, outputs)
         return
     (result,) = _score_with_progress([generated], reference, options)
     if isinstance(result, InputError):
@@ -170,17 +167,7 @@ def fidelity(
     if not save_statistics and all(value is None for value in result.scores.values()):
         reason = result.notes[0] if result.notes else f"no {scores}: needs a REFERENCE, a second set"
         raise InputError(f"{generated}: {reason}")
-    if as_json:
-        print(json.dumps(result.as_dict(), ensure_ascii=False))
-    elif table != STDOUT:
-        _print_table(result, output)
-    _print_messages(result)
-    if save_statistics:
-        _save_statistics(result, save_statistics)
-    if table is not None:
-        _write_csv(table, [result.as_dict()])
-    if report is not None:
-        write(result, report)
+    _write_outputs(result, outputs)
 
 
 @dataclass(frozen=True)
@@ -191,6 +178,23 @@ class _Outputs:
     report: Path | None
     table: Path | None
     as_json: bool
+
+
+def _write_outputs(result: "FidelityResult", outputs: _Outputs) -> None:
+    from inception_v3.fidelity.report import write
+    from inception_v3.reports.tables import STDOUT
+
+    if outputs.as_json:
+        print(json.dumps(result.as_dict(), ensure_ascii=False))
+    elif outputs.table != STDOUT:
+        _print_table(result, output)
+    _print_messages(result)
+    if outputs.save_statistics:
+        _save_statistics(result, outputs.save_statistics)
+    if outputs.table is not None:
+        _write_csv(outputs.table, [result.as_dict()])
+    if outputs.report is not None:
+        write(result, outputs.report)
 
 
 def _score_snapshots(

@@ -73,8 +73,8 @@ def _within_set(role: str, features: FeatureSet) -> Iterator[str]:
     small = sum(count for size, count in features.sizes.items() if min(map(int, size.split("x"))) < SMALL_SIDE)
     if small > TOLERANCE * features.count:
         yield (
-            f"{small} of {features.count} {role} images ({format_sizes(features.sizes)}) {_are(small)} enlarged more than "
-            "twice to 299x299: the scores compare blur and hardly any detail"
+            f"{small} of {features.count} {role} images ({format_sizes(features.sizes)}) {_are(small)} enlarged more "
+            "than twice to 299x299: the scores compare blur and hardly any detail"
         )
 
 

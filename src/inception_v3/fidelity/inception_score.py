@@ -26,8 +26,8 @@ def inception_score(
     if splits.images is None:
         if count < splits.splits:
             raise NoScoreError(
-                f"{count_of(count, 'image')} cannot be split into {splits.splits} parts; give more images, or a smaller "
-                "--is-splits"
+                f"{count_of(count, 'image')} cannot be split into {splits.splits} parts; give more images, or a "
+                "smaller --is-splits"
             )
         edges = [index * count // splits.splits for index in range(splits.splits + 1)]
     else:
