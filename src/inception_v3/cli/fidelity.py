@@ -164,9 +164,8 @@ def fidelity(
     (result,) = _score_with_progress([generated], reference, options)
     if isinstance(result, InputError):
         raise result
-    if not save_statistics and all(value is None for value in result.scores.values()):
-        reason = result.notes[0] if result.notes else f"no {scores}: needs a REFERENCE, a second set"
-        raise InputError(f"{generated}: {reason}")
+    if not save_statistics and not result.keys:
+        raise _no_scores(result, options)
     _write_outputs(result, outputs)
 
 
@@ -178,6 +177,14 @@ class _Outputs:
     report: Path | None
     table: Path | None
     as_json: bool
+
+
+def _no_scores(result: "FidelityResult", options: FidelityOptions) -> InputError:
+    """The error that a result has no score."""
+    reason = (
+        result.notes[0] if result.notes else f"no {', '.join(options.scores or ())}: needs a REFERENCE, a second set"
+    )
+    return InputError(f"{result.generated.name}: {reason}")
 
 
 def _write_outputs(result: "FidelityResult", outputs: _Outputs) -> None:
@@ -200,7 +207,7 @@ def _write_outputs(result: "FidelityResult", outputs: _Outputs) -> None:
 def _score_snapshots(
     snapshots: "list[Snapshot]", reference: str | None, options: FidelityOptions, outputs: _Outputs
 ) -> None:
-    """Score each snapshot and print or write all together. Raises InputError after that if some have no score."""
+    """Score each snapshot, and print and write all together. Raises InputError, after that, if some have no score."""
     from inception_v3.fidelity.snapshots import SnapshotScores, count_images, write
     from inception_v3.fidelity.snapshots import messages as messages_of
     from inception_v3.reports.tables import STDOUT
@@ -208,9 +215,9 @@ def _score_snapshots(
     rows, failures, last = [], 0, None
     results = _score_with_progress([snapshot.path for snapshot in snapshots], reference, options)
     for snapshot, result in zip(snapshots, results, strict=True):
-        if isinstance(result, InputError):
+        if isinstance(result, InputError) or not result.keys:
             failures += 1
-            warn(f"{snapshot.name}: no scores: {result}")
+            warn(str(result if isinstance(result, InputError) else _no_scores(result, options)))
             continue
         if last is None and outputs.save_statistics:
             _save_statistics(result, outputs.save_statistics)
@@ -246,6 +253,8 @@ def _score_with_progress(
     with progress_bar(messages) as bars:
 
         def start_step(step: str, total: int | None) -> Callable[[int], None]:
+            for finished in [task.id for task in bars.tasks if task.finished]:
+                bars.remove_task(finished)  # a series of snapshots has more steps than a terminal has lines
             bar = bars.add_task(escape(step), total=total, figures="")
             return lambda amount: bars.advance(bar, amount)
 

@@ -57,7 +57,7 @@ def find_snapshots(address: str) -> list[Snapshot]:
             f"{printable(address)}: no folder and no archive in it; --each scores each of those in GENERATED",
             exit_status=2,
         )
-    parent = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+    parent = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120
     named = sorted(
         ((SHARD_NAME.sub("", ARRAY_NAME.sub("", os.path.relpath(path, parent))), path) for path in paths),
         key=lambda pair: _natural_order(pair[0]),
