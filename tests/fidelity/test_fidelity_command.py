@@ -225,10 +225,8 @@ def test_a_terminal_without_arrows_shows_the_keys(
 ) -> None:
     from rich.console import Console
 
-    from inception_v3.cli import common
-
     stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
-    monkeypatch.setattr(common, "output", Console(file=stream), raising=False)
+    monkeypatch.setattr("inception_v3.cli.fidelity.output", Console(file=stream))
     status, _, err = run(*sets, "--scores", "fid,kid,fid-infinity")
     assert status == 0, err
     stream.seek(0)
@@ -490,7 +488,8 @@ def test_the_features_of_the_reference_are_computed_once_for_all_snapshots(
 def test_the_page_of_a_series_has_one_plot_and_one_table(
     run: Run, series: Path, sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    status, _, err = run("--each", f"{series}/step-*", sets[1], "--scores", "fid,is", "--report", tmp_path / "s.html")
+    options = ("--scores", "fid,is", "--is-splits", 2)
+    status, _, err = run("--each", f"{series}/step-*", sets[1], *options, "--report", tmp_path / "s.html")
     assert status == 0, err
     page = (tmp_path / "s.html").read_text("utf-8")
     assert page.count("data:image/png;base64,") == 2, "one for a light page, one for a dark one"
@@ -510,7 +509,7 @@ def test_a_snapshot_that_cannot_be_scored_is_reported_and_the_others_are_written
     status, _, err = run("--each", damaged, sets[1], "--scores", "fid", "--csv", tmp_path / "s.csv")
     assert status == 1
     assert "step-500: no image in it can be read" in err
-    assert "1 of 31 images could not be read" in err
+    assert "1 of 32 images could not be read" in err
     assert err.splitlines()[-1].endswith("1 of 3 snapshots have no scores; see the lines above")
     assert [line.split(",")[0] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]] == [
         "step-1000",
