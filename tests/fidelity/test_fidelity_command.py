@@ -215,8 +215,10 @@ def test_every_score_has_a_name_a_meaning_and_where_there_is_one_its_paper() -> 
     keys = {key for score in scores.SCORES.values() for key in score.keys}
     spreads = {key for key in keys if key.endswith(("_std", "_low", "_high"))}
     assert {score.key for score in SCORE_NAMES} == keys - spreads
+    page = (Path(__file__).parents[2] / "docs" / "fidelity.md").read_text("utf-8")
     for score in SCORE_NAMES:
         assert score.meaning
+        assert f"| {score.title} | `{score.key}` | {score.meaning} | {score.source} |" in page
         assert bool(score.source) == bool(score.arrow), score.key
 
 
@@ -266,6 +268,31 @@ def test_the_page_explains_each_score_in_one_line_with_its_source(
     assert "Heusel et al. 2017, arXiv 1706.08500" in page
     assert "Recall ↑" in page
     assert "KID" not in page.partition("What the scores mean")[2].partition("How they were computed")[0]
+
+
+def test_the_page_of_statistics_has_the_scores_and_the_reason_why_it_has_no_images(
+    run: Run, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(203), sigma=np.eye(203))
+    options = ("--like", "pytorch-fid", "--scores", "fid", "--report", tmp_path / "page.html")
+    status, _, err = run(sets[0], tmp_path / "theirs.npz", *options)
+    assert status == 0, err
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "FID ↓" in page
+    assert "an unknown number of images" in page
+    assert "None" not in page
+    assert "no images on this page" in page
+    assert "data:image" not in page
+
+
+def test_captions_and_titles_of_the_page_leave_out_the_folders_of_the_sets(
+    run: Run, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run(*sets, "--scores", "fid", "--report", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "<title>Scores of “generated” against “réel”</title>" in page
+    assert '<img src="data:image/png;base64' in page
+    assert 'alt="0000.png"' in page
 
 
 def test_a_single_sample_has_no_deviation_and_not_one_of_0(

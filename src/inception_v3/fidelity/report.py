@@ -3,14 +3,13 @@
 report.html is its template. Images are embedded as thumbnails, and there is no script.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inception_v3.errors import InputError, NoScoreError
+from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.neighbours import nearest_neighbours
 from inception_v3.fidelity.result import ComparedSet, FidelityResult, format_scores
 from inception_v3.fidelity.score_names import three_digits
@@ -23,18 +22,16 @@ SHOWN, NEIGHBOURS, THUMBNAIL = 8, 5, 112
 
 
 def write(result: FidelityResult, path: Path, progress: StartStep = no_progress) -> None:
-    """Write the page. Images are ranked by realism: above 1, an image lies among the real ones.
+    """Write the page. Without nearest neighbours, such as of statistics, it has no images, and a line with the reason.
 
-    Raises InputError: statistics without images, too few images for neighbours, a path that cannot be written.
+    Raises InputError: a path that cannot be written.
     """
+    tiles, notes = format_scores(result), list(result.notes)
     try:
-        realism = neighbour_scores(result, progress).realism
+        groups = _groups(result, neighbour_scores(result, progress).realism)
     except NoScoreError as error:
-        raise InputError(f"{path}: the page needs nearest neighbours: {error}") from error
-    order = np.argsort(-realism, kind="stable")
-    best = order[:SHOWN]
-    worst = order[::-1][: min(SHOWN, len(order) - len(best))]
-    tiles, rows = format_scores(result), partial(_rows, result, realism=realism)
+        groups = []
+        notes.append(f"no images on this page, because they are ranked by their nearest neighbours: {error}")
     write_page(
         path,
         "fidelity/report.html",
@@ -42,14 +39,14 @@ def write(result: FidelityResult, path: Path, progress: StartStep = no_progress)
             "title": title_of(result),
             "tiles": tiles,
             "scores": [score for score, _, _ in tiles],
-            "warnings": result.warnings + result.notes,
+            "warnings": result.warnings + notes,
             "facts": [
                 *result.describe(),
                 f"Convention: {result.convention_text}",
                 f"Weights: {result.network_text}",
                 f"Cite as: {result.cite_as()}",
             ],
-            "groups": [("most", rows(best)), ("least", rows(worst))],
+            "groups": groups,
             "unreadable": result.unreadable,
             "thumbnail": THUMBNAIL,
         },
@@ -61,6 +58,14 @@ def title_of(result: FidelityResult) -> str:
     names = [side.name for side in result.sets.values()]
     short = [Path(name).name or name for name in names]
     return "Scores of " + " against ".join(f"“{name}”" for name in (short if len(set(short)) == len(names) else names))
+
+
+def _groups(result: FidelityResult, realism: NDArray[np.float64]) -> list[tuple[str, list[list[dict[str, str]]]]]:
+    """The rows of the most and of the least realistic generated images."""
+    order = np.argsort(-realism, kind="stable")
+    best = order[:SHOWN]
+    worst = order[::-1][: min(SHOWN, len(order) - len(best))]
+    return [("most", _rows(result, best, realism)), ("least", _rows(result, worst, realism))]
 
 
 def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.float64]) -> list[list[dict[str, str]]]:
@@ -89,7 +94,7 @@ def _thumbnails(side: ComparedSet, rows: NDArray[np.intp]) -> dict[int, dict[str
         if index in requested:
             pixels, _ = decode_image(image.read(), image.name)
             data = thumbnail(Image.fromarray(pixels.transpose(1, 2, 0)), THUMBNAIL, "PNG")
-            thumbnails[requested[index]] = {"name": image.name, "data": data}
+            thumbnails[requested[index]] = {"name": image.name.removeprefix(f"{side.name}/"), "data": data}
             if len(thumbnails) == len(requested):
                 break
     return thumbnails

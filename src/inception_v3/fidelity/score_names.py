@@ -57,7 +57,7 @@ SCORE_NAMES = (
         "is_mean",
         "IS",
         "↑",
-        "Inception Score: a clear class in each image, and many classes in all; no reference",
+        "Inception Score: a clear class in each image, and many classes in all; needs no reference images",
         "Salimans et al. 2016, arXiv 1606.03498",
     ),
     ScoreName(
@@ -78,7 +78,7 @@ SCORE_NAMES = (
         "density",
         "Density",
         "↑",
-        "The mean number of reference neighbourhoods around a generated image, over k",
+        "The mean number of reference neighbourhoods that contain a generated image, divided by k",
         "Naeem et al. 2020, arXiv 2002.09797",
     ),
     ScoreName(
