@@ -23,7 +23,7 @@ from inception_v3.fidelity.conventions import MODES, PROGRAMS
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.fidelity.result import FidelityResult
 from inception_v3.fidelity.run import fidelity
-from inception_v3.fidelity.score_names import SCORE_NAMES, three_digits
+from inception_v3.fidelity.score_names import SCORE_NAMES, names_of, three_digits
 from inception_v3.fidelity.snapshots import find_snapshots
 from inception_v3.images.find import ImageSource
 from inception_v3.inference import feature_store
@@ -209,6 +209,10 @@ def test_names_are_those_of_papers_and_numbers_have_three_digits_except_for_prog
 )
 def test_a_number_with_three_digits_has_no_exponent_unless_it_is_tiny(value: float, text: str) -> None:
     assert three_digits(value) == text
+
+
+def test_a_score_without_an_entry_in_the_table_of_names_is_shown_by_its_key() -> None:
+    assert [score.title for score in names_of(["kid_mean", "kid_std", "fid_low", "new_mean"])] == ["KID ↓", "new"]
 
 
 def test_every_score_has_a_name_a_meaning_and_where_there_is_one_its_paper() -> None:

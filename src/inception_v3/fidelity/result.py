@@ -12,7 +12,7 @@ from inception_v3.fidelity.frechet import Gaussian
 from inception_v3.fidelity.image_sets import ImageSet
 from inception_v3.fidelity.neighbours import NeighbourScores
 from inception_v3.fidelity.network import FeatureNetwork
-from inception_v3.fidelity.score_names import SCORE_NAMES, ScoreName, three_digits
+from inception_v3.fidelity.score_names import ScoreName, names_of, three_digits
 from inception_v3.fidelity.statistics import Statistics, gaussian
 from inception_v3.support.text import count_of
 
@@ -154,8 +154,10 @@ class FidelityResult:
 
 def format_scores(result: FidelityResult) -> list[tuple[ScoreName, str, str]]:
     """Each computed score: its name, its value with three significant digits, and its spread or interval (or "")."""
-    values = ((score, result.scores.get(score.key)) for score in SCORE_NAMES)
-    return [(score, three_digits(value), _spread(result, score)) for score, value in values if value is not None]
+    return [
+        (score, three_digits(cast(float, result.scores[score.key])), _spread(result, score))
+        for score in names_of(result.keys)
+    ]
 
 
 def _spread(result: FidelityResult, score: ScoreName) -> str:

@@ -1,5 +1,6 @@
 """The scores as papers write them: name, direction, meaning and source, and numbers with three significant digits."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -120,3 +121,10 @@ def three_digits(value: float) -> str:
     """The value with three significant digits and no exponent for large values: 12.0, 0.00123, 1300."""
     text = f"{value:#.3g}"
     return f"{float(text):.0f}" if "e+" in text else text.removesuffix(".")
+
+
+def names_of(keys: Iterable[str]) -> list[ScoreName]:
+    """The names of scores by their keys, without those of spreads. A score that SCORE_NAMES does not have has its key."""
+    known = {score.key: score for score in SCORE_NAMES}
+    values = (key for key in keys if not key.endswith(("_std", "_low", "_high")))
+    return [known.get(key) or ScoreName(key, key.removesuffix("_mean"), "", "") for key in values]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.result import FidelityResult
-from inception_v3.fidelity.score_names import SCORE_NAMES, ScoreName, three_digits
+from inception_v3.fidelity.score_names import ScoreName, names_of, three_digits
 from inception_v3.images.addresses import expand_braces
 from inception_v3.images.find import ARRAY_NAME, SHARD_NAME, is_system_name
 from inception_v3.reports.pages import data_uri, write_page
@@ -36,10 +36,12 @@ class SnapshotScores:
 
     snapshot: Snapshot
     values: dict[str, Any]
+    names: list[ScoreName]
 
     @classmethod
     def of(cls, snapshot: Snapshot, result: FidelityResult) -> "SnapshotScores":
-        return cls(snapshot, {"snapshot": snapshot.name, "number": snapshot.number} | result.as_dict())
+        values = {"snapshot": snapshot.name, "number": snapshot.number} | result.as_dict()
+        return cls(snapshot, values, names_of(result.keys))
 
 
 def find_snapshots(address: str) -> list[Snapshot]:
@@ -90,7 +92,7 @@ def _numbers(names: Sequence[str]) -> Sequence[float | None]:
 
 def shown_scores(rows: Sequence[SnapshotScores]) -> list[ScoreName]:
     """The scores that at least one snapshot has."""
-    return [score for score in SCORE_NAMES if any(row.values[score.key] is not None for row in rows)]
+    return list(dict.fromkeys(name for row in rows for name in row.names))
 
 
 def cell(row: SnapshotScores, score: ScoreName) -> str:
