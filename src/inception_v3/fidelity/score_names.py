@@ -124,7 +124,7 @@ def three_digits(value: float) -> str:
 
 
 def names_of(keys: Iterable[str]) -> list[ScoreName]:
-    """The names of scores by their keys, without those of spreads. A score that SCORE_NAMES does not have has its key."""
+    """The names of scores by their keys, without those of spreads. A score that is not in SCORE_NAMES has its key."""
     known = {score.key: score for score in SCORE_NAMES}
     values = (key for key in keys if not key.endswith(("_std", "_low", "_high")))
     return [known.get(key) or ScoreName(key, key.removesuffix("_mean"), "", "") for key in values]
