@@ -40,6 +40,11 @@ def percent(fraction: float | None, count: int) -> str:
     return f"{shown:.{digits}f} %"
 
 
+def count_of(count: int, noun: str) -> str:
+    """The number and the noun, in the plural unless there is one: "1 image", "1,000 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def one_line(error: BaseException, length: int = 1000) -> str:
     """The message of an error on one printable line of at most `length` characters; its class if it has no message."""
     return printable(" ".join(str(error).split()))[:length] or type(error).__name__
