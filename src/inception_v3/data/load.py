@@ -37,6 +37,7 @@ from inception_v3.data.torchvision_sets import TORCHVISION_SETS, find_torchvisio
 from inception_v3.errors import InputError
 from inception_v3.images.addresses import exists, expand_paths, is_folder, is_url
 from inception_v3.images.find import SHARD_NAME, is_system_name, list_images
+from inception_v3.support.text import nfc
 
 MAX_COMPARED = 100_000  # duplicates in larger data sets are not looked for: that would take minutes
 _KIND_AND_LOCATION = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")
@@ -98,9 +99,10 @@ def load_held_out(address: str, class_names: list[str] | None, *trained_on: Abst
 
 def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], address: str) -> LabelledImages:
     """All images except those in `trained_on`. A set that has no name in common with the images is ignored."""
-    names = set(images.names)
-    known = set[str]().union(*(model_names for model_names in trained_on if not model_names.isdisjoint(names)))
-    kept = [index for index, name in enumerate(images.names) if name not in known]
+    names = set(map(nfc, images.names))
+    of_models = [set(map(nfc, model_names)) for model_names in trained_on]
+    known = set[str]().union(*(model_names for model_names in of_models if not model_names.isdisjoint(names)))
+    kept = [index for index, name in enumerate(images.names) if nfc(name) not in known]
     if not kept:
         raise InputError(
             f"{address}: every one of the {len(images)} images has the name of a training image; give other images"

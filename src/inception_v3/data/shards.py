@@ -21,7 +21,7 @@ from inception_v3.data.folders import sort_class_names
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.data.labels import parse_label, unique_names
 from inception_v3.data.records import FileIndex, read_records
-from inception_v3.data.splits import split_name
+from inception_v3.data.splits import check_no_splits, split_name
 from inception_v3.errors import InputError
 from inception_v3.images.containers import (
     ARCHIVE_ERRORS,
@@ -36,7 +36,7 @@ from inception_v3.images.containers import (
 from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.images.find import is_image_name
 from inception_v3.support.files import atomic_write, cache_folder, file_lock
-from inception_v3.support.text import printable
+from inception_v3.support.text import nfc, printable
 
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
 MAX_DISK_FRACTION = 0.5  # of the free space, for one decompressed tar
@@ -46,17 +46,26 @@ def read_shards(files: list[Path], address: str) -> LabelledImages:
     """The images of all archives, named ARCHIVE/MEMBER.
 
     Class names are those of the class folders; or if images have labels, those of a labels.txt beside the archives, or
-    numbers. Raises InputError: not an archive, a label that is not a whole number, or no labelled images.
+    numbers. Raises InputError: not an archive, a label that is not a whole number, no labelled images, or class folders
+    with names of splits.
     """
     images = _read(files, address)
     names = [name.rpartition("/")[2] for name in images.class_names]
-    return _with_classes(images, names) if _has_folders(images) else images
+    if not _has_folders(images):
+        return images
+    check_no_splits(address, names)
+    return _with_classes(images, names)
 
 
 def read_archive_splits(files: list[Path], address: str) -> dict[str, LabelledImages]:
     """The images of the class folders in each folder train/, val/ ... by its split; all others under ""."""
     images = _read(files, address)
-    return split_by_prefix(images) if _has_folders(images) else {"": images}
+    if not _has_folders(images):
+        return {"": images}
+    parts = split_by_prefix(images)
+    if len(parts) == 1:
+        check_no_splits(address, next(iter(parts.values())).class_names)
+    return parts
 
 
 def split_by_prefix(images: LabelledImages) -> dict[str, LabelledImages]:
@@ -152,7 +161,7 @@ def _add_class_folders(index: FileIndex, images: list[Member]) -> None:
         if member.fault or not class_parts:
             index.bad.append((printable(member.name), member.fault or "no label: it is in no class folder"))
         else:
-            label = classes.setdefault(f"{split}/{printable(class_parts[0])}", len(classes))
+            label = classes.setdefault(f"{split}/{nfc(printable(class_parts[0]))}", len(classes))
             index.add(printable(member.name), member.offset, member.size, label)
     index.folders = list(classes)
 

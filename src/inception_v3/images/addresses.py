@@ -14,7 +14,15 @@ from typing import cast
 
 from inception_v3.errors import InputError
 from inception_v3.images.decode import read_all
-from inception_v3.images.find import ImageSource, LeftOut, file_mode, find_files, is_image_name, list_unsorted
+from inception_v3.images.find import (
+    SYSTEM_NAMES,
+    ImageSource,
+    LeftOut,
+    file_mode,
+    find_files,
+    is_image_name,
+    list_unsorted,
+)
 from inception_v3.support.text import printable
 
 MAX_FILES = 1_000_000  # that braces may stand for
@@ -46,7 +54,7 @@ def expand_paths(address: str) -> list[str]:
     for path in expand_braces(address):
         if is_url(path) or exists(path):
             paths.append(path)
-        elif matches := sorted(glob.glob(path, recursive=True)):  # noqa: PTH207 (patterns may be absolute)
+        elif matches := sorted(filter(_is_no_system_file, glob.glob(path, recursive=True))):  # noqa: PTH207 (absolute)
             paths += matches
         else:
             raise InputError(
@@ -55,6 +63,10 @@ def expand_paths(address: str) -> list[str]:
                 exit_status=2,
             )
     return paths
+
+
+def _is_no_system_file(path: str) -> bool:
+    return SYSTEM_NAMES.isdisjoint(path.lower().split("/"))
 
 
 def expand(arguments: Iterable[str]) -> Iterator[ImageSource]:

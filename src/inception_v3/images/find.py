@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
 )
 # Files and folders that systems add, besides hidden ones such as .DS_Store, ._x and .ipynb_checkpoints.
-SYSTEM_NAMES = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
+SYSTEM_NAMES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})  # in any case
 SHARD_NAME = re.compile(r"\.(tar|tgz|tar\.(gz|bz2|xz)|zip)$", re.IGNORECASE)
 ARRAY_NAME = re.compile(r"\.np[yz]$", re.IGNORECASE)
 NAMES_AT_ONCE = 100_000  # names of one folder that are held at once: about 10 MB
@@ -106,7 +106,7 @@ def is_image_name(name: str) -> bool:
 
 def is_system_name(name: str) -> bool:
     """Whether a file or folder of this name is no image and contains none: it is hidden, or one of SYSTEM_NAMES."""
-    return (name.startswith(".") and name not in (".", "..")) or name in SYSTEM_NAMES
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in SYSTEM_NAMES
 
 
 def list_images(folder: str | Path) -> Iterator[Path]:

@@ -16,6 +16,11 @@ def printable(text: object) -> str:
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in unsafe else c for c in str(text))
 
 
+def nfc(text: str) -> str:
+    """The text in Unicode's form NFC, in which equal text has equal characters. macOS writes é in file names as e´."""
+    return unicodedata.normalize("NFC", text)
+
+
 def one_line(error: BaseException, length: int = 1000) -> str:
     """The message of an error on one printable line of at most `length` characters; its class if it has no message."""
     return printable(" ".join(str(error).split()))[:length] or type(error).__name__
