@@ -18,6 +18,8 @@ from inception_v3.cli.common import (
     Epochs,
     ImageSize,
     Json,
+    LabelsFromName,
+    LabelsTable,
     LearningRate,
     LogEvery,
     NoCache,
@@ -33,6 +35,8 @@ from inception_v3.cli.common import (
     choose_worker_count,
     default_run_folder,
     detail,
+    label_facts,
+    labels_from,
     messages,
     note,
     output_option,
@@ -88,6 +92,8 @@ def finetune(
     seed: Seed = 0,
     device: Device = None,
     workers: Workers = None,
+    labels: LabelsTable = None,
+    labels_from_name: LabelsFromName = None,
     weights_file: WeightsFile = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -102,6 +108,7 @@ def finetune(
     from inception_v3.cli.train import show_resume_command, warn_of_missing
 
     check_only_one(resume=resume, overwrite=overwrite)
+    label_source = labels_from(labels, labels_from_name)
     _check_options(l2, seed, resume_head=resume and unfreeze is None)
     folder = out or default_run_folder(data)
     check_outside_data(data, folder)
@@ -117,7 +124,7 @@ def finetune(
     factors = None if unfreeze is None else rate_factors(unfreeze)
     local_device = pick_device(device)
     check_bf16(precision, local_device)
-    train_set, test_set = load_data(data)
+    train_set, test_set = load_data(data, label_source)
     loaded = load(weights, local_device, weights_file=weights_file)
     model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
     if factors is not None and not chosen_recipe.freeze_batch_norm:
@@ -127,7 +134,7 @@ def finetune(
     detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     with (
         TemporaryDirectory() if no_cache else nullcontext(cache or cache_folder("features")) as features_folder,
-        RunFolder(folder, overwrite=overwrite, resume=resume) as run,
+        RunFolder(folder, overwrite=overwrite, resume=resume, facts=label_facts(label_source)) as run,
     ):
         store = FeatureStore(Path(features_folder))
         if factors is not None:
@@ -156,7 +163,8 @@ def finetune(
             for message in store.messages:
                 warn(message)
     warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-    print_run(run, data, result.metrics, as_json, weights=weights, head=result.head and _head_as_dict(result.head))
+    more = label_facts(label_source) | {"weights": weights, "head": result.head and _head_as_dict(result.head)}
+    print_run(run, data, result.metrics, as_json, **more)
 
 
 def _check_options(l2: float | None, seed: int, *, resume_head: bool) -> None:

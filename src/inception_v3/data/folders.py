@@ -45,6 +45,12 @@ def find_folder_splits(root: Path) -> SplitReaders:
     )
 
 
+def read_folder_images(root: Path) -> LabelledImages:
+    """The images in `root` and its subfolders in one class, named by their path below `root`."""
+    paths = PackedStrings(file.relative_to(root).as_posix() for file in list_images(root))
+    return LabelledImages.lazy(["all"], repeat(0, len(paths)), partial(_source, root, paths), partial(_name, paths))
+
+
 def read_folder(root: Path) -> LabelledImages:
     """The images of root/CLASS/ and its subfolders, named by their path below `root`.
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from rich.console import Console
@@ -46,7 +47,14 @@ class FileIndex:
         self.labels.append(label)
 
 
-IndexFile = Callable[[Path], FileIndex]
+class IndexFile(Protocol):
+    """A function that indexes a file. Its name is part of the key of the cached index."""
+
+    __name__: str
+
+    def __call__(self, path: Path, /) -> FileIndex: ...
+
+
 ReadRecord = Callable[[str, Path, int, int], bytes]  # (name for errors, file, offset, size) -> the encoded image
 
 
@@ -119,7 +127,8 @@ def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:
         file.open("rb").close()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from error
-    key = repr((INDEX_VERSION, index_file.__module__, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
+    kind = f"{index_file.__module__}.{index_file.__name__}"
+    key = repr((INDEX_VERSION, kind, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
     cached = cache_folder("index") / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
         stored = json.loads(cached.read_bytes())

@@ -57,6 +57,11 @@ def read_shards(files: list[Path], address: str) -> LabelledImages:
     return _with_classes(images, names)
 
 
+def read_archive_images(files: list[Path], address: str) -> LabelledImages:
+    """The images of all archives in one class, named ARCHIVE/MEMBER. Raises InputError: no archive, or no images."""
+    return read_records(files, address, index_images, read_member)[0]
+
+
 def read_archive_splits(files: list[Path], address: str) -> dict[str, LabelledImages]:
     """The images of the class folders in each folder train/, val/ ... by its split; all others under ""."""
     images = _read(files, address)
@@ -104,14 +109,36 @@ def _with_classes(images: LabelledImages, class_names: Sequence[str | None]) -> 
 
 def index_archive(path: Path) -> FileIndex:
     """The images of an archive and their labels. Everything after a damaged member is left out, and listed as bad."""
+    labels: dict[str, int | None] = {}  # of each sample; None: its files have different labels
+    index, images = _index_members(path, labels)
+    if labels or not any("/" in member.name for member in images):
+        _add_labelled(index, images, labels)
+    else:
+        _add_class_folders(index, images)
+    return index
+
+
+def index_images(path: Path) -> FileIndex:
+    """Like `index_archive`, but every image is in the same class, and labels in the archive are not read."""
+    index, images = _index_members(path)
+    index.folders = ["all"]
+    for member in images:
+        if member.fault:
+            index.bad.append((printable(member.name), member.fault))
+        else:
+            index.add(printable(member.name), member.offset, member.size, 0)
+    return index
+
+
+def _index_members(path: Path, labels: dict[str, int | None] | None = None) -> tuple[FileIndex, list[Member]]:
+    """The images of an archive, and an index without them; adds the labels of samples to `labels`."""
     index = FileIndex()
     without_samples = is_zip(path)
     members: list[Member] = []
-    labels: dict[str, int | None] = {}  # of each sample; None: its files have different labels
     try:
         for member in read_members(path if without_samples else _plain_tar(path)):
             members.append(member)
-            if not without_samples and (label := _read_label(path, member)) is not None:
+            if labels is not None and not without_samples and (label := _read_label(path, member)) is not None:
                 key = split_sample(member.name)[0]
                 labels[key] = label if labels.setdefault(key, label) == label else None
     except DamagedArchiveError as error:
@@ -120,12 +147,9 @@ def index_archive(path: Path) -> FileIndex:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
     unused = {} if without_samples else unused_members(member.name for member in members)
     index.left_out = list(map(printable, unused.values()))
-    images = [member for number, member in enumerate(members) if is_image_name(member.name) and number not in unused]
-    if labels or not any("/" in member.name for member in images):
-        _add_labelled(index, images, labels)
-    else:
-        _add_class_folders(index, images)
-    return index
+    return index, [
+        member for number, member in enumerate(members) if is_image_name(member.name) and number not in unused
+    ]
 
 
 def _add_labelled(index: FileIndex, images: list[Member], labels: dict[str, int | None]) -> None:

@@ -105,7 +105,7 @@ def find_file_splits(
         warn_left_out(address, [Path(file).name for file in unnamed], by_split)
 
     def read_split(chosen: Sequence[str]) -> LabelledImages:
-        return read(_local_files(chosen), address)
+        return read(local_files(chosen), address)
 
     splits = choose_splits(
         {name: partial(read_split, part) for name, part in by_split.items()}, partial(read_split, files)
@@ -113,14 +113,14 @@ def find_file_splits(
     if read_parts is None or splits.held_out is not None:
         return splits
     chosen = next((by_split[name] for name in (*TRAIN_NAMES, *HELD_OUT_NAMES) if name in by_split), files)
-    parts = read_parts(_local_files(chosen), address)
+    parts = read_parts(local_files(chosen), address)
     readers = {name: partial(parts.__getitem__, name) for name in parts if name}
     if "" in parts and readers:
         warn_left_out(address, parts[""].class_names, readers)
     return choose_splits(readers, partial(parts.__getitem__, ""))
 
 
-def _local_files(files: Sequence[str]) -> list[Path]:
+def local_files(files: Sequence[str]) -> list[Path]:
     return [fetch(file) if is_url(file) else Path(file) for file in files]
 
 

@@ -55,6 +55,7 @@ class RunFolder:
         resume: continue a run that the folder already holds.
         keep: number of saved states to keep.
         track: trackers in addition to TensorBoard (trackers.py).
+        facts: stored in every model of the run, beside those about its training.
 
     Raises:
         InputError: the folder holds a run and neither `overwrite` nor `resume` is set, another training uses it, it
@@ -70,8 +71,9 @@ class RunFolder:
         keep: int = 2,
         track: Sequence[str] = (),
         writer: bool = True,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path, self.keep, self.writer = path, keep, writer
+        self.path, self.keep, self.writer, self.facts = path, keep, writer, dict(facts or {})
         self.model_file = path / MODEL_FILE
         self.bad_images_file = path / BAD_IMAGES
         self.bad_images: list[tuple[str, str]] = []
@@ -144,7 +146,7 @@ class RunFolder:
     def save_model(self, model: "InceptionV3", training: dict[str, Any], *, best: bool = False) -> None:
         """Write the model with facts about its training. With `best`, write it to best.safetensors as well."""
         if self.writer:
-            save(model, self.model_file, training=training)
+            save(model, self.model_file, training=training | self.facts)
             if best:
                 with atomic_write(self.path / BEST_FILE) as temporary:
                     shutil.copyfile(self.model_file, temporary)
