@@ -7,10 +7,10 @@ import signal
 import threading
 import warnings
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -70,8 +70,8 @@ class LabelsFrom:
 class _Labeller(Protocol):
     """Gives each image its class by its path. `report` yields a line about each kind of fault; call it at the end."""
 
-    def label(self, path: str, start: int) -> str | None:
-        """The class of the image at `path`, or None; path[start:] is its path below the data. Raises InputError."""
+    def labels(self, paths: Iterable[str], start: int) -> Iterator[str | None]:
+        """The class of each image, or None; path[start:] is its path below the data. Raises InputError."""
 
     def report(self, unlabelled: int, first: str) -> Iterator[str]:
         """`unlabelled` images have no label; `first` is the path of one of them below the data."""
@@ -93,13 +93,13 @@ def find_labelled_splits(
     splits: dict[tuple[str, str], int] = {}  # by (split, folder): the folder is named in a warning if it has no split
     kept, labels, parts = array("q"), array("i"), array("i")
     first = ""
-    for index, path in enumerate(paths):
-        if (name := labeller.label(path, start)) is None:
+    for index, (path, name) in enumerate(zip(paths, labeller.labels(paths, start), strict=True)):
+        if name is None:
             first = first or path[start:]
             continue
         kept.append(index)
         labels.append(classes.setdefault(name, len(classes)))
-        parts.append(splits.setdefault(_split_and_folder(path[start:]), len(splits)))
+        parts.append(splits.setdefault(_split_and_folder(path[start:].rpartition("/")[0]), len(splits)))
     lines = [*labeller.report(len(images) - len(kept), printable(first))]
     if not kept:
         raise InputError(f"{address}: none of its {len(images)} images has a label: {'; '.join(lines)}", exit_status=2)
@@ -135,9 +135,10 @@ def _common_start(paths: Sequence[str]) -> int:
     return os.path.commonprefix([lowest, highest]).rfind("/") + 1  # noqa: RUF071 (commonpath would drop a leading ./)
 
 
-def _split_and_folder(path: str) -> tuple[str, str]:
+@lru_cache(maxsize=1024)
+def _split_and_folder(parent: str) -> tuple[str, str]:
     """The split that the first folder of a path names, or that an archive or the first folder in it names; else ""."""
-    folders = path.split("/")[:-1]
+    folders = parent.split("/") if parent else []
     archive = max((index for index, folder in enumerate(folders) if SHARD_NAME.search(folder)), default=-1)
     for folder in folders[: archive + 2]:
         if name := (file_split_name if SHARD_NAME.search(folder) else split_name)(folder):
@@ -153,11 +154,13 @@ class _NameLabels:
         self.group = "label" if "label" in self.expression.groupindex else 1
         self.whole_path = "/" in expression
 
-    def label(self, path: str, start: int) -> str | None:
-        name = nfc(path[start:] if self.whole_path else path.rpartition("/")[2])
-        with _time_limit(f"--labels-from-name {printable(self.expression.pattern)}", name):
-            match = self.expression.search(name)
-        return printable(match[self.group]) if match and match[self.group] else None
+    def labels(self, paths: Iterable[str], start: int) -> Iterator[str | None]:
+        with _time_limit(f"--labels-from-name {printable(self.expression.pattern)}") as restart:
+            for path in paths:
+                name = nfc(path[start:] if self.whole_path else path.rpartition("/")[2])
+                restart()
+                match = self.expression.search(name)
+                yield match[self.group] or None if match else None
 
     def report(self, unlabelled: int, first: str) -> Iterator[str]:
         if unlabelled:
@@ -166,26 +169,34 @@ class _NameLabels:
 
 
 @contextmanager
-def _time_limit(option: str, name: str) -> Iterator[None]:
-    """Raise InputError after MAX_SECONDS, in the main thread: a bad expression can take years for one name."""
+def _time_limit(option: str) -> Iterator[Callable[[], None]]:
+    """Raise InputError if more than MAX_SECONDS pass without a call of the function that this context returns.
+
+    A bad expression can take years for one name. In other threads than the main thread there is no limit.
+    """
 
     def stop(*_: object) -> None:
         raise InputError(
-            f"{option}: takes more than {MAX_SECONDS:.0f} s for {printable(name)}; write it without nested repetition, "
-            "such as (a+)+",
+            f"{option}: takes more than {MAX_SECONDS:.0f} s for one name; write it without nested repetition, such as "
+            "(a+)+",
             exit_status=2,
         )
 
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
+        yield lambda: None
         return
     previous = signal.signal(signal.SIGALRM, stop)
     timer = signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
     try:
-        yield
+        yield lambda: signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS) and None
     finally:
         signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, previous)
+
+
+@lru_cache(maxsize=1024)
+def _class_name(label: str) -> str:
+    return nfc(printable(label.strip()))
 
 
 class _TableLabels:
@@ -200,7 +211,7 @@ class _TableLabels:
         self.columns = f"{file_column}, {label_column}"
         self.classes: dict[str, int] = {}
         self.rows: dict[str, int] = {}  # by name or path: index into the arrays
-        self.labels, self.lines = array("i"), array("q")
+        self.row_labels, self.lines = array("i"), array("q")
         self.incomplete = self.repeated = 0
         self.are_paths = False
         for line, file, label in rows:
@@ -209,27 +220,30 @@ class _TableLabels:
             if not path or not label.strip():
                 self.incomplete += 1
                 continue
-            number = self.classes.setdefault(nfc(printable(label.strip())), len(self.classes))
-            row = self.rows.setdefault(path.removeprefix("./"), len(self.labels))
-            if row == len(self.labels):
-                self.labels.append(number)
+            number = self.classes.setdefault(_class_name(label), len(self.classes))
+            row = self.rows.setdefault(path.removeprefix("./"), len(self.row_labels))
+            if row == len(self.row_labels):
+                self.row_labels.append(number)
                 self.lines.append(line)
             else:
                 self.repeated += 1
                 self._check_equal(row, number, line, file)
         self.class_names = [*self.classes]
-        self.used = bytearray(len(self.labels))
+        self.used = bytearray(len(self.row_labels))
 
     def _check_equal(self, row: int, label: int, line: int, file: str) -> None:
-        if self.labels[row] != label:
+        if self.row_labels[row] != label:
             names = [*self.classes]
-            first, second = sorted(((self.lines[row], names[self.labels[row]]), (line, names[label])))
+            first, second = sorted(((self.lines[row], names[self.row_labels[row]]), (line, names[label])))
             raise InputError(
                 f"{self.name}: {printable(file)} is {first[1]} in line {first[0]} and {second[1]} in line {second[0]}; "
                 "remove the wrong one"
             )
 
-    def label(self, path: str, start: int) -> str | None:
+    def labels(self, paths: Iterable[str], start: int) -> Iterator[str | None]:
+        return (self._label(path, start) for path in paths)
+
+    def _label(self, path: str, start: int) -> str | None:
         row = None
         head, tail = nfc(path[:start]), nfc(path[start:])
         for name in self._names(head + tail, len(head)):
@@ -242,8 +256,8 @@ class _TableLabels:
             elif other != row:
                 self.repeated += not self.used[other]
                 self.used[other] = True
-                self._check_equal(row, self.labels[other], self.lines[other], path[start:])
-        return None if row is None else self.class_names[self.labels[row]]
+                self._check_equal(row, self.row_labels[other], self.lines[other], path[start:])
+        return None if row is None else self.class_names[self.row_labels[row]]
 
     def _use(self, row: int, path: str) -> None:
         if self.used[row]:

@@ -18,7 +18,7 @@ from inception_v3.data.splits import (
     warn_left_out,
 )
 from inception_v3.errors import InputError
-from inception_v3.images.find import is_system_name, list_images
+from inception_v3.images.find import NO_CLASS_REASON, LeftOut, is_image_name, is_system_name, list_images, list_unsorted
 from inception_v3.support.text import nfc, printable
 
 
@@ -37,9 +37,13 @@ def find_folder_splits(root: Path) -> SplitReaders:
             splits[name] = folder
         else:
             others.append(folder)
-    left_out = sorted(folder.name for folder in others if splits and any(True for _ in list_images(folder)))
-    if left_out:
-        warn_left_out(str(root), left_out, splits)
+    if splits:
+        loose = LeftOut()
+        count_loose_images(root, loose)
+        loose.warn()
+        counts = {folder.name: sum(1 for _ in list_images(folder)) for folder in others}
+        if left_out := sorted(name for name, count in counts.items() if count):
+            warn_left_out(str(root), left_out, splits, sum(counts.values()))
     return choose_splits(
         {name: partial(read_folder, path) for name, path in splits.items()}, partial(read_folder, root)
     )
@@ -47,7 +51,9 @@ def find_folder_splits(root: Path) -> SplitReaders:
 
 def read_folder_images(root: Path) -> LabelledImages:
     """The images in `root` and its subfolders in one class, named by their path below `root`."""
-    paths = PackedStrings(file.relative_to(root).as_posix() for file in list_images(root))
+    left_out = LeftOut()
+    paths = PackedStrings(file.relative_to(root).as_posix() for file in list_images(root, left_out))
+    left_out.warn()
     return LabelledImages.lazy(["all"], repeat(0, len(paths)), partial(_source, root, paths), partial(_name, paths))
 
 
@@ -66,15 +72,25 @@ def read_folder(root: Path) -> LabelledImages:
     class_names = sort_class_names(folders_by_class)
     check_no_splits(str(root), class_names)
     labels, relative_paths = array("i"), PackedStrings()
+    left_out = LeftOut()
+    count_loose_images(root, left_out)
     for label, name in enumerate(class_names):
         for folder in folders_by_class[name]:
-            relative_paths.extend(file.relative_to(root).as_posix() for file in list_images(folder))
+            relative_paths.extend(file.relative_to(root).as_posix() for file in list_images(folder, left_out))
         if len(relative_paths) == len(labels):
-            raise InputError(f"{folders_by_class[name][0]}: no images in it; add some or remove the folder")
+            folder, unread = folders_by_class[name][0], left_out.unread_images()
+            raise InputError(f"{folder}: no images in it; add some or remove the folder{unread and f'; {unread}'}")
         labels.extend(repeat(label, len(relative_paths) - len(labels)))
+    left_out.warn()
     return LabelledImages.lazy(
         class_names, labels, partial(_source, root, relative_paths), partial(_name, relative_paths)
     )
+
+
+def count_loose_images(root: Path, left_out: LeftOut) -> None:
+    """Add the images in `root` itself to `left_out`: they are in no class folder."""
+    for name in list_unsorted(root, lambda name, is_file: is_file and is_image_name(name)):
+        left_out.add(root / name, NO_CLASS_REASON)
 
 
 def _source(root: Path, relative_paths: PackedStrings, index: int) -> Path:

@@ -23,7 +23,7 @@ from inception_v3.support.files import cache_folder, write_text
 from inception_v3.support.progress import progress_bar
 from inception_v3.support.text import printable
 
-INDEX_VERSION = 3  # increase it when FileIndex changes
+INDEX_VERSION = 4  # increase it when FileIndex changes
 MIN_SECONDS_TO_CACHE = 1.0  # an index that took less time is not cached
 
 
@@ -38,7 +38,7 @@ class FileIndex:
     class_names: dict[int, str] = field(default_factory=dict)  # by label, if the file has names
     folders: list[str] = field(default_factory=list)  # by label, SPLIT/CLASS; if labels are those of this file only
     bad: list[tuple[str, str]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # names of images that are not those of their samples
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of images that are not used
 
     def add(self, name: str, offset: int, size: int, label: int) -> None:
         self.names.append(name)
@@ -87,7 +87,8 @@ def read_records(
             numbered = numbered or (bool(index.labels) and not index.folders)
             file_labels = [folders.setdefault(folder, len(folders)) for folder in index.folders]
             labels.extend([file_labels[label] for label in index.labels] if index.folders else index.labels)
-            left_out.add([f"{prefixes[file_index]}/{name}" for name in index.left_out])
+            for left_out_name, reason in index.left_out:
+                left_out.add(f"{prefixes[file_index]}/{left_out_name}", reason)
             record_names.extend(index.names)
             bad += [(f"{prefixes[file_index]}/{name}".rstrip("/"), reason) for name, reason in index.bad]
             label_names = index.class_names | label_names  # if files name a label differently, the first one counts

@@ -34,7 +34,7 @@ from inception_v3.images.containers import (
     unused_members,
 )
 from inception_v3.images.decode import MAX_STREAM_BYTES
-from inception_v3.images.find import is_image_name
+from inception_v3.images.find import SAMPLE_REASON, is_image_name, unread_suffix
 from inception_v3.support.files import atomic_write, cache_folder, file_lock
 from inception_v3.support.text import nfc, printable
 
@@ -146,7 +146,8 @@ def _index_members(path: Path, labels: dict[str, int | None] | None = None) -> t
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
     unused = {} if without_samples else unused_members(member.name for member in members)
-    index.left_out = list(map(printable, unused.values()))
+    index.left_out = [(printable(name), SAMPLE_REASON) for name in unused.values()]
+    index.left_out += [(printable(member.name), suffix) for member in members if (suffix := unread_suffix(member.name))]
     return index, [
         member for number, member in enumerate(members) if is_image_name(member.name) and number not in unused
     ]

@@ -116,7 +116,7 @@ def find_file_splits(
     parts = read_parts(local_files(chosen), address)
     readers = {name: partial(parts.__getitem__, name) for name in parts if name}
     if "" in parts and readers:
-        warn_left_out(address, parts[""].class_names, readers)
+        warn_left_out(address, parts[""].class_names, readers, len(parts[""]))
     return choose_splits(readers, partial(parts.__getitem__, ""))
 
 
@@ -124,8 +124,8 @@ def local_files(files: Sequence[str]) -> list[Path]:
     return [fetch(file) if is_url(file) else Path(file) for file in files]
 
 
-def warn_left_out(address: str, names: Sequence[str], splits: Collection[str]) -> None:
-    """Warn that these files or folders are not read, because they are in neither of the `splits`.
+def warn_left_out(address: str, names: Sequence[str], splits: Collection[str], images: int = 0) -> None:
+    """Warn that these files or folders, with so many `images`, are not read: they are in neither of the `splits`.
 
     Raises InputError: one of them is named for training, and none of the splits is. It has no class folders.
     """
@@ -134,8 +134,10 @@ def warn_left_out(address: str, names: Sequence[str], splits: Collection[str]) -
         folder, other = without_classes[0], next(iter(splits))
         remedy = CLASS_FOLDERS_REMEDY.format(folder)
         raise InputError(f"{address}: {folder}/ has no class folders, unlike {other}/; {remedy}", exit_status=2)
+    count = f" ({images:,} image{'s' if images > 1 else ''})" if images else ""
     warnings.warn(
-        f"{address}: left out {first_names(names, 3)}: in neither the training nor the held-out split", stacklevel=2
+        f"{address}: left out {first_names(names, 3)}: in neither the training nor the held-out split{count}",
+        stacklevel=2,
     )
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -22,6 +23,7 @@ from inception_v3.images.find import (
     find_files,
     is_image_name,
     list_unsorted,
+    walk,
 )
 from inception_v3.support.text import printable
 
@@ -115,7 +117,7 @@ def collect(arguments: Iterable[str]) -> list[ImageSource]:
 
 def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
     left_out = LeftOut()
-    for file in chain.from_iterable(map(find_sources, arguments)):
+    for file in chain.from_iterable(find_sources(argument, left_out) for argument in arguments):
         try:
             yield from images_in(file, left_out)
         except InputError as error:
@@ -123,20 +125,21 @@ def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
     left_out.warn()
 
 
-def find_sources(argument: str) -> Iterator[ImageSource]:
+def find_sources(argument: str, left_out: LeftOut | None = None) -> Iterator[ImageSource]:
     """Yield the files that an argument of `expand` refers to: images, and archives that are not opened yet.
 
+    Other files in folders are added to `left_out`.
     A file that cannot be downloaded has the error as its content. Raises InputError as `expand` does, while iterating.
     """
     if argument == "-":
-        yield from _standard_input()
+        yield from _standard_input(left_out)
         return
     for address in expand_braces(argument):
         if is_url(address):
             yield _download(address)
             continue
         path = None
-        for path in find_files(address):
+        for path in find_files(address, left_out=left_out):
             yield ImageSource(printable(path), path)
         if path is None:
             raise _no_images(address)
@@ -162,9 +165,12 @@ def _download(url: str) -> ImageSource:
 
 
 def _no_images(address: str) -> InputError:
-    empty = address and stat.S_ISDIR(file_mode(Path(address)))
-    fault = "no images in this folder" if empty else "no such file or folder, and no pattern that matches any"
-    return InputError(f"{printable(address) or '(empty)'}: {fault}; check the path", exit_status=2)
+    fault = "no such file or folder, and no pattern that matches any; check the path"
+    if address and stat.S_ISDIR(file_mode(Path(address))):
+        left_out = LeftOut()
+        deque(walk(Path(address), list_unsorted, left_out=left_out), maxlen=0)
+        fault = f"no images in this folder; {left_out.unread_images() or 'check the path'}"
+    return InputError(f"{printable(address) or '(empty)'}: {fault}", exit_status=2)
 
 
 # ------------------------------------------------------------------------------------------------ braces
@@ -234,7 +240,7 @@ def _parse_group(parts: list[str]) -> Results:
 # ---------------------------------------------------------------------------------------- standard input
 
 
-def _standard_input() -> Iterator[ImageSource]:
+def _standard_input(left_out: LeftOut | None) -> Iterator[ImageSource]:
     stream = _open_standard_input()
     start = b""
     while len(start) < 64 and not _starts_with_path(start) and (chunk := stream.read1(MAX_PATH_BYTES)):
@@ -250,7 +256,7 @@ def _standard_input() -> Iterator[ImageSource]:
         is_list = is_list or mode != 0
         if not is_list:  # the HTML page of a failed download, for example: one message, not one per line
             raise _not_supported(f"{printable(path)[:80]} is not a path")
-        files = find_files(os.fspath(path)) if stat.S_ISDIR(mode) else iter(())
+        files = find_files(os.fspath(path), left_out=left_out) if stat.S_ISDIR(mode) else iter(())
         first = next(files, path)  # a file, or a missing file or empty folder, which is reported when it is opened
         yield from (ImageSource(printable(file), file) for file in chain((first,), files))
 
