@@ -1,5 +1,6 @@
 """Addresses of images, the same in all commands; see `expand`."""
 
+import codecs
 import glob
 import io
 import os
@@ -25,7 +26,7 @@ from inception_v3.images.find import (
     list_unsorted,
     walk,
 )
-from inception_v3.support.text import printable
+from inception_v3.support.text import byte_order_encoding, printable
 
 MAX_FILES = 1_000_000  # that braces may stand for
 MAX_HELD_BYTES = 2 * 2**30  # of images in archives that `collect` holds in memory
@@ -34,7 +35,8 @@ STANDARD_INPUT = "standard input"
 
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?(\d{1,18}))?|([a-zA-Z])\.\.([a-zA-Z])")
 _IMAGE_SIGNATURES = re.compile(  # strict, so that no list of paths is mistaken for an image: BMW/1.jpg, P6/1.jpg
-    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
+    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)"
+    rb"|....ftyp(avi|hei|hev|mif1|msf1)|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     re.DOTALL,
 )
 
@@ -245,13 +247,13 @@ def _standard_input(left_out: LeftOut | None) -> Iterator[ImageSource]:
     start = b""
     while len(start) < 64 and not _starts_with_path(start) and (chunk := stream.read1(MAX_PATH_BYTES)):
         start += chunk
-    if not start.strip():
+    if not _as_utf8(start).strip():
         raise InputError(f"{STANDARD_INPUT}: it is empty; pipe an image or a list of paths in", exit_status=2)
     if _IMAGE_SIGNATURES.match(start):
         yield ImageSource(STANDARD_INPUT, read_all(stream, STANDARD_INPUT, start))
         return
     is_list = False
-    for path in _path_list(stream, start):
+    for path in _path_list(_utf8_chunks(stream, start)):
         mode = file_mode(path)
         is_list = is_list or mode != 0
         if not is_list:  # the HTML page of a failed download, for example: one message, not one per line
@@ -277,11 +279,27 @@ def _not_supported(fault: str) -> InputError:
 
 def _starts_with_path(start: bytes) -> bool:
     """Return whether `start` contains a whole line that is an existing path, so that no more bytes are needed."""
-    first, end, _ = start.replace(b"\0", b"\n").partition(b"\n")
+    first, end, _ = _as_utf8(start).replace(b"\0", b"\n").partition(b"\n")
     return bool(end) and file_mode(Path(os.fsdecode(first.removesuffix(b"\r")))) != 0
 
 
-def _path_list(stream: io.BufferedReader, rest: bytes) -> Iterator[Path]:
+def _as_utf8(start: bytes) -> bytes:
+    """The start of a text without its byte order mark, and in UTF-8 if that names UTF-16."""
+    return b"".join(_utf8_chunks(io.BytesIO(), start))
+
+
+def _utf8_chunks(stream: io.BufferedReader | io.BytesIO, start: bytes) -> Iterator[bytes]:
+    """`start` and the rest of a stream, without a byte order mark, and in UTF-8 if that names UTF-16."""
+    chunks = chain((start,), iter(lambda: stream.read1(MAX_PATH_BYTES), b""))
+    if not (encoding := byte_order_encoding(start)):
+        return chunks
+    # PowerShell writes UTF-16, in which no byte is a file name in another encoding
+    decoder = codecs.getincrementaldecoder(encoding)("replace" if encoding == "utf-16" else "surrogateescape")
+    return (decoder.decode(chunk).encode("utf-8", "surrogateescape") for chunk in chunks)
+
+
+def _path_list(chunks: Iterator[bytes]) -> Iterator[Path]:
+    rest = next(chunks)
     separator, ending = (b"\0", b"") if b"\0" in rest else (b"\n", b"\r")
     more = True
     while more:
@@ -289,6 +307,6 @@ def _path_list(stream: io.BufferedReader, rest: bytes) -> Iterator[Path]:
         yield from (Path(os.fsdecode(path)) for line in lines if (path := line.removesuffix(ending)))
         if len(rest) > MAX_PATH_BYTES:
             raise _not_supported("not a list of paths")
-        chunk = stream.read1(MAX_PATH_BYTES)
-        more = bool(chunk or rest)
-        rest += chunk or separator
+        chunk = next(chunks, None)
+        more = chunk is not None or bool(rest)
+        rest += separator if chunk is None else chunk

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,7 +20,7 @@ from typing import BinaryIO, cast
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from inception_v3.errors import InputError
-from inception_v3.support.packages import import_package
+from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.text import printable
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
@@ -118,7 +119,9 @@ def read_header(file: BinaryIO, name: str) -> Image.Image:
         raise InputError(f"{name}: the file is empty; download or save it again")
     formats = _FORMATS_BY_SIGNATURE.get(signature[:2]) or _available_formats()
     if signature[4:8] == b"ftyp" and b"avif" not in signature and signature[8:12] in _HEIF_BRANDS:
-        import_package(HEIF_PACKAGE, f"{name}: a HEIC image", "heif").register_heif_opener()
+        if missing_packages((HEIF_PACKAGE,)):
+            raise InputError(f"{name}: a HEIC image needs {HEIF_PACKAGE}; {install_command('heif')}")
+        import_module(HEIF_PACKAGE).register_heif_opener()
         formats = ("HEIF",)
     return Image.open(file, formats=formats)
 
