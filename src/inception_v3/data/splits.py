@@ -125,7 +125,7 @@ def local_files(files: Sequence[str]) -> list[Path]:
 
 
 def warn_left_out(address: str, names: Sequence[str], splits: Collection[str], images: int = 0) -> None:
-    """Warn that these files or folders, with that number of `images`, are not read: they are in neither of the `splits`.
+    """Warn that these files or folders are in neither of the `splits`, so their `images` (the number) are not read.
 
     Raises InputError: one of them is named for training, and none of the splits is. It has no class folders.
     """
