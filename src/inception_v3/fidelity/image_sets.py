@@ -36,7 +36,9 @@ def open_image_set(argument: str | Path) -> ImageSet:
     name = STANDARD_INPUT if address == "-" else printable(address)
     if Path(address).is_dir():
         # Sorted as text, as the other programs sort, because KID and the Inception Score sample by index.
-        files = sorted(map(str, find_files(address)))
+        left_out = LeftOut()
+        files = sorted(map(str, find_files(address, left_out=left_out)))
+        left_out.warn()
         if not files:
             raise InputError(f"{name}: no images in this folder; check the path", exit_status=2)
         count = len(files) if is_image_name(files[0]) else None
