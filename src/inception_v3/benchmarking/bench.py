@@ -379,7 +379,7 @@ def _agreement(logits: np.ndarray, expected: np.ndarray, name: str) -> Agreement
     """Return the top-1 agreement of logits and `expected` (N, classes), and the largest difference of a probability."""
     no_pixels = np.empty((len(logits), 0, 0, 3), np.uint8)
     try:
-        check = compare(lambda _: {LOGITS: logits}, lambda _: {LOGITS: expected}, [no_pixels], "", "")
+        check = compare(lambda _: {LOGITS: logits}, [(no_pixels, {LOGITS: expected})], "", "")
     except ValueError as error:
         warnings.warn(f"{name}: {error}", stacklevel=2)
         return 0.0, float("inf")

@@ -79,6 +79,7 @@ def export(
     from inception_v3.inference.engines.base import FEATURES, LOGITS
 
     precisions = cast("list[Precision]", precision or ["fp32"])
+    outputs = end_points or (LOGITS, FEATURES)
     if out is None:
         if not Path(model).is_dir():
             raise InputError("name a file or folder to write to, after the model", exit_status=2)
@@ -87,10 +88,11 @@ def export(
     if to == "triton" and end_points is not None:
         raise InputError("a Triton model returns logits and features; leave out --end-points", exit_status=2)
     from inception_v3.images.addresses import collect
-    from inception_v3.inference.export import export
+    from inception_v3.inference.export import export, prepare_images
     from inception_v3.inference.triton import write_triton
     from inception_v3.support.files import check_writable, checksum
     from inception_v3.support.progress import duration, show_line
+    from inception_v3.support.text import count_of
     from inception_v3.weights.load import load
 
     formats = {format.suffix: format for format in map(load_format, FORMATS)}
@@ -103,29 +105,42 @@ def export(
     detail(f"loaded {network.origin.file}")
     weights = checksum(network.origin.file)
     started = time.monotonic()
-    written = {}
-    for each, file in files.items():
-        with show_line(terminal(), unit="") as line:
-            written[str(file)] = export(
-                network,
-                file,
-                precision=each,
-                images=collect(images) if images else None,
-                images_name=" ".join(images or ()),
-                outputs=end_points or (LOGITS, FEATURES),
-                any_size=any_size,
-                min_agreement=min_agreement,
-                checksum=weights,
-                progress=partial(_show_step, line, each),
-            )
-        detail(f"wrote {file}")
-    if to == "triton":
+    written: dict[str, Description] = {}
+    errors = []
+    with show_line(terminal(), unit="") as line:
+        _show_step(line, "export", "preparing images")
+        shared = prepare_images(
+            network, precisions, collect(images) if images else None, " ".join(images or ()), outputs
+        )
+        for each, file in files.items():
+            try:
+                written[str(file)] = export(
+                    network,
+                    file,
+                    precision=each,
+                    images=shared if images else None,
+                    outputs=outputs,
+                    any_size=any_size,
+                    min_agreement=min_agreement,
+                    checksum=weights,
+                    progress=partial(_show_step, line, each),
+                    report=note,
+                )
+            except InputError as error:
+                if len(files) == 1:
+                    raise
+                errors.append(error)
+            else:
+                detail(f"wrote {file}")
+    if to == "triton" and written:
         write_triton(out, next(iter(written.values())))
-    note(f"{len(written)} file{'s' * (len(written) > 1)} written in {duration(time.monotonic() - started)}")
+    note(f"{count_of(len(written), 'file')} written in {duration(time.monotonic() - started)}")
     if as_json:
         print(json.dumps({name: asdict(description) for name, description in written.items()}))
     else:
         _print(written)
+    if errors:
+        raise InputError("; ".join(map(str, errors)), exit_status=max(error.exit_status for error in errors))
 
 
 def _show_step(line: "Step", precision: str, name: str) -> None:
@@ -153,7 +168,8 @@ def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "
 
 def _print(written: "dict[str, Description]") -> None:
     for name, description in written.items():
-        line = f"{name}: {description.precision}, {description.check or 'not checked'}"
+        print(f"{name}: {description}")
+        if (speed := description.speed) is not None:
+            print(f"  {speed.batches:.1f} images/s, {1000 / speed.single:.0f} ms for one image ({speed.cpu})")
         if description.kept_higher:
-            line += f"\n  kept in float32: {', '.join(description.kept_higher)}"
-        print(line)
+            print(f"  kept in a higher precision: {', '.join(description.kept_higher)}")

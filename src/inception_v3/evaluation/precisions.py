@@ -94,7 +94,7 @@ def open_in(model: Evaluated, name: str | None, engine: str, device: str | None,
 def _calibrated(network: InceptionV3, images: LabelledImages) -> OpenedModel:
     """An int8 engine that is calibrated on up to GOOD_IMAGES images, spread over all."""
     chosen = images.subset(np.linspace(0, len(images) - 1, min(GOOD_IMAGES, len(images))).astype(int).tolist())
-    pixels, _ = prepared_pixels(chosen.unopened(), network.preprocessing)
+    pixels, _, _ = prepared_pixels(chosen.unopened(), network.preprocessing)
     graph = swap_pools(build_graph(network))
     engine = int8_engine(graph, pixels, OpenvinoEngine.best_callers("cpu"))
     reason = f"calibrated on {len(pixels)} of the evaluated images"

@@ -18,6 +18,11 @@ def printable(text: object) -> str:
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in unsafe else c for c in str(text))
 
 
+def count_of(count: int, noun: str) -> str:
+    """The number and the noun, in the plural unless there is one: "1 image", "1,000 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def percent(fraction: float | None, count: int) -> str:
     """Format a fraction as a percentage with the digits that `count` images warrant; None as a dash.
 
