@@ -46,11 +46,6 @@ def percent(fraction: float | None, count: int) -> str:
     return f"{shown:.{digits}f} %"
 
 
-def count_of(count: int, noun: str) -> str:
-    """The number and the noun, in the plural unless there is one: "1 image", "1,000 images"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def nfc(text: str) -> str:
     """The text in Unicode's form NFC, in which equal text has equal characters. macOS writes é in file names as e´."""
     return unicodedata.normalize("NFC", text)
