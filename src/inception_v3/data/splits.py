@@ -15,6 +15,7 @@ from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.images.addresses import is_url
 from inception_v3.support.download import fetch
+from inception_v3.support.text import count_of
 
 TRAIN_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("val", "valid", "validation", "dev", "test", "testing")  # the first in the data set is held out
@@ -134,7 +135,7 @@ def warn_left_out(address: str, names: Sequence[str], splits: Collection[str], i
         folder, other = without_classes[0], next(iter(splits))
         remedy = CLASS_FOLDERS_REMEDY.format(folder)
         raise InputError(f"{address}: {folder}/ has no class folders, unlike {other}/; {remedy}", exit_status=2)
-    count = f" ({images:,} image{'s' if images > 1 else ''})" if images else ""
+    count = f" ({count_of(images, 'image')})" if images else ""
     warnings.warn(
         f"{address}: left out {first_names(names, 3)}: in neither the training nor the held-out split{count}",
         stacklevel=2,
