@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 import torchvision
 from filelock import FileLock
 
+from inception_v3 import cli
 from inception_v3.data import LabelledImages
 from inception_v3.weights.model import InceptionV3
 
@@ -30,6 +32,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _commands_print_their_own_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere a warning fails the test, and so does a command's warning that comes from another library."""
+    main = cli.main
+
+    def main_with_warnings() -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("default", category=UserWarning, module=r"inception_v3\.")
+            main()
+
+    monkeypatch.setattr(cli, "main", main_with_warnings)
 
 
 @pytest.fixture(scope="module")

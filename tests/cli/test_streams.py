@@ -46,14 +46,14 @@ def model(tmp_path: Path, random_model: Callable[..., inception_v3.InceptionV3])
     return tmp_path / "model.safetensors"
 
 
-def run(command: str, folder: Path, **environment: str) -> tuple[str, str]:
-    """The stdout and stderr of a command that succeeds."""
+def run(command: str, folder: Path, *options: str) -> tuple[str, str]:
+    """The stdout and stderr of a command that succeeds, in `folder`."""
     done = subprocess.run(
-        [sys.executable, "-m", "inception_v3", *command.split(), "--quiet", "--json"],
+        [sys.executable, "-m", "inception_v3", *command.split(), "--quiet", *options],
         capture_output=True,
         text=True,
         cwd=folder,
-        env=os.environ | {"PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
@@ -62,8 +62,6 @@ def run(command: str, folder: Path, **environment: str) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "command",
     [
-        "describe",
-        "cache --cache features",
         "train {images} --out run --recipe digits --epochs 1 --depth-multiplier 0.1 --image-size 75 --batch-size 4",
         "finetune {model} {images} --out run --cache features --unfreeze Mixed_7 --epochs 1",
         "evaluate {model} {images} --report report.html",
@@ -77,9 +75,16 @@ def run(command: str, folder: Path, **environment: str) -> tuple[str, str]:
     ],
 )
 def test_a_command_prints_only_its_result(command: str, model: Path, images: Path, tmp_path: Path) -> None:
-    out, err = run(command.format(model=model, images=images), tmp_path)
+    out, err = run(command.format(model=model, images=images), tmp_path, "--json")
     assert err == ""
     assert json.loads(out)
+
+
+@pytest.mark.parametrize("command", ["describe", "cache --cache features"])
+def test_a_command_without_pytorch_prints_only_its_table(command: str, tmp_path: Path) -> None:
+    out, err = run(command, tmp_path)
+    assert err == ""
+    assert len(out.splitlines()) > 2
 
 
 def test_fidelity_prints_only_its_scores_and_our_own_warnings(
@@ -87,7 +92,7 @@ def test_fidelity_prints_only_its_scores_and_our_own_warnings(
 ) -> None:
     sets = f"{images}/val/cat {images}/val/dog"
     options = f"--any-weights --weights-file {weights_of_2015} --cache features --report report.html --scores fid,kid"
-    out, err = run(f"fidelity {sets} {options} --kid-subset-size 4", tmp_path)
+    out, err = run(f"fidelity {sets} {options} --kid-subset-size 4", tmp_path, "--json")
     assert json.loads(out)
     faults = ("6 of 6 generated images (90x80) are", "6 of 6 reference images (90x80) are", "6 images are few")
     assert len(err.splitlines()) == len(faults), err
@@ -95,7 +100,7 @@ def test_fidelity_prints_only_its_scores_and_our_own_warnings(
 
 
 def test_export_to_core_ml_prints_only_our_own_warning(model: Path, tmp_path: Path) -> None:
-    out, err = run(f"export {model} network.mlpackage", tmp_path)
+    out, err = run(f"export {model} network.mlpackage", tmp_path, "--json")
     assert json.loads(out)
     assert err == (
         "warning: network.mlpackage: not checked, since only Apple's Core ML runs it; compare its outputs there\n"

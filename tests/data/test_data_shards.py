@@ -161,7 +161,8 @@ def test_labels_may_be_in_json_and_classes_without_names_are_numbers(tmp_path: P
         members[f"a/b.c/{number}.json"] = json.dumps({"label": number % 2, "caption": "?"}).encode()
         members[f"a/b.c/{number}.seg.png"] = png(number + 50)
         members[f"a/b.c/{number}.txt"] = b"a caption"
-    train, test = load_data(str(tar(tmp_path / "x.tar", members)))
+    with pytest.warns(UserWarning, match="6 images of samples were left out"):
+        train, test = load_data(str(tar(tmp_path / "x.tar", members)))
     assert (train.class_names, len(train), len(test)) == (["0", "1"], 4, 2)
     assert set(train.names) | set(test.names) == {f"x.tar/a/b.c/{number}.jpg" for number in range(6)}
 
@@ -225,7 +226,10 @@ def test_the_last_extension_of_a_member_is_its_type(tmp_path: Path) -> None:
 
 def test_images_without_a_label_and_damaged_images_are_reported_as_bad(tmp_path: Path) -> None:
     members = labelled(8) | {"lost.png": png(99), "0.jpg": png(98), "2.png": png(2)[:40]}
-    with pytest.warns(UserWarning, match=r"left out x.tar/lost.png: no label: add lost.cls or lost.json"):
+    with (
+        pytest.warns(UserWarning, match=r"left out x.tar/lost.png: no label: add lost.cls or lost.json"),
+        pytest.warns(UserWarning, match=r"1 images of samples were left out \(first: x.tar/0.jpg\)"),
+    ):
         train, test = load_data(str(tar(tmp_path / "x.tar", members)))
     assert len(train) + len(test) == 8
     assert train.bad[0] == ("x.tar/lost.png", "no label: add lost.cls or lost.json to the shard")

@@ -234,7 +234,8 @@ class TestFilesSavedByKeras:
 
 class TestFilesWrittenHere:
     @pytest.fixture(scope="class")
-    def model(self) -> InceptionV3:
+    @classmethod
+    def model(cls) -> InceptionV3:
         return full_size_model()
 
     @pytest.mark.parametrize("name", ["ours.h5", "ours.weights.h5"])

@@ -439,6 +439,7 @@ def test_code_in_a_pickle_does_not_run(saver: Callable[..., Any], wrap: Callable
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 def test_a_pickled_model_and_torchscript_are_refused_as_code(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
     refuse(tmp_path / "model.pth", r"holds code \(torch\.nn\.modules\.linear\.Linear\)")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from inception_v3.data import LabelsFrom
     from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.training.run_folder import RunFolder
 
@@ -84,6 +85,24 @@ MAX_SEED = 2**63 - 1
 WeightsFile = Annotated[
     Path | None,
     model_option(metavar="FILE", help="A local file to use instead of downloading a published model."),
+]
+LabelsTable = Annotated[
+    str | None,
+    data_option(
+        "--labels",
+        metavar="FILE.csv",
+        help="Take the labels from a CSV table with a column of file names and one of labels. "
+        "FILE.csv:COLUMN,COLUMN names the two.",
+    ),
+]
+LabelsFromName = Annotated[
+    str | None,
+    data_option(
+        "--labels-from-name",
+        metavar="REGEX",
+        help=r"Take the labels from the names of the files: the first group, or that called label; '^([a-z]+)\.' for "
+        "cat.123.jpg.",
+    ),
 ]
 ImageSize = Annotated[
     int | None, model_option(metavar="N", help="Height and width of the network's input, 75 or more.")
@@ -185,6 +204,21 @@ def check_only_one(**given: bool) -> None:
     options = [f"--{name}" for name, is_given in given.items() if is_given]
     if len(options) > 1:
         raise InputError(f"{' and '.join(options)}: use only one of them", exit_status=2)
+
+
+def labels_from(table: str | None, name: str | None) -> "LabelsFrom | None":
+    """The source of the labels by --labels and --labels-from-name; None without them. Raises InputError."""
+    from inception_v3.data.file_labels import LabelsFrom
+
+    check_only_one(**{"labels": table is not None, "labels-from-name": name is not None})
+    if "" in (table, name):
+        raise InputError("--labels and --labels-from-name: the value is empty; leave the option out", exit_status=2)
+    return LabelsFrom(name or "", table or "") if table or name else None
+
+
+def label_facts(source: "LabelsFrom | None") -> dict[str, Any]:
+    """The description of the source of the labels, if there is one, for the run folder and --json."""
+    return {"labels": str(source)} if source else {}
 
 
 def check_seed(seed: int | None, maximum: int = MAX_SEED) -> None:

@@ -13,6 +13,8 @@ from inception_v3.cli.common import (
     CsvFile,
     Device,
     Json,
+    LabelsFromName,
+    LabelsTable,
     Names,
     OptionalBatchSize,
     ReportFile,
@@ -23,6 +25,8 @@ from inception_v3.cli.common import (
     choice,
     detail,
     engine_option,
+    label_facts,
+    labels_from,
     messages,
     model_option,
     note,
@@ -54,12 +58,14 @@ class EvaluateOptions:
     """The models, the data and the settings, as the reports show them.
 
     `models` holds the first model and those of --with, `weights` is "ema" or "raw", and `crops` is 1, 12 or 144.
+    `labels` describes the source of the labels, if it is not the data.
     """
 
     models: list[str]
     weights: str
     data: str
     crops: int
+    labels: str | None = None
 
 
 def evaluate(
@@ -90,13 +96,17 @@ def evaluate(
     device: Device = None,
     weights_file: WeightsFile = None,
     workers: Workers = None,
+    labels: LabelsTable = None,
+    labels_from_name: LabelsFromName = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on held-out images: top-1, top-5, recall and precision of every class, and calibration.
 
     --precision all compares fp32, bf16 and int8 side by side.
     """
-    options = EvaluateOptions([model, *(others or ())], weights, data, crops)
+    label_source = labels_from(labels, labels_from_name)
+    described = label_facts(label_source).get("labels")
+    options = EvaluateOptions([model, *(others or ())], weights, data, crops, described)
     report = check_report_files(report, table, as_json, [*options.models, data])
     import torch
     from rich.console import Console
@@ -115,7 +125,9 @@ def evaluate(
     results: list[PrecisionResult] = []
     with process_group(torch_device, remedy="start all processes again") as processes:
         models = _load(options, weights_file, torch_device)
-        images = load_held_out(data, models[0].class_names, *(training_images(each.file) for each in models))
+        images = load_held_out(
+            data, models[0].class_names, *(training_images(each.file) for each in models), labels_from=label_source
+        )
         names = precision or (None,)
         for name in ALL_PRECISIONS if "all" in names else names:
             with show_progress(messages if processes.rank == 0 else Console(quiet=True)) as start_step:

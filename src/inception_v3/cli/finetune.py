@@ -18,6 +18,8 @@ from inception_v3.cli.common import (
     Epochs,
     ImageSize,
     Json,
+    LabelsFromName,
+    LabelsTable,
     LearningRate,
     LogSteps,
     NoCache,
@@ -34,6 +36,8 @@ from inception_v3.cli.common import (
     choose_worker_count,
     default_run_folder,
     detail,
+    label_facts,
+    labels_from,
     messages,
     note,
     output_option,
@@ -108,6 +112,8 @@ def finetune(
     seed: Seed = 0,
     device: Device = None,
     workers: Workers = None,
+    labels: LabelsTable = None,
+    labels_from_name: LabelsFromName = None,
     weights_file: WeightsFile = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -122,6 +128,7 @@ def finetune(
     from inception_v3.cli.train import show_resume_command, warn_of_missing
 
     check_only_one(resume=resume, overwrite=overwrite)
+    label_source = labels_from(labels, labels_from_name)
     _check_options(l2, seed, resume_head=resume and unfreeze is None)
     if folds is not None and unfreeze is not None:
         raise InputError(
@@ -143,7 +150,7 @@ def finetune(
     factors = None if unfreeze is None else rate_factors(unfreeze)
     local_device = pick_device(device)
     check_bf16(precision, local_device)
-    train_set, test_set = load_data(data)
+    train_set, test_set = load_data(data, label_source)
     loaded = load(weights, local_device, weights_file=weights_file)
     model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
     if factors is not None and not chosen_recipe.freeze_batch_norm:
@@ -153,7 +160,13 @@ def finetune(
     detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     with (
         TemporaryDirectory() if no_cache else nullcontext(cache or cache_folder("features")) as features_folder,
-        RunFolder(folder, overwrite=overwrite, resume=resume, data_name=short_name(data)) as run,
+        RunFolder(
+            folder,
+            overwrite=overwrite,
+            resume=resume,
+            data_name=short_name(data),
+            facts=label_facts(label_source),
+        ) as run,
     ):
         store = FeatureStore(Path(features_folder))
         if factors is not None:
@@ -184,7 +197,8 @@ def finetune(
                 warn(message)
     warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
     lines = advice(train_set.counts().tolist(), test_set.counts().tolist(), result)
-    print_run(run, data, result.metrics, as_json, weights=weights, **_as_dict(result), advice=lines)
+    more = label_facts(label_source) | {"weights": weights, **_as_dict(result), "advice": lines}
+    print_run(run, data, result.metrics, as_json, **more)
     for line in () if as_json else lines:
         note(line)
 

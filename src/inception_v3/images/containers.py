@@ -28,6 +28,7 @@ import numpy as np
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.images.find import (
+    SAMPLE_REASON,
     SHARD_NAME,
     ImageSource,
     LeftOut,
@@ -249,15 +250,20 @@ def _archive_images(path: Path, name: str, left_out: LeftOut, wanted: NameTest =
     with archive_errors(name):
         is_tar = not is_zip(path)
         unused = unused_members(_names_before_damage(path)) if is_tar else {}
-        left_out.add([f"{name}/{printable(member)}" for member in unused.values()])
+        for unused_name in unused.values():
+            left_out.add(f"{name}/{unused_name}", SAMPLE_REASON)
         any_image = False
         for index, member in enumerate(read_members(path)):
             if is_image_name(member.name) and index not in unused:
                 any_image = True
                 if wanted(address := f"{name}/{printable(member.name)}"):
                     yield _image_of(member, address, is_tar)
+            elif index not in unused:
+                left_out.add_file(f"{name}/{member.name}")
         if not any_image:
-            raise InputError(f"{name}: no images in this archive; check the file")
+            raise InputError(
+                f"{name}: no images in this archive that can be read; {left_out.unread_images() or 'check it'}"
+            )
 
 
 def _names_before_damage(path: Path) -> Iterator[str]:

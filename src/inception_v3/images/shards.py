@@ -64,10 +64,12 @@ def expand_shard(arguments: Iterable[str], shard: Shard) -> ShardImages:
     return ShardImages(len(addresses), size, digest.hexdigest(), _images_in_range(arguments, stdin, chosen, damaged))
 
 
-def _find(arguments: list[str], stdin: io.BufferedReader | None) -> Iterator[ImageSource]:
+def _find(
+    arguments: list[str], stdin: io.BufferedReader | None, left_out: LeftOut | None = None
+) -> Iterator[ImageSource]:
     if stdin is not None:
         stdin.seek(0)
-    return chain.from_iterable(find_sources(argument, stdin) for argument in arguments)
+    return chain.from_iterable(find_sources(argument, left_out, stdin) for argument in arguments)
 
 
 def _list_addresses(arguments: list[str], stdin: io.BufferedReader | None) -> tuple[list[str], set[str]]:
@@ -83,7 +85,7 @@ def _list_addresses(arguments: list[str], stdin: io.BufferedReader | None) -> tu
         if isinstance(file.content, InputError):
             raise file.content
         try:
-            deque(images_in(file, LeftOut(), record), 0)
+            deque(images_in(file, LeftOut(is_listed=False), record), 0)
         except InputError:
             addresses.append(file.name)
             damaged.add(file.name)
@@ -95,7 +97,7 @@ def _images_in_range(
 ) -> Iterator[ImageSource]:
     left_out = LeftOut()
     with stdin or nullcontext():
-        for file in _find(arguments, stdin):
+        for file in _find(arguments, stdin, left_out):
             if not chosen.overlaps(file.name):
                 continue
             try:

@@ -1,4 +1,7 @@
-"""Plots as PNG files: curves, confusion matrix, reliability diagram, speeds. Needs matplotlib (the extra `train`)."""
+"""Plots as PNG files: curves, confusion matrix, reliability diagram, series, speeds.
+
+They need matplotlib (the extra `train`).
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,6 +133,35 @@ def reliability_diagram(
         for middle, count in zip(middles, counts[filled], strict=True):
             lower.annotate(f"{count:,}", (middle, count), (0, 2), textcoords="offset points", ha="center", fontsize=7)
         figure.legend(handles=drawn, loc="outside lower center", fontsize=9)
+        figure.savefig(file, dpi=120, format="png", transparent=True)
+
+
+def series(
+    panels: Mapping[str, Sequence[float]],
+    names: Sequence[str],
+    numbers: Sequence[float],
+    file: IO[bytes],
+    *,
+    dark: bool = False,
+) -> None:
+    """Plot the values of a series of snapshots, with one panel for each key of `panels`; nan is not drawn.
+
+    The x-axis shows `numbers`, one for each value, or if it is empty, `names`. The PNG is written to `file`.
+    """
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with style.context("dark_background" if dark else "default"):
+        figure = Figure(figsize=(1 + 3.2 * columns, 0.4 + 2.6 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for panel, (title, values) in zip(axes, panels.items(), strict=False):
+            panel.plot(numbers or range(len(names)), values, marker="o", markersize=4, color="#3b82f6")
+            if not numbers:
+                panel.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+            panel.set_title(title, parse_math=False)
+            panel.grid(alpha=0.3)
+        for panel in axes[len(panels) :]:
+            panel.remove()
+        figure.supxlabel("snapshot")
         figure.savefig(file, dpi=120, format="png", transparent=True)
 
 

@@ -226,9 +226,14 @@ def show_line(console: "Console | None", unit: str = "images") -> Iterator[Step]
 
 
 def _shown_on(bar: "Progress") -> Callable[[Step], None]:
-    """Returns a function that shows a step as a new task of the bar."""
+    """Returns a function that shows a step as a new task of the bar, in place of finished tasks.
+
+    A series of many sets of images has more steps than a terminal has lines.
+    """
     from rich.markup import escape
 
+    for finished in [task.id for task in bar.tasks if task.finished]:
+        bar.update(finished, visible=False)
     task = bar.add_task("", total=None, figures="")
     return lambda step: bar.update(
         task, completed=step.done, total=step.total, description=escape(step.name), figures=escape(step.figures)

@@ -1,5 +1,6 @@
 """Text that is safe to print, and messages about unknown names."""
 
+import codecs
 import math
 import unicodedata
 from collections.abc import Iterable
@@ -43,6 +44,17 @@ def percent(fraction: float | None, count: int) -> str:
     if fraction < 1 and shown == 100:
         return f">{100 - unit:g} %"
     return f"{shown:.{digits}f} %"
+
+
+def nfc(text: str) -> str:
+    """The text in Unicode's form NFC, in which equal text has equal characters. macOS writes é in file names as e´."""
+    return unicodedata.normalize("NFC", text)
+
+
+def byte_order_encoding(start: bytes) -> str:
+    """The encoding that the byte order mark at the start of a text names; "" without one. Windows writes such marks."""
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    return next((encoding for mark, encoding in marks.items() if start.startswith(mark)), "")
 
 
 def one_line(error: BaseException, length: int = 1000) -> str:

@@ -59,6 +59,7 @@ class RunFolder:
         keep: number of saved states to keep.
         track: trackers in addition to TensorBoard (trackers.py).
         data_name: the name of the data set, for the model card.
+        facts: stored in every model of the run, beside those about its training.
 
     Raises:
         InputError: the folder holds a run and neither `overwrite` nor `resume` is set, another training uses it, it
@@ -75,8 +76,10 @@ class RunFolder:
         track: Sequence[str] = (),
         writer: bool = True,
         data_name: str | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path, self.keep, self.writer, self.data_name = path, keep, writer, data_name
+        self.path, self.keep, self.writer = path, keep, writer
+        self.data_name, self.facts = data_name, dict(facts or {})
         self.model_file = path / MODEL_FILE
         self.bad_images_file = path / BAD_IMAGES
         self.bad_images: list[tuple[str, str]] = []
@@ -177,7 +180,8 @@ class RunFolder:
             "held_out_is_drawn": test_set.is_drawn,
         }
         results = None if metrics is None else {"count": metrics.count} | metrics.summary()
-        save(model, self.model_file, training=training | {"base": self._base, "data": data, "results": results})
+        facts = self.facts | {"base": self._base, "data": data, "results": results}
+        save(model, self.model_file, training=training | facts)
         if best:
             with atomic_write(self.path / BEST_FILE) as temporary:
                 shutil.copyfile(self.model_file, temporary)
