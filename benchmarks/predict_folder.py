@@ -3,11 +3,11 @@
     python benchmarks/predict_folder.py                        # the full-width network, random weights, exported
     python benchmarks/predict_folder.py --model FILE           # any network that `inception-v3 predict` takes
     python benchmarks/predict_folder.py --fake 13              # an engine that only waits, 13 ms for each image
-    python benchmarks/predict_folder.py --callers 2            # `predict` with two threads, each with its own batch
+    python benchmarks/predict_folder.py --callers 1 2          # `predict` on all cores, and with two threads
 
 In each round, first the engine runs on the prepared pixels of all images, in the same batches as `predict` uses. Then
-the folder goes through `predict` to a file. The two alternate, so that a noisy machine affects both. Medians are
-printed.
+the folder goes through `predict` to a file, once for each number of --callers. They alternate, so that a noisy machine
+affects all of them. Medians are printed.
 """
 
 import argparse
@@ -85,12 +85,12 @@ def export_networks(folder: Path, precisions: list[str]) -> dict[str, Path]:
     return files
 
 
-def measure(opened: OpenedModel | None, folder: Path, options: argparse.Namespace, engine: Engine) -> None:
-    """Print a row of the table for one engine; None is the FakeEngine.
+def measure(opened: OpenedModel | None, folder: Path, options: argparse.Namespace, engines: list[Engine]) -> None:
+    """Print a row of the table for each of the engines, which `predict` uses in turn; `opened` is None for FakeEngine.
 
-    `opened` runs the prepared pixels on all cores, and `engine` is that of `predict`.
+    `opened` runs the prepared pixels on all cores.
     """
-    limit: Engine = engine if opened is None else opened.engine
+    limit: Engine = engines[0] if opened is None else opened.engine
     preprocessing = Preprocessing() if opened is None else opened.description.preprocessing
     names = [str(number) for number in range(1000)] if opened is None else opened.description.names()
     resize = options.resize or default_resizer()
@@ -99,24 +99,29 @@ def measure(opened: OpenedModel | None, folder: Path, options: argparse.Namespac
     recorder = RecordingEngine(limit)
     count = sum(1 for _ in run_pipeline(recorder, preprocessing, expand(paths), **pipeline_options))  # type: ignore[arg-type]
     assert len(recorder.batches[0]) == FIRST_BATCH
-    engine_speeds, folder_speeds, cpu_milliseconds = [], [], []
+    engine_speeds: list[float] = []
+    folder_speeds: list[list[float]] = [[] for _ in engines]
+    cpu_milliseconds: list[list[float]] = [[] for _ in engines]
     for _ in range(options.rounds):
         started = time.perf_counter()
         for pixels in recorder.batches:
             limit.predict(pixels)
         engine_speeds.append(count / (time.perf_counter() - started))
-        with tempfile.TemporaryDirectory() as out:
-            results = open_results(Path(out) / "out.jsonl", {}, top=5, resume=False)
-            started, cpu_started = time.perf_counter(), time.process_time()
-            for prediction in predict(engine, preprocessing, names, expand(paths), top=5, **pipeline_options):  # type: ignore[arg-type]
-                results.write(prediction)
-            results.close()
-            folder_speeds.append(count / (time.perf_counter() - started))
-            cpu_milliseconds.append((time.process_time() - cpu_started) / count * 1000)
-    fractions = [speed / limit for speed, limit in zip(folder_speeds, engine_speeds, strict=True)]
-    figures = [f"{statistics.median(engine_speeds):.1f}", f"{statistics.median(folder_speeds):.1f}"]
-    figures += [f"{statistics.median(fractions):.1%}", f"{statistics.median(cpu_milliseconds):.1f}"]
-    print(f"| {' | '.join([engine.name, engine.precision, resize, options.decode, *figures])} |", flush=True)
+        for engine, speeds, milliseconds in zip(engines, folder_speeds, cpu_milliseconds, strict=True):
+            with tempfile.TemporaryDirectory() as out:
+                results = open_results(Path(out) / "out.jsonl", {}, top=5, resume=False)
+                started, cpu_started = time.perf_counter(), time.process_time()
+                for prediction in predict(engine, preprocessing, names, expand(paths), top=5, **pipeline_options):  # type: ignore[arg-type]
+                    results.write(prediction)
+                results.close()
+                speeds.append(count / (time.perf_counter() - started))
+                milliseconds.append((time.process_time() - cpu_started) / count * 1000)
+    for engine, speeds, milliseconds in zip(engines, folder_speeds, cpu_milliseconds, strict=True):
+        fractions = [speed / alone for speed, alone in zip(speeds, engine_speeds, strict=True)]
+        figures = [f"{statistics.median(engine_speeds):.1f}", f"{statistics.median(speeds):.1f}"]
+        figures += [f"{statistics.median(fractions):.1%}", f"{statistics.median(milliseconds):.1f}"]
+        settings = [engine.name, engine.precision, str(engine.callers), resize, options.decode]
+        print(f"| {' | '.join([*settings, *figures])} |", flush=True)
 
 
 def main() -> None:
@@ -129,7 +134,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--callers", type=int, default=1)
+    parser.add_argument("--callers", type=int, nargs="+", default=[1], help="threads that run batches at once")
     parser.add_argument("--decode", choices=("exact", "scaled"), default="exact")
     parser.add_argument("--resize", choices=("torchvision", "pillow"))
     options = parser.parse_args()
@@ -142,18 +147,19 @@ def main() -> None:
             files = export_networks(Path(temporary), options.precision)
         print(f"{options.pictures} JPEGs of {options.size[0]}x{options.size[1]}, {options.rounds} rounds, medians")
         print(
-            "| engine | precision | resize | decode | engine, images/s | folder, images/s | fraction | CPU ms/image |"
+            "| engine | precision | callers | resize | decode | engine, images/s | folder, images/s | fraction | "
+            "CPU ms/image |"
         )
-        print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
+        print("| --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: |")
         if options.fake is not None:
-            measure(None, folder, options, FakeEngine(options.fake))  # type: ignore[arg-type]
+            measure(None, folder, options, [FakeEngine(options.fake)])  # type: ignore[list-item]
             return
         for name, file in files.items():
-            single, engine = (
+            single, *opened = (
                 open_engine(file, options.engine, name, min_agreement=0, callers=callers)
-                for callers in (1, options.callers)
+                for callers in (1, *options.callers)
             )
-            measure(single, folder, options, engine.engine)
+            measure(single, folder, options, [each.engine for each in opened])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from inception_v3 import cli
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 SHARED = (
     *("--engine", "--precision", "--device", "--workers", "--seed", "--cache", "--no-cache", "--out", "--overwrite"),
-    *("--resume", "--log-every", "--report", "--csv", "--json", "--quiet", "--verbose"),
+    *("--resume", "--log-every", "--log-steps", "--report", "--csv", "--json", "--quiet", "--verbose"),
 )
 ELSEWHERE = {  # why a command has another form of a shared option
     ("export", "--out"): "OUT",
@@ -32,9 +32,40 @@ An option means the same in every command that has it. `inception-v3 COMMAND --h
 - `export`, `convert` and the files of `--report`, `--csv` and `--plot` replace an existing file. `train`, `finetune`
   and `predict --out` refuse it unless `--overwrite` or `--resume` is given.
 - `--quiet` leaves warnings and errors. `--verbose` adds the choices that were made, times, and the traceback of a bug.
-- Exit statuses: 0, success; 1, a fault in the input or the machine; 2, wrong arguments; 130, interrupted by Ctrl-C.
+- Exit statuses: 0, success; 1, a fault in the input or the machine; 2, wrong arguments; 3, `predict` finished, but some
+  images could not be read; 130, interrupted by Ctrl-C. Other commands leave unreadable images out, report them, and
+  exit with 0.
 - Spellings of 0.1.0 that work with a warning until the next release: `fidelity --html FILE` (now `--report FILE`),
   `fidelity --csv` without a file (now `--csv -`), `bench --engines` and `--precisions` (now `--engine`, `--precision`).
+
+## Output, progress and messages
+
+The result, and nothing else, goes to stdout, so that `> file`, `| jq` and `--json` work. Progress, notes, warnings and
+errors go to stderr.
+
+- On a terminal, a long command shows a live bar or count.
+- Without one (`2> log`, a batch job), it prints a line of progress every 30 s, so that a short run prints none.
+  `--log-every SECONDS` sets the interval, and `--log-every 0` turns the lines off:
+
+  ```
+  1,200 of 50,000 images, 3 unreadable, 36.4 images/s, 22 min left
+  1,200 of 50,000 images, 3 unreadable, no progress for 60 s
+  ```
+
+  The rate is that of the last few minutes. If the number of images is not known in advance, because they are in
+  archives or their paths come from standard input, the line has no total and no time left. The second line is printed
+  if nothing has been finished since the line before.
+- Commands that read images end with a summary on stderr: images, unreadable images, seconds, images/s, engine and
+  precision. Features from the feature store are counted apart. `export` and `bench` print their time.
+
+  ```
+  50,000 images, 3 unreadable, 1,373.6 s, 36.4 images/s, openvino bf16
+  2,000 images, 0 unreadable, 55.0 s, 36.4 images/s, openvino fp32, 48,000 more from the store
+  ```
+
+- `--quiet` leaves out all of it but warnings and errors.
+
+## Shared options
 
 Every command has {everywhere}. These options are shared by several commands:
 

@@ -218,6 +218,12 @@ def a_folder_is_predicted(ran: Ran) -> None:
     assert len(lines) == IMAGES == len(ran.printed.splitlines())
 
 
+def one_image_in_every_form_has_one_result(ran: Ran) -> None:
+    results = [re.sub(r"^\S+ (?=\[)", "", line) for line in ran.printed.splitlines()]
+    assert len(results) == 4
+    assert len(set(results)) == 1
+
+
 def a_model_is_pushed_to_the_hub_and_loaded_from_it(ran: Ran) -> None:
     assert {file.name for file in Path("folder").iterdir()} == {"README.md", "config.json", "model.safetensors"}
     assert ran.created["owner/name"]["private"]
@@ -259,6 +265,7 @@ CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
     ("docs/fidelity.md", 2): two_folders_are_scored,
     ("docs/finetuning.md", 1): new_classes_are_learnt,
     ("docs/prediction.md", 1): a_folder_is_predicted,
+    ("docs/prediction.md", 2): one_image_in_every_form_has_one_result,
     ("docs/published.md", 1): a_model_is_pushed_to_the_hub_and_loaded_from_it,
     ("docs/published.md", 2): torch_hub_loads,
     ("docs/training.md", 1): only_unfrozen_modules_are_trained,

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -115,11 +116,22 @@ def test_json_holds_the_whole_result(
     assert set(printed) == {"rows", "baseline", "rounds", "peak", "operations", "pictures", "skipped", "machine"}
     assert set(printed["rows"][0]) == {
         "engine", "precision", "batch_size", "images_per_second", "ratio", "latency_p50_ms", "latency_p99_ms",
-        "peak_memory_mb", "peak_share", "top1_agreement", "max_difference",
+        "peak_memory_mb", "peak_share", "top1_agreement", "max_difference", "int8_share",
     }  # fmt: skip
     assert printed["machine"]["versions"]["onnxruntime"]
     assert (requested["engines"], requested["precisions"]) == (("onnxruntime",), ("fp32", "int8"))
     assert (requested["batch_sizes"], requested["rounds"], requested["peers"]) == ([1, 2], 3, True)
+
+
+def test_stdout_has_only_the_result_and_the_summary_is_on_stderr(
+    result: BenchResult, monkeypatch: pytest.MonkeyPatch, run: Run, model: Path
+) -> None:
+    monkeypatch.setattr(bench, "bench", lambda model, **options: result)
+    for arguments in ((), ("--json",), ("--csv", "-")):
+        _, out, err = run("bench", model, *arguments)
+        assert re.search(r"^2 measurements, 0 left out, \d+ s$", err, re.MULTILINE)
+        assert "left out" not in out
+    assert isinstance(json.loads(run("bench", model, "--json")[1]), dict)
 
 
 def test_report_and_csv_write_files_and_the_table_is_printed(
@@ -146,7 +158,7 @@ def test_the_table_is_not_cut_in_a_pipe(
     _, out, _ = run("bench", model)
     (header,) = (line for line in out.splitlines() if "images/s" in line)
     assert header.split() == (
-        "engine precision batch images/s × p50 ms p99 ms MB of peak same class off by".split()  # noqa: SIM905
+        "engine precision batch images/s × p50 ms p99 ms MB of peak same class off by in int8".split()  # noqa: SIM905
     )
     assert sum("100.0%" in line for line in out.splitlines()) == 2
 

@@ -153,7 +153,7 @@ def test_an_unreadable_image_is_reported_and_does_not_stop_the_others(run: Run, 
     rows = [json.loads(line) for line in out.splitlines()]
     assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png"]
     assert ["error" in row for row in rows] == [False, True, False, False]
-    assert status == 1
+    assert status == 3
     assert "1.png" in err
     assert "1 of 4 images" in one_line(err)
 
@@ -512,21 +512,21 @@ def test_quiet_leaves_results_warnings_and_errors(run: Run, model: Path, tmp_pat
     assert "cat " in out
     (tmp_path / "images" / "b.png").write_text("hello")
     status, _, err = run("predict", model, tmp_path / "images", "--quiet")
-    assert status == 1
+    assert status == 3
     assert "b.png" in err.splitlines()[0]
     assert "1 of 2 images" in one_line(err)
     assert progress_bar(Console(force_terminal=True)).disable
     assert ": the fastest" in run("predict", model, tmp_path / "images" / "a.png")[2], "a note without --quiet"
 
 
-def test_quiet_training_prints_only_its_result_and_log_every_prints_steps(run: Run, tmp_path: Path) -> None:
+def test_quiet_training_prints_only_its_result_and_log_steps_prints_steps(run: Run, tmp_path: Path) -> None:
     for number in range(12):
         write_image(tmp_path / "pets" / ("cat" if number % 2 else "dog") / f"{number:02}.png", number)
     small = ("--image-size", 75, "--depth-multiplier", 0.1, "--epochs", 1, "--batch-size", 2, "--out", tmp_path / "run")
     status, out, err = run("train", tmp_path / "pets", *small, "--quiet")
     assert (status, err) == (0, "")
     assert out.startswith(f"{tmp_path}/run: top-1 ")
-    status, _, err = run("train", tmp_path / "pets", *small, "--overwrite", "--log-every", 2)
+    status, _, err = run("train", tmp_path / "pets", *small, "--overwrite", "--log-steps", 2)
     assert status == 0
     assert [line.split(":")[0] for line in err.splitlines() if line.startswith("step ")] == ["step 2", "step 4"]
 

@@ -39,8 +39,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path, random_model: Callable[..., inception_v3.InceptionV3]) -> Path:
-    network = random_model(num_classes=2, image_size=75)
-    network.preprocessing = inception_v3.Preprocessing((75, 75))
+    network = random_model(num_classes=2)
+    network.preprocessing = inception_v3.Preprocessing((107, 107))
     network.class_names = CLASS_NAMES
     inception_v3.save(network, tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"

@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import shutil
 import tracemalloc
 import warnings
 import zlib
@@ -33,6 +34,10 @@ def write_image(path: Path, seed: int | None = None, size: tuple[int, int] = (90
     rng = np.random.default_rng(zlib.crc32(str(path).encode()) if seed is None else seed)
     Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
     return path
+
+
+def folder_or_zip(folder: Path, form: str) -> str:
+    return str(folder) if form == "folder" else shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
 
 
 @pytest.fixture
@@ -98,6 +103,99 @@ def test_folders_named_after_splits_are_the_splits(tmp_path: Path, first: str, s
     assert (len(train), len(test)) == (4, 1)
     assert test.class_names == ["class 0", "class 1"]
     assert list(test.labels) == [1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("TRAIN", "Test"), ("training", "testing"), ("train", "dev"), ("train-set", "VALID data")]
+)
+def test_split_names_match_as_whole_words_in_any_case(tmp_path: Path, first: str, second: str) -> None:
+    for name in (f"{first}/cat/1", f"{first}/dog/1", f"{second}/cat/2", f"{second}/dog/2"):
+        write_image(tmp_path / f"{name}.png")
+    train, test = load_data(str(tmp_path))
+    assert [*train.names, *test.names] == ["cat/1.png", "dog/1.png", "cat/2.png", "dog/2.png"]
+
+
+def test_a_longer_name_than_that_of_a_split_is_a_class(tmp_path: Path) -> None:
+    """Also with folders in it, which made it the training split."""
+    names = ["dev board", "test-tube", "testament", "train_station", "value"]
+    for name in names:
+        for number in range(5):
+            write_image(tmp_path / name / ("indoor", "outdoor")[number % 2] / f"{number}.png")
+    train, test = load_data(str(tmp_path))
+    assert train.class_names == names
+    assert (len(train), len(test)) == (20, 5)
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["train/cat.1", "train/dog.1", "test/cat.2", "test/dog.2"], "test/ and train/"),
+        (["Train/cat.1", "Train/dog.1", "TEST/1", "TEST/2"], "TEST/ and Train/"),
+        (["train/cat.1", "train/dog.1", "test1/1", "test1/2"], "test1/ and train/"),
+        (["train2017/a", "train2017/b", "val2017/a", "val2017/b", "masks/a"], "train2017/ and val2017/"),
+        (["train2017/cat/1", "train2017/dog/1", "val2017/cat/1", "val2017/dog/1"], "train2017/ and val2017/"),
+        (["val/1", "val/2", "test/1", "test/2"], "test/ and val/"),
+        (["train/1", "train/2"], "train/"),
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_network_is_not_trained_to_distinguish_training_from_test_images(
+    tmp_path: Path, files: list[str], names: str, form: str
+) -> None:
+    for name in files:
+        write_image(tmp_path / "set" / f"{name}.png")
+    address = folder_or_zip(tmp_path / "set", form)
+    with pytest.raises(
+        InputError, match="but their names are those of splits; put the images into train/CLASS/"
+    ) as error:
+        load_data(str(address))
+    assert str(error.value).startswith(f"{address}: {names} would be classes")
+    assert "--labels-from-name" in str(error.value)
+    assert error.value.exit_status == 2
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_training_images_without_class_folders_are_not_left_out_for_test_images_with_them(
+    tmp_path: Path, form: str
+) -> None:
+    for name in ("train/1", "train/2", *(f"test/{pet}/{number}" for pet in ("cat", "dog") for number in range(3))):
+        write_image(tmp_path / "set" / f"{name}.png")
+    address = folder_or_zip(tmp_path / "set", form)
+    with pytest.raises(InputError, match="train/ has no class folders, unlike test/; put the images into train/CLASS/"):
+        load_data(str(address))
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_test_images_without_class_folders_are_left_out(tmp_path: Path, form: str) -> None:
+    for name in ("test/1", *(f"train/{pet}/{number}" for pet in ("cat", "dog") for number in range(5))):
+        write_image(tmp_path / "set" / f"{name}.png")
+    with pytest.warns(UserWarning, match="left out test: in neither"):
+        train, test = load_data(folder_or_zip(tmp_path / "set", form))
+    assert (len(train), len(test)) == (8, 2)
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"  # é as one character, and as macOS writes it
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_both_unicode_forms_of_a_name_are_one_class(tmp_path: Path, form: str) -> None:
+    for name in (f"{folder}/{number}" for folder in (NFC, NFD, "bar") for number in range(5)):
+        write_image(tmp_path / "set" / f"{name}.png")
+    address = folder_or_zip(tmp_path / "set", form)
+    train, test = load_data(str(address))
+    assert train.class_names == ["bar", NFC]
+    assert Counter([*train.labels, *test.labels]) == {0: 5, 1: 10}
+    assert len({*train.names, *test.names}) == 15
+    assert all(part.open(index).size == (80, 90) for part in (train, test) for index in range(len(part)))
+
+
+def test_classes_and_training_images_of_a_model_match_in_both_unicode_forms(tmp_path: Path) -> None:
+    for name in (f"bar/{NFD}-1", f"{NFD}/1", f"{NFD}/2"):
+        write_image(tmp_path / f"{name}.png")
+    held_out = load_held_out(str(tmp_path), [NFD, "bar"], {f"bar/{NFC}-1.png", f"{NFC}/1.png"})
+    assert held_out.names == [f"{NFD}/2.png"]
+    assert held_out.class_names == [NFD, "bar"]
+    assert list(held_out.labels) == [0]
 
 
 def test_folders_of_images_in_neither_split_are_left_out_with_a_warning(tmp_path: Path) -> None:

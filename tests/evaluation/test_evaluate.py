@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import scipy.stats
 import sklearn.metrics
 import torch
 from hypothesis import given, settings
@@ -33,7 +34,13 @@ from inception_v3.data import LabelledImages, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import reliability_bins
 from inception_v3.evaluation.crops import MultiCrop
-from inception_v3.evaluation.evaluate import PREDICTION_DTYPE, Metrics, evaluate, merge
+from inception_v3.evaluation.evaluate import (
+    PREDICTION_DTYPE,
+    Metrics,
+    evaluate,
+    merge,
+    wilson_interval,
+)
 from inception_v3.evaluation.models import evaluate_engines, evaluate_models
 from inception_v3.evaluation.report import write_html
 from inception_v3.images.preprocessing import Preprocessing
@@ -175,6 +182,42 @@ def test_logits_far_apart_lose_no_precision() -> None:
     metrics = scripted(torch.tensor([[0.0, -300.0], [3e38, -3e38]]), [1, 0])
     assert metrics.predictions["log_likelihood"].tolist() == [-300.0, 0.0]
     assert metrics.loss == 150.0
+
+
+# ------------------------------------------------------------------------ the accuracy with its 95 % interval
+
+
+@pytest.mark.parametrize(
+    ("correct", "count"), [(0, 1), (1, 1), (0, 7), (38, 69), (68, 69), (359, 360), (9_999, 10_000)]
+)
+def test_the_interval_is_the_wilson_interval_of_scipy(correct: int, count: int) -> None:
+    theirs = scipy.stats.binomtest(correct, count).proportion_ci(method="wilson")
+    assert wilson_interval(correct / count, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_no_images_support_any_accuracy() -> None:
+    assert wilson_interval(0.0, 0) == (0.0, 1.0)
+    metrics = Metrics(["a", "b"], np.empty(0, PREDICTION_DTYPE))
+    assert metrics.summary()["mean_recall"] is None
+    assert math.isnan(metrics.mean_recall)
+
+
+def test_the_mean_of_classes_counts_each_class_that_has_images_once() -> None:
+    labels = [0] * 6 + [1] * 2 + [3] * 2
+    metrics = scripted(torch.eye(4)[[0] * 6 + [1, 0] + [0, 0]], labels)
+    assert metrics.top1 == 0.7
+    assert metrics.mean_recall == pytest.approx((1 + 1 / 2 + 0) / 3)
+    predicted = metrics.predictions["predicted"]
+    assert metrics.mean_recall == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels, predicted))
+    values = metrics.as_dict()
+    assert values["mean_recall"] == metrics.mean_recall
+    assert values["top1_interval"] == wilson_interval(0.7, 10)
+
+
+def test_one_line_describes_the_accuracy() -> None:
+    logits = torch.eye(2)[[0] * 38 + [1] * 31]
+    metrics = scripted(logits, [0] * 69)
+    assert metrics.describe("photos") == ("top-1 55 % (95 % interval 43 to 66 %) of 69 photos, mean of classes 55 %")
 
 
 # --------------------------------------------------------------------------------- ties and outputs not finite

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from inception_v3.data import LabelledImages
 from inception_v3.evaluation import report
+from inception_v3.evaluation.calibration import plotted_bins
 from inception_v3.evaluation.evaluate import NO_PREDICTION, PREDICTION_DTYPE, Metrics
 from inception_v3.reports import plots
 
 SETTINGS = {
-    "models": [{"file": "runs/<i>one</i>/model.safetensors", "sha256": "0123abc"}],
+    "models": [{"name": "runs/<i>one</i>", "file": "runs/<i>one</i>/model.safetensors", "sha256": "0123abc"}],
     "weights": "ema",
     "data": "pets & co",
     "crops": 12,
@@ -100,7 +102,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     shown = [text for _, text in report_page.find("b", **{"class": "name"})]
     assert set(shown) == set(HOSTILE)
     assert [text for _, text in report_page.find("td", **{"class": "name"})][-2:] == list(metrics.bad[0])
-    assert report_page.find("h1")[0][1] == "runs/<i>one</i>/model.safetensors"
+    assert report_page.find("h1")[0][1] == "i> on pets & co", "the last part of the model's path"
 
 
 def test_the_page_loads_nothing_from_the_network(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_mistakes_with_the_highest_confidence_come_first_with_thumbnails(tmp_pat
     metrics, images = evaluated(["cat", "dog", "owl"], 30, 5, (640, 320))
     rows = page(metrics, images, tmp_path).mistakes()
     assert [re.findall(r"\d{4}", text) for _, text in rows] == [[f"{n:04}"] for n in (29, 28, 27, 26, 25)]
-    assert rows[0][1] == "predicted cat (98.3%) true class owl (1.7%) owl/0029.jpg"
+    assert rows[0][1] == "predicted cat (98 %) true class owl (2 %) owl/0029.jpg"
     assert (rows[0][0]["data-label"], rows[0][0]["data-predicted"]) == ("2", "0")
     elements = [element for element, _ in Page(tmp_path / "report.html").find("img")]
     thumbnails = [element for element in elements if element["src"].startswith("data:image/jpeg")]
@@ -189,6 +191,110 @@ def test_the_settings_are_shown(tmp_path: Path) -> None:
     shown = dict(zip(terms, values, strict=True))
     assert shown["model"] == "runs/<i>one</i>/model.safetensors sha256 0123abc"
     assert (shown["data"], shown["crops"], shown["weights"], shown["images"]) == ("pets & co", "12", "ema", "20")
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "title"),
+    [
+        ("/home/ada/runs/pets", "/home/ada/photos/", "pets on photos"),
+        (
+            "/home/ada/pets/best.safetensors",
+            "/home/ada/photos/t-{0..9}.tar",
+            "pets/best.safetensors on photos",
+        ),
+        ("/home/ada/pets.onnx", "https://ada:secret@example.org/sets/pets.tar?key=1", "pets.onnx on pets.tar"),
+        ("torchvision:IMAGENET1K_V1", "cifar10+download:/home/ada/sets", "torchvision:IMAGENET1K_V1 on cifar10"),
+        ("hf:ada/pets@main", "tfrecords:/home/ada/birds", "hf:ada/pets@main on birds"),
+    ],
+)
+def test_the_title_names_the_model_and_the_data_without_their_folders(
+    tmp_path: Path, model: str, data: str, title: str
+) -> None:
+    metrics, images = evaluated(["a", "b"], 69, 31)
+    settings = SETTINGS | {"models": [{"name": model, "file": "file", "sha256": "0"}], "data": data}
+    report.write_html(tmp_path / "report.html", metrics, images, settings)
+    report_page = Page(tmp_path / "report.html")
+    assert report_page.find("h1")[0][1] == title
+    assert report_page.find("title")[0][1] == f"{title} · 55 % top-1"
+
+
+def test_the_models_of_an_ensemble_are_all_in_the_title(tmp_path: Path) -> None:
+    settings = SETTINGS | {"models": [{"name": name, "file": name, "sha256": "0"} for name in ("runs/a", "runs/b")]}
+    report.write_html(tmp_path / "report.html", *evaluated(["a", "b"], 20, 2), settings)
+    assert Page(tmp_path / "report.html").find("h1")[0][1] == "a + b on pets & co"
+
+
+def test_percentages_have_as_many_digits_as_the_number_of_images_warrants(tmp_path: Path) -> None:
+    metrics, images = evaluated(["a", "b"], 69, 31)
+    assert "55 %top-1" in [" ".join(text.split()) for _, text in page(metrics, images, tmp_path).find("div")]
+    body = page(metrics, images, tmp_path).text.partition("<body>")[2]
+    assert not re.search(r"\d\.\d+\s*%", body)
+    metrics, images = evaluated(["a", "b"], 1500, 31, (1, 1))
+    assert "97.9 %top-1" in [" ".join(text.split()) for _, text in page(metrics, images, tmp_path).find("div")]
+
+
+def test_all_columns_of_the_class_table_can_be_sorted_by_keyboard(tmp_path: Path) -> None:
+    """A heading is a button, with an arrow; a script sets aria-sort."""
+    report_page = page(*evaluated(["a", "b"], 20, 2), tmp_path)
+    section = report_page.text[report_page.text.index('<section class="wide"') :]
+    headings = re.findall(r"<th [^>]*>(.*?)</th>", section[: section.index("</thead>")], re.DOTALL)
+    assert headings == [f'<button type="button">{name}</button>' for name in ("class", "images", "recall", "precision")]
+    assert 'th button::after { content: "↕"' in report_page.text
+
+
+# ------------------------------------------------------------------------------------------------- calibration
+
+
+@pytest.mark.parametrize(
+    ("images", "bins"), [(0, 5), (20, 5), (69, 5), (89, 5), (90, 6), (150, 10), (225, 15), (50_000, 15)]
+)
+def test_the_diagram_has_a_bin_for_15_images_but_5_to_15_bins(images: int, bins: int) -> None:
+    assert plotted_bins(images) == bins
+
+
+def test_the_ece_does_not_depend_on_the_bins_that_are_plotted(tmp_path: Path) -> None:
+    metrics, images = evaluated(["a", "b"], 69, 31)
+    report_page = page(metrics, images, tmp_path)
+    values = report_page.text[report_page.text.index("<summary>Values") : report_page.text.index("</details>")]
+    assert values.count("<tr><td>") == 5
+    assert len(metrics.as_dict()["calibration"]) == 15
+    assert f"is {metrics.ece:.4f} (from 15 bins)" in " ".join(report_page.text.split())
+
+
+def draw_reliability(monkeypatch: pytest.MonkeyPatch, **bins: list[float]) -> Figure:
+    """The figure of a reliability diagram."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    counts, confidence, accuracy = (np.array(bins[name]) for name in ("counts", "confidence", "accuracy"))
+    plots.reliability_diagram(counts.astype(int), confidence, accuracy, 0.1, io.BytesIO())
+    return figures[0]
+
+
+def test_the_bars_of_the_reliability_diagram_end_at_accuracy_and_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first bin is too confident: the gap stands on the bar. The second is too cautious: it is the bar's end."""
+    figure = draw_reliability(monkeypatch, counts=[30, 0, 10], confidence=[0.3, np.nan, 0.7], accuracy=[0.1, np.nan, 1])
+    bars = {
+        container.get_label(): [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in container]
+        for container in figure.axes[0].containers
+    }
+    assert bars["accuracy"] == [(0, 0.1), (0, 1)]
+    assert bars["too confident: confidence is higher"] == [pytest.approx((0.1, 0.3)), pytest.approx((0.7, 0.7))]
+    assert bars["too cautious: accuracy is higher"] == [pytest.approx((0.1, 0.1)), pytest.approx((0.7, 1))]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "accuracy",
+        "mean confidence",
+        "too confident: confidence is higher",
+        "too cautious: accuracy is higher",
+        "perfectly calibrated",
+    ]
+
+
+def test_the_histogram_of_the_reliability_diagram_has_an_axis_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = draw_reliability(monkeypatch, counts=[30, 0, 10], confidence=[0.3, np.nan, 0.7], accuracy=[0.1, np.nan, 1])
+    histogram = figure.axes[1]
+    assert [bar.get_height() for bar in histogram.patches] == [30, 10]
+    assert histogram.get_ylabel() == "images"
+    assert 30 < histogram.get_ylim()[1] < 60, "its own axis, not that of the fractions"
 
 
 def test_the_reliability_diagram_has_a_light_and_a_dark_version(tmp_path: Path) -> None:

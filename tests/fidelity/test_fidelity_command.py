@@ -1,6 +1,7 @@
 """The command `inception-v3 fidelity`: its output, files, warnings and errors, mostly with a thin network."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -16,10 +17,14 @@ from PIL import Image
 
 from fidelity_inputs import draw_image, image_folder, thin_model, unusual_images
 from fidelity_peers import torch_fidelity_distance, torch_fidelity_features
-from inception_v3 import cli
+from inception_v3 import __version__, cli
 from inception_v3.fidelity import scores
 from inception_v3.fidelity.conventions import MODES, PROGRAMS
+from inception_v3.fidelity.options import FidelityOptions
+from inception_v3.fidelity.result import FidelityResult
 from inception_v3.fidelity.run import fidelity
+from inception_v3.fidelity.score_names import SCORE_NAMES, names_of, three_digits
+from inception_v3.fidelity.snapshots import find_snapshots
 from inception_v3.images.find import ImageSource
 from inception_v3.inference import feature_store
 from inception_v3.inference.feature_store import FeatureStore
@@ -89,7 +94,7 @@ def test_json_is_flat_and_holds_all_scores_and_their_conditions(run_json: RunJso
     assert values["fid_low"] <= values["fid"] <= values["fid_high"]
     assert (values["generated_count"], values["reference_count"]) == (18, 20)
     assert values["generated_sizes"] == values["reference_sizes"] == "64x64"
-    assert (values["convention"], values["dtype"], len(values["weights"])) == ("clean-fid", "fp32", 64)
+    assert (values["convention"], values["dtype"], len(values["weights"])) == ("inception-v3", "fp32", 64)
     nested = [key for key, value in values.items() if not isinstance(value, str | float | int | None)]
     assert nested == ["warnings", "notes", "unreadable"]
 
@@ -115,14 +120,14 @@ def test_the_spellings_of_0_1_0_work_with_a_warning(run: Run, sets: tuple[Path, 
         assert (tmp_path / "old.html").exists()
     status, out, _ = run(*sets, "--csv", tmp_path / "scores.csv")
     assert status == 0
-    assert "kid" in out, "the table is printed too"
+    assert "KID ↓" in out, "the table is printed too"
     assert (tmp_path / "scores.csv").read_text("utf-8") == new
 
 
 def test_the_table_shows_scores_intervals_and_warnings(run: Run, sets: tuple[Path, Path]) -> None:
     status, out, err = run(*sets)
     assert status == 0
-    for part in ("fid", "kid", "is", "precision", "coverage", "95 %", "±", "18 images", "clean-fid"):
+    for part in ("FID ↓", "KID ↓", "IS ↑", "Precision ↑", "Coverage ↑", "95 %", "±", "18 images", "inception-v3"):
         assert part in out
     assert "18 images are few" in err.replace("\n", " ")
 
@@ -182,6 +187,128 @@ def test_help_lists_every_convention_mode_and_score(run: Run) -> None:
     text = "".join(run("--help")[1].split())
     for name in (*PROGRAMS, *MODES, *scores.SCORES):
         assert name in text.replace("│", "")
+
+
+def test_names_are_those_of_papers_and_numbers_have_three_digits_except_for_programs(
+    run: Run, run_json: RunJson, sets: tuple[Path, Path]
+) -> None:
+    values, out = run_json(*sets), run(*sets)[1]
+    shown = dict(re.findall(r"│ (\S+ [↓↑]) +│ +(\S+) │", out))
+    assert [*shown] == [
+        *("FID ↓", "FID∞ ↓", "KID ↓", "IS ↑", "Precision ↑", "Recall ↑", "Density ↑", "Coverage ↑", "sFID ↓")
+    ]
+    for title, key in (("FID ↓", "fid"), ("FID∞ ↓", "fid_infinity"), ("KID ↓", "kid_mean"), ("Recall ↑", "recall")):
+        assert float(shown[title]) == pytest.approx(values[key], rel=5e-3)
+        assert sum(map(str.isdigit, shown[title].strip("0.-"))) <= 3
+    assert values["fid"] != float(shown["FID ↓"])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(12, "12.0"), (0.0012345, "0.00123"), (1299.2, "1300"), (206.47, "206"), (1, "1.00"), (-4.6e-7, "-4.60e-07")],
+)
+def test_a_number_with_three_digits_has_no_exponent_unless_it_is_tiny(value: float, text: str) -> None:
+    assert three_digits(value) == text
+
+
+def test_a_score_without_an_entry_in_the_table_of_names_is_shown_by_its_key() -> None:
+    assert [score.title for score in names_of(["kid_mean", "kid_std", "fid_low", "new_mean"])] == ["KID ↓", "new"]
+
+
+def test_every_score_has_a_name_a_meaning_and_where_there_is_one_its_paper() -> None:
+    keys = {key for score in scores.SCORES.values() for key in score.keys}
+    spreads = {key for key in keys if key.endswith(("_std", "_low", "_high"))}
+    assert {score.key for score in SCORE_NAMES} == keys - spreads
+    page = (Path(__file__).parents[2] / "docs" / "fidelity.md").read_text("utf-8")
+    for score in SCORE_NAMES:
+        assert score.meaning
+        assert f"| {score.title} | `{score.key}` | {score.meaning} | {score.source} |" in page
+        assert bool(score.source) == bool(score.arrow), score.key
+
+
+def test_a_terminal_without_arrows_shows_the_keys(
+    run: Run, sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("inception_v3.cli.fidelity.output", Console(file=stream))
+    status, _, err = run(*sets, "--scores", "fid,kid,fid-infinity")
+    assert status == 0, err
+    stream.seek(0)
+    assert {"fid", "fid_infinity", "kid"} <= set(stream.read().split())
+
+
+def test_the_citation_has_program_convention_counts_checksum_and_seed(
+    run: Run, run_json: RunJson, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    values = run_json(*sets, "--scores", "fid,kid", "--seed", 5, "--kid-subsets", 9, "--report", page)
+    sentence = values["cite_as"]
+    for part in (
+        f"inception-v3 {__version__}",
+        "convention inception-v3 with --seed 5 --kid-subsets 9 (",
+        "Pillow's antialiased bicubic filter",
+        "(x - 128) / 128",
+        "exact distance",
+        "KID of 9 subsets of at most 1,000 images",
+        f"thin.safetensors (SHA-256 {values['weights'][:12]}, not the network of 2015) in fp32",
+        "18 generated images and 20 reference images, with seed 5.",
+    ):
+        assert part in sentence
+    assert "Inception Score" not in sentence, "it was not computed"
+    assert "seed" not in run_json(*sets, "--scores", "fid")["cite_as"]
+    text = html.unescape(page.read_text("utf-8").replace("<wbr>", ""))
+    assert f"Cite as: {sentence}" in text
+    assert f"Cite as: {run_json(*sets)['cite_as']}" in run(*sets)[1]
+
+
+def test_the_page_explains_each_score_in_one_line_with_its_source(
+    run: Run, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run(*sets, "--scores", "fid,precision", "--report", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "<strong>FID ↓</strong>: Fréchet distance between the features" in page
+    assert "Heusel et al. 2017, arXiv 1706.08500" in page
+    assert "Recall ↑" in page
+    assert "KID" not in page.partition("What the scores mean")[2].partition("How they were computed")[0]
+
+
+def test_the_page_of_statistics_has_the_scores_and_the_reason_why_it_has_no_images(
+    run: Run, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(203), sigma=np.eye(203))
+    options = ("--like", "pytorch-fid", "--scores", "fid", "--report", tmp_path / "page.html")
+    status, _, err = run(sets[0], tmp_path / "theirs.npz", *options)
+    assert status == 0, err
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "FID ↓" in page
+    assert "an unknown number of images" in page
+    assert "None" not in page
+    assert "no images on this page" in page
+    assert "data:image" not in page
+
+
+def test_captions_and_titles_of_the_page_leave_out_the_folders_of_the_sets(
+    run: Run, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run(*sets, "--scores", "fid", "--report", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "<title>Scores of “generated” against “réel”</title>" in page
+    assert '<img src="data:image/png;base64' in page
+    assert 'alt="0000.png"' in page
+
+
+def test_a_single_sample_has_no_deviation_and_not_one_of_0(
+    run: Run, run_json: RunJson, sets: tuple[Path, Path]
+) -> None:
+    out = run(*sets, "--scores", "kid,is", "--kid-subsets", 1, "--is-splits", 1)[1]
+    assert "no deviation: 1 subset" in out
+    assert "no deviation: 1 part" in out
+    assert "±" not in out
+    out = run(sets[0], sets[0], "--scores", "kid", "--kid-subsets", 3)[1]
+    assert "no deviation: each subset has all images" in out
+    assert run_json(*sets, "--scores", "is", "--is-splits", 1)["is_std"] == 0
 
 
 # --- parity ---
@@ -271,7 +398,7 @@ def test_statistics_of_another_convention_network_or_width_are_refused(
     assert run(sets[1], "--save-statistics", tmp_path / "real.npz")[0] == 0
     status, _, err = run(sets[0], tmp_path / "real.npz", "--like", "pytorch-fid")
     assert status == 1
-    assert "computed by clean-fid, and the other set by pytorch-fid" in err
+    assert "computed by the convention inception-v3, whose resize differs from that of pytorch-fid" in err
     assert run(sets[0], tmp_path / "real.npz", "--like", "clean-fid", "--scores", "fid")[0] == 0
     save(thin_model(seed=1), tmp_path / "other.safetensors")
     status, _, err = run(sets[0], tmp_path / "real.npz", weights=tmp_path / "other.safetensors")
@@ -284,6 +411,40 @@ def test_statistics_of_another_convention_network_or_width_are_refused(
         np.savez(tmp_path / "theirs.npz", mu=np.zeros(width), sigma=np.eye(width))
         status, _, err = run(sets[0], tmp_path / "theirs.npz")
         assert (status, message in err) == (code, True)
+
+
+def test_statistics_without_a_number_of_images_read_as_english(
+    run: Run, run_json: RunJson, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(203), sigma=np.eye(203))
+    options = (sets[0], tmp_path / "theirs.npz", "--like", "pytorch-fid", "--scores", "fid,is")
+    out = run(*options)[1]
+    assert "None" not in out
+    assert f"Reference images: {tmp_path}/theirs.npz (only statistics, of an unknown number of images)\n" in out
+    assert "an unknown number of reference images" in run_json(*options)["cite_as"]
+    assert run_json(*options)["reference_count"] is None
+    err = run(*options, "--save-statistics", tmp_path / "again.npz")[2]
+    assert f"{tmp_path}/again.npz: saved mean and covariance of an unknown number of images" in err
+
+
+def test_save_statistics_reports_the_file_the_number_of_images_and_the_convention(
+    run: Run, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "real.npz"
+    _, out, err = run(sets[1], "--save-statistics", file, "--json", "--like", "pytorch-fid")
+    assert f"{file}: saved mean and covariance of 20 images of {sets[1]}, by the convention pytorch-fid (" in err
+    assert "PyTorch's bilinear interpolation" in err
+    json.loads(out)
+
+
+def test_statistics_are_used_by_every_convention_with_the_same_resize(
+    run: Run, run_json: RunJson, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    assert run(sets[1], "--save-statistics", tmp_path / "real.npz", "--like", "adm")[0] == 0
+    for like in ("tensorflow", "torch-fidelity", "clean-fid:legacy-tensorflow"):
+        expected = run_json(*sets, "--scores", "fid", "--like", like)["fid"]
+        with_statistics = run_json(sets[0], tmp_path / "real.npz", "--scores", "fid", "--like", like)["fid"]
+        assert with_statistics == pytest.approx(expected, rel=1e-5)
 
 
 def test_adms_reference_batch_provides_statistics_for_fid_and_images_for_the_other_scores(
@@ -299,6 +460,117 @@ def test_adms_reference_batch_provides_statistics_for_fid_and_images_for_the_oth
     assert values["memorisation_distance"] == pytest.approx(expected["memorisation_distance"])
     assert values["fid"] != pytest.approx(expected["fid"], rel=0.01)
     assert run_json(sets[0], tmp_path / "batch.npz")["fid"] == pytest.approx(run_json(*sets)["fid"])
+
+
+# --- a series of snapshots ---
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three snapshots, of which one is a zip, and of files that are none."""
+    folder = tmp_path_factory.mktemp("series")
+    for step, seed in ((500, 10), (1000, 40)):
+        image_folder(folder / f"step-{step}", 6, seed)
+    shutil.make_archive(str(folder / "step-20000"), "zip", image_folder(folder.parent / "last", 6, 70))
+    image_folder(folder / "__MACOSX", 2)
+    Image.fromarray(draw_image(0)).save(folder / "samples.png")
+    return folder
+
+
+def test_each_snapshot_has_the_scores_of_a_run_of_its_own_in_one_csv_in_natural_order(
+    run: Run, run_json: RunJson, series: Path, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    options = ("--scores", "fid,precision,is", "--is-splits", 2)
+    status, out, err = run("--each", series, sets[1], *options, "--csv", tmp_path / "s.csv")
+    assert status == 0, err
+    with (tmp_path / "s.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["snapshot"] for row in rows] == ["step-500", "step-1000", "step-20000"]
+    assert [row["number"] for row in rows] == ["500", "1000", "20000"]
+    for row, name in zip(rows, ("step-500", "step-1000", "step-20000.zip"), strict=True):
+        single = run_json(series / name, sets[1], *options)
+        assert float(row["fid"]) == pytest.approx(single["fid"], rel=1e-6)
+        assert float(row["recall"]) == single["recall"]
+    assert "6 generated images of each snapshot and 20 reference images" in out
+    assert "FID ↓" in out
+    assert [row["snapshot"] for row in run_json("--each", series, sets[1], *options)] == [r["snapshot"] for r in rows]
+
+
+def test_the_features_of_the_reference_are_computed_once_for_all_snapshots(
+    series: Path, sets: tuple[Path, Path], thin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inception_v3.fidelity import run as module
+
+    extracted: list[str] = []
+    original = module.extract_features
+
+    def extract(image_set: Any, *arguments: Any, **options: Any) -> Any:
+        extracted.append(image_set.name)
+        return original(image_set, *arguments, **options)
+
+    monkeypatch.setattr(module, "extract_features", extract)
+    generated = [snapshot.path for snapshot in find_snapshots(str(series))]
+    options = FidelityOptions(weights=thin, any_weights=True, use_cache=False, scores=["fid"])
+    results = list(module.score_each(generated, sets[1], options))
+    assert all(isinstance(result, FidelityResult) for result in results)
+    assert extracted == [str(sets[1]), *generated]
+
+
+def test_the_page_of_a_series_has_one_plot_and_one_table(
+    run: Run, series: Path, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    options = ("--scores", "fid,is", "--is-splits", 2)
+    status, _, err = run("--each", f"{series}/step-*", sets[1], *options, "--report", tmp_path / "s.html")
+    assert status == 0, err
+    page = (tmp_path / "s.html").read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 2, "one for a light page, one for a dark one"
+    assert page.index("<td>step-500</td>") < page.index("<td>step-20000</td>")
+    assert "IS ↑" in page
+    assert page.count("are enlarged more than twice") == 2, "once for the snapshots, once for the reference"
+
+
+def test_a_snapshot_that_cannot_be_scored_is_reported_and_the_others_are_written(
+    run: Run, series: Path, sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "series"
+    shutil.copytree(series, damaged)
+    for file in (damaged / "step-500").iterdir():
+        file.write_bytes(b"no image")
+    (damaged / "step-1000" / "0000.png").write_bytes(b"")
+    status, _, err = run("--each", damaged, sets[1], "--scores", "fid", "--csv", tmp_path / "s.csv")
+    assert status == 1
+    assert "step-500: no image in it can be read" in err
+    assert "1 of 32 images could not be read" in err
+    assert err.splitlines()[-1].endswith("1 of 3 snapshots have no scores; see the lines above")
+    assert [line.split(",")[0] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]] == [
+        "step-1000",
+        "step-20000",
+    ]
+
+
+def test_a_folder_of_images_is_no_series(run: Run, sets: tuple[Path, Path]) -> None:
+    status, _, err = run("--each", *sets)
+    assert (status, "no folder and no archive in it" in err) == (2, True)
+    status, _, err = run("--each", sets[0].parent, "--save-statistics", "x.npz")
+    assert (status, "--save-statistics" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (["a-v2-1", "a-v2-9", "a-v2-10"], [1, 9, 10]),
+        (["scale-0.5", "scale-1.5"], [0.5, 1.5]),
+        (["best", "step-1"], [None, None]),
+        (["a1", "b1"], [None, None]),
+    ],
+)
+def test_the_number_of_a_snapshot_is_the_one_that_differs_in_all_names(
+    names: list[str], numbers: list[float | None], tmp_path: Path
+) -> None:
+    for name in reversed(names):
+        (tmp_path / name).mkdir()
+    snapshots = find_snapshots(str(tmp_path))
+    assert [(snapshot.name, snapshot.number) for snapshot in snapshots] == list(zip(names, numbers, strict=True))
 
 
 # --- the feature cache ---
@@ -358,8 +630,8 @@ def test_sets_that_should_not_be_compared_cause_warnings(
     shutil.copy(reference / "0000.png", other / "leak.png")
     shutil.copy(other / "0001.png", other / "twice.png")
     warnings = warnings_of(run_json, other, reference)
-    assert "1 of 20 generated images are also in the reference" in warnings
-    assert "1 of 20 generated images are copies of others" in warnings
+    assert "1 of 20 generated images is also in the reference" in warnings
+    assert "1 of 20 generated images is a copy of another in the set and counts twice; remove it" in warnings
 
     for number in range(18):
         image = Image.fromarray(draw_image(number, 200, 180))
@@ -385,8 +657,8 @@ def test_equal_pixels_are_recognised_in_any_file_format(
     Image.fromarray(draw_image(2)).save(image_folder(tmp_path / "other", 2, 50) / "form.bmp")
     warnings = warnings_of(run_json, tmp_path / "again.npy", sets[0])
     assert "3 of 3 generated images are also in the reference" in warnings
-    assert "1 of 3 generated images are copies" in warnings
-    assert "1 of 3 generated images are also in the reference" in warnings_of(run_json, tmp_path / "other", sets[0])
+    assert "1 of 3 generated images is a copy" in warnings
+    assert "1 of 3 generated images is also in the reference" in warnings_of(run_json, tmp_path / "other", sets[0])
 
 
 def test_statistics_of_another_precision_cause_a_warning(
@@ -429,7 +701,7 @@ def test_sets_of_one_image_or_none_are_errors(run: Run, sets: tuple[Path, Path],
     status, _, err = run(tmp_path / "1", "--save-statistics", tmp_path / "one.npz")
     assert (status, "statistics of one image have no covariance" in err.replace("\n", " ")) == (1, True)
     status, out, err = run(tmp_path / "1")
-    assert (status, out, "1 images cannot be split into 10 parts" in err) == (1, "", True)
+    assert (status, out, "1 image cannot be split into 10 parts" in err) == (1, "", True)
     status, out, err = run(sets[1], "--scores", "fid")
     assert (status, out, "needs a REFERENCE" in err) == (1, "", True)
     (tmp_path / "bad").mkdir()

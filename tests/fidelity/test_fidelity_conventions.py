@@ -23,6 +23,8 @@ from inception_v3.fidelity.conventions.resize import tensorflow_bilinear
 from inception_v3.fidelity.features import FeatureSet, extract_features
 from inception_v3.fidelity.image_sets import open_image_set
 from inception_v3.fidelity.network import FeatureNetwork, load_network
+from inception_v3.fidelity.options import FidelityOptions
+from inception_v3.fidelity.scores import SCORES
 from inception_v3.fidelity.stored_image import decode_image
 from inception_v3.weights.formats import fid_2015
 
@@ -166,8 +168,24 @@ def test_spatial_features_are_seven_channels_of_mixed_6d_after_relu(
 
 def test_the_default_is_clean_fids_resize_with_the_exact_distance() -> None:
     assert find_convention() is DEFAULT
-    assert (DEFAULT.name, DEFAULT.resize) == ("clean-fid", find_convention("clean-fid").resize)
+    assert (DEFAULT.name, DEFAULT.resize) == ("inception-v3", find_convention("clean-fid").resize)
     assert DEFAULT.trace_method is None
+
+
+def test_no_two_conventions_have_the_same_name_or_description() -> None:
+    keys = [key for score in SCORES.values() for key in score.keys]
+    conventions = [*CONVENTIONS.values(), DEFAULT]
+    assert len({convention.label for convention in conventions}) == len(conventions)
+    assert len({convention.describe(keys) for convention in conventions}) == len(conventions)
+
+
+def test_options_that_change_a_convention_are_part_of_its_label() -> None:
+    assert FidelityOptions(like="pytorch-fid").convention().label == "pytorch-fid"
+    assert FidelityOptions(like="pytorch-fid", seed=2020).convention().label == "pytorch-fid", "the same seed"
+    changed = FidelityOptions(seed=1, kid_subset_size=50, is_splits=2).convention()
+    assert changed.label == "inception-v3 with --seed 1 --kid-subset-size 50 --is-splits 2"
+    assert "subsets of 50 images" in changed.describe(["kid_mean"])
+    assert "Inception Score of 2 parts" in changed.describe(["is_mean"])
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,41 @@ def test_normalized_images_are_converted_to_uint8_as_in_torchmetrics(thin: Path)
     assert received[0].flatten().tolist() == [0, 127, 255]
 
 
+@pytest.mark.parametrize("metric", [FrechetInceptionDistance, InceptionScore, KernelInceptionDistance])
+@pytest.mark.parametrize(
+    ("images", "problem"),
+    [
+        (torch.zeros(2, 3, 9, 9, dtype=torch.uint8), r"floats in \[0, 1\], not torch.uint8"),
+        (torch.ones(2, 3, 9, 9, dtype=torch.int64), r"floats in \[0, 1\], not torch.int64"),
+        (torch.tensor([0.5, torch.nan, 0.5]), r"floats in \[0, 1\], but have NaN"),
+        (torch.tensor([0.5, 256 / 255, 0.5]), r"floats in \[0, 1\], but have values from 0.5 to 1.004"),
+        (torch.tensor([0.5, -1 / 255, 0.5]), r"floats in \[0, 1\], but have values from -0.003922 to 0.5"),
+        (torch.tensor([-1.0, 0.0, 1.0]), r"values from -1 to 1; .*\(images \+ 1\) / 2"),
+        (torch.tensor([0.0, 128.0, torch.inf]), "values from 0 to inf"),
+    ],
+)
+def test_normalized_images_that_would_wrap_around_are_refused_with_the_range(
+    thin: Path, metric: Any, images: Tensor, problem: str
+) -> None:
+    real = {} if metric is InceptionScore else {"real": True}
+    with pytest.raises(ValueError, match=problem):
+        metric(weights=thin, any_weights=True, normalize=True).update(images.reshape(-1, 3, 1, 1), **real)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rounding_errors_of_normalized_images_are_clipped(thin: Path, dtype: torch.dtype) -> None:
+    metric = FrechetInceptionDistance(weights=thin, any_weights=True, normalize=True)
+    received: Batches = []
+    metric.inception.register_forward_pre_hook(lambda _module, images: received.extend(images))
+    metric.update(torch.tensor([-0.0035, 0.5, 1.002], dtype=dtype).view(1, 3, 1, 1), real=True)
+    assert received[0].flatten().tolist() == [0, 127, 255]
+
+
+def test_floats_without_normalize_are_refused_with_the_option_for_them(thin: Path) -> None:
+    with pytest.raises(ValueError, match=r"uint8 .* not torch.float32 .*normalize=True"):
+        FrechetInceptionDistance(weights=thin, any_weights=True).update(torch.rand(2, 3, 9, 9), real=True)
+
+
 # --- behaviour of all metrics ---
 
 

@@ -300,7 +300,7 @@ def short() -> Recipe:
 
 @pytest.fixture(scope="module")
 def unfrozen(workspace: Path, tuned: FineTuned, short: Recipe) -> FineTuned:
-    return tune(workspace, "unfrozen", unfreeze=rate_factors("Mixed_7c"), recipe=short)
+    return tune(workspace, "unfrozen", unfreeze=rate_factors("Mixed_7c"), keep="last", recipe=short)
 
 
 def test_only_unfrozen_layers_change(workspace: Path, unfrozen: FineTuned) -> None:
@@ -318,7 +318,7 @@ def test_the_training_starts_with_the_trained_last_layer(unfrozen: FineTuned) ->
 
 def test_unfrozen_layers_take_smaller_steps(workspace: Path, unfrozen: FineTuned, short: Recipe) -> None:
     """The size of AdamW's steps is about the learning rate."""
-    tune(workspace, "smaller", unfreeze=rate_factors("Mixed_7c=0.01"), recipe=short)
+    tune(workspace, "smaller", unfreeze=rate_factors("Mixed_7c=0.01"), keep="last", recipe=short)
     name = "Mixed_7c.Branch_0.Conv2d_0a_1x1.weights"
     start, tenth, hundredth = (load(workspace / run).get_parameter(name) for run in ("run", "unfrozen", "smaller"))
     assert (hundredth - start).norm() < 0.3 * (tenth - start).norm()
@@ -339,6 +339,7 @@ def test_a_resumed_training_does_not_train_the_last_layer_again(
             run,
             FeatureStore(workspace / "cache"),
             unfreeze=rate_factors("Mixed_7c"),
+            keep="last",
             recipe=short,
             console=Console(file=io.StringIO()),
         )
@@ -369,10 +370,127 @@ def test_a_run_killed_after_the_last_layer_can_be_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, killed)
         with pytest.raises(KilledError):
-            tune(workspace, name, unfreeze=rate_factors("Mixed_7c"), recipe=short)
-    tune(workspace, name, resume=True, unfreeze=rate_factors("Mixed_7c"), recipe=short)
+            tune(workspace, name, unfreeze=rate_factors("Mixed_7c"), keep="last", recipe=short)
+    tune(workspace, name, resume=True, unfreeze=rate_factors("Mixed_7c"), keep="last", recipe=short)
     before, after = (load(workspace / run).state_dict() for run in ("unfrozen", name))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# ------------------------------------------------------------------------- the better weights are kept
+
+
+def accuracy(workspace: Path, run: str) -> float:
+    """The accuracy of the model in a run folder on the held-out images."""
+    model = load(workspace / run)
+    _, test_set = load_data(str(workspace / "data"))
+    return evaluate(model, batches(test_set, model.preprocessing, 32), test_set.class_names).top1
+
+
+@pytest.fixture(scope="module")
+def harmful(short: Recipe) -> Recipe:
+    """A recipe that destroys the network."""
+    return short.with_options(learning_rate=1.0)
+
+
+def test_the_last_layer_is_kept_if_more_training_made_it_worse(workspace: Path, harmful: Recipe) -> None:
+    result = tune(workspace, "worse", unfreeze=rate_factors("Mixed_7c=1"), recipe=harmful)
+    assert result.unfreezing is not None
+    assert (result.unfreezing.epoch, result.metrics.top1) == (0, 1.0)
+    assert accuracy(workspace, "worse") == 1.0
+    values = result.unfreezing.as_dict()
+    assert (values["keep"], values["kept"], values["kept_epoch"]) == ("best", "head", 0)
+    assert values["head"]["top1"] == 1.0
+    assert values["head"]["top1_interval"] == list(result.metrics.top1_interval)
+    assert values["unfrozen"]["top1"] < 0.8
+    before, after = (load(workspace / run).state_dict() for run in ("run", "worse"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    epochs = [json.loads(line) for line in (workspace / "worse" / "metrics.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1]
+    assert epochs[0]["held_out_top1"] == 1.0
+
+
+def test_the_model_card_describes_the_kept_weights(workspace: Path, harmful: Recipe) -> None:
+    tune(workspace, "card", unfreeze=rate_factors("Mixed_7c=1"), recipe=harmful)
+    results = (
+        "| top-1 accuracy | 100 % |\n| 95 % interval of top-1 | 70 % to 100 % |\n| mean recall of the classes | 100 % |"
+    )
+    assert results in (workspace / "card" / "README.md").read_text()
+    for name in ("model.safetensors", "best.safetensors"):
+        origin = load(workspace / "card" / name).origin
+        assert origin is not None
+        assert (origin.training["results"]["top1"], origin.training["epochs"]) == (1.0, 0)
+    tune(workspace, "card", resume=True, keep="last", unfreeze=rate_factors("Mixed_7c=1"), recipe=harmful)
+    assert results not in (workspace / "card" / "README.md").read_text()
+    tune(workspace, "card", resume=True, unfreeze=rate_factors("Mixed_7c=1"), recipe=harmful)
+    assert results in (workspace / "card" / "README.md").read_text()
+
+
+def test_keep_last_keeps_worse_weights_also_when_a_finished_run_is_resumed(workspace: Path, harmful: Recipe) -> None:
+    arguments = {"unfreeze": rate_factors("Mixed_7c=1"), "recipe": harmful}
+    worse = tune(workspace, "last", keep="last", **arguments)
+    assert worse.unfreezing is not None
+    assert worse.unfreezing.as_dict()["kept"] == "unfrozen"
+    assert worse.metrics.top1 == accuracy(workspace, "last") < 0.8
+    best = tune(workspace, "last", resume=True, **arguments)
+    assert best.head is None
+    assert best.metrics.top1 == accuracy(workspace, "last") == 1.0
+    assert best.unfreezing is not None
+    assert best.unfreezing.as_dict()["head"]["top1"] == 1.0, "the state of the run remembers it"
+    assert tune(workspace, "last", resume=True, keep="last", **arguments).metrics.top1 < 0.8
+    assert accuracy(workspace, "last") < 0.8
+
+
+def test_the_trained_layers_are_kept_if_they_are_better(workspace: Path, short: Recipe) -> None:
+    """An extreme L2 penalty makes the weights of the last layer zero."""
+    recipe = short.with_options(learning_rate=0.03, epochs=6)
+    result = tune(workspace, "better", head=HeadOptions(l2=1e60), unfreeze=rate_factors("Mixed_7c"), recipe=recipe)
+    assert result.head is not None
+    assert result.unfreezing is not None
+    assert result.unfreezing.epoch > 0
+    assert result.metrics.top1 > result.head.metrics.top1
+    assert accuracy(workspace, "better") == result.metrics.top1
+    assert result.metrics.top1 == max(epoch["held_out_top1"] for epoch in result.unfreezing.epochs)
+
+
+def test_a_run_killed_before_the_first_model_still_knows_the_last_layer(
+    workspace: Path, harmful: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        """An exception that no handler catches, in place of kill -9."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    arguments = {"unfreeze": rate_factors("Mixed_7c=1"), "recipe": harmful}
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_model", killed)
+        with pytest.raises(KilledError):
+            tune(workspace, "killed", **arguments)
+    assert tune(workspace, "killed", resume=True, **arguments).metrics.top1 == 1.0
+    assert accuracy(workspace, "killed") == 1.0
+
+
+def test_the_command_reports_both_figures_and_which_weights_are_kept(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (
+        *("finetune", workspace / "weights.safetensors", workspace / "data", "--cache", workspace / "cache"),
+        *("--unfreeze", "Mixed_7c=1", "--learning-rate", "1", "--epochs", "1", "--workers", "0", "--overwrite"),
+        *("--out", tmp_path / "run"),
+    )
+    status, out, err = command(capsys, monkeypatch, *arguments, "--json")
+    assert status == 0, err
+    first = "only the last layer trained: top-1 100 % (95 % interval 70 to 100 %) of 9 held-out images"
+    assert 0 < err.index(first) < err.index("epoch 1/1: loss")
+    result = json.loads(out)
+    assert result["unfreeze"]["kept"] == "head"
+    assert result["unfreeze"]["head"]["top1"] == result["held_out"]["top1"] == 1.0
+    assert result["unfreeze"]["unfrozen"]["top1"] < 0.8
+    assert any("the weights kept are those before unfreezing" in line for line in result["advice"])
+    status, out, err = command(capsys, monkeypatch, *arguments, "--keep", "last", "--json")
+    assert status == 0, err
+    assert json.loads(out)["unfreeze"]["kept"] == "unfrozen"
+    assert json.loads(out)["held_out"]["top1"] < 0.8
 
 
 # ------------------------------------------------------------------------------------------- the command line
@@ -399,6 +517,13 @@ def test_the_command_then_predict(
     assert result["held_out"]["top1"] == 1.0
     assert result["head"]["computed"] == 0
     assert result["head"]["cached"] == 45
+    assert result["held_out"]["top1_interval"][0] == pytest.approx(0.7009, abs=1e-4)
+    assert result["held_out"]["mean_recall"] == result["head"]["held_out"]["mean_recall"] == 1.0
+    assert result["folds"] is result["unfreeze"] is None
+    assert [line.split(":")[0] for line in result["advice"]] == [
+        "fewer than 20 training images",
+        "only 9 images are held out",
+    ]
     assert [bad["image"] for bad in result["bad"]] == ["red/broken.png"]
     assert re.search(r"1 of 46 \w+ could not be read", err)
     stored = (workspace / "cache").stat().st_mtime_ns, sorted((workspace / "cache").iterdir())
@@ -640,3 +765,13 @@ def test_ctrl_c_reports_that_the_features_are_kept(
     )
     assert status == 130
     assert err.endswith("the features computed so far are kept; run the same command again to continue\ninterrupted\n")
+
+
+def test_unfreezing_with_batches_of_one_image_is_refused_before_the_last_layer_is_trained(workspace: Path) -> None:
+    frozen = load_recipe("finetune").with_options(batch_size=1, epochs=1)
+    recipe, factors = frozen.with_options(freeze_batch_norm=False), rate_factors("all")
+    with pytest.raises(InputError, match="a batch of one image cannot train: at 75x75") as raised:
+        tune(workspace, "ones", recipe=recipe, unfreeze=factors)
+    assert raised.value.exit_status == 2
+    assert not (workspace / "ones" / "metrics.jsonl").exists()
+    assert tune(workspace, "ones", recipe=frozen, unfreeze=factors).metrics.count == 9

@@ -1,6 +1,7 @@
 """Addresses of images: every form means the same images in prediction, in the scores and in training."""
 
 import io
+import shutil
 import sys
 import tarfile
 import threading
@@ -230,6 +231,25 @@ def test_files_and_folders_of_systems_are_neither_images_nor_classes(tmp_path: P
     assert {source.name for source in expand([f"{folder}/*/*"])} == paths
     assert {source.name for source in expand([f"{folder}/**/*"])} == paths
     assert load_data(str(folder))[0].class_names == [*CLASSES]
+
+
+@pytest.mark.parametrize("top", ["__MACOSX", "set/__MACOSX", "__macosx"])
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_the_folder_of_macos_is_never_a_class_whatever_is_in_it(tmp_path: Path, top: str, form: str) -> None:
+    others = {f"{top}/{name}": png(9) for name in ("cow/1.png", "train/cow/1.png", "1.png", "train/ant/8.png")}
+    folder = write_folder(tmp_path / "all", {f"set/{name}": image for name, image in FILES.items()} | others)
+    address = folder / "set" if form == "folder" else shutil.make_archive(str(tmp_path / "all"), "zip", folder)
+    train, test = load_data(str(address))
+    assert train.class_names == [*CLASSES]
+    assert len(train) + len(test) == len(FILES)
+
+
+def test_a_pattern_does_not_match_files_in_the_folder_of_macos(tmp_path: Path) -> None:
+    for name in ("set", "__MACOSX"):
+        (tmp_path / name).mkdir()
+        write_tar(tmp_path / name / "all.tar", FILES)
+    train, test = load_data(f"{tmp_path}/*/*.tar")
+    assert len(train) + len(test) == len(FILES)
 
 
 # ------------------------------------------------------------------------------------------------------ braces

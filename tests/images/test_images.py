@@ -9,27 +9,34 @@ import itertools
 import os
 import pickle
 import random
+import re
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import tracemalloc
 import warnings
 import zlib
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageFile, features
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, features
 
+from heic_image import HEIC
 from inception_v3.errors import InputError
-from inception_v3.images import addresses, decode
+from inception_v3.images import addresses, decode, find
 from inception_v3.images.addresses import expand
 from inception_v3.images.decode import MAX_PIXELS, open_image
 from inception_v3.images.find import IMAGE_SUFFIXES, ImageSource, list_images
+from inception_v3.support import packages
+from inception_v3.support.verbosity import verbosity
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning would appear on the user's terminal
 NOISE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -46,6 +53,8 @@ IN_FORMATS = {
     "TIFF deflate": {"compression": "tiff_adobe_deflate"},
     "TIFF jpeg": {"compression": "jpeg"},
     "TIFF group4": {"compression": "group4"},
+    "JPEG2000": {},
+    "JPEG2000 codestream": {"no_jp2": True},
 } | ({"AVIF": {}} if features.check("avif") else {})
 
 
@@ -134,7 +143,7 @@ def pipe(monkeypatch):
 class TestPixelsAreExact:
     """Every kind of pixel in a file becomes red, green and blue from 0 to 255."""
 
-    @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP", "TIFF lzw", "TIFF deflate"])
+    @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP", "TIFF lzw", "TIFF deflate", "JPEG2000"])
     def test_lossless_formats_are_exact(self, kind):
         assert (np.asarray(open_image(in_format(kind))) == NOISE).all()
 
@@ -417,8 +426,8 @@ class TestBadFiles:
             (bytes(1000), "not a supported image"),
             (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a supported image"),
             (b"%PDF-1.4\n", "not a supported image"),
-            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not a supported image"),
             (b"\xff\xd8\xff", "not a supported image"),
+            (b"\0\0\0\x18ftypisom\0\0\0\0mp41isom", "not a supported image"),
             (encoded(NOISE)[:200], "cannot be read"),
         ],
     )
@@ -490,6 +499,46 @@ class TestBadFiles:
             with pytest.raises(Image.DecompressionBombWarning):
                 Image.open(io.BytesIO(in_format("PNG")))
             assert open_image(in_format("PNG")).size == (17, 13)
+
+    @pytest.mark.parametrize("part", ["text", "compressed text", "profile"])
+    def test_a_png_with_more_than_a_mebibyte_of_text_or_profile(self, part):
+        content = os.urandom(2**20).hex()
+        if part == "profile":
+            image = encoded(NOISE, icc_profile=content.encode())
+        else:
+            texts = PngImagePlugin.PngInfo()
+            texts.add_text("parameters", content, zip=part != "text")
+            image = encoded(NOISE, pnginfo=texts)
+        assert (np.asarray(open_image(image)) == NOISE).all()
+        assert PngImagePlugin.MAX_TEXT_CHUNK == 2**20  # as other code expects it
+
+    def test_a_compressed_text_that_would_fill_the_memory_is_refused(self):
+        texts = PngImagePlugin.PngInfo()
+        texts.add_text("parameters", "x" * (decode.MAX_PNG_TEXT + 1), zip=True)
+        content = encoded(NOISE, pnginfo=texts)
+        tracemalloc.start()
+        assert "cannot be read" in refusal(content)
+        assert tracemalloc.get_traced_memory()[1] < 3 * decode.MAX_PNG_TEXT
+        tracemalloc.stop()
+
+    @pytest.mark.skipif(find_spec("pi_heif") is None, reason="pi-heif is not installed")
+    def test_heic_is_turned_upright(self, tmp_path):
+        image = open_image(HEIC)
+        assert image.size == (48, 64)
+        assert np.abs(np.subtract(image.getpixel((5, 5)), (200, 30, 40))).max() <= 3
+        assert np.abs(np.subtract(image.getpixel((42, 5)), (20, 60, 220))).max() <= 3
+        for suffix in (".heic", ".HEIF", ".hif"):
+            (tmp_path / f"photo{suffix}").write_bytes(HEIC)
+        assert len(list(list_images(tmp_path))) == 3
+        for length in range(0, len(HEIC), 25):
+            assert refusal(HEIC[:length])
+
+    def test_heic_without_its_package_names_the_command_that_installs_it(self, without_heif, tmp_path):
+        (tmp_path / "photo.heic").write_bytes(HEIC)
+        assert re.fullmatch(
+            r".*/photo\.heic: a HEIC image needs pi_heif; .*install .*\[heif\].*", refusal(tmp_path / "photo.heic")
+        )
+        assert "[heif]" in wrong_usage(tmp_path)
 
     def test_no_format_starts_another_program(self):
         assert not {"EPS", "PDF", "WMF", "PSD"} & set(decode.FORMATS)
@@ -580,6 +629,70 @@ def tiff(row: list[int], *, bits: int = 16, white_is_zero: bool = False, order: 
     directory += b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
     start = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data))
     return start + data + directory + bytes(4)
+
+
+@pytest.fixture
+def without_heif(monkeypatch):
+    """A Python in which pi-heif is not installed."""
+    missing = packages.missing_packages
+    monkeypatch.setattr(packages, "missing_packages", lambda names: [*missing(names), *({"pi_heif"} & {*names})][:1])
+    find.suffixes_read.cache_clear()
+    for module in (decode, find):
+        monkeypatch.setattr(module, "missing_packages", packages.missing_packages)
+    yield
+    find.suffixes_read.cache_clear()
+
+
+class TestLeftOut:
+    """Every file that is left out is counted, by reason, and --verbose lists it."""
+
+    def test_images_of_kinds_that_are_not_read_are_counted_with_the_remedy(self, without_heif, tmp_path):
+        for name in ("a.png", "sub/b.png", "1.heic", "2.HEIC", "sub/3.heif", "4.cr2", "5.svg", "sub/6.psd", "7.jxl"):
+            save(tmp_path / name)
+        with pytest.warns(UserWarning, match="kinds that are not read") as caught:
+            assert names(tmp_path) == [f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"]
+        (line,) = (str(warning.message) for warning in caught)
+        assert "1 .cr2, 2 .heic, 1 .heif, 1 .jxl, 1 .psd, 1 .svg" in line
+        assert re.search(r"to read HEIC, .*install .*\[heif\].*; save them as PNG or JPEG", line)
+
+    @pytest.mark.parametrize("form", ["zip", "tar"])
+    def test_they_are_counted_in_archives(self, without_heif, tmp_path, form):
+        for name in ("a.png", "1.heic", "2.cr2", "notes.txt"):
+            save(tmp_path / "set" / name)
+        archive = shutil.make_archive(str(tmp_path / "set"), form, tmp_path / "set")
+        with pytest.warns(UserWarning, match=r"not read: 1 \.cr2, 1 \.heic"):
+            assert [Path(name).name for name in names(archive)] == ["a.png"]
+
+    def test_a_folder_with_no_other_images_is_refused_with_the_remedy(self, tmp_path):
+        for name in ("1.cr2", "2.cr2", "notes.txt"):
+            save(tmp_path / name)
+        assert re.search(r"no images in this folder; .*2 \.cr2 .*; save them as PNG or JPEG", wrong_usage(tmp_path))
+
+    def test_verbose_lists_every_file(self, tmp_path, monkeypatch, capsys):
+        for name in ("a.png", "notes.txt", ".hidden.png", "__MACOSX/b.png", "sub/c.png", "sub/d.json", "sub/set.zip"):
+            save(tmp_path / name)
+        assert len(names(tmp_path)) == 2
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(verbosity, "verbose", True)
+        names(tmp_path)
+        assert sorted(capsys.readouterr().err.splitlines()) == [
+            f"left out {tmp_path}/.hidden.png: hidden, or written by a system",
+            f"left out {tmp_path}/__MACOSX: hidden, or written by a system",
+            f"left out {tmp_path}/notes.txt: not an image",
+            f"left out {tmp_path}/sub/d.json: not an image",
+            f"left out {tmp_path}/sub/set.zip: not an image",
+            "left out 2 files: hidden, or written by a system",
+            "left out 3 files: not an image",
+        ]
+
+    def test_a_file_of_a_folder_that_is_read_in_several_passes_is_counted_once(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(find, "NAMES_AT_ONCE", 2)
+        for number in range(9):
+            save(tmp_path / f"{number}.png")
+            save(tmp_path / f"{number}.cr2")
+        left_out = find.LeftOut()
+        assert len(list(list_images(tmp_path, left_out))) == 9
+        assert left_out.counts == {".cr2": 9}
 
 
 class TestFolders:
@@ -842,6 +955,19 @@ class TestStandardInput:
             pipe(content)
             assert names("-") == ["a.png", "Größe 猫.png", " b [1].png"]
 
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+    @pytest.mark.parametrize("ending", ["\n", "\r\n"])
+    def test_lists_with_a_byte_order_mark(self, folder, pipe, encoding, ending):
+        listed = ["a.png", "mañana 猫.png", "b.png"]
+        for name in listed:
+            save(folder / name)
+        mark = "" if encoding in ("utf-8-sig", "utf-16") else "\ufeff"
+        for text in (mark + ending.join(listed), mark + "".join(name + ending for name in listed)):
+            pipe(text.encode(encoding))
+            assert names("-") == listed
+        pipe(mark.encode(encoding))
+        assert wrong_usage("-").startswith("standard input: it is empty")
+
     def test_names_with_line_ends_from_find_print0(self, folder, pipe):
         save(folder / "two\nlines.png")
         save(folder / "b.png\r")
@@ -920,7 +1046,7 @@ class TestStandardInput:
         "content",
         [
             b"<!DOCTYPE html>\n<title>404</title>\n",
-            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
+            b"\0\0\0\x18ftypisom\0\0\0\0mp41isom" + bytes(100),
             b"%PDF-1.4\n%\xff\xff",
             b"no.png\nnor.png\n",
             b"\x1b[31mred" * 10,

@@ -276,3 +276,16 @@ def test_array_does_not_import_pytorch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
+def test_an_image_that_is_not_rgb_is_refused_instead_of_read_as_colours(mode: str) -> None:
+    image = Image.new("RGB", (80, 80), "red").convert(mode)
+    for prepare in (Preprocessing(), Preprocessing().pixels, Preprocessing().array):
+        with pytest.raises(ValueError, match=f"Pillow image of mode RGB, not {mode}; .*open_image"):
+            prepare(image)  # type: ignore[operator]
+
+
+def test_a_tensor_is_refused_instead_of_an_image() -> None:
+    with pytest.raises(ValueError, match="Pillow image of mode RGB, not Tensor"):
+        inception_v3.InceptionV3(depth_multiplier=0.1).preprocess(torch.zeros(3, 80, 80))  # type: ignore[arg-type]

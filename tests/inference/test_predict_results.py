@@ -1,6 +1,7 @@
 """Result files: every image once, whenever and however the program ends, and a description of the run."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import pyarrow.parquet
 import pytest
 from test_cli import Run, one_line, run  # noqa: F401 (the fixture)
 
+from archives import write_zip
 from fake_engine import instead_of_a_network, save
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
@@ -92,7 +94,7 @@ def test_after_repeated_kills_every_image_has_one_result(images: Path, kind: str
             kills += 1
         if command.wait() != -signal.SIGKILL:
             break
-    assert command.process.exitcode == 1, "an image could not be read"
+    assert command.process.exitcode == 3, "an image could not be read"
     assert rows(out) == EXPECTED
     assert sum(map(int, log.read_text().split())) <= 59 + 3 * kills, "only the batch in the engine is computed again"
     assert sorted(path.name for path in out.parent.glob("out*")) == [out.name, f"{out.name}.about.json"]
@@ -110,7 +112,7 @@ def test_ctrl_c_stops_at_once_and_keeps_the_results(images: Path, kind: str) -> 
     done = rows(out)
     assert 0 < len(done) < 60
     assert done == EXPECTED[: len(done)]
-    assert start_predict(images, out, 0, "--resume").wait() == 1
+    assert start_predict(images, out, 0, "--resume").wait() == 3
     assert rows(out) == EXPECTED
 
 
@@ -125,7 +127,7 @@ def test_results_before_an_engine_failure_can_be_resumed(images: Path, kind: str
     done = rows(out)
     assert 20 < len(done) < 40
     assert done == EXPECTED[: len(done)]
-    assert start_predict(images, out, 0, "--resume").wait() == 1
+    assert start_predict(images, out, 0, "--resume").wait() == 3
     assert rows(out) == EXPECTED
 
 
@@ -265,7 +267,7 @@ def test_a_changed_folder_is_reported(run: Run, images: Path, tmp_path: Path) ->
     (images / "030.png").unlink()
     save(images / "000b.png", 100)
     status, _, err = run("predict", "model", images, "--out", out, "--resume")
-    assert status == 1
+    assert status == 3
     assert "60 images are done already" in err
     assert "the images differ from those of the earlier run" in err
     assert "1 results are of images that were not given this time; they are kept" in err
@@ -280,7 +282,7 @@ def test_a_changed_folder_is_reported(run: Run, images: Path, tmp_path: Path) ->
 @pytest.mark.usefixtures("fake")
 def test_existing_results_are_neither_overwritten_nor_mixed(run: Run, images: Path, kind: str) -> None:  # noqa: F811
     out = images.parent / "new folder" / f"out.{kind}"
-    assert run("predict", "model", images, "--out", out)[0] == 1
+    assert run("predict", "model", images, "--out", out)[0] == 3
     assert rows(out) == EXPECTED
     status, _, err = run("predict", "model", images, "--out", out)
     assert status == 2
@@ -305,7 +307,7 @@ def test_existing_results_are_neither_overwritten_nor_mixed(run: Run, images: Pa
 def test_overwriting_replaces_results_but_never_an_input(run: Run, images: Path, tmp_path: Path, kind: str) -> None:  # noqa: F811
     out = images / f"out.{kind}"
     for _ in range(2):
-        assert run("predict", "model", images, "--out", out, "--overwrite")[0] == 1, "of an image that cannot be read"
+        assert run("predict", "model", images, "--out", out, "--overwrite")[0] == 3, "of an image that cannot be read"
     given = tmp_path / f"given.{kind}"
     if kind == "parquet":
         (save(given / "0.png", 0), contents := (given / "0.png").read_bytes())
@@ -366,7 +368,7 @@ def test_a_full_disk_is_reported_and_the_results_are_kept(images: Path, tmp_path
     command = start("predict", "model", images, "--out", out, log=tmp_path / "log", prepare=_limit_file_size)
     assert command.wait() == 1
     assert f"{out}: cannot be written (File too large)" in command.output
-    assert start_predict(images, out, 0, "--resume").wait() == 1
+    assert start_predict(images, out, 0, "--resume").wait() == 3
     assert rows(out) == EXPECTED
 
 
@@ -376,6 +378,234 @@ def _limit_file_size() -> None:
     instead_of_a_network(0)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+
+
+# -------------------------------------------------------------------------------------------------- exit statuses
+
+
+@pytest.mark.parametrize(
+    ("allowed", "status"),
+    [
+        ((), 3),
+        (("--allow-unreadable",), 0),
+        (("--allow-unreadable", "100%"), 0),
+        (("--allow-unreadable", "2"), 0),
+        (("--allow-unreadable=1"), 3),
+        (("--allow-unreadable", "0"), 3),
+        (("--allow-unreadable", "3.334%"), 0),  # 2 of 60 are 3.3333 %
+        (("--allow-unreadable", "3.33%"), 3),
+    ],
+)
+@pytest.mark.usefixtures("fake")
+def test_unreadable_images_are_exit_status_3_unless_they_are_allowed(
+    run: Run,  # noqa: F811
+    images: Path,
+    allowed: tuple[str, ...] | str,
+    status: int,
+) -> None:
+    (images / "018.png").write_text("not an image")
+    options = (allowed,) if isinstance(allowed, str) else allowed
+    for arguments in (("model", images, *options), (*options, "model", images)):
+        exited, out, err = run("predict", *arguments, "--json")
+        assert exited == status
+        assert len(out.splitlines()) == 60
+        last = err.splitlines()[-1]
+        assert "2 of 60 images could not be read" in last
+        assert last.startswith("error:") == (status == 3)
+        assert not options or "--allow-unreadable" in last
+
+
+@pytest.mark.usefixtures("fake")
+def test_with_every_image_readable_the_exit_status_is_0(run: Run, images: Path) -> None:  # noqa: F811
+    (images / "017.png").unlink()
+    assert run("predict", "model", images)[0] == run("predict", "model", images, "--allow-unreadable", 0)[0] == 0
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "101%", "5x", "%", "", "1e3", "٣"])
+def test_a_malformed_bound_of_unreadable_images_is_wrong_usage(run: Run, images: Path, value: str) -> None:  # noqa: F811
+    status, _, err = run("predict", "/no/such/model", images, f"--allow-unreadable={value}")
+    assert status == 2
+    assert "not a number of images such as 10, or a percentage such as 0.5%" in one_line(err)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("fake")
+def test_a_finished_run_prints_a_command_that_lists_its_unreadable_images(
+    run: Run,  # noqa: F811
+    images: Path,
+    kind: str,
+) -> None:
+    out = images.parent / "new folder" / f"it's out.{kind}"
+    save(images / "error.png", 100)
+    run("predict", "model", images, "--out", out)
+    status, _, err = run("predict", "model", images, "--out", out, "--resume")
+    assert status == 3
+    assert "the reasons above" not in err
+    assert f"1 of 61 images could not be read; {out} holds the reasons" in one_line(err)
+    command = one_line(err).partition("list them: ")[2].replace("python -c", f"{sys.executable} -c")
+    listed = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    assert len(listed.splitlines()) == 1
+    assert "017.png" in listed
+
+
+# --------------------------------------------------------------------------------------------------------- shards
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_shards_that_run_at_the_same_time_predict_every_image_once(images: Path, kind: str) -> None:
+    outs = [images.parent / ("out.parquet" if kind == "parquet" else f"{number}.{kind}") for number in range(1, 5)]
+    shards = [
+        start(
+            *("predict", "model", images, "--out", out, "--batch-size", 3, "--shard", f"{number}/4"),
+            log=images.parent / f"log {number}",
+            prepare=instead_of_a_network,
+            given=(0.05, None),
+        )
+        for number, out in enumerate(outs, 1)
+    ]
+    assert [shard.wait() for shard in shards] == [0, 3, 0, 0], "017.png is in the second quarter"
+    assert "1 of 15 images could not be read" in shards[1].output
+    assert [row for out in dict.fromkeys(outs) for row in rows(out)] == EXPECTED
+    assert not list(images.parent.glob("*unfinished*"))
+    assert len(list(images.parent.glob("*.about.json"))) == len(set(outs))
+
+
+def test_a_killed_shard_resumes_only_its_own_images_while_another_one_runs(images: Path) -> None:
+    out = images.parent / "out.parquet"
+    log = out.with_name("network.log")
+
+    def shard(number: int, seconds: float, *options: str) -> Command:
+        return start_predict(images, out, seconds, "--shard", f"{number}/2", *options)
+
+    killed = shard(2, 0.05)
+    killed.wait_for(lambda: log.exists() and log.read_text().count("\n") > 4)
+    killed.kill(signal.SIGKILL)
+    killed.wait()
+    done = len(rows(out))
+    assert 0 < done < 30
+    log.unlink()
+    resumed, other = shard(2, 0.05, "--resume"), shard(1, 0.05)
+    assert resumed.wait() == 0
+    assert other.wait() == 3
+    assert rows(out) == EXPECTED
+    for number, status in ((1, 3), (2, 0)):
+        log.unlink()
+        again = shard(number, 0, "--resume")
+        assert again.wait() == status
+        assert "30 images are done already" in again.output
+        assert "not given this time" not in again.output
+        assert not log.exists() or not log.read_text(), "nothing is computed again"
+        log.touch()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.usefixtures("fake")
+def test_a_shard_does_not_depend_on_the_order_of_the_arguments(run: Run, images: Path, order: int) -> None:  # noqa: F811
+    arguments = [images / name for name, _ in EXPECTED][::order]
+    _, out, _ = run("predict", "model", *arguments, "--shard", "2/3", "--json")
+    assert sorted(Path(json.loads(line)["image"]).name for line in out.splitlines()) == [n for n, _ in EXPECTED[20:40]]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_folder_holds_only_shards_that_fit_together(run: Run, images: Path) -> None:  # noqa: F811
+    out = images.parent / "out.parquet"
+    assert run("predict", "model", images, "--out", out, "--shard", "1/4")[0] == 0
+    save(images.parent / "more" / "0.png", 0)
+    for arguments, fault in (
+        ((images, "--shard", "1/4"), "holds shard 1/4 already; continue it with --resume"),
+        ((images, "--shard", "2/4", "--top", 3), "was written with top 5, not 3"),
+        ((images, "--shard", "2/4", "--top", 3, "--overwrite"), "was written with top 5, not 3"),
+        ((images, "--shard", "2/5"), "was written in 4 shards; give --shard I/4"),
+        ((images, "--resume"), "was written in 4 shards; give --shard I/4"),
+        ((images, "--overwrite"), "was written in 4 shards; give --shard I/4, or delete the folder"),
+        ((images, images.parent / "more", "--shard", "2/4"), "other images (60 before, 61 now)"),
+        ((images, "--shard", "2/4", "--decode", "scaled", "--resume"), "was written with decode 'exact', not 'scaled'"),
+    ):
+        status, _, err = run("predict", "model", *arguments, "--out", out)
+        assert status == 2
+        assert fault in one_line(err)
+    assert rows(out) == EXPECTED[:15]
+    for _ in range(2):
+        assert run("predict", "model", images, "--out", out, "--shard", "3/4", "--overwrite")[0] == 0
+    assert rows(out) == EXPECTED[:15] + EXPECTED[30:45]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_folder_of_all_images_takes_no_shards(run: Run, images: Path) -> None:  # noqa: F811
+    out = images.parent / "out.parquet"
+    run("predict", "model", images, "--out", out)
+    for option in ("--resume", "--overwrite"):
+        status, _, err = run("predict", "model", images, "--out", out, "--shard", "1/2", option)
+        assert status == 2
+        assert "was written without --shard; leave it out" in one_line(err)
+    assert rows(out) == EXPECTED
+
+
+def test_one_file_is_not_shared_by_shards(images: Path) -> None:
+    out = images.parent / "out.jsonl"
+    log = out.with_name("network.log")
+    first = start_predict(images, out, 0.2, "--shard", "1/2")
+    first.wait_for(lambda: log.exists() and log.read_text().count("\n") > 1)
+    for options in ((), ("--resume",), ("--overwrite",)):
+        second = start_predict(images, out, 0, "--shard", "2/2", *options)
+        assert second.wait() == 2
+        assert "holds shard 1/2, and only a folder NAME.parquet can be shared by shards" in second.output
+    assert first.wait() == 3
+    assert rows(out) == EXPECTED[:30]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_overwriting_does_not_delete_the_results_of_a_run_that_is_still_writing(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / f"out.{kind}"
+    first = open_results(out, ABOUT, top=1, resume=False)
+    with pytest.raises(InputError, match="another run is writing to it"):
+        open_results(out, ABOUT, top=1, resume=False, overwrite=True)
+    first.write(Prediction("a.png", [("a", 1.0)]))
+    first.close()
+    assert rows(out) == [("a.png", "a")]
+
+
+@pytest.mark.usefixtures("fake")
+def test_there_may_be_more_shards_than_images(run: Run, images: Path) -> None:  # noqa: F811
+    out, two = images.parent / "out.parquet", (images / "000.png", images / "001.png")
+    for number in range(1, 6):
+        assert run("predict", "model", *two, "--out", out, "--shard", f"{number}/5")[0] == 0
+    assert rows(out) == EXPECTED[:2]
+
+
+# --------------------------------------------------------------------------------------------------- many images
+
+
+@pytest.mark.parametrize(
+    ("arguments", "callers"),
+    [
+        (["{images}/000.png"], 1),
+        (["{images}/000.png", "-"], 1),
+        (["{images}/000.png"] * 31, 1),
+        (["{images}/000.png"] * 32, None),
+        (["{images}"], None),
+        (["{images}/000.png", "{images}/00*.png"], None),
+        (["{images}/set.zip"], None),
+    ],
+)
+@pytest.mark.usefixtures("fake")
+def test_only_a_few_files_and_streams_share_all_cores(
+    run: Run,  # noqa: F811
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    callers: int | None,
+) -> None:
+    """Several threads with a network each (None: as many as suit the engine) take longer to open."""
+    from inception_v3.inference import choose
+
+    write_zip(images / "set.zip", {"0.png": (images / "000.png").read_bytes()})
+    requested: list[object] = []
+    opened = choose.open_engine("model")
+    monkeypatch.setattr(choose, "open_engine", lambda *_, **options: (requested.append(options["callers"]), opened)[1])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((images / "001.png").read_bytes())))
+    assert run("predict", "model", *(argument.format(images=images) for argument in arguments))[0] in (0, 3)
+    assert requested == [callers]
 
 
 # ------------------------------------------------------------------------------------------------------- pipes
@@ -436,8 +666,8 @@ def test_the_count_is_shown_only_on_a_terminal(images: Path, tmp_path: Path) -> 
         shown = b""
         while chunk := _read(master):
             shown += chunk
-        assert process.wait(60) == 1
-        assert re.search(rb"\d (pictures|images)[^\n]*\d/s", shown)
+        assert process.wait(60) == 3
+        assert re.search(rb"\d of 60 images, [^\n]*\d images/s", shown)
         assert b"1 of 60 images could not be read" in shown
 
 

@@ -174,6 +174,27 @@ def synchronised_halves(workspace: Path) -> None:
         save_file(tensors, workspace / f"half-{processes.rank}.safetensors")
 
 
+# ------------------------------------------------------------------------------------------- batches of one image
+
+
+def test_a_process_leaves_out_a_batch_of_one_image_and_the_first_reports_it(workspace: Path) -> None:
+    """The last 3 of 13 images are divided into 2 and 1; the others of the second process are in batches of 5."""
+    first, second = finish(train(workspace, "alone", "own", 5, "--epochs", 2, processes=2))
+    assert first.count("a batch of one image is left out: at 75x75") == 1
+    assert second == ""
+    assert losses(workspace / "alone").isfinite().all()
+
+
+def test_one_image_per_process_is_refused_unless_the_statistics_are_synchronised(workspace: Path) -> None:
+    commands = train(workspace, "ones", "own", 1, processes=2)
+    assert [command.wait(60) for command in commands] == [2, 2]
+    (line,) = (line for command in commands for line in command.output.splitlines())
+    assert "a batch of one image cannot train" in line
+    assert "set batch_size to 2 or more" in line
+    first, _ = finish(train(workspace, "ones-synchronised", "synchronised", 1, "--epochs", 1, processes=2))
+    assert "left out" not in first
+
+
 # ---------------------------------------------------------------------------------------- killed and stopped
 
 

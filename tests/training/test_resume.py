@@ -29,7 +29,7 @@ warmup_epochs = 0.5
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """13 training images, which make 4 steps per epoch, and a recipe that uses every kind of randomness."""
     workspace = tmp_path_factory.mktemp("resume")
-    skies(workspace / "data", 16)
+    skies(workspace / "data", 18)
     (workspace / "mine.toml").write_text(RECIPE)
     return workspace
 
@@ -212,7 +212,7 @@ def test_a_different_training_is_not_resumed_and_the_differences_are_named(
     assert "learning_rate was 0.01 and is 0.5 now" in line
     assert "seed was 5 and is 6 now" in line
     assert "epochs" not in line
-    skies(workspace / "more", 18)
+    skies(workspace / "more", 20)
     log = workspace / "other.log"
     command = start(
         "train",
@@ -225,7 +225,7 @@ def test_a_different_training_is_not_resumed_and_the_differences_are_named(
         "--resume",
         log=log,
     )
-    assert "training pictures was 13 of 2 classes" in error(command, 2)
+    assert "training pictures was 14 of 2 classes" in error(command, 2)
 
 
 def test_resume_without_a_saved_state_starts_a_new_run(workspace: Path, uninterrupted: Path) -> None:

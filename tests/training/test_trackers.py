@@ -28,7 +28,7 @@ def test_a_training_logs_to_every_requested_tracker(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     recipe = replace(load_recipe("digits"), depth_multiplier=0.1, epochs=2, batch_size=2)
     with RunFolder(tmp_path / "run", track=("mlflow", "wandb")) as run:
-        train(*load_data(str(skies(tmp_path / "data"))), run, recipe, torch.device("cpu"))
+        train(*load_data(str(skies(tmp_path / "data", 17))), run, recipe, torch.device("cpu"))
     logged = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     steps = 2 * 7
 

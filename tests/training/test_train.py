@@ -26,11 +26,12 @@ from generated_images import pets, skies, stripes
 from inception_v3.data import LabelledImages, load_data
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate
+from inception_v3.network.layers import BatchNorm
 from inception_v3.training import schedules
 from inception_v3.training import state as training_state
 from inception_v3.training.augment import mix
 from inception_v3.training.losses import class_weights, classification_loss
-from inception_v3.training.model import new_model, uses_aux_head
+from inception_v3.training.model import new_model, one_value_layers, uses_aux_head
 from inception_v3.training.recipe import Recipe, TrainingOptions, load_recipe
 from inception_v3.training.run_folder import RunFolder
 from inception_v3.training.state import TrainingProgress
@@ -135,13 +136,6 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_a_last_batch_of_one_image_is_used(tmp_path: Path) -> None:
-    """At 75 pixels the last map has one value per channel. PyTorch's BatchNorm refuses a batch of one image there."""
-    recipe = replace(SMALL, epochs=1, batch_size=12)
-    metrics = run(skies(tmp_path / "data"), tmp_path / "run", recipe)  # 13 training images
-    assert metrics.count == 3
-
-
 def test_training_works_without_the_faster_kernels(tmp_path: Path) -> None:
     """One step in a copy of the package from which network/accelerate.py is deleted."""
     package = shutil.copytree(Path(inception_v3.__file__).parent, tmp_path / "inception_v3")
@@ -232,11 +226,11 @@ def test_an_explosion_never_replaces_the_last_good_state_and_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, steps: int
 ) -> None:
     """In the middle of an epoch, or in the last step of the run; the weights become huge or not finite."""
-    data, recipe = skies(tmp_path / "data"), replace(SMALL, batch_size=4, epochs=1)
+    data, recipe = skies(tmp_path / "data", 18), replace(SMALL, batch_size=4, epochs=1)  # 14 training images
     options = TrainingOptions(save_every=1)
     run(data, tmp_path / "run", recipe, options=options)
     good = (tmp_path / "run" / "model.safetensors").read_bytes()
-    monkeypatch.setattr(schedules, "learning_rate", lambda _, epochs: rate if epochs > (steps - 1) * 4 / 13 else 1e-3)
+    monkeypatch.setattr(schedules, "learning_rate", lambda _, epochs: rate if epochs > (steps - 1) * 4 / 14 else 1e-3)
     console = Console(file=io.StringIO())
     cpu = torch.device("cpu")
     with RunFolder(tmp_path / "exploded", keep=1) as folder:
@@ -276,7 +270,7 @@ def test_a_training_killed_at_the_end_of_an_epoch_resumes_there(
     repeated, and the model is that of the last epoch."""
     from inception_v3.training import train as module
 
-    data, recipe = skies(tmp_path / "data"), replace(SMALL, batch_size=4, epochs=2)
+    data, recipe = skies(tmp_path / "data", 18), replace(SMALL, batch_size=4, epochs=2)  # 14 training images
     run(data, tmp_path / "whole", recipe)
     steps = 0
 
@@ -558,3 +552,109 @@ def test_a_new_run_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
     run(data, tmp_path / "run", replace(SMALL, epochs=1))
     assert not (tmp_path / "run" / "bad_images.csv").exists()
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------------------- batches of one image
+
+
+@pytest.mark.parametrize("size", [75, 106, 107, 154, 155, 299, 346, 347])
+@pytest.mark.parametrize("aux_weight", [0.0, 0.4])
+def test_the_layers_with_one_value_per_channel_are_those_that_see_one(size: int, aux_weight: float) -> None:
+    recipe = replace(SMALL, image_size=size, aux_weight=aux_weight, depth_multiplier=0.01)
+    model = new_model(recipe, ["a", "b"]).train()
+    names = {module: name for name, module in model.named_modules()}
+    seen = []
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.register_forward_pre_hook(
+                lambda norm, inputs: seen.append(names[norm]) if inputs[0].numel() == inputs[0].shape[1] else None
+            )
+    model(torch.zeros(1, 3, size, size), ("AuxLogits",) if aux_weight else ())
+    layers = one_value_layers(model, recipe, size)
+    assert sorted(f"{name.replace('/', '.')}.BatchNorm" for name in layers if "Aux" not in name) == sorted(
+        name for name in seen if "Aux" not in name
+    )
+    assert sum("Aux" in name for name in layers) == sum("Aux" in name for name in seen)
+    assert bool(layers) == (size < 107 or (size < 347 and aux_weight > 0))
+
+
+def test_one_value_per_channel_becomes_a_constant() -> None:
+    """The reason why such a batch is refused: the outputs do not depend on the image."""
+    model = new_model(replace(SMALL, dropout_keep_prob=1.0), ["a", "b"]).train()
+    model.settings = model.settings | {"dropout_keep_prob": 1.0}
+    black, white = (model(torch.full((1, 3, 75, 75), value), ())[0] for value in (-1.0, 1.0))
+    assert torch.equal(black, white)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"batch_size": 1}, r"at 75x75 the map of Mixed_7a\S+ is 1x1.*set batch_size to 2 or more, or freeze"),
+        ({"batch_size": 1, "accumulate": 4}, "set batch_size to 2 or more, or freeze_batch_norm to true"),
+        (
+            {"batch_size": 1, "image_size": 107},
+            "at 107x107 the map of AuxLogits.* is 1x1.*2 or more, or aux_weight to 0, or freeze",
+        ),
+        ({"batch_size": 1, "image_size": 139, "image_sizes": ((1.0, 75), (1.0, 139))}, "at 75x75 the map of Mixed_7a"),
+    ],
+)
+def test_a_batch_size_of_one_that_cannot_train_is_refused_before_training(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InputError, match=problem) as raised:
+        run(skies(tmp_path / "data", 10), tmp_path / "run", replace(SMALL, **changes))
+    assert raised.value.exit_status == 2
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"freeze_batch_norm": True}, {"image_size": 107, "aux_weight": 0.0}], ids=["frozen", "no 1x1 map"]
+)
+def test_a_batch_size_of_one_trains_where_batch_norm_sees_more_values(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recipe = replace(SMALL, batch_size=1, epochs=1, **changes)
+    assert run(skies(tmp_path / "data", 10), tmp_path / "run", recipe).count == 2
+
+
+def test_one_training_image_is_refused(tmp_path: Path) -> None:
+    train_set, test_set = load_data(str(skies(tmp_path / "data", 10)))
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(InputError, match="give more images"):
+        train(train_set.subset([0]), test_set, folder, SMALL, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("batch_size", "left_out"), [(2, True), (4, True), (3, False)])
+def test_a_last_batch_of_one_image_is_left_out_and_reported_once(
+    tmp_path: Path, batch_size: int, left_out: bool
+) -> None:
+    train_set, test_set = load_data(str(skies(tmp_path / "data", 20)))
+    count = 9 if left_out else 8
+    output = io.StringIO()
+    with RunFolder(tmp_path / "run") as folder:
+        train(
+            train_set.subset(range(count)),
+            test_set,
+            folder,
+            replace(SMALL, batch_size=batch_size, epochs=3),
+            torch.device("cpu"),
+            console=Console(file=output, width=200),
+        )
+    assert output.getvalue().count("a batch of one image is left out: at 75x75") == left_out
+    assert output.getvalue().count("held out") >= 3
+
+
+def test_a_batch_that_an_unreadable_image_reduces_to_one_is_left_out(tmp_path: Path) -> None:
+    data = skies(tmp_path / "data", 10)
+    train_set, test_set = load_data(str(data))
+    four = train_set.subset(range(4))
+    broken = data / four.names[0]
+    broken.write_text("this is text")
+    output = io.StringIO()
+    with RunFolder(tmp_path / "run") as folder:
+        train(
+            four,
+            test_set,
+            folder,
+            replace(SMALL, batch_size=2, epochs=1),
+            torch.device("cpu"),
+            console=Console(file=output, width=200),
+        )
+    assert "a batch of one image is left out" in output.getvalue()

@@ -551,6 +551,37 @@ def test_a_program_that_fails_on_the_file_fails_the_check(
     assert message in refused(convert, source, tmp_path / "m.ckpt", "--check", "--python", script(tmp_path, text))
 
 
+def test_a_relative_path_of_python_starts_at_the_current_folder(
+    tmp_path: Path, random_model: Build, convert: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(tmp_path, random_model())
+    script(tmp_path, """echo '{"problem": "it ran", "missing": false}' >report.json""")
+    monkeypatch.chdir(tmp_path)
+    for python in ("./python", f"../{tmp_path.name}/python"):
+        assert "it ran" in refused(convert, source, tmp_path / "m.ckpt", "--check", "--python", python)
+
+
+@pytest.mark.parametrize(("size", "is_too_small"), [(75, True), (106, True), (107, False)])
+def test_a_head_that_tf_slim_cannot_build_is_reported_with_the_remedy_that_works(
+    tmp_path: Path, random_model: Build, convert: Command, size: int, is_too_small: bool
+) -> None:
+    model = random_model(image_size=size)
+    source = saved(tmp_path, model)
+    status, _, err = convert(source, tmp_path / "model.ckpt")
+    warnings = [line for line in err.splitlines() if "AuxLogits" in line]
+    assert (status, len(warnings)) == (0, is_too_small)
+    if is_too_small:
+        assert f"images of {size}x{size}" in warnings[0]
+        assert "5x5 average pool" in warnings[0]
+    if size == 75:
+        images = torch.rand(1, 3, size, size) * 2 - 1
+        settings = model.settings | {"create_aux_logits": False}
+        _, theirs = Program("tf-slim").run(tmp_path / "model.ckpt", images.numpy(), settings, oracle_python())
+        with torch.no_grad():
+            logits, _ = model(images)
+        assert np.abs(theirs["Logits"].reshape(1, -1) - logits.numpy()).max() < 1e-4
+
+
 def test_a_missing_python_is_named(tmp_path: Path, random_model: Build, convert: Command) -> None:
     source = saved(tmp_path, random_model())
     message = refused(convert, source, tmp_path / "m.ckpt", "--check", "--python", tmp_path / "nowhere")

@@ -204,7 +204,7 @@ def test_class_names_cannot_break_the_card(model: InceptionV3) -> None:
 def test_a_thousand_classes_are_not_all_listed(model: InceptionV3) -> None:
     model.class_names = [f"class {number}" for number in range(1000)]
     text = model.generate_model_card().text
-    assert "`class 99` and 900 more, in config.json" in text
+    assert "`class 99` and 900 more, which model.safetensors holds" in text
     assert "class 100`" not in text
 
 

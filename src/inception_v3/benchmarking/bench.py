@@ -5,14 +5,13 @@ turn, and the order alternates between rounds. Ratios are medians over the round
 does not decide the order. Logits are compared with those of the network itself, run layer by layer in float32.
 """
 
-import platform
 import random
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import count
@@ -32,8 +31,9 @@ from inception_v3.inference.engines.base import LOGITS, Pixels, Precision
 from inception_v3.inference.engines.registry import ENGINES, load_engine
 from inception_v3.inference.export import export
 from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network
+from inception_v3.inference.exported.registry import read_description
 from inception_v3.network import architecture
-from inception_v3.support.cpu import core_count
+from inception_v3.support.cpu import core_count, processor_name
 from inception_v3.support.packages import install_command
 from inception_v3.weights.formats.registry import find_writer
 from inception_v3.weights.load import save
@@ -53,7 +53,8 @@ class BenchRow:
     `ratio` is its speed divided by the baseline's. `peak_memory_mb` is the peak memory of its process, or on a GPU the
     peak that PyTorch allocated there. `peak_share` is its arithmetic throughput divided by that of a large matrix
     product in the product's best round. `top1_agreement` and `max_difference` (of probabilities) compare it with the
-    network itself. They are None for a library that cannot run exactly this network.
+    network itself. They are None for a library that cannot run exactly this network. `int8_share` is the fraction of
+    the multiplications that an int8 file of this package computes in int8.
     """
 
     engine: str
@@ -67,6 +68,7 @@ class BenchRow:
     peak_share: float | None
     top1_agreement: float | None
     max_difference: float | None
+    int8_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -337,8 +339,13 @@ def _rows(
         if format is None or not find_writer(format).differences(network.to_weights()):
             agreement = _agreement(np.load(workload.folder / LOGITS_FILE.format(candidate)), expected, str(candidate))
         limit = peak[candidate.precision] / _operations(network) if candidate.precision in peak else None
+        own_int8 = candidate.precision == "int8" and candidate.system.name in ENGINES
+        share = read_description(workload.folder / candidate.file).int8_share if own_int8 else None
         rows += [
-            _row(candidate, size, turns[candidate], turns[next(iter(workers))], limit, worker.memory, agreement)
+            replace(
+                _row(candidate, size, turns[candidate], turns[next(iter(workers))], limit, worker.memory, agreement),
+                int8_share=share,
+            )
             for size in workload.batch_sizes
         ]
     return rows
@@ -379,7 +386,7 @@ def _agreement(logits: np.ndarray, expected: np.ndarray, name: str) -> Agreement
     """Return the top-1 agreement of logits and `expected` (N, classes), and the largest difference of a probability."""
     no_pixels = np.empty((len(logits), 0, 0, 3), np.uint8)
     try:
-        check = compare(lambda _: {LOGITS: logits}, lambda _: {LOGITS: expected}, [no_pixels], "", "")
+        check = compare(lambda _: {LOGITS: logits}, [(no_pixels, {LOGITS: expected})], "", "")
     except ValueError as error:
         warnings.warn(f"{name}: {error}", stacklevel=2)
         return 0.0, float("inf")
@@ -407,14 +414,9 @@ def _operations(model: InceptionV3) -> int:
 
 def describe_machine(device: str) -> dict[str, Any]:
     """Return the names of the CPU and GPU, the number of cores, and the versions of the packages."""
-    name = platform.processor() or platform.machine()
-    cpu = Path("/proc/cpuinfo")
-    if cpu.exists():
-        lines = (line.partition(":") for line in cpu.read_text().splitlines())
-        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
     versions = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") and torch.cuda.is_available() else None
-    return {"cpu": name, "cores": core_count(), "gpu": gpu, "device": device, "versions": versions}
+    return {"cpu": processor_name(), "cores": core_count(), "gpu": gpu, "device": device, "versions": versions}

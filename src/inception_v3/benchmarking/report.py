@@ -10,7 +10,7 @@ from inception_v3.reports.pages import write_page
 
 COLUMNS = (
     *("engine", "precision", "batch", "images/s", "×", "p50 ms", "p99 ms"),
-    *("MB", "of peak", "same class", "off by"),
+    *("MB", "of peak", "same class", "off by", "in int8"),
 )
 
 
@@ -25,6 +25,7 @@ def format_row(row: BenchRow) -> list[str]:
         (row.peak_share, "{:.0%}"),
         (row.top1_agreement, "{:.1%}"),
         (row.max_difference, "{:.0e}"),
+        (row.int8_share, "{:.0%}"),
     ]
     cells = ["–" if value is None else form.format(value) for value, form in figures]
     return [row.engine, row.precision, str(row.batch_size), *cells]
@@ -45,7 +46,8 @@ def describe_figures(result: BenchResult) -> str:
         f"×: speed relative to {result.baseline}. MB: peak memory of the process. of peak: arithmetic "
         f"throughput over that of a matrix product ({peaks} GFLOP/s; an image takes "
         f"{result.operations / 1e9:.2f} GFLOP). same class, off by: top-1 agreement and largest difference of a "
-        f"probability, compared with the network itself in fp32 on {result.pictures}. {versions}"
+        f"probability, compared with the network itself in fp32 on {result.pictures}. in int8: "
+        f"share of the multiplications. {versions}"
     )
 
 

@@ -22,7 +22,17 @@ import typer
 from typer.core import TyperGroup
 
 from inception_v3 import __version__
-from inception_v3.cli.common import HEADINGS, Quiet, Verbose, detail, print_message, set_verbosity, warn
+from inception_v3.cli.common import (
+    HEADINGS,
+    Bound,
+    LogEvery,
+    Quiet,
+    Verbose,
+    detail,
+    print_message,
+    set_verbosity,
+    warn,
+)
 from inception_v3.errors import InputError
 from inception_v3.support.packages import TORCH_PACKAGES, install_command
 from inception_v3.support.text import suggest
@@ -31,7 +41,9 @@ from inception_v3.support.verbosity import verbosity
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe", "cache")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
-COMMON_OPTIONS = {"quiet": Quiet, "verbose": Verbose}  # of every command
+COMMON_OPTIONS = {"quiet": (Quiet, False), "verbose": (Verbose, False)}  # of every command, with their defaults
+LONG_OPTIONS = {"log_every": (LogEvery, 30.0)}  # of every command that may take long
+SHORT_COMMANDS = ("describe", "cache")
 # Options of 0.1.0 with another name now. They work for one release.
 RENAMED = {"fidelity": {"--html": "--report"}, "bench": {"--engines": "--engine", "--precisions": "--precision"}}
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # also the class of other errors in a command line
@@ -63,16 +75,18 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
     """Add the common options to a command's function, and let it return its call: it runs after typer has returned."""
 
     @wraps(command)
-    def parsed(quiet: bool, verbose: bool, **options: Any) -> Callable[[], None]:
-        set_verbosity(quiet, verbose)
+    def parsed(quiet: bool, verbose: bool, log_every: float = 0, **options: Any) -> Callable[[], None]:
+        # Of several processes, only the first prints lines of progress.
+        set_verbosity(quiet, verbose, log_every if is_first_process() else 0)
         return partial(command, **options)
 
+    shared = COMMON_OPTIONS | ({} if command.__name__ in SHORT_COMMANDS else LONG_OPTIONS)
     common = [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-        for name, annotation in COMMON_OPTIONS.items()
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in shared.items()
     ]
     own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in signature(command).parameters.values()]
-    parsed.__annotations__ = command.__annotations__ | COMMON_OPTIONS
+    parsed.__annotations__ = command.__annotations__ | {each.name: each.annotation for each in common}
     parsed.__signature__ = Signature(sorted([*own, *common], key=_heading_index))  # type: ignore[attr-defined]
     return parsed
 
@@ -84,7 +98,10 @@ def _heading_index(parameter: Parameter) -> int:
 
 
 def _replace_renamed(command: str, *arguments: str) -> list[str]:
-    """Replace the spelling of options in 0.1.0 by that of now, with a warning for each."""
+    """Replace the spelling of options in 0.1.0 by that of now, with a warning for each.
+
+    --allow-unreadable without a value, which typer does not support, gets the value 100%.
+    """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     replaced: list[str] = []
     for argument, following in zip(arguments[:end], [*arguments[1:], ""][:end], strict=True):
@@ -92,6 +109,8 @@ def _replace_renamed(command: str, *arguments: str) -> list[str]:
         new = RENAMED.get(command, {}).get(name, name)
         if (command, argument) == ("fidelity", "--csv") and following != "-" and not following.lower().endswith(".csv"):
             new = "--csv=-"  # it took no file, and printed the table
+        if (command, argument) == ("predict", "--allow-unreadable") and not Bound.is_valid(following):
+            separator, value = "=", "100%"
         if new != name:
             warn(f"{name}: write {new} instead; the old spelling will be removed in the next release")
         replaced.append(new + separator + value)
@@ -111,7 +130,11 @@ def inception_v3(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Inception V3: train, evaluate, predict, export and inspect the network."""
+    """Inception V3: train, evaluate, predict, export and inspect the network.
+
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, predict finished, but some images could not be read.
+    """
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
         raise typer.Exit(2)
@@ -121,9 +144,8 @@ def main() -> None:
     """Run a command. Errors that the user can fix are reported in one line, with an exit status and no traceback."""
     _duplicate_stderr()
     threading.excepthook = _ignore_output_errors
-    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first of several processes prints warnings
-    # Python's default format would add a line of this package's source code.
-    warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process else None
+    # Only the first process prints warnings. Python's default format would add a line of this package's source code.
+    warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process() else None
     set_verbosity(quiet=False, verbose=False)
     try:
         sys.exit(_run())
@@ -144,6 +166,11 @@ def main() -> None:
         if verbosity.verbose:
             raise
         _fail(_describe_bug(error))
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that torchrun has started on this machine, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _run() -> int:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,18 +83,20 @@ def bench(
     from inception_v3.benchmarking.report import write_csv, write_html
     from inception_v3.reports.tables import STDOUT
     from inception_v3.support.devices import pick_device
-    from inception_v3.support.progress import progress_bar
+    from inception_v3.support.progress import duration, show_progress
     from inception_v3.weights.load import load
 
     if device.startswith("cuda"):
         pick_device(device)  # raises InputError if there is no such GPU
     network = load(model, weights_file=weights_file) if model is not None else None
-    with progress_bar(messages) as progress:
-        bar = progress.add_task("measuring", total=None, figures="")
+    started = time.monotonic()
+    with show_progress(messages) as start_step:
+        measuring = start_step("measuring", None, "steps")
 
         def show_step(step: str, done: int, total: int) -> None:
             detail(f"{done} of {total}: {step}")
-            progress.update(bar, completed=done, total=total, figures=step)
+            measuring.total = total
+            measuring.update(done, step)
 
         result = bench(
             network,
@@ -119,6 +122,7 @@ def bench(
         print(json.dumps(asdict(result)))
     elif table != STDOUT:
         Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(result))
+    note(f"{len(result.rows)} measurements, {len(result.skipped)} left out, {duration(time.monotonic() - started)}")
     for name, reason in result.skipped.items():
         note(f"{name}: not measured: {reason}")
     for name, agreement in low_agreement(result.rows).items():

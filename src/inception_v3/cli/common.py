@@ -4,10 +4,14 @@ Every option that several commands have is defined here once. `docs/commands.md`
 """
 
 import json
+import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,13 +19,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.errors import InputError
-from inception_v3.support.text import choose
+from inception_v3.support.text import choose, percent, printable
 from inception_v3.support.verbosity import verbosity
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     import torch
     from rich.console import Console
 
+    from inception_v3.data import LabelsFrom
     from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.training.run_folder import RunFolder
 
@@ -79,6 +86,24 @@ WeightsFile = Annotated[
     Path | None,
     model_option(metavar="FILE", help="A local file to use instead of downloading a published model."),
 ]
+LabelsTable = Annotated[
+    str | None,
+    data_option(
+        "--labels",
+        metavar="FILE.csv",
+        help="Take the labels from a CSV table with a column of file names and one of labels. "
+        "FILE.csv:COLUMN,COLUMN names the two.",
+    ),
+]
+LabelsFromName = Annotated[
+    str | None,
+    data_option(
+        "--labels-from-name",
+        metavar="REGEX",
+        help=r"Take the labels from the names of the files: the first group, or that called label; '^([a-z]+)\.' for "
+        "cat.123.jpg.",
+    ),
+]
 ImageSize = Annotated[
     int | None, model_option(metavar="N", help="Height and width of the network's input, 75 or more.")
 ]
@@ -105,7 +130,7 @@ Device = Annotated[
         metavar="DEVICE", help=DEVICE_HELP, show_default="a GPU if the engine and PyTorch have one, else cpu"
     ),
 ]
-LogEvery = Annotated[
+LogSteps = Annotated[
     int | None,
     running_option(min=1, metavar="N", help="Log every N steps: print the loss, and send figures to the trackers."),
 ]
@@ -127,11 +152,73 @@ Verbose = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Bound:
+    """The value of --allow-unreadable: a number of images, or with `is_percentage` a percentage of all images."""
+
+    text: str
+    limit: "Fraction"
+    is_percentage: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+    @staticmethod
+    def is_valid(text: str) -> bool:
+        return re.fullmatch(r"[0-9]{1,15}|([0-9]{1,2}(\.[0-9]{1,9})?|100)%", text) is not None
+
+    @classmethod
+    def parse(cls, text: str) -> "Bound":
+        """Raises InputError with exit status 2."""
+        from fractions import Fraction
+
+        if not cls.is_valid(text):
+            fault = f"{printable(text) or '(empty)'}: not a number of images such as 10, or a percentage such as 0.5%"
+            raise InputError(f"--allow-unreadable {fault}; leave the value out to allow any number", exit_status=2)
+        return cls(text, Fraction(text.rstrip("%")), text.endswith("%"))
+
+    def permits(self, failed: int, count: int) -> bool:
+        return failed * 100 <= self.limit * count if self.is_percentage else failed <= self.limit
+
+
+def _parse_log_every(value: str | float) -> float:
+    """The seconds of --log-every. Raises InputError: not a number of 0 or more."""
+    with suppress(ValueError):
+        if 0 <= (seconds := float(value)) < math.inf:
+            return seconds
+    raise InputError(f"--log-every {value}: give a number of seconds, or 0 for no lines", exit_status=2)
+
+
+LogEvery = Annotated[
+    float,
+    running_option(
+        metavar="SECONDS",
+        parser=_parse_log_every,
+        help="Seconds between two lines of progress where there is no terminal; 0 for none.",
+    ),
+]
+
+
 def check_only_one(**given: bool) -> None:
     """Raise InputError if more than one of these options is given. The keywords are their names, such as `resume`."""
     options = [f"--{name}" for name, is_given in given.items() if is_given]
     if len(options) > 1:
         raise InputError(f"{' and '.join(options)}: use only one of them", exit_status=2)
+
+
+def labels_from(table: str | None, name: str | None) -> "LabelsFrom | None":
+    """The source of the labels by --labels and --labels-from-name; None without them. Raises InputError."""
+    from inception_v3.data.file_labels import LabelsFrom
+
+    check_only_one(**{"labels": table is not None, "labels-from-name": name is not None})
+    if "" in (table, name):
+        raise InputError("--labels and --labels-from-name: the value is empty; leave the option out", exit_status=2)
+    return LabelsFrom(name or "", table or "") if table or name else None
+
+
+def label_facts(source: "LabelsFrom | None") -> dict[str, Any]:
+    """The description of the source of the labels, if there is one, for the run folder and --json."""
+    return {"labels": str(source)} if source else {}
 
 
 def check_seed(seed: int | None, maximum: int = MAX_SEED) -> None:
@@ -172,10 +259,11 @@ def check_report_files(
 # ---------------------------------------------------------------------------------------------------- messages
 
 
-def set_verbosity(quiet: bool, verbose: bool) -> None:
-    """Apply --quiet and --verbose to this process. Raises InputError if both are given."""
+def set_verbosity(quiet: bool, verbose: bool, log_every: float = 0) -> None:
+    """Apply --quiet, --verbose and --log-every to this process. Raises InputError if the first two are given."""
     check_only_one(quiet=quiet, verbose=verbose)
     verbosity.quiet, verbosity.verbose, verbosity.started = quiet, verbose, time.monotonic()
+    verbosity.log_every = log_every
     if "messages" in globals():
         globals()["messages"].quiet = quiet
 
@@ -209,8 +297,15 @@ def warn(text: str) -> None:
 
 def note(text: str) -> None:
     """Print a line to stderr, unless --quiet is given."""
-    if not verbosity.quiet:
+    if not verbosity.quiet and sys.stderr is not None:  # it is None after 2>&-, and print would use stdout
         print(text, file=sys.stderr)
+
+
+def terminal() -> "Console | None":
+    """The console of the messages if stderr is a terminal, else None: rich is then not imported."""
+    from inception_v3.cli import common
+
+    return common.messages if sys.stderr is not None and sys.stderr.isatty() else None
 
 
 def detail(text: str) -> None:
@@ -252,7 +347,8 @@ def print_run(run: "RunFolder", data: str, metrics: "Metrics", as_json: bool, **
         result = {"run": str(run.path), "data": data, "held_out": held_out, "bad": bad}
         print(json.dumps(result | more, allow_nan=False))
     else:
-        line = f"{run.path}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%} on {metrics.count} held-out images"
+        top5 = percent(metrics.top5, metrics.count)
+        line = f"{run.path}: {metrics.describe('held-out images')}, top-5 {top5}"
         output.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -265,11 +361,9 @@ def choose_worker_count(requested: int | None, images: int, data: str) -> int:
 
 def default_run_folder(data: str) -> Path:
     """Return the default of --out: runs/NAME, with the name of the data; for a pattern, with the name of its folder."""
-    from inception_v3.images.addresses import exists
+    from inception_v3.images.addresses import short_name
 
-    path = Path(data).resolve()
-    is_pattern = set("*?[{") & {*path.name} and not exists(data)
-    return Path("runs") / (path.parent if is_pattern else path).name
+    return Path("runs") / short_name(data)
 
 
 def check_outside_data(data: str, out: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -14,6 +13,8 @@ from inception_v3.cli.common import (
     CsvFile,
     Device,
     Json,
+    LabelsFromName,
+    LabelsTable,
     Names,
     OptionalBatchSize,
     ReportFile,
@@ -24,8 +25,11 @@ from inception_v3.cli.common import (
     choice,
     detail,
     engine_option,
+    label_facts,
+    labels_from,
     messages,
     model_option,
+    note,
     output,
     precision_option,
     unreadable_lines,
@@ -35,6 +39,7 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import CHOICES
+from inception_v3.support.text import percent
 
 if TYPE_CHECKING:
     import torch
@@ -53,12 +58,14 @@ class EvaluateOptions:
     """The models, the data and the settings, as the reports show them.
 
     `models` holds the first model and those of --with, `weights` is "ema" or "raw", and `crops` is 1, 12 or 144.
+    `labels` describes the source of the labels, if it is not the data.
     """
 
     models: list[str]
     weights: str
     data: str
     crops: int
+    labels: str | None = None
 
 
 def evaluate(
@@ -89,21 +96,26 @@ def evaluate(
     device: Device = None,
     weights_file: WeightsFile = None,
     workers: Workers = None,
+    labels: LabelsTable = None,
+    labels_from_name: LabelsFromName = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on held-out images: top-1, top-5, recall and precision of every class, and calibration.
 
     --precision all compares fp32, bf16 and int8 side by side.
     """
-    options = EvaluateOptions([model, *(others or ())], weights, data, crops)
+    label_source = labels_from(labels, labels_from_name)
+    described = label_facts(label_source).get("labels")
+    options = EvaluateOptions([model, *(others or ())], weights, data, crops, described)
     report = check_report_files(report, table, as_json, [*options.models, data])
     import torch
+    from rich.console import Console
 
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.precisions import evaluate_precision, open_in
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
-    from inception_v3.support.progress import progress_bar
+    from inception_v3.support.progress import show_progress, summary
     from inception_v3.training.run_folder import training_images
 
     by_torch = engine in ("auto", "pytorch")  # other engines have their own names of devices
@@ -113,21 +125,23 @@ def evaluate(
     results: list[PrecisionResult] = []
     with process_group(torch_device, remedy="start all processes again") as processes:
         models = _load(options, weights_file, torch_device)
-        images = load_held_out(data, models[0].class_names, *(training_images(each.file) for each in models))
+        images = load_held_out(
+            data, models[0].class_names, *(training_images(each.file) for each in models), labels_from=label_source
+        )
         names = precision or (None,)
         for name in ALL_PRECISIONS if "all" in names else names:
-            try:
-                if by_torch:
-                    check_bf16(name, torch_device)
-                opened = [open_in(each, name, engine, device, images) for each in models]
-            except InputError as error:
-                if not results or "all" not in names:
-                    raise
-                warn(f"{name} is left out: {error}")
-                continue
-            with progress_bar(messages) as progress:
-                description = "evaluating" + f" in {name}" * (name is not None)
-                bar = progress.add_task(description, total=len(images), figures="", visible=processes.rank == 0)
+            with show_progress(messages if processes.rank == 0 else Console(quiet=True)) as start_step:
+                step = start_step("evaluating" + f" in {name}" * (name is not None), len(images))
+                step.update(0, "preparing the network")
+                try:
+                    if by_torch:
+                        check_bf16(name, torch_device)
+                    opened = [open_in(each, name, engine, device, images) for each in models]
+                except InputError as error:
+                    if not results or "all" not in names:
+                        raise
+                    warn(f"{name} is left out: {error}")
+                    continue
                 result = evaluate_precision(
                     opened,
                     images,
@@ -136,13 +150,17 @@ def evaluate(
                     batch_size=batch_size,
                     threads=workers,
                     group=processes,
-                    on_batch=partial(progress.advance, bar),
+                    on_batch=step,
                 )
             detail(f"{result.precision}: {opened[0].engine}, {result.reason}")
             results.append(result)
     if processes.rank == 0:  # only the first process reports
         for result in results:
             result.metrics.bad = [*images.bad, *result.metrics.bad]
+            unreadable = len(result.metrics.bad)
+            count = result.metrics.count + unreadable
+            seconds = (count - len(images.bad)) / result.speed
+            note(summary(count, unreadable, seconds, f"{result.engine} {result.precision}"))
         _report(options, models, images, results, report, table, as_json)
 
 
@@ -252,7 +270,7 @@ def _show(results: "list[PrecisionResult]") -> None:
     for name in ("images", "recall", "precision"):
         table.add_column(name, justify="right")
     for row in metrics.per_class():
-        rates = ["–" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "precision")]
+        rates = [percent(row[key], row["count"]) for key in ("recall", "precision")]
         table.add_row(Text(row["class"]), str(row["count"]), *rates)
     output.print(table)
     if len(results) > 1:
@@ -261,16 +279,14 @@ def _show(results: "list[PrecisionResult]") -> None:
             figures.add_column(name, justify="right")
         for result in results:
             each = result.metrics
-            rates = [f"{value:.2%}" for value in (each.top1, each.top5)]
+            top1, top5, agreement = (percent(rate, each.count) for rate in (each.top1, each.top5, result.agreement))
             errors = [f"{value:.4f}" for value in (each.loss, each.ece)]
-            figures.add_row(
-                result.precision, result.engine, *rates, *errors, f"{result.agreement:.2%}", f"{result.speed:.1f}"
-            )
+            figures.add_row(result.precision, result.engine, top1, top5, *errors, agreement, f"{result.speed:.1f}")
         output.print(figures)
+        line = f"first row: {metrics.describe()}"
     else:
-        output.print(
-            f"top-1 {metrics.top1:.2%}  top-5 {metrics.top5:.2%}  loss {metrics.loss:.4f}  ECE {metrics.ece:.4f}  "
-            f"({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)",
-            highlight=False,
-            soft_wrap=True,
+        line = (
+            f"{metrics.describe()}, top-5 {percent(metrics.top5, metrics.count)}, loss {metrics.loss:.4f}, "
+            f"ECE {metrics.ece:.4f} ({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)"
         )
+    output.print(line, highlight=False, soft_wrap=True)

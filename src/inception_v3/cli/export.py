@@ -1,7 +1,9 @@
 """`inception-v3 export`"""
 
 import json
+import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -16,8 +18,10 @@ from inception_v3.cli.common import (
     choice,
     data_option,
     detail,
+    note,
     output_option,
     precision_option,
+    terminal,
 )
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import PRECISIONS
@@ -27,6 +31,7 @@ from inception_v3.network.architecture import BASE_END_POINTS
 if TYPE_CHECKING:
     from inception_v3.inference.engines.base import Precision
     from inception_v3.inference.exported.description import Description
+    from inception_v3.support.progress import Step
 
 END_POINTS = (*BASE_END_POINTS, "Logits", "AvgPool_1a")
 OUT = f"A file ({', '.join(SUFFIXES)}) or a folder. By default the folder exported/ in the run folder."
@@ -74,6 +79,7 @@ def export(
     from inception_v3.inference.engines.base import FEATURES, LOGITS
 
     precisions = cast("list[Precision]", precision or ["fp32"])
+    outputs = end_points or (LOGITS, FEATURES)
     if out is None:
         if not Path(model).is_dir():
             raise InputError("name a file or folder to write to, after the model", exit_status=2)
@@ -81,11 +87,12 @@ def export(
     files = _output_files(out, to, precisions)
     if to == "triton" and end_points is not None:
         raise InputError("a Triton model returns logits and features; leave out --end-points", exit_status=2)
-    from inception_v3.cli.common import messages
     from inception_v3.images.addresses import collect
-    from inception_v3.inference.export import export
+    from inception_v3.inference.export import export, prepare_images
     from inception_v3.inference.triton import write_triton
     from inception_v3.support.files import check_writable, checksum
+    from inception_v3.support.progress import duration, show_line
+    from inception_v3.support.text import count_of
     from inception_v3.weights.load import load
 
     formats = {format.suffix: format for format in map(load_format, FORMATS)}
@@ -97,28 +104,48 @@ def export(
     assert network.origin is not None
     detail(f"loaded {network.origin.file}")
     weights = checksum(network.origin.file)
-    written = {}
-    for each, file in files.items():
-        with messages.status("loading", spinner="line") as status:
-            written[str(file)] = export(
-                network,
-                file,
-                precision=each,
-                images=collect(images) if images else None,
-                images_name=" ".join(images or ()),
-                outputs=end_points or (LOGITS, FEATURES),
-                any_size=any_size,
-                min_agreement=min_agreement,
-                checksum=weights,
-                progress=lambda step, each=each: status.update(f"{each}: {step}"),  # type: ignore[misc]
-            )
-        detail(f"wrote {file}")
-    if to == "triton":
+    started = time.monotonic()
+    written: dict[str, Description] = {}
+    errors = []
+    with show_line(terminal(), unit="") as line:
+        _show_step(line, "export", "preparing images")
+        shared = prepare_images(
+            network, precisions, collect(images) if images else None, " ".join(images or ()), outputs
+        )
+        for each, file in files.items():
+            try:
+                written[str(file)] = export(
+                    network,
+                    file,
+                    precision=each,
+                    images=shared if images else None,
+                    outputs=outputs,
+                    any_size=any_size,
+                    min_agreement=min_agreement,
+                    checksum=weights,
+                    progress=partial(_show_step, line, each),
+                    report=note,
+                )
+            except InputError as error:
+                if len(files) == 1:
+                    raise
+                errors.append(error)
+            else:
+                detail(f"wrote {file}")
+    if to == "triton" and written:
         write_triton(out, next(iter(written.values())))
+    note(f"{count_of(len(written), 'file')} written in {duration(time.monotonic() - started)}")
     if as_json:
         print(json.dumps({name: asdict(description) for name, description in written.items()}))
     else:
         _print(written)
+    if errors:
+        raise InputError("; ".join(map(str, errors)), exit_status=max(error.exit_status for error in errors))
+
+
+def _show_step(line: "Step", precision: str, name: str) -> None:
+    line.name = f"{precision}: {name}"
+    line(1)
 
 
 def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "dict[Precision, Path]":
@@ -141,7 +168,8 @@ def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "
 
 def _print(written: "dict[str, Description]") -> None:
     for name, description in written.items():
-        line = f"{name}: {description.precision}, {description.check or 'not checked'}"
+        print(f"{name}: {description}")
+        if (speed := description.speed) is not None:
+            print(f"  {speed.batches:.1f} images/s, {1000 / speed.single:.0f} ms for one image ({speed.cpu})")
         if description.kept_higher:
-            line += f"\n  kept in float32: {', '.join(description.kept_higher)}"
-        print(line)
+            print(f"  kept in a higher precision: {', '.join(description.kept_higher)}")

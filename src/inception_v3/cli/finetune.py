@@ -18,8 +18,10 @@ from inception_v3.cli.common import (
     Epochs,
     ImageSize,
     Json,
+    LabelsFromName,
+    LabelsTable,
     LearningRate,
-    LogEvery,
+    LogSteps,
     NoCache,
     Overwrite,
     Resume,
@@ -30,9 +32,12 @@ from inception_v3.cli.common import (
     check_only_one,
     check_outside_data,
     check_seed,
+    choice,
     choose_worker_count,
     default_run_folder,
     detail,
+    label_facts,
+    labels_from,
     messages,
     note,
     output_option,
@@ -47,7 +52,7 @@ from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, checksum
 
 if TYPE_CHECKING:
-    from inception_v3.finetuning.finetune import TrainedHead
+    from inception_v3.finetuning.finetune import FineTuned, TrainedHead
     from inception_v3.training.recipe import Recipe
     from inception_v3.weights.model import InceptionV3
 
@@ -69,6 +74,25 @@ def finetune(
             "such as Mixed_7, or all. NAME=FACTOR scales the learning rate, by default by 0.1.",
         ),
     ] = None,
+    keep: Annotated[
+        str,
+        choice(
+            "--keep",
+            ("best", "last"),
+            "Weights to keep with --unfreeze, of those before it and after each epoch: those with the highest top-1 on "
+            "the held-out images, or the last",
+            heading="Training",
+        ),
+    ] = "best",
+    folds: Annotated[
+        int | None,
+        training_option(
+            min=2,
+            metavar="K",
+            help="Cross-validate the last layer: train it K times, each time without another part of all images, and "
+            "evaluate it there. The model that is written does not change. Not with --unfreeze.",
+        ),
+    ] = None,
     cache: Cache = None,
     no_cache: NoCache = False,
     l2: Annotated[
@@ -88,26 +112,35 @@ def finetune(
     seed: Seed = 0,
     device: Device = None,
     workers: Workers = None,
+    labels: LabelsTable = None,
+    labels_from_name: LabelsFromName = None,
     weights_file: WeightsFile = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
-    log_every: LogEvery = None,
+    log_steps: LogSteps = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a trained network on new classes.
 
     The last layer is trained on features that are computed once; --unfreeze then trains more layers. --recipe,
-    --epochs, --learning-rate, --seed, --log-every and --resume are for --unfreeze.
+    --epochs, --learning-rate, --seed, --log-steps, --keep and --resume are for --unfreeze.
     """
     from inception_v3.cli.train import show_resume_command, warn_of_missing
 
     check_only_one(resume=resume, overwrite=overwrite)
+    label_source = labels_from(labels, labels_from_name)
     _check_options(l2, seed, resume_head=resume and unfreeze is None)
+    if folds is not None and unfreeze is not None:
+        raise InputError(
+            "--folds and --unfreeze: only the last layer can be cross-validated; use only one of them", exit_status=2
+        )
     folder = out or default_run_folder(data)
     check_outside_data(data, folder)
     chosen_recipe = _load_recipe(recipe, data, epochs, learning_rate)
     from inception_v3.data import load_data
+    from inception_v3.finetuning.advice import advice
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
+    from inception_v3.images.addresses import short_name
     from inception_v3.inference.feature_store import FeatureStore
     from inception_v3.support.devices import pick_device
     from inception_v3.training.recipe import TrainingOptions
@@ -117,17 +150,23 @@ def finetune(
     factors = None if unfreeze is None else rate_factors(unfreeze)
     local_device = pick_device(device)
     check_bf16(precision, local_device)
-    train_set, test_set = load_data(data)
+    train_set, test_set = load_data(data, label_source)
     loaded = load(weights, local_device, weights_file=weights_file)
     model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
     if factors is not None and not chosen_recipe.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
     _check_start(weights, folder)
-    options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), log_every=log_every)
+    options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), log_steps=log_steps)
     detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     with (
         TemporaryDirectory() if no_cache else nullcontext(cache or cache_folder("features")) as features_folder,
-        RunFolder(folder, overwrite=overwrite, resume=resume) as run,
+        RunFolder(
+            folder,
+            overwrite=overwrite,
+            resume=resume,
+            data_name=short_name(data),
+            facts=label_facts(label_source),
+        ) as run,
     ):
         store = FeatureStore(Path(features_folder))
         if factors is not None:
@@ -140,8 +179,9 @@ def finetune(
                     test_set,
                     run,
                     store,
-                    head=HeadOptions(l2, "bf16" if precision == "bf16" else "fp32", batch_size),
+                    head=HeadOptions(l2, "bf16" if precision == "bf16" else "fp32", batch_size, folds),
                     unfreeze=factors,
+                    keep="last" if keep == "last" else "best",
                     recipe=chosen_recipe,
                     start="given weights" if factors is None else _name_and_checksum(loaded),
                     options=options,
@@ -156,7 +196,11 @@ def finetune(
             for message in store.messages:
                 warn(message)
     warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-    print_run(run, data, result.metrics, as_json, weights=weights, head=result.head and _head_as_dict(result.head))
+    lines = advice(train_set.counts().tolist(), test_set.counts().tolist(), result)
+    more = label_facts(label_source) | {"weights": weights, **_as_dict(result), "advice": lines}
+    print_run(run, data, result.metrics, as_json, **more)
+    for line in () if as_json else lines:
+        note(line)
 
 
 def _check_options(l2: float | None, seed: int, *, resume_head: bool) -> None:
@@ -174,8 +218,7 @@ def _check_options(l2: float | None, seed: int, *, resume_head: bool) -> None:
 
 def _check_start(weights: str, folder: Path) -> None:
     """Raise InputError if the run would replace the weights to start from."""
-    from inception_v3.training.run_folder import BEST_FILE
-    from inception_v3.weights import MODEL_FILE
+    from inception_v3.weights import BEST_FILE, MODEL_FILE
 
     if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
         raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
@@ -191,6 +234,16 @@ def _load_recipe(recipe: str, data: str, epochs: int | None, learning_rate: floa
     return chosen
 
 
+def _as_dict(result: "FineTuned") -> dict[str, Any]:
+    """The results of the last layer, of its cross-validation and of --unfreeze, for --json."""
+    head, unfreezing = result.head, result.unfreezing
+    return {
+        "head": head and _head_as_dict(head),
+        "folds": head.folds.as_dict() if head and head.folds else None,
+        "unfreeze": unfreezing and unfreezing.as_dict(),
+    }
+
+
 def _head_as_dict(head: "TrainedHead") -> dict[str, Any]:
     """The results of training the last layer, for --json."""
     metrics = {"training": head.training, "held_out": head.metrics}
@@ -200,7 +253,7 @@ def _head_as_dict(head: "TrainedHead") -> dict[str, Any]:
         "computed": head.computed,
         "cached": head.training.count + head.metrics.count - head.computed,
         "seconds": head.seconds,
-    } | {name: {"count": part.count, "top1": part.top1, "loss": part.loss} for name, part in metrics.items()}
+    } | {name: {"count": part.count} | part.summary() for name, part in metrics.items()}
 
 
 def _name_and_checksum(model: "InceptionV3") -> str:

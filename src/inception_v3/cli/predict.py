@@ -3,10 +3,11 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -14,6 +15,7 @@ import typer
 from inception_v3.cli.common import (
     MIN_AGREEMENT_HELP,
     MODEL_HELP,
+    Bound,
     Device,
     Json,
     OptionalBatchSize,
@@ -22,22 +24,28 @@ from inception_v3.cli.common import (
     WeightsFile,
     check_only_one,
     choice,
+    data_option,
     detail,
     engine_option,
     model_option,
     note,
     output_option,
     precision_option,
+    terminal,
     warn,
 )
 from inception_v3.errors import InputError
+from inception_v3.images.partition import Shard
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
-from inception_v3.support.verbosity import verbosity
+from inception_v3.support.progress import Step, show_line, summary
 
 if TYPE_CHECKING:
     from inception_v3.images.find import ImageSource
+    from inception_v3.inference.choose import OpenedModel
     from inception_v3.inference.pipeline import Decode
     from inception_v3.inference.predict import Prediction
+
+MANY_IMAGES = 32  # from which on a network in each thread pays for the time that it takes to open them
 
 
 def predict(
@@ -53,7 +61,26 @@ def predict(
     resume: Resume = False,
     overwrite: Overwrite = False,
     top: Annotated[int, output_option(min=1, metavar="N", help="Number of classes to report for each image.")] = 5,
+    allow_unreadable: Annotated[
+        Bound | None,
+        output_option(
+            parser=Bound.parse,
+            metavar="[N|P%]",
+            help="Exit with status 0 although images could not be read: up to N of them, up to P% of all images, or "
+            "without a value any number.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: OptionalBatchSize = None,
+    shard: Annotated[
+        Shard | None,
+        data_option(
+            parser=Shard.parse,
+            metavar="I/N",
+            help="Predict only part I of N, from 1/N to N/N, of the sorted addresses. Shards may share NAME.parquet.",
+            show_default=False,
+        ),
+    ] = None,
     decode: Annotated[
         str,
         choice(
@@ -76,23 +103,15 @@ def predict(
 ) -> None:
     """Print the top classes of images; with --json one JSON line per image, with --out to a file.
 
-    If an image cannot be read, the results hold the reason, and the exit status is 1.
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, finished, but some images could not be read (0 with --allow-unreadable).
     """
-    from inception_v3.images.addresses import expand
+    from inception_v3.images.addresses import count_images, expand
 
-    if out is not None:
-        from inception_v3.inference.results import check_results_path
-        from inception_v3.support.files import check_not_input
-
-        check_results_path(out)
-        if overwrite:
-            check_not_input(out, filter(None, (model, weights_file, *images)))
-    elif resume or overwrite:
-        raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
-    check_only_one(resume=resume, overwrite=overwrite)
-    sources = expand(images)
-    from inception_v3.inference.choose import open_engine
-    from inception_v3.inference.pipeline import check_decode, default_resizer
+    _check_out(out, resume, overwrite, filter(None, (model, weights_file, *images)))
+    sources = expand(images)  # reports wrong addresses before the model is loaded
+    from inception_v3.inference.choose import check_classifier, open_engine
+    from inception_v3.inference.pipeline import check_decode
     from inception_v3.inference.predict import predict
 
     opened = open_engine(
@@ -103,7 +122,9 @@ def predict(
         min_agreement=min_agreement,
         weights_file=weights_file,
         batch_size=batch_size,
+        callers=1 if _are_few(images) else None,
     )
+    check_classifier(model, opened.description.settings, opened.description.outputs)
     note(f"{opened.engine}: {opened.reason}")
     detail(f"loaded {opened.file}; batches of {batch_size or opened.engine.batch_size}")
     preprocessing, class_names = opened.description.preprocessing, opened.description.names()
@@ -118,27 +139,85 @@ def predict(
         batch_size=batch_size or opened.engine.batch_size,
         decode=cast("Decode", decode),
     )
+    images_of_shard = None
+    if shard is not None:
+        from inception_v3.images.shards import expand_shard
+
+        images_of_shard = expand_shard(images, shard)
+        sources = images_of_shard.sources
+        note(f"shard {shard}: {images_of_shard.size:,} of {images_of_shard.count:,} images")
+    count_sources = partial(count_images, images) if images_of_shard is None else lambda: images_of_shard.size
+    handle_each = partial(_handle_each, count_sources, f"{opened.engine.name} {opened.engine.precision}")
     if out is None:
-        count, failed = _print(predict_sources(sources), as_json)
+        count, failed = _print(predict_sources(sources), as_json, handle_each)
     else:
-        from inception_v3.support.files import checksum
+        from inception_v3.inference.results import describe_shard
 
-        about = {
-            "model": model,
-            "sha256": checksum(opened.file),
-            "engine": opened.engine.name,
-            "precision": opened.engine.precision,
-            "preprocessing": asdict(preprocessing),
-            "resize": default_resizer(),
-            "decode": decode,
-            "top": top,
-        }
-        count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json)
+        about = _describe(model, opened, decode, top)
+        if shard is not None and images_of_shard is not None:
+            about |= describe_shard(out, shard, images_of_shard)
+        count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json, shard, handle_each)
     if failed:
-        raise InputError(f"{failed} of {count} images could not be read; see the reasons above")
+        _report_unreadable(failed, count, allow_unreadable, out)
 
 
-def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int]:
+def _check_out(out: Path | None, resume: bool, overwrite: bool, inputs: Iterable[str | Path]) -> None:
+    """Raises InputError: --out is not the name of a results file, would replace an input, or is missing."""
+    if out is not None:
+        from inception_v3.inference.results import check_results_path
+        from inception_v3.support.files import check_not_input
+
+        check_results_path(out)
+        if overwrite:
+            check_not_input(out, inputs)
+    elif resume or overwrite:
+        raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
+    check_only_one(resume=resume, overwrite=overwrite)
+
+
+def _describe(model: str, opened: "OpenedModel", decode: str, top: int) -> dict[str, Any]:
+    """The model and the options that determine the results."""
+    from inception_v3.inference.pipeline import default_resizer
+    from inception_v3.support.files import checksum
+
+    return {
+        "model": model,
+        "sha256": checksum(opened.file),
+        "engine": opened.engine.name,
+        "precision": opened.engine.precision,
+        "preprocessing": asdict(opened.description.preprocessing),
+        "resize": default_resizer(),
+        "decode": decode,
+        "top": top,
+    }
+
+
+def _are_few(images: list[str]) -> bool:
+    """Whether the arguments are fewer than MANY_IMAGES files or a stream, whose first result should come soon."""
+    from inception_v3.images.find import is_image_name
+
+    return len(images) < MANY_IMAGES and all(
+        argument == "-" or (is_image_name(argument) and Path(argument).is_file()) for argument in images
+    )
+
+
+def _report_unreadable(failed: int, count: int, allowed: Bound | None, out: Path | None) -> None:
+    """Warn of the images that could not be read. Raises InputError with exit status 3 if more than are allowed."""
+    where = "see the reasons above"
+    if out is not None:
+        from inception_v3.inference.results import how_to_list_errors
+
+        where = f"{out} holds the reasons; list them: {how_to_list_errors(out)}"
+    fault = f"{failed} of {count} images could not be read"
+    if allowed is None or not allowed.permits(failed, count):
+        limit = "" if allowed is None else f", more than --allow-unreadable {allowed}"
+        raise InputError(f"{fault}{limit}; {where}", exit_status=3)
+    warn(f"{fault}, which --allow-unreadable permits; {where}")
+
+
+def _print(
+    predictions: "Iterable[Prediction]", as_json: bool, handle_each: Callable[..., tuple[int, int]]
+) -> tuple[int, int]:
     """Print each prediction as soon as it is computed. Returns the number of images, and how many of them failed."""
 
     def show(prediction: "Prediction") -> None:
@@ -148,7 +227,7 @@ def _print(predictions: "Iterable[Prediction]", as_json: bool) -> tuple[int, int
             ranked = "  ".join(f"{name} {probability:.1%}" for name, probability in prediction.classes)
             print(f"{prediction.image}  {ranked}", flush=True)
 
-    return _handle_each(predictions, show, show_count=not sys.stdout.isatty())
+    return handle_each(predictions, show, show_count=not sys.stdout.isatty())
 
 
 def _write(
@@ -159,11 +238,15 @@ def _write(
     sources: "Iterable[ImageSource]",
     predict_sources: "Callable[[Iterable[ImageSource]], Iterator[Prediction]]",
     as_json: bool,
+    shard: Shard | None,
+    handle_each: Callable[..., tuple[int, int]],
 ) -> tuple[int, int]:
     """Write the predictions that `out` does not have yet. Returns the number of images in it, and how many failed."""
     from inception_v3.inference.results import open_results, remaining_images
 
-    with closing(open_results(out, about, top=about["top"], resume=resume, overwrite=overwrite)) as results:
+    with closing(
+        open_results(out, about, top=about["top"], resume=resume, overwrite=overwrite, shard=shard)
+    ) as results:
         remaining = remaining_images(results.finished(), sources)
         if remaining.done:
             note(f"{out}: {remaining.done:,} images are done already; continuing")
@@ -172,7 +255,7 @@ def _write(
                 "the images differ from those of the earlier run: results are matched by name, new results are appended"
             )
         try:
-            count, failed = _handle_each(predict_sources(remaining.sources), results.write)
+            count, failed = handle_each(predict_sources(remaining.sources), results.write, remaining.done)
         except KeyboardInterrupt:
             note(f"{out} holds the results so far; run the same command with --resume to continue")
             raise
@@ -185,24 +268,34 @@ def _write(
 
 
 def _handle_each(
-    predictions: "Iterable[Prediction]", handle: "Callable[[Prediction], None]", show_count: bool = True
+    count_images: "Callable[[], int | None]",
+    engine: str,
+    predictions: "Iterable[Prediction]",
+    handle: "Callable[[Prediction], None]",
+    earlier: int = 0,
+    show_count: bool = True,
 ) -> tuple[int, int]:
     """Call `handle` with each prediction, and warn about errors. Returns the numbers of predictions and of errors.
 
-    With `show_count`, a terminal shows how many images are done, and how fast.
+    Shows how many of all images are done, on a terminal only with `show_count`; at the end, a summary. `count_images`
+    returns their number, None if it is unknown. `earlier` is the number of images that an earlier run has finished.
     """
-    count = failed = 0
-    live_count: AbstractContextManager[Callable[[int], None]] = nullcontext(lambda _: None)
-    if show_count and not verbosity.quiet and sys.stderr.isatty():
-        from inception_v3.cli.common import messages
-        from inception_v3.support.progress import image_counter
-
-        live_count = image_counter(messages)  # not a bar: the total is unknown without listing all images first
-    with live_count as update:
-        for count, prediction in enumerate(predictions, 1):
+    console = terminal()
+    with show_line(console) if show_count or console is None else nullcontext(Step("", None)) as step:
+        Thread(target=_count, args=(step, count_images, earlier), daemon=True).start()
+        for prediction in predictions:
             if prediction.error is not None:
-                failed += 1
+                step.unreadable += 1
                 warn(prediction.error)
             handle(prediction)
-            update(count)
-    return count, failed
+            step(1)
+    before = [f"{earlier:,} done before"] if earlier else []
+    note(summary(step.done, step.unreadable, step.seconds, engine, *before))
+    return step.done, step.unreadable
+
+
+def _count(step: Step, count_images: "Callable[[], int | None]", earlier: int) -> None:
+    """Set the total of a step, if it can be known before the end. The images themselves are found one by one."""
+    with suppress(InputError):  # the prediction reports it
+        count = count_images()
+        step.total = None if count is None else count - earlier

@@ -19,8 +19,10 @@ from inception_v3.cli.common import (
     Epochs,
     ImageSize,
     Json,
+    LabelsFromName,
+    LabelsTable,
     LearningRate,
-    LogEvery,
+    LogSteps,
     Names,
     Overwrite,
     Resume,
@@ -33,6 +35,8 @@ from inception_v3.cli.common import (
     choose_worker_count,
     data_option,
     detail,
+    label_facts,
+    labels_from,
     messages,
     model_option,
     output_option,
@@ -77,6 +81,8 @@ def train(
     seed: Seed = 0,
     device: Device = None,
     workers: Workers = None,
+    labels: LabelsTable = None,
+    labels_from_name: LabelsFromName = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     save_every: Annotated[
@@ -90,13 +96,14 @@ def train(
         list[Names] | None,
         choice("--track", ("mlflow", "wandb"), "Trackers besides TensorBoard", several=True, heading="Output"),
     ] = None,
-    log_every: LogEvery = None,
+    log_steps: LogSteps = None,
     as_json: Json = False,
 ) -> None:
     """Train the network on labelled images, and evaluate it on images that it has not seen."""
     from inception_v3.training.recipe import TrainingOptions, load_recipe
 
     check_only_one(resume=resume, overwrite=overwrite)
+    label_source = labels_from(labels, labels_from_name)
     check_seed(seed)
     check_outside_data(data, out)
     chosen_recipe = load_recipe(recipe or RECIPES.get(re.split("[:+]", data)[0], "photos")).with_options(
@@ -109,6 +116,7 @@ def train(
     from rich.console import Console
 
     from inception_v3.data import load_data
+    from inception_v3.images.addresses import short_name
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
     from inception_v3.training.run_folder import RunFolder
@@ -118,12 +126,21 @@ def train(
     with ExitStack() as stack:
         processes = stack.enter_context(process_group(own))
         is_first = processes.rank == 0
-        train_set, test_set = load_data(data)
+        train_set, test_set = load_data(data, label_source)
         detail(f"{len(train_set)} training images, {len(test_set)} held out, on {own}")
-        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every, log_every)
+        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every, log_steps)
         trackers = [*chain(*(track or ()))]
         run = stack.enter_context(
-            RunFolder(out, overwrite=overwrite, resume=resume, keep=keep, track=trackers, writer=is_first)
+            RunFolder(
+                out,
+                overwrite=overwrite,
+                resume=resume,
+                keep=keep,
+                track=trackers,
+                writer=is_first,
+                data_name=short_name(data),
+                facts=label_facts(label_source),
+            )
         )
         if is_first:
             warn_of_missing(run)
@@ -134,7 +151,7 @@ def train(
         metrics = train(train_set, test_set, run, chosen_recipe, own, options=options, group=processes, console=console)
     if is_first:
         warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-        print_run(run, data, metrics, as_json)
+        print_run(run, data, metrics, as_json, **label_facts(label_source))
 
 
 def warn_of_missing(run: "RunFolder") -> None:

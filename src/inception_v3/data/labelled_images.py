@@ -14,6 +14,7 @@ from PIL import Image
 from inception_v3.data.sequences import LazySequence, subset
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MinimumSize, open_image
+from inception_v3.support.text import nfc
 
 BACKGROUND = "background"  # TF-Slim's class 0 of ImageNet
 
@@ -55,6 +56,7 @@ class LabelledImages:
     labels: Sequence[int] = field(repr=False)
     names: Sequence[str] = field(repr=False)  # unique within a split; docs/data.md has the form for each data set
     bad: list[tuple[str, str]] = field(default_factory=list, repr=False)
+    is_drawn: bool = False  # held out by `splits.hold_out`, because the data set has no split of its own
 
     @classmethod
     def lazy(
@@ -103,14 +105,14 @@ class LabelledImages:
     def relabel(self, class_names: list[str], error_message: Callable[[str], str]) -> "LabelledImages":
         """The same images with the labels of another list of classes.
 
-        Classes are matched by name. If the names of these classes are numbers and `class_names` are not, each number is
-        an index into `class_names`, not counting TF-Slim's background class.
+        Classes are matched by name, whatever Unicode form it has. If the names of these classes are numbers and
+        `class_names` are not, each number is an index into `class_names`, not counting TF-Slim's background class.
         Raises InputError with `error_message(name)` for the first class that has images and no match.
         """
         if self.class_names == class_names:
             return self
-        indices = {name: index for index, name in enumerate(class_names)}
-        matches = [indices.get(name) for name in self.class_names]
+        indices = {nfc(name): index for index, name in enumerate(class_names)}
+        matches = [indices.get(nfc(name)) for name in self.class_names]
         if _are_numbers(self.class_names) and not _are_numbers(class_names):
             shift = (class_names[0] == BACKGROUND) - (self.class_names[0] == BACKGROUND)
             by_number = {index - shift: index for index in range(len(class_names))}

@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 from inception_v3.data.splits import split_name
 from inception_v3.errors import InputError
-from inception_v3.support.text import printable
+from inception_v3.support.text import nfc, printable
 
 MAX_LABEL = 99_999  # a damaged label could be any number, and a list of that many classes would fill the memory
 
@@ -46,7 +46,7 @@ def read_label_names(folder: Path) -> dict[int, str]:
     for index, line in enumerate(lines):
         if (match := re.fullmatch(r"(?:([0-9]{1,20}):)?(.*\S)\s*", line)) is None:
             raise InputError(f"{file}: line {index + 1} is empty; write NUMBER:NAME")
-        names[int(match[1] or index)] = match[2]
+        names[int(match[1] or index)] = nfc(match[2])
     return names
 
 

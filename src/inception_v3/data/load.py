@@ -19,10 +19,12 @@ from PIL import Image
 from inception_v3.data.arrays import read_array_splits, read_arrays
 from inception_v3.data.digits import find_digits_splits
 from inception_v3.data.duplicates import duplicate_warnings
-from inception_v3.data.folders import find_folder_splits
+from inception_v3.data.file_labels import LabelsFrom, find_labelled_splits
+from inception_v3.data.folders import find_folder_splits, read_folder_images
 from inception_v3.data.hugging_face import find_saved_splits, is_saved_dataset, read_parquet
 from inception_v3.data.labelled_images import BACKGROUND, LabelledImages
-from inception_v3.data.shards import read_archive_splits, read_shards
+from inception_v3.data.sequences import LazySequence
+from inception_v3.data.shards import read_archive_images, read_archive_splits, read_shards
 from inception_v3.data.splits import (
     ReadFiles,
     ReadParts,
@@ -30,6 +32,7 @@ from inception_v3.data.splits import (
     find_file_splits,
     first_names,
     hold_out,
+    local_files,
     split_name,
 )
 from inception_v3.data.tfrecords import TFRECORD_NAME, read_tfrecords
@@ -37,21 +40,23 @@ from inception_v3.data.torchvision_sets import TORCHVISION_SETS, find_torchvisio
 from inception_v3.errors import InputError
 from inception_v3.images.addresses import exists, expand_paths, is_folder, is_url
 from inception_v3.images.find import SHARD_NAME, is_system_name, list_images
+from inception_v3.support.text import nfc, printable
 
 MAX_COMPARED = 100_000  # duplicates in larger data sets are not looked for: that would take minutes
 _KIND_AND_LOCATION = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")
 
 
-def load_data(address: str) -> tuple[LabelledImages, LabelledImages]:
+def load_data(address: str, labels_from: LabelsFrom | None = None) -> tuple[LabelledImages, LabelledImages]:
     """The training and the held-out images of a data set, with the same classes.
 
     If the data set has no split of its own, a fifth of each class is held out, the same images at every call.
+    `labels_from` replaces the labels of images in folders and archives.
     Warns, in one line each: images that are left out, classes without images in a split, duplicates in both splits or
     in two classes.
     Raises InputError, with the file and the remedy: a file is missing or damaged, there are no images or only one
     class, a class has one image, a held-out class is not in training, or a label is not a whole number.
     """
-    splits = _find_splits(address)
+    splits = _find_splits(address, labels_from)
     train = splits.train()
     if np.count_nonzero(train.counts()) < 2:
         raise InputError(
@@ -71,7 +76,9 @@ def load_data(address: str) -> tuple[LabelledImages, LabelledImages]:
     return train, held_out
 
 
-def load_held_out(address: str, class_names: list[str] | None, *trained_on: AbstractSet[str]) -> LabelledImages:
+def load_held_out(
+    address: str, class_names: list[str] | None, *trained_on: AbstractSet[str], labels_from: LabelsFrom | None = None
+) -> LabelledImages:
     """The images to evaluate a model on.
 
     These are the held-out images of the data set; if it has no split of its own, all images except those that models
@@ -80,11 +87,12 @@ def load_held_out(address: str, class_names: list[str] | None, *trained_on: Abst
     Args:
         class_names: classes of the model; the images get the model's labels. None keeps the labels of the data set.
         trained_on: the names of the training images, a set for each model.
+        labels_from: replaces the labels of images in folders and archives.
 
     Warns if the data set contains only some of a model's training images. Raises InputError as `load_data` does, for a
     class that the model does not have, and if no image is left.
     """
-    splits = _find_splits(address)
+    splits = _find_splits(address, labels_from)
     images = splits.held_out() if splits.held_out else _without(splits.train(), trained_on, address)
     for line in _bad_warnings(images):
         warnings.warn(f"{address}: {line}", stacklevel=2)
@@ -98,9 +106,10 @@ def load_held_out(address: str, class_names: list[str] | None, *trained_on: Abst
 
 def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], address: str) -> LabelledImages:
     """All images except those in `trained_on`. A set that has no name in common with the images is ignored."""
-    names = set(images.names)
-    known = set[str]().union(*(model_names for model_names in trained_on if not model_names.isdisjoint(names)))
-    kept = [index for index, name in enumerate(images.names) if name not in known]
+    names = set(map(nfc, images.names))
+    of_models = [set(map(nfc, model_names)) for model_names in trained_on]
+    known = set[str]().union(*(model_names for model_names in of_models if not model_names.isdisjoint(names)))
+    kept = [index for index, name in enumerate(images.names) if nfc(name) not in known]
     if not kept:
         raise InputError(
             f"{address}: every one of the {len(images)} images has the name of a training image; give other images"
@@ -114,7 +123,9 @@ def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], add
     return images.subset(kept, images.bad)
 
 
-def _find_splits(address: str) -> SplitReaders:
+def _find_splits(address: str, labels_from: LabelsFrom | None) -> SplitReaders:
+    if labels_from is not None:
+        return find_labelled_splits(*_find_images(address), labels_from, address)
     if is_folder(address):
         return _find_in_folder(Path(address), address)
     if address == "-":
@@ -127,6 +138,35 @@ def _find_splits(address: str) -> SplitReaders:
     if (match := _KIND_AND_LOCATION.fullmatch(address)) and not exists(address):
         return _find_by_kind(address, *match.groups())
     return _find_in_files(expand_paths(address), address)
+
+
+def _find_images(address: str) -> tuple[LabelledImages, Sequence[str]]:
+    """All images in a folder or in archives, in one class, and their full paths, those of archives included.
+
+    Raises InputError: no images, or they have no file names.
+    """
+    root = Path(address)
+    if is_folder(address) and next(list_images(root), None) is not None:
+        images = read_folder_images(root)
+        parent = f"{printable(root.resolve().as_posix())}/"
+        return images, LazySequence(lambda index: parent + images.names[index], range(len(images)))
+    has_files = address not in ("-", "digits") and (exists(address) or not _KIND_AND_LOCATION.fullmatch(address))
+    listed = [] if not has_files else _list_files(root) if is_folder(address) else expand_paths(address)
+    if not listed or any(_reader(file) != (read_shards, read_archive_splits) for file in listed):
+        raise InputError(
+            f"{address}: --labels and --labels-from-name need images in a folder or in archives; leave them out",
+            exit_status=2,
+        )
+    files = local_files(listed)
+    images = read_archive_images(files, address)
+    are_unique = len({file.name for file in files}) == len(files)  # otherwise the names are already paths
+    parents = {printable(file.name): f"{printable(file.parent.as_posix())}/" for file in files if are_unique}
+    return images, LazySequence(lambda index: _full_path(images.names[index], parents), range(len(images)))
+
+
+def _full_path(name: str, parents: dict[str, str]) -> str:
+    """The path of an image in an archive, whose name begins with the name of the archive."""
+    return parents.get(name.partition("/")[0], "") + name
 
 
 def _find_by_kind(address: str, kind: str, option: str | None, location: str) -> SplitReaders:

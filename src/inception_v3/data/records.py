@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from rich.console import Console
@@ -19,10 +20,10 @@ from inception_v3.data.sequences import PackedStrings
 from inception_v3.errors import InputError
 from inception_v3.images.find import LeftOut
 from inception_v3.support.files import cache_folder, write_text
-from inception_v3.support.progress import progress_bar
+from inception_v3.support.progress import show_progress
 from inception_v3.support.text import printable
 
-INDEX_VERSION = 3  # increase it when FileIndex changes
+INDEX_VERSION = 4  # increase it when FileIndex changes
 MIN_SECONDS_TO_CACHE = 1.0  # an index that took less time is not cached
 
 
@@ -37,7 +38,7 @@ class FileIndex:
     class_names: dict[int, str] = field(default_factory=dict)  # by label, if the file has names
     folders: list[str] = field(default_factory=list)  # by label, SPLIT/CLASS; if labels are those of this file only
     bad: list[tuple[str, str]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # names of images that are not those of their samples
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of images that are not used
 
     def add(self, name: str, offset: int, size: int, label: int) -> None:
         self.names.append(name)
@@ -46,7 +47,14 @@ class FileIndex:
         self.labels.append(label)
 
 
-IndexFile = Callable[[Path], FileIndex]
+class IndexFile(Protocol):
+    """A function that indexes a file. Its name is part of the key of the cached index."""
+
+    __name__: str
+
+    def __call__(self, path: Path, /) -> FileIndex: ...
+
+
 ReadRecord = Callable[[str, Path, int, int], bytes]  # (name for errors, file, offset, size) -> the encoded image
 
 
@@ -70,8 +78,8 @@ def read_records(
     folders: dict[str, int] = {}
     left_out = LeftOut()
     numbered = False
-    with progress_bar(Console(stderr=True)) as progress:
-        bar = progress.add_task("indexing", total=len(files), figures="")
+    with show_progress(Console(stderr=True)) as start_step:
+        step = start_step("indexing", len(files), "files")
         for file_index, file in enumerate(files):
             index = _cached_index(file, index_file)
             file_indices = [file_index] * len(index.labels)
@@ -79,11 +87,12 @@ def read_records(
             numbered = numbered or (bool(index.labels) and not index.folders)
             file_labels = [folders.setdefault(folder, len(folders)) for folder in index.folders]
             labels.extend([file_labels[label] for label in index.labels] if index.folders else index.labels)
-            left_out.add([f"{prefixes[file_index]}/{name}" for name in index.left_out])
+            for left_out_name, reason in index.left_out:
+                left_out.add(f"{prefixes[file_index]}/{left_out_name}", reason)
             record_names.extend(index.names)
             bad += [(f"{prefixes[file_index]}/{name}".rstrip("/"), reason) for name, reason in index.bad]
             label_names = index.class_names | label_names  # if files name a label differently, the first one counts
-            progress.advance(bar)
+            step(1)
     if not labels:
         reason = ": ".join(bad[0]) if bad else "check its content"
         raise InputError(f"{address}: no labelled images in it; {reason}")
@@ -119,7 +128,8 @@ def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:
         file.open("rb").close()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from error
-    key = repr((INDEX_VERSION, index_file.__module__, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
+    kind = f"{index_file.__module__}.{index_file.__name__}"
+    key = repr((INDEX_VERSION, kind, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
     cached = cache_folder("index") / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
         stored = json.loads(cached.read_bytes())

@@ -21,7 +21,7 @@ from inception_v3.data.folders import sort_class_names
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.data.labels import parse_label, unique_names
 from inception_v3.data.records import FileIndex, read_records
-from inception_v3.data.splits import split_name
+from inception_v3.data.splits import check_no_splits, split_name
 from inception_v3.errors import InputError
 from inception_v3.images.containers import (
     ARCHIVE_ERRORS,
@@ -34,9 +34,9 @@ from inception_v3.images.containers import (
     unused_members,
 )
 from inception_v3.images.decode import MAX_STREAM_BYTES
-from inception_v3.images.find import is_image_name
+from inception_v3.images.find import SAMPLE_REASON, is_image_name, unread_suffix
 from inception_v3.support.files import atomic_write, cache_folder, file_lock
-from inception_v3.support.text import printable
+from inception_v3.support.text import nfc, printable
 
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
 MAX_DISK_FRACTION = 0.5  # of the free space, for one decompressed tar
@@ -46,17 +46,31 @@ def read_shards(files: list[Path], address: str) -> LabelledImages:
     """The images of all archives, named ARCHIVE/MEMBER.
 
     Class names are those of the class folders; or if images have labels, those of a labels.txt beside the archives, or
-    numbers. Raises InputError: not an archive, a label that is not a whole number, or no labelled images.
+    numbers. Raises InputError: not an archive, a label that is not a whole number, no labelled images, or class folders
+    with names of splits.
     """
     images = _read(files, address)
     names = [name.rpartition("/")[2] for name in images.class_names]
-    return _with_classes(images, names) if _has_folders(images) else images
+    if not _has_folders(images):
+        return images
+    check_no_splits(address, names)
+    return _with_classes(images, names)
+
+
+def read_archive_images(files: list[Path], address: str) -> LabelledImages:
+    """The images of all archives in one class, named ARCHIVE/MEMBER. Raises InputError: no archive, or no images."""
+    return read_records(files, address, index_images, read_member)[0]
 
 
 def read_archive_splits(files: list[Path], address: str) -> dict[str, LabelledImages]:
     """The images of the class folders in each folder train/, val/ ... by its split; all others under ""."""
     images = _read(files, address)
-    return split_by_prefix(images) if _has_folders(images) else {"": images}
+    if not _has_folders(images):
+        return {"": images}
+    parts = split_by_prefix(images)
+    if len(parts) == 1:
+        check_no_splits(address, next(iter(parts.values())).class_names)
+    return parts
 
 
 def split_by_prefix(images: LabelledImages) -> dict[str, LabelledImages]:
@@ -95,14 +109,36 @@ def _with_classes(images: LabelledImages, class_names: Sequence[str | None]) -> 
 
 def index_archive(path: Path) -> FileIndex:
     """The images of an archive and their labels. Everything after a damaged member is left out, and listed as bad."""
+    labels: dict[str, int | None] = {}  # of each sample; None: its files have different labels
+    index, images = _index_members(path, labels)
+    if labels or not any("/" in member.name for member in images):
+        _add_labelled(index, images, labels)
+    else:
+        _add_class_folders(index, images)
+    return index
+
+
+def index_images(path: Path) -> FileIndex:
+    """Like `index_archive`, but every image is in the same class, and labels in the archive are not read."""
+    index, images = _index_members(path)
+    index.folders = ["all"]
+    for member in images:
+        if member.fault:
+            index.bad.append((printable(member.name), member.fault))
+        else:
+            index.add(printable(member.name), member.offset, member.size, 0)
+    return index
+
+
+def _index_members(path: Path, labels: dict[str, int | None] | None = None) -> tuple[FileIndex, list[Member]]:
+    """The images of an archive, and an index without them; adds the labels of samples to `labels`."""
     index = FileIndex()
     without_samples = is_zip(path)
     members: list[Member] = []
-    labels: dict[str, int | None] = {}  # of each sample; None: its files have different labels
     try:
         for member in read_members(path if without_samples else _plain_tar(path)):
             members.append(member)
-            if not without_samples and (label := _read_label(path, member)) is not None:
+            if labels is not None and not without_samples and (label := _read_label(path, member)) is not None:
                 key = split_sample(member.name)[0]
                 labels[key] = label if labels.setdefault(key, label) == label else None
     except DamagedArchiveError as error:
@@ -110,13 +146,11 @@ def index_archive(path: Path) -> FileIndex:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
     unused = {} if without_samples else unused_members(member.name for member in members)
-    index.left_out = list(map(printable, unused.values()))
-    images = [member for number, member in enumerate(members) if is_image_name(member.name) and number not in unused]
-    if labels or not any("/" in member.name for member in images):
-        _add_labelled(index, images, labels)
-    else:
-        _add_class_folders(index, images)
-    return index
+    index.left_out = [(printable(name), SAMPLE_REASON) for name in unused.values()]
+    index.left_out += [(printable(member.name), suffix) for member in members if (suffix := unread_suffix(member.name))]
+    return index, [
+        member for number, member in enumerate(members) if is_image_name(member.name) and number not in unused
+    ]
 
 
 def _add_labelled(index: FileIndex, images: list[Member], labels: dict[str, int | None]) -> None:
@@ -152,7 +186,7 @@ def _add_class_folders(index: FileIndex, images: list[Member]) -> None:
         if member.fault or not class_parts:
             index.bad.append((printable(member.name), member.fault or "no label: it is in no class folder"))
         else:
-            label = classes.setdefault(f"{split}/{printable(class_parts[0])}", len(classes))
+            label = classes.setdefault(f"{split}/{nfc(printable(class_parts[0]))}", len(classes))
             index.add(printable(member.name), member.offset, member.size, label)
     index.folders = list(classes)
 

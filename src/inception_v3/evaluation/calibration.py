@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BINS = 15
+BINS = 15  # of the ECE
+MIN_PLOTTED_BINS = 5
+IMAGES_PER_BIN = 15  # on average in a plotted bin, unless there are too few images for MIN_PLOTTED_BINS
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BI
         )
         for i, count in enumerate(counts)
     ]
+
+
+def plotted_bins(count: int) -> int:
+    """The number of bins of a reliability diagram of `count` images: one for 15 images, but 5 to 15."""
+    return min(max(count // IMAGES_PER_BIN, MIN_PLOTTED_BINS), BINS)
 
 
 def expected_calibration_error(bins: list[CalibrationBin]) -> float:

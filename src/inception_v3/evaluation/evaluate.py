@@ -1,9 +1,10 @@
-"""Evaluate a model, or an ensemble: top-1, top-5, recall and precision of every class, and calibration.
+"""Evaluate a model, or an ensemble: top-1 with its interval, top-5, recall and precision of every class, calibration.
 
 One row is kept for each image, and every metric is computed from the rows in the order of the data set. Therefore the
 metrics do not depend on batch size or number of processes, and an image that was evaluated twice is counted once.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,10 +19,12 @@ from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error, reliability_bins
 from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.support.distributed import ProcessGroup
+from inception_v3.support.text import percent
 from inception_v3.weights.model import InceptionV3
 
 EvaluationPrecision = Literal["fp32", "bf16"]
 
+NORMAL_QUANTILE = 1.959963984540054  # of 0.975, for intervals of 95 %
 MATRIX_CLASSES = 2_000  # with more classes no confusion matrix is drawn or written: 20,000 classes take 3 GB
 NO_PREDICTION = -1  # the class and rank of an image whose outputs are not finite
 PREDICTION_DTYPE = np.dtype(
@@ -88,6 +91,17 @@ class Metrics:
         return self.correct_count / max(self.count, 1)
 
     @property
+    def top1_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the top-1 accuracy: how much it says about other images from the same source."""
+        return wilson_interval(self.top1, self.count)
+
+    @property
+    def mean_recall(self) -> float:
+        """The mean of the recalls of all classes that have images (balanced accuracy), 0 to 1; nan without images."""
+        recalls = [row["recall"] for row in self.per_class() if row["count"]]
+        return sum(recalls) / len(recalls) if recalls else float("nan")
+
+    @property
     def top5(self) -> float:
         """With fewer than five classes, every finite prediction counts as correct."""
         return int((self.finite_predictions["rank"] < 5).sum()) / max(self.count, 1)
@@ -123,14 +137,30 @@ class Metrics:
             for i, name in enumerate(self.class_names)
         ]
 
-    def summary(self) -> dict[str, float | None]:
+    def describe(self, images: str = "images") -> str:
+        """One line: the top-1 accuracy, its interval, the number of `images`, and the mean of the classes' recalls."""
+        low, high = self.top1_interval
+        top1, mean, lowest, highest = (percent(rate, self.count) for rate in (self.top1, self.mean_recall, low, high))
+        interval = f"95 % interval {lowest.removesuffix(' %')} to {highest}"
+        return f"top-1 {top1} ({interval}) of {self.count:,} {images}, mean of classes {mean}"
+
+    def summary(self) -> dict[str, Any]:
         """The metrics of all classes together, in values that JSON can hold."""
         return {
             "top1": self.top1,
+            "top1_interval": self.top1_interval,
+            "mean_recall": self.mean_recall if self.count else None,
             "top5": self.top5,
             "loss": self.loss if len(self.finite_predictions) else None,
             "ece": self.ece if len(self.finite_predictions) else None,
         }
+
+    def held_out_figures(self) -> dict[str, float]:
+        """The metrics that the metrics.jsonl of a run folder holds."""
+        low, high = self.top1_interval
+        figures = {"loss": self.loss, "top1": self.top1, "top1_low": low, "top1_high": high}
+        figures |= {"mean_recall": self.mean_recall, "count": self.count}
+        return {f"held_out_{name}": value for name, value in figures.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """The metrics in values that JSON can hold. JSON has no nan, so an undefined metric is None."""
@@ -143,6 +173,21 @@ class Metrics:
             "calibration": [asdict(row) for row in self.calibration],
             "bad": [{"image": image, "reason": reason} for image, reason in self.bad],
         }
+
+
+def wilson_interval(rate: float, count: int) -> tuple[float, float]:
+    """The Wilson score interval of 95 % for a rate that was observed on `count` images; (0, 1) without images.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    if not count:
+        return 0.0, 1.0
+    squared = NORMAL_QUANTILE**2
+    centre = rate + squared / (2 * count)
+    half_width = NORMAL_QUANTILE * math.sqrt(rate * (1 - rate) / count + squared / (4 * count**2))
+    scale = 1 + squared / count
+    low, high = (centre - half_width) / scale, (centre + half_width) / scale
+    return low if rate > 0 else 0.0, high if rate < 1 else 1.0  # exactly, without rounding
 
 
 def merge(parts: Sequence[Metrics]) -> Metrics:

@@ -28,6 +28,7 @@ from inception_v3.inference.engines.base import LOGITS, Engine, Precision
 from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
 from inception_v3.inference.schedule import Result, run_batches
 from inception_v3.support.distributed import ProcessGroup
+from inception_v3.support.progress import report
 from inception_v3.weights.model import InceptionV3
 
 
@@ -40,7 +41,10 @@ def evaluate_models(
     and so are the exceptions.
     """
     devices = [str(next(model.parameters()).device) for model in models]
-    opened = [open_model(model, "auto", precision, device) for model, device in zip(models, devices, strict=True)]
+    opened = [
+        open_model(model, "auto", precision, device, callers=None)
+        for model, device in zip(models, devices, strict=True)
+    ]
     return evaluate_engines(opened, images, **options)
 
 
@@ -89,7 +93,7 @@ def evaluate_engines(
         done = len(batch)
         if next(common_batches, None) is not None:  # a dead process is noticed at once
             (done,) = map(int, group.sum(done))
-        on_batch(done)
+        report(on_batch, done, sum(not result.outputs for result, *_ in batch))
     return gather_metrics(group, indices, merge(metrics))
 
 

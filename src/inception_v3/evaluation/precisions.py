@@ -16,6 +16,7 @@ from inception_v3.evaluation.models import evaluate_engines
 from inception_v3.inference.choose import OpenedModel, describe_opened, find_exported, open_exported, open_model
 from inception_v3.inference.engines.base import Precision, parse_precision
 from inception_v3.inference.engines.graph import build_graph, swap_pools
+from inception_v3.inference.engines.openvino import OpenvinoEngine
 from inception_v3.inference.exported.registry import exports_in, read_description, recognise
 from inception_v3.inference.pipeline import prepared_pixels
 from inception_v3.inference.quantise import GOOD_IMAGES, int8_engine
@@ -79,12 +80,12 @@ def open_in(model: Evaluated, name: str | None, engine: str, device: str | None,
     """
     precision = None if name is None else parse_precision(name)
     if model.network is None:
-        return open_exported(model.file, engine, precision, device)
+        return open_exported(model.file, engine, precision, device, callers=None)
     if precision != "int8":
-        return open_model(model.network, engine, precision, device)
+        return open_model(model.network, engine, precision, device, callers=None)
     if model.run is not None and (exported := find_exported(model.run)) is not None:
         try:
-            return open_exported(exported, engine, precision, device)
+            return open_exported(exported, engine, precision, device, callers=None)
         except InputError as error:
             warnings.warn(f"{error}; calibrating int8 on images of the evaluation instead", stacklevel=2)
     return _calibrated(model.network, images)
@@ -93,9 +94,9 @@ def open_in(model: Evaluated, name: str | None, engine: str, device: str | None,
 def _calibrated(network: InceptionV3, images: LabelledImages) -> OpenedModel:
     """An int8 engine that is calibrated on up to GOOD_IMAGES images, spread over all."""
     chosen = images.subset(np.linspace(0, len(images) - 1, min(GOOD_IMAGES, len(images))).astype(int).tolist())
-    pixels, _ = prepared_pixels(chosen.unopened(), network.preprocessing)
+    pixels, _, _ = prepared_pixels(chosen.unopened(), network.preprocessing)
     graph = swap_pools(build_graph(network))
-    engine = int8_engine(graph, pixels)
+    engine = int8_engine(graph, pixels, OpenvinoEngine.best_callers("cpu"))
     reason = f"calibrated on {len(pixels)} of the evaluated images"
     return describe_opened(network, graph, engine, "int8", reason)
 

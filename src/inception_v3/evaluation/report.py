@@ -11,10 +11,12 @@ import numpy as np
 
 from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
-from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error
+from inception_v3.evaluation.calibration import CalibrationBin, plotted_bins, reliability_bins
 from inception_v3.evaluation.evaluate import NO_PREDICTION, Metrics
+from inception_v3.images.addresses import short_name
 from inception_v3.reports import tables
 from inception_v3.reports.pages import data_uri, thumbnail, write_page
+from inception_v3.weights.read import public_name
 
 MAX_MISTAKES = 200  # shown
 THUMBNAIL = 96  # length of the longer side in pixels
@@ -33,16 +35,21 @@ def write_html(file: Path, metrics: Metrics, images: LabelledImages, settings: d
     ]
     numbers = [row["number"] for row in shown]
     counts = {(int(i), int(j)): int(count) for i, j, count in metrics.confused_pairs}
+    model_names = [public_name(model["name"]) for model in settings["models"]]
+    finite = metrics.finite_predictions
+    bins = reliability_bins(finite["confidence"], finite["rank"] == 0, plotted_bins(len(finite)))
     values = {
         "metrics": metrics,
         "settings": settings,
+        "title": f"{' + '.join(model_names)} on {short_name(settings['data'])}",
         "mistake_count": metrics.count - metrics.correct_count,
         "classes": shown,
         "matrix": [[counts.get((i, j), 0) for j in numbers] for i in numbers] if len(shown) <= TABLE_CLASSES else None,
         "pairs": _most_confused(metrics),
         "mistakes": _worst_mistakes(metrics, images),
         "no_prediction": NO_PREDICTION,
-        "diagrams": _diagrams(metrics.calibration),
+        "bins": bins,
+        "diagrams": _diagrams(bins, metrics.ece),
         "bad": metrics.bad[:MAX_BAD],
     }
     write_page(file, "evaluation/report.html", values)
@@ -78,13 +85,10 @@ def _most_confused(metrics: Metrics) -> list[dict[str, Any]]:
     totals = np.bincount(metrics.finite_predictions["label"])
     wrong = metrics.confused_pairs[metrics.confused_pairs[:, 0] != metrics.confused_pairs[:, 1]]
     most = wrong[np.argsort(-wrong[:, 2], kind="stable")[:MAX_PAIRS]]
-    return [
-        {"label": int(i), "predicted": int(j), "count": int(count), "fraction": float(count / totals[i])}
-        for i, j, count in most
-    ]
+    return [{"label": int(i), "predicted": int(j), "count": int(count), "of": int(totals[i])} for i, j, count in most]
 
 
-def _diagrams(bins: list[CalibrationBin]) -> dict[str, str]:
+def _diagrams(bins: list[CalibrationBin], error: float) -> dict[str, str]:
     """The reliability diagram for the light and the dark theme, as data URIs; empty if matplotlib is not installed."""
     try:
         from inception_v3.reports import plots
@@ -92,7 +96,7 @@ def _diagrams(bins: list[CalibrationBin]) -> dict[str, str]:
         return {}
     counts = np.array([row.count for row in bins])
     confidence, accuracy = np.array([(row.confidence, row.accuracy) for row in bins], float).T  # None becomes nan
-    error, diagrams = expected_calibration_error(bins), {}
+    diagrams = {}
     for theme in ("light", "dark"):
         png = io.BytesIO()
         plots.reliability_diagram(counts, confidence, accuracy, error, png, dark=theme == "dark")

@@ -32,8 +32,8 @@ def _overlap(generated: ComparedSet, reference: ComparedSet) -> Iterator[str]:
     keys = [_as_values(side.features.pixel_keys) for side in (generated, reference) if side.features]
     if len(keys) == 2 and (shared := int(np.isin(keys[0], keys[1]).sum())):
         yield (
-            f"{shared} of {len(keys[0])} generated images are also in the reference, so the scores are too good; "
-            "remove them from one set"
+            f"{shared} of {len(keys[0])} generated images {_are(shared)} also in the reference, so the scores are too "
+            f"good; remove {_them(shared)} from one set"
         )
 
 
@@ -66,15 +66,24 @@ def _as_values(keys: NDArray[np.uint8]) -> NDArray[np.void]:
 
 def _within_set(role: str, features: FeatureSet) -> Iterator[str]:
     if copies := features.count - len(np.unique(_as_values(features.pixel_keys))):
-        yield (
-            f"{copies} of {features.count} {role} images are copies of others in the set and count twice; remove them"
+        fault = (
+            "is a copy of another in the set and counts" if copies == 1 else "are copies of others in the set and count"
         )
+        yield f"{copies} of {features.count} {role} images {fault} twice; remove {_them(copies)}"
     small = sum(count for size, count in features.sizes.items() if min(map(int, size.split("x"))) < SMALL_SIDE)
     if small > TOLERANCE * features.count:
         yield (
-            f"{small} of {features.count} {role} images ({format_sizes(features.sizes)}) are enlarged more than twice "
-            "to 299x299: the scores compare blur and hardly any detail"
+            f"{small} of {features.count} {role} images ({format_sizes(features.sizes)}) {_are(small)} enlarged more "
+            "than twice to 299x299: the scores compare blur and hardly any detail"
         )
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _them(count: int) -> str:
+    return "it" if count == 1 else "them"
 
 
 def _sizes(generated: ComparedSet, reference: ComparedSet) -> Iterator[str]:

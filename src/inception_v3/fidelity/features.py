@@ -28,7 +28,7 @@ from inception_v3.inference.engines.registry import load_engine
 from inception_v3.inference.feature_store import KEY_BYTES, FeatureSpace, FeatureStore, FileState, content_key
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
 from inception_v3.support.cpu import core_count
-from inception_v3.support.progress import Advance, ignore
+from inception_v3.support.progress import Advance, ignore, report
 
 MAX_LISTED = 1000  # unreadable images whose reasons are kept
 STORED_FACTS = struct.Struct(f"<II?10s{KEY_BYTES}s")  # ImageFacts in the feature store
@@ -162,7 +162,7 @@ def _store_rows(
             infos = [(each.info, each.outputs) for each in batch if each.info]
             store.put(space, ((info.key, outputs["row"], _pack(info.facts)) for info, outputs in infos if outputs))
             store.put_files((info.file, info.key) for info, _ in infos if info.file)
-        progress(len(batch))
+        report(progress, len(batch), sum(each.info is None for each in batch))
 
 
 def _collect(results: Iterator[_Result], name: str, network: FeatureNetwork, strict: bool) -> FeatureSet:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from inception_v3.errors import InputError
-from inception_v3.images.addresses import find_sources, images_in
+from inception_v3.images.addresses import STANDARD_INPUT, find_sources, images_in
 from inception_v3.images.containers import open_container
 from inception_v3.images.find import ImageSource, LeftOut, find_files, is_image_name
 from inception_v3.support.text import printable
@@ -33,10 +33,12 @@ class ImageSet:
 def open_image_set(argument: str | Path) -> ImageSet:
     """Open an address. Raises InputError: missing, empty, damaged, or not supported."""
     address = str(argument)
-    name = printable(address)
+    name = STANDARD_INPUT if address == "-" else printable(address)
     if Path(address).is_dir():
         # Sorted as text, as the other programs sort, because KID and the Inception Score sample by index.
-        files = sorted(map(str, find_files(address)))
+        left_out = LeftOut()
+        files = sorted(map(str, find_files(address, left_out=left_out)))
+        left_out.warn()
         if not files:
             raise InputError(f"{name}: no images in this folder; check the path", exit_status=2)
         count = len(files) if is_image_name(files[0]) else None

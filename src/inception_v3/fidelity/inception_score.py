@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.conventions.base import InceptionScoreSplits
 from inception_v3.fidelity.feature_rows import FeatureMatrix, row_blocks
+from inception_v3.support.text import count_of
 
 LOGITS_ROWS = 4096  # images whose logits are in memory at once
 
@@ -25,7 +26,8 @@ def inception_score(
     if splits.images is None:
         if count < splits.splits:
             raise NoScoreError(
-                f"{count} images cannot be split into {splits.splits} parts; give more images, or a smaller --is-splits"
+                f"{count_of(count, 'image')} cannot be split into {splits.splits} parts; give more images, or a "
+                "smaller --is-splits"
             )
         edges = [index * count // splits.splits for index in range(splits.splits + 1)]
     else:

@@ -14,7 +14,7 @@ def kernel_distance(generated: FeatureMatrix, reference: FeatureMatrix, sampling
     Raises NoScoreError: a subset needs more images than there are.
     """
     smaller = min(len(generated), len(reference))
-    size = min(sampling.size, smaller) if sampling.shrinks else sampling.size
+    size = sampling.subset_size(smaller)
     if not 2 <= size <= smaller:
         raise NoScoreError(
             f"{smaller} images are too few for subsets of {size}; give more images, or a smaller --kid-subset-size"

@@ -34,6 +34,7 @@ from inception_v3.fidelity.neighbours import DENSITY_K, PRECISION_K, compare_nei
 from inception_v3.fidelity.network import load_network
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, NetworkPrecision
 from inception_v3.fidelity.statistics import Moments, gaussian
+from inception_v3.images.tensors import to_uint8
 from inception_v3.weights.model import InceptionV3
 
 FeatureArgument = int | nn.Module
@@ -73,7 +74,8 @@ class InceptionFeatureExtractor(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Compute the features of images. Raises ValueError: images of another shape or dtype."""
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
-            raise ValueError(f"images must be uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
+            remedy = "; for floats in [0, 1] give the metric normalize=True" if images.is_floating_point() else ""
+            raise ValueError(f"images must be uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}{remedy}")
         with torch.autocast(self.network.device.type, enabled=False):  # a training loop's autocast must not apply here
             pooled, spatial = self.network.features(self.convention.resize(images))
         return spatial if self.spatial else pooled
@@ -93,7 +95,8 @@ class FidelityMetric(Metric):
         feature: 2048 for the network of 2015; or your own module from images to features (N, D). It receives the images
             unchanged.
         normalize: images are not uint8 but floats in [0, 1], and are converted by (images * 255).byte() as in
-            torchmetrics.
+            torchmetrics. `update` raises ValueError for integers, NaN, and values that would wrap around (256/255 or
+            more, -1/255 or less). Without `normalize` it raises ValueError for anything but uint8.
         reset_real_features: `reset` also discards the real images.
         options: arguments of InceptionFeatureExtractor (weights, like, mode, dtype, device, any_weights) and of Metric.
     """
@@ -138,7 +141,7 @@ class FidelityMetric(Metric):
 
     def _features(self, images: Tensor) -> Tensor:
         if self.normalize and self.expected_width is not None:
-            images = (images * 255).byte()
+            images = to_uint8(images)
         with torch.no_grad():
             features: Tensor = self.inception(images)
         if self.expected_width not in (None, features.shape[1]):

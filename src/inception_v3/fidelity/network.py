@@ -18,6 +18,7 @@ from inception_v3.inference.choose import open_graph
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.network.settings import GRAPH_2015
+from inception_v3.support.text import printable
 from inception_v3.weights.formats import fid_2015
 from inception_v3.weights.load import load
 from inception_v3.weights.model import InceptionV3
@@ -36,6 +37,8 @@ class FeatureNetwork:
         checksum: SHA-256 of the weights, independent of the file format.
         logits: the weights of the last layer, (classes, width).
         callers: the number of threads that may call `features` at once, each on its own part of the cores.
+        weights: the name of the file or of the published weights.
+        is_published: whether the network has the architecture of 2015, without which no score is comparable.
     """
 
     features: ExtractFeatures
@@ -46,6 +49,13 @@ class FeatureNetwork:
     dtype: NetworkPrecision
     device: torch.device
     callers: int = 1
+    weights: str = "this model"
+    is_published: bool = True
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that runs it: a value of `--engine`."""
+        return self.features.engine.name if isinstance(self.features, EngineFeatures) else "pytorch"
 
     def to(self, device: torch.device, dtype: NetworkPrecision) -> "FeatureNetwork":
         """This network on a device and in a precision. Returns itself if `features` is not an EngineFeatures."""
@@ -110,6 +120,8 @@ def load_network(
         dtype=dtype,
         device=torch.device(device),
         callers=callers,
+        weights=printable(name if model is weights else Path(name).name),
+        is_published=not differences,
     )
 
 

@@ -23,7 +23,7 @@ class FidelityOptions:
     """How two sets of images are compared.
 
     Attributes:
-        like, mode: the convention (`find_convention`); by default clean-fid's, with the exact distance.
+        like, mode: the convention (`find_convention`); by default clean-fid's resize and the exact distance.
         weights, any_weights, dtype, device: the network (`load_network`).
         scores: names in `scores.SCORES`; None for all.
         cache, use_cache: the folder of the feature store (by default in the user's cache folder), and whether it is
@@ -62,7 +62,15 @@ class FidelityOptions:
             splits = replace(splits, seed=self.seed)
         if self.is_splits is not None:
             splits = replace(splits, splits=self.is_splits, images=None)
-        return replace(convention, kid=kid, inception_score=splits)
+        given = {
+            "--seed": self.seed,
+            "--kid-subsets": self.kid_subsets,
+            "--kid-subset-size": self.kid_subset_size,
+            "--is-splits": self.is_splits,
+        }
+        changed = replace(convention, kid=kid, inception_score=splits)
+        options = " ".join(f"{option} {value}" for option, value in given.items() if value is not None)
+        return replace(changed, changes=options) if changed != convention else convention
 
     def callers(self) -> int:
         """The number of threads that run the network at once."""

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inception_v3.errors import InputError, NoScoreError
+from inception_v3.errors import NoScoreError
 from inception_v3.fidelity.neighbours import nearest_neighbours
 from inception_v3.fidelity.result import ComparedSet, FidelityResult, format_scores
+from inception_v3.fidelity.score_names import three_digits
 from inception_v3.fidelity.scores import neighbour_scores
 from inception_v3.fidelity.stored_image import decode_image
 from inception_v3.reports.pages import thumbnail, write_page
@@ -21,31 +22,50 @@ SHOWN, NEIGHBOURS, THUMBNAIL = 8, 5, 112
 
 
 def write(result: FidelityResult, path: Path, progress: StartStep = no_progress) -> None:
-    """Write the page. Images are ranked by realism: above 1, an image lies among the real ones.
+    """Write the page. Without nearest neighbours, such as of statistics, it has no images, and a line with the reason.
 
-    Raises InputError: statistics without images, too few images for neighbours, a path that cannot be written.
+    Raises InputError: a path that cannot be written.
     """
+    tiles, notes = format_scores(result), list(result.notes)
     try:
-        realism = neighbour_scores(result, progress).realism
+        groups = _groups(result, neighbour_scores(result, progress).realism)
     except NoScoreError as error:
-        raise InputError(f"{path}: the page needs nearest neighbours: {error}") from error
-    order = np.argsort(-realism, kind="stable")
-    best = order[:SHOWN]
-    worst = order[::-1][: min(SHOWN, len(order) - len(best))]
+        groups = []
+        notes.append(f"no images on this page, because they are ranked by their nearest neighbours: {error}")
     write_page(
         path,
         "fidelity/report.html",
         {
-            "generated": result.generated.name,
-            "reference": result.required_reference.name,
-            "scores": format_scores(result.scores),
-            "warnings": result.warnings + result.notes,
-            "facts": [f"convention {result.convention.name}", *result.describe()],
-            "groups": [("Best", _rows(result, best, realism)), ("Worst", _rows(result, worst, realism))],
+            "title": title_of(result),
+            "tiles": tiles,
+            "scores": [score for score, _, _ in tiles],
+            "warnings": result.warnings + notes,
+            "facts": [
+                *result.describe(),
+                f"Convention: {result.convention_text}",
+                f"Weights: {result.network_text}",
+                f"Cite as: {result.cite_as()}",
+            ],
+            "groups": groups,
             "unreadable": result.unreadable,
             "thumbnail": THUMBNAIL,
         },
     )
+
+
+def title_of(result: FidelityResult) -> str:
+    """A title without the folders of the sets' names, unless only these differ."""
+    names = [side.name for side in result.sets.values()]
+    short = [Path(name).name or name for name in names]
+    return "Scores of " + " against ".join(f"“{name}”" for name in (short if len(set(short)) == len(names) else names))
+
+
+def _groups(result: FidelityResult, realism: NDArray[np.float64]) -> list[tuple[str, list[list[dict[str, str]]]]]:
+    """The rows of the most and of the least realistic generated images."""
+    order = np.argsort(-realism, kind="stable")
+    best = order[:SHOWN]
+    worst = order[::-1][: min(SHOWN, len(order) - len(best))]
+    return [("most", _rows(result, best, realism)), ("least", _rows(result, worst, realism))]
 
 
 def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.float64]) -> list[list[dict[str, str]]]:
@@ -56,8 +76,11 @@ def _rows(result: FidelityResult, chosen: NDArray[np.intp], realism: NDArray[np.
     generated, real = _thumbnails(result.generated, chosen), _thumbnails(result.required_reference, indices.ravel())
     rows = []
     for image, neighbours, away in zip(chosen.tolist(), indices.tolist(), distances.tolist(), strict=True):
-        first = generated[image] | {"caption": f"realism {realism[image]:.3f}"}
-        others = (real[index] | {"caption": f"distance {far:.3f}"} for index, far in zip(neighbours, away, strict=True))
+        first = generated[image] | {"caption": f"realism {three_digits(realism[image])}"}
+        others = (
+            real[index] | {"caption": f"distance {three_digits(far)}"}
+            for index, far in zip(neighbours, away, strict=True)
+        )
         rows.append([first, *others])
     return rows
 
@@ -71,7 +94,7 @@ def _thumbnails(side: ComparedSet, rows: NDArray[np.intp]) -> dict[int, dict[str
         if index in requested:
             pixels, _ = decode_image(image.read(), image.name)
             data = thumbnail(Image.fromarray(pixels.transpose(1, 2, 0)), THUMBNAIL, "PNG")
-            thumbnails[requested[index]] = {"name": image.name, "data": data}
+            thumbnails[requested[index]] = {"name": image.name.removeprefix(f"{side.name}/"), "data": data}
             if len(thumbnails) == len(requested):
                 break
     return thumbnails

@@ -1,12 +1,14 @@
 """Score two sets of images: the whole of `inception-v3 fidelity` as one function."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from inception_v3.errors import InputError
 from inception_v3.fidelity.advice import advice
-from inception_v3.fidelity.conventions import Convention
+from inception_v3.fidelity.conventions import DEFAULT, Convention, same_features
 from inception_v3.fidelity.features import extract_features, read_inputs
 from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.image_sets import open_image_set
@@ -44,10 +46,29 @@ def score_sets(
     generated: str | Path, reference: str | Path | None, options: FidelityOptions, progress: StartStep = no_progress
 ) -> FidelityResult:
     """The same as `fidelity`, with all options in one object."""
+    (outcome,) = score_each([generated], reference, options, progress)
+    if isinstance(outcome, InputError):
+        raise outcome
+    return outcome
+
+
+def score_each(
+    generated: Sequence[str | Path],
+    reference: str | Path | None,
+    options: FidelityOptions,
+    progress: StartStep = no_progress,
+) -> Iterator[FidelityResult | InputError]:
+    """Score several generated sets, one after another, against one reference, whose features are computed once.
+
+    A set whose images turn out to be unusable yields its InputError, and the next one follows. All other errors of
+    `fidelity` are raised before the first set is scored.
+    """
     convention = options.convention()
     check_score_names(options.scores)
-    sets = [_open(argument, convention) for argument in (generated, reference) if argument is not None]
-    if reference is not None:
+    sides = [_open(argument, convention) for argument in generated]
+    other = None if reference is None else _open(reference, convention)
+    sets = sides + ([other] if other else [])
+    if other is not None:
         for side in sets:
             check_covariance(side, side.image_set.count)
     network = load_network(
@@ -61,18 +82,31 @@ def score_sets(
         _check_statistics(side, convention, network, named=bool(options.like or options.mode))
     if options.dtype == "int8":
         network = _calibrate_int8(network, sets, convention, progress)
-    result = FidelityResult(sets[0], sets[1] if reference is not None else None, convention, network)
     folder = options.cache_folder()
     store = FeatureStore(folder) if folder else None
     with closing(store) if store else nullcontext():
-        _extract(result, options, store, progress)
-        compute_scores(result, options.scores, progress)
-        result.warnings = advice(result)
-        if options.dtype != "fp32" and reference is not None:
+        if other is not None:
+            _extract(other, network, convention, options, store, progress)
+        for side in sides:
             try:
-                _measure_precision(result, store, progress)
+                # A copy of the set, so that its features on disk are deleted with the result.
+                yield _score(FidelityResult(replace(side), other, convention, network), options, store, progress)
             except InputError as error:
-                result.notes.append(f"the effect of {options.dtype} on FID could not be measured: {error}")
+                yield error
+
+
+def _score(
+    result: FidelityResult, options: FidelityOptions, store: FeatureStore | None, progress: StartStep
+) -> FidelityResult:
+    """Extract the generated features and compute everything in `result`."""
+    _extract(result.generated, result.network, result.convention, options, store, progress)
+    compute_scores(result, options.scores, progress)
+    result.warnings = advice(result)
+    if options.dtype != "fp32" and result.reference is not None:
+        try:
+            _measure_precision(result, store, progress)
+        except InputError as error:
+            result.notes.append(f"the effect of {options.dtype} on FID could not be measured: {error}")
     result.notes += store.messages if store else []
     return result
 
@@ -121,15 +155,16 @@ def _check_statistics(side: ComparedSet, convention: Convention, network: Featur
         raise InputError(
             f"{side.name}: does not record which convention it was computed by; name it with --like", exit_status=2
         )
-    if saved.convention not in (None, convention.name):
+    if saved.convention is not None and not same_features(saved.convention, convention):
+        remedy = "no --like" if saved.convention == DEFAULT.name else f"--like {saved.convention}"
         raise InputError(
-            f"{side.name}: computed by {saved.convention}, and the other set by {convention.name}; use one convention "
-            f"for both, such as --like {saved.convention}"
+            f"{side.name}: its statistics were computed by the convention {saved.convention}, whose resize differs "
+            f"from that of {convention.name}; use one convention for both sets, such as {remedy}"
         )
     if saved.weights not in (None, network.checksum):
         raise InputError(
-            f"{side.name}: computed with weights {f'{saved.weights}'[:12]}, and the other set with "
-            f"{network.checksum[:12]}; compute the statistics again with these weights"
+            f"{side.name}: its statistics were computed with weights {f'{saved.weights}'[:12]}, and this run uses "
+            f"weights {network.checksum[:12]} (the start of their SHA-256); compute the statistics again with these"
         )
 
 
@@ -146,16 +181,20 @@ def _calibrate_int8(
     return calibrated
 
 
-def _extract(result: FidelityResult, options: FidelityOptions, store: FeatureStore | None, progress: StartStep) -> None:
-    """Extract the features of all sets that have images."""
+def _extract(
+    side: ComparedSet,
+    network: FeatureNetwork,
+    convention: Convention,
+    options: FidelityOptions,
+    store: FeatureStore | None,
+    progress: StartStep,
+) -> None:
+    """Extract the features of a set, if it has images."""
     # int8 features also depend on the images that the network was calibrated on, so they are not stored.
     store = store if options.dtype != "int8" else None
-    for side in result.sets.values():
-        if side.image_set.count != 0:
-            advance = progress(side.name, side.image_set.count)
-            side.features = extract_features(
-                side.image_set, result.network, result.convention, options, store=store, progress=advance
-            )
+    if side.image_set.count != 0:
+        advance = progress(side.name, side.image_set.count)
+        side.features = extract_features(side.image_set, network, convention, options, store=store, progress=advance)
 
 
 def _measure_precision(result: FidelityResult, store: FeatureStore | None, progress: StartStep) -> None:

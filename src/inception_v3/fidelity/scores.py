@@ -24,6 +24,8 @@ from inception_v3.fidelity.result import ComparedSet, FidelityResult
 from inception_v3.support.progress import StartStep, no_progress
 from inception_v3.support.text import choose
 
+NEIGHBOURS_STEP, INTERVAL_STEP = SCORE_STEPS = ("nearest neighbours", "interval of FID")  # steps that are not of images
+
 
 @dataclass(frozen=True)
 class Score:
@@ -86,7 +88,7 @@ def neighbour_scores(result: FidelityResult, progress: StartStep, k: int = 0) ->
             reference,
             k=min(PRECISION_K, available),
             density_k=min(DENSITY_K, available),
-            progress=progress("nearest neighbours", distance_count(len(generated), len(reference))),
+            progress=progress(NEIGHBOURS_STEP, distance_count(len(generated), len(reference))),
         )
     return result.neighbours
 
@@ -113,7 +115,7 @@ def _fid_infinity(result: FidelityResult, progress: StartStep) -> Iterable[float
         reference,
         fid=fid,
         seed=result.convention.kid.seed,
-        progress=progress("interval of FID", half_count(generated, reference) + 1),
+        progress=progress(INTERVAL_STEP, half_count(generated, reference) + 1),
     )
     return *extrapolation.fid_interval, extrapolation.infinity, *extrapolation.infinity_interval
 

@@ -30,6 +30,7 @@ from inception_v3.inference.feature_store import FeatureSpace, FeatureStore, Fil
 from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
 from inception_v3.inference.schedule import Result, run_batches
 from inception_v3.network.layers import Conv2d
+from inception_v3.support.progress import report
 from inception_v3.weights.model import InceptionV3
 
 HEAD_PREFIXES = ("Logits.", "AuxLogits.")  # of the names of parameters
@@ -123,7 +124,7 @@ def bottlenecks(
         # A file may have changed between the computation of its key and its decoding.
         unchanged = [index for index in readable if index in keys and _is_unchanged(images, index, *keys[index])]
         store.put(space, [(keys[index][0], features[index], b"") for index in unchanged])
-        on_features(len(batch))
+        report(on_features, len(batch), len(batch) - len(readable))
     return Bottlenecks(
         torch.from_numpy(features if done.all() else features[done]),
         torch.from_numpy(np.flatnonzero(done)),
@@ -137,7 +138,7 @@ def _compute(
 ) -> Iterator[Result[UnopenedImage, None]]:
     """The features of images, (D,) each, by the fastest engine for the model's device."""
     graph = swap_pools(build_graph(model, outputs=(FEATURES,)))
-    engine, _ = open_graph(graph, "auto", precision, str(next(model.parameters()).device))
+    engine, _ = open_graph(graph, "auto", precision, str(next(model.parameters()).device), callers=None)
 
     def compute(pixels: NDArray[np.uint8], sources: list[UnopenedImage]) -> Outputs:
         with explain_engine_failure(engine, sources):

@@ -7,29 +7,36 @@ layers are trained too, with smaller learning rates (training/train.py).
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from inception_v3.data import LabelledImages
+from inception_v3.data import LabelledImages, batches
 from inception_v3.data.sequences import concatenate
 from inception_v3.errors import InputError
-from inception_v3.evaluation.evaluate import Metrics, log_probabilities, predictions
+from inception_v3.evaluation.evaluate import Metrics, evaluate, log_probabilities, merge, predictions
 from inception_v3.finetuning.bottlenecks import HEAD_PREFIXES, Bottlenecks, bottlenecks, last_layer
-from inception_v3.finetuning.logistic import fit_head
+from inception_v3.finetuning.folds import CrossValidation, assign_folds, check_folds, content_groups
+from inception_v3.finetuning.logistic import FittedHead, fit_head
+from inception_v3.inference.choose import fastest_engine
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Size
 from inception_v3.support.devices import precision_context
-from inception_v3.support.progress import progress_bar
+from inception_v3.support.progress import show_progress, summary
 from inception_v3.support.text import suggest
-from inception_v3.training.model import check_memory
+from inception_v3.training.model import check_batch_size, check_memory
 from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions, load_recipe
 from inception_v3.training.run_folder import RunFolder
+from inception_v3.weights import BEST_FILE
+from inception_v3.weights.load import load
 from inception_v3.weights.model import InceptionV3
 
 
@@ -40,9 +47,11 @@ class HeadOptions:
     l2: float | None = None  # strength of the L2 penalty; None chooses it by holding out a part of the training images
     precision: Precision = "fp32"  # of the features, and so of the last layer
     batch_size: int = 32  # images per batch while the features are computed
+    folds: int | None = None  # number of folds of a cross-validation before the last layer is trained
 
 
 DEFAULT_HEAD = HeadOptions()
+Keep = Literal["best", "last"]  # the weights to keep of a training of more layers
 
 
 @dataclass
@@ -50,19 +59,52 @@ class TrainedHead:
     """The result of training the last layer."""
 
     l2: float
-    losses: dict[float, float]  # by strength of the L2 penalty, for each that was tried
+    losses: dict[float, float]  # of held-out training images, by the strength of each L2 penalty that was tried
     metrics: Metrics  # on the held-out images
     training: Metrics  # on the training images
     computed: int  # number of images whose features were not in the store
     seconds: dict[str, float]  # spent on "features" and on "head"
+    folds: CrossValidation | None = None  # None if it was not requested
+
+    def held_out_figures(self) -> dict[str, float]:
+        """The line of metrics.jsonl: epoch 0."""
+        figures = {"epoch": 0, "loss": self.training.loss, "accuracy": self.training.top1}
+        return figures | self.metrics.held_out_figures()
+
+
+@dataclass(frozen=True)
+class Unfreezing:
+    """The figures of a training of more layers, and the weights that were kept of it."""
+
+    keep: Keep
+    epoch: int  # of the kept weights: 0 is the trained last layer, before other layers were trained
+    epochs: list[dict[str, float]]  # the lines of metrics.jsonl; runs that began with an earlier version lack epoch 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The kept weights, and the figures before unfreezing ("head") and after the last epoch ("unfrozen")."""
+        held_out: list[dict[str, Any]] = [
+            {name.removeprefix("held_out_"): value for name, value in figures.items() if name.startswith("held_out_")}
+            for figures in (self.epochs[0], self.epochs[-1])
+        ]
+        for figures in held_out:
+            figures["top1_interval"] = [figures.pop(name, None) for name in ("top1_low", "top1_high")]
+        head, unfrozen = held_out
+        return {
+            "keep": self.keep,
+            "kept": "unfrozen" if self.epoch else "head",
+            "kept_epoch": self.epoch,
+            "head": head if self.epochs[0]["epoch"] == 0 else None,
+            "unfrozen": unfrozen,
+        }
 
 
 @dataclass
 class FineTuned:
     """The result of `finetune`."""
 
-    metrics: Metrics  # of the final model, on the held-out images
+    metrics: Metrics  # of the kept model, on the held-out images
     head: TrainedHead | None  # None if a training of more layers was resumed
+    unfreezing: Unfreezing | None = None  # None if only the last layer was trained
 
 
 def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size | None = None) -> InceptionV3:
@@ -96,6 +138,7 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
     new_model.load_state_dict(tensors, assign=True)
     new_model.preprocessing = model.preprocessing.at(size)
     new_model.class_names = class_names
+    new_model.origin = model.origin and replace(model.origin, training={"origin": model.origin.first})
     return new_model.eval()
 
 
@@ -137,6 +180,7 @@ def finetune(
     *,
     head: HeadOptions = DEFAULT_HEAD,
     unfreeze: Mapping[str, float] | None = None,
+    keep: Keep = "best",
     recipe: Recipe | None = None,
     start: str = "given weights",
     options: TrainingOptions = DEFAULT_OPTIONS,
@@ -144,17 +188,19 @@ def finetune(
 ) -> FineTuned:
     """Train the last layer of a model from `with_new_head`, then other layers if requested, and write a run folder.
 
-    Nothing is chosen with `test_set`.
+    Only `keep="best"` chooses with `test_set`.
 
     Args:
         run: if it holds a state of a training with the same `unfreeze`, that training resumes.
         store: features of known images; those of new images are added.
         unfreeze: learning-rate factors, as `rate_factors` returns them, of the layers to train after the last one.
+        keep: the weights to keep after that: "best" keeps those with the highest top-1 accuracy on `test_set`, of the
+            trained last layer and of every epoch; the earliest of several. "last" keeps those of the last epoch.
         recipe: how to train these layers. The image size, crop fraction and depth multiplier are those of `model`.
         start: a description of the weights from which `model` was made.
 
     Raises:
-        InputError: as `train` does, or `unfreeze` is used with an image size that is not square.
+        InputError: as `train` and `folds.check_folds` do, or `unfreeze` is used with an image size that is not square.
     """
     console = console or Console(stderr=True)
     height, width = model.image_size
@@ -168,13 +214,16 @@ def finetune(
     device, classes = next(model.parameters()).device, len(train_set.class_names)
     if unfreeze:
         check_memory(recipe, len(train_set), classes, device)
+        check_batch_size(model, recipe, len(train_set))
     check_memory(recipe.with_options(batch_size=head.batch_size), len(train_set), classes, device, training=False)
     trained = None
     if not (unfreeze and run.latest_state_file):
         trained = train_head(model, train_set, test_set, run, store, head, options.workers, console)
     if trained and not unfreeze:
         facts = {"l2": trained.l2, "precision": head.precision, "seen": trained.training.count}
-        run.save_model(model, {"head": facts})
+        facts = {"head": facts} | ({"folds": trained.folds.summary()} if trained.folds else {})
+        run.save_model(model, facts, train_set, test_set, trained.metrics)
+        run.write_card()
         return FineTuned(trained.metrics, trained)
     # Do not save the model here: --resume refuses a model without a state, and `train` saves both in the right order.
     from inception_v3.training.train import train  # takes seconds to import
@@ -187,11 +236,29 @@ def finetune(
         device,
         model=model,
         start=f"{start}, last layer first",
+        start_figures=trained.held_out_figures() if trained else None,
         rate_factors=unfreeze,
         options=options,
         console=console,
     )
-    return FineTuned(metrics, trained)
+    unfreezing = Unfreezing(keep, recipe.epochs, run.read_metrics())
+    if keep == "best":
+        best = load(run.path / BEST_FILE, device)
+        assert best.origin is not None  # set by `load`
+        unfreezing = replace(unfreezing, epoch=round(best.origin.training["epochs"]))
+        if unfreezing.epoch < recipe.epochs:
+            best_head = trained if unfreezing.epoch == 0 else None
+            metrics = best_head.metrics if best_head else _evaluate(best, test_set, recipe, options)
+            run.save_model(best, best.origin.training, train_set, test_set, metrics, best=True)
+            run.write_card()
+            run.draw_plots(metrics, [])
+    return FineTuned(metrics, trained, unfreezing)
+
+
+def _evaluate(model: InceptionV3, test_set: LabelledImages, recipe: Recipe, options: TrainingOptions) -> Metrics:
+    """Evaluate an epoch's model, as `train` does."""
+    loader = batches(test_set, model.preprocessing, recipe.batch_size, workers=options.workers)
+    return evaluate(model, loader, test_set.class_names)
 
 
 def train_head(
@@ -212,6 +279,9 @@ def train_head(
         [*train_set.labels, *test_set.labels],
         concatenate(train_set.names, test_set.names),
     )
+    groups = content_groups(train_set, test_set) if options.folds else np.arange(len(images))
+    if options.folds:  # what cannot work is refused before the features are computed
+        check_folds(np.array(images.labels), groups, options.folds, images.class_names)
     result = _bottlenecks_with_progress(model, images, store, options, workers, console)
     features_done = time.perf_counter()
 
@@ -220,28 +290,59 @@ def train_head(
     train_set.check_classes_readable(labels[is_training].tolist())
     if bool(is_training.all()):
         raise InputError("none of the held-out images can be read")
-    device = next(model.parameters()).device
-    features, classes = result.features, len(images.class_names)
-    head = fit_head(features[is_training].to(device), labels[is_training].to(device), classes, options.l2)
-    last_layer(model).load_state_dict({"weights": head.weights[:, :, None, None], "biases": head.biases})
+    features, folds = result.features, None
+    if options.folds:
+        readable = (labels.numpy(), groups[result.indices], options.folds)
+        check_folds(*readable, images.class_names)
+        folds = _cross_validate(model, features, labels, assign_folds(*readable), options)
+    head = _fit(model, features[is_training], labels[is_training], options)
     training = evaluate_head(model, features[is_training], labels[is_training], options.precision)
     metrics = evaluate_head(model, features[~is_training], labels[~is_training], options.precision)
     seconds = {"features": features_done - started, "head": time.perf_counter() - features_done}
+    trained = TrainedHead(head.l2, head.losses, metrics, training, result.computed, seconds, folds)
 
     run.remove_old_run()
     run.write_bad_images(dict([*train_set.bad, *test_set.bad, *result.bad]))
     run.write_training_images(train_set.names)
-    figures = {"epoch": 0, "loss": training.loss, "accuracy": training.top1}
-    run.write_metrics([figures | {"held_out_loss": metrics.loss, "held_out_top1": metrics.top1}])
+    run.write_metrics([trained.held_out_figures()])
     run.draw_plots(metrics, [])
-    console.print(
-        f"features: {result.computed:,} computed, {len(labels) - result.computed:,} from the cache, "
-        f"{seconds['features']:.1f} s; last layer: {seconds['head']:.1f} s, L2 {head.l2:g}, "
-        f"held out {metrics.top1:.1%}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return TrainedHead(head.l2, head.losses, metrics, training, result.computed, seconds)
+    for line in _describe(trained):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return trained
+
+
+def _fit(model: InceptionV3, features: Tensor, labels: Tensor, options: HeadOptions) -> FittedHead:
+    """Fit the last layer of `model` in place to images given by their features."""
+    device = next(model.parameters()).device
+    head = fit_head(features.to(device), labels.to(device), model.settings.num_classes, options.l2)
+    last_layer(model).load_state_dict({"weights": head.weights[:, :, None, None], "biases": head.biases})
+    return head
+
+
+def _cross_validate(
+    model: InceptionV3, features: Tensor, labels: Tensor, numbers: NDArray[np.int64], options: HeadOptions
+) -> CrossValidation:
+    """Train the last layer of `model` once for each fold, and evaluate it on the images of this fold.
+
+    The L2 penalty is chosen for each fold without its images. `numbers` are the folds of the images, (N,).
+    """
+    folds, penalties = [], []
+    for number in range(int(numbers.max()) + 1):
+        inside = torch.from_numpy(numbers == number)
+        penalties.append(_fit(model, features[~inside], labels[~inside], options).l2)
+        fold = evaluate_head(model, features[inside], labels[inside], options.precision)
+        fold.predictions["index"] = np.flatnonzero(inside)
+        folds.append(fold)
+    return CrossValidation(merge(folds), folds, penalties)
+
+
+def _describe(head: TrainedHead) -> Iterator[str]:
+    """Lines for people: how the last layer was trained, and what it reaches."""
+    tried = f", the best of {len(head.losses)} on a part of the training images" if head.losses else ""
+    yield f"last layer: {head.seconds['head']:.1f} s, L2 penalty {head.l2:g}{tried}"
+    if head.folds:
+        yield f"{len(head.folds.each)} folds: {head.folds.metrics.describe('images, each held out once')}"
+    yield f"only the last layer trained: {head.metrics.describe('held-out images')}"
 
 
 def _bottlenecks_with_progress(
@@ -252,20 +353,32 @@ def _bottlenecks_with_progress(
     workers: int,
     console: Console,
 ) -> Bottlenecks:
-    """The features of the images, with progress bars."""
-    with progress_bar(console) as progress:
-        files = progress.add_task("reading files", total=len(images), figures="")
-        features = progress.add_task("features", total=len(images), figures="")
-        return bottlenecks(
+    """The features of the images, with progress bars or lines, and a summary."""
+    started = time.perf_counter()
+    with show_progress(console) as start_step:
+        features = start_step("features", len(images))
+        files = start_step("reading files", len(images))
+        result = bottlenecks(
             model,
             images,
             store,
             precision=options.precision,
             batch_size=options.batch_size,
             workers=workers,
-            on_file=lambda: progress.advance(files),
-            on_features=lambda count: progress.advance(features, count),
+            on_file=lambda: files(1),
+            on_features=features,
         )
+    computed = result.computed + len(result.bad)
+    engine, _ = fastest_engine(options.precision, str(next(model.parameters()).device))
+    line = summary(
+        computed,
+        len(result.bad),
+        time.perf_counter() - started,
+        f"{engine.name} {options.precision}",
+        stored=len(images) - computed,
+    )
+    console.print(f"features: {line}", highlight=False, soft_wrap=True)
+    return result
 
 
 @torch.inference_mode()

@@ -1,21 +1,35 @@
 """Addresses of images, the same in all commands; see `expand`."""
 
+import codecs
 import glob
 import io
 import os
 import re
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 from inception_v3.errors import InputError
 from inception_v3.images.decode import read_all
-from inception_v3.images.find import ImageSource, LeftOut, file_mode, find_files, is_image_name, list_unsorted
-from inception_v3.support.text import printable
+from inception_v3.images.find import (
+    SYSTEM_NAMES,
+    ImageSource,
+    LeftOut,
+    NameTest,
+    any_name,
+    file_mode,
+    find_files,
+    is_image_name,
+    list_unsorted,
+    walk,
+)
+from inception_v3.support.text import byte_order_encoding, printable
 
 MAX_FILES = 1_000_000  # that braces may stand for
 MAX_HELD_BYTES = 2 * 2**30  # of images in archives that `collect` holds in memory
@@ -24,13 +38,27 @@ STANDARD_INPUT = "standard input"
 
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?(\d{1,18}))?|([a-zA-Z])\.\.([a-zA-Z])")
 _IMAGE_SIGNATURES = re.compile(  # strict, so that no list of paths is mistaken for an image: BMW/1.jpg, P6/1.jpg
-    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)|....ftypavi",
+    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|BM....\0\0|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6Ff]\s+(#|\d+\s+\d+\s)"
+    rb"|....ftyp(avi|hei|hev|mif1|msf1)|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     re.DOTALL,
 )
 
 
 def is_url(address: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*(::[^/]+)?://", address) is not None
+
+
+def short_name(address: str) -> str:
+    """The name of a data set for titles, without the folders around it and without a URL's host, user and query.
+
+    Of a pattern of files it is the name of their folder, of KIND:FOLDER the kind, and of tfrecords:FOLDER the folder.
+    """
+    kind = re.fullmatch(r"([a-z][a-z0-9-]+)(?:\+[a-z]+)?:(?!//)(.+)", address, re.DOTALL)
+    if kind is not None and not exists(address):
+        return short_name(kind[2]) if kind[1] == "tfrecords" else kind[1]
+    path = Path(urlsplit(address).path) if is_url(address) else Path(address).resolve()
+    is_pattern = set("*?[{") & {*path.name} and not exists(address)
+    return printable((path.parent if is_pattern else path).name or address)
 
 
 exists = os.path.exists  # False for text that is too long to be a path, for which pathlib raises an error
@@ -46,7 +74,7 @@ def expand_paths(address: str) -> list[str]:
     for path in expand_braces(address):
         if is_url(path) or exists(path):
             paths.append(path)
-        elif matches := sorted(glob.glob(path, recursive=True)):  # noqa: PTH207 (patterns may be absolute)
+        elif matches := sorted(filter(_is_no_system_file, glob.glob(path, recursive=True))):  # noqa: PTH207 (absolute)
             paths += matches
         else:
             raise InputError(
@@ -55,6 +83,10 @@ def expand_paths(address: str) -> list[str]:
                 exit_status=2,
             )
     return paths
+
+
+def _is_no_system_file(path: str) -> bool:
+    return SYSTEM_NAMES.isdisjoint(path.lower().split("/"))
 
 
 def expand(arguments: Iterable[str]) -> Iterator[ImageSource]:
@@ -80,10 +112,15 @@ def expand(arguments: Iterable[str]) -> Iterator[ImageSource]:
     MAX_STREAM_BYTES, or a folder cannot be listed.
     """
     arguments = list(arguments)
+    check_addresses(arguments)
+    return _read_all_images(arguments)
+
+
+def check_addresses(arguments: list[str]) -> None:
+    """Check at once what can be checked without listing whole folders. Raises InputError as `expand` does."""
     for address in chain.from_iterable(map(expand_braces, arguments)):
         if address != "-" and not is_url(address) and next(find_files(address, list_unsorted), None) is None:
             raise _no_images(address)
-    return _read_all_images(arguments)
 
 
 def collect(arguments: Iterable[str]) -> list[ImageSource]:
@@ -101,9 +138,25 @@ def collect(arguments: Iterable[str]) -> list[ImageSource]:
     return sources
 
 
+def count_images(arguments: Iterable[str]) -> int | None:
+    """The number of images of `expand`, from listing folders; None if files must be read to count them.
+
+    Raises InputError: a folder cannot be listed.
+    """
+    addresses = list(chain.from_iterable(map(expand_braces, arguments)))
+    if any(address == "-" or is_url(address) for address in addresses):
+        return None
+    count = 0
+    for path in chain.from_iterable(find_files(address, list_unsorted) for address in addresses):
+        if not is_image_name(path.name):  # it may be an archive
+            return None
+        count += 1
+    return count
+
+
 def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
     left_out = LeftOut()
-    for file in chain.from_iterable(map(find_sources, arguments)):
+    for file in chain.from_iterable(find_sources(argument, left_out) for argument in arguments):
         try:
             yield from images_in(file, left_out)
         except InputError as error:
@@ -111,33 +164,41 @@ def _read_all_images(arguments: list[str]) -> Iterator[ImageSource]:
     left_out.warn()
 
 
-def find_sources(argument: str) -> Iterator[ImageSource]:
+def find_sources(
+    argument: str, left_out: LeftOut | None = None, stdin: io.BufferedReader | None = None
+) -> Iterator[ImageSource]:
     """Yield the files that an argument of `expand` refers to: images, and archives that are not opened yet.
 
-    A file that cannot be downloaded has the error as its content. Raises InputError as `expand` does, while iterating.
+    Other files in folders are added to `left_out`. `stdin` is read instead of the standard input. A file that cannot be
+    downloaded has the error as its content. Raises InputError as `expand` does, while iterating.
     """
     if argument == "-":
-        yield from _standard_input()
+        yield from _standard_input(stdin or open_standard_input(), left_out)
         return
     for address in expand_braces(argument):
         if is_url(address):
             yield _download(address)
             continue
         path = None
-        for path in find_files(address):
+        for path in find_files(address, left_out=left_out):
             yield ImageSource(printable(path), path)
         if path is None:
             raise _no_images(address)
 
 
-def images_in(source: ImageSource, left_out: LeftOut) -> Iterator[ImageSource]:
-    """The images of an archive, or the image itself. Raises InputError: a damaged archive."""
-    if not isinstance(source.content, Path) or is_image_name(source.content.name):
-        return iter([source])
-    from inception_v3.images.containers import open_container  # takes 13 ms to import
+def images_in(source: ImageSource, left_out: LeftOut, wanted: NameTest = any_name) -> Iterator[ImageSource]:
+    """The images of an archive, or the image itself, if their names are `wanted`. Raises InputError: a damaged archive.
 
-    container = open_container(source.content, source.name)
-    return iter([source]) if container is None else container.images(left_out)
+    Images that are not wanted are not read.
+    """
+    container = None
+    if isinstance(source.content, Path) and not is_image_name(source.content.name):
+        from inception_v3.images.containers import open_container  # takes 13 ms to import
+
+        container = open_container(source.content, source.name)
+    if container is not None:
+        return container.images(left_out, wanted)
+    return iter([source] if wanted(source.name) else [])
 
 
 def _download(url: str) -> ImageSource:
@@ -150,9 +211,12 @@ def _download(url: str) -> ImageSource:
 
 
 def _no_images(address: str) -> InputError:
-    empty = address and stat.S_ISDIR(file_mode(Path(address)))
-    fault = "no images in this folder" if empty else "no such file or folder, and no pattern that matches any"
-    return InputError(f"{printable(address) or '(empty)'}: {fault}; check the path", exit_status=2)
+    fault = "no such file or folder, and no pattern that matches any; check the path"
+    if address and stat.S_ISDIR(file_mode(Path(address))):
+        left_out = LeftOut()
+        deque(walk(Path(address), list_unsorted, left_out=left_out), maxlen=0)
+        fault = f"no images in this folder; {left_out.unread_images() or 'check the path'}"
+    return InputError(f"{printable(address) or '(empty)'}: {fault}", exit_status=2)
 
 
 # ------------------------------------------------------------------------------------------------ braces
@@ -222,28 +286,27 @@ def _parse_group(parts: list[str]) -> Results:
 # ---------------------------------------------------------------------------------------- standard input
 
 
-def _standard_input() -> Iterator[ImageSource]:
-    stream = _open_standard_input()
+def _standard_input(stream: io.BufferedReader, left_out: LeftOut | None) -> Iterator[ImageSource]:
     start = b""
     while len(start) < 64 and not _starts_with_path(start) and (chunk := stream.read1(MAX_PATH_BYTES)):
         start += chunk
-    if not start.strip():
+    if not _as_utf8(start).strip():
         raise InputError(f"{STANDARD_INPUT}: it is empty; pipe an image or a list of paths in", exit_status=2)
     if _IMAGE_SIGNATURES.match(start):
         yield ImageSource(STANDARD_INPUT, read_all(stream, STANDARD_INPUT, start))
         return
     is_list = False
-    for path in _path_list(stream, start):
+    for path in _path_list(_utf8_chunks(stream, start)):
         mode = file_mode(path)
         is_list = is_list or mode != 0
         if not is_list:  # the HTML page of a failed download, for example: one message, not one per line
             raise _not_supported(f"{printable(path)[:80]} is not a path")
-        files = find_files(os.fspath(path)) if stat.S_ISDIR(mode) else iter(())
+        files = find_files(os.fspath(path), left_out=left_out) if stat.S_ISDIR(mode) else iter(())
         first = next(files, path)  # a file, or a missing file or empty folder, which is reported when it is opened
         yield from (ImageSource(printable(file), file) for file in chain((first,), files))
 
 
-def _open_standard_input() -> io.BufferedReader:
+def open_standard_input() -> io.BufferedReader:
     """Return a separate reader of standard input, empty if there is none.
 
     With sys.stdin's own reader, Python aborts if it exits while a thread is still reading.
@@ -259,11 +322,27 @@ def _not_supported(fault: str) -> InputError:
 
 def _starts_with_path(start: bytes) -> bool:
     """Return whether `start` contains a whole line that is an existing path, so that no more bytes are needed."""
-    first, end, _ = start.replace(b"\0", b"\n").partition(b"\n")
+    first, end, _ = _as_utf8(start).replace(b"\0", b"\n").partition(b"\n")
     return bool(end) and file_mode(Path(os.fsdecode(first.removesuffix(b"\r")))) != 0
 
 
-def _path_list(stream: io.BufferedReader, rest: bytes) -> Iterator[Path]:
+def _as_utf8(start: bytes) -> bytes:
+    """The start of a text without its byte order mark, and in UTF-8 if that names UTF-16."""
+    return b"".join(_utf8_chunks(io.BytesIO(), start))
+
+
+def _utf8_chunks(stream: io.BufferedReader | io.BytesIO, start: bytes) -> Iterator[bytes]:
+    """`start` and the rest of a stream, without a byte order mark, and in UTF-8 if that names UTF-16."""
+    chunks = chain((start,), iter(lambda: stream.read1(MAX_PATH_BYTES), b""))
+    if not (encoding := byte_order_encoding(start)):
+        return chunks
+    # PowerShell writes UTF-16, in which no byte is a file name in another encoding
+    decoder = codecs.getincrementaldecoder(encoding)("replace" if encoding == "utf-16" else "surrogateescape")
+    return (decoder.decode(chunk).encode("utf-8", "surrogateescape") for chunk in chunks)
+
+
+def _path_list(chunks: Iterator[bytes]) -> Iterator[Path]:
+    rest = next(chunks)
     separator, ending = (b"\0", b"") if b"\0" in rest else (b"\n", b"\r")
     more = True
     while more:
@@ -271,6 +350,6 @@ def _path_list(stream: io.BufferedReader, rest: bytes) -> Iterator[Path]:
         yield from (Path(os.fsdecode(path)) for line in lines if (path := line.removesuffix(ending)))
         if len(rest) > MAX_PATH_BYTES:
             raise _not_supported("not a list of paths")
-        chunk = stream.read1(MAX_PATH_BYTES)
-        more = bool(chunk or rest)
-        rest += chunk or separator
+        chunk = next(chunks, None)
+        more = chunk is not None or bool(rest)
+        rest += separator if chunk is None else chunk

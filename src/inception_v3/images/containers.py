@@ -27,7 +27,17 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MAX_STREAM_BYTES
-from inception_v3.images.find import SHARD_NAME, ImageSource, LeftOut, file_mode, is_image_name, is_system_name
+from inception_v3.images.find import (
+    SAMPLE_REASON,
+    SHARD_NAME,
+    ImageSource,
+    LeftOut,
+    NameTest,
+    any_name,
+    file_mode,
+    is_image_name,
+    is_system_name,
+)
 from inception_v3.support.text import one_line, printable
 
 SAMPLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -68,10 +78,11 @@ class Member:
 class Container:
     """A file that holds images. `count` is None if only reading it shows how many; `arrays` are those of an .npz file.
 
-    `images(left_out)` yields the images, any number of times. It raises InputError after the images before a damage.
+    `images(left_out, wanted)` yields the images whose names are wanted, by default all, any number of times. The others
+    are not read. It raises InputError after the images before a damage.
     """
 
-    images: Callable[[LeftOut], Iterator[ImageSource]]
+    images: Callable[..., Iterator[ImageSource]]
     count: int | None = None
     arrays: dict[str, ArrayHeader] = field(default_factory=dict)
     image_arrays: tuple[str, ...] = ()
@@ -234,19 +245,25 @@ def split_sample(name: str) -> tuple[str, str]:
     return f"{folder}/{match[1]}", match[2].lower()
 
 
-def _archive_images(path: Path, name: str, left_out: LeftOut) -> Iterator[ImageSource]:
+def _archive_images(path: Path, name: str, left_out: LeftOut, wanted: NameTest = any_name) -> Iterator[ImageSource]:
     """The images of an archive. Each is read when it is reached: seeking back in a compressed file is slow."""
     with archive_errors(name):
         is_tar = not is_zip(path)
         unused = unused_members(_names_before_damage(path)) if is_tar else {}
-        left_out.add([f"{name}/{printable(member)}" for member in unused.values()])
+        for unused_name in unused.values():
+            left_out.add(f"{name}/{unused_name}", SAMPLE_REASON)
         any_image = False
         for index, member in enumerate(read_members(path)):
             if is_image_name(member.name) and index not in unused:
                 any_image = True
-                yield _image_of(member, f"{name}/{printable(member.name)}", is_tar)
+                if wanted(address := f"{name}/{printable(member.name)}"):
+                    yield _image_of(member, address, is_tar)
+            elif index not in unused:
+                left_out.add_file(f"{name}/{member.name}")
         if not any_image:
-            raise InputError(f"{name}: no images in this archive; check the file")
+            raise InputError(
+                f"{name}: no images in this archive that can be read; {left_out.unread_images() or 'check it'}"
+            )
 
 
 def _names_before_damage(path: Path) -> Iterator[str]:
@@ -313,10 +330,10 @@ def _open_npz(path: Path, name: str) -> Container:
     for key in chosen:
         check_image_array(name, headers[key])
 
-    def images(_: LeftOut) -> Iterator[ImageSource]:
+    def images(_: LeftOut, wanted: NameTest = any_name) -> Iterator[ImageSource]:
         for key in chosen:
             with archive_errors(name), zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
-                yield from _array_images(f"{name}/{key}" if len(chosen) > 1 else name, file)
+                yield from _array_images(f"{name}/{key}" if len(chosen) > 1 else name, file, wanted)
         if not chosen:
             raise InputError(f"{name}: no images (uint8 arrays) in it; check the file")
 
@@ -331,9 +348,9 @@ def _open_npy(path: Path, name: str) -> Container:
     if path.stat().st_size < size:
         raise InputError(f"{name}: truncated; download or save it again")
 
-    def images(_: LeftOut) -> Iterator[ImageSource]:
+    def images(_: LeftOut, wanted: NameTest = any_name) -> Iterator[ImageSource]:
         with path.open("rb") as file:
-            yield from _array_images(name, file)
+            yield from _array_images(name, file, wanted)
 
     return Container(images, header[0][0])
 
@@ -353,9 +370,12 @@ def _read_header(file: IO[bytes], name: str) -> ArrayHeader:
     return tuple(shape), dtype
 
 
-def _array_images(name: str, file: IO[bytes]) -> Iterator[ImageSource]:
+def _array_images(name: str, file: IO[bytes], wanted: NameTest) -> Iterator[ImageSource]:
     (count, *shape), _ = _read_header(file, name)
     for index in range(count):
+        if not wanted(f"{name}[{index}]"):
+            file.seek(math.prod(shape), 1)
+            continue
         content = file.read(math.prod(shape))
         if len(content) < math.prod(shape):
             raise InputError(f"{name}: truncated after {index} of {count} images; download or save it again")

@@ -12,23 +12,29 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from inception_v3.errors import InputError
+from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.text import printable
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
+HEIF_PACKAGE = "pi_heif"  # reads HEIF; the other formats need only Pillow
 MAX_PIXELS = 178_956_970  # half a GiB as RGB; Pillow's own limit is the same by default
+MAX_PNG_TEXT = 64 * 2**20  # bytes of one text or profile in a PNG; Pillow's limit for all texts together
 MAX_STREAM_BYTES = 512 * 2**20  # of an image from a pipe, which must be held in memory as a whole
 
 MinimumSize = Callable[[int, int], tuple[int, int] | None]  # width and height of the image -> those needed, or None
 
 # Pillow always loads the plugins for these formats. Loading all plugins takes as long as decoding tens of images.
 _FORMATS_BY_SIGNATURE = {b"\xff\xd8": ("JPEG",), b"\x89P": ("PNG",), b"GI": ("GIF",)}
+SIGNATURE_BYTES = 64  # at the start of a file, which show its format
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"heif")
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "no such file; check the path"),
     (IsADirectoryError, "a folder, not an image; give a file in it"),
@@ -109,13 +115,21 @@ def read_header(file: BinaryIO, name: str) -> Image.Image:
 
     Raises InputError: the file is empty.
     """
-    if not (signature := file.read(2)):
+    if not (signature := file.read(SIGNATURE_BYTES)):
         raise InputError(f"{name}: the file is empty; download or save it again")
-    return Image.open(file, formats=_FORMATS_BY_SIGNATURE.get(signature) or _available_formats())
+    formats = _FORMATS_BY_SIGNATURE.get(signature[:2]) or _available_formats()
+    if signature[4:8] == b"ftyp" and b"avif" not in signature and signature[8:12] in _HEIF_BRANDS:
+        if missing_packages((HEIF_PACKAGE,)):
+            raise InputError(f"{name}: a HEIC image needs {HEIF_PACKAGE}; {install_command('heif')}")
+        import_module(HEIF_PACKAGE).register_heif_opener()
+        formats = ("HEIF",)
+    return Image.open(file, formats=formats)
 
 
 def check_pixel_count(image: Image.Image) -> None:
-    """Raise DecompressionBombError for more than MAX_PIXELS. Call it inside `decode_errors`, before decoding."""
+    """Raise an error for no pixels, or more than MAX_PIXELS. Call it inside `decode_errors`, before decoding."""
+    if not all(image.size):
+        raise ValueError(f"an image of {image.width}x{image.height} pixels")
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
 
@@ -151,6 +165,7 @@ def _discard_stderr() -> Iterator[None]:
 class _QuietPillow:
     """A context in which Pillow's warnings are ignored, for several threads at once. Other warnings are shown.
 
+    A text or a colour profile in a PNG may have MAX_PNG_TEXT bytes in it, and outside it only the 1 MiB of Pillow.
     `warnings.catch_warnings` is not thread-safe: if two threads overlap, one restores the other's filters.
     """
 
@@ -160,6 +175,8 @@ class _QuietPillow:
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
+                self._limit = PngImagePlugin.MAX_TEXT_CHUNK
+                PngImagePlugin.MAX_TEXT_CHUNK = max(self._limit, MAX_PNG_TEXT)
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -170,6 +187,7 @@ class _QuietPillow:
             self._inside -= 1
             if not self._inside:
                 self._filters.__exit__(None, None, None)
+                PngImagePlugin.MAX_TEXT_CHUNK = self._limit
 
 
 _quiet_pillow = _QuietPillow()

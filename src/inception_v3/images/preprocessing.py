@@ -43,7 +43,7 @@ class Preprocessing:
             aspect ratio.
 
     Raises:
-        ValueError: an impossible option.
+        ValueError: an impossible option; in every method that takes an image, an image that is not RGB.
     """
 
     image_size: Size = (299, 299)
@@ -95,6 +95,7 @@ class Preprocessing:
         The bits are identical with `resize`, `squash` or interpolation "tensorflow". Otherwise bilinear differs by at
         most two levels, and bicubic by three, or more where it exceeds 0 to 255 and is clipped.
         """
+        _check_rgb(image)
         if self.interpolation == "tensorflow":
             return np.ascontiguousarray(self._resized_by_tensorflow(image).round().astype(np.uint8).transpose(1, 2, 0))
         plan = self.plan(*image.size)
@@ -143,6 +144,7 @@ class Preprocessing:
         from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as transform
 
+        _check_rgb(image)
         if self.interpolation == "tensorflow":
             return torch.from_numpy(self._resized_by_tensorflow(image))
         plan = self.plan(*image.size)
@@ -183,6 +185,12 @@ class ResizePlan(NamedTuple):
     region: Box
     size: Size
     crop: Box
+
+
+def _check_rgb(image: Image) -> None:
+    """Raise ValueError for anything but an RGB image. The values of mode "L" or "P" would be used for all channels."""
+    if (mode := image.mode if isinstance(image, Image) else type(image).__name__) != "RGB":
+        raise ValueError(f"an image must be a Pillow image of mode RGB, not {mode}; convert it by open_image(image)")
 
 
 def _centre_box(size: tuple[int, int], kept: tuple[int, int]) -> Box:

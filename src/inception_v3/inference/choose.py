@@ -1,24 +1,35 @@
 """Opens the fastest installed engine for a model or an exported network.
 
-The speeds were measured on CPUs (docs/performance.md, `Engine.speed`). On a GPU, PyTorch runs the network. A precision
-below fp32 is chosen automatically only if the check stored in the exported file passes.
+Among exported networks, the speeds are measured on this CPU (exported/speed.py). For a network in memory they are those
+of docs/performance.md (`Engine.speed`). On a GPU, PyTorch runs the network. A precision below fp32 is chosen
+automatically only if the check stored in the exported file passes.
 """
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import LOGITS, Engine, Inputs, Outputs, Precision, parse_precision
+from inception_v3.inference.engines.base import (
+    LOGITS,
+    VECTORS,
+    Engine,
+    Inputs,
+    Outputs,
+    Precision,
+    parse_precision,
+)
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.registry import load_engine, load_engines
 from inception_v3.inference.exported.check import rejection_reason
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import check_weights, exports_in, load_format, read_description, recognise
+from inception_v3.inference.exported.speed import speed_here
+from inception_v3.network.settings import Settings
 from inception_v3.support.files import checksum
 from inception_v3.support.packages import missing_packages, require_packages
 from inception_v3.support.text import one_line
@@ -27,6 +38,7 @@ from inception_v3.weights import MODEL_FILE
 if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
+ALMOST_AS_FAST = 0.95  # of the fastest: then the more exact network is chosen
 EXPORTED = "exported"  # the folder in a run folder that `inception-v3 export RUN` writes to by default
 
 
@@ -119,6 +131,22 @@ def open_engine(
     return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size, callers)
 
 
+def check_classifier(model: str | Path, settings: Settings, outputs: Collection[str] = VECTORS) -> None:
+    """Raise InputError, with the remedy, if a network does not return scores of classes. `outputs`: its end points."""
+    if settings.final_endpoint:
+        raise InputError(
+            f"{model}: this network has no classifier, it ends at {settings.final_endpoint}; train one for your "
+            "classes with `inception-v3 finetune`, or compute features with inception_v3.load in Python",
+            exit_status=2,
+        )
+    if not {*VECTORS} <= {*outputs}:
+        raise InputError(
+            f"{model}: exported with only {', '.join(outputs)}, so it has no classifier; export it again without "
+            "--end-points",
+            exit_status=2,
+        )
+
+
 def _has_gpu() -> bool:
     """Whether PyTorch has a GPU. PyTorch takes seconds to import, so it is imported only if a driver is loaded."""
     driver = Path("/dev/nvidiactl").exists() and not missing_packages(("torch",))
@@ -150,12 +178,16 @@ def find_exported(path: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A file, the engine class for it, its description with the precision to run it in, and its expected images/s."""
+    """A file, the engine class for it, and its description with the precision to run it in."""
 
     file: Path
     engine: type[Engine]
     description: Description
-    speed: float
+
+    @property
+    def difference(self) -> float:
+        """The mean difference from the network in fp32."""
+        return self.description.check.mean_difference if self.description.check else 0.0
 
     def open(self, device: str | None, callers: int | None) -> Engine:
         """Open the engine. Raises InputError: the file is damaged, or its network does not match its description."""
@@ -180,7 +212,8 @@ def open_exported(
     Raises InputError: damaged or written by another version; an engine that is not installed or cannot run it; a
     precision that it was not exported in, or whose check fails.
     """
-    candidates, rejected = _candidates(path, engine, precision, min_agreement, batch_size)
+    candidates, rejected = _candidates(path, engine, precision, min_agreement)
+    candidates, comparison = _fastest_first(candidates, device, batch_size)
     for number, chosen in enumerate(candidates, 1):
         try:
             opened = chosen.open(device, callers)
@@ -194,16 +227,47 @@ def open_exported(
         warnings.warn(f"{chosen.file}: {reason}", stacklevel=2)
     if others and engine == "auto" and precision is None:
         opened = FallbackEngine(opened, lambda: others[0].open(device, callers))
-    parts = [f"{description.precision} as exported" + (f", {description.check}" if description.check else "")]
+    parts = [f"as exported: {description}"]
+    if comparison:
+        parts.append(comparison)
     if rejected:
         parts.append(f"not used: {'; '.join(rejected)}")
     return OpenedModel(opened, description, chosen.file, "; ".join(parts))
 
 
+def _fastest_first(
+    candidates: list[_Candidate], device: str | None, batch_size: int | None
+) -> tuple[list[_Candidate], str]:
+    """The candidates in the order in which to try them, and the reason for it; "" for a single candidate.
+
+    On a CPU, the measured speed decides; among those that are almost as fast as the fastest, the more exact comes
+    first.
+    """
+    if len(candidates) == 1:
+        return candidates, ""
+    if device not in (None, "cpu"):
+        return sorted(candidates, key=lambda each: -each.engine.expected_speed(each.description.precision, 16)), ""
+
+    def images_per_second(candidate: _Candidate) -> float:
+        description = candidate.description
+        speed = speed_here(candidate.engine, description, lambda: candidate.open(device, 1))
+        return speed.single if batch_size == 1 else speed.batches
+
+    speeds = {candidate.file: images_per_second(candidate) for candidate in candidates}
+    limit = ALMOST_AS_FAST * max(speeds.values())
+    ranked = sorted(
+        candidates,
+        key=lambda each: (0.0, each.difference) if speeds[each.file] >= limit else (1.0, -speeds[each.file]),
+    )
+    names = {each.file: f"{each.description.precision} {speeds[each.file]:.1f}" for each in ranked}
+    first, *others = (names[each.file] for each in ranked)
+    return ranked, f"measured images/s: {first}, against {', '.join(others)}"
+
+
 def _candidates(
-    path: Path, engine: str, precision: Precision | None, min_agreement: float | None, batch_size: int | None
+    path: Path, engine: str, precision: Precision | None, min_agreement: float | None
 ) -> tuple[list[_Candidate], list[str]]:
-    """The exported networks that can be used, fastest first, and the reasons why the others cannot.
+    """The exported networks that can be used, and the reasons why the others cannot.
 
     Raises InputError if none can be used.
     """
@@ -228,15 +292,15 @@ def _candidates(
                 continue
             runs_in = "fp32"  # without a loss, since the weights in a bf16 file are float32
         if runs_in != description.precision:
-            description = replace(description, precision=runs_in, check=None)  # the check is of another precision
-        candidates.append(_Candidate(file, engine_class, description, engine_class.expected_speed(runs_in, batch_size)))
+            description = replace(description, precision=runs_in, check=None, speed=None)  # those are of another
+        candidates.append(_Candidate(file, engine_class, description))
     if not candidates and not errors:
         raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
     reasons = [str(error).removeprefix(f"{path}: ") for error in errors]
     if not candidates:
         status = 1 if engine == "auto" else max(error.exit_status for error in errors)
         raise InputError(f"{path}: {'; '.join(reasons)}", exit_status=status)
-    return sorted(candidates, key=lambda candidate: candidate.speed, reverse=True), reasons
+    return candidates, reasons
 
 
 def _can_run(description: Description, precision: Precision) -> bool:
@@ -300,6 +364,7 @@ def open_model(
 
     Raises InputError: an engine that is not installed or cannot run it; a network that no engine can run.
     """
+    check_classifier(model.origin.file if model.origin else "this model", model.settings)
     try:
         graph = swap_pools(build_graph(model))
     except ValueError as error:

@@ -12,22 +12,32 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Pixels, Precision, Run
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.exported.base import ExportFormat
-from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network, rejection_reason
+from inception_v3.inference.exported.check import (
+    ReferenceOutputs,
+    change_in_bf16,
+    compare,
+    reference_network,
+    rejection_reason,
+)
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
+from inception_v3.inference.exported.speed import time_run
 from inception_v3.inference.pipeline import prepared_pixels
-from inception_v3.inference.quantise import BATCH_SIZE, MIN_IMAGES, check_calibration_images, quantise
+from inception_v3.inference.quantise import MIN_IMAGES, Quantised, check_calibration_images, quantise
 from inception_v3.support.files import atomic_write, staging_folder, write_error, write_target
 from inception_v3.support.packages import require_packages
+from inception_v3.support.text import count_of
 from inception_v3.weights.model import InceptionV3
 
 MAX_CALIBRATION_IMAGES, MAX_CHECK_IMAGES = 300, 500
@@ -35,11 +45,20 @@ GENERATED_IMAGES = 16  # noise on which fp32 is checked if no images are given
 
 
 @dataclass(frozen=True)
-class _Images:
-    """Pixels (N, H, W, 3) to calibrate int8 on and others to check on, their source, and the library that resized."""
+class CheckImages:
+    """Pixels (N, H, W, 3) to calibrate int8 on and others to check on, and where they come from.
+
+    Attributes:
+        calibration, held_out: the pixels; `calibration` is empty unless int8 is exported.
+        labels: the classes of the held-out images (N,), if each is in a folder with the name of a class.
+        reference: batches of the held-out images with the network's own outputs.
+        source, preparation: see AgreementCheck.
+    """
 
     calibration: Pixels
     held_out: Pixels
+    labels: NDArray[np.int64] | None
+    reference: ReferenceOutputs
     source: str
     preparation: str
 
@@ -49,13 +68,14 @@ def export(
     out: Path,
     *,
     precision: Precision = "fp32",
-    images: Sequence[ImageSource] | None = None,
+    images: Sequence[ImageSource] | CheckImages | None = None,
     images_name: str = "images",
     outputs: Sequence[str] = (LOGITS, FEATURES),
     any_size: bool = False,
     min_agreement: float | None = None,
     checksum: str = "",
     progress: Callable[[str], None] = lambda step: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Description:
     """Write a network to `out`, whose suffix selects the format, and return the description in the file.
 
@@ -65,29 +85,32 @@ def export(
     Args:
         precision: fp32, or a lower precision that the format has.
         images: a lower precision is checked on these images. int8 is calibrated on a part of them and checked on the
-            others.
-            Without images, fp32 is checked on noise.
+            others. Without images, fp32 is checked on noise. For several files of a model, prepare the images once
+            with `prepare_images`.
         images_name: what to call the images in messages and in the description.
         outputs: the end points that the file returns.
         any_size: accept images of any size. The network needs global_pool.
         min_agreement: the fraction of images whose top class must be that of float32; by default MIN_AGREEMENT.
         checksum: recorded as the checksum of the model's own file.
         progress: called with the name of each step.
+        report: called with the result of each attempt at int8.
 
     Raises InputError: an unknown suffix; a precision or an option that the format or the network does not support;
-        images that are missing, too few, or all of one class; an agreement below the minimum; a missing package.
+        images that are missing, too few, or all of one class; an agreement below the minimum; an int8 network with less
+        than MIN_INT8_SHARE of its multiplications in int8; a missing package.
     """
     format = _select_format(out, precision)
-    _check_options(precision, images, outputs)
+    _check_options(precision, images is not None, outputs)
     require_packages(format.packages, f"exporting to {format.suffix}", format.extra)
     model = model.eval().float()
     try:
         graph = swap_pools(build_graph(model, any_size=any_size, outputs=outputs))
     except ValueError as error:
         raise InputError(f"{out}: {error}", exit_status=2) from error
-    reference = reference_network(model, graph.outputs)
-    progress("preparing images")
-    prepared = _prepare_images(model, precision, images, images_name)
+    if not isinstance(images, CheckImages):
+        progress("preparing images")
+        images = prepare_images(model, [precision], images, images_name, outputs)
+    _check_count(images, precision)
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -97,22 +120,90 @@ def export(
         any_size=any_size,
         weights=checksum,
     )
+    check = partial(_check, out, images, _tie_margin(graph, precision, images, progress))
     with _staging_folder(out, format) as folder:
         file = folder / f"model{out.suffix}"
-        progress("calibrating int8; this takes minutes" if precision == "int8" else "writing the network")
-        description = _write(file, format, graph, description, prepared, reference, min_agreement)
+        if precision == "int8":
+            progress("calibrating int8")
+            network = _quantise(out, graph, format, description, images, check, min_agreement, report)
+            model_object = network.model
+            description = replace(description, kept_higher=network.kept, int8_share=network.share)
+        else:
+            progress("writing the network")
+            model_object = format.convert(graph, precision)
+        format.save(model_object, file, description)
         if not format.runs_here:
             message = f"{out}: not checked, since only {format.program} runs it; compare its outputs there"
             warnings.warn(message, stacklevel=2)
         else:
             progress("comparing the file with the network")
+            run = format.run(file, precision, graph.outputs)
             description = replace(description, numbers=format.weights_checksum(file))
-            description = _check(
-                out, format.run(file, precision, graph.outputs), reference, prepared, description, min_agreement
-            )
+            description = check(run, description)
+            if rejection := _rejection(out, description, min_agreement):
+                raise InputError(rejection)
+            progress("timing the file")
+            description = replace(description, speed=time_run(run, model.preprocessing))
             format.write_description(file, description.to_json())
         _move(file, format, out)
     return description
+
+
+def prepare_images(
+    model: InceptionV3,
+    precisions: Sequence[Precision],
+    images: Sequence[ImageSource] | None,
+    images_name: str = "images",
+    outputs: Sequence[str] = (LOGITS, FEATURES),
+) -> CheckImages:
+    """Decode and resize a random choice of the images, for the exports of a model in these precisions.
+
+    Without images, noise is generated. Raises InputError: no image can be read.
+    """
+    reference = reference_network(model.eval().float(), tuple(outputs))
+    if images is None:
+        size = (GENERATED_IMAGES, *model.preprocessing.image_size, 3)
+        noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        return CheckImages(noise[:0], noise, None, ReferenceOutputs(reference, noise), "generated noise", "none")
+    int8 = "int8" in precisions
+    count = MAX_CHECK_IMAGES + MAX_CALIBRATION_IMAGES * int8
+    chosen = list(images)
+    if len(chosen) > count:
+        chosen = random.Random(0).sample(chosen, count)
+    else:
+        random.Random(0).shuffle(chosen)
+    pixels, readable, errors = prepared_pixels(chosen, model.preprocessing, "pillow")
+    for message in errors[:10]:
+        warnings.warn(message, stacklevel=3)
+    if not len(pixels):
+        raise InputError(f"{images_name}: no image in it can be read; give others with --images")
+    calibration, held_out = np.split(pixels, [min(MAX_CALIBRATION_IMAGES, len(pixels) // 2) * int8])
+    labels = _labels(readable[len(calibration) :], model.class_names or [])
+    return CheckImages(calibration, held_out, labels, ReferenceOutputs(reference, held_out), images_name, "pillow")
+
+
+def _labels(sources: Sequence[ImageSource], class_names: Sequence[str]) -> NDArray[np.int64] | None:
+    """The classes of the images by the names of their folders; None if a folder is not named like a class."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    folders = [PurePath(source.name).parent.name for source in sources]
+    return np.array([numbers[name] for name in folders]) if set(folders) <= numbers.keys() else None
+
+
+def _check_count(images: CheckImages, precision: Precision) -> None:
+    """Raise InputError if there are too few images to check a lower precision on."""
+    if precision != "fp32" and len(images.held_out) < MIN_IMAGES:
+        required = 2 * MIN_IMAGES if precision == "int8" else MIN_IMAGES
+        raise InputError(
+            f"{len(images.held_out)} images are too few to check {precision} on; give at least {required} with --images"
+        )
+
+
+def _tie_margin(graph: Graph, precision: Precision, images: CheckImages, progress: Callable[[str], None]) -> float:
+    """The difference of probabilities that is a tie for int8; 0 for other precisions, which have no ties."""
+    if precision != "int8":
+        return 0.0
+    progress("measuring what bf16 changes")
+    return change_in_bf16(graph, images.reference)
 
 
 @contextmanager
@@ -141,76 +232,60 @@ def _select_format(out: Path, precision: Precision) -> ExportFormat:
     return format
 
 
-def _check_options(precision: Precision, images: Sequence[ImageSource] | None, outputs: Sequence[str]) -> None:
-    if precision != "fp32" and images is None:
+def _check_options(precision: Precision, has_images: bool, outputs: Sequence[str]) -> None:
+    if precision != "fp32" and not has_images:
         raise InputError(f"{precision} is checked on your own images; give some with --images FOLDER", exit_status=2)
     if precision == "int8" and LOGITS not in outputs:
         raise InputError("int8 needs the logits for its check; leave out --end-points, or use fp32", exit_status=2)
 
 
-def _prepare_images(
-    model: InceptionV3, precision: Precision, images: Sequence[ImageSource] | None, images_name: str
-) -> _Images:
-    """Decode and resize a random choice of the images. Without images, generate noise.
-
-    Raises InputError: no image can be read, or too few are left to check on.
-    """
-    if images is None:
-        size = (GENERATED_IMAGES, *model.preprocessing.image_size, 3)
-        noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
-        return _Images(noise[:0], noise, "generated noise", "none")
-    count = MAX_CHECK_IMAGES + (MAX_CALIBRATION_IMAGES if precision == "int8" else 0)
-    chosen = list(images)
-    if len(chosen) > count:
-        chosen = random.Random(0).sample(chosen, count)
-    else:
-        random.Random(0).shuffle(chosen)
-    pixels, errors = prepared_pixels(chosen, model.preprocessing, "pillow")
-    for message in errors[:10]:
-        warnings.warn(message, stacklevel=3)
-    if not len(pixels):
-        raise InputError(f"{images_name}: no image in it can be read; give others with --images")
-    calibration_count = min(MAX_CALIBRATION_IMAGES, len(pixels) // 2) if precision == "int8" else 0
-    calibration, held_out = np.split(pixels, [calibration_count])
-    if precision != "fp32" and len(held_out) < MIN_IMAGES:
-        required = 2 * MIN_IMAGES if precision == "int8" else MIN_IMAGES
-        raise InputError(
-            f"{len(held_out)} images are too few to check {precision} on; give at least {required} with --images"
-        )
-    return _Images(calibration, held_out, images_name, "pillow")
-
-
-def _write(
-    file: Path,
-    format: ExportFormat,
+def _quantise(
+    out: Path,
     graph: Graph,
+    format: ExportFormat,
     description: Description,
-    images: _Images,
-    reference: Run,
+    images: CheckImages,
+    check: Callable[[Run, Description], Description],
     min_agreement: float | None,
-) -> Description:
-    """Convert, quantise if the precision is int8, and save. Returns the description with the layers kept in float32."""
-    if description.precision == "int8":
-        check_calibration_images(images.calibration, reference)
-        required = MIN_AGREEMENT["int8"] if min_agreement is None else min_agreement
-        model, kept = quantise(graph, format, images.calibration, reference, images.held_out, required)
-        description = replace(description, kept_higher=kept)
-    else:
-        model = format.convert(graph, description.precision)
-    format.save(model, file, description)
-    return description
+    report: Callable[[str], None],
+) -> Quantised:
+    """Quantise until the check passes. Raises InputError: unsuitable images, or no attempt passes."""
+    check_calibration_images(images.calibration, images.reference.run)
+
+    def reject(network: Quantised) -> str | None:
+        attempt = replace(description, kept_higher=network.kept, int8_share=network.share)
+        attempt = check(format.run(network.model, "int8", graph.outputs), attempt)
+        report(f"{count_of(len(network.kept), 'convolution')} kept in a higher precision: {attempt}")
+        return _rejection(out, attempt, min_agreement)
+
+    return quantise(graph, format.convert, images.calibration, reject)
+
+
+def _rejection(out: Path, description: Description, min_agreement: float | None) -> str | None:
+    """Why a network must not be written; None if its check passes."""
+    reason = rejection_reason(description, min_agreement)
+    if reason is None or description.check is None:
+        return reason
+    share = f"{description.int8_share:.1%} of the multiplications in int8, " if description.int8_share else ""
+    remedy = "keep a higher precision, or allow it with --min-agreement"
+    return f"{out}: {reason} ({share}{description.check.source}); not written; {remedy}"
 
 
 def _check(
-    out: Path, run: Run, reference: Run, images: _Images, description: Description, min_agreement: float | None
+    out: Path,
+    images: CheckImages,
+    tie_margin: float,
+    run: Run,
+    description: Description,
 ) -> Description:
-    """Compare the written file with the network. Returns the description with the result.
+    """Compare a written file, or a network in memory, with the model. Returns the description with the result.
 
-    Raises InputError if the outputs differ too much, or if all images are of one class, which proves nothing.
+    Raises InputError if all images are of one class, which proves nothing, or if the outputs are not finite.
     """
-    batches = (images.held_out[start : start + BATCH_SIZE] for start in range(0, len(images.held_out), BATCH_SIZE))
     try:
-        check = compare(run, reference, batches, images.source, images.preparation)
+        check = compare(
+            run, images.reference, images.source, images.preparation, tie_margin=tie_margin, labels=images.labels
+        )
     except ValueError as error:
         raise InputError(f"{out}: {error}; check the model") from error
     if description.precision != "fp32" and check.classes == 1:
@@ -218,13 +293,7 @@ def _check(
             f"{out}: the network puts all {check.pictures} images of {images.source} in one class, so the check would "
             "prove nothing; give images of all classes"
         )
-    description = replace(description, check=check)
-    if rejection := rejection_reason(description, min_agreement):
-        raise InputError(
-            f"{out}: {rejection} ({images.source}); not written; keep a higher precision, or allow it with "
-            "--min-agreement"
-        )
-    return description
+    return replace(description, check=check)
 
 
 def _move(file: Path, format: ExportFormat, out: Path) -> None:

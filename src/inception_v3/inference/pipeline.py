@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from PIL.Image import Image
 
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MinimumSize
-from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
@@ -36,6 +35,7 @@ class Openable(Protocol):
     def open(self, minimum_size: MinimumSize | None = None) -> Image: ...
 
 
+Source = TypeVar("Source", bound=Openable)
 Prepare = Callable[[Openable, NDArray[np.uint8]], None]
 
 PIXELS_AT_ONCE = 2**26  # decoded by all threads together; a larger image is decoded while no other is
@@ -49,7 +49,7 @@ class ImageOutput:
     `logits` has shape (num_classes,), `features` has shape (2048,).
     """
 
-    source: ImageSource
+    source: Openable
     logits: NDArray[np.float32] | None = None
     features: NDArray[np.float32] | None = None
     error: str | None = None
@@ -63,7 +63,7 @@ def default_resizer() -> Resizer:
 def run_pipeline(
     engine: Engine,
     preprocessing: Preprocessing,
-    sources: Iterable[ImageSource],
+    sources: Iterable[Openable],
     *,
     batch_size: int = 16,
     decode: Decode = "exact",
@@ -89,7 +89,7 @@ def run_pipeline(
     return (_image_output(result) for result in results)
 
 
-def _image_output(result: Result[ImageSource, None]) -> ImageOutput:
+def _image_output(result: Result[Openable, None]) -> ImageOutput:
     outputs = result.outputs or {}
     return ImageOutput(result.source, outputs.get("logits"), outputs.get("features"), result.error)
 
@@ -170,15 +170,16 @@ def image_preparer(
 
 
 def prepared_pixels(
-    sources: Iterable[Openable], preprocessing: Preprocessing, resize: Resizer | None = None
-) -> tuple[NDArray[np.uint8], list[str]]:
-    """The prepared pixels of all readable images, (N, H, W, 3), and the reasons why the others cannot be read."""
+    sources: Iterable[Source], preprocessing: Preprocessing, resize: Resizer | None = None
+) -> tuple[NDArray[np.uint8], list[Source], list[str]]:
+    """The prepared pixels of all readable images (N, H, W, 3), their sources, and why the others cannot be read."""
     shape = (*preprocessing.image_size, 3)
     prepare = image_preparer(preprocessing, resize=resize)
     results = list(run_batches(sources, prepare, lambda pixels, _: {"pixels": pixels.copy()}, shape))
-    rows = [result.outputs["pixels"] for result in results if result.outputs]
+    readable = [(result.outputs["pixels"], result.source) for result in results if result.outputs]
     errors = [result.error for result in results if result.error is not None]
-    return np.stack(rows) if rows else np.empty((0, *shape), np.uint8), errors
+    pixels = np.stack([row for row, _ in readable]) if readable else np.empty((0, *shape), np.uint8)
+    return pixels, [source for _, source in readable], errors
 
 
 def _by_torchvision(preprocessing: Preprocessing) -> Callable[[Image], NDArray[np.uint8]]:

@@ -1,25 +1,51 @@
-"""int8 by NNCF's post-training quantisation. It is calibrated on images like those that the network will run on."""
+"""int8 by NNCF's post-training quantisation. It is calibrated on images like those that the network will run on.
+
+Before NNCF, the channels are rescaled (equalise.py). The convolutions whose int8 costs more than it gains stay in a
+higher precision: bf16 in OpenVINO on a CPU that has it, float32 elsewhere. docs/export.md compares the methods.
+"""
 
 import logging
-import sys
-from contextlib import redirect_stdout
-from dataclasses import replace
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.base import LOGITS, PIXELS_INPUT, Pixels, Run
+from inception_v3.inference.engines.base import LOGITS, Inputs, Pixels, Run
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.openvino import OpenvinoEngine, read_graph
-from inception_v3.inference.exported.base import ExportFormat
-from inception_v3.network.architecture import BASE_END_POINTS
+from inception_v3.inference.equalise import equalise
+from inception_v3.inference.exported.check import BATCH_SIZE, MIN_INT8_SHARE
 from inception_v3.support.packages import require_packages
 
+if TYPE_CHECKING:
+    from inception_v3.inference.sensitivity import Sensitivity
+
 MIN_IMAGES, GOOD_IMAGES = 32, 300  # for calibration; a lower precision is also checked on MIN_IMAGES or more
-SENSITIVITY_IMAGES = 16  # images on which the layers are ranked
-BATCH_SIZE = 16
+RANGE_IMAGES, SENSITIVITY_IMAGES = 64, 8  # of those, for the ranges of the channels, and to rank the convolutions
+# A convolution stays in a higher precision if its share of the error that is left is more than NOTICEABLE, and more
+# than PAYS times its share of the multiplications.
+PAYS, NOTICEABLE = 5.0, 0.05
+# Not quantised themselves: OpenVINO's and ONNX's names of pools, which work on the results of convolutions, and of the
+# bias after them.
+EXACT_OPERATIONS = ("AvgPool", "ReduceMean", "AveragePool", "GlobalAveragePool", "Add")
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A network in int8: a model object of the format, the convolutions that are not, and the share that is.
+
+    `share` is the fraction of the multiplications that are computed in int8.
+    """
+
+    model: Any
+    kept: tuple[str, ...]
+    share: float
 
 
 def check_calibration_images(pixels: Pixels, reference: Run) -> None:
@@ -33,7 +59,7 @@ def check_calibration_images(pixels: Pixels, reference: Run) -> None:
     _check_count(len(pixels))
     if np.ptp(pixels.reshape(len(pixels), -1), 1).max() < 16:
         raise InputError("the images for int8 each contain only one colour; give images like those to be classified")
-    if len(set(_classes(reference, pixels).tolist())) == 1:
+    if _all_in_one_class(reference, pixels):
         raise InputError(f"the network puts all {len(pixels)} images for int8 in one class; give images of all classes")
 
 
@@ -43,38 +69,48 @@ def _check_count(count: int) -> None:
 
 
 def quantise(
-    graph: Graph, format: ExportFormat, pixels: Pixels, reference: Run, held_out: Pixels, min_agreement: float
-) -> tuple[Any, tuple[str, ...]]:
-    """Quantise a graph with calibration on `pixels`. Returns the model and the end points that stayed in float32.
+    graph: Graph,
+    convert: Callable[[Graph], Any],
+    inputs: Inputs,
+    reject: Callable[[Quantised], str | None] = lambda network: None,
+) -> Quantised:
+    """Quantise a graph with calibration on `inputs`, in the form that the graph takes.
 
-    No end point stays in float32 if the model's top class is that of `reference` for at least the fraction
-    `min_agreement` of the `held_out` images. Otherwise the end points whose quantisation adds most to the error stay:
-    first one, then two, four and so on, until the agreement is reached.
+    First only the convolutions stay in a higher precision that add much more to the error than to the work. If
+    `reject` gives a reason against the result, as many stay as MIN_INT8_SHARE allows.
 
-    Raises InputError if NNCF is missing.
+    Raises InputError: a missing package, or `reject` gives a reason both times, which is the message.
     """
-    expected = _classes(reference, held_out)
-    ranking: list[str] = []
-    kept: tuple[str, ...] = ()
-    while True:
-        model = _quantised(format.convert(graph), pixels, kept)
-        agreement = float((_classes(format.run(model, "int8", graph.outputs), held_out) == expected).mean())
-        if agreement >= min_agreement or (kept and len(kept) == len(ranking)):
-            return model, kept
-        ranking = ranking or _rank_by_sensitivity(graph, format, pixels)
-        kept = tuple(ranking[: max(1, 2 * len(kept))])
+    from inception_v3.inference.sensitivity import channel_maxima, sensitivities
+
+    graph = equalise(graph, channel_maxima(graph, _spread(inputs, RANGE_IMAGES)))
+    layers = sensitivities(graph, _spread(inputs, SENSITIVITY_IMAGES))
+    total = sum(layer.multiplications for layer in layers)
+    reason = None
+    for kept in dict.fromkeys(kept_layers(layers, *limits) for limits in ((PAYS, NOTICEABLE), (0.0, 0.0))):
+        share = 1 - sum(layer.multiplications for layer in layers if layer.name in kept) / total
+        network = Quantised(_quantised(convert(graph), inputs, graph.input, kept), kept, share)
+        reason = reject(network)
+        if reason is None:
+            return network
+    raise InputError(str(reason))
 
 
-def _rank_by_sensitivity(graph: Graph, format: ExportFormat, pixels: Pixels) -> list[str]:
-    """The end points, starting with those where int8 adds most to the relative error."""
-    computed = {operation.output for operation in graph.operations}
-    names = tuple(name for name in (*BASE_END_POINTS, LOGITS) if name in computed)
-    graph = replace(graph, outputs=names)
-    models = format.convert(graph), _quantised(format.convert(graph), pixels)
-    exact, rounded = (format.run(model, "int8", graph.outputs)(pixels[:SENSITIVITY_IMAGES]) for model in models)
-    errors = [float(np.linalg.norm(rounded[name] - exact[name]) / np.linalg.norm(exact[name])) for name in names]
-    added = np.diff([0.0, *errors])
-    return [names[index] for index in np.argsort(-added, kind="stable")]
+def kept_layers(layers: "Sequence[Sensitivity]", pays: float, noticeable: float) -> tuple[str, ...]:
+    """The convolutions to keep in a higher precision, those that add most to the error for their work first.
+
+    A convolution stays if its share of the error that is left is more than `noticeable`, and more than `pays` times its
+    share of the multiplications. Together they have at most 1 - MIN_INT8_SHARE of the multiplications.
+    """
+    work, error = sum(layer.multiplications for layer in layers), sum(layer.error for layer in layers)
+    budget, kept = (1 - MIN_INT8_SHARE) * work, []
+    for layer in sorted(layers, key=lambda each: each.error / each.multiplications, reverse=True):
+        share = layer.error / max(error, 1e-30)
+        pays_off = share > max(noticeable, pays * layer.multiplications / work)
+        if pays_off and layer.multiplications <= budget:
+            kept.append(layer.name)
+            budget, error = budget - layer.multiplications, error - layer.error
+    return tuple(kept)
 
 
 def int8_engine(graph: Graph, inputs: NDArray[Any], callers: int = 1) -> OpenvinoEngine:
@@ -84,21 +120,51 @@ def int8_engine(graph: Graph, inputs: NDArray[Any], callers: int = 1) -> Openvin
     """
     _check_count(len(inputs))
     require_packages(("openvino", "onnx"), "int8", "int8")
-    return OpenvinoEngine(_quantised(read_graph(graph), inputs, input_name=graph.input), "int8", callers=callers)
+    return OpenvinoEngine(quantise(graph, read_graph, inputs).model, "int8", callers=callers)
 
 
-def _quantised(model: Any, inputs: NDArray[Any], kept: tuple[str, ...] = (), input_name: str = PIXELS_INPUT) -> Any:
+def _quantised(model: Any, inputs: Inputs, input_name: str, kept: tuple[str, ...]) -> Any:
+    """The model in int8. Activations have one step for a map, chosen by NNCF for the least squared error."""
     require_packages(("nncf",), "int8", "int8")
-    import nncf
+    with _no_messages():
+        import nncf
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    rows = [{input_name: inputs[index : index + 1]} for index in range(len(inputs))]
-    scope = nncf.IgnoredScope(patterns=[f"{name}(/.*)?" for name in kept], validate=False)
-    with redirect_stdout(sys.stderr):  # NNCF's progress bars must not mix with the command's output
-        return nncf.quantize(model, nncf.Dataset(rows), subset_size=len(rows), ignored_scope=scope)
+        rows = [{input_name: inputs[index : index + 1]} for index in range(len(inputs))]
+        scope = nncf.IgnoredScope(
+            patterns=[f"{name}(/.*)?" for name in kept], types=list(EXACT_OPERATIONS), validate=False
+        )
+        # NNCF would halve the range of the first weights, for CPUs that are older than int8's instructions.
+        options = AdvancedQuantizationParameters(
+            overflow_fix=OverflowFix.DISABLE,
+            activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM,
+        )
+        return nncf.quantize(
+            model, nncf.Dataset(rows), subset_size=len(rows), ignored_scope=scope, advanced_parameters=options
+        )
 
 
-def _classes(run: Run, pixels: Pixels) -> NDArray[np.int64]:
-    """The top class of each image, (N,)."""
-    starts = range(0, len(pixels), BATCH_SIZE)
-    return np.concatenate([run(pixels[start : start + BATCH_SIZE])[LOGITS].argmax(1) for start in starts])
+@contextmanager
+def _no_messages() -> Iterator[None]:
+    """Discard NNCF's progress bars and notes, and PyTorch's note that a CUDA build of it finds no GPU."""
+    for name in ("nncf", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _spread(inputs: Inputs, count: int) -> Inputs:
+    """At most `count` inputs, spread over all."""
+    chosen: Inputs = inputs[np.linspace(0, len(inputs) - 1, min(count, len(inputs))).astype(int)]
+    return chosen
+
+
+def _all_in_one_class(run: Run, pixels: Pixels) -> bool:
+    """Whether all images have the same top class. Only as many are run as it takes to find a second one."""
+    seen: set[int] = set()
+    for start in range(0, len(pixels), BATCH_SIZE):
+        seen |= set(run(pixels[start : start + BATCH_SIZE])[LOGITS].argmax(1).tolist())
+        if len(seen) > 1:
+            return False
+    return True

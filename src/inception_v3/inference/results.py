@@ -1,15 +1,17 @@
 """Result files of `predict`: every prediction is written at once, so that a killed run can be resumed.
 
 A results file NAME is accompanied by NAME.about.json, which records the model and the options of the run. Only a run
-with the same model and options can resume it.
+with the same model and options can resume it. Several processes may write to one Parquet folder at the same time, each
+the results of its own shard.
 """
 
 import csv
 import glob
 import io
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
@@ -21,12 +23,16 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
+from inception_v3.images.partition import Shard
+from inception_v3.images.shards import ShardImages
 from inception_v3.inference.predict import Prediction
 from inception_v3.support.files import atomic_write, check_writable, file_lock, is_stream, write_error, write_text
 from inception_v3.support.packages import require_packages
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
+ROW_DIGITS = "[0-9]" * 12  # a pattern of the first row in the names of files
+UNFINISHED = ".unfinished.jsonl"
 ROWS_PER_PART = 50_000  # in one Parquet file: about a megabyte
 ROWS_IN_MEMORY = 5_000  # while a Parquet file is written
 
@@ -35,12 +41,18 @@ def check_results_path(path: Path) -> None:
     """Check the name of a results file. Raises InputError: a suffix not in SUFFIXES, or a package is not installed."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {path}: the name must end in {', '.join(SUFFIXES)}", exit_status=2)
-    if path.suffix.lower() == ".parquet":
+    if _is_parquet(path):
         require_packages(("pyarrow",), f"--out {path}: Parquet", "parquet")
 
 
 def open_results(
-    path: Path, about: dict[str, Any], *, top: int, resume: bool, overwrite: bool = False
+    path: Path,
+    about: dict[str, Any],
+    *,
+    top: int,
+    resume: bool,
+    overwrite: bool = False,
+    shard: Shard | None = None,
 ) -> "ResultsFile":
     """Create a results file, or with `resume` open an existing one.
 
@@ -53,6 +65,8 @@ def open_results(
         top: the number of classes for each image.
         resume: continue an existing file; create it if it does not exist.
         overwrite: delete an existing file first.
+        shard: the shard whose results these are, None for all images. `about` then holds `describe_shard`. A Parquet
+            folder keeps the results of the other shards, which must have the same `about`.
 
     Raises InputError if the file exists and neither `resume` nor `overwrite` is given, if it was written with another
     `about`, if another process is writing to it, or if it cannot be written.
@@ -60,50 +74,145 @@ def open_results(
     check_results_path(path)
     about_path = path.with_name(f"{path.name}.about.json")
     try:
-        if path.suffix.lower() != ".parquet":
+        if not _is_parquet(path):
             check_writable(path)
         elif path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file, but Parquet results are a folder; choose another name", exit_status=2)
         if is_stream(path):
             raise InputError(f"{path}: not a file, so results cannot be kept in it; use --json > {path}", exit_status=2)
-        exists = path.exists() and (path.is_dir() or path.stat().st_size > 0)
-        if exists and not (resume or overwrite):
-            raise InputError(f"{path}: exists already; continue it with --resume, or give --overwrite", exit_status=2)
-        if overwrite:
-            _delete(path)
-        if exists and resume:
-            _check_about(path, about_path, about)
-        else:
-            write_text(about_path, json.dumps(about, ensure_ascii=False, indent=2) + "\n")
-        if path.suffix.lower() == ".parquet":
-            return ParquetResults(path, top, about)
-        return CsvResults(path, top) if path.suffix.lower() == ".csv" else JsonLinesResults(path)
+        with file_lock(about_path):  # shards that start at the same time agree on one description
+            return _open(_Output(path, shard), about_path, about, top, resume, overwrite)
     except OSError as error:
         raise write_error(path, error) from error
 
 
-def _delete(path: Path) -> None:
-    """Delete a results file, or the parts of a Parquet folder; other files in the folder are kept."""
-    parts = path.glob("part-*.parquet") if path.is_dir() else [path]
-    for file in (*parts, *path.parent.glob(f"{glob.escape(path.name)}.*.unfinished.jsonl")):
-        file.unlink(missing_ok=True)
+def describe_shard(path: Path, shard: Shard, images: ShardImages) -> dict[str, Any]:
+    """What NAME.about.json records of a shard: in a Parquet folder, which shards share, the same for all of them."""
+    shared = {"shards": shard.count, "images": images.count, "images_sha256": images.checksum}
+    return shared | ({} if _is_parquet(path) else {"shard": str(shard)})
 
 
-def _check_about(path: Path, about_path: Path, about: dict[str, Any]) -> None:
-    """Raises InputError if the results were written with another model or other options."""
+def how_to_list_errors(path: Path) -> str:
+    """A command of the shell that prints the results of the images that could not be read, one per line."""
+    name = shlex.quote(str(path))
+    if _is_parquet(path):
+        code = (
+            "import sys, pyarrow.dataset as d; t = d.dataset(sys.argv[1]); "
+            "print(*t.to_table(filter=d.field('error').is_valid())['error'], sep='\\n')"
+        )
+        return f'python -c "{code}" {name}'
+    # A failed row of the table has no classes.
+    return f"grep ',,$' {name}" if path.suffix.lower() == ".csv" else f"""grep '"error": ' {name}"""
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
+
+
+@dataclass(frozen=True)
+class _Output:
+    """The files that a run writes: of all images, or of one shard."""
+
+    path: Path
+    shard: Shard | None
+
+    @property
+    def label(self) -> str:
+        """The part of the files' names that differs between shards, in their order."""
+        if self.shard is None:
+            return ""
+        return f"{self.shard.number:0{len(str(self.shard.count))}}-of-{self.shard.count}-"
+
+    def parts(self) -> list[Path]:
+        return sorted(self.path.glob(f"part-{self.label}{ROW_DIGITS}.parquet"))
+
+    def part(self, first_row: int) -> Path:
+        return self.path / f"part-{self.label}{first_row:012}.parquet"
+
+    def unfinished(self) -> list[Path]:
+        return [*self.path.parent.glob(f"{glob.escape(self.path.name)}.{self.label}{ROW_DIGITS}{UNFINISHED}")]
+
+    def unfinished_part(self, first_row: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{self.label}{first_row:012}{UNFINISHED}")
+
+    def has_results(self) -> bool:
+        if _is_parquet(self.path) and self.shard is not None:
+            return bool(self.parts() or self.unfinished())
+        return self.path.exists() and (self.path.is_dir() or self.path.stat().st_size > 0)
+
+    def has_others(self) -> bool:
+        """Whether the Parquet folder has results of other shards, or not of this division into shards."""
+        parts = self.path.glob("part-*.parquet")
+        files = chain(parts, self.path.parent.glob(f"{glob.escape(self.path.name)}.*{UNFINISHED}"))
+        return _is_parquet(self.path) and not set(files) <= {*self.parts(), *self.unfinished()}
+
+    def delete(self) -> None:
+        """Delete the results; other files in a folder are kept. Raises InputError if a run is writing to them."""
+        with self.locked():
+            for file in (*self.parts(), *self.unfinished()) if _is_parquet(self.path) else (self.path,):
+                file.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the results. Raises InputError if another process is writing to them."""
+        writing = "writing to it" if self.shard is None else f"writing shard {self.shard} to it"
+        locked_path = self.path.with_name(f"{self.path.name}.{self.label}".rstrip(".-"))
+        with file_lock(locked_path, on_wait=None) as is_free:
+            if not is_free:
+                raise InputError(f"{self.path}: another run is {writing}; wait for that run, or choose another --out")
+            yield
+
+
+def _open(
+    output: _Output, about_path: Path, about: dict[str, Any], top: int, resume: bool, overwrite: bool
+) -> "ResultsFile":
+    path, exists, has_others = output.path, output.has_results(), output.has_others()
+    if path.is_file() and "shard" in about:
+        _check_shard(path, about_path, about["shard"])
+    if exists and not (resume or overwrite):
+        holds = "exists" if output.shard is None else f"holds shard {output.shard}"
+        raise InputError(f"{path}: {holds} already; continue it with --resume, or give --overwrite", exit_status=2)
+    if has_others or (exists and resume):
+        _check_about(path, about_path, about, "delete the folder" if overwrite else "choose another name")
+    if overwrite:
+        output.delete()
+    if not (has_others or (exists and resume)):
+        write_text(about_path, json.dumps(about, ensure_ascii=False, indent=2) + "\n")
+    if _is_parquet(path):
+        return ParquetResults(output, top, about)
+    return CsvResults(output, top) if path.suffix.lower() == ".csv" else JsonLinesResults(path, output)
+
+
+def _check_shard(path: Path, about_path: Path, shard: str) -> None:
+    """Raises InputError if the file holds the results of another shard: only a Parquet folder holds several."""
+    with suppress(OSError, ValueError):
+        before = json.loads(about_path.read_text("utf-8")).get("shard", shard)
+        if before != shard:
+            raise InputError(
+                f"{path}: holds shard {before}, and only a folder NAME.parquet can be shared by shards; give --out "
+                "NAME.parquet, or a file of its own to each shard",
+                exit_status=2,
+            )
+
+
+def _check_about(path: Path, about_path: Path, about: dict[str, Any], last_remedy: str) -> None:
+    """Raises InputError if the results were written with another model, other options or other shards."""
     try:
         before = json.loads(about_path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{about_path}: missing or damaged, so {path.name} cannot be resumed; choose another name", exit_status=2
+            f"{about_path}: missing or damaged, so {path.name} cannot be resumed; {last_remedy}", exit_status=2
         ) from error
     now = json.loads(json.dumps(about))
     if key := next((key for key in now | before if now.get(key) != before.get(key)), None):
-        raise InputError(
-            f"{path}: was written with {key} {before.get(key)!r}, not {now.get(key)!r}; use the same options as "
-            "before, or another name",
-            exit_status=2,
-        )
+        fault = f"was written with {key} {before.get(key)!r}, not {now.get(key)!r}; use the same options as before"
+        if key == "shards":
+            fault = "was written " + (f"in {before[key]} shards" if key in before else "without --shard")
+            fault += f"; give --shard I/{before[key]}" if key in before else "; leave it out"
+        elif key.startswith("images"):
+            counts = f"{before['images']:,} before, {now['images']:,} now"
+            fault = f"its shards are of other images ({counts}), so an image could be missed; give the same images"
+        raise InputError(f"{path}: {fault}, or {last_remedy}", exit_status=2)
 
 
 def _columns(top: int) -> list[str]:
@@ -120,15 +229,14 @@ def _row(prediction: Prediction, columns: list[str]) -> list[str | float | None]
 class _LineFile:
     """A text file that is appended to line by line, each line written at once.
 
-    A killed run may leave an incomplete last line. `locked_path` (by default `path`) is locked until `close()`. Raises
-    InputError if another process is writing to it.
+    A killed run may leave an incomplete last line. `output` is locked until `close()`. Raises InputError if another
+    process is writing to it.
     """
 
-    def __init__(self, path: Path, locked_path: Path | None = None) -> None:
+    def __init__(self, path: Path, output: _Output) -> None:
         self.path = path
         with ExitStack() as stack:
-            if not stack.enter_context(file_lock(out := locked_path or path, on_wait=None)):
-                raise InputError(f"{out}: another run is writing to it; wait for that run, or choose another --out")
+            stack.enter_context(output.locked())
             self._file = stack.enter_context(path.open("ab", buffering=0))
             self.close = stack.pop_all().close
 
@@ -174,8 +282,8 @@ class JsonLinesResults(_LineFile):
 class CsvResults(_LineFile):
     """A table with a header: image, error, and each class with its probability, best first."""
 
-    def __init__(self, path: Path, top: int) -> None:
-        super().__init__(path)
+    def __init__(self, output: _Output, top: int) -> None:
+        super().__init__(output.path, output)
         self._columns = _columns(top)
         self._write_header_if_empty()
 
@@ -209,23 +317,24 @@ class ParquetResults:
 
     Predictions are first appended to a file of JSON lines beside the folder, NAME.ROW.unfinished.jsonl. After
     ROWS_PER_PART of them, and at the end, they are moved into a Parquet file. After a kill, the JSON lines are kept.
+    The names of a shard's files hold its number.
     """
 
-    def __init__(self, path: Path, top: int, about: dict[str, Any]) -> None:
+    def __init__(self, output: _Output, top: int, about: dict[str, Any]) -> None:
         pa = self._arrow = import_module("pyarrow")
         self._parquet = import_module("pyarrow.parquet")
-        self._folder, self._columns = path, _columns(top)
+        self._output, self._columns = output, _columns(top)
         fields = [(name, pa.float32() if "probability" in name else pa.string()) for name in self._columns]
         self._schema = pa.schema(fields, metadata={"inception_v3": json.dumps(about)})
-        path.mkdir(parents=True, exist_ok=True)
-        self._first_row = sum(self._parquet.read_metadata(part).num_rows for part in self._parts())
-        for pending in path.parent.glob(f"{glob.escape(path.name)}.*.unfinished.jsonl"):
-            if pending != self._pending_path:  # moved already: the run was killed before it deleted the lines
+        output.path.mkdir(parents=True, exist_ok=True)
+        self._first_row = sum(self._parquet.read_metadata(part).num_rows for part in output.parts())
+        self._pending, self._pending_count = self._open_pending(), 0
+        for pending in output.unfinished():
+            if pending != self._pending.path:  # moved already: the run was killed before it deleted the lines
                 pending.unlink()
-        self._pending, self._pending_count = JsonLinesResults(self._pending_path, path), 0
 
     def finished(self) -> Iterator[tuple[str, bool]]:
-        for part in self._parts():
+        for part in self._output.parts():
             for batch in self._parquet.ParquetFile(part).iter_batches(columns=["image", "error"]):
                 for image, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     yield image, error is not None
@@ -238,16 +347,16 @@ class ParquetResults:
         self._pending_count += 1
         if self._pending_count >= ROWS_PER_PART:
             self.close()
-            self._pending = JsonLinesResults(self._pending_path, self._folder)
+            self._pending = self._open_pending()
 
     def close(self) -> None:
         """Move the pending predictions into a Parquet file, and delete their JSON lines."""
-        pending_path, rows = self._pending_path, 0
+        rows = 0
         predictions = self._pending.predictions()
         if (first := next(predictions, None)) is not None:
             predictions = chain([first], predictions)
             with (
-                atomic_write(self._folder / f"part-{self._first_row:012}.parquet") as file,
+                atomic_write(self._output.part(self._first_row)) as file,
                 self._parquet.ParquetWriter(file, self._schema, compression="zstd") as writer,
             ):
                 while values := [_row(prediction, self._columns) for prediction in islice(predictions, ROWS_IN_MEMORY)]:
@@ -255,14 +364,10 @@ class ParquetResults:
                     rows += len(values)
         self._first_row, self._pending_count = self._first_row + rows, 0
         self._pending.close()
-        pending_path.unlink()
+        self._pending.path.unlink()
 
-    def _parts(self) -> list[Path]:
-        return sorted(self._folder.glob("part-*.parquet"))
-
-    @property
-    def _pending_path(self) -> Path:
-        return self._folder.with_name(f"{self._folder.name}.{self._first_row:012}.unfinished.jsonl")
+    def _open_pending(self) -> JsonLinesResults:
+        return JsonLinesResults(self._output.unfinished_part(self._first_row), self._output)
 
 
 ResultsFile = JsonLinesResults | CsvResults | ParquetResults

@@ -14,6 +14,7 @@ from PIL.Image import Image
 
 from inception_v3 import __version__
 from inception_v3.support.files import atomic_write
+from inception_v3.support.text import percent
 
 
 def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
@@ -22,8 +23,8 @@ def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
     Args:
         file: the page to write.
         template: the template's path in this package. It extends reports/page.html.
-        values: the variables of the template; `program` and `written` (the time) are added. The filter `percent`
-            formats a fraction, or None as a dash.
+        values: the variables of the template; `program` and `written` (the time) are added. The filter
+            `percent(count)` formats a fraction of so many images.
 
     Raises InputError if the page cannot be written.
     """
@@ -36,7 +37,7 @@ def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda fraction: "–" if fraction is None else f"{fraction:.1%}"
+    environment.filters["percent"] = lambda *values: percent(*values).replace(" ", "\N{NO-BREAK SPACE}")
     written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = environment.get_template(template).render(program=f"inception-v3 {__version__}", written=written, **values)
     with atomic_write(file) as temporary:

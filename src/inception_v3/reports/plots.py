@@ -1,37 +1,68 @@
-"""Plots as PNG files: curves, confusion matrix, reliability diagram, speeds. Needs matplotlib (the extra `train`)."""
+"""Plots as PNG files: curves, confusion matrix, reliability diagram, series, speeds.
+
+They need matplotlib (the extra `train`).
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from statistics import median_low
+from textwrap import fill
+from typing import IO, Any
 
 import numpy as np
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 Speed = tuple[str, str, int, float]  # engine, precision, batch size, images per second
 
-_COLOURS = {"fp32": "#3b82f6", "bf16": "#f97316", "fp16": "#a855f7", "int8": "#22c55e"}
+# Okabe and Ito's colours, which people with any kind of colour blindness can distinguish.
+_BLUE, _ORANGE, _PURPLE, _GREEN = "#0072B2", "#E69F00", "#CC79A7", "#009E73"
+_COLOURS = {"fp32": _BLUE, "bf16": _ORANGE, "fp16": _PURPLE, "int8": _GREEN}
+FLATTENED = 20  # an axis is logarithmic if its largest value is more than so many times the median
 
 
-def curves(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Plot the loss and accuracy of every epoch. Training values are measured with dropout and augmentation.
+def curves(epochs: Sequence[Mapping[str, float]], path: Path, training_loss: str) -> None:
+    """Plot the losses and the accuracy of every epoch.
 
-    Each epoch has the keys epoch, loss, held_out_loss, accuracy and held_out_top1. The last two are fractions, 0 to 1.
+    The losses have a logarithmic axis if the largest is more than FLATTENED times their median.
+
+    Args:
+        epochs: each has the keys epoch, loss, held_out_loss, accuracy and held_out_top1. The last two are fractions,
+            0 to 1. A value that is missing is not drawn.
+        path: the PNG file to write.
+        training_loss: describes what the training loss is computed from.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    steps = [epoch["epoch"] for epoch in epochs]
-    for axes, title, names in (
-        (left, "loss", {"loss": "training", "held_out_loss": "held out"}),
-        (right, "top-1 accuracy", {"accuracy": "training", "held_out_top1": "held out"}),
-    ):
-        for name, label in names.items():
-            axes.plot(steps, [epoch[name] for epoch in epochs], marker="o", markersize=3, label=label)
-        axes.set(title=title, xlabel="epoch")
-        axes.grid(alpha=0.3)
-        axes.legend()
+    labels = (f"training: {training_loss}", "held out: cross-entropy only, of the averaged weights")
+    losses = _draw_curves(left, epochs, ("loss", "held_out_loss"), labels)
+    left.set(title="Loss", ylabel="loss (nats per image)")
+    if max(losses) > FLATTENED * median_low(losses):
+        left.set(yscale="log", ylabel="loss (nats per image, logarithmic axis)")
+    labels = ("training: with dropout and augmentation", "held out: averaged weights")
+    _draw_curves(right, epochs, ("accuracy", "held_out_top1"), labels, 100)
+    right.set(title="Top-1 accuracy", ylabel="images predicted correctly (%)", ylim=(0, 102))
     figure.savefig(path, dpi=120, format="png")
+
+
+def _draw_curves(
+    axes: Axes, epochs: Sequence[Mapping[str, float]], keys: Sequence[str], labels: Sequence[str], factor: float = 1
+) -> list[float]:
+    """Draw two values of every epoch, the legend below the axes. Returns all drawn values."""
+    drawn: list[float] = []
+    styles = ((_BLUE, "o", "-"), (_ORANGE, "s", "--"))  # different also without colours
+    for key, label, (colour, marker, line) in zip(keys, labels, styles, strict=True):
+        points = {epoch["epoch"]: factor * epoch[key] for epoch in epochs if key in epoch}
+        axes.plot(*zip(*points.items(), strict=True), color=colour, marker=marker, ls=line, ms=4, label=fill(label, 72))
+        drawn += points.values()
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=9)
+    return drawn
 
 
 def confusion_matrix(confusion: NDArray[np.integer], class_names: Sequence[str], path: Path) -> None:
@@ -65,7 +96,7 @@ def reliability_diagram(
     *,
     dark: bool = False,
 ) -> None:
-    """Plot accuracy against confidence for bins of equal width from 0 to 1, with the gap between them.
+    """Plot accuracy and mean confidence in bins of equal width from 0 to 1, and below them the images in each bin.
 
     Args:
         counts: images in each bin, of shape (bins,).
@@ -76,19 +107,61 @@ def reliability_diagram(
         dark: draw for a dark page.
     """
     with style.context("dark_background" if dark else "default"):
-        figure = Figure(figsize=(5, 5.5), layout="constrained")
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        figure = Figure(figsize=(5, 6.4), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         filled = counts > 0
-        middles = ((np.arange(len(counts)) + 0.5) / len(counts))[filled]
-        width = 0.96 / len(counts)
+        middles, width = ((np.arange(len(counts)) + 0.5) / len(counts))[filled], 0.9 / len(counts)
         accuracy, gap = accuracy[filled], (confidence - accuracy)[filled]
-        upper.bar(middles, accuracy, width, color="#3b82f6", label="accuracy")
-        upper.bar(middles, gap, width, accuracy, color="#f97316", alpha=0.6, label="gap to confidence")
-        upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="perfectly calibrated", zorder=3)
-        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"ECE {error:.4f}")
-        upper.legend(loc="upper left")
-        lower.bar(middles, counts[filled] / max(counts.sum(), 1), width, color="gray")
-        lower.set(xlabel="confidence", ylabel="images", ylim=(0, 1))
+        line = "white" if dark else "black"
+        drawn: list[Any] = [
+            upper.bar(middles, accuracy, width, color=_BLUE, label="accuracy"),
+            upper.hlines(accuracy + gap, middles - width / 2, middles + width / 2, line, lw=2, label="mean confidence"),
+        ]
+        # The two kinds of gap have different hatches, for readers who cannot distinguish the colours.
+        for size, label, colour, hatch in (
+            (gap, "too confident: confidence is higher", _ORANGE, "///"),
+            (-gap, "too cautious: accuracy is higher", _BLUE, "..."),
+        ):
+            look: dict[str, Any] = {"color": colour, "edgecolor": "white", "hatch": hatch, "lw": 0, "label": label}
+            drawn.append(upper.bar(middles, np.maximum(size, 0), width, np.minimum(accuracy, accuracy + gap), **look))
+        drawn += upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="perfectly calibrated")
+        upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy (fraction of the bin's images)", title=f"ECE {error:.4f}")
+        lower.bar(middles, counts[filled], width, color="gray")
+        lower.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
+        lower.set_ylim(0, max(counts.max() * 1.25, 1))
+        lower.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        for middle, count in zip(middles, counts[filled], strict=True):
+            lower.annotate(f"{count:,}", (middle, count), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+        figure.legend(handles=drawn, loc="outside lower center", fontsize=9)
+        figure.savefig(file, dpi=120, format="png", transparent=True)
+
+
+def series(
+    panels: Mapping[str, Sequence[float]],
+    names: Sequence[str],
+    numbers: Sequence[float],
+    file: IO[bytes],
+    *,
+    dark: bool = False,
+) -> None:
+    """Plot the values of a series of snapshots, with one panel for each key of `panels`; nan is not drawn.
+
+    The x-axis shows `numbers`, one for each value, or if it is empty, `names`. The PNG is written to `file`.
+    """
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with style.context("dark_background" if dark else "default"):
+        figure = Figure(figsize=(1 + 3.2 * columns, 0.4 + 2.6 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for panel, (title, values) in zip(axes, panels.items(), strict=False):
+            panel.plot(numbers or range(len(names)), values, marker="o", markersize=4, color="#3b82f6")
+            if not numbers:
+                panel.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+            panel.set_title(title, parse_math=False)
+            panel.grid(alpha=0.3)
+        for panel in axes[len(panels) :]:
+            panel.remove()
+        figure.supxlabel("snapshot")
         figure.savefig(file, dpi=120, format="png", transparent=True)
 
 

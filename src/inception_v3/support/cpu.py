@@ -1,13 +1,31 @@
-"""CPU cores of this process, and how its C library treats freed memory. Needs no PyTorch."""
+"""The CPU, its cores for this process, and how its C library treats freed memory. Needs no PyTorch."""
 
 import ctypes
 import os
+import platform
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 
 def core_count() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def processor_name() -> str:
+    """The processor's name, such as "AMD EPYC"."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_name() -> str:
+    """The processor's name and the number of cores that this process may use, such as "AMD EPYC, 2 cores"."""
+    return f"{processor_name()}, {core_count()} cores"
 
 
 def keep_freed_memory() -> None:

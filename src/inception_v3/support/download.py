@@ -27,7 +27,7 @@ from rich.console import Console
 from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, file_lock, replace, write_error
 from inception_v3.support.packages import require_packages
-from inception_v3.support.progress import progress_bar
+from inception_v3.support.progress import BYTES, show_progress
 from inception_v3.support.verbosity import verbosity
 
 TIMEOUT = 20.0  # seconds without a byte
@@ -123,7 +123,7 @@ def download(
     with file_lock(file, lambda: console.print(message, highlight=False)):
         if not _is_complete(file, expected):
             received = _PartialFile(file, MAX_BYTES if limit is None else limit)
-            _download_with_retries(url, received, checksum, console)
+            _download_with_retries(url, received, checksum)
             _install(url, received, file, unpack)
 
 
@@ -139,16 +139,21 @@ def matches_checksum(file: Path, checksum: str) -> bool:
     return digest.hexdigest().startswith(digits)
 
 
-def _download_with_retries(url: str, received: _PartialFile, checksum: str | None, console: Console) -> None:
+def _download_with_retries(url: str, received: _PartialFile, checksum: str | None) -> None:
     """Repeat attempts until `received` is the whole file, and verify its checksum."""
     first = most = received.size
     failures = 0
-    with progress_bar(console, count_bytes=True) as progress:
-        task = progress.add_task(received.path.stem, total=None)
+    with show_progress(Console(stderr=True), count_bytes=True) as start_step:
+        step = start_step(received.path.stem, None, BYTES)
+
+        def show(size: int, total: int | None) -> None:
+            step.total = total
+            step.update(size)
+
         while not (checksum is not None and _is_complete(received.path, checksum)):  # may be complete already
             try:
                 attempt = _attempt if url.startswith(("http://", "https://")) else _attempt_with_fsspec
-                attempt(url, received, lambda size, total: progress.update(task, completed=size, total=total))
+                attempt(url, received, show)
                 break
             except _AttemptError as error:
                 failures = 0 if received.size > most else failures + 1

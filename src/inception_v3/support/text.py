@@ -1,5 +1,7 @@
 """Text that is safe to print, and messages about unknown names."""
 
+import codecs
+import math
 import unicodedata
 from collections.abc import Iterable
 
@@ -14,6 +16,45 @@ def printable(text: object) -> str:
     """
     unsafe = ("Cc", "Cs", "Zl", "Zp")
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in unsafe else c for c in str(text))
+
+
+def count_of(count: int, noun: str) -> str:
+    """The number and the noun, in the plural unless there is one: "1 image", "1,000 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def percent(fraction: float | None, count: int) -> str:
+    """Format a fraction as a percentage with the digits that `count` images warrant; None as a dash.
+
+    There is no digit after the point below 1,000 images, one below 10,000, and then two: "55 %" of 69 images. Near 0
+    and 1 the standard error is smaller, and its first digit is shown: "99.7 %" of 360 images. Only the fractions 0 and
+    1 are shown as 0 % and 100 %; others that would be rounded to them are shown as "<1 %" and ">99 %".
+    """
+    if fraction is None or math.isnan(fraction):
+        return "–"
+    if fraction in (0, 1):
+        return f"{100 * fraction:.0f} %"
+    count = max(count, 1)
+    error = math.sqrt(fraction * (1 - fraction) / count + 1 / count**2)
+    digits = max((count >= 1_000) + (count >= 10_000), math.ceil(-2 - math.log10(error)))
+    unit = 10**-digits
+    shown = round(100 * fraction, digits)
+    if shown == 0 < fraction:
+        return f"<{unit:g} %"
+    if fraction < 1 and shown == 100:
+        return f">{100 - unit:g} %"
+    return f"{shown:.{digits}f} %"
+
+
+def nfc(text: str) -> str:
+    """The text in Unicode's form NFC, in which equal text has equal characters. macOS writes é in file names as e´."""
+    return unicodedata.normalize("NFC", text)
+
+
+def byte_order_encoding(start: bytes) -> str:
+    """The encoding that the byte order mark at the start of a text names; "" without one. Windows writes such marks."""
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    return next((encoding for mark, encoding in marks.items() if start.startswith(mark)), "")
 
 
 def one_line(error: BaseException, length: int = 1000) -> str:

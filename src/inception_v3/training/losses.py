@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from inception_v3.errors import InputError
 from inception_v3.support.text import suggest
+from inception_v3.training.recipe import Recipe
 
 
 def classification_loss(
@@ -38,6 +39,18 @@ def classification_loss(
     if class_weights is not None:
         loss = loss * (class_weights[labels] if labels.dim() == 1 else labels @ class_weights)
     return loss.mean()
+
+
+def describe_loss(recipe: Recipe, *, aux_head: bool) -> str:
+    """What a recipe's training loss is computed from, and what it leaves out; `aux_head` adds the auxiliary loss."""
+    parts = ["cross-entropy" + (f" + {recipe.aux_weight:g} × auxiliary loss" if aux_head else "")]
+    if recipe.label_smoothing:
+        parts.append(f"label smoothing {recipe.label_smoothing:g}")
+    if recipe.class_weights != "none":
+        parts.append("class weights")
+    parts += [name for name in ("mixup", "cutmix") if getattr(recipe, name)]
+    penalty = "weight decay" if recipe.optimizer == "adamw" else "L2"
+    return ", ".join(parts) + (f" ({penalty} not included)" if recipe.weight_decay else "")
 
 
 def convolution_kernels(model: nn.Module) -> list[nn.Parameter]:

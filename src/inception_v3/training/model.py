@@ -83,6 +83,36 @@ def check_memory(recipe: Recipe, images: int, classes: int, device: torch.device
         )
 
 
+def check_batch_size(model: InceptionV3, recipe: Recipe, images: int, processes: int = 1) -> None:
+    """Raise InputError if every batch has one image, and BatchNorm would see one value per channel."""
+    stages = sorted({size for _, size in recipe.image_sizes} | {recipe.image_size})
+    layers = {size: names for size in stages if (names := one_value_layers(model, recipe, size, processes))}
+    if not layers or min(recipe.batch_size, -(-images // processes)) > 1:
+        return
+    size, (layer, *_) = next(iter(layers.items()))
+    remedy = "set batch_size to 2 or more" if recipe.batch_size == 1 else "give more images, or use fewer processes"
+    if all(name.startswith("AuxLogits/") for names in layers.values() for name in names):
+        remedy += ", or aux_weight to 0"
+    raise InputError(
+        f"a batch of one image cannot train: at {size}x{size} the map of {layer} is 1x1, and BatchNorm would normalise "
+        f"a single value per channel to a constant; {remedy}, or freeze_batch_norm to true",
+        exit_status=2,
+    )
+
+
+def one_value_layers(model: InceptionV3, recipe: Recipe, image_size: int, processes: int = 1) -> list[str]:
+    """The layers in which BatchNorm would see one value per channel if a process trained on a batch of one image.
+
+    PyTorch's BatchNorm raises an error for one value per channel. Its variance is 0, so TensorFlow's and this
+    network's output is the offset beta, whatever the image is, and the layers before it get no gradient.
+    """
+    if recipe.freeze_batch_norm or (recipe.sync_batch_norm and processes > 1):
+        return []
+    points = end_points(height=image_size, width=image_size, create_aux_logits=uses_aux_head(model, recipe, image_size))
+    layers = (layer for point in points for layer in point.layers)
+    return [layer.name for layer in layers if layer.normalized and layer.output.size == (1, 1)]
+
+
 def apply_recipe(model: InceptionV3, recipe: Recipe, steps: int) -> None:
     """Set the options of the model that the recipe determines: dropout, and the decay of BatchNorm's averages."""
     model.settings = replace(model.settings, dropout_keep_prob=recipe.dropout_keep_prob)

@@ -112,7 +112,7 @@ class TrainingOptions:
     seed: int = 0  # of the initial weights, the order of the images, augmentation, dropout and mixing
     workers: int = 0  # processes that decode images; 0 decodes in the training process
     save_every: int | None = None  # steps between saved states, besides one after every epoch; None: two minutes
-    log_every: int | None = None  # steps between printed lines, and figures of the trackers; None: no lines, 10 steps
+    log_steps: int | None = None  # steps between printed lines, and figures of the trackers; None: no lines, 10 steps
 
 
 DEFAULT_OPTIONS = TrainingOptions()

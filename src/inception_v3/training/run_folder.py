@@ -9,6 +9,7 @@ bad_images.csv          the images that could not be read, with the reason
 metrics.jsonl           one line per epoch
 tensorboard/            the same figures and more, for TensorBoard
 curves.png, confusion_matrix.png
+README.md               the model card, as the Hugging Face hub reads it: results, origin, data, licence
 """
 
 import csv
@@ -22,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.support.files import atomic_write, file_lock, write_error, write_text
 from inception_v3.support.packages import missing_packages
@@ -29,17 +31,18 @@ from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.state import TrainingState
-from inception_v3.weights import MODEL_FILE
-from inception_v3.weights.load import save
+from inception_v3.weights import BEST_FILE, MODEL_FILE
+from inception_v3.weights.load import load, save
+from inception_v3.weights.read import base_of
 
 if TYPE_CHECKING:
     from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.weights.model import InceptionV3
 
-BEST_FILE = "best.safetensors"
 CHECKPOINTS = "checkpoints"
 TRAINING_IMAGES = "training_images.txt"
 BAD_IMAGES = "bad_images.csv"
+CARD_MARK = "<!-- inception-v3 replaces this file after a training; remove this line to keep your own text -->"
 PRODUCED = (MODEL_FILE, BEST_FILE, "recipe.json", TRAINING_IMAGES, BAD_IMAGES, "metrics.jsonl", "curves.png",
             "confusion_matrix.png")  # fmt: skip
 
@@ -55,6 +58,8 @@ class RunFolder:
         resume: continue a run that the folder already holds.
         keep: number of saved states to keep.
         track: trackers in addition to TensorBoard (trackers.py).
+        data_name: the name of the data set, for the model card.
+        facts: stored in every model of the run, beside those about its training.
 
     Raises:
         InputError: the folder holds a run and neither `overwrite` nor `resume` is set, another training uses it, it
@@ -70,11 +75,15 @@ class RunFolder:
         keep: int = 2,
         track: Sequence[str] = (),
         writer: bool = True,
+        data_name: str | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.keep, self.writer = path, keep, writer
+        self.data_name, self.facts = data_name, dict(facts or {})
         self.model_file = path / MODEL_FILE
         self.bad_images_file = path / BAD_IMAGES
         self.bad_images: list[tuple[str, str]] = []
+        self._base: dict[str, Any] | None = None  # facts about the weights that the training starts from
         self.missing = ["TensorBoard logs"] if missing_packages(("tensorboard",)) else []
         self.tracker: trackers.Tracker = trackers.Trackers((), path, {})
         trackers.check_installed(track)
@@ -102,6 +111,8 @@ class RunFolder:
         try:
             for file in [*(self.path / name for name in PRODUCED), *self._states(), *events]:
                 file.unlink(missing_ok=True)
+            if self._may_replace_card():
+                self.card_file.unlink(missing_ok=True)
         except OSError as error:
             raise write_error(self.path, error) from error
 
@@ -141,17 +152,63 @@ class RunFolder:
             csv.writer(table, lineterminator="\n").writerows([("image", "reason"), *self.bad_images])
             self._write(BAD_IMAGES, table.getvalue())
 
-    def save_model(self, model: "InceptionV3", training: dict[str, Any], *, best: bool = False) -> None:
-        """Write the model with facts about its training. With `best`, write it to best.safetensors as well."""
-        if self.writer:
-            save(model, self.model_file, training=training)
-            if best:
-                with atomic_write(self.path / BEST_FILE) as temporary:
-                    shutil.copyfile(self.model_file, temporary)
+    def save_model(
+        self,
+        model: "InceptionV3",
+        training: dict[str, Any],
+        train_set: LabelledImages,
+        test_set: LabelledImages,
+        metrics: "Metrics | None",
+        *,
+        best: bool = False,
+    ) -> None:
+        """Write the model with facts about its training: `training`, its base, its data and its results.
+
+        Args:
+            metrics: on `test_set`; None if the model has not been evaluated since its last step.
+            best: write it to best.safetensors as well.
+        """
+        if not self.writer:
+            return
+        if self._base is None:
+            self._base = {} if model.origin is None else base_of(model.origin)
+        data = {
+            "name": self.data_name,
+            "classes": len(train_set.class_names),
+            "training_images": len(train_set),
+            "held_out_images": len(test_set),
+            "held_out_is_drawn": test_set.is_drawn,
+        }
+        results = None if metrics is None else {"count": metrics.count} | metrics.summary()
+        facts = self.facts | {"base": self._base, "data": data, "results": results}
+        save(model, self.model_file, training=training | facts)
+        if best:
+            with atomic_write(self.path / BEST_FILE) as temporary:
+                shutil.copyfile(self.model_file, temporary)
+
+    def write_card(self) -> None:
+        """Write README.md, the card of model.safetensors. A README.md that this program did not write is kept."""
+        if self.writer and self._may_replace_card():
+            card = load(self.model_file).generate_model_card()
+            self._write("README.md", f"{card}\n{CARD_MARK}\n")
+
+    @property
+    def card_file(self) -> Path:
+        return self.path / "README.md"
+
+    def _may_replace_card(self) -> bool:
+        try:
+            return CARD_MARK in self.card_file.read_text("utf-8", "replace")
+        except FileNotFoundError:
+            return True
 
     def write_metrics(self, epochs: Sequence[Mapping[str, float]]) -> None:
         """Write the figures of every epoch so far."""
         self._write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Read the figures that `write_metrics` wrote."""
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text("utf-8").splitlines()]
 
     def state_file(self, step: int) -> Path:
         return self.path / CHECKPOINTS / f"step-{step:08}.safetensors"
@@ -166,8 +223,11 @@ class RunFolder:
         for file in self._states()[self.keep :] if self.writer else ():
             file.unlink(missing_ok=True)
 
-    def draw_plots(self, metrics: "Metrics", epochs: list[dict[str, float]]) -> None:
-        """Draw the curves of the epochs, if there are any, and the confusion matrix, unless it has too many classes."""
+    def draw_plots(self, metrics: "Metrics", epochs: list[dict[str, float]], training_loss: str = "") -> None:
+        """Draw the curves of the epochs, if there are any, and the confusion matrix, unless it has too many classes.
+
+        `training_loss` describes what the training loss is computed from, for the legend.
+        """
         if not self.writer:
             return
         try:
@@ -178,7 +238,7 @@ class RunFolder:
             return
         if epochs:
             with atomic_write(self.path / "curves.png") as temporary:
-                plots.curves(epochs, temporary)
+                plots.curves(epochs, temporary, training_loss)
         if len(metrics.class_names) <= MATRIX_CLASSES:
             with atomic_write(self.path / "confusion_matrix.png") as temporary:
                 plots.confusion_matrix(metrics.confusion, metrics.class_names, temporary)

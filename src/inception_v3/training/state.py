@@ -43,7 +43,7 @@ class TrainingProgress:
     first_loss: float = 0.0  # of the first step
     diverging_steps: int = 0  # consecutive steps with a loss far above `first_loss`
     best_top1: float = -1.0
-    epochs: list[dict[str, float]] = field(default_factory=list)  # the figures of each finished epoch
+    epochs: list[dict[str, float]] = field(default_factory=list)  # of each finished epoch; 0 is a given model
     bad_images: dict[str, str] = field(default_factory=dict)  # images that could not be read, with the reason
     learning_rate: float = 0.0  # of the last step
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NoReturn, cast
 
 import torch
@@ -27,7 +27,14 @@ from inception_v3.support.seeds import derive_seed
 from inception_v3.training import augment, losses, optimizers, schedules
 from inception_v3.training import state as training_state
 from inception_v3.training.interrupts import Interrupted, StopSignals
-from inception_v3.training.model import apply_recipe, prepare_model, set_training_mode, uses_aux_head
+from inception_v3.training.model import (
+    apply_recipe,
+    check_batch_size,
+    one_value_layers,
+    prepare_model,
+    set_training_mode,
+    uses_aux_head,
+)
 from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions
 from inception_v3.training.reporter import TrainingReporter
 from inception_v3.training.run_folder import RunFolder
@@ -72,9 +79,16 @@ class TrainingJob:
     @cached_property
     def network(self) -> nn.Module:
         """The model, or a wrapper that averages the gradients of several processes. It is built in the first step."""
-        sizes = {schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)}
-        find_unused_parameters = not all(uses_aux_head(self.model, self.recipe, size) for size in sizes)
-        return self.group.data_parallel(self.model, find_unused_parameters=find_unused_parameters)
+        return self.group.data_parallel(self.model, find_unused_parameters=not all(self._epochs_with_aux_head()))
+
+    @property
+    def uses_aux_head(self) -> bool:
+        """Whether the auxiliary loss is a part of the loss in some epochs."""
+        return any(self._epochs_with_aux_head())
+
+    def _epochs_with_aux_head(self) -> list[bool]:
+        sizes = [schedules.image_size(self.recipe, epoch) for epoch in range(self.recipe.epochs)]
+        return [uses_aux_head(self.model, self.recipe, size) for size in sizes]
 
     @cached_property
     def test_loader(self) -> DataLoader[Any]:
@@ -93,6 +107,7 @@ def train(
     *,
     model: InceptionV3 | None = None,
     start: str = "random weights",
+    start_figures: Mapping[str, float] | None = None,
     rate_factors: Mapping[str, float] | None = None,
     options: TrainingOptions = DEFAULT_OPTIONS,
     group: ProcessGroup | None = None,
@@ -106,6 +121,8 @@ def train(
     Args:
         model: trained in place, instead of a new model with random weights.
         start: describes `model`. A state is resumed only by a training with the same `start`.
+        start_figures: the line of `model` in metrics.jsonl, as epoch 0. best.safetensors is this model until an epoch
+            has a higher held_out_top1.
         rate_factors: learning rates of parts of the model, as for optimizers.build_optimizer.
         group: the processes that train together (support/distributed.py).
 
@@ -121,6 +138,7 @@ def train(
     torch.manual_seed(options.seed)
     is_given = model is not None
     model = prepare_model(model, recipe, train_set, device)
+    check_batch_size(model, recipe, len(train_set), group.world_size)
     loader = training_batches(train_set, model, recipe, options, group)
     apply_recipe(model, recipe, recipe.epochs * len(loader))
     job = TrainingJob(
@@ -138,20 +156,27 @@ def train(
         class_weights=losses.class_weights(recipe.class_weights, train_set.class_names, train_set.labels, device),
         identity=training_state.identify(recipe, train_set, test_set, options.seed, start, rate_factors),
         reporter=TrainingReporter(
-            console or Console(stderr=True), run, recipe, len(train_set), log_every=options.log_every
+            console or Console(stderr=True), run, recipe, len(train_set), log_steps=options.log_steps
         ),
     )
-    is_resumed = start_or_resume(job)
+    start_or_resume(job)
     metrics = None
-    with job.signals, job.reporter.bar:
-        if is_given and not is_resumed:  # if the process is killed, the given model is not lost
+    with job.signals, job.reporter.show_progress(job.progress):
+        if is_given and not job.progress.step:  # if the process is killed, the given model is not lost
+            if start_figures:
+                job.progress.epochs.append({**start_figures})
+                job.progress.best_top1 = start_figures["held_out_top1"]
             save_state(job)
-            save_model(job)
+            save_model(job, best=bool(job.progress.epochs))
         while job.progress.epoch < recipe.epochs:
             train_epoch(job)
             metrics = finish_epoch(job)
-        metrics = metrics or evaluate_average(job)  # all epochs were done before
-        run.draw_plots(metrics, job.progress.epochs)
+        if metrics is None:  # all epochs were done before
+            metrics = evaluate_average(job)
+            save_model(job, metrics)  # `finetune` may have put the best model in its place
+        run.draw_plots(metrics, job.progress.epochs, losses.describe_loss(recipe, aux_head=job.uses_aux_head))
+        run.write_card()
+    job.reporter.report_end(job.progress, training_precision(recipe, device))
     return metrics
 
 
@@ -175,8 +200,8 @@ def training_batches(
     )
 
 
-def start_or_resume(job: TrainingJob) -> bool:
-    """Restore the latest state, if there is one, and start the run folder; returns whether a state was restored."""
+def start_or_resume(job: TrainingJob) -> None:
+    """Restore the latest state, if there is one, and start the run folder."""
     recipe, group, reporter = job.recipe, job.group, job.reporter
     state = group.broadcast_object(job.run.read_latest_state())
     if state:
@@ -189,10 +214,10 @@ def start_or_resume(job: TrainingJob) -> bool:
     if recipe.sync_batch_norm and group.world_size > 1:
         synchronise_batch_norm(job.model)
 
-    precision = "bf16" if recipe.precision == "auto" and has_bf16(job.device) else "fp32"
     reporter.print(
         f"{len(job.train_set):,} images to train on, {len(job.test_set):,} held out, "
-        f"{len(job.train_set.class_names)} classes; {recipe.image_size}x{recipe.image_size}, {job.device}, {precision}"
+        f"{len(job.train_set.class_names)} classes; {recipe.image_size}x{recipe.image_size}, {job.device}, "
+        f"{training_precision(recipe, job.device)}"
         + (f", {group.world_size} processes" if group.world_size > 1 else "")
     )
     if job.progress.epoch == recipe.epochs:
@@ -201,7 +226,11 @@ def start_or_resume(job: TrainingJob) -> bool:
         reporter.print(f"resuming after step {job.progress.step:,} of {job.steps:,}, in epoch {job.progress.epoch + 1}")
     for warning in schedules.settling_warnings(recipe, job.steps):
         reporter.print(warning, "yellow")
-    return state is not None
+
+
+def training_precision(recipe: Recipe, device: torch.device) -> str:
+    """The precision in which the steps are computed."""
+    return "bf16" if recipe.precision == "auto" and has_bf16(device) else "fp32"
 
 
 # ---------------------------------------------------------------------------------------------------- in every epoch
@@ -212,10 +241,19 @@ def train_epoch(job: TrainingJob) -> None:
     recipe, progress, throughput = job.recipe, job.progress, job.reporter.throughput
     size = schedules.image_size(recipe, progress.epoch)
     aux_head = uses_aux_head(job.model, recipe, size)
+    one_value = one_value_layers(job.model, recipe, size, job.group.world_size)
     set_training_mode(job.model, recipe)
     throughput.start()
     for count, batch in throughput.measure_waits(job.loader.epoch(progress.epoch, size, progress.position)):
-        readable, stop_requested = job.group.sum(len(batch.labels), job.signals.number)
+        kept = without_single_image(batch, recipe.batch_size) if one_value else batch
+        numbers = len(kept.labels), len(batch.labels) - len(kept.labels), job.signals.number
+        readable, left_out, stop_requested = job.group.sum(*numbers)
+        if left_out:
+            job.reporter.print_once(
+                f"a batch of one image is left out: at {size}x{size} BatchNorm would see one value per channel in "
+                f"{one_value[0]}; it is another image in each epoch, and another batch_size avoids it",
+                "yellow",
+            )
         if stop_requested:
             save_and_stop(job)
         progress.bad_images |= dict(batch.bad)
@@ -223,9 +261,15 @@ def train_epoch(job: TrainingJob) -> None:
         epochs = progress.epoch + (progress.position + count / 2) / len(job.train_set)
         progress.position += count
         if readable:
-            train_step(job, batch, int(readable), schedules.learning_rate(recipe, epochs), aux_head)
+            train_step(job, kept, int(readable), schedules.learning_rate(recipe, epochs), aux_head)
     if not progress.images_seen:
         raise InputError("none of the training images can be read")
+
+
+def without_single_image(batch: Batch, batch_size: int) -> Batch:
+    """The batch of a step without its last image, if that image would go through the network by itself."""
+    count = len(batch.labels) - (len(batch.labels) % batch_size == 1)
+    return Batch(batch.images[:count], batch.labels[:count], batch.indices[:count], batch.bad)
 
 
 def finish_epoch(job: TrainingJob) -> Metrics:
@@ -251,7 +295,7 @@ def finish_epoch(job: TrainingJob) -> Metrics:
     is_best = metrics.top1 > progress.best_top1
     progress.best_top1 = max(metrics.top1, progress.best_top1)
     if is_good:
-        save_model(job, best=is_best)
+        save_model(job, metrics, best=is_best)
     progress.end_epoch()
     if is_good:
         save_state(job)
@@ -264,11 +308,17 @@ def evaluate_average(job: TrainingJob) -> Metrics:
     job.group.broadcast(job.averaged_model.state_dict().values())
     class_names, metrics = job.train_set.class_names, None
     with suppress(Interrupted):
-        metrics = evaluate(job.averaged_model, job.test_loader, class_names, lambda _: job.signals.check())
+        metrics = evaluate(job.averaged_model, job.test_loader, class_names, partial(report_evaluation, job))
     (stopped,) = job.group.sum(metrics is None)
     if stopped or metrics is None:
         save_and_stop(job)
     return gather_metrics(job.group, job.group.indices(len(job.test_set)), metrics)
+
+
+def report_evaluation(job: TrainingJob, count: int) -> None:
+    """Called after each batch of the evaluation. Raises Interrupted after a signal."""
+    job.signals.check()
+    job.reporter.report_evaluation()
 
 
 # --------------------------------------------------------------------------------------------------- in every step
@@ -417,11 +467,11 @@ def save_state(job: TrainingJob) -> None:
     job.saved_at = time.monotonic()
 
 
-def save_model(job: TrainingJob, *, best: bool = False) -> None:
-    """Save the averaged model; with `best`, also as the best model."""
+def save_model(job: TrainingJob, metrics: Metrics | None = None, *, best: bool = False) -> None:
+    """Save the averaged model with its `metrics` on the held-out images; with `best`, also as the best model."""
     epochs = job.progress.epoch + job.progress.position / len(job.train_set)
     facts = {"epochs": epochs, "seed": job.options.seed, "recipe": asdict(job.recipe)}
-    job.run.save_model(job.averaged_model, facts, best=best)
+    job.run.save_model(job.averaged_model, facts, job.train_set, job.test_set, metrics, best=best)
 
 
 def save_and_stop(job: TrainingJob) -> NoReturn:
@@ -430,6 +480,7 @@ def save_and_stop(job: TrainingJob) -> NoReturn:
     if progress.step:
         save_state(job)
         save_model(job)
+        job.run.write_card()
         saved = f"; the weights so far are in {job.run.model_file}"
     job.reporter.print(f"stopped in epoch {progress.epoch + 1}, after step {progress.step:,} of {job.steps:,}{saved}")
     raise Interrupted(job.signals.number or signal.SIGTERM)

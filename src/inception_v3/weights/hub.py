@@ -5,14 +5,16 @@ for people, by which the hub also counts downloads; and README.md, the model car
 """
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from inception_v3.support.files import write_error, write_text
+from inception_v3.support.text import percent, printable
 from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.formats import native
 from inception_v3.weights.published import CONFIG, Hub, find_published, parse_repository
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
 MAX_LISTED_CLASSES = 100  # in the card
+RATES = {  # of Metrics.summary, with their names in the card
+    "top1": "top-1 accuracy",
+    "top1_interval": "95 % interval of top-1",
+    "mean_recall": "mean recall of the classes",
+    "top5": "top-5 accuracy",
+}
+ERRORS = {"loss": "loss (nats per image)", "ece": "expected calibration error"}
 
 
 class HubMixin(
@@ -110,28 +119,42 @@ class HubMixin(
     def generate_model_card(
         self, repository: str = "OWNER/NAME", results: dict[str, float] | None = None, **metadata: Any
     ) -> ModelCard:
-        """Return a model card: usage, origin, training, results, settings, preprocessing and classes.
+        """Return a model card: usage, results, origin, data, licence, training, settings, preprocessing and classes.
 
         Args:
             repository: the repository that the usage example loads.
-            results: figures that the caller has measured. By default those of the run folder that the model was loaded
-                from, if any.
-            metadata: fields of the card's header, such as license="apache-2.0" or datasets=[...].
+            results: figures that the caller has measured. By default those that the training has stored, if any.
+            metadata: fields of the card's header, such as license="apache-2.0" or datasets=[...]. The license is
+                "unknown" by default.
         """
-        defaults: dict[str, Any] = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]
-        header = ModelCardData(**defaults | metadata).to_yaml()
-        return ModelCard(f"---\n{header}\n---\n\n{_card(cast('InceptionV3', self), repository, results)}")
+        model = cast("InceptionV3", self)
+        header: dict[str, Any] = self._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]
+        header |= {"license": "unknown"} | _facts(model) | metadata
+        text = _card(model, repository, results, header["license"])
+        return ModelCard(f"---\n{ModelCardData(**header).to_yaml()}\n---\n\n{text}")
 
 
-def _card(model: "InceptionV3", repository: str, results: dict[str, float] | None) -> str:
+def _facts(model: "InceptionV3") -> dict[str, Any]:
+    """The fields of the card's header that follow from what the training has stored: its base and its results."""
+    training = model.origin.training if model.origin else {}
+    facts: dict[str, Any] = {}
+    if base := re.match(r"hf:(\w[\w.-]*/\w[\w.-]*)", (training.get("base") or {}).get("name", ""), re.ASCII):
+        facts["base_model"] = base[1]
+    if results := training.get("results"):
+        data = printable(training["data"]["name"] or "unknown")
+        top1 = EvalResult("image-classification", data, data, "accuracy", results["top1"], metric_name=RATES["top1"])
+        facts |= {"model_name": "Inception V3", "eval_results": [top1]}
+    return facts
+
+
+def _card(model: "InceptionV3", repository: str, results: dict[str, float] | None, licence: str) -> str:
     settings, origin = model.settings, model.origin
-    last = f"the layer {settings.final_endpoint}" if settings.final_endpoint else f"{settings.num_classes} classes"
-    training = {key: value for key, value in origin.training.items() if key != "origin"} if origin else {}
-    heading = "" if results else "On images held out from its training:\n\n"
-    results = results or _run_results(model)
+    last = f"cut after {settings.final_endpoint}" if settings.final_endpoint else f"with {settings.num_classes} classes"
+    stored = origin.training if origin else {}
+    training = {key: value for key, value in stored.items() if key not in ("origin", "base", "data", "results")}
     parts = [
         "# Inception V3",
-        f"The network of [Rethinking the Inception Architecture](https://arxiv.org/abs/1512.00567), up to {last}; "
+        f"The network of [Rethinking the Inception Architecture](https://arxiv.org/abs/1512.00567), {last}; "
         f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters.",
         "## Use",
         "```python\nimport inception_v3\n\n"
@@ -139,10 +162,13 @@ def _card(model: "InceptionV3", repository: str, results: dict[str, float] | Non
         'images = model.preprocess(inception_v3.open_image("image.jpg"))\n'
         "logits, end_points = model(images)\n```",
         f"On the command line: `inception-v3 predict hf:{repository} image.jpg`",
+        *_results(model, stored, results),
         "## Origin",
-        _code(origin.first) if origin else "Built from its options; no weights were loaded.",
+        _origin(model, stored),
+        *(["## Data", _data(stored["data"])] if "data" in stored else []),
+        "## Licence",
+        _licence(licence, stored),
         *(["## Training", _table(training)] if training else []),
-        *(["## Results", heading + _table(results)] if results else []),
         "## Settings",
         _table(dict(settings)),
         "## Images",
@@ -151,9 +177,67 @@ def _card(model: "InceptionV3", repository: str, results: dict[str, float] | Non
     ]
     if model.class_names:
         unlisted = len(model.class_names) - MAX_LISTED_CLASSES
-        more = f" and {unlisted} more, in config.json" if unlisted > 0 else ""
+        more = f" and {unlisted} more, which {MODEL_FILE} holds" if unlisted > 0 else ""
         parts += ["## Classes", ", ".join(map(_code, model.class_names[:MAX_LISTED_CLASSES])) + more]
     return "\n\n".join(parts) + "\n"
+
+
+def _results(model: "InceptionV3", stored: dict[str, Any], given: dict[str, float] | None) -> list[str]:
+    """The section with the given results, or those that the training has stored."""
+    if given:
+        return ["## Results", _table(given)]
+    if "results" not in stored:
+        older = _run_results(model)
+        return ["## Results", "On images held out from its training:", _table(older)] if older else []
+    measured = stored["results"]
+    if measured is None:
+        return ["## Results", "Not evaluated since the last step of the training."]
+    count, rows = measured["count"], []
+    for key, name in RATES.items():
+        if key in measured:
+            rates = measured[key] if isinstance(measured[key], list) else [measured[key]]
+            rows.append(f"| {name} | {' to '.join(percent(rate, count) for rate in rates)} |")
+    rows += [f"| {name} | {measured[key]:.4f} |" for key, name in ERRORS.items() if measured[key] is not None]
+    return [
+        "## Results",
+        f"On {count:,} images that were held out from the training:",
+        "\n".join(["| | |", "| --- | --- |", *rows]),
+    ]
+
+
+def _origin(model: "InceptionV3", stored: dict[str, Any]) -> str:
+    if base := stored.get("base"):
+        checksum = f"SHA-256 `{base['sha256']}`" if base["sha256"] else "its checksum is not known"
+        return f"Trained from the weights {_code(base['name'])} ({checksum})."
+    if "base" in stored:
+        return "Trained from new weights, not from stored ones."
+    return _code(model.origin.first) if model.origin else "Built from its options; no weights were loaded."
+
+
+def _data(data: dict[str, Any]) -> str:
+    name = _code(data["name"]) if data["name"] else "A data set whose name is not recorded"
+    split = (
+        "a fifth of each class, drawn at random, the same images at every call"
+        if data["held_out_is_drawn"]
+        else "a set of their own"
+    )
+    return (
+        f"{name}: {data['training_images'] + data['held_out_images']:,} images of {data['classes']} classes; "
+        f"{data['training_images']:,} to train on, {data['held_out_images']:,} held out ({split})."
+    )
+
+
+def _licence(licence: str, stored: dict[str, Any]) -> str:
+    if licence != "unknown":
+        return f"{_code(licence)}, as given by the publisher of this card."
+    sources = [f"the weights {_code(stored['base']['name'])} that they started from"] if stored.get("base") else []
+    if name := stored.get("data", {}).get("name"):
+        sources.append(f"the data {_code(name)}")
+    names = " and of ".join(sources) or "the data, and of the weights that they started from"
+    return (
+        f"Not known. The licence of these weights follows those of {names}, which are not recorded here. Look "
+        "them up before you share the model, and write the result here and into `license` in the header."
+    )
 
 
 def _run_results(model: "InceptionV3") -> dict[str, Any]:
@@ -176,4 +260,4 @@ def _table(values: dict[str, Any]) -> str:
 def _code(value: object) -> str:
     """Format text from a file, which may contain anything, as inline code that fits on one line of a table."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return "`" + " ".join(text.replace("`", "'").replace("|", "/").split()) + "`"
+    return "`" + printable(" ".join(text.replace("`", "'").replace("|", "/").split())) + "`"

@@ -1,12 +1,15 @@
 """Read weights from a path or a published name: find the file, recognise its format, read it."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from inception_v3.errors import InputError
-from inception_v3.weights import MODEL_FILE
+from inception_v3.support.files import checksum
+from inception_v3.support.text import printable
+from inception_v3.weights import BEST_FILE, MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
@@ -27,9 +30,32 @@ class Origin:
     @property
     def first(self) -> str:
         """Where the weights came from before this project first saved them, or else this origin's name or file."""
-        # A published name starts with letters and a colon. A full path would reveal the user's folders.
-        name = self.name if re.match("[a-z]{2,}:", self.name) else self.file.name
+        name = public_name(self.name if _is_published(self.name) else self.file)
         return str(self.training.get("origin") or f"{name} ({self.format})")
+
+
+def public_name(model: str | Path) -> str:
+    """The name of a model to show others: a published name, or the last part of a path, which hides the user's folders.
+
+    The files of run folders have the same names, so theirs is shown with the folder: pets/best.safetensors.
+    """
+    if _is_published(str(model)):
+        return str(model)
+    path = Path(model).resolve()
+    in_run_folder = path.name in (MODEL_FILE, BEST_FILE) and path.parent.name
+    return printable(f"{path.parent.name}/{path.name}" if in_run_folder else path.name or path)
+
+
+def _is_published(name: str) -> bool:
+    """Whether a name starts with letters and a colon, such as hf:owner/name."""
+    return re.match("[a-z][a-z0-9-]+:", name) is not None
+
+
+def base_of(origin: Origin) -> dict[str, Any]:
+    """The name and the SHA-256 of weights that a training starts from; None if their file has been deleted."""
+    with suppress(FileNotFoundError):
+        return {"name": origin.first, "sha256": checksum(origin.file)}
+    return {"name": origin.first, "sha256": None}
 
 
 def read_weights(
@@ -47,7 +73,8 @@ def read_weights(
     if published is not None:
         local_file = None if weights_file is None else find_file(weights_file)
         with published.open(str(path), local_file) as source:
-            return read_source(str(path), source, format)
+            weights, origin = read_source(str(path), source, format)
+        return weights, replace(origin, file=local_file or origin.file)  # not a file extracted from an archive for now
     if weights_file is not None:
         raise InputError(
             f"{path}: not a published name, so --weights-file cannot replace its download; give the file itself",

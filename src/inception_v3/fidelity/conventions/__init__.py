@@ -35,7 +35,7 @@ CONVENTIONS = {
 PROGRAMS = tuple(name for name in CONVENTIONS if ":" not in name)
 MODES = ("clean", *(name.partition(":")[2] for name in CONVENTIONS if ":" in name))  # of clean-fid
 # clean-fid's resize, with the exact distance instead of scipy's.
-DEFAULT = replace(CLEAN, trace_method=None)
+DEFAULT = replace(CLEAN, name="inception-v3", trace_method=None)
 
 
 def find_convention(like: str | None = None, mode: str | None = None) -> Convention:
@@ -49,3 +49,9 @@ def find_convention(like: str | None = None, mode: str | None = None) -> Convent
     name = ":".join(part for part in (like or "clean-fid", mode) if part).lower()
     name = name.replace("_", "-").replace("clean-fid-", "clean-fid:")
     return CONVENTIONS[choose("--like", "clean-fid" if name == "clean-fid:clean" else name, CONVENTIONS)]
+
+
+def same_features(name: str, convention: Convention) -> bool:
+    """Whether the convention of this name computes the same features: it has the same resize and scale."""
+    known = CONVENTIONS | {DEFAULT.name: DEFAULT}
+    return name == convention.name or (name in known and known[name].pixels == convention.pixels)

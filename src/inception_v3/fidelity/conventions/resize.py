@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIZE = 299
+# In words, by the name of the function: the resize and the scale of the pixels.
+DESCRIPTIONS = {
+    "pillow_bicubic": "resized to 299x299 by Pillow's antialiased bicubic filter on float32, scaled to (x - 128) / 128",
+    "half_pixel_bilinear": "resized to 299x299 by PyTorch's bilinear interpolation (half-pixel centres, no "
+    "antialiasing), scaled to 2x / 255 - 1",
+    "tensorflow_bilinear": "resized to 299x299 by TensorFlow 1's bilinear interpolation (no half-pixel centres, no "
+    "antialiasing), scaled to (x - 128) / 128",
+}
 
 
 def pillow_bicubic(images: "Tensor") -> "Tensor":

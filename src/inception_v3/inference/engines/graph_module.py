@@ -1,6 +1,6 @@
 """A graph as a PyTorch module, and its replay as CUDA graphs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,16 +32,20 @@ class GraphModule(nn.Module):
                 self.register_buffer(f"bias_{index}", torch.from_numpy(operation.bias).to(dtype))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        if self.graph.input == PIXELS_INPUT:  # NHWC pixels permuted to NCHW are channels_last without a copy
-            net = {PIXELS_INPUT: pixels.to(self.dtype).permute(0, 3, 1, 2)}
-        else:
-            net = {self.graph.input: pixels.to(self.dtype, memory_format=torch.channels_last)}
+        net = {self.graph.input: self.to_map(pixels)}
         for index, operation in enumerate(self.graph.operations):
-            net[operation.output] = self._run(index, operation, net)
+            net[operation.output] = self.run(index, operation, net)
         outputs = (net[name].flatten(1) if name in VECTORS else net[name] for name in self.graph.outputs)
         return tuple(output if self.dtype == torch.float64 else output.float() for output in outputs)
 
-    def _run(self, index: int, operation: Operation, net: dict[str, Tensor]) -> Tensor:
+    def to_map(self, pixels: Tensor) -> Tensor:
+        """The input as a map (N, C, H, W) in the module's dtype and in channels_last."""
+        if self.graph.input == PIXELS_INPUT:  # NHWC pixels permuted to NCHW are channels_last without a copy
+            return pixels.to(self.dtype).permute(0, 3, 1, 2)
+        return pixels.to(self.dtype, memory_format=torch.channels_last)
+
+    def run(self, index: int, operation: Operation, net: Mapping[str, Tensor]) -> Tensor:
+        """Compute the operation with this index from the tensors `net`, by name."""
         if isinstance(operation, Concat):
             return torch.cat([net[name] for name in operation.inputs], 1)
         source = net[operation.input]

@@ -13,9 +13,11 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Precision
 from inception_v3.network.settings import Settings
+from inception_v3.support.text import count_of
 
 KEY = "inception_v3"
-VERSION = 2
+VERSION = 3
+READABLE_VERSIONS = (2, 3)  # version 2 had neither `speed` nor `int8_share`, and fewer figures in the check
 MAX_BYTES = 64 * 2**20  # of a description; only class names can be long
 
 
@@ -29,13 +31,19 @@ class AgreementCheck:
         pictures: the number of images that were compared.
         source: where the images came from.
         preparation: the library that resized them: "pillow", as `predict` uses for exported files, or "none".
-        top_1_agreement: the fraction of images with the same top class; 1 without logits.
+        top_1_agreement: the fraction of images with the same top class, without the ties; 1 without logits.
         max_difference, mean_difference: absolute differences of probabilities, or differences of end points relative
             to their largest value (`compared`).
         end_points_difference: the largest relative difference of an end point. It shows errors that a probability near
             1 hides.
         classes: the number of different top classes; 0 without logits.
         compared: probabilities, or end points for a network without logits.
+        ties: the number of images that `top_1_agreement` leaves out, because their two most probable classes differ by
+            no more than `tie_margin`.
+        tie_margin: the largest change of a probability that bf16 causes; 0 for other precisions than int8.
+        mean_kl: the mean Kullback-Leibler divergence, in nats, from the network's probabilities.
+        accuracy, network_accuracy: the fractions of images whose top class is their label, by the file and by the
+            network; None without labels.
     """
 
     pictures: int
@@ -47,13 +55,32 @@ class AgreementCheck:
     end_points_difference: float = 0.0
     classes: int = 0
     compared: Literal["probabilities", "end points"] = "probabilities"
+    ties: int = 0
+    tie_margin: float = 0.0
+    mean_kl: float = 0.0
+    accuracy: float | None = None
+    network_accuracy: float | None = None
 
     def __str__(self) -> str:
-        top_1 = f"top-1 agreement {self.top_1_agreement:.2%}, " if self.compared == "probabilities" else ""
-        return (
-            f"{top_1}{self.compared} off by {self.max_difference:.1e} at most and "
-            f"{self.mean_difference:.1e} on average, {self.pictures} images ({self.source})"
+        parts = []
+        if self.compared == "probabilities":
+            ties = f" without {count_of(self.ties, 'tie')}" if self.ties else ""
+            parts = [f"top-1 agreement {self.top_1_agreement:.2%}{ties}", f"KL divergence {self.mean_kl:.1e}"]
+        parts.append(
+            f"{self.compared} off by {self.max_difference:.1e} at most and {self.mean_difference:.1e} on average"
         )
+        if self.accuracy is not None and self.network_accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:.1%} (network: {self.network_accuracy:.1%})")
+        return f"{', '.join(parts)}, {self.pictures} images ({self.source})"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images per second of an exported network: one image at a time, and in batches of 16; `cpu` is its `cpu_name`."""
+
+    cpu: str
+    single: float
+    batches: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +95,9 @@ class Description:
         weights: checksum of the file of the model that was exported.
         check: the comparison with the model, or None if there was none.
         numbers: checksum of the exported weights that were checked; "" for formats that protect their own.
-        kept_higher: end points of an int8 network that stayed in float32.
+        kept_higher: convolutions of an int8 network that stayed in a higher precision.
+        int8_share: the fraction of an int8 network's multiplications that are in int8; 0 for other precisions.
+        speed: images per second on the CPU of the export, or None if they were not measured.
     """
 
     settings: Settings
@@ -81,10 +110,17 @@ class Description:
     check: AgreementCheck | None = None
     numbers: str = ""
     kept_higher: tuple[str, ...] = ()
+    int8_share: float = 0.0
+    speed: Speed | None = None
 
     def names(self) -> list[str]:
         """The class names; the class numbers if there are no names."""
         return self.class_names or [str(number) for number in range(self.settings.num_classes)]
+
+    def __str__(self) -> str:
+        """The precision, the share of int8, and the check."""
+        share = f", {self.int8_share:.1%} of the multiplications in int8" if self.int8_share else ""
+        return f"{self.precision}{share}, {self.check or 'not checked'}"
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION} | asdict(self), ensure_ascii=True)
@@ -94,9 +130,10 @@ def parse_description(text: str, path: Path) -> Description:
     """Parse the JSON text in the file `path`. Raises InputError: damaged, or written by another version."""
     try:
         values = json.loads(text)
-        if values.pop("version") != VERSION:
+        if (version := values.pop("version")) not in READABLE_VERSIONS:
             raise InputError(f"{path}: written by another version of inception-v3; export it again with this one")
-        if values.keys() != {field.name for field in fields(Description)}:
+        expected = {field.name for field in fields(Description)}
+        if (version == VERSION and values.keys() != expected) or not values.keys() <= expected:
             raise ValueError(f"its keys are {sorted(values)}")
         if values["precision"] not in get_args(Precision):
             raise ValueError(f"its precision is {values['precision']}")
@@ -104,6 +141,7 @@ def parse_description(text: str, path: Path) -> Description:
         values["preprocessing"] = Preprocessing(**values["preprocessing"])
         values |= {name: tuple(values[name]) for name in ("outputs", "kept_higher")}
         values["check"] = values["check"] and AgreementCheck(**values["check"])
+        values["speed"] = (speed := values.get("speed")) and Speed(**speed)
         if (names := values["class_names"]) is not None:
             values["class_names"], classes = list(names), values["settings"].num_classes
             if len(names) != classes:

@@ -3,6 +3,7 @@
 The variable `InceptionV3/Conv2d_1a_3x3/weights` is the tensor `Conv2d_1a_3x3.weights` of `state_dict()`.
 """
 
+import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
@@ -15,7 +16,7 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network import architecture
-from inception_v3.network.architecture import Conv, Layer
+from inception_v3.network.architecture import AUX_INPUT, AUX_LOGITS, Conv, Layer
 from inception_v3.network.settings import Settings
 from inception_v3.weights.formats import tensorflow_checkpoint
 from inception_v3.weights.formats.base import WritableFormat
@@ -62,15 +63,30 @@ def write(weights: Weights, path: Path) -> None:
     A file with the name of the prefix, such as a checkpoint in format V1, is deleted: it would be read instead of the
     new checkpoint.
 
-    Raises InputError: a cut network, a full disk, a path that cannot be written.
+    Warns if TF-Slim cannot build the auxiliary head. Raises InputError: a cut network, a full disk, a path that cannot
+    be written.
     """
     if weights.settings.final_endpoint:
         raise InputError(f"{path}: TF-Slim's network has all layers, and this one lacks its heads; write it as native")
+    _warn_of_aux_head(weights.settings)
     tensors, _ = fold_gamma(weights.tensors)
     variables = {SCOPE + name.replace(".", "/"): to_tensorflow(tensor) for name, tensor in tensors.items()}
     tensorflow_checkpoint.write(path, variables)
     if path.is_file():
         path.unlink()
+
+
+def _warn_of_aux_head(settings: Settings) -> None:
+    """Warn if the auxiliary head's first pool does not fit on its map. Only this project's pool shrinks then."""
+    height, width = settings.image_size
+    point, pool = architecture.end_points(height=height, width=width, final_endpoint=AUX_INPUT)[-1], AUX_LOGITS[0]
+    if settings.create_aux_logits and (point.height < pool.kernel[0] or point.width < pool.kernel[1]):
+        warnings.warn(
+            f"AuxLogits: TF-Slim cannot build this head for images of {height}x{width}, because its "
+            f"{pool.kernel[0]}x{pool.kernel[1]} average pool does not fit on a map of {point.height}x{point.width}; "
+            "give inception_v3 create_aux_logits=False there, and restore the other variables",
+            stacklevel=2,
+        )
 
 
 def _is_variable(name: str) -> bool:

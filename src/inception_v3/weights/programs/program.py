@@ -38,7 +38,7 @@ class Program:
             path: a file of weights in the program's format.
             images: float32 of shape (N, 3, H, W) in [-1, 1].
             settings: the options of InceptionV3 for these weights, most of which the file does not store.
-            python: the Python interpreter in which the program is installed.
+            python: the Python interpreter in which the program is installed: a path, or a command in PATH.
 
         Returns:
             The distribution with its version, and the outputs in NCHW by end point: Logits and AuxLogits, or the last
@@ -48,6 +48,9 @@ class Program:
             MissingProgramError: the program is not installed.
             ProgramError: the interpreter cannot be run, or the program fails on the file.
         """
+        if os.sep in os.fspath(python):
+            # The process starts in another folder. A link is kept: it tells Python its virtual environment.
+            python = Path(python).absolute()
         with TemporaryDirectory() as name:
             folder = Path(name)
             np.save(folder / "images.npy", images)
