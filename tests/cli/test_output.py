@@ -50,7 +50,7 @@ CASES = {
     ),
     "fidelity": Case(
         "fidelity pets pets --weights-file thin.safetensors --any-weights --no-cache",
-        r" *pets by \S+ *\n┏.*└.*┘\n(?!warning).*",
+        r"\s+Score .*\nGenerated images: [^\n]*\nReference images: [^\n]*\nCite as: [^\n]*\n",
         COUNTS.replace("13", "26").replace("1 unr", "2 unr"),
     ),
     "finetune": Case(
@@ -65,7 +65,7 @@ CASES = {
     ),
     "export": Case(
         "export model.safetensors exported --to onnx",
-        r"exported/fp32.onnx: fp32, [^\n]*\n",
+        r"exported/fp32.onnx: fp32, [^\n]*\n  [\d.]+ images/s, [^\n]*\n",
         r"1 file written in \d+ s",
         unreadable=False,
     ),
