@@ -50,7 +50,7 @@ CASES = {
     ),
     "fidelity": Case(
         "fidelity pets pets --weights-file thin.safetensors --any-weights --no-cache",
-        r" *pets by \S+ *\n┏.*└.*┘\n(?!warning).*",
+        r"\s+Score .*\nGenerated images: [^\n]*\nReference images: [^\n]*\nCite as: [^\n]*\n",
         COUNTS.replace("13", "26").replace("1 unr", "2 unr"),
     ),
     "finetune": Case(

@@ -2,7 +2,8 @@
 
 import math
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,7 @@ from inception_v3.support.files import cache_folder, checksum
 
 if TYPE_CHECKING:
     from inception_v3.finetuning.finetune import FineTuned, TrainedHead
+    from inception_v3.inference.feature_store import FeatureStore
     from inception_v3.training.recipe import Recipe
     from inception_v3.weights.model import InceptionV3
 
@@ -129,11 +131,7 @@ def finetune(
 
     check_only_one(resume=resume, overwrite=overwrite)
     label_source = labels_from(labels, labels_from_name)
-    _check_options(l2, seed, resume_head=resume and unfreeze is None)
-    if folds is not None and unfreeze is not None:
-        raise InputError(
-            "--folds and --unfreeze: only the last layer can be cross-validated; use only one of them", exit_status=2
-        )
+    _check_options(l2, seed, resume_head=resume and unfreeze is None, unfreeze_folds=bool(unfreeze and folds))
     folder = out or default_run_folder(data)
     check_outside_data(data, folder)
     chosen_recipe = _load_recipe(recipe, data, epochs, learning_rate)
@@ -141,7 +139,6 @@ def finetune(
     from inception_v3.finetuning.advice import advice
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
     from inception_v3.images.addresses import short_name
-    from inception_v3.inference.feature_store import FeatureStore
     from inception_v3.support.devices import pick_device
     from inception_v3.training.recipe import TrainingOptions
     from inception_v3.training.run_folder import RunFolder
@@ -158,54 +155,61 @@ def finetune(
     _check_start(weights, folder)
     options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), log_steps=log_steps)
     detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
+    labelled = label_facts(label_source)
     with (
-        TemporaryDirectory() if no_cache else nullcontext(cache or cache_folder("features")) as features_folder,
-        RunFolder(
-            folder,
-            overwrite=overwrite,
-            resume=resume,
-            data_name=short_name(data),
-            facts=label_facts(label_source),
-        ) as run,
+        _feature_store(None if no_cache else cache or cache_folder("features")) as store,
+        RunFolder(folder, overwrite=overwrite, resume=resume, data_name=short_name(data), facts=labelled) as run,
     ):
-        store = FeatureStore(Path(features_folder))
         if factors is not None:
             warn_of_missing(run)
+        with show_resume_command(messages):
+            result = finetune(
+                model,
+                train_set,
+                test_set,
+                run,
+                store,
+                head=HeadOptions(l2, "bf16" if precision == "bf16" else "fp32", batch_size, folds),
+                unfreeze=factors,
+                keep="last" if keep == "last" else "best",
+                recipe=chosen_recipe,
+                start="given weights" if factors is None else _name_and_checksum(loaded),
+                options=options,
+                console=messages,
+            )
+    warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
+    lines = advice(train_set.counts().tolist(), test_set.counts().tolist(), result)
+    print_run(run, data, result.metrics, as_json, **labelled, weights=weights, **_as_dict(result), advice=lines)
+    for line in () if as_json else lines:
+        note(line)
+
+
+@contextmanager
+def _feature_store(folder: Path | None) -> "Iterator[FeatureStore]":
+    """The store of features in a folder, or if it is None, in a temporary one. Warns of the store's faults."""
+    from inception_v3.inference.feature_store import FeatureStore
+
+    with TemporaryDirectory() if folder is None else nullcontext(folder) as path:
+        store = FeatureStore(Path(path))
         try:
-            with show_resume_command(messages):
-                result = finetune(
-                    model,
-                    train_set,
-                    test_set,
-                    run,
-                    store,
-                    head=HeadOptions(l2, "bf16" if precision == "bf16" else "fp32", batch_size, folds),
-                    unfreeze=factors,
-                    keep="last" if keep == "last" else "best",
-                    recipe=chosen_recipe,
-                    start="given weights" if factors is None else _name_and_checksum(loaded),
-                    options=options,
-                    console=messages,
-                )
+            yield store
         except KeyboardInterrupt:
-            kept = "" if no_cache else "the features computed so far are kept; "
+            kept = "" if folder is None else "the features computed so far are kept; "
             note(f"{kept}run the same command again to continue")
             raise
         finally:
             store.close()
             for message in store.messages:
                 warn(message)
-    warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-    lines = advice(train_set.counts().tolist(), test_set.counts().tolist(), result)
-    more = label_facts(label_source) | {"weights": weights, **_as_dict(result), "advice": lines}
-    print_run(run, data, result.metrics, as_json, **more)
-    for line in () if as_json else lines:
-        note(line)
 
 
-def _check_options(l2: float | None, seed: int, *, resume_head: bool) -> None:
+def _check_options(l2: float | None, seed: int, *, resume_head: bool, unfreeze_folds: bool) -> None:
     """Check the options before anything slow is imported. Raises InputError for options that cannot work."""
     check_seed(seed)
+    if unfreeze_folds:
+        raise InputError(
+            "--folds and --unfreeze: only the last layer can be cross-validated; use only one of them", exit_status=2
+        )
     if l2 is not None and not 0 <= l2 < math.inf:
         raise InputError(f"--l2 must be zero or more, not {l2}", exit_status=2)
     if resume_head:
