@@ -625,7 +625,7 @@ def test_a_wrongly_folded_network_is_refused(
     monkeypatch.setattr(graph, "_convolution", wrongly_folded)
     with pytest.raises(InputError, match=r"wrong.onnx: fp32 (differs|agrees) .*not written"):
         export(model, tmp_path / "wrong.onnx", outputs=outputs)
-    with pytest.raises(InputError, match=r"wrong.onnx: fp32 differs .*not written"):
+    with pytest.raises(InputError, match=r"wrong.onnx: fp32 differs .*not written; check the model$"):
         export(model, tmp_path / "wrong.onnx", outputs=outputs, min_agreement=0)
     assert not (tmp_path / "wrong.onnx").exists()
 
@@ -660,6 +660,8 @@ def test_a_tie_between_two_classes_is_no_disagreement() -> None:
         check = compare(lambda _: outputs, [(pixels(3), expected)], "test", "none", tie_margin=margin)
         agreements[margin] = (check.top_1_agreement, check.ties)
     assert agreements == {0.0: (1 / 3, 0), 0.1: (1 / 2, 1), 0.3: (1.0, 2)}
+    only_ties = compare(lambda _: outputs, [(pixels(3), expected)], "test", "none", tie_margin=1.0)
+    assert "top-1 agreement 33.33% (all are ties)," in str(only_ties)
 
 
 def test_what_bf16_changes_is_measured_on_the_network_itself(random_model: Build) -> None:
@@ -708,7 +710,7 @@ def test_a_network_that_is_int8_in_name_only_is_rejected() -> None:
     assert rejection_reason(described("int8", 1.0, 0.9)) is None
     for minimum in (None, 0.0):
         assert rejection_reason(described("int8", 1.0, 0.893), minimum) == (
-            "only 89.3% of the multiplications of int8 are in int8, less than 90%; export it again"
+            "int8 has only 89.3% of its multiplications in int8, 90% are needed; export it again"
         )
     assert "an unknown fraction" in (rejection_reason(described("int8", 1.0, 0.0)) or "")
 
@@ -811,9 +813,85 @@ def test_the_networks_are_timed_once_on_another_cpu(
         assert open_exported(folder).file.name == "int8.xml"
         assert len(timed) == 2
     change_description(folder / "int8.xml", numbers="another network")
-    assert open_exported(folder).file.name == "bf16.xml", "int8 cannot be opened, and so has no speed"
+    opened = open_exported(folder)
+    assert opened.file.name == "bf16.xml", "int8 cannot be opened, and so has no speed"
+    assert "not used: " in opened.reason
+    assert "int8.xml: its weights are not those that were checked" in opened.reason
     open_exported(folder / "bf16.xml")
     assert len(timed) == 2, "no timing for a single file"
+
+
+def test_a_network_that_fails_while_it_is_timed_is_left_out_and_reported(
+    exported: tuple[InceptionV3, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = three_precisions(exported, tmp_path, fp32=None, int8=None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = OpenvinoEngine.run
+
+    def fail_in_int8(engine: OpenvinoEngine, inputs: Pixels) -> dict[str, np.ndarray]:
+        if engine.precision == "int8":
+            raise RuntimeError("out of memory")
+        return run(engine, inputs)
+
+    monkeypatch.setattr(OpenvinoEngine, "run", fail_in_int8)
+    opened = open_exported(folder)
+    assert opened.file.name == "fp32.xml"
+    assert "int8.xml: openvino cannot run it (out of memory)" in opened.reason
+    (folder / "fp32.bin").unlink()
+    with pytest.raises(InputError, match=r"fp32\.bin, which holds its weights, is missing.*int8\.xml: .*out of memory"):
+        open_exported(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"cpu": "", "single": null, "batches": 3}', '{"cpu": "cut sh'])
+def test_a_damaged_timing_in_the_cache_is_made_again(
+    exported: tuple[InceptionV3, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    folder = three_precisions(exported, tmp_path, bf16=None, int8=speed(20))
+    monkeypatch.setattr(exported_speed, "time_run", lambda *_: Speed(cpu_name(), 30.0, 30.0))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        assert "measured images/s: bf16 30.0, against int8 20.0" in open_exported(folder).reason
+        for file in (tmp_path / "cache" / "inception-v3" / "speeds").iterdir():
+            file.write_text(content)
+
+
+def test_networks_are_timed_without_a_home_folder_for_the_cache(
+    exported: tuple[InceptionV3, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    folder = three_precisions(exported, tmp_path, bf16=None, int8=speed(20))
+    monkeypatch.setattr(exported_speed, "time_run", lambda *_: Speed(cpu_name(), 30.0, 30.0))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert "measured images/s: bf16 30.0, against int8 20.0" in open_exported(folder).reason
+
+
+def test_a_requested_precision_runs_from_the_file_that_was_checked_in_it(
+    exported: tuple[InceptionV3, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other file could run in that precision too, but was never checked in it."""
+    folder = three_precisions(exported, tmp_path, bf16=speed(20), fp32=speed(20))
+    monkeypatch.setattr(exported_speed, "time_run", lambda *_: Speed(cpu_name(), 1e9, 1e9))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for precision in ("fp32", "bf16"):
+        opened = open_exported(folder, precision=precision)  # type: ignore[arg-type]
+        assert (opened.file.name, opened.engine.precision) == (f"{precision}.xml", precision)
+        assert "measured" not in opened.reason, "nothing to compare"
+    (folder / "bf16.bin").unlink()
+    with pytest.warns(UserWarning, match=r"fp32\.xml: bf16 was never checked against fp32"):
+        assert open_exported(folder, precision="bf16").file.name == "fp32.xml"
+
+
+def test_the_recorded_speed_is_not_used_for_another_engine(
+    exported: tuple[InceptionV3, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An .onnx file records the speed of ONNX Runtime."""
+    monkeypatch.setattr(exported_speed, "time_run", lambda *_: Speed(cpu_name(), 7.0, 7.0))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert open_exported(folder, "openvino").reason.endswith("against fp32 7.0")
+    assert not open_exported(folder).reason.endswith("against fp32 7.0")
 
 
 def test_an_export_records_its_speed_on_this_cpu(exported: tuple[InceptionV3, Path]) -> None:
@@ -930,10 +1008,12 @@ def test_a_run_folder_uses_only_exports_of_its_current_weights(
     save(random_model(), run / "model.safetensors")
     assert find_exported(run) is None
     folder.rename(run / "exported")
-    with pytest.warns(UserWarning, match="exported from other weights than model.safetensors; export it again"):
+    with pytest.warns(UserWarning, match="bf16.xml, fp32.onnx exported from other weights than model.safetensors"):
+        assert find_exported(run) is None
+    change_description(run / "exported" / "bf16.xml", weights=checksum(run / "model.safetensors"))
+    with pytest.warns(UserWarning, match=r"exported: fp32.onnx exported from .*; export it again, or delete it"):
         assert find_exported(run) is None
     (run / "exported" / "fp32.onnx").unlink()
-    change_description(run / "exported" / "bf16.xml", weights=checksum(run / "model.safetensors"))
     assert find_exported(run) == run / "exported"
     assert open_engine(run).engine.name == "openvino"
     with pytest.warns(UserWarning, match=r"runs in openvino, not in onnxruntime; using model.safetensors instead"):

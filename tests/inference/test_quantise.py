@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from conftest import relative
+from inception_v3.errors import InputError
+from inception_v3.inference import sensitivity
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Pixels
 from inception_v3.inference.engines.graph import Convolution, Graph, build_graph, swap_pools
 from inception_v3.inference.engines.graph_module import GraphModule
 from inception_v3.inference.engines.openvino import read_graph
 from inception_v3.inference.equalise import equalise
-from inception_v3.inference.quantise import NOTICEABLE, PAYS, kept_layers, quantise
+from inception_v3.inference.quantise import NOTICEABLE, PAYS, _quantised, kept_layers, quantise
 from inception_v3.inference.sensitivity import Sensitivity, channel_maxima, sensitivities
+from inception_v3.support import packages
 from inception_v3.weights.model import InceptionV3
 
 Build = Callable[..., InceptionV3]
@@ -105,6 +108,41 @@ def test_more_convolutions_stay_only_if_the_first_result_is_refused(random_model
     assert result is second
     assert set(first.kept) < set(second.kept)
     assert first.share > second.share >= 0.9
+
+
+def test_a_kept_convolution_does_not_keep_others_whose_names_start_with_its_name() -> None:
+    rng = np.random.default_rng(0)
+    names = ("a.b+", "a.b+c", "axb", "last")
+    inputs = ("images", *names[:-1])
+    graph = Graph(
+        tuple(
+            Convolution(name, source, rng.normal(size=(3, 3, 1, 1)).astype(np.float32), np.ones(3, np.float32))
+            for name, source in zip(names, inputs, strict=True)
+        ),
+        (8, 8),
+        ("last",),
+        "images",
+    )
+    images = rng.random((32, 3, 8, 8), np.float32)
+    model = _quantised(read_graph(graph), images, "images", ("a.b+",))
+    exact = [
+        each.get_friendly_name()
+        for each in model.get_ops()
+        if each.get_type_name() == "Convolution" and each.input_value(1).get_node().get_type_name() == "Constant"
+    ]
+    assert [name.removesuffix("/WithoutBiases").removesuffix("/convolution") for name in exact] == ["a.b+"]
+
+
+def test_a_missing_package_is_reported_before_the_calibration(
+    random_model: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_calibration(*_: object) -> None:
+        raise AssertionError("calibrated")
+
+    monkeypatch.setattr(packages, "missing_packages", lambda names: [name for name in names if name == "nncf"])
+    monkeypatch.setattr(sensitivity, "channel_maxima", no_calibration)
+    with pytest.raises(InputError, match=r"int8 needs nncf; (uv )?pip install .*int8"):
+        quantise(build_graph(random_model()), read_graph, pixels(32))
 
 
 def test_openvino_reads_every_bias_as_a_constant(random_model: Build) -> None:

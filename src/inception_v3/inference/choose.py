@@ -170,9 +170,13 @@ def find_exported(path: Path) -> Path | None:
     if not exported.is_dir() or not (files := exports_in(exported)):
         return None
     weights = checksum(model)
-    if all(read_description(file).weights == weights for file in files):
+    others = [file.name for file in files if read_description(file).weights != weights]
+    if not others:
         return exported
-    warnings.warn(f"{exported}: exported from other weights than {model.name}; export it again to use it", stacklevel=2)
+    warnings.warn(
+        f"{exported}: {', '.join(others)} exported from other weights than {model.name}; export it again, or delete it",
+        stacklevel=2,
+    )
     return None
 
 
@@ -188,6 +192,12 @@ class _Candidate:
     def difference(self) -> float:
         """The mean difference from the network in fp32."""
         return self.description.check.mean_difference if self.description.check else 0.0
+
+    def images_per_second(self, batch_size: int | None) -> float:
+        """The measured speed on this CPU. Raises InputError: as `open`, or the network fails when it runs."""
+        with _explain_failure(self.file, self.engine.name, "export it again"):
+            speed = speed_here(self.engine, self.description, lambda: self.open(None, 1))
+        return speed.single if batch_size == 1 else speed.batches
 
     def open(self, device: str | None, callers: int | None) -> Engine:
         """Open the engine. Raises InputError: the file is damaged, or its network does not match its description."""
@@ -213,7 +223,8 @@ def open_exported(
     precision that it was not exported in, or whose check fails.
     """
     candidates, rejected = _candidates(path, engine, precision, min_agreement)
-    candidates, comparison = _fastest_first(candidates, device, batch_size)
+    candidates, comparison, failures = _fastest_first(candidates, device, batch_size)
+    rejected += failures
     for number, chosen in enumerate(candidates, 1):
         try:
             opened = chosen.open(device, callers)
@@ -237,31 +248,35 @@ def open_exported(
 
 def _fastest_first(
     candidates: list[_Candidate], device: str | None, batch_size: int | None
-) -> tuple[list[_Candidate], str]:
-    """The candidates in the order in which to try them, and the reason for it; "" for a single candidate.
+) -> tuple[list[_Candidate], str, list[str]]:
+    """The candidates in the order in which to try them, the reason for it, and why others cannot run.
 
     On a CPU, the measured speed decides; among those that are almost as fast as the fastest, the more exact comes
-    first.
+    first. A file that would run in another precision than its own comes after the files of that precision, untimed.
+    The reason is "" if nothing was compared. Raises InputError if no candidate can run.
     """
+    own = {each.description.precision for each in candidates if each.description.check}
+    spare = [each for each in candidates if not each.description.check and each.description.precision in own]
+    candidates = [each for each in candidates if each not in spare]
     if len(candidates) == 1:
-        return candidates, ""
+        return [*candidates, *spare], "", []
     if device not in (None, "cpu"):
-        return sorted(candidates, key=lambda each: -each.engine.expected_speed(each.description.precision, 16)), ""
-
-    def images_per_second(candidate: _Candidate) -> float:
-        description = candidate.description
-        speed = speed_here(candidate.engine, description, lambda: candidate.open(device, 1))
-        return speed.single if batch_size == 1 else speed.batches
-
-    speeds = {candidate.file: images_per_second(candidate) for candidate in candidates}
-    limit = ALMOST_AS_FAST * max(speeds.values())
-    ranked = sorted(
-        candidates,
-        key=lambda each: (0.0, each.difference) if speeds[each.file] >= limit else (1.0, -speeds[each.file]),
-    )
-    names = {each.file: f"{each.description.precision} {speeds[each.file]:.1f}" for each in ranked}
-    first, *others = (names[each.file] for each in ranked)
-    return ranked, f"measured images/s: {first}, against {', '.join(others)}"
+        candidates.sort(key=lambda each: -each.engine.expected_speed(each.description.precision, 16))
+        return [*candidates, *spare], "", []
+    speeds: list[tuple[float, _Candidate]] = []
+    failures: list[str] = []
+    for candidate in candidates:
+        try:
+            speeds.append((candidate.images_per_second(batch_size), candidate))
+        except InputError as error:
+            failures.append(str(error))
+    if not speeds and not spare:
+        raise InputError("; ".join(failures))
+    limit = ALMOST_AS_FAST * max((speed for speed, _ in speeds), default=0.0)
+    speeds.sort(key=lambda each: (0.0, each[1].difference) if each[0] >= limit else (1.0, -each[0]))
+    names = [f"{each.description.precision} {speed:.1f}" for speed, each in speeds]
+    comparison = f"measured images/s: {names[0]}, against {', '.join(names[1:])}" if len(names) > 1 else ""
+    return [*(each for _, each in speeds), *spare], comparison, failures
 
 
 def _candidates(
@@ -293,6 +308,8 @@ def _candidates(
             runs_in = "fp32"  # without a loss, since the weights in a bf16 file are float32
         if runs_in != description.precision:
             description = replace(description, precision=runs_in, check=None, speed=None)  # those are of another
+        if (format := recognise(file)) is not None and format.engine != engine_class.name:
+            description = replace(description, speed=None)  # that is of another engine
         candidates.append(_Candidate(file, engine_class, description))
     if not candidates and not errors:
         raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
@@ -446,11 +463,11 @@ def fastest_engine(precision: Precision, device: str | None, batch_size: int | N
 
 @contextmanager
 def _explain_failure(network: Path | str, engine: str, remedy: str) -> Iterator[None]:
-    """Turn the error of a library that cannot load a network into an InputError."""
+    """Turn the error of a library that cannot load or run a network into an InputError."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # every library has its own errors
         reason = one_line(error, 200)
-        raise InputError(f"{network}: {engine} cannot load it ({reason}); {remedy}") from error
+        raise InputError(f"{network}: {engine} cannot run it ({reason}); {remedy}") from error

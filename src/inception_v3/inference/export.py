@@ -34,7 +34,7 @@ from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
 from inception_v3.inference.exported.speed import time_run
 from inception_v3.inference.pipeline import prepared_pixels
-from inception_v3.inference.quantise import MIN_IMAGES, Quantised, check_calibration_images, quantise
+from inception_v3.inference.quantise import MIN_IMAGES, PACKAGES, Quantised, check_calibration_images, quantise
 from inception_v3.support.files import atomic_write, staging_folder, write_error, write_target
 from inception_v3.support.packages import require_packages
 from inception_v3.support.text import count_of
@@ -102,6 +102,8 @@ def export(
     format = _select_format(out, precision)
     _check_options(precision, images is not None, outputs)
     require_packages(format.packages, f"exporting to {format.suffix}", format.extra)
+    if precision == "int8":
+        require_packages(PACKAGES, "int8", "int8")
     model = model.eval().float()
     try:
         graph = swap_pools(build_graph(model, any_size=any_size, outputs=outputs))
@@ -267,7 +269,9 @@ def _rejection(out: Path, description: Description, min_agreement: float | None)
     if reason is None or description.check is None:
         return reason
     share = f"{description.int8_share:.1%} of the multiplications in int8, " if description.int8_share else ""
-    remedy = "keep a higher precision, or allow it with --min-agreement"
+    remedy = "check the model" if description.precision == "fp32" else "keep a higher precision"
+    if rejection_reason(description, 0.0) is None:
+        remedy += ", or allow it with --min-agreement"
     return f"{out}: {reason} ({share}{description.check.source}); not written; {remedy}"
 
 

@@ -6,6 +6,7 @@ higher precision: bf16 in OpenVINO on a CPU that has it, float32 elsewhere. docs
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from inception_v3.support.packages import require_packages
 if TYPE_CHECKING:
     from inception_v3.inference.sensitivity import Sensitivity
 
+PACKAGES = ("nncf",)  # besides those of the format
 MIN_IMAGES, GOOD_IMAGES = 32, 300  # for calibration; a lower precision is also checked on MIN_IMAGES or more
 RANGE_IMAGES, SENSITIVITY_IMAGES = 64, 8  # of those, for the ranges of the channels, and to rank the convolutions
 # A convolution stays in a higher precision if its share of the error that is left is more than NOTICEABLE, and more
@@ -81,6 +83,7 @@ def quantise(
 
     Raises InputError: a missing package, or `reject` gives a reason both times, which is the message.
     """
+    require_packages(PACKAGES, "int8", "int8")
     from inception_v3.inference.sensitivity import channel_maxima, sensitivities
 
     graph = equalise(graph, channel_maxima(graph, _spread(inputs, RANGE_IMAGES)))
@@ -119,13 +122,12 @@ def int8_engine(graph: Graph, inputs: NDArray[Any], callers: int = 1) -> Openvin
     For `callers`, see Engine. Raises InputError: too few inputs; OpenVINO or NNCF is missing.
     """
     _check_count(len(inputs))
-    require_packages(("openvino", "onnx"), "int8", "int8")
+    require_packages(("openvino", "onnx", *PACKAGES), "int8", "int8")
     return OpenvinoEngine(quantise(graph, read_graph, inputs).model, "int8", callers=callers)
 
 
 def _quantised(model: Any, inputs: Inputs, input_name: str, kept: tuple[str, ...]) -> Any:
     """The model in int8. Activations have one step for a map, chosen by NNCF for the least squared error."""
-    require_packages(("nncf",), "int8", "int8")
     with _no_messages():
         import nncf
         from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
@@ -133,7 +135,7 @@ def _quantised(model: Any, inputs: Inputs, input_name: str, kept: tuple[str, ...
 
         rows = [{input_name: inputs[index : index + 1]} for index in range(len(inputs))]
         scope = nncf.IgnoredScope(
-            patterns=[f"{name}(/.*)?" for name in kept], types=list(EXACT_OPERATIONS), validate=False
+            patterns=[f"{re.escape(name)}(/.*)?$" for name in kept], types=list(EXACT_OPERATIONS), validate=False
         )
         # NNCF would halve the range of the first weights, for CPUs that are older than int8's instructions.
         options = AdvancedQuantizationParameters(

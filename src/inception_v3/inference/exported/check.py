@@ -184,7 +184,7 @@ def rejection_reason(description: Description, min_agreement: float | None = Non
         return f"{precision} was never checked against fp32"
     if precision == "int8" and description.int8_share < MIN_INT8_SHARE:
         share = f"only {description.int8_share:.1%}" if description.int8_share else "an unknown fraction"
-        return f"{share} of the multiplications of int8 are in int8, less than {MIN_INT8_SHARE:.0%}; export it again"
+        return f"int8 has {share} of its multiplications in int8, {MIN_INT8_SHARE:.0%} are needed; export it again"
     limited = min_agreement is None or precision == "fp32" or check.compared == "end points"
     max_difference = MAX_DIFFERENCE[precision] if limited else 1.0
     difference = check.max_difference

@@ -31,7 +31,8 @@ class AgreementCheck:
         pictures: the number of images that were compared.
         source: where the images came from.
         preparation: the library that resized them: "pillow", as `predict` uses for exported files, or "none".
-        top_1_agreement: the fraction of images with the same top class, without the ties; 1 without logits.
+        top_1_agreement: the fraction of images with the same top class, without the ties unless all
+            images are ties; 1 without logits.
         max_difference, mean_difference: absolute differences of probabilities, or differences of end points relative
             to their largest value (`compared`).
         end_points_difference: the largest relative difference of an end point. It shows errors that a probability near
@@ -65,6 +66,7 @@ class AgreementCheck:
         parts = []
         if self.compared == "probabilities":
             ties = f" without {count_of(self.ties, 'tie')}" if self.ties else ""
+            ties = " (all are ties)" if self.ties == self.pictures else ties
             parts = [f"top-1 agreement {self.top_1_agreement:.2%}{ties}", f"KL divergence {self.mean_kl:.1e}"]
         parts.append(
             f"{self.compared} off by {self.max_difference:.1e} at most and {self.mean_difference:.1e} on average"

@@ -18,7 +18,6 @@ from inception_v3.support.cpu import cpu_name
 from inception_v3.support.files import cache_folder, write_text
 
 ROUNDS, BATCH = 3, 16
-NO_SPEED = Speed("", 0.0, 0.0)  # of a network that cannot be opened here
 
 
 def time_run(run: Run, preprocessing: Preprocessing) -> Speed:
@@ -41,19 +40,18 @@ def _seconds(run: Run, pixels: Pixels) -> float:
 def speed_here(engine: type[Engine], description: Description, open_engine: Callable[[], Engine]) -> Speed:
     """The speed of an exported network on this CPU: from its description, from an earlier timing, or timed now.
 
-    The timing is kept in the cache folder `speeds`. NO_SPEED if the network cannot be opened.
+    The timing is kept in the cache folder `speeds`, if it can be written. Raises what `open_engine` and the engine
+    raise if the network cannot run.
     """
     if (recorded := description.speed) is not None and recorded.cpu == cpu_name():
         return recorded
-    key = json.dumps([cpu_name(), engine.version(), description.precision, description.weights, description.numbers])
-    stored = cache_folder("speeds") / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    with suppress(OSError, ValueError, TypeError):
-        return Speed(**json.loads(stored.read_text("utf-8")))
-    try:
-        speed = time_run(open_engine().run, description.preprocessing)
-    except InputError:
-        return NO_SPEED
+    network = [description.precision, description.weights, description.numbers, description.preprocessing.image_size]
+    key = json.dumps([cpu_name(), engine.version(), *network])
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError, InputError):  # not timed yet, or no cache folder
+        values = json.loads((cache_folder("speeds") / name).read_text("utf-8"))
+        return Speed(cpu_name(), float(values["single"]), float(values["batches"]))
+    speed = time_run(open_engine().run, description.preprocessing)
     with suppress(OSError, InputError):  # the cache cannot be written: time it again next time
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        write_text(stored, json.dumps(asdict(speed)))
+        write_text(cache_folder("speeds") / name, json.dumps(asdict(speed)))
     return speed
