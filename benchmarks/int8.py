@@ -124,6 +124,13 @@ def methods(graph: Graph, images: CheckImages) -> dict[str, Callable[[], tuple[A
         network = quantise(graph, read_graph, pixels)
         return network.model, f"{network.share:.1%}"
 
+    def not_rescaled() -> tuple[Any, str]:
+        network = quantise(graph, read_graph, pixels)
+        patterns = [f"{name}(/.*)?" for name in network.kept]
+        scope = nncf.IgnoredScope(patterns=patterns, types=list(EXACT_OPERATIONS), validate=False)
+        plain_model, _ = by_nncf(constant, scope, **no_fix, activations_range_estimator_params=mse)()
+        return plain_model, f"{network.share:.1%}"
+
     def constant() -> Any:
         return read_graph(graph)
 
@@ -148,6 +155,7 @@ def methods(graph: Graph, images: CheckImages) -> dict[str, Callable[[], tuple[A
         "MSE, pools exact": by_nncf(constant, exact, **no_fix, activations_range_estimator_params=mse),
         "MSE, pools exact, rescaled": by_nncf(rescaled, exact, **no_fix, activations_range_estimator_params=mse),
         "export: that, and sensitive layers kept": ours,
+        "export without rescaling": not_rescaled,
         "NNCF's accuracy control, 1 point": lambda: (accuracy_control(constant(), images), ""),
     }
 

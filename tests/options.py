@@ -47,10 +47,8 @@ errors go to stderr.
 - Without one (`2> log`, a batch job), it prints a line of progress every 30 s, so that a short run prints none.
   `--log-every SECONDS` sets the interval, and `--log-every 0` turns the lines off:
 
-  ```
-  1,200 of 50,000 images, 3 unreadable, 36.4 images/s, 22 min left
-  1,200 of 50,000 images, 3 unreadable, no progress for 60 s
-  ```
+      1,200 of 50,000 images, 3 unreadable, 36.4 images/s, 22 min left
+      1,200 of 50,000 images, 3 unreadable, no progress for 60 s
 
   The rate is that of the last few minutes. If the number of images is not known in advance, because they are in
   archives or their paths come from standard input, the line has no total and no time left. The second line is printed
@@ -58,10 +56,8 @@ errors go to stderr.
 - Commands that read images end with a summary on stderr: images, unreadable images, seconds, images/s, engine and
   precision. Features from the feature store are counted apart. `export` and `bench` print their time.
 
-  ```
-  50,000 images, 3 unreadable, 1,373.6 s, 36.4 images/s, openvino bf16
-  2,000 images, 0 unreadable, 55.0 s, 36.4 images/s, openvino fp32, 48,000 more from the store
-  ```
+      50,000 images, 3 unreadable, 1,373.6 s, 36.4 images/s, openvino bf16
+      2,000 images, 0 unreadable, 55.0 s, 36.4 images/s, openvino fp32, 48,000 more from the store
 
 - `--quiet` leaves out all of it but warnings and errors.
 

@@ -4,9 +4,11 @@ import io
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import inception_v3
 from conftest import randomise
 from fidelity_inputs import thin_model
 from inception_v3 import cli
+from inception_v3.images.find import ImageSource
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,7 +53,7 @@ CASES = {
     ),
     "fidelity": Case(
         "fidelity pets pets --weights-file thin.safetensors --any-weights --no-cache",
-        r"\s+Score .*\nGenerated images: [^\n]*\nReference images: [^\n]*\nCite as: [^\n]*\n",
+        r".*Score .*\nGenerated images: [^\n]*\nReference images: [^\n]*\nCite as: [^\n]*\n",
         COUNTS.replace("13", "26").replace("1 unr", "2 unr"),
     ),
     "finetune": Case(
@@ -144,6 +147,19 @@ def test_features_from_the_store_are_counted_apart(run: Run) -> None:
     assert re.search(r"^2 images, 2 unreadable, .* fp32, 24 more from the store$", err, re.MULTILINE), err
 
 
+@pytest.fixture
+def slow_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image takes a tenth of a second, so that lines of progress are due while images are decoded."""
+    decode = ImageSource.open
+
+    def slow(source: ImageSource, *arguments: Any) -> Image.Image:
+        time.sleep(0.1)
+        return decode(source, *arguments)
+
+    monkeypatch.setattr(ImageSource, "open", slow)
+
+
+@pytest.mark.usefixtures("slow_images")
 @pytest.mark.parametrize(("images", "line"), [("pets", r"\d+ of 13 images, .*"), ("-", r"\d+ images?, .*")])
 def test_predict_without_a_terminal_prints_lines_of_progress(
     run: Run, folder: Path, images: str, line: str, monkeypatch: pytest.MonkeyPatch
@@ -158,6 +174,7 @@ def test_predict_without_a_terminal_prints_lines_of_progress(
     assert len(out.splitlines()) == IMAGES
 
 
+@pytest.mark.usefixtures("slow_images")
 def test_the_lines_of_a_shard_count_its_own_images(run: Run) -> None:
     _, out, err = run("predict model.safetensors pets --shard 3/3 --log-every 0.01")
     assert "\nshard 3/3: 5 of 13 images\n" in err

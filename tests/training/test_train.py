@@ -638,7 +638,7 @@ def test_a_last_batch_of_one_image_is_left_out_and_reported_once(
             console=Console(file=output, width=200),
         )
     assert output.getvalue().count("a batch of one image is left out: at 75x75") == left_out
-    assert output.getvalue().count("held out") >= 3
+    assert output.getvalue().count("held-out top-1") == 3
 
 
 def test_a_batch_that_an_unreadable_image_reduces_to_one_is_left_out(tmp_path: Path) -> None:

@@ -303,9 +303,9 @@ def note(text: str) -> None:
 
 def terminal() -> "Console | None":
     """The console of the messages if stderr is a terminal, else None: rich is then not imported."""
-    from inception_v3.cli import common
+    from inception_v3.cli.common import messages
 
-    return common.messages if sys.stderr is not None and sys.stderr.isatty() else None
+    return messages if sys.stderr is not None and sys.stderr.isatty() else None
 
 
 def detail(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -105,33 +106,24 @@ def export(
     detail(f"loaded {network.origin.file}")
     weights = checksum(network.origin.file)
     started = time.monotonic()
-    written: dict[str, Description] = {}
-    errors = []
     with show_line(terminal(), unit="") as line:
         _show_step(line, "export", "preparing images")
-        shared = prepare_images(
-            network, precisions, collect(images) if images else None, " ".join(images or ()), outputs
+        name = " ".join(images or ())
+        prepared = prepare_images(network, precisions, collect(images), name, outputs) if images else None
+        written, errors = _export_each(
+            files,
+            line,
+            partial(
+                export,
+                network,
+                images=prepared,
+                outputs=outputs,
+                any_size=any_size,
+                min_agreement=min_agreement,
+                checksum=weights,
+                report=note,
+            ),
         )
-        for each, file in files.items():
-            try:
-                written[str(file)] = export(
-                    network,
-                    file,
-                    precision=each,
-                    images=shared if images else None,
-                    outputs=outputs,
-                    any_size=any_size,
-                    min_agreement=min_agreement,
-                    checksum=weights,
-                    progress=partial(_show_step, line, each),
-                    report=note,
-                )
-            except InputError as error:
-                if len(files) == 1:
-                    raise
-                errors.append(error)
-            else:
-                detail(f"wrote {file}")
     if to == "triton" and written:
         write_triton(out, next(iter(written.values())))
     note(f"{count_of(len(written), 'file')} written in {duration(time.monotonic() - started)}")
@@ -141,6 +133,25 @@ def export(
         _print(written)
     if errors:
         raise InputError("; ".join(map(str, errors)), exit_status=max(error.exit_status for error in errors))
+
+
+def _export_each(
+    files: "dict[Precision, Path]", line: "Step", export: "Callable[..., Description]"
+) -> "tuple[dict[str, Description], list[InputError]]":
+    """Export in each precision. Returns the descriptions by the names of the files, and the errors of the others.
+
+    Raises InputError if the only file cannot be written.
+    """
+    written, errors = {}, []
+    for precision, file in files.items():
+        try:
+            written[str(file)] = export(file, precision=precision, progress=partial(_show_step, line, precision))
+            detail(f"wrote {file}")
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            errors.append(error)
+    return written, errors
 
 
 def _show_step(line: "Step", precision: str, name: str) -> None:

@@ -231,7 +231,7 @@ def open_exported(
             break
         except InputError as error:
             if number == len(candidates):
-                raise
+                raise InputError("; ".join([str(error), *rejected]), exit_status=error.exit_status) from error
             rejected.append(str(error))
     description, others = chosen.description, candidates[number:]
     if description.precision != "fp32" and (reason := rejection_reason(description, min_agreement)):

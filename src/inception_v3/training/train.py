@@ -173,7 +173,8 @@ def train(
             metrics = finish_epoch(job)
         if metrics is None:  # all epochs were done before
             metrics = evaluate_average(job)
-            save_model(job, metrics)  # `finetune` may have put the best model in its place
+            if start_figures:  # `finetune` may have put the best model in its place
+                save_model(job, metrics)
         run.draw_plots(metrics, job.progress.epochs, losses.describe_loss(recipe, aux_head=job.uses_aux_head))
         run.write_card()
     job.reporter.report_end(job.progress, training_precision(recipe, device))
