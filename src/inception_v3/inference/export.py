@@ -134,20 +134,33 @@ def export(
             progress("writing the network")
             model_object = format.convert(graph, precision)
         format.save(model_object, file, description)
-        if not format.runs_here:
+        if format.runs_here:
+            description = _check_file(out, file, format, description, check, min_agreement, progress)
+        else:
             message = f"{out}: not checked, since only {format.program} runs it; compare its outputs there"
             warnings.warn(message, stacklevel=2)
-        else:
-            progress("comparing the file with the network")
-            run = format.run(file, precision, graph.outputs)
-            description = replace(description, numbers=format.weights_checksum(file))
-            description = check(run, description)
-            if rejection := _rejection(out, description, min_agreement):
-                raise InputError(rejection)
-            progress("timing the file")
-            description = replace(description, speed=time_run(run, model.preprocessing))
-            format.write_description(file, description.to_json())
         _move(file, format, out)
+    return description
+
+
+def _check_file(
+    out: Path,
+    file: Path,
+    format: ExportFormat,
+    description: Description,
+    check: Callable[[Run, Description], Description],
+    min_agreement: float | None,
+    progress: Callable[[str], None],
+) -> Description:
+    """Check and time a written file, and add the description with the results. Raises InputError: the check fails."""
+    progress("comparing the file with the network")
+    run = format.run(file, description.precision, description.outputs)
+    description = check(run, replace(description, numbers=format.weights_checksum(file)))
+    if rejection := _rejection(out, description, min_agreement):
+        raise InputError(rejection)
+    progress("timing the file")
+    description = replace(description, speed=time_run(run, description.preprocessing))
+    format.write_description(file, description.to_json())
     return description
 
 
