@@ -259,6 +259,7 @@ def _report(
         write_csv(table, metrics, images)
     if report is not None:
         write_html(report, metrics, images, settings)
+        note(f"{report}: the page")
 
 
 def _show(results: "list[PrecisionResult]") -> None:

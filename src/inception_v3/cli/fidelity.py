@@ -312,7 +312,8 @@ def _print_snapshots(rows: "list[SnapshotScores]", last: "FidelityResult", conso
     console.print(table)
     lines = facts(rows, last)
     if more:
-        lines.append(f"Also in --csv, --json and --report: {', '.join(score.name for score in more)}")
+        names = ", ".join(_title(score, console) for score in more)
+        lines.append(f"The other scores ({names}) are in the files of --csv and --report, and in --json.")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

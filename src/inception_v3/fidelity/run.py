@@ -60,17 +60,19 @@ def score_each(
 ) -> Iterator[FidelityResult | InputError]:
     """Score several generated sets, one after another, against one reference, whose features are computed once.
 
-    A set whose images turn out to be unusable yields its InputError, and the next one follows. All other errors of
-    `fidelity` are raised before the first set is scored.
+    A set that cannot be used yields its InputError, and the next one follows. All other errors of `fidelity`, and that
+    of the first set if none can be used, are raised before the first set is scored.
     """
     convention = options.convention()
     check_score_names(options.scores)
-    sides = [_open(argument, convention) for argument in generated]
+    opened = [_open_or_error(argument, convention, has_reference=reference is not None) for argument in generated]
+    sides = [side for side in opened if not isinstance(side, InputError)]
+    if not sides and isinstance(first := opened[0], InputError):
+        raise first
     other = None if reference is None else _open(reference, convention)
     sets = sides + ([other] if other else [])
     if other is not None:
-        for side in sets:
-            check_covariance(side, side.image_set.count)
+        check_covariance(other, other.image_set.count)
     network = load_network(
         options.weights,
         dtype="fp32" if options.dtype == "int8" else options.dtype,
@@ -87,12 +89,25 @@ def score_each(
     with closing(store) if store else nullcontext():
         if other is not None:
             _extract(other, network, convention, options, store, progress)
-        for side in sides:
+        for side in opened:
             try:
+                if isinstance(side, InputError):
+                    raise side
                 # A copy of the set, so that its features on disk are deleted with the result.
                 yield _score(FidelityResult(replace(side), other, convention, network), options, store, progress)
             except InputError as error:
                 yield error
+
+
+def _open_or_error(argument: str | Path, convention: Convention, *, has_reference: bool) -> ComparedSet | InputError:
+    """Open a generated set, or return why it cannot be used, such as too few images for FID."""
+    try:
+        side = _open(argument, convention)
+        if has_reference:
+            check_covariance(side, side.image_set.count)
+    except InputError as error:
+        return error
+    return side
 
 
 def _score(

@@ -177,13 +177,16 @@ def progress_bar(console: "Console", *, count_bytes: bool = False) -> "Progress"
     Its tasks have a `figures` field for changing text: `bar.add_task(text, total=n, figures="")`.
     """
     from rich import progress as columns
+    from rich.table import Column
 
-    counts = columns.MofNCompleteColumn(), "{task.fields[figures]}"
+    # On a narrow terminal the figures are cut, not the name of the step or the time.
+    counts = columns.MofNCompleteColumn(Column(min_width=7)), "{task.fields[figures]}"
     return columns.Progress(
-        "{task.description}",
-        columns.BarColumn(),
+        columns.TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=12)),
+        columns.BarColumn(16, table_column=Column(min_width=8)),
         *((columns.DownloadColumn(), columns.TransferSpeedColumn()) if count_bytes else counts),
-        *("ETA", columns.TimeRemainingColumn()),
+        columns.TextColumn("ETA", table_column=Column(no_wrap=True, min_width=3)),
+        columns.TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         console=console,
         transient=True,
         disable=verbosity.quiet or not console.is_terminal,

@@ -27,7 +27,7 @@ MAX_LISTED_CLASSES = 100  # in the card
 RATES = {  # of Metrics.summary, with their names in the card
     "top1": "top-1 accuracy",
     "top1_interval": "95 % interval of top-1",
-    "mean_recall": "mean recall of the classes",
+    "mean_recall": "mean of classes",
     "top5": "top-5 accuracy",
 }
 ERRORS = {"loss": "loss (nats per image)", "ece": "expected calibration error"}
