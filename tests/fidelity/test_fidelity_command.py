@@ -541,11 +541,27 @@ def test_a_snapshot_that_cannot_be_scored_is_reported_and_the_others_are_written
     assert status == 1
     assert "step-500: no image in it can be read" in err
     assert "1 of 32 images could not be read" in err
-    assert err.splitlines()[-1].endswith("1 of 3 snapshots have no scores; see the lines above")
+    assert err.splitlines()[-1].endswith("1 of 3 snapshots has no scores; see the lines above")
     assert [line.split(",")[0] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]] == [
         "step-1000",
         "step-20000",
     ]
+
+
+@pytest.mark.parametrize(("images", "reason"), [(0, "no images"), (1, "one image has no covariance")])
+def test_a_snapshot_with_too_few_images_does_not_stop_the_series(
+    run: Run, series: Path, sets: tuple[Path, Path], tmp_path: Path, images: int, reason: str
+) -> None:
+    other = tmp_path / "series"
+    shutil.copytree(series, other)
+    for file in sorted((other / "step-500").iterdir())[images:]:
+        file.unlink()
+    report = tmp_path / "s.html"
+    status, out, err = run("--each", other, sets[1], "--scores", "fid", "--json", "--report", report)
+    assert status == 1
+    assert [row["snapshot"] for row in json.loads(out)] == ["step-1000", "step-20000"]
+    assert re.search(f"step-500: .*{reason}", err)
+    assert re.search(f"step-500: .*{reason}", report.read_text("utf-8")), "the page names it too"
 
 
 def test_a_folder_of_images_is_no_series(run: Run, sets: tuple[Path, Path]) -> None:

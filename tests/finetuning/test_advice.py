@@ -29,7 +29,8 @@ def advise(
     head = TrainedHead(0.1, {}, metrics, metrics, 0, {}, folded)
     held_out = [sum(row) for row in confusion]
     counts = train if isinstance(train, list) else [train] * len(confusion)
-    return advice(counts, held_out, FineTuned(metrics, head, unfreezing))
+    smallest = min(map(sum, zip(counts, held_out, strict=True)))
+    return advice(counts, held_out, FineTuned(metrics, head, unfreezing), lambda: smallest)
 
 
 def diagonal(*counts: int) -> list[list[int]]:

@@ -212,12 +212,12 @@ def _score_snapshots(
     from inception_v3.fidelity.snapshots import messages as messages_of
     from inception_v3.reports.tables import STDOUT
 
-    rows, failures, last = [], 0, None
+    rows, failures, last = [], [], None
     results = _score_with_progress([snapshot.path for snapshot in snapshots], reference, options)
     for snapshot, result in zip(snapshots, results, strict=True):
         if isinstance(result, InputError) or not result.keys:
-            failures += 1
-            warn(str(result if isinstance(result, InputError) else _no_scores(result, options)))
+            failures.append(str(result if isinstance(result, InputError) else _no_scores(result, options)))
+            warn(failures[-1])
             continue
         if last is None and outputs.save_statistics:
             _save_statistics(result, outputs.save_statistics)
@@ -239,9 +239,10 @@ def _score_snapshots(
     if outputs.table is not None:
         _write_csv(outputs.table, [row.values for row in rows])
     if outputs.report is not None:
-        write(rows, last, outputs.report)
+        write(rows, last, outputs.report, failures)
     if failures:
-        raise InputError(f"{failures} of {len(snapshots)} snapshots have no scores; see the lines above")
+        have = "has" if len(failures) == 1 else "have"
+        raise InputError(f"{len(failures)} of {len(snapshots)} snapshots {have} no scores; see the lines above")
 
 
 def _score_with_progress(

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,6 +139,7 @@ def finetune(
     from inception_v3.data import load_data
     from inception_v3.finetuning.advice import advice
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
+    from inception_v3.finetuning.folds import smallest_class
     from inception_v3.images.addresses import short_name
     from inception_v3.support.devices import pick_device
     from inception_v3.training.recipe import TrainingOptions
@@ -178,7 +180,8 @@ def finetune(
                 console=messages,
             )
     warn_unreadable(unreadable_lines(run.bad_images), len(train_set) + len(test_set), run.bad_images_file)
-    lines = advice(train_set.counts().tolist(), test_set.counts().tolist(), result)
+    train_counts, test_counts = (each.counts().tolist() for each in (train_set, test_set))
+    lines = advice(train_counts, test_counts, result, partial(smallest_class, train_set, test_set))
     print_run(run, data, result.metrics, as_json, **labelled, weights=weights, **_as_dict(result), advice=lines)
     for line in () if as_json else lines:
         note(line)

@@ -80,5 +80,9 @@ def duplicate_warnings(train: LabelledImages, held_out: LabelledImages) -> Itera
         (in_two_classes, "in two classes; remove the wrong one"),
     ):
         if pairs:
-            example = " and ".join(sets[number].names[index] for number, index in pairs[0])
+            names = [sets[number].names[index] for number, index in pairs[0]]
+            if len(set(names)) < len(names):
+                names = [f"{name} of the {'held-out' if number else 'training'} split"
+                         for name, (number, _) in zip(names, pairs[0], strict=True)]  # fmt: skip
+            example = " and ".join(names)
             yield f"{len(pairs)} image{'s are' if len(pairs) > 1 else ' is'} {fault} ({example})"

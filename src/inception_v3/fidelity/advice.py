@@ -118,7 +118,7 @@ def _counts(result: FidelityResult, reference: ComparedSet) -> Iterator[str]:
         interval = f" (95 % interval {low:.4g} to {high:.4g})" if low is not None and high is not None else ""
         yield (
             f"{min(known):,} images are few: FID is biased upwards below {ENOUGH_IMAGES:,}{interval}; compare it only "
-            "with FID of equally many images, or use FID-infinity or KID"
+            "with FID of equally many images, or use FID∞ or KID"
         )
     if len(known) == 2 and known[0] != known[1]:
         yield f"{known[0]:,} generated and {known[1]:,} reference images: FID depends on both counts; report them"

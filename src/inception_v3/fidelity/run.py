@@ -89,12 +89,13 @@ def score_each(
     with closing(store) if store else nullcontext():
         if other is not None:
             _extract(other, network, convention, options, store, progress)
-        for side in opened:
+        for generated_set in opened:
             try:
-                if isinstance(side, InputError):
-                    raise side
+                if isinstance(generated_set, InputError):
+                    raise generated_set
                 # A copy of the set, so that its features on disk are deleted with the result.
-                yield _score(FidelityResult(replace(side), other, convention, network), options, store, progress)
+                result = FidelityResult(replace(generated_set), other, convention, network)
+                yield _score(result, options, store, progress)
             except InputError as error:
                 yield error
 

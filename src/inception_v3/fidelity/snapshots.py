@@ -120,10 +120,11 @@ def messages(rows: Sequence[SnapshotScores], kind: str) -> list[str]:
     return lines
 
 
-def write(rows: Sequence[SnapshotScores], last: FidelityResult, path: Path) -> None:
+def write(rows: Sequence[SnapshotScores], last: FidelityResult, path: Path, failures: Sequence[str] = ()) -> None:
     """Write the page: the plot, the table and how the scores were computed. Raises InputError if it cannot be written.
 
-    `last` is the result of one of the snapshots; they share the reference, the convention and the network.
+    `last` is the result of one of the snapshots; they share the reference, the convention and the network. `failures`
+    are the reasons why other snapshots have no scores.
     """
     scores = shown_scores(rows)
     write_page(
@@ -135,7 +136,7 @@ def write(rows: Sequence[SnapshotScores], last: FidelityResult, path: Path) -> N
             "rows": [(row.snapshot.name, [cell(row, score) for score in scores]) for row in rows],
             "plots": _plots(rows, [score for score in scores if score.arrow]),
             "facts": facts(rows, last),
-            "notes": [*messages(rows, "warnings"), *messages(rows, "notes"), *messages(rows, "unreadable")],
+            "notes": [*failures, *messages(rows, "warnings"), *messages(rows, "notes"), *messages(rows, "unreadable")],
         },
     )
 

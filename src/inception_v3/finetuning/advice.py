@@ -1,6 +1,6 @@
 """Advice after fine-tuning: a few lines, and only what the number of images supports."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,7 +17,12 @@ ENOUGH_HELD_OUT = 200  # images: with fewer, the 95 % interval of the accuracy c
 MAX_NAMES, MAX_PAIRS = 5, 3
 
 
-def advice(train_counts: Sequence[int], held_out_counts: Sequence[int], result: FineTuned) -> list[str]:
+def advice(
+    train_counts: Sequence[int],
+    held_out_counts: Sequence[int],
+    result: FineTuned,
+    smallest_class: Callable[[], int],
+) -> list[str]:
     """At most five lines: few images, classes at 0 %, confused classes, unfreezing, cross-validation.
 
     The figures of classes are those of the cross-validation if there is one, else those of the held-out images.
@@ -25,6 +30,7 @@ def advice(train_counts: Sequence[int], held_out_counts: Sequence[int], result: 
     Args:
         train_counts: the number of training images of each class.
         held_out_counts: the number of held-out images of each class.
+        smallest_class: computes the number of different images of the smallest class, which limits --folds.
     """
     folds = result.head.folds if result.head else None
     metrics = folds.metrics if folds else result.metrics
@@ -32,7 +38,8 @@ def advice(train_counts: Sequence[int], held_out_counts: Sequence[int], result: 
     if result.unfreezing:
         lines += _unfreezing(result.unfreezing)
     if not folds:
-        lines += _recommend_folds(train_counts, held_out_counts, unfrozen=result.unfreezing is not None)
+        counts = sum(train_counts), sum(held_out_counts)
+        lines += _recommend_folds(*counts, smallest_class, unfrozen=result.unfreezing is not None)
     return lines
 
 
@@ -92,12 +99,10 @@ def _unfreezing(result: Unfreezing) -> Iterator[str]:
     )
 
 
-def _recommend_folds(train_counts: Sequence[int], held_out_counts: Sequence[int], *, unfrozen: bool) -> Iterator[str]:
-    totals = [train + held_out for train, held_out in zip(train_counts, held_out_counts, strict=True)]
-    folds = min(5, *(total for total in totals if total))
-    if (held_out := sum(held_out_counts)) < ENOUGH_HELD_OUT and folds > 1:
+def _recommend_folds(train: int, held_out: int, smallest_class: Callable[[], int], *, unfrozen: bool) -> Iterator[str]:
+    if held_out < ENOUGH_HELD_OUT and (folds := min(5, smallest_class())) > 1:
         without = " and without --unfreeze" * unfrozen
         yield (
             f"only {held_out} images are held out: with --folds {folds}{without}, finetune evaluates the last layer on "
-            f"all {sum(totals):,} images"
+            f"all {train + held_out:,} images"
         )

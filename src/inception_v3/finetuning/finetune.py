@@ -30,7 +30,7 @@ from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Size
 from inception_v3.support.devices import precision_context
-from inception_v3.support.progress import show_progress, summary
+from inception_v3.support.progress import Advance, ignore, show_progress, summary
 from inception_v3.support.text import suggest
 from inception_v3.training.model import check_batch_size, check_memory
 from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions, load_recipe
@@ -291,11 +291,14 @@ def train_head(
     if bool(is_training.all()):
         raise InputError("none of the held-out images can be read")
     features, folds = result.features, None
-    if options.folds:
-        readable = (labels.numpy(), groups[result.indices], options.folds)
-        check_folds(*readable, images.class_names)
-        folds = _cross_validate(model, features, labels, assign_folds(*readable), options)
-    head = _fit(model, features[is_training], labels[is_training], options)
+    with show_progress(console) as start_step:
+        fitted = start_step("last layer", (options.folds or 0) + 1, "fits")
+        if options.folds:
+            readable = (labels.numpy(), groups[result.indices], options.folds)
+            check_folds(*readable, images.class_names)
+            folds = _cross_validate(model, features, labels, assign_folds(*readable), options, fitted)
+        head = _fit(model, features[is_training], labels[is_training], options)
+        fitted(1)
     training = evaluate_head(model, features[is_training], labels[is_training], options.precision)
     metrics = evaluate_head(model, features[~is_training], labels[~is_training], options.precision)
     seconds = {"features": features_done - started, "head": time.perf_counter() - features_done}
@@ -320,7 +323,12 @@ def _fit(model: InceptionV3, features: Tensor, labels: Tensor, options: HeadOpti
 
 
 def _cross_validate(
-    model: InceptionV3, features: Tensor, labels: Tensor, numbers: NDArray[np.int64], options: HeadOptions
+    model: InceptionV3,
+    features: Tensor,
+    labels: Tensor,
+    numbers: NDArray[np.int64],
+    options: HeadOptions,
+    advance: Advance = ignore,
 ) -> CrossValidation:
     """Train the last layer of `model` once for each fold, and evaluate it on the images of this fold.
 
@@ -333,6 +341,7 @@ def _cross_validate(
         fold = evaluate_head(model, features[inside], labels[inside], options.precision)
         fold.predictions["index"] = np.flatnonzero(inside)
         folds.append(fold)
+        advance(1)
     return CrossValidation(merge(folds), folds, penalties)
 
 

@@ -41,9 +41,18 @@ def content_groups(*sets: LabelledImages) -> NDArray[np.int64]:
     return groups
 
 
+def smallest_class(*sets: LabelledImages) -> int:
+    """The number of different images of the smallest class that has images, in all sets together."""
+    return min(_different(np.concatenate([each.labels for each in sets]), content_groups(*sets)).values())
+
+
+def _different(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> dict[int, int]:
+    return {int(label): len(np.unique(groups[labels == label])) for label in np.unique(labels)}
+
+
 def check_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, class_names: list[str]) -> None:
     """Raise InputError if a class has fewer groups of equal images than there are folds."""
-    different = {label: len(np.unique(groups[labels == label])) for label in np.unique(labels)}
+    different = _different(labels, groups)
     smallest = min(different, key=lambda label: (different[label], label))
     if (count := different[smallest]) < folds:
         remedy = f"give --folds {count} or fewer" if count > 1 else "add more images of it, or leave out --folds"

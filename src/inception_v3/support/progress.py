@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 from inception_v3.support.verbosity import verbosity
 
+BAR_WIDTH, OTHER_WIDTH = 20, 18  # characters: the bar; "/", "ETA", the time and the spaces between the columns
 REFRESH_SECONDS = 0.2  # between two updates of a bar, which take longer than all other work on an image
 # The rate is measured over the last RATE_SAMPLES measurements, which are at least SAMPLE_SECONDS apart.
 SAMPLE_SECONDS, RATE_SAMPLES = 5.0, 12
@@ -177,16 +178,13 @@ def progress_bar(console: "Console", *, count_bytes: bool = False) -> "Progress"
     Its tasks have a `figures` field for changing text: `bar.add_task(text, total=n, figures="")`.
     """
     from rich import progress as columns
-    from rich.table import Column
 
-    # On a narrow terminal the figures are cut, not the name of the step or the time.
-    counts = columns.MofNCompleteColumn(Column(min_width=7)), "{task.fields[figures]}"
+    counts = columns.MofNCompleteColumn(), "{task.fields[figures]}"
     return columns.Progress(
-        columns.TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=12)),
-        columns.BarColumn(16, table_column=Column(min_width=8)),
+        "{task.description}",
+        columns.BarColumn(BAR_WIDTH),
         *((columns.DownloadColumn(), columns.TransferSpeedColumn()) if count_bytes else counts),
-        columns.TextColumn("ETA", table_column=Column(no_wrap=True, min_width=3)),
-        columns.TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+        *("ETA", columns.TimeRemainingColumn()),
         console=console,
         transient=True,
         disable=verbosity.quiet or not console.is_terminal,
@@ -238,9 +236,14 @@ def _shown_on(bar: "Progress") -> Callable[[Step], None]:
     for finished in [task.id for task in bar.tasks if task.finished]:
         bar.update(finished, visible=False)
     task = bar.add_task("", total=None, figures="")
-    return lambda step: bar.update(
-        task, completed=step.done, total=step.total, description=escape(step.name), figures=escape(step.figures)
-    )
+
+    def show(step: Step) -> None:
+        # On a narrow terminal the figures are cut. rich would cut the name, the bar and the time as well.
+        room = bar.console.width - len(step.name) - BAR_WIDTH - 2 * len(f"{step.total}") - OTHER_WIDTH
+        figures = step.figures if len(step.figures) <= room else f"{step.figures[: max(room - 1, 0)]}…"
+        bar.update(task, completed=step.done, total=step.total, description=escape(step.name), figures=escape(figures))
+
+    return show
 
 
 @contextmanager

@@ -151,7 +151,9 @@ def _card(model: "InceptionV3", repository: str, results: dict[str, float] | Non
     settings, origin = model.settings, model.origin
     last = f"cut after {settings.final_endpoint}" if settings.final_endpoint else f"with {settings.num_classes} classes"
     stored = origin.training if origin else {}
-    training = {key: value for key, value in stored.items() if key not in ("origin", "base", "data", "results")}
+    training = {
+        key: value for key, value in stored.items() if key not in ("origin", "base", "data", "results", "folds")
+    }
     parts = [
         "# Inception V3",
         f"The network of [Rethinking the Inception Architecture](https://arxiv.org/abs/1512.00567), {last}; "
@@ -192,17 +194,26 @@ def _results(model: "InceptionV3", stored: dict[str, Any], given: dict[str, floa
     measured = stored["results"]
     if measured is None:
         return ["## Results", "Not evaluated since the last step of the training."]
-    count, rows = measured["count"], []
+    section = [
+        "## Results",
+        f"On {measured['count']:,} images that were held out from the training:",
+        _figures(measured),
+    ]
+    if folds := stored.get("folds"):
+        images = f"{folds['count']:,} images, each held out once ({folds['folds']} folds)"
+        section += [f"Cross-validation of the last layer on {images}:", _figures(folds)]
+    return section
+
+
+def _figures(measured: dict[str, Any]) -> str:
+    """A table of the figures of `Metrics.summary` and the `count` of images."""
+    rows = []
     for key, name in RATES.items():
         if key in measured:
             rates = measured[key] if isinstance(measured[key], list) else [measured[key]]
-            rows.append(f"| {name} | {' to '.join(percent(rate, count) for rate in rates)} |")
-    rows += [f"| {name} | {measured[key]:.4f} |" for key, name in ERRORS.items() if measured[key] is not None]
-    return [
-        "## Results",
-        f"On {count:,} images that were held out from the training:",
-        "\n".join(["| | |", "| --- | --- |", *rows]),
-    ]
+            rows.append(f"| {name} | {' to '.join(percent(rate, measured['count']) for rate in rates)} |")
+    rows += [f"| {name} | {measured[key]:.4f} |" for key, name in ERRORS.items() if measured.get(key) is not None]
+    return "\n".join(["| | |", "| --- | --- |", *rows])
 
 
 def _origin(model: "InceptionV3", stored: dict[str, Any]) -> str:
