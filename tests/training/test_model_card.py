@@ -63,7 +63,7 @@ def test_the_card_has_results_origin_data_and_a_licence_hint(tmp_path: Path, mod
     for text in (
         "with 2 classes; ",
         "On 20 images that were held out from the training:",
-        "| top-1 accuracy | 55 % |\n| 95 % interval of top-1 | 34 % to 74 % |\n| mean recall of the classes | 55 % |",
+        "| top-1 accuracy | 55 % |\n| 95 % interval of top-1 | 34 % to 74 % |\n| mean of classes | 55 % |",
         f"Trained from the weights `base.safetensors (native)` (SHA-256 `{checksum(base)}`).",
         "`pets`: 100 images of 2 classes; 80 to train on, 20 held out "
         "(a fifth of each class, drawn at random, the same images at every call).",

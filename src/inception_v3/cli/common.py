@@ -303,9 +303,11 @@ def note(text: str) -> None:
 
 def terminal() -> "Console | None":
     """The console of the messages if stderr is a terminal, else None: rich is then not imported."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return None
     from inception_v3.cli.common import messages
 
-    return messages if sys.stderr is not None and sys.stderr.isatty() else None
+    return messages
 
 
 def detail(text: str) -> None:

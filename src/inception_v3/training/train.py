@@ -173,7 +173,7 @@ def train(
             metrics = finish_epoch(job)
         if metrics is None:  # all epochs were done before
             metrics = evaluate_average(job)
-            if start_figures:  # `finetune` may have put the best model in its place
+            if is_given:  # `finetune` may have put the best model in its place
                 save_model(job, metrics)
         run.draw_plots(metrics, job.progress.epochs, losses.describe_loss(recipe, aux_head=job.uses_aux_head))
         run.write_card()
