@@ -411,9 +411,7 @@ def test_the_last_layer_is_kept_if_more_training_made_it_worse(workspace: Path, 
 
 def test_the_model_card_describes_the_kept_weights(workspace: Path, harmful: Recipe) -> None:
     tune(workspace, "card", unfreeze=rate_factors("Mixed_7c=1"), recipe=harmful)
-    results = (
-        "| top-1 accuracy | 100 % |\n| 95 % interval of top-1 | 70 % to 100 % |\n| mean of classes | 100 % |"
-    )
+    results = "| top-1 accuracy | 100 % |\n| 95 % interval of top-1 | 70 % to 100 % |\n| mean of classes | 100 % |"
     assert results in (workspace / "card" / "README.md").read_text()
     for name in ("model.safetensors", "best.safetensors"):
         origin = load(workspace / "card" / name).origin
