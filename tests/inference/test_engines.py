@@ -1124,6 +1124,21 @@ def save_images(folder: Path, count: int, shade: int | None = None) -> list[Imag
     return sources
 
 
+def test_a_folder_is_a_class_of_the_check_however_the_file_system_composes_its_accents(
+    random_model: Build, tmp_path: Path
+) -> None:
+    from inception_v3.inference.export import prepare_images
+
+    (folder := tmp_path / "cafe\u0301").mkdir()  # as macOS stores it
+    images = [ImageSource(f"{folder.name}/{each.name}", each.content) for each in save_images(folder, 3)]
+    model = random_model(num_classes=2)
+    model.class_names = ["caf\u00e9", "tea"]
+    labels = prepare_images(model, ["fp32"], images).labels
+    assert labels is not None and labels.tolist() == [0, 0, 0]
+    model.class_names = ["coffee", "tea"]
+    assert prepare_images(model, ["fp32"], images).labels is None
+
+
 def test_int8_needs_enough_different_images(random_model: Build, tmp_path: Path) -> None:
     from inception_v3.inference.quantise import check_calibration_images
 

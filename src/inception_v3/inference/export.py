@@ -37,7 +37,7 @@ from inception_v3.inference.pipeline import prepared_pixels
 from inception_v3.inference.quantise import MIN_IMAGES, PACKAGES, Quantised, check_calibration_images, quantise
 from inception_v3.support.files import atomic_write, staging_folder, write_error, write_target
 from inception_v3.support.packages import require_packages
-from inception_v3.support.text import count_of
+from inception_v3.support.text import count_of, nfc, printable
 from inception_v3.weights.model import InceptionV3
 
 MAX_CALIBRATION_IMAGES, MAX_CHECK_IMAGES = 300, 500
@@ -200,7 +200,7 @@ def prepare_images(
 def _labels(sources: Sequence[ImageSource], class_names: Sequence[str]) -> NDArray[np.int64] | None:
     """The classes of the images by the names of their folders; None if a folder is not named like a class."""
     numbers = {name: number for number, name in enumerate(class_names)}
-    folders = [PurePath(source.name).parent.name for source in sources]
+    folders = [nfc(printable(PurePath(source.name).parent.name)) for source in sources]  # as data/folders names classes
     return np.array([numbers[name] for name in folders]) if set(folders) <= numbers.keys() else None
 
 

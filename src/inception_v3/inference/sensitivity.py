@@ -1,6 +1,5 @@
 """How much each convolution adds to the error of an int8 network, measured before the network is quantised."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +36,7 @@ def channel_maxima(graph: Graph, inputs: Inputs, batch_size: int = 8) -> dict[st
     module = GraphModule(graph)
     maxima: dict[str, Tensor] = {}
     for start in range(0, len(inputs), batch_size):
-        for index, net in _steps(module, inputs[start : start + batch_size]):
+        for index, net in module.steps(_to_tensor(inputs[start : start + batch_size])):
             operation = graph.operations[index]
             if isinstance(operation, Convolution | Activation):
                 largest = net[operation.output].amax((0, 2, 3))
@@ -53,7 +52,7 @@ def sensitivities(graph: Graph, inputs: Inputs) -> list[Sensitivity]:
     quantised convolution are computed again.
     """
     module = GraphModule(graph)
-    *_, (_, exact) = _steps(module, inputs)
+    *_, (_, exact) = module.steps(_to_tensor(inputs))
     results = []
     for index, operation in enumerate(graph.operations):
         if isinstance(operation, Convolution):
@@ -63,12 +62,8 @@ def sensitivities(graph: Graph, inputs: Inputs) -> list[Sensitivity]:
     return results
 
 
-def _steps(module: GraphModule, inputs: Inputs) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Run the operations in turn. Yields the index of each, and all tensors so far."""
-    net = {module.graph.input: module.to_map(torch.from_numpy(np.ascontiguousarray(inputs)))}
-    for index, operation in enumerate(module.graph.operations):
-        net[operation.output] = module.run(index, operation, net)
-        yield index, net
+def _to_tensor(inputs: Inputs) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(inputs))
 
 
 def _with_int8(module: GraphModule, exact: dict[str, Tensor], index: int) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """A graph as a PyTorch module, and its replay as CUDA graphs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,16 @@ class GraphModule(nn.Module):
             net[operation.output] = self.run(index, operation, net)
         outputs = (net[name].flatten(1) if name in VECTORS else net[name] for name in self.graph.outputs)
         return tuple(output if self.dtype == torch.float64 else output.float() for output in outputs)
+
+    def steps(self, pixels: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Run the operations in turn. Yields the index of each, and all tensors so far, which may be changed.
+
+        `forward` has a loop of its own, because torch.export cannot follow a generator.
+        """
+        net = {self.graph.input: self.to_map(pixels)}
+        for index, operation in enumerate(self.graph.operations):
+            net[operation.output] = self.run(index, operation, net)
+            yield index, net
 
     def to_map(self, pixels: Tensor) -> Tensor:
         """The input as a map (N, C, H, W) in the module's dtype and in channels_last."""

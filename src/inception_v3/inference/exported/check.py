@@ -158,10 +158,10 @@ def change_in_bf16(graph: "Graph", reference: Iterable[tuple[Pixels, Outputs]], 
         if seen >= images:
             break
         seen += len(pixels)
-        net = {graph.input: module.to_map(torch.from_numpy(pixels))}
         with torch.inference_mode():
-            for index, operation in enumerate(graph.operations):
-                net[operation.output] = module.run(index, operation, net).bfloat16().float()
+            for index, net in module.steps(torch.from_numpy(pixels)):
+                output = graph.operations[index].output
+                net[output] = net[output].bfloat16().float()
         logits = net[LOGITS].flatten(1).numpy()
         largest = max(largest, float(np.abs(softmax(logits) - softmax(expected[LOGITS])).max()))
     return largest
