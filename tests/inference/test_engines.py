@@ -45,9 +45,9 @@ from inception_v3.inference.exported.coreml import SPECIFICATION
 from inception_v3.inference.exported.description import KEY, AgreementCheck, Description, Speed
 from inception_v3.inference.exported.registry import read_description, recognise
 from inception_v3.inference.sensitivity import sensitivities
+from inception_v3.network.probabilities import softmax
 from inception_v3.support import packages
 from inception_v3.support.cpu import cpu_name
-from inception_v3.support.softmax import softmax
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
 

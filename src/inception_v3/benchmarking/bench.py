@@ -32,7 +32,6 @@ from inception_v3.inference.engines.registry import ENGINES, load_engine
 from inception_v3.inference.export import export
 from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, reference_network
 from inception_v3.inference.exported.registry import read_description
-from inception_v3.network import architecture
 from inception_v3.support.cpu import core_count, processor_name
 from inception_v3.support.packages import install_command
 from inception_v3.weights.formats.registry import find_writer
@@ -407,8 +406,7 @@ def low_agreement(rows: Iterable[BenchRow]) -> dict[str, float]:
 def _operations(model: InceptionV3) -> int:
     """Return the number of arithmetic operations for one image: two for each multiply-accumulate."""
     height, width = model.preprocessing.image_size
-    options = {name: model.settings[name] for name in ("num_classes", "depth_multiplier", "min_depth", "global_pool")}
-    points = architecture.end_points(height=height, width=width, create_aux_logits=False, **options)
+    points = replace(model.settings, create_aux_logits=False).end_points(height, width)
     return 2 * sum(point.macs for point in points)
 
 

@@ -181,7 +181,7 @@ def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.de
             raw = options.weights == "raw"
             file = _load_raw_weights(network, network.origin.file) if raw else network.origin.file
             run = Path(name) if Path(name).is_dir() and not raw else None
-            model = Evaluated(name, file, network, network.class_names, network.settings.num_classes, run)
+            model = Evaluated(name, file, network, network.class_names, network.settings.class_count, run)
         models.append(model)
         detail(f"{name}: {model.file}")
         if (model.class_names, model.num_classes) != (models[0].class_names, models[0].num_classes):

@@ -135,6 +135,7 @@ def predict(
         opened.engine,
         preprocessing,
         class_names,
+        activation=opened.description.settings.output_activation,
         top=top,
         batch_size=batch_size or opened.engine.batch_size,
         decode=cast("Decode", decode),

@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error, reliability_bins
+from inception_v3.network.settings import Settings
 from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.text import percent
@@ -238,6 +240,8 @@ def evaluate(
                 with explain_out_of_memory(device), precision_context(device, precision):
                     scaled = model.preprocessing.scale(batch.images.to(device))
                     logits = model(scaled.contiguous(memory_format=torch.channels_last), end_points=())[0].float()
+                if model.settings.class_count > logits.shape[1]:
+                    logits = F.pad(logits, (1, 0))  # as support.softmax.class_logits
                 rows.append(predictions(log_probabilities(logits.cpu()), batch.labels, batch.indices))
             on_batch(len(batch.labels) + len(batch.bad))
     finally:
@@ -248,14 +252,20 @@ def evaluate(
 def check_classes(model: InceptionV3, class_names: Sequence[str]) -> None:
     """Raise InputError if a model has another number of classes than there are names."""
     name = str(model.origin.file) if model.origin is not None else "the model"
-    check_class_count(name, model.settings.num_classes, len(class_names))
+    check_settings(name, model.settings, len(class_names))
 
 
-def check_class_count(name: str, num_classes: int, expected: int) -> None:
-    if num_classes != expected:
+def check_settings(name: str, settings: Settings, expected: int) -> None:
+    """Raise InputError if a network has another number of classes than `expected`, or no single class for an image."""
+    if settings.class_count != expected:
         raise InputError(
-            f"{name}: num_classes is {num_classes}, but the data has {expected} classes; give data with the classes of "
-            "the model"
+            f"{name}: num_classes is {settings.class_count}, but the data has {expected} classes; give data with the "
+            "classes of the model"
+        )
+    if settings.output_activation == "sigmoid" and settings.num_classes > 1:
+        raise InputError(
+            f"{name}: a multi-label network, with a probability of its own for each class; its images have no single "
+            "class to evaluate, but `inception-v3 predict` prints the probabilities"
         )
 
 

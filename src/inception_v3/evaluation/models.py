@@ -16,7 +16,7 @@ from inception_v3.evaluation.crops import MultiCrop
 from inception_v3.evaluation.evaluate import (
     PREDICTION_DTYPE,
     Metrics,
-    check_class_count,
+    check_settings,
     gather_metrics,
     log_probabilities,
     merge,
@@ -24,9 +24,10 @@ from inception_v3.evaluation.evaluate import (
 )
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import OpenedModel, open_model
-from inception_v3.inference.engines.base import LOGITS, Engine, Precision
+from inception_v3.inference.engines.base import LOGITS, Precision
 from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
 from inception_v3.inference.schedule import Result, run_batches
+from inception_v3.network.probabilities import class_logits
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.progress import report
 from inception_v3.weights.model import InceptionV3
@@ -74,7 +75,7 @@ def evaluate_engines(
     Raises InputError if a model has another number of classes than the data, or an engine fails.
     """
     for model in models:
-        check_class_count(str(model.file), model.description.settings.num_classes, len(images.class_names))
+        check_settings(str(model.file), model.description.settings, len(images.class_names))
         if LOGITS not in model.engine.widths:
             raise InputError(f"{model.file}: has no Logits to evaluate; export it without --end-points")
     group = group or ProcessGroup()
@@ -82,9 +83,9 @@ def evaluate_engines(
     part = images.subset(indices)
     size = batch_size or models[0].engine.batch_size
     images_per_batch = max(1, size // crops)
-    engines: dict[Preprocessing, list[Engine]] = {}
+    engines: dict[Preprocessing, list[OpenedModel]] = {}
     for model in models:
-        engines.setdefault(model.description.preprocessing, []).append(model.engine)
+        engines.setdefault(model.description.preprocessing, []).append(model)
     results = zip(*(_logits(part, *same, crops, size, threads) for same in engines.items()), strict=True)
     metrics = [Metrics(images.class_names, np.empty(0, PREDICTION_DTYPE))]
     common_batches = iter(range(len(images) // group.world_size // images_per_batch))  # batches that every process has
@@ -100,27 +101,29 @@ def evaluate_engines(
 def _logits(
     images: LabelledImages,
     preprocessing: Preprocessing,
-    engines: list[Engine],
+    models: list[OpenedModel],
     crops: int,
     batch_size: int,
     threads: int | None,
 ) -> Iterator[Result[UnopenedImage, None]]:
-    """The logits of each image, (crops, classes), from each of the engines. `batch_size` is that of an engine."""
+    """The logits of each image, (crops, classes), from each of the models. `batch_size` is that of an engine."""
 
     def compute(pixels: NDArray[Any], sources: list[UnopenedImage]) -> dict[str, NDArray[np.float32]]:
         views = pixels.reshape(-1, *pixels.shape[2:])
         starts = range(0, len(views), batch_size)
         outputs = {}
-        for number, engine in enumerate(engines):
+        for number, model in enumerate(models):
+            engine, activation = model.engine, model.description.settings.output_activation
             with explain_engine_failure(engine, sources):
                 logits = np.concatenate([engine.run(views[start : start + batch_size])[LOGITS] for start in starts])
+            logits = class_logits(logits, activation)
             outputs[str(number)] = logits.reshape(len(pixels), crops, -1)
         return outputs
 
     views = MultiCrop(preprocessing, crops).array if crops > 1 else None
     prepare = image_preparer(preprocessing, pixels=views)
     shape = (crops, *preprocessing.image_size, 3)
-    fewest_callers = min(engines, key=lambda engine: engine.callers)
+    fewest_callers = min((model.engine for model in models), key=lambda engine: engine.callers)
     options = engine_batches(fewest_callers, max(1, batch_size // crops), threads)
     return run_batches(images.unopened(), prepare, compute, shape, options=options)
 

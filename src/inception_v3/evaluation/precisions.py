@@ -69,7 +69,7 @@ def exported_model(name: str) -> Evaluated | None:
     if (path / MODEL_FILE).exists() or find_exported(path) is None:
         return None
     description = read_description(path if recognise(path) else exports_in(path)[0])
-    return Evaluated(name, path, None, description.class_names, description.settings.num_classes)
+    return Evaluated(name, path, None, description.class_names, description.settings.class_count)
 
 
 def open_in(model: Evaluated, name: str | None, engine: str, device: str | None, images: LabelledImages) -> OpenedModel:

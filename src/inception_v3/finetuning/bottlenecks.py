@@ -34,8 +34,8 @@ from inception_v3.support.progress import report
 from inception_v3.weights.model import InceptionV3
 
 HEAD_PREFIXES = ("Logits.", "AuxLogits.")  # of the names of parameters
-HEAD_SETTINGS = {"num_classes", "dropout_keep_prob", "create_aux_logits", "spatial_squeeze", "batch_norm_decay",
-                 "image_size", "final_endpoint"}  # fmt: skip  # settings that do not change the features
+FEATURE_SETTINGS = ("depth_multiplier", "min_depth", "global_pool", "batch_norm_epsilon", "batch_norm_scale",
+                    "count_padding", "mixed_7c_pool")  # fmt: skip  # settings that change the features
 READ_SIZE = 4096  # features that are read from the store at once, 32 MiB
 
 
@@ -44,7 +44,7 @@ def feature_space(model: InceptionV3, precision: Precision) -> FeatureSpace:
 
     The heads are left out: networks that differ only in their classes share their features.
     """
-    settings = {name: value for name, value in model.settings.items() if name not in HEAD_SETTINGS}
+    settings = {name: model.settings[name] for name in FEATURE_SETTINGS}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         if not name.startswith(HEAD_PREFIXES):

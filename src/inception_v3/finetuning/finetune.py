@@ -108,7 +108,7 @@ class FineTuned:
 
 
 def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size | None = None) -> InceptionV3:
-    """A model with the base of another and a last layer of zeros for new classes, without auxiliary head.
+    """A model with the base of another and a last layer of zeros for new classes, without other layers in its heads.
 
     It shares the tensors of the base with `model`. `image_size` replaces that of the preprocessing.
     Raises InputError: the model is cut before its last module, or the size is too small for it.
@@ -127,6 +127,10 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
         global_pool=model.settings.global_pool or architecture.needs_global_pool(size),
         image_size=size,
         final_endpoint=None,
+        hidden_units=(),
+        hidden_activation="relu",
+        hidden_batch_norm=None,
+        output_activation="softmax",
     )
     with torch.device("meta"):
         new_model = InceptionV3(**settings)

@@ -139,6 +139,12 @@ def check_classifier(model: str | Path, settings: Settings, outputs: Collection[
             "classes with `inception-v3 finetune`, or compute features with inception_v3.load in Python",
             exit_status=2,
         )
+    if settings.output_activation == "none":
+        raise InputError(
+            f"{model}: the outputs of this network are not probabilities (its output_activation is none); load it with "
+            'inception_v3.load(..., output_activation="softmax") or "sigmoid" if they are logits, and save it',
+            exit_status=2,
+        )
     if not {*VECTORS} <= {*outputs}:
         raise InputError(
             f"{model}: exported with only {', '.join(outputs)}, so it has no classifier; export it again without "

@@ -24,6 +24,8 @@ Channels = NDArray[np.floating]  # one value for each channel, (C,)
 def equalise(graph: Graph, maxima: Mapping[str, Channels]) -> Graph:
     """The graph with rescaled channels. Its outputs, and the maps that a global pool reads, keep their scale.
 
+    So do the maps that an activation other than ReLU reads, because only ReLU commutes with factors.
+
     `maxima` has the largest values of the outputs of convolutions and activations, by name.
     """
     writers = _writers(graph)
@@ -62,7 +64,8 @@ def _factors(
     """The factors of the channels that each convolution writes, and ones for the input."""
     channels, importance = graph.channels(), _importance(graph, writers)
     pooled = [each.input for each in graph.operations if isinstance(each, Pooling) and each.kernel is None]
-    fixed = {graph.input, *(writer for name in (*graph.outputs, *pooled) for writer in writers[name])}
+    curved = [each.input for each in graph.operations if isinstance(each, Activation) and each.kind != "relu"]
+    fixed = {graph.input, *(writer for name in (*graph.outputs, *pooled, *curved) for writer in writers[name])}
     last = {writers[each.output][0]: each.output for each in graph.operations if isinstance(each, Activation)}
     factors = {}
     for writer in (graph.input, *(each.output for each in graph.operations if isinstance(each, Convolution))):

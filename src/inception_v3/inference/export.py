@@ -35,6 +35,7 @@ from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_for
 from inception_v3.inference.exported.speed import time_run
 from inception_v3.inference.pipeline import prepared_pixels
 from inception_v3.inference.quantise import MIN_IMAGES, PACKAGES, Quantised, check_calibration_images, quantise
+from inception_v3.network.architecture import OutputActivation
 from inception_v3.support.files import atomic_write, staging_folder, write_error, write_target
 from inception_v3.support.packages import require_packages
 from inception_v3.support.text import count_of, nfc, printable
@@ -122,7 +123,9 @@ def export(
         any_size=any_size,
         weights=checksum,
     )
-    check = partial(_check, out, images, _tie_margin(graph, precision, images, progress))
+    check = partial(
+        _check, out, images, _tie_margin(graph, precision, images, model.settings.output_activation, progress)
+    )
     with _staging_folder(out, format) as folder:
         file = folder / f"model{out.suffix}"
         if precision == "int8":
@@ -213,12 +216,18 @@ def _check_count(images: CheckImages, precision: Precision) -> None:
         )
 
 
-def _tie_margin(graph: Graph, precision: Precision, images: CheckImages, progress: Callable[[str], None]) -> float:
+def _tie_margin(
+    graph: Graph,
+    precision: Precision,
+    images: CheckImages,
+    activation: OutputActivation,
+    progress: Callable[[str], None],
+) -> float:
     """The difference of probabilities that is a tie for int8; 0 for other precisions, which have no ties."""
-    if precision != "int8":
+    if precision != "int8" or activation == "none":
         return 0.0
     progress("measuring what bf16 changes")
-    return change_in_bf16(graph, images.reference)
+    return change_in_bf16(graph, images.reference, activation=activation)
 
 
 @contextmanager
@@ -301,7 +310,13 @@ def _check(
     """
     try:
         check = compare(
-            run, images.reference, images.source, images.preparation, tie_margin=tie_margin, labels=images.labels
+            run,
+            images.reference,
+            images.source,
+            images.preparation,
+            tie_margin=tie_margin,
+            labels=images.labels,
+            activation=description.settings.output_activation,
         )
     except ValueError as error:
         raise InputError(f"{out}: {error}; check the model") from error

@@ -18,7 +18,8 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import check_classifier, open_engine
 from inception_v3.inference.engines.base import Engine, Inputs, Outputs
 from inception_v3.inference.pipeline import Decode, Openable, Resizer, run_pipeline
-from inception_v3.support.softmax import softmax
+from inception_v3.network.architecture import OutputActivation
+from inception_v3.network.probabilities import class_logits, probabilities
 
 ImageInput = str | Path | Image | NDArray[np.uint8]
 
@@ -134,6 +135,7 @@ class Predictor:
             self.description.preprocessing,
             self.description.names(),
             sources,
+            activation=self.description.settings.output_activation,
             top=top,
             batch_size=batch_size or self.engine.batch_size,
             decode=decode,
@@ -209,6 +211,7 @@ def predict(
     class_names: list[str],
     sources: Iterable[Openable],
     *,
+    activation: OutputActivation = "softmax",
     top: int = 5,
     batch_size: int = 16,
     decode: Decode = "exact",
@@ -216,8 +219,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yield a Prediction for each source, in order. An image that cannot be read does not stop the others.
 
-    `batch_size`, `decode` and `resize` are those of `pipeline.run_pipeline`, and so are the exceptions. Of classes with
-    equal probability, the first in `class_names` comes first.
+    `activation` makes probabilities of logits, see `top_classes`. `batch_size`, `decode` and `resize` are those of
+    `pipeline.run_pipeline`, and so are the exceptions.
     """
     for output in run_pipeline(engine, preprocessing, sources, batch_size=batch_size, decode=decode, resize=resize):
         name = output.source.name
@@ -226,17 +229,21 @@ def predict(
         elif not np.isfinite(output.logits).all():
             yield Prediction(name, [], f"{name}: the network's outputs are not finite; check the model")
         else:
-            yield Prediction(name, top_classes(output.logits, class_names, top))
+            yield Prediction(name, top_classes(output.logits, class_names, top, activation))
 
 
-def top_classes(logits: NDArray[np.float32], class_names: list[str], top: int) -> list[tuple[str, float]]:
-    """The `top` classes with the highest logits, best first, each with its softmax probability, computed in float64.
+def top_classes(
+    logits: NDArray[np.float32], class_names: list[str], top: int, activation: OutputActivation = "softmax"
+) -> list[tuple[str, float]]:
+    """The `top` classes with the highest logits, best first, each with its probability, computed in float64.
 
-    `logits` has shape (num_classes,). Of classes with equal logits, the first in `class_names` comes first.
+    `logits` has shape (num_classes,). With "sigmoid" each class has a probability of its own, and they do not sum to 1;
+    one logit is that of the second of two classes. Of classes with equal logits, the first in `class_names` is first.
     """
+    logits = class_logits(logits, activation)
     count = min(top, len(class_names))
     threshold = np.partition(logits, -count)[-count]
     (indices,) = np.nonzero(logits >= threshold)  # more than `count` if several classes have the same logit
     indices = indices[np.argsort(-logits[indices], kind="stable")][:count]
-    probabilities = softmax(logits.astype(np.float64))[indices]
-    return [(class_names[index], value) for index, value in zip(indices.tolist(), probabilities.tolist(), strict=True)]
+    values = probabilities(logits.astype(np.float64), activation)[indices].tolist()
+    return [(class_names[index], value) for index, value in zip(indices.tolist(), values, strict=True)]

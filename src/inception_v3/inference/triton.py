@@ -4,7 +4,6 @@ from pathlib import Path
 
 from inception_v3.inference.engines.base import LOGITS, PIXELS_INPUT
 from inception_v3.inference.exported.description import Description
-from inception_v3.network.architecture import end_points
 from inception_v3.support.files import write_text
 
 _CONFIG = """name: "inception_v3"
@@ -27,8 +26,8 @@ dynamic_batching {{ }}
 def write_triton(repository: Path, description: Description) -> None:
     """Write config.pbtxt and labels.txt beside inception_v3/1/model.onnx, which must return logits and features."""
     height, width = (-1, -1) if description.any_size else description.preprocessing.image_size
-    options = {name: description.settings[name] for name in ("num_classes", "depth_multiplier", "min_depth")}
-    channels = {point.name: point.channels for point in end_points(**options)}  # Triton compares them with the file
+    # Triton compares the channels with those of the file.
+    channels = {point.name: point.channels for point in description.settings.end_points()}
     outputs = []
     for name in description.outputs:
         labels = '    label_filename: "labels.txt"\n' if name == LOGITS else ""

@@ -6,12 +6,14 @@ tables for a choice of options and an image size. The PyTorch module, shapes, nu
 checkpoint names and the printed description are all derived from what it returns. Nothing here needs PyTorch.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 Size = tuple[int, int]  # (height, width)
 Padding = Literal["SAME", "VALID"]
+OutputActivation = Literal["softmax", "sigmoid", "none"]  # what makes Predictions of Logits
+BatchNormOrder = Literal["before", "after"] | None  # BatchNorm before or after the activation, or none
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,23 @@ class Pool:
     kernel: Size
     stride: int
     padding: Padding
+    shrinks: bool = False
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A hidden layer between PreLogits and Logits: a 1x1 convolution with a bias, an activation, optional BatchNorm.
+
+    It is not in TF-Slim; networks with a replaced head have it. `batch_norm` is the order of BatchNorm and activation.
+    """
+
+    name: str
+    width: int
+    activation: str
+    batch_norm: "BatchNormOrder" = None
+    kernel: Size = (1, 1)
+    stride: int = 1
+    padding: Padding = "VALID"
     shrinks: bool = False
 
 
@@ -167,6 +186,9 @@ MAX_POOL_OF_2015 = "Mixed_7c/Branch_3/AvgPool_0a_3x3"
 BASE_END_POINTS = tuple(node.name for node in BASE)
 HEAD_END_POINTS = ("AuxLogits", "AvgPool_1a", "PreLogits", "Logits", "Predictions")
 
+# The activations of hidden layers: those of torch.nn.functional without arguments. `linear` is none.
+ACTIVATIONS = ("relu", "relu6", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid", "linear")
+
 # ------------------------------------------------------------------------------- derived from the tables
 
 
@@ -192,7 +214,7 @@ class Layer:
     """
 
     name: str
-    table: Conv | Pool
+    table: Conv | Dense | Pool
     kernel: Size
     in_channels: int
     output: FeatureMap
@@ -211,16 +233,25 @@ class Layer:
         return isinstance(self.table, Conv) and self.table.width is not None
 
     @property
+    def has_batch_norm(self) -> bool:
+        """Whether the layer has BatchNorm, before or after its activation."""
+        return self.normalized or (isinstance(self.table, Dense) and self.table.batch_norm is not None)
+
+    @property
     def trainable_parameters(self) -> int:
-        """The number of values in the kernel and in beta, or the logits' bias. A gamma would add `out_channels`."""
+        """The number of values in the kernel and in beta, or the bias. A gamma would add `out_channels`.
+
+        The BatchNorm of a hidden layer has a bias before it, and always a gamma.
+        """
         if isinstance(self.table, Pool):
             return 0
-        return self.kernel[0] * self.kernel[1] * self.in_channels * self.out_channels + self.out_channels
+        weights = self.kernel[0] * self.kernel[1] * self.in_channels * self.out_channels + self.out_channels
+        return weights + (2 * self.out_channels if isinstance(self.table, Dense) and self.has_batch_norm else 0)
 
     @property
     def parameters(self) -> int:
         """The number that TF-Slim counts: trainable parameters, and BatchNorm's moving mean and variance."""
-        return self.trainable_parameters + (2 * self.out_channels if self.normalized else 0)
+        return self.trainable_parameters + (2 * self.out_channels if self.has_batch_norm else 0)
 
     @property
     def macs(self) -> int:
@@ -255,7 +286,7 @@ class EndPoint:
         return sum(layer.macs for layer in self.layers)
 
 
-Channels = Callable[[Conv], int]  # the number of output channels of a convolution
+Channels = Callable[[Conv | Dense], int]  # the number of output channels of a convolution
 
 
 def depth(width: int, depth_multiplier: float, min_depth: int) -> int:
@@ -290,6 +321,9 @@ def end_points(
     create_aux_logits: bool = True,
     global_pool: bool = False,
     final_endpoint: str | None = None,
+    hidden_units: Sequence[int] = (),
+    hidden_activation: str | Sequence[str] = "relu",
+    hidden_batch_norm: BatchNormOrder = None,
 ) -> list[EndPoint]:
     """Walk the tables and return every end point of the network in order, with its layers and their sizes.
 
@@ -303,7 +337,9 @@ def end_points(
     if min(height, width) < minimum:
         raise ValueError(f"images are {height}x{width}: the network needs at least {minimum}x{minimum}")
 
-    def channels(table: Conv) -> int:
+    def channels(table: Conv | Dense) -> int:
+        if isinstance(table, Dense):
+            return table.width
         return num_classes if table.width is None else depth(table.width, depth_multiplier, min_depth)
 
     points, maps = [], {}
@@ -323,14 +359,37 @@ def end_points(
         layers, aux_logits = _chain(AUX_LOGITS, "AuxLogits/", maps[AUX_INPUT], channels)
         points.append(_end_point("AuxLogits", aux_logits, layers))
     pool = _layer(LOGITS[0], "Logits/", net, channels, shrink_to=net.size if global_pool else None)
-    logits = _layer(LOGITS[1], "Logits/", pool.output, channels)
+    points += [_end_point("AvgPool_1a", pool.output, [pool]), _end_point("PreLogits", pool.output, [])]
+    net = pool.output
+    for table in hidden_layers(hidden_units, hidden_activation, hidden_batch_norm):
+        hidden = _layer(table, "Logits/", net, channels)
+        net = hidden.output
+        points.append(_end_point(table.name, net, [hidden]))
+    logits = _layer(LOGITS[1], "Logits/", net, channels)
     return [
         *points,
-        _end_point("AvgPool_1a", pool.output, [pool]),
-        _end_point("PreLogits", pool.output, []),
         _end_point("Logits", logits.output, [logits]),
         _end_point("Predictions", logits.output, []),
     ]
+
+
+def hidden_layers(
+    units: Sequence[int], activation: str | Sequence[str] = "relu", batch_norm: BatchNormOrder = None
+) -> tuple[Dense, ...]:
+    """The hidden layers between PreLogits and Logits: Hidden_1, Hidden_2, ... `activation` is one for all or for each.
+
+    Raises ValueError: a width below 1, an unknown activation, or not one for each layer.
+    """
+    activations = [activation] * len(units) if isinstance(activation, str) else list(activation)
+    if len(activations) != len(units):
+        raise ValueError(f"hidden_activation has {len(activations)} names for {len(units)} hidden layers")
+    for width, name in zip(units, activations, strict=True):
+        if width < 1:
+            raise ValueError(f"hidden_units must be at least 1, not {width}")
+        if name not in ACTIVATIONS:
+            raise ValueError(f"hidden_activation must be one of {', '.join(ACTIVATIONS)}, not {name!r}")
+    layers = zip(units, activations, strict=True)
+    return tuple(Dense(f"Hidden_{number}", *layer, batch_norm) for number, layer in enumerate(layers, 1))
 
 
 def minimum_size(final_endpoint: str | None = None) -> int:
@@ -361,7 +420,9 @@ def needs_global_pool(image_size: Size) -> bool:
     return last.height > pool[0] or last.width > pool[1]
 
 
-def _layer(table: Conv | Pool, scope: str, net: FeatureMap, channels: Channels, shrink_to: Size | None = None) -> Layer:
+def _layer(
+    table: Conv | Dense | Pool, scope: str, net: FeatureMap, channels: Channels, shrink_to: Size | None = None
+) -> Layer:
     """Return a layer that reads `net`. A kernel that shrinks becomes `shrink_to`, by default at most the map's size."""
     kernel = table.kernel
     if table.shrinks:

@@ -4,12 +4,14 @@ All tensors are NCHW, kernels OIHW. TensorFlow pads SAME by the amount that the 
 pixel at the bottom and at the right, whereas PyTorch's layers only pad symmetrically.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inception_v3.network import architecture
 from inception_v3.network.architecture import Padding, Size
 
 
@@ -134,6 +136,41 @@ class BatchNorm(nn.Module):
     def extra_repr(self) -> str:
         scale = "" if self.gamma is None else ", scale"
         return f"{len(self.beta)}, decay={self.decay}, epsilon={self.epsilon}{scale}"
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    name: getattr(F, name) for name in architecture.ACTIVATIONS if name != "linear"
+} | {"linear": lambda net: net}
+
+
+class HiddenLayer(Conv2d):
+    """A hidden layer of the head: a 1x1 convolution with a bias, an activation, and optional BatchNorm.
+
+    `batch_norm_first` is whether BatchNorm comes before the activation. The weights start as those of Conv2d.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        activation: str,
+        *,
+        batch_norm: "BatchNorm | None" = None,
+        batch_norm_first: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, (1, 1), padding="VALID")
+        self.activation, self.batch_norm_first = activation, batch_norm_first
+        self.BatchNorm = batch_norm
+
+    def forward(self, net: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H, W)."""
+        activate, net = ACTIVATIONS[self.activation], self.convolve(net)
+        if self.BatchNorm is None:
+            return activate(net)
+        return activate(self.BatchNorm(net)) if self.batch_norm_first else self.BatchNorm(activate(net))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self.activation}"
 
 
 class Pool2d(nn.Module):

@@ -5,7 +5,7 @@ A variable's name in `state_dict()` is TF-Slim's with dots: `Mixed_5b.Branch_0.C
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,16 +18,23 @@ from inception_v3.network.architecture import (
     BASE_END_POINTS,
     HEAD_END_POINTS,
     MAX_POOL_OF_2015,
+    Dense,
     Layer,
     Mixed,
+    OutputActivation,
     Pool,
     Size,
 )
 from inception_v3.network.architecture import Branch as BranchTable
-from inception_v3.network.layers import BatchNorm, Conv2d, Pool2d
+from inception_v3.network.layers import BatchNorm, Conv2d, HiddenLayer, Pool2d
 from inception_v3.network.settings import Settings
 
 EndPoints = dict[str, Tensor]
+OUTPUT_ACTIVATIONS: dict[OutputActivation, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: F.softmax(logits, 1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda logits: logits,
+}
 
 
 class Branch(nn.ModuleDict):
@@ -82,17 +89,7 @@ class InceptionV3Network(nn.Module):
         super().__init__()
         self.settings = settings = settings or Settings()
         self.run_layers = run_layers  # accelerate.py replaces it
-        height, width = settings.image_size
-        points = architecture.end_points(
-            height=height,
-            width=width,
-            num_classes=settings.num_classes,
-            depth_multiplier=settings.depth_multiplier,
-            min_depth=settings.min_depth,
-            create_aux_logits=settings.create_aux_logits,
-            final_endpoint=settings.final_endpoint,
-        )
-        layers = {layer.name: _build(layer, settings) for point in points for layer in point.layers}
+        layers = {layer.name: _build(layer, settings) for point in settings.end_points() for layer in point.layers}
 
         def below(scope: str) -> OrderedDict[str, nn.Module]:
             return OrderedDict(
@@ -125,8 +122,10 @@ class InceptionV3Network(nn.Module):
         """Names of the end points that a call can return, in order."""
         if self.settings.final_endpoint:
             return self.base_end_points
-        heads = HEAD_END_POINTS if self.settings.create_aux_logits else HEAD_END_POINTS[1:]
-        return self.base_end_points + heads
+        hidden = tuple(layer.name for layer in self.settings.hidden_layers)
+        aux_logits, pool, features, *outputs = HEAD_END_POINTS
+        heads = (aux_logits,) if self.settings.create_aux_logits else ()
+        return (*self.base_end_points, *heads, pool, features, *hidden, *outputs)
 
     def set_batch_norm_decay(self, decay: float) -> None:
         """Change the decay of the moving averages in every BatchNorm, and in `settings`."""
@@ -172,7 +171,8 @@ class InceptionV3Network(nn.Module):
 
         Returns:
             Logits (N, num_classes), and a dictionary of end points under TF-Slim's names: maps (N, C, h, w);
-            AvgPool_1a and PreLogits (N, 2048, 1, 1); AuxLogits, Logits and Predictions (N, num_classes).
+            AvgPool_1a and PreLogits (N, 2048, 1, 1); hidden layers (N, units, 1, 1); AuxLogits, Logits and
+            Predictions (N, num_classes).
             A network with `final_endpoint` has no heads and returns the output of that layer instead of logits.
 
         Raises:
@@ -194,14 +194,17 @@ class InceptionV3Network(nn.Module):
             net, outputs = self.base(images, end_points=in_base)
 
         assert self.Logits is not None
-        pool, classify = self.Logits
+        pool, *hidden, classify = self.Logits
         net = net.mean((2, 3), keepdim=True) if self.settings.global_pool else pool(net)
-        features = F.dropout(net, 1 - self.settings.dropout_keep_prob, self.training)
-        logits = self._squeeze(classify(features), images)
-        heads = {"AvgPool_1a": net, "PreLogits": features, "Logits": logits}
+        heads = {"AvgPool_1a": net}
+        heads["PreLogits"] = net = F.dropout(net, 1 - self.settings.dropout_keep_prob, self.training)
+        for layer, table in zip(hidden, self.settings.hidden_layers, strict=True):
+            heads[table.name] = layer(net)
+            net = F.dropout(heads[table.name], 1 - self.settings.hidden_dropout_keep_prob, self.training)
+        heads["Logits"] = logits = self._squeeze(classify(net), images)
         outputs |= {name: tensor for name, tensor in heads.items() if name in requested}
         if "Predictions" in requested:
-            outputs["Predictions"] = F.softmax(logits, 1)
+            outputs["Predictions"] = OUTPUT_ACTIVATIONS[self.settings.output_activation](logits)
         return logits, outputs
 
     def _aux_logits(self, net: Tensor, images: Tensor) -> Tensor:
@@ -237,6 +240,16 @@ def _build(layer: Layer, settings: Settings) -> nn.Module:
     if isinstance(table, Pool):
         kind = settings.mixed_7c_pool if layer.name == MAX_POOL_OF_2015 else table.kind
         return Pool2d(kind, table.kernel, table.stride, table.padding, table.shrinks, settings.count_padding)
+    if isinstance(table, Dense):
+        norm = BatchNorm(table.width, settings.batch_norm_decay, settings.hidden_batch_norm_epsilon, scale=True)
+        first = table.batch_norm == "before"
+        return HiddenLayer(
+            layer.in_channels,
+            table.width,
+            table.activation,
+            batch_norm=norm if table.batch_norm else None,
+            batch_norm_first=first,
+        )
     options = settings.batch_norm_decay, settings.batch_norm_epsilon, settings.batch_norm_scale
     return Conv2d(
         layer.in_channels,

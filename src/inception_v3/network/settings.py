@@ -2,9 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from inception_v3.network.architecture import Size, check_options
+from inception_v3.network import architecture
+from inception_v3.network.architecture import (
+    BatchNormOrder,
+    Dense,
+    EndPoint,
+    OutputActivation,
+    Size,
+    check_options,
+    hidden_layers,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +40,14 @@ class Settings(Mapping[str, Any]):
         image_size: height and width, or one number for both, for which the auxiliary head is built. Its 5x5
             convolution is smaller for images below 299 pixels, which changes the shape of its variable.
         final_endpoint: build the base up to this layer and no heads.
+        hidden_units: the widths of hidden layers between PreLogits and Logits, as people add them when they replace
+            the head. TF-Slim has none.
+        hidden_activation: the activation of the hidden layers, one of architecture.ACTIVATIONS, or one for each layer.
+        hidden_batch_norm: BatchNorm in every hidden layer, "before" or "after" its activation, or None.
+        hidden_batch_norm_epsilon: added to the variance there.
+        hidden_dropout_keep_prob: probability, in (0, 1], of keeping each output of a hidden layer, in training.
+        output_activation: what makes Predictions of Logits: "softmax", "sigmoid" or "none". "sigmoid" gives each class
+            a probability of its own; with num_classes=1 it is that of the second of two classes.
 
     Raises:
         ValueError: an option that no network can have.
@@ -50,6 +67,12 @@ class Settings(Mapping[str, Any]):
     mixed_7c_pool: Literal["avg", "max"] = "avg"
     image_size: Size = (299, 299)
     final_endpoint: str | None = None
+    hidden_units: tuple[int, ...] = ()
+    hidden_activation: str | tuple[str, ...] = "relu"
+    hidden_batch_norm: BatchNormOrder = None
+    hidden_batch_norm_epsilon: float = 0.001
+    hidden_dropout_keep_prob: float = 1.0
+    output_activation: OutputActivation = "softmax"
 
     def __post_init__(self) -> None:
         check_options(self.num_classes, self.depth_multiplier, self.min_depth, self.final_endpoint)
@@ -59,9 +82,48 @@ class Settings(Mapping[str, Any]):
             raise ValueError(f"batch_norm_decay must be in [0, 1), not {self.batch_norm_decay}")
         if self.mixed_7c_pool not in ("avg", "max"):
             raise ValueError(f"mixed_7c_pool must be avg or max, not {self.mixed_7c_pool!r}")
+        for name in ("hidden_units", "hidden_activation"):  # JSON has lists
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if isinstance(value, str) else tuple(value))
+        hidden_layers(self.hidden_units, self.hidden_activation, self.hidden_batch_norm)  # checks them
+        if self.hidden_batch_norm not in (None, "before", "after"):
+            raise ValueError(f"hidden_batch_norm must be None, before or after, not {self.hidden_batch_norm!r}")
+        if not 0 < self.hidden_dropout_keep_prob <= 1:
+            raise ValueError(f"hidden_dropout_keep_prob must be in (0, 1], not {self.hidden_dropout_keep_prob}")
+        if self.output_activation not in get_args(OutputActivation):
+            known = ", ".join(get_args(OutputActivation))
+            raise ValueError(f"output_activation must be one of {known}, not {self.output_activation!r}")
         size = self.image_size
         height, width = (size, size) if isinstance(size, int) else size
         object.__setattr__(self, "image_size", (height, width))
+
+    @property
+    def class_count(self) -> int:
+        """The number of classes: `num_classes`, but two for one output with a sigmoid."""
+        return 2 if self.num_classes == 1 and self.output_activation == "sigmoid" else self.num_classes
+
+    @property
+    def hidden_layers(self) -> tuple[Dense, ...]:
+        """The hidden layers between PreLogits and Logits."""
+        return hidden_layers(self.hidden_units, self.hidden_activation, self.hidden_batch_norm)
+
+    def end_points(self, height: int | None = None, width: int | None = None) -> list[EndPoint]:
+        """The end points of the network for images of this size, by default `image_size`. Raises ValueError: too small.
+
+        The auxiliary head is among them if the network has one; see architecture.end_points.
+        """
+        return architecture.end_points(
+            height=height or self.image_size[0],
+            width=width or self.image_size[1],
+            num_classes=self.num_classes,
+            depth_multiplier=self.depth_multiplier,
+            min_depth=self.min_depth,
+            create_aux_logits=self.create_aux_logits,
+            final_endpoint=self.final_endpoint,
+            hidden_units=self.hidden_units,
+            hidden_activation=self.hidden_activation,
+            hidden_batch_norm=self.hidden_batch_norm,
+        )
 
     def __getitem__(self, name: str) -> Any:
         if name not in _NAMES:

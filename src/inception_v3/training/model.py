@@ -50,6 +50,11 @@ def new_model(recipe: Recipe, class_names: list[str]) -> InceptionV3:
 def check_model(model: InceptionV3, recipe: Recipe, class_names: list[str]) -> None:
     """Raise InputError if the model has other classes than the data, or another image size than the recipe."""
     check_classes(model, class_names)
+    if (activation := model.settings.output_activation) != "softmax":
+        raise InputError(
+            f"the model's output activation is {activation}, but training needs softmax; give it a new head with "
+            "`inception-v3 finetune`"
+        )
     if model.class_names not in (None, class_names):
         raise InputError("the model's classes are not those of the data, in the same order; give it a new head")
     if (size := model.preprocessing.image_size) != (recipe.image_size, recipe.image_size):
@@ -108,9 +113,10 @@ def one_value_layers(model: InceptionV3, recipe: Recipe, image_size: int, proces
     """
     if recipe.freeze_batch_norm or (recipe.sync_batch_norm and processes > 1):
         return []
-    points = end_points(height=image_size, width=image_size, create_aux_logits=uses_aux_head(model, recipe, image_size))
+    settings = replace(model.settings, create_aux_logits=uses_aux_head(model, recipe, image_size))
+    points = settings.end_points(image_size, image_size)
     layers = (layer for point in points for layer in point.layers)
-    return [layer.name for layer in layers if layer.normalized and layer.output.size == (1, 1)]
+    return [layer.name for layer in layers if layer.has_batch_norm and layer.output.size == (1, 1)]
 
 
 def apply_recipe(model: InceptionV3, recipe: Recipe, steps: int) -> None:

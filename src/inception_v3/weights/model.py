@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.network.architecture import Size
+from inception_v3.network.architecture import BatchNormOrder, OutputActivation, Size
 from inception_v3.network.network import InceptionV3Network
 from inception_v3.network.settings import Settings
 from inception_v3.weights.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
@@ -35,7 +35,7 @@ class InceptionV3(InceptionV3Network, HubMixin):
     Attributes:
         settings: the options, as a read-only mapping with attributes.
         preprocessing: how an image becomes the tensor that the network reads.
-        class_names: the names of the classes in the order of the logits, or None.
+        class_names: the names of the classes in the order of the logits, or None. One logit with a sigmoid has two.
         origin: where the weights were loaded from, or None.
 
     Raises:
@@ -58,6 +58,12 @@ class InceptionV3(InceptionV3Network, HubMixin):
         mixed_7c_pool: Literal["avg", "max"] = "avg",
         image_size: int | Size = 299,
         final_endpoint: str | None = None,
+        hidden_units: Sequence[int] = (),
+        hidden_activation: str | Sequence[str] = "relu",
+        hidden_batch_norm: BatchNormOrder = None,
+        hidden_batch_norm_epsilon: float = 0.001,
+        hidden_dropout_keep_prob: float = 1.0,
+        output_activation: OutputActivation = "softmax",
     ) -> None:
         super().__init__(
             Settings(
@@ -75,6 +81,12 @@ class InceptionV3(InceptionV3Network, HubMixin):
                 mixed_7c_pool=mixed_7c_pool,
                 image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
                 final_endpoint=final_endpoint,
+                hidden_units=tuple(hidden_units),
+                hidden_activation=hidden_activation if isinstance(hidden_activation, str) else tuple(hidden_activation),
+                hidden_batch_norm=hidden_batch_norm,
+                hidden_batch_norm_epsilon=hidden_batch_norm_epsilon,
+                hidden_dropout_keep_prob=hidden_dropout_keep_prob,
+                output_activation=output_activation,
             )
         )
         self.preprocessing = Preprocessing(image_size=self.image_size)
@@ -126,7 +138,7 @@ class InceptionV3(InceptionV3Network, HubMixin):
             if names:
                 warnings.warn(f"{file}: {fault}: {', '.join(names)}", stacklevel=3)
         model.preprocessing = weights.preprocessing
-        if weights.class_names and len(weights.class_names) == settings.num_classes:
+        if weights.class_names and len(weights.class_names) == settings.class_count:
             model.class_names = weights.class_names
         model.origin = origin
         return model.eval()

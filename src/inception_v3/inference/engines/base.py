@@ -24,7 +24,7 @@ Run = Callable[[Pixels], Outputs]
 DevicePrecisions = Mapping[str, tuple[Precision, ...]]  # by kind of device: "cpu", "cuda", "gpu" ...
 Speeds = Mapping[Precision, tuple[float, float]]  # images per second: one image at a time, batches of 16
 
-LOGITS, FEATURES = VECTORS = "Logits", "AvgPool_1a"  # TF-Slim's names of the end points that are vectors, not maps
+LOGITS, FEATURES = VECTORS = "Logits", "AvgPool_1a"  # TF-Slim's names of the end points that every head has
 PIXELS_INPUT = "pixels"  # input of an exported network: uint8 (N, H, W, 3), 0 to 255
 IMAGES_INPUT = "images"  # input of a network built without scaling: float (N, 3, H, W)
 MAX_CALLERS = 4  # each thread that runs an engine takes memory for its batch
@@ -35,6 +35,11 @@ def parse_precision(name: str) -> Precision:
     if name not in get_args(Precision):
         raise InputError(f"unknown precision {name!r}; choose from {', '.join(get_args(Precision))}", exit_status=2)
     return cast(Precision, name)
+
+
+def is_vector(name: str) -> bool:
+    """Whether an end point is a vector (N, C) and not a map: the pooled features, hidden layers and the logits."""
+    return name in VECTORS or name.startswith("Hidden_")
 
 
 class Engine(ABC):

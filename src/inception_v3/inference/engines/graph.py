@@ -19,7 +19,9 @@ from inception_v3.network import architecture
 from inception_v3.network.architecture import Size
 
 if TYPE_CHECKING:
-    from inception_v3.network.layers import Conv2d
+    from torch import Tensor
+
+    from inception_v3.network.layers import BatchNorm, Conv2d, HiddenLayer
     from inception_v3.weights.model import InceptionV3
 
 
@@ -62,9 +64,10 @@ class Pooling(Layer):
 
 @dataclass(frozen=True)
 class Activation(Layer):
-    """An optional bias per channel, followed by ReLU."""
+    """An optional bias per channel, followed by `kind`, one of architecture.ACTIVATIONS."""
 
     bias: FloatArray | None = field(repr=False)
+    kind: str = "relu"
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ def build_graph(
     Raises ValueError: an end point that does not exist at inference; `any_size` for a network without global_pool; an
     image size for which the head returns a map of logits.
     """
-    heads = [] if model.settings.final_endpoint else [FEATURES, LOGITS]
+    hidden = [layer.name for layer in model.settings.hidden_layers]
+    heads = [] if model.settings.final_endpoint else [FEATURES, *hidden, LOGITS]
     operations: list[Operation] = []
     net = start = PIXELS_INPUT if from_pixels else IMAGES_INPUT
     for name in model.base_end_points:
@@ -146,7 +150,7 @@ def _module(module: Any, name: str, net: str) -> Iterator[Operation]:
     from inception_v3.network.layers import Conv2d, Pool2d
 
     if isinstance(module, Conv2d):
-        yield _convolution(module, name, net)
+        yield _convolution(module, name, net, module.BatchNorm, relu=module.BatchNorm is not None)
     elif isinstance(module, Pool2d):
         padding = _padding(module.kernel, module.padding)
         yield Pooling(name, net, module.kind, module.kernel, module.stride, padding, module.count_padding)
@@ -166,24 +170,24 @@ def _module(module: Any, name: str, net: str) -> Iterator[Operation]:
         yield Concat(name, tuple(branch_outputs))
 
 
-def _convolution(layer: "Conv2d", name: str, net: str) -> Convolution:
-    """Convert a convolution, with its BatchNorm folded in.
-
-    At inference BatchNorm multiplies by a factor and adds an offset. The folding is computed in float64.
-    """
-    tensors = {name: tensor.cpu().double() for name, tensor in layer.state_dict().items()}
-    kernel, norm = tensors["weights"], layer.BatchNorm
-    if norm is None:
-        bias = tensors["biases"]
-    else:
-        scale = tensors.get("BatchNorm.gamma", 1.0)
-        factor = (tensors["BatchNorm.moving_variance"] + norm.epsilon).rsqrt() * scale
-        bias = tensors["BatchNorm.beta"] - tensors["BatchNorm.moving_mean"] * factor
-        kernel = kernel * factor.view(-1, 1, 1, 1)
+def _convolution(layer: "Conv2d", name: str, net: str, norm: "BatchNorm | None", relu: bool) -> Convolution:
+    """Convert a convolution, with the BatchNorm that follows it folded in. The folding is computed in float64."""
+    kernel = layer.weights.detach().cpu().double()
+    bias = kernel.new_zeros(len(kernel)) if layer.biases is None else layer.biases.detach().cpu().double()
+    if norm is not None:
+        factor, offset = _factor_and_offset(norm)
+        kernel, bias = kernel * factor.view(-1, 1, 1, 1), bias * factor + offset
     if layer.weights.dtype.itemsize < 8:
         kernel, bias = kernel.float(), bias.float()
     padding = _padding(layer.kernel, layer.padding)
-    return Convolution(name, net, kernel.numpy(), bias.numpy(), layer.stride, padding, relu=norm is not None)
+    return Convolution(name, net, kernel.numpy(), bias.numpy(), layer.stride, padding, relu)
+
+
+def _factor_and_offset(norm: "BatchNorm") -> tuple["Tensor", "Tensor"]:
+    """The factor and the offset (C,), in float64, by which BatchNorm changes its input at inference."""
+    tensors = {name: tensor.detach().cpu().double() for name, tensor in norm.state_dict().items()}
+    factor = (tensors["moving_variance"] + norm.epsilon).rsqrt() * tensors.get("gamma", 1.0)
+    return factor, tensors["beta"] - tensors["moving_mean"] * factor
 
 
 def _padding(kernel: Size, padding: str) -> Size:
@@ -195,12 +199,33 @@ def _padding(kernel: Size, padding: str) -> Size:
 
 
 def _head(model: "InceptionV3", net: str, any_size: bool) -> Iterator[Operation]:
-    """The average pool and the logits. Raises ValueError if the logits would be a map."""
+    """The average pool, the hidden layers and the logits. Raises ValueError if the logits would be a map."""
+    from inception_v3.network.layers import HiddenLayer
+
     assert model.Logits is not None
-    _, classifier = model.Logits
+    _, *hidden, classifier = model.Logits
     window = None if model.settings.global_pool else _head_window(model, net, any_size)
     yield Pooling(FEATURES, net, "avg", window, 1 if window is None else architecture.LOGITS[0].stride)
-    yield from _module(classifier, LOGITS, FEATURES)
+    net = FEATURES
+    for layer, table in zip(hidden, model.settings.hidden_layers, strict=True):
+        assert isinstance(layer, HiddenLayer)
+        yield from _hidden_layer(layer, table.name, net)
+        net = table.name
+    yield from _module(classifier, LOGITS, net)
+
+
+def _hidden_layer(layer: "HiddenLayer", name: str, net: str) -> Iterator[Operation]:
+    """A hidden layer. BatchNorm before the activation is folded in; after it, it is a convolution of its own."""
+    before, after = (layer.BatchNorm, None) if layer.batch_norm_first else (None, layer.BatchNorm)
+    steps: list[Operation] = [_convolution(layer, f"{name}/linear", net, before, relu=layer.activation == "relu")]
+    if layer.activation not in ("relu", "linear"):
+        steps.append(Activation(f"{name}/activation", steps[-1].output, None, layer.activation))
+    if after is not None:
+        factor, offset = (values.to(layer.weights.dtype).numpy() for values in _factor_and_offset(after))
+        steps.append(
+            Convolution(f"{name}/BatchNorm", steps[-1].output, np.diag(factor)[..., None, None], offset, relu=False)
+        )
+    yield from (*steps[:-1], replace(steps[-1], output=name))
 
 
 def _head_window(model: "InceptionV3", net: str, any_size: bool) -> Size | None:

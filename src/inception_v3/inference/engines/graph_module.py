@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inception_v3.inference.engines.base import PIXELS_INPUT, VECTORS, Precision
+from inception_v3.inference.engines.base import PIXELS_INPUT, Precision, is_vector
 from inception_v3.inference.engines.graph import Activation, Concat, Convolution, Graph, Operation, Pooling
+from inception_v3.network.layers import ACTIVATIONS
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_RECORDED_SHAPES = 4  # each recording holds its own memory
@@ -35,7 +36,7 @@ class GraphModule(nn.Module):
         net = {self.graph.input: self.to_map(pixels)}
         for index, operation in enumerate(self.graph.operations):
             net[operation.output] = self.run(index, operation, net)
-        outputs = (net[name].flatten(1) if name in VECTORS else net[name] for name in self.graph.outputs)
+        outputs = (net[name].flatten(1) if is_vector(name) else net[name] for name in self.graph.outputs)
         return tuple(output if self.dtype == torch.float64 else output.float() for output in outputs)
 
     def steps(self, pixels: Tensor) -> Iterator[tuple[int, dict[str, Tensor]]]:
@@ -65,8 +66,8 @@ class GraphModule(nn.Module):
                 kernel = self.get_buffer(f"kernel_{index}")
                 result = F.conv2d(source, kernel, bias, stride, padding)
                 return F.relu_(result) if relu else result
-            case Activation():
-                return F.relu(source if bias is None else source + bias.view(-1, 1, 1))
+            case Activation(kind=kind):
+                return ACTIVATIONS[kind](source if bias is None else source + bias.view(-1, 1, 1))
             case Pooling(kernel=None):
                 return source.mean((2, 3), keepdim=True)
             case Pooling(kind="max", kernel=window, stride=stride, padding=padding) if window:

@@ -5,7 +5,7 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from inception_v3.inference.engines.base import PIXELS_INPUT, VECTORS
+from inception_v3.inference.engines.base import PIXELS_INPUT, is_vector
 from inception_v3.inference.engines.graph import (
     Activation,
     Concat,
@@ -26,7 +26,7 @@ def to_onnx(graph: Graph) -> ModelProto:
     The input is uint8 `pixels` (N, H, W, 3), or float32 (N, C, h, w) for a graph without pixels. N is dynamic. H and W
     are dynamic if the graph takes any size.
     """
-    maps = {name: f"{name}/map" for name in graph.outputs if name in VECTORS}  # (N, C, 1, 1)
+    maps = {name: f"{name}/map" for name in graph.outputs if is_vector(name)}  # (N, C, 1, 1)
     nodes, names = [], dict(maps)  # `names`: the ONNX names of tensors that have another name in the graph
     if graph.input == PIXELS_INPUT:
         nodes.append(_node("Cast", [PIXELS_INPUT], "pixels/float", to=TensorProto.FLOAT))
@@ -60,13 +60,41 @@ def _nodes(operation: Operation, names: Mapping[str, str]) -> Iterator[NodeProto
         case Pooling(kernel=window, count_padding=count_padding):
             attributes = _window(operation) | {"count_include_pad": int(count_padding)}
             yield _node("AveragePool", inputs, output, kernel_shape=window, **attributes)
-        case Activation(bias=None):
-            yield _node("Relu", inputs, output)
-        case Activation():
+        case Activation(bias=None, kind=kind):
+            yield from _activation(kind, inputs[0], output)
+        case Activation(kind=kind):
             yield _node("Add", inputs, f"{operation.output}/sum")
-            yield _node("Relu", [f"{operation.output}/sum"], output)
+            yield from _activation(kind, f"{operation.output}/sum", output)
         case Concat():
             yield _node("Concat", inputs, output, axis=1)
+
+
+def _activation(kind: str, net: str, output: str) -> Iterator[NodeProto]:
+    """The nodes of an activation. OPSET has no node for GELU and SiLU."""
+
+    def step(operator: str, *inputs: str) -> NodeProto:
+        return _node(operator, list(inputs), f"{output}/{operator}")
+
+    match kind:
+        case "silu":
+            yield step("Sigmoid", net)
+            yield _node("Mul", [net, f"{output}/Sigmoid"], output)
+        case "gelu":  # net * (1 + erf(net / sqrt(2))) / 2
+            root, one, half = (f"{output}/{name}" for name in ("sqrt_2", "one", "half"))
+            for name, value in ((root, 2**0.5), (one, 1.0), (half, 0.5)):
+                yield _node("Constant", [], name, value_float=value)
+            yield step("Div", net, root)
+            yield step("Erf", f"{output}/Div")
+            yield step("Add", f"{output}/Erf", one)
+            yield step("Mul", net, f"{output}/Add")
+            yield _node("Mul", [f"{output}/Mul", half], output)
+        case "relu6":
+            bounds = [f"{output}/{name}" for name in ("minimum", "maximum")]
+            for name, value in zip(bounds, (0.0, 6.0), strict=True):
+                yield _node("Constant", [], name, value_float=value)
+            yield _node("Clip", [net, *bounds], output)
+        case _:
+            yield _node(kind.capitalize(), [net], output)
 
 
 def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
@@ -98,7 +126,7 @@ def _network_input(graph: Graph) -> ValueInfoProto:
 
 def _network_outputs(graph: Graph) -> list[ValueInfoProto]:
     channels = graph.channels()
-    map_sizes = {name: () if name in VECTORS else (f"{name}_h", f"{name}_w") for name in graph.outputs}
+    map_sizes = {name: () if is_vector(name) else (f"{name}_h", f"{name}_w") for name in graph.outputs}
     return [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ("batch", channels[name], *map_size))
         for name, map_size in map_sizes.items()

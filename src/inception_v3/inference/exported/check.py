@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.inference.engines.base import LOGITS, VECTORS, Outputs, Pixels, Precision, Run
+from inception_v3.inference.engines.base import LOGITS, Outputs, Pixels, Precision, Run, is_vector
 from inception_v3.inference.exported.description import AgreementCheck, Description
-from inception_v3.support.softmax import softmax
+from inception_v3.network.architecture import OutputActivation
+from inception_v3.network.probabilities import class_logits, probabilities
 
 if TYPE_CHECKING:
     from inception_v3.inference.engines.graph import Graph
@@ -39,7 +40,7 @@ def reference_network(model: "InceptionV3", outputs: tuple[str, ...]) -> Run:
         images = model.preprocessing.scale(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(dtype))
         _, end_points = model(images.contiguous(memory_format=torch.channels_last), end_points=outputs)
         nets = {name: end_points[name] for name in outputs}
-        return {name: (net.flatten(1) if name in VECTORS else net).numpy() for name, net in nets.items()}
+        return {name: (net.flatten(1) if is_vector(name) else net).numpy() for name, net in nets.items()}
 
     return run
 
@@ -58,7 +59,7 @@ class ReferenceOutputs:
         for start in range(0, len(self._pixels), BATCH_SIZE):
             pixels = self._pixels[start : start + BATCH_SIZE]
             outputs = self._known.get(start) or self.run(pixels)
-            if set(outputs) <= set(VECTORS):
+            if all(map(is_vector, outputs)):
                 self._known[start] = outputs
             yield pixels, outputs
 
@@ -71,11 +72,12 @@ def compare(
     *,
     tie_margin: float = 0.0,
     labels: NDArray[np.integer] | None = None,
+    activation: OutputActivation = "softmax",
 ) -> AgreementCheck:
     """Run a network on batches of pixels and compare its outputs with those of the `reference`.
 
     The result records `source` and `preparation`. For `tie_margin` see AgreementCheck. `labels` are the true classes of
-    the images (N,).
+    the images (N,). `activation` makes probabilities of logits; with "none" only end points are compared.
 
     Raises ValueError: no images, or outputs that are not finite.
     """
@@ -97,26 +99,31 @@ def compare(
     if not images:
         raise ValueError("no images to compare")
     check = AgreementCheck(images, source, preparation, 1.0, largest, total / values, largest, compared="end points")
-    if not logits:
+    if not logits or activation == "none":
         return check
-    return _compare_logits(np.concatenate(logits), np.concatenate(expected_logits), check, tie_margin, labels)
+    both = np.concatenate(logits), np.concatenate(expected_logits)
+    return _compare_probabilities(*both, check, tie_margin, labels, activation)
 
 
-def _compare_logits(
+def _compare_probabilities(
     logits: NDArray[np.floating],
     expected: NDArray[np.floating],
     check: AgreementCheck,
     tie_margin: float,
     labels: NDArray[np.integer] | None,
+    activation: OutputActivation,
 ) -> AgreementCheck:
     """The check with the figures of logits (N, num_classes) and of the network's logits."""
-    probabilities, true = (softmax(each.astype(np.float64)).astype(np.float64) for each in (logits, expected))
-    top, true_top = logits.argmax(1), expected.argmax(1)
+    approximate, true = (
+        probabilities(each.astype(np.float64), activation).astype(np.float64) for each in (logits, expected)
+    )
+    top, true_top = (class_logits(each, activation).argmax(1) for each in (logits, expected))
     ties = _margins(true) <= tie_margin if tie_margin else np.zeros(len(true), bool)
     decided = ~ties if not ties.all() else ties
-    tiny = np.finfo(np.float64).tiny
-    divergence = (true * np.log(np.maximum(true, tiny) / np.maximum(probabilities, tiny))).sum(1)
-    differences = np.abs(probabilities - true)
+    divergence = _relative_entropy(true, approximate).sum(1)
+    if activation == "sigmoid" and logits.shape[1] > 1:  # each class is a question of its own: yes or no
+        divergence += _relative_entropy(1 - true, 1 - approximate).sum(1)
+    differences = np.abs(approximate - true)
     return replace(
         check,
         top_1_agreement=float((top == true_top)[decided].mean()),
@@ -132,6 +139,12 @@ def _compare_logits(
     )
 
 
+def _relative_entropy(true: NDArray[np.float64], approximate: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The terms of the Kullback-Leibler divergence, in nats."""
+    tiny = np.finfo(np.float64).tiny
+    return np.asarray(true * np.log(np.maximum(true, tiny) / np.maximum(approximate, tiny)))
+
+
 def _margins(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """The difference between the two largest probabilities of each image; 1 for one class."""
     if probabilities.shape[1] < 2:
@@ -140,7 +153,12 @@ def _margins(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return ranked[:, -1] - ranked[:, -2]
 
 
-def change_in_bf16(graph: "Graph", reference: Iterable[tuple[Pixels, Outputs]], images: int = TIE_IMAGES) -> float:
+def change_in_bf16(
+    graph: "Graph",
+    reference: Iterable[tuple[Pixels, Outputs]],
+    images: int = TIE_IMAGES,
+    activation: OutputActivation = "softmax",
+) -> float:
     """The largest change of a probability if the weights and every map of the graph are rounded to bf16.
 
     It is measured on about the first `images` of the `reference`, in float32 with rounding, so that it is the same on
@@ -163,7 +181,8 @@ def change_in_bf16(graph: "Graph", reference: Iterable[tuple[Pixels, Outputs]], 
                 output = graph.operations[index].output
                 net[output] = net[output].bfloat16().float()
         logits = net[LOGITS].flatten(1).numpy()
-        largest = max(largest, float(np.abs(softmax(logits) - softmax(expected[LOGITS])).max()))
+        change = probabilities(logits, activation) - probabilities(expected[LOGITS], activation)
+        largest = max(largest, float(np.abs(change).max()))
     return largest
 
 

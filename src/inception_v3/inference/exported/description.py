@@ -117,7 +117,7 @@ class Description:
 
     def names(self) -> list[str]:
         """The class names; the class numbers if there are no names."""
-        return self.class_names or [str(number) for number in range(self.settings.num_classes)]
+        return self.class_names or [str(number) for number in range(self.settings.class_count)]
 
     def __str__(self) -> str:
         """The precision, the share of int8, and the check."""
@@ -145,7 +145,7 @@ def parse_description(text: str, path: Path) -> Description:
         values["check"] = values["check"] and AgreementCheck(**values["check"])
         values["speed"] = (speed := values.get("speed")) and Speed(**speed)
         if (names := values["class_names"]) is not None:
-            values["class_names"], classes = list(names), values["settings"].num_classes
+            values["class_names"], classes = list(names), values["settings"].class_count
             if len(names) != classes:
                 raise ValueError(f"{len(names)} class names for {classes} classes")
         return Description(**values)

@@ -119,6 +119,7 @@ def differences_from(
         f"it cannot hold a network cut at {settings.final_endpoint}": (
             settings.final_endpoint not in (None, can_end_at)
         ),
+        "it has no hidden layers between PreLogits and Logits": bool(settings.hidden_units),
         f"its average pools {'count the padding' if count_padding else 'leave the padding out'}, this model's do not": (
             settings.count_padding != count_padding
         ),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inception_v3.support.softmax import softmax
+from inception_v3.network.probabilities import softmax
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
