@@ -240,10 +240,10 @@ def top_classes(
     `logits` has shape (num_classes,). With "sigmoid" each class has a probability of its own, and they do not sum to 1;
     one logit is that of the second of two classes. Of classes with equal logits, the first in `class_names` is first.
     """
+    values = probabilities(logits.astype(np.float64), activation)
     logits = class_logits(logits, activation)
     count = min(top, len(class_names))
     threshold = np.partition(logits, -count)[-count]
     (indices,) = np.nonzero(logits >= threshold)  # more than `count` if several classes have the same logit
     indices = indices[np.argsort(-logits[indices], kind="stable")][:count]
-    values = probabilities(logits.astype(np.float64), activation)[indices].tolist()
-    return [(class_names[index], value) for index, value in zip(indices.tolist(), values, strict=True)]
+    return [(class_names[index], float(values[index])) for index in indices.tolist()]
