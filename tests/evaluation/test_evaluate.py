@@ -14,6 +14,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,33 @@ def test_the_figures_equal_those_of_scikit_learn() -> None:
         expected = score(labels, predicted, labels=all_classes, average=None, zero_division=np.nan)
         rates = [math.nan if row[name] is None else row[name] for row in metrics.per_class()]
         np.testing.assert_allclose(rates, expected, rtol=1e-12)
+
+
+def test_one_output_with_a_sigmoid_is_evaluated_as_two_classes() -> None:
+    logits, labels = torch.tensor([[-2.0], [3.0], [0.5], [-0.5]]), [0, 1, 0, 1]
+    model = opened(Scripted(logits), Preprocessing((2, 2), 1.0))
+    settings = replace(model.description.settings, output_activation="sigmoid")
+    model = replace(model, description=replace(model.description, settings=settings))
+    metrics = evaluate_engines([model], grays(labels, 2))
+    probability = torch.sigmoid(logits.double()).flatten()
+    assert metrics.top1 == 0.5
+    assert metrics.loss == pytest.approx(sklearn.metrics.log_loss(labels, probability.numpy()), rel=1e-12)
+
+
+def test_a_multi_label_network_is_refused_in_one_line(small: Models) -> None:
+    model = small(num_classes=3, output_activation="sigmoid")
+    for evaluation in (
+        lambda: evaluate_models([model], labelled(6, 3)),
+        lambda: evaluate(model, batches(labelled(6, 3), model.preprocessing, 4), [*"abc"]),
+    ):
+        with pytest.raises(InputError, match="a multi-label network, with a probability of its own for each class"):
+            evaluation()
+
+
+def test_during_training_one_output_with_a_sigmoid_is_two_classes_too(small: Models) -> None:
+    model, images = small(num_classes=1, output_activation="sigmoid"), labelled(6, 2)
+    during_training = evaluate(model, batches(images, model.preprocessing, 4), [*"ab"])
+    assert during_training.loss == pytest.approx(evaluate_models([model], images).loss, rel=1e-4)
 
 
 def test_a_hundred_thousand_classes_need_no_confusion_matrix(tmp_path: Path) -> None:

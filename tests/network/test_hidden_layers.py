@@ -12,12 +12,14 @@ from torch import nn
 
 import inception_v3
 from inception_v3.errors import InputError
+from inception_v3.finetuning.finetune import with_new_head
 from inception_v3.inference.choose import open_model
 from inception_v3.inference.engines.base import LOGITS
 from inception_v3.inference.engines.graph import build_graph
 from inception_v3.inference.engines.graph_module import GraphModule
 from inception_v3.inference.export import export
 from inception_v3.network.architecture import ACTIVATIONS
+from inception_v3.network.describe import describe_network
 from inception_v3.network.probabilities import class_logits, probabilities
 from inception_v3.weights.model import InceptionV3
 
@@ -79,6 +81,15 @@ def test_the_table_counts_the_parameters_of_hidden_layers(random_model: Build) -
             point.trainable_parameters for point in points.values()
         )
         assert points["Hidden_2"].macs == 24 * 16
+
+
+def test_hidden_layers_are_described_in_order() -> None:
+    rows = {
+        row["name"]: row["built_as"]
+        for row in describe_network(hidden_units=(8,), hidden_batch_norm="after")["end_points"]
+    }
+    assert list(rows)[-4:] == ["PreLogits", "Hidden_1", "Logits", "Predictions"]
+    assert rows["Hidden_1"] == ["1x1 8 → relu → BatchNorm"]
 
 
 def test_dropout_after_hidden_layers_acts_only_in_training(random_model: Build) -> None:
@@ -185,6 +196,20 @@ def test_a_network_without_output_activation_has_no_probabilities_to_predict(
     inception_v3.save(model, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=r"not probabilities \(its output_activation is none\); load it with"):
         inception_v3.Predictor(tmp_path / "model.safetensors")
+
+
+def test_new_classes_are_learned_from_the_base_without_the_old_hidden_layers(random_model: Build) -> None:
+    model = random_model(hidden_units=(16,), num_classes=1, output_activation="sigmoid")
+    new = with_new_head(model, ["a", "b"])
+    assert (new.settings.hidden_units, new.settings.output_activation) == ((), "softmax")
+    assert new(torch.zeros(1, 3, 107, 107), end_points=())[0].shape == (1, 2)
+
+
+@pytest.mark.parametrize("format", ["tf-slim", "torchvision", "keras"])
+def test_a_format_without_hidden_layers_refuses_them(random_model: Build, tmp_path: Path, format: str) -> None:
+    model = random_model(hidden_units=(16,))
+    with pytest.raises(InputError, match="has no hidden layers between PreLogits and Logits"):
+        inception_v3.save(model, tmp_path / "model", format)
 
 
 def test_training_reaches_hidden_layers(random_model: Build) -> None:

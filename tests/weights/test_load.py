@@ -139,6 +139,23 @@ def test_damaged_settings(saved: Path, key: str, value: str) -> None:
     refused(saved)
 
 
+def test_one_flipped_bit_of_a_tensor_is_noticed(saved: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[-1001] ^= 1  # the lowest bit of one value: still a finite number
+    saved.write_bytes(content)
+    assert refused(saved).endswith("its tensors are not those that were saved; the file is damaged, copy it again")
+
+
+def test_a_tensor_under_another_name_is_noticed(saved: Path) -> None:
+    tensors = safetensors.torch.load_file(saved)
+    with safetensors.safe_open(saved, "pt") as opened:
+        metadata = opened.metadata()
+    first, second = "Mixed_6b.Branch_1.Conv2d_0b_1x7.BatchNorm.beta", "Mixed_6b.Branch_2.Conv2d_0b_7x1.BatchNorm.beta"
+    tensors[first], tensors[second] = tensors[second], tensors[first]
+    safetensors.torch.save_file(tensors, saved, metadata)
+    assert "not those that were saved" in refused(saved)
+
+
 def test_a_header_that_declares_more_than_the_file_holds(saved: Path) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
     saved.write_bytes(len(header).to_bytes(8, "little") + header)

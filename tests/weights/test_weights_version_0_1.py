@@ -34,6 +34,13 @@ def test_settings_classes_preprocessing_and_training_are_as_they_were_saved(mode
         "mixed_7c_pool": "avg",
         "image_size": (75, 75),
         "final_endpoint": None,
+        # Not in 0.1: no hidden layers, and a softmax.
+        "hidden_units": (),
+        "hidden_activation": "relu",
+        "hidden_batch_norm": None,
+        "hidden_batch_norm_epsilon": 0.001,
+        "hidden_dropout_keep_prob": 1.0,
+        "output_activation": "softmax",
     }
     assert model.class_names == [str(digit) for digit in range(10)]
     assert model.preprocessing == Preprocessing((75, 75), crop_fraction=1.0)

@@ -1,9 +1,10 @@
 """The network as a description: the layers, shape, cost and receptive field of each end point."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from inception_v3.network import architecture
-from inception_v3.network.architecture import BASE_END_POINTS, Conv, EndPoint, Mixed, Pool
+from inception_v3.network.architecture import BASE_END_POINTS, Conv, Dense, EndPoint, Layer, Mixed, Pool
 
 
 def describe_network(**options: Any) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def describe_network(**options: Any) -> dict[str, Any]:
         "end_points": [
             {
                 "name": point.name,
-                "built_as": built_as(point.name),
+                "built_as": built_as(point.name, point.layers),
                 "height": point.height,
                 "width": point.width,
                 "channels": point.channels,
@@ -46,8 +47,13 @@ def _total(points: list[EndPoint]) -> dict[str, int]:
     }
 
 
-def built_as(name: str) -> list[str]:
-    """Write the branches of an end point in the notation of TF-Slim's table: `1x1 48 → 5x5 64`, `1x3 384 ‖ 3x1 384`."""
+def built_as(name: str, layers: Sequence[Layer] = ()) -> list[str]:
+    """Write the branches of an end point in the notation of TF-Slim's table: `1x1 48 → 5x5 64`, `1x3 384 ‖ 3x1 384`.
+
+    `layers` are those of a hidden layer, which is not in the table.
+    """
+    if layers and isinstance(layers[0].table, Dense):
+        return [_hidden_layer(layers[0].table)]
     heads = {
         "AuxLogits": _chain(architecture.AUX_LOGITS),
         "AvgPool_1a": _layer(architecture.LOGITS[0]),
@@ -59,6 +65,13 @@ def built_as(name: str) -> list[str]:
         return [heads[name]]
     node = architecture.BASE[BASE_END_POINTS.index(name)]
     return [_chain(branch) for branch in node.branches] if isinstance(node, Mixed) else [_layer(node)]
+
+
+def _hidden_layer(table: Dense) -> str:
+    steps = [f"1x1 {table.width}", table.activation]
+    if table.batch_norm is not None:
+        steps.insert(1 if table.batch_norm == "before" else 2, "BatchNorm")
+    return " → ".join(steps)
 
 
 def _chain(steps: tuple[architecture.Step, ...]) -> str:

