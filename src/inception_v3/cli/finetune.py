@@ -151,6 +151,8 @@ def finetune(
     check_bf16(precision, local_device)
     train_set, test_set = load_data(data, label_source)
     loaded = load(weights, local_device, weights_file=weights_file)
+    if loaded.settings.hidden_units:
+        note(f"{weights}: its hidden layers are left out; the classes are learned from the features in front of them")
     model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
     if factors is not None and not chosen_recipe.freeze_batch_norm:
         warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
