@@ -39,6 +39,7 @@ class InceptionV3(InceptionV3Network, HubMixin):
         origin: where the weights were loaded from, or None.
 
     Raises:
+        TypeError: an option of the wrong type.
         ValueError: an option that no network can have.
     """
 
@@ -73,7 +74,7 @@ class InceptionV3(InceptionV3Network, HubMixin):
                 batch_norm_scale=batch_norm_scale,
                 count_padding=count_padding,
                 mixed_7c_pool=mixed_7c_pool,
-                image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+                image_size=image_size,  # type: ignore[arg-type]  # Settings takes one number too
                 final_endpoint=final_endpoint,
             )
         )
@@ -82,8 +83,13 @@ class InceptionV3(InceptionV3Network, HubMixin):
         self.origin: Origin | None = None
 
     def preprocess(self, images: "Image | Sequence[Image]") -> Tensor:
-        """Convert one or several RGB images to the network's input, (N, 3, H, W), on the network's device."""
-        images = images if isinstance(images, Sequence) else [images]
+        """Convert one or several RGB images to the network's input, (N, 3, H, W), on the network's device.
+
+        Raises ValueError: no images; anything but Pillow images of mode RGB.
+        """
+        images = images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
+        if not images:
+            raise ValueError("images must be one or more images, not an empty list")
         batch = torch.cat([self.preprocessing(image) for image in images])
         return batch.to(next(self.parameters()).device)
 
@@ -91,15 +97,15 @@ class InceptionV3(InceptionV3Network, HubMixin):
     def from_weights(cls, weights: Weights, origin: Origin, *, partial: bool = False, **options: Any) -> Self:
         """Build a model in evaluation mode with these weights, on the CPU. See `load` for `partial` and `options`.
 
-        Random weights are only drawn if tensors are missing. Raises InputError, naming the file: tensors that do not
-        fit the options.
+        Random weights are only drawn if tensors are missing. Raises TypeError and ValueError: options that Settings
+        refuses. Raises InputError, naming the file: tensors that do not fit the options.
         """
         file = origin.file
+        settings = replace(weights.settings, **options)
         try:
-            settings = replace(weights.settings, **options)
             with torch.device("meta"):
                 model = cls(**settings)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise InputError(f"{file}: no network with such options ({error})") from error
         expected = model.state_dict()
         # For another number of classes, these layers keep their initial values.
