@@ -128,8 +128,8 @@ class Predictor:
         if isinstance(data, bytes | bytearray | memoryview):
             (prediction,) = self._predict([_bytes_source("data", data)], top, 1, decode)
             return prediction
-        if isinstance(data, str) or not isinstance(data, Iterable):
-            _bytes_source("data", data)  # raises
+        if isinstance(data, str | Mapping) or not isinstance(data, Iterable):
+            raise _not_bytes("data", data)
         sources = (_bytes_source(f"data[{index}]", item) for index, item in enumerate(data))
         return list(self._predict(sources, top, batch_size, decode))
 
@@ -180,8 +180,9 @@ class _PillowSource:
 
 def _find_sources(images: ImageInput | Iterable[ImageInput]) -> Iterator[Openable]:
     """The images of `Predictor.__call__`, each as a source of the pipeline. Those of a list are checked at once."""
-    if isinstance(images, str | Path | Image | np.ndarray | bytes | Mapping) or not isinstance(images, Iterable):
-        return iter(_sources("images", [images]))
+    one = (str, Path, Image, np.ndarray, bytes, Mapping)
+    if isinstance(images, one) or not isinstance(images, Iterable):
+        return iter(_sources("images", [images]))  # type: ignore[list-item]  # which refuses bytes and others
     # All paths in a row are expanded together; every other image is a group of its own.
     groups = groupby(enumerate(images), lambda item: -1 if isinstance(item[1], str | Path) else item[0])
     parts = (_sources(f"images[{index}]", [image for _, image in group]) for index, group in groups)
@@ -204,9 +205,13 @@ def _sources(name: str, images: list[ImageInput]) -> Iterable[Openable]:
     return [ImageSource(name, image)]
 
 
+def _not_bytes(name: str, data: object) -> TypeError:
+    return TypeError(f"{name} must be the bytes of an image file, not {type(data).__name__}; call the Predictor")
+
+
 def _bytes_source(name: str, data: object) -> ImageSource:
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"{name} must be the bytes of an image file, not {type(data).__name__}; call the Predictor")
+        raise _not_bytes(name, data)
     return ImageSource(name, bytes(data))
 
 

@@ -160,6 +160,7 @@ class InceptionV3Network(nn.Module):
             _check_names((final_endpoint,), names)
             names = names[: names.index(final_endpoint) + 1]
         _check_names(end_points, names)
+        assert isinstance(self.Conv2d_1a_3x3, Conv2d)
         _check_images(images, self.Conv2d_1a_3x3.weights, architecture.minimum_size(names[-1]))
         return self.run_layers(self, names, images, names if end_points is None else end_points)
 
@@ -259,7 +260,7 @@ def _check_names(names: Collection[str] | None, known: Sequence[str]) -> None:
             raise ValueError(f"no end point {name!r} in this network; its end points are {', '.join(known)}")
 
 
-def _check_images(images: Tensor, weights: Tensor, minimum: int) -> None:
+def _check_images(images: object, weights: Tensor, minimum: int) -> None:
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor, not {type(images).__name__}; use model.preprocess(image)")
     if images.dim() != 4 or images.shape[1] != 3:

@@ -40,8 +40,9 @@ class Range:
         )
 
     def __str__(self) -> str:
-        bounds = {"at least": self.minimum, "greater than": self.above, "at most": self.maximum, "less than": self.below}
-        limits = {words: "zero" if bound == 0 else f"{bound:,}" for words, bound in bounds.items() if bound is not None}
+        names = {"minimum": "at least", "above": "greater than", "maximum": "at most", "below": "less than"}
+        bounds = {words: getattr(self, name) for name, words in names.items()}
+        limits = {words: f"{bound:,}" if bound else "zero" for words, bound in bounds.items() if bound is not None}
         return " and ".join(f"{words} {limit}" for words, limit in limits.items())
 
 
@@ -73,13 +74,13 @@ def check(name: str, value: Any, hint: Any) -> Any:
 
 def check_fields(options: Any) -> None:
     """Check the fields of a frozen dataclass; call it in `__post_init__`. Raises TypeError, ValueError."""
-    for name, kind in _field_kinds(type(options)).items():
+    for name, kind in _field_kinds(options.__class__).items():
         object.__setattr__(options, name, _convert(name, getattr(options, name), kind))
 
 
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Check the arguments of each call of a function by its type hints. The defaults are not checked."""
-    kinds = {name: _kind(hint) for name, hint in function.__annotations__.items()}
+    kinds = {name: _kind(hint) for name, hint in function.__annotations__.items() if name != "return"}
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
 
     def convert(name: str, value: Any) -> Any:
@@ -89,7 +90,7 @@ def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
     def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
         positional = [*map(convert, names, arguments), *arguments[len(names) :]]
         named = {name: convert(name, value) for name, value in options.items()}
-        return function(*positional, **named)  # type: ignore[arg-type]
+        return function(*positional, **named)
 
     return call
 
@@ -104,8 +105,9 @@ def _convert(name: str, value: Any, kind: _Kind) -> Any:
 
 
 @cache
-def _field_kinds(cls: type) -> dict[str, _Kind]:
-    return {field.name: _kind(field.type) for field in fields(cls)}
+def _field_kinds(cls: Any) -> dict[str, _Kind]:
+    hints: dict[str, Any] = {field.name: field.type for field in fields(cls)}
+    return {name: _kind(hint) for name, hint in hints.items()}
 
 
 def _shown(value: Any) -> str:
@@ -118,6 +120,8 @@ def _kind(hint: Any) -> _Kind:
     origin, arguments = get_origin(hint), get_args(hint)
     if hint in _NUMBERS:
         return _NUMBERS[hint]
+    if hint is None:
+        return _instance(NoneType)
     if hint is Any or isinstance(hint, str | TypeVar):
         return _Kind("anything", "anything", lambda value: value)
     if origin is Annotated:
@@ -147,13 +151,15 @@ def _to_bool(value: Any) -> bool:
 
 
 def _to_int(value: Any) -> int:
-    if isinstance(value := _scalar(value), Integral) and not isinstance(value, bool):
-        return int(value)
-    raise TypeError
+    value = _scalar(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError
+    return int(value)
 
 
 def _to_float(value: Any) -> float:
-    if not isinstance(value := _scalar(value), Real) or isinstance(value, bool):
+    value = _scalar(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError
     try:
         number = float(value)
@@ -222,14 +228,13 @@ def _tuple(arguments: tuple[Any, ...]) -> _Kind:
         if not has_any_length and len(value) != len(kinds):
             raise ValueError(words)
         return tuple(
-            kind.convert(item)
-            for item, kind in zip(value, kinds * (len(value) if has_any_length else 1), strict=True)
+            kind.convert(item) for item, kind in zip(value, kinds * (len(value) if has_any_length else 1), strict=True)
         )
 
     return _Kind(words, words, convert)
 
 
-def _collection(origin: type, kind: _Kind) -> _Kind:
+def _collection(origin: type[Collection[Any]], kind: _Kind) -> _Kind:
     """A list, a Sequence or a Collection of items that are checked and stay as they are."""
 
     def convert(value: Any) -> Any:
@@ -252,12 +257,8 @@ def _mapping(key: _Kind, value_kind: _Kind) -> _Kind:
 
 
 def _instance(cls: Any) -> _Kind:
-    names = {str: ("a string", "strings"), Path: ("a path", "paths"), NoneType: ("None", "None")}
-    function = ("a function", "functions")
-    iterable = ("an iterable", "iterables")
-    names |= {Callable: function, Iterable: iterable}  # type: ignore[dict-item]
     article = "an" if cls.__name__[0] in "AEIOU" else "a"
-    words, plural = names.get(cls, (f"{article} {cls.__name__}", f"{cls.__name__}s"))
+    words, plural = _NAMES.get(cls, (f"{article} {cls.__name__}", f"{cls.__name__}s"))
 
     def convert(value: Any) -> Any:
         if not isinstance(value, cls):
@@ -271,4 +272,11 @@ _NUMBERS = {
     bool: _Kind("True or False", "values True or False", _to_bool),
     int: _Kind("a whole number", "whole numbers", _to_int),
     float: _Kind("a number", "numbers", _to_float),
+}
+_NAMES: dict[Any, tuple[str, str]] = {
+    str: ("a string", "strings"),
+    Path: ("a path", "paths"),
+    NoneType: ("None", "None"),
+    Callable: ("a function", "functions"),
+    Iterable: ("an iterable", "iterables"),
 }

@@ -87,7 +87,8 @@ class InceptionV3(InceptionV3Network, HubMixin):
 
         Raises ValueError: no images; anything but Pillow images of mode RGB.
         """
-        images = images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
+        given: Any = images
+        images = given if isinstance(given, Sequence) and not isinstance(given, str | bytes) else [given]
         if not images:
             raise ValueError("images must be one or more images, not an empty list")
         batch = torch.cat([self.preprocessing(image) for image in images])
