@@ -40,12 +40,14 @@ from inception_v3.data.torchvision_sets import TORCHVISION_SETS, find_torchvisio
 from inception_v3.errors import InputError
 from inception_v3.images.addresses import exists, expand_paths, is_folder, is_url
 from inception_v3.images.find import SHARD_NAME, is_system_name, list_images
+from inception_v3.support.arguments import checked
 from inception_v3.support.text import nfc, printable
 
 MAX_COMPARED = 100_000  # duplicates in larger data sets are not looked for: that would take minutes
 _KIND_AND_LOCATION = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")
 
 
+@checked
 def load_data(address: str, labels_from: LabelsFrom | None = None) -> tuple[LabelledImages, LabelledImages]:
     """The training and the held-out images of a data set, with the same classes.
 
@@ -76,6 +78,7 @@ def load_data(address: str, labels_from: LabelsFrom | None = None) -> tuple[Labe
     return train, held_out
 
 
+@checked
 def load_held_out(
     address: str, class_names: list[str] | None, *trained_on: AbstractSet[str], labels_from: LabelsFrom | None = None
 ) -> LabelledImages:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,11 +27,13 @@ from inception_v3.inference.choose import OpenedModel, open_model
 from inception_v3.inference.engines.base import LOGITS, Engine, Precision
 from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
 from inception_v3.inference.schedule import Result, run_batches
+from inception_v3.support.arguments import BatchSize, Threads, checked
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.progress import report
 from inception_v3.weights.model import InceptionV3
 
 
+@checked
 def evaluate_models(
     models: Sequence[InceptionV3], images: LabelledImages, *, precision: Precision = "fp32", **options: Any
 ) -> Metrics:
@@ -48,13 +50,14 @@ def evaluate_models(
     return evaluate_engines(opened, images, **options)
 
 
+@checked
 def evaluate_engines(
     models: Sequence[OpenedModel],
     images: LabelledImages,
     *,
-    crops: int = 1,
-    batch_size: int | None = None,
-    threads: int | None = None,
+    crops: Literal[1, 12, 144] = 1,
+    batch_size: BatchSize | None = None,
+    threads: Threads | None = None,
     group: ProcessGroup | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Metrics:
@@ -71,8 +74,11 @@ def evaluate_engines(
         group: the processes that share the work. All of them return the metrics of all images.
         on_batch: called after each batch with the number of images that all processes finished since the last call.
 
-    Raises InputError if a model has another number of classes than the data, or an engine fails.
+    Raises TypeError and ValueError: an argument of the wrong type or value, such as no models.
+    Raises InputError: a model has another number of classes than the data, or an engine fails.
     """
+    if not models:
+        raise ValueError("models must be one or more models, not an empty list")
     for model in models:
         check_class_count(str(model.file), model.description.settings.num_classes, len(images.class_names))
         if LOGITS not in model.engine.widths:

@@ -52,6 +52,7 @@ BatchSize = Annotated[int, Range(1, 65_536)]
 Threads = Annotated[int, Range(1, 256)]
 Workers = Annotated[int, Range(0, 256)]
 Count = Annotated[int, Range(1, 1_000_000)]
+CountFromTwo = Annotated[int, Range(2, 1_000_000)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 NumPySeed = Annotated[int, Range(0, 2**32 - 1)]  # of numpy.random.RandomState
 
@@ -207,7 +208,8 @@ def _choice(choices: tuple[Any, ...]) -> _Kind:
     words = f"one of {', '.join(map(str, choices))}"
 
     def convert(value: Any) -> Any:
-        if not isinstance(value, type(choices[0])) or isinstance(value, bool):
+        value = _scalar(value)
+        if type(value) is bool or not isinstance(value, type(choices[0])):
             raise TypeError
         if value not in choices:
             raise ValueError(words)
