@@ -27,7 +27,7 @@ from inception_v3.inference.choose import OpenedModel, open_model
 from inception_v3.inference.engines.base import LOGITS, Engine, Precision
 from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
 from inception_v3.inference.schedule import Result, run_batches
-from inception_v3.support.arguments import BatchSize, Threads, checked
+from inception_v3.support.arguments import BatchSize, Threads, check_options, checked
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.progress import report
 from inception_v3.weights.model import InceptionV3
@@ -42,6 +42,7 @@ def evaluate_models(
     Each model runs in the fastest engine that is installed, on its device. `options` are those of `evaluate_engines`,
     and so are the exceptions.
     """
+    check_options(evaluate_engines, options)
     devices = [str(next(model.parameters()).device) for model in models]
     opened = [
         open_model(model, "auto", precision, device, callers=None)

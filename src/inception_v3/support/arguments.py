@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, wraps
+from itertools import chain, cycle
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -82,18 +83,28 @@ def check_fields(options: Any) -> None:
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Check the arguments of each call of a function by its type hints. The defaults are not checked."""
     kinds = {name: _kind(hint) for name, hint in function.__annotations__.items() if name != "return"}
-    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount]
+    rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount :][:1] or ("",)  # the name of *arguments
 
     def convert(name: str, value: Any) -> Any:
         return _convert(name, value, kinds[name]) if name in kinds else value
 
     @wraps(function)
     def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
-        positional = [*map(convert, names, arguments), *arguments[len(names) :]]
+        positional = map(convert, chain(names, cycle(rest)), arguments)
         named = {name: convert(name, value) for name, value in options.items()}
         return function(*positional, **named)
 
     return call
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Check keyword arguments before the work that comes before the call of a function. Raises as the call does."""
+    for name, value in options.items():
+        if name not in function.__annotations__:
+            raise TypeError(f"{name} is no argument of {function.__name__}")
+        check(name, value, function.__annotations__[name])
 
 
 def _convert(name: str, value: Any, kind: _Kind) -> Any:
@@ -140,26 +151,26 @@ def _kind(hint: Any) -> _Kind:
     return _instance(origin or hint)
 
 
-def _scalar(value: Any) -> Any:
+def scalar(value: Any) -> Any:
     """A scalar of NumPy or PyTorch as Python's; other values unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _to_bool(value: Any) -> bool:
-    if (value := _scalar(value)) is True or value is False:
+    if (value := scalar(value)) is True or value is False:
         return bool(value)
     raise TypeError
 
 
 def _to_int(value: Any) -> int:
-    value = _scalar(value)
+    value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError
     return int(value)
 
 
 def _to_float(value: Any) -> float:
-    value = _scalar(value)
+    value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError
     try:
@@ -208,7 +219,7 @@ def _choice(choices: tuple[Any, ...]) -> _Kind:
     words = f"one of {', '.join(map(str, choices))}"
 
     def convert(value: Any) -> Any:
-        value = _scalar(value)
+        value = scalar(value)
         if type(value) is bool or not isinstance(value, type(choices[0])):
             raise TypeError
         if value not in choices:
@@ -240,6 +251,8 @@ def _collection(origin: type[Collection[Any]], kind: _Kind) -> _Kind:
     """A list, a Sequence or a Collection of items that are checked and stay as they are."""
 
     def convert(value: Any) -> Any:
+        if origin is list and isinstance(value, tuple):
+            value = list(value)
         if not isinstance(value, origin) or isinstance(value, str | bytes):
             raise TypeError
         for item in value:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from inception_v3.errors import InputError
+from inception_v3.support.arguments import check
 from inception_v3.support.text import one_line
 
 
@@ -28,7 +29,8 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """Return the device of this name. Raises ValueError: PyTorch has no such device here."""
+    """Return the device of this name. Raises TypeError: no name. Raises ValueError: PyTorch has no such device here."""
+    check("device", device, str | torch.device)
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import PreprocessingName
 from inception_v3.network.architecture import minimum_size
-from inception_v3.support.arguments import Count, Seed, Workers, check_fields
+from inception_v3.support.arguments import Count, Seed, Workers, check_fields, checked, scalar
 from inception_v3.support.text import suggest
 
 AugmentName = Literal["none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"]  # augment.py
@@ -81,7 +81,9 @@ class Recipe:
 
     def with_options(self, **options: Any) -> "Recipe":
         """A copy with the options that are not None. Raises InputError, naming the key, for an invalid value."""
-        given = {key: value for key, value in options.items() if value is not None}
+        given = {key: scalar(value) for key, value in options.items() if value is not None}
+        if unknown := given.keys() - asdict(self):
+            raise InputError(f"no such key: {', '.join(sorted(unknown))}", exit_status=2)
         for key, value in (asdict(self) | given).items():
             if requirement := _violated_requirement(key, value):
                 raise InputError(f"{key} must be {requirement}, not {value!r}", exit_status=2)
@@ -167,8 +169,10 @@ def _is_stage(value: Any) -> bool:
     return pair and _is_positive_number(value[0]) and type(value[1]) is int
 
 
-def load_recipe(name: str) -> Recipe:
+@checked
+def load_recipe(name: str | Path) -> Recipe:
     """Read a recipe of this package, by name, or a TOML file, by path. Raises InputError, naming the file and key."""
+    name = str(name)
     folder = resources.files("inception_v3.training") / "recipes"
     names = sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
     try:

@@ -15,6 +15,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import Size
 from inception_v3.network.network import InceptionV3Network
 from inception_v3.network.settings import Settings
+from inception_v3.support.arguments import check
 from inception_v3.weights.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
 from inception_v3.weights.hub import HubMixin
 from inception_v3.weights.read import Origin
@@ -142,10 +143,14 @@ class InceptionV3(InceptionV3Network, HubMixin):
         """The model as a file stores it; the tensors share memory with the model.
 
         `training` describes how the weights were made. Without it, the origin's description is kept.
+        Raises TypeError and ValueError: `class_names` is no list of strings, one for each class, or None.
         """
+        names: list[str] | None = check("class_names", self.class_names, list[str] | None)
+        if names is not None and len(names) != self.settings.num_classes:
+            raise ValueError(f"class_names must be {self.settings.num_classes} names, not {len(names)}")
         if training is None and self.origin is not None:
             training = {"origin": self.origin.first} | self.origin.training
-        return Weights(self.state_dict(), self.settings, self.preprocessing, self.class_names, training or {})
+        return Weights(self.state_dict(), self.settings, self.preprocessing, names, training or {})
 
 
 def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
