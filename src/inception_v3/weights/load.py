@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from inception_v3.errors import InputError
-from inception_v3.network.settings import Settings
 from inception_v3.support.arguments import checked
 from inception_v3.support.devices import as_device
 from inception_v3.weights.formats.registry import find_writer
-from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.model import InceptionV3, check_options
 from inception_v3.weights.read import read_weights
 
 
@@ -39,11 +38,12 @@ def load(
             `num_classes` keeps everything except the two final layers, which are initialised with a warning.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, an impossible option, or no such device.
+        TypeError, ValueError: an argument of the wrong type, no such device, or an option that no model has. For an
+            option, the exception is also an InputError.
         InputError: naming the file and the remedy: a missing or damaged file, another program's file, variables that
             do not fit the options, an unknown name, or a failed download.
     """
-    Settings(**options)  # refuses them before a file is read
+    check_options(path, options)
     device = as_device(device)
     weights, origin = read_weights(path, format, weights_file)
     return InceptionV3.from_weights(weights, origin, partial=partial, **options).to(device)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
-from inception_v3.errors import InputError
+from inception_v3.errors import InputError, OptionTypeError, OptionValueError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import Size
 from inception_v3.network.network import InceptionV3Network
@@ -99,10 +99,11 @@ class InceptionV3(InceptionV3Network, HubMixin):
     def from_weights(cls, weights: Weights, origin: Origin, *, partial: bool = False, **options: Any) -> Self:
         """Build a model in evaluation mode with these weights, on the CPU. See `load` for `partial` and `options`.
 
-        Random weights are only drawn if tensors are missing. Raises TypeError and ValueError: options that Settings
-        refuses. Raises InputError, naming the file: tensors that do not fit the options.
+        Random weights are only drawn if tensors are missing. Raises InputError, naming the file: tensors that do not
+        fit the options, or options that `check_options` refuses.
         """
         file = origin.file
+        check_options(file, options)
         settings = replace(weights.settings, **options)
         try:
             with torch.device("meta"):
@@ -151,6 +152,16 @@ class InceptionV3(InceptionV3Network, HubMixin):
         if training is None and self.origin is not None:
             training = {"origin": self.origin.first} | self.origin.training
         return Weights(self.state_dict(), self.settings, self.preprocessing, names, training or {})
+
+
+def check_options(name: str | Path, options: dict[str, Any]) -> None:
+    """Raise OptionTypeError or OptionValueError, with the model's name, for options that no model has."""
+    try:
+        Settings(**options)
+    except TypeError as error:
+        raise OptionTypeError(f"{name}: {error}") from error
+    except ValueError as error:
+        raise OptionValueError(f"{name}: {error}") from error
 
 
 def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
