@@ -149,6 +149,7 @@ def test_a_wrong_type_raises_type_error_and_a_wrong_value_value_error(entry: str
     [
         (Settings, {"depth_multiplier": NAN}, ValueError, "greater than zero and at most 100, not nan"),
         (Settings, {"depth_multiplier": 10**400}, ValueError, "depth_multiplier must be greater than zero"),
+        (Settings, {"depth_multiplier": 10**5000}, ValueError, "at most 100, not a number of 16,610 bits"),
         (Settings, {"batch_norm_epsilon": -0.001}, ValueError, "greater than zero and at most 1, not -0.001"),
         (Settings, {"mixed_7c_pool": "min"}, ValueError, "one of avg, max, not 'min'"),
         (Settings, {"mixed_7c_pool": None}, TypeError, "one of avg, max, not None"),

@@ -25,7 +25,7 @@ MAX_SHOWN = 80  # characters of a value in a message
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a number may have: from `minimum` to `maximum`, and more than `above`, where they are given."""
+    """The bounds of a number, each optional. `minimum` and `maximum` are allowed themselves, `above` and `below` not."""
 
     minimum: float | None = None
     maximum: float | None = None
@@ -123,7 +123,8 @@ def _field_kinds(cls: Any) -> dict[str, _Kind]:
 
 
 def _shown(value: Any) -> str:
-    text = printable(repr(value))
+    is_huge = isinstance(value, int) and value.bit_length() > 4_000  # Python refuses to write its digits
+    text = f"a number of {value.bit_length():,} bits" if is_huge else printable(repr(value))
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
@@ -134,7 +135,7 @@ def _kind(hint: Any) -> _Kind:
         return _NUMBERS[hint]
     if hint is None:
         return _instance(NoneType)
-    if hint is Any or isinstance(hint, str | TypeVar):
+    if hint is Any or isinstance(hint, str):
         return _Kind("anything", "anything", lambda value: value)
     if origin is Annotated:
         return _limited(_kind(arguments[0]), arguments[1])
@@ -144,9 +145,9 @@ def _kind(hint: Any) -> _Kind:
         return _choice(arguments)
     if origin is tuple:
         return _tuple(arguments)
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         return _mapping(*map(_kind, arguments))
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Collection) and len(arguments) == 1:
+    if isinstance(origin, type) and issubclass(origin, Collection):
         return _collection(origin, _kind(arguments[0]))
     return _instance(origin or hint)
 
@@ -230,25 +231,22 @@ def _choice(choices: tuple[Any, ...]) -> _Kind:
 
 
 def _tuple(arguments: tuple[Any, ...]) -> _Kind:
-    """A tuple: also a list or a one-dimensional array, which become a tuple."""
-    kinds = [_kind(argument) for argument in arguments if argument is not ...]
-    has_any_length = ... in arguments
-    words = f"a list of {kinds[0].plural}" if has_any_length else f"{len(kinds)} {kinds[0].plural}"
+    """A tuple of fixed length: also a list or a one-dimensional array, which become a tuple."""
+    kinds = [_kind(argument) for argument in arguments]
+    words = f"{len(kinds)} {kinds[0].plural}"
 
     def convert(value: Any) -> Any:
         if isinstance(value, str | bytes) or not (isinstance(value, Sequence) or getattr(value, "ndim", None) == 1):
             raise TypeError
-        if not has_any_length and len(value) != len(kinds):
+        if len(value) != len(kinds):
             raise ValueError(words)
-        return tuple(
-            kind.convert(item) for item, kind in zip(value, kinds * (len(value) if has_any_length else 1), strict=True)
-        )
+        return tuple(kind.convert(item) for item, kind in zip(value, kinds, strict=True))
 
     return _Kind(words, words, convert)
 
 
 def _collection(origin: type[Collection[Any]], kind: _Kind) -> _Kind:
-    """A list, a Sequence or a Collection of items that are checked and stay as they are."""
+    """A list, Sequence, Set or Collection. The items are checked and stay as they are; a tuple may be a list."""
 
     def convert(value: Any) -> Any:
         if origin is list and isinstance(value, tuple):
@@ -293,5 +291,4 @@ _NAMES: dict[Any, tuple[str, str]] = {
     Path: ("a path", "paths"),
     NoneType: ("None", "None"),
     Callable: ("a function", "functions"),
-    Iterable: ("an iterable", "iterables"),
 }
