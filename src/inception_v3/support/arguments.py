@@ -25,7 +25,7 @@ MAX_SHOWN = 80  # characters of a value in a message
 
 @dataclass(frozen=True)
 class Range:
-    """The bounds of a number, each optional. `minimum` and `maximum` are allowed themselves, `above` and `below` not."""
+    """The bounds of a number, each optional. `minimum` and `maximum` are allowed, `above` and `below` are not."""
 
     minimum: float | None = None
     maximum: float | None = None
