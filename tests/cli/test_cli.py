@@ -98,12 +98,12 @@ def test_describe_prints_the_network_as_a_table(run: Run) -> None:
         (("--depth-multiplier", "0"), "depth_multiplier must be greater than zero"),
         (("--height", "74"), "at least 75x75"),
         (("--num-classes", "0"), "num_classes must be at least 1"),
-        (("--num-classes", str(10**12)), "--num-classes 1000000000000: give a finite number"),
-        (("--depth-multiplier", "inf"), "--depth-multiplier inf: give a finite number"),
-        (("--depth-multiplier", "nan"), "--depth-multiplier nan: give a finite number"),
-        (("--depth-multiplier", "1e308"), "--depth-multiplier 1e+308: give a finite number"),
+        (("--num-classes", str(10**12)), "--num-classes must be a finite number, at most 1,000,000, not 1000000000000"),
+        (("--depth-multiplier", "inf"), "--depth-multiplier must be a finite number, at most 1,000,000, not inf"),
+        (("--depth-multiplier", "nan"), "--depth-multiplier must be a finite number, at most 1,000,000, not nan"),
+        (("--depth-multiplier", "1e308"), "--depth-multiplier must be a finite number, at most 1,000,000, not 1e+308"),
         (("--depth-multiplier", "101"), "depth_multiplier must be greater than zero and at most 100"),
-        (("--height", "20001"), "height must be at least 1 and at most 20,000"),
+        (("--height", "100001"), "height must be at least 1 and at most 100,000"),
     ],
 )
 def test_describe_refuses_impossible_options(run: Run, arguments: tuple[str, ...], message: str) -> None:

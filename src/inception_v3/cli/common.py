@@ -108,7 +108,7 @@ LabelsFromName = Annotated[
 ]
 ImageSize = Annotated[
     int | None,
-    model_option(min=1, max=20_000, metavar="N", help="Height and width of the network's input, 75 or more."),
+    model_option(max=100_000, metavar="N", help="Height and width of the network's input, 75 or more."),
 ]
 Workers = Annotated[
     int | None,
@@ -230,7 +230,7 @@ def check_numbers(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if isinstance(value, int | float) and name != "seed" and not abs(value) <= MAX_NUMBER:
             limit = f"a finite number, at most {MAX_NUMBER:,}"
-            raise InputError(f"--{name.replace('_', '-')} {value}: give {limit}", exit_status=2)
+            raise InputError(f"--{name.replace('_', '-')} must be {limit}, not {value}", exit_status=2)
 
 
 def check_seed(seed: int | None, maximum: int = MAX_SEED) -> None:

@@ -28,7 +28,7 @@ from inception_v3.inference.choose import fastest_engine
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.network import architecture
-from inception_v3.network.architecture import BASE_END_POINTS, Size
+from inception_v3.network.architecture import BASE_END_POINTS
 from inception_v3.support.arguments import BatchSize, CountFromTwo, Range, check_fields, checked
 from inception_v3.support.devices import precision_context
 from inception_v3.support.progress import Advance, ignore, show_progress, summary
@@ -114,7 +114,7 @@ class FineTuned:
 
 
 @checked
-def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size | None = None) -> InceptionV3:
+def with_new_head(model: InceptionV3, class_names: list[str], image_size: tuple[int, int] | None = None) -> InceptionV3:
     """A model with the base of another and a last layer of zeros for new classes, without auxiliary head.
 
     It shares the tensors of the base with `model`. `image_size` replaces that of the preprocessing.

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from inception_v3.support.arguments import Range, checked
 
-Length = Annotated[int, Range(1, 20_000)]  # of an image's side in pixels
+Length = Annotated[int, Range(1, 100_000)]  # of an image's side in pixels
 Size = tuple[Length, Length]  # (height, width)
 Padding = Literal["SAME", "VALID"]
 

@@ -27,7 +27,7 @@ POSITIVE = ("image_size", "crop_fraction", "depth_multiplier", "dropout_keep_pro
             "accumulate", "learning_rate", "decay_epochs", "rmsprop_epsilon", "adamw_epsilon")  # fmt: skip
 MAXIMUM = {
     **dict.fromkeys(("crop_fraction", "dropout_keep_prob", "label_smoothing", "learning_rate_decay"), 1),
-    "image_size": 20_000, "depth_multiplier": 100, "epochs": 1_000_000, "batch_size": 65_536, "accumulate": 65_536,
+    "image_size": 100_000, "depth_multiplier": 100, "epochs": 1_000_000, "batch_size": 65_536, "accumulate": 65_536,
 }  # fmt: skip
 BELOW_ONE = ("batch_norm_decay", "ema_decay", "rmsprop_decay", "momentum", "adamw_beta1", "adamw_beta2")
 SMALLEST, LARGEST = 1e-30, 1e30  # float32 cannot compute with numbers much closer to zero, or much larger
