@@ -14,5 +14,13 @@ class InputError(Exception):
         self.exit_status = exit_status
 
 
+class OptionTypeError(InputError, TypeError):
+    """An option of `load` that no model has, or whose value has the wrong type."""
+
+
+class OptionValueError(InputError, ValueError):
+    """An option of `load` with a value that no model can have."""
+
+
 class NoScoreError(ValueError):
     """A score that is not defined for these image sets, while others may be. The message gives the reason."""

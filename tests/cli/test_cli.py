@@ -98,12 +98,38 @@ def test_describe_prints_the_network_as_a_table(run: Run) -> None:
         (("--depth-multiplier", "0"), "depth_multiplier must be greater than zero"),
         (("--height", "74"), "at least 75x75"),
         (("--num-classes", "0"), "num_classes must be at least 1"),
+        (("--num-classes", str(10**12)), "--num-classes must be a finite number, at most 1,000,000, not 1000000000000"),
+        (("--depth-multiplier", "inf"), "--depth-multiplier must be a finite number, at most 1,000,000, not inf"),
+        (("--depth-multiplier", "nan"), "--depth-multiplier must be a finite number, at most 1,000,000, not nan"),
+        (("--depth-multiplier", "1e308"), "--depth-multiplier must be a finite number, at most 1,000,000, not 1e+308"),
+        (("--depth-multiplier", "101"), "depth_multiplier must be greater than zero and at most 100"),
+        (("--height", "100001"), "height must be at least 1 and at most 100,000"),
     ],
 )
 def test_describe_refuses_impossible_options(run: Run, arguments: tuple[str, ...], message: str) -> None:
     status, out, err = run("describe", *arguments)
     assert (status, out) == (2, "")
     assert message in one_line(err)
+
+
+def test_no_command_takes_a_number_that_is_not_finite_or_very_large(run: Run) -> None:
+    """Every numeric option of every command, found in its function, so that a new option is in this test too."""
+    tried = 0
+    for name in cli.COMMANDS:
+        command = cli.LazyCommands().get_command(None, name)
+        needed = ["x" for parameter in command.params if parameter.param_type_name == "argument" and parameter.required]
+        for option in command.params:
+            kind = option.type.name.removesuffix(" range")
+            if kind not in ("int", "float"):
+                continue
+            wrong = [10**30] + ["nan", "inf", "1e308"] * (kind == "float")
+            for value in wrong:
+                out = ["--out", "x"] if any("--out" in other.opts for other in command.params) else []
+                status, printed, err = run(name, *needed, *out, option.opts[-1], value)
+                assert (status, printed) == (2, ""), (name, option.opts, value)
+                assert option.opts[-1] in one_line(err)
+                tried += 1
+    assert tried > 40
 
 
 # ------------------------------------------------------------------------------------------------- predict

@@ -83,6 +83,7 @@ FORMS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*if this is wrong, transpose it")
 @pytest.mark.parametrize("form", FORMS)
 def test_all_forms_hold_the_same_images_in_order_and_can_be_read_twice(form: str, tmp_path: Path) -> None:
     argument = FORMS[form](tmp_path)
@@ -156,6 +157,7 @@ def test_a_compressed_tar_is_read_forwards_and_its_headers_are_not_kept(
     assert max(kept) <= 1
 
 
+@pytest.mark.filterwarnings("ignore:.*if this is wrong, transpose it")
 @pytest.mark.parametrize("shape", [(3, 9, 8), (3, 9, 8, 1), (3, 1, 9, 8), (3, 9, 8, 4)])
 def test_arrays_may_be_gray_or_have_alpha(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

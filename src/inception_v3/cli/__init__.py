@@ -28,6 +28,7 @@ from inception_v3.cli.common import (
     LogEvery,
     Quiet,
     Verbose,
+    check_numbers,
     detail,
     print_message,
     set_verbosity,
@@ -76,6 +77,7 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
 
     @wraps(command)
     def parsed(quiet: bool, verbose: bool, log_every: float = 0, **options: Any) -> Callable[[], None]:
+        check_numbers(options)
         # Of several processes, only the first prints lines of progress.
         set_verbosity(quiet, verbose, log_every if is_first_process() else 0)
         return partial(command, **options)

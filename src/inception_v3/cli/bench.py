@@ -11,6 +11,7 @@ import typer
 
 from inception_v3.cli.common import (
     DEVICE_HELP,
+    MAX_BATCH_SIZE,
     MODEL_HELP,
     CsvFile,
     Json,
@@ -53,7 +54,13 @@ def bench(
     precision: Annotated[Names | None, precision_option(PRECISIONS, several=True, show_default="all")] = None,
     batch_size: Annotated[
         list[int] | None,
-        data_option(min=1, metavar="N", help="Images per batch; repeat for more sizes.", show_default="1 and 16"),
+        data_option(
+            min=1,
+            max=MAX_BATCH_SIZE,
+            metavar="N",
+            help="Images per batch; repeat for more sizes.",
+            show_default="1 and 16",
+        ),
     ] = None,
     rounds: Annotated[int, running_option(min=1, metavar="N", help="How many times each engine is measured.")] = 10,
     images: Annotated[

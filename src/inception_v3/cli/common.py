@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -81,6 +81,8 @@ DEVICE_HELP = "Device to compute on: cpu, cuda, cuda:1 ...; gpu for OpenVINO."
 DEPTH_HELP = "Factor on the number of channels of every layer."
 MIN_AGREEMENT_HELP = "Minimum fraction of images, 0 to 1, with the top class of fp32, for a lower precision."
 MAX_SEED = 2**63 - 1
+MAX_BATCH_SIZE = 65_536
+MAX_NUMBER = 1_000_000  # of every option without a limit of its own, except --seed
 
 WeightsFile = Annotated[
     Path | None,
@@ -105,15 +107,17 @@ LabelsFromName = Annotated[
     ),
 ]
 ImageSize = Annotated[
-    int | None, model_option(metavar="N", help="Height and width of the network's input, 75 or more.")
+    int | None,
+    model_option(max=100_000, metavar="N", help="Height and width of the network's input, 75 or more."),
 ]
 Workers = Annotated[
     int | None,
     data_option(min=0, max=256, metavar="N", help="Processes or threads that decode images. Chosen by default."),
 ]
-BatchSize = Annotated[int, data_option(min=1, metavar="N", help="Images per batch.")]
+BatchSize = Annotated[int, data_option(min=1, max=MAX_BATCH_SIZE, metavar="N", help="Images per batch.")]
 OptionalBatchSize = Annotated[
-    int | None, data_option(min=1, metavar="N", help="Images per batch. The default depends on the device.")
+    int | None,
+    data_option(min=1, max=MAX_BATCH_SIZE, metavar="N", help="Images per batch. The default depends on the device."),
 ]
 Cache = Annotated[
     Path | None,
@@ -219,6 +223,14 @@ def labels_from(table: str | None, name: str | None) -> "LabelsFrom | None":
 def label_facts(source: "LabelsFrom | None") -> dict[str, Any]:
     """The description of the source of the labels, if there is one, for the run folder and --json."""
     return {"labels": str(source)} if source else {}
+
+
+def check_numbers(options: Mapping[str, Any]) -> None:
+    """Raise InputError for a number that no option can have: nan, infinity, or a very large number."""
+    for name, value in options.items():
+        if isinstance(value, int | float) and name != "seed" and not abs(value) <= MAX_NUMBER:
+            limit = f"a finite number, at most {MAX_NUMBER:,}"
+            raise InputError(f"--{name.replace('_', '-')} must be {limit}, not {value}", exit_status=2)
 
 
 def check_seed(seed: int | None, maximum: int = MAX_SEED) -> None:

@@ -148,7 +148,7 @@ def evaluate(
                     results[0].metrics if results else None,
                     crops=crops,
                     batch_size=batch_size,
-                    threads=workers,
+                    threads=workers or None,
                     group=processes,
                     on_batch=step,
                 )

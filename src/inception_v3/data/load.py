@@ -40,13 +40,15 @@ from inception_v3.data.torchvision_sets import TORCHVISION_SETS, find_torchvisio
 from inception_v3.errors import InputError
 from inception_v3.images.addresses import exists, expand_paths, is_folder, is_url
 from inception_v3.images.find import SHARD_NAME, is_system_name, list_images
+from inception_v3.support.arguments import checked
 from inception_v3.support.text import nfc, printable
 
 MAX_COMPARED = 100_000  # duplicates in larger data sets are not looked for: that would take minutes
 _KIND_AND_LOCATION = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")
 
 
-def load_data(address: str, labels_from: LabelsFrom | None = None) -> tuple[LabelledImages, LabelledImages]:
+@checked
+def load_data(address: str | Path, labels_from: LabelsFrom | None = None) -> tuple[LabelledImages, LabelledImages]:
     """The training and the held-out images of a data set, with the same classes.
 
     If the data set has no split of its own, a fifth of each class is held out, the same images at every call.
@@ -56,6 +58,7 @@ def load_data(address: str, labels_from: LabelsFrom | None = None) -> tuple[Labe
     Raises InputError, with the file and the remedy: a file is missing or damaged, there are no images or only one
     class, a class has one image, a held-out class is not in training, or a label is not a whole number.
     """
+    address = str(address)
     splits = _find_splits(address, labels_from)
     train = splits.train()
     if np.count_nonzero(train.counts()) < 2:
@@ -76,8 +79,12 @@ def load_data(address: str, labels_from: LabelsFrom | None = None) -> tuple[Labe
     return train, held_out
 
 
+@checked
 def load_held_out(
-    address: str, class_names: list[str] | None, *trained_on: AbstractSet[str], labels_from: LabelsFrom | None = None
+    address: str | Path,
+    class_names: list[str] | None,
+    *trained_on: AbstractSet[str],
+    labels_from: LabelsFrom | None = None,
 ) -> LabelledImages:
     """The images to evaluate a model on.
 
@@ -92,6 +99,7 @@ def load_held_out(
     Warns if the data set contains only some of a model's training images. Raises InputError as `load_data` does, for a
     class that the model does not have, and if no image is left.
     """
+    address = str(address)
     splits = _find_splits(address, labels_from)
     images = splits.held_out() if splits.held_out else _without(splits.train(), trained_on, address)
     for line in _bad_warnings(images):

@@ -14,6 +14,7 @@ from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.data.worker_signals import delayed_interrupt, ignore_signals_from_outside
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.support.arguments import BatchSize, Workers, checked
 from inception_v3.support.seeds import derive_seed, epoch_order
 
 ImageTransform = Callable[[Image], Tensor]  # an RGB image to uint8 (3, H, W)
@@ -120,13 +121,14 @@ class _Loader(DataLoader[Any]):
             return super().__iter__()
 
 
+@checked
 def batches(
     images: LabelledImages,
     preprocessing: Preprocessing,
-    batch_size: int,
+    batch_size: BatchSize,
     *,
     transform: ImageTransform | None = None,
-    workers: int = 0,
+    workers: Workers = 0,
 ) -> DataLoader[Any]:
     """A DataLoader of `Batch`: every image once, in order, preprocessed as for prediction or with `transform`."""
     return _Loader(PixelDataset(images, preprocessing, transform=transform), workers, batch_size=batch_size)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error, reliability_bins
 from inception_v3.network.settings import Settings
+from inception_v3.support.arguments import checked
 from inception_v3.support.devices import explain_out_of_memory, precision_context
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.text import percent
@@ -206,10 +207,11 @@ def gather_metrics(group: ProcessGroup, indices: range, part: Metrics) -> Metric
     return merge(group.gather([part]))
 
 
+@checked
 @torch.inference_mode()
 def evaluate(
     model: InceptionV3,
-    loader: DataLoader[Any],
+    loader: "DataLoader[Any]",
     class_names: list[str],
     on_batch: Callable[[int], None] = lambda done: None,
     *,

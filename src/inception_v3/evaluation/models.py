@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,11 +28,13 @@ from inception_v3.inference.engines.base import LOGITS, Precision
 from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
 from inception_v3.inference.schedule import Result, run_batches
 from inception_v3.network.probabilities import class_logits
+from inception_v3.support.arguments import BatchSize, Threads, check_options, checked
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.progress import report
 from inception_v3.weights.model import InceptionV3
 
 
+@checked
 def evaluate_models(
     models: Sequence[InceptionV3], images: LabelledImages, *, precision: Precision = "fp32", **options: Any
 ) -> Metrics:
@@ -41,6 +43,7 @@ def evaluate_models(
     Each model runs in the fastest engine that is installed, on its device. `options` are those of `evaluate_engines`,
     and so are the exceptions.
     """
+    check_options(evaluate_engines, options)
     devices = [str(next(model.parameters()).device) for model in models]
     opened = [
         open_model(model, "auto", precision, device, callers=None)
@@ -49,13 +52,14 @@ def evaluate_models(
     return evaluate_engines(opened, images, **options)
 
 
+@checked
 def evaluate_engines(
     models: Sequence[OpenedModel],
     images: LabelledImages,
     *,
-    crops: int = 1,
-    batch_size: int | None = None,
-    threads: int | None = None,
+    crops: Literal[1, 12, 144] = 1,
+    batch_size: BatchSize | None = None,
+    threads: Threads | None = None,
     group: ProcessGroup | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Metrics:
@@ -72,8 +76,11 @@ def evaluate_engines(
         group: the processes that share the work. All of them return the metrics of all images.
         on_batch: called after each batch with the number of images that all processes finished since the last call.
 
-    Raises InputError if a model has another number of classes than the data, or an engine fails.
+    Raises TypeError and ValueError: an argument of the wrong type or value, such as no models.
+    Raises InputError: a model has another number of classes than the data, or an engine fails.
     """
+    if not models:
+        raise ValueError("models must be one or more models, not an empty list")
     for model in models:
         check_settings(str(model.file), model.description.settings, len(images.class_names))
         if LOGITS not in model.engine.widths:

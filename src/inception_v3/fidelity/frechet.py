@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.fidelity.feature_rows import Float64Array
+from inception_v3.support.arguments import checked
 
 # How a reference program computes the trace: pytorch-fid and clean-fid by sqrtm, torch-fidelity by eigvals.
 TraceMethod = Literal["sqrtm", "eigvals"]
@@ -106,13 +107,18 @@ class Gaussian:
             return None
 
 
+@checked
 def frechet_distance(first: Gaussian, second: Gaussian, trace_method: TraceMethod | None = None) -> float:
     """The squared Fréchet distance between two distributions over the same features; at least 0.
 
     With `trace_method`, reproduce the programs that compute the trace by scipy.linalg.sqrtm or numpy.linalg.eigvals.
     Their result differs only if the product of the covariances is singular and their rounding becomes visible. That
     result may be negative.
+
+    Raises TypeError: no Gaussian. Raises ValueError: distributions over different numbers of features.
     """
+    if len(first.mean) != len(second.mean):
+        raise ValueError(f"first and second must have equal widths, not {len(first.mean)} and {len(second.mean)}")
     shift = first.mean - second.mean
     without_product = float(shift @ shift) + first.trace + second.trace
     exact = without_product - 2 * trace_of_sqrt(first, second)

@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import reduce
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from inception_v3.fidelity.network import load_network
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, NetworkPrecision
 from inception_v3.fidelity.statistics import Moments, gaussian
 from inception_v3.images.tensors import to_uint8
+from inception_v3.support.arguments import BatchSize, Count, CountFromTwo, NumPySeed, Range, checked
 from inception_v3.weights.model import InceptionV3
 
 FeatureArgument = int | nn.Module
@@ -48,6 +49,7 @@ class InceptionFeatureExtractor(nn.Module):
     errors are those of `load_network` and `find_convention`.
     """
 
+    @checked
     def __init__(
         self,
         weights: str | Path | InceptionV3 = DEFAULT_WEIGHTS,
@@ -72,7 +74,9 @@ class InceptionFeatureExtractor(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the features of images. Raises ValueError: images of another shape or dtype."""
+        """Compute the features of images. Raises TypeError: no tensor. Raises ValueError: another shape or dtype."""
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images must be a tensor, uint8 (N, 3, H, W), not {type(images).__name__}")
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
             remedy = "; for floats in [0, 1] give the metric normalize=True" if images.is_floating_point() else ""
             raise ValueError(f"images must be uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}{remedy}")
@@ -110,6 +114,7 @@ class FidelityMetric(Metric):
     spatial = False
     takes_real = True  # whether `update` has the argument `real`
 
+    @checked
     def __init__(
         self,
         feature: FeatureArgument | str = 2048,
@@ -155,7 +160,10 @@ class FidelityMetric(Metric):
         """The same as `update`: there is no score of a single batch. `compute` returns the score of all images."""
         self.update(*images, **more)
 
-    def update_from(self, generator: ImageGenerator, count: int, batch_size: int = 32) -> None:
+    @checked
+    def update_from(
+        self, generator: ImageGenerator, count: Annotated[int, Range(minimum=0)], batch_size: BatchSize = 32
+    ) -> None:
         """Add `count` generated images. `generator(n)` returns n images in the form that `update` takes."""
         for start in range(0, count, batch_size):
             with torch.no_grad():
@@ -193,6 +201,7 @@ class FrechetInceptionDistance(FidelityMetric):
         for name in ("real_moments", "fake_moments"):
             self.add_state(name, empty, dist_reduce_fx=_merge)
 
+    @checked
     def update(self, imgs: Tensor, real: bool) -> None:
         name = "real_moments" if real else "fake_moments"
         moments = Moments.unpack(getattr(self, name).double())
@@ -220,8 +229,13 @@ class SampledMetric(FidelityMetric):
     real_sample: list[Tensor] | Tensor  # (n, D + 1): the features of each image, and the number that it has drawn
     fake_sample: list[Tensor] | Tensor
 
+    @checked
     def __init__(
-        self, feature: FeatureArgument = 2048, max_features: int = 10_000, seed: int = 2020, **options: Any
+        self,
+        feature: FeatureArgument = 2048,
+        max_features: Annotated[int, Range(minimum=1)] = 10_000,
+        seed: NumPySeed = 2020,
+        **options: Any,
     ) -> None:
         super().__init__(feature, **options)
         self.max_features = max_features
@@ -233,6 +247,7 @@ class SampledMetric(FidelityMetric):
         for name in ("real_sample", "fake_sample"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
+    @checked
     def update(self, imgs: Tensor, real: bool) -> None:
         name = "real_sample" if real else "fake_sample"
         features = self._features(imgs).float()
@@ -283,8 +298,13 @@ class KernelInceptionDistance(SampledMetric):
 
     higher_is_better = False
 
+    @checked
     def __init__(
-        self, feature: FeatureArgument = 2048, subsets: int = 100, subset_size: int = 1000, **options: Any
+        self,
+        feature: FeatureArgument = 2048,
+        subsets: Count = 100,
+        subset_size: CountFromTwo = 1000,
+        **options: Any,
     ) -> None:
         super().__init__(feature, **options)
         self.sampling = KidSampling(subsets, subset_size, self.seed, shrinks=False)
@@ -296,7 +316,8 @@ class KernelInceptionDistance(SampledMetric):
 class PrecisionRecall(SampledMetric):
     """Precision and recall, in balls that reach to the k-th neighbour."""
 
-    def __init__(self, feature: FeatureArgument = 2048, k: int = PRECISION_K, **options: Any) -> None:
+    @checked
+    def __init__(self, feature: FeatureArgument = 2048, k: Count = PRECISION_K, **options: Any) -> None:
         super().__init__(feature, **options)
         self.k = k
 
@@ -308,7 +329,8 @@ class PrecisionRecall(SampledMetric):
 class DensityCoverage(SampledMetric):
     """Density and coverage, in balls that reach to the k-th neighbour."""
 
-    def __init__(self, feature: FeatureArgument = 2048, k: int = DENSITY_K, **options: Any) -> None:
+    @checked
+    def __init__(self, feature: FeatureArgument = 2048, k: Count = DENSITY_K, **options: Any) -> None:
         super().__init__(feature, **options)
         self.k = k
 
@@ -348,7 +370,8 @@ class InceptionScore(FidelityMetric):
     certainty: Tensor  # sums of p log p, (splits,)
     counts: Tensor  # images, (splits,)
 
-    def __init__(self, feature: FeatureArgument | str = 2048, splits: int = 10, **options: Any) -> None:
+    @checked
+    def __init__(self, feature: FeatureArgument | str = 2048, splits: Count = 10, **options: Any) -> None:
         super().__init__(feature, **options)
         self.splits = splits
         class_count = self._width() if self.logits is None else len(self.logits)
@@ -356,6 +379,7 @@ class InceptionScore(FidelityMetric):
         for name in ("certainty", "counts"):
             self.add_state(name, torch.zeros(splits, dtype=torch.float64), dist_reduce_fx="sum")
 
+    @checked
     def update(self, imgs: Tensor) -> None:
         logits = self._features(imgs)
         if self.logits is not None:

@@ -18,6 +18,8 @@ from inception_v3.inference.choose import open_graph
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.network.settings import GRAPH_2015
+from inception_v3.support.arguments import Threads, checked
+from inception_v3.support.devices import as_device
 from inception_v3.support.text import printable
 from inception_v3.weights.formats import fid_2015
 from inception_v3.weights.load import load
@@ -78,16 +80,18 @@ class FeatureNetwork:
         return replace(self, features=features, dtype="int8")
 
 
+@checked
 def load_network(
     weights: str | Path | InceptionV3 = DEFAULT_WEIGHTS,
     *,
     dtype: NetworkPrecision = "fp32",
     device: str | torch.device = "cpu",
     any_weights: bool = False,
-    callers: int = 1,
+    callers: Threads = 1,
 ) -> FeatureNetwork:
     """Load the network of 2015 from a file of any format, a published name, or a model, which is not changed.
 
+    Raises TypeError and ValueError: an argument of the wrong type, or no such device.
     Raises InputError: a missing or damaged file; another network, unless `any_weights`; `dtype="int8"`, instead of
     which `FeatureNetwork.int8` converts a float32 network.
     """
@@ -95,6 +99,7 @@ def load_network(
         raise InputError(
             "int8 must be calibrated on images; use `inception-v3 fidelity --precision int8`", exit_status=2
         )
+    device = as_device(device)
     model = weights if isinstance(weights, InceptionV3) else load(weights)
     name = "this model" if model is weights else str(weights)
     if model.settings.final_endpoint:
@@ -112,13 +117,13 @@ def load_network(
     spatial = f"{SPATIAL_LAYER.replace('.', '/')}/Conv2d_0a_1x1"
     graph = swap_pools(build_graph(model, any_size=True, outputs=("Mixed_7c", spatial), from_pixels=False))
     return FeatureNetwork(
-        features=EngineFeatures(graph, dtype, torch.device(device), callers),
+        features=EngineFeatures(graph, dtype, device, callers),
         width=logits.shape[1],
         spatial_width=17 * 17 * min(channels, SPATIAL_CHANNELS),
         checksum=_checksum(tensors, model),
         logits=logits.flatten(1).numpy(),
         dtype=dtype,
-        device=torch.device(device),
+        device=device,
         callers=callers,
         weights=printable(name if model is weights else Path(name).name),
         is_published=not differences,

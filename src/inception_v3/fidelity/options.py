@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inception_v3.fidelity.conventions import Convention, find_convention
 from inception_v3.inference.engines.base import Engine
+from inception_v3.support.arguments import BatchSize, Count, CountFromTwo, NumPySeed, Workers, check_fields
 from inception_v3.support.files import cache_folder
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class FidelityOptions:
         workers: threads. On a CPU they decode images and run the network, on a GPU they only decode.
         strict: stop at an unreadable image, instead of skipping it.
         seed, kid_subsets, kid_subset_size, is_splits: replace the convention's values for KID and Inception Score.
+
+    Raises TypeError: a field of the wrong type, such as one string as `scores`. Raises ValueError: a wrong value.
     """
 
     like: str | None = None
@@ -43,13 +46,16 @@ class FidelityOptions:
     device: "str | torch.device" = "cpu"
     cache: str | Path | None = None
     use_cache: bool = True
-    batch_size: int | None = None
-    workers: int | None = None
+    batch_size: BatchSize | None = None
+    workers: Workers | None = None
     strict: bool = False
-    seed: int | None = None
-    kid_subsets: int | None = None
-    kid_subset_size: int | None = None
-    is_splits: int | None = None
+    seed: NumPySeed | None = None
+    kid_subsets: Count | None = None
+    kid_subset_size: CountFromTwo | None = None
+    is_splits: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def convention(self) -> Convention:
         """The convention, with the values of these options. Raises InputError: there is no such convention."""

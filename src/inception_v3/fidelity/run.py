@@ -18,7 +18,10 @@ from inception_v3.fidelity.result import ComparedSet, FidelityResult
 from inception_v3.fidelity.scores import check_covariance, check_score_names, compute_scores
 from inception_v3.fidelity.statistics import Statistics, gaussian, load_statistics
 from inception_v3.inference.feature_store import FeatureStore
+from inception_v3.support.arguments import check, checked
+from inception_v3.support.devices import as_device
 from inception_v3.support.progress import StartStep, no_progress
+from inception_v3.weights.model import InceptionV3
 
 CALIBRATION_IMAGES = 300  # the most images that int8 is calibrated on
 # The effect of a lower precision on FID is measured on at least this many images, and this fraction, of each set. 16
@@ -26,6 +29,7 @@ CALIBRATION_IMAGES = 300  # the most images that int8 is calibrated on
 EFFECT_IMAGES, EFFECT_FRACTION = 16, 1 / 64
 
 
+@checked
 def fidelity(
     generated: str | Path, reference: str | Path | None = None, *, progress: StartStep = no_progress, **options: Any
 ) -> FidelityResult:
@@ -36,6 +40,7 @@ def fidelity(
         progress: shows the progress of each step.
         options: the fields of `FidelityOptions`, such as `weights`, `like`, `scores` and `device`.
 
+    Raises TypeError and ValueError: an argument of the wrong type or value.
     Raises InputError: a set that cannot be read or has only one image, statistics of another convention or network, a
     network that is not that of 2015 (unless `any_weights`), or an unreadable image if `strict` is set.
     """
@@ -64,6 +69,8 @@ def score_each(
     of the first set if none can be used, are raised before the first set is scored.
     """
     convention = options.convention()
+    check("weights", options.weights, str | Path | InceptionV3)
+    as_device(options.device)
     check_score_names(options.scores)
     opened = [_open_or_error(argument, convention, has_reference=reference is not None) for argument in generated]
     sides = [side for side in opened if not isinstance(side, InputError)]

@@ -13,6 +13,7 @@ from inception_v3.errors import InputError
 from inception_v3.fidelity.feature_rows import FeatureRows, row_blocks
 from inception_v3.fidelity.frechet import Gaussian
 from inception_v3.images.containers import ARCHIVE_ERRORS, read_npz_headers
+from inception_v3.support.arguments import Count, checked
 from inception_v3.support.files import atomic_write
 from inception_v3.support.text import printable
 
@@ -32,12 +33,15 @@ class Moments:
     scatter: Tensor
 
     @classmethod
-    def empty(cls, width: int, device: str | torch.device = "cpu") -> "Moments":
+    @checked
+    def empty(cls, width: Count, device: str | torch.device = "cpu") -> "Moments":
         zeros = torch.zeros(width, width, dtype=torch.float64, device=device)
         return cls(0, zeros[0].clone(), zeros)
 
     def add(self, features: Tensor) -> "Moments":
-        """The moments including the rows of `features`, (N, D)."""
+        """The moments including the rows of `features`, (N, D). Raises ValueError: another shape."""
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise ValueError(f"features must have shape (N, {len(self.mean)}), not {tuple(features.shape)}")
         total = self
         for block in row_blocks(len(features)):
             rows = features[block].to(total.mean.device, torch.float64)

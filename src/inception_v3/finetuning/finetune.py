@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from inception_v3.inference.choose import fastest_engine
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.feature_store import FeatureStore
 from inception_v3.network import architecture
-from inception_v3.network.architecture import BASE_END_POINTS, Size
+from inception_v3.network.architecture import BASE_END_POINTS
+from inception_v3.support.arguments import BatchSize, CountFromTwo, Range, check_fields, checked
 from inception_v3.support.devices import precision_context
 from inception_v3.support.progress import Advance, ignore, show_progress, summary
 from inception_v3.support.text import suggest
@@ -44,10 +45,15 @@ from inception_v3.weights.model import InceptionV3
 class HeadOptions:
     """How to train the last layer."""
 
-    l2: float | None = None  # strength of the L2 penalty; None chooses it by holding out a part of the training images
+    l2: Annotated[float, Range(minimum=0)] | None = (
+        None  # strength of the L2 penalty; None chooses it by holding out a part of the training images
+    )
     precision: Precision = "fp32"  # of the features, and so of the last layer
-    batch_size: int = 32  # images per batch while the features are computed
-    folds: int | None = None  # number of folds of a cross-validation before the last layer is trained
+    batch_size: BatchSize = 32  # images per batch while the features are computed
+    folds: CountFromTwo | None = None  # number of folds of a cross-validation before the last layer is trained
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 DEFAULT_HEAD = HeadOptions()
@@ -107,12 +113,16 @@ class FineTuned:
     unfreezing: Unfreezing | None = None  # None if only the last layer was trained
 
 
-def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size | None = None) -> InceptionV3:
+@checked
+def with_new_head(model: InceptionV3, class_names: list[str], image_size: tuple[int, int] | None = None) -> InceptionV3:
     """A model with the base of another and a last layer of zeros for new classes, without other layers in its heads.
 
     It shares the tensors of the base with `model`. `image_size` replaces that of the preprocessing.
+    Raises TypeError: an argument of the wrong type. Raises ValueError: no class names, or equal ones.
     Raises InputError: the model is cut before its last module, or the size is too small for it.
     """
+    if len(set(class_names)) < max(len(class_names), 1):
+        raise ValueError(f"class_names must be one or more different names, not {class_names[:10]}")
     final_endpoint = model.settings.final_endpoint
     if final_endpoint not in (None, BASE_END_POINTS[-1]):
         raise InputError(f"the network ends at {final_endpoint}, but fine-tuning needs it up to {BASE_END_POINTS[-1]}")
@@ -146,6 +156,7 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: Size |
     return new_model.eval()
 
 
+@checked
 def rate_factors(layers: str) -> dict[str, float]:
     """Parse --unfreeze into factors on the learning rate, by the start of a parameter's name, for build_optimizer.
 
@@ -175,6 +186,7 @@ def rate_factors(layers: str) -> dict[str, float]:
     return factors
 
 
+@checked
 def finetune(
     model: InceptionV3,
     train_set: LabelledImages,
@@ -204,6 +216,7 @@ def finetune(
         start: a description of the weights from which `model` was made.
 
     Raises:
+        TypeError, ValueError: an argument of the wrong type or value.
         InputError: as `train` and `folds.check_folds` do, or `unfreeze` is used with an image size that is not square.
     """
     console = console or Console(stderr=True)

@@ -300,7 +300,7 @@ def read_npz_headers(path: Path, name: str) -> dict[str, ArrayHeader]:
 
 
 def check_image_array(name: str, header: ArrayHeader) -> None:
-    """Check that an array is a set of uint8 images. Raises InputError."""
+    """Check that an array is a set of uint8 images. Raises InputError. Warns of channels first, (N, 3, H, W)."""
     shape, dtype = header
     if dtype != np.uint8:
         raise InputError(f"{name}: holds {dtype} values, but images must be uint8, 0 to 255; round and convert them")
@@ -314,6 +314,10 @@ def check_image_array(name: str, header: ArrayHeader) -> None:
         raise InputError(f"{name}: no images in this array; check the file")
     if math.prod(shape[1:]) > MAX_STREAM_BYTES:
         raise InputError(f"{name}: its images have more than {MAX_STREAM_BYTES >> 20} MiB each; make them smaller")
+    if len(shape) == 4 and shape[3] not in (1, 3, 4):
+        count, channels, height, width = shape
+        fact = f"shape {shape} is read as {count:,} images of {height}x{width} pixels with {channels} channels"
+        warnings.warn(f"{name}: {fact}; if this is wrong, transpose it to (N, H, W, {channels})", stacklevel=2)
 
 
 def channels_last(pixels: np.ndarray) -> np.ndarray:

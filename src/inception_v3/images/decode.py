@@ -20,6 +20,7 @@ from typing import BinaryIO, cast
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from inception_v3.errors import InputError
+from inception_v3.support.arguments import checked
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.text import printable
 
@@ -58,8 +59,9 @@ _stderr = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # without a handler, Python prints its warnings to stderr
 
 
+@checked
 def open_image(
-    source: str | Path | bytes | BinaryIO | Image.Image,
+    source: "str | Path | bytes | BinaryIO | Image.Image",
     *,
     name: str | None = None,
     minimum_size: MinimumSize | None = None,
@@ -77,17 +79,28 @@ def open_image(
             means full size. Scaled decoding is faster, but its pixels differ from those of a full decode resized.
 
     Raises:
+        TypeError: a source of another type, such as an array.
         InputError: missing, no permission, a folder, empty, not an image, cut short, 32-bit pixels, or more than
             MAX_PIXELS (checked in the header, before memory is allocated).
     """
     name = printable(name or (source if isinstance(source, str | Path) else getattr(source, "name", "image")))
+    _check_source(source)
     with decode_errors(name):
         if isinstance(source, Image.Image):
             return _to_rgb(source, name, minimum_size)
-        stream = io.BytesIO(source) if isinstance(source, bytes) else source
+        stream = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
         with Path(stream).open("rb") if isinstance(stream, str | Path) else nullcontext(stream) as opened:
             file = opened if opened.seekable() else io.BytesIO(read_all(opened, name))
             return _to_rgb(read_header(file, name), name, minimum_size)
+
+
+def _check_source(source: object) -> None:
+    """Raise TypeError for anything but a path, bytes, a binary file or a Pillow image."""
+    is_file = hasattr(source, "read") and not isinstance(source, io.TextIOBase)
+    if not is_file and not isinstance(source, str | Path | bytes | bytearray | memoryview | Image.Image):
+        remedy = "; use Image.fromarray(array) of Pillow" if hasattr(source, "ndim") else ""
+        kind = type(source).__name__
+        raise TypeError(f"source must be a path, bytes, a binary file or a Pillow image, not {kind}{remedy}")
 
 
 @contextmanager

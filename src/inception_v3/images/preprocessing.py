@@ -1,14 +1,15 @@
 """Turn a decoded image into the network's input, with the same values in training, evaluation and prediction."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, Resampling
 
 from inception_v3.images.tensorflow_resize import tensorflow_resize
-from inception_v3.network.architecture import Size
+from inception_v3.network.architecture import Length, Size, square
+from inception_v3.support.arguments import PositiveFraction, check_fields, checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,44 +44,39 @@ class Preprocessing:
             aspect ratio.
 
     Raises:
-        ValueError: an impossible option; in every method that takes an image, an image that is not RGB.
+        TypeError: an option of the wrong type. Lists and arrays are converted to tuples.
+        ValueError: an impossible option; in every method that takes an image, an image that is not RGB or has no
+            pixels.
     """
 
     image_size: Size = (299, 299)
-    crop_fraction: float = 0.875
+    crop_fraction: PositiveFraction = 0.875
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    resize: int | None = None
+    resize: Length | None = None
     interpolation: Interpolation = "bilinear"
     squash: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "mean", "std"):  # JSON has lists where the fields are tuples
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise ValueError(f"image_size must be a height and a width, not {self.image_size}")
-        if not 0 < self.crop_fraction <= 1:
-            raise ValueError(f"crop_fraction must be in (0, 1], not {self.crop_fraction}")
-        if self.resize is not None and (self.squash or self.resize < 1):
-            raise ValueError(f"resize must be at least 1, and is not possible with squash; it is {self.resize}")
-        if self.interpolation not in get_args(Interpolation):
-            raise ValueError(f"interpolation must be one of {', '.join(get_args(Interpolation))}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std):
-            raise ValueError(f"mean and std must be three numbers, no std zero, not {self.mean}, {self.std}")
+        check_fields(self)
+        if self.resize is not None and self.squash:
+            raise ValueError(f"resize must be None with squash, not {self.resize}")
+        if not all(self.std):
+            raise ValueError(f"std must have no zero, not {self.std}")
 
     @staticmethod
-    def named(name: PreprocessingName, image_size: int | Size | None = None) -> "Preprocessing":
+    @checked
+    def named(name: PreprocessingName, image_size: Length | Size | None = None) -> "Preprocessing":
         """Return one of PREPROCESSINGS, adapted to `image_size` if it is given.
 
-        Raises ValueError: an unknown name; the message lists the known ones.
+        Raises ValueError: an unknown name, with the known ones, or an impossible size. Raises TypeError.
         """
-        if name not in PREPROCESSINGS:
-            raise ValueError(f"no preprocessing {name!r}; there are {', '.join(PREPROCESSINGS)}")
-        return PREPROCESSINGS[name].at(image_size) if image_size else PREPROCESSINGS[name]
+        return PREPROCESSINGS[name] if image_size is None else PREPROCESSINGS[name].at(image_size)
 
-    def at(self, image_size: int | Size) -> "Preprocessing":
+    @checked
+    def at(self, image_size: Length | Size) -> "Preprocessing":
         """Return the same preprocessing for another image size. `resize` is scaled, to keep the same part of images."""
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        size = square(image_size)
         resize = self.resize and round(self.resize * min(size) / min(self.image_size))
         return replace(self, image_size=size, resize=resize)
 
@@ -109,9 +105,16 @@ class Preprocessing:
         return np.asarray(image.resize(self.image_size[::-1], self._resampling, box=kept))
 
     def scale(self, pixels: "Tensor") -> "Tensor":
-        """Normalise pixels 0 to 255, (N, 3, H, W), to float32 for the network; float64 stays. Keeps the device."""
-        from torch import float32, float64, tensor
+        """Normalise pixels 0 to 255, (N, 3, H, W), to float32 for the network; float64 stays. Keeps the device.
 
+        Raises TypeError: no tensor. Raises ValueError: another shape.
+        """
+        from torch import Tensor, float32, float64, tensor
+
+        if not isinstance(pixels, Tensor):
+            raise TypeError(f"pixels must be a tensor, not {type(pixels).__name__}; use torch.from_numpy(array)")
+        if pixels.ndim < 3 or pixels.shape[-3] != 3:
+            raise ValueError(f"pixels must have shape (N, 3, H, W), not {tuple(pixels.shape)}")
         dtype = float64 if pixels.dtype == float64 else float32
         mean = tensor(self.mean, dtype=dtype, device=pixels.device).view(3, 1, 1) * 255
         std = tensor(self.std, dtype=dtype, device=pixels.device).view(3, 1, 1) * 255
@@ -188,9 +191,11 @@ class ResizePlan(NamedTuple):
 
 
 def _check_rgb(image: Image) -> None:
-    """Raise ValueError for anything but an RGB image. The values of mode "L" or "P" would be used for all channels."""
+    """Raise ValueError for no RGB image or no pixels. The values of mode "L" or "P" would be used for all channels."""
     if (mode := image.mode if isinstance(image, Image) else type(image).__name__) != "RGB":
         raise ValueError(f"an image must be a Pillow image of mode RGB, not {mode}; convert it by open_image(image)")
+    if 0 in image.size:
+        raise ValueError(f"an image must have pixels, not {image.width}x{image.height}")
 
 
 def _centre_box(size: tuple[int, int], kept: tuple[int, int]) -> Box:

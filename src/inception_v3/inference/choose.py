@@ -30,6 +30,7 @@ from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.registry import check_weights, exports_in, load_format, read_description, recognise
 from inception_v3.inference.exported.speed import speed_here
 from inception_v3.network.settings import Settings
+from inception_v3.support.arguments import BatchSize, Fraction, Threads, checked
 from inception_v3.support.files import checksum
 from inception_v3.support.packages import missing_packages, require_packages
 from inception_v3.support.text import one_line
@@ -82,16 +83,17 @@ class OpenedModel:
     reason: str
 
 
+@checked
 def open_engine(
     model: str | Path,
     engine: str = "auto",
     precision: str | None = None,
     device: str | None = None,
     *,
-    min_agreement: float | None = None,
+    min_agreement: Fraction | None = None,
     weights_file: str | Path | None = None,
-    batch_size: int | None = None,
-    callers: int | None = 1,
+    batch_size: BatchSize | None = None,
+    callers: Threads | None = 1,
 ) -> OpenedModel:
     """Open an engine for anything that `load` reads, or for an exported network, which needs no PyTorch.
 
@@ -109,7 +111,8 @@ def open_engine(
         batch_size: the number of images that will be run at once, if known.
         callers: the number of threads that may run the engine at once; None for `Engine.best_callers`.
 
-    Raises InputError, which names the file or option and the remedy.
+    Raises TypeError and ValueError, which name the argument, and InputError, which names the file or option and the
+    remedy.
     """
     path = Path(model)
     runs_files = engine == "auto" or bool(load_engine(engine).formats)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
+from inception_v3.support.arguments import checked
 from inception_v3.support.files import atomic_write, file_lock
 from inception_v3.support.text import printable
 
@@ -124,8 +125,9 @@ class FeatureStore:
         messages: one line for each problem; complete after `close`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / STORE_FILE
+    @checked
+    def __init__(self, folder: str | Path) -> None:
+        self.file = Path(folder) / STORE_FILE
         self.messages: list[str] = []
         self._damaged: set[tuple[FeatureSpace, bytes]] = set()
         self._used: set[int] = set()  # ids of features whose date of last use is to be updated

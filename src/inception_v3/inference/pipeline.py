@@ -20,6 +20,7 @@ from inception_v3.images.decode import MinimumSize
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
+from inception_v3.support.arguments import BatchSize, checked
 from inception_v3.support.text import one_line
 
 Decode = Literal["exact", "scaled"]
@@ -60,12 +61,13 @@ def default_resizer() -> Resizer:
     return "torchvision" if "torch" in sys.modules else "pillow"
 
 
+@checked
 def run_pipeline(
     engine: Engine,
     preprocessing: Preprocessing,
-    sources: Iterable[Openable],
+    sources: "Iterable[Openable]",
     *,
-    batch_size: int = 16,
+    batch_size: BatchSize = 16,
     decode: Decode = "exact",
     resize: Resizer | None = None,
 ) -> Iterator[ImageOutput]:

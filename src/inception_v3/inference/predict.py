@@ -1,7 +1,7 @@
 """Predict the classes of any number of images, in order."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
@@ -20,6 +20,7 @@ from inception_v3.inference.engines.base import Engine, Inputs, Outputs
 from inception_v3.inference.pipeline import Decode, Openable, Resizer, run_pipeline
 from inception_v3.network.architecture import OutputActivation
 from inception_v3.network.probabilities import class_logits, probabilities
+from inception_v3.support.arguments import BatchSize, Count, checked
 
 ImageInput = str | Path | Image | NDArray[np.uint8]
 
@@ -60,21 +61,24 @@ class Predictor:
     (with `callers=n`, those of n calls at once). What a call takes and returns belongs to its thread: an iterator, and
     a Pillow image that is not loaded yet (`image.load()`). After a fork, open a Predictor in each process.
 
-    Raises InputError: as open_engine does, or the network has no classifier.
+    Raises TypeError and ValueError: as open_engine does, for arguments. Raises InputError: as open_engine does, or the
+    network has no classifier.
     """
 
+    @checked
     def __init__(self, model: str | Path, engine: str = "auto", precision: str | None = None, **options: Any) -> None:
         opened = open_engine(model, engine, precision, **options)
         check_classifier(model, opened.description.settings, opened.description.outputs)
         self.engine, self.description, self.reason = opened.engine, opened.description, opened.reason
         self._shared_engine = _SharedEngine(opened.engine)
 
+    @checked
     def __call__(
         self,
-        images: ImageInput | Iterable[ImageInput],
+        images: "ImageInput | Iterable[ImageInput]",
         *,
-        top: int = 5,
-        batch_size: int | None = None,
+        top: Count = 5,
+        batch_size: BatchSize | None = None,
         decode: Decode = "exact",
     ) -> Iterator[Prediction]:
         """Yield a Prediction for each image, in order, as soon as it is computed.
@@ -85,14 +89,14 @@ class Predictor:
                 their EXIF orientation, and on a white background. Arrays, uint8 of shape (H, W, 3) in RGB, (H, W) in
                 gray or (H, W, 4) in RGBA, with values from 0 to 255. Pillow images and arrays are named by their index:
                 `images[0]`. A list is checked at once; any other iterable is read a few batches ahead.
-            top: the number of classes to return for each image.
+            top: the number of classes to return for each image; all classes if there are fewer.
             batch_size: images in a batch; by default what suits the engine.
             decode: see `pipeline.run_pipeline`. Pillow images are always decoded at their full size.
 
         Raises:
             InputError: no such file, an empty folder, or a pattern without a match.
-            ValueError: an array of another shape or dtype, such as floats.
-            TypeError: an image of another type, such as bytes.
+            ValueError: an array of another shape or dtype, such as floats; another argument with a wrong value.
+            TypeError: an image of another type, such as bytes; another argument of a wrong type.
         """
         return self._predict(_find_sources(images), top, batch_size, decode)
 
@@ -106,12 +110,13 @@ class Predictor:
         self, data: Iterable[bytes], *, top: int = 5, batch_size: int | None = None, decode: Decode = "exact"
     ) -> list[Prediction]: ...
 
+    @checked
     def predict_bytes(
         self,
-        data: bytes | Iterable[bytes],
+        data: "bytes | Iterable[bytes]",
         *,
-        top: int = 5,
-        batch_size: int | None = None,
+        top: Count = 5,
+        batch_size: BatchSize | None = None,
         decode: Decode = "exact",
     ) -> Prediction | list[Prediction]:
         """Predict from the bytes of an image file, such as an upload: a Prediction, or a list of them for several.
@@ -119,11 +124,13 @@ class Predictor:
         An image that cannot be read does not stop the others: its Prediction has the reason as `error`. The images are
         named `data`, or by their index `data[0]`. The other arguments are those of a call.
 
-        Raises TypeError: not bytes.
+        Raises TypeError: not bytes; or another argument, as in a call. Raises ValueError: as in a call.
         """
         if isinstance(data, bytes | bytearray | memoryview):
             (prediction,) = self._predict([_bytes_source("data", data)], top, 1, decode)
             return prediction
+        if isinstance(data, str | Mapping) or not isinstance(data, Iterable):
+            raise _not_bytes("data", data)
         sources = (_bytes_source(f"data[{index}]", item) for index, item in enumerate(data))
         return list(self._predict(sources, top, batch_size, decode))
 
@@ -175,8 +182,9 @@ class _PillowSource:
 
 def _find_sources(images: ImageInput | Iterable[ImageInput]) -> Iterator[Openable]:
     """The images of `Predictor.__call__`, each as a source of the pipeline. Those of a list are checked at once."""
-    if isinstance(images, str | Path | Image | np.ndarray):
-        return iter(_sources("images", [images]))
+    one = (str, Path, Image, np.ndarray, bytes, Mapping)
+    if isinstance(images, one) or not isinstance(images, Iterable):
+        return iter(_sources("images", [images]))  # type: ignore[list-item]  # which refuses bytes and others
     # All paths in a row are expanded together; every other image is a group of its own.
     groups = groupby(enumerate(images), lambda item: -1 if isinstance(item[1], str | Path) else item[0])
     parts = (_sources(f"images[{index}]", [image for _, image in group]) for index, group in groups)
@@ -199,9 +207,13 @@ def _sources(name: str, images: list[ImageInput]) -> Iterable[Openable]:
     return [ImageSource(name, image)]
 
 
+def _not_bytes(name: str, data: object) -> TypeError:
+    return TypeError(f"{name} must be the bytes of an image file, not {type(data).__name__}; call the Predictor")
+
+
 def _bytes_source(name: str, data: object) -> ImageSource:
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"{name} must be the bytes of an image file, not {type(data).__name__}; call the Predictor")
+        raise _not_bytes(name, data)
     return ImageSource(name, bytes(data))
 
 

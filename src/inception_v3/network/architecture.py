@@ -6,11 +6,14 @@ tables for a choice of options and an image size. The PyTorch module, shapes, nu
 checkpoint names and the printed description are all derived from what it returns. Nothing here needs PyTorch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-Size = tuple[int, int]  # (height, width)
+from inception_v3.support.arguments import Range, checked
+
+Length = Annotated[int, Range(1, 100_000)]  # of an image's side in pixels
+Size = tuple[Length, Length]  # (height, width)
 Padding = Literal["SAME", "VALID"]
 OutputActivation = Literal["softmax", "sigmoid", "none"]  # what makes Predictions of Logits
 BatchNormOrder = Literal["before", "after"] | None  # BatchNorm before or after the activation, or none
@@ -187,7 +190,8 @@ BASE_END_POINTS = tuple(node.name for node in BASE)
 HEAD_END_POINTS = ("AuxLogits", "AvgPool_1a", "PreLogits", "Logits", "Predictions")
 
 # The activations of hidden layers: those of torch.nn.functional without arguments. `linear` is none.
-ACTIVATIONS = ("relu", "relu6", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid", "linear")
+Activation = Literal["relu", "relu6", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid", "linear"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 # ------------------------------------------------------------------------------- derived from the tables
 
@@ -286,6 +290,10 @@ class EndPoint:
         return sum(layer.macs for layer in self.layers)
 
 
+Classes = Annotated[int, Range(1, 1_000_000)]
+DepthMultiplier = Annotated[float, Range(above=0, maximum=100)]
+MinDepth = Annotated[int, Range(1, 10_000)]
+HiddenWidth = Annotated[int, Range(1, 100_000)]
 Channels = Callable[[Conv | Dense], int]  # the number of output channels of a convolution
 
 
@@ -299,30 +307,25 @@ def output_length(length: int, kernel: int, stride: int, padding: Padding) -> in
     return -(-length // stride) if padding == "SAME" else (length - kernel) // stride + 1
 
 
-def check_options(num_classes: int, depth_multiplier: float, min_depth: int, final_endpoint: str | None) -> None:
-    """Raise ValueError, with the name of the option, for a value that no network can have."""
-    if depth_multiplier <= 0:
-        raise ValueError(f"depth_multiplier must be greater than zero, not {depth_multiplier}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, not {num_classes}")
-    if min_depth < 1:
-        raise ValueError(f"min_depth must be at least 1, not {min_depth}")
+def check_end_point(final_endpoint: str | None) -> None:
+    """Raise ValueError, with the known names, for a name of no layer of the base."""
     if final_endpoint is not None and final_endpoint not in BASE_END_POINTS:
         raise ValueError(f"final_endpoint must be one of {', '.join(BASE_END_POINTS)}, not {final_endpoint!r}")
 
 
+@checked
 def end_points(
     *,
-    height: int = 299,
-    width: int = 299,
-    num_classes: int = 1000,
-    depth_multiplier: float = 1.0,
-    min_depth: int = 16,
+    height: Length = 299,
+    width: Length = 299,
+    num_classes: Classes = 1000,
+    depth_multiplier: DepthMultiplier = 1.0,
+    min_depth: MinDepth = 16,
     create_aux_logits: bool = True,
     global_pool: bool = False,
     final_endpoint: str | None = None,
-    hidden_units: Sequence[int] = (),
-    hidden_activation: str | Sequence[str] = "relu",
+    hidden_units: tuple[HiddenWidth, ...] = (),
+    hidden_activation: Activation | tuple[Activation, ...] = "relu",
     hidden_batch_norm: BatchNormOrder = None,
 ) -> list[EndPoint]:
     """Walk the tables and return every end point of the network in order, with its layers and their sizes.
@@ -330,9 +333,10 @@ def end_points(
     AuxLogits comes after the base and before Logits. With `final_endpoint`, the network ends there and has no heads.
 
     Raises:
+        TypeError: an option of the wrong type.
         ValueError: an impossible option, or an image too small for the layers.
     """
-    check_options(num_classes, depth_multiplier, min_depth, final_endpoint)
+    check_end_point(final_endpoint)
     minimum = minimum_size(final_endpoint)
     if min(height, width) < minimum:
         raise ValueError(f"images are {height}x{width}: the network needs at least {minimum}x{minimum}")
@@ -374,20 +378,17 @@ def end_points(
 
 
 def hidden_layers(
-    units: Sequence[int], activation: str | Sequence[str] = "relu", batch_norm: BatchNormOrder = None
+    units: tuple[int, ...],
+    activation: Activation | tuple[Activation, ...] = "relu",
+    batch_norm: BatchNormOrder = None,
 ) -> tuple[Dense, ...]:
     """The hidden layers between PreLogits and Logits: Hidden_1, Hidden_2, ... `activation` is one for all or for each.
 
-    Raises ValueError: a width below 1, an unknown activation, or not one for each layer.
+    Raises ValueError: not one activation for each layer.
     """
     activations = [activation] * len(units) if isinstance(activation, str) else list(activation)
     if len(activations) != len(units):
         raise ValueError(f"hidden_activation has {len(activations)} names for {len(units)} hidden layers")
-    for width, name in zip(units, activations, strict=True):
-        if width < 1:
-            raise ValueError(f"hidden_units must be at least 1, not {width}")
-        if name not in ACTIVATIONS:
-            raise ValueError(f"hidden_activation must be one of {', '.join(ACTIVATIONS)}, not {name!r}")
     layers = zip(units, activations, strict=True)
     return tuple(Dense(f"Hidden_{number}", *layer, batch_norm) for number, layer in enumerate(layers, 1))
 
@@ -408,6 +409,11 @@ def _input_length(steps: Branch, length: int) -> int:
         table = step[0] if isinstance(step, tuple) else step
         length = (length - 1) * table.stride + (table.kernel[0] if table.padding == "VALID" else 1)
     return length
+
+
+def square(size: int | Size) -> Size:
+    """A size as (height, width); one number is both."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def needs_global_pool(image_size: Size) -> bool:

@@ -82,7 +82,7 @@ class InceptionV3Network(nn.Module):
     `logits, end_points = network(images)` takes floats of shape (N, 3, H, W) in [-1, 1], 75x75 or larger.
 
     Raises:
-        ValueError: an auxiliary head for images that are too small (see Settings for the other options).
+        ValueError: an auxiliary head for images that are too small. Settings has checked the other options.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -128,11 +128,11 @@ class InceptionV3Network(nn.Module):
         return (*self.base_end_points, *heads, pool, features, *hidden, *outputs)
 
     def set_batch_norm_decay(self, decay: float) -> None:
-        """Change the decay of the moving averages in every BatchNorm, and in `settings`."""
+        """Change the decay of the moving averages in every BatchNorm, and in `settings`. Raises as Settings does."""
+        self.settings = replace(self.settings, batch_norm_decay=decay)
         for module in self.modules():
             if isinstance(module, BatchNorm):
-                module.decay = decay
-        self.settings = replace(self.settings, batch_norm_decay=decay)
+                module.decay = self.settings.batch_norm_decay
 
     def base(
         self,
@@ -151,14 +151,16 @@ class InceptionV3Network(nn.Module):
             The last tensor, and a dictionary of end points, each of shape (N, C, h, w).
 
         Raises:
-            ValueError: images of the wrong shape or type, or too small; an unknown name.
+            TypeError: images that are no tensor; names that are no list, such as one string.
+            ValueError: images of another shape, dtype or device, or too small; an unknown name.
         """
         names = self.base_end_points
         if final_endpoint is not None:
             _check_names((final_endpoint,), names)
             names = names[: names.index(final_endpoint) + 1]
         _check_names(end_points, names)
-        _check_images(images, architecture.minimum_size(names[-1]))
+        assert isinstance(self.Conv2d_1a_3x3, Conv2d)
+        _check_images(images, self.Conv2d_1a_3x3.weights, architecture.minimum_size(names[-1]))
         return self.run_layers(self, names, images, names if end_points is None else end_points)
 
     def forward(self, images: Tensor, end_points: Collection[str] | None = None) -> tuple[Tensor, EndPoints]:
@@ -176,7 +178,8 @@ class InceptionV3Network(nn.Module):
             A network with `final_endpoint` has no heads and returns the output of that layer instead of logits.
 
         Raises:
-            ValueError: images of the wrong shape or type, too small, or larger than the heads can take (the
+            TypeError: images that are no tensor; names that are no list, such as one string.
+            ValueError: images of another shape, dtype or device, too small, or larger than the heads can take (the
                 message names the option to change); an unknown name.
         """
         if self.settings.final_endpoint:
@@ -263,18 +266,33 @@ def _build(layer: Layer, settings: Settings) -> nn.Module:
 
 
 def _check_names(names: Collection[str] | None, known: Sequence[str]) -> None:
+    if isinstance(names, str | bytes) or not (names is None or isinstance(names, Collection)):
+        raise TypeError(f"end_points must be a list of names, such as [{known[-1]!r}], not {names!r}")
     for name in names or ():
         if name not in known:
             raise ValueError(f"no end point {name!r} in this network; its end points are {', '.join(known)}")
 
 
-def _check_images(images: Tensor, minimum: int) -> None:
+def _check_images(images: object, weights: Tensor, minimum: int) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor, not {type(images).__name__}; use model.preprocess(image)")
     if images.dim() != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must have shape (N, 3, H, W), not {tuple(images.shape)}")
+        raise ValueError(f"images must have shape (N, 3, H, W), not {tuple(images.shape)}{_layout_remedy(images)}")
     if not images.is_floating_point():
-        raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}")
+        remedy = "use model.preprocess(image), or model.preprocessing.scale(images) for pixels from 0 to 255"
+        raise ValueError(f"images must be floats in [-1, 1], not {images.dtype}; {remedy}")
     if images.shape[2] < minimum or images.shape[3] < minimum:
         raise ValueError(f"images are {_size(images.shape[2:])}: the network needs at least {minimum}x{minimum}")
+    if images.device != weights.device:
+        raise ValueError(f"images are on {images.device}, the network on {weights.device}; use images.to(DEVICE)")
+    if images.dtype != weights.dtype and not torch.is_autocast_enabled(images.device.type):
+        raise ValueError(f"images are {images.dtype}, the network {weights.dtype}; use images.to({weights.dtype})")
+
+
+def _layout_remedy(images: Tensor) -> str:
+    if images.dim() == 4 and images.shape[3] == 3:
+        return "; use images.permute(0, 3, 1, 2)"
+    return "; use images[None]" if images.dim() == 3 and images.shape[0] == 3 else ""
 
 
 def _size(size: Sequence[int]) -> str:

@@ -2,18 +2,28 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from inception_v3.network import architecture
 from inception_v3.network.architecture import (
+    Activation,
     BatchNormOrder,
+    Classes,
     Dense,
+    DepthMultiplier,
     EndPoint,
+    HiddenWidth,
+    Length,
+    MinDepth,
     OutputActivation,
     Size,
-    check_options,
+    check_end_point,
     hidden_layers,
+    square,
 )
+from inception_v3.support.arguments import PositiveFraction, Range, check, check_fields
+
+Decay = Annotated[float, Range(0, below=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +43,7 @@ class Settings(Mapping[str, Any]):
         global_pool: average the last map over its whole size, as later versions of TF-Slim, torchvision, timm and
             Keras do, and the auxiliary logits likewise. False is TF-Slim 1.1: 8x8 windows with stride 2.
         batch_norm_decay: decay of the moving averages, in [0, 1). 0.9997 needs tens of thousands of steps to settle.
-        batch_norm_epsilon: added to the variance.
+        batch_norm_epsilon: added to the variance, greater than zero and at most 1.
         batch_norm_scale: learn a scale (gamma) as well as an offset (beta).
         count_padding: count the zeros of the border in average pools with SAME padding, as torchvision and timm do.
         mixed_7c_pool: the pool in the pooling branch of Mixed_7c. "max" is that of the 2015 graph, which FID uses.
@@ -50,52 +60,36 @@ class Settings(Mapping[str, Any]):
             a probability of its own; with num_classes=1 it is that of the second of two classes.
 
     Raises:
+        TypeError: an option of the wrong type. Scalars of NumPy and PyTorch are numbers, and a list may be a size.
         ValueError: an option that no network can have.
     """
 
-    num_classes: int = 1000
-    depth_multiplier: float = 1.0
-    min_depth: int = 16
-    dropout_keep_prob: float = 0.8
+    num_classes: Classes = 1000
+    depth_multiplier: DepthMultiplier = 1.0
+    min_depth: MinDepth = 16
+    dropout_keep_prob: PositiveFraction = 0.8
     create_aux_logits: bool = True
     spatial_squeeze: bool = True
     global_pool: bool = False
-    batch_norm_decay: float = 0.9997
-    batch_norm_epsilon: float = 0.001
+    batch_norm_decay: Decay = 0.9997
+    batch_norm_epsilon: PositiveFraction = 0.001
     batch_norm_scale: bool = False
     count_padding: bool = False
     mixed_7c_pool: Literal["avg", "max"] = "avg"
     image_size: Size = (299, 299)
     final_endpoint: str | None = None
-    hidden_units: tuple[int, ...] = ()
-    hidden_activation: str | tuple[str, ...] = "relu"
+    hidden_units: tuple[HiddenWidth, ...] = ()
+    hidden_activation: Activation | tuple[Activation, ...] = "relu"
     hidden_batch_norm: BatchNormOrder = None
     hidden_batch_norm_epsilon: float = 0.001
-    hidden_dropout_keep_prob: float = 1.0
+    hidden_dropout_keep_prob: PositiveFraction = 1.0
     output_activation: OutputActivation = "softmax"
 
     def __post_init__(self) -> None:
-        check_options(self.num_classes, self.depth_multiplier, self.min_depth, self.final_endpoint)
-        if not 0 < self.dropout_keep_prob <= 1:
-            raise ValueError(f"dropout_keep_prob must be in (0, 1], not {self.dropout_keep_prob}")
-        if not 0 <= self.batch_norm_decay < 1:
-            raise ValueError(f"batch_norm_decay must be in [0, 1), not {self.batch_norm_decay}")
-        if self.mixed_7c_pool not in ("avg", "max"):
-            raise ValueError(f"mixed_7c_pool must be avg or max, not {self.mixed_7c_pool!r}")
-        for name in ("hidden_units", "hidden_activation"):  # JSON has lists
-            value = getattr(self, name)
-            object.__setattr__(self, name, value if isinstance(value, str) else tuple(value))
-        hidden_layers(self.hidden_units, self.hidden_activation, self.hidden_batch_norm)  # checks them
-        if self.hidden_batch_norm not in (None, "before", "after"):
-            raise ValueError(f"hidden_batch_norm must be None, before or after, not {self.hidden_batch_norm!r}")
-        if not 0 < self.hidden_dropout_keep_prob <= 1:
-            raise ValueError(f"hidden_dropout_keep_prob must be in (0, 1], not {self.hidden_dropout_keep_prob}")
-        if self.output_activation not in get_args(OutputActivation):
-            known = ", ".join(get_args(OutputActivation))
-            raise ValueError(f"output_activation must be one of {known}, not {self.output_activation!r}")
-        size = self.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        object.__setattr__(self, "image_size", (height, width))
+        object.__setattr__(self, "image_size", square(check("image_size", self.image_size, Length | Size)))
+        check_fields(self)
+        check_end_point(self.final_endpoint)
+        hidden_layers(self.hidden_units, self.hidden_activation)  # one activation for each layer
 
     @property
     def class_count(self) -> int:

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from inception_v3.errors import InputError
+from inception_v3.support.arguments import check
+from inception_v3.support.text import one_line
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -24,6 +26,16 @@ def pick_device(name: str | None = None) -> torch.device:
             f"--device {name}: cannot be used here ({reason}); leave --device out to choose one", exit_status=2
         ) from error
     return device
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """Return the device of this name. Raises TypeError: no name. Raises ValueError: PyTorch has no such device here."""
+    check("device", device, str | torch.device)
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device must be one that PyTorch can use, not {device!r} ({one_line(error, 100)})") from error
+    return torch.device(device)
 
 
 def has_bf16(device: torch.device) -> bool:

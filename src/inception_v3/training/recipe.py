@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import PreprocessingName
 from inception_v3.network.architecture import minimum_size
+from inception_v3.support.arguments import Count, Seed, Workers, check_fields, checked, scalar
 from inception_v3.support.text import suggest
 
 AugmentName = Literal["none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"]  # augment.py
@@ -24,9 +25,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
 OR_AUTO = ("batch_norm_decay", "ema_decay")  # a number, or "auto"
 POSITIVE = ("image_size", "crop_fraction", "depth_multiplier", "dropout_keep_prob", "epochs", "batch_size",
             "accumulate", "learning_rate", "decay_epochs", "rmsprop_epsilon", "adamw_epsilon")  # fmt: skip
-AT_MOST_ONE = ("crop_fraction", "dropout_keep_prob", "label_smoothing", "learning_rate_decay")
+MAXIMUM = {
+    **dict.fromkeys(("crop_fraction", "dropout_keep_prob", "label_smoothing", "learning_rate_decay"), 1),
+    "image_size": 100_000, "depth_multiplier": 100, "epochs": 1_000_000, "batch_size": 65_536, "accumulate": 65_536,
+}  # fmt: skip
 BELOW_ONE = ("batch_norm_decay", "ema_decay", "rmsprop_decay", "momentum", "adamw_beta1", "adamw_beta2")
-SMALLEST = 1e-30  # float32 cannot compute with numbers much closer to zero
+SMALLEST, LARGEST = 1e-30, 1e30  # float32 cannot compute with numbers much closer to zero, or much larger
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class Recipe:
 
     def with_options(self, **options: Any) -> "Recipe":
         """A copy with the options that are not None. Raises InputError, naming the key, for an invalid value."""
-        given = {key: value for key, value in options.items() if value is not None}
+        given = {key: scalar(value) for key, value in options.items() if value is not None}
+        if unknown := given.keys() - asdict(self):
+            raise InputError(f"no such key: {', '.join(sorted(unknown))}", exit_status=2)
         for key, value in (asdict(self) | given).items():
             if requirement := _violated_requirement(key, value):
                 raise InputError(f"{key} must be {requirement}, not {value!r}", exit_status=2)
@@ -109,10 +115,13 @@ class Recipe:
 class TrainingOptions:
     """How to run a training. Only the seed changes the result."""
 
-    seed: int = 0  # of the initial weights, the order of the images, augmentation, dropout and mixing
-    workers: int = 0  # processes that decode images; 0 decodes in the training process
-    save_every: int | None = None  # steps between saved states, besides one after every epoch; None: two minutes
-    log_steps: int | None = None  # steps between printed lines, and figures of the trackers; None: no lines, 10 steps
+    seed: Seed = 0  # of the initial weights, the order of the images, augmentation, dropout and mixing
+    workers: Workers = 0  # processes that decode images; 0 decodes in the training process
+    save_every: Count | None = None  # steps between saved states, besides one after every epoch; None: two minutes
+    log_steps: Count | None = None  # steps between printed lines, and figures of the trackers; None: no lines, 10 steps
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 DEFAULT_OPTIONS = TrainingOptions()
@@ -139,12 +148,12 @@ def _violated_requirement(key: str, value: Any) -> str | None:
     if type(value) is not kind and not (kind is float and type(value) is int):
         return kind.__name__ + (' or "auto"' if key in OR_AUTO else "")
     lower_bound = "greater than zero" if key in POSITIVE else "zero or more"
-    if not math.isfinite(value) or value < 0 or (value == 0 and key in POSITIVE):
+    if not value >= 0 or value == math.inf or (value == 0 and key in POSITIVE):
         return lower_bound
     if 0 < value < SMALLEST:
         return f"{SMALLEST} or more" if key in POSITIVE else f"0, or {SMALLEST} or more"
-    if key in AT_MOST_ONE and value > 1:
-        return f"{lower_bound} and at most 1"
+    if value > (maximum := MAXIMUM.get(key, LARGEST)):
+        return f"{lower_bound} and at most {maximum:,}"
     if key in BELOW_ONE and value >= 1:
         return f"{lower_bound} and less than 1"
     return None
@@ -160,8 +169,10 @@ def _is_stage(value: Any) -> bool:
     return pair and _is_positive_number(value[0]) and type(value[1]) is int
 
 
-def load_recipe(name: str) -> Recipe:
+@checked
+def load_recipe(name: str | Path) -> Recipe:
     """Read a recipe of this package, by name, or a TOML file, by path. Raises InputError, naming the file and key."""
+    name = str(name)
     folder = resources.files("inception_v3.training") / "recipes"
     names = sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
     try:

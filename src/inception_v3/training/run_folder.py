@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
+from inception_v3.support.arguments import Count, checked
 from inception_v3.support.files import atomic_write, file_lock, write_error, write_text
 from inception_v3.support.packages import missing_packages
 from inception_v3.training import state as training_state
@@ -66,19 +67,21 @@ class RunFolder:
             cannot be written, the disk is full, or a tracker is unknown or not installed.
     """
 
+    @checked
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         *,
         overwrite: bool = False,
         resume: bool = False,
-        keep: int = 2,
+        keep: Count = 2,
         track: Sequence[str] = (),
         writer: bool = True,
         data_name: str | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path, self.keep, self.writer = path, keep, writer
+        self.path = path = Path(path)
+        self.keep, self.writer = keep, writer
         self.data_name, self.facts = data_name, dict(facts or {})
         self.model_file = path / MODEL_FILE
         self.bad_images_file = path / BAD_IMAGES
@@ -258,8 +261,9 @@ class RunFolder:
             write_text(self.path / name, text)
 
 
-def training_images(model_path: Path) -> set[str]:
+def training_images(model_path: str | Path) -> set[str]:
     """The names of a model's training images, given its run folder or a file in it; empty if they are not known."""
+    model_path = Path(model_path)
     folder = model_path if model_path.is_dir() else model_path.parent
     try:
         return set((folder / TRAINING_IMAGES).read_text("utf-8").splitlines())

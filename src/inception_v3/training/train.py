@@ -20,6 +20,7 @@ from inception_v3.data import Batch, LabelledImages, TrainingBatches, batches
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate, gather_metrics
 from inception_v3.network.sync_batch_norm import synchronise_batch_norm
+from inception_v3.support.arguments import checked
 from inception_v3.support.cpu import keep_freed_memory
 from inception_v3.support.devices import autocast, explain_out_of_memory, has_bf16
 from inception_v3.support.distributed import ProcessGroup
@@ -98,6 +99,7 @@ class TrainingJob:
         return batches(images, self.model.preprocessing, batch_size, workers=workers)
 
 
+@checked
 def train(
     train_set: LabelledImages,
     test_set: LabelledImages,

@@ -6,11 +6,14 @@ from typing import Any
 import torch
 
 from inception_v3.errors import InputError
+from inception_v3.support.arguments import checked
+from inception_v3.support.devices import as_device
 from inception_v3.weights.formats.registry import find_writer
-from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.model import InceptionV3, check_options
 from inception_v3.weights.read import read_weights
 
 
+@checked
 def load(
     path: str | Path,
     device: str | torch.device = "cpu",
@@ -35,13 +38,18 @@ def load(
             `num_classes` keeps everything except the two final layers, which are initialised with a warning.
 
     Raises:
+        TypeError, ValueError: an argument of the wrong type, no such device, or an option that no model has. For an
+            option, the exception is also an InputError.
         InputError: naming the file and the remedy: a missing or damaged file, another program's file, variables that
             do not fit the options, an unknown name, or a failed download.
     """
+    check_options(path, options)
+    device = as_device(device)
     weights, origin = read_weights(path, format, weights_file)
     return InceptionV3.from_weights(weights, origin, partial=partial, **options).to(device)
 
 
+@checked
 def save(
     model: InceptionV3,
     path: str | Path,
@@ -56,7 +64,8 @@ def save(
     weights under the names of their program. If that program would compute other outputs from them, `save` refuses and
     lists the reasons, unless `allow_difference` is set.
 
-    Raises InputError: other outputs (see above), an unknown format, a full disk, a path that cannot be written.
+    Raises TypeError: an argument of the wrong type. Raises InputError: other outputs (see above), an unknown format, a
+    full disk, a path that cannot be written.
     """
     path = Path(path)
     writer = find_writer(format)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
-from inception_v3.errors import InputError
+from inception_v3.errors import InputError, OptionTypeError, OptionValueError
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.network.architecture import BatchNormOrder, OutputActivation, Size
+from inception_v3.network.architecture import Activation, BatchNormOrder, OutputActivation, Size
 from inception_v3.network.network import InceptionV3Network
 from inception_v3.network.settings import Settings
+from inception_v3.support.arguments import check
 from inception_v3.weights.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
 from inception_v3.weights.hub import HubMixin
 from inception_v3.weights.read import Origin
@@ -39,6 +40,7 @@ class InceptionV3(InceptionV3Network, HubMixin):
         origin: where the weights were loaded from, or None.
 
     Raises:
+        TypeError: an option of the wrong type.
         ValueError: an option that no network can have.
     """
 
@@ -58,8 +60,8 @@ class InceptionV3(InceptionV3Network, HubMixin):
         mixed_7c_pool: Literal["avg", "max"] = "avg",
         image_size: int | Size = 299,
         final_endpoint: str | None = None,
-        hidden_units: Sequence[int] = (),
-        hidden_activation: str | Sequence[str] = "relu",
+        hidden_units: tuple[int, ...] = (),
+        hidden_activation: Activation | tuple[Activation, ...] = "relu",
         hidden_batch_norm: BatchNormOrder = None,
         hidden_batch_norm_epsilon: float = 0.001,
         hidden_dropout_keep_prob: float = 1.0,
@@ -79,10 +81,10 @@ class InceptionV3(InceptionV3Network, HubMixin):
                 batch_norm_scale=batch_norm_scale,
                 count_padding=count_padding,
                 mixed_7c_pool=mixed_7c_pool,
-                image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+                image_size=image_size,  # type: ignore[arg-type]  # Settings takes one number too
                 final_endpoint=final_endpoint,
-                hidden_units=tuple(hidden_units),
-                hidden_activation=hidden_activation if isinstance(hidden_activation, str) else tuple(hidden_activation),
+                hidden_units=hidden_units,
+                hidden_activation=hidden_activation,
                 hidden_batch_norm=hidden_batch_norm,
                 hidden_batch_norm_epsilon=hidden_batch_norm_epsilon,
                 hidden_dropout_keep_prob=hidden_dropout_keep_prob,
@@ -94,8 +96,14 @@ class InceptionV3(InceptionV3Network, HubMixin):
         self.origin: Origin | None = None
 
     def preprocess(self, images: "Image | Sequence[Image]") -> Tensor:
-        """Convert one or several RGB images to the network's input, (N, 3, H, W), on the network's device."""
-        images = images if isinstance(images, Sequence) else [images]
+        """Convert one or several RGB images to the network's input, (N, 3, H, W), on the network's device.
+
+        Raises ValueError: no images; anything but Pillow images of mode RGB.
+        """
+        given: Any = images
+        images = given if isinstance(given, Sequence) and not isinstance(given, str | bytes) else [given]
+        if not images:
+            raise ValueError("images must be one or more images, not an empty list")
         batch = torch.cat([self.preprocessing(image) for image in images])
         return batch.to(next(self.parameters()).device)
 
@@ -104,14 +112,15 @@ class InceptionV3(InceptionV3Network, HubMixin):
         """Build a model in evaluation mode with these weights, on the CPU. See `load` for `partial` and `options`.
 
         Random weights are only drawn if tensors are missing. Raises InputError, naming the file: tensors that do not
-        fit the options.
+        fit the options, or options that `check_options` refuses.
         """
         file = origin.file
+        check_options(file, options)
+        settings = replace(weights.settings, **options)
         try:
-            settings = replace(weights.settings, **options)
             with torch.device("meta"):
                 model = cls(**settings)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise InputError(f"{file}: no network with such options ({error})") from error
         expected = model.state_dict()
         # For another number of classes, these layers keep their initial values.
@@ -147,10 +156,24 @@ class InceptionV3(InceptionV3Network, HubMixin):
         """The model as a file stores it; the tensors share memory with the model.
 
         `training` describes how the weights were made. Without it, the origin's description is kept.
+        Raises TypeError and ValueError: `class_names` is no list of strings, one for each class, or None.
         """
+        names: list[str] | None = check("class_names", self.class_names, list[str] | None)
+        if names is not None and len(names) != self.settings.num_classes:
+            raise ValueError(f"class_names must be {self.settings.num_classes} names, not {len(names)}")
         if training is None and self.origin is not None:
             training = {"origin": self.origin.first} | self.origin.training
-        return Weights(self.state_dict(), self.settings, self.preprocessing, self.class_names, training or {})
+        return Weights(self.state_dict(), self.settings, self.preprocessing, names, training or {})
+
+
+def check_options(name: str | Path, options: dict[str, Any]) -> None:
+    """Raise OptionTypeError or OptionValueError, with the model's name, for options that no model has."""
+    try:
+        Settings(**options)
+    except TypeError as error:
+        raise OptionTypeError(f"{name}: {error}") from error
+    except ValueError as error:
+        raise OptionValueError(f"{name}: {error}") from error
 
 
 def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
