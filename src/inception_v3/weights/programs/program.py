@@ -61,7 +61,8 @@ class Program:
                 path.absolute(),
                 json.dumps(dict(settings)),
             ]
-            environment = os.environ | {
+            # Programs import matplotlib and torch.compile, which create these folders.
+            environment = {"MPLCONFIGDIR": name, "TORCHINDUCTOR_CACHE_DIR": name} | os.environ | {
                 "PYTHONSAFEPATH": "1",  # do not import modules from the folder of the scripts
                 "CUDA_VISIBLE_DEVICES": "-1",
                 "KERAS_HOME": name,  # neither read nor create the user's configuration
