@@ -101,3 +101,36 @@ def test_importing_the_package_switches_the_telemetry_off_and_keeps_what_the_use
 @pytest.mark.parametrize("name", [*SWITCHES, *FOLDERS, TELEMETRY_PACKAGE])
 def test_the_page_names_every_switch(name: str) -> None:
     assert f"`{name}" in PAGE
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_files_of_libraries_are_in_our_cache_or_deleted_at_the_exit(usable: bool, tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    cache = place.folder / "cache"
+    if not usable:
+        cache.rmdir()
+        cache.touch()  # nobody can create a folder in a file, not even root
+    code = f"""
+import os, pathlib
+from inception_v3.support.privacy import redirect_files
+redirect_files()
+for name in {[*FOLDERS]}:
+    pathlib.Path(os.environ[name]).mkdir(parents=True)
+    print(os.environ[name])
+"""
+    done = run([sys.executable, "-c", code], tmp_path, place.environment)
+    base = cache / "inception-v3" if usable else place.folder / "tmp"
+    assert done.stderr == ""
+    assert [Path(line).name for line in done.stdout.splitlines()] == [*FOLDERS.values()]
+    assert all(base in Path(line).parents for line in done.stdout.splitlines())
+    assert place.foreign_files(NO_COMMAND) == []
+
+
+def test_a_folder_that_the_user_has_set_is_kept(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place")
+    code = "import os; from inception_v3.support.privacy import redirect_files; redirect_files(); print(*os.environ)"
+    environment = place.environment | {"MPLCONFIGDIR": "fonts", "HF_HOME": "hub"}
+    done = run([sys.executable, "-c", code + "; print(os.environ['MPLCONFIGDIR'])"], tmp_path, environment)
+    names, fonts = done.stdout.splitlines()
+    assert fonts == "fonts"
+    assert "HF_DATASETS_CACHE" not in names.split(), "HF_HOME moves it"

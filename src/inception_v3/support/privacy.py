@@ -4,8 +4,15 @@
 imports another library. docs/privacy.md lists the switches.
 """
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
+
+from inception_v3.errors import InputError
+from inception_v3.support.files import cache_folder
 
 # Environment variables, which processes that are started inherit. A variable that the user has set is kept.
 SWITCHES = {
@@ -16,8 +23,8 @@ SWITCHES = {
 }
 # OpenVINO and NNCF import it if it is installed, and have no other switch. It stores a client ID and connects.
 TELEMETRY_PACKAGE = "openvino_telemetry"
-# Variables that name the folder for files that a library creates when it is imported, with our folder in the cache.
-FOLDERS = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
+# Variables that name the folder of a library for its own files, with the folder in our cache.
+FOLDERS = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor", "HF_DATASETS_CACHE": "datasets"}
 
 
 def switch_off_telemetry() -> None:
@@ -28,21 +35,28 @@ def switch_off_telemetry() -> None:
 
 
 def redirect_files() -> None:
-    """Let libraries write to this package's cache folder. If that is read-only, they use the folder for temporary files.
+    """Let libraries write to this package's cache folder, or if that is read-only, to a folder deleted at the exit.
 
-    For a process that runs a command. Elsewhere the process belongs to the user, who may use the same libraries.
+    Only for a process that runs a command. In a user's own process, the user may use the same libraries.
     """
-    import logging
+    folder = _writable_cache() or _temporary_folder()
+    for name, part in FOLDERS.items():
+        if name != "HF_DATASETS_CACHE" or "HF_HOME" not in os.environ:  # HF_HOME moves that folder too
+            os.environ.setdefault(name, str(folder / part))
 
-    from inception_v3.errors import InputError
-    from inception_v3.support.files import cache_folder
 
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it uses the folder for temporary files
+def _writable_cache() -> Path | None:
+    """The cache folder, which need not exist; None if it cannot be written, or there is no home folder."""
     try:
-        folders = {name: cache_folder(folder) for name, folder in FOLDERS.items()}
-    except InputError:  # no home folder
-        return
-    for name, folder in folders.items():
-        existing = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # noqa: PTH110 (never raises)
-        if os.access(existing, os.W_OK | os.X_OK):
-            os.environ.setdefault(name, str(folder))
+        folder = cache_folder()
+    except InputError:
+        return None
+    existing = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # noqa: PTH110 (never raises)
+    return folder if os.access(existing, os.W_OK | os.X_OK) else None
+
+
+def _temporary_folder() -> Path:
+    """A folder that libraries create if they need it. Its name is random, so that nobody else can create it before."""
+    folder = Path(tempfile.gettempdir(), f"inception-v3-{os.urandom(8).hex()}")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -61,8 +61,7 @@ class Program:
                 path.absolute(),
                 json.dumps(dict(settings)),
             ]
-            # Programs import matplotlib and torch.compile, which create these folders.
-            environment = {"MPLCONFIGDIR": name, "TORCHINDUCTOR_CACHE_DIR": name} | os.environ | {
+            environment = os.environ | {
                 "PYTHONSAFEPATH": "1",  # do not import modules from the folder of the scripts
                 "CUDA_VISIBLE_DEVICES": "-1",
                 "KERAS_HOME": name,  # neither read nor create the user's configuration
@@ -70,6 +69,8 @@ class Program:
                 "TF_CPP_MIN_LOG_LEVEL": "3",
                 "HF_HUB_OFFLINE": "1",
             }
+            for folders in ("MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"):  # created when the program imports them
+                environment.setdefault(folders, name)
             try:
                 done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
             except OSError as error:
