@@ -10,6 +10,8 @@ Public names are imported on first use (PEP 562), so `import inception_v3` does 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from inception_v3.support.privacy import switch_off_telemetry
+
 if TYPE_CHECKING:
     from inception_v3.errors import InputError as InputError
     from inception_v3.images.decode import open_image as open_image
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3 as InceptionV3
 
 __version__ = "0.1.0"
+
+switch_off_telemetry()  # of every library that this package imports
 
 _MODULES = {  # the module that defines each public name
     "InceptionV3": "weights.model",

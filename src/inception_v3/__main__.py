@@ -15,7 +15,9 @@ def main() -> None:
     if default_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from inception_v3 import cli
+    from inception_v3.support.privacy import redirect_files
 
+    redirect_files()
     if default_handler:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -12,7 +12,7 @@ before = set(sys.modules)
 import inception_v3.network as package
 for module in pkgutil.iter_modules(package.__path__):
     importlib.import_module(f"inception_v3.network.{module.name}")
-imported = {name.partition(".")[0] for name in set(sys.modules) - before}
+imported = {name.partition(".")[0] for name in set(sys.modules) - before if sys.modules[name]}
 print(*sorted(imported - sys.stdlib_module_names))
 """
 IMPORT_NETWORK = """

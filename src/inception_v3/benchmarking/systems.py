@@ -201,6 +201,7 @@ def load_torchvision_on_openvino(workload: Workload, file: Path, precision: Prec
 def load_keras(workload: Workload, file: Path, precision: Precision) -> LoadedSystem:
     """Load Keras's network, which then computes on PyTorch."""
     os.environ["KERAS_TORCH_DEVICE"] = workload.device
+    os.environ["KERAS_HOME"] = str(workload.folder)  # neither read nor create the user's configuration
     network = peers.load_keras(str(file), dict(workload.settings), workload.settings.image_size)
     return LoadedSystem(
         lambda pixels: np.ascontiguousarray(workload.scale(pixels).transpose(0, 2, 3, 1)),

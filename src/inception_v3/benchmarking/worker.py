@@ -82,7 +82,9 @@ def start_worker(workload: Workload, system: str, precision: str) -> Iterator[Wo
             stderr=errors,
             text=True,
             start_new_session=True,
-            env={"OMP_WAIT_POLICY": "passive"} | os.environ,  # no busy waiting during the turns of other workers
+            # No busy waiting during the turns of other workers. A killed worker leaves its temporary files, which
+            # are deleted with the folder of the benchmark.
+            env={"OMP_WAIT_POLICY": "passive"} | os.environ | {"TMPDIR": str(workload.folder)},
         )
     worker = Worker(process, log)
     try:

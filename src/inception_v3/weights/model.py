@@ -159,8 +159,8 @@ class InceptionV3(InceptionV3Network, HubMixin):
         Raises TypeError and ValueError: `class_names` is no list of strings, one for each class, or None.
         """
         names: list[str] | None = check("class_names", self.class_names, list[str] | None)
-        if names is not None and len(names) != self.settings.num_classes:
-            raise ValueError(f"class_names must be {self.settings.num_classes} names, not {len(names)}")
+        if names is not None and len(names) != self.settings.class_count:
+            raise ValueError(f"class_names must be {self.settings.class_count} names, not {len(names)}")
         if training is None and self.origin is not None:
             training = {"origin": self.origin.first} | self.origin.training
         return Weights(self.state_dict(), self.settings, self.preprocessing, names, training or {})

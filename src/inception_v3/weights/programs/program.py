@@ -69,6 +69,8 @@ class Program:
                 "TF_CPP_MIN_LOG_LEVEL": "3",
                 "HF_HUB_OFFLINE": "1",
             }
+            for folders in ("MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"):  # created when the program imports them
+                environment.setdefault(folders, name)
             try:
                 done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
             except OSError as error:
