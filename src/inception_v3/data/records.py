@@ -21,6 +21,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.find import LeftOut
 from inception_v3.support.files import cache_folder, write_text
 from inception_v3.support.progress import show_progress
+from inception_v3.support.system_errors import read_error
 from inception_v3.support.text import printable
 
 INDEX_VERSION = 4  # increase it when FileIndex changes
@@ -127,7 +128,7 @@ def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:
         status = file.stat()
         file.open("rb").close()
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from error
+        raise read_error(file, error) from error
     kind = f"{index_file.__module__}.{index_file.__name__}"
     key = repr((INDEX_VERSION, kind, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
     cached = cache_folder("index") / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from inception_v3.support.files import write_error, write_text
+from inception_v3.support.system_errors import file_status
 from inception_v3.support.text import percent, printable
 from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.formats import native
@@ -72,7 +73,7 @@ class HubMixin(
             InputError: as `load`.
         """
         name = str(pretrained_model_name_or_path)
-        source = None if Path(name).exists() else find_published(name) or parse_repository(name)
+        source = None if file_status(name) is not None else find_published(name) or parse_repository(name)
         if isinstance(source, Hub):
             source = replace(
                 source,

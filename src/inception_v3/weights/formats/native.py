@@ -16,6 +16,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
+from inception_v3.support.system_errors import read_error
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import Weights
 
@@ -37,7 +38,9 @@ def read(path: Path) -> Weights:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise read_error(path, error) from error
+    except SafetensorError as error:
         raise InputError(f"{path}: cannot be read ({error}); the file is damaged") from error
     if metadata.get("version") != VERSION:
         raise InputError(f"{path}: written by a newer inception-v3; update this one")
