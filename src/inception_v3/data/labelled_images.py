@@ -135,7 +135,12 @@ class LabelledImages:
         """Raise InputError if a class has images, but none in `labels`, the labels of all readable images."""
         missing = np.setdiff1d(self.labels, labels)
         if len(missing):
-            raise InputError(f"class {self.class_names[missing[0]]}: none of its training images can be read")
+            fault = f"class {self.class_names[missing[0]]}: none of its training images can be read"
+            try:
+                self.open(list(self.labels).index(missing[0]))
+            except InputError as error:
+                raise InputError(f"{fault}; the first is {error}") from error
+            raise InputError(fault)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -335,7 +335,7 @@ def find_files(address: str, list_folder: ListFolder = list_sorted, left_out: Le
     check_readable(top)
     if "**" not in pattern:
         for match in _glob(top, pattern, list_folder):
-            yield from _files_at(match, list_folder, left_out)
+            yield from _files_at(match, list_folder, left_out, may_be_closed=True)
         return
     for file in walk(top, list_folder, _may_hold_images):
         names = file.relative_to(top).parts  # not by Python's glob, which follows links in circles
@@ -346,16 +346,20 @@ def find_files(address: str, list_folder: ListFolder = list_sorted, left_out: Le
             yield file
 
 
-def _files_at(path: Path, list_folder: ListFolder, left_out: LeftOut | None) -> Iterator[Path]:
+def _files_at(
+    path: Path, list_folder: ListFolder, left_out: LeftOut | None, may_be_closed: bool = False
+) -> Iterator[Path]:
+    find = partial(walk, path, may_be_closed=may_be_closed)
     if not stat.S_ISDIR(file_mode(path)):
         yield path
         return
-    if any(is_image_name(file.name) for file in walk(path, list_unsorted)):
-        yield from walk(path, list_folder, left_out=left_out)
+    if any(is_image_name(file.name) for file in find(list_unsorted)):
+        yield from find(list_folder, left_out=left_out)
         return
-    for name in list_folder(path, _is_archive_name, None):
-        yield path / name.removesuffix(_NOT_A_FILE)
-    yield from walk(path, list_folder)  # folders that cannot be listed
+    with suppress(OSError):  # `find` reports it
+        for name in list_folder(path, _is_archive_name, None):
+            yield path / name.removesuffix(_NOT_A_FILE)
+    yield from find(list_folder)  # folders that cannot be listed
 
 
 def _is_archive_name(name: str, _is_file: bool) -> bool:

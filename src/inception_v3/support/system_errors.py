@@ -1,4 +1,5 @@
-# ruff: noqa: PTH (the functions of os.path are False where those of pathlib raise errors)
+# The functions of os.path are False where those of pathlib raise errors.
+# ruff: noqa: PTH110, PTH112, PTH114, PTH116, PTH118
 """Errors of the operating system in one line: the file, the cause, and the remedy.
 
 On Python 3.11, `Path.exists`, `is_file`, `is_dir` and `glob` raise PermissionError, RuntimeError or OSError for some
@@ -8,15 +9,17 @@ paths and are False for others. Paths from outside go through `file_status`, `is
 
 import errno
 import os
+import re
 import shlex
 import stat
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from inception_v3.errors import InputError
-from inception_v3.support.text import printable
+from inception_v3.support.text import one_line, printable
 
 OPEN_FILES = "too many open files; allow more with `ulimit -n 4096`, and run the command again"
 # The causes that are the same for reading and writing, with their remedies.
@@ -32,6 +35,9 @@ _CAUSES = {
     errno.ENOSPC: "the disk is full; free some space and run the command again",
     errno.EDQUOT: "the disk quota is used up; delete some of your files and run the command again",
 }
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|bad_alloc|[Cc]annot allocate memory|Failed to allocate memory|CUDA out of memory"
+)
 
 
 def read_error(path: str | Path, error: Exception) -> InputError:
@@ -63,7 +69,7 @@ def read_reason(path: str | Path, error: Exception) -> str:
         except OSError as listing_error:
             error = listing_error
         else:
-            return "is a folder, not a file; give a file in it"
+            return "a folder, not a file; give a file in it"
     if isinstance(error, PermissionError):
         return _permission_reason(path)
     if isinstance(error, FileNotFoundError) and os.path.islink(path):
@@ -73,8 +79,8 @@ def read_reason(path: str | Path, error: Exception) -> str:
     if isinstance(error, NotADirectoryError):
         file = next(each for each in (Path(path), *Path(path).parents) if os.path.exists(each))
         return f"{printable(file)} is a file, not a folder; check the path"
-    detail = error.strerror or error
-    return _CAUSES.get(error.errno or 0, f"cannot be read ({printable(detail)}); check the file")
+    detail = printable(error.strerror or error)
+    return _CAUSES.get(error.errno or 0, f"cannot be read ({detail}); check the file")
 
 
 def write_reason(error: OSError) -> str:
@@ -85,9 +91,52 @@ def write_reason(error: OSError) -> str:
     return _CAUSES.get(error.errno or 0, f"cannot be written ({detail}); choose another folder")
 
 
+def describe_failure(error: Exception) -> str | None:
+    """One line about an error of the system that occurred anywhere: the cause and the remedy. None for other errors.
+
+    The system refuses a file, memory or a thread, or cannot load a library that is installed.
+    """
+    if (line := _describe_unloadable(error)) is not None:
+        return line
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return "not enough memory; use a smaller --batch-size or fewer --workers, or raise the limit (ulimit -v)"
+    if "can't start new thread" in str(error):
+        return "the system starts no more threads; raise the limits of processes (ulimit -u) and memory (ulimit -v)"
+    if not isinstance(error, OSError):
+        return None
+    if isinstance(error.filename, str | bytes):
+        file = os.fsdecode(error.filename)
+        return f"{printable(file)}: {read_reason(file, error)}"
+    if isinstance(error, FileNotFoundError) and "temporary" in str(error):
+        return str(temporary_file_error(error))
+    return _CAUSES.get(error.errno or 0)
+
+
+def _describe_unloadable(error: Exception) -> str | None:
+    """One line about a library that is installed and that the system cannot load; None for other errors."""
+    of_loader = isinstance(error, OSError) and error.errno is None and re.search(r"\.so\b|\.dylib|DLL", str(error))
+    if isinstance(error, ModuleNotFoundError) or not (of_loader or isinstance(error, ImportError)):
+        return None
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    libraries = [match[1] for file in files if (match := re.search(r"site-packages[/\\]([^/\\.]+)", file))]
+    library = next((name for name in libraries if name not in ("inception_v3", "typer", "click")), "")
+    while isinstance(cause := error.__cause__ or error.__context__, ImportError | OSError):
+        error = cause  # NumPy wraps the system's reason in a page of advice
+    library = library or (getattr(error, "name", None) or "").partition(".")[0]
+    if library in ("", "inception_v3"):
+        return None
+    reason = one_line(error, 200)
+    remedy = f"install it again: pip install --force-reinstall {library}"
+    if re.search(r"failed to map segment|[Cc]annot allocate memory", reason):
+        remedy = "there is too little memory or address space: raise the limit (ulimit -v)"
+    elif missing := re.match(r"(\S+): cannot open shared object file", reason):
+        remedy = f"install the package of your system that has {missing[1]}"
+    return f"{library}: installed, but the system cannot load it ({reason}); {remedy}"
+
+
 def _permission_reason(path: str | Path) -> str:
     ancestors = [*reversed(Path(path).parents), *reversed(Path(os.path.realpath(path)).parents)]
-    closed = next((folder for folder in ancestors if os.path.isdir(folder) and not os.access(folder, os.X_OK)), None)
+    closed = next((folder for folder in ancestors if not _may_enter(folder)), None)
     if closed is not None:
         return (
             f"no permission to enter the folder {printable(closed)}; allow it with "
@@ -96,6 +145,14 @@ def _permission_reason(path: str | Path) -> str:
     if os.path.isdir(path):
         return "no permission to list this folder; allow it with chmod u+rx"
     return "no permission to read it; allow it with chmod u+r"
+
+
+def _may_enter(folder: Path) -> bool:
+    try:
+        os.stat(os.path.join(folder, "."))
+    except OSError as error:
+        return not isinstance(error, PermissionError)
+    return True
 
 
 def _file_size_reason() -> str:
@@ -156,8 +213,7 @@ def check_readable(path: str | Path) -> None:
             Path(path).open("rb").close()
         elif stat.S_ISDIR(mode):
             os.scandir(path).close()
-            if not os.access(path, os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            os.stat(os.path.join(path, "."))  # needs the permission to enter it
     except (OSError, ValueError) as error:
         raise read_error(path, error) from error
 
