@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.support.files import atomic_write, file_lock, write_error, write_text
+from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import missing_packages
 from inception_v3.support.system_errors import file_status, is_folder, list_folder, read_error
 from inception_v3.training import state as training_state
@@ -210,8 +211,14 @@ class RunFolder:
         self._write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read the figures that `write_metrics` wrote."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text("utf-8").splitlines()]
+        """Read the figures that `write_metrics` wrote. Raises InputError: the file is missing or damaged."""
+        file = self.path / "metrics.jsonl"
+        try:
+            return [parse_json(line, dict) for line in file.read_bytes().splitlines()]
+        except OSError as error:
+            raise read_error(file, error) from error
+        except ValueError as error:
+            raise InputError(f"{file}: damaged: {error}; train again with --overwrite") from error
 
     def state_file(self, step: int) -> Path:
         return self.path / CHECKPOINTS / f"step-{step:08}.safetensors"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from inception_v3.support.files import write_error, write_text
+from inception_v3.support.json_values import parse_json
 from inception_v3.support.system_errors import file_status
 from inception_v3.support.text import percent, printable
 from inception_v3.weights import MODEL_FILE
@@ -256,9 +257,9 @@ def _run_results(model: "InceptionV3") -> dict[str, Any]:
     """Return the run folder's metrics on the held-out images after the epoch that the model was saved in."""
     if model.origin is None:
         return {}
-    with suppress(OSError, ValueError, TypeError, AttributeError):
+    with suppress(OSError, ValueError):
         for line in (model.origin.file.parent / "metrics.jsonl").read_text("utf-8").splitlines():
-            epoch = json.loads(line)
+            epoch = parse_json(line, dict)
             if epoch.get("epoch") == model.origin.training.get("epochs"):
                 return {name: value for name, value in epoch.items() if name.startswith("held_out")}
     return {}

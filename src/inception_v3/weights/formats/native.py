@@ -6,8 +6,9 @@ checked against the file's size before memory is allocated, and can be mapped in
 """
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,12 +17,22 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
+from inception_v3.support.json_values import check_type, parse_json
 from inception_v3.support.system_errors import read_error
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import Weights
 
 METADATA_FORMAT = "inception_v3"  # the value of `format` in the metadata
 VERSION = "1"
+# The types of the facts about a training that this package reads again; others may have any type.
+TRAINING: dict[str, Any] = {
+    "origin": str,
+    "epochs": float,
+    "base": dict[str, str | None] | None,
+    "data": dict[str, str | int | bool | None],
+    "results": dict[str, Any] | None,
+    "folds": dict[str, Any] | None,
+}
 
 
 def recognises(path: Path) -> bool:
@@ -45,16 +56,15 @@ def read(path: Path) -> Weights:
     if metadata.get("version") != VERSION:
         raise InputError(f"{path}: written by a newer inception-v3; update this one")
     try:
-        stored = json.loads(metadata["preprocessing"])
-        known = {field.name for field in fields(Preprocessing)}
-        if not stored.keys() <= known:
-            raise ValueError(f"unknown preprocessing {sorted(stored.keys() - known)}")
+        training = parse_json(metadata.get("training", "{}"), dict)
+        for name in TRAINING.keys() & training:
+            check_type(training[name], TRAINING[name], name)
         return Weights(
             tensors,
-            Settings(**json.loads(metadata["settings"])),
-            Preprocessing(**stored),
-            json.loads(metadata["class_names"]),
-            dict(json.loads(metadata.get("training", "{}"))),
+            parse_json(metadata["settings"], Settings),
+            parse_json(metadata["preprocessing"], Preprocessing),
+            parse_json(metadata["class_names"], list[str] | None),
+            training,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its settings cannot be read ({error}); the file is damaged") from error
