@@ -1,4 +1,4 @@
-"""JSON from files, which may hold anything: read with a limit, and checked against the types that the program expects."""
+"""JSON from files, which may hold anything: it is read with a limit, and its types are checked."""
 
 import json
 import math
@@ -72,7 +72,7 @@ def _finite(text: str) -> float:
 def check_type(value: Any, kind: Any, name: str = "it") -> Any:
     """`value`, decoded from JSON, as a value of the type `kind`.
 
-    `kind` is a type hint of JSON's types, Any, Literal, a union, or a dataclass, whose fields are the keys of an object.
+    `kind` is a type hint of JSON's types, Any, Literal, a union, or a dataclass: its fields are the keys of an object.
     Lists become tuples if the type is a tuple, and keys become whole numbers if the type is dict[int, ...].
     Raises ValueError, with the `name` of the value in it, what it must be and what it is.
     """
@@ -112,7 +112,8 @@ def _check_items(values: list[Any], origin: Any, arguments: tuple[Any, ...], nam
     if origin is tuple and arguments[-1] is not Ellipsis:
         if len(values) != len(arguments):
             raise ValueError(f"{name} has {len(values)} values, but must have {len(arguments)}")
-        return [check_type(each, kind, name) for each, kind in zip(values, arguments, strict=True)]
+        pairs = zip(values, arguments, strict=True)
+        return [check_type(each, kind, f"{name}[{index}]") for index, (each, kind) in enumerate(pairs)]
     if arguments[0] in (int, str) and set(map(type, values)) <= {arguments[0]}:  # at once: a list may be long
         return values
     return [check_type(each, arguments[0], f"{name}[{index}]") for index, each in enumerate(values)]
