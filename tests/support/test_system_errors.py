@@ -34,9 +34,6 @@ from inception_v3.support.system_errors import (
     ],
 )
 def test_each_error_of_reading_has_its_cause_and_remedy(number: int, words: str, tmp_path: Path) -> None:
-    assert read_reason(tmp_path, OSError(number, os.strerror(number))).startswith(
-        words.replace("read it", "read it") if number != errno.EACCES else "no permission to list this folder"
-    )
     (file := tmp_path / "file").touch()
     assert read_reason(file, OSError(number, os.strerror(number))).startswith(words)
 
