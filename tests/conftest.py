@@ -1,5 +1,6 @@
 """What several tests share: TF-Slim itself, asked in its own environment, and small models with random statistics."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -47,6 +48,26 @@ def _commands_print_their_own_warnings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "main", main_with_warnings)
         yield
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[None]:
+    """Root may read and enter everything. In such a test it may not: permissions count, as for any other user.
+
+    Only for this thread, and for threads and processes that it starts without another program. Linux only.
+    """
+    libc = ctypes.CDLL(None)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, data) == 0
+    effective = data[0]
+    data[0] &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, data) == 0
+    yield
+    data[0] = effective
+    assert libc.capset(header, data) == 0
+    for folder, names, _ in os.walk(tmp_path):  # so that pytest can delete them
+        for name in names:
+            Path(folder, name).chmod(0o700)
 
 
 @pytest.fixture(scope="module")

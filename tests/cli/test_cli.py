@@ -584,7 +584,7 @@ def test_an_unexpected_error_of_a_file_names_the_file(run: Run, monkeypatch: pyt
         raise PermissionError(13, "Permission denied", "weights.bin")
 
     monkeypatch.setattr("inception_v3.network.describe.describe_network", fails)
-    assert one_line(run("describe")[2]).startswith("error: weights.bin: Permission denied; ")
+    assert one_line(run("describe")[2]).startswith("error: weights.bin: no permission to read it; ")
 
 
 def test_predict_overwrites_results_only_on_request(run: Run, model: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Labelled images: the held-out split, evaluation on unseen images, and folders that cannot be used."""
 
+import itertools
 import os
 import pickle
 import random
@@ -299,14 +300,50 @@ def test_a_class_may_be_named_train_or_test(tmp_path: Path) -> None:
     assert load_data(str(tmp_path))[0].class_names == ["plane", "train"]
 
 
-def test_a_folder_without_permission_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path) -> None:
-        raise PermissionError(13, "Permission denied")
+@pytest.mark.usefixtures("unprivileged")
+@pytest.mark.parametrize("mode", [0, 0o111, 0o444])
+def test_a_folder_without_permission_is_reported_in_one_line(tmp_path: Path, mode: int) -> None:
+    write_image(tmp_path / "set" / "cat" / "1.png")
+    (tmp_path / "set").chmod(mode)
+    for name, reason in (
+        ("set", "no permission to list this folder"),
+        ("set/cat", "no permission to enter the folder"),
+    ):
+        if name == "set" or mode != 0o111:
+            with pytest.raises(InputError, match=f"^{tmp_path / name}: {reason}") as error:
+                load_data(f"{tmp_path / name}")
+            assert error.value.exit_status == 1
 
-    write_image(tmp_path / "cat" / "1.png")
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(InputError, match="cannot be listed"):
-        load_data(str(tmp_path))
+
+@pytest.mark.usefixtures("unprivileged")
+@pytest.mark.parametrize("closed", ["train/cat/more", "train/cat/5.png", "val/cat/more"])
+def test_a_folder_or_file_without_permission_inside_a_class_is_one_bad_image(tmp_path: Path, closed: str) -> None:
+    for split, name, number in itertools.product(("train", "val"), ("cat", "dog"), range(3)):
+        write_image(tmp_path / split / name / f"{number}.png")
+    write_image(tmp_path / (closed if closed.endswith(".png") else f"{closed}/5.png"))
+    (tmp_path / closed).chmod(0)
+    split, _, name = closed.partition("/")
+    data = dict(zip(("train", "val"), load_data(str(tmp_path)), strict=True))[split]
+    assert name in data.names
+    with pytest.raises(InputError, match=f"^{tmp_path / closed}: no permission to"):
+        data.open(list(data.names).index(name))
+
+
+@pytest.mark.usefixtures("unprivileged")
+@pytest.mark.parametrize("suffix", [".tar", ".zip", ".npz", ".parquet", ".tfrecord"])
+def test_a_file_without_permission_is_not_called_damaged(tmp_path: Path, suffix: str) -> None:
+    (file := tmp_path / f"set{suffix}").write_bytes(b"x" * 100)
+    file.chmod(0)
+    with pytest.raises(InputError, match=f"^{file}: no permission to read it; allow it with chmod u.r$"):
+        load_data(str(file))
+
+
+def test_a_pattern_does_not_skip_a_folder_without_permission(tmp_path: Path, unprivileged: None) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / name / "1.png")
+    (tmp_path / "b").chmod(0)
+    with pytest.raises(InputError, match=f"^{tmp_path}/b: no permission to list this folder"):
+        load_data(f"{tmp_path}/*/*.tar")
 
 
 def test_files_with_control_characters_can_be_opened_and_have_printable_names(tmp_path: Path) -> None:

@@ -443,7 +443,7 @@ class TestBadFiles:
         assert refusal(tmp_path / "no.jpg") == f"{tmp_path}/no.jpg: no such file; check the path"
 
     def test_a_folder(self, tmp_path):
-        assert refusal(tmp_path) == f"{tmp_path}: a folder, not an image; give a file in it"
+        assert refusal(tmp_path) == f"{tmp_path}: a folder, not a file; give a file in it"
 
     def test_not_allowed(self, tmp_path, monkeypatch):
         path = save(tmp_path / "mine.png")
@@ -454,7 +454,7 @@ class TestBadFiles:
         assert refusal(path) == f"{path}: no permission to read it; allow it with chmod u+r"
 
     def test_an_impossible_file_name(self):
-        assert "File name too long" in refusal("x" * 5000)
+        assert "the name is too long" in refusal("x" * 5000)
         assert "null" in refusal("a\0b")
 
     def test_messages_escape_file_names(self, tmp_path):
@@ -746,8 +746,8 @@ class TestFolders:
         (tmp_path / "self.png").symlink_to("self.png")
         (tmp_path / "notes").symlink_to("nowhere")
         gone, own_target = list_images(tmp_path)
-        assert "gone.png: no such file" in refusal(gone)
-        assert "self.png: cannot be read (Too many levels" in refusal(own_target)
+        assert refusal(gone).endswith("gone.png: no such file; check the path")
+        assert "self.png: its symbolic links form a circle" in refusal(own_target)
 
     def test_folders_are_listed_one_at_a_time(self, tmp_path, monkeypatch):
         for name in ("a", "b", "c"):
@@ -773,11 +773,11 @@ class TestFolders:
         assert paths == [bottom]
 
     def test_a_folder_that_cannot_be_listed(self, tmp_path, monkeypatch):
-        for path in (tmp_path / "no", save(tmp_path / "a.png")):
-            with pytest.raises(InputError, match=rf"^{path}: cannot be listed \(.+\); check the folder$"):
+        for path, reason in ((tmp_path / "no", "there is no such"), (save(tmp_path / "a.png"), "a file, not a folder")):
+            with pytest.raises(InputError, match=rf"^{path}: .*{reason}"):
                 next(list_images(path))
-        monkeypatch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(PermissionError(errno.EACCES, "denied")))
-        with pytest.raises(InputError, match=rf"^{tmp_path}: cannot be listed \(denied\)"):
+        monkeypatch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "bad disk")))
+        with pytest.raises(InputError, match=rf"^{tmp_path}: input/output error; check the disk"):
             next(list_images(tmp_path))
 
     @settings(max_examples=30, deadline=None)
@@ -894,9 +894,19 @@ class TestArguments:
             assert source.name == printed
             assert source.open().size == (2, 2)
 
-    @pytest.mark.parametrize("argument", ["no.png", "no/", "*.png", "**/*.png", "no/**/*.png", "[", "a\0b", "x" * 5000])
+    @pytest.mark.parametrize("argument", ["no.png", "no/", "*.png", "**/*.png", "no/**/*.png", "["])
     def test_a_missing_file_is_wrong_usage(self, folder, argument):
-        assert wrong_usage(argument).startswith(argument.replace("\0", "\\x00") + ": no such file or folder")
+        assert wrong_usage(argument).startswith(f"{argument}: no such file or folder")
+
+    def test_a_path_that_cannot_exist_is_wrong_usage_with_its_reason(self, folder):
+        save(folder / "a.png")
+        (folder / "circle").symlink_to("circle")
+        (folder / "gone").symlink_to("nowhere")
+        assert wrong_usage("a\0b") == "a\\x00b: not a path (embedded null byte); correct it"
+        assert wrong_usage("x" * 300).endswith("x: the name is too long for this file system; shorten it")
+        assert wrong_usage("circle") == "circle: its symbolic links form a circle; correct the links"
+        assert wrong_usage("a.png/x") == "a.png/x: a.png is a file, not a folder; check the path"
+        assert wrong_usage("gone").startswith(f"gone: is a symbolic link to {folder.resolve()}/nowhere, which does")
 
     def test_an_empty_argument_is_not_the_current_folder(self, folder):
         save(folder / "a.png")
@@ -911,12 +921,60 @@ class TestArguments:
         with pytest.raises(InputError, match=r"^b\.png"):
             expand(["a.png", "b.png"])
 
-    def test_a_file_in_a_protected_folder_is_reported_when_opened(self, folder, monkeypatch):
-        def denied(path, **_):
-            raise PermissionError(errno.EACCES, "denied", str(path))
+    @pytest.mark.usefixtures("unprivileged")
+    @pytest.mark.parametrize("argument", ["locked/a.png", "locked/*.png", "locked/**/*.png"])
+    def test_a_file_in_a_protected_folder_is_refused_at_once(self, folder, argument):
+        save(folder / "locked" / "a.png")
+        (folder / "locked").chmod(0)
+        with pytest.raises(InputError) as error:
+            expand([argument])
+        reason = "no permission to enter the folder locked; allow it with chmod u+x locked"
+        assert (str(error.value), error.value.exit_status) == (f"{argument}: {reason}", 1)
 
-        monkeypatch.setattr(Path, "stat", denied)
-        assert names("locked/a.png") == ["locked/a.png"]
+    @pytest.mark.usefixtures("unprivileged")
+    @pytest.mark.parametrize("argument", [".", "*", "*/*", "**/*.png"])
+    def test_a_subfolder_without_permission_counts_as_an_image_that_cannot_be_read(self, folder, argument):
+        save(folder / "a" / "a.png")
+        save(folder / "locked" / "b.png")
+        (folder / "locked").chmod(0)
+        good, closed = expand([argument])
+        assert good.name == "a/a.png"
+        with pytest.raises(InputError, match=r"^locked: no permission to list this folder; allow it with chmod u\+rx$"):
+            closed.open()
+
+    @pytest.mark.usefixtures("unprivileged")
+    def test_every_file_of_a_folder_that_may_be_listed_and_not_entered_counts(self, folder):
+        save(folder / "listed" / "a.png")
+        save(folder / "listed" / "b" / "b.png")
+        (folder / "listed").chmod(0o444)
+        sources = list(expand(["."]))
+        assert [source.name for source in sources] == ["listed/a.png", "listed/b"]
+        for source in sources:
+            with pytest.raises(InputError, match="no permission to enter the folder listed"):
+                source.open()
+
+    def test_a_subfolder_whose_disk_fails_counts_as_an_image_that_cannot_be_read(self, folder, monkeypatch):
+        save(folder / "a.png")
+        save(folder / "stale" / "b.png")
+        scandir = os.scandir
+
+        def fail(path):
+            if Path(path).name == "stale":
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", fail)
+        _, stale = expand(["."])
+        with pytest.raises(InputError, match=r"^stale: the network file system does not know it any more"):
+            stale.open()
+
+    @pytest.mark.usefixtures("unprivileged")
+    def test_archives_beside_a_subfolder_without_permission_are_read(self, folder):
+        shutil.make_archive("set", "tar", save(folder / "in" / "a.png").parent)
+        shutil.rmtree("in")
+        save(folder / "locked" / "b.png")
+        (folder / "locked").chmod(0)
+        assert names(".") == ["set.tar/./a.png", "locked"]
 
     def test_sources_are_an_iterator_not_a_list(self, folder):
         save(folder / "a.png")

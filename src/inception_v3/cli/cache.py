@@ -12,6 +12,7 @@ import typer
 from inception_v3.cli.common import Cache, Json, data_option, output, warn
 from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, write_error
+from inception_v3.support.system_errors import is_folder, list_folder
 from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def cache(
     if older_than is not None and clear != FEATURES:
         raise InputError(f"--older-than: needs --clear {FEATURES}", exit_status=2)
     store = FeatureStore(cache or cache_folder(FEATURES))
-    folders = {path.name: path for path in cache_folder().glob("*") if path.is_dir()} if cache is None else {}
+    own = list_folder(cache_folder()) if cache is None and is_folder(cache_folder()) else []
+    folders = {path.name: path for path in own if is_folder(path)}
     folders[FEATURES] = store.file.parent
     with closing(store):
         if clear is not None:

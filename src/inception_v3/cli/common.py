@@ -386,13 +386,13 @@ def check_outside_data(data: str, out: Path) -> None:
     A folder beside train/ is allowed, because it is not a class.
     """
     from inception_v3.data.splits import TRAIN_NAMES, split_name
-    from inception_v3.images.addresses import is_folder
+    from inception_v3.support.system_errors import is_folder, list_folder
 
-    folder = Path(data).resolve()
-    if not (is_folder(data) and out.resolve().is_relative_to(folder)):
+    folder, real_out = Path(os.path.realpath(data)), Path(os.path.realpath(out))
+    if not (is_folder(data) and real_out.is_relative_to(folder)):
         return
-    first, *_ = (*out.resolve().relative_to(folder).parts, "")
-    has_splits = any(split_name(path.name) in TRAIN_NAMES for path in folder.iterdir() if path.is_dir())
+    first, *_ = (*real_out.relative_to(folder).parts, "")
+    has_splits = any(split_name(path.name) in TRAIN_NAMES for path in list_folder(folder) if is_folder(path))
     if not has_splits or split_name(first):
         raise InputError(
             f"{out}: inside {data}, where it would be taken for a class; give another --out", exit_status=2

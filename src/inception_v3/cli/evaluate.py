@@ -196,7 +196,9 @@ def _load_raw_weights(network: "InceptionV3", model: Path) -> Path:
     """
     from safetensors import SafetensorError, safe_open
 
-    states = sorted((model.parent / "checkpoints").glob("step-*.safetensors"))
+    from inception_v3.training.run_folder import state_files
+
+    states = state_files(model.parent)
     if not states:
         raise InputError(f"{model.parent}: holds no training state, so no raw weights; leave out --weights")
     try:

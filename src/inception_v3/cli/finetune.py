@@ -229,7 +229,8 @@ def _check_start(weights: str, folder: Path) -> None:
     """Raise InputError if the run would replace the weights to start from."""
     from inception_v3.weights import BEST_FILE, MODEL_FILE
 
-    if Path(weights).resolve() in [(folder / name).resolve() for name in ("", MODEL_FILE, BEST_FILE)]:
+    real = os.path.realpath
+    if real(weights) in [real(folder / name) for name in ("", MODEL_FILE, BEST_FILE)]:
         raise InputError(f"{folder}: would replace the weights to start from; give another --out", exit_status=2)
 
 

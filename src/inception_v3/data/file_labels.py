@@ -28,6 +28,7 @@ from inception_v3.data.splits import (
 )
 from inception_v3.errors import InputError
 from inception_v3.images.find import SHARD_NAME
+from inception_v3.support.system_errors import is_file, read_reason, why_missing
 from inception_v3.support.text import byte_order_encoding, nfc, printable
 
 FILE_COLUMNS = ("filename", "file", "image", "path", "id", "file_name", "file_path", "filepath", "image_id", "img")
@@ -303,7 +304,7 @@ def _read_table(address: str) -> tuple[str, str, str, Iterator[tuple[int, str, s
     Raises InputError, also while iterating: no such file, no such column, or not CSV.
     """
     name, columns = address, ""
-    if not Path(address).is_file() and ":" in address:
+    if not is_file(address) and ":" in address:
         name, _, columns = address.rpartition(":")
     path = Path(name)
     name = printable(name)
@@ -312,9 +313,14 @@ def _read_table(address: str) -> tuple[str, str, str, Iterator[tuple[int, str, s
             encoding = byte_order_encoding(binary.read(4)) or "utf-8"
         with path.open(encoding=encoding, newline="") as file:
             start = file.readline(MAX_HEADER)
-    except (OSError, UnicodeError) as error:
-        fault = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({printable(error)})"
-        raise InputError(f"--labels {name}: {fault}; save it as CSV in UTF-8", exit_status=2) from error
+    except FileNotFoundError as error:
+        fault = why_missing(path, "no such file; save it as CSV in UTF-8")
+        raise InputError(f"--labels {name}: {fault}", exit_status=2) from error
+    except OSError as error:
+        raise InputError(f"--labels {name}: {read_reason(path, error)}", exit_status=2) from error
+    except UnicodeError as error:
+        fault = f"cannot be read ({printable(error)}); save it as CSV in UTF-8"
+        raise InputError(f"--labels {name}: {fault}", exit_status=2) from error
     delimiter = max(DELIMITERS, key=lambda character: len(next(csv.reader([start], delimiter=character), [])))
     header = [printable(column).strip() for column in next(csv.reader([start], delimiter=delimiter), [])]
     given = columns.split(",") if columns else ["", ""]
@@ -358,7 +364,9 @@ def _read_rows(path: Path, encoding: str, delimiter: str, columns: tuple[int, in
                 if row:
                     file_name, label = (row[column] if column < len(row) else "" for column in columns)
                     yield reader.line_num, file_name, label
-    except (OSError, UnicodeError, csv.Error) as error:
+    except OSError as error:
+        raise InputError(f"--labels {printable(path)}: {read_reason(path, error)}") from error
+    except (UnicodeError, csv.Error) as error:
         raise InputError(
             f"--labels {printable(path)}: cannot be read ({printable(error)}); save it as CSV in UTF-8"
         ) from error

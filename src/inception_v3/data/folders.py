@@ -19,6 +19,7 @@ from inception_v3.data.splits import (
 )
 from inception_v3.errors import InputError
 from inception_v3.images.find import NO_CLASS_REASON, LeftOut, is_image_name, is_system_name, list_images, list_unsorted
+from inception_v3.support.system_errors import is_folder, list_folder
 from inception_v3.support.text import nfc, printable
 
 
@@ -41,7 +42,7 @@ def find_folder_splits(root: Path) -> SplitReaders:
         loose = LeftOut()
         count_loose_images(root, loose)
         loose.warn()
-        counts = {folder.name: sum(1 for _ in list_images(folder)) for folder in others}
+        counts = {folder.name: sum(1 for _ in list_images(folder, may_be_closed=True)) for folder in others}
         if left_out := sorted(name for name, count in counts.items() if count):
             warn_left_out(str(root), left_out, splits, sum(counts.values()))
     return choose_splits(
@@ -76,7 +77,8 @@ def read_folder(root: Path) -> LabelledImages:
     count_loose_images(root, left_out)
     for label, name in enumerate(class_names):
         for folder in folders_by_class[name]:
-            relative_paths.extend(file.relative_to(root).as_posix() for file in list_images(folder, left_out))
+            files = list_images(folder, left_out, may_be_closed=True)
+            relative_paths.extend(file.relative_to(root).as_posix() for file in files)
         if len(relative_paths) == len(labels):
             folder, unread = folders_by_class[name][0], left_out.unread_images()
             raise InputError(f"{folder}: no images in it; add some or remove the folder{unread and f'; {unread}'}")
@@ -109,8 +111,5 @@ def sort_class_names(names: Iterable[str]) -> list[str]:
 
 
 def _subfolders(root: Path) -> list[Path]:
-    """The class folders in `root`, without hidden ones and find.SYSTEM_NAMES, sorted by name."""
-    try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and not is_system_name(path.name))
-    except OSError as error:
-        raise InputError(f"{printable(root)}: cannot be listed ({error.strerror}); check the folder") from error
+    """The class folders in `root`, without hidden ones and find.SYSTEM_NAMES, sorted by name. Raises InputError."""
+    return [path for path in list_folder(root) if not is_system_name(path.name) and is_folder(path)]

@@ -14,6 +14,7 @@ from inception_v3.data.labels import MAX_LABEL, is_label, read_label_names, uniq
 from inception_v3.data.splits import SplitReaders, choose_splits
 from inception_v3.errors import InputError
 from inception_v3.support.packages import import_package
+from inception_v3.support.system_errors import check_readable, is_file
 from inception_v3.support.text import one_line, printable
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png")
@@ -22,7 +23,7 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 
 def is_saved_dataset(folder: Path) -> bool:
     """Whether `save_to_disk` wrote this folder, for a single data set or for a dictionary of splits."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    return is_file(folder / "dataset_dict.json") or is_file(folder / "state.json")
 
 
 def find_saved_splits(folder: Path) -> SplitReaders:
@@ -45,6 +46,8 @@ def read_parquet(files: list[Path], address: str) -> LabelledImages:
     Raises InputError: damaged files, no column of images or labels, or a label that is not a whole number.
     """
     datasets = import_package("datasets", address, "data")
+    for file in files:
+        check_readable(file)
     with _quiet(datasets), _as_input_error(address):
         table = datasets.Dataset.from_parquet([str(file) for file in files])
     images = _read_table(table, address, files[0].name)

@@ -14,6 +14,7 @@ from PIL import Image
 from inception_v3.data.sequences import LazySequence, subset
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MinimumSize, open_image
+from inception_v3.support.system_errors import read_reason
 from inception_v3.support.text import nfc
 
 BACKGROUND = "background"  # TF-Slim's class 0 of ImageNet
@@ -95,7 +96,8 @@ class LabelledImages:
                 return source.tobytes()
             return source.read_bytes() if isinstance(source, Path) else source.read()
         except OSError as error:
-            raise InputError(f"{self.names[index]}: cannot be read ({error.strerror or error})") from error
+            path = source if isinstance(source, Path) else self.names[index]
+            raise InputError(f"{self.names[index]}: {read_reason(path, error)}") from error
 
     def subset(self, indices: Sequence[int], bad: Sequence[tuple[str, str]] = ()) -> "LabelledImages":
         """The images at `indices`, in that order, with the same classes and the given `bad`."""
@@ -133,7 +135,12 @@ class LabelledImages:
         """Raise InputError if a class has images, but none in `labels`, the labels of all readable images."""
         missing = np.setdiff1d(self.labels, labels)
         if len(missing):
-            raise InputError(f"class {self.class_names[missing[0]]}: none of its training images can be read")
+            fault = f"class {self.class_names[missing[0]]}: none of its training images can be read"
+            try:
+                self.open(list(self.labels).index(missing[0]))
+            except InputError as error:
+                raise InputError(f"{fault}; the first is {error}") from error
+            raise InputError(fault)
 
 
 @dataclass(frozen=True)

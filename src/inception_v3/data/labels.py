@@ -7,6 +7,7 @@ from typing import TypeGuard
 
 from inception_v3.data.splits import split_name
 from inception_v3.errors import InputError
+from inception_v3.support.system_errors import is_file, read_error
 from inception_v3.support.text import nfc, printable
 
 MAX_LABEL = 99_999  # a damaged label could be any number, and a list of that many classes would fill the memory
@@ -36,12 +37,14 @@ def read_label_names(folder: Path) -> dict[int, str]:
     may also lie beside the folder. Raises InputError: the file cannot be read, or a line is empty.
     """
     file = folder / "labels.txt"
-    if not file.is_file():
+    if not is_file(file):
         return read_label_names(folder.parent) if split_name(folder.name) else {}
     names: dict[int, str] = {}
     try:
         lines = file.read_text("utf-8-sig").rstrip().splitlines()  # editors on Windows write a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise read_error(file, error) from error
+    except UnicodeDecodeError as error:
         raise InputError(f"{file}: cannot be read ({error}); write a line NUMBER:NAME for each class") from error
     for index, line in enumerate(lines):
         if (match := re.fullmatch(r"(?:([0-9]{1,20}):)?(.*\S)\s*", line)) is None:

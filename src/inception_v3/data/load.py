@@ -38,9 +38,10 @@ from inception_v3.data.splits import (
 from inception_v3.data.tfrecords import TFRECORD_NAME, read_tfrecords
 from inception_v3.data.torchvision_sets import TORCHVISION_SETS, find_torchvision_splits
 from inception_v3.errors import InputError
-from inception_v3.images.addresses import exists, expand_paths, is_folder, is_url
+from inception_v3.images.addresses import exists, expand_paths, is_url
 from inception_v3.images.find import SHARD_NAME, is_system_name, list_images
 from inception_v3.support.arguments import checked
+from inception_v3.support.system_errors import check_readable, is_file, is_folder, list_folder
 from inception_v3.support.text import nfc, printable
 
 MAX_COMPARED = 100_000  # duplicates in larger data sets are not looked for: that would take minutes
@@ -196,6 +197,7 @@ def _find_by_kind(address: str, kind: str, option: str | None, location: str) ->
 
 
 def _find_in_folder(root: Path, address: str) -> SplitReaders:
+    check_readable(root)
     if is_saved_dataset(root):
         return find_saved_splits(root)
     # a folder of images may also hold the archive that they were extracted from
@@ -206,8 +208,8 @@ def _find_in_folder(root: Path, address: str) -> SplitReaders:
 
 def _list_files(root: Path) -> list[str]:
     """The shards, TFRecords and parquet files in a folder, in its data/, and in the folders of its splits."""
-    folders = (path for path in root.iterdir() if (path.name == "data" or split_name(path.name)) and path.is_dir())
-    files = [path for folder in [root, *sorted(folders)] for path in sorted(folder.iterdir()) if path.is_file()]
+    folders = (path for path in list_folder(root) if (path.name == "data" or split_name(path.name)) and is_folder(path))
+    files = [path for folder in [root, *folders] for path in list_folder(folder) if is_file(path)]
     return [str(file) for file in files if not is_system_name(file.name) and _reader(str(file))]
 
 

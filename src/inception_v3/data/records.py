@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from rich.console import Console
@@ -20,7 +20,9 @@ from inception_v3.data.sequences import PackedStrings
 from inception_v3.errors import InputError
 from inception_v3.images.find import LeftOut
 from inception_v3.support.files import cache_folder, write_text
+from inception_v3.support.json_values import read_json
 from inception_v3.support.progress import show_progress
+from inception_v3.support.system_errors import read_error
 from inception_v3.support.text import printable
 
 INDEX_VERSION = 4  # increase it when FileIndex changes
@@ -127,14 +129,12 @@ def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:
         status = file.stat()
         file.open("rb").close()
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from error
+        raise read_error(file, error) from error
     kind = f"{index_file.__module__}.{index_file.__name__}"
     key = repr((INDEX_VERSION, kind, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
     cached = cache_folder("index") / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        stored = json.loads(cached.read_bytes())
-        class_names = {int(label): name for label, name in stored["class_names"].items()}  # JSON's keys are strings
-        return FileIndex(**stored | {"class_names": class_names})
+    with suppress(InputError):  # none yet, or damaged
+        return cast(FileIndex, read_json(cached, FileIndex))
     started = time.perf_counter()
     index = index_file(file)
     if time.perf_counter() - started > MIN_SECONDS_TO_CACHE:

@@ -36,6 +36,7 @@ from inception_v3.images.containers import (
 from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.images.find import SAMPLE_REASON, is_image_name, unread_suffix
 from inception_v3.support.files import atomic_write, cache_folder, file_lock
+from inception_v3.support.system_errors import read_error, read_reason
 from inception_v3.support.text import nfc, printable
 
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
@@ -144,7 +145,7 @@ def _index_members(path: Path, labels: dict[str, int | None] | None = None) -> t
     except DamagedArchiveError as error:
         index.bad.append(("", str(error)))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
+        raise read_error(path, error) from error
     unused = {} if without_samples else unused_members(member.name for member in members)
     index.left_out = [(printable(name), SAMPLE_REASON) for name in unused.values()]
     index.left_out += [(printable(member.name), suffix) for member in members if (suffix := unread_suffix(member.name))]
@@ -224,8 +225,9 @@ def read_member(name: str, path: Path, offset: int, size: int) -> bytes:
             file.seek(offset)
             content = file.read(size)
     except (IndexError, *ARCHIVE_ERRORS) as error:
-        reason = printable(getattr(error, "strerror", None) or error)
-        raise InputError(f"{name}: {path} cannot be read ({reason}); run the command again") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{name}: {path}: {read_reason(path, error)}") from error
+        raise InputError(f"{name}: {path} cannot be read ({printable(error)}); run the command again") from error
     if len(content) < size:
         raise InputError(f"{name}: {path} ends inside it, so the shard has changed; run the command again")
     return content

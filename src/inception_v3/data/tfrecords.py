@@ -20,6 +20,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.support.crc32c import masked_crc
 from inception_v3.support.protocol_buffers import decode_varints, read_fields
+from inception_v3.support.system_errors import read_reason
 from inception_v3.support.text import printable
 
 TFRECORD_NAME = re.compile(r"\.tfrecords?$|-\d{5,}-of-\d{5,}$")  # matches the end of a name
@@ -166,7 +167,9 @@ def read_record(name: str, path: Path, offset: int, size: int) -> bytes:
     try:
         with path.open("rb") as file:
             _, content = _read_content(file, offset, path.stat().st_size)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"{name}: {path}: {read_reason(path, error)}") from error
+    except ValueError as error:
         raise InputError(f"{name}: cannot be read ({error}); if the file has changed, run the command again") from error
     if content is None:
         raise InputError(f"{name}: damaged at byte {offset}: wrong checksum; download {path} again")

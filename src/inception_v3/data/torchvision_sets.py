@@ -13,6 +13,7 @@ from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.data.splits import SplitReaders
 from inception_v3.errors import InputError
 from inception_v3.support.files import file_lock
+from inception_v3.support.system_errors import check_readable, file_status
 
 TORCHVISION_SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
@@ -31,6 +32,8 @@ def read_torchvision(name: str, root: Path, train: bool, download: bool) -> Labe
     """
     from torchvision import datasets
 
+    if file_status(root) is not None:
+        check_readable(root)
     kind = getattr(datasets, TORCHVISION_SETS[name])
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints the URLs of its downloads

@@ -20,6 +20,7 @@ from inception_v3.inference.engines.openvino import OpenvinoEngine
 from inception_v3.inference.exported.registry import exports_in, read_description, recognise
 from inception_v3.inference.pipeline import prepared_pixels
 from inception_v3.inference.quantise import GOOD_IMAGES, int8_engine
+from inception_v3.support.system_errors import file_status
 from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.model import InceptionV3
 
@@ -66,7 +67,7 @@ class PrecisionResult:
 def exported_model(name: str) -> Evaluated | None:
     """The exported network of this name, or the best of a folder of exported networks; None for anything else."""
     path = Path(name)
-    if (path / MODEL_FILE).exists() or find_exported(path) is None:
+    if file_status(path / MODEL_FILE) is not None or find_exported(path) is None:
         return None
     description = read_description(path if recognise(path) else exports_in(path)[0])
     return Evaluated(name, path, None, description.class_names, description.settings.class_count)

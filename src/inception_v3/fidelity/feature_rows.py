@@ -1,5 +1,6 @@
 """Matrices of features: in memory, or on disk and read in blocks, so that memory does not grow with the images."""
 
+import errno
 import os
 import tempfile
 import weakref
@@ -9,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.errors import InputError
+from inception_v3.support.system_errors import temporary_file_error
 
 BLOCK_ROWS = 2048  # the rows of a matrix that are in memory, or multiplied, at once
 
@@ -64,7 +65,7 @@ class FeatureRowWriter:
             with tempfile.TemporaryFile(buffering=0, prefix="inception-v3-") as file:
                 descriptor = os.dup(file.fileno())
         except OSError as error:
-            raise _disk_full(error.strerror) from error
+            raise temporary_file_error(error) from error
         # A file object that closes its descriptor when it is deleted gives a ResourceWarning.
         self.file: Any = open(descriptor, "r+b", buffering=0, closefd=False)  # noqa: SIM115
         weakref.finalize(self.file, os.close, descriptor)
@@ -75,9 +76,9 @@ class FeatureRowWriter:
             self.file.seek(index * self.width * 4)
             written = self.file.write(row.data)
         except OSError as error:
-            raise _disk_full(error.strerror) from error
+            raise temporary_file_error(error) from error
         if written != self.width * 4:  # on an almost full disk, write() stores only a part, without an error
-            raise _disk_full("No space left on device")
+            raise temporary_file_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     def rows(self, count: int) -> FeatureRows:
         """The matrix of the first `count` rows."""
@@ -88,10 +89,3 @@ def row_blocks(count: int, size: int | None = None) -> list[slice]:
     """Slices of at most `size` rows (by default BLOCK_ROWS) that together cover `count` rows."""
     size = size or BLOCK_ROWS
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _disk_full(reason: str | None) -> InputError:
-    return InputError(
-        f"{tempfile.gettempdir()}: no space for the features of all images ({reason}); set TMPDIR to a folder on a "
-        "larger disk"
-    )

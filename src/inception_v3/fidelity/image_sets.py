@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import cast
 
 from inception_v3.errors import InputError
-from inception_v3.images.addresses import STANDARD_INPUT, find_sources, images_in
+from inception_v3.images.addresses import STANDARD_INPUT, find_sources, images_in, is_url
 from inception_v3.images.containers import open_container
 from inception_v3.images.find import ImageSource, LeftOut, find_files, is_image_name
+from inception_v3.support.system_errors import is_folder
 from inception_v3.support.text import printable
 
 
@@ -34,7 +35,7 @@ def open_image_set(argument: str | Path) -> ImageSet:
     """Open an address. Raises InputError: missing, empty, damaged, or not supported."""
     address = str(argument)
     name = STANDARD_INPUT if address == "-" else printable(address)
-    if Path(address).is_dir():
+    if address != "-" and not is_url(address) and is_folder(address):
         # Sorted as text, as the other programs sort, because KID and the Inception Score sample by index.
         left_out = LeftOut()
         files = sorted(map(str, find_files(address, left_out=left_out)))

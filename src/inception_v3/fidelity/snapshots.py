@@ -15,9 +15,10 @@ from typing import Any, Literal
 from inception_v3.errors import InputError
 from inception_v3.fidelity.result import FidelityResult
 from inception_v3.fidelity.score_names import ScoreName, names_of, three_digits
-from inception_v3.images.addresses import expand_braces
+from inception_v3.images.addresses import expand_braces, is_url
 from inception_v3.images.find import ARRAY_NAME, SHARD_NAME, is_system_name
 from inception_v3.reports.pages import data_uri, write_page
+from inception_v3.support.system_errors import check_readable, is_folder
 from inception_v3.support.text import printable
 
 
@@ -50,7 +51,8 @@ def find_snapshots(address: str) -> list[Snapshot]:
     If every name has a number that differs from all others at the same position, such as step-1000 and step-2000, it is
     the snapshot's number. Raises InputError: there are none.
     """
-    if Path(address).is_dir():
+    if not is_url(address) and is_folder(address):
+        check_readable(address)
         paths = [entry.path for entry in os.scandir(address) if _is_set(entry)]
     else:
         paths = [path for text in expand_braces(address) for path in glob.glob(text) or [text]]  # noqa: PTH207

@@ -15,6 +15,7 @@ from inception_v3.fidelity.frechet import Gaussian
 from inception_v3.images.containers import ARCHIVE_ERRORS, read_npz_headers
 from inception_v3.support.arguments import Count, checked
 from inception_v3.support.files import atomic_write
+from inception_v3.support.system_errors import read_error
 from inception_v3.support.text import printable
 
 MAX_WIDTH = 16384  # of saved statistics; a covariance of this width takes 2 GiB in float64
@@ -140,7 +141,7 @@ def load_statistics(path: str | Path) -> Statistics:
             spatial = _read_gaussian(name, file, shapes, "mu_s", "sigma_s") if has_spatial else None
             return Statistics(pooled, spatial, **_read_facts(file, shapes))
     except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror or error}); check the path") from error
+        raise read_error(path, error) from error
     except (*ARCHIVE_ERRORS, ValueError, TypeError) as error:
         raise InputError(f"{name}: damaged or truncated ({printable(error)}); save the statistics again") from error
 

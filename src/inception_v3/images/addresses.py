@@ -29,6 +29,7 @@ from inception_v3.images.find import (
     list_unsorted,
     walk,
 )
+from inception_v3.support.system_errors import check_readable, file_status, why_missing
 from inception_v3.support.text import byte_order_encoding, printable
 
 MAX_FILES = 1_000_000  # that braces may stand for
@@ -56,7 +57,7 @@ def short_name(address: str) -> str:
     kind = re.fullmatch(r"([a-z][a-z0-9-]+)(?:\+[a-z]+)?:(?!//)(.+)", address, re.DOTALL)
     if kind is not None and not exists(address):
         return short_name(kind[2]) if kind[1] == "tfrecords" else kind[1]
-    path = Path(urlsplit(address).path) if is_url(address) else Path(address).resolve()
+    path = Path(urlsplit(address).path) if is_url(address) else Path(os.path.realpath(address))
     is_pattern = set("*?[{") & {*path.name} and not exists(address)
     return printable((path.parent if is_pattern else path).name or address)
 
@@ -68,21 +69,32 @@ is_folder = os.path.isdir
 def expand_paths(address: str) -> list[str]:
     """The files, folders and URLs that an address of one data set means: the forms of `expand` except `-`.
 
-    Raises InputError with exit status 2: no file matches, or the braces expand to more than MAX_FILES.
+    Raises InputError, with exit status 2: no file matches, or the braces expand to more than MAX_FILES; with 1: no
+    permission to find it out.
     """
     paths: list[str] = []
     for path in expand_braces(address):
-        if is_url(path) or exists(path):
+        if is_url(path) or file_status(path) is not None:
             paths.append(path)
-        elif matches := sorted(filter(_is_no_system_file, glob.glob(path, recursive=True))):  # noqa: PTH207 (absolute)
+        elif glob.has_magic(path) and (matches := _glob(path)):
             paths += matches
         else:
-            raise InputError(
-                f"{printable(path)}: no such folder or file, and no file matches it as a pattern; give a folder of "
-                "class/image files, an archive, or digits",
-                exit_status=2,
+            fault = (
+                "no such folder or file, and no file matches it as a pattern; give a folder of class/image files, an "
+                "archive, or digits"
             )
+            raise InputError(f"{printable(path)}: {why_missing(path, fault)}", exit_status=2)
     return paths
+
+
+def _glob(pattern: str) -> list[str]:
+    """The paths that match, sorted. Raises InputError: a folder in which to look for them cannot be listed."""
+    parts = Path(pattern).parts
+    for index in (index for index, part in enumerate(parts) if glob.has_magic(part)):
+        for folder in glob.glob(str(Path(*parts[:index])), recursive=True):  # noqa: PTH207 (a pattern with folders)
+            if is_folder(folder):
+                check_readable(folder)
+    return sorted(filter(_is_no_system_file, glob.glob(pattern, recursive=True)))  # noqa: PTH207 (absolute)
 
 
 def _is_no_system_file(path: str) -> bool:
@@ -211,7 +223,7 @@ def _download(url: str) -> ImageSource:
 
 
 def _no_images(address: str) -> InputError:
-    fault = "no such file or folder, and no pattern that matches any; check the path"
+    fault = why_missing(address, "no such file or folder, and no pattern that matches any; check the path")
     if address and stat.S_ISDIR(file_mode(Path(address))):
         left_out = LeftOut()
         deque(walk(Path(address), list_unsorted, left_out=left_out), maxlen=0)

@@ -38,6 +38,7 @@ from inception_v3.images.find import (
     is_image_name,
     is_system_name,
 )
+from inception_v3.support.system_errors import read_reason
 from inception_v3.support.text import one_line, printable
 
 SAMPLE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -114,7 +115,7 @@ def open_container(path: Path, name: str) -> Container | None:
 
 @contextmanager
 def archive_errors(name: str) -> Iterator[None]:
-    """Turn the exceptions of a damaged file into an InputError that names it."""
+    """Turn the exceptions of a file that is damaged or cannot be read into an InputError that names it."""
     try:
         yield
     except DamagedArchiveError as error:
@@ -122,8 +123,9 @@ def archive_errors(name: str) -> Iterator[None]:
             raise InputError(f"{name}: {error}") from error
         warnings.warn(f"{name}: {error}", stacklevel=3)
     except ARCHIVE_ERRORS as error:
-        detail = printable(getattr(error, "strerror", None) or error)
-        raise InputError(f"{name}: damaged or truncated ({detail}); download or save it again") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{name}: {read_reason(error.filename or name, error)}") from error
+        raise InputError(f"{name}: damaged or truncated ({printable(error)}); download or save it again") from error
 
 
 # ------------------------------------------------------------------------------------------------ archives

@@ -4,6 +4,7 @@ Only Pillow decodes files, and only in the formats below. None of these formats 
 untrusted: any fault in a file becomes an InputError of one line that names the file.
 """
 
+import errno
 import io
 import logging
 import os
@@ -22,6 +23,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from inception_v3.errors import InputError
 from inception_v3.support.arguments import checked
 from inception_v3.support.packages import install_command, missing_packages
+from inception_v3.support.system_errors import read_reason
 from inception_v3.support.text import printable
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
@@ -38,8 +40,6 @@ SIGNATURE_BYTES = 64  # at the start of a file, which show its format
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"heif")
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "no such file; check the path"),
-    (IsADirectoryError, "a folder, not an image; give a file in it"),
-    (PermissionError, "no permission to read it; allow it with chmod u+r"),
     (UnidentifiedImageError, f"not a supported image ({', '.join(FORMATS)}), or cut short; save it as PNG"),
     (Image.DecompressionBombError, f"more than the limit of {MAX_PIXELS:,} pixels; make it smaller"),
     (MemoryError, "too large for this machine's memory; make it smaller"),
@@ -115,7 +115,9 @@ def decode_errors(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # damaged files make Pillow's parsers raise errors of any class
-        detail = printable(getattr(error, "strerror", None) or error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno is not None and error.errno != errno.ENOENT:
+            raise InputError(f"{name}: {read_reason(error.filename or name, error)}") from error
+        detail = printable(error) or type(error).__name__
         reason = next(
             (text for kind, text in _REASONS if isinstance(error, kind)),
             f"cannot be read ({detail}); download or save it again",

@@ -1,5 +1,6 @@
 """Find image files in folders of any size and by patterns. addresses.py has all other forms of addresses."""
 
+import errno
 import glob
 import os
 import re
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from PIL import Image
 from inception_v3.errors import InputError
 from inception_v3.images.decode import HEIF_PACKAGE, MinimumSize, open_image
 from inception_v3.support.packages import install_command, missing_packages
+from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error, read_reason
 from inception_v3.support.text import printable
 from inception_v3.support.verbosity import verbosity
 
@@ -38,7 +40,7 @@ OTHER_IMAGE_SUFFIXES = frozenset(
     | {".wdp", ".wmf", ".xcf"}
 )
 # Files and folders that systems add, besides hidden ones such as .DS_Store, ._x and .ipynb_checkpoints.
-SYSTEM_NAMES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})  # in any case
+SYSTEM_NAMES = frozenset({"__macosx", "@eadir", "lost+found", "thumbs.db", "desktop.ini"})  # in any case
 SHARD_NAME = re.compile(r"\.(tar|tgz|tar\.(gz|bz2|xz)|zip)$", re.IGNORECASE)
 ARRAY_NAME = re.compile(r"\.np[yz]$", re.IGNORECASE)
 NAMES_AT_ONCE = 100_000  # names of one folder that are held at once: about 10 MB
@@ -75,7 +77,7 @@ class ImageSource:
         try:
             return self.content.read_bytes()
         except OSError as error:
-            raise InputError(f"{self.name}: cannot be read ({error.strerror or error}); check the file") from error
+            raise InputError(f"{self.name}: {read_reason(self.content, error)}") from error
 
     @property
     def nbytes(self) -> int:
@@ -201,15 +203,16 @@ def is_system_name(name: str) -> bool:
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in SYSTEM_NAMES
 
 
-def list_images(folder: str | Path, left_out: LeftOut | None = None) -> Iterator[Path]:
+def list_images(folder: str | Path, left_out: LeftOut | None = None, *, may_be_closed: bool = False) -> Iterator[Path]:
     """Yield every file with one of `suffixes_read` in a folder and its subfolders, in the order of sorted paths.
 
     Hidden files and SYSTEM_NAMES are skipped. All files that are not listed are added to `left_out`.
-    Links are followed, but not in circles.
+    Links are followed, but not in circles. A subfolder that cannot be listed is yielded like an image: opening it
+    reports the reason. So is `folder` itself with `may_be_closed`.
     Folders are listed one at a time, and memory is bounded: a larger folder than NAMES_AT_ONCE files is read again for
-    each further NAMES_AT_ONCE files. Raises InputError: a folder cannot be listed.
+    each further NAMES_AT_ONCE files. Raises InputError: `folder` cannot be listed.
     """
-    return walk(Path(folder), list_sorted, left_out=left_out)
+    return walk(Path(folder), list_sorted, left_out=left_out, may_be_closed=may_be_closed)
 
 
 def walk(
@@ -217,6 +220,7 @@ def walk(
     list_folder: ListFolder,
     wanted: Callable[[str], bool] = is_image_name,
     left_out: LeftOut | None = None,
+    may_be_closed: bool = False,
 ) -> Iterator[Path]:
     """Yield every file in a folder and its subfolders whose name is `wanted`. See `list_images`."""
 
@@ -227,30 +231,47 @@ def walk(
         skipped = None if left_out is None else lambda name: left_out.add_file(f"{path}/{name}")
         return list_folder(path, may_contain, skipped)
 
-    here = folder
-    try:
-        # A stack instead of recursion: folders may be nested deeper than Python's recursion limit.
+    # A stack instead of recursion: folders may be nested deeper than Python's recursion limit.
+    stack: list[tuple[Path, os.stat_result | None, Iterator[str]]] = [(folder, None, names_in(folder))]
+    with suppress(OSError):  # listing it reports the error
         stack = [(folder, folder.stat(), names_in(folder))]
-        while stack:
-            here, _, names = stack[-1]
+    while stack:
+        here, _, names = stack[-1]
+        try:
             listed = next(names, None)
-            if listed is None:
-                stack.pop()
-                continue
-            name = listed.removesuffix(_NOT_A_FILE)
-            path = here / name
-            mode = stat.S_IFREG if name == listed else file_mode(path)
-            if stat.S_ISDIR(mode):
-                status = path.stat()
-                if not any(os.path.samestat(status, parent) for _, parent, _ in stack):
-                    stack.append((path, status, names_in(path)))
-            # A broken link is kept: opening it reports the fault.
-            elif wanted(name) and (stat.S_ISREG(mode) or not mode):
-                yield path
-            elif left_out is not None:
-                left_out.add_file(path)
-    except OSError as error:
-        raise InputError(f"{printable(here)}: cannot be listed ({error.strerror}); check the folder") from error
+        except OSError as error:
+            stack.pop()
+            if not stack and not may_be_closed:
+                raise read_error(here, error) from error
+            yield here
+            continue
+        if listed is None:
+            stack.pop()
+            continue
+        path = here / listed.removesuffix(_NOT_A_FILE)
+        try:
+            status = None if listed == path.name else _status(path)
+        except PermissionError:  # it may be a folder
+            yield path
+            continue
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            if not any(parent and os.path.samestat(status, parent) for _, parent, _ in stack):
+                stack.append((path, status, names_in(path)))
+        # A broken link is kept: opening it reports the fault.
+        elif wanted(path.name) and (status is None or stat.S_ISREG(status.st_mode)):
+            yield path
+        elif left_out is not None:
+            left_out.add_file(path)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """The status of what a path points to; None if it cannot be found out. Raises PermissionError."""
+    try:
+        return path.stat()
+    except PermissionError:
+        raise
+    except OSError:
+        return None
 
 
 def list_sorted(folder: Path, wanted: NameFilter, skipped: Skipped | None = None) -> Iterator[str]:
@@ -297,37 +318,48 @@ def find_files(address: str, list_folder: ListFolder = list_sorted, left_out: Le
     """Yield the files at a path, or those that a pattern matches: *, ?, [], and ** for any number of folders.
 
     A folder stands for all images in it, or if there are none, for the .tar and .zip files in it. An existing path is
-    never treated as a pattern. Other files in a folder with images are added to `left_out`.
-    Raises InputError: a folder cannot be listed.
+    never treated as a pattern. Other files in a folder with images are added to `left_out`. Subfolders that cannot be
+    listed are yielded, too.
+    Raises InputError: the path, or the folder in which a pattern begins, cannot be reached or listed.
     """
     path = Path(address)
-    mode = file_mode(path) if address else 0
+    exists = bool(address) and file_status(path) is not None
     parts = path.parts
     first = next((index for index, part in enumerate(parts) if glob.has_magic(part)), None)
-    if mode or first is None:
-        yield from _files_at(path, list_folder, left_out) if mode else ()
+    if exists or first is None:
+        yield from _files_at(path, list_folder, left_out) if exists else ()
         return
     top, pattern = Path(*parts[:first]), parts[first:]
+    if not is_folder(top):
+        return
+    check_readable(top)
     if "**" not in pattern:
         for match in _glob(top, pattern, list_folder):
-            yield from _files_at(match, list_folder, left_out)
+            yield from _files_at(match, list_folder, left_out, may_be_closed=True)
         return
-    for file in walk(top, list_folder, _may_hold_images) if stat.S_ISDIR(file_mode(top)) else ():
+    for file in walk(top, list_folder, _may_hold_images):
         names = file.relative_to(top).parts  # not by Python's glob, which follows links in circles
         is_match = pattern[-1] != "**" and _matches(names, pattern)  # a final ** matches only folders
-        if is_match or (is_image_name(file.name) and any(_matches(names[:end], pattern) for end in range(len(names)))):
+        is_closed = not _may_hold_images(file.name)
+        in_match = is_image_name(file.name) and any(_matches(names[:end], pattern) for end in range(len(names)))
+        if is_match or is_closed or in_match:
             yield file
 
 
-def _files_at(path: Path, list_folder: ListFolder, left_out: LeftOut | None) -> Iterator[Path]:
+def _files_at(
+    path: Path, list_folder: ListFolder, left_out: LeftOut | None, may_be_closed: bool = False
+) -> Iterator[Path]:
+    find = partial(walk, path, may_be_closed=may_be_closed)
     if not stat.S_ISDIR(file_mode(path)):
         yield path
         return
-    if next(walk(path, list_unsorted), None) is not None:
-        yield from walk(path, list_folder, left_out=left_out)
+    if any(is_image_name(file.name) for file in find(list_unsorted)):
+        yield from find(list_folder, left_out=left_out)
         return
-    for name in list_folder(path, _is_archive_name, None):
-        yield path / name.removesuffix(_NOT_A_FILE)
+    with suppress(OSError):  # `find` reports it
+        for name in list_folder(path, _is_archive_name, None):
+            yield path / name.removesuffix(_NOT_A_FILE)
+    yield from find(list_folder)  # folders that cannot be listed
 
 
 def _is_archive_name(name: str, _is_file: bool) -> bool:
@@ -339,19 +371,28 @@ def _may_hold_images(name: str) -> bool:
 
 
 def _glob(folder: Path, pattern: tuple[str, ...], list_folder: ListFolder) -> Iterator[Path]:
-    """Yield what Python's glob finds, in order, with the bounded memory of `list_folder`."""
+    """Yield what Python's glob finds, in order, with the bounded memory of `list_folder`.
+
+    A folder that cannot be listed or entered is yielded itself: opening it reports the reason.
+    """
     part, rest = pattern[0], pattern[1:]
+    try:
+        for path in _glob_part(folder, part, list_folder):
+            yield from _glob(path, rest, list_folder) if rest else (path,)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            yield folder
+
+
+def _glob_part(folder: Path, part: str, list_folder: ListFolder) -> Iterator[Path]:
+    """Yield the paths in a folder that match one part of a pattern. Raises OSError."""
     if not glob.has_magic(part):
-        matches = iter([folder / part] if os.path.lexists(folder / part) else ())
-    elif stat.S_ISDIR(file_mode(folder)):
+        (folder / part).lstat()
+        yield folder / part
+    elif stat.S_ISDIR(folder.stat().st_mode):
         hidden = part.startswith(".")
         names = list_folder(folder, lambda name, _: fnmatch(name, part) and (hidden or not is_system_name(name)), None)
-        matches = (folder / name.removesuffix(_NOT_A_FILE) for name in names)
-    else:
-        return
-    with suppress(OSError):  # like the shell, find nothing in a folder that cannot be listed
-        for path in matches:
-            yield from _glob(path, rest, list_folder) if rest else (path,)
+        yield from (folder / name.removesuffix(_NOT_A_FILE) for name in names)
 
 
 def _matches(names: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

@@ -17,6 +17,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.addresses import check_addresses, find_sources, images_in, open_standard_input
 from inception_v3.images.find import ImageSource, LeftOut
 from inception_v3.images.partition import AddressRange, Shard, shard_range
+from inception_v3.support.system_errors import temporary_file_errors
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ def expand_shard(arguments: Iterable[str], shard: Shard) -> ShardImages:
     check_addresses(arguments)
     stdin = None
     if "-" in arguments:
-        stdin = cast(io.BufferedReader, tempfile.TemporaryFile())  # noqa: SIM115 (read while iterating)
-        shutil.copyfileobj(open_standard_input(), stdin)
+        with temporary_file_errors():
+            stdin = cast(io.BufferedReader, tempfile.TemporaryFile())  # noqa: SIM115 (read while iterating)
+            shutil.copyfileobj(open_standard_input(), stdin)
+            stdin.flush()
     addresses, damaged = _list_addresses(arguments, stdin)
     addresses.sort()
     start = len(commonprefix([addresses[0], addresses[-1]]))  # noqa: RUF071 (of characters)

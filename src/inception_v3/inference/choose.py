@@ -33,6 +33,7 @@ from inception_v3.network.settings import Settings
 from inception_v3.support.arguments import BatchSize, Fraction, Threads, checked
 from inception_v3.support.files import checksum
 from inception_v3.support.packages import missing_packages, require_packages
+from inception_v3.support.system_errors import file_status, is_folder
 from inception_v3.support.text import one_line
 from inception_v3.weights import MODEL_FILE
 
@@ -117,7 +118,7 @@ def open_engine(
     path = Path(model)
     runs_files = engine == "auto" or bool(load_engine(engine).formats)
     requested = parse_precision(precision) if precision is not None else None
-    has_model = (path / MODEL_FILE).exists()
+    has_model = file_status(path) is not None and file_status(path / MODEL_FILE) is not None
     prefers_gpu = (engine, precision, device) == ("auto", None, None) and has_model and _has_gpu()
     if weights_file is None and (runs_files or recognise(path)) and not prefers_gpu:
         try:
@@ -174,9 +175,9 @@ def find_exported(path: Path) -> Path | None:
     if recognise(path):
         return path
     model, exported = path / MODEL_FILE, path / EXPORTED
-    if not model.exists():
-        return path if path.is_dir() and exports_in(path) else None
-    if not exported.is_dir() or not (files := exports_in(exported)):
+    if file_status(model) is None:
+        return path if is_folder(path) and exports_in(path) else None
+    if not is_folder(exported) or not (files := exports_in(exported)):
         return None
     weights = checksum(model)
     others = [file.name for file in files if read_description(file).weights != weights]
@@ -295,7 +296,7 @@ def _candidates(
 
     Raises InputError if none can be used.
     """
-    files = [path] if recognise(path) or not path.is_dir() else exports_in(path)
+    files = [path] if recognise(path) or not is_folder(path) else exports_in(path)
     if not files:
         raise InputError(f"{path}: no exported network in it; make one with `inception-v3 export RUN {path}`")
     candidates: list[_Candidate] = []

@@ -17,7 +17,7 @@ from datetime import date
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from inception_v3.errors import InputError
 from inception_v3.support.arguments import checked
 from inception_v3.support.files import atomic_write, file_lock
+from inception_v3.support.json_values import parse_json
 from inception_v3.support.text import printable
 
 STORE_FILE = "features.sqlite"
@@ -191,9 +192,16 @@ class FeatureStore:
         )
         rows: list[Any] = self._run(lambda database: database.execute(query, (FILES.key,)).fetchall(), [])
         return [
-            json.loads(fields) | {"images": images, "bytes": size, "used": date.fromordinal(used).isoformat()}
+            self._parse(fields) | {"images": images, "bytes": size, "used": date.fromordinal(used).isoformat()}
             for fields, images, size, used in rows
         ]
+
+    def _parse(self, fields: str) -> dict[str, Any]:
+        """The fields of a space. Raises InputError: damaged."""
+        try:
+            return cast(dict[str, Any], parse_json(fields, dict))
+        except ValueError as error:
+            raise InputError(f"{printable(self.file)}: damaged: {error}; delete the file") from error
 
     def clear(self, older_than: int = -1) -> None:
         """Remove the features that were not used in the last `older_than` days, by default all, and shrink the file.

@@ -27,7 +27,9 @@ from inception_v3.images.partition import Shard
 from inception_v3.images.shards import ShardImages
 from inception_v3.inference.predict import Prediction
 from inception_v3.support.files import atomic_write, check_writable, file_lock, is_stream, write_error, write_text
+from inception_v3.support.json_values import check_type, read_json
 from inception_v3.support.packages import require_packages
+from inception_v3.support.system_errors import file_status
 from inception_v3.support.text import printable
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -185,24 +187,27 @@ def _open(
 
 def _check_shard(path: Path, about_path: Path, shard: str) -> None:
     """Raises InputError if the file holds the results of another shard: only a Parquet folder holds several."""
-    with suppress(OSError, ValueError):
-        before = json.loads(about_path.read_text("utf-8")).get("shard", shard)
-        if before != shard:
-            raise InputError(
-                f"{path}: holds shard {before}, and only a folder NAME.parquet can be shared by shards; give --out "
-                "NAME.parquet, or a file of its own to each shard",
-                exit_status=2,
-            )
+    before = shard
+    with suppress(InputError):
+        before = read_json(about_path, dict).get("shard", shard)
+    if before != shard:
+        raise InputError(
+            f"{path}: holds shard {before}, and only a folder NAME.parquet can be shared by shards; give --out "
+            "NAME.parquet, or a file of its own to each shard",
+            exit_status=2,
+        )
 
 
 def _check_about(path: Path, about_path: Path, about: dict[str, Any], last_remedy: str) -> None:
     """Raises InputError if the results were written with another model, other options or other shards."""
     try:
-        before = json.loads(about_path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{about_path}: missing or damaged, so {path.name} cannot be resumed; {last_remedy}", exit_status=2
-        ) from error
+        before = read_json(about_path, dict) if file_status(about_path) else None
+    except InputError as error:
+        fault = str(error).rpartition(";")[0]
+        raise InputError(f"{fault}; so {path.name} cannot be resumed; {last_remedy}", exit_status=2) from error
+    if before is None:
+        fault = f"{about_path}: missing, so {path.name} cannot be resumed"
+        raise InputError(f"{fault}; {last_remedy}", exit_status=2)
     now = json.loads(json.dumps(about))
     if key := next((key for key in now | before if now.get(key) != before.get(key)), None):
         fault = f"was written with {key} {before.get(key)!r}, not {now.get(key)!r}; use the same options as before"
@@ -267,8 +272,9 @@ class JsonLinesResults(_LineFile):
             try:
                 result = json.loads(line)
                 classes = [(ranked["class"], ranked["probability"]) for ranked in result.get("predictions", ())]
-                prediction = Prediction(result["image"], classes, result.get("error"))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                image, error = check_type([result["image"], result.get("error")], tuple[str, str | None])
+                prediction = Prediction(image, classes, error)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise _damaged(self.path, number) from error
             yield prediction
 

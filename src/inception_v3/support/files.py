@@ -21,6 +21,8 @@ from typing import IO
 
 from inception_v3.errors import InputError
 from inception_v3.support.locks import exclusive_lock
+from inception_v3.support.system_errors import write_reason
+from inception_v3.support.text import printable
 
 STAGING = ".inception-v3."  # names of staging folders start with this, followed by the name of the machine
 DAY = 24 * 3600.0  # seconds
@@ -221,9 +223,9 @@ def check_not_input(path: Path, inputs: Iterable[str | Path]) -> None:
 
 def _is_input(file: Path, given: Path) -> bool:
     try:
-        in_folder = file.suffix not in REPORT_SUFFIXES and file.is_relative_to(given.resolve(strict=True))
+        in_folder = file.suffix not in REPORT_SUFFIXES and file.is_relative_to(os.path.realpath(given, strict=True))
         return in_folder or file.samefile(given)  # also another hard link
-    except OSError:  # not a path
+    except (OSError, ValueError):  # not a path
         return False
 
 
@@ -252,6 +254,12 @@ def write_error(path: Path, error: Exception) -> Exception:
         error = OSError(int(number[1]), os.strerror(int(number[1])))
     if not isinstance(error, OSError):
         return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"{path}: the disk is full; free some space and run the command again")
-    return InputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder")
+    name = path if error.filename is None or _is_beside(error.filename, path) else os.fsdecode(error.filename)
+    return InputError(f"{printable(name)}: {write_reason(error)}")
+
+
+def _is_beside(file: str | bytes, path: Path) -> bool:
+    """Whether an error about `file` is one about writing `path`: it is in the same folder, or a folder above."""
+    parent = os.path.realpath(path.parent)
+    real = os.path.realpath(os.fsdecode(file))
+    return Path(real).is_relative_to(parent) or Path(parent).is_relative_to(real)

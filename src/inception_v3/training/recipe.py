@@ -12,7 +12,8 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import PreprocessingName
 from inception_v3.network.architecture import minimum_size
 from inception_v3.support.arguments import Count, Seed, Workers, check_fields, checked, scalar
-from inception_v3.support.text import suggest
+from inception_v3.support.system_errors import why_missing
+from inception_v3.support.text import printable, suggest
 
 AugmentName = Literal["none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"]  # augment.py
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -178,7 +179,10 @@ def load_recipe(name: str | Path) -> Recipe:
     try:
         text = (folder / f"{name}.toml" if name in names else Path(name)).read_text("utf-8")
         table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        fault = f"no such recipe or .toml file; {suggest(name, names)}"
+        raise InputError(f"{printable(name)}: {why_missing(name, fault)}", exit_status=2) from error
+    except UnicodeDecodeError as error:
         raise InputError(f"{name}: no such recipe or .toml file; {suggest(name, names)}", exit_status=2) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML: {error}", exit_status=2) from error

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,9 @@ from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.support.arguments import Count, checked
 from inception_v3.support.files import atomic_write, file_lock, write_error, write_text
+from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import missing_packages
+from inception_v3.support.system_errors import file_status, is_folder, list_folder, read_error
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
@@ -96,7 +99,7 @@ class RunFolder:
         if not writer:
             return
         states = self._states()
-        if not overwrite and (not resume if states else self.model_file.exists()):
+        if not overwrite and (not resume if states else file_status(self.model_file) is not None):
             held = "a run; add --resume to continue it," if states else "a model without a saved state; add"
             raise InputError(
                 f"{path}: already holds {held} --overwrite to replace it, or give another --out", exit_status=2
@@ -121,8 +124,7 @@ class RunFolder:
 
     def _states(self) -> list[Path]:
         """The saved states of this run, newest first."""
-        files = (self.path / CHECKPOINTS).glob("step-*.safetensors")
-        return [] if self._replaces_old_run else sorted(files, reverse=True)
+        return [] if self._replaces_old_run else state_files(self.path)[::-1]
 
     def read_latest_state(self) -> TrainingState | None:
         """The newest state that can be read, or None if there are no states. Raises InputError if all are damaged."""
@@ -204,14 +206,22 @@ class RunFolder:
             return CARD_MARK in self.card_file.read_text("utf-8", "replace")
         except FileNotFoundError:
             return True
+        except OSError:  # perhaps the user's own
+            return False
 
     def write_metrics(self, epochs: Sequence[Mapping[str, float]]) -> None:
         """Write the figures of every epoch so far."""
         self._write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read the figures that `write_metrics` wrote."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text("utf-8").splitlines()]
+        """Read the figures that `write_metrics` wrote. Raises InputError: the file is missing or damaged."""
+        file = self.path / "metrics.jsonl"
+        try:
+            return [parse_json(line, dict) for line in file.read_bytes().splitlines()]
+        except OSError as error:
+            raise read_error(file, error) from error
+        except ValueError as error:
+            raise InputError(f"{file}: damaged: {error}; train again with --overwrite") from error
 
     def state_file(self, step: int) -> Path:
         return self.path / CHECKPOINTS / f"step-{step:08}.safetensors"
@@ -261,11 +271,24 @@ class RunFolder:
             write_text(self.path / name, text)
 
 
-def training_images(model_path: str | Path) -> set[str]:
-    """The names of a model's training images, given its run folder or a file in it; empty if they are not known."""
-    model_path = Path(model_path)
-    folder = model_path if model_path.is_dir() else model_path.parent
-    try:
-        return set((folder / TRAINING_IMAGES).read_text("utf-8").splitlines())
-    except OSError:
+def training_images(model_path: Path) -> set[str]:
+    """The names of a model's training images, given its run folder or a file in it; empty if they are not known.
+
+    Raises InputError: the file with the names cannot be read.
+    """
+    file = (model_path if is_folder(model_path) else model_path.parent) / TRAINING_IMAGES
+    if file_status(file) is None:
         return set()
+    try:
+        return set(file.read_text("utf-8").splitlines())
+    except OSError as error:
+        raise read_error(file, error) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: damaged, not UTF-8 ({error}); restore it, or delete it") from error
+
+
+def state_files(run: Path) -> list[Path]:
+    """The saved states in a run folder, oldest first. Raises InputError: they cannot be listed."""
+    folder = run / CHECKPOINTS
+    files = list_folder(folder) if is_folder(folder) else []
+    return [file for file in files if fnmatch(file.name, "step-*.safetensors")]

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.support.files import atomic_write
+from inception_v3.support.json_values import check_type, parse_json
+from inception_v3.support.system_errors import read_error
 from inception_v3.training.recipe import Recipe
 
 FORMAT = "inception_v3 training state"
@@ -147,7 +149,10 @@ def read(path: Path) -> TrainingState:
             if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
                 raise InputError(f"{path}: not a training state of this version; train again with --overwrite")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            values = {names.get(key, key): value for key, value in json.loads(metadata["progress"]).items()}
-            return TrainingState(path, tensors, TrainingProgress(**values), json.loads(metadata["identity"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            values = {names.get(key, key): value for key, value in parse_json(metadata["progress"], dict).items()}
+            progress = check_type(values, TrainingProgress, "progress")
+            return TrainingState(path, tensors, progress, parse_json(metadata["identity"], dict))
+    except OSError as error:
+        raise read_error(path, error) from error
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); the file is damaged") from error

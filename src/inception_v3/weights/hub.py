@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from inception_v3.support.files import write_error, write_text
+from inception_v3.support.json_values import parse_json
+from inception_v3.support.system_errors import file_status
 from inception_v3.support.text import percent, printable
 from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.formats import native
@@ -72,7 +74,7 @@ class HubMixin(
             InputError: as `load`.
         """
         name = str(pretrained_model_name_or_path)
-        source = None if Path(name).exists() else find_published(name) or parse_repository(name)
+        source = None if file_status(name) is not None else find_published(name) or parse_repository(name)
         if isinstance(source, Hub):
             source = replace(
                 source,
@@ -255,9 +257,9 @@ def _run_results(model: "InceptionV3") -> dict[str, Any]:
     """Return the run folder's metrics on the held-out images after the epoch that the model was saved in."""
     if model.origin is None:
         return {}
-    with suppress(OSError, ValueError, TypeError, AttributeError):
+    with suppress(OSError, ValueError):
         for line in (model.origin.file.parent / "metrics.jsonl").read_text("utf-8").splitlines():
-            epoch = json.loads(line)
+            epoch = parse_json(line, dict)
             if epoch.get("epoch") == model.origin.training.get("epochs"):
                 return {name: value for name, value in epoch.items() if name.startswith("held_out")}
     return {}

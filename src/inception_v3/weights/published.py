@@ -15,11 +15,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 from inception_v3.errors import InputError
 from inception_v3.support.download import MAX_BYTES, DownloadError, download, matches_checksum, network_reason
 from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.system_errors import temporary_folder
 from inception_v3.weights import MODEL_FILE
 
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -58,8 +58,8 @@ class Web:
         if local_file is None:
             yield WeightsSource(self._download(name), self.format)
         elif self.member is not None and _is_gzip(local_file):
-            with TemporaryDirectory() as folder:
-                extracted = Path(folder) / self.member
+            with temporary_folder() as folder:
+                extracted = folder / self.member
                 try:
                     _extract(self.member, local_file, extracted)
                 except ValueError as error:

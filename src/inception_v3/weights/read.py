@@ -1,5 +1,6 @@
 """Read weights from a path or a published name: find the file, recognise its format, read it."""
 
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from typing import Any
 
 from inception_v3.errors import InputError
 from inception_v3.support.files import checksum
+from inception_v3.support.system_errors import check_readable, file_status, is_folder
 from inception_v3.support.text import printable
 from inception_v3.weights import BEST_FILE, MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
@@ -41,7 +43,7 @@ def public_name(model: str | Path) -> str:
     """
     if _is_published(str(model)):
         return str(model)
-    path = Path(model).resolve()
+    path = Path(os.path.realpath(model))
     in_run_folder = path.name in (MODEL_FILE, BEST_FILE) and path.parent.name
     return printable(f"{path.parent.name}/{path.name}" if in_run_folder else path.name or path)
 
@@ -86,6 +88,8 @@ def read_weights(
 def read_source(name: str, source: WeightsSource, format: str | None = None) -> tuple[Weights, Origin]:
     """Read the weights of a file that has already been found. Raises InputError like `read_weights`."""
     file, format = source.file, format or source.format
+    if file_status(file) is not None:
+        check_readable(file)
     known = find_format(format) if format else recognise(file)
     weights = known.read(file)
     if source.mean_std is not None:
@@ -100,9 +104,9 @@ def find_file(path: str | Path) -> Path:
     Raises InputError: a folder without a model.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not is_folder(path):
         return path
     for name in WEIGHTS:
-        if (path / name).exists():
+        if file_status(path / name) is not None:
             return path / name
     raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")

@@ -5,9 +5,7 @@ It is faster where the maps are large, as in the stem, which is a quarter of the
 docs/performance.md shows the gain.
 """
 
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +15,7 @@ from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import PIXELS_INPUT, Engine, Inputs, Outputs, Precision, Speeds
 from inception_v3.inference.engines.graph import Convolution, Graph, Operation, Pooling, split_stem
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
+from inception_v3.support.system_errors import temporary_folder
 
 
 class NcnnEngine(Engine):
@@ -62,8 +61,8 @@ class _Stem:
         options.num_threads = 1  # one thread per image does not synchronise at every layer
         options.blob_allocator, options.workspace_allocator = self._allocators
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
-        with tempfile.TemporaryDirectory() as folder:  # ncnn loads weights only from a file
-            weights = Path(folder) / "weights.bin"
+        with temporary_folder() as folder:  # ncnn loads weights only from a file
+            weights = folder / "weights.bin"
             weights.write_bytes(b"".join(_weight_bytes(operation) for operation in graph.operations))
             if self._net.load_param_mem(_param_text(graph)) or self._net.load_model(str(weights)):
                 raise InputError("ncnn cannot load this network; use --engine onnxruntime")

@@ -13,6 +13,7 @@ from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.exported.base import ExportFormat, find_description
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
 from inception_v3.support.protocol_buffers import read_messages
+from inception_v3.support.system_errors import is_file
 
 SPECIFICATION = Path("Data", "com.apple.CoreML", "model.mlmodel")  # in the folder
 METADATA_PATH = (2, 100, 100)  # Model.description.metadata.userDefined, field numbers of Apple's Model.proto
@@ -28,7 +29,7 @@ class CoremlFormat(ExportFormat):
     runs_here = False
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        return path.suffix == self.suffix and (path / SPECIFICATION).is_file()
+        return path.suffix == self.suffix and is_file(path / SPECIFICATION)
 
     def read_description(self, path: Path) -> str | None:
         specification = path / SPECIFICATION

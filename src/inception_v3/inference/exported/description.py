@@ -7,12 +7,13 @@ network in float32 when the file was written. Reading it needs neither PyTorch n
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Precision
 from inception_v3.network.settings import Settings
+from inception_v3.support.json_values import check_type, parse_json
 from inception_v3.support.text import count_of
 
 KEY = "inception_v3"
@@ -131,23 +132,16 @@ class Description:
 def parse_description(text: str, path: Path) -> Description:
     """Parse the JSON text in the file `path`. Raises InputError: damaged, or written by another version."""
     try:
-        values = json.loads(text)
-        if (version := values.pop("version")) not in READABLE_VERSIONS:
+        values = parse_json(text, dict)
+        if (version := values.pop("version", None)) not in READABLE_VERSIONS:
             raise InputError(f"{path}: written by another version of inception-v3; export it again with this one")
         expected = {field.name for field in fields(Description)}
         if (version == VERSION and values.keys() != expected) or not values.keys() <= expected:
             raise ValueError(f"its keys are {sorted(values)}")
-        if values["precision"] not in get_args(Precision):
-            raise ValueError(f"its precision is {values['precision']}")
-        values["settings"] = Settings(**values["settings"])
-        values["preprocessing"] = Preprocessing(**values["preprocessing"])
-        values |= {name: tuple(values[name]) for name in ("outputs", "kept_higher")}
-        values["check"] = values["check"] and AgreementCheck(**values["check"])
-        values["speed"] = (speed := values.get("speed")) and Speed(**speed)
-        if (names := values["class_names"]) is not None:
-            values["class_names"], classes = list(names), values["settings"].class_count
-            if len(names) != classes:
-                raise ValueError(f"{len(names)} class names for {classes} classes")
-        return Description(**values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        description: Description = check_type(values, Description)
+        classes = description.settings.class_count
+        if (names := description.class_names) is not None and len(names) != classes:
+            raise ValueError(f"{len(names)} class names for {classes} classes")
+        return description
+    except (TypeError, ValueError) as error:
         raise InputError(f"{path}: its description cannot be read ({error}); export it again") from error

@@ -6,6 +6,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from inception_v3.errors import InputError
+from inception_v3.support.system_errors import is_file, list_folder, read_error
 
 if TYPE_CHECKING:
     from inception_v3.inference.exported.base import ExportFormat
@@ -30,18 +31,30 @@ def load_format(name: str) -> "ExportFormat":
 
 
 def recognise(path: Path) -> "ExportFormat | None":
-    """The format of an exported network, from its content; None for anything else."""
+    """The format of an exported network, from its content; None for anything else.
+
+    Raises InputError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(512)
-    except OSError:  # a folder, or no file
+    except OSError as error:  # a folder, or no file
+        if is_file(path):
+            raise read_error(path, error) from error
         head = b""
     return next((format for format in map(load_format, FORMATS) if format.recognises(path, head)), None)
 
 
 def exports_in(folder: Path) -> list[Path]:
-    """The exported networks in a folder, sorted by name."""
-    return [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and recognise(path)]
+    """The exported networks in a folder, sorted by name, and files that may be such and cannot be read."""
+    return [path for path in list_folder(folder) if path.suffix in SUFFIXES and _may_be_export(path)]
+
+
+def _may_be_export(path: Path) -> bool:
+    try:
+        return recognise(path) is not None
+    except InputError:  # read_description reports the reason
+        return True
 
 
 def read_description(path: Path) -> "Description":
@@ -54,6 +67,10 @@ def read_description(path: Path) -> "Description":
     format = recognise(path)
     try:
         text = format.read_description(path) if format else None
+    except InputError:
+        raise
+    except OSError as error:
+        raise read_error(path, error) from error
     except Exception as error:  # every parser has its own errors for damaged files
         raise InputError(f"{path}: the file is damaged ({error}); export it again") from error
     if text is None:
@@ -71,7 +88,9 @@ def check_weights(path: Path, description: "Description") -> None:
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise InputError(f"{path}: {missing}, which holds its weights, is missing; copy both files") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise read_error(error.filename or path, error) from error
+    except ValueError as error:
         raise InputError(f"{path}: the file is damaged ({error}); export it again") from error
     if checksum != description.numbers:
         raise InputError(f"{path}: its weights are not those that were checked; export it again")

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import median
 
 import numpy as np
@@ -16,6 +16,7 @@ from inception_v3.inference.engines.base import Engine, Pixels, Run
 from inception_v3.inference.exported.description import Description, Speed
 from inception_v3.support.cpu import cpu_name
 from inception_v3.support.files import cache_folder, write_text
+from inception_v3.support.json_values import read_json
 
 ROUNDS, BATCH = 3, 16
 
@@ -48,9 +49,9 @@ def speed_here(engine: type[Engine], description: Description, open_engine: Call
     network = [description.precision, description.weights, description.numbers, description.preprocessing.image_size]
     key = json.dumps([cpu_name(), engine.version(), *network])
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    with suppress(OSError, ValueError, TypeError, KeyError, InputError):  # not timed yet, or no cache folder
-        values = json.loads((cache_folder("speeds") / name).read_text("utf-8"))
-        return Speed(cpu_name(), float(values["single"]), float(values["batches"]))
+    with suppress(InputError):  # not timed yet, or no cache folder
+        timed: Speed = read_json(cache_folder("speeds") / name, Speed)
+        return replace(timed, cpu=cpu_name())
     speed = time_run(open_engine().run, description.preprocessing)
     with suppress(OSError, InputError):  # the cache cannot be written: time it again next time
         write_text(cache_folder("speeds") / name, json.dumps(asdict(speed)))

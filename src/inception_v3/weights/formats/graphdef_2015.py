@@ -20,6 +20,7 @@ from inception_v3.errors import InputError
 from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, Pool
 from inception_v3.network.settings import GRAPH_2015
 from inception_v3.support.protocol_buffers import read_fields, read_messages
+from inception_v3.support.system_errors import read_error
 from inception_v3.weights.formats.base import Format
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, DTYPES, V1_FLOATS, read_shape, to_native
 from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, numbered, state_name, to_torch
@@ -51,7 +52,7 @@ def read(path: Path) -> Weights:
                 raise ValueError(f"two nodes are called {name!r}")
             nodes[name] = node
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+        raise read_error(path, error) from error
     except ValueError as error:
         raise InputError(f"{path}: truncated, damaged or not a TensorFlow graph ({error}); {REMEDY}") from error
     expected = variables()

@@ -9,8 +9,9 @@ instead of read.
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,12 +22,23 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
+from inception_v3.support.json_values import check_type, parse_json
+from inception_v3.support.system_errors import read_error
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.weights import Weights
 
 METADATA_FORMAT = "inception_v3"  # the value of `format` in the metadata
 VERSION = "2"
 READABLE_VERSIONS = ("1", VERSION)  # version 1 had no checksum
+# The types of the facts about a training that this package reads again; others may have any type.
+TRAINING: dict[str, Any] = {
+    "origin": str,
+    "epochs": float,
+    "base": dict[str, str | None] | None,
+    "data": dict[str, str | int | bool | None],
+    "results": dict[str, Any] | None,
+    "folds": dict[str, Any] | None,
+}
 
 
 def recognises(path: Path) -> bool:
@@ -43,23 +55,24 @@ def read(path: Path) -> Weights:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise read_error(path, error) from error
+    except SafetensorError as error:
         raise InputError(f"{path}: cannot be read ({error}); the file is damaged") from error
     if metadata.get("version") not in READABLE_VERSIONS:
         raise InputError(f"{path}: written by a newer inception-v3; update this one")
     if metadata["version"] == VERSION and metadata.get("checksum") != tensor_checksum(tensors):
         raise InputError(f"{path}: its tensors are not those that were saved; the file is damaged, copy it again")
     try:
-        stored = json.loads(metadata["preprocessing"])
-        known = {field.name for field in fields(Preprocessing)}
-        if not stored.keys() <= known:
-            raise ValueError(f"unknown preprocessing {sorted(stored.keys() - known)}")
+        training = parse_json(metadata.get("training", "{}"), dict)
+        for name in TRAINING.keys() & training:
+            check_type(training[name], TRAINING[name], name)
         return Weights(
             tensors,
-            Settings(**json.loads(metadata["settings"])),
-            Preprocessing(**stored),
-            json.loads(metadata["class_names"]),
-            dict(json.loads(metadata.get("training", "{}"))),
+            parse_json(metadata["settings"], Settings),
+            parse_json(metadata["preprocessing"], Preprocessing),
+            parse_json(metadata["class_names"], list[str] | None),
+            training,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its settings cannot be read ({error}); the file is damaged") from error

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from inception_v3.errors import InputError
+from inception_v3.support.system_errors import is_file, why_missing
 from inception_v3.weights.formats.weights import FLOATS, one_line
 
 COUNTER = "num_batches_tracked"  # of BatchNorm; PyTorch uses it only without a momentum, and all of these have one
@@ -43,8 +44,8 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises InputError: damaged, a pickle with code, or values that are not tensors of floats.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; check the path")
+    if not is_file(path):
+        raise InputError(f"{path}: {why_missing(path, 'there is no such file; check the path')}")
     try:
         values = _read_values(path, verify=True)
     except InputError:

@@ -27,6 +27,7 @@ from inception_v3.errors import InputError
 from inception_v3.support.crc32c import masked_crc
 from inception_v3.support.files import atomic_write
 from inception_v3.support.protocol_buffers import decode_varints, encode, encode_varint, read_fields, read_varint
+from inception_v3.support.system_errors import check_readable, is_file, read_reason
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER = 48  # bytes: the handles of two blocks, padded to 40 bytes, and the magic number
@@ -124,12 +125,15 @@ def _table_file(path: Path) -> Path | None:
     """Return the table of the checkpoint that `path` belongs to: the file itself, or the index beside it."""
     index = Path(re.sub(r"\.data-\d{5}-of-\d{5}$", "", str(path)) + ".index")
     try:
-        if path.is_file():
+        if is_file(path):
             with path.open("rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - len(MAGIC)))
                 if file.read() == MAGIC:
                     return path
-        return index if index.is_file() else None
+        if not is_file(index):
+            return None
+        check_readable(index)
+        return index
     except (OSError, ValueError):
         return None
 
@@ -143,7 +147,7 @@ def _as_input_error(path: Path, variable: str | None = None) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{subject}: {error.filename} is missing; put it beside the other files") from error
     except OSError as error:
-        raise InputError(f"{subject}: cannot be read ({error.strerror or error}); check the file") from error
+        raise InputError(f"{subject}: {read_reason(error.filename or path, error)}") from error
     except MemoryError as error:
         raise InputError(f"{subject}: does not fit into memory; use a machine with more memory") from error
     except (ValueError, IndexError, OverflowError, struct.error) as error:

@@ -6,7 +6,6 @@ come from TF-Slim. Images are resized bicubic, the shorter side to floor(299 / 0
 The state dict does not record which, but the hub's config.json beside it does (timm/models/_hub.py).
 """
 
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,8 @@ from safetensors.torch import save_file
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.support.json_values import read_json
+from inception_v3.support.system_errors import file_status
 from inception_v3.weights.formats import native, torchvision
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.state_dict_file import is_safetensors
@@ -40,12 +41,14 @@ def read(path: Path) -> Weights:
 
 
 def _pretrained_cfg(path: Path) -> dict[str, Any] | None:
-    """`pretrained_cfg` of the config.json beside the file, if there is one of timm's for this network."""
-    try:
-        config = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    """`pretrained_cfg` of the config.json beside the file, if there is one of timm's for this network.
+
+    Raises InputError: config.json cannot be read, or is no JSON object.
+    """
+    if file_status(path.parent / CONFIG) is None:
         return None
-    of_timm = isinstance(config, dict) and config.get("architecture") == "inception_v3"
+    config = read_json(path.parent / CONFIG, dict)
+    of_timm = config.get("architecture") == "inception_v3"
     return config["pretrained_cfg"] if of_timm and isinstance(config.get("pretrained_cfg"), dict) else None
 
 

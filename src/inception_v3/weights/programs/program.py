@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
+from inception_v3.support.system_errors import temporary_folder
 
 
 class ProgramError(Exception):
@@ -51,8 +52,7 @@ class Program:
         if os.sep in os.fspath(python):
             # The process starts in another folder. A link is kept: it tells Python its virtual environment.
             python = Path(python).absolute()
-        with TemporaryDirectory() as name:
-            folder = Path(name)
+        with temporary_folder() as folder:
             np.save(folder / "images.npy", images)
             command = [
                 python,
@@ -64,13 +64,13 @@ class Program:
             environment = os.environ | {
                 "PYTHONSAFEPATH": "1",  # do not import modules from the folder of the scripts
                 "CUDA_VISIBLE_DEVICES": "-1",
-                "KERAS_HOME": name,  # neither read nor create the user's configuration
+                "KERAS_HOME": str(folder),  # neither read nor create the user's configuration
                 "KERAS_TORCH_DEVICE": "cpu",
                 "TF_CPP_MIN_LOG_LEVEL": "3",
                 "HF_HUB_OFFLINE": "1",
             }
             for folders in ("MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"):  # created when the program imports them
-                environment.setdefault(folders, name)
+                environment.setdefault(folders, str(folder))
             try:
                 done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
             except OSError as error:
