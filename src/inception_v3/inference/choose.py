@@ -31,6 +31,7 @@ from inception_v3.inference.exported.registry import check_weights, exports_in, 
 from inception_v3.inference.exported.speed import speed_here
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import checksum
+from inception_v3.support.forks import check_not_forked
 from inception_v3.support.packages import missing_packages, require_packages
 from inception_v3.support.text import one_line
 from inception_v3.weights import MODEL_FILE
@@ -109,8 +110,10 @@ def open_engine(
         batch_size: the number of images that will be run at once, if known.
         callers: the number of threads that may run the engine at once; None for `Engine.best_callers`.
 
-    Raises InputError, which names the file or option and the remedy.
+    Raises InputError, which names the file or option and the remedy. It is also raised in a process that was forked
+    after an engine was opened.
     """
+    check_not_forked()
     path = Path(model)
     runs_files = engine == "auto" or bool(load_engine(engine).formats)
     requested = parse_precision(precision) if precision is not None else None

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
 from inception_v3.support.cpu import core_count
+from inception_v3.support.forks import check_not_forked
 
 Source = TypeVar("Source")
 Info = TypeVar("Info")
@@ -83,6 +84,7 @@ def run_batches(
             Several threads call it at once. If it raises InputError, the message becomes the result's `error`.
         needs_computation: whether a prepared source is part of a batch, given what `prepare` returned.
     """
+    check_not_forked()
     options = options or BatchOptions()
     batches = _Batches(sources, prepare, needs_computation, options)
     return batches.results(compute, lambda: np.empty((options.size, *shape), dtype))
