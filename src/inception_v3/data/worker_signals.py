@@ -29,8 +29,10 @@ def ignore_signals_from_outside(_: int) -> None:
     """`worker_init_fn` of a DataLoader: only a SIGTERM from the main process ends this worker.
 
     Ctrl-C, SIGTERM and SIGHUP often reach all processes at once, and the main process still needs its workers to stop
-    in order.
+    in order. PyTorch's lines about SIGBUS and SIGSEGV are left out, because the main process reports them.
     """
+    for number in (signal.SIGSEGV, getattr(signal, "SIGBUS", signal.SIGFPE), signal.SIGFPE):
+        signal.signal(number, signal.SIG_DFL)
     for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):

@@ -1,6 +1,5 @@
 """The worker processes of a DataLoader: how their batches reach the main process, and what happens if they fail."""
 
-import atexit
 import multiprocessing
 import os
 import pickle
@@ -10,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import reduction
-from multiprocessing.util import get_temp_dir
+from multiprocessing.util import Finalize, get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ def starting_workers() -> Iterator[None]:
         if is_main:
             signal.signal(signal.SIGCHLD, previous)
         for worker in set(multiprocessing.active_children()) - others:
-            atexit.register(worker.kill)  # multiprocessing would wait for a worker that hangs
+            Finalize(None, worker.kill, exitpriority=0)  # multiprocessing would wait for a worker that hangs
 
 
 @contextmanager

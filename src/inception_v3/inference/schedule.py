@@ -144,7 +144,7 @@ class _Batches(Generic[Source, Info]):
         self._filling: _Batch[Source, Info] | None = None
         self._sizes = chain([min(options.first, options.size)], repeat(options.size))
         self._ended = False
-        self._source_error: Exception | None = None
+        self._source_error: BaseException | None = None
         self._changed = threading.Condition()  # guards the next two attributes
         self._busy = 0  # threads that prepare or compute
         self._stopping = threading.Event()
@@ -256,7 +256,7 @@ class _Batches(Generic[Source, Info]):
                 batch.sources.append(next(self._sources))
         except StopIteration:
             self._ended = True
-        except Exception as error:
+        except BaseException as error:
             self._ended, self._source_error = True, error
 
 

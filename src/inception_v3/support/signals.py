@@ -65,7 +65,8 @@ def stop_signals_raise() -> Iterator[None]:
         number = dropped.exc_value.number
         signal.signal(number, raise_interrupted)
         # Later, because the callback has not returned yet.
-        threading.Timer(RAISE_AGAIN_SECONDS, signal.raise_signal, [number]).start()
+        main = threading.main_thread().ident
+        threading.Timer(RAISE_AGAIN_SECONDS, signal.pthread_kill, [main, number]).start()
 
     sys.unraisablehook = raise_again
     try:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+MAX_SECONDS = 1800.0  # after which a program hangs
+
 
 class ProgramError(Exception):
     """The program fails on the file, or cannot be run at all."""
@@ -70,9 +72,11 @@ class Program:
                 "HF_HUB_OFFLINE": "1",
             }
             try:
-                done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
+                done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=MAX_SECONDS)
             except OSError as error:
                 raise ProgramError(f"{python} cannot be run ({error.strerror or error})") from error
+            except subprocess.TimeoutExpired as error:
+                raise ProgramError(f"it has not ended after {MAX_SECONDS / 60:.0f} minutes") from error
             try:
                 report = json.loads((folder / "report.json").read_text())
             except (OSError, ValueError) as error:  # killed, for example for lack of memory; or there is no NumPy
