@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from generated_images import skies
 from inception_v3.data import Batch, LabelledImages, batches, workers
 from inception_v3.data.workers import WorkerError
 from inception_v3.images.preprocessing import Preprocessing
@@ -131,3 +135,19 @@ def test_a_ctrl_c_while_a_batch_is_awaited_acts_at_once() -> None:
     assert time.monotonic() < start + 3
     for child in multiprocessing.active_children():
         child.kill()  # else it is waited for
+
+
+@pytest.mark.slow
+def test_workers_need_no_space_in_a_full_shared_memory(tmp_path: Path) -> None:
+    """As in a container. Needs root: the process gets a /dev/shm of its own with 1 MB."""
+    skies(tmp_path / "data", 40)
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "
+    train = f"{sys.executable} -m inception_v3 train data --out run --workers 2 --epochs 1 --depth-multiplier 0.1"
+    small = " --image-size 150 --batch-size 16"
+    if subprocess.run(["unshare", "-m", "sh", "-c", f"{mount} true"], capture_output=True).returncode:
+        pytest.skip("may not mount")
+    command = ["unshare", "-m", "sh", "-c", mount + train + small]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("docker run --shm-size") == 1
+    assert "Traceback" not in done.stderr
