@@ -127,7 +127,7 @@ def test_a_damaged_state_is_skipped_and_the_state_before_it_used(workspace: Path
 # ----------------------------------------------------------------------------------------------- stopped
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_all_processes_at_once_saves_too(workspace: Path, uninterrupted: Path, number: int) -> None:
     """As a terminal, `timeout`, torchrun and SLURM send it: the workers continue until the state is saved."""
     name = f"group-{number}"
@@ -141,8 +141,8 @@ def test_a_signal_to_all_processes_at_once_saves_too(workspace: Path, uninterrup
     assert_same(workspace / name, uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_save_at_once_and_show_how_to_resume(
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_sighup_and_sigterm_save_at_once_and_show_how_to_resume(
     workspace: Path, uninterrupted: Path, number: int
 ) -> None:
     name = f"stopped-{number}"
@@ -159,6 +159,34 @@ def test_ctrl_c_and_sigterm_save_at_once_and_show_how_to_resume(
     assert command.wait() == 0
     assert "resuming after step" in command.output
     assert_same(workspace / name, uninterrupted)
+
+
+def worker_of(command: Command) -> int:
+    """The process ID of a worker of a training that has begun."""
+    command.wait_for(lambda: "epoch 1/3" in command.output)
+    children = Path(f"/proc/{command.process.pid}/task/{command.process.pid}/children").read_text()
+    return int(children.split()[0])
+
+
+def test_a_worker_that_is_killed_ends_the_training_which_can_resume(workspace: Path, uninterrupted: Path) -> None:
+    """For example for lack of memory."""
+    command = train(workspace, "killed-worker", "--workers", 2)
+    os.kill(worker_of(command), signal.SIGKILL)
+    assert command.wait(15) == 1
+    *_, last = command.output.splitlines()
+    assert last.startswith("error: a worker process failed (")
+    assert train(workspace, "killed-worker", "--resume").wait() == 0
+    assert_same(workspace / "killed-worker", uninterrupted)
+
+
+def test_a_signal_stops_a_training_that_waits_for_a_worker_that_hangs(workspace: Path, uninterrupted: Path) -> None:
+    command = train(workspace, "hanging-worker", "--workers", 1)
+    os.kill(worker_of(command), signal.SIGSTOP)
+    time.sleep(1)  # the batches that were ready are used up
+    command.kill(signal.SIGTERM)
+    assert command.wait(15) == 128 + signal.SIGTERM
+    assert train(workspace, "hanging-worker", "--resume").wait() == 0
+    assert_same(workspace / "hanging-worker", uninterrupted)
 
 
 # ------------------------------------------------------------------------------------------- a full disk

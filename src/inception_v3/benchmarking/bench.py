@@ -305,7 +305,10 @@ def _measure(
     turns: dict[Candidate, list[BatchTimes]] = {candidate: [] for candidate in workers}
     for number in range(rounds):
         step(f"round {number + 1}: {MATRIX_PRODUCT}")
-        speeds = matrix_product.take_turn() if matrix_product else {}
+        try:
+            speeds = matrix_product.take_turn() if matrix_product else {}
+        except WorkerError as error:
+            skipped[MATRIX_PRODUCT], matrix_product, speeds = str(error), None, {}
         peak |= {precision: max(speed, peak.get(precision, 0.0)) for precision, speed in speeds.items()}
         for candidate in list(workers)[:: -1 if number % 2 else 1]:
             step(f"round {number + 1}: {candidate}")

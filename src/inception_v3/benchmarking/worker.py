@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from inception_v3.support.text import one_line
 
 LOGITS_FILE = "{} logits.npy"
 WARM_UP_BATCHES = 2
+MAX_SECONDS = 1800.0  # without a reply, after which a worker hangs and is killed
 IMAGES_PER_TURN = 8  # if batches are small; a turn runs at least one batch of each size
 BatchTimes = dict[str, list[float]]  # seconds of each batch in a turn, by batch size
 Memory = dict[str, float | None]  # peak memory in MB, by batch size
@@ -55,9 +57,16 @@ class Worker:
         return self.receive()
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the next reply. Raises WorkerError if it is a problem, or if the process has ended."""
+        """Wait for the next reply. Raises WorkerError if it is a problem, or if the process has ended or hangs."""
         assert self.process.stdout is not None
+        timer = threading.Timer(MAX_SECONDS, self.process.kill)
+        timer.daemon = True
+        timer.start()
         line = self.process.stdout.readline()
+        hangs = timer.finished.is_set()
+        timer.cancel()
+        if hangs:
+            raise WorkerError(f"has not replied for {MAX_SECONDS / 60:.0f} minutes")
         if not line:
             log = self.log.read_text(errors="replace").strip().splitlines()
             raise WorkerError(f"ended with exit status {self.process.wait()}" + (f": {log[-1][:200]}" if log else ""))

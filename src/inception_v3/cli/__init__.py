@@ -36,6 +36,7 @@ from inception_v3.cli.common import (
 )
 from inception_v3.errors import InputError
 from inception_v3.support.packages import TORCH_PACKAGES, install_command
+from inception_v3.support.signals import Interrupted, end_at_next_signal, stop_signals_raise
 from inception_v3.support.system_errors import describe_failure, write_reason
 from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
@@ -151,12 +152,14 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process() else None
     set_verbosity(quiet=False, verbose=False)
     try:
-        sys.exit(_run())
+        with stop_signals_raise():
+            sys.exit(_run())
     except InputError as error:
         _fail(str(error), error.exit_status)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        end_at_next_signal()
         print_message("interrupted")
-        sys.exit(130)
+        sys.exit(error.exit_status if isinstance(error, Interrupted) else 130)
     except BrokenPipeError:  # the reader of a pipe, such as head, has read enough
         _discard_stdout()
         sys.exit(0)

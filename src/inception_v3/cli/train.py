@@ -162,8 +162,8 @@ def warn_of_missing(run: "RunFolder") -> None:
 
 @contextmanager
 def show_resume_command(console: "Console") -> Iterator[None]:
-    """After Ctrl-C or SIGTERM, print the command that resumes the training, and exit."""
-    from inception_v3.training.interrupts import Interrupted
+    """After Ctrl-C, SIGTERM or SIGHUP, print the command that resumes the training, and exit."""
+    from inception_v3.support.signals import Interrupted
 
     try:
         yield

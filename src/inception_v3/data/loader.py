@@ -1,5 +1,6 @@
 """Batches of pixels: images are decoded, augmented and resized, optionally in worker processes."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +12,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inception_v3.data.labelled_images import LabelledImages
-from inception_v3.data.worker_signals import delayed_interrupt, ignore_signals_from_outside
+from inception_v3.data.worker_signals import ignore_signals_from_outside
+from inception_v3.data.workers import (
+    can_start_workers,
+    choose_sender,
+    explain_each,
+    explain_worker_failure,
+    starting_workers,
+)
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.arguments import BatchSize, Workers, checked
 from inception_v3.support.seeds import derive_seed, epoch_order
 
 ImageTransform = Callable[[Image], Tensor]  # an RGB image to uint8 (3, H, W)
+PREFETCHED, HELD = 2, 2  # batches: computed ahead by each worker, and those that the main process uses and copies
 Augmentation = Callable[[Preprocessing], ImageTransform]  # returns the transform for the image size of a Preprocessing
 
 
@@ -93,32 +102,46 @@ class PixelDataset(Dataset[Sample]):
         return self._augmentations[size]
 
 
-def _collate(samples: list[Sample], size: tuple[int, int]) -> Batch:
+def _collate(samples: list[Sample], size: tuple[int, int], send: Callable[[Batch], Any] | None) -> Any:
+    """The batch of the samples. In a worker process, `send` prepares it to be sent."""
     readable = [(index, pixels, label) for index, pixels, label, _ in samples if pixels is not None]
-    return Batch(
+    batch = Batch(
         torch.stack([pixels for _, pixels, _ in readable]) if readable else torch.empty(0, 3, *size, dtype=torch.uint8),
         torch.tensor([label for *_, label in readable], dtype=torch.long),
         torch.tensor([index for index, *_ in readable], dtype=torch.long),
         [bad for *_, bad in samples if bad is not None],
     )
+    return send(batch) if send else batch
 
 
 class _Loader(DataLoader[Any]):
-    """A DataLoader of `Batch`, whose workers are started without losing a Ctrl-C."""
+    """A DataLoader of `Batch`. Iterating raises WorkerError if a worker process cannot start, fails or ends."""
 
-    def __init__(self, dataset: PixelDataset, workers: int, **options: Any) -> None:
+    def __init__(self, dataset: PixelDataset, workers: int, images: int, **options: Any) -> None:
+        """`images` is the number of images in a batch of all processes that train together."""
+        workers = workers if can_start_workers(workers) else 0
+        size = dataset.preprocessing.image_size
+        send = choose_sender((PREFETCHED * workers + HELD) * images * 3 * math.prod(size)) if workers else None
         super().__init__(
             dataset,
             num_workers=workers,
-            collate_fn=partial(_collate, size=dataset.preprocessing.image_size),
+            collate_fn=partial(_collate, size=size, send=send),
             worker_init_fn=ignore_signals_from_outside,
+            prefetch_factor=PREFETCHED if workers else None,
             persistent_workers=workers > 0,  # keep them between epochs: starting them takes long
             **options,
         )
+        self._started = False
 
     def __iter__(self) -> Any:
-        with delayed_interrupt():
+        if not self.num_workers:
             return super().__iter__()
+        with explain_worker_failure():
+            if self._started:  # wait for the workers, which may take long
+                return explain_each(super().__iter__())
+            self._started = True
+            with starting_workers():
+                return explain_each(super().__iter__())
 
 
 @checked
@@ -131,7 +154,7 @@ def batches(
     workers: Workers = 0,
 ) -> DataLoader[Any]:
     """A DataLoader of `Batch`: every image once, in order, preprocessed as for prediction or with `transform`."""
-    return _Loader(PixelDataset(images, preprocessing, transform=transform), workers, batch_size=batch_size)
+    return _Loader(PixelDataset(images, preprocessing, transform=transform), workers, batch_size, batch_size=batch_size)
 
 
 class TrainingBatches:
@@ -159,6 +182,7 @@ class TrainingBatches:
         self._loader = _Loader(
             PixelDataset(images, preprocessing, augment),
             workers,
+            step_size,
             batch_sampler=self._sampler,
             pin_memory=pin_memory,  # lets a GPU copy the next batch while it computes
         )

@@ -6,33 +6,35 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from inception_v3.support.signals import STOP_SIGNALS, stop_signals_call
+
 
 @contextmanager
 def delayed_interrupt() -> Iterator[None]:
-    """Delay a Ctrl-C that arrives inside this block until the block ends.
+    """Delay a Ctrl-C, SIGTERM or SIGHUP that arrives inside this block until the block ends.
 
-    While a process forks, a KeyboardInterrupt could be raised inside a library's callback, where it would be lost or
-    crash the process.
+    While a process forks, an exception of a signal handler could be raised inside a library's callback, where it would
+    be lost or crash the process.
     """
-    if threading.current_thread() is not threading.main_thread():  # other threads may not set signal handlers
-        yield
-        return
     received: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
-        yield
+        with stop_signals_call(lambda number, _: received.append(number)):
+            yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if received:
-            signal.raise_signal(signal.SIGINT)
+        for number in received:
+            signal.raise_signal(number)
 
 
 def ignore_signals_from_outside(_: int) -> None:
     """`worker_init_fn` of a DataLoader: only a SIGTERM from the main process ends this worker.
 
-    Ctrl-C and SIGTERM often reach all processes at once, and the main process still needs its workers to stop in order.
+    Ctrl-C, SIGTERM and SIGHUP often reach all processes at once, and the main process still needs its workers to stop
+    in order. PyTorch's lines about SIGBUS and SIGSEGV are left out, because the main process reports them.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGSEGV, getattr(signal, "SIGBUS", signal.SIGFPE), signal.SIGFPE):
+        signal.signal(number, signal.SIG_DFL)
+    for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):
         return  # macOS does not report the sender: there any SIGTERM ends a worker
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -5,7 +5,7 @@ metrics do not depend on batch size or number of processes, and an image that wa
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from inception_v3.data import Batch
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error, reliability_bins
 from inception_v3.network.settings import Settings
@@ -211,7 +211,7 @@ def gather_metrics(group: ProcessGroup, indices: range, part: Metrics) -> Metric
 @torch.inference_mode()
 def evaluate(
     model: InceptionV3,
-    loader: "DataLoader[Any]",
+    loader: Iterable[Batch],
     class_names: list[str],
     on_batch: Callable[[int], None] = lambda done: None,
     *,

@@ -32,6 +32,7 @@ from inception_v3.inference.exported.speed import speed_here
 from inception_v3.network.settings import Settings
 from inception_v3.support.arguments import BatchSize, Fraction, Threads, checked
 from inception_v3.support.files import checksum
+from inception_v3.support.forks import check_not_forked
 from inception_v3.support.packages import missing_packages, require_packages
 from inception_v3.support.system_errors import file_status, is_folder
 from inception_v3.support.text import one_line
@@ -113,8 +114,9 @@ def open_engine(
         callers: the number of threads that may run the engine at once; None for `Engine.best_callers`.
 
     Raises TypeError and ValueError, which name the argument, and InputError, which names the file or option and the
-    remedy.
+    remedy. InputError is also raised in a process that was forked after an engine was opened.
     """
+    check_not_forked()
     path = Path(model)
     runs_files = engine == "auto" or bool(load_engine(engine).formats)
     requested = parse_precision(precision) if precision is not None else None

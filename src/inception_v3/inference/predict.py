@@ -59,7 +59,11 @@ class Predictor:
     Thread-safe: several threads may call one Predictor at the same time, and each gets the results that it would get
     alone. The images of all calls are decoded at the same time; the engine computes a batch of one call after another
     (with `callers=n`, those of n calls at once). What a call takes and returns belongs to its thread: an iterator, and
-    a Pillow image that is not loaded yet (`image.load()`). After a fork, open a Predictor in each process.
+    a Pillow image that is not loaded yet (`image.load()`).
+
+    Several processes: open the Predictors in processes that start with `multiprocessing.get_context("spawn")`, or that
+    are forked before the first Predictor is opened. A process that is forked later has none of the engine's threads;
+    there, a Predictor and its calls raise InputError.
 
     Raises TypeError and ValueError: as open_engine does, for arguments. Raises InputError: as open_engine does, or the
     network has no classifier.

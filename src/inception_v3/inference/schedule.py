@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
 from inception_v3.support.cpu import core_count
+from inception_v3.support.forks import check_not_forked
 
 Source = TypeVar("Source")
 Info = TypeVar("Info")
@@ -83,6 +84,7 @@ def run_batches(
             Several threads call it at once. If it raises InputError, the message becomes the result's `error`.
         needs_computation: whether a prepared source is part of a batch, given what `prepare` returned.
     """
+    check_not_forked()
     options = options or BatchOptions()
     batches = _Batches(sources, prepare, needs_computation, options)
     return batches.results(compute, lambda: np.empty((options.size, *shape), dtype))
@@ -142,7 +144,7 @@ class _Batches(Generic[Source, Info]):
         self._filling: _Batch[Source, Info] | None = None
         self._sizes = chain([min(options.first, options.size)], repeat(options.size))
         self._ended = False
-        self._source_error: Exception | None = None
+        self._source_error: BaseException | None = None
         self._changed = threading.Condition()  # guards the next two attributes
         self._busy = 0  # threads that prepare or compute
         self._stopping = threading.Event()
@@ -254,7 +256,7 @@ class _Batches(Generic[Source, Info]):
                 batch.sources.append(next(self._sources))
         except StopIteration:
             self._ended = True
-        except Exception as error:
+        except BaseException as error:
             self._ended, self._source_error = True, error
 
 

@@ -1,43 +1,51 @@
-"""Ctrl-C and SIGTERM, handled where it is safe to stop."""
+"""Ctrl-C, SIGTERM and SIGHUP, handled where it is safe to stop a training."""
 
-import signal
-import threading
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import TypeVar
 
+from inception_v3.support.signals import Interrupted, end_at_next_signal, stop_signals_call
 
-class Interrupted(KeyboardInterrupt):
-    """Raised when a signal stops a training, after everything is saved. `exit_status` is 128 + the signal's number."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.exit_status = 128 + number
+Item = TypeVar("Item")
 
 
-class StopSignals:
-    """A context in which the first SIGINT or SIGTERM is only stored in `number`. A second ends the program as usual."""
+class StopSignals(ExitStack):
+    """A context in which the first SIGINT, SIGTERM or SIGHUP is stored in `number`. A second ends the process at once.
+
+    While the context waits for an item of `interruptible`, the first signal raises Interrupted there.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.number = 0
-        self._handlers: dict[int, Any] = {}
+        self._waiting = False
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
-            self._handlers = {number: signal.signal(number, self._store) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.enter_context(stop_signals_call(self._store))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
 
     def check(self) -> None:
         """Raise Interrupted if a signal has arrived."""
         if self.number:
             raise Interrupted(self.number)
 
+    def interruptible(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items. Raises Interrupted if a signal arrives while the next item is awaited."""
+        iterator = iter(items)
+        try:
+            while True:
+                self._waiting = True
+                self.check()
+                item = next(iterator)
+                self._waiting = False
+                yield item
+        except StopIteration:
+            pass
+        finally:
+            self._waiting = False
+
     def _store(self, number: int, _: object) -> None:
         self.number = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+        end_at_next_signal()
+        if self._waiting:
+            raise Interrupted(number)

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from inception_v3.data import Batch, LabelledImages, TrainingBatches, batches
+from inception_v3.data.workers import WorkerError
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate, gather_metrics
 from inception_v3.network.sync_batch_norm import synchronise_batch_norm
@@ -25,9 +26,10 @@ from inception_v3.support.cpu import keep_freed_memory
 from inception_v3.support.devices import autocast, explain_out_of_memory, has_bf16
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.seeds import derive_seed
+from inception_v3.support.signals import Interrupted
 from inception_v3.training import augment, losses, optimizers, schedules
 from inception_v3.training import state as training_state
-from inception_v3.training.interrupts import Interrupted, StopSignals
+from inception_v3.training.interrupts import StopSignals
 from inception_v3.training.model import (
     apply_recipe,
     check_batch_size,
@@ -132,7 +134,7 @@ def train(
         InputError: the model does not fit the recipe or the classes, there is too little memory or disk space, no image
             of a class can be read, the saved state is of another training, another process has ended, or the training
             diverges. The last good state is kept.
-        Interrupted: after Ctrl-C or SIGTERM, when everything is saved. It is a KeyboardInterrupt.
+        Interrupted: after Ctrl-C, SIGTERM or SIGHUP, when everything is saved. It is a KeyboardInterrupt.
     """
     group = group or ProcessGroup(device=device)
     if device.type == "cpu":
@@ -247,7 +249,7 @@ def train_epoch(job: TrainingJob) -> None:
     one_value = one_value_layers(job.model, recipe, size, job.group.world_size)
     set_training_mode(job.model, recipe)
     throughput.start()
-    for count, batch in throughput.measure_waits(job.loader.epoch(progress.epoch, size, progress.position)):
+    for count, batch in throughput.measure_waits(next_batches(job, size)):
         kept = without_single_image(batch, recipe.batch_size) if one_value else batch
         numbers = len(kept.labels), len(batch.labels) - len(kept.labels), job.signals.number
         readable, left_out, stop_requested = job.group.sum(*numbers)
@@ -267,6 +269,24 @@ def train_epoch(job: TrainingJob) -> None:
             train_step(job, kept, int(readable), schedules.learning_rate(recipe, epochs), aux_head)
     if not progress.images_seen:
         raise InputError("none of the training images can be read")
+
+
+def next_batches(job: TrainingJob, size: int) -> Iterator[tuple[int, Batch]]:
+    """The remaining batches of the epoch, as `TrainingBatches.epoch` yields them.
+
+    After a signal while a batch is awaited, the last one is empty. A failure of a worker process is raised after the
+    state is saved, unless other processes would have to save theirs too.
+    """
+    progress = job.progress
+    try:
+        yield from job.signals.interruptible(job.loader.epoch(progress.epoch, size, progress.position))
+    except Interrupted:
+        no_images = torch.empty(0, 3, size, size, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
+        yield 0, Batch(*no_images, no_images[1], [])
+    except WorkerError:
+        if job.group.world_size == 1 and progress.step and not progress.diverging_steps:
+            save_state(job)
+        raise
 
 
 def without_single_image(batch: Batch, batch_size: int) -> Batch:
@@ -311,7 +331,8 @@ def evaluate_average(job: TrainingJob) -> Metrics:
     job.group.broadcast(job.averaged_model.state_dict().values())
     class_names, metrics = job.train_set.class_names, None
     with suppress(Interrupted):
-        metrics = evaluate(job.averaged_model, job.test_loader, class_names, partial(report_evaluation, job))
+        loader = job.signals.interruptible(job.test_loader)
+        metrics = evaluate(job.averaged_model, loader, class_names, partial(report_evaluation, job))
     (stopped,) = job.group.sum(metrics is None)
     if stopped or metrics is None:
         save_and_stop(job)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
 from inception_v3.support.cpu import core_count
+from inception_v3.support.forks import check_not_forked, note_engine
 from inception_v3.support.packages import require_packages
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Engine(ABC):
 
     def __init__(self, network: "Path | Graph", precision: Precision, device: str, *, callers: int = 1) -> None:
         """`network` is an exported file of one of `formats`, or a graph. `device` is a result of `resolve_device`."""
+        note_engine(self)
         self.precision, self.device, self.callers = precision, device, callers
 
     @classmethod
@@ -157,6 +159,7 @@ class Engine(ABC):
 
         Raises InputError if the network lacks either.
         """
+        check_not_forked()
         outputs = self.run(pixels)
         if LOGITS not in outputs or FEATURES not in outputs:
             raise InputError(f"this network returns only {', '.join(outputs)}; export it without --end-points")

@@ -13,6 +13,8 @@ import numpy as np
 
 from inception_v3.support.system_errors import temporary_folder
 
+MAX_SECONDS = 1800.0  # after which a program hangs
+
 
 class ProgramError(Exception):
     """The program fails on the file, or cannot be run at all."""
@@ -72,9 +74,11 @@ class Program:
             for folders in ("MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"):  # created when the program imports them
                 environment.setdefault(folders, str(folder))
             try:
-                done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
+                done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=MAX_SECONDS)
             except OSError as error:
                 raise ProgramError(f"{python} cannot be run ({error.strerror or error})") from error
+            except subprocess.TimeoutExpired as error:
+                raise ProgramError(f"it has not ended after {MAX_SECONDS / 60:.0f} minutes") from error
             try:
                 report = json.loads((folder / "report.json").read_text())
             except (OSError, ValueError) as error:  # killed, for example for lack of memory; or there is no NumPy
