@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from rich.console import Console
 
 from inception_v3.data.labelled_images import LabelledImages, LazyImageFile
 from inception_v3.data.labels import MAX_LABEL, read_label_names
@@ -21,6 +20,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.find import LeftOut
 from inception_v3.support.files import cache_folder, write_text
 from inception_v3.support.progress import show_progress
+from inception_v3.support.streams import new_console
 from inception_v3.support.text import printable
 
 INDEX_VERSION = 4  # increase it when FileIndex changes
@@ -78,7 +78,7 @@ def read_records(
     folders: dict[str, int] = {}
     left_out = LeftOut()
     numbered = False
-    with show_progress(Console(stderr=True)) as start_step:
+    with show_progress(new_console(stderr=True)) as start_step:
         step = start_step("indexing", len(files), "files")
         for file_index, file in enumerate(files):
             index = _cached_index(file, index_file)
