@@ -21,9 +21,8 @@ from inception_v3.images.find import LeftOut
 from inception_v3.support.files import cache_folder, write_text
 from inception_v3.support.progress import show_progress
 from inception_v3.support.streams import new_console
-from inception_v3.support.text import printable
 
-INDEX_VERSION = 4  # increase it when FileIndex changes
+INDEX_VERSION = 5  # increase it when FileIndex changes
 MIN_SECONDS_TO_CACHE = 1.0  # an index that took less time is not cached
 
 
@@ -69,7 +68,7 @@ def read_records(
     Raises InputError: a file cannot be read, a label is not a whole number, or there is no labelled image.
     """
     unique = len({file.name for file in files}) == len(files)
-    prefixes = [printable(file.name if unique else file.as_posix()) for file in files]
+    prefixes = [file.name if unique else file.as_posix() for file in files]
     blocks: list[np.ndarray] = []
     labels = array("i")
     bad: list[tuple[str, str]] = []

@@ -19,6 +19,7 @@ from inception_v3.inference.choose import check_classifier, open_engine
 from inception_v3.inference.engines.base import Engine, Inputs, Outputs
 from inception_v3.inference.pipeline import Decode, Openable, Resizer, run_pipeline
 from inception_v3.support.softmax import softmax
+from inception_v3.support.text import printable
 
 ImageInput = str | Path | Image | NDArray[np.uint8]
 
@@ -224,7 +225,7 @@ def predict(
         if output.logits is None:
             yield Prediction(name, [], output.error)
         elif not np.isfinite(output.logits).all():
-            yield Prediction(name, [], f"{name}: the network's outputs are not finite; check the model")
+            yield Prediction(name, [], f"{printable(name)}: the network's outputs are not finite; check the model")
         else:
             yield Prediction(name, top_classes(output.logits, class_names, top))
 

@@ -1,6 +1,8 @@
 """Text that is safe to print, and messages about unknown names."""
 
 import codecs
+import csv
+import io
 import json
 import math
 import re
@@ -41,12 +43,14 @@ def _joins(before: str, c: str, after: str) -> bool:
     return c in JOINERS and follows and not after.isascii() and after.lower() == after.upper() and _is_visible(after)
 
 
-def class_name(text: str) -> str:
-    """Return the name of a class as model files and labels.txt can hold it: on one line of valid UTF-8, in form NFC.
+def text_line(text: str) -> str:
+    """Return `text` as one line of a text file in UTF-8: the form of class names, which model files must hold.
 
     Control characters, line ends and bytes outside UTF-8 are escaped as in Python's string literals.
     """
-    return nfc("".join(_escape(c) if unicodedata.category(c) in UNPRINTABLE else c for c in text))
+    if text.isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in UNPRINTABLE else c for c in text)
 
 
 def _escape(text: str) -> str:
@@ -76,6 +80,19 @@ def to_utf8(text: str) -> str:
     has such a text itself, its backslash is written as \\u005c.
     """
     return _BYTE_ESCAPE.sub(r"\\u005cu\1", text).encode("utf-8", "backslashreplace").decode()
+
+
+def csv_record(cells: Iterable[object]) -> str:
+    """Return a row of a CSV table with its line end, a line feed. None becomes an empty cell.
+
+    Names are data: they are written as they are, by the rule of `to_utf8`, in quotes if they hold a quote, a comma or a
+    line end. Names that a spreadsheet would take for a formula, such as =1+1, are not changed, because a program could
+    not find the file by a changed name; import such a table with the columns as text.
+    """
+    record = io.StringIO()
+    # With a line end of \r\n, the writer quotes both of these characters.
+    csv.writer(record).writerow([to_utf8(cell) if isinstance(cell, str) else cell for cell in cells])
+    return record.getvalue().removesuffix("\r\n") + "\n"
 
 
 def from_utf8(text: str) -> str:
