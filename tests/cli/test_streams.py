@@ -122,7 +122,7 @@ def shell(line: str, folder: Path, **environment: str) -> tuple[int, str, str]:
         ["bash", "-c", line.replace("PROGRAM", PROGRAM)],
         capture_output=True,
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )
     out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
     assert "Traceback" not in err
@@ -149,9 +149,14 @@ def test_a_result_for_a_closed_stdout_is_an_error(command: str, tmp_path: Path) 
 def test_a_closed_stdout_does_not_matter_to_results_in_a_file(pets: Path) -> None:
     status, out, err = shell("PROGRAM predict model.safetensors *.png --out all.jsonl --quiet >&- 2>&- <&-", pets)
     assert (status, out, err) == (0, "", "")
-    assert [json.loads(line)["image"] for line in (pets / "all.jsonl").open()] == ["0.png", "1.png", "2.png"]
+    assert [json.loads(line)["image"] for line in (pets / "all.jsonl").read_text("utf-8").splitlines()] == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
 
 
+@pytest.mark.slow
 def test_predict_without_stdout_says_so(pets: Path) -> None:
     status, out, err = shell("PROGRAM predict model.safetensors 0.png --quiet >&-", pets)
     assert (status, out, err) == (1, "", CLOSED)
@@ -173,7 +178,8 @@ def test_no_file_gets_the_descriptor_of_a_closed_stream(tmp_path: Path) -> None:
     program = "from inception_v3.support.streams import *; protect_streams(); import os; print(os.open('/dev/null', 0))"
     (tmp_path / "p.py").write_text(program)
     status, out, _ = shell(f"{sys.executable} p.py <&- 2>&-", tmp_path)
-    assert (status, out) == (0, "3\n")
+    assert status == 0
+    assert int(out) > 2
 
 
 @pytest.mark.parametrize("command", ["cache --clear all --cache features", "predict model.safetensors -"])
@@ -187,36 +193,25 @@ def test_a_reader_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
     assert shell(line, tmp_path) == (0, "", "0\n0\n")
 
 
-@pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1", "utf-16"])
-def test_a_character_that_stdout_lacks_is_escaped(encoding: str, pets: Path) -> None:
-    status, _, err = shell("PROGRAM predict model.safetensors 0.png > plain.txt", pets, PYTHONIOENCODING=encoding)
-    assert status == 0, err
-    plain = (pets / "plain.txt").read_text(encoding.partition(":")[0])
-    names = {"ascii:strict": (r"\u732b", r"d\xf6g"), "latin-1": (r"\u732b", "dög"), "utf-16": ("猫", "dög")}[encoding]
-    assert all(name in plain for name in names), plain
+@pytest.mark.parametrize(("encoding", "arrow"), [("ascii:strict", r"\u2192"), ("latin-1", r"\u2192"), ("utf-16", "→")])
+def test_a_character_that_stdout_lacks_is_escaped(encoding: str, arrow: str, tmp_path: Path) -> None:
+    status, _, err = shell("PROGRAM describe > plain.txt", tmp_path, PYTHONIOENCODING=encoding)
+    assert (status, err.replace("\0", "")) == (0, "")
+    assert arrow in (tmp_path / "plain.txt").read_text(encoding.partition(":")[0])
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"PYTHONIOENCODING": "ascii:strict"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ],
-)
-def test_json_holds_every_character_on_a_stdout_in_ascii(environment: dict[str, str], pets: Path) -> None:
-    status, out, err = shell("PROGRAM predict model.safetensors 0.png --json", pets, **environment)
+def test_json_holds_every_character_on_a_stdout_in_ascii(pets: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    status, out, err = shell("PROGRAM predict model.safetensors 0.png --json", pets, **ascii_only)
     assert status == 0, err
     assert out.isascii()
     assert {row["class"] for row in json.loads(out)["predictions"]} == {"猫", "dög"}
 
 
-@pytest.mark.parametrize(
-    "environment", [{"TERM": "dumb"}, {"COLUMNS": "1"}, {"NO_COLOR": "1"}, {"PYTHONIOENCODING": "ascii:strict"}]
-)
-def test_tables_are_printed_on_any_terminal(environment: dict[str, str], tmp_path: Path) -> None:
-    status, out, err = shell("PROGRAM describe", tmp_path, **environment)
+def test_tables_are_printed_on_any_terminal(tmp_path: Path) -> None:
+    status, out, err = shell("PROGRAM describe", tmp_path, TERM="dumb", COLUMNS="1", NO_COLOR="1")
     assert (status, err) == (0, "")
-    assert out
+    assert "Conv2d" in out
 
 
 @pytest.mark.parametrize("is_socket", [False, True])
@@ -235,6 +230,7 @@ def test_a_non_blocking_stdout_is_waited_for(is_socket: bool, tmp_path: Path) ->
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_predictor_needs_no_streams(pets: Path) -> None:
     """Like a program with windows: pythonw has no streams."""
     program = """if True:
