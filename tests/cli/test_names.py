@@ -112,7 +112,9 @@ def test_a_csv_table_that_was_cut_off_inside_a_name_is_resumed(run: Run, folder:
     table = (folder / "cut.csv").read_bytes()
     (folder / "cut.csv").write_bytes(table[: table.index(b"two\nlines") + 6])
     assert run("--out cut.csv --resume --quiet")[0] == 0
-X    assert [row[0] for row in after] == [row[0] for row in before]
+    texts = table.decode(), (folder / "cut.csv").read_bytes().decode()
+    before, after = (list(csv.reader(io.StringIO(text, newline=""))) for text in texts)
+    assert [row[0] for row in after] == [row[0] for row in before]
 
 
 @pytest.mark.parametrize(
