@@ -7,9 +7,13 @@ import sys
 import threading
 from contextlib import suppress
 
+from inception_v3.errors import InputError
+from inception_v3.support.streams import protect_streams
+
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    protect_streams()
     # During imports there is nothing to save, so Ctrl-C ends the program at once, without a traceback.
     default_handler = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if default_handler:
@@ -32,11 +36,11 @@ def _exit(status: int) -> None:
     """Exit without PyTorch's own teardown, which takes most of a second, but after all other cleanup."""
     threading._shutdown()  # type: ignore[attr-defined]  # joins threads, as the interpreter does
     atexit._run_exitfuncs()
-    with suppress(OSError):  # a full disk or a closed pipe: the interpreter's own exit reports it
+    with suppress(OSError, InputError):  # of an output that an error has left unwritten; the error was reported
         for stream in (sys.stdout, sys.stderr):
             if stream and not stream.closed:  # logging libraries close their streams at exit
                 stream.flush()
-        os._exit(status)
+    os._exit(status)
 
 
 if __name__ == "__main__":

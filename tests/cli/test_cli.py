@@ -347,6 +347,7 @@ def test_messages_are_not_lost_while_a_thread_decodes_a_tiff() -> None:
     program = """if True:
         import threading, warnings
         from inception_v3 import cli
+        from inception_v3.__main__ import main
         from inception_v3.images import decode as images
         from inception_v3.errors import InputError
 
@@ -365,7 +366,7 @@ def test_messages_are_not_lost_while_a_thread_decodes_a_tiff() -> None:
 
         cli.app = command
         try:
-            cli.main()
+            main()
         finally:
             finished.set()
     """
@@ -411,7 +412,7 @@ def test_output_that_cannot_be_written_is_reported_in_one_line(command: str, mod
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
-    assert "the output cannot be written (No space left on device)" in done.stderr
+    assert "standard output: cannot be written (No space left on device)" in done.stderr
     assert "Traceback" not in done.stderr
 
 

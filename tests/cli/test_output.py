@@ -189,13 +189,6 @@ def test_quiet_prints_neither_lines_of_progress_nor_a_summary(run: Run) -> None:
     assert [line.split(":")[0] for line in err.splitlines()] == ["pets/cat/bad.png", "error"]
 
 
-def test_notes_do_not_go_to_stdout_if_stderr_is_closed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", None)  # as Python does after 2>&-
-    status, out, err = run("predict model.safetensors pets/cat/01.png --log-every 0.01")
-    assert (status, err) == (0, "")
-    assert re.fullmatch(r"pets/cat/01.png  cat [\d.]+%  dog [\d.]+%\n", out)
-
-
 @pytest.mark.parametrize("value", ["-1", "abc", "nan", "inf", ""])
 def test_log_every_refuses_what_is_no_number_of_seconds(run: Run, value: str) -> None:
     status, out, err = run(f"predict model.safetensors pets --log-every={value}")

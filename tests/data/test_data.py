@@ -346,7 +346,7 @@ def test_a_pattern_does_not_skip_a_folder_without_permission(tmp_path: Path, unp
         load_data(f"{tmp_path}/*/*.tar")
 
 
-def test_files_with_control_characters_can_be_opened_and_have_printable_names(tmp_path: Path) -> None:
+def test_files_with_any_characters_can_be_opened_and_keep_their_names(tmp_path: Path) -> None:
     for number, name in enumerate((b"line\nend", b"\xff\xfe", b"plain")):
         for other in ("cat", "dog"):
             file = write_image(tmp_path / "set" / other / f"{number}.png")
@@ -355,7 +355,7 @@ def test_files_with_control_characters_can_be_opened_and_have_printable_names(tm
     for part in (train, test):
         for index, name in enumerate(part.names):
             assert part.open(index).size == (80, 90)
-            assert len(name.encode().splitlines()) == 1
+            assert (tmp_path / "set" / name).is_file()
 
 
 # ------------------------------------------------------------------------------------------------- batches

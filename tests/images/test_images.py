@@ -883,15 +883,11 @@ class TestArguments:
             "[a].png", "holiday [1]/b.png", "what?.png", "*.png",
         ]  # fmt: skip
 
-    def test_a_printable_name_still_opens_the_file(self, folder):
-        for name, printed in (
-            ("\udcff.png", "\\udcff.png"),
-            ("a\nb.png", "a\\nb.png"),
-            ("猫 \u202f.png", "猫 \u202f.png"),
-        ):
+    def test_an_image_has_the_true_name_of_its_file(self, folder):
+        for name in ("\udcff.png", "a\nb.png", "猫 \u202f.png"):
             save(folder / name)
             (source,) = expand([name])
-            assert source.name == printed
+            assert source.name == name
             assert source.open().size == (2, 2)
 
     @pytest.mark.parametrize("argument", ["no.png", "no/", "*.png", "**/*.png", "no/**/*.png", "["])

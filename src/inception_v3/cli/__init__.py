@@ -4,7 +4,6 @@ The file of a command is imported only when that command runs, and PyTorch only 
 and messages about wrong options therefore appear at once, and `predict` starts quickly with an exported network.
 """
 
-import errno
 import os
 import sys
 import threading
@@ -37,11 +36,10 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 from inception_v3.support.packages import TORCH_PACKAGES, install_command
 from inception_v3.support.signals import Interrupted, end_at_next_signal, stop_signals_raise
-from inception_v3.support.system_errors import describe_failure, write_reason
+from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
-OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe", "cache")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 COMMON_OPTIONS = {"quiet": (Quiet, False), "verbose": (Verbose, False)}  # of every command, with their defaults
@@ -146,14 +144,15 @@ def inception_v3(
 
 def main() -> None:
     """Run a command. Errors that the user can fix are reported in one line, with an exit status and no traceback."""
-    _duplicate_stderr()
     threading.excepthook = _ignore_output_errors
     # Only the first process prints warnings. Python's default format would add a line of this package's source code.
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process() else None
     set_verbosity(quiet=False, verbose=False)
     try:
         with stop_signals_raise():
-            sys.exit(_run())
+            status = _run()
+            sys.stdout.flush()  # now, while an error can still be reported
+            sys.exit(status)
     except InputError as error:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt as error:
@@ -161,15 +160,8 @@ def main() -> None:
         print_message("interrupted")
         sys.exit(error.exit_status if isinstance(error, Interrupted) else 130)
     except BrokenPipeError:  # the reader of a pipe, such as head, has read enough
-        _discard_stdout()
         sys.exit(0)
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is None and error.errno in OUTPUT_ERRORS:  # of stdout
-            _discard_stdout()
-            cause = error.strerror or f"{error}"
-            if error.errno == errno.EFBIG:
-                cause = write_reason(error).partition(";")[0]
-            _fail(f"the output cannot be written ({cause}); redirect it to another file or disk")
         if isinstance(error, ModuleNotFoundError) and error.name in TORCH_PACKAGES:
             _fail(f"`inception-v3 {sys.argv[1]}` needs {error.name}; {install_command('torch')}", 2)
         if line := describe_failure(error):
@@ -194,8 +186,6 @@ def _run() -> int:
         return run
     detail(f"inception-v3 {__version__}, Python {sys.version.split()[0]}")
     run()
-    if sys.stdout is not None:  # it is None after >&-
-        sys.stdout.flush()  # now, while an error can still be reported
     detail("done")
     return 0
 
@@ -218,27 +208,13 @@ def _describe_bug(error: Exception) -> str:
 
 
 def _fail(message: str, status: int = 1) -> None:
+    with suppress(InputError, OSError):  # of the output so far, which could not be written either
+        sys.stdout.flush()
     print_message(f"error: {message}", style="bold red")
     sys.exit(status)
-
-
-def _duplicate_stderr() -> None:
-    """Let sys.stderr write to a duplicate of descriptor 2.
-
-    Descriptor 2 is redirected while a thread decodes a TIFF (images/decode.py).
-    """
-    with suppress(AttributeError, OSError):  # stderr is closed, or not a file
-        if sys.stderr.fileno() == 2:
-            # The descriptor stays open at exit, like the original: closing it is left to the system.
-            sys.stderr = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, sys.stderr.errors, closefd=False)
 
 
 def _ignore_output_errors(failed: threading.ExceptHookArgs) -> None:
     """Ignore OSErrors in threads. TensorBoard writes in a thread; if the disk is full, the training reports it."""
     if not issubclass(failed.exc_type, OSError):
         threading.__excepthook__(failed)
-
-
-def _discard_stdout() -> None:
-    """Discard the buffered output, which the interpreter would try to write again when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

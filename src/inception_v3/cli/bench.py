@@ -1,6 +1,5 @@
 """`inception-v3 bench`"""
 
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from inception_v3.cli.common import (
     note,
     output_option,
     precision_option,
+    print_json,
     running_option,
     warn,
 )
@@ -84,13 +84,12 @@ def bench(
     from inception_v3.images.addresses import collect
 
     sources = collect(images) if images else None
-    from rich.console import Console
-
     from inception_v3.benchmarking.bench import bench, low_agreement
     from inception_v3.benchmarking.report import write_csv, write_html
     from inception_v3.reports.tables import STDOUT
     from inception_v3.support.devices import pick_device
     from inception_v3.support.progress import duration, show_progress
+    from inception_v3.support.streams import new_console
     from inception_v3.weights.load import load
 
     if device.startswith("cuda"):
@@ -126,9 +125,9 @@ def bench(
         with atomic_write(plot) as temporary:
             speeds(rows, relative_peaks, temporary)
     if as_json:
-        print(json.dumps(asdict(result)))
+        print_json(asdict(result))
     elif table != STDOUT:
-        Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(result))
+        new_console(width=None if sys.stdout.isatty() else WIDTH).print(_table(result))
     note(f"{len(result.rows)} measurements, {len(result.skipped)} left out, {duration(time.monotonic() - started)}")
     for name, reason in result.skipped.items():
         note(f"{name}: not measured: {reason}")

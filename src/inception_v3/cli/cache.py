@@ -1,6 +1,5 @@
 """`inception-v3 cache`"""
 
-import json
 import shutil
 import sys
 from contextlib import closing
@@ -9,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inception_v3.cli.common import Cache, Json, data_option, output, warn
+from inception_v3.cli.common import Cache, Json, data_option, output, print_json, print_line, warn
 from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, write_error
 from inception_v3.support.system_errors import is_folder, list_folder
-from inception_v3.support.text import choose
+from inception_v3.support.text import choose, printable
 
 if TYPE_CHECKING:
     from inception_v3.inference.feature_store import FeatureStore
@@ -49,7 +48,7 @@ def cache(
         spaces = store.spaces() if store.file.exists() else []
     sizes = {name: _size(store.file if cache and name == FEATURES else path) for name, path in sorted(folders.items())}
     if as_json:
-        print(json.dumps({"folder": str(store.file.parent), "spaces": spaces, "folders": sizes}))
+        print_json({"folder": str(store.file.parent), "spaces": spaces, "folders": sizes})
     else:
         _print_tables(store.file.parent, spaces, sizes)
     for message in store.messages:
@@ -89,8 +88,9 @@ def _print_tables(folder: Path, spaces: list[dict[str, Any]], sizes: dict[str, i
     for space in spaces:
         fields = (space[name] for name in ("end_point", "preprocessing", "precision", "engine"))
         megabytes = f"{space['bytes'] / 1e6:,.1f}"
-        table.add_row(space["weights"][:12], *fields, f"{space['images']:,}", megabytes, space["used"])
+        cells = space["weights"][:12], *fields, f"{space['images']:,}", megabytes, space["used"]
+        table.add_row(*map(printable, cells))
     output.print(table)
     for name, size in sizes.items():
-        output.print(f"{name}: {size / 1e6:,.1f} MB", highlight=False, markup=False, soft_wrap=True)
-    output.print(f"feature store in {folder}", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"{name}: {size / 1e6:,.1f} MB")
+    print_line(f"feature store in {folder}")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.errors import InputError
-from inception_v3.support.text import choose, percent, printable
+from inception_v3.support.text import choose, percent, printable, to_json
 from inception_v3.support.verbosity import verbosity
 
 if TYPE_CHECKING:
@@ -287,18 +287,19 @@ def __getattr__(name: str) -> Any:
     """
     if name not in ("output", "messages"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rich.console import Console
+    from inception_v3.support.streams import new_console
 
-    globals().update(output=Console(), messages=Console(stderr=True, quiet=verbosity.quiet))
+    globals().update(output=new_console(), messages=new_console(stderr=True, quiet=verbosity.quiet))
     return globals()[name]
 
 
-def print_message(text: str, style: str | None = None) -> None:
-    """Print a line to stderr as it is, also with --quiet: rich neither highlights nor wraps it."""
+def print_message(text: str, style: str = "") -> None:
+    """Print a line to stderr as `printable` shows it, also with --quiet."""
     from inception_v3.cli.common import messages
+    from inception_v3.support.streams import print_text
 
     messages.quiet = False
-    messages.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+    print_text(messages, text, style)
     messages.quiet = verbosity.quiet
 
 
@@ -308,14 +309,29 @@ def warn(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line to stderr, unless --quiet is given."""
-    if not verbosity.quiet and sys.stderr is not None:  # it is None after 2>&-, and print would use stdout
-        print(text, file=sys.stderr)
+    """Print a line to stderr as `printable` shows it, unless --quiet is given."""
+    if not verbosity.quiet:
+        print(printable(text), file=sys.stderr)
+
+
+def print_line(text: str) -> None:
+    """Print a line of the result to stdout as `printable` shows it. Raises InputError: stdout cannot be written."""
+    print(printable(text), flush=True)
+
+
+def print_json(value: object, **options: Any) -> None:
+    """Print a result to stdout as one line of JSON; see `to_json`. Raises InputError: stdout cannot be written."""
+    text = to_json(value, **options)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, **options)  # in ASCII
+    print(text, flush=True)
 
 
 def terminal() -> "Console | None":
     """The console of the messages if stderr is a terminal, else None: rich is then not imported."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         return None
     from inception_v3.cli.common import messages
 
@@ -353,17 +369,14 @@ def warn_unreadable(lines: list[str], count: int, listed_in: Path | None = None,
 
 def print_run(run: "RunFolder", data: str, metrics: "Metrics", as_json: bool, **more: Any) -> None:
     """Print the result of a training in one line, or as JSON with the values of `more`."""
-    from inception_v3.cli.common import output
-
     if as_json:
         bad = [{"image": image, "reason": reason} for image, reason in run.bad_images]  # training and held-out images
         held_out = {key: value for key, value in metrics.as_dict().items() if key != "bad"}
         result = {"run": str(run.path), "data": data, "held_out": held_out, "bad": bad}
-        print(json.dumps(result | more, allow_nan=False))
+        print_json(result | more, allow_nan=False)
     else:
         top5 = percent(metrics.top5, metrics.count)
-        line = f"{run.path}: {metrics.describe('held-out images')}, top-5 {top5}"
-        output.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(f"{run.path}: {metrics.describe('held-out images')}, top-5 {top5}")
 
 
 def choose_worker_count(requested: int | None, images: int, data: str) -> int:

@@ -1,6 +1,5 @@
 """`inception-v3 convert`"""
 
-import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
@@ -9,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, choice, detail, messages, note, output_option
+from inception_v3.cli.common import (
+    MODEL_HELP,
+    Json,
+    WeightsFile,
+    choice,
+    detail,
+    messages,
+    note,
+    output_option,
+    print_json,
+    print_line,
+)
+from inception_v3.support.text import printable
 from inception_v3.weights.formats.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -45,6 +56,8 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Convert weights between frameworks and verify that the outputs match."""
+    from rich.text import Text
+
     from inception_v3.support.files import is_stdout
     from inception_v3.weights.convert import convert
 
@@ -52,7 +65,7 @@ def convert(
 
     def announce(message: str) -> None:  # starts the status only now: a download shows its own progress
         detail(message)
-        status.update(message)
+        status.update(Text(printable(message)))
         status.start()
 
     try:
@@ -72,22 +85,22 @@ def convert(
     # The file may have been written to the standard output: nothing may follow it there.
     with redirect_stdout(sys.stderr) if is_stdout(destination) else nullcontext():
         if as_json:
-            print(json.dumps(asdict(conversion)))
+            print_json(asdict(conversion))
         else:
             _report(conversion)
 
 
 def _report(conversion: "Conversion") -> None:
     size = "x".join(map(str, conversion.image_size))
-    print(
+    print_line(
         f"{conversion.destination}: {conversion.source_format} to {conversion.format}; the logits differ by "
         f"{conversion.difference:.1e} at {size}"
     )
     check = conversion.check
     if check and check.instead_of:
-        print(f"  checked by reading it back here, since {check.instead_of}")
+        print_line(f"  checked by reading it back here, since {check.instead_of}")
     elif check:
-        print(f"  checked by {check.program}, which differs by {check.difference:.1e}")
+        print_line(f"  checked by {check.program}, which differs by {check.difference:.1e}")
     for reason in conversion.reasons:
         note(f"  {reason}")
     if conversion.folded:

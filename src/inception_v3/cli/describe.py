@@ -1,9 +1,8 @@
 """`inception-v3 describe`"""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
-from inception_v3.cli.common import DEPTH_HELP, Json, model_option, output
+from inception_v3.cli.common import DEPTH_HELP, Json, model_option, output, print_json
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def describe(
     except ValueError as error:
         raise InputError(str(error), exit_status=2) from error
     if as_json:
-        print(json.dumps(description))
+        print_json(description)
     else:
         output.print(_table(description))
 

@@ -1,6 +1,5 @@
 """`inception-v3 evaluate`"""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -32,6 +31,8 @@ from inception_v3.cli.common import (
     note,
     output,
     precision_option,
+    print_json,
+    print_line,
     unreadable_lines,
     warn,
     warn_unreadable,
@@ -39,7 +40,7 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import CHOICES
-from inception_v3.support.text import percent
+from inception_v3.support.text import percent, printable
 
 if TYPE_CHECKING:
     import torch
@@ -109,13 +110,13 @@ def evaluate(
     options = EvaluateOptions([model, *(others or ())], weights, data, crops, described)
     report = check_report_files(report, table, as_json, [*options.models, data])
     import torch
-    from rich.console import Console
 
     from inception_v3.data import load_held_out
     from inception_v3.evaluation.precisions import evaluate_precision, open_in
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
     from inception_v3.support.progress import show_progress, summary
+    from inception_v3.support.streams import new_console
     from inception_v3.training.run_folder import training_images
 
     by_torch = engine in ("auto", "pytorch")  # other engines have their own names of devices
@@ -130,7 +131,7 @@ def evaluate(
         )
         names = precision or (None,)
         for name in ALL_PRECISIONS if "all" in names else names:
-            with show_progress(messages if processes.rank == 0 else Console(quiet=True)) as start_step:
+            with show_progress(messages if processes.rank == 0 else new_console(quiet=True)) as start_step:
                 step = start_step("evaluating" + f" in {name}" * (name is not None), len(images))
                 step.update(0, "preparing the network")
                 try:
@@ -247,7 +248,7 @@ def _report(
         "precisions": [result.as_dict() for result in results],
     }
     if as_json:
-        print(json.dumps(settings | metrics.as_dict(), allow_nan=False))
+        print_json(settings | metrics.as_dict(), allow_nan=False)
     elif table != STDOUT:
         _show(results)
     if metrics.unanswered:
@@ -266,7 +267,6 @@ def _report(
 
 def _show(results: "list[PrecisionResult]") -> None:
     from rich.table import Table
-    from rich.text import Text
 
     metrics = results[0].metrics
     table = Table("class", title=f"{metrics.count} images")
@@ -274,7 +274,7 @@ def _show(results: "list[PrecisionResult]") -> None:
         table.add_column(name, justify="right")
     for row in metrics.per_class():
         rates = [percent(row[key], row["count"]) for key in ("recall", "precision")]
-        table.add_row(Text(row["class"]), str(row["count"]), *rates)
+        table.add_row(printable(row["class"]), str(row["count"]), *rates)
     output.print(table)
     if len(results) > 1:
         figures = Table("precision", "engine", box=None, pad_edge=False)
@@ -292,4 +292,4 @@ def _show(results: "list[PrecisionResult]") -> None:
             f"{metrics.describe()}, top-5 {percent(metrics.top5, metrics.count)}, loss {metrics.loss:.4f}, "
             f"ECE {metrics.ece:.4f} ({results[0].precision}, {results[0].engine}, {results[0].speed:.1f} images/s)"
         )
-    output.print(line, highlight=False, soft_wrap=True)
+    print_line(line)

@@ -1,6 +1,5 @@
 """`inception-v3 export`"""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +21,8 @@ from inception_v3.cli.common import (
     note,
     output_option,
     precision_option,
+    print_json,
+    print_line,
     terminal,
 )
 from inception_v3.errors import InputError
@@ -128,7 +129,7 @@ def export(
         write_triton(out, next(iter(written.values())))
     note(f"{count_of(len(written), 'file')} written in {duration(time.monotonic() - started)}")
     if as_json:
-        print(json.dumps({name: asdict(description) for name, description in written.items()}))
+        print_json({name: asdict(description) for name, description in written.items()})
     else:
         _print(written)
     if errors:
@@ -179,8 +180,8 @@ def _output_files(out: Path, to: str | None, precisions: "list[Precision]") -> "
 
 def _print(written: "dict[str, Description]") -> None:
     for name, description in written.items():
-        print(f"{name}: {description}")
+        print_line(f"{name}: {description}")
         if (speed := description.speed) is not None:
-            print(f"  {speed.batches:.1f} images/s, {1000 / speed.single:.0f} ms for one image ({speed.cpu})")
+            print_line(f"  {speed.batches:.1f} images/s, {1000 / speed.single:.0f} ms for one image ({speed.cpu})")
         if description.kept_higher:
-            print(f"  kept in a higher precision: {', '.join(description.kept_higher)}")
+            print_line(f"  kept in a higher precision: {', '.join(description.kept_higher)}")

@@ -1,6 +1,5 @@
 """`inception-v3 fidelity`"""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 
 from inception_v3.cli.common import (
     Cache,
@@ -32,6 +30,8 @@ from inception_v3.cli.common import (
     output,
     output_option,
     precision_option,
+    print_json,
+    print_line,
     running_option,
     warn,
     warn_unreadable,
@@ -39,6 +39,7 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 from inception_v3.fidelity.conventions import MODES, PROGRAMS, find_convention
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, FidelityOptions, NetworkPrecision
+from inception_v3.support.text import printable
 
 if TYPE_CHECKING:
     from inception_v3.fidelity.result import FidelityResult
@@ -192,7 +193,7 @@ def _write_outputs(result: "FidelityResult", outputs: _Outputs) -> None:
     from inception_v3.reports.tables import STDOUT
 
     if outputs.as_json:
-        print(json.dumps(result.as_dict(), ensure_ascii=False))
+        print_json(result.as_dict())
     elif outputs.table != STDOUT:
         _print_table(result, output)
     _print_messages(result)
@@ -226,7 +227,7 @@ def _score_snapshots(
     if last is None:
         raise InputError(f"none of the {len(snapshots)} snapshots has scores; see the lines above")
     if outputs.as_json:
-        print(json.dumps([row.values for row in rows], ensure_ascii=False))
+        print_json([row.values for row in rows])
     elif outputs.table != STDOUT:
         _print_snapshots(rows, last, output)
     for line in messages_of(rows, "warnings"):
@@ -309,14 +310,14 @@ def _print_snapshots(rows: "list[SnapshotScores]", last: "FidelityResult", conso
     for score in scores:
         table.add_column(_title(score, console), justify="right")
     for row in rows:
-        table.add_row(escape(row.snapshot.name), *(cell(row, score) for score in scores))
+        table.add_row(printable(row.snapshot.name), *(cell(row, score) for score in scores))
     console.print(table)
     lines = facts(rows, last)
     if more:
         names = ", ".join(_title(score, console) for score in more)
         lines.append(f"The other scores ({names}) are in the files of --csv and --report, and in --json.")
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(line)
 
 
 def _title(score: "ScoreName", console: Console) -> str:
@@ -336,7 +337,7 @@ def _print_table(result: "FidelityResult", console: Console) -> None:
         table.add_row(_title(score, console), value, spread)
     console.print(table)
     for line in [*result.describe(), f"Cite as: {result.cite_as()}"]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(line)
 
 
 def _print_messages(result: "FidelityResult") -> None:

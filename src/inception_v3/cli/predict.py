@@ -1,6 +1,5 @@
 """`inception-v3 predict`"""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext, suppress
@@ -31,6 +30,8 @@ from inception_v3.cli.common import (
     note,
     output_option,
     precision_option,
+    print_json,
+    print_line,
     terminal,
     warn,
 )
@@ -223,10 +224,10 @@ def _print(
 
     def show(prediction: "Prediction") -> None:
         if as_json:
-            print(json.dumps(prediction.as_dict(), ensure_ascii=False), flush=True)
+            print_json(prediction.as_dict())
         elif prediction.error is None:
             ranked = "  ".join(f"{name} {probability:.1%}" for name, probability in prediction.classes)
-            print(f"{prediction.image}  {ranked}", flush=True)
+            print_line(f"{prediction.image}  {ranked}")
 
     return handle_each(predictions, show, show_count=not sys.stdout.isatty())
 
@@ -264,7 +265,7 @@ def _write(
     if remaining.unmatched:
         warn(f"{out}: {remaining.unmatched:,} results are of images that were not given this time; they are kept")
     if as_json:
-        print(json.dumps({"out": str(out), "pictures": count, "failed": failed, "earlier": remaining.done, **about}))
+        print_json({"out": str(out), "pictures": count, "failed": failed, "earlier": remaining.done, **about})
     return count, failed
 
 

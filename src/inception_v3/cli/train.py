@@ -113,12 +113,11 @@ def train(
         image_size=image_size,
         depth_multiplier=depth_multiplier,
     )
-    from rich.console import Console
-
     from inception_v3.data import load_data
     from inception_v3.images.addresses import short_name
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
+    from inception_v3.support.streams import new_console
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.training.train import train
 
@@ -146,7 +145,7 @@ def train(
             warn_of_missing(run)
         if resume and is_first and not run.latest_state_file:
             warn(f"{out}: no saved state to resume; starting a new run")
-        console = messages if is_first else Console(quiet=True)
+        console = messages if is_first else new_console(quiet=True)
         stack.enter_context(show_resume_command(console))
         metrics = train(train_set, test_set, run, chosen_recipe, own, options=options, group=processes, console=console)
     if is_first:
@@ -164,11 +163,12 @@ def warn_of_missing(run: "RunFolder") -> None:
 def show_resume_command(console: "Console") -> Iterator[None]:
     """After Ctrl-C, SIGTERM or SIGHUP, print the command that resumes the training, and exit."""
     from inception_v3.support.signals import Interrupted
+    from inception_v3.support.streams import print_text
 
     try:
         yield
     except Interrupted as interrupted:
-        console.print(f"resume with: {resume_command()}", highlight=False, markup=False, soft_wrap=True)
+        print_text(console, f"resume with: {resume_command()}")
         sys.exit(interrupted.exit_status)
 
 

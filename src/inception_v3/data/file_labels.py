@@ -29,7 +29,7 @@ from inception_v3.data.splits import (
 from inception_v3.errors import InputError
 from inception_v3.images.find import SHARD_NAME
 from inception_v3.support.system_errors import is_file, read_reason, why_missing
-from inception_v3.support.text import byte_order_encoding, nfc, printable
+from inception_v3.support.text import byte_order_encoding, from_utf8, nfc, printable, text_line
 
 FILE_COLUMNS = ("filename", "file", "image", "path", "id", "file_name", "file_path", "filepath", "image_id", "img")
 LABEL_COLUMNS = ("label", "class", "category", "class_name", "label_name")
@@ -198,7 +198,7 @@ def _time_limit(option: str) -> Iterator[Callable[[], None]]:
 
 @lru_cache(maxsize=1024)
 def _class_name(label: str) -> str:
-    return nfc(printable(label.strip()))
+    return nfc(text_line(label.strip()))
 
 
 class _TableLabels:
@@ -363,7 +363,7 @@ def _read_rows(path: Path, encoding: str, delimiter: str, columns: tuple[int, in
             for row in reader:
                 if row:
                     file_name, label = (row[column] if column < len(row) else "" for column in columns)
-                    yield reader.line_num, file_name, label
+                    yield reader.line_num, from_utf8(file_name), label
     except OSError as error:
         raise InputError(f"--labels {printable(path)}: {read_reason(path, error)}") from error
     except (UnicodeError, csv.Error) as error:

@@ -20,7 +20,7 @@ from inception_v3.data.splits import (
 from inception_v3.errors import InputError
 from inception_v3.images.find import NO_CLASS_REASON, LeftOut, is_image_name, is_system_name, list_images, list_unsorted
 from inception_v3.support.system_errors import is_folder, list_folder
-from inception_v3.support.text import nfc, printable
+from inception_v3.support.text import nfc, text_line
 
 
 def find_folder_splits(root: Path) -> SplitReaders:
@@ -67,7 +67,7 @@ def read_folder(root: Path) -> LabelledImages:
     """
     folders_by_class = defaultdict(list)
     for folder in _subfolders(root):
-        folders_by_class[nfc(printable(folder.name))].append(folder)
+        folders_by_class[nfc(text_line(folder.name))].append(folder)
     if not folders_by_class:
         raise InputError(f"{root}: no class folders in it; {CLASS_FOLDERS_REMEDY.format(root)}", exit_status=2)
     class_names = sort_class_names(folders_by_class)
@@ -100,8 +100,7 @@ def _source(root: Path, relative_paths: PackedStrings, index: int) -> Path:
 
 
 def _name(relative_paths: PackedStrings, index: int) -> str:
-    path = relative_paths[index]
-    return path if path.isprintable() else printable(path)  # printable() is slow
+    return relative_paths[index]
 
 
 def sort_class_names(names: Iterable[str]) -> list[str]:

@@ -61,7 +61,7 @@ def read_parquet(files: list[Path], address: str) -> LabelledImages:
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
     """Silence the log messages of `datasets`, and its progress bars outside a terminal. It still raises its errors."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         datasets.disable_progress_bars()
     verbosity = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)

@@ -42,7 +42,7 @@ from inception_v3.images.addresses import exists, expand_paths, is_url
 from inception_v3.images.find import SHARD_NAME, is_system_name, list_images
 from inception_v3.support.arguments import checked
 from inception_v3.support.system_errors import check_readable, is_file, is_folder, list_folder
-from inception_v3.support.text import nfc, printable
+from inception_v3.support.text import nfc, text_line
 
 MAX_COMPARED = 100_000  # duplicates in larger data sets are not looked for: that would take minutes
 _KIND_AND_LOCATION = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")
@@ -115,10 +115,10 @@ def load_held_out(
 
 def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], address: str) -> LabelledImages:
     """All images except those in `trained_on`. A set that has no name in common with the images is ignored."""
-    names = set(map(nfc, images.names))
+    names = {nfc(text_line(name)) for name in images.names}
     of_models = [set(map(nfc, model_names)) for model_names in trained_on]
     known = set[str]().union(*(model_names for model_names in of_models if not model_names.isdisjoint(names)))
-    kept = [index for index, name in enumerate(images.names) if nfc(name) not in known]
+    kept = [index for index, name in enumerate(images.names) if nfc(text_line(name)) not in known]
     if not kept:
         raise InputError(
             f"{address}: every one of the {len(images)} images has the name of a training image; give other images"
@@ -157,7 +157,7 @@ def _find_images(address: str) -> tuple[LabelledImages, Sequence[str]]:
     root = Path(address)
     if is_folder(address) and next(list_images(root), None) is not None:
         images = read_folder_images(root)
-        parent = f"{printable(root.resolve().as_posix())}/"
+        parent = f"{root.resolve().as_posix()}/"
         return images, LazySequence(lambda index: parent + images.names[index], range(len(images)))
     has_files = address not in ("-", "digits") and (exists(address) or not _KIND_AND_LOCATION.fullmatch(address))
     listed = [] if not has_files else _list_files(root) if is_folder(address) else expand_paths(address)
@@ -169,7 +169,7 @@ def _find_images(address: str) -> tuple[LabelledImages, Sequence[str]]:
     files = local_files(listed)
     images = read_archive_images(files, address)
     are_unique = len({file.name for file in files}) == len(files)  # otherwise the names are already paths
-    parents = {printable(file.name): f"{printable(file.parent.as_posix())}/" for file in files if are_unique}
+    parents = {file.name: f"{file.parent.as_posix()}/" for file in files if are_unique}
     return images, LazySequence(lambda index: _full_path(images.names[index], parents), range(len(images)))
 
 

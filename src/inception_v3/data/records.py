@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
-from rich.console import Console
 
 from inception_v3.data.labelled_images import LabelledImages, LazyImageFile
 from inception_v3.data.labels import MAX_LABEL, read_label_names
@@ -22,10 +21,10 @@ from inception_v3.images.find import LeftOut
 from inception_v3.support.files import cache_folder, write_text
 from inception_v3.support.json_values import read_json
 from inception_v3.support.progress import show_progress
+from inception_v3.support.streams import new_console
 from inception_v3.support.system_errors import read_error
-from inception_v3.support.text import printable
 
-INDEX_VERSION = 4  # increase it when FileIndex changes
+INDEX_VERSION = 5  # increase it when FileIndex changes
 MIN_SECONDS_TO_CACHE = 1.0  # an index that took less time is not cached
 
 
@@ -71,7 +70,7 @@ def read_records(
     Raises InputError: a file cannot be read, a label is not a whole number, or there is no labelled image.
     """
     unique = len({file.name for file in files}) == len(files)
-    prefixes = [printable(file.name if unique else file.as_posix()) for file in files]
+    prefixes = [file.name if unique else file.as_posix() for file in files]
     blocks: list[np.ndarray] = []
     labels = array("i")
     bad: list[tuple[str, str]] = []
@@ -80,7 +79,7 @@ def read_records(
     folders: dict[str, int] = {}
     left_out = LeftOut()
     numbered = False
-    with show_progress(Console(stderr=True)) as start_step:
+    with show_progress(new_console(stderr=True)) as start_step:
         step = start_step("indexing", len(files), "files")
         for file_index, file in enumerate(files):
             index = _cached_index(file, index_file)

@@ -37,7 +37,7 @@ from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.images.find import SAMPLE_REASON, is_image_name, unread_suffix
 from inception_v3.support.files import atomic_write, cache_folder, file_lock
 from inception_v3.support.system_errors import read_error, read_reason
-from inception_v3.support.text import nfc, printable
+from inception_v3.support.text import nfc, printable, text_line
 
 MAX_LABEL_BYTES = 2**20  # of a .cls or .json file
 MAX_DISK_FRACTION = 0.5  # of the free space, for one decompressed tar
@@ -125,9 +125,9 @@ def index_images(path: Path) -> FileIndex:
     index.folders = ["all"]
     for member in images:
         if member.fault:
-            index.bad.append((printable(member.name), member.fault))
+            index.bad.append((member.name, member.fault))
         else:
-            index.add(printable(member.name), member.offset, member.size, 0)
+            index.add(member.name, member.offset, member.size, 0)
     return index
 
 
@@ -147,8 +147,8 @@ def _index_members(path: Path, labels: dict[str, int | None] | None = None) -> t
     except OSError as error:
         raise read_error(path, error) from error
     unused = {} if without_samples else unused_members(member.name for member in members)
-    index.left_out = [(printable(name), SAMPLE_REASON) for name in unused.values()]
-    index.left_out += [(printable(member.name), suffix) for member in members if (suffix := unread_suffix(member.name))]
+    index.left_out = [(name, SAMPLE_REASON) for name in unused.values()]
+    index.left_out += [(member.name, suffix) for member in members if (suffix := unread_suffix(member.name))]
     return index, [
         member for number, member in enumerate(members) if is_image_name(member.name) and number not in unused
     ]
@@ -161,13 +161,13 @@ def _add_labelled(index: FileIndex, images: list[Member], labels: dict[str, int 
         sample = base.partition(".")[0]  # 7.1.jpg has the label of 7.cls, if there is no 7.1.cls
         label = labels.get(key, labels.get(f"{folder}/{sample}", -1))
         if member.fault:
-            index.bad.append((printable(member.name), member.fault))
+            index.bad.append((member.name, member.fault))
         elif label is None:
-            index.bad.append((printable(member.name), "its .cls and its .json have different labels; remove one"))
+            index.bad.append((member.name, "its .cls and its .json have different labels; remove one"))
         elif label < 0:
-            index.bad.append((printable(member.name), f"no label: add {base}.cls or {base}.json to the shard"))
+            index.bad.append((member.name, f"no label: add {base}.cls or {base}.json to the shard"))
         else:
-            index.add(printable(member.name), member.offset, member.size, label)
+            index.add(member.name, member.offset, member.size, label)
 
 
 def _add_class_folders(index: FileIndex, images: list[Member]) -> None:
@@ -185,10 +185,10 @@ def _add_class_folders(index: FileIndex, images: list[Member]) -> None:
         split = splits.get(path[depth], "")
         class_parts = path[depth + bool(split) : -1]
         if member.fault or not class_parts:
-            index.bad.append((printable(member.name), member.fault or "no label: it is in no class folder"))
+            index.bad.append((member.name, member.fault or "no label: it is in no class folder"))
         else:
-            label = classes.setdefault(f"{split}/{nfc(printable(class_parts[0]))}", len(classes))
-            index.add(printable(member.name), member.offset, member.size, label)
+            label = classes.setdefault(f"{split}/{nfc(text_line(class_parts[0]))}", len(classes))
+            index.add(member.name, member.offset, member.size, label)
     index.folders = list(classes)
 
 

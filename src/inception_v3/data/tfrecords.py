@@ -21,7 +21,7 @@ from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.support.crc32c import masked_crc
 from inception_v3.support.protocol_buffers import decode_varints, read_fields
 from inception_v3.support.system_errors import read_reason
-from inception_v3.support.text import printable
+from inception_v3.support.text import text_line
 
 TFRECORD_NAME = re.compile(r"\.tfrecords?$|-\d{5,}-of-\d{5,}$")  # matches the end of a name
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
@@ -156,7 +156,7 @@ def _add_example(index: FileIndex, path: Path, name: str, offset: int, content: 
         return
     index.add(name, offset, len(images[0]), label)
     if texts and isinstance(texts[0], bytes):
-        index.class_names.setdefault(label, printable(texts[0].decode("utf-8", "replace")))
+        index.class_names.setdefault(label, text_line(texts[0].decode("utf-8", "replace")))
 
 
 def read_record(name: str, path: Path, offset: int, size: int) -> bytes:

@@ -14,7 +14,6 @@ from inception_v3.images.addresses import STANDARD_INPUT, find_sources, images_i
 from inception_v3.images.containers import open_container
 from inception_v3.images.find import ImageSource, LeftOut, find_files, is_image_name
 from inception_v3.support.system_errors import is_folder
-from inception_v3.support.text import printable
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class ImageSet:
 def open_image_set(argument: str | Path) -> ImageSet:
     """Open an address. Raises InputError: missing, empty, damaged, or not supported."""
     address = str(argument)
-    name = STANDARD_INPUT if address == "-" else printable(address)
+    name = STANDARD_INPUT if address == "-" else address
     if address != "-" and not is_url(address) and is_folder(address):
         # Sorted as text, as the other programs sort, because KID and the Inception Score sample by index.
         left_out = LeftOut()
@@ -43,9 +42,7 @@ def open_image_set(argument: str | Path) -> ImageSet:
         if not files:
             raise InputError(f"{name}: no images in this folder; check the path", exit_status=2)
         count = len(files) if is_image_name(files[0]) else None
-        return ImageSet(
-            name, partial(_read, lambda: (ImageSource(printable(file), Path(file)) for file in files)), count
-        )
+        return ImageSet(name, partial(_read, lambda: (ImageSource(file, Path(file)) for file in files)), count)
     sources = list(find_sources(address))
     for source in sources:
         if isinstance(source.content, InputError):

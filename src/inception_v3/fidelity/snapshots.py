@@ -67,7 +67,7 @@ def find_snapshots(address: str) -> list[Snapshot]:
         key=lambda pair: _natural_order(pair[0]),
     )
     numbers = _numbers([name for name, _ in named])
-    return [Snapshot(printable(name), path, number) for (name, path), number in zip(named, numbers, strict=True)]
+    return [Snapshot(name, path, number) for (name, path), number in zip(named, numbers, strict=True)]
 
 
 def _is_set(entry: "os.DirEntry[str]") -> bool:

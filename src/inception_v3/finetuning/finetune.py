@@ -32,6 +32,7 @@ from inception_v3.network.architecture import BASE_END_POINTS
 from inception_v3.support.arguments import BatchSize, CountFromTwo, Range, check_fields, checked
 from inception_v3.support.devices import precision_context
 from inception_v3.support.progress import Advance, ignore, show_progress, summary
+from inception_v3.support.streams import new_console, print_text
 from inception_v3.support.text import suggest
 from inception_v3.training.model import check_batch_size, check_memory
 from inception_v3.training.recipe import DEFAULT_OPTIONS, Recipe, TrainingOptions, load_recipe
@@ -219,7 +220,7 @@ def finetune(
         TypeError, ValueError: an argument of the wrong type or value.
         InputError: as `train` and `folds.check_folds` do, or `unfreeze` is used with an image size that is not square.
     """
-    console = console or Console(stderr=True)
+    console = console or new_console(stderr=True)
     height, width = model.image_size
     if unfreeze and height != width:
         raise InputError(f"--unfreeze needs square images, not {height}x{width}; give --image-size", exit_status=2)
@@ -327,7 +328,7 @@ def train_head(
     run.write_metrics([trained.held_out_figures()])
     run.draw_plots(metrics, [])
     for line in _describe(trained):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_text(console, line)
     return trained
 
 
@@ -403,7 +404,7 @@ def _bottlenecks_with_progress(
         f"{engine.name} {options.precision}",
         stored=len(images) - computed,
     )
-    console.print(f"features: {line}", highlight=False, soft_wrap=True)
+    print_text(console, f"features: {line}")
     return result
 
 

@@ -193,7 +193,7 @@ def find_sources(
             continue
         path = None
         for path in find_files(address, left_out=left_out):
-            yield ImageSource(printable(path), path)
+            yield ImageSource(str(path), path)
         if path is None:
             raise _no_images(address)
 
@@ -217,9 +217,9 @@ def _download(url: str) -> ImageSource:
     from inception_v3.support.download import fetch  # imports rich, which takes time
 
     try:
-        return ImageSource(printable(url), fetch(url))
+        return ImageSource(url, fetch(url))
     except InputError as error:
-        return ImageSource(printable(url), error)
+        return ImageSource(url, error)
 
 
 def _no_images(address: str) -> InputError:
@@ -315,7 +315,7 @@ def _standard_input(stream: io.BufferedReader, left_out: LeftOut | None) -> Iter
             raise _not_supported(f"{printable(path)[:80]} is not a path")
         files = find_files(os.fspath(path), left_out=left_out) if stat.S_ISDIR(mode) else iter(())
         first = next(files, path)  # a file, or a missing file or empty folder, which is reported when it is opened
-        yield from (ImageSource(printable(file), file) for file in chain((first,), files))
+        yield from (ImageSource(str(file), file) for file in chain((first,), files))
 
 
 def open_standard_input() -> io.BufferedReader:

@@ -116,6 +116,7 @@ def open_container(path: Path, name: str) -> Container | None:
 @contextmanager
 def archive_errors(name: str) -> Iterator[None]:
     """Turn the exceptions of a file that is damaged or cannot be read into an InputError that names it."""
+    name = printable(name)
     try:
         yield
     except DamagedArchiveError as error:
@@ -258,7 +259,7 @@ def _archive_images(path: Path, name: str, left_out: LeftOut, wanted: NameTest =
         for index, member in enumerate(read_members(path)):
             if is_image_name(member.name) and index not in unused:
                 any_image = True
-                if wanted(address := f"{name}/{printable(member.name)}"):
+                if wanted(address := f"{name}/{member.name}"):
                     yield _image_of(member, address, is_tar)
             elif index not in unused:
                 left_out.add_file(f"{name}/{member.name}")
@@ -277,14 +278,14 @@ def _image_of(member: Member, name: str, is_tar: bool) -> ImageSource:
     """Raises ARCHIVE_ERRORS: the tar is damaged. A damaged entry of a zip does not affect the others."""
     if member.fault or member.size > MAX_STREAM_BYTES:
         limit = f"more than {MAX_STREAM_BYTES >> 20} MiB; give it as a file in a folder"
-        return ImageSource(name, InputError(f"{name}: {member.fault or limit}"))
+        return ImageSource(name, InputError(f"{printable(name)}: {member.fault or limit}"))
     try:
         return ImageSource(name, member.read())
     except ARCHIVE_ERRORS as error:
         if is_tar:
             raise
         fault = f"cannot be read ({printable(error)}); pack it again, without a password"
-        return ImageSource(name, InputError(f"{name}: {fault}"))
+        return ImageSource(name, InputError(f"{printable(name)}: {fault}"))
 
 
 # -------------------------------------------------------------------------------------------------- arrays

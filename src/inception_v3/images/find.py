@@ -60,7 +60,7 @@ class ImageSource:
     """An image that is not decoded yet.
 
     Attributes:
-        name: its name in messages: one line of printable text, whatever characters the file's name has.
+        name: its true name, with bytes outside UTF-8 as `os.fsdecode` gives them; `printable` shows it in messages.
         content: the path or the bytes of the file, uint8 pixels (H, W, channels), or the error that occurred when the
             image was read from another file, such as an archive.
     """
@@ -77,7 +77,7 @@ class ImageSource:
         try:
             return self.content.read_bytes()
         except OSError as error:
-            raise InputError(f"{self.name}: {read_reason(self.content, error)}") from error
+            raise InputError(f"{printable(self.name)}: {read_reason(self.content, error)}") from error
 
     @property
     def nbytes(self) -> int:

@@ -60,7 +60,7 @@ def expand_shard(arguments: Iterable[str], shard: Shard) -> ShardImages:
     start = len(commonprefix([addresses[0], addresses[-1]]))  # noqa: RUF071 (of characters)
     digest = sha256()
     for address in addresses:
-        digest.update(f"{address[start:]}\n".encode())
+        digest.update(f"{address[start:]}\n".encode("utf-8", "surrogatepass"))
     chosen = shard_range(addresses, shard)
     end = len(addresses) if chosen.end is None else bisect_left(addresses, chosen.end)
     size = end - bisect_left(addresses, chosen.first)

@@ -21,6 +21,7 @@ from inception_v3.inference.pipeline import Decode, Openable, Resizer, run_pipel
 from inception_v3.network.architecture import OutputActivation
 from inception_v3.network.probabilities import class_logits, probabilities
 from inception_v3.support.arguments import BatchSize, Count, checked
+from inception_v3.support.text import printable
 
 ImageInput = str | Path | Image | NDArray[np.uint8]
 
@@ -243,7 +244,7 @@ def predict(
         if output.logits is None:
             yield Prediction(name, [], output.error)
         elif not np.isfinite(output.logits).all():
-            yield Prediction(name, [], f"{name}: the network's outputs are not finite; check the model")
+            yield Prediction(name, [], f"{printable(name)}: the network's outputs are not finite; check the model")
         else:
             yield Prediction(name, top_classes(output.logits, class_names, top, activation))
 

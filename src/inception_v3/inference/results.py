@@ -7,10 +7,9 @@ the results of its own shard.
 
 import csv
 import glob
-import io
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -30,13 +29,14 @@ from inception_v3.support.files import atomic_write, check_writable, file_lock, 
 from inception_v3.support.json_values import check_type, read_json
 from inception_v3.support.packages import require_packages
 from inception_v3.support.system_errors import file_status
-from inception_v3.support.text import printable
+from inception_v3.support.text import csv_record, from_utf8, to_json, to_utf8
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 ROW_DIGITS = "[0-9]" * 12  # a pattern of the first row in the names of files
 UNFINISHED = ".unfinished.jsonl"
 ROWS_PER_PART = 50_000  # in one Parquet file: about a megabyte
 ROWS_IN_MEMORY = 5_000  # while a Parquet file is written
+MAX_RECORD_LINES = 4096  # of a CSV table: the longest path in bytes
 
 
 def check_results_path(path: Path) -> None:
@@ -179,7 +179,7 @@ def _open(
     if overwrite:
         output.delete()
     if not (has_others or (exists and resume)):
-        write_text(about_path, json.dumps(about, ensure_ascii=False, indent=2) + "\n")
+        write_text(about_path, to_json(about, indent=2) + "\n")
     if _is_parquet(path):
         return ParquetResults(output, top, about)
     return CsvResults(output, top) if path.suffix.lower() == ".csv" else JsonLinesResults(path, output)
@@ -246,14 +246,25 @@ class _LineFile:
             self.close = stack.pop_all().close
 
     def complete_lines(self) -> Iterator[tuple[int, bytes]]:
-        """The lines with their numbers, from 1. An incomplete last line is cut off."""
-        length = 0
+        """The records with the numbers of their last lines, from 1. An incomplete last record is cut off.
+
+        A line end in a name, between quotes, is a part of the record. Raises InputError: a record has too many lines.
+        """
+        length, record = 0, b""
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                if line.endswith(b"\n"):
-                    length += len(line)
-                    yield number, line
+                record += line
+                if line.endswith(b"\n") and self.is_complete(record):
+                    length += len(record)
+                    yield number, record
+                    record = b""
+                elif record.count(b"\n") > MAX_RECORD_LINES:
+                    raise _damaged(self.path, number)
         self._file.truncate(length)
+
+    def is_complete(self, lines: bytes) -> bool:
+        """Whether these lines are a record."""
+        return True
 
     def append(self, line: str) -> None:
         unwritten = memoryview(line.encode())
@@ -282,7 +293,7 @@ class JsonLinesResults(_LineFile):
         return ((prediction.image, prediction.error is not None) for prediction in self.predictions())
 
     def write(self, prediction: Prediction) -> None:
-        self.append(json.dumps(prediction.as_dict(), ensure_ascii=False) + "\n")
+        self.append(to_json(prediction.as_dict()) + "\n")
 
 
 class CsvResults(_LineFile):
@@ -300,22 +311,18 @@ class CsvResults(_LineFile):
             except ValueError as error:
                 raise _damaged(self.path, number) from error
             if number > 1:
-                yield cells["image"], bool(cells["error"])
+                yield from_utf8(cells["image"]), bool(cells["error"])
         self._write_header_if_empty()  # the earlier run may have been killed while it wrote the header
 
+    def is_complete(self, lines: bytes) -> bool:
+        return lines.count(b'"') % 2 == 0
+
     def write(self, prediction: Prediction) -> None:
-        self._append(_row(prediction, self._columns))
+        self.append(csv_record(_row(prediction, self._columns)))
 
     def _write_header_if_empty(self) -> None:
         if not self.path.stat().st_size:
-            self._append(self._columns)
-
-    def _append(self, cells: Sequence[object]) -> None:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(
-            [printable(cell) if isinstance(cell, str) else cell for cell in cells]
-        )
-        self.append(line.getvalue())
+            self.append(csv_record(self._columns))
 
 
 class ParquetResults:
@@ -343,7 +350,7 @@ class ParquetResults:
         for part in self._output.parts():
             for batch in self._parquet.ParquetFile(part).iter_batches(columns=["image", "error"]):
                 for image, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    yield image, error is not None
+                    yield from_utf8(image), error is not None
         for image, failed in self._pending.finished():
             self._pending_count += 1
             yield image, failed
@@ -366,7 +373,8 @@ class ParquetResults:
                 self._parquet.ParquetWriter(file, self._schema, compression="zstd") as writer,
             ):
                 while values := [_row(prediction, self._columns) for prediction in islice(predictions, ROWS_IN_MEMORY)]:
-                    writer.write_table(self._arrow.table(list(zip(*values, strict=True)), schema=self._schema))
+                    cells = ([to_utf8(cell) if isinstance(cell, str) else cell for cell in row] for row in values)
+                    writer.write_table(self._arrow.table(list(zip(*cells, strict=True)), schema=self._schema))
                     rows += len(values)
         self._first_row, self._pending_count = self._first_row + rows, 0
         self._pending.close()
@@ -438,4 +446,4 @@ def _match_by_name(remaining: RemainingImages, names: Iterable[str], taken: list
 
 def _key(name: str) -> int:
     """A 64-bit hash of an image's name."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
+    return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())

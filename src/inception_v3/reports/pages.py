@@ -1,11 +1,13 @@
 """HTML pages for the reports of `evaluate` and `fidelity`, each in a single file.
 
 A page loads nothing from the network: images are embedded, and its Content-Security-Policy forbids everything else.
-The template engine escapes all values, because names of files and classes are untrusted.
+The template engine escapes all values, because names of files and classes are untrusted; so is every character that
+`printable` escapes.
 """
 
 import base64
 import io
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from PIL.Image import Image
 
 from inception_v3 import __version__
 from inception_v3.support.files import atomic_write
-from inception_v3.support.text import percent
+from inception_v3.support.text import percent, printable
+
+_UNSAFE = re.compile(r"[^\n\t -~]+")  # text that may hold characters that `printable` escapes
 
 
 def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
@@ -41,7 +45,7 @@ def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
     written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = environment.get_template(template).render(program=f"inception-v3 {__version__}", written=written, **values)
     with atomic_write(file) as temporary:
-        temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # file names may hold bytes outside UTF-8
+        temporary.write_text(_UNSAFE.sub(lambda unsafe: printable(unsafe[0]), page), "utf-8")
 
 
 def thumbnail(image: Image, side: int, file_format: str, **options: Any) -> str:

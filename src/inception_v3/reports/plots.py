@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from inception_v3.support.text import printable
+
 Speed = tuple[str, str, int, float]  # engine, precision, batch size, images per second
 
 # Okabe and Ito's colours, which people with any kind of colour blindness can distinguish.
@@ -78,9 +80,10 @@ def confusion_matrix(confusion: NDArray[np.integer], class_names: Sequence[str],
     axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title="Held-out images")
     if classes <= 60:
-        rotation = 90 if max(map(len, class_names)) > 2 else 0
-        axes.set_xticks(range(classes), class_names, rotation=rotation, parse_math=False)  # names may hold dollar signs
-        axes.set_yticks(range(classes), class_names, parse_math=False)
+        names = [printable(name) for name in class_names]
+        rotation = 90 if max(map(len, names)) > 2 else 0
+        axes.set_xticks(range(classes), names, rotation=rotation, parse_math=False)  # names may hold dollar signs
+        axes.set_yticks(range(classes), names, parse_math=False)
         for row, column in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
@@ -156,7 +159,7 @@ def series(
         for panel, (title, values) in zip(axes, panels.items(), strict=False):
             panel.plot(numbers or range(len(names)), values, marker="o", markersize=4, color="#3b82f6")
             if not numbers:
-                panel.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+                panel.set_xticks(range(len(names)), map(printable, names), rotation=90, parse_math=False)
             panel.set_title(title, parse_math=False)
             panel.grid(alpha=0.3)
         for panel in axes[len(panels) :]:

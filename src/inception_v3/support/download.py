@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from rich.console import Console
-
 from inception_v3.errors import InputError
 from inception_v3.support.files import cache_folder, file_lock, replace, write_error
 from inception_v3.support.packages import require_packages
 from inception_v3.support.progress import BYTES, show_progress
+from inception_v3.support.streams import new_console, print_text
 from inception_v3.support.verbosity import verbosity
 
 TIMEOUT = 20.0  # seconds without a byte
@@ -117,10 +116,10 @@ def download(
     expected = checksum if unpack is None else None  # the checksum is the archive's, not that of the file in it
     if _is_complete(file, expected):
         return
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     console.quiet = verbosity.quiet or not console.is_terminal
     message = f"{file.name}: waiting for another process that downloads it"
-    with file_lock(file, lambda: console.print(message, highlight=False)):
+    with file_lock(file, lambda: print_text(console, message)):
         if not _is_complete(file, expected):
             received = _PartialFile(file, MAX_BYTES if limit is None else limit)
             _download_with_retries(url, received, checksum)
@@ -143,7 +142,7 @@ def _download_with_retries(url: str, received: _PartialFile, checksum: str | Non
     """Repeat attempts until `received` is the whole file, and verify its checksum."""
     first = most = received.size
     failures = 0
-    with show_progress(Console(stderr=True), count_bytes=True) as start_step:
+    with show_progress(new_console(stderr=True), count_bytes=True) as start_step:
         step = start_step(received.path.stem, None, BYTES)
 
         def show(size: int, total: int | None) -> None:

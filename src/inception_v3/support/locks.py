@@ -45,7 +45,8 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
 def _acquire(path: Path, *, wait: bool) -> IO[bytes] | None:
     """The open and locked file, or None if another process or thread holds the lock and `wait` is false."""
     user_and_path = f"{getattr(os, 'getuid', int)()} {path.absolute()}"
-    substitute = Path(tempfile.gettempdir(), f".inception-v3.{hashlib.sha256(user_and_path.encode()).hexdigest()}.lock")
+    digest = hashlib.sha256(os.fsencode(user_and_path)).hexdigest()
+    substitute = Path(tempfile.gettempdir(), f".inception-v3.{digest}.lock")
     while True:
         file = path.open("ab", buffering=0)
         try:

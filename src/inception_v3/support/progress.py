@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+from inception_v3.support.text import printable
 from inception_v3.support.verbosity import verbosity
 
 BAR_WIDTH, OTHER_WIDTH = 20, 18  # characters: the bar; "/", "ETA", the time and the spaces between the columns
@@ -179,9 +180,9 @@ def progress_bar(console: "Console", *, count_bytes: bool = False) -> "Progress"
     """
     from rich import progress as columns
 
-    counts = columns.MofNCompleteColumn(), "{task.fields[figures]}"
+    counts = columns.MofNCompleteColumn(), columns.TextColumn("{task.fields[figures]}", markup=False)
     return columns.Progress(
-        "{task.description}",
+        columns.TextColumn("{task.description}", markup=False),
         columns.BarColumn(BAR_WIDTH),
         *((columns.DownloadColumn(), columns.TransferSpeedColumn()) if count_bytes else counts),
         *("ETA", columns.TimeRemainingColumn()),
@@ -220,10 +221,10 @@ def show_line(console: "Console | None", unit: str = "images") -> Iterator[Step]
         with show_progress(None) as start_step:
             yield start_step("", None, unit)
         return
-    from rich.markup import escape
+    from rich.text import Text
 
     with console.status("", spinner="line") as status:
-        yield Step("", None, unit, lambda step: status.update(escape(step.line() if unit else step.name)))
+        yield Step("", None, unit, lambda step: status.update(Text(printable(step.line() if unit else step.name))))
 
 
 def _shown_on(bar: "Progress") -> Callable[[Step], None]:
@@ -231,17 +232,16 @@ def _shown_on(bar: "Progress") -> Callable[[Step], None]:
 
     A series of many sets of images has more steps than a terminal has lines.
     """
-    from rich.markup import escape
-
     for finished in [task.id for task in bar.tasks if task.finished]:
         bar.update(finished, visible=False)
     task = bar.add_task("", total=None, figures="")
 
     def show(step: Step) -> None:
+        name, figures = printable(step.name), printable(step.figures)
         # On a narrow terminal the figures are cut. rich would cut the name, the bar and the time as well.
-        room = bar.console.width - len(step.name) - BAR_WIDTH - 2 * len(f"{step.total}") - OTHER_WIDTH
-        figures = step.figures if len(step.figures) <= room else f"{step.figures[: max(room - 1, 0)]}…"
-        bar.update(task, completed=step.done, total=step.total, description=escape(step.name), figures=escape(figures))
+        room = bar.console.width - len(name) - BAR_WIDTH - 2 * len(f"{step.total}") - OTHER_WIDTH
+        figures = figures if len(figures) <= room else f"{figures[: max(room - 1, 0)]}…"
+        bar.update(task, completed=step.done, total=step.total, description=name, figures=figures)
 
     return show
 
@@ -254,7 +254,8 @@ def _lines(steps: list[Step], seconds: float) -> Iterator[None]:
     def print_lines() -> None:
         while not ended.wait(min(seconds, threading.TIMEOUT_MAX)):
             if steps and sys.stderr is not None:
-                print(max(steps, key=lambda step: step.changed).line(idle_after=seconds), file=sys.stderr, flush=True)
+                last = max(steps, key=lambda step: step.changed)
+                print(printable(last.line(idle_after=seconds)), file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=print_lines, name="progress lines", daemon=True)
     thread.start()

@@ -1,21 +1,103 @@
 """Text that is safe to print, and messages about unknown names."""
 
 import codecs
+import csv
+import io
+import json
 import math
+import re
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 from inception_v3.errors import InputError
 
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of controls, surrogates and line ends
+INVISIBLE = "\u115f\u1160\u3164\uffa0"  # the Hangul fillers, which count as letters
+JOINERS = "\u200c\u200d"
+
 
 def printable(text: object) -> str:
-    """Return `str(text)` on one line of valid UTF-8.
+    """Return `str(text)` on one line that shows every character. Every text from a file passes it before a terminal.
 
-    Line ends, terminal controls and bytes outside UTF-8 are escaped as in Python's string literals. File names may
-    contain such characters; messages and JSON lines may not.
+    These characters are escaped as in Python's string literals, such as \\x1b or \\u202e: control characters and line
+    ends; bytes of file names outside UTF-8, as `os.fsdecode` gives them; and characters that are invisible or change
+    the order of the text (Unicode's category Cf, and the Hangul fillers). The joiners U+200C and U+200D stay where
+    emoji and scripts need them: after a symbol, a combining mark or an Arabic letter, and before another such
+    character or a letter without upper and lower case.
     """
-    unsafe = ("Cc", "Cs", "Zl", "Zp")
-    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in unsafe else c for c in str(text))
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    shown = zip(" " + text, text, text[1:] + " ", strict=False)
+    return "".join(c if _is_visible(c) or _joins(before, c, after) else _escape(c) for before, c, after in shown)
+
+
+def _is_visible(c: str) -> bool:
+    return unicodedata.category(c) not in (*UNPRINTABLE, "Cf") and c not in INVISIBLE
+
+
+def _joins(before: str, c: str, after: str) -> bool:
+    """Whether a joiner stands between characters of an emoji, or of a script that needs it."""
+    follows = unicodedata.category(before) in ("So", "Sk", "Mn") or unicodedata.bidirectional(before) == "AL"
+    return c in JOINERS and follows and not after.isascii() and after.lower() == after.upper() and _is_visible(after)
+
+
+def text_line(text: str) -> str:
+    """Return `text` as one line of a text file in UTF-8: the form of class names, which model files must hold.
+
+    Control characters, line ends and bytes outside UTF-8 are escaped as in Python's string literals.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in UNPRINTABLE else c for c in text)
+
+
+def _escape(text: str) -> str:
+    return text.encode("unicode_escape").decode()
+
+
+def to_json(value: object, **options: Any) -> str:
+    """Return `value` as JSON in valid UTF-8, in which `json.loads` finds the same strings again.
+
+    Characters that `printable` escapes are escaped as JSON does. So is a byte of a file name outside UTF-8: \\udcff
+    stands for the byte 0xff, as in `os.fsdecode`, and `os.fsencode` of the loaded string is the name's bytes.
+    """
+    text = json.dumps(value, ensure_ascii=False, **options)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(c if c == "\n" or printable(c) == c else json.dumps(c)[1:-1] for c in text)
+
+
+# In CSV and Parquet, the text \udcff stands for a byte of a file name, and \u005c for a backslash before such a text.
+_BYTE_ESCAPE = re.compile(r"\\u(005c|d[89a-f][0-9a-f]{2})")
+
+
+def to_utf8(text: str) -> str:
+    """Return text for CSV and Parquet, which need valid UTF-8; `from_utf8` gives the same string again.
+
+    A byte of a file name outside UTF-8 is written as in JSON: \\udcff stands for the byte 0xff. In the rare name that
+    has such a text itself, its backslash is written as \\u005c.
+    """
+    return _BYTE_ESCAPE.sub(r"\\u005cu\1", text).encode("utf-8", "backslashreplace").decode()
+
+
+def csv_record(cells: Iterable[object]) -> str:
+    """Return a row of a CSV table with its line end, a line feed. None becomes an empty cell.
+
+    Names are data: they are written as they are, by the rule of `to_utf8`, in quotes if they hold a quote, a comma or a
+    line end. Names that a spreadsheet would take for a formula, such as =1+1, are not changed, because a program could
+    not find the file by a changed name; import such a table with the columns as text.
+    """
+    record = io.StringIO()
+    # With a line end of \r\n, the writer quotes both of these characters.
+    csv.writer(record).writerow([to_utf8(cell) if isinstance(cell, str) else cell for cell in cells])
+    return record.getvalue().removesuffix("\r\n") + "\n"
+
+
+def from_utf8(text: str) -> str:
+    """Return the string that `to_utf8` was given."""
+    return _BYTE_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
 
 
 def count_of(count: int, noun: str) -> str:

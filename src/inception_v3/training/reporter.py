@@ -8,6 +8,7 @@ from rich.console import Console
 
 from inception_v3.evaluation.evaluate import Metrics
 from inception_v3.support.progress import Step, Throughput, show_progress, summary
+from inception_v3.support.streams import print_text
 from inception_v3.support.text import percent
 from inception_v3.training.recipe import Recipe
 from inception_v3.training.run_folder import RunFolder
@@ -39,7 +40,7 @@ class TrainingReporter:
             yield
 
     def print(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+        print_text(self.console, text, style)
 
     def print_once(self, text: str, style: str = "") -> None:
         """Print a text unless it was printed before."""

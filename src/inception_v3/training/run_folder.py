@@ -12,8 +12,6 @@ curves.png, confusion_matrix.png
 README.md               the model card, as the Hugging Face hub reads it: results, origin, data, licence
 """
 
-import csv
-import io
 import json
 import shutil
 import warnings
@@ -31,6 +29,7 @@ from inception_v3.support.files import atomic_write, file_lock, write_error, wri
 from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import missing_packages
 from inception_v3.support.system_errors import file_status, is_folder, list_folder, read_error
+from inception_v3.support.text import csv_record, text_line
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
 from inception_v3.training.recipe import Recipe
@@ -147,15 +146,13 @@ class RunFolder:
             self.tracker = trackers.Trackers(self._track, self.path, asdict(recipe), step)
 
     def write_training_images(self, names: Sequence[str]) -> None:
-        self._write(TRAINING_IMAGES, "".join(f"{name}\n" for name in names))
+        self._write(TRAINING_IMAGES, "".join(f"{text_line(name)}\n" for name in names))
 
     def write_bad_images(self, bad_images: Mapping[str, str]) -> None:
         """Write the images that cannot be read, with the reasons, if they have changed since the last call."""
         if sorted(bad_images.items()) != self.bad_images:
             self.bad_images = sorted(bad_images.items())
-            table = io.StringIO()
-            csv.writer(table, lineterminator="\n").writerows([("image", "reason"), *self.bad_images])
-            self._write(BAD_IMAGES, table.getvalue())
+            self._write(BAD_IMAGES, "".join(map(csv_record, [("image", "reason"), *self.bad_images])))
 
     def save_model(
         self,

@@ -27,6 +27,7 @@ from inception_v3.support.devices import autocast, explain_out_of_memory, has_bf
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.seeds import derive_seed
 from inception_v3.support.signals import Interrupted
+from inception_v3.support.streams import new_console
 from inception_v3.training import augment, losses, optimizers, schedules
 from inception_v3.training import state as training_state
 from inception_v3.training.interrupts import StopSignals
@@ -160,7 +161,7 @@ def train(
         class_weights=losses.class_weights(recipe.class_weights, train_set.class_names, train_set.labels, device),
         identity=training_state.identify(recipe, train_set, test_set, options.seed, start, rate_factors),
         reporter=TrainingReporter(
-            console or Console(stderr=True), run, recipe, len(train_set), log_steps=options.log_steps
+            console or new_console(stderr=True), run, recipe, len(train_set), log_steps=options.log_steps
         ),
     )
     start_or_resume(job)
