@@ -6,6 +6,7 @@ and messages about wrong options therefore appear at once, and `predict` starts 
 
 import errno
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -140,6 +141,10 @@ def inception_v3(
         raise typer.Exit(2)
 
 
+class Terminated(KeyboardInterrupt):
+    """Raised by SIGTERM, which ends a command like Ctrl-C does."""
+
+
 def main() -> None:
     """Run a command. Errors that the user can fix are reported in one line, with an exit status and no traceback."""
     _duplicate_stderr()
@@ -147,13 +152,15 @@ def main() -> None:
     # Only the first process prints warnings. Python's default format would add a line of this package's source code.
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process() else None
     set_verbosity(quiet=False, verbose=False)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(_run())
     except InputError as error:
         _fail(str(error), error.exit_status)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print_message("interrupted")
-        sys.exit(130)
+        sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT))
     except BrokenPipeError:  # the reader of a pipe, such as head, has read enough
         _discard_stdout()
         sys.exit(0)
@@ -166,6 +173,12 @@ def main() -> None:
         if verbosity.verbose:
             raise
         _fail(_describe_bug(error))
+
+
+def _terminate(number: int, _: object) -> None:
+    """End as after Ctrl-C, so that temporary files and empty folders are deleted. A second signal ends at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated
 
 
 def is_first_process() -> bool:

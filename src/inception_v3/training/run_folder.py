@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
-from inception_v3.support.files import atomic_write, file_lock, write_error, write_text
+from inception_v3.support.files import atomic_write, check_folder, file_lock, write_error, write_text
 from inception_v3.support.packages import missing_packages
 from inception_v3.training import state as training_state
 from inception_v3.training import trackers
@@ -53,7 +53,7 @@ class RunFolder:
     Of several processes only the first is the `writer`; in the others, no method writes anything.
 
     Args:
-        path: the folder, which is created.
+        path: the folder, which is created, and deleted at the end if nothing was written.
         overwrite: replace a run that the folder already holds.
         resume: continue a run that the folder already holds.
         keep: number of saved states to keep.
@@ -92,6 +92,7 @@ class RunFolder:
         self._replaces_old_run = False  # the old run stays until the new run starts
         if not writer:
             return
+        check_folder(path)
         states = self._states()
         if not overwrite and (not resume if states else self.model_file.exists()):
             held = "a run; add --resume to continue it," if states else "a model without a saved state; add"

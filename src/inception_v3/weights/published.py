@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from inception_v3.errors import InputError
 from inception_v3.support.download import MAX_BYTES, DownloadError, download, matches_checksum, network_reason
-from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.files import atomic_write, cache_file, write_error
 from inception_v3.weights import MODEL_FILE
 
 MeanStd = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -76,6 +76,7 @@ class Web:
         if self.member is not None:  # kept without its archive, which would take the same space again
             file = file.parent / file.name.partition(".")[0] / self.member
             unpack = partial(_extract, self.member)
+        file = cache_file(file)
         try:
             download(self.url, file, self.checksum, unpack)
         except DownloadError as error:
