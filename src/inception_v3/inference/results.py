@@ -9,6 +9,7 @@ import csv
 import glob
 import io
 import json
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -170,7 +171,9 @@ class _Output:
     def delete(self) -> None:
         """Delete the results; other files in a folder are kept. Raises InputError if a run is writing to them."""
         with self.locked():
-            for file in (*self.parts(), *self.unfinished()) if _is_parquet(self.path) else (self.path.resolve(),):
+            for file in (
+                (*self.parts(), *self.unfinished()) if _is_parquet(self.path) else (Path(os.path.realpath(self.path)),)
+            ):
                 file.unlink(missing_ok=True)  # of a symbolic link, the file that it points to
 
     @contextmanager

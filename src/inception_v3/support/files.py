@@ -26,6 +26,7 @@ from inception_v3.errors import InputError
 from inception_v3.support.locks import exclusive_lock
 
 STAGING = ".inception-v3."  # names of staging folders start with this, followed by the name of the machine
+READER_TIMEOUT = 10.0  # seconds
 DAY = 24 * 3600.0  # seconds
 # Files that may be written into a folder of inputs again.
 REPORT_SUFFIXES = (".csv", ".htm", ".html", ".jsonl", ".npz", ".parquet")
@@ -42,7 +43,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
       the permissions of the umask. Other hard links to the file keep the old content. A file without write permission
       is refused.
     - A symbolic link stays, and the file that it points to is replaced, or created in an existing folder.
-    - A device, a FIFO or this process's standard output is written to, after the temporary file is complete.
+    - A device, a FIFO or an open descriptor of this process, such as /dev/stdout or /dev/fd/3, is written to after the
+      temporary file is complete. A FIFO that no program reads within READER_TIMEOUT seconds is refused.
     - A folder or a socket is refused.
 
     Raises InputError: refused as above, the disk is full, or the folder cannot be written.
@@ -159,29 +161,56 @@ def write_target(path: Path) -> Path:
         raise InputError(f"{path}: is a folder; name a file in it", exit_status=2)
     if stat.S_ISSOCK(mode):
         raise InputError(f"{path}: is a socket, which cannot be written; name a file", exit_status=2)
-    if not is_stdout(path) and not os.access(path, os.W_OK):
+    if _descriptor(path) is None and not os.access(path, os.W_OK):
         raise InputError(f"{path}: is read-only; choose another name, or allow writing: chmod u+w")
     return Path(tempfile.gettempdir(), path.name) if is_stream(path) else target
 
 
+def _descriptor(path: Path) -> int | None:
+    """The descriptor of this process that `path` stands for: 1 for /dev/stdout, 3 for /dev/fd/3. None: a file."""
+    if (match := re.fullmatch(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", os.path.normpath(path))) and path.exists():
+        return int(match[1])
+    for number in (1, 2):
+        with suppress(OSError):  # no such file, or the descriptor is closed
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return number
+    return None
+
+
 def is_stdout(path: Path) -> bool:
     """Whether `path` is this process's standard output, such as /dev/stdout."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(1))
-    except OSError:  # no such file, or the standard output is closed
-        return False
+    return _descriptor(path) == 1
 
 
 def is_stream(path: Path) -> bool:
-    """Whether `path` is a device, a FIFO or this process's standard output, which must not be replaced by a file."""
-    return path.exists() and ((not path.is_file() and not path.is_dir()) or is_stdout(path))
+    """Whether `path` is a device, a FIFO or an open descriptor, which must not be replaced by a file."""
+    return path.exists() and ((not path.is_file() and not path.is_dir()) or _descriptor(path) is not None)
 
 
 def _open_stream(path: Path) -> IO[bytes]:
-    if not is_stdout(path):
-        return path.open("wb")
-    sys.stdout.flush()
-    return os.fdopen(os.dup(1), "wb")  # opening /dev/stdout again would write to the start of a redirected file
+    if (number := _descriptor(path)) is not None:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return os.fdopen(
+            os.dup(number), "wb"
+        )  # opening /dev/stdout again would write to the start of a redirected file
+    return _open_fifo(path) if path.is_fifo() else path.open("wb")
+
+
+def _open_fifo(path: Path) -> IO[bytes]:
+    """Open a FIFO to write. Raises InputError: no program has opened it to read within READER_TIMEOUT."""
+    until = time.monotonic() + READER_TIMEOUT
+    while True:
+        try:
+            number = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # without O_NONBLOCK, it would wait without a limit
+            os.set_blocking(number, True)
+            return os.fdopen(number, "wb")
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no reader
+                raise
+            if time.monotonic() > until:
+                raise InputError(f"{path}: a FIFO that no program reads; start its reader first") from error
+            time.sleep(0.05)
 
 
 @contextmanager

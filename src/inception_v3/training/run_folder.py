@@ -15,6 +15,7 @@ README.md               the model card, as the Hugging Face hub reads it: result
 import csv
 import io
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -111,9 +112,9 @@ class RunFolder:
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         try:
             for file in [*(self.path / name for name in PRODUCED), *self._states(), *events]:
-                file.unlink(missing_ok=True)
+                Path(os.path.realpath(file)).unlink(missing_ok=True)  # a symbolic link stays
             if self._may_replace_card():
-                self.card_file.unlink(missing_ok=True)
+                Path(os.path.realpath(self.card_file)).unlink(missing_ok=True)
         except OSError as error:
             raise write_error(self.path, error) from error
 
