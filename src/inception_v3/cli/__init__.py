@@ -11,8 +11,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from importlib import import_module
 from inspect import Parameter, Signature, signature
@@ -152,10 +152,9 @@ def main() -> None:
     # Only the first process prints warnings. Python's default format would add a line of this package's source code.
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}") if is_first_process() else None
     set_verbosity(quiet=False, verbose=False)
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
     try:
-        sys.exit(_run())
+        with _sigterm_as_interrupt():
+            sys.exit(_run())
     except InputError as error:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt as interrupt:
@@ -175,10 +174,23 @@ def main() -> None:
         _fail(_describe_bug(error))
 
 
-def _terminate(number: int, _: object) -> None:
-    """End as after Ctrl-C, so that temporary files and empty folders are deleted. A second signal ends at once."""
-    signal.signal(number, signal.SIG_DFL)
-    raise Terminated
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM act like Ctrl-C, so that temporary files and empty folders are deleted. A second one ends at once."""
+
+    def terminate(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    is_default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not is_default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def is_first_process() -> bool:

@@ -171,10 +171,8 @@ class _Output:
     def delete(self) -> None:
         """Delete the results; other files in a folder are kept. Raises InputError if a run is writing to them."""
         with self.locked():
-            for file in (
-                (*self.parts(), *self.unfinished()) if _is_parquet(self.path) else (Path(os.path.realpath(self.path)),)
-            ):
-                file.unlink(missing_ok=True)  # of a symbolic link, the file that it points to
+            for file in (*self.parts(), *self.unfinished()) if _is_parquet(self.path) else (self.path,):
+                Path(os.path.realpath(file)).unlink(missing_ok=True)  # a symbolic link stays
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -346,7 +344,7 @@ class ParquetResults:
         self._output, self._columns = output, _columns(top)
         fields = [(name, pa.float32() if "probability" in name else pa.string()) for name in self._columns]
         self._schema = pa.schema(fields, metadata={"inception_v3": json.dumps(about)})
-        output.path.mkdir(parents=True, exist_ok=True)
+        Path(os.path.realpath(output.path)).mkdir(parents=True, exist_ok=True)
         self._first_row = sum(self._parquet.read_metadata(part).num_rows for part in output.parts())
         self._pending, self._pending_count = self._open_pending(), 0
         for pending in output.unfinished():

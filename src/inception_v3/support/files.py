@@ -191,9 +191,8 @@ def _open_stream(path: Path) -> IO[bytes]:
     if (number := _descriptor(path)) is not None:
         if sys.stdout is not None:
             sys.stdout.flush()
-        return os.fdopen(
-            os.dup(number), "wb"
-        )  # opening /dev/stdout again would write to the start of a redirected file
+        # Opening /dev/stdout again would write to the start of a redirected file.
+        return os.fdopen(os.dup(number), "wb")
     return _open_fifo(path) if path.is_fifo() else path.open("wb")
 
 
