@@ -160,7 +160,9 @@ class _Output:
     def has_results(self) -> bool:
         if _is_parquet(self.path) and self.shard is not None:
             return bool(self.parts() or self.unfinished())
-        return self.path.exists() and (self.path.is_dir() or self.path.stat().st_size > 0)
+        if self.path.is_dir():
+            return bool(self.unfinished()) or any(self.path.iterdir())
+        return self.path.exists() and self.path.stat().st_size > 0
 
     def has_others(self) -> bool:
         """Whether the Parquet folder has results of other shards, or not of this division into shards."""
