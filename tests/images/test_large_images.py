@@ -15,8 +15,16 @@ from inception_v3.images.decode import open_image
 from inception_v3.images.preprocessing import PREPROCESSINGS, Preprocessing
 
 CHANNELS = {"L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
-FILES = [("L", "PNG", 7), ("P", "PNG", 9), ("P", "PNG", bytes(range(256))), ("LA", "PNG", None), ("RGB", "PNG", (1, 2, 3)),
-         ("RGBA", "PNG", None), ("CMYK", "TIFF", None), ("CMYK", "JPEG", None), ("I;16", "PNG", None), ("1", "PNG", None)]  # fmt: skip
+FILES = [
+    *(
+        ("L", "PNG", 7),
+        ("P", "PNG", 9),
+        ("P", "PNG", bytes(range(256))),
+        ("LA", "PNG", None),
+        ("RGB", "PNG", (1, 2, 3)),
+    ),
+    *(("RGBA", "PNG", None), ("CMYK", "TIFF", None), ("CMYK", "JPEG", None), ("I;16", "PNG", None), ("1", "PNG", None)),
+]
 
 
 def noise(mode: str) -> Image.Image:
