@@ -126,7 +126,7 @@ def slim_preprocessing() -> Path:
     return recording("record_slim_preprocessing.py")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def random_model() -> Callable[..., InceptionV3]:
     """A thin network in inference mode, every weight, offset and statistic random."""
 

@@ -719,7 +719,7 @@ def test_sets_of_one_image_or_none_are_errors(run: Run, sets: tuple[Path, Path],
     status, out, err = run(tmp_path / "1")
     assert (status, out, "1 image cannot be split into 10 parts" in err) == (1, "", True)
     status, out, err = run(sets[1], "--scores", "fid")
-    assert (status, out, "needs a REFERENCE" in err) == (1, "", True)
+    assert (status, out, "give REFERENCE too" in err) == (2, "", True)
     (tmp_path / "bad").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "bad" / name).write_bytes(b"no")

@@ -1146,7 +1146,7 @@ def test_int8_needs_enough_different_images(random_model: Build, tmp_path: Path)
     model = random_model()
     cases = [
         (None, "int8 is checked on your own images; give some with --images"),
-        (save_images(tmp_path, 62), "31 images are too few to check int8 on; give at least 64 with --images"),
+        (save_images(tmp_path, 62), "62 images are too few to check int8 on; give at least 64 with --images"),
         (save_images(tmp_path, 64, shade=128), "each contain only one colour"),
         (save_images(tmp_path, 64), "images for int8 in one class; give images of all classes"),
     ]

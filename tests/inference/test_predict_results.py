@@ -208,7 +208,7 @@ def test_what_is_no_results_file_is_refused(tmp_path: Path, kind: str) -> None:
     other = tmp_path / f"other.{kind}"
     other.write_text("mine") if kind == "parquet" else other.mkdir()
     for out in (device, other):
-        with pytest.raises(InputError, match=r"not a file|is a file|is a folder") as error:
+        with pytest.raises(InputError, match=r"not a file|is not a folder|is a folder") as error:
             open_results(out, ABOUT, top=1, resume=False)
         assert error.value.exit_status == 2
     assert device.is_char_device()

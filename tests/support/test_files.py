@@ -328,3 +328,23 @@ write_text(Path({str(tmp_path / "file")!r}), "x" * 2000)
     assert "file: larger than 1,000 bytes, the limit of a file (ulimit -f); raise it with" in done.stderr
     assert (tmp_path / "file").read_text() == "old"
     assert names(tmp_path) == ["file"]
+
+
+# ------------------------------------------------------------------------------------------------------- cache
+
+
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_folder_with_one_line(tmp_path: Path) -> None:
+    """A file stands in place of the cache folder; the temporary folder is deleted at the end."""
+    program = (
+        "from inception_v3.support.files import *\n"
+        "for name in 'ab':\n"
+        "    file = cache_file(cache_folder('downloads', name) / 'x')\n"
+        "    write_text(file, 'text')\n"
+        "    print(file, file.read_text())\n"
+    )
+    (tmp_path / "file").write_text("in the way")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "file"), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.stdout.count("/a/x text\n"), done.stdout.count("/b/x text\n")) == (1, 1), done.stderr
+    assert done.stderr.count("UserWarning: the cache is not used: ") == 1
+    assert names(tmp_path) == ["file"]

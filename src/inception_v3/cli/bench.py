@@ -78,9 +78,10 @@ def bench(
 
     The engines take turns, so that other load on the machine does not decide their order.
     """
-    report = check_report_files(report, table, as_json)
     if plot is not None:
-        _check_plot(plot, images or [])
+        _check_plot(plot)
+    inputs = [*(images or ()), *(path for path in (model, weights_file) if path and Path(path).is_file())]
+    report = check_report_files(report, table, as_json, inputs, other=plot)
     from inception_v3.images.addresses import collect
 
     sources = collect(images) if images else None
@@ -139,14 +140,12 @@ def bench(
         write_html(report, result)
 
 
-def _check_plot(path: Path, images: list[str]) -> None:
-    from inception_v3.support.files import check_writable
+def _check_plot(path: Path) -> None:
     from inception_v3.support.packages import require_packages
 
     if path.suffix != ".png":
         raise InputError(f"{path}: the name must end in .png", exit_status=2)
     require_packages(("matplotlib",), "--plot", "train")
-    check_writable(path, images)
 
 
 def _table(result: "BenchResult") -> "Table":

@@ -248,23 +248,25 @@ def check_bf16(precision: str | None, device: "torch.device") -> None:
 
 
 def check_report_files(
-    report: Path | None, table: Path | None, as_json: bool = False, inputs: Iterable[str | Path] = ()
+    report: Path | None,
+    table: Path | None,
+    as_json: bool = False,
+    inputs: Iterable[str | Path] = (),
+    other: Path | None = None,
 ) -> Path | None:
     """Check before hours of work that --report and --csv can be written. Returns the report's file. Raises InputError.
 
-    Neither may replace one of the `inputs`. A `report` that does not end in .html is the folder of report.html.
+    Neither may replace one of the `inputs`, and they and the `other` output must be different files. A `report` that
+    does not end in .html is the folder of report.html.
     """
     from inception_v3.reports.tables import STDOUT
-    from inception_v3.support.files import check_writable
+    from inception_v3.support.files import check_outputs
 
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         report /= "report.html"
-    inputs = list(inputs)
     if as_json and table == STDOUT:
         raise InputError("--json and --csv -: both print the result; use only one of them", exit_status=2)
-    for file in (report, table):
-        if file is not None and file != STDOUT:
-            check_writable(file, inputs)
+    check_outputs((report, None if table == STDOUT else table, other), inputs)
     return report
 
 

@@ -112,6 +112,7 @@ def evaluate(
     import torch
 
     from inception_v3.data import load_held_out
+    from inception_v3.data.load import with_classes
     from inception_v3.evaluation.precisions import evaluate_precision, open_in
     from inception_v3.support.devices import pick_device
     from inception_v3.support.distributed import local_device, process_group
@@ -125,10 +126,11 @@ def evaluate(
         device = str(torch_device)
     results: list[PrecisionResult] = []
     with process_group(torch_device, remedy="start all processes again") as processes:
+        files, class_names = _peek(options, weights_file)
+        images = load_held_out(data, class_names, *map(training_images, files), labels_from=label_source)
         models = _load(options, weights_file, torch_device)
-        images = load_held_out(
-            data, models[0].class_names, *(training_images(each.file) for each in models), labels_from=label_source
-        )
+        if class_names is None and models[0].class_names is not None:
+            images = with_classes(images, models[0].class_names, data)
         names = precision or (None,)
         for name in ALL_PRECISIONS if "all" in names else names:
             with show_progress(messages if processes.rank == 0 else new_console(quiet=True)) as start_step:
@@ -165,6 +167,31 @@ def evaluate(
         _report(options, models, images, results, report, table, as_json)
 
 
+def _peek(options: EvaluateOptions, weights_file: Path | None) -> tuple[list[Path], list[str] | None]:
+    """The files of the models, and the classes of the first, as far as both are known before the models are loaded.
+
+    Raises InputError: a missing file, or models of different classes.
+    """
+    from inception_v3.evaluation.precisions import exported_model
+    from inception_v3.weights.read import peek
+
+    files: list[Path] = []
+    class_names: list[list[str] | None] = []
+    for name in options.models:
+        replacement = None if class_names else weights_file
+        exported = exported_model(name) if replacement is None else None
+        file, classes = (exported.file, exported.class_names) if exported else peek(name, replacement)
+        files += [file] if file else []
+        class_names.append(classes)
+        if None not in (classes, class_names[0]) and classes != class_names[0]:
+            raise _different_classes(name, options)
+    return files, class_names[0]
+
+
+def _different_classes(name: str, options: EvaluateOptions) -> InputError:
+    return InputError(f"{name}: its classes differ from those of {options.models[0]}; leave one of the two out")
+
+
 def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.device") -> "list[Evaluated]":
     """Load the models, which must have the same classes.
 
@@ -186,7 +213,7 @@ def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.de
         models.append(model)
         detail(f"{name}: {model.file}")
         if (model.class_names, model.num_classes) != (models[0].class_names, models[0].num_classes):
-            raise InputError(f"{name}: its classes differ from those of {options.models[0]}; leave one of the two out")
+            raise _different_classes(name, options)
     return models
 
 

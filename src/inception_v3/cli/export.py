@@ -27,7 +27,7 @@ from inception_v3.cli.common import (
 )
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import PRECISIONS
-from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
+from inception_v3.inference.exported.registry import FORMATS, SUFFIXES
 from inception_v3.network.architecture import BASE_END_POINTS
 
 if TYPE_CHECKING:
@@ -90,18 +90,22 @@ def export(
     if to == "triton" and end_points is not None:
         raise InputError("a Triton model returns logits and features; leave out --end-points", exit_status=2)
     from inception_v3.images.addresses import collect
-    from inception_v3.inference.export import export, prepare_images
+    from inception_v3.inference.export import check_count, check_options, export, prepare_images
     from inception_v3.inference.triton import write_triton
-    from inception_v3.support.files import check_writable, checksum
+    from inception_v3.support.files import check_not_input, checksum
     from inception_v3.support.progress import duration, show_line
     from inception_v3.support.text import count_of
     from inception_v3.weights.load import load
+    from inception_v3.weights.read import peek
 
-    formats = {format.suffix: format for format in map(load_format, FORMATS)}
     inputs = [path for path in (model, weights_file, *(images or ())) if path]
-    for file in files.values():
-        for part in formats[file.suffix].files(file) or [file.with_name(f"{file.name}.trial")]:
-            check_writable(part, inputs)
+    for each, file in files.items():
+        for part in check_options(file, each, bool(images), outputs).files(file):
+            check_not_input(part, inputs)
+    peek(model, weights_file)
+    sources = collect(images) if images else None
+    for each in files if sources is not None else ():
+        check_count(len(sources or ()), each)
     network = load(model, weights_file=weights_file)
     assert network.origin is not None
     detail(f"loaded {network.origin.file}")
@@ -110,7 +114,7 @@ def export(
     with show_line(terminal(), unit="") as line:
         _show_step(line, "export", "preparing images")
         name = " ".join(images or ())
-        prepared = prepare_images(network, precisions, collect(images), name, outputs) if images else None
+        prepared = prepare_images(network, precisions, sources, name, outputs) if sources else None
         written, errors = _export_each(
             files,
             line,

@@ -19,6 +19,7 @@ from inception_v3.cli.common import (
     OptionalSeed,
     ReportFile,
     Workers,
+    check_only_one,
     check_report_files,
     check_seed,
     choice,
@@ -127,15 +128,15 @@ def fidelity(
         )
     if report and reference is None and not each:
         raise InputError("--report: needs images to compare with; give REFERENCE too", exit_status=2)
+    check_only_one(cache=cache is not None, **{"no-cache": no_cache})
     check_seed(seed, 2**32 - 1)
     convention = find_convention(like, mode)
-    report = check_report_files(report, table, as_json, filter(None, (generated, reference, weights_file)))
+    inputs = [path for path in (generated, reference, weights_file) if path]
+    report = check_report_files(report, table, as_json, inputs, other=save_statistics)
+    from inception_v3.fidelity.scores import check_score_names
     from inception_v3.fidelity.snapshots import find_snapshots
     from inception_v3.support.devices import has_bf16, pick_device
-    from inception_v3.support.files import check_writable
 
-    if save_statistics is not None:
-        check_writable(save_statistics, filter(None, (generated, reference, weights_file)))
     picked = pick_device(device)
     if precision == "bf16" and not has_bf16(picked):
         note("this CPU has no bf16 instructions: --precision bf16 will be slower than fp32")
@@ -157,6 +158,7 @@ def fidelity(
         kid_subset_size=kid_subset_size,
         is_splits=is_splits,
     )
+    check_score_names(options.scores, has_reference=reference is not None or save_statistics is not None)
     detail(f"as {convention.name}, on {picked}, {options.callers()} network threads; cache {options.cache_folder()}")
     outputs = _Outputs(save_statistics, report, table, as_json)
     if each:

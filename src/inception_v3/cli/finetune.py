@@ -131,6 +131,7 @@ def finetune(
     from inception_v3.cli.train import show_resume_command, warn_of_missing
 
     check_only_one(resume=resume, overwrite=overwrite)
+    check_only_one(cache=cache is not None, **{"no-cache": no_cache})
     label_source = labels_from(labels, labels_from_name)
     _check_options(l2, seed, resume_head=resume and unfreeze is None, unfreeze_folds=bool(unfreeze and folds))
     folder = out or default_run_folder(data)
@@ -145,25 +146,28 @@ def finetune(
     from inception_v3.training.recipe import TrainingOptions
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.weights.load import load
+    from inception_v3.weights.read import peek
 
     factors = None if unfreeze is None else rate_factors(unfreeze)
     local_device = pick_device(device)
     check_bf16(precision, local_device)
-    train_set, test_set = load_data(data, label_source)
-    loaded = load(weights, local_device, weights_file=weights_file)
-    if loaded.settings.hidden_units:
-        note(f"{weights}: its hidden layers are left out; the classes are learned from the features in front of them")
-    model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
-    if factors is not None and not chosen_recipe.freeze_batch_norm:
-        warn(f"{recipe}: BatchNorm's statistics will change, in frozen layers too; freeze_batch_norm = true keeps them")
+    peek(weights, weights_file)
     _check_start(weights, folder)
-    options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), log_steps=log_steps)
-    detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
     labelled = label_facts(label_source)
     with (
-        _feature_store(None if no_cache else cache or cache_folder("features")) as store,
         RunFolder(folder, overwrite=overwrite, resume=resume, data_name=short_name(data), facts=labelled) as run,
+        _feature_store(None if no_cache else cache or cache_folder("features")) as store,
     ):
+        train_set, test_set = load_data(data, label_source)
+        loaded = load(weights, local_device, weights_file=weights_file)
+        if loaded.settings.hidden_units:
+            note(f"{weights}: its hidden layers are left out; the classes are learned from the features before them")
+        model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
+        if factors is not None and not chosen_recipe.freeze_batch_norm:
+            change = f"{recipe}: BatchNorm's statistics will change, in frozen layers too"
+            warn(f"{change}; freeze_batch_norm = true keeps them")
+        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), log_steps=log_steps)
+        detail(f"{len(train_set)} training images, {len(test_set)} held out, on {local_device}")
         if factors is not None:
             warn_of_missing(run)
         with show_resume_command(messages):

@@ -109,7 +109,8 @@ def predict(
     """
     from inception_v3.images.addresses import count_images, expand
 
-    _check_out(out, resume, overwrite, filter(None, (model, weights_file, *images)))
+    check_only_one(resume=resume, overwrite=overwrite)
+    _check_out(out, resume, overwrite, shard, filter(None, (model, weights_file, *images)))
     sources = expand(images)  # reports wrong addresses before the model is loaded
     from inception_v3.inference.choose import check_classifier, open_engine
     from inception_v3.inference.pipeline import check_decode
@@ -163,18 +164,19 @@ def predict(
         _report_unreadable(failed, count, allow_unreadable, out)
 
 
-def _check_out(out: Path | None, resume: bool, overwrite: bool, inputs: Iterable[str | Path]) -> None:
-    """Raises InputError: --out is not the name of a results file, would replace an input, or is missing."""
+def _check_out(
+    out: Path | None, resume: bool, overwrite: bool, shard: Shard | None, inputs: Iterable[str | Path]
+) -> None:
+    """Raises InputError: no results can be written to --out, it would replace an input, or it is missing."""
     if out is not None:
         from inception_v3.inference.results import check_results_path
         from inception_v3.support.files import check_not_input
 
-        check_results_path(out)
+        check_results_path(out, resume=resume, overwrite=overwrite, shard=shard)
         if overwrite:
             check_not_input(out, inputs)
     elif resume or overwrite:
         raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
-    check_only_one(resume=resume, overwrite=overwrite)
 
 
 def _describe(model: str, opened: "OpenedModel", decode: str, top: int) -> dict[str, Any]:

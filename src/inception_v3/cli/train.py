@@ -125,9 +125,6 @@ def train(
     with ExitStack() as stack:
         processes = stack.enter_context(process_group(own))
         is_first = processes.rank == 0
-        train_set, test_set = load_data(data, label_source)
-        detail(f"{len(train_set)} training images, {len(test_set)} held out, on {own}")
-        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every, log_steps)
         trackers = [*chain(*(track or ()))]
         run = stack.enter_context(
             RunFolder(
@@ -141,6 +138,9 @@ def train(
                 facts=label_facts(label_source),
             )
         )
+        train_set, test_set = load_data(data, label_source)
+        detail(f"{len(train_set)} training images, {len(test_set)} held out, on {own}")
+        options = TrainingOptions(seed, choose_worker_count(workers, len(train_set), data), save_every, log_steps)
         if is_first:
             warn_of_missing(run)
         if resume and is_first and not run.latest_state_file:

@@ -105,8 +105,11 @@ def load_held_out(
     images = splits.held_out() if splits.held_out else _without(splits.train(), trained_on, address)
     for line in _bad_warnings(images):
         warnings.warn(f"{address}: {line}", stacklevel=2)
-    if class_names is None:
-        return images
+    return images if class_names is None else with_classes(images, class_names, address)
+
+
+def with_classes(images: LabelledImages, class_names: list[str], address: str) -> LabelledImages:
+    """The images with the labels of a model's classes. Raises InputError for a class that the model does not have."""
     return images.relabel(
         class_names,
         lambda name: f"{address}: the model has no class {name}; it has {first_names(class_names, 10)}",

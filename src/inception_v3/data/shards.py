@@ -35,7 +35,7 @@ from inception_v3.images.containers import (
 )
 from inception_v3.images.decode import MAX_STREAM_BYTES
 from inception_v3.images.find import SAMPLE_REASON, is_image_name, unread_suffix
-from inception_v3.support.files import atomic_write, cache_folder, file_lock
+from inception_v3.support.files import atomic_write, cache_file, cache_folder, file_lock
 from inception_v3.support.system_errors import read_error, read_reason
 from inception_v3.support.text import nfc, printable, text_line
 
@@ -250,7 +250,7 @@ def _plain_tar(path: Path) -> Path:
         return path
     status = path.stat()
     key = sha256(os.fsencode(path.absolute())).hexdigest()[:16]
-    copy = cache_folder("archives", key) / f"{status.st_size}-{status.st_mtime_ns}.tar"
+    copy = cache_file(cache_folder("archives", key) / f"{status.st_size}-{status.st_mtime_ns}.tar")
     if not copy.exists():
         with file_lock(copy.parent):
             if not copy.exists():  # another process may have written it meanwhile

@@ -62,10 +62,11 @@ def compute_scores(
             result.notes.append(f"no {name}: {error}")
 
 
-def check_score_names(requested: Collection[str] | None) -> None:
-    """Check the names of scores. Raises InputError, which lists the known names, for an unknown name."""
-    for name in requested or ():
-        choose("--scores", name, SCORES)
+def check_score_names(requested: Collection[str] | None, *, has_reference: bool = True) -> None:
+    """Check the names of scores. Raises InputError for an unknown name, or if all of them need a missing reference."""
+    names = [choose("--scores", name, SCORES) for name in requested or ()]
+    if names and not has_reference and all(SCORES[name].needs_reference for name in names):
+        raise InputError(f"--scores {','.join(names)}: needs images to compare with; give REFERENCE too", exit_status=2)
 
 
 def check_covariance(side: ComparedSet, count: int | None) -> None:

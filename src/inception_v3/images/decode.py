@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
@@ -29,8 +29,17 @@ from inception_v3.support.text import printable
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 HEIF_PACKAGE = "pi_heif"  # reads HEIF; the other formats need only Pillow
 MAX_PIXELS = 178_956_970  # half a GiB as RGB; Pillow's own limit is the same by default
+# The decoders of these formats hold several copies of the image, up to 24 bytes for each pixel.
+COPYING_FORMATS = ("WEBP", "AVIF", "JPEG2000", "HEIF")
+MAX_COPIED_PIXELS = 50_000_000
+BAND_PIXELS = 2**22  # of a part of an image that is converted at once
 MAX_PNG_TEXT = 64 * 2**20  # bytes of one text or profile in a PNG; Pillow's limit for all texts together
 MAX_STREAM_BYTES = 512 * 2**20  # of an image from a pipe, which must be held in memory as a whole
+
+
+class _CopyingFormatError(Image.DecompressionBombError):
+    """More than MAX_COPIED_PIXELS in one of the COPYING_FORMATS."""
+
 
 MinimumSize = Callable[[int, int], tuple[int, int] | None]  # width and height of the image -> those needed, or None
 
@@ -41,6 +50,10 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (FileNotFoundError, "no such file; check the path"),
     (UnidentifiedImageError, f"not a supported image ({', '.join(FORMATS)}), or cut short; save it as PNG"),
+    (
+        _CopyingFormatError,
+        f"more than the limit of {MAX_COPIED_PIXELS:,} pixels in this format; make it smaller or save it as PNG",
+    ),
     (Image.DecompressionBombError, f"more than the limit of {MAX_PIXELS:,} pixels; make it smaller"),
     (MemoryError, "too large for this machine's memory; make it smaller"),
 )
@@ -87,7 +100,7 @@ def open_image(
     _check_source(source)
     with decode_errors(name):
         if isinstance(source, Image.Image):
-            return _to_rgb(source, name, minimum_size)
+            return _to_rgb(source, name, minimum_size, keep=True)
         stream = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
         with Path(stream).open("rb") if isinstance(stream, str | Path) else nullcontext(stream) as opened:
             file = opened if opened.seekable() else io.BytesIO(read_all(opened, name))
@@ -142,9 +155,11 @@ def read_header(file: BinaryIO, name: str) -> Image.Image:
 
 
 def check_pixel_count(image: Image.Image) -> None:
-    """Raise an error for no pixels, or more than MAX_PIXELS. Call it inside `decode_errors`, before decoding."""
+    """Raise an error for no pixels, or more than the limits above. Call it inside `decode_errors`, before decoding."""
     if not all(image.size):
         raise ValueError(f"an image of {image.width}x{image.height} pixels")
+    if image.format in COPYING_FORMATS and image.width * image.height > MAX_COPIED_PIXELS:
+        raise _CopyingFormatError
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
 
@@ -208,7 +223,8 @@ class _QuietPillow:
 _quiet_pillow = _QuietPillow()
 
 
-def _to_rgb(image: Image.Image, name: str, minimum_size: MinimumSize | None) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, minimum_size: MinimumSize | None, *, keep: bool = False) -> Image.Image:
+    """Decode and convert an image, in 5 to 8 bytes of memory for each pixel. `keep`: `image` must not change."""
     check_pixel_count(image)
     transpose = _upright_transpose(image) if image.format in ("JPEG", "MPO") else None
     if minimum_size is not None:
@@ -224,15 +240,53 @@ def _to_rgb(image: Image.Image, name: str, minimum_size: MinimumSize | None) -> 
         raise InputError(f"{name}: 32-bit pixels have no defined range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
-    if image.mode == "La":
-        image = image.convert("LA")  # the only mode that Pillow converts it to
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new("RGB", layer.size, "white")
-        image.paste(layer, mask=layer)
-    rgb = (image if transpose is None else image.transpose(transpose)).convert("RGB")
+    if image.has_transparency_data or image.mode == "CMYK":
+        planes = _planes_on_white(image)
+        del image  # before the result takes as much memory
+        image = planes[0] if len(planes) == 1 else Image.merge("RGB", planes)
+    if transpose is not None:
+        image = image.transpose(transpose)
+    rgb = image.convert("RGB") if keep or image.mode != "RGB" else image._new(image.im)
     rgb.info = {}  # drop the EXIF orientation; otherwise open_image(rgb) would rotate the image again
     return rgb
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Convert an image to mode RGB, on white where it is transparent."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")  # La converts only to LA
+    white = Image.new("RGB", layer.size, "white")
+    white.paste(layer, mask=layer)
+    return white
+
+
+def _planes_on_white(image: Image.Image) -> list[Image.Image]:
+    """Convert an image to RGB, or if it is gray to L, on white where it is transparent; a large image part by part.
+
+    Returns the three channels if the image itself takes 4 bytes for each pixel, as RGB does: so it can be deleted
+    before they are merged. Otherwise returns one image.
+    """
+    if image.width * image.height <= BAND_PIXELS:
+        return [_on_white(image)]
+    mode = {"P": "RGB"}.get(image.mode, "L")
+    planes = [Image.new(mode, image.size) for _ in range(1 if image.mode in ("P", "L", "LA", "La", "1") else 3)]
+    _convert_bands(image, planes, lambda band: [_on_white(band)] if mode == "RGB" else _on_white(band).split())
+    return planes
+
+
+def _convert_bands(
+    image: Image.Image, planes: Sequence[Image.Image], convert: Callable[[Image.Image], Sequence[Image.Image]]
+) -> None:
+    """Write the converted channels of an image to `planes`, a part of the image at a time.
+
+    Some modes take 4 bytes for each pixel, so the conversion of a whole image takes more memory than the result.
+    """
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        channels = convert(image.crop((0, top, image.width, min(top + rows, image.height))))
+        for plane, channel in zip(planes, channels, strict=False):
+            plane.paste(channel, (0, top))
 
 
 def _upright_transpose(image: Image.Image) -> Image.Transpose | None:
@@ -251,8 +305,9 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         table.reverse()
     if isinstance(transparent := image.info.get("transparency"), int):
         table[transparent] = 255
-    gray = image.convert("I").point(table, "L")
-    gray.info.pop("transparency", None)
+    gray = Image.new("L", image.size)
+    _convert_bands(image, [gray], lambda band: [band.convert("I").point(table, "L")])
+    gray.info = {name: value for name, value in image.info.items() if name != "transparency"}
     return gray
 
 

@@ -1,6 +1,9 @@
 """Turn a decoded image into the network's input, with the same values in training, evaluation and prediction."""
 
+import platform
+import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 Box = tuple[int, int, int, int]  # (left, top, right, bottom)
 Interpolation = Literal["bilinear", "bicubic", "tensorflow"]
 PreprocessingName = Literal["inception", "slim", "torchvision", "timm", "keras"]
+BAND_PIXELS = 2**24  # of an image that is resized at once
 MAX_ASPECT = 20  # more elongated images are cropped first: enlarged as a whole, a line of pixels would fill the memory
 
 
@@ -153,8 +157,17 @@ class Preprocessing:
         plan = self.plan(*image.size)
         if self.squash or self.resize:
             return cast("Tensor", transform.pil_to_tensor(self._resized_by_pillow(image, plan)))
-        net = transform.pil_to_tensor(_crop(image, plan.region))
-        net = transform.resize(net, list(plan.size), InterpolationMode(self.interpolation), antialias=True)
+        resize = partial(transform.resize, interpolation=InterpolationMode(self.interpolation), antialias=True)
+        left, top, right, bottom = plan.region
+        rows = _rows_at_once(right - left, self.interpolation)
+        # Each row is resized by itself first, so the parts of a large image give the same pixels as the whole.
+        bands = (image.crop((left, y, right, min(y + rows, bottom))) for y in range(top, bottom, rows))
+        net = (
+            torch.cat([resize(transform.pil_to_tensor(band), [band.height, plan.size[1]]) for band in bands], dim=1)
+            if rows < bottom - top
+            else transform.pil_to_tensor(_crop(image, plan.region))
+        )
+        net = resize(net, list(plan.size))
         left, top, right, bottom = plan.crop
         return cast("Tensor", net[:, top:bottom, left:right])
 
@@ -188,6 +201,17 @@ class ResizePlan(NamedTuple):
     region: Box
     size: Size
     crop: Box
+
+
+def _rows_at_once(width: int, interpolation: Interpolation) -> int:
+    """The rows of an image that torchvision's resize gets at once: those of BAND_PIXELS, or all.
+
+    Where its bilinear resize has no kernel for uint8, it rounds only after both axes, so an image cannot be divided.
+    """
+    import torch
+
+    has_kernel = torch.backends.cpu.get_cpu_capability() != "DEFAULT" or platform.machine() in ("aarch64", "arm64")
+    return max(1, BAND_PIXELS // width) if has_kernel or interpolation == "bicubic" else sys.maxsize
 
 
 def _check_rgb(image: Image) -> None:

@@ -131,9 +131,10 @@ def open_engine(
                 raise
             warnings.warn(f"{error}; using {MODEL_FILE} instead", stacklevel=2)
     require_packages(("torch",), f"{model}: not an exported network; any other model", "torch")
+    _choose_engine(engine, requested or "fp32", device, batch_size)
+    device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
     from inception_v3.weights.load import load
 
-    device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
     return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size, callers)
 
 
@@ -431,19 +432,26 @@ def open_graph(
 
     Arguments as in `open_engine`. Raises InputError as `open_model` does.
     """
-    if precision == "int8":
-        raise InputError("int8 is calibrated on images; use `inception-v3 export --precision int8`", exit_status=2)
+    chosen, reason = _choose_engine(engine, precision, device, batch_size)
     if engine == "auto":
-        chosen, reason = fastest_engine(precision, device, batch_size)
         device = device or "cpu"
-    else:
-        chosen, reason = _requested_engine(engine, precision, load_engines(), in_memory=True), "requested"
     with _explain_failure("this network", chosen.name, "use another --engine"):
         opened = chosen.open(graph, precision, device, callers)
     pytorch = load_engine("pytorch")
     if engine == "auto" and chosen is not pytorch:
         opened = FallbackEngine(opened, lambda: pytorch.open(graph, precision, device, callers))
     return opened, reason
+
+
+def _choose_engine(
+    engine: str, precision: Precision, device: str | None, batch_size: int | None
+) -> tuple[type[Engine], str]:
+    """The engine for a network in memory, and the reason for the choice. Raises InputError as `open_model` does."""
+    if precision == "int8":
+        raise InputError("int8 is calibrated on images; use `inception-v3 export --precision int8`", exit_status=2)
+    if engine == "auto":
+        return fastest_engine(precision, device, batch_size)
+    return _requested_engine(engine, precision, load_engines(), in_memory=True), "requested"
 
 
 def _requested_engine(name: str, precision: Precision, engines: list[type[Engine]], *, in_memory: bool) -> type[Engine]:

@@ -36,7 +36,7 @@ from inception_v3.inference.exported.speed import time_run
 from inception_v3.inference.pipeline import prepared_pixels
 from inception_v3.inference.quantise import MIN_IMAGES, PACKAGES, Quantised, check_calibration_images, quantise
 from inception_v3.network.architecture import OutputActivation
-from inception_v3.support.files import atomic_write, staging_folder, write_error, write_target
+from inception_v3.support.files import atomic_write, check_writable, staging_folder, write_error, write_target
 from inception_v3.support.packages import require_packages
 from inception_v3.support.text import count_of, nfc, printable
 from inception_v3.weights.model import InceptionV3
@@ -100,11 +100,7 @@ def export(
         images that are missing, too few, or all of one class; an agreement below the minimum; an int8 network with less
         than MIN_INT8_SHARE of its multiplications in int8; a missing package.
     """
-    format = _select_format(out, precision)
-    _check_options(precision, images is not None, outputs)
-    require_packages(format.packages, f"exporting to {format.suffix}", format.extra)
-    if precision == "int8":
-        require_packages(PACKAGES, "int8", "int8")
+    format = check_options(out, precision, images is not None, outputs)
     model = model.eval().float()
     try:
         graph = swap_pools(build_graph(model, any_size=any_size, outputs=outputs))
@@ -113,7 +109,7 @@ def export(
     if not isinstance(images, CheckImages):
         progress("preparing images")
         images = prepare_images(model, [precision], images, images_name, outputs)
-    _check_count(images, precision)
+    check_count(len(images.held_out) + len(images.calibration), precision)
     description = Description(
         settings=model.settings,
         preprocessing=model.preprocessing,
@@ -207,13 +203,11 @@ def _labels(sources: Sequence[ImageSource], class_names: Sequence[str]) -> NDArr
     return np.array([numbers[name] for name in folders]) if set(folders) <= numbers.keys() else None
 
 
-def _check_count(images: CheckImages, precision: Precision) -> None:
-    """Raise InputError if there are too few images to check a lower precision on."""
-    if precision != "fp32" and len(images.held_out) < MIN_IMAGES:
-        required = 2 * MIN_IMAGES if precision == "int8" else MIN_IMAGES
-        raise InputError(
-            f"{len(images.held_out)} images are too few to check {precision} on; give at least {required} with --images"
-        )
+def check_count(count: int, precision: Precision) -> None:
+    """Raise InputError if these are too few images to check a lower precision on, and to calibrate int8 on."""
+    required = {"fp32": 0, "int8": 2 * MIN_IMAGES}.get(precision, MIN_IMAGES)
+    if count < required:
+        raise InputError(f"{count} images are too few to check {precision} on; give at least {required} with --images")
 
 
 def _tie_margin(
@@ -232,9 +226,7 @@ def _tie_margin(
 
 @contextmanager
 def _staging_folder(out: Path, format: ExportFormat) -> Iterator[Path]:
-    """A temporary folder beside `out`. Raises InputError: it cannot be created, or `out` cannot be written."""
-    if format.is_folder and out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file, but a {format.suffix} is a folder; move or delete it")
+    """A temporary folder beside `out`. Raises InputError: it cannot be created."""
     target = Path(os.path.realpath(out)) if format.is_folder else write_target(out)
     try:
         with staging_folder(target.parent) as folder:
@@ -256,11 +248,25 @@ def _select_format(out: Path, precision: Precision) -> ExportFormat:
     return format
 
 
-def _check_options(precision: Precision, has_images: bool, outputs: Sequence[str]) -> None:
+def check_options(out: Path, precision: Precision, has_images: bool, outputs: Sequence[str]) -> ExportFormat:
+    """Check before long work that `export` can write this file. Returns its format.
+
+    Raises InputError, as `export` does: the suffix, the precision, the end points, a missing package, or a path that
+    cannot be written.
+    """
+    format = _select_format(out, precision)
+    if format.is_folder and out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file, but a {format.suffix} is a folder; move or delete it")
+    for part in format.files(out) or [out.with_name(f"{out.name}.trial")]:
+        check_writable(part)
+    require_packages(format.packages, f"exporting to {format.suffix}", format.extra)
     if precision != "fp32" and not has_images:
         raise InputError(f"{precision} is checked on your own images; give some with --images FOLDER", exit_status=2)
     if precision == "int8" and LOGITS not in outputs:
         raise InputError("int8 needs the logits for its check; leave out --end-points, or use fp32", exit_status=2)
+    if precision == "int8":
+        require_packages(PACKAGES, "int8", "int8")
+    return format
 
 
 def _quantise(

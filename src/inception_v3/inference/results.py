@@ -8,6 +8,7 @@ the results of its own shard.
 import csv
 import glob
 import json
+import os
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,7 +26,15 @@ from inception_v3.images.find import ImageSource
 from inception_v3.images.partition import Shard
 from inception_v3.images.shards import ShardImages
 from inception_v3.inference.predict import Prediction
-from inception_v3.support.files import atomic_write, check_writable, file_lock, is_stream, write_error, write_text
+from inception_v3.support.files import (
+    atomic_write,
+    check_folder,
+    check_writable,
+    file_lock,
+    is_stream,
+    write_error,
+    write_text,
+)
 from inception_v3.support.json_values import check_type, read_json
 from inception_v3.support.packages import require_packages
 from inception_v3.support.system_errors import file_status
@@ -39,12 +48,32 @@ ROWS_IN_MEMORY = 5_000  # while a Parquet file is written
 MAX_RECORD_LINES = 4096  # of a CSV table: the longest path in bytes
 
 
-def check_results_path(path: Path) -> None:
-    """Check the name of a results file. Raises InputError: a suffix not in SUFFIXES, or a package is not installed."""
+def check_results_path(
+    path: Path, *, resume: bool = False, overwrite: bool = False, shard: Shard | None = None
+) -> None:
+    """Check before long work that `open_results` can write to `path`; the arguments are those of `open_results`.
+
+    Raises InputError: a suffix not in SUFFIXES, a package is not installed, not a file (for Parquet, a folder) that can
+    be written, or it holds results and neither `resume` nor `overwrite` is given.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {path}: the name must end in {', '.join(SUFFIXES)}", exit_status=2)
     if _is_parquet(path):
         require_packages(("pyarrow",), f"--out {path}: Parquet", "parquet")
+        check_folder(path)
+    elif is_stream(path):
+        raise InputError(f"{path}: not a file, so results cannot be kept in it; use --json > {path}", exit_status=2)
+    else:
+        check_writable(path)
+        if shard is not None and path.is_file():
+            _check_shard(path, _about_path(path), str(shard))
+    if _Output(path, shard).has_results() and not (resume or overwrite):
+        holds = "exists" if shard is None else f"holds shard {shard}"
+        raise InputError(f"{path}: {holds} already; continue it with --resume, or give --overwrite", exit_status=2)
+
+
+def _about_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.about.json")
 
 
 def open_results(
@@ -73,15 +102,8 @@ def open_results(
     Raises InputError if the file exists and neither `resume` nor `overwrite` is given, if it was written with another
     `about`, if another process is writing to it, or if it cannot be written.
     """
-    check_results_path(path)
-    about_path = path.with_name(f"{path.name}.about.json")
+    about_path = _about_path(path)
     try:
-        if not _is_parquet(path):
-            check_writable(path)
-        elif path.exists() and not path.is_dir():
-            raise InputError(f"{path}: is a file, but Parquet results are a folder; choose another name", exit_status=2)
-        if is_stream(path):
-            raise InputError(f"{path}: not a file, so results cannot be kept in it; use --json > {path}", exit_status=2)
         with file_lock(about_path):  # shards that start at the same time agree on one description
             return _open(_Output(path, shard), about_path, about, top, resume, overwrite)
     except OSError as error:
@@ -140,7 +162,9 @@ class _Output:
     def has_results(self) -> bool:
         if _is_parquet(self.path) and self.shard is not None:
             return bool(self.parts() or self.unfinished())
-        return self.path.exists() and (self.path.is_dir() or self.path.stat().st_size > 0)
+        if self.path.is_dir():
+            return bool(self.unfinished()) or any(self.path.iterdir())
+        return self.path.exists() and self.path.stat().st_size > 0
 
     def has_others(self) -> bool:
         """Whether the Parquet folder has results of other shards, or not of this division into shards."""
@@ -152,7 +176,7 @@ class _Output:
         """Delete the results; other files in a folder are kept. Raises InputError if a run is writing to them."""
         with self.locked():
             for file in (*self.parts(), *self.unfinished()) if _is_parquet(self.path) else (self.path,):
-                file.unlink(missing_ok=True)
+                Path(os.path.realpath(file)).unlink(missing_ok=True)  # a symbolic link stays
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -169,11 +193,7 @@ def _open(
     output: _Output, about_path: Path, about: dict[str, Any], top: int, resume: bool, overwrite: bool
 ) -> "ResultsFile":
     path, exists, has_others = output.path, output.has_results(), output.has_others()
-    if path.is_file() and "shard" in about:
-        _check_shard(path, about_path, about["shard"])
-    if exists and not (resume or overwrite):
-        holds = "exists" if output.shard is None else f"holds shard {output.shard}"
-        raise InputError(f"{path}: {holds} already; continue it with --resume, or give --overwrite", exit_status=2)
+    check_results_path(path, resume=resume, overwrite=overwrite, shard=output.shard)  # another run may have started
     if has_others or (exists and resume):
         _check_about(path, about_path, about, "delete the folder" if overwrite else "choose another name")
     if overwrite:
@@ -339,7 +359,7 @@ class ParquetResults:
         self._output, self._columns = output, _columns(top)
         fields = [(name, pa.float32() if "probability" in name else pa.string()) for name in self._columns]
         self._schema = pa.schema(fields, metadata={"inception_v3": json.dumps(about)})
-        output.path.mkdir(parents=True, exist_ok=True)
+        Path(os.path.realpath(output.path)).mkdir(parents=True, exist_ok=True)
         self._first_row = sum(self._parquet.read_metadata(part).num_rows for part in output.parts())
         self._pending, self._pending_count = self._open_pending(), 0
         for pending in output.unfinished():

@@ -23,7 +23,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import cache_folder, file_lock, replace, write_error
+from inception_v3.support.files import cache_file, cache_folder, file_lock, replace, write_error
 from inception_v3.support.packages import require_packages
 from inception_v3.support.progress import BYTES, show_progress
 from inception_v3.support.streams import new_console, print_text
@@ -82,7 +82,7 @@ def fetch(url: str) -> Path:
     Raises InputError, with the URL: no such file, no connection, unknown scheme, or the disk is full.
     """
     name = Path(urlsplit(url).path).name or "file"  # the file's own name, because names of images begin with it
-    file = cache_folder("downloads") / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    file = cache_file(cache_folder("downloads") / hashlib.sha256(url.encode()).hexdigest()[:16] / name)
     try:
         download(url, file, limit=math.inf)
     except DownloadError as error:

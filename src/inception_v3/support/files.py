@@ -4,7 +4,9 @@ Every file that this package writes goes through `atomic_write`, except files th
 `predict`), downloads, which can be resumed, databases, and the files of other packages' trackers.
 """
 
+import atexit
 import errno
+import functools
 import hashlib
 import os
 import platform
@@ -14,6 +16,7 @@ import stat
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -25,6 +28,7 @@ from inception_v3.support.system_errors import write_reason
 from inception_v3.support.text import printable
 
 STAGING = ".inception-v3."  # names of staging folders start with this, followed by the name of the machine
+READER_TIMEOUT = 10.0  # seconds
 DAY = 24 * 3600.0  # seconds
 # Files that may be written into a folder of inputs again.
 REPORT_SUFFIXES = (".csv", ".htm", ".html", ".jsonl", ".npz", ".parquet")
@@ -41,7 +45,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
       the permissions of the umask. Other hard links to the file keep the old content. A file without write permission
       is refused.
     - A symbolic link stays, and the file that it points to is replaced, or created in an existing folder.
-    - A device, a FIFO or this process's standard output is written to, after the temporary file is complete.
+    - A device, a FIFO or an open descriptor of this process, such as /dev/stdout or /dev/fd/3, is written to after the
+      temporary file is complete. A FIFO that no program reads within READER_TIMEOUT seconds is refused.
     - A folder or a socket is refused.
 
     Raises InputError: refused as above, the disk is full, or the folder cannot be written.
@@ -97,22 +102,35 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     """
     own = f"{STAGING}{platform.node()}."
     with ExitStack() as stack:
-        for missing in reversed([folder for folder in (parent, *parent.parents) if not folder.exists()]):
-            missing.mkdir(exist_ok=True)
-            stack.callback(_remove_if_empty, missing)
         for left in parent.glob(f"{STAGING}*.partial"):
             with suppress(OSError):  # another process deletes it, or it belongs to another user
                 if left.name.startswith(own) or time.time() - left.stat().st_mtime > DAY:
                     _remove_if_unlocked(left)
         folder = None
         while folder is None:
-            new = Path(tempfile.mkdtemp(".partial", own, parent))
+            stack.enter_context(_created(parent))
+            try:
+                new = Path(tempfile.mkdtemp(".partial", own, parent))
+            except FileNotFoundError:
+                if parent.exists():  # a file system without new folders, such as /proc
+                    raise
+                continue  # another process has deleted `parent`, because it was empty
             with suppress(FileNotFoundError):  # another process has found it before it was locked, and deleted it
                 stack.enter_context(exclusive_lock(new / ".lock", on_wait=lambda: None))
                 folder = new
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         (files := folder / "files").mkdir()
         yield files
+
+
+@contextmanager
+def _created(folder: Path) -> Iterator[None]:
+    """Create a folder and its missing parents. At the end, those of them that are empty are deleted. Raises OSError."""
+    with ExitStack() as stack:
+        for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+            missing.mkdir(exist_ok=True)
+            stack.callback(_remove_if_empty, missing)
+        yield
 
 
 def _remove_if_unlocked(folder: Path) -> None:
@@ -145,34 +163,62 @@ def write_target(path: Path) -> Path:
         raise InputError(f"{path}: is a folder; name a file in it", exit_status=2)
     if stat.S_ISSOCK(mode):
         raise InputError(f"{path}: is a socket, which cannot be written; name a file", exit_status=2)
-    if not is_stdout(path) and not os.access(path, os.W_OK):
+    if _descriptor(path) is None and not os.access(path, os.W_OK):
         raise InputError(f"{path}: is read-only; choose another name, or allow writing: chmod u+w")
     return Path(tempfile.gettempdir(), path.name) if is_stream(path) else target
 
 
+def _descriptor(path: Path) -> int | None:
+    """The descriptor of this process that `path` stands for: 1 for /dev/stdout, 3 for /dev/fd/3. None: a file."""
+    if (match := re.fullmatch(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", os.path.normpath(path))) and path.exists():
+        return int(match[1])
+    for number in (1, 2):
+        with suppress(OSError):  # no such file, or the descriptor is closed
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return number
+    return None
+
+
 def is_stdout(path: Path) -> bool:
     """Whether `path` is this process's standard output, such as /dev/stdout."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(1))
-    except OSError:  # no such file, or the standard output is closed
-        return False
+    return _descriptor(path) == 1
 
 
 def is_stream(path: Path) -> bool:
-    """Whether `path` is a device, a FIFO or this process's standard output, which must not be replaced by a file."""
-    return path.exists() and ((not path.is_file() and not path.is_dir()) or is_stdout(path))
+    """Whether `path` is a device, a FIFO or an open descriptor, which must not be replaced by a file."""
+    return path.exists() and ((not path.is_file() and not path.is_dir()) or _descriptor(path) is not None)
 
 
 def _open_stream(path: Path) -> IO[bytes]:
-    if not is_stdout(path):
-        return path.open("wb")
-    sys.stdout.flush()
-    return os.fdopen(os.dup(1), "wb")  # opening /dev/stdout again would write to the start of a redirected file
+    if (number := _descriptor(path)) is not None:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        # Opening /dev/stdout again would write to the start of a redirected file.
+        return os.fdopen(os.dup(number), "wb")
+    return _open_fifo(path) if path.is_fifo() else path.open("wb")
+
+
+def _open_fifo(path: Path) -> IO[bytes]:
+    """Open a FIFO to write. Raises InputError: no program has opened it to read within READER_TIMEOUT."""
+    until = time.monotonic() + READER_TIMEOUT
+    while True:
+        try:
+            number = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # without O_NONBLOCK, it would wait without a limit
+            os.set_blocking(number, True)
+            return os.fdopen(number, "wb")
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no reader
+                raise
+            if time.monotonic() > until:
+                raise InputError(f"{path}: a FIFO that no program reads; start its reader first") from error
+            time.sleep(0.05)
 
 
 @contextmanager
 def file_lock(path: Path, on_wait: Callable[[], None] | None = lambda: None) -> Iterator[bool]:
-    """Hold an exclusive lock on `path`, which need not exist; its folder is created. See locks.exclusive_lock.
+    """Hold an exclusive lock on `path`, which need not exist. See locks.exclusive_lock.
+
+    Its folder is created, and deleted again if nothing is in it at the end.
 
     `on_wait` is called once if another process holds the lock, before waiting. None: do not wait, but yield False.
     Raises InputError: the folder cannot be written.
@@ -180,7 +226,7 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None = lambda: None) -> 
     real = Path(os.path.realpath(path))
     with ExitStack() as stack:
         try:
-            real.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_created(real.parent))
             locked = stack.enter_context(exclusive_lock(real.with_name(f".{real.name}.lock"), on_wait))
         except OSError as error:
             raise write_error(path, error) from error
@@ -190,13 +236,41 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None = lambda: None) -> 
 def cache_folder(*parts: str) -> Path:
     """Return this project's cache folder, or the folder `parts` below it: in $XDG_CACHE_HOME or ~/.cache.
 
-    Raises InputError: there is no home folder.
+    If there is no home folder, it is a temporary folder of this process, with a warning.
     """
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:
-        raise InputError(f"no home folder for the cache ({error}); set XDG_CACHE_HOME", exit_status=2) from error
+        base = _temporary_cache(f"no home folder for the cache ({error})")
     return Path(base, "inception-v3", *parts)
+
+
+def cache_file(file: Path) -> Path:
+    """Return a file of the cache, or if it is missing and cannot be written there, its place in a temporary folder.
+
+    That folder is of this process, and there is a warning. For files without which a command cannot run.
+    """
+    if not file.exists():
+        try:
+            check_folder(file.parent)
+        except InputError as error:
+            reason = str(error).partition(";")[0]
+            return Path(_temporary_cache(f"the cache is not used: {reason}"), file.parent.name, file.name)
+    return file
+
+
+def _temporary_cache(reason: str) -> str:
+    """The path of a folder that is deleted when this process ends. Warns of the first `reason`."""
+    if not _temporary_folder.cache_info().currsize:
+        warnings.warn(f"{reason}, so cached files are deleted at the end; set XDG_CACHE_HOME", stacklevel=3)
+    return _temporary_folder().name
+
+
+@functools.cache
+def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+    folder = tempfile.TemporaryDirectory(prefix="inception-v3-cache-")
+    atexit.register(folder.cleanup)
+    return folder
 
 
 def check_writable(path: Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -209,6 +283,30 @@ def check_writable(path: Path, inputs: Iterable[str | Path] = ()) -> None:
         target = write_target(path)
         check_not_input(path, inputs)
         with staging_folder(target.parent):
+            pass
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def check_outputs(paths: Iterable[Path | None], inputs: Iterable[str | Path] = ()) -> None:
+    """Raise InputError if `check_writable` refuses one of the paths, or two of them cannot both be written."""
+    inputs, seen = list(inputs), list[Path]()
+    for path in filter(None, paths):
+        check_writable(path, inputs)
+        if is_stream(path):
+            continue
+        real = Path(os.path.realpath(path))
+        if any(real.is_relative_to(other) or other.is_relative_to(real) for other in seen):
+            raise InputError(f"{path}: given for two outputs; give each a file of its own", exit_status=2)
+        seen.append(real)
+
+
+def check_folder(path: Path) -> None:
+    """Raise InputError if no file can be written in the folder `path`, which need not exist. Leaves nothing there."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is not a folder; give the name of a folder", exit_status=2)
+    try:
+        with staging_folder(Path(os.path.realpath(path))):
             pass
     except OSError as error:
         raise write_error(path, error) from error

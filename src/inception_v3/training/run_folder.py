@@ -13,6 +13,7 @@ README.md               the model card, as the Hugging Face hub reads it: result
 """
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.support.arguments import Count, checked
-from inception_v3.support.files import atomic_write, file_lock, write_error, write_text
+from inception_v3.support.files import atomic_write, check_folder, file_lock, write_error, write_text
 from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import missing_packages
 from inception_v3.support.system_errors import file_status, is_folder, list_folder, read_error
@@ -56,7 +57,7 @@ class RunFolder:
     Of several processes only the first is the `writer`; in the others, no method writes anything.
 
     Args:
-        path: the folder, which is created.
+        path: the folder, which is created, and deleted at the end if nothing was written.
         overwrite: replace a run that the folder already holds.
         resume: continue a run that the folder already holds.
         keep: number of saved states to keep.
@@ -97,6 +98,7 @@ class RunFolder:
         self._replaces_old_run = False  # the old run stays until the new run starts
         if not writer:
             return
+        check_folder(path)
         states = self._states()
         if not overwrite and (not resume if states else file_status(self.model_file) is not None):
             held = "a run; add --resume to continue it," if states else "a model without a saved state; add"
@@ -115,9 +117,9 @@ class RunFolder:
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         try:
             for file in [*(self.path / name for name in PRODUCED), *self._states(), *events]:
-                file.unlink(missing_ok=True)
+                Path(os.path.realpath(file)).unlink(missing_ok=True)  # a symbolic link stays
             if self._may_replace_card():
-                self.card_file.unlink(missing_ok=True)
+                Path(os.path.realpath(self.card_file)).unlink(missing_ok=True)
         except OSError as error:
             raise write_error(self.path, error) from error
 

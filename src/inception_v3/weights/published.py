@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from inception_v3.errors import InputError
 from inception_v3.support.download import MAX_BYTES, DownloadError, download, matches_checksum, network_reason
-from inception_v3.support.files import atomic_write, write_error
+from inception_v3.support.files import atomic_write, cache_file, write_error
 from inception_v3.support.system_errors import temporary_folder
 from inception_v3.weights import MODEL_FILE
 
@@ -76,6 +76,7 @@ class Web:
         if self.member is not None:  # kept without its archive, which would take the same space again
             file = file.parent / file.name.partition(".")[0] / self.member
             unpack = partial(_extract, self.member)
+        file = cache_file(file)
         try:
             download(self.url, file, self.checksum, unpack)
         except DownloadError as error:

@@ -1,5 +1,6 @@
 """Read weights from a path or a published name: find the file, recognise its format, read it."""
 
+import glob
 import os
 import re
 from contextlib import suppress
@@ -12,6 +13,7 @@ from inception_v3.support.files import checksum
 from inception_v3.support.system_errors import check_readable, file_status, is_folder
 from inception_v3.support.text import printable
 from inception_v3.weights import BEST_FILE, MODEL_FILE
+from inception_v3.weights.formats import native
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
@@ -83,6 +85,21 @@ def read_weights(
             exit_status=2,
         )
     return read_source(str(path), WeightsSource(find_file(path)), format)
+
+
+def peek(path: str | Path, weights_file: str | Path | None = None) -> tuple[Path | None, list[str] | None]:
+    """The file of a model, and its class names, as far as both are known without reading weights or downloading.
+
+    The arguments are those of `read_weights`. Raises InputError: no such file.
+    """
+    is_published = find_published(str(path)) is not None
+    file = weights_file if is_published else path
+    if file is None:
+        return None, None
+    file = find_file(file)
+    if not file.exists() and next(file.parent.glob(f"{glob.escape(file.name)}.*"), None) is None:  # a checkpoint's name
+        raise InputError(f"{file}: there is no such file; check the path")
+    return file, None if is_published else native.read_class_names(file)
 
 
 def read_source(name: str, source: WeightsSource, format: str | None = None) -> tuple[Weights, Origin]:

@@ -9,6 +9,7 @@ instead of read.
 import json
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ def recognises(path: Path) -> bool:
             return (opened.metadata() or {}).get("format") == METADATA_FORMAT
     except (SafetensorError, OSError):
         return False
+
+
+def read_class_names(path: Path) -> list[str] | None:
+    """The class names in a file's metadata, without reading its weights; None if it has none, or another format."""
+    with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "pt") as opened:
+        metadata = opened.metadata() or {}
+        if metadata.get("format") == METADATA_FORMAT and isinstance(names := json.loads(metadata["class_names"]), list):
+            return names
+    return None
 
 
 def read(path: Path) -> Weights:
