@@ -17,7 +17,7 @@ from torch import Tensor
 
 from generated_images import skies
 from inception_v3.data import Batch, LabelledImages, batches, workers
-from inception_v3.data.workers import WorkerError
+from inception_v3.data.workers import LoaderError
 from inception_v3.images.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,7 +90,7 @@ def test_a_worker_that_is_killed_ends_the_iteration_in_one_line(number: int, cap
         return torch.zeros(3, 75, 75, dtype=torch.uint8)
 
     start = time.monotonic()
-    with pytest.raises(WorkerError) as raised:
+    with pytest.raises(LoaderError) as raised:
         load(transform=kill_this_worker)
     assert time.monotonic() < start + 10
     assert "\n" not in str(raised.value)
@@ -102,7 +102,7 @@ def test_an_error_in_a_worker_is_one_line_with_its_reason() -> None:
     def too_large(image: Image.Image) -> Tensor:
         raise MemoryError("no room for 4 GB")
 
-    with pytest.raises(WorkerError, match=r"^a worker process failed \(MemoryError: no room for 4 GB\); [^\n]*$"):
+    with pytest.raises(LoaderError, match=r"^a worker process failed \(MemoryError: no room for 4 GB\); [^\n]*$"):
         load(transform=too_large)
 
 
@@ -111,7 +111,7 @@ def test_processes_that_cannot_be_started_are_one_line(monkeypatch: pytest.Monke
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", fork)
-    with pytest.raises(WorkerError, match=r"Resource temporarily unavailable.*fewer --workers"):
+    with pytest.raises(LoaderError, match=r"Resource temporarily unavailable.*fewer --workers"):
         load()
 
 

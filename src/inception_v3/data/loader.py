@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inception_v3.data.labelled_images import LabelledImages
-from inception_v3.data.worker_signals import ignore_signals_from_outside
 from inception_v3.data.workers import (
     can_start_workers,
     choose_sender,
     explain_each,
     explain_worker_failure,
+    ignore_signals_from_outside,
     starting_workers,
 )
 from inception_v3.errors import InputError
@@ -115,7 +115,7 @@ def _collate(samples: list[Sample], size: tuple[int, int], send: Callable[[Batch
 
 
 class _Loader(DataLoader[Any]):
-    """A DataLoader of `Batch`. Iterating raises WorkerError if a worker process cannot start, fails or ends."""
+    """A DataLoader of `Batch`. Iterating raises LoaderError if a worker process cannot start, fails or ends."""
 
     def __init__(self, dataset: PixelDataset, workers: int, images: int, **options: Any) -> None:
         """`images` is the number of images in a batch of all processes that train together."""

@@ -1,4 +1,7 @@
-"""The worker processes of a DataLoader: how their batches reach the main process, and what happens if they fail."""
+"""The worker processes of a DataLoader: how batches reach the main process, and what happens at a failure or a signal.
+
+Only the main process decides when its workers stop.
+"""
 
 import multiprocessing
 import os
@@ -15,16 +18,16 @@ from typing import Any
 
 from torch import Tensor
 
-from inception_v3.data.worker_signals import delayed_interrupt
 from inception_v3.errors import InputError
+from inception_v3.support.signals import STOP_SIGNALS, stop_signals_call
 from inception_v3.support.text import printable
 
 SHARED_MEMORY = Path("/dev/shm")
 _warned: list[bool] = []
 
 
-class WorkerError(InputError):
-    """A worker process could not start, has failed or has ended."""
+class LoaderError(InputError):
+    """A worker process of a loader could not start, has failed or has ended."""
 
 
 def can_start_workers(workers: int) -> bool:
@@ -125,13 +128,13 @@ def starting_workers() -> Iterator[None]:
 
 @contextmanager
 def explain_worker_failure() -> Iterator[None]:
-    """Turn every error of or about a worker process into a WorkerError of one line."""
+    """Turn every error of or about a worker process into a LoaderError of one line."""
     try:
         yield
     except Exception as error:
         *_, reason = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = printable(reason.strip())
-        raise WorkerError(f"a worker process failed ({reason}); free some memory, or give fewer --workers") from error
+        raise LoaderError(f"a worker process failed ({reason}); free some memory, or give fewer --workers") from error
 
 
 def explain_each(items: Iterator[Any]) -> Iterator[Any]:
@@ -143,3 +146,48 @@ def explain_each(items: Iterator[Any]) -> Iterator[Any]:
         if item is end:
             return
         yield item
+
+
+# ------------------------------------------------------------------------------------------------------- signals
+
+
+@contextmanager
+def delayed_interrupt() -> Iterator[None]:
+    """Delay a Ctrl-C, SIGTERM or SIGHUP that arrives inside this block until the block ends.
+
+    While a process forks, an exception of a signal handler could be raised inside a library's callback, where it would
+    be lost or crash the process.
+    """
+    received: list[int] = []
+    try:
+        with stop_signals_call(lambda number, _: received.append(number)):
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)
+
+
+def ignore_signals_from_outside(_: int) -> None:
+    """`worker_init_fn` of a DataLoader: only a SIGTERM from the main process ends this worker.
+
+    Ctrl-C, SIGTERM and SIGHUP often reach all processes at once, and the main process still needs its workers to stop
+    in order. PyTorch's lines about SIGBUS and SIGSEGV are left out, because the main process reports them.
+    """
+    for number in (signal.SIGSEGV, getattr(signal, "SIGBUS", signal.SIGFPE), signal.SIGFPE):
+        signal.signal(number, signal.SIG_DFL)
+    for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return  # macOS does not report the sender: there any SIGTERM ends a worker
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_on_sigterm_from_parent, daemon=True).start()
+
+
+def _exit_on_sigterm_from_parent() -> None:
+    """Exit at a SIGTERM from the parent process. multiprocessing sends it to the processes left when the parent exits.
+
+    A thread waits for the signal, because a signal handler in Python cannot find out who sent it.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
