@@ -3,26 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from inception_v3.support.signals import STOP_SIGNALS, stop_signals_call
-
-
-@contextmanager
-def delayed_interrupt() -> Iterator[None]:
-    """Delay a Ctrl-C, SIGTERM or SIGHUP that arrives inside this block until the block ends.
-
-    While a process forks, an exception of a signal handler could be raised inside a library's callback, where it would
-    be lost or crash the process.
-    """
-    received: list[int] = []
-    try:
-        with stop_signals_call(lambda number, _: received.append(number)):
-            yield
-    finally:
-        for number in received:
-            signal.raise_signal(number)
+from inception_v3.support.signals import STOP_SIGNALS
 
 
 def ignore_signals_from_outside(_: int) -> None:

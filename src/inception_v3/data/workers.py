@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from inception_v3.data.worker_signals import delayed_interrupt
 from inception_v3.errors import InputError
+from inception_v3.support.signals import delayed_interrupt
 from inception_v3.support.text import printable
 
 SHARED_MEMORY = Path("/dev/shm")

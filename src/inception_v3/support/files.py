@@ -24,7 +24,7 @@ from typing import IO
 
 from inception_v3.errors import InputError
 from inception_v3.support.locks import exclusive_lock
-from inception_v3.support.system_errors import write_reason
+from inception_v3.support.system_errors import file_status, write_reason
 from inception_v3.support.text import printable
 
 STAGING = ".inception-v3."  # names of staging folders start with this, followed by the name of the machine
@@ -303,7 +303,8 @@ def check_outputs(paths: Iterable[Path | None], inputs: Iterable[str | Path] = (
 
 def check_folder(path: Path) -> None:
     """Raise InputError if no file can be written in the folder `path`, which need not exist. Leaves nothing there."""
-    if path.exists() and not path.is_dir():
+    status = file_status(path)
+    if status is not None and not stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: is not a folder; give the name of a folder", exit_status=2)
     try:
         with staging_folder(Path(os.path.realpath(path))):
