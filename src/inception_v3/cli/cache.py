@@ -56,7 +56,7 @@ def cache(
 
 
 def _clear(store: "FeatureStore", folders: dict[str, Path], name: str, older_than: int | None, yes: bool) -> None:
-    """Remove the features or the folder of this name, or everything. Raises InputError: no such folder; a locked store."""
+    """Remove the features or the folder of this name, or everything. Raises InputError: no such folder; a lock."""
     name = choose("--clear", name, [*sorted(folders), "all"])
     names = [*folders] if name == "all" else [name]
     if not yes and not sys.stdin.isatty():
