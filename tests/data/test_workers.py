@@ -172,8 +172,8 @@ def test_workers_do_not_start_without_space_for_all_their_semaphores(
 
 
 def test_a_worker_without_space_is_reported_with_the_folder() -> None:
-    with pytest.raises(
-        workers.WorkerError, match=r"failed \(.*No space left.*\); free some space in /dev/shm, or give"
+    with (
+        pytest.raises(workers.WorkerError, match=r"failed \(.*No space left.*\); free some space in /dev/shm, or give"),
+        workers.explain_worker_failure(),
     ):
-        with workers.explain_worker_failure():
-            raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
