@@ -1,5 +1,6 @@
 """Worker processes: how batches reach the main process, and what happens if a worker cannot work."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from generated_images import skies
 from inception_v3.data import Batch, LabelledImages, batches, workers
-from inception_v3.data.workers import LoaderError
+from inception_v3.data.workers import WorkerError
 from inception_v3.images.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,7 +91,7 @@ def test_a_worker_that_is_killed_ends_the_iteration_in_one_line(number: int, cap
         return torch.zeros(3, 75, 75, dtype=torch.uint8)
 
     start = time.monotonic()
-    with pytest.raises(LoaderError) as raised:
+    with pytest.raises(WorkerError) as raised:
         load(transform=kill_this_worker)
     assert time.monotonic() < start + 10
     assert "\n" not in str(raised.value)
@@ -102,7 +103,7 @@ def test_an_error_in_a_worker_is_one_line_with_its_reason() -> None:
     def too_large(image: Image.Image) -> Tensor:
         raise MemoryError("no room for 4 GB")
 
-    with pytest.raises(LoaderError, match=r"^a worker process failed \(MemoryError: no room for 4 GB\); [^\n]*$"):
+    with pytest.raises(WorkerError, match=r"^a worker process failed \(MemoryError: no room for 4 GB\); [^\n]*$"):
         load(transform=too_large)
 
 
@@ -111,7 +112,7 @@ def test_processes_that_cannot_be_started_are_one_line(monkeypatch: pytest.Monke
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", fork)
-    with pytest.raises(LoaderError, match=r"Resource temporarily unavailable.*fewer --workers"):
+    with pytest.raises(WorkerError, match=r"Resource temporarily unavailable.*fewer --workers"):
         load()
 
 
@@ -151,3 +152,28 @@ def test_workers_need_no_space_in_a_full_shared_memory(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("docker run --shm-size") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_workers_do_not_start_without_space_for_all_their_semaphores(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    space = iter(range(13))  # for 13 semaphores; two workers need 14
+
+    def semaphore() -> int:
+        for page in space:
+            return page
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.Semaphore", semaphore)
+    assert not workers.can_start_workers(2)
+    assert "worker processes cannot start (No space left on device): images are decoded in this process" in str(
+        recwarn.pop().message
+    )
+
+
+def test_a_worker_without_space_is_reported_with_the_folder() -> None:
+    with (
+        pytest.raises(workers.WorkerError, match=r"failed \(.*No space left.*\); free some space in /dev/shm, or give"),
+        workers.explain_worker_failure(),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -115,7 +115,7 @@ def _collate(samples: list[Sample], size: tuple[int, int], send: Callable[[Batch
 
 
 class _Loader(DataLoader[Any]):
-    """A DataLoader of `Batch`. Iterating raises LoaderError if a worker process cannot start, fails or ends."""
+    """A DataLoader of `Batch`. Iterating raises WorkerError if a worker process cannot start, fails or ends."""
 
     def __init__(self, dataset: PixelDataset, workers: int, images: int, **options: Any) -> None:
         """`images` is the number of images in a batch of all processes that train together."""

@@ -3,6 +3,7 @@
 Only the main process decides when its workers stop.
 """
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -19,15 +20,15 @@ from typing import Any
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.support.signals import STOP_SIGNALS, stop_signals_call
+from inception_v3.support.signals import STOP_SIGNALS, delayed_interrupt
 from inception_v3.support.text import printable
 
 SHARED_MEMORY = Path("/dev/shm")
 _warned: list[bool] = []
 
 
-class LoaderError(InputError):
-    """A worker process of a loader could not start, has failed or has ended."""
+class WorkerError(InputError):
+    """A worker process could not start, has failed or has ended."""
 
 
 def can_start_workers(workers: int) -> bool:
@@ -37,7 +38,8 @@ def can_start_workers(workers: int) -> bool:
     """
     if workers:
         try:
-            multiprocessing.Semaphore()
+            # At once, as a DataLoader holds them: in its queue of batches, its event, and the queue of each worker.
+            _ = [multiprocessing.Semaphore() for _ in range(8 + 3 * workers)]
             get_temp_dir()  # created before the workers start, so that all use it and this process deletes it
         except OSError as error:
             warnings.warn(
@@ -128,13 +130,14 @@ def starting_workers() -> Iterator[None]:
 
 @contextmanager
 def explain_worker_failure() -> Iterator[None]:
-    """Turn every error of or about a worker process into a LoaderError of one line."""
+    """Turn every error of or about a worker process into a WorkerError of one line."""
     try:
         yield
     except Exception as error:
         *_, reason = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = printable(reason.strip())
-        raise LoaderError(f"a worker process failed ({reason}); free some memory, or give fewer --workers") from error
+        lack = f"space in {SHARED_MEMORY}" if os.strerror(errno.ENOSPC) in reason else "memory"
+        raise WorkerError(f"a worker process failed ({reason}); free some {lack}, or give fewer --workers") from error
 
 
 def explain_each(items: Iterator[Any]) -> Iterator[Any]:
@@ -149,22 +152,6 @@ def explain_each(items: Iterator[Any]) -> Iterator[Any]:
 
 
 # ------------------------------------------------------------------------------------------------------- signals
-
-
-@contextmanager
-def delayed_interrupt() -> Iterator[None]:
-    """Delay a Ctrl-C, SIGTERM or SIGHUP that arrives inside this block until the block ends.
-
-    While a process forks, an exception of a signal handler could be raised inside a library's callback, where it would
-    be lost or crash the process.
-    """
-    received: list[int] = []
-    try:
-        with stop_signals_call(lambda number, _: received.append(number)):
-            yield
-    finally:
-        for number in received:
-            signal.raise_signal(number)
 
 
 def ignore_signals_from_outside(_: int) -> None:

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from inception_v3.data import Batch, LabelledImages, TrainingBatches, batches
-from inception_v3.data.workers import LoaderError
+from inception_v3.data.workers import WorkerError
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import Metrics, evaluate, gather_metrics
 from inception_v3.network.sync_batch_norm import synchronise_batch_norm
@@ -284,7 +284,7 @@ def next_batches(job: TrainingJob, size: int) -> Iterator[tuple[int, Batch]]:
     except Interrupted:
         no_images = torch.empty(0, 3, size, size, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
         yield 0, Batch(*no_images, no_images[1], [])
-    except LoaderError:
+    except WorkerError:
         if job.group.world_size == 1 and progress.step and not progress.diverging_steps:
             save_state(job)
         raise
