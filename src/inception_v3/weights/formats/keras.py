@@ -32,6 +32,7 @@ from inception_v3.network.architecture import BASE, Conv, Layer, Mixed
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
 from inception_v3.support.packages import require_packages
+from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
 from inception_v3.weights.formats.weights import (
@@ -42,7 +43,6 @@ from inception_v3.weights.formats.weights import (
     differences_from,
     fold_gamma,
     numbered,
-    one_line,
     state_name,
     to_torch,
 )
@@ -168,10 +168,10 @@ def read(path: Path) -> Weights:
             for layer in _layers_by_order(legacy) if legacy is not None else _layers_by_class(file):
                 tensors |= _read_layer(*layer)
     except _ContentError as error:
-        raise InputError(f"{path}: {one_line(error, 1000)}") from error
+        raise InputError(f"{path}: {one_line(error)}") from error
     except DAMAGE as error:
         raise InputError(
-            f"{path}: cannot be read ({one_line(error, 1000)}); check the path, and download or save the file again if "
+            f"{path}: cannot be read ({one_line(error)}); check the path, and download or save the file again if "
             "it is damaged"
         ) from error
     settings = Settings(create_aux_logits=False, global_pool=True)

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from inception_v3.errors import InputError
+from inception_v3.support.files import path_for_library
 from inception_v3.support.system_errors import is_file, why_missing
-from inception_v3.weights.formats.weights import FLOATS, one_line
+from inception_v3.support.text import one_line, printable
+from inception_v3.weights.formats.weights import FLOATS
 
 COUNTER = "num_batches_tracked"  # of BatchNorm; PyTorch uses it only without a momentum, and all of these have one
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order: averages first
@@ -56,22 +58,28 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
                 f"{path}: cannot be read: it is truncated, or holds code ({code[1]}), which is not run; ask its author "
                 "for the tensors only: torch.save(model.state_dict(), ...)"
             ) from error
-        kind = f"{type(error).__name__}: {error}" if isinstance(error, SafetensorError) else type(error).__name__
+        detail = f": {one_line(error, 100)}" if isinstance(error, SafetensorError) else ""
         raise InputError(
-            f"{path}: cannot be read ({one_line(kind)}): damaged, or not a state dict; download or save it again"
+            f"{path}: cannot be read ({type(error).__name__}{detail}): damaged, or not a state dict; "
+            "download or save it again"
         ) from error
     tensors = {name: value for name, value in values.items() if not name.endswith(COUNTER)}
-    for name, value in tensors.items():
+    for key, value in tensors.items():
+        name = printable(key)[:100]
         if not isinstance(value, Tensor) or value.device.type != "cpu" or value.layout != torch.strided:
-            raise InputError(f"{path}: {one_line(name)} is not a dense tensor; save model.state_dict() by itself")
+            raise InputError(f"{path}: {name} is not a dense tensor; save model.state_dict() by itself")
         if value.dtype not in FLOATS:
-            raise InputError(f"{path}: {one_line(name)} is {value.dtype}, not floats; save it as torch.float32")
+            raise InputError(f"{path}: {name} is {value.dtype}, not floats; save it as torch.float32")
     return {name: value.detach() for name, value in tensors.items()}
 
 
 def _read_values(path: Path, verify: bool) -> dict[str, Any]:
     """Everything in the file by name, without prefixes, mapped into memory where possible."""
-    values = load_file(path) if is_safetensors(path) else _unpickle(path, verify)
+    if is_safetensors(path):
+        with path_for_library(path) as file:
+            values = load_file(file)
+    else:
+        values = _unpickle(path, verify)
     for prefix in PREFIXES:
         if values and all(name.startswith(prefix) for name in values):
             values = {name.removeprefix(prefix): value for name, value in values.items()}
@@ -85,9 +93,9 @@ def _unpickle(path: Path, verify: bool) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             _check_zip(path, archive, verify)
     mapped = zipped and path.suffix != ".safetensors"  # torch trusts that suffix, but not with an open file
-    with path.open("rb") as file, warnings.catch_warnings():
+    with path.open("rb") as file, path_for_library(path) as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols: the file is either read or refused
-        content: Any = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+        content: Any = torch.load(name if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

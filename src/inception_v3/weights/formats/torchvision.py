@@ -23,6 +23,7 @@ from inception_v3.network import architecture
 from inception_v3.network.architecture import Branch, Conv
 from inception_v3.network.settings import GRAPH_2015, Settings
 from inception_v3.support.files import atomic_write
+from inception_v3.support.text import printable
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.state_dict_file import COUNTER, is_safetensors, load_state_dict, peek_shapes
 from inception_v3.weights.formats.weights import (
@@ -32,7 +33,6 @@ from inception_v3.weights.formats.weights import (
     convolutions,
     default_class_names,
     differences_from,
-    one_line,
     state_name,
 )
 from inception_v3.weights.programs.program import Program
@@ -155,12 +155,13 @@ def _check_names(path: Path, tensors: dict[str, Tensor], names: dict[str, str]) 
     missing = [name for name in names if name not in tensors]
     unknown = [name for name in tensors if name not in names]
     if len(missing) > len(names) // 2:
-        has = f"has {one_line(unknown[0])} and " if unknown else ""
+        has = f"has {printable(unknown[0])[:100]} and " if unknown else ""
         raise InputError(f"{path}: not an Inception V3 (it {has}lacks {missing[0]}); give the weights of one")
     for fault, faulty in (("lacks", missing), ("has the unknown", unknown)):
         if faulty:
             more = f" and {len(faulty) - 1} more" if len(faulty) > 1 else ""
-            raise InputError(f"{path}: {fault} {one_line(faulty[0])}{more}; save the whole model.state_dict() again")
+            name = printable(faulty[0])[:100]
+            raise InputError(f"{path}: {fault} {name}{more}; save the whole model.state_dict() again")
 
 
 # ----------------------------------------------------------------------------------------------------- writing
