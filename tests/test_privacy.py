@@ -33,7 +33,7 @@ def test_every_command_is_run() -> None:
     assert {command.line.split()[0] for command in COMMANDS.values()} == {*NAMES}
 
 
-@pytest.mark.parametrize("name", ["predict-onnx", "predict-xml", "evaluate"])
+@pytest.mark.parametrize("name", ["predict-onnx", "predict-xml", "cache"])
 def test_a_command_writes_only_its_outputs_and_its_own_cache(name: str, inputs: Path, tmp_path: Path) -> None:
     place = Place(tmp_path / "place")
     done = place.run(COMMANDS[name], inputs)

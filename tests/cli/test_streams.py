@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import inception_v3
+from inception_v3.inference.export import export
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,7 +138,7 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (80, 80), (90 * number, 0, 0)).save(folder / f"{number}.png")
     network = inception_v3.InceptionV3(num_classes=2, depth_multiplier=0.1, min_depth=8, image_size=75).eval()
     network.preprocessing, network.class_names = inception_v3.Preprocessing((75, 75)), ["猫", "dög"]
-    inception_v3.save(network, folder / "model.safetensors")
+    export(network, folder / "model.onnx")
     return folder
 
 
@@ -147,7 +148,7 @@ def test_a_result_for_a_closed_stdout_is_an_error(command: str, tmp_path: Path) 
 
 
 def test_a_closed_stdout_does_not_matter_to_results_in_a_file(pets: Path) -> None:
-    status, out, err = shell("PROGRAM predict model.safetensors *.png --out all.jsonl --quiet >&- 2>&- <&-", pets)
+    status, out, err = shell("PROGRAM predict model.onnx *.png --out all.jsonl --quiet >&- 2>&- <&-", pets)
     assert (status, out, err) == (0, "", "")
     assert [json.loads(line)["image"] for line in (pets / "all.jsonl").read_text("utf-8").splitlines()] == [
         "0.png",
@@ -158,12 +159,12 @@ def test_a_closed_stdout_does_not_matter_to_results_in_a_file(pets: Path) -> Non
 
 @pytest.mark.slow
 def test_predict_without_stdout_says_so(pets: Path) -> None:
-    status, out, err = shell("PROGRAM predict model.safetensors 0.png --quiet >&-", pets)
+    status, out, err = shell("PROGRAM predict model.onnx 0.png --quiet >&-", pets)
     assert (status, out, err) == (1, "", CLOSED)
 
 
 def test_notes_do_not_go_to_stdout_if_stderr_is_closed(pets: Path) -> None:
-    status, out, err = shell("PROGRAM predict model.safetensors *.png --json --log-every 0.01 2>&-", pets)
+    status, out, err = shell("PROGRAM predict model.onnx *.png --json --log-every 0.01 2>&-", pets)
     assert (status, err) == (0, "")
     assert [json.loads(line)["image"] for line in out.splitlines()] == ["0.png", "1.png", "2.png"]
 
@@ -182,7 +183,7 @@ def test_no_file_gets_the_descriptor_of_a_closed_stream(tmp_path: Path) -> None:
     assert int(out) > 2
 
 
-@pytest.mark.parametrize("command", ["cache --clear all --cache features", "predict model.safetensors -"])
+@pytest.mark.parametrize("command", ["cache --clear all --cache features", "predict model.onnx -"])
 def test_a_closed_stdin_is_empty(command: str, pets: Path) -> None:
     status, out, err = shell(f"PROGRAM {command} --quiet <&-", pets)
     assert (status, out, err.count("\n")) == (2, "", 1), err
@@ -202,7 +203,7 @@ def test_a_character_that_stdout_lacks_is_escaped(encoding: str, arrow: str, tmp
 
 def test_json_holds_every_character_on_a_stdout_in_ascii(pets: Path) -> None:
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    status, out, err = shell("PROGRAM predict model.safetensors 0.png --json", pets, **ascii_only)
+    status, out, err = shell("PROGRAM predict model.onnx 0.png --json", pets, **ascii_only)
     assert status == 0, err
     assert out.isascii()
     assert {row["class"] for row in json.loads(out)["predictions"]} == {"猫", "dög"}
@@ -211,7 +212,7 @@ def test_json_holds_every_character_on_a_stdout_in_ascii(pets: Path) -> None:
 def test_tables_are_printed_on_any_terminal(tmp_path: Path) -> None:
     status, out, err = shell("PROGRAM describe", tmp_path, TERM="dumb", COLUMNS="1", NO_COLOR="1")
     assert (status, err) == (0, "")
-    assert "Conv2d" in out
+    assert len(out.splitlines()) > 20
 
 
 @pytest.mark.parametrize("is_socket", [False, True])
@@ -237,7 +238,7 @@ def test_a_predictor_needs_no_streams(pets: Path) -> None:
         import sys
         sys.stdin = sys.stdout = sys.stderr = None
         import inception_v3
-        (prediction,) = inception_v3.Predictor("model.safetensors")("0.png")
+        (prediction,) = inception_v3.Predictor("model.onnx")("0.png")
         open("classes.txt", "w", encoding="utf-8").write(" ".join(sorted(name for name, _ in prediction.classes)))
     """
     (pets / "windows.py").write_text(program)

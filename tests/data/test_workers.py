@@ -1,6 +1,7 @@
 """Worker processes: how batches reach the main process, and what happens if a worker cannot work."""
 
 import errno
+import gc
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from generated_images import skies
 from inception_v3.data import Batch, LabelledImages, batches, workers
@@ -42,6 +45,16 @@ def assert_equal(received: list[Batch]) -> None:
 @pytest.fixture(autouse=True)
 def no_warning_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_warned", [])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_waits() -> Iterator[None]:
+    """PyTorch looks every five seconds whether a worker has ended, and waits so long for one to end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+        patch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
+        yield
+        gc.collect()  # the iterators wait for their workers when they are deleted
 
 
 def small_shared_memory(path: object) -> SimpleNamespace:
@@ -80,7 +93,7 @@ def test_without_semaphores_images_are_decoded_in_the_main_process(monkeypatch: 
     assert len(warned) == 1
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGBUS])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
 def test_a_worker_that_is_killed_ends_the_iteration_in_one_line(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     """For example for lack of memory."""
     main = os.getpid()
