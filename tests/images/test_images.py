@@ -440,7 +440,7 @@ class TestBadFiles:
         assert refusal(content, "given.jpg").startswith("given.jpg: ")
 
     def test_missing(self, tmp_path):
-        assert refusal(tmp_path / "no.jpg") == f"{tmp_path}/no.jpg: no such file; check the path"
+        assert refusal(tmp_path / "no.jpg") == f"{tmp_path}/no.jpg: there is no such file or folder; check the path"
 
     def test_a_folder(self, tmp_path):
         assert refusal(tmp_path) == f"{tmp_path}: a folder, not a file; give a file in it"
@@ -458,9 +458,9 @@ class TestBadFiles:
         assert "null" in refusal("a\0b")
 
     def test_messages_escape_file_names(self, tmp_path):
-        assert "two\\nlines\\x1b[31m.jpg: no such file" in refusal(tmp_path / "two\nlines\x1b[31m.jpg")
-        assert "\\udcff.jpg: no such file" in refusal(tmp_path / os.fsdecode(b"\xff.jpg"))
-        assert "Größe 猫.jpg: no such file" in refusal(tmp_path / "Größe 猫.jpg")
+        assert "two\\nlines\\x1b[31m.jpg: there is no such file" in refusal(tmp_path / "two\nlines\x1b[31m.jpg")
+        assert "\\udcff.jpg: there is no such file" in refusal(tmp_path / os.fsdecode(b"\xff.jpg"))
+        assert "Größe 猫.jpg: there is no such file" in refusal(tmp_path / "Größe 猫.jpg")
 
     @pytest.mark.parametrize("kind", IN_FORMATS)
     def test_a_truncated_file_is_refused_or_decoded_completely(self, kind):
@@ -746,7 +746,11 @@ class TestFolders:
         (tmp_path / "self.png").symlink_to("self.png")
         (tmp_path / "notes").symlink_to("nowhere")
         gone, own_target = list_images(tmp_path)
-        assert refusal(gone).endswith("gone.png: no such file; check the path")
+        assert refusal(gone).endswith(
+            "gone.png: is a symbolic link to NOWHERE, which does not exist; correct the link".replace(
+                "NOWHERE", str(tmp_path / "nowhere")
+            )
+        )
         assert "self.png: its symbolic links form a circle" in refusal(own_target)
 
     def test_folders_are_listed_one_at_a_time(self, tmp_path, monkeypatch):
@@ -1046,7 +1050,7 @@ class TestStandardInput:
         pipe(b"a.png\ngone.png\na.png\n")
         _, gone, last = expand(["-"])
         assert last.open().size == (2, 2)
-        with pytest.raises(InputError, match=r"^gone\.png: no such file"):
+        with pytest.raises(InputError, match=r"^gone\.png: there is no such file"):
             gone.open()
 
     def test_lists_longer_than_any_buffer(self, folder, monkeypatch):

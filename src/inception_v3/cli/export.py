@@ -92,7 +92,7 @@ def export(
     from inception_v3.images.addresses import collect
     from inception_v3.inference.export import check_count, check_options, export, prepare_images
     from inception_v3.inference.triton import write_triton
-    from inception_v3.support.files import check_not_input, checksum
+    from inception_v3.support.files import checksum
     from inception_v3.support.progress import duration, show_line
     from inception_v3.support.text import count_of
     from inception_v3.weights.load import load
@@ -100,8 +100,7 @@ def export(
 
     inputs = [path for path in (model, weights_file, *(images or ())) if path]
     for each, file in files.items():
-        for part in check_options(file, each, bool(images), outputs).files(file):
-            check_not_input(part, inputs)
+        check_options(file, each, bool(images), outputs, inputs)
     peek(model, weights_file)
     sources = collect(images) if images else None
     for each in files if sources is not None else ():

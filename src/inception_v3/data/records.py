@@ -22,7 +22,7 @@ from inception_v3.support.files import cache_folder, write_text
 from inception_v3.support.json_values import read_json
 from inception_v3.support.progress import show_progress
 from inception_v3.support.streams import new_console
-from inception_v3.support.system_errors import read_error
+from inception_v3.support.system_errors import check_readable
 
 INDEX_VERSION = 5  # increase it when FileIndex changes
 MIN_SECONDS_TO_CACHE = 1.0  # an index that took less time is not cached
@@ -124,11 +124,8 @@ def _source(
 
 def _cached_index(file: Path, index_file: IndexFile) -> FileIndex:
     """The index of a file, from the cache if the file's size and time have not changed."""
-    try:
-        status = file.stat()
-        file.open("rb").close()
-    except OSError as error:
-        raise read_error(file, error) from error
+    check_readable(file)
+    status = file.stat()
     kind = f"{index_file.__module__}.{index_file.__name__}"
     key = repr((INDEX_VERSION, kind, file.resolve().as_posix(), status.st_size, status.st_mtime_ns))
     cached = cache_folder("index") / f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.json"

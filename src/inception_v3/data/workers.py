@@ -142,13 +142,8 @@ def explain_worker_failure() -> Iterator[None]:
 
 def explain_each(items: Iterator[Any]) -> Iterator[Any]:
     """Yield the items of an iterator over batches from workers, with `explain_worker_failure`."""
-    end = object()
-    while True:
-        with explain_worker_failure():
-            item = next(items, end)
-        if item is end:
-            return
-        yield item
+    with explain_worker_failure():
+        yield from items
 
 
 # ------------------------------------------------------------------------------------------------------- signals

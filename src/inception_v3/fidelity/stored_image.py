@@ -29,7 +29,7 @@ def decode_image(content: bytes | NDArray[np.uint8], name: str) -> tuple[NDArray
     """Decode to RGB pixels (3, H, W) and facts. Raises InputError: empty, damaged, too large, or not an image."""
     with decode_errors(name):
         image = read_header(io.BytesIO(content), name) if isinstance(content, bytes) else to_image(content)
-        check_pixel_count(image)
+        check_pixel_count(image, name)
         with silence_libtiff(image):
             pixels = np.asarray(image.convert("RGB"))
     # Most colour images are recognised by a few of their pixels, so the test on all of them seldom runs.

@@ -29,7 +29,7 @@ from inception_v3.images.find import (
     list_unsorted,
     walk,
 )
-from inception_v3.support.system_errors import check_readable, file_status, why_missing
+from inception_v3.support.system_errors import check_readable, file_status, is_folder, why_missing
 from inception_v3.support.text import byte_order_encoding, printable
 
 MAX_FILES = 1_000_000  # that braces may stand for
@@ -63,7 +63,6 @@ def short_name(address: str) -> str:
 
 
 exists = os.path.exists  # False for text that is too long to be a path, for which pathlib raises an error
-is_folder = os.path.isdir
 
 
 def expand_paths(address: str) -> list[str]:

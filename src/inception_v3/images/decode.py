@@ -4,7 +4,6 @@ Only Pillow decodes files, and only in the formats below. None of these formats 
 untrusted: any fault in a file becomes an InputError of one line that names the file.
 """
 
-import errno
 import io
 import logging
 import os
@@ -24,7 +23,7 @@ from inception_v3.errors import InputError
 from inception_v3.support.arguments import checked
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import read_reason
-from inception_v3.support.text import printable
+from inception_v3.support.text import one_line, printable
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 HEIF_PACKAGE = "pi_heif"  # reads HEIF; the other formats need only Pillow
@@ -37,10 +36,6 @@ MAX_PNG_TEXT = 64 * 2**20  # bytes of one text or profile in a PNG; Pillow's lim
 MAX_STREAM_BYTES = 512 * 2**20  # of an image from a pipe, which must be held in memory as a whole
 
 
-class _CopyingFormatError(Image.DecompressionBombError):
-    """More than MAX_COPIED_PIXELS in one of the COPYING_FORMATS."""
-
-
 MinimumSize = Callable[[int, int], tuple[int, int] | None]  # width and height of the image -> those needed, or None
 
 # Pillow always loads the plugins for these formats. Loading all plugins takes as long as decoding tens of images.
@@ -48,12 +43,7 @@ _FORMATS_BY_SIGNATURE = {b"\xff\xd8": ("JPEG",), b"\x89P": ("PNG",), b"GI": ("GI
 SIGNATURE_BYTES = 64  # at the start of a file, which show its format
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"heif")
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (FileNotFoundError, "no such file; check the path"),
     (UnidentifiedImageError, f"not a supported image ({', '.join(FORMATS)}), or cut short; save it as PNG"),
-    (
-        _CopyingFormatError,
-        f"more than the limit of {MAX_COPIED_PIXELS:,} pixels in this format; make it smaller or save it as PNG",
-    ),
     (Image.DecompressionBombError, f"more than the limit of {MAX_PIXELS:,} pixels; make it smaller"),
     (MemoryError, "too large for this machine's memory; make it smaller"),
 )
@@ -128,12 +118,11 @@ def decode_errors(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # damaged files make Pillow's parsers raise errors of any class
-        if isinstance(error, OSError) and error.errno is not None and error.errno != errno.ENOENT:
+        if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name}: {read_reason(error.filename or name, error)}") from error
-        detail = printable(error) or type(error).__name__
         reason = next(
             (text for kind, text in _REASONS if isinstance(error, kind)),
-            f"cannot be read ({detail}); download or save it again",
+            f"cannot be read ({one_line(error)}); download or save it again",
         )
         raise InputError(f"{name}: {reason}") from error
 
@@ -154,12 +143,13 @@ def read_header(file: BinaryIO, name: str) -> Image.Image:
     return Image.open(file, formats=formats)
 
 
-def check_pixel_count(image: Image.Image) -> None:
+def check_pixel_count(image: Image.Image, name: str) -> None:
     """Raise an error for no pixels, or more than the limits above. Call it inside `decode_errors`, before decoding."""
     if not all(image.size):
         raise ValueError(f"an image of {image.width}x{image.height} pixels")
     if image.format in COPYING_FORMATS and image.width * image.height > MAX_COPIED_PIXELS:
-        raise _CopyingFormatError
+        limit = f"more than the limit of {MAX_COPIED_PIXELS:,} pixels in this format"
+        raise InputError(f"{name}: {limit}; make it smaller or save it as PNG")
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
 
@@ -225,7 +215,7 @@ _quiet_pillow = _QuietPillow()
 
 def _to_rgb(image: Image.Image, name: str, minimum_size: MinimumSize | None, *, keep: bool = False) -> Image.Image:
     """Decode and convert an image, in 5 to 8 bytes of memory for each pixel. `keep`: `image` must not change."""
-    check_pixel_count(image)
+    check_pixel_count(image, name)
     transpose = _upright_transpose(image) if image.format in ("JPEG", "MPO") else None
     if minimum_size is not None:
         swapped = transpose in _SWAPS_SIDES

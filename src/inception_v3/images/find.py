@@ -250,10 +250,12 @@ def walk(
             continue
         path = here / listed.removesuffix(_NOT_A_FILE)
         try:
-            status = None if listed == path.name else _status(path)
+            status = None if listed == path.name else path.stat()
         except PermissionError:  # it may be a folder
             yield path
             continue
+        except OSError:
+            status = None
         if status is not None and stat.S_ISDIR(status.st_mode):
             if not any(parent and os.path.samestat(status, parent) for _, parent, _ in stack):
                 stack.append((path, status, names_in(path)))
@@ -262,16 +264,6 @@ def walk(
             yield path
         elif left_out is not None:
             left_out.add_file(path)
-
-
-def _status(path: Path) -> os.stat_result | None:
-    """The status of what a path points to; None if it cannot be found out. Raises PermissionError."""
-    try:
-        return path.stat()
-    except PermissionError:
-        raise
-    except OSError:
-        return None
 
 
 def list_sorted(folder: Path, wanted: NameFilter, skipped: Skipped | None = None) -> Iterator[str]:

@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -248,17 +248,19 @@ def _select_format(out: Path, precision: Precision) -> ExportFormat:
     return format
 
 
-def check_options(out: Path, precision: Precision, has_images: bool, outputs: Sequence[str]) -> ExportFormat:
+def check_options(
+    out: Path, precision: Precision, has_images: bool, outputs: Sequence[str], inputs: Iterable[str | Path] = ()
+) -> ExportFormat:
     """Check before long work that `export` can write this file. Returns its format.
 
     Raises InputError, as `export` does: the suffix, the precision, the end points, a missing package, or a path that
-    cannot be written.
+    cannot be written or is one of the `inputs`.
     """
     format = _select_format(out, precision)
     if format.is_folder and out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, but a {format.suffix} is a folder; move or delete it")
     for part in format.files(out) or [out.with_name(f"{out.name}.trial")]:
-        check_writable(part)
+        check_writable(part, inputs)
     require_packages(format.packages, f"exporting to {format.suffix}", format.extra)
     if precision != "fp32" and not has_images:
         raise InputError(f"{precision} is checked on your own images; give some with --images FOLDER", exit_status=2)

@@ -38,7 +38,6 @@ from inception_v3.support.files import (
 )
 from inception_v3.support.json_values import check_type, read_json
 from inception_v3.support.packages import require_packages
-from inception_v3.support.system_errors import file_status
 from inception_v3.support.text import csv_record, from_utf8, to_json, to_utf8
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -222,13 +221,10 @@ def _check_shard(path: Path, about_path: Path, shard: str) -> None:
 def _check_about(path: Path, about_path: Path, about: dict[str, Any], last_remedy: str) -> None:
     """Raises InputError if the results were written with another model, other options or other shards."""
     try:
-        before = read_json(about_path, dict) if file_status(about_path) else None
+        before = read_json(about_path, dict)
     except InputError as error:
         fault = str(error).rpartition(";")[0]
         raise InputError(f"{fault}; so {path.name} cannot be resumed; {last_remedy}", exit_status=2) from error
-    if before is None:
-        fault = f"{about_path}: missing, so {path.name} cannot be resumed"
-        raise InputError(f"{fault}; {last_remedy}", exit_status=2)
     now = json.loads(json.dumps(about))
     if key := next((key for key in now | before if now.get(key) != before.get(key)), None):
         fault = f"was written with {key} {before.get(key)!r}, not {now.get(key)!r}; use the same options as before"

@@ -97,8 +97,8 @@ def peek(path: str | Path, weights_file: str | Path | None = None) -> tuple[Path
     if file is None:
         return None, None
     file = find_file(file)
-    if not file.exists() and next(file.parent.glob(f"{glob.escape(file.name)}.*"), None) is None:  # a checkpoint's name
-        raise InputError(f"{file}: there is no such file; check the path")
+    if next(file.parent.glob(f"{glob.escape(file.name)}.*"), None) is None:  # else it is a checkpoint's name
+        check_readable(file)
     return file, None if is_published else native.read_class_names(file)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,22 +43,22 @@ TRAINING: dict[str, Any] = {
 
 
 def recognises(path: Path) -> bool:
-    try:
-        with path_for_library(path) as name, safe_open(name, "pt") as opened:
-            return (opened.metadata() or {}).get("format") == METADATA_FORMAT
-    except (SafetensorError, OSError):
-        return False
+    return _read_metadata(path).get("format") == METADATA_FORMAT
 
 
 def read_class_names(path: Path) -> list[str] | None:
     """The class names in a file's metadata, without reading its weights; None if it has none, or another format."""
-    with suppress(SafetensorError, OSError, KeyError, ValueError), path_for_library(path) as name:
-        with safe_open(name, "pt") as opened:
-            metadata = opened.metadata() or {}
-        names = json.loads(metadata["class_names"])
-        if metadata.get("format") == METADATA_FORMAT and isinstance(names, list):
-            return names
+    with suppress(KeyError, ValueError):
+        if (metadata := _read_metadata(path))["format"] == METADATA_FORMAT:
+            return cast(list[str] | None, parse_json(metadata["class_names"], list[str] | None))
     return None
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty if there are none, or the file cannot be read."""
+    with suppress(SafetensorError, OSError), path_for_library(path) as name, safe_open(name, "pt") as opened:
+        return opened.metadata() or {}
+    return {}
 
 
 def read(path: Path) -> Weights:

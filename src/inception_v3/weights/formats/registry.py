@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from inception_v3.errors import InputError
-from inception_v3.support.system_errors import file_status, why_missing
+from inception_v3.support.system_errors import check_readable
 from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def recognise(file: Path) -> "Format":
     for format in map(find_format, FORMATS):
         if format.recognises(file):
             return format
-    if file_status(file) is None:
-        raise InputError(f"{file}: {why_missing(file, 'there is no such file; check the path')}")
+    check_readable(file)
     raise InputError(
         f"{file}: not a model that can be read (damaged, or of another program); give a run folder or a file in one "
         f"of the formats {', '.join(FORMATS)}"
