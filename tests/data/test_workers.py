@@ -177,3 +177,13 @@ def test_a_worker_without_space_is_reported_with_the_folder() -> None:
         workers.explain_worker_failure(),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_worker_that_cannot_send_a_batch_prints_no_traceback() -> None:
+    """With few open files, multiprocessing's thread in the worker fails; the main process reports it."""
+    program = (
+        "from inception_v3.data.worker_signals import ignore_signals_from_outside; import sys\n"
+        "ignore_signals_from_outside(0); sys.excepthook(OSError, OSError(24, 'Too many open files'), None)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

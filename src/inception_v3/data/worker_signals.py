@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 
 from inception_v3.support.signals import STOP_SIGNALS
@@ -17,6 +18,8 @@ def ignore_signals_from_outside(_: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
+    # multiprocessing prints tracebacks of its thread that sends batches. The main process reports the missing batch.
+    sys.excepthook = lambda *_: None
     if not hasattr(signal, "sigwaitinfo"):
         return  # macOS does not report the sender: there any SIGTERM ends a worker
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
