@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.support.signals import delayed_interrupt
+from inception_v3.support.system_errors import OPEN_FILES
 from inception_v3.support.text import printable
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -133,6 +134,8 @@ def explain_worker_failure() -> Iterator[None]:
     except Exception as error:
         *_, reason = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = printable(reason.strip())
+        if os.strerror(errno.EMFILE) in reason:  # PyTorch adds advice for programmers
+            raise WorkerError(f"a worker process failed: {OPEN_FILES}") from error
         lack = f"space in {SHARED_MEMORY}" if os.strerror(errno.ENOSPC) in reason else "memory"
         raise WorkerError(f"a worker process failed ({reason}); free some {lack}, or give fewer --workers") from error
 
