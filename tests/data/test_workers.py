@@ -190,6 +190,6 @@ def test_a_worker_that_cannot_send_a_batch_prints_no_traceback() -> None:
 
 
 def test_too_many_open_files_of_workers_are_reported_with_the_remedy() -> None:
-    with pytest.raises(WorkerError, match=r"failed: too many open files; allow more with `ulimit -n"):
-        with workers.explain_worker_failure():
-            raise RuntimeError("Too many open files. Communication with the workers is no longer possible.")
+    remedy = r"failed: too many open files; allow more with `ulimit -n"
+    with pytest.raises(WorkerError, match=remedy), workers.explain_worker_failure():
+        raise RuntimeError("Too many open files. Communication with the workers is no longer possible.")
