@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inception_v3.data.labelled_images import LabelledImages
-from inception_v3.data.worker_signals import ignore_signals_from_outside
 from inception_v3.data.workers import (
     can_start_workers,
     choose_sender,
     explain_each,
     explain_worker_failure,
+    start_worker,
     starting_workers,
 )
 from inception_v3.errors import InputError
@@ -126,7 +126,7 @@ class _Loader(DataLoader[Any]):
             dataset,
             num_workers=workers,
             collate_fn=partial(_collate, size=size, send=send),
-            worker_init_fn=ignore_signals_from_outside,
+            worker_init_fn=start_worker,
             prefetch_factor=PREFETCHED if workers else None,
             persistent_workers=workers > 0,  # keep them between epochs: starting them takes long
             **options,

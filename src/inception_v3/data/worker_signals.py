@@ -2,14 +2,13 @@
 
 import os
 import signal
-import sys
 import threading
 
 from inception_v3.support.signals import STOP_SIGNALS
 
 
-def ignore_signals_from_outside(_: int) -> None:
-    """`worker_init_fn` of a DataLoader: only a SIGTERM from the main process ends this worker.
+def ignore_signals_from_outside() -> None:
+    """In a worker process, let no signal end it except a SIGTERM from the main process.
 
     Ctrl-C, SIGTERM and SIGHUP often reach all processes at once, and the main process still needs its workers to stop
     in order. PyTorch's lines about SIGBUS and SIGSEGV are left out, because the main process reports them.
@@ -18,8 +17,6 @@ def ignore_signals_from_outside(_: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
-    # multiprocessing prints tracebacks of its thread that sends batches. The main process reports the missing batch.
-    sys.excepthook = lambda *_: None
     if not hasattr(signal, "sigwaitinfo"):
         return  # macOS does not report the sender: there any SIGTERM ends a worker
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

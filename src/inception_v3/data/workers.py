@@ -5,17 +5,20 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import reduction
+from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize, get_temp_dir
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from inception_v3.data.worker_signals import ignore_signals_from_outside
 from inception_v3.errors import InputError
 from inception_v3.support.signals import delayed_interrupt
 from inception_v3.support.system_errors import OPEN_FILES
@@ -47,6 +50,17 @@ def can_start_workers(workers: int) -> bool:
             )
             return False
     return workers > 0
+
+
+def start_worker(_: int) -> None:
+    """`worker_init_fn` of a DataLoader: a signal from outside does not end the worker, but a batch that it cannot send.
+
+    Otherwise multiprocessing would print a traceback in its threads that send batches, and the main process would wait
+    for the batch for ever.
+    """
+    ignore_signals_from_outside()
+    sys.excepthook = lambda *_: os._exit(1)
+    Queue._on_queue_feeder_error = staticmethod(sys.excepthook)  # type: ignore[attr-defined]
 
 
 class MemoryFile:
