@@ -8,11 +8,13 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import reduction
+from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize, get_temp_dir
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.support.signals import STOP_SIGNALS, delayed_interrupt
+from inception_v3.support.system_errors import OPEN_FILES
 from inception_v3.support.text import printable
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -49,6 +52,17 @@ def can_start_workers(workers: int) -> bool:
             )
             return False
     return workers > 0
+
+
+def start_worker(_: int) -> None:
+    """`worker_init_fn` of a DataLoader: a signal from outside does not end the worker, but a batch that it cannot send.
+
+    Otherwise multiprocessing would print a traceback in its threads that send batches, and the main process would wait
+    for the batch for ever.
+    """
+    _ignore_signals_from_outside()
+    sys.excepthook = lambda *_: os._exit(1)
+    Queue._on_queue_feeder_error = staticmethod(sys.excepthook)  # type: ignore[attr-defined]
 
 
 class MemoryFile:
@@ -136,6 +150,8 @@ def explain_worker_failure() -> Iterator[None]:
     except Exception as error:
         *_, reason = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = printable(reason.strip())
+        if os.strerror(errno.EMFILE) in reason:  # PyTorch adds advice for programmers
+            raise WorkerError(f"a worker process failed: {OPEN_FILES}") from error
         lack = f"space in {SHARED_MEMORY}" if os.strerror(errno.ENOSPC) in reason else "memory"
         raise WorkerError(f"a worker process failed ({reason}); free some {lack}, or give fewer --workers") from error
 
@@ -149,8 +165,8 @@ def explain_each(items: Iterator[Any]) -> Iterator[Any]:
 # ------------------------------------------------------------------------------------------------------- signals
 
 
-def ignore_signals_from_outside(_: int) -> None:
-    """`worker_init_fn` of a DataLoader: only a SIGTERM from the main process ends this worker.
+def _ignore_signals_from_outside() -> None:
+    """In a worker process, let no signal end it except a SIGTERM from the main process.
 
     Ctrl-C, SIGTERM and SIGHUP often reach all processes at once, and the main process still needs its workers to stop
     in order. PyTorch's lines about SIGBUS and SIGSEGV are left out, because the main process reports them.
