@@ -411,7 +411,7 @@ def test_options_that_cannot_work_are_wrong_usage(
 ) -> None:
     write_images(tmp_path / "pets", KAGGLE[:10])
     monkeypatch.chdir(tmp_path)
-    first = ["keras"] if command == "finetune" else []
+    first = ["torchvision:IMAGENET1K_V1"] if command == "finetune" else []
     monkeypatch.setattr("sys.argv", ["inception-v3", command, *first, "pets", "--out", "run", *options])
     with pytest.raises(SystemExit) as status:
         cli.main()

@@ -352,7 +352,7 @@ def detail(text: str) -> None:
 
 def unreadable_lines(images: Iterable[tuple[str, str]]) -> list[str]:
     """Return a line "NAME: REASON" for each (name, reason), or only the reason if it contains the name."""
-    return [reason if name in reason else f"{name}: {reason}" for name, reason in images]
+    return [reason if printable(name) in reason else f"{name}: {reason}" for name, reason in images]
 
 
 def warn_unreadable(lines: list[str], count: int, listed_in: Path | None = None, bad: int | None = None) -> None:

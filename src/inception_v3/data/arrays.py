@@ -13,7 +13,6 @@ from inception_v3.data.splits import HELD_OUT_NAMES, TRAIN_NAMES
 from inception_v3.errors import InputError
 from inception_v3.images.containers import archive_errors, channels_last, check_image_array, read_npz_headers
 from inception_v3.images.find import to_image
-from inception_v3.support.text import printable
 
 _SPLIT = "|".join([*TRAIN_NAMES, *HELD_OUT_NAMES])
 _IMAGES = re.compile(rf"x_(?P<x>{_SPLIT})|(?P<images>{_SPLIT})_images|images|x")
@@ -33,7 +32,7 @@ def read_array_splits(files: list[Path], address: str) -> dict[str, LabelledImag
         raise InputError(
             f"{address}: {len(files)} .npz files; give one with the arrays x_train, y_train, x_test, y_test"
         )
-    name = printable(files[0])
+    name = str(files[0])
     headers = read_npz_headers(files[0], name)
     matches = [match for key in headers if (match := _IMAGES.fullmatch(key)) and _labels_key(key) in headers]
     if not matches:

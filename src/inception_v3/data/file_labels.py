@@ -55,11 +55,11 @@ class LabelsFrom:
         try:
             groups = re.compile(self.name).groups
         except (re.error, RecursionError, OverflowError) as error:
-            fault = f"not a regular expression ({printable(error)}); write it as Python does, such as '^([a-z]+)'"
-            raise InputError(f"--labels-from-name {printable(self.name)}: {fault}", exit_status=2) from error
+            fault = f"not a regular expression ({error}); write it as Python does, such as '^([a-z]+)'"
+            raise InputError(f"--labels-from-name {self.name}: {fault}", exit_status=2) from error
         if self.name and not groups:
             raise InputError(
-                f"--labels-from-name {printable(self.name)}: has no group for the class; put it in parentheses, such "
+                f"--labels-from-name {self.name}: has no group for the class; put it in parentheses, such "
                 r"as '^([a-z]+)\.' for cat.123.jpg",
                 exit_status=2,
             )
@@ -157,7 +157,7 @@ class _NameLabels:
         self.whole_path = "/" in expression
 
     def labels(self, paths: Iterable[str], start: int) -> Iterator[str | None]:
-        with _time_limit(f"--labels-from-name {printable(self.expression.pattern)}") as restart:
+        with _time_limit(f"--labels-from-name {self.expression.pattern}") as restart:
             for path in paths:
                 name = nfc(path[start:] if self.whole_path else path.rpartition("/")[2])
                 restart()
@@ -238,7 +238,7 @@ class _TableLabels:
             names = [*self.classes]
             first, second = sorted(((self.lines[row], names[self.row_labels[row]]), (line, names[label])))
             raise InputError(
-                f"{self.name}: {printable(file)} is {first[1]} in line {first[0]} and {second[1]} in line {second[0]}; "
+                f"{self.name}: {file} is {first[1]} in line {first[0]} and {second[1]} in line {second[0]}; "
                 "remove the wrong one"
             )
 
@@ -264,7 +264,7 @@ class _TableLabels:
     def _use(self, row: int, path: str) -> None:
         if self.used[row]:
             raise InputError(
-                f"{self.name}: line {self.lines[row]} names several images, such as {printable(path)}; write the path "
+                f"{self.name}: line {self.lines[row]} names several images, such as {path}; write the path "
                 "of each below the data, with its suffix, or give one of the folders as the data"
             )
         self.used[row] = True
@@ -319,13 +319,13 @@ def _read_table(address: str) -> tuple[str, str, str, Iterator[tuple[int, str, s
     except OSError as error:
         raise InputError(f"--labels {name}: {read_reason(path, error)}", exit_status=2) from error
     except UnicodeError as error:
-        fault = f"cannot be read ({printable(error)}); save it as CSV in UTF-8"
+        fault = f"cannot be read ({error}); save it as CSV in UTF-8"
         raise InputError(f"--labels {name}: {fault}", exit_status=2) from error
     delimiter = max(DELIMITERS, key=lambda character: len(next(csv.reader([start], delimiter=character), [])))
     header = [printable(column).strip() for column in next(csv.reader([start], delimiter=delimiter), [])]
     given = columns.split(",") if columns else ["", ""]
     if len(given) != 2:
-        raise InputError(f"--labels {printable(address)}: give two columns, {name}:FILE,LABEL", exit_status=2)
+        raise InputError(f"--labels {address}: give two columns, {name}:FILE,LABEL", exit_status=2)
     file_column = _find_column(name, header, given[0], FILE_COLUMNS, "file names")
     label_column = _find_column(name, header, given[1], LABEL_COLUMNS, "labels", file_column)
     rows = _read_rows(path, encoding, delimiter, (file_column, label_column))
@@ -347,9 +347,9 @@ def _find_column(
         matches = [1 - files]
     if not matches or (files is not None and len(matches) > 1):
         fault = f"{'several columns' if matches else 'no column'} of {content}"
-        fault = f"no column {printable(given)}" if given else fault
+        fault = f"no column {given}" if given else fault
         raise InputError(
-            f"--labels {name}: {fault} among {printable(first_names(header, 10))}; name the columns: {name}:FILE,LABEL",
+            f"--labels {name}: {fault} among {first_names(header, 10)}; name the columns: {name}:FILE,LABEL",
             exit_status=2,
         )
     return matches[0]
@@ -365,8 +365,6 @@ def _read_rows(path: Path, encoding: str, delimiter: str, columns: tuple[int, in
                     file_name, label = (row[column] if column < len(row) else "" for column in columns)
                     yield reader.line_num, from_utf8(file_name), label
     except OSError as error:
-        raise InputError(f"--labels {printable(path)}: {read_reason(path, error)}") from error
+        raise InputError(f"--labels {path}: {read_reason(path, error)}") from error
     except (UnicodeError, csv.Error) as error:
-        raise InputError(
-            f"--labels {printable(path)}: cannot be read ({printable(error)}); save it as CSV in UTF-8"
-        ) from error
+        raise InputError(f"--labels {path}: cannot be read ({error}); save it as CSV in UTF-8") from error

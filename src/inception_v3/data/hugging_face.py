@@ -15,7 +15,7 @@ from inception_v3.data.splits import SplitReaders, choose_splits
 from inception_v3.errors import InputError
 from inception_v3.support.packages import import_package
 from inception_v3.support.system_errors import check_readable, is_file
-from inception_v3.support.text import one_line, printable
+from inception_v3.support.text import one_line
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
@@ -102,7 +102,7 @@ def _read_table(table: Any, address: str, prefix: str) -> LabelledImages:
     for row, label in enumerate(labels):
         if not is_label(label):
             raise InputError(
-                f"{address}: row {row} has {label_column} {printable(label)[:40]!r}, but must have a whole number from "
+                f"{address}: row {row} has {label_column} {str(label)[:40]!r}, but must have a whole number from "
                 f"0 to {MAX_LABEL:,}; cast names to ClassLabel, and leave out rows without a label"
             )
     class_names = list(getattr(features[label_column], "names", None) or [])

@@ -15,7 +15,7 @@ from inception_v3.data.sequences import LazySequence, subset
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MinimumSize, open_image
 from inception_v3.support.system_errors import read_reason
-from inception_v3.support.text import nfc, printable
+from inception_v3.support.text import nfc
 
 BACKGROUND = "background"  # TF-Slim's class 0 of ImageNet
 
@@ -97,7 +97,7 @@ class LabelledImages:
             return source.read_bytes() if isinstance(source, Path) else source.read()
         except OSError as error:
             path = source if isinstance(source, Path) else self.names[index]
-            raise InputError(f"{printable(self.names[index])}: {read_reason(path, error)}") from error
+            raise InputError(f"{self.names[index]}: {read_reason(path, error)}") from error
 
     def subset(self, indices: Sequence[int], bad: Sequence[tuple[str, str]] = ()) -> "LabelledImages":
         """The images at `indices`, in that order, with the same classes and the given `bad`."""

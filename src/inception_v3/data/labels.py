@@ -8,7 +8,7 @@ from typing import TypeGuard
 from inception_v3.data.splits import split_name
 from inception_v3.errors import InputError
 from inception_v3.support.system_errors import is_file, read_error
-from inception_v3.support.text import nfc, printable
+from inception_v3.support.text import nfc
 
 MAX_LABEL = 99_999  # a damaged label could be any number, and a list of that many classes would fill the memory
 
@@ -24,7 +24,7 @@ def parse_label(value: object, name: str) -> int:
     label = int(digits[0]) if digits else value
     if not is_label(label):
         raise InputError(
-            f"{name}: its label is {printable(value)[:40]!r}, but must be a whole number from 0 to {MAX_LABEL:,}; "
+            f"{name}: its label is {str(value)[:40]!r}, but must be a whole number from 0 to {MAX_LABEL:,}; "
             "number the classes, and write their names to a labels.txt"
         )
     return label

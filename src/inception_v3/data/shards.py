@@ -227,7 +227,7 @@ def read_member(name: str, path: Path, offset: int, size: int) -> bytes:
     except (IndexError, *ARCHIVE_ERRORS) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name}: {path}: {read_reason(path, error)}") from error
-        raise InputError(f"{name}: {path} cannot be read ({printable(error)}); run the command again") from error
+        raise InputError(f"{name}: {path} cannot be read ({error}); run the command again") from error
     if len(content) < size:
         raise InputError(f"{name}: {path} ends inside it, so the shard has changed; run the command again")
     return content

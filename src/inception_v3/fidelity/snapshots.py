@@ -19,7 +19,6 @@ from inception_v3.images.addresses import expand_braces, is_url
 from inception_v3.images.find import ARRAY_NAME, SHARD_NAME, is_system_name
 from inception_v3.reports.pages import data_uri, write_page
 from inception_v3.support.system_errors import check_readable, is_folder
-from inception_v3.support.text import printable
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def find_snapshots(address: str) -> list[Snapshot]:
         paths = [path for text in expand_braces(address) for path in glob.glob(text) or [text]]  # noqa: PTH207
     if not paths:
         raise InputError(
-            f"{printable(address)}: no folder and no archive in it; --each scores each of those in GENERATED",
+            f"{address}: no folder and no archive in it; --each scores each of those in GENERATED",
             exit_status=2,
         )
     parent = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120

@@ -16,7 +16,6 @@ from inception_v3.images.containers import ARCHIVE_ERRORS, read_npz_headers
 from inception_v3.support.arguments import Count, checked
 from inception_v3.support.files import atomic_write
 from inception_v3.support.system_errors import read_error
-from inception_v3.support.text import printable
 
 MAX_WIDTH = 16384  # of saved statistics; a covariance of this width takes 2 GiB in float64
 
@@ -132,7 +131,7 @@ def load_statistics(path: str | Path) -> Statistics:
     Files of other programs do not record how they were computed. Raises InputError, with the name of the file:
     damaged, wrong shapes, or values that are not finite.
     """
-    name = printable(path)
+    name = str(path)
     try:
         shapes = {key: shape for key, (shape, _) in read_npz_headers(Path(path), name).items()}
         with np.load(path, allow_pickle=False) as file:
@@ -143,7 +142,7 @@ def load_statistics(path: str | Path) -> Statistics:
     except OSError as error:
         raise read_error(path, error) from error
     except (*ARCHIVE_ERRORS, ValueError, TypeError) as error:
-        raise InputError(f"{name}: damaged or truncated ({printable(error)}); save the statistics again") from error
+        raise InputError(f"{name}: damaged or truncated ({error}); save the statistics again") from error
 
 
 def _read_facts(file: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def expand_paths(address: str) -> list[str]:
                 "no such folder or file, and no file matches it as a pattern; give a folder of class/image files, an "
                 "archive, or digits"
             )
-            raise InputError(f"{printable(path)}: {why_missing(path, fault)}", exit_status=2)
+            raise InputError(f"{path}: {why_missing(path, fault)}", exit_status=2)
     return paths
 
 
@@ -227,7 +227,7 @@ def _no_images(address: str) -> InputError:
         left_out = LeftOut()
         deque(walk(Path(address), list_unsorted, left_out=left_out), maxlen=0)
         fault = f"no images in this folder; {left_out.unread_images() or 'check the path'}"
-    return InputError(f"{printable(address) or '(empty)'}: {fault}", exit_status=2)
+    return InputError(f"{address or '(empty)'}: {fault}", exit_status=2)
 
 
 # ------------------------------------------------------------------------------------------------ braces
@@ -243,11 +243,9 @@ def expand_braces(text: str) -> Iterator[str]:
     try:
         count, results = _parse(text)
     except RecursionError as error:
-        raise InputError(f"{printable(text)[:80]}: its braces are nested too deeply", exit_status=2) from error
+        raise InputError(f"{text[:80]}: its braces are nested too deeply", exit_status=2) from error
     if count > MAX_FILES:
-        raise InputError(
-            f"{printable(text)}: more than {MAX_FILES:,} files; use a smaller range in the braces", exit_status=2
-        )
+        raise InputError(f"{text}: more than {MAX_FILES:,} files; use a smaller range in the braces", exit_status=2)
     return results()
 
 
@@ -311,7 +309,7 @@ def _standard_input(stream: io.BufferedReader, left_out: LeftOut | None) -> Iter
         mode = file_mode(path)
         is_list = is_list or mode != 0
         if not is_list:  # the HTML page of a failed download, for example: one message, not one per line
-            raise _not_supported(f"{printable(path)[:80]} is not a path")
+            raise _not_supported(f"{str(path)[:80]} is not a path")
         files = find_files(os.fspath(path), left_out=left_out) if stat.S_ISDIR(mode) else iter(())
         first = next(files, path)  # a file, or a missing file or empty folder, which is reported when it is opened
         yield from (ImageSource(str(file), file) for file in chain((first,), files))

@@ -116,17 +116,16 @@ def open_container(path: Path, name: str) -> Container | None:
 @contextmanager
 def archive_errors(name: str) -> Iterator[None]:
     """Turn the exceptions of a file that is damaged or cannot be read into an InputError that names it."""
-    name = printable(name)
     try:
         yield
     except DamagedArchiveError as error:
         if not error.may_be_complete:
             raise InputError(f"{name}: {error}") from error
-        warnings.warn(f"{name}: {error}", stacklevel=3)
+        warnings.warn(f"{printable(name)}: {error}", stacklevel=3)
     except ARCHIVE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name}: {read_reason(error.filename or name, error)}") from error
-        raise InputError(f"{name}: damaged or truncated ({printable(error)}); download or save it again") from error
+        raise InputError(f"{name}: damaged or truncated ({error}); download or save it again") from error
 
 
 # ------------------------------------------------------------------------------------------------ archives
@@ -278,14 +277,14 @@ def _image_of(member: Member, name: str, is_tar: bool) -> ImageSource:
     """Raises ARCHIVE_ERRORS: the tar is damaged. A damaged entry of a zip does not affect the others."""
     if member.fault or member.size > MAX_STREAM_BYTES:
         limit = f"more than {MAX_STREAM_BYTES >> 20} MiB; give it as a file in a folder"
-        return ImageSource(name, InputError(f"{printable(name)}: {member.fault or limit}"))
+        return ImageSource(name, InputError(f"{name}: {member.fault or limit}"))
     try:
         return ImageSource(name, member.read())
     except ARCHIVE_ERRORS as error:
         if is_tar:
             raise
-        fault = f"cannot be read ({printable(error)}); pack it again, without a password"
-        return ImageSource(name, InputError(f"{printable(name)}: {fault}"))
+        fault = f"cannot be read ({error}); pack it again, without a password"
+        return ImageSource(name, InputError(f"{name}: {fault}"))
 
 
 # -------------------------------------------------------------------------------------------------- arrays

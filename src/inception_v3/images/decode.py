@@ -23,7 +23,7 @@ from inception_v3.errors import InputError
 from inception_v3.support.arguments import checked
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import read_reason
-from inception_v3.support.text import one_line, printable
+from inception_v3.support.text import one_line
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 HEIF_PACKAGE = "pi_heif"  # reads HEIF; the other formats need only Pillow
@@ -86,7 +86,7 @@ def open_image(
         InputError: missing, no permission, a folder, empty, not an image, cut short, 32-bit pixels, or more than
             MAX_PIXELS (checked in the header, before memory is allocated).
     """
-    name = printable(name or (source if isinstance(source, str | Path) else getattr(source, "name", "image")))
+    name = str(name or (source if isinstance(source, str | Path) else getattr(source, "name", "image")))
     _check_source(source)
     with decode_errors(name):
         if isinstance(source, Image.Image):

@@ -77,7 +77,7 @@ class ImageSource:
         try:
             return self.content.read_bytes()
         except OSError as error:
-            raise InputError(f"{printable(self.name)}: {read_reason(self.content, error)}") from error
+            raise InputError(f"{self.name}: {read_reason(self.content, error)}") from error
 
     @property
     def nbytes(self) -> int:

@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 
 from inception_v3.errors import InputError
-from inception_v3.support.text import printable
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Shard:
         number, count = map(int, match.groups()) if match else (0, 0)
         if not 1 <= number <= count:
             raise InputError(
-                f"--shard {printable(text) or '(empty)'}: not a shard; give I/N with I from 1 to N, such as 1/4",
+                f"--shard {text or '(empty)'}: not a shard; give I/N with I from 1 to N, such as 1/4",
                 exit_status=2,
             )
         return cls(number, count)

@@ -21,7 +21,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.schedule import BatchOptions, Result, run_batches
 from inception_v3.support.arguments import BatchSize, checked
-from inception_v3.support.text import one_line, printable
+from inception_v3.support.text import one_line
 
 Decode = Literal["exact", "scaled"]
 Resizer = Literal["torchvision", "pillow"]
@@ -126,7 +126,7 @@ def explain_engine_failure(engine: Engine, sources: Sequence[Openable]) -> Itera
     except Exception as error:
         reason = one_line(error, 300)
         raise InputError(
-            f"{engine.name} ({engine.precision}) failed on {printable(sources[0].name)} and the {len(sources) - 1} "
+            f"{engine.name} ({engine.precision}) failed on {sources[0].name} and the {len(sources) - 1} "
             f"images after it: {reason}; try a smaller batch or another engine"
         ) from error
 

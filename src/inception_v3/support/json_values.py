@@ -8,7 +8,6 @@ from typing import Any
 from inception_v3.errors import InputError
 from inception_v3.support.arguments import FieldError, check
 from inception_v3.support.system_errors import read_error
-from inception_v3.support.text import printable
 
 MAX_BYTES = 64 * 2**20  # of a JSON file
 
@@ -24,7 +23,7 @@ def read_json(path: Path, kind: Any) -> Any:
     except OSError as error:
         raise read_error(path, error) from error
     except ValueError as error:
-        raise InputError(f"{printable(path)}: damaged: {error}; restore it, or delete it") from error
+        raise InputError(f"{path}: damaged: {error}; restore it, or delete it") from error
 
 
 def parse_json(text: str | bytes, kind: Any) -> Any:

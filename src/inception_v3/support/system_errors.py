@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from inception_v3.errors import InputError
-from inception_v3.support.text import one_line, printable
+from inception_v3.support.text import one_line
 
 OPEN_FILES = "too many open files; allow more with `ulimit -n 4096`, and run the command again"
 # The causes that are the same for reading and writing, with their remedies.
@@ -46,7 +46,7 @@ def read_error(path: str | Path, error: Exception) -> InputError:
     Its exit status is 2 if the path itself is wrong: a circle of links, a name that is too long, or a null byte.
     """
     is_wrong = not isinstance(error, OSError) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
-    return InputError(f"{printable(path)}: {read_reason(path, error)}", exit_status=2 if is_wrong else 1)
+    return InputError(f"{path}: {read_reason(path, error)}", exit_status=2 if is_wrong else 1)
 
 
 def why_missing(path: str | Path, otherwise: str) -> str:
@@ -62,7 +62,7 @@ def why_missing(path: str | Path, otherwise: str) -> str:
 def read_reason(path: str | Path, error: Exception) -> str:
     """The cause and the remedy of an error while reading `path`, without the name of the file."""
     if not isinstance(error, OSError):  # Python refuses the path itself
-        return f"not a path ({printable(error)}); correct it"
+        return f"not a path ({error}); correct it"
     if isinstance(error, IsADirectoryError):
         try:
             os.scandir(path).close()
@@ -73,13 +73,13 @@ def read_reason(path: str | Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return _permission_reason(path)
     if isinstance(error, FileNotFoundError) and os.path.islink(path):
-        return f"is a symbolic link to {printable(os.path.realpath(path))}, which does not exist; correct the link"
+        return f"is a symbolic link to {os.path.realpath(path)}, which does not exist; correct the link"
     if isinstance(error, FileNotFoundError):
         return "there is no such file or folder; check the path"
     if isinstance(error, NotADirectoryError):
         file = next(each for each in (Path(path), *Path(path).parents) if os.path.exists(each))
-        return f"{printable(file)} is a file, not a folder; check the path"
-    detail = printable(error.strerror or error)
+        return f"{file} is a file, not a folder; check the path"
+    detail = error.strerror or error
     return _CAUSES.get(error.errno or 0, f"cannot be read ({detail}); check the file")
 
 
@@ -87,7 +87,7 @@ def write_reason(error: OSError) -> str:
     """The cause and the remedy of an error while writing a file, without the name of the file."""
     if error.errno == errno.EFBIG:
         return _file_size_reason()
-    detail = printable(error.strerror or error)
+    detail = error.strerror or error
     return _CAUSES.get(error.errno or 0, f"cannot be written ({detail}); choose another folder")
 
 
@@ -106,7 +106,7 @@ def describe_failure(error: Exception) -> str | None:
         return None
     if isinstance(error.filename, str | bytes):
         file = os.fsdecode(error.filename)
-        return f"{printable(file)}: {read_reason(file, error)}"
+        return f"{file}: {read_reason(file, error)}"
     if isinstance(error, FileNotFoundError) and "temporary" in str(error):
         return str(temporary_file_error(error))
     return _CAUSES.get(error.errno or 0)
@@ -138,10 +138,7 @@ def _permission_reason(path: str | Path) -> str:
     ancestors = [*reversed(Path(path).parents), *reversed(Path(os.path.realpath(path)).parents)]
     closed = next((folder for folder in ancestors if not _may_enter(folder)), None)
     if closed is not None:
-        return (
-            f"no permission to enter the folder {printable(closed)}; allow it with "
-            f"chmod u+x {shlex.quote(printable(closed))}"
-        )
+        return f"no permission to enter the folder {closed}; allow it with chmod u+x {shlex.quote(str(closed))}"
     if os.path.isdir(path):
         return "no permission to list this folder; allow it with chmod u+rx"
     return "no permission to read it; allow it with chmod u+r"
@@ -246,4 +243,4 @@ def temporary_file_error(error: OSError) -> InputError:
     cause, _, remedy = write_reason(error).partition("; ")
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         remedy = "free some space there, or set TMPDIR to another folder"
-    return InputError(f"{printable(folder)} (for temporary files): {cause}; {remedy}")
+    return InputError(f"{folder} (for temporary files): {cause}; {remedy}")

@@ -24,7 +24,7 @@ from inception_v3.support.arguments import (
     checked,
 )
 from inception_v3.support.system_errors import why_missing
-from inception_v3.support.text import printable, suggest
+from inception_v3.support.text import suggest
 
 AugmentName = Literal["none", "photos", "photos-randaugment", "crops", "handwriting", "slim", "slim-fast"]  # augment.py
 SMALLEST, LARGEST = 1e-30, 1e30  # float32 cannot compute with numbers much closer to zero, or much larger
@@ -154,7 +154,7 @@ def load_recipe(name: str | Path) -> Recipe:
         table = tomllib.loads(text)
     except OSError as error:
         fault = f"no such recipe or .toml file; {suggest(name, names)}"
-        raise InputError(f"{printable(name)}: {why_missing(name, fault)}", exit_status=2) from error
+        raise InputError(f"{name}: {why_missing(name, fault)}", exit_status=2) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{name}: no such recipe or .toml file; {suggest(name, names)}", exit_status=2) from error
     except tomllib.TOMLDecodeError as error:
