@@ -1,5 +1,4 @@
-"""Check values by type hints: the arguments of a function (`checked`), the fields of a dataclass (`check_fields`), and
-values from JSON (json_values.py).
+"""Check values by type hints: arguments of a function (`checked`), fields of a dataclass (`check_fields`), and JSON.
 
 A value of the wrong type raises TypeError, a wrong value of the right type ValueError. Both name the argument, what is
 right, and the value: "top must be at least 1 and at most 1,000,000, not 0". Numbers must be finite, and
@@ -11,6 +10,7 @@ whole numbers.
 """
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, partial, wraps
@@ -200,13 +200,9 @@ def _to_float(value: Any) -> float:
     value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
+    if not abs(value) <= sys.float_info.max:  # type: ignore[operator]  # larger, infinite, or NaN
         raise ValueError("a finite number")
-    return number
+    return float(value)
 
 
 def _limited(kind: _Kind, limits: Range) -> _Kind:

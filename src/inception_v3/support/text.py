@@ -10,37 +10,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from inception_v3.errors import InputError
-
-UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of controls, surrogates and line ends
-INVISIBLE = "\u115f\u1160\u3164\uffa0"  # the Hangul fillers, which count as letters
-JOINERS = "\u200c\u200d"
-
-
-def printable(text: object) -> str:
-    """Return `str(text)` on one line that shows every character. Every text from a file passes it before a terminal.
-
-    These characters are escaped as in Python's string literals, such as \\x1b or \\u202e: control characters and line
-    ends; bytes of file names outside UTF-8, as `os.fsdecode` gives them; and characters that are invisible or change
-    the order of the text (Unicode's category Cf, and the Hangul fillers). The joiners U+200C and U+200D stay where
-    emoji and scripts need them: after a symbol, a combining mark or an Arabic letter, and before another such
-    character or a letter without upper and lower case.
-    """
-    text = str(text)
-    if text.isascii() and text.isprintable():
-        return text
-    shown = zip(" " + text, text, text[1:] + " ", strict=False)
-    return "".join(c if _is_visible(c) or _joins(before, c, after) else _escape(c) for before, c, after in shown)
-
-
-def _is_visible(c: str) -> bool:
-    return unicodedata.category(c) not in (*UNPRINTABLE, "Cf") and c not in INVISIBLE
-
-
-def _joins(before: str, c: str, after: str) -> bool:
-    """Whether a joiner stands between characters of an emoji, or of a script that needs it."""
-    follows = unicodedata.category(before) in ("So", "Sk", "Mn") or unicodedata.bidirectional(before) == "AL"
-    return c in JOINERS and follows and not after.isascii() and after.lower() == after.upper() and _is_visible(after)
+from inception_v3.errors import UNPRINTABLE, InputError, escape
+from inception_v3.errors import printable as printable  # most modules import it from here
 
 
 def text_line(text: str) -> str:
@@ -50,11 +21,7 @@ def text_line(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(_escape(c) if unicodedata.category(c) in UNPRINTABLE else c for c in text)
-
-
-def _escape(text: str) -> str:
-    return text.encode("unicode_escape").decode()
+    return "".join(escape(c) if unicodedata.category(c) in UNPRINTABLE else c for c in text)
 
 
 def to_json(value: object, **options: Any) -> str:
