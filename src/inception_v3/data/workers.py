@@ -55,10 +55,10 @@ def can_start_workers(workers: int) -> bool:
 
 
 def start_worker(_: int) -> None:
-    """`worker_init_fn` of a DataLoader: a signal from outside does not end the worker, but a batch that it cannot send.
+    """`worker_init_fn` of a DataLoader: prepare a worker for signals from outside, and for a batch that it cannot send.
 
-    Otherwise multiprocessing would print a traceback in its threads that send batches, and the main process would wait
-    for the batch for ever.
+    Such a batch ends the worker. Otherwise multiprocessing's thread that sends batches would print a traceback, and the
+    main process would wait for the batch for ever.
     """
     _ignore_signals_from_outside()
     sys.excepthook = lambda *_: os._exit(1)
@@ -85,8 +85,10 @@ def _read_memory_file(descriptor: Any) -> Any:
 
 
 def choose_sender(size: int) -> Callable[[Any], Any]:
-    """The function by which a worker prepares a dataclass of tensors to be sent, given the `size` in bytes of all that
-    is on its way: in shared memory if it fits, else with a warning in memory files.
+    """Return the function with which a worker prepares a dataclass of tensors for sending.
+
+    They are sent in shared memory if `size` fits, the bytes that may be on their way at once; else in memory files, with
+    a warning.
     """
     with suppress(OSError):  # not on Linux
         space = os.statvfs(SHARED_MEMORY)

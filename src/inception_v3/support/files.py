@@ -32,7 +32,7 @@ MIN_FREE = 64 * 10**6  # bytes, for files in the cache
 DAY = 24 * 3600.0  # seconds
 # Files that may be written into a folder of inputs again.
 REPORT_SUFFIXES = (".csv", ".htm", ".html", ".jsonl", ".npz", ".parquet")
-_temporary_folders: list[Path] = []  # in place of the cache: at most one
+_temporary_folders: list[Path] = []  # at most one, instead of the cache
 
 
 @contextmanager
@@ -267,8 +267,8 @@ def cache_folder(*parts: str) -> Path:
 def cache_file(file: Path) -> Path:
     """Return a file of the cache, or if it is missing and cannot be written, a file in a temporary folder instead.
 
-    It is not written either if less than MIN_FREE bytes are free there, and more in the folder for temporary files.
-    That folder is of this process, and there is a warning. For files without which a command cannot run.
+    So also if fewer than MIN_FREE bytes are free in the cache, and more in the folder for temporary files. The
+    temporary folder belongs to this process, and there is a warning. For files without which a command cannot run.
     """
     if not file.exists():
         try:

@@ -1,4 +1,4 @@
-"""A forked process lacks the threads of its parent's engines, where a computation would wait for them for ever."""
+"""A forked process lacks the threads of its parent's engines, so a computation there would wait for ever."""
 
 import ctypes
 import os
@@ -20,12 +20,12 @@ def note_engine(engine: object) -> None:
 def check_not_forked() -> None:
     """Raise InputError in a process that was forked after an engine was opened.
 
-    There a new engine waits for ever too, because its library has the same threads for all engines.
+    A new engine would wait for ever there too, because its library shares the threads among all engines.
     """
     if _opened_in not in ([], [os.getpid()]):
         raise InputError(
-            "this process was forked after an engine was opened, whose threads exist only in its parent, so it would "
-            'wait for ever; start it with multiprocessing.get_context("spawn"), or open the first engine after the fork'
+            "this process was forked after an engine was opened, and lacks the engine's threads, so a prediction would "
+            'never end; start it with multiprocessing.get_context("spawn"), or open the first engine after the fork'
         )
 
 

@@ -29,7 +29,7 @@ def read_json(path: Path, kind: Any) -> Any:
 def parse_json(text: str | bytes, kind: Any) -> Any:
     """The value of a JSON text, checked by `check_type`.
 
-    Raises ValueError, with one line about what is wrong: not JSON, a key that occurs twice, a number beyond float64,
+    Raises ValueError, with the fault on one line: not JSON, a key that occurs twice, a number beyond float64,
     too many levels, or a value of another type.
     """
     try:

@@ -1,7 +1,7 @@
 """Switches off what other libraries report about their users, and keeps their files out of the user's folders.
 
-`inception_v3/__init__.py` calls `switch_off_telemetry`, so every import of this package has it done before the package
-imports another library. docs/privacy.md lists the switches.
+`inception_v3/__init__.py` calls `switch_off_telemetry` before the package imports another library. docs/privacy.md
+lists the switches.
 """
 
 import atexit
@@ -17,7 +17,7 @@ from inception_v3.support.files import user_cache
 SWITCHES = {
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime 1.32: a device ID, a database of events, connections
     "MLFLOW_DISABLE_TELEMETRY": "true",  # MLflow 3: connections
-    "WANDB_ERROR_REPORTING": "false",  # W&B: reports of its own errors; its runs are sent as its settings say
+    "WANDB_ERROR_REPORTING": "false",  # W&B: reports of its own errors; its runs are sent according to its settings
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, datasets, timm: installed libraries, with each download
 }
 # OpenVINO and NNCF import it if it is installed, and have no other switch. It stores a client ID and connects.
