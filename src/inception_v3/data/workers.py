@@ -87,8 +87,8 @@ def _read_memory_file(descriptor: Any) -> Any:
 def choose_sender(size: int) -> Callable[[Any], Any]:
     """Return the function with which a worker prepares a dataclass of tensors for sending.
 
-    They are sent in shared memory if `size` fits, the bytes that may be on their way at once; else in memory files, with
-    a warning.
+    They are sent in shared memory if `size` fits, the number of bytes that may be on their way at once. Otherwise they
+    are sent in memory files, with a warning.
     """
     with suppress(OSError):  # not on Linux
         space = os.statvfs(SHARED_MEMORY)

@@ -50,7 +50,7 @@ def read_error(path: str | Path, error: Exception) -> InputError:
 
 
 def why_missing(path: str | Path, otherwise: str) -> str:
-    """The reason why a path cannot be found, such as a permission or a broken link; `otherwise` if it does not exist."""
+    """The reason why a path cannot be found, such as a permission or a broken link; `otherwise` if there is no more."""
     try:
         os.stat(path)
     except (OSError, ValueError) as error:
