@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
 
 def visible(file: Path) -> set[str]:
     """Names of the files in the cache, except the lock file."""
-    return {path.name for path in file.parent.iterdir() if not path.name.endswith(".lock")}
+    return {path.name for path in file.parent.glob("*") if not path.name.endswith(".lock")}
 
 
 # ----------------------------------------------------------------------------------------------- without faults

@@ -212,11 +212,13 @@ def check_only_one(**given: bool) -> None:
 
 def labels_from(table: str | None, name: str | None) -> "LabelsFrom | None":
     """The source of the labels by --labels and --labels-from-name; None without them. Raises InputError."""
-    from inception_v3.data.file_labels import LabelsFrom
+    from inception_v3.data.file_labels import LabelsFrom, check_table
 
     check_only_one(**{"labels": table is not None, "labels-from-name": name is not None})
     if "" in (table, name):
         raise InputError("--labels and --labels-from-name: the value is empty; leave the option out", exit_status=2)
+    if table:
+        check_table(table)
     return LabelsFrom(name or "", table or "") if table or name else None
 
 

@@ -1,6 +1,5 @@
 """Matrices of features: in memory, or on disk and read in blocks, so that memory does not grow with the images."""
 
-import errno
 import os
 import tempfile
 import weakref
@@ -72,13 +71,13 @@ class FeatureRowWriter:
 
     def write(self, index: int, row: FeatureRow) -> None:
         """Write one row. Rows may come in any order."""
+        rest = row.data.cast("B")
         try:
             self.file.seek(index * self.width * 4)
-            written = self.file.write(row.data)
+            while rest:  # on an almost full disk, write() stores only a part, without an error
+                rest = rest[self.file.write(rest) :]
         except OSError as error:
             raise temporary_file_error(error) from error
-        if written != self.width * 4:  # on an almost full disk, write() stores only a part, without an error
-            raise temporary_file_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     def rows(self, count: int) -> FeatureRows:
         """The matrix of the first `count` rows."""
