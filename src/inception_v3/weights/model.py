@@ -107,6 +107,11 @@ class InceptionV3(InceptionV3Network, HubMixin):
         fit the options.
         """
         file = origin.file
+        if "output_activation" in weights.undetermined and "output_activation" not in options:
+            raise InputError(
+                f"{file}: has one output, and does not determine whether a sigmoid follows it; give --output sigmoid, "
+                "in Python output_activation='sigmoid'"
+            )
         try:
             settings = replace(weights.settings, **options)
             with torch.device("meta"):

@@ -59,12 +59,15 @@ def base_of(origin: Origin) -> dict[str, Any]:
 
 
 def read_weights(
-    path: str | Path, format: str | None = None, weights_file: str | Path | None = None
+    path: str | Path,
+    format: str | None = None,
+    weights_file: str | Path | None = None,
+    state: str | None = None,
 ) -> tuple[Weights, Origin]:
     """Read the weights of a run folder, a file of any format, or a published name, and their origin.
 
     `weights_file` is a file to use instead of downloading a published name. `format` names the format of the file
-    instead of recognising it.
+    instead of recognising it. `state` is the key of one of several networks in a file.
 
     Raises InputError, naming the file and the remedy: no such file, a damaged file, another program's file, an unknown
     name, or a failed download.
@@ -73,21 +76,26 @@ def read_weights(
     if published is not None:
         local_file = None if weights_file is None else find_file(weights_file)
         with published.open(str(path), local_file) as source:
-            weights, origin = read_source(str(path), source, format)
+            weights, origin = read_source(str(path), source, format, state)
         return weights, replace(origin, file=local_file or origin.file)  # not a file extracted from an archive for now
     if weights_file is not None:
         raise InputError(
             f"{path}: not a published name, so --weights-file cannot replace its download; give the file itself",
             exit_status=2,
         )
-    return read_source(str(path), WeightsSource(find_file(path)), format)
+    return read_source(str(path), WeightsSource(find_file(path)), format, state)
 
 
-def read_source(name: str, source: WeightsSource, format: str | None = None) -> tuple[Weights, Origin]:
+def read_source(
+    name: str, source: WeightsSource, format: str | None = None, state: str | None = None
+) -> tuple[Weights, Origin]:
     """Read the weights of a file that has already been found. Raises InputError like `read_weights`."""
     file, format = source.file, format or source.format
     known = find_format(format) if format else recognise(file)
-    weights = known.read(file)
+    if state is not None and known.read_state is None:
+        fault = f"{file} is a {known.name} file, which holds one network; leave it out"
+        raise InputError(f"--state {printable(state)}: {fault}", exit_status=2)
+    weights = known.read_state(file, state) if known.read_state and state is not None else known.read(file)
     if source.mean_std is not None:
         mean, std = source.mean_std
         weights = replace(weights, preprocessing=replace(weights.preprocessing, mean=mean, std=std))

@@ -18,7 +18,8 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.weights.formats import native, torchvision
 from inception_v3.weights.formats.base import WritableFormat
-from inception_v3.weights.formats.state_dict_file import is_safetensors
+from inception_v3.weights.formats.torch_file import is_torch_file
+from inception_v3.weights.formats.torch_network import has_networks
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.programs.program import Program
 
@@ -29,14 +30,14 @@ PREPROCESSING = Preprocessing.named("timm")
 
 def recognises(path: Path) -> bool:
     """Whether the file is safetensors by another program, or a pickle beside timm's config.json of this network."""
-    if not torchvision.recognises_names(path, of_2015=False):
+    if not has_networks(path) or native.recognises(path):
         return False
-    return not native.recognises(path) if is_safetensors(path) else _pretrained_cfg(path) is not None
+    return not is_torch_file(path) or _pretrained_cfg(path) is not None
 
 
-def read(path: Path) -> Weights:
-    """Read the state dict. Raises InputError, naming the file and the variable: damaged, with code, another network."""
-    return torchvision.read(path, _preprocessing(path))
+def read(path: Path, state: str | None = None) -> Weights:
+    """Read the network of a file; see torchvision.read."""
+    return torchvision.read(path, state, _preprocessing(path))
 
 
 def _pretrained_cfg(path: Path) -> dict[str, Any] | None:
@@ -89,6 +90,7 @@ FORMAT = WritableFormat(
     name="timm",
     recognises=recognises,
     read=read,
+    read_state=read,
     write=write,
     differences=torchvision.differences,
     suffixes=(".bin",),
