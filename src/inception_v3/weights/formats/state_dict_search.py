@@ -134,7 +134,7 @@ def _state_dict(path: tuple[str, ...], value: Any) -> StateDict | None:
     return StateDict(path, _without_wrappers(tensors), _without_wrappers(others)) if tensors else None
 
 
-def _without_wrappers[T](named: dict[str, T]) -> dict[str, T]:
+def _without_wrappers(named: dict[str, Any]) -> dict[str, Any]:
     if not any(wrapper in name for name in named for wrapper in WRAPPERS):
         return named
     return {".".join(part for part in name.split(".") if part not in WRAPPERS): value for name, value in named.items()}

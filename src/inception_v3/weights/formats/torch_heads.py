@@ -319,6 +319,4 @@ def _unify_norms(head: Head) -> None:
         elif layer.norm:
             _fold_into(layer.norm, following)
         layer.norm, layer.norm_first = None, True
-    head.assumed.append(
-        "its BatchNorms differ from layer to layer, so they were folded, which changes further training"
-    )
+    head.assumed.append("further training: its BatchNorms differ from layer to layer, so they were folded")

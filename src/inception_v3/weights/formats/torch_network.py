@@ -57,9 +57,7 @@ AUX = "AuxLogits."
 PARTS = (".weight", ".bias", ".running_mean", ".running_var")
 
 # Names of tensors that belong to a training and not to a network.
-NOT_LAYERS = re.compile(
-    r"(^|[._])(n_averaged$|loss|criterion|metrics?|acc|accuracy|f1|auroc|confmat|(train|val|test)_)"
-)
+NOT_LAYERS = re.compile(r"(^|[._])(n_averaged$|loss|criterion|metrics?|accuracy|f1|auroc|confmat|(train|val|test)_)")
 
 # Networks that are taken for an Inception V3, by a part of a name that only they have.
 OTHER_NETWORKS = {
