@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inception_v3.cli.common import MODEL_HELP, Json, WeightsFile, choice, detail, messages, note, output_option
+from inception_v3.cli.common import MODEL_HELP, Json, State, WeightsFile, choice, detail, messages, note, output_option
 from inception_v3.weights.formats.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def convert(
         output_option("--allow-difference", help="Write the file even if that program will compute different outputs."),
     ] = False,
     weights_file: WeightsFile = None,
+    state: State = None,
     no_fold: Annotated[
         bool, output_option("--no-fold", help="Stop instead of folding BatchNorm's gamma into kernel and mean.")
     ] = False,
@@ -65,6 +66,7 @@ def convert(
             check=check,
             python=python,
             weights_file=weights_file,
+            state=state,
             announce=announce,
         )
     finally:

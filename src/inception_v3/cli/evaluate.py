@@ -18,6 +18,7 @@ from inception_v3.cli.common import (
     Names,
     OptionalBatchSize,
     ReportFile,
+    State,
     WeightsFile,
     Workers,
     check_bf16,
@@ -95,6 +96,7 @@ def evaluate(
     batch_size: OptionalBatchSize = None,
     device: Device = None,
     weights_file: WeightsFile = None,
+    state: State = None,
     workers: Workers = None,
     labels: LabelsTable = None,
     labels_from_name: LabelsFromName = None,
@@ -124,7 +126,7 @@ def evaluate(
         device = str(torch_device)
     results: list[PrecisionResult] = []
     with process_group(torch_device, remedy="start all processes again") as processes:
-        models = _load(options, weights_file, torch_device)
+        models = _load(options, weights_file, state, torch_device)
         images = load_held_out(
             data, models[0].class_names, *(training_images(each.file) for each in models), labels_from=label_source
         )
@@ -164,19 +166,26 @@ def evaluate(
         _report(options, models, images, results, report, table, as_json)
 
 
-def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.device") -> "list[Evaluated]":
+def _load(
+    options: EvaluateOptions, weights_file: Path | None, state: str | None, device: "torch.device"
+) -> "list[Evaluated]":
     """Load the models, which must have the same classes.
 
-    `weights_file` replaces the download of the first model.
+    `weights_file` replaces the download of the first model, and `state` is the key of one of several networks in it.
     """
     from inception_v3.evaluation.precisions import Evaluated, exported_model
     from inception_v3.weights.load import load
 
     models: list[Evaluated] = []
     for name in options.models:
-        model = exported_model(name) if weights_file is None or models else None
+        model = exported_model(name) if not (weights_file or state) or models else None
         if model is None:
-            network = load(name, device, weights_file=None if models else weights_file)
+            network = load(
+                name,
+                device,
+                weights_file=None if models else weights_file,
+                state=None if models else state,
+            )
             assert network.origin is not None  # `load` sets it
             raw = options.weights == "raw"
             file = _load_raw_weights(network, network.origin.file) if raw else network.origin.file

@@ -15,6 +15,7 @@ from inception_v3.cli.common import (
     MODEL_HELP,
     Json,
     Names,
+    State,
     WeightsFile,
     choice,
     data_option,
@@ -71,6 +72,7 @@ def export(
         output_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP),
     ] = None,
     weights_file: WeightsFile = None,
+    state: State = None,
     as_json: Json = False,
 ) -> None:
     """Export a model for other runtimes, with its class names and preprocessing, and check its outputs.
@@ -101,7 +103,7 @@ def export(
     for file in files.values():
         for part in formats[file.suffix].files(file) or [file.with_name(f"{file.name}.trial")]:
             check_writable(part, inputs)
-    network = load(model, weights_file=weights_file)
+    network = load(model, weights_file=weights_file, state=state)
     assert network.origin is not None
     detail(f"loaded {network.origin.file}")
     weights = checksum(network.origin.file)

@@ -1,6 +1,7 @@
 """Read weights from a path or a published name: find the file, recognise its format, read it."""
 
 import re
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,12 +106,19 @@ def read_source(
 def find_file(path: str | Path) -> Path:
     """Return the model's file in a run folder or in a folder saved by huggingface_hub; or `path` if it is not a folder.
 
+    The file may be the index of a model in several shards.
+
     Raises InputError: a folder without a model.
     """
     path = Path(path)
     if not path.is_dir():
         return path
-    for name in WEIGHTS:
+    for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS)):
         if (path / name).exists():
             return path / name
+    if (path / ".metadata").exists():
+        raise InputError(
+            f"{path}: a distributed checkpoint; turn it into one file: python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {shlex.quote(str(path))} model.pth"
+        )
     raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")

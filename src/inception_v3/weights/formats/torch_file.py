@@ -189,11 +189,12 @@ def _open_zip(path: Path) -> TorchFile:
         main = next((name for name in records if _is_main(name)), None)
         if main is None:
             raise InputError(f"{path}: a zip without data.pkl, so not a file of torch.save; save it again")
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records.values()):  # maybe a zip bomb
+        folder = main.removesuffix("data.pkl")
+        read = (main, f"{folder}byteorder", f"{folder}data/")
+        if any(name.startswith(read) and record.compress_type for name, record in records.items()):  # maybe a zip bomb
             raise InputError(f"{path}: has compressed records, which torch does not write; download it again")
         if records[main].file_size > MAX_PICKLE:
             raise PickleError("its pickle is too large")
-        folder = main.removesuffix("data.pkl")
         order = folder + "byteorder"
         if order in records and archive.read(order) != b"little":
             raise InputError(f"{path}: written on a big-endian machine; load it with torch and save it on this one")
