@@ -215,7 +215,7 @@ class InceptionV3Network(nn.Module):
         pool, _, convolve, _ = self.AuxLogits
         assert isinstance(convolve, Conv2d)
         height, width = pool(net[:1, :1]).shape[2:]
-        return height >= convolve.kernel[0] and width >= convolve.kernel[1]
+        return bool(height >= convolve.kernel[0] and width >= convolve.kernel[1])
 
     def _aux_logits(self, net: Tensor, images: Tensor) -> Tensor:
         assert self.AuxLogits is not None

@@ -25,6 +25,7 @@ from inception_v3.weights.formats.torch_file import (
 )
 from inception_v3.weights.formats.weights import FLOATS, one_line
 
+MAX_HEADER = 100_000_000  # bytes, of safetensors
 INDEX = ".index.json"  # the end of the name of a file that lists the shards of a state dict
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of safetensors
 
@@ -58,15 +59,25 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the file starts with the length of a JSON header, as safetensors files do."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return start[8:] == b"{" and not start.startswith(b"PK")
+    """Whether the file starts with the length of a JSON header, or is an index of such files. Never raises."""
+    if is_index(path):
+        return path.name.endswith(f".safetensors{INDEX}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        return False
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether the file is of torch.save, TorchScript or torch.export, or an index of such files. Never raises."""
+    return path.name.endswith(f".bin{INDEX}") or is_torch_file(path)
 
 
 def is_index(path: Path) -> bool:
     """Whether the file is the index of a state dict in several shards, by its name."""
-    return path.name.endswith(INDEX)
+    return path.name.endswith(INDEX) and path.is_file()
 
 
 def open_file(path: Path, verify: bool = True) -> StateDictFile:
@@ -87,14 +98,6 @@ def open_file(path: Path, verify: bool = True) -> StateDictFile:
         return StateDictFile(path, file.root, _Values(file).read, file.is_script)
     except (PickleError, SafetensorError, zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise unreadable(path, error) from error
-
-
-def is_readable_form(path: Path) -> bool:
-    """Whether a file is in one of the forms, so that a fault in it is worth reporting. Never raises."""
-    try:
-        return is_torch_file(path) or is_index(path) or is_safetensors(path)
-    except OSError:
-        return False
 
 
 class _Values:
@@ -122,7 +125,7 @@ def _verify(path: Path) -> None:
 
 
 def _open_safetensors(path: Path) -> StateDictFile:
-    opened = safe_open(path, "pt")
+    opened: Any = safe_open(path, "pt")
     root = {}
     for name in opened.keys():  # noqa: SIM118
         part = opened.get_slice(name)

@@ -196,9 +196,9 @@ def _open_zip(path: Path) -> TorchFile:
         if records[main].file_size > MAX_PICKLE:
             raise PickleError("its pickle is too large")
         order = folder + "byteorder"
-        if order in records and archive.read(order) != b"little":
+        if order in records and _stored(file, records[order]) != b"little":
             raise InputError(f"{path}: written on a big-endian machine; load it with torch and save it on this one")
-        root = _read_pickle(io.BytesIO(archive.read(main)))
+        root = _read_pickle(io.BytesIO(_stored(file, records[main])))
         storages = f"{folder}data/"
         starts = {
             name.removeprefix(storages): (_first_byte(file, record), record.file_size)
@@ -224,8 +224,13 @@ def _first_byte(file: IO[bytes], record: zipfile.ZipInfo) -> int:
     header = file.read(30)
     if len(header) < 30 or header[:4] != b"PK\3\4":
         raise zipfile.BadZipFile("a damaged record")
-    name, extra = struct.unpack_from("<HH", header, 26)
-    return record.header_offset + 30 + name + extra
+    return record.header_offset + 30 + sum(struct.unpack_from("<HH", header, 26))  # a name and extra fields follow
+
+
+def _stored(file: IO[bytes], record: zipfile.ZipInfo) -> bytes:
+    """The content of a record that is not compressed, without its checksum, which a file may lack."""
+    file.seek(_first_byte(file, record))
+    return file.read(record.file_size)
 
 
 def _open_legacy(path: Path) -> TorchFile:

@@ -72,6 +72,13 @@ class Module:
     def inputs(self) -> int:
         return self.shapes["weight"][1]
 
+    def number(self, name: str, default: float) -> float:
+        """An option of a module that lies between 0 and 1, such as `eps`. Raises HeadError: another value."""
+        value = self.options.get(name, default)
+        if not isinstance(value, int | float) or not 0 <= value < 1:
+            raise HeadError(f"has {self.name} whose {name} is not a number from 0 to 1")
+        return float(value)
+
 
 @dataclass
 class Linear:
@@ -104,7 +111,8 @@ class Norm:
 class Head:
     """The layers of a head. `output` is None if the file does not determine what follows the logits.
 
-    `assumed` has a sentence for each fact that the file does not hold.
+    `assumed` names each fact that the file does not hold, and its assumed value. `folded` is whether the BatchNorms of
+    the hidden layers were folded.
     """
 
     layers: list[Linear] = field(default_factory=list)
@@ -112,6 +120,7 @@ class Head:
     dropout: list[float] = field(default_factory=list)  # probabilities, before the first layer
     hidden_dropout: list[float] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
+    folded: bool = False
 
 
 # -------------------------------------------------------------------------------------- the modules of a head
@@ -124,10 +133,10 @@ def modules_of_state_dict(tensors: Mapping[str, StoredTensor]) -> list[Module]:
         parent, _, own = name.rpartition(".")
         groups.setdefault(parent, {})[own] = tensor
     modules: list[Module] = []
-    for name, own in groups.items():
+    for name, tensors_below in groups.items():
         if modules and _may_have_between(modules[-1].name, name):
             modules.append(Module(name, UNKNOWN))
-        modules.append(Module(name, "", own))
+        modules.append(Module(name, "", tensors_below))
     return modules
 
 
@@ -208,7 +217,7 @@ def _read_before(head: Head, modules: list[Module], read: Callable[[StoredTensor
     norms: list[Norm] = []
     for module in modules:
         if module.kind.endswith("Dropout"):
-            head.dropout.append(float(module.options.get("p", 0.5)))
+            head.dropout.append(module.number("p", 0.5))
         elif module.is_batch_norm:
             norms.append(_read_norm(module, FEATURES, read))
         elif module.kind == UNKNOWN and norms:
@@ -236,7 +245,7 @@ def _read_norm(module: Module, channels: int, read: Callable[[StoredTensor], Ten
         raise HeadError(f"has {module.name}.running_mean of shape {module.shapes['running_mean']}, not ({channels},)")
     values = {name: read(module.tensors[name]) for name in module.shapes}
     mean = values["running_mean"]
-    epsilon = float(module.options.get("eps", BATCH_NORM_EPSILON))
+    epsilon = module.number("eps", BATCH_NORM_EPSILON)
     gamma, beta = values.get("weight", torch.ones_like(mean)), values.get("bias", torch.zeros_like(mean))
     return Norm(gamma, beta, mean, values["running_var"], epsilon)
 
@@ -250,7 +259,7 @@ def _read_between(head: Head, layer: Linear, modules: list[Module], read: Callab
         if not (module.kind in (*ACTIVATIONS, *NO_EFFECT, UNKNOWN) or module.is_batch_norm) or not _is_default(module):
             raise HeadError(_unknown(module))
         if module.kind.endswith("Dropout"):
-            head.hidden_dropout.append(float(module.options.get("p", 0.5)))
+            head.hidden_dropout.append(module.number("p", 0.5))
     if len(activations) > 1 or len(norms) > 1:
         raise HeadError(f"has two activations or two BatchNorms behind {modules[0].name}, which cannot be combined")
     if activations:
@@ -319,4 +328,4 @@ def _unify_norms(head: Head) -> None:
         elif layer.norm:
             _fold_into(layer.norm, following)
         layer.norm, layer.norm_first = None, True
-    head.assumed.append("further training: its BatchNorms differ from layer to layer, so they were folded")
+    head.folded = True

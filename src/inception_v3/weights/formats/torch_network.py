@@ -21,7 +21,7 @@ from inception_v3.network.architecture import BASE_END_POINTS
 from inception_v3.network.settings import GRAPH_2015, Settings
 from inception_v3.support.text import printable
 from inception_v3.weights.formats.pickled import Instance, PickleError
-from inception_v3.weights.formats.state_dict_file import StateDictFile, is_readable_form, open_file, unreadable
+from inception_v3.weights.formats.state_dict_file import StateDictFile, is_pickled, open_file, unreadable
 from inception_v3.weights.formats.state_dict_search import (
     WRAPPERS,
     Candidate,
@@ -94,11 +94,6 @@ def base_shapes() -> dict[str, tuple[int, ...]]:
 # -------------------------------------------------------------------------------------------------- recognising
 
 
-def has_networks(path: Path) -> bool:
-    """Whether the file is one of PyTorch's, so that `read_network` reads it or has a good reason. Never raises."""
-    return is_readable_form(path)
-
-
 def find_networks(path: Path, verify: bool = False) -> tuple[StateDictFile, list[StateDict], list[Candidate]]:
     """Open a file; return all state dicts in it, and the networks among them. Raises InputError."""
     file = open_file(path, verify)
@@ -112,7 +107,7 @@ def find_networks(path: Path, verify: bool = False) -> tuple[StateDictFile, list
 def peek_networks(path: Path) -> list[Candidate]:
     """The networks in a file; none in a file that cannot be read. Never raises."""
     try:
-        return find_networks(path)[2] if is_readable_form(path) else []
+        return find_networks(path)[2] if is_pickled(path) else []
     except InputError:
         return []
 
@@ -183,8 +178,12 @@ def _warn(path: Path, head: Head, aux_fault: str, unused: list[str]) -> None:
         lines.append(f"has tensors outside the network, which are not used: {', '.join(unused[:5])}")
     if head.assumed:
         lines.append(
-            f"does not determine {'; '.join(head.assumed)}; save the whole model with torch.save(model, ...) if that "
-            "is wrong"
+            f"does not determine {'; '.join(head.assumed)}; if that is wrong, save the whole model with "
+            "torch.save(model, ...), or load it in Python with hidden_activation=... and hidden_batch_norm=..."
+        )
+    if head.folded:
+        lines.append(
+            "its hidden layers differ in their BatchNorms, which were folded: exact, but further training differs"
         )
     for line in lines:
         warnings.warn(f"{path}: {printable(line)}", stacklevel=4)
@@ -278,11 +277,10 @@ def _epsilon(path: Path, candidate: Candidate) -> float:
     """The epsilon of the BatchNorms of a whole model; torchvision's for a state dict."""
     names = [candidate.prefix + name.removesuffix(".weight") for name in base_shapes() if name.endswith("bn.weight")]
     modules = [candidate.state.modules[name] for name in names if name in candidate.state.modules]
-    values = {module.attributes["eps"] for module in modules if "eps" in module.attributes} or {0.001}
-    epsilon = values.pop()
-    if values or not isinstance(epsilon, float):
+    values = [module.attributes["eps"] for module in modules if "eps" in module.attributes] or [0.001]
+    if not isinstance(values[0], float) or not 0 <= values[0] < 1 or values.count(values[0]) < len(values):
         raise InputError(f"{path}: its BatchNorms have several epsilons, which cannot be computed here")
-    return epsilon
+    return values[0]
 
 
 def _check_pool(path: Path, model: Instance) -> None:

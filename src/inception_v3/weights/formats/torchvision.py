@@ -24,8 +24,9 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import GRAPH_2015
 from inception_v3.support.files import atomic_write
 from inception_v3.weights.formats.base import WritableFormat
+from inception_v3.weights.formats.state_dict_file import is_pickled
 from inception_v3.weights.formats.torch_heads import COUNTER
-from inception_v3.weights.formats.torch_network import has_aux, has_networks, read_network
+from inception_v3.weights.formats.torch_network import has_aux, read_network
 from inception_v3.weights.formats.torchvision_names import named_tensors, state_names
 from inception_v3.weights.formats.weights import Weights, default_class_names, differences_from
 from inception_v3.weights.programs.program import Program
@@ -81,8 +82,8 @@ def save(path: Path, weights: Weights, aux: bool, save_file: Callable[[Any, Path
 
 
 def recognises(path: Path) -> bool:
-    """Whether the file is one of PyTorch's. Those of timm and of the network of 2015 are recognised first."""
-    return has_networks(path)
+    """Whether the file is a pickle of PyTorch. Those of timm and of the network of 2015 are recognised first."""
+    return is_pickled(path)
 
 
 def read(path: Path, state: str | None = None, preprocessing: Preprocessing = PREPROCESSING) -> Weights:
