@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-MAX_OPCODES = 5_000_000  # a training state has some 100,000
+MAX_OPCODES = 3_000_000  # a training state has some 100,000
 MAX_SECONDS = 10.0
 MAX_KEY = 1 << 60  # two integers below it have different hashes
 
@@ -74,20 +74,17 @@ class Instance:
 Rebuilders = Mapping[str, Callable[..., Any]]
 
 
-def read_pickle(
-    stream: IO[bytes], rebuilders: Rebuilders, persistent: Callable[[Any], Any], max_seconds: float = MAX_SECONDS
-) -> Any:
+def read_pickle(stream: IO[bytes], rebuilders: Rebuilders, persistent: Callable[[Any], Any]) -> Any:
     """Read one pickle from a stream, whose `read(n)` must not allocate more than the file has.
 
     Args:
         stream: at the first opcode. Afterwards it is behind the last.
         rebuilders: functions by the name under which the file calls them. They must be safe for any arguments.
         persistent: returns the object of a persistent id. Safe for any argument, too.
-        max_seconds: the time after which reading stops.
 
-    Raises PickleError.
+    Raises PickleError: damaged, more than MAX_OPCODES, or more than MAX_SECONDS.
     """
-    machine, deadline = _Machine(rebuilders, persistent), time.monotonic() + max_seconds
+    machine, deadline = _Machine(rebuilders, persistent), time.monotonic() + MAX_SECONDS
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count >= MAX_OPCODES or (count % 1024 == 0 and time.monotonic() > deadline):

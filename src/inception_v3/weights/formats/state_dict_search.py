@@ -32,7 +32,7 @@ class StateDict:
     Attributes:
         path: the keys that lead to it.
         tensors: by name, as in `state_dict()`, without the names of WRAPPERS.
-        others: values under these names that are no dense tensors, by the name of their class.
+        others: the types of values that are no dense tensors, by name.
         modules: for a whole model, its modules by name; "" is the model itself.
     """
 
@@ -129,8 +129,7 @@ def _state_dict(path: tuple[str, ...], value: Any) -> StateDict | None:
         return None
     named = {name: entry for name, entry in entries.items() if isinstance(name, str)}
     tensors = {name: entry for name, entry in named.items() if isinstance(entry, StoredTensor)}
-    others = {name: entry.class_name for name, entry in named.items() if isinstance(entry, Instance)}
-    others |= {name: type(entry).__name__ for name, entry in named.items() if isinstance(entry, int | float)}
+    others = {name: type(entry).__name__ for name, entry in named.items() if name not in tensors}
     return StateDict(path, _without_wrappers(tensors), _without_wrappers(others)) if tensors else None
 
 
@@ -191,7 +190,7 @@ def find_candidates(states: list[StateDict], shapes: dict[str, tuple[int, ...]])
             tensors = candidate.tensors
             if sum(name in tensors for name in shapes) <= len(shapes) // 2:
                 continue
-            values = tuple(tensors[name] for name in shapes if name in tensors)
+            values = frozenset(tensors.items())
             if values not in known:  # the same tensors under two keys are one network
                 known.add(values)
                 candidates.append(candidate)

@@ -6,7 +6,6 @@ Both forms of torch.save are read, the zip and the one before version 1.6. Nothi
 
 import io
 import mmap
-import pickle
 import struct
 import zipfile
 from collections.abc import Callable
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_START = pickle.dumps(LEGACY_MAGIC, 2)[2:]  # behind the protocol's version
+LEGACY_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
 MAX_PICKLE = 256 << 20  # bytes of the pickle in a zip, which holds no tensors
 
 # The dtypes of torch.FloatStorage and its siblings, and their size in bytes.
@@ -155,7 +154,7 @@ def is_torch_file(path: Path) -> bool:
     """Whether the file is one of torch.save, TorchScript or torch.export. Never raises."""
     try:
         with path.open("rb") as file:
-            if file.read(2 + len(LEGACY_START))[2:] == LEGACY_START:
+            if LEGACY_BYTES in file.read(32):
                 return True
         with zipfile.ZipFile(path) as archive:
             return any(_is_main(name) or name.endswith("archive_format") for name in archive.namelist())
@@ -169,17 +168,23 @@ def _is_main(record: str) -> bool:
 
 
 def open_torch_file(path: Path) -> TorchFile:
-    """Read the objects of a file. The last file is remembered, since several formats look at it.
+    """Read the objects of a file. The last file, or its fault, is remembered, since several formats look at it.
 
     Raises InputError, PickleError, OSError or zipfile.BadZipFile.
     """
     stat = path.stat()
-    return _open(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    opened = _open(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    if isinstance(opened, Exception):
+        raise opened
+    return opened
 
 
 @lru_cache(maxsize=1)
-def _open(path: Path, version: tuple[int, ...]) -> TorchFile:
-    return _open_zip(path) if zipfile.is_zipfile(path) else _open_legacy(path)
+def _open(path: Path, version: tuple[int, ...]) -> TorchFile | Exception:
+    try:
+        return _open_zip(path) if zipfile.is_zipfile(path) else _open_legacy(path)
+    except (InputError, PickleError, ValueError, zipfile.BadZipFile) as error:
+        return error.with_traceback(None)
 
 
 def _open_zip(path: Path) -> TorchFile:
@@ -224,7 +229,8 @@ def _first_byte(file: IO[bytes], record: zipfile.ZipInfo) -> int:
     header = file.read(30)
     if len(header) < 30 or header[:4] != b"PK\3\4":
         raise zipfile.BadZipFile("a damaged record")
-    return record.header_offset + 30 + sum(struct.unpack_from("<HH", header, 26))  # a name and extra fields follow
+    lengths: tuple[int, int] = struct.unpack_from("<HH", header, 26)  # of a name and of extra fields, which follow
+    return record.header_offset + 30 + sum(lengths)
 
 
 def _stored(file: IO[bytes], record: zipfile.ZipInfo) -> bytes:
@@ -236,10 +242,10 @@ def _stored(file: IO[bytes], record: zipfile.ZipInfo) -> bytes:
 def _open_legacy(path: Path) -> TorchFile:
     """The form before PyTorch 1.6: five pickles, then the size and the values of each storage."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content[2 : 2 + len(LEGACY_START)] != LEGACY_START:
-            raise PickleError("neither a file of torch.save nor safetensors")
         stream: Any = content  # whose read(n) returns at most what the file has
-        _magic, _version, system, root, keys = (_read_pickle(stream) for _ in range(5))
+        if LEGACY_BYTES not in content[:32] or _read_pickle(stream) != LEGACY_MAGIC:
+            raise PickleError("neither a file of torch.save nor safetensors")
+        _version, system, root, keys = (_read_pickle(stream) for _ in range(4))
         if not isinstance(system, dict) or system.get("little_endian") is not True or not isinstance(keys, list):
             raise PickleError("its header is damaged, or written on a big-endian machine")
         sizes = {storage.key: storage.item_size for storage in _storages(root)}
@@ -250,6 +256,8 @@ def _open_legacy(path: Path) -> TorchFile:
             size = int.from_bytes(content[position : position + 8], "little") * sizes.get(key, 1)
             starts[key] = position + 8, size
             position += 8 + size
+        if position > len(content):
+            raise PickleError("it is truncated")
         return TorchFile(path, root, starts)
 
 
