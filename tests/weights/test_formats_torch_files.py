@@ -210,9 +210,13 @@ def test_a_folder_of_shards_with_an_index_is_read(kind: str, base: nn.Module, fe
 
 
 def test_a_distributed_checkpoint_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
-    (tmp_path / ".metadata").touch()
-    with pytest.raises(InputError, match=r"distributed checkpoint; .*format_utils dcp_to_torch"):
-        inception_v3.load(tmp_path)
+    folder = tmp_path / "pytorch_model_fsdp_0"
+    folder.mkdir()
+    (folder / ".metadata").touch()
+    for path in (tmp_path, folder, folder / "__0_0.distcp"):
+        message = refused(path)
+        assert "a distributed checkpoint; turn it into one file: python -m torch.distributed.checkpoint" in message
+        assert message.endswith(f"dcp_to_torch {folder} model.pth")
 
 
 # ------------------------------------------------------------------------------------------------- replaced heads
@@ -306,7 +310,8 @@ def test_a_head_outside_the_network_is_found(
     network = Wrapper(with_head(nn.Identity()))
     saved = {f"net.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save(network if whole else {"state_dict": saved}, tmp_path / "w.pth")
-    model, _ = load(tmp_path / "w.pth")
+    model, lines = load(tmp_path / "w.pth")
+    assert "has no classifier" not in lines
     with torch.no_grad():
         assert_logits(model, network.classifier(features))
 
@@ -405,6 +410,22 @@ def test_a_whole_model_keeps_its_epsilon_and_its_pool_is_checked(
     monkeypatch.setitem(base._modules, "avgpool", nn.AdaptiveMaxPool2d(1))
     torch.save(base, tmp_path / "w.pth")
     assert "its avgpool is a AdaptiveMaxPool2d" in refused(tmp_path / "w.pth")
+
+
+def test_a_subclass_is_reported_since_its_own_code_is_not_run(base: nn.Module, tmp_path: Path) -> None:
+    class Custom(type(base)):  # type: ignore[misc]
+        pass
+
+    Custom.__qualname__ = "Custom"
+    globals()["Custom"] = Custom
+    kind, base.__class__ = type(base), Custom
+    try:
+        torch.save(base, tmp_path / "w.pth")
+    finally:
+        base.__class__ = kind
+    assert (
+        "how test_formats_torch_files.Custom runs: as torchvision's network is assumed" in load(tmp_path / "w.pth")[1]
+    )
 
 
 @pytest.mark.parametrize("form", ["script", "trace"])

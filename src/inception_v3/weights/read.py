@@ -111,14 +111,21 @@ def find_file(path: str | Path) -> Path:
     Raises InputError: a folder without a model.
     """
     path = Path(path)
+    if path.suffix == ".distcp" or path.name == ".metadata":
+        raise _distributed_error(path, path.parent)
     if not path.is_dir():
         return path
     for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS)):
         if (path / name).exists():
             return path / name
-    if (path / ".metadata").exists():
-        raise InputError(
-            f"{path}: a distributed checkpoint; turn it into one file: python -m "
-            f"torch.distributed.checkpoint.format_utils dcp_to_torch {shlex.quote(str(path))} model.pth"
-        )
+    if distributed := next(path.glob("**/.metadata"), None):
+        raise _distributed_error(path, distributed.parent)
     raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")
+
+
+def _distributed_error(path: Path, folder: Path) -> InputError:
+    """The error for a checkpoint of torch.distributed, a folder of .distcp files."""
+    return InputError(
+        f"{path}: a distributed checkpoint; turn it into one file: python -m "
+        f"torch.distributed.checkpoint.format_utils dcp_to_torch {shlex.quote(str(folder))} model.pth"
+    )

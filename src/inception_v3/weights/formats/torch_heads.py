@@ -186,6 +186,9 @@ def read_head(modules: list[Module], read: Callable[[StoredTensor], Tensor]) -> 
     Raises HeadError: a module that this network cannot have, or layers that do not fit each other.
     """
     head = Head()
+    norms_without_epsilon = [module.name for module in modules if module.is_batch_norm and "eps" not in module.options]
+    if norms_without_epsilon:
+        head.assumed.append(f"the epsilon of {norms_without_epsilon[0]}: {BATCH_NORM_EPSILON:g} is assumed")
     before, *blocks = _blocks(modules)
     norms = _read_before(head, before, read)
     for number, (linear, *after) in enumerate(blocks, 1):

@@ -59,6 +59,9 @@ PARTS = (".weight", ".bias", ".running_mean", ".running_var")
 # Names of tensors that belong to a training and not to a network.
 NOT_LAYERS = re.compile(r"(^|[._])(n_averaged$|loss|criterion|metrics?|accuracy|f1|auroc|confmat|(train|val|test)_)")
 
+# The classes of which the way to run is known.
+KNOWN_CLASSES = re.compile(r"^(__torch__\.)?(torchvision\.models|timm\.models|pytorch_fid)\.")
+
 # Networks that are taken for an Inception V3, by a part of a name that only they have.
 OTHER_NETWORKS = {
     "_packed_params": "a quantised network",
@@ -161,6 +164,8 @@ def read_network(path: Path, state: str | None = None) -> TorchNetwork:
     )
     if head.layers and model is not None:
         _check_pool(path, model)
+        if not KNOWN_CLASSES.search(model.class_name):
+            head.assumed.append(f"how {model.class_name} runs: as torchvision's network is assumed")
     _warn(path, head, reader.aux_fault, unused)
     undetermined = ("output_activation",) if classes == 1 and head.output is None else ()
     transforms = model.attributes.get("transform_input") if model else None
