@@ -118,8 +118,9 @@ def find_file(path: str | Path) -> Path:
     for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS)):
         if (path / name).exists():
             return path / name
-    if distributed := next(path.glob("**/.metadata"), None):
-        raise _distributed_error(path, distributed.parent)
+    for metadata in (path / ".metadata", *path.glob("*/.metadata")):
+        if metadata.exists():
+            raise _distributed_error(path, metadata.parent)
     raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")
 
 
