@@ -96,7 +96,9 @@ def open_file(path: Path, verify: bool = True) -> StateDictFile:
         if verify and zipfile.is_zipfile(path):
             _verify(path)
         return StateDictFile(path, file.root, _Values(file).read, file.is_script)
-    except (PickleError, SafetensorError, zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except (
+        PickleError, SafetensorError, zipfile.BadZipFile, OSError, ValueError, RecursionError, NotImplementedError
+    ) as error:  # fmt: skip
         raise unreadable(path, error) from error
 
 

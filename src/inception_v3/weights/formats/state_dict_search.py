@@ -14,7 +14,7 @@ from typing import Any
 from inception_v3.errors import InputError
 from inception_v3.support.text import printable
 from inception_v3.weights.formats.pickled import Instance, PickleError
-from inception_v3.weights.formats.torch_file import StoredTensor, children
+from inception_v3.weights.formats.torch_file import StoredTensor
 
 MAX_DEPTH = 32
 MAX_OBJECTS = 1_000_000
@@ -180,10 +180,10 @@ def named_modules(root: Instance) -> Iterator[tuple[str, Instance]]:
 
 
 def find_candidates(states: list[StateDict], shapes: dict[str, tuple[int, ...]]) -> list[Candidate]:
-    """The networks in state dicts that have most tensors of `shapes`, each once."""
+    """The networks in state dicts that have most tensors of `shapes`, each once, whole models first."""
     candidates: list[Candidate] = []
     known = set()
-    for state in states:
+    for state in sorted(states, key=lambda state: not state.modules):
         prefixes = tuple(_prefixes(state.tensors, shapes))
         for prefix in prefixes:
             candidate = Candidate(state, prefix, prefixes)
@@ -234,8 +234,3 @@ def choose(path: Path, candidates: list[Candidate], key: str | None) -> Candidat
 
 def _shown(candidate: Candidate) -> str:
     return printable(candidate.key)[:200] or "(the whole file)"
-
-
-def contains_tensors(root: Any) -> bool:
-    """Whether a tensor stands directly below an object."""
-    return any(isinstance(child, StoredTensor) for child in children(root))

@@ -64,9 +64,9 @@ class Module:
 
     @property
     def is_batch_norm(self) -> bool:
-        return (
-            {"running_mean", "running_var"} <= self.shapes.keys() <= {"running_mean", "running_var", "weight", "bias"}
-        )
+        is_known = self.kind in ("", "BatchNorm1d", "BatchNorm2d", "SyncBatchNorm")
+        statistics = {"running_mean", "running_var"}
+        return is_known and statistics <= self.shapes.keys() <= statistics | {"weight", "bias"}
 
     @property
     def inputs(self) -> int:

@@ -164,17 +164,18 @@ def read_network(path: Path, state: str | None = None) -> TorchNetwork:
     )
     if head.layers and model is not None:
         _check_pool(path, model)
-        if not KNOWN_CLASSES.search(model.class_name):
-            head.assumed.append(f"how {model.class_name} runs: as torchvision's network is assumed")
-    _warn(path, head, reader.aux_fault, unused)
+    own_class = model.class_name if model and not KNOWN_CLASSES.search(model.class_name) else ""
+    _warn(path, head, reader.aux_fault, own_class, unused)
     undetermined = ("output_activation",) if classes == 1 and head.output is None else ()
     transforms = model.attributes.get("transform_input") if model else None
     return TorchNetwork(tensors | aux, settings, undetermined, transforms if isinstance(transforms, bool) else None)
 
 
-def _warn(path: Path, head: Head, aux_fault: str, unused: list[str]) -> None:
+def _warn(path: Path, head: Head, aux_fault: str, own_class: str, unused: list[str]) -> None:
     """Report in a line each what was left out and assumed."""
     lines = []
+    if own_class:
+        lines.append(f"its class {own_class} is not torchvision's; it is assumed to run as torchvision's network does")
     if not head.layers:
         lines.append("has no classifier; it is read as a feature extractor, without classes")
     elif aux_fault:
@@ -206,7 +207,7 @@ class _Reader:
 
     def read_value(self, stored: StoredTensor) -> Tensor:
         """Read a tensor. Raises InputError: not floats, not in the file, NaN or infinity."""
-        name = printable(self.names[id(stored)])
+        name = printable(self.names.get(id(stored), "a tensor"))
         tensor = self.file.read(name, stored).to(self.dtype)
         if tensor.numel() and not all_finite(tensor):
             raise InputError(
@@ -235,10 +236,9 @@ def _check_base(path: Path, candidate: Candidate) -> None:
     """Raise InputError if a tensor of the base is missing, or of another shape, or if it has unknown ones."""
     tensors, shapes = candidate.tensors, base_shapes()
     wrong = [name for name, shape in shapes.items() if name in tensors and tensors[name].shape != shape]
-    others = {name.removeprefix(candidate.prefix) for name in candidate.state.others if name.endswith(PARTS)}
-    for name in shapes.keys() | {"fc.weight", "fc.bias"}:
-        if name in others:
-            raise InputError(f"{path}: {name} is not a dense tensor; save model.state_dict() by itself")
+    for name in candidate.state.others:
+        if name.startswith(candidate.prefix) and name.endswith(PARTS) and not NOT_LAYERS.search(name):
+            raise InputError(f"{path}: {printable(name)} is not a dense tensor; save model.state_dict() by itself")
     missing = [name for name in shapes if name not in tensors]
     nodes = tuple(f"{name}." for name in BASE_END_POINTS)
     unknown = [name for name in tensors if name.startswith(nodes) and name not in shapes and COUNTER not in name]
