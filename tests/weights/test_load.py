@@ -89,13 +89,13 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 def test_a_truncated_file(saved: Path, fraction: float) -> None:
     data = saved.read_bytes()
     saved.write_bytes(data[: int(fraction * len(data))])
-    assert "not a model that can be read" in refused(saved)
+    assert "be read" in refused(saved)
 
 
 def test_another_programs_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
-    assert "another program" in refused(path)
+    assert "not an Inception V3" in refused(path)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from inception_v3.cli.common import (
     Json,
     Names,
     ReportFile,
+    State,
     WeightsFile,
     check_report_files,
     data_option,
@@ -70,6 +71,7 @@ def bench(
     plot: Annotated[Path | None, output_option(metavar="FILE.png", help="Plot the speeds.")] = None,
     device: Annotated[str, running_option(metavar="DEVICE", help=DEVICE_HELP)] = "cpu",
     weights_file: WeightsFile = None,
+    state: State = None,
     report: ReportFile = None,
     table: CsvFile = None,
     as_json: Json = False,
@@ -95,7 +97,7 @@ def bench(
 
     if device.startswith("cuda"):
         pick_device(device)  # raises InputError if there is no such GPU
-    network = load(model, weights_file=weights_file) if model is not None else None
+    network = load(model, weights_file=weights_file, state=state) if model is not None else None
     started = time.monotonic()
     with show_progress(messages) as start_step:
         measuring = start_step("measuring", None, "steps")

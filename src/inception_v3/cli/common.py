@@ -88,6 +88,10 @@ WeightsFile = Annotated[
     Path | None,
     model_option(metavar="FILE", help="A local file to use instead of downloading a published model."),
 ]
+State = Annotated[
+    str | None,
+    model_option("--state", metavar="KEY", help="Which of several networks in a file of PyTorch, such as model_ema."),
+]
 LabelsTable = Annotated[
     str | None,
     data_option(

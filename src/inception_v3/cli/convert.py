@@ -11,6 +11,7 @@ import typer
 from inception_v3.cli.common import (
     MODEL_HELP,
     Json,
+    State,
     WeightsFile,
     choice,
     detail,
@@ -50,6 +51,7 @@ def convert(
         output_option("--allow-difference", help="Write the file even if that program will compute different outputs."),
     ] = False,
     weights_file: WeightsFile = None,
+    state: State = None,
     no_fold: Annotated[
         bool, output_option("--no-fold", help="Stop instead of folding BatchNorm's gamma into kernel and mean.")
     ] = False,
@@ -78,6 +80,7 @@ def convert(
             check=check,
             python=python,
             weights_file=weights_file,
+            state=state,
             announce=announce,
         )
     finally:

@@ -17,6 +17,7 @@ from inception_v3.cli.common import (
     Names,
     OptionalBatchSize,
     ReportFile,
+    State,
     WeightsFile,
     Workers,
     check_bf16,
@@ -96,6 +97,7 @@ def evaluate(
     batch_size: OptionalBatchSize = None,
     device: Device = None,
     weights_file: WeightsFile = None,
+    state: State = None,
     workers: Workers = None,
     labels: LabelsTable = None,
     labels_from_name: LabelsFromName = None,
@@ -128,7 +130,7 @@ def evaluate(
     with process_group(torch_device, remedy="start all processes again") as processes:
         files, class_names = _peek(options, weights_file)
         images = load_held_out(data, class_names, *map(training_images, files), labels_from=label_source)
-        models = _load(options, weights_file, torch_device)
+        models = _load(options, weights_file, state, torch_device)
         if class_names is None and models[0].class_names is not None:
             images = with_classes(images, models[0].class_names, data)
         names = precision or (None,)
@@ -192,19 +194,26 @@ def _different_classes(name: str, options: EvaluateOptions) -> InputError:
     return InputError(f"{name}: its classes differ from those of {options.models[0]}; leave one of the two out")
 
 
-def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.device") -> "list[Evaluated]":
+def _load(
+    options: EvaluateOptions, weights_file: Path | None, state: str | None, device: "torch.device"
+) -> "list[Evaluated]":
     """Load the models, which must have the same classes.
 
-    `weights_file` replaces the download of the first model.
+    `weights_file` replaces the download of the first model, and `state` is the key of one of several networks in it.
     """
     from inception_v3.evaluation.precisions import Evaluated, exported_model
     from inception_v3.weights.load import load
 
     models: list[Evaluated] = []
     for name in options.models:
-        model = exported_model(name) if weights_file is None or models else None
+        model = exported_model(name) if not (weights_file or state) or models else None
         if model is None:
-            network = load(name, device, weights_file=None if models else weights_file)
+            network = load(
+                name,
+                device,
+                weights_file=None if models else weights_file,
+                state=None if models else state,
+            )
             assert network.origin is not None  # `load` sets it
             raw = options.weights == "raw"
             file = _load_raw_weights(network, network.origin.file) if raw else network.origin.file

@@ -28,6 +28,7 @@ from inception_v3.cli.common import (
     Overwrite,
     Resume,
     Seed,
+    State,
     WeightsFile,
     Workers,
     check_bf16,
@@ -118,6 +119,7 @@ def finetune(
     labels: LabelsTable = None,
     labels_from_name: LabelsFromName = None,
     weights_file: WeightsFile = None,
+    state: State = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     log_steps: LogSteps = None,
@@ -159,7 +161,7 @@ def finetune(
         _feature_store(None if no_cache else cache or cache_folder("features")) as store,
     ):
         train_set, test_set = load_data(data, label_source)
-        loaded = load(weights, local_device, weights_file=weights_file)
+        loaded = load(weights, local_device, weights_file=weights_file, state=state)
         if loaded.settings.hidden_units:
             note(f"{weights}: its hidden layers are left out; the classes are learned from the features before them")
         model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))

@@ -20,6 +20,7 @@ from inception_v3.cli.common import (
     OptionalBatchSize,
     Overwrite,
     Resume,
+    State,
     WeightsFile,
     check_only_one,
     choice,
@@ -100,6 +101,7 @@ def predict(
     ] = None,
     device: Device = None,
     weights_file: WeightsFile = None,
+    state: State = None,
     as_json: Json = False,
 ) -> None:
     """Print the top classes of images; with --json one JSON line per image, with --out to a file.
@@ -123,6 +125,7 @@ def predict(
         device,
         min_agreement=min_agreement,
         weights_file=weights_file,
+        state=state,
         batch_size=batch_size,
         callers=1 if _are_few(images) else None,
     )

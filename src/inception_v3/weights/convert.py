@@ -72,6 +72,7 @@ def convert(
     check: bool = False,
     python: str | Path = sys.executable,
     weights_file: Path | None = None,
+    state: str | None = None,
     announce: Callable[[str], object] = lambda message: None,
 ) -> Conversion:
     """Read `source`, write `destination` in another format, read it back, and compare the outputs of both.
@@ -87,6 +88,7 @@ def convert(
         check: run the format's own program on the file too, if it is installed.
         python: the Python interpreter in which this program is installed.
         weights_file: a file to use instead of downloading a published name.
+        state: the key of one of several networks in a file, as for `load`.
         announce: called with a message before each long step.
 
     Raises:
@@ -95,7 +97,7 @@ def convert(
             `save` raise. Nothing is written then.
     """
     candidates = _requested_formats(destination, to)
-    model = load(source, weights_file=weights_file)
+    model = load(source, weights_file=weights_file, state=state)
     assert model.origin is not None  # `load` sets it
     weights = model.to_weights()
     format = next((each for each in candidates if not each.differences(weights)), candidates[-1])

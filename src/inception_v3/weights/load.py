@@ -21,6 +21,7 @@ def load(
     format: str | None = None,
     partial: bool = False,
     weights_file: str | Path | None = None,
+    state: str | None = None,
     **options: Any,
 ) -> InceptionV3:
     """Load a model, in evaluation mode, from a run folder, a file of any format, or a published name.
@@ -34,6 +35,8 @@ def load(
             warning lists both.
         weights_file: a file to use instead of downloading a published name. The name still determines how the file is
             read and used.
+        state: the key of one of several networks in a file of PyTorch, such as `model_ema`. By default it is the only
+            one, or the only moving average, with a warning.
         options: options of InceptionV3 that replace the stored ones, such as `global_pool=True`. A different
             `num_classes` keeps everything except the two final layers, which are initialised with a warning.
 
@@ -45,7 +48,7 @@ def load(
     """
     check_options(path, options)
     device = as_device(device)
-    weights, origin = read_weights(path, format, weights_file)
+    weights, origin = read_weights(path, format, weights_file, state)
     return InceptionV3.from_weights(weights, origin, partial=partial, **options).to(device)
 
 

@@ -116,6 +116,11 @@ class InceptionV3(InceptionV3Network, HubMixin):
         """
         file = origin.file
         check_options(file, options)
+        if "output_activation" in weights.undetermined and "output_activation" not in options:
+            raise InputError(
+                f"{file}: has one output, and does not determine whether a sigmoid follows it; give --output sigmoid, "
+                "in Python output_activation='sigmoid'"
+            )
         settings = replace(weights.settings, **options)
         try:
             with torch.device("meta"):

@@ -10,6 +10,7 @@ import math
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from safetensors.torch import save_file
 
@@ -19,7 +20,9 @@ from inception_v3.support.json_values import read_json
 from inception_v3.support.system_errors import file_status
 from inception_v3.weights.formats import native, torchvision
 from inception_v3.weights.formats.base import WritableFormat
-from inception_v3.weights.formats.state_dict_file import is_safetensors
+from inception_v3.weights.formats.pickled import Instance, PickleError
+from inception_v3.weights.formats.state_dict_file import is_pickled, is_safetensors
+from inception_v3.weights.formats.torch_file import is_torch_file, open_torch_file
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.programs.program import Program
 
@@ -29,31 +32,45 @@ PREPROCESSING = Preprocessing.named("timm")
 
 
 def recognises(path: Path) -> bool:
-    """Whether the file is safetensors by another program, or a pickle beside timm's config.json of this network."""
-    if not torchvision.recognises_names(path, of_2015=False):
-        return False
-    return not native.recognises(path) if is_safetensors(path) else _pretrained_cfg(path) is not None
+    """Whether the file is safetensors by another program, or a pickle by timm or beside its config.json."""
+    return (is_safetensors(path) and not native.recognises(path)) or (is_pickled(path) and _config(path) is not None)
 
 
-def read(path: Path) -> Weights:
-    """Read the state dict. Raises InputError, naming the file and the variable: damaged, with code, another network."""
-    return torchvision.read(path, _preprocessing(path))
+def read(path: Path, state: str | None = None) -> Weights:
+    """Read the network of a file; see torchvision.read."""
+    return torchvision.read(path, state, _preprocessing(path))
 
 
-def _pretrained_cfg(path: Path) -> dict[str, Any] | None:
-    """`pretrained_cfg` of the config.json beside the file, if there is one of timm's for this network.
+def _config(path: Path) -> dict[str, Any] | None:
+    """How timm prepares images for a file, by config.json beside it or by the file; None if it is not timm's.
 
     Raises InputError: config.json cannot be read, or is no JSON object.
     """
-    if file_status(path.parent / CONFIG) is None:
+    if file_status(path.parent / CONFIG) is not None:
+        config = read_json(path.parent / CONFIG, dict)
+        if config.get("architecture") == "inception_v3" and isinstance(config.get("pretrained_cfg"), dict):
+            return dict(config["pretrained_cfg"])
+    return _config_inside(path) if is_torch_file(path) else None
+
+
+def _config_inside(path: Path) -> dict[str, Any] | None:
+    """The options of timm's training script, or the configuration of a whole model of timm; None in other files."""
+    try:
+        root = open_torch_file(path).root
+    except (InputError, PickleError, OSError, BadZipFile):
         return None
-    config = read_json(path.parent / CONFIG, dict)
-    of_timm = config.get("architecture") == "inception_v3"
-    return config["pretrained_cfg"] if of_timm and isinstance(config.get("pretrained_cfg"), dict) else None
+    if isinstance(root, dict) and isinstance(root.get("arch"), str) and "version" in root:  # of CheckpointSaver
+        found = root.get("args")
+    elif isinstance(root, Instance) and root.class_name.startswith("timm."):
+        found = root.attributes.get("pretrained_cfg")
+    else:
+        return None
+    options = found.attributes if isinstance(found, Instance) else found
+    return {name: value for name, value in options.items() if value} if isinstance(options, dict) else {}
 
 
 def _preprocessing(path: Path) -> Preprocessing:
-    config = _pretrained_cfg(path)
+    config = _config(path)
     if config is None:
         return PREPROCESSING
     try:
@@ -65,9 +82,9 @@ def _preprocessing(path: Path) -> Preprocessing:
             interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
         )
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        file = path.parent / CONFIG if (path.parent / CONFIG).exists() else path
         raise InputError(
-            f"{path.parent / CONFIG}: mean, std or crop_pct of pretrained_cfg cannot be used ({error}); correct or "
-            "remove the file"
+            f"{file}: mean, std or crop_pct of pretrained_cfg cannot be used ({error}); correct or remove the file"
         ) from error
 
 
@@ -92,6 +109,7 @@ FORMAT = WritableFormat(
     name="timm",
     recognises=recognises,
     read=read,
+    read_state=read,
     write=write,
     differences=torchvision.differences,
     suffixes=(".bin",),

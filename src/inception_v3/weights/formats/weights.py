@@ -35,6 +35,7 @@ class Weights:
         preprocessing: how an image becomes the network's input.
         class_names: in the order of the logits, or None.
         training: what the file records about the training.
+        undetermined: options of InceptionV3 that the file does not determine and for which there is no usual value.
     """
 
     tensors: dict[str, Tensor]
@@ -42,6 +43,7 @@ class Weights:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     class_names: list[str] | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    undetermined: tuple[str, ...] = ()
 
 
 def convolutions(**options: Any) -> list[Layer]:
