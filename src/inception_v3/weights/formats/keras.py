@@ -1,6 +1,6 @@
-"""Keras Applications' InceptionV3: the legacy weights `.h5`, Keras 3's `.weights.h5`, and `.keras` (read only).
+"""Keras's files: `.keras` and whole-model `.h5` with any head (read only), `.weights.h5` and legacy weights `.h5`.
 
-Keras numbers layers in the order of their creation, which is the architecture table's order. It does not restart at 0
+A whole model is read by its configuration (keras_network.py). Files of weights have none. Keras numbers layers in the order of their creation, which is the architecture table's order. It does not restart at 0
 for a second model in the same process, so `conv2d_94` may be the first. Its files hold the layers in another order,
 sorted by their distance from the output. Keras matches variables by that order and never by name, and so does this
 module: it sorts the layers of the table as Keras sorts them (keras/src/ops/function.py, map_graph).
@@ -9,6 +9,8 @@ HDF5 files can point to other files and declare tensors of any size. This module
 data, and checks every shape before it reads values. It never builds an object from a stored configuration.
 """
 
+import re
+import warnings
 import zipfile
 import zlib
 from collections import defaultdict
@@ -33,10 +35,20 @@ from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
 from inception_v3.support.packages import require_packages
 from inception_v3.weights.formats.base import WritableFormat
+from inception_v3.weights.formats.keras_config import (
+    MAX_BYTES,
+    ConfigurationError,
+    KerasLayer,
+    Shapes,
+    find_by_name,
+    pair_variables,
+    parse,
+    read_graph,
+)
+from inception_v3.weights.formats.keras_network import read_network
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
 from inception_v3.weights.formats.weights import (
     Weights,
-    all_finite,
     convolutions,
     default_class_names,
     differences_from,
@@ -50,7 +62,8 @@ from inception_v3.weights.programs.program import Program
 
 PREPROCESSING = Preprocessing.named("keras")  # as Keras's users load images: whole, with a new aspect ratio
 HDF5 = b"\x89HDF\r\n\x1a\n"
-WEIGHTS_IN_ZIP = "model.weights.h5"
+WEIGHTS_IN_ZIP, CONFIG_IN_ZIP = "model.weights.h5", "config.json"
+KERAS_2_CONTAINER = "_layer_checkpoint_dependencies"  # the name of `layers` in the files of Keras 2.12
 LAST = BASE[-1].name  # the end of a network saved with include_top=False
 ANY = -1  # in a shape: the number of classes
 MIB = 1 << 20
@@ -66,7 +79,7 @@ VARIABLES = {
     "dense": {"kernel": "weights", "bias": "biases"},
 }
 # The exceptions that h5py and zipfile raise for damaged files: libhdf5's errors arrive as almost any class.
-DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (OSError, ValueError, RuntimeError, TypeError, MemoryError, EOFError, ArithmeticError, AttributeError, LookupError, zipfile.BadZipFile, zlib.error)
 
 
 class _ContentError(Exception):
@@ -145,7 +158,7 @@ def recognises(path: Path) -> bool:
     try:
         if not _is_hdf5(path):
             with zipfile.ZipFile(path) as archive:
-                return {WEIGHTS_IN_ZIP, "config.json"} <= set(archive.namelist())
+                return {WEIGHTS_IN_ZIP, CONFIG_IN_ZIP} <= set(archive.namelist())
     except DAMAGE:
         return False
     try:
@@ -156,29 +169,91 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Weights:
-    """Read one of Keras's files.
+    """Read one of Keras's files. Warns of everything that the file does not state and that is assumed.
 
-    Raises InputError, naming the file and the variable: damaged, not Keras's Inception V3, or h5py is missing.
+    Raises InputError, naming the file and the variable or layer: damaged, not Inception V3, a layer that cannot be
+    computed here, or h5py is missing.
     """
     h5py = _import_h5py(path)
-    tensors: dict[str, Tensor] = {}
     try:
-        with h5py.File(path if _is_hdf5(path) else _unzip(path), "r") as file:
-            legacy = _legacy_group(file)
-            for layer in _layers_by_order(legacy) if legacy is not None else _layers_by_class(file):
-                tensors |= _read_layer(*layer)
-    except _ContentError as error:
+        text = None if _is_hdf5(path) else _member(path, CONFIG_IN_ZIP, MAX_BYTES)
+        source = path if text is None else BytesIO(_member(path, WEIGHTS_IN_ZIP, 4 * path.stat().st_size))
+        with h5py.File(source, "r") as file:
+            config = file.attrs.get("model_config") if text is None else text
+            weights, notes = _read_weights(file) if config is None else _read_model(file, parse(config))
+    except (_ContentError, ConfigurationError) as error:
         raise InputError(f"{path}: {one_line(error, 1000)}") from error
     except DAMAGE as error:
         raise InputError(
             f"{path}: cannot be read ({one_line(error, 1000)}); check the path, and download or save the file again if "
             "it is damaged"
         ) from error
+    for note in notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    return weights
+
+
+def _read_model(file: Any, config: dict[str, Any]) -> tuple[Weights, list[str]]:
+    """A model with its configuration."""
+    compiled = config.get("compile_config") or parse(file.attrs.get("training_config", "{}"))
+    legacy = _legacy_group(file)
+    loss = compiled.get("loss") if isinstance(compiled, dict) else None
+
+    def variables(layer: KerasLayer, shapes: Shapes) -> list[np.ndarray]:
+        found = _find_by_class(file, layer) if legacy is None else _find_by_name(legacy, layer)
+        return list(_read_variables(layer, found, shapes))
+
+    return read_network(read_graph(config), variables, loss)
+
+
+def _find_by_class(file: Any, layer: KerasLayer) -> dict[str, Any]:
+    """The datasets of a layer in a file of Keras 3, or in one that Keras 2 wrote in that form, by their numbers."""
+    group = file
+    for name in layer.group.split("/"):
+        if name == "layers" and KERAS_2_CONTAINER in group:
+            group = _child(group, KERAS_2_CONTAINER)
+        elif group.name.endswith(KERAS_2_CONTAINER):  # numbered from 0 in steps of 1 or 2
+            kind, index = re.fullmatch(r"(.*?)(?:_(\d+))?", name).groups("0")  # type: ignore[union-attr]
+            numbers = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d+))?", each) for each in group]
+            ranked = sorted(int(number[1] or 0) for number in numbers if number)
+            if int(index) >= len(ranked):
+                raise _ContentError(f"it lacks the variables of {layer}; the file is damaged")
+            group = _child(group, numbered(kind, ranked[int(index)]))
+        else:
+            group = _child(group, name)
+    group = _child(group, "vars")
+    return {key: _child(group, key) for key in sorted(group, key=lambda key: (len(key), key))}
+
+
+def _find_by_name(legacy: Any, layer: KerasLayer) -> dict[str, Any]:
+    """The datasets of a layer in a legacy file, which has a group for each layer of the outermost model."""
+    group = _child(legacy, layer.names[0])
+    names = _strings(group, "weight_names")
+    is_inside = len(layer.names) > 1
+    found = find_by_name(layer, names) if is_inside else {name.split("/")[-1].removesuffix(":0"): name for name in names}
+    return {variable: _child(group, name) for variable, name in found.items()}
+
+
+def _read_variables(layer: KerasLayer, found: dict[str, Any], shapes: Shapes) -> Iterator[np.ndarray]:
+    """The values of a layer's datasets, once their shapes are checked."""
+    for dataset, expected in pair_variables(layer, found, shapes):
+        if (shape := getattr(dataset, "shape", None)) != expected:
+            raise _ContentError(f"{dataset.name} has shape {shape}, but {layer} has {expected}; the file is damaged")
+        yield _read_array(dataset)
+
+
+def _read_weights(file: Any) -> tuple[Weights, list[str]]:
+    """Weights without a configuration: Keras's own network, or its base inside another model."""
+    legacy = _legacy_group(file)
+    tensors: dict[str, Tensor] = {}
+    for layer in _layers_by_order(legacy) if legacy is not None else _layers_by_class(file):
+        tensors |= _read_layer(*layer)
     settings = Settings(create_aux_logits=False, global_pool=True)
     bias = tensors.get(f"{state_name(_layers()[-1].layer)}.biases")
     if bias is None:
-        return Weights(tensors, replace(settings, final_endpoint=LAST), PREPROCESSING)
-    return Weights(tensors, replace(settings, num_classes=len(bias)), PREPROCESSING, default_class_names(len(bias)))
+        return Weights(tensors, replace(settings, final_endpoint=LAST), PREPROCESSING), []
+    settings = replace(settings, num_classes=len(bias))
+    return Weights(tensors, settings, PREPROCESSING, default_class_names(len(bias))), []
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -191,12 +266,12 @@ def _import_h5py(path: Path) -> Any:
     return import_module("h5py")
 
 
-def _unzip(path: Path) -> BytesIO:
+def _member(path: Path, name: str, limit: int) -> bytes:
     with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(WEIGHTS_IN_ZIP)
-        if member.file_size > 4 * path.stat().st_size:  # Keras does not compress, and floats hardly shrink
-            raise _ContentError(f"{WEIGHTS_IN_ZIP} in it declares {member.file_size} bytes; the file is damaged")
-        return BytesIO(archive.read(member))  # reading all of it verifies the checksum
+        member = archive.getinfo(name)
+        if member.file_size > limit:  # Keras does not compress, and floats hardly shrink
+            raise _ContentError(f"{name} in it declares {member.file_size} bytes; the file is damaged")
+        return archive.read(member)  # reading all of it verifies the checksum
 
 
 def _legacy_group(file: Any) -> Any:
@@ -267,12 +342,12 @@ def _read_layer(layer: _KerasLayer, name: str, datasets: list[Any]) -> dict[str,
         expected = tuple(classes if length == ANY else length for length in expected)
         if shape != expected or 0 in shape:
             raise _not_inception(f"{dataset.name} has shape {shape}, but {layer} has {expected}")
-        tensors[state] = _read_values(dataset)
+        tensors[state] = to_torch(_read_array(dataset))
     return tensors
 
 
-def _read_values(dataset: Any) -> Tensor:
-    """Read a dataset whose shape is checked, as float32 or float64 in PyTorch's layout.
+def _read_array(dataset: Any) -> np.ndarray:
+    """Read a dataset whose shape is checked, as float32 or float64 in Keras's layout.
 
     Raises _ContentError; for a false size, before memory is allocated.
     """
@@ -289,10 +364,9 @@ def _read_values(dataset: Any) -> Tensor:
         array = np.asarray(dataset[()], np.float64 if dtype.itemsize == 8 else np.float32)
     else:
         raise _ContentError(f"{name} holds {dtype} instead of floats; save the model without quantising it")
-    tensor = to_torch(array)
-    if not all_finite(tensor):
+    if not np.isfinite([array.min(), array.max()]).all():  # NaN and infinity show in either
         raise _ContentError(f"{name} holds NaN or infinity; use an earlier or undamaged file")
-    return tensor
+    return array
 
 
 def _not_inception(fault: str) -> _ContentError:

@@ -19,6 +19,7 @@ FORMATS = (
     "native",
     "tf-slim",
     "keras",
+    "tensorflowjs",
     "graphdef-2015",
     "fid-2015",
     "timm",
