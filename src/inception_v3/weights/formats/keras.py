@@ -1,9 +1,10 @@
 """Keras's files: `.keras` and whole-model `.h5` with any head (read only), `.weights.h5` and legacy weights `.h5`.
 
-A whole model is read by its configuration (keras_network.py). Files of weights have none. Keras numbers layers in the order of their creation, which is the architecture table's order. It does not restart at 0
-for a second model in the same process, so `conv2d_94` may be the first. Its files hold the layers in another order,
-sorted by their distance from the output. Keras matches variables by that order and never by name, and so does this
-module: it sorts the layers of the table as Keras sorts them (keras/src/ops/function.py, map_graph).
+A whole model is read by its configuration (keras_network.py). Files of weights have none. Keras numbers layers in the
+order of their creation, which is the architecture table's order. It does not restart at 0 for a second model in the
+same process, so `conv2d_94` may be the first. Its files hold the layers in another order, sorted by their distance from
+the output. Keras matches variables by that order and never by name, and so does this module: it sorts the layers of the
+table as Keras sorts them (keras/src/ops/function.py, map_graph).
 
 HDF5 files can point to other files and declare tensors of any size. This module refuses links, external and virtual
 data, and checks every shape before it reads values. It never builds an object from a stored configuration.
@@ -14,7 +15,7 @@ import warnings
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
@@ -29,14 +30,14 @@ import torch
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.network.architecture import BASE, Conv, Layer, Mixed
+from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, OutputActivation
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
 from inception_v3.support.packages import require_packages
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.keras_config import (
     MAX_BYTES,
+    MAX_DEPTH,
     ConfigurationError,
     KerasLayer,
     Shapes,
@@ -45,7 +46,7 @@ from inception_v3.weights.formats.keras_config import (
     parse,
     read_graph,
 )
-from inception_v3.weights.formats.keras_network import read_network
+from inception_v3.weights.formats.keras_network import KERAS, assumed_preprocessing, read_network
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
 from inception_v3.weights.formats.weights import (
     Weights,
@@ -60,11 +61,11 @@ from inception_v3.weights.formats.weights import (
 )
 from inception_v3.weights.programs.program import Program
 
-PREPROCESSING = Preprocessing.named("keras")  # as Keras's users load images: whole, with a new aspect ratio
 HDF5 = b"\x89HDF\r\n\x1a\n"
 WEIGHTS_IN_ZIP, CONFIG_IN_ZIP = "model.weights.h5", "config.json"
 KERAS_2_CONTAINER = "_layer_checkpoint_dependencies"  # the name of `layers` in the files of Keras 2.12
 LAST = BASE[-1].name  # the end of a network saved with include_top=False
+MAX_VARIABLES = 4  # of a layer; a model inside another has more
 ANY = -1  # in a shape: the number of classes
 MIB = 1 << 20
 
@@ -79,7 +80,19 @@ VARIABLES = {
     "dense": {"kernel": "weights", "bias": "biases"},
 }
 # The exceptions that h5py and zipfile raise for damaged files: libhdf5's errors arrive as almost any class.
-DAMAGE = (OSError, ValueError, RuntimeError, TypeError, MemoryError, EOFError, ArithmeticError, AttributeError, LookupError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    MemoryError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class _ContentError(Exception):
@@ -212,13 +225,10 @@ def _find_by_class(file: Any, layer: KerasLayer) -> dict[str, Any]:
     for name in layer.group.split("/"):
         if name == "layers" and KERAS_2_CONTAINER in group:
             group = _child(group, KERAS_2_CONTAINER)
-        elif group.name.endswith(KERAS_2_CONTAINER):  # numbered from 0 in steps of 1 or 2
+        elif group.name.endswith(KERAS_2_CONTAINER):  # it counts layers with variables twice
             kind, index = re.fullmatch(r"(.*?)(?:_(\d+))?", name).groups("0")  # type: ignore[union-attr]
-            numbers = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d+))?", each) for each in group]
-            ranked = sorted(int(number[1] or 0) for number in numbers if number)
-            if int(index) >= len(ranked):
-                raise _ContentError(f"it lacks the variables of {layer}; the file is damaged")
-            group = _child(group, numbered(kind, ranked[int(index)]))
+            names = _ranked(kind, group)
+            group = _child(group, names[int(index)] if int(index) < len(names) else name)
         else:
             group = _child(group, name)
     group = _child(group, "vars")
@@ -230,7 +240,9 @@ def _find_by_name(legacy: Any, layer: KerasLayer) -> dict[str, Any]:
     group = _child(legacy, layer.names[0])
     names = _strings(group, "weight_names")
     is_inside = len(layer.names) > 1
-    found = find_by_name(layer, names) if is_inside else {name.split("/")[-1].removesuffix(":0"): name for name in names}
+    found = (
+        find_by_name(layer, names) if is_inside else {name.split("/")[-1].removesuffix(":0"): name for name in names}
+    )
     return {variable: _child(group, name) for variable, name in found.items()}
 
 
@@ -243,17 +255,27 @@ def _read_variables(layer: KerasLayer, found: dict[str, Any], shapes: Shapes) ->
 
 
 def _read_weights(file: Any) -> tuple[Weights, list[str]]:
-    """Weights without a configuration: Keras's own network, or its base inside another model."""
+    """Weights without a configuration: Keras's own network, or its base inside another model with one Dense layer."""
     legacy = _legacy_group(file)
-    tensors: dict[str, Tensor] = {}
-    for layer in _layers_by_order(legacy) if legacy is not None else _layers_by_class(file):
-        tensors |= _read_layer(*layer)
+    layers = list(_layers_by_order(legacy) if legacy is not None else _layers_by_class(file))
+    arrays = {name: array for layer in layers for name, array in _read_layer(*layer).items()}
+    notes: list[str] = []
+    preprocessing = assumed_preprocessing(arrays, notes)
+    is_nested = len({name.rpartition("/")[0] for _, name, _ in layers}) > 1
+    if not is_nested and preprocessing == KERAS:
+        notes = []  # Keras's own network
     settings = Settings(create_aux_logits=False, global_pool=True)
-    bias = tensors.get(f"{state_name(_layers()[-1].layer)}.biases")
+    bias = arrays.get(f"{state_name(_layers()[-1].layer)}.biases")
     if bias is None:
-        return Weights(tensors, replace(settings, final_endpoint=LAST), PREPROCESSING), []
-    settings = replace(settings, num_classes=len(bias))
-    return Weights(tensors, settings, PREPROCESSING, default_class_names(len(bias))), []
+        settings = replace(settings, final_endpoint=LAST)
+    else:
+        activation: OutputActivation = "softmax" if len(bias) > 1 else "sigmoid"
+        settings = replace(settings, num_classes=len(bias), output_activation=activation)
+        if is_nested or activation == "sigmoid":
+            notes.append(f"it holds weights only; average pooling and {activation} outputs are assumed")
+    names = default_class_names(settings.num_classes) if bias is not None else None
+    tensors = {name: to_torch(array) for name, array in arrays.items()}
+    return Weights(tensors, settings, preprocessing, names), notes
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -281,29 +303,104 @@ def _legacy_group(file: Any) -> Any:
     return file if "layer_names" in file.attrs or "layer_names0" in file.attrs else None
 
 
-def _layers_by_order(group: Any) -> Iterator[tuple[_KerasLayer, str, list[Any]]]:
-    """Each layer of a legacy file, its name in the file, and its datasets."""
+LayerInFile = tuple[_KerasLayer, str, list[Any]]  # with its name in the file, and its datasets
+
+
+def _layers_by_order(group: Any) -> Iterator[LayerInFile]:
+    """The layers of a legacy file."""
     names = {name: _strings(_child(group, name), "weight_names") for name in _strings(group, "layer_names")}
     names = {name: variables for name, variables in names.items() if variables}
-    for layer, (name, variables) in zip(_layers(), names.items(), strict=False):
+    nested = [name for name, variables in names.items() if len(variables) > MAX_VARIABLES]
+    if nested:
+        yield from _layers_of_model(_child(group, nested[0]), nested[0], names.pop(nested[0]))
+        layers = _layers()[-1:]
+    else:
+        layers = _layers()
+    for layer, (name, variables) in zip(layers, names.items(), strict=False):
         yield layer, name, [_child(_child(group, name), variable) for variable in variables]
-    missing = _layers()[len(names) :]
+    missing = layers[len(names) :]
     if missing and missing[0].kind != "dense":
         raise _not_inception(f"it has {len(names)} layers with variables and lacks {missing[0]}")
-    if len(names) > len(_layers()):
-        raise _not_inception(f"it has {list(names)[len(_layers())]} after the last layer")
+    if len(names) > len(layers):
+        raise _undescribed(list(names)[len(layers)], "after the last layer")
 
 
-def _layers_by_class(file: Any) -> Iterator[tuple[_KerasLayer, str, list[Any]]]:
-    """Each layer of a Keras 3 file, its name in the file, and its datasets."""
-    layers, groups = _child(file, "layers"), _groups()
-    for group, layer in groups.items():
-        if group in layers or layer.kind != "dense":  # include_top=False leaves the dense layer out
-            variables = _child(layers, f"{group}/vars")
-            yield layer, f"layers/{group}", [_child(variables, key) for key in variables]
-    for name in layers:
-        if name not in groups and "vars" in _child(layers, name) and len(_child(layers, f"{name}/vars")):
-            raise _not_inception(f"it has layers/{name}")
+def _layers_of_model(group: Any, model: str, variables: list[str]) -> Iterator[LayerInFile]:
+    """The layers of a base inside another model. Their order depends on which are trainable, so their numbers count."""
+    by_layer: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for variable in variables:
+        *_, layer_name, name = ["", *variable.removesuffix(":0").split("/")]
+        by_layer[layer_name][name] = variable
+    ranked = {kind: _ranked(kind, by_layer) for kind in VARIABLES}
+    for layer in _layers()[:-1]:
+        names = ranked[layer.kind]
+        if len(names) != len(_layers()) // 2:
+            raise _not_inception(f"{model} has {len(names)} layers called {layer.kind}")
+        found = by_layer[names[layer.index]]
+        expected = list(VARIABLES[layer.kind])
+        yield (
+            layer,
+            f"{model}/{names[layer.index]}",
+            [_child(group, found[name]) for name in (expected if found.keys() == set(expected) else found)],
+        )
+    rest = set(by_layer) - {name for names in ranked.values() for name in names}
+    if rest or ranked["dense"]:
+        raise _undescribed(f"{model}/{[*rest, *ranked['dense']][0]}")
+
+
+def _ranked(kind: str, names: Iterable[str]) -> list[str]:
+    """The names of a class of layer or group, such as conv2d and conv2d_7, by their numbers."""
+    matches = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d{{1,9}}))?", name) for name in names]
+    return [match[0] for match in sorted(filter(None, matches), key=lambda match: int(match[1] or 0))]
+
+
+def _layers_by_class(file: Any) -> Iterator[LayerInFile]:
+    """The layers of a Keras 3 file: of the one model in it with convolutions, and a dense layer anywhere."""
+    groups = dict(_groups_with_variables(file, 0))
+    bases = {
+        path.rpartition("/")[0]: None for path in groups if re.fullmatch(r"conv2d(_\d+)?", path.rpartition("/")[2])
+    }
+    if len(bases) > 1:
+        raise _not_inception(f"it has convolutions in {' and in '.join(list(bases)[:2])}")
+    base = next(iter(bases), "layers")
+    for name, layer in _groups().items():
+        if layer.kind != "dense":
+            if base.endswith(KERAS_2_CONTAINER):  # numbered in steps of 2
+                name = numbered(layer.kind, 2 * int(name.rpartition("_")[2]) if name != layer.kind else 0)
+            path = f"{base}/{name}"
+            variables = groups.pop(path, None)
+            if variables is None:
+                variables = _child(file, f"{path}/vars")
+            yield layer, path, [_child(variables, key) for key in variables]
+    dense = next((path for path in groups if path.rpartition("/")[2] == "dense"), None)
+    if dense:
+        variables = groups.pop(dense)
+        yield _layers()[-1], dense, [_child(variables, key) for key in variables]
+    for path in groups:
+        raise _undescribed(path)
+
+
+def _groups_with_variables(group: Any, level: int) -> Iterator[tuple[str, Any]]:
+    """The path below `group` of each layer, at any depth, that has variables, and the group of these."""
+    for container in ("layers", KERAS_2_CONTAINER):
+        if container not in group or level > MAX_DEPTH:
+            continue
+        layers = _child(group, container)
+        for name in layers if hasattr(layers, "keys") else ():
+            layer = _child(layers, name)
+            if hasattr(layer, "keys"):
+                if "vars" in layer and len(_child(layer, "vars")):
+                    yield f"{container}/{name}", _child(layer, "vars")
+                yield from (
+                    (f"{container}/{name}/{path}", each) for path, each in _groups_with_variables(layer, level + 1)
+                )
+
+
+def _undescribed(name: str, where: str = "besides Inception V3 and one dense layer") -> _ContentError:
+    return _ContentError(
+        f"it has {name} {where}, and no configuration that describes it; give the whole model, as saved by "
+        'model.save("model.keras")'
+    )
 
 
 def _child(group: Any, name: str) -> Any:
@@ -330,19 +427,19 @@ def _strings(group: Any, name: str) -> list[str]:
     return strings
 
 
-def _read_layer(layer: _KerasLayer, name: str, datasets: list[Any]) -> dict[str, Tensor]:
+def _read_layer(layer: _KerasLayer, name: str, datasets: list[Any]) -> dict[str, np.ndarray]:
     variables = layer.variables()
     if len(datasets) != len(variables):
         raise _not_inception(f"{name} holds {len(datasets)} variables, but {layer} holds {', '.join(variables)}")
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, np.ndarray] = {}
     for (state, expected), dataset in zip(variables.values(), datasets, strict=True):
         shape = getattr(dataset, "shape", None) or (0,)
         # the kernel, which comes first, determines the number of classes; the bias must agree
-        classes = len(next(iter(tensors.values()))) if tensors else shape[-1]
+        classes = next(iter(tensors.values())).shape[-1] if tensors else shape[-1]
         expected = tuple(classes if length == ANY else length for length in expected)
         if shape != expected or 0 in shape:
             raise _not_inception(f"{dataset.name} has shape {shape}, but {layer} has {expected}")
-        tensors[state] = to_torch(_read_array(dataset))
+        tensors[state] = _read_array(dataset)
     return tensors
 
 

@@ -79,7 +79,8 @@ def parse(text: str | bytes) -> dict[str, Any]:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"its configuration is not JSON ({error}); save the model again") from error
-    return check_type(config, dict, "its configuration")
+    checked: dict[str, Any] = check_type(config, dict, "its configuration")
+    return checked
 
 
 def check_type(value: Any, kind: type, name: str) -> Any:
@@ -220,8 +221,7 @@ def _expand_functional(
     for what, references in (("inputs", entries), ("outputs", exits)):
         if len(references) != 1:
             raise ConfigurationError(
-                f"{model} has {len(references)} {what}, and only networks with one can be computed here; save the model "
-                f"between one image and one output"
+                f"{model} has {len(references)} {what}; save the model between one image and one output"
             )
     calls = {
         (name, number): call
@@ -262,8 +262,7 @@ def _resolve(model: _Model, name: str, node: int, tensor: int) -> tuple[str, int
 
 
 def _output(model: _Model, reference: tuple[str, int, int]) -> Call:
-    outputs = model.outputs[_resolve(model, *reference)]
-    return outputs[check_type(reference[2], int, "the number of a tensor")]
+    return model.outputs[_resolve(model, *reference)][reference[2]]
 
 
 def _references(value: Any) -> list[tuple[str, int, int]]:

@@ -5,14 +5,14 @@ compute is refused by its name, because a network without it would give other ou
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.network.architecture import ACTIVATIONS, BASE, BatchNormOrder, Conv, Mixed, Pool, Size, Step
+from inception_v3.network.architecture import ACTIVATIONS, BASE, BatchNormOrder, Conv, Mixed, Pool, Size, Step, depth
 from inception_v3.network.settings import Settings
 from inception_v3.weights.formats.keras_config import Call, ConfigurationError, KerasLayer, Shapes
 from inception_v3.weights.formats.weights import (
@@ -24,17 +24,20 @@ from inception_v3.weights.formats.weights import (
     to_torch,
 )
 
+KERAS = Preprocessing.named("keras")  # as Keras's users load images: whole, with a new aspect ratio
 Array = np.ndarray
-ReadVariables = Callable[[KerasLayer, Shapes], list[Array]]  # raises an error if a variable is missing, or of another shape
+# Reads a layer's variables of these shapes. Raises an error if one is missing, or has another shape.
+ReadVariables = Callable[[KerasLayer, Shapes], list[Array]]
 
 # Layers that compute nothing outside of training: images pass as they are.
-IDENTITIES = frozenset(
-    "InputLayer Dropout SpatialDropout2D SpatialDropout1D AlphaDropout GaussianDropout GaussianNoise Identity Cast "
-    "ActivityRegularization AugMix CutMix MixUp RandAugment RandomBrightness RandomColorDegeneration RandomColorJitter "
-    "RandomContrast RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHeight "
-    "RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation RandomSharpness "
-    "RandomShear RandomTranslation RandomWidth RandomZoom".split()
-)
+IDENTITIES = (
+    "InputLayer", "Dropout", "SpatialDropout2D", "SpatialDropout1D", "AlphaDropout", "GaussianDropout",
+    "GaussianNoise", "Identity", "Cast", "ActivityRegularization", "AugMix", "CutMix", "MixUp", "RandAugment",
+    "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomElasticTransform",
+    "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHeight", "RandomHue",
+    "RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation",
+    "RandomSharpness", "RandomShear", "RandomTranslation", "RandomWidth", "RandomZoom",
+)  # fmt: skip
 DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "AlphaDropout", "GaussianDropout")
 # Keras 3's operations and TensorFlow's functions in Keras 2, by what they compute.
 ARITHMETIC = {
@@ -46,7 +49,9 @@ ARITHMETIC = {
     "cast": "cast", "Cast": "cast",
 }  # fmt: skip
 KERAS_ACTIVATIONS = {"swish": "silu"} | {name: name for name in ACTIVATIONS}
-ASSUMED_RANGES: dict[str, tuple[float, float]] = {"[-1, 1]": (0.5, 0.5), "[0, 1]": (0.0, 1.0), "[0, 255]": (0.0, 1 / 255)}
+SETTINGS = Settings(create_aux_logits=False, global_pool=True)  # of every Keras network
+UNSTATED = "it does not state how images are scaled"
+MEAN_STD = {"[-1, 1]": (0.5, 0.5), "[0, 1]": (0.0, 1.0), "[0, 255]": (0.0, 1 / 255)}  # by the range of the images
 
 
 @dataclass
@@ -104,19 +109,26 @@ class _Head:
     hidden_dropout: list[float] = field(default_factory=list)
 
 
-def read_network(output: Call, read: ReadVariables, loss: object = None) -> tuple[Weights, list[str]]:
+def read_network(
+    output: Call,
+    read: ReadVariables,
+    loss: object = None,
+    settings: Settings = SETTINGS,
+    preprocessing: Preprocessing | None = None,
+) -> tuple[Weights, list[str]]:
     """Return the weights of the network whose output that call is, and a line for everything that was assumed.
 
-    `loss` is the stored name or configuration of the loss, which may tell what a linear output means.
+    `loss` is the stored name or configuration of the loss, which may tell what a linear output means. `settings`
+    and `preprocessing` are those that the file states beside its layers; what the layers show replaces the settings.
     Raises ConfigurationError, naming the layer that is not Inception V3's or cannot be computed here.
     """
     notes: list[str] = []
     head_calls, end = _split_head(output)
-    last, units, start = _find_base(end)
+    last, units, start = _find_base(end, settings)
     inputs = list(_chain(start))
     image_size = _image_size(inputs)
-    settings = Settings(create_aux_logits=False, global_pool=True, image_size=image_size)
-    tensors, base_settings = _read_base(units, read)
+    settings |= {"image_size": image_size, "create_aux_logits": False, "global_pool": True, "final_endpoint": None}
+    tensors, base_settings = _read_base(units, settings, read)
     settings |= base_settings
     point = settings.end_points()[last]
     head = _Head((point.height, point.width), point.channels)
@@ -128,15 +140,19 @@ def read_network(output: Call, read: ReadVariables, loss: object = None) -> tupl
                 f"it has a head after {BASE[last].name} ({_skip(end).layer}), and only heads after {BASE[-1].name} can "
                 "be computed here"
             )
-        more, head_settings = _finish_head(head, loss, notes)
+        more, head_settings = _finish_head(head, loss, notes, settings)
         tensors |= more
         settings |= head_settings
     else:
         if head.norms:
-            raise ConfigurationError("it ends in a BatchNormalization after its last map, which cannot be computed here")
+            raise ConfigurationError(
+                "it ends in a BatchNormalization after its last map, which cannot be computed here"
+            )
         settings |= {"final_endpoint": BASE[last].name}
-    preprocessing = _preprocessing(inputs, read, tensors, notes).at(image_size)
+    preprocessing = (preprocessing or _preprocessing(inputs, read, tensors, notes)).at(image_size)
     names = default_class_names(settings.num_classes) if head.layers else None
+    if names and not settings.hidden_units and preprocessing == KERAS.at(image_size):
+        notes = [note for note in notes if not note.startswith(UNSTATED)]  # Keras's own network
     return Weights({name: to_torch(value) for name, value in tensors.items()}, settings, preprocessing, names), notes
 
 
@@ -167,17 +183,15 @@ def _is_identity(layer: KerasLayer) -> bool:
 
 def _check_inference(call: Call) -> None:
     """Keras 2 stores `training=True` with a call; such a layer is random, or normalises by the batch."""
-    if call.training and (call.layer.kind == "BatchNormalization" or _is_identity(call.layer)) and call.layer.kind not in (
-        "InputLayer",
-        "Activation",
-    ):
+    kind = call.layer.kind
+    if call.training and (kind == "BatchNormalization" or kind in IDENTITIES) and kind != "InputLayer":
         raise _cannot_compute(call.layer, "called with training=True")
 
 
 def _cannot_compute(layer: KerasLayer, detail: str = "") -> ConfigurationError:
     return ConfigurationError(
-        f"it has the layer {layer}{f' {detail}' if detail else ''}, which cannot be computed here; docs/weights.md lists "
-        "the layers that can"
+        f"it has the layer {layer}{f' {detail}' if detail else ''}, which cannot be computed here; docs/weights.md "
+        "lists the layers that can"
     )
 
 
@@ -192,6 +206,17 @@ class _Unit:
     norm: KerasLayer
 
 
+@dataclass
+class _Base:
+    """The convolutions that have been matched, by their names in the table, of a network with these widths."""
+
+    settings: Settings
+    units: dict[str, _Unit] = field(default_factory=dict)
+
+    def width(self, table: Conv) -> int:
+        return depth(table.width or 0, self.settings.depth_multiplier, self.settings.min_depth)
+
+
 def _split_head(output: Call) -> tuple[list[Call], Call]:
     """The calls after the last one with several inputs, in their order, and that call."""
     head, call = [], output
@@ -203,41 +228,41 @@ def _split_head(output: Call) -> tuple[list[Call], Call]:
     return head[::-1], call
 
 
-def _find_base(end: Call) -> tuple[int, dict[str, _Unit], Call]:
+def _find_base(end: Call, settings: Settings) -> tuple[int, dict[str, _Unit], Call]:
     """The index of the base's last module, its convolutions by their names in the table, and the call before them.
 
     Raises ConfigurationError, with the first difference of the module that fits best.
     """
     best: tuple[int, str] = (-1, "")
     for last in range(len(BASE) - 1, -1, -1):
-        units: dict[str, _Unit] = {}
+        base = _Base(settings)
         call = end
         try:
             for node in reversed(BASE[: last + 1]):
-                call = _match_node(call, node, units)
-            return last, units, call
+                call = _match_node(call, node, base)
+            return last, base.units, call
         except ConfigurationError as error:
-            best = max(best, (len(units), str(error)), key=lambda pair: pair[0])
+            best = max(best, (len(base.units), str(error)), key=lambda pair: pair[0])
     raise ConfigurationError(best[1])
 
 
-def _match_node(call: Call, node: Conv | Pool | Mixed, units: dict[str, _Unit]) -> Call:
+def _match_node(call: Call, node: Conv | Pool | Mixed, base: _Base) -> Call:
     """Match the layers that end at this call with a row of the architecture table; return the call before them."""
     if not isinstance(node, Mixed):
-        return _match_step(call, node, "", units)
+        return _match_step(call, node, "", base)
     branches = list(node.named_branches)
     starts = []
     for (name, steps), branch in zip(branches, _joined(call, len(branches), node.name), strict=True):
         for step in reversed(steps):
-            branch = _match_step(branch, step, f"{node.name}/{name}/", units)
+            branch = _match_step(branch, step, f"{node.name}/{name}/", base)
         starts.append(_skip(branch))
     return _same(starts, node.name)
 
 
-def _match_step(call: Call, step: Step, scope: str, units: dict[str, _Unit]) -> Call:
+def _match_step(call: Call, step: Step, scope: str, base: _Base) -> Call:
     if isinstance(step, tuple):
         joined = _joined(call, len(step), scope)
-        return _same([_match_step(each, table, scope, units) for each, table in zip(joined, step, strict=True)], scope)
+        return _same([_match_step(each, table, scope, base) for each, table in zip(joined, step, strict=True)], scope)
     if isinstance(step, Pool):
         return _match_pool(_skip(call), step, scope)
     name = scope + step.name
@@ -249,15 +274,15 @@ def _match_step(call: Call, step: Step, scope: str, units: dict[str, _Unit]) -> 
         raise _differs(norm, f"the BatchNormalization after {name}")
     _check_inference(norm)
     conv = _skip(norm.inputs[0])
-    _match_convolution(conv, step, name)
-    units[name] = _Unit(conv.layer, norm.layer)
+    _match_convolution(conv, step, base.width(step), name)
+    base.units[name] = _Unit(conv.layer, norm.layer)
     return conv.inputs[0]
 
 
-def _match_convolution(call: Call, table: Conv, name: str) -> None:
+def _match_convolution(call: Call, table: Conv, width: int, name: str) -> None:
     options = call.layer.options
     expected = {
-        "filters": table.width,
+        "filters": width,
         "kernel_size": table.kernel,
         "strides": (table.stride, table.stride),
         "padding": table.padding.lower(),
@@ -297,11 +322,18 @@ def _check_options(
         if option == "activation":
             value = _activation(value)
         if isinstance(wanted, tuple):
-            value = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else value
+            value = _pair(value)
         if value != wanted:
             raise ConfigurationError(
                 f"it is not Inception V3: {layer} has {option}={one_line(value)}, but {name} has {one_line(wanted)}"
             )
+
+
+def _pair(value: Any) -> Any:
+    """A kernel or stride as a tuple; one number stands for two."""
+    if isinstance(value, int):
+        return value, value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _joined(call: Call, count: int, scope: str) -> list[Call]:
@@ -327,7 +359,9 @@ def _differs(call: Call, expected: str) -> ConfigurationError:
     return ConfigurationError(f"it is not Inception V3: it has the layer {call.layer} instead of {expected}")
 
 
-def _read_base(units: dict[str, _Unit], read: ReadVariables) -> tuple[dict[str, Array], dict[str, Any]]:
+def _read_base(
+    units: dict[str, _Unit], settings: Settings, read: ReadVariables
+) -> tuple[dict[str, Array], dict[str, Any]]:
     """The tensors of the base, still in Keras's layout, and the settings that follow from its BatchNormalization."""
     tensors: dict[str, Array] = {}
     norms = {name: unit.norm for name, unit in units.items()}
@@ -335,7 +369,8 @@ def _read_base(units: dict[str, _Unit], read: ReadVariables) -> tuple[dict[str, 
     if len(epsilons) > 1:
         raise ConfigurationError(f"its BatchNormalizations have different epsilons, such as {list(epsilons)[:2]}")
     scale = any(norm.options.get("scale", True) for norm in norms.values())
-    for layer in convolutions(create_aux_logits=False):
+    widths = {"depth_multiplier": settings.depth_multiplier, "min_depth": settings.min_depth}
+    for layer in convolutions(create_aux_logits=False, **widths):
         if layer.name not in units:
             continue
         conv, prefix = units[layer.name].conv, state_name(layer)
@@ -364,7 +399,9 @@ def _read_norm(layer: KerasLayer, channels: int, read: ReadVariables) -> _BatchN
     axis = layer.options.get("axis", -1)
     axis = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
     if axis not in (-1, 1, 3) or layer.options.get("renorm"):
-        raise _cannot_compute(layer, f"along axis {one_line(axis)}" if not layer.options.get("renorm") else "with renorm")
+        raise _cannot_compute(
+            layer, f"along axis {one_line(axis)}" if not layer.options.get("renorm") else "with renorm"
+        )
     names = [name for name, option in (("gamma", "scale"), ("beta", "center")) if layer.options.get(option, True)]
     names += ["moving_mean", "moving_variance"]
     values = dict(zip(names, read(layer, dict.fromkeys(names, (channels,))), strict=True))
@@ -439,14 +476,14 @@ def _pool(head: _Head, layer: KerasLayer) -> None:
         raise _cannot_compute(layer, "with channels first")
     if layer.kind == "AveragePooling2D":
         pool = options.get("pool_size", 2)
-        pool = (pool, pool) if isinstance(pool, int) else tuple(pool)
+        pool = _pair(pool)
         if pool != size:
             raise _cannot_compute(layer, f"over windows of {one_line(list(pool))} of a map of {list(size)}")
     elif layer.kind == "Flatten" and size != (1, 1):
         raise _cannot_compute(layer, f"of a map of {size[0]}x{size[1]}; average it")
     elif layer.kind == "Reshape":
         shape = options.get("target_shape") or []
-        if size != (1, 1) or -prod(shape) not in (head.channels, 1) and prod(shape) != head.channels:
+        if size != (1, 1) or (-prod(shape) not in (head.channels, 1) and prod(shape) != head.channels):
             raise _cannot_compute(layer, f"to {one_line(shape)}")
     head.size, head.pooled = (1, 1), True
 
@@ -483,13 +520,14 @@ def _add_activation(head: _Head, layer: KerasLayer, name: str) -> None:
         raise _cannot_compute(layer, "in front of the first Dense")
 
 
-def _finish_head(head: _Head, loss: object, notes: list[str]) -> tuple[dict[str, Array], dict[str, Any]]:
+def _finish_head(
+    head: _Head, loss: object, notes: list[str], settings: Settings
+) -> tuple[dict[str, Array], dict[str, Any]]:
     """The tensors of the head, and the settings that follow from it."""
     *hidden, last = head.layers
     for norm in reversed(head.norms):
-        last_or_first = head.layers[0]
-        last_or_first.fold_before(norm)
-        notes.append(f"its BatchNormalization in front of {last_or_first.layer} is folded into that layer")
+        head.layers[0].fold_before(norm)
+        notes.append(f"its BatchNormalization in front of {head.layers[0].layer} is folded into that layer")
     order = _batch_norm_order(head.layers, notes)
     tensors: dict[str, Array] = {}
     for number, dense in enumerate(hidden, 1):
@@ -504,21 +542,21 @@ def _finish_head(head: _Head, loss: object, notes: list[str]) -> tuple[dict[str,
             }
     logits = state_name(convolutions(create_aux_logits=False)[-1])
     tensors |= {f"{logits}.weights": last.kernel, f"{logits}.biases": last.bias}
-    settings: dict[str, Any] = {
+    found: dict[str, Any] = {
         "num_classes": len(last.bias),
-        "output_activation": _output_activation(last, loss, notes),
+        "output_activation": _output_activation(last, loss, notes, settings),
         "dropout_keep_prob": _keep_probability(head.dropout, notes),
         "hidden_units": tuple(len(dense.bias) for dense in hidden),
         "hidden_activation": tuple(dense.activation for dense in hidden),
         "hidden_batch_norm": order,
         "hidden_dropout_keep_prob": _keep_probability(head.hidden_dropout, notes),
     }
-    if "softmax" in settings["hidden_activation"]:
-        raise _cannot_compute(hidden[settings["hidden_activation"].index("softmax")].layer, "with the activation softmax")
-    if len(set(settings["hidden_activation"])) <= 1:
-        settings["hidden_activation"] = next(iter(settings["hidden_activation"]), "relu")
+    if "softmax" in found["hidden_activation"]:
+        raise _cannot_compute(hidden[found["hidden_activation"].index("softmax")].layer, "with the activation softmax")
+    if len(set(found["hidden_activation"])) <= 1:
+        found["hidden_activation"] = next(iter(found["hidden_activation"]), "relu")
     norms = [step for dense in hidden for step in dense.steps if isinstance(step, _BatchNorm)]
-    return tensors, settings | ({"hidden_batch_norm_epsilon": norms[0].epsilon} if norms else {})
+    return tensors, found | ({"hidden_batch_norm_epsilon": norms[0].epsilon} if norms else {})
 
 
 def _batch_norm_order(layers: list[_Dense], notes: list[str]) -> BatchNormOrder:
@@ -559,7 +597,9 @@ def _fold(dense: _Dense, after: _Dense | None, notes: list[str]) -> None:
     for norm in reversed(behind):
         assert isinstance(norm, _BatchNorm)
         if after is None:
-            raise ConfigurationError(f"it has a BatchNormalization after its output {dense.layer}, which cannot be computed")
+            raise ConfigurationError(
+                f"it has a BatchNormalization after its output {dense.layer}, which cannot be computed"
+            )
         after.fold_before(norm)
     if before or behind:
         notes.append(f"the BatchNormalization after {dense.layer} is folded into Dense layers, with equal outputs")
@@ -573,14 +613,18 @@ def _keep_probability(rates: list[float], notes: list[str]) -> float:
     return 1 - rates[0] if rates else 1.0
 
 
-def _output_activation(dense: _Dense, loss: object, notes: list[str]) -> str:
+def _output_activation(dense: _Dense, loss: object, notes: list[str], settings: Settings) -> str:
     name, count = dense.activation, len(dense.bias)
+    if name == "linear" and settings.output_activation == "none":
+        return "none"
     if name == "linear":
         text = one_line(loss, 1000).lower()
         stated = "crossentropy" in text.replace("_", "")
         name = "sigmoid" if count == 1 or (stated and "binary" in text) else "softmax"
         if not (stated and "'from_logits': true" in text):
-            notes.append(f"its output {dense.layer} has no activation; {name} is assumed, as after a loss with from_logits")
+            notes.append(
+                f"its output {dense.layer} has no activation; {name} is assumed, as after a loss with from_logits"
+            )
     if name not in ("softmax", "sigmoid"):
         raise _cannot_compute(dense.layer, f"with the activation {name} as its output")
     if name == "softmax" and count == 1:
@@ -617,7 +661,6 @@ def _preprocessing(
     inputs: list[Call], read: ReadVariables, tensors: dict[str, Array], notes: list[str]
 ) -> Preprocessing:
     """The mean and std that give the same values as the layers in front of the base."""
-    keras = Preprocessing.named("keras")
     scale, offset, stated = np.ones(3), np.zeros(3), False
     for call in reversed(inputs):
         if _is_identity(call.layer):
@@ -628,18 +671,16 @@ def _preprocessing(
         factor, term = _affine(call, read, notes)
         scale, offset, stated = scale * factor, offset * factor + term, True
     if not stated:
-        return _assumed(keras, tensors, notes)
+        return assumed_preprocessing(tensors, notes)
     if not np.isfinite([*scale, *offset]).all() or not scale.all():
         raise ConfigurationError("the layers in front of its base turn every image into the same values")
-    std = 1 / (255 * scale)
-    mean, std = ([float(f"{value:.12g}") for value in each] for each in (-offset * std, std))
-    return Preprocessing(
-        crop_fraction=keras.crop_fraction, squash=keras.squash, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2])
-    )
+    deviation = 1 / (255 * scale)
+    mean, std = ([float(f"{value:.12g}") for value in values] for values in (-offset * deviation, deviation))
+    return replace(KERAS, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
 def _check_resizing(layer: KerasLayer, inputs: list[Call], notes: list[str]) -> None:
-    """A layer that resizes to the size of the model's input does nothing. For an input of any size, images are resized."""
+    """Check a layer that resizes to the size of the model's input. For any size, this program resizes instead."""
     size = layer.options.get("height"), layer.options.get("width")
     if size != _image_size(inputs):
         raise _cannot_compute(layer, f"to {size[0]}x{size[1]} from {'x'.join(map(str, _image_size(inputs)))}")
@@ -731,19 +772,19 @@ def _decoded(text: str) -> str:
         return ""
 
 
-def _assumed(keras: Preprocessing, tensors: dict[str, Array], notes: list[str]) -> Preprocessing:
-    """The preprocessing of a network whose file does not state it, with a line."""
-    name, evidence = image_range(tensors)
-    mean, std = ASSUMED_RANGES[name]
+def assumed_preprocessing(tensors: dict[str, Array], notes: list[str]) -> Preprocessing:
+    """The preprocessing of a network whose file does not state it, with a line. `tensors` are in Keras's layout."""
+    name, evidence = _image_range(tensors)
+    mean, std = MEAN_STD[name]
     notes.append(
-        f"it does not state how images are scaled; {name} is assumed, "
-        + (evidence or "as by keras.applications.inception_v3.preprocess_input")
+        f"{UNSTATED}; {name} is assumed, "
+        f"{evidence or 'as by keras.applications.inception_v3.preprocess_input'}; --mean and --std replace it"
     )
-    return Preprocessing(crop_fraction=keras.crop_fraction, squash=keras.squash, mean=(mean,) * 3, std=(std,) * 3)
+    return replace(KERAS, mean=(mean,) * 3, std=(std,) * 3)
 
 
-def image_range(tensors: dict[str, Array]) -> tuple[str, str]:
-    """The range of the images that the first convolution was trained on, and the evidence; it is empty if there is none.
+def _image_range(tensors: dict[str, Array]) -> tuple[str, str]:
+    """The range of the images that the first convolution was trained on, and the evidence; empty if there is none.
 
     The moving mean of the first BatchNorm is the mean of its convolution, which is linear: about the sum of each
     channel's kernel times the channel's mean. Least squares over the filters give the means of the three channels.

@@ -1,14 +1,15 @@
 """TensorFlow.js layers models: `model.json` with the layers, and files beside it, the shards, with the weights.
 
-The layers are a configuration of Keras 2 (keras_network.py reads it). The weights are listed in `weightsManifest`: each
-group's shards, joined, hold its tensors one after the other, as float32, int32, or quantised to float16, uint8 or uint16.
-Nothing is read from outside the folder, and sizes are checked before memory is allocated.
+The layers are a configuration of Keras 2 (keras_network.py reads it). `weightsManifest` lists the weights: the shards
+of a group, joined, hold its tensors one after the other, as float32, or quantised to float16, uint8 or uint16. Nothing
+is read from outside the folder, and sizes are checked before memory is allocated.
 """
 
+import json
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -17,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from inception_v3.errors import InputError
-from inception_v3.weights.formats.base import Format
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.network.settings import Settings
+from inception_v3.support.files import atomic_write
+from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.keras_config import (
     MAX_BYTES,
     ConfigurationError,
@@ -29,10 +33,13 @@ from inception_v3.weights.formats.keras_config import (
     parse,
     read_graph,
 )
-from inception_v3.weights.formats.keras_network import read_network
-from inception_v3.weights.formats.weights import Weights, one_line
+from inception_v3.weights.formats.keras_network import SETTINGS, read_network
+from inception_v3.weights.formats.keras_topology import build
+from inception_v3.weights.formats.weights import Weights, differences_from, one_line
 
 FILE = "model.json"
+METADATA = "inception_v3"  # in userDefinedMetadata, which TensorFlow.js keeps for its users
+SHARD_BYTES = 4 << 20  # as TensorFlow.js's converter
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float16", "int32", "uint8", "uint16", "bool")}
 KEYS = (b'"modelTopology"', b'"weightsManifest"')
 GRAPH_MODEL = (
@@ -71,8 +78,8 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Weights:
     """Read a model.json, or the folder that holds it. Warns of everything that is assumed.
 
-    Raises InputError, naming the file: damaged, a shard missing, a graph model, not Inception V3, or a layer that cannot
-    be computed here.
+    Raises InputError, naming the file: damaged, a shard missing, a graph model, not Inception V3, or a layer that
+    cannot be computed here.
     """
     file = _model_file(path)
     try:
@@ -85,16 +92,23 @@ def read(path: Path) -> Weights:
         tensors = _tensors(file.parent, model)
         compiled = topology.get("training_config")
         loss = compiled.get("loss") if isinstance(compiled, dict) else None
+        settings, preprocessing, class_names = _stated(model)
         weights, notes = read_network(
-            read_graph(config), lambda layer, shapes: list(_read_variables(tensors, layer, shapes)), loss
+            read_graph(config),
+            lambda layer, shapes: list(_read_variables(tensors, layer, shapes)),
+            loss,
+            settings,
+            preprocessing,
         )
     except ConfigurationError as error:
         raise InputError(f"{file}: {one_line(error, 1000)}") from error
     except OSError as error:
-        raise InputError(f"{error.filename or file}: cannot be read ({error.strerror or error}); check the path") from error
+        raise InputError(
+            f"{error.filename or file}: cannot be read ({error.strerror or error}); check the path"
+        ) from error
     for note in notes:
         warnings.warn(f"{file}: {note}", stacklevel=2)
-    return weights
+    return weights if class_names is None else replace(weights, class_names=class_names)
 
 
 def _model_file(path: Path) -> Path:
@@ -111,7 +125,9 @@ def _tensors(folder: Path, model: dict[str, Any]) -> dict[str, _Tensor]:
         for entry in check_type(group.get("weights"), list, "a list of its weights"):
             tensor = _tensor(check_type(entry, dict, "a weight of its manifest"), shards, offset)
             if tensor.name in tensors:
-                raise ConfigurationError(f"two of its weights are called {one_line(tensor.name)!r}; the file is damaged")
+                raise ConfigurationError(
+                    f"two of its weights are called {one_line(tensor.name)!r}; the file is damaged"
+                )
             tensors[tensor.name] = tensor
             offset += tensor.bytes
         size = sum(shard.stat().st_size for shard in shards)
@@ -190,4 +206,72 @@ def _read_bytes(tensor: _Tensor) -> bytes:
     return bytes(content)
 
 
-FORMAT = Format(name="tensorflowjs", recognises=recognises, read=read, write_instead="keras")
+def _stated(model: dict[str, Any]) -> tuple[Settings, Preprocessing | None, list[str] | None]:
+    """What this package stores beside the layers. In files of other programs: Keras's settings and None."""
+    metadata = model.get("userDefinedMetadata")
+    stated = metadata.get(METADATA) if isinstance(metadata, dict) else None
+    if stated is None:
+        return SETTINGS, None, None
+    try:
+        names = stated["class_names"]
+        if names is not None and not all(isinstance(name, str) for name in names):
+            raise ValueError("class names that are no text")
+        return Settings(**stated["settings"]), Preprocessing(**stated["preprocessing"]), names
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"its userDefinedMetadata cannot be used ({one_line(error)}); remove it") from error
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def differences(weights: Weights) -> list[str]:
+    """List the reasons why TensorFlow.js would compute other outputs. Its average pools leave the padding out."""
+    settings = replace(weights.settings, hidden_units=(), hidden_activation="relu", batch_norm_epsilon=0.001)
+    plain = replace(weights, settings=settings, preprocessing=Preprocessing())
+    return differences_from(plain, count_padding=False, fixed_widths=False, can_end_at=weights.settings.final_endpoint)
+
+
+def write(weights: Weights, path: Path) -> None:
+    """Write a layers model: the file, and shards of 4 MB beside it, as float32.
+
+    TensorFlow.js's model takes what this network takes: images that are already scaled. The auxiliary head is left out.
+    Raises InputError: the files cannot be written.
+    """
+    topology = build(weights)
+    entries, content = [], bytearray()
+    for layer, variables in topology.variables.items():
+        for name, array in variables.items():
+            entries.append({"name": f"{layer}/{name}", "shape": list(array.shape), "dtype": "float32"})
+            content += array.astype("<f4").tobytes()
+    count = -(-len(content) // SHARD_BYTES)
+    names = [f"{path.stem}-shard{number}of{count}.bin" for number in range(1, count + 1)]
+    model = {
+        "format": "layers-model",
+        "generatedBy": "inception-v3",
+        "convertedBy": None,
+        "modelTopology": {"keras_version": "2.15.0", "backend": "tensorflow", "model_config": topology.config()},
+        "weightsManifest": [{"paths": names, "weights": entries}],
+        "userDefinedMetadata": {
+            METADATA: {
+                "settings": dict(weights.settings),
+                "preprocessing": asdict(weights.preprocessing),
+                "class_names": weights.class_names,
+            }
+        },
+    }
+    for number, name in enumerate(names):
+        with atomic_write(path.with_name(name)) as temporary:
+            temporary.write_bytes(content[number * SHARD_BYTES : (number + 1) * SHARD_BYTES])
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(model))
+
+
+FORMAT = WritableFormat(
+    name="tensorflowjs",
+    recognises=recognises,
+    read=read,
+    write=write,
+    differences=differences,
+    suffixes=(".json",),
+    required_suffixes=(".json",),
+)
