@@ -9,6 +9,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
@@ -123,15 +124,20 @@ def read_graph(config: dict[str, Any]) -> Call:
 
     Raises ConfigurationError: damaged, several inputs or outputs, or no graph of layers.
     """
-    try:
+    with understood():
         (output,) = _expand_model(_layer(config, (), ""), config, [], 0)
-    except ConfigurationError:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+    return output
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise ConfigurationError for the errors that values of an unexpected type or number cause."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"its configuration cannot be understood ({type(error).__name__}: {one_line(error)}); save the model again"
         ) from error
-    return output
 
 
 def _layer(config: dict[str, Any], names: tuple[str, ...], group: str) -> KerasLayer:

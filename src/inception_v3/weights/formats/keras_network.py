@@ -14,7 +14,7 @@ import numpy as np
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import ACTIVATIONS, BASE, BatchNormOrder, Conv, Mixed, Pool, Size, Step, depth
 from inception_v3.network.settings import Settings
-from inception_v3.weights.formats.keras_config import Call, ConfigurationError, KerasLayer, Shapes
+from inception_v3.weights.formats.keras_config import Call, ConfigurationError, KerasLayer, Shapes, understood
 from inception_v3.weights.formats.weights import (
     Weights,
     convolutions,
@@ -122,6 +122,13 @@ def read_network(
     and `preprocessing` are those that the file states beside its layers; what the layers show replaces the settings.
     Raises ConfigurationError, naming the layer that is not Inception V3's or cannot be computed here.
     """
+    with understood():
+        return _read_network(output, read, loss, settings, preprocessing)
+
+
+def _read_network(
+    output: Call, read: ReadVariables, loss: object, settings: Settings, preprocessing: Preprocessing | None
+) -> tuple[Weights, list[str]]:
     notes: list[str] = []
     head_calls, end = _split_head(output)
     last, units, start = _find_base(end, settings)
