@@ -10,6 +10,7 @@ HDF5 files can point to other files and declare tensors of any size. This module
 data, and checks every shape before it reads values. It never builds an object from a stored configuration.
 """
 
+import json
 import re
 import warnings
 import zipfile
@@ -17,7 +18,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from io import BytesIO
 from itertools import count, takewhile
@@ -47,6 +48,7 @@ from inception_v3.weights.formats.keras_config import (
     read_graph,
 )
 from inception_v3.weights.formats.keras_network import KERAS, assumed_preprocessing, read_network
+from inception_v3.weights.formats.keras_topology import Topology, build
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
 from inception_v3.weights.formats.weights import (
     Weights,
@@ -473,23 +475,39 @@ def _not_inception(fault: str) -> _ContentError:
 # ------------------------------------------------------------------------------------------------- writing
 
 
-# Lists the reasons why Keras would compute other outputs. Its average pools leave the padding out.
-differences = partial(differences_from, count_padding=False, can_end_at=LAST)
+def differences(weights: Weights) -> list[str]:
+    """List the reasons why Keras would compute other outputs. Its average pools leave the padding out."""
+    settings = replace(weights.settings, hidden_units=(), hidden_activation="relu")  # a whole model has them
+    return differences_from(replace(weights, settings=settings), count_padding=False, can_end_at=LAST)
 
 
 def write(weights: Weights, path: Path) -> None:
-    """Write Keras 3's form if the name ends in `.weights.h5`, as Keras does, and otherwise the legacy form.
+    """Write weights: Keras 3's form if the name ends in `.weights.h5`, as Keras does, and otherwise the legacy form.
 
-    A gamma is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
-    Raises InputError: other widths or fewer layers than Keras has, a path that cannot be written, h5py is missing.
+    A network with hidden layers, or another output than a softmax, is written as a whole model in the legacy form. A
+    gamma is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
+    Raises InputError: other widths or fewer layers than Keras has, a name for weights and a network that only a whole
+    model can hold, a path that cannot be written, h5py is missing.
     """
     h5py = _import_h5py(path)
-    tensors, _ = fold_gamma(weights.tensors)
-    layers = _layers()[:-1] if weights.settings.final_endpoint else _layers()
+    settings = weights.settings
+    tensors, _ = fold_gamma({name: tensor for name, tensor in weights.tensors.items() if "Hidden_" not in name})
+    layers = _layers()[:-1] if settings.final_endpoint or settings.hidden_units else _layers()
     arrays = {layer: _to_keras(path, layer, tensors) for layer in layers}
+    is_whole = not settings.final_endpoint and (settings.hidden_units or settings.output_activation != "softmax")
+    if is_whole and path.name.endswith(".weights.h5"):
+        raise InputError(
+            f"{path}: a file of weights cannot hold hidden layers or another output than a softmax; let its name end "
+            "in .h5 for a whole model",
+            exit_status=2,
+        )
     buffer = BytesIO()  # not a file: on a full disk, libhdf5 would fail again when closing it
     with h5py.File(buffer, "w") as file:
-        (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, arrays)
+        if is_whole:
+            hidden = {name: tensor for name, tensor in weights.tensors.items() if "Hidden_" in name}
+            _write_model(file, build(replace(weights, tensors=tensors | hidden)))
+        else:
+            (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, arrays)
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
@@ -512,15 +530,29 @@ def _to_keras(path: Path, layer: _KerasLayer, tensors: dict[str, Tensor]) -> dic
 
 def _write_by_order(file: Any, layers: dict[_KerasLayer, dict[str, np.ndarray]]) -> None:
     """Write the legacy form of Keras 2, which Keras 2 and 3 read."""
-    file.attrs["layer_names"] = np.array([layer.name.encode() for layer in layers])
-    file.attrs["backend"] = b"tensorflow"  # Keras 2 flips the kernels of Theano's files
-    file.attrs["keras_version"] = b"2.15.0"  # without a version Keras 2 assumes Keras 1, which has other axes
+    _write_legacy(file, {layer.name: arrays for layer, arrays in layers.items()})
+
+
+def _write_model(file: Any, topology: Topology) -> None:
+    """Write a whole model in the legacy form."""
+    file.attrs["model_config"] = json.dumps(topology.config() | {"class_name": "Functional"})
+    _write_legacy(file, {})
+    names = [layer.name for layer in _layers()[:-1]]  # in Keras's order; the head follows
+    names += [name for name in topology.variables if name not in names]
+    _write_legacy(file.create_group("model_weights"), {name: topology.variables[name] for name in names})
+
+
+def _write_legacy(group: Any, layers: dict[str, dict[str, np.ndarray]]) -> None:
+    if layers:
+        group.attrs["layer_names"] = np.array([name.encode() for name in layers])
+    group.attrs["backend"] = b"tensorflow"  # Keras 2 flips the kernels of Theano's files
+    group.attrs["keras_version"] = b"2.15.0"  # without a version Keras 2 assumes Keras 1, which has other axes
     for layer, arrays in layers.items():
-        names = [f"{layer.name}/{name}:0" for name in arrays]
-        group = file.create_group(layer.name)
-        group.attrs["weight_names"] = np.array([name.encode() for name in names])
+        names = [f"{layer}/{name}:0" for name in arrays]
+        inside = group.create_group(layer)
+        inside.attrs["weight_names"] = np.array([name.encode() for name in names])
         for name, array in zip(names, arrays.values(), strict=True):
-            group[name] = array
+            inside[name] = array
 
 
 def _write_by_class(file: Any, layers: dict[_KerasLayer, dict[str, np.ndarray]]) -> None:
