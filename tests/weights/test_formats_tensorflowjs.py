@@ -48,13 +48,19 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def written(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = thin_model()
     model.class_names = ["a", "b", "c"]
     model.preprocessing = Preprocessing(image_size=(SIZE, SIZE), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-    inception_v3.save(model, tmp_path / "model.json", "tensorflowjs", allow_difference=True)
-    return tmp_path / "model.json"
+    path = tmp_path_factory.mktemp("original") / "model.json"
+    inception_v3.save(model, path, "tensorflowjs", allow_difference=True)
+    return path
+
+
+@pytest.fixture
+def written(original: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(original.parent, tmp_path / "copy") / "model.json"
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
