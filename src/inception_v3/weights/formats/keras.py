@@ -491,7 +491,7 @@ def write(weights: Weights, path: Path) -> None:
     """
     h5py = _import_h5py(path)
     settings = weights.settings
-    tensors, _ = fold_gamma({name: tensor for name, tensor in weights.tensors.items() if "Hidden_" not in name})
+    tensors, _ = fold_gamma(weights.tensors)
     layers = _layers()[:-1] if settings.final_endpoint or settings.hidden_units else _layers()
     arrays = {layer: _to_keras(path, layer, tensors) for layer in layers}
     is_whole = not settings.final_endpoint and (settings.hidden_units or settings.output_activation != "softmax")
@@ -504,8 +504,7 @@ def write(weights: Weights, path: Path) -> None:
     buffer = BytesIO()  # not a file: on a full disk, libhdf5 would fail again when closing it
     with h5py.File(buffer, "w") as file:
         if is_whole:
-            hidden = {name: tensor for name, tensor in weights.tensors.items() if "Hidden_" in name}
-            _write_model(file, build(replace(weights, tensors=tensors | hidden)))
+            _write_model(file, build(replace(weights, tensors=tensors)))
         else:
             (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, arrays)
     with atomic_write(path) as temporary:
