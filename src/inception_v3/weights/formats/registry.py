@@ -20,6 +20,7 @@ FORMATS = (
     "native",
     "tf-slim",
     "keras",
+    "tensorflowjs",
     "graphdef-2015",
     "fid-2015",
     "timm",

@@ -88,11 +88,15 @@ def fold_gamma(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]
     """Return the tensors of the same network without gamma, and the layers whose gamma was not 1.
 
     gamma * (conv(x) - mean) / deviation equals (gamma * conv(x) - gamma * mean) / deviation: kernel and mean are
-    multiplied, the variance stays. This is exact in inference, but changes further training.
+    multiplied, the variance stays. This is exact in inference, but changes further training. Hidden layers keep theirs.
     """
     suffix = ".BatchNorm.gamma"
-    folded = {name: tensor for name, tensor in tensors.items() if not name.endswith(suffix)}
-    gammas = {name.removesuffix(suffix): gamma for name, gamma in tensors.items() if name.endswith(suffix)}
+    gammas = {
+        name.removesuffix(suffix): gamma
+        for name, gamma in tensors.items()
+        if name.endswith(suffix) and not name.startswith("Logits.")
+    }
+    folded = {name: tensor for name, tensor in tensors.items() if name.removesuffix(suffix) not in gammas}
     changed = [layer for layer, gamma in gammas.items() if not bool((gamma == 1).all())]
     for layer in changed:
         folded[f"{layer}.weights"] = tensors[f"{layer}.weights"] * gammas[layer].view(-1, 1, 1, 1)
