@@ -616,7 +616,7 @@ def _fold(dense: _Dense, after: _Dense | None, notes: list[str]) -> None:
 def _keep_probability(rates: list[float], notes: list[str]) -> float:
     if len(set(rates)) > 1:
         listed = ", ".join(f"{rate:g}" for rate in rates)
-        notes.append(f"its Dropout layers have different rates ({listed}); {rates[0]:g} is used when training goes on")
+        notes.append(f"its Dropout layers have different rates ({listed}); {rates[0]:g} is used in further training")
     return 1 - rates[0] if rates else 1.0
 
 
