@@ -3,17 +3,23 @@
 import csv
 import io
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import inception_v3
 from inception_v3 import cli
+from inception_v3.errors import InputError
 from inception_v3.reports.pages import write_page
 from inception_v3.support.text import csv_record, from_utf8, printable, to_json, to_utf8
+from inception_v3.weights.formats.state_dict_file import load_state_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -156,3 +162,51 @@ def test_a_page_shows_every_character(tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text("utf-8")
     assert page.count(r"&lt;b&gt;\x1b[31m\x00\u202e\udcff") >= 2
     assert all(line == printable(line) or "\t" in line for line in page.splitlines())
+
+
+OUTSIDE_UTF8 = "a\udcff\x1b\n"
+
+
+def test_a_folder_with_a_name_outside_utf8_holds_models_exports_and_results(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = folder / OUTSIDE_UTF8
+    parent.mkdir()
+    model = str(parent / f"{OUTSIDE_UTF8}.safetensors")
+    shutil.copy(folder / "model.safetensors", model)
+    image = str(folder / "images" / "grün.png")
+
+    def succeeds(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["inception-v3", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert not exited.value.code, err
+        assert all(line == printable(line) for line in (out + err).splitlines())
+
+    succeeds("convert", model, str(parent / "copy.safetensors"), "--to", "native")
+    for options in ((), ("--resume",)):
+        succeeds("predict", model, image, "--engine", "pytorch", "--out", str(parent / "rows.parquet"), *options)
+    for suffix, engine in ((".onnx", "onnxruntime"), (".xml", "openvino"), (".pt2", "")):
+        pytest.importorskip(engine or "torch")
+        for name in ("run", OUTSIDE_UTF8) if engine else (OUTSIDE_UTF8,):  # torch.export takes seconds
+            succeeds("export", model, str(parent / name) + suffix)
+            if engine:
+                succeeds("predict", str(parent / name) + suffix, image, "--engine", engine)
+    assert not list(parent.glob(".inception-v3*"))
+
+
+def test_a_state_dict_in_a_folder_with_a_name_outside_utf8_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / OUTSIDE_UTF8
+    folder.mkdir()
+    values = {"fc.bias": torch.ones(3)}
+    torch.save(values, folder / "weights.pth")
+    save_file(values, folder / "weights.safetensors")
+    for file in folder.iterdir():
+        assert load_state_dict(file)["fc.bias"].tolist() == [1, 1, 1]
+
+
+def test_a_terminal_shows_every_character_of_the_name_of_a_tensor(tmp_path: Path) -> None:
+    torch.save({"red\x1b[31m\n\u202e": torch.ones(1).int()}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=re.escape(r"red\x1b[31m\n\u202e is torch.int32")):
+        load_state_dict(tmp_path / "weights.pth")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import write_error
+from inception_v3.support.files import path_for_library, write_error
 from inception_v3.support.system_errors import (
     check_readable,
     describe_failure,
@@ -82,6 +82,14 @@ def test_a_missing_file_is_none_and_one_that_cannot_be_reached_is_refused(tmp_pa
     for ask in (file_status, check_readable):
         with pytest.raises(InputError, match=f"no permission to enter the folder {tmp_path}/locked"):
             ask(tmp_path / "locked" / "x")
+
+
+@pytest.mark.usefixtures("unprivileged")
+def test_a_file_for_a_library_is_refused_by_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "file").chmod(0)
+    with pytest.raises(PermissionError), path_for_library(tmp_path / "file"):
+        pass
 
 
 def error_of(code: str, *arguments: str) -> Exception:

@@ -41,6 +41,8 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import CHOICES
+from inception_v3.support.files import path_for_library
+from inception_v3.support.system_errors import read_error
 from inception_v3.support.text import percent, printable
 
 if TYPE_CHECKING:
@@ -239,9 +241,11 @@ def _load_raw_weights(network: "InceptionV3", model: Path) -> Path:
     if not states:
         raise InputError(f"{model.parent}: holds no training state, so no raw weights; leave out --weights")
     try:
-        with safe_open(states[-1], "pt") as state:
+        with path_for_library(states[-1]) as file, safe_open(file, "pt") as state:
             network.load_state_dict({name: state.get_tensor(f"model.{name}") for name in network.state_dict()})
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except OSError as error:
+        raise read_error(states[-1], error) from error
+    except (SafetensorError, RuntimeError) as error:
         reason = f"does not hold the raw weights of {model.name} ({str(error).splitlines()[0]})"
         raise InputError(f"{states[-1]}: {reason}; leave out --weights") from error
     return states[-1]

@@ -32,6 +32,7 @@ from inception_v3.support.files import (
     check_writable,
     file_lock,
     is_stream,
+    path_for_library,
     write_error,
     write_text,
 )
@@ -360,7 +361,10 @@ class ParquetResults:
         fields = [(name, pa.float32() if "probability" in name else pa.string()) for name in self._columns]
         self._schema = pa.schema(fields, metadata={"inception_v3": json.dumps(about)})
         Path(os.path.realpath(output.path)).mkdir(parents=True, exist_ok=True)
-        self._first_row = sum(self._parquet.read_metadata(part).num_rows for part in output.parts())
+        self._first_row = 0
+        for part in output.parts():
+            with path_for_library(part) as file:
+                self._first_row += self._parquet.read_metadata(file).num_rows
         self._pending, self._pending_count = self._open_pending(), 0
         for pending in output.unfinished():
             if pending != self._pending.path:  # moved already: the run was killed before it deleted the lines
@@ -368,9 +372,10 @@ class ParquetResults:
 
     def finished(self) -> Iterator[tuple[str, bool]]:
         for part in self._output.parts():
-            for batch in self._parquet.ParquetFile(part).iter_batches(columns=["image", "error"]):
-                for image, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    yield from_utf8(image), error is not None
+            with path_for_library(part) as file, self._parquet.ParquetFile(file) as table:
+                for batch in table.iter_batches(columns=["image", "error"]):
+                    for image, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                        yield from_utf8(image), error is not None
         for image, failed in self._pending.finished():
             self._pending_count += 1
             yield image, failed

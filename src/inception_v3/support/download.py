@@ -27,6 +27,7 @@ from inception_v3.support.files import cache_file, cache_folder, file_lock, repl
 from inception_v3.support.packages import require_packages
 from inception_v3.support.progress import BYTES, show_progress
 from inception_v3.support.streams import new_console, print_text
+from inception_v3.support.text import one_line
 from inception_v3.support.verbosity import verbosity
 
 TIMEOUT = 20.0  # seconds without a byte
@@ -293,8 +294,7 @@ def _interrupted(size: int, total: int | None) -> str:
 def network_reason(error: Exception) -> str:
     """Return the message of a network error on one printable line."""
     inner = getattr(error, "reason", error)  # URLError wraps the system's error
-    text = str(getattr(inner, "strerror", None) or inner) or type(inner).__name__
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+    return one_line(getattr(inner, "strerror", None) or inner, 200)
 
 
 def _version(headers: Message) -> str:

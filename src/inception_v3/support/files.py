@@ -25,7 +25,7 @@ from typing import IO
 from inception_v3.errors import InputError
 from inception_v3.support.locks import exclusive_lock
 from inception_v3.support.system_errors import write_reason
-from inception_v3.support.text import printable
+from inception_v3.support.text import is_utf8, printable, to_utf8
 
 STAGING = ".inception-v3."  # names of staging folders start with this, followed by the name of the machine
 READER_TIMEOUT = 10.0  # seconds
@@ -54,7 +54,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         target = write_target(path)
         with staging_folder(target.parent) as folder:
-            temporary = folder / path.name
+            temporary = folder / (path.name if is_utf8(path.name) else f"file{to_utf8(path.suffix)}")
             temporary.touch()
             mode = temporary.stat().st_mode  # some libraries create files that only the owner can read
             yield temporary
@@ -79,6 +79,17 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, "utf-8")
 
 
+@contextmanager
+def path_for_library(path: Path) -> Iterator[str]:
+    """Yield the path of a file for a library that maps it into memory, such as safetensors.
+
+    These libraries take no path with bytes outside UTF-8, and report each error as a missing file. The file is opened
+    here first. Raises OSError, with the reason.
+    """
+    with path.open("rb") as file:
+        yield str(path) if is_utf8(str(path)) else f"/dev/fd/{file.fileno()}"
+
+
 def replace(source: Path, target: Path) -> None:
     """Rename a complete file, so that even a power failure leaves the old or the new file. Raises OSError."""
     with source.open("rb") as written:
@@ -92,7 +103,7 @@ def replace(source: Path, target: Path) -> None:
 
 @contextmanager
 def staging_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new empty folder for incomplete files, inside `parent`, and delete it at the end.
+    """Yield a new empty folder for incomplete files, inside `parent`, and delete it at the end. Its path is in UTF-8.
 
     `parent` is created, and deleted again if nothing is in it at the end.
 
@@ -120,6 +131,10 @@ def staging_folder(parent: Path) -> Iterator[Path]:
                 folder = new
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         (files := folder / "files").mkdir()
+        if not is_utf8(str(files)):
+            descriptor = os.open(files, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            files = Path("/proc", str(os.getpid()), "fd", str(descriptor))
         yield files
 
 

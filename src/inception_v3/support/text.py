@@ -82,6 +82,15 @@ def to_utf8(text: str) -> str:
     return _BYTE_ESCAPE.sub(r"\\u005cu\1", text).encode("utf-8", "backslashreplace").decode()
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text, such as a path, has no byte outside UTF-8. Many libraries take no other path."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def csv_record(cells: Iterable[object]) -> str:
     """Return a row of a CSV table with its line end, a line feed. None becomes an empty cell.
 
@@ -139,8 +148,8 @@ def byte_order_encoding(start: bytes) -> str:
     return next((encoding for mark, encoding in marks.items() if start.startswith(mark)), "")
 
 
-def one_line(error: BaseException, length: int = 1000) -> str:
-    """The message of an error on one printable line of at most `length` characters; its class if it has no message."""
+def one_line(error: object, length: int = 1000) -> str:
+    """A text or an error on one printable line of at most `length` characters; the class of an empty one."""
     return printable(" ".join(str(error).split()))[:length] or type(error).__name__
 
 

@@ -116,7 +116,7 @@ class RunFolder:
         self._replaces_old_run = False
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         try:
-            for file in [*(self.path / name for name in PRODUCED), *self._states(), *events]:
+            for file in [*self._states(), *events, *(self.path / name for name in PRODUCED)]:
                 Path(os.path.realpath(file)).unlink(missing_ok=True)  # a symbolic link stays
             if self._may_replace_card():
                 Path(os.path.realpath(self.card_file)).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inception_v3.data import LabelledImages
 from inception_v3.errors import InputError
-from inception_v3.support.files import atomic_write
+from inception_v3.support.files import atomic_write, path_for_library
 from inception_v3.support.json_values import check_type, parse_json
 from inception_v3.support.system_errors import read_error
 from inception_v3.training.recipe import Recipe
@@ -144,7 +144,7 @@ def read(path: Path) -> TrainingState:
     """Read a state. Raises InputError if the file is damaged or no training state of this version."""
     names = {key: name for name, key in JSON_KEYS.items()}
     try:
-        with safe_open(path, "pt") as opened:
+        with path_for_library(path) as file, safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
             if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
                 raise InputError(f"{path}: not a training state of this version; train again with --overwrite")

@@ -1,5 +1,6 @@
 """ONNX Runtime: the engine that starts fastest. Its execution providers run on CPUs and NVIDIA GPUs (with TensorRT)."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +18,7 @@ from inception_v3.inference.engines.base import (
 )
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.onnx_file import outline
+from inception_v3.support.text import is_utf8
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -66,7 +68,9 @@ class OnnxRuntimeEngine(Engine):
         options.intra_op_num_threads = self.cores
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.log_severity_level = 3  # errors: its warnings are about things that users cannot change
-        if isinstance(network, Path):
+        if isinstance(network, Path) and not is_utf8(os.path.realpath(network)):  # no name for the folder
+            content = network.read_bytes()
+        elif isinstance(network, Path):
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(network.resolve().parent))
             content = outline(network.resolve())
         else:

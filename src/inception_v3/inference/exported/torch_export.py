@@ -12,6 +12,7 @@ from inception_v3.inference.engines.base import Outputs, Pixels, Precision, Run
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
+from inception_v3.support.files import path_for_library
 
 
 class TorchExportFormat(ExportFormat):
@@ -61,7 +62,8 @@ class TorchExportFormat(ExportFormat):
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
         import torch
 
-        module = torch.export.load(network).module()
+        with path_for_library(network) as file:
+            module = torch.export.load(file).module()
 
         def run(pixels: Pixels) -> Outputs:
             with torch.no_grad():

@@ -35,6 +35,7 @@ from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, OutputAc
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
 from inception_v3.support.packages import require_packages
+from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.keras_config import (
     MAX_BYTES,
@@ -57,7 +58,6 @@ from inception_v3.weights.formats.weights import (
     differences_from,
     fold_gamma,
     numbered,
-    one_line,
     state_name,
     to_torch,
 )
@@ -200,7 +200,7 @@ def read(path: Path) -> Weights:
         raise InputError(f"{path}: {one_line(error, 1000)}") from error
     except DAMAGE as error:
         raise InputError(
-            f"{path}: cannot be read ({one_line(error, 1000)}); check the path, and download or save the file again if "
+            f"{path}: cannot be read ({one_line(error)}); check the path, and download or save the file again if "
             "it is damaged"
         ) from error
     for note in notes:

@@ -15,7 +15,8 @@ from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
-from inception_v3.weights.formats.weights import numbered, one_line
+from inception_v3.support.text import one_line
+from inception_v3.weights.formats.weights import numbered
 
 MAX_BYTES = 32 << 20  # of a configuration; Keras's own Inception V3 has 0.3 MB
 MAX_LAYERS = 10_000

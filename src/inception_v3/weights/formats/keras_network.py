@@ -14,12 +14,12 @@ import numpy as np
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import ACTIVATIONS, BASE, BatchNormOrder, Conv, Mixed, Pool, Size, Step, depth
 from inception_v3.network.settings import Settings
+from inception_v3.support.text import one_line
 from inception_v3.weights.formats.keras_config import Call, ConfigurationError, KerasLayer, Shapes, understood
 from inception_v3.weights.formats.weights import (
     Weights,
     convolutions,
     default_class_names,
-    one_line,
     state_name,
     to_torch,
 )

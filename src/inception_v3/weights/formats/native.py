@@ -22,7 +22,7 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
-from inception_v3.support.files import atomic_write
+from inception_v3.support.files import atomic_write, path_for_library
 from inception_v3.support.json_values import check_type, parse_json
 from inception_v3.support.system_errors import read_error
 from inception_v3.weights.formats.base import WritableFormat
@@ -44,7 +44,7 @@ TRAINING: dict[str, Any] = {
 
 def recognises(path: Path) -> bool:
     try:
-        with safe_open(path, "pt") as opened:
+        with path_for_library(path) as name, safe_open(name, "pt") as opened:
             return (opened.metadata() or {}).get("format") == METADATA_FORMAT
     except (SafetensorError, OSError):
         return False
@@ -52,9 +52,11 @@ def recognises(path: Path) -> bool:
 
 def read_class_names(path: Path) -> list[str] | None:
     """The class names in a file's metadata, without reading its weights; None if it has none, or another format."""
-    with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "pt") as opened:
-        metadata = opened.metadata() or {}
-        if metadata.get("format") == METADATA_FORMAT and isinstance(names := json.loads(metadata["class_names"]), list):
+    with suppress(SafetensorError, OSError, KeyError, ValueError), path_for_library(path) as name:
+        with safe_open(name, "pt") as opened:
+            metadata = opened.metadata() or {}
+        names = json.loads(metadata["class_names"])
+        if metadata.get("format") == METADATA_FORMAT and isinstance(names, list):
             return names
     return None
 
@@ -62,7 +64,7 @@ def read_class_names(path: Path) -> list[str] | None:
 def read(path: Path) -> Weights:
     """Read a file of this format. Raises InputError, naming the file: damaged, or written by a newer version."""
     try:
-        with safe_open(path, "pt") as opened:
+        with path_for_library(path) as name, safe_open(name, "pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except OSError as error:

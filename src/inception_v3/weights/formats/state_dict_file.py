@@ -1,6 +1,5 @@
 """Open PyTorch's files of weights without trusting them: torch.save's, TorchScript's, safetensors, and their shards."""
 
-import json
 import mmap
 import zipfile
 from collections.abc import Callable
@@ -13,7 +12,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inception_v3.errors import InputError
+from inception_v3.support.files import path_for_library
+from inception_v3.support.json_values import read_json
 from inception_v3.support.system_errors import is_file, why_missing
+from inception_v3.support.text import one_line
 from inception_v3.weights.formats.pickled import PickleError
 from inception_v3.weights.formats.torch_file import (
     Storage,
@@ -24,7 +26,7 @@ from inception_v3.weights.formats.torch_file import (
     open_torch_file,
     read_tensor,
 )
-from inception_v3.weights.formats.weights import FLOATS, one_line
+from inception_v3.weights.formats.weights import FLOATS
 
 MAX_HEADER = 100_000_000  # bytes, of safetensors
 INDEX = ".index.json"  # the end of the name of a file that lists the shards of a state dict
@@ -128,7 +130,8 @@ def _verify(path: Path) -> None:
 
 
 def _open_safetensors(path: Path) -> StateDictFile:
-    opened: Any = safe_open(path, "pt")
+    with path_for_library(path) as file:
+        opened: Any = safe_open(file, "pt")
     root = {}
     for name in opened.keys():  # noqa: SIM118
         part = opened.get_slice(name)
@@ -141,8 +144,7 @@ def _open_safetensors(path: Path) -> StateDictFile:
 
 def _open_shards(path: Path, verify: bool) -> StateDictFile:
     """Open the files that `weight_map` of an index names. They are in its folder."""
-    index = json.loads(path.read_text(encoding="utf-8"))
-    shards = index.get("weight_map") if isinstance(index, dict) else None
+    shards = read_json(path, dict).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
         raise InputError(f"{path}: has no weight_map, which names the file of each tensor; save the model again")
     root: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
+from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.keras_config import (
     MAX_BYTES,
@@ -35,7 +36,7 @@ from inception_v3.weights.formats.keras_config import (
 )
 from inception_v3.weights.formats.keras_network import SETTINGS, read_network
 from inception_v3.weights.formats.keras_topology import build
-from inception_v3.weights.formats.weights import Weights, differences_from, one_line
+from inception_v3.weights.formats.weights import Weights, differences_from
 
 FILE = "model.json"
 METADATA = "inception_v3"  # in userDefinedMetadata, which TensorFlow.js keeps for its users

@@ -73,11 +73,6 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
-def one_line(text: object, limit: int = 100) -> str:
-    """The text on one line for a message, without control characters: names in a file may hold anything."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:limit]
-
-
 def to_torch(value: np.ndarray) -> Tensor:
     """Copy an array into PyTorch's layout: kernels HWIO to OIHW, a matrix (C, num_classes) as a 1x1 kernel."""
     kernel = value[None, None] if value.ndim == 2 else value
