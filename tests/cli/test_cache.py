@@ -119,3 +119,27 @@ def test_wrong_options_give_one_line_and_remove_nothing(
     assert message in " ".join(err.split())
     assert images(run) == {"fp32": 3, "bf16": 2}
     assert (home / "downloads" / "file").exists()
+
+
+def test_features_that_another_process_has_locked_are_not_reported_as_cleared(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inception_v3.inference.feature_store.LOCK_TIMEOUT", 0.1)
+    with closing(sqlite3.connect(home / "features" / "features.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        status, out, err = run("--clear", "features", "--yes")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "features.sqlite: database is locked" in err
+    assert images(run) == {"fp32": 3, "bf16": 2}
+
+
+@pytest.mark.parametrize("command", ["cache", "finetune model data --out run", "fidelity data"])
+def test_a_file_as_the_folder_of_the_cache_is_refused(
+    command: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "downloads" / "file"
+    monkeypatch.setattr(sys, "argv", ["inception-v3", *command.split(), "--cache", str(file)])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    err = capsys.readouterr().err
+    assert (exited.value.code, f"'{file}' is a file" in err, err.count("\n")) == (2, True, 1), err

@@ -46,6 +46,7 @@ REFUSED = [
     # finetune
     ("finetune {model} {data} --out {work}/run", 2, "run: already holds a model without a saved state"),
     ("finetune {model} {data} --out {work}/file", 2, "file: is not a folder"),
+    ("finetune {model} {data} --out {work}/circle", 2, "circle: its symbolic links form a circle"),
     ("finetune {work}/missing {data} --out {work}/new/run", 1, "missing: there is no such file"),
     ("finetune {model} {work}/gap --out {work}/new/run", 1, "empty: no images in it"),
     ("finetune {model} {data} --cache {work}/c --no-cache", 2, "--cache and --no-cache: use only one of them"),
@@ -92,6 +93,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, random_model: Callable[..., i
     (tmp_path / "old.jsonl.about.json").write_text('{"shard": "1/2"}')
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "link.html").symlink_to("x.html")
+    (tmp_path / "circle").symlink_to("circle")
     os.mkfifo(tmp_path / "fifo.csv")
     return tmp_path
 

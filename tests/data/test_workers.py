@@ -1,5 +1,6 @@
 """Worker processes: how batches reach the main process, and what happens if a worker cannot work."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -151,3 +152,44 @@ def test_workers_need_no_space_in_a_full_shared_memory(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("docker run --shm-size") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_workers_do_not_start_without_space_for_all_their_semaphores(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    space = iter(range(13))  # for 13 semaphores; two workers need 14
+
+    def semaphore() -> int:
+        for page in space:
+            return page
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.Semaphore", semaphore)
+    assert not workers.can_start_workers(2)
+    assert "worker processes cannot start (No space left on device): images are decoded in this process" in str(
+        recwarn.pop().message
+    )
+
+
+def test_a_worker_without_space_is_reported_with_the_folder() -> None:
+    with (
+        pytest.raises(workers.WorkerError, match=r"failed \(.*No space left.*\); free some space in /dev/shm, or give"),
+        workers.explain_worker_failure(),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_worker_that_cannot_send_a_batch_prints_no_traceback() -> None:
+    """With few open files, multiprocessing's thread in the worker fails; the main process reports it."""
+    program = (
+        "from inception_v3.data.worker_signals import ignore_signals_from_outside; import sys\n"
+        "ignore_signals_from_outside(0); sys.excepthook(OSError, OSError(24, 'Too many open files'), None)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_too_many_open_files_of_workers_are_reported_with_the_remedy() -> None:
+    with pytest.raises(WorkerError, match=r"failed: too many open files; allow more with `ulimit -n"):
+        with workers.explain_worker_failure():
+            raise RuntimeError("Too many open files. Communication with the workers is no longer possible.")

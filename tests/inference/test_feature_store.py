@@ -437,3 +437,29 @@ def test_clear_removes_all_features_or_the_old_ones_and_shrinks_the_file(
     assert store.spaces() == []
     store.close()
     assert store.file.stat().st_size < 40_000
+
+
+def test_a_lock_of_another_process_is_waited_for_once_and_reported(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.1)
+    put(store, given := features(3))
+    store.close()
+    with closing(sqlite3.connect(store.file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(3):
+            put(store, features(2, seed=1))
+        assert (stored(store, given), store.clear()) == (3, False)
+        (message,) = store.messages
+        assert message.endswith(
+            "database is locked, so features are read from it and not stored; end the program that "
+            "uses it or give another --cache"
+        )
+        store.close()
+        other.execute("ROLLBACK")
+        other.execute("PRAGMA journal_mode = DELETE")  # then a lock also keeps readers away
+        other.execute("BEGIN EXCLUSIVE")
+        unreadable = FeatureStore(store.file.parent)
+        assert [stored(unreadable, given) for _ in range(3)] == [0, 0, 0]
+        (message,) = unreadable.messages
+        assert "database is locked, so features are not stored; end the program" in message

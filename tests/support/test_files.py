@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from inception_v3.errors import InputError
-from inception_v3.support import locks
+from inception_v3.support import files, locks
 from inception_v3.support.files import atomic_write, check_writable, file_lock
 
 
@@ -348,3 +349,22 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_folder_with_o
     assert (done.stdout.count("/a/x text\n"), done.stdout.count("/b/x text\n")) == (1, 1), done.stderr
     assert done.stderr.count("UserWarning: the cache is not used: ") == 1
     assert names(tmp_path) == ["file"]
+
+
+def test_a_full_cache_is_replaced_by_a_temporary_folder_that_has_more_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    free = {"cache": 10**5, "temporary": 10**4}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda path: SimpleNamespace(free=free["cache" if Path(path).is_relative_to(tmp_path) else "temporary"]),
+    )
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path.parent))
+    file = files.cache_folder("archives") / "x.tar"
+    assert (files.cache_file(file), len(recwarn)) == (file, 0)
+    free["temporary"] = 10**9
+    assert not files.cache_file(file).is_relative_to(tmp_path)
+    assert "archives: only 0.1 MB are free, so cached files are deleted at the end" in str(recwarn.pop().message)
+    free["cache"] = 10**9
+    assert files.cache_file(file) == file

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from inception_v3 import cli
 from inception_v3.support.signals import Interrupted, stop_signals_raise
 
 COMMAND = """
@@ -90,3 +91,13 @@ def test_the_handlers_of_the_caller_are_put_back() -> None:
     with pytest.raises(Interrupted), stop_signals_raise():
         signal.raise_signal(signal.SIGHUP)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_signal_while_the_command_line_is_parsed_keeps_its_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "check_numbers", lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(sys, "argv", ["inception-v3", "describe"])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    assert (exited.value.code, capsys.readouterr()) == (143, ("", "interrupted\n"))

@@ -35,7 +35,7 @@ from inception_v3.cli.common import (
 )
 from inception_v3.errors import InputError
 from inception_v3.support.packages import TORCH_PACKAGES, install_command
-from inception_v3.support.signals import Interrupted, end_at_next_signal, stop_signals_raise
+from inception_v3.support.signals import Interrupted, delayed_interrupt, end_at_next_signal, stop_signals_raise
 from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
@@ -179,7 +179,8 @@ def is_first_process() -> bool:
 def _run() -> int:
     """Parse the command line, run the command, and return the exit status."""
     try:
-        run = app(standalone_mode=False)
+        with delayed_interrupt():
+            run = app(standalone_mode=False)
     except USAGE_ERROR as error:
         raise InputError(_describe_usage_error(error), exit_status=2) from error
     if isinstance(run, int):  # --help, --version and completion are done

@@ -56,7 +56,7 @@ def cache(
 
 
 def _clear(store: "FeatureStore", folders: dict[str, Path], name: str, older_than: int | None, yes: bool) -> None:
-    """Remove the features or the folder of this name, or everything. Raises InputError: there is no such folder."""
+    """Remove the features or the folder of this name, or everything. Raises InputError: no such folder; a lock."""
     name = choose("--clear", name, [*sorted(folders), "all"])
     names = [*folders] if name == "all" else [name]
     if not yes and not sys.stdin.isatty():
@@ -66,7 +66,8 @@ def _clear(store: "FeatureStore", folders: dict[str, Path], name: str, older_tha
     for folder in names:
         try:
             if folder == FEATURES and store.file.exists():
-                store.clear(-1 if older_than is None else older_than)
+                if not store.clear(-1 if older_than is None else older_than):
+                    raise InputError(store.messages.pop())
             elif folder != FEATURES:
                 shutil.rmtree(folders[folder])
         except OSError as error:

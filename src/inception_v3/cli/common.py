@@ -125,7 +125,12 @@ OptionalBatchSize = Annotated[
 ]
 Cache = Annotated[
     Path | None,
-    data_option(metavar="FOLDER", help="Folder for computed features. By default in the user's cache folder."),
+    data_option(
+        metavar="FOLDER",
+        file_okay=False,
+        readable=False,  # means: need not be readable
+        help="Folder for computed features. By default in the user's cache folder.",
+    ),
 ]
 NoCache = Annotated[bool, data_option("--no-cache", help="Neither read nor write the features of other runs.")]
 Epochs = Annotated[int | None, training_option(metavar="N", help="Passes over the training images.")]

@@ -2,27 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from inception_v3.support.signals import STOP_SIGNALS, stop_signals_call
-
-
-@contextmanager
-def delayed_interrupt() -> Iterator[None]:
-    """Delay a Ctrl-C, SIGTERM or SIGHUP that arrives inside this block until the block ends.
-
-    While a process forks, an exception of a signal handler could be raised inside a library's callback, where it would
-    be lost or crash the process.
-    """
-    received: list[int] = []
-    try:
-        with stop_signals_call(lambda number, _: received.append(number)):
-            yield
-    finally:
-        for number in received:
-            signal.raise_signal(number)
+from inception_v3.support.signals import STOP_SIGNALS
 
 
 def ignore_signals_from_outside(_: int) -> None:
@@ -35,6 +18,8 @@ def ignore_signals_from_outside(_: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
+    # multiprocessing prints tracebacks of its thread that sends batches. The main process reports the missing batch.
+    sys.excepthook = lambda *_: None
     if not hasattr(signal, "sigwaitinfo"):
         return  # macOS does not report the sender: there any SIGTERM ends a worker
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -1,5 +1,6 @@
 """The worker processes of a DataLoader: how their batches reach the main process, and what happens if they fail."""
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -15,8 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
-from inception_v3.data.worker_signals import delayed_interrupt
 from inception_v3.errors import InputError
+from inception_v3.support.signals import delayed_interrupt
+from inception_v3.support.system_errors import OPEN_FILES
 from inception_v3.support.text import printable
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -34,7 +36,8 @@ def can_start_workers(workers: int) -> bool:
     """
     if workers:
         try:
-            multiprocessing.Semaphore()
+            # At once, as a DataLoader holds them: in its queue of batches, its event, and the queue of each worker.
+            _ = [multiprocessing.Semaphore() for _ in range(8 + 3 * workers)]
             get_temp_dir()  # created before the workers start, so that all use it and this process deletes it
         except OSError as error:
             warnings.warn(
@@ -131,7 +134,10 @@ def explain_worker_failure() -> Iterator[None]:
     except Exception as error:
         *_, reason = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = printable(reason.strip())
-        raise WorkerError(f"a worker process failed ({reason}); free some memory, or give fewer --workers") from error
+        if os.strerror(errno.EMFILE) in reason:  # PyTorch adds advice for programmers
+            raise WorkerError(f"a worker process failed: {OPEN_FILES}") from error
+        lack = f"space in {SHARED_MEMORY}" if os.strerror(errno.ENOSPC) in reason else "memory"
+        raise WorkerError(f"a worker process failed ({reason}); free some {lack}, or give fewer --workers") from error
 
 
 def explain_each(items: Iterator[Any]) -> Iterator[Any]:

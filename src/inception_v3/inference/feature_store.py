@@ -32,6 +32,7 @@ STORE_FILE = "features.sqlite"
 MAX_BYTES = 10 * 10**9
 DISK_FRACTION = 0.5  # the store fills at most this fraction of its own size and the free disk together
 MIN_FREE = 2**20  # bytes; with less, SQLite fails with several reasons, such as "disk I/O error"
+LOCK_TIMEOUT = 10.0  # seconds to wait for another process that writes
 STILL_CHANGING = 2 * 10**9  # nanoseconds: a file this new may change again without a change of its time stamps
 APPLICATION_ID, SCHEMA_VERSION = 0x49763353, 1  # in the header of the file
 # With WAL a reader does not wait for a writer. `used` precedes the large columns: its update writes a single page.
@@ -203,18 +204,19 @@ class FeatureStore:
         except ValueError as error:
             raise InputError(f"{printable(self.file)}: damaged: {error}; delete the file") from error
 
-    def clear(self, older_than: int = -1) -> None:
+    def clear(self, older_than: int = -1) -> bool:
         """Remove the features that were not used in the last `older_than` days, by default all, and shrink the file.
 
-        Other processes may use the store at the same time.
+        Other processes may use the store at the same time. Returns False if the store cannot be written.
         """
 
-        def remove(database: sqlite3.Connection) -> None:
+        def remove(database: sqlite3.Connection) -> bool:
             database.execute("DELETE FROM features WHERE used < ?", (_today() - older_than,))
             database.execute("DELETE FROM spaces WHERE key NOT IN (SELECT space FROM features)")
             database.executescript("PRAGMA incremental_vacuum")  # `execute` would remove a single page
+            return True
 
-        self._run(remove, None, writes=True)
+        return self._run(remove, False, writes=True)
 
     def close(self) -> None:
         """Store the dates of last use, close the file, and report the damaged features. Other methods reopen it."""
@@ -262,7 +264,8 @@ class FeatureStore:
             self._inode = self.file.stat().st_ino if self.file.exists() else 0
             self._database = self._connect("mode=rwc")
         except sqlite3.OperationalError as error:
-            if not self.file.is_file() or not self.file.stat().st_size:  # empty: the disk is full
+            # An empty file: the disk is full. A lock would keep the file from being read too.
+            if _is_lock(error) or not self.file.is_file() or not self.file.stat().st_size:
                 raise
             # Without a log no process writes the file. Then it can be read without a log and shared memory beside it.
             log = self.file.with_name(f"{STORE_FILE}-wal")
@@ -276,7 +279,7 @@ class FeatureStore:
         Raises sqlite3.DatabaseError: of an older version. Raises InputError: not a store, or of a newer version.
         """
         uri = f"{self.file.absolute().as_uri()}?{mode}"
-        database = sqlite3.connect(uri, 60, isolation_level="IMMEDIATE", check_same_thread=False, uri=True)
+        database = sqlite3.connect(uri, LOCK_TIMEOUT, isolation_level="IMMEDIATE", check_same_thread=False, uri=True)
         try:
             database.execute("PRAGMA synchronous = NORMAL")  # features lost in a power failure are computed again
             if not _value(database, "SELECT count(*) FROM sqlite_schema"):
@@ -311,6 +314,8 @@ class FeatureStore:
                 reason = "the disk is full"
         effect = "features are read from it and not stored" if self._readable else "features are not stored"
         remedy = "free some space" if "full" in f"{reason}" else "check its permissions"
+        if _is_lock(error):
+            remedy = "end the program that uses it"
         self._report(f"{reason}" if own else f"{reason}, so {effect}; {remedy} or {OTHER}")
 
     def _report(self, message: str) -> None:
@@ -367,6 +372,11 @@ def _make_room(database: sqlite3.Connection, file: Path) -> None:
         count = int(excess * _value(database, "SELECT count(*) FROM features"))
         query = "DELETE FROM features WHERE id IN (SELECT id FROM features ORDER BY used, id LIMIT ?)"
         database.execute(query, (count,))
+
+
+def _is_lock(error: Exception) -> bool:
+    """Whether another process held a lock on the file for LOCK_TIMEOUT."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _value(database: sqlite3.Connection, query: str) -> Any:

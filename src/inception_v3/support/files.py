@@ -24,11 +24,12 @@ from typing import IO
 
 from inception_v3.errors import InputError
 from inception_v3.support.locks import exclusive_lock
-from inception_v3.support.system_errors import write_reason
+from inception_v3.support.system_errors import file_status, write_reason
 from inception_v3.support.text import is_utf8, printable, to_utf8
 
 STAGING = ".inception-v3."  # names of staging folders start with this, followed by the name of the machine
 READER_TIMEOUT = 10.0  # seconds
+MIN_FREE = 64 * 10**6  # bytes, for files in the cache
 DAY = 24 * 3600.0  # seconds
 # Files that may be written into a folder of inputs again.
 REPORT_SUFFIXES = (".csv", ".htm", ".html", ".jsonl", ".npz", ".parquet")
@@ -263,11 +264,15 @@ def cache_folder(*parts: str) -> Path:
 def cache_file(file: Path) -> Path:
     """Return a file of the cache, or if it is missing and cannot be written there, its place in a temporary folder.
 
+    It is not written either if less than MIN_FREE bytes are free there, and more in the folder for temporary files.
     That folder is of this process, and there is a warning. For files without which a command cannot run.
     """
     if not file.exists():
         try:
             check_folder(file.parent)
+            free = shutil.disk_usage(next(folder for folder in file.parents if folder.exists())).free
+            if free < min(MIN_FREE, shutil.disk_usage(tempfile.gettempdir()).free):
+                raise InputError(f"{file.parent}: only {free / 1e6:,.1f} MB are free")
         except InputError as error:
             reason = str(error).partition(";")[0]
             return Path(_temporary_cache(f"the cache is not used: {reason}"), file.parent.name, file.name)
@@ -318,7 +323,8 @@ def check_outputs(paths: Iterable[Path | None], inputs: Iterable[str | Path] = (
 
 def check_folder(path: Path) -> None:
     """Raise InputError if no file can be written in the folder `path`, which need not exist. Leaves nothing there."""
-    if path.exists() and not path.is_dir():
+    status = file_status(path)
+    if status is not None and not stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: is not a folder; give the name of a folder", exit_status=2)
     try:
         with staging_folder(Path(os.path.realpath(path))):

@@ -39,6 +39,22 @@ def stop_signals_call(handler: Callable[[int, Any], object]) -> Iterator[None]:
             signal.signal(number, own)
 
 
+@contextmanager
+def delayed_interrupt() -> Iterator[None]:
+    """Delay a Ctrl-C, SIGTERM or SIGHUP that arrives inside this block until the block ends.
+
+    An exception of a signal handler would be lost there: in a library's callback while a process forks, where it could
+    also crash the process, or in typer while it parses the command line.
+    """
+    received: list[int] = []
+    try:
+        with stop_signals_call(lambda number, _: received.append(number)):
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)
+
+
 def end_at_next_signal() -> None:
     """Let the next signal of STOP_SIGNALS end the process at once, also inside a library's long computation."""
     for number in STOP_SIGNALS:
