@@ -182,7 +182,7 @@ def test_a_worker_without_space_is_reported_with_the_folder() -> None:
 def test_a_worker_that_cannot_send_a_batch_prints_no_traceback() -> None:
     """With few open files, multiprocessing's thread in the worker fails; the main process reports it."""
     program = (
-        "from inception_v3.data.worker_signals import ignore_signals_from_outside; import sys\n"
+        "from inception_v3.data.workers import ignore_signals_from_outside; import sys\n"
         "ignore_signals_from_outside(0); sys.excepthook(OSError, OSError(24, 'Too many open files'), None)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -190,6 +190,8 @@ def test_a_worker_that_cannot_send_a_batch_prints_no_traceback() -> None:
 
 
 def test_too_many_open_files_of_workers_are_reported_with_the_remedy() -> None:
-    with pytest.raises(WorkerError, match=r"failed: too many open files; allow more with `ulimit -n"):
-        with workers.explain_worker_failure():
-            raise RuntimeError("Too many open files. Communication with the workers is no longer possible.")
+    with (
+        pytest.raises(WorkerError, match=r"failed: too many open files; allow more with `ulimit -n"),
+        workers.explain_worker_failure(),
+    ):
+        raise RuntimeError("Too many open files. Communication with the workers is no longer possible.")

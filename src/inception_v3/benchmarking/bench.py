@@ -23,7 +23,7 @@ import torch
 from inception_v3.benchmarking.matrix_product import MATRIX_PRODUCT
 from inception_v3.benchmarking.synthetic import png_sources, random_network, synthetic_images
 from inception_v3.benchmarking.systems import Candidate, Workload, list_candidates
-from inception_v3.benchmarking.worker import LOGITS_FILE, BatchTimes, Memory, Worker, WorkerError, start_worker
+from inception_v3.benchmarking.worker import LOGITS_FILE, BatchTimes, MeasurementError, Memory, Worker, start_worker
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.inference.engines.base import LOGITS, Pixels, Precision
@@ -279,7 +279,7 @@ def _start_workers(
         step(f"starting {label}")
         try:
             return stack.enter_context(start_worker(workload, system, precision))
-        except WorkerError as error:
+        except MeasurementError as error:
             skipped[label] = str(error)
             return None
 
@@ -307,14 +307,14 @@ def _measure(
         step(f"round {number + 1}: {MATRIX_PRODUCT}")
         try:
             speeds = matrix_product.take_turn() if matrix_product else {}
-        except WorkerError as error:
+        except MeasurementError as error:
             skipped[MATRIX_PRODUCT], matrix_product, speeds = str(error), None, {}
         peak |= {precision: max(speed, peak.get(precision, 0.0)) for precision, speed in speeds.items()}
         for candidate in list(workers)[:: -1 if number % 2 else 1]:
             step(f"round {number + 1}: {candidate}")
             try:
                 turns[candidate].append(workers[candidate].take_turn())
-            except WorkerError as error:
+            except MeasurementError as error:
                 skipped[str(candidate)] = str(error)
                 del workers[candidate]
     _check_any(workers, skipped)

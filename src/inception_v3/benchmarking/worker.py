@@ -36,7 +36,7 @@ Memory = dict[str, float | None]  # peak memory in MB, by batch size
 # --------------------------------------------------------------------------------------- in the benchmark's process
 
 
-class WorkerError(Exception):
+class MeasurementError(Exception):
     """A worker could not load its system, or has ended."""
 
 
@@ -49,7 +49,7 @@ class Worker:
     memory: Memory = field(default_factory=dict)
 
     def take_turn(self) -> dict[str, Any]:
-        """Let the system run, and return what it measured. Raises WorkerError."""
+        """Let the system run, and return what it measured. Raises MeasurementError."""
         assert self.process.stdin is not None
         with suppress(OSError):  # the process has ended; `receive` finds the reason
             self.process.stdin.write("\n")
@@ -57,7 +57,7 @@ class Worker:
         return self.receive()
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the next reply. Raises WorkerError if it is a problem, or if the process has ended or hangs."""
+        """Wait for the next reply. Raises MeasurementError if it is a problem, or if the process has ended or hangs."""
         assert self.process.stdout is not None
         timer = threading.Timer(MAX_SECONDS, self.process.kill)
         timer.daemon = True
@@ -66,19 +66,21 @@ class Worker:
         hangs = timer.finished.is_set()
         timer.cancel()
         if hangs:
-            raise WorkerError(f"has not replied for {MAX_SECONDS / 60:.0f} minutes")
+            raise MeasurementError(f"has not replied for {MAX_SECONDS / 60:.0f} minutes")
         if not line:
             log = self.log.read_text(errors="replace").strip().splitlines()
-            raise WorkerError(f"ended with exit status {self.process.wait()}" + (f": {log[-1][:200]}" if log else ""))
+            raise MeasurementError(
+                f"ended with exit status {self.process.wait()}" + (f": {log[-1][:200]}" if log else "")
+            )
         reply: dict[str, Any] = json.loads(line)
         if "problem" in reply:
-            raise WorkerError(reply["problem"])
+            raise MeasurementError(reply["problem"])
         return reply
 
 
 @contextmanager
 def start_worker(workload: Workload, system: str, precision: str) -> Iterator[Worker]:
-    """Start a worker, wait until its system is loaded, and kill it on exit. Raises WorkerError.
+    """Start a worker, wait until its system is loaded, and kill it on exit. Raises MeasurementError.
 
     The process has a session of its own, so that Ctrl-C reaches only the benchmark, which then ends its workers.
     """

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -199,9 +198,10 @@ def finetune(
 def _feature_store(folder: Path | None) -> "Iterator[FeatureStore]":
     """The store of features in a folder, or if it is None, in a temporary one. Warns of the store's faults."""
     from inception_v3.inference.feature_store import FeatureStore
+    from inception_v3.support.system_errors import temporary_folder
 
-    with TemporaryDirectory() if folder is None else nullcontext(folder) as path:
-        store = FeatureStore(Path(path))
+    with temporary_folder() if folder is None else nullcontext(folder) as path:
+        store = FeatureStore(path)
         try:
             yield store
         except KeyboardInterrupt:

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inception_v3.data.labelled_images import LabelledImages
-from inception_v3.data.worker_signals import ignore_signals_from_outside
 from inception_v3.data.workers import (
     can_start_workers,
     choose_sender,
     explain_each,
     explain_worker_failure,
+    ignore_signals_from_outside,
     starting_workers,
 )
 from inception_v3.errors import InputError

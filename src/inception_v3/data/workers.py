@@ -1,10 +1,14 @@
-"""The worker processes of a DataLoader: how their batches reach the main process, and what happens if they fail."""
+"""The worker processes of a DataLoader: how batches reach the main process, and what happens at a failure or a signal.
+
+Only the main process decides when its workers stop.
+"""
 
 import errno
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.support.signals import delayed_interrupt
+from inception_v3.support.signals import STOP_SIGNALS, delayed_interrupt
 from inception_v3.support.system_errors import OPEN_FILES
 from inception_v3.support.text import printable
 
@@ -149,3 +153,34 @@ def explain_each(items: Iterator[Any]) -> Iterator[Any]:
         if item is end:
             return
         yield item
+
+
+# ------------------------------------------------------------------------------------------------------- signals
+
+
+def ignore_signals_from_outside(_: int) -> None:
+    """`worker_init_fn` of a DataLoader: only a SIGTERM from the main process ends this worker.
+
+    Ctrl-C, SIGTERM and SIGHUP often reach all processes at once, and the main process still needs its workers to stop
+    in order. PyTorch's lines about SIGBUS and SIGSEGV are left out, because the main process reports them.
+    """
+    for number in (signal.SIGSEGV, getattr(signal, "SIGBUS", signal.SIGFPE), signal.SIGFPE):
+        signal.signal(number, signal.SIG_DFL)
+    for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    # multiprocessing prints tracebacks of its thread that sends batches. The main process reports the missing batch.
+    sys.excepthook = lambda *_: None
+    if not hasattr(signal, "sigwaitinfo"):
+        return  # macOS does not report the sender: there any SIGTERM ends a worker
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_on_sigterm_from_parent, daemon=True).start()
+
+
+def _exit_on_sigterm_from_parent() -> None:
+    """Exit at a SIGTERM from the parent process. multiprocessing sends it to the processes left when the parent exits.
+
+    A thread waits for the signal, because a signal handler in Python cannot find out who sent it.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.support.system_errors import temporary_file_error
+from inception_v3.support.system_errors import temporary_file_errors
 
 BLOCK_ROWS = 2048  # the rows of a matrix that are in memory, or multiplied, at once
 
@@ -60,11 +60,8 @@ class FeatureRowWriter:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        try:
-            with tempfile.TemporaryFile(buffering=0, prefix="inception-v3-") as file:
-                descriptor = os.dup(file.fileno())
-        except OSError as error:
-            raise temporary_file_error(error) from error
+        with temporary_file_errors(), tempfile.TemporaryFile(buffering=0, prefix="inception-v3-") as file:
+            descriptor = os.dup(file.fileno())
         # A file object that closes its descriptor when it is deleted gives a ResourceWarning.
         self.file: Any = open(descriptor, "r+b", buffering=0, closefd=False)  # noqa: SIM115
         weakref.finalize(self.file, os.close, descriptor)
@@ -72,12 +69,10 @@ class FeatureRowWriter:
     def write(self, index: int, row: FeatureRow) -> None:
         """Write one row. Rows may come in any order."""
         rest = row.data.cast("B")
-        try:
+        with temporary_file_errors():
             self.file.seek(index * self.width * 4)
-            while rest:  # on an almost full disk, write() stores only a part, without an error
+            while rest:  # an almost full disk stores a part, without an error
                 rest = rest[self.file.write(rest) :]
-        except OSError as error:
-            raise temporary_file_error(error) from error
 
     def rows(self, count: int) -> FeatureRows:
         """The matrix of the first `count` rows."""

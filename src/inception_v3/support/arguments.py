@@ -1,20 +1,35 @@
-"""Check arguments by their type hints: those of a function (`checked`), and the fields of a dataclass (`check_fields`).
+"""Check values by type hints: the arguments of a function (`checked`), the fields of a dataclass (`check_fields`), and
+values from JSON (json_values.py).
 
 A value of the wrong type raises TypeError, a wrong value of the right type ValueError. Both name the argument, what is
 right, and the value: "top must be at least 1 and at most 1,000,000, not 0". Numbers must be finite, and
 `Annotated[int, Range(1, 10)]` limits them. Scalars of NumPy and PyTorch count as Python's numbers, and become them.
 True is no number, 1 is no bool, and a string is no sequence of strings. Hints in quotes are not checked.
+
+Values from JSON keep their numbers as they are. There, an object fills a dataclass, and the keys of an object may be
+whole numbers.
 """
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cache, wraps
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache, partial, wraps
 from itertools import chain, cycle
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from inception_v3.support.text import printable
 
@@ -69,9 +84,16 @@ class _Kind(NamedTuple):
     convert: Callable[[Any], Any]
 
 
-def check(name: str, value: Any, hint: Any) -> Any:
-    """Return the value, scalars as Python's numbers. Raises TypeError or ValueError: it does not fit the type hint."""
-    return _convert(name, value, _kind(hint))
+class FieldError(Exception):
+    """A wrong field of an object in JSON. The message names the field."""
+
+
+def check(name: str, value: Any, hint: Any, *, from_json: bool = False) -> Any:
+    """Return the value, scalars as Python's numbers, or with `from_json` objects as dataclasses.
+
+    Raises TypeError or ValueError: it does not fit the type hint. With `from_json` also FieldError.
+    """
+    return _convert(name, value, _kind(hint, from_json))
 
 
 def check_fields(options: Any) -> None:
@@ -129,26 +151,28 @@ def _shown(value: Any) -> str:
 
 
 @cache
-def _kind(hint: Any) -> _Kind:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint in _NUMBERS:
-        return _NUMBERS[hint]
+def _kind(hint: Any, from_json: bool = False) -> _Kind:
+    origin, arguments, kind_of = get_origin(hint), get_args(hint), partial(_kind, from_json=from_json)
+    if hint in (numbers := _JSON_NUMBERS if from_json else _NUMBERS):
+        return numbers[hint]
+    if from_json and is_dataclass(hint):
+        return _object(hint)
     if hint is None:
         return _instance(NoneType)
     if hint is Any or isinstance(hint, str):
         return _Kind("anything", "anything", lambda value: value)
     if origin is Annotated:
-        return _limited(_kind(arguments[0]), arguments[1])
+        return _limited(kind_of(arguments[0]), arguments[1])
     if origin in (Union, UnionType):
-        return _either([_kind(argument) for argument in arguments])
+        return _either([kind_of(argument) for argument in arguments])
     if origin is Literal:
         return _choice(arguments)
     if origin is tuple:
-        return _tuple(arguments)
+        return _tuple([kind_of(each) for each in arguments if each is not ...], any_length=arguments[-1] is ...)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _mapping(*map(_kind, arguments))
+        return _mapping(kind_of(arguments[0]), kind_of(arguments[1]), number_keys=from_json and arguments[0] is int)
     if isinstance(origin, type) and issubclass(origin, Collection):
-        return _collection(origin, _kind(arguments[0]))
+        return _collection(origin, kind_of(arguments[0]))
     return _instance(origin or hint)
 
 
@@ -230,10 +254,8 @@ def _choice(choices: tuple[Any, ...]) -> _Kind:
     return _Kind(words, words, convert)
 
 
-def _tuple(arguments: tuple[Any, ...]) -> _Kind:
-    """A tuple, of fixed length unless it ends with `...`: also a list or a one-dimensional array, which become one."""
-    any_length = arguments[-1] is ...
-    kinds = [_kind(argument) for argument in arguments if argument is not ...]
+def _tuple(kinds: list[_Kind], any_length: bool) -> _Kind:
+    """A tuple: also a list or a one-dimensional array, which become one."""
     words = f"{'a tuple of' if any_length else len(kinds)} {kinds[0].plural}"
 
     def convert(value: Any) -> Any:
@@ -247,49 +269,72 @@ def _tuple(arguments: tuple[Any, ...]) -> _Kind:
 
 
 def _collection(origin: type[Collection[Any]], kind: _Kind) -> _Kind:
-    """A list, Sequence, Set or Collection. The items are checked and stay as they are; a tuple may be a list."""
+    """A list, Sequence, Set or Collection. A tuple may be a list; the items of others stay as they are."""
 
     def convert(value: Any) -> Any:
-        if origin is list and isinstance(value, tuple):
-            value = list(value)
-        if not isinstance(value, origin) or isinstance(value, str | bytes):
+        if not isinstance(value, (list, tuple) if origin is list else origin) or isinstance(value, str | bytes):
             raise TypeError
-        for item in value:
-            kind.convert(item)
-        return value
+        items = [kind.convert(item) for item in value]
+        return items if origin is list else value
 
     return _Kind(f"a list of {kind.plural}", f"lists of {kind.plural}", convert)
 
 
-def _mapping(key: _Kind, value_kind: _Kind) -> _Kind:
+def _mapping(key: _Kind, value_kind: _Kind, number_keys: bool) -> _Kind:
+    """A mapping. With `number_keys` the keys are digits, and become whole numbers."""
+
     def convert(value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or (number_keys and not all(map(str.isdecimal, value))):
             raise TypeError
+        if number_keys:
+            value = {int(name): item for name, item in value.items()}
         return {key.convert(name): value_kind.convert(item) for name, item in value.items()}
 
     return _Kind(f"a mapping from {key.plural} to {value_kind.plural}", "mappings", convert)
 
 
-def _instance(cls: Any) -> _Kind:
+def _object(cls: Any) -> _Kind:
+    """A dataclass of the fields of an object in JSON."""
+    kinds = {name: _kind(hint, from_json=True) for name, hint in get_type_hints(cls).items()}
+    required = {field.name for field in fields(cls) if field.default is field.default_factory is MISSING}
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise TypeError
+        if not required <= value.keys() <= kinds.keys():
+            raise FieldError(f"the keys must be {', '.join(kinds)}, not {_shown(sorted(value))}")
+        try:
+            return cls(**{name: _convert(name, item, kinds[name]) for name, item in value.items()})
+        except (TypeError, ValueError) as error:
+            raise FieldError(str(error)) from error
+
+    return _Kind("an object", "objects", convert)
+
+
+def _instance(cls: Any, types: Any = None) -> _Kind:
+    """An instance of a class, or of one of `types`. True is no number."""
     article = "an" if cls.__name__[0] in "AEIOU" else "a"
     words, plural = _NAMES.get(cls, (f"{article} {cls.__name__}", f"{cls.__name__}s"))
 
     def convert(value: Any) -> Any:
-        if not isinstance(value, cls):
+        if not isinstance(value, types or cls) or (isinstance(value, bool) and cls in _NUMBERS and cls is not bool):
             raise TypeError
         return value
 
     return _Kind(words, plural, convert)
 
 
-_NUMBERS = {
-    bool: _Kind("True or False", "values True or False", _to_bool),
-    int: _Kind("a whole number", "whole numbers", _to_int),
-    float: _Kind("a number", "numbers", _to_float),
-}
 _NAMES: dict[Any, tuple[str, str]] = {
+    bool: ("True or False", "values True or False"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
     str: ("a string", "strings"),
+    dict: ("an object", "objects"),
     Path: ("a path", "paths"),
     NoneType: ("None", "None"),
     Callable: ("a function", "functions"),
 }
+_NUMBERS = {
+    hint: _Kind(*_NAMES[hint], convert) for hint, convert in ((bool, _to_bool), (int, _to_int), (float, _to_float))
+}
+_JSON_NUMBERS = {bool: _instance(bool), int: _instance(int), float: _instance(float, (int, float))}

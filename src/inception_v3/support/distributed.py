@@ -6,7 +6,6 @@ are averaged before each step.
 
 import os
 import signal
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from inception_v3.errors import InputError
+from inception_v3.support.signals import stop_signals_call
 
 TIMEOUT = timedelta(minutes=30)  # for a process that hangs; a process that ends is noticed at once
 
@@ -95,14 +95,13 @@ def process_group(
     if world_size == 1:
         yield ProcessGroup(device=device)
         return
-    in_main_thread = threading.current_thread() is threading.main_thread()  # only it may set signal handlers
-    previous_handler = signal.signal(signal.SIGTERM, _raise_terminated) if in_main_thread else None
     store = None
     try:
-        store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
-        yield ProcessGroup(rank, world_size, device)
+        with stop_signals_call(_raise_terminated, [signal.SIGTERM]):
+            store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+            yield ProcessGroup(rank, world_size, device)
     except InputError as error:
         if _error_already_reported(store):
             raise SystemExit(error.exit_status) from error
@@ -113,9 +112,6 @@ def process_group(
         if _error_already_reported(store):
             raise SystemExit(1) from error
         raise InputError(f"another process has ended or does not respond; see its output, and {remedy}") from error
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, previous_handler)
     dist.destroy_process_group()
 
 

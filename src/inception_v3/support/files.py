@@ -6,7 +6,6 @@ Every file that this package writes goes through `atomic_write`, except files th
 
 import atexit
 import errno
-import functools
 import hashlib
 import os
 import platform
@@ -33,6 +32,7 @@ MIN_FREE = 64 * 10**6  # bytes, for files in the cache
 DAY = 24 * 3600.0  # seconds
 # Files that may be written into a folder of inputs again.
 REPORT_SUFFIXES = (".csv", ".htm", ".html", ".jsonl", ".npz", ".parquet")
+_temporary_folders: list[Path] = []  # in place of the cache: at most one
 
 
 @contextmanager
@@ -249,20 +249,23 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None = lambda: None) -> 
         yield locked
 
 
+def user_cache() -> Path | None:
+    """This project's cache folder, in $XDG_CACHE_HOME or ~/.cache, which need not exist; None without a home folder."""
+    with suppress(RuntimeError):
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "inception-v3")
+    return None
+
+
 def cache_folder(*parts: str) -> Path:
-    """Return this project's cache folder, or the folder `parts` below it: in $XDG_CACHE_HOME or ~/.cache.
+    """Return this project's cache folder, or the folder `parts` below it.
 
     If there is no home folder, it is a temporary folder of this process, with a warning.
     """
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError as error:
-        base = _temporary_cache(f"no home folder for the cache ({error})")
-    return Path(base, "inception-v3", *parts)
+    return (user_cache() or _temporary_cache("no home folder for the cache")).joinpath(*parts)
 
 
 def cache_file(file: Path) -> Path:
-    """Return a file of the cache, or if it is missing and cannot be written there, its place in a temporary folder.
+    """Return a file of the cache, or if it is missing and cannot be written, a file in a temporary folder instead.
 
     It is not written either if less than MIN_FREE bytes are free there, and more in the folder for temporary files.
     That folder is of this process, and there is a warning. For files without which a command cannot run.
@@ -275,22 +278,17 @@ def cache_file(file: Path) -> Path:
                 raise InputError(f"{file.parent}: only {free / 1e6:,.1f} MB are free")
         except InputError as error:
             reason = str(error).partition(";")[0]
-            return Path(_temporary_cache(f"the cache is not used: {reason}"), file.parent.name, file.name)
+            return _temporary_cache(f"the cache is not used: {reason}") / file.parent.name / file.name
     return file
 
 
-def _temporary_cache(reason: str) -> str:
-    """The path of a folder that is deleted when this process ends. Warns of the first `reason`."""
-    if not _temporary_folder.cache_info().currsize:
+def _temporary_cache(reason: str) -> Path:
+    """A folder that is deleted when this process ends. Warns of the first `reason`."""
+    if not _temporary_folders:
+        _temporary_folders.append(Path(tempfile.mkdtemp(prefix="inception-v3-cache-")))
+        atexit.register(shutil.rmtree, _temporary_folders[0], ignore_errors=True)
         warnings.warn(f"{reason}, so cached files are deleted at the end; set XDG_CACHE_HOME", stacklevel=3)
-    return _temporary_folder().name
-
-
-@functools.cache
-def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
-    folder = tempfile.TemporaryDirectory(prefix="inception-v3-cache-")
-    atexit.register(folder.cleanup)
-    return folder
+    return _temporary_folders[0]
 
 
 def check_writable(path: Path, inputs: Iterable[str | Path] = ()) -> None:

@@ -11,8 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from inception_v3.errors import InputError
-from inception_v3.support.files import cache_folder
+from inception_v3.support.files import user_cache
 
 # Environment variables, which processes that are started inherit. A variable that the user has set is kept.
 SWITCHES = {
@@ -39,24 +38,17 @@ def redirect_files() -> None:
 
     Only for a process that runs a command. In a user's own process, the user may use the same libraries.
     """
-    folder = _writable_cache() or _temporary_folder()
+    folder = user_cache()
+    if folder is None or not _is_writable(folder):
+        # Libraries create it if they need it. Its name is random, so that nobody else can create it before.
+        folder = Path(tempfile.gettempdir(), f"inception-v3-{os.urandom(8).hex()}")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, part in FOLDERS.items():
         if name != "HF_DATASETS_CACHE" or "HF_HOME" not in os.environ:  # HF_HOME moves that folder too
             os.environ.setdefault(name, str(folder / part))
 
 
-def _writable_cache() -> Path | None:
-    """The cache folder, which need not exist; None if it cannot be written, or there is no home folder."""
-    try:
-        folder = cache_folder()
-    except InputError:
-        return None
+def _is_writable(folder: Path) -> bool:
+    """Whether a folder, or if it does not exist, the first existing folder above it, can be written."""
     existing = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # noqa: PTH110 (never raises)
-    return folder if os.access(existing, os.W_OK | os.X_OK) else None
-
-
-def _temporary_folder() -> Path:
-    """A folder that libraries create if they need it. Its name is random, so that nobody else can create it before."""
-    folder = Path(tempfile.gettempdir(), f"inception-v3-{os.urandom(8).hex()}")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return os.access(existing, os.W_OK | os.X_OK)

@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,15 +20,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def stop_signals_call(handler: Callable[[int, Any], object]) -> Iterator[None]:
-    """Call `handler` at each signal of STOP_SIGNALS inside this block.
+def stop_signals_call(handler: Callable[[int, Any], object], numbers: Sequence[int] = STOP_SIGNALS) -> Iterator[None]:
+    """Call `handler` at each of these signals inside this block.
 
     A signal that is ignored stays ignored: `nohup` and a shell that starts a command in the background rely on it. In
     another thread than the main thread nothing changes, because Python allows signal handlers only there.
     """
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        handlers = {number: signal.getsignal(number) for number in numbers}
         previous = {number: own for number, own in handlers.items() if own not in (signal.SIG_IGN, None)}
     for number in previous:
         signal.signal(number, handler)

@@ -231,7 +231,8 @@ def temporary_file_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None and not os.fsdecode(error.filename).startswith(tempfile.gettempdir()):
+        file = error.filename
+        if error.errno is None or (file is not None and not os.fsdecode(file).startswith(tempfile.gettempdir())):
             raise
         raise temporary_file_error(error) from error
 

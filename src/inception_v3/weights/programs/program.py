@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from inception_v3.support.privacy import FOLDERS
 from inception_v3.support.system_errors import temporary_folder
 
 MAX_SECONDS = 1800.0  # after which a program hangs
@@ -71,8 +72,8 @@ class Program:
                 "TF_CPP_MIN_LOG_LEVEL": "3",
                 "HF_HUB_OFFLINE": "1",
             }
-            for folders in ("MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"):  # created when the program imports them
-                environment.setdefault(folders, str(folder))
+            for variable in FOLDERS:  # of libraries, which create them when the program imports them
+                environment.setdefault(variable, str(folder))
             try:
                 done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=MAX_SECONDS)
             except OSError as error:
