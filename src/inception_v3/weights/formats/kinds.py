@@ -10,12 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from inception_v3.support.system_errors import is_folder, list_folder
+from inception_v3.support.system_errors import file_status, is_folder, list_folder
 from inception_v3.weights.formats.torch_file import LEGACY_BYTES
 
 HEAD = 512  # bytes that are looked at
 TABLE = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the end of a table of TensorFlow
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".keras", ".pb", ".tar", ".json", ".index")
+LAYERS_MODEL, GRAPH_MODEL = "a TensorFlow.js layers model", "a TensorFlow.js graph model"
+MAX_JSON = 32 << 20  # bytes
 AGAIN = "download or copy it again"
 
 
@@ -58,6 +60,8 @@ def identify(path: Path) -> Kind:
     """The kind of a path. Raises OSError: it cannot be read."""
     if is_folder(path):
         return _identify_folder(path)
+    if file_status(path) is None and file_status(f"{path}.index") is not None:
+        return Kind("a TensorFlow checkpoint, V2")
     with path.open("rb") as file:
         head = file.read(HEAD)
         size = file.seek(0, 2)
@@ -143,6 +147,12 @@ def _identify_text(path: Path, head: bytes) -> Kind:
         name = "the list of a TensorFlow run's checkpoints"
         return Kind(name, f"{name}; give the checkpoint that it names: {_named_checkpoint(path, head)}")
     if text.startswith(b"{"):
+        if path.name.endswith(".index.json"):
+            return Kind("the index of a state dict in several files")
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON)
+        if b'"weightsManifest"' in content or b'"modelTopology"' in content:
+            return Kind(GRAPH_MODEL if b'"graph-model"' in content else LAYERS_MODEL)
         return Kind("JSON", f"JSON without a model; give {_advise(path.parent) or 'the file with the weights'}")
     if text.startswith(b"<"):
         return Kind("XML", "XML, but no network that inception-v3 exported; give the weights it was made from")
