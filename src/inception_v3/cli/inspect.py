@@ -46,8 +46,10 @@ def inspect(
 def _print_row(label: str, text: str) -> None:
     """Print a label and a text, which is wrapped. A command stays on one line, so that it can be copied."""
     shown = printable(text)
-    lines = [shown] if label in ("convert", "sha-256") else textwrap.wrap(
-        shown, WIDTH - LABEL, break_long_words=False, break_on_hyphens=False
+    lines = (
+        [shown]
+        if label in ("convert", "sha-256")
+        else textwrap.wrap(shown, WIDTH - LABEL, break_long_words=False, break_on_hyphens=False)
     )
     for index, line in enumerate(lines or [""]):
         print_line(f"{'' if index else label:<{LABEL}}{line}".rstrip())
@@ -112,7 +114,8 @@ def _state_dict(facts: "StateDictFacts") -> str:
     average = ", a moving average" if facts.is_average else ""
     read = " (read)" if facts.is_read else ""
     key = facts.key or "the whole file"
-    return f"{key}: {count_of(facts.tensors, 'tensor')}, {facts.layers} of 94 convolutions match{average}{read}"
+    first = f"; it starts with {', '.join(facts.first)}" if not facts.layers else ""
+    return f"{key}: {count_of(facts.tensors, 'tensor')}, {facts.layers} of 94 convolutions match{average}{read}{first}"
 
 
 def _layers(layers: "LayerFacts") -> Iterator[Row]:

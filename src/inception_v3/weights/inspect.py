@@ -24,7 +24,7 @@ from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error
 from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, Kind, identify
-from inception_v3.weights.formats.layer_names import convolutions, state_name
+from inception_v3.weights.formats.layer_names import state_name
 from inception_v3.weights.formats.pickled import PickleError
 from inception_v3.weights.formats.state_dict_search import Candidate, StateDict, find_candidates, find_state_dicts
 from inception_v3.weights.formats.torch_file import Storage, StoredTensor, open_torch_file
@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 
 MAX_LISTED = 20  # state dicts and tensors
 NATIVE = "native"
-CONVENTIONS = {"tf-slim": "slim", "keras": "keras", "tensorflowjs": "keras", "timm": "timm", "torchvision": "torchvision"}
+CONVENTIONS = {
+    "tf-slim": "slim",
+    "keras": "keras",
+    "tensorflowjs": "keras",
+    "timm": "timm",
+    "torchvision": "torchvision",
+}
 # The keys of timm's configuration for each option of Preprocessing.
 TIMM_KEYS = {
     "image_size": ("input_size",),
@@ -217,22 +223,20 @@ def _read_candidate(candidates: list[Candidate], state: str | None) -> Candidate
     return ranked[0] if len(ranked) == 1 else None
 
 
-def _state_dict_facts(
-    states: list[StateDict], candidates: list[Candidate], state: str | None
-) -> list[StateDictFacts]:
+def _state_dict_facts(states: list[StateDict], candidates: list[Candidate], state: str | None) -> list[StateDictFacts]:
     """The networks of a file, or else its largest state dicts."""
     chosen = _read_candidate(candidates, state)
-    if candidates:
-        return [
-            StateDictFacts(
-                each.key, len(each.tensors), _candidate_layers(each).matched, each.is_average, each is chosen
-            )
-            for each in candidates
-        ]
     largest = sorted(states, key=lambda each: -len(each.tensors))[:MAX_LISTED]
     return [
-        StateDictFacts(".".join(each.path), len(each.tensors), _candidate_layers(Candidate(each, "", ("",))).matched)
-        for each in largest
+        StateDictFacts(
+            each.key,
+            len(each.tensors),
+            _candidate_layers(each).matched,
+            bool(candidates) and each.is_average,
+            each is chosen,
+            [f"{name} {'x'.join(map(str, tensor.shape))}" for name, tensor in [*each.tensors.items()][:3]],
+        )
+        for each in candidates or [Candidate(state, "", ("",)) for state in largest]
     ]
 
 
@@ -286,7 +290,9 @@ def head_facts(settings: Settings, undetermined: tuple[str, ...] = ()) -> HeadFa
     activations = settings.hidden_activation
     return HeadFacts(
         hidden_units=list(settings.hidden_units),
-        hidden_activation=[activations] * len(settings.hidden_units) if isinstance(activations, str) else [*activations],
+        hidden_activation=[activations] * len(settings.hidden_units)
+        if isinstance(activations, str)
+        else [*activations],
         hidden_batch_norm=settings.hidden_batch_norm,
         outputs=0 if settings.final_endpoint else settings.num_classes,
         activation=None
@@ -297,17 +303,13 @@ def head_facts(settings: Settings, undetermined: tuple[str, ...] = ()) -> HeadFa
     )
 
 
-def _preprocessing_facts(
-    file: Path, format: str, preprocessing: Preprocessing, known: Inspection
-) -> dict[str, Fact]:
+def _preprocessing_facts(file: Path, format: str, preprocessing: Preprocessing, known: Inspection) -> dict[str, Fact]:
     """Each option of the preprocessing with its source. A value that is not the format's usual one is in the file."""
     usual = PREPROCESSINGS.get(CONVENTIONS.get(format, ""), Preprocessing())  # type: ignore[call-overload]
     facts = {}
     for name, value in asdict(preprocessing).items():
         source = FILE if value != getattr(usual, name) else f"assumed: as usual for {format}"
-        if name == "image_size" and states_size(file, known.kind, value):
-            source = FILE
-        elif format == NATIVE or (known.writer or "").startswith("inception-v3"):
+        if (name == "image_size" and states_size(file, known.kind, value)) or format == NATIVE or (known.writer or "").startswith("inception-v3"):
             source = FILE
         elif (beside := _timm_source(file, format, name)) is not None:
             source = beside
@@ -401,9 +403,7 @@ def _with_metadata(known: Inspection, metadata: Mapping[str, str]) -> Inspection
         names = parse_json(metadata["class_names"], list[str] | None)
         training = parse_json(metadata.get("training", "{}"), dict)
     except (KeyError, TypeError, ValueError) as error:
-        return replace(
-            known, readable=False, refusal=f"its settings cannot be read ({error}); the file is damaged"
-        )
+        return replace(known, readable=False, refusal=f"its settings cannot be read ({error}); the file is damaged")
     return replace(
         known,
         format=NATIVE,

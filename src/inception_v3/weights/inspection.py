@@ -24,6 +24,7 @@ class StateDictFacts:
         layers: how many of the network's convolutions it has, with all their tensors in the right shapes.
         is_average: whether it is a moving average of the weights.
         is_read: whether the commands read it unless --state chooses another.
+        first: the names and shapes of its first tensors.
     """
 
     key: str
@@ -31,6 +32,7 @@ class StateDictFacts:
     layers: int
     is_average: bool = False
     is_read: bool = False
+    first: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

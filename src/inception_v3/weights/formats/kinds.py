@@ -101,7 +101,8 @@ def _identify_model(path: Path, head: bytes, size: int, is_table: bool) -> Kind 
 def _identify_zip(path: Path, size: int) -> Kind:
     if not zipfile.is_zipfile(path):
         return Kind(
-            "a truncated zip", f"truncated: its first {size:,} bytes are those of a zip, and the end is missing; {AGAIN}"
+            "a truncated zip",
+            f"truncated: its first {size:,} bytes are those of a zip, and the end is missing; {AGAIN}",
         )
     names: list[str] = []
     with suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(path) as archive:
@@ -132,7 +133,9 @@ def _identify_name(path: Path) -> Kind | None:
         )
     if path.suffix == ".pb":
         name = "a TensorFlow graph"
-        return Kind(name, f"{name} (or damaged), but no Inception V3 with its weights; give the checkpoint it came from")
+        return Kind(
+            name, f"{name} (or damaged), but no Inception V3 with its weights; give the checkpoint it came from"
+        )
     if path.suffix == ".msgpack":
         return Kind("weights of Flax", "weights of Flax (.msgpack); give the model's weights of PyTorch or Keras")
     return None
