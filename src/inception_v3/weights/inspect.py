@@ -21,7 +21,7 @@ from inception_v3.network.settings import Settings
 from inception_v3.support.files import checksum
 from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import install_command, missing_packages
-from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error
+from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error, why_missing
 from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, Kind, identify
 from inception_v3.weights.formats.layer_names import state_name
@@ -83,8 +83,6 @@ def inspect_weights(name: str, state: str | None = None) -> Inspection:
 
 def _check_exists(path: Path) -> None:
     """Raise InputError if there is neither such a file nor a checkpoint of that name, or if it cannot be read."""
-    from inception_v3.support.system_errors import why_missing
-
     if file_status(path) is None and file_status(f"{path}.index") is None:
         raise InputError(f"{path}: {why_missing(path, 'there is no such file; check the path')}")
     if file_status(path) is not None and not is_folder(path):
@@ -100,7 +98,7 @@ def _inspect_source(name: str, source: "WeightsSource", state: str | None) -> In
     known = _begin(name, file)
     states, candidates = _search(file, known.kind)
     if (known.writer or "").startswith("inception-v3"):  # its names are not those of other programs
-        states = candidates = []
+        states, candidates = [], []
     weights = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -184,8 +182,10 @@ def _companions(file: Path, kind: Kind) -> list[Path]:
 
 
 def _reason(error: InputError, file: str | Path) -> str:
-    """The message of an error without the name of the file at its start."""
-    return str(error).removeprefix(f"{file}: ")
+    """The message of an error without the name of the file at its start, and without the command that is running."""
+    from inception_v3.weights.read import hint
+
+    return str(error).removeprefix(f"{file}: ").removesuffix(hint(Path(file)))
 
 
 # ------------------------------------------------------------------------------------- the state dicts of a file
@@ -305,25 +305,26 @@ def head_facts(settings: Settings, undetermined: tuple[str, ...] = ()) -> HeadFa
 
 def _preprocessing_facts(file: Path, format: str, preprocessing: Preprocessing, known: Inspection) -> dict[str, Fact]:
     """Each option of the preprocessing with its source. A value that is not the format's usual one is in the file."""
+    if format == NATIVE or (known.writer or "").startswith("inception-v3"):
+        return facts_of(preprocessing)
     usual = PREPROCESSINGS.get(CONVENTIONS.get(format, ""), Preprocessing())  # type: ignore[call-overload]
     facts = {}
     for name, value in asdict(preprocessing).items():
-        source = FILE if value != getattr(usual, name) else f"assumed: as usual for {format}"
-        if (name == "image_size" and states_size(file, known.kind, value)) or format == NATIVE or (known.writer or "").startswith("inception-v3"):
-            source = FILE
-        elif (beside := _timm_source(file, format, name)) is not None:
-            source = beside
+        is_stated = name == "image_size" and states_size(file, known.kind, value)
+        source = FILE if is_stated or value != getattr(usual, name) else f"assumed: as usual for {format}"
+        if format == "timm":
+            source = _timm_source(file, name) or source
         elif format in ("keras", "tensorflowjs"):
             source = _keras_source(name, source, known.assumed)
         facts[name] = Fact(value, source)
     return facts
 
 
-def _timm_source(file: Path, format: str, name: str) -> str | None:
+def _timm_source(file: Path, name: str) -> str | None:
     """The source of an option that config.json beside a file of timm states."""
-    with suppress(OSError, ValueError):
-        config = json.loads((file.parent / "config.json").read_text("utf-8")) if format == "timm" else {}
-        stated = {*config, *config["pretrained_cfg"]} if isinstance(config.get("pretrained_cfg"), dict) else {*config}
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        config = json.loads((file.parent / "config.json").read_text("utf-8"))
+        stated = {*config, *config.get("pretrained_cfg", {})}
         if stated & {*TIMM_KEYS[name]}:
             return "config.json beside it"
     return None
