@@ -139,7 +139,7 @@ def test_an_exported_network_is_shown_with_its_precision_and_check(inspect: Call
 REFUSED = {
     "lfs.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "`git lfs pull`"),
     "page.pth": (b"<!DOCTYPE html><html></html>", "a web page"),
-    "empty.pth": (b"", "an empty file; download or copy it again"),
+    "empty.pth": (b"", "an empty file, from which no model can be read; download"),
     "cut.pth": (b"PK\3\4" + b"x" * 999, "the end is missing"),
     "zeros.pth": (bytes(1000), "an interrupted download"),
     "photo.jpg": (b"\xff\xd8\xff\xe0" + b"x" * 99, "a JPEG image; give a model"),

@@ -14,8 +14,7 @@ from inception_v3.support.files import checksum
 from inception_v3.support.system_errors import check_readable, file_status, is_folder
 from inception_v3.support.text import printable
 from inception_v3.weights import BEST_FILE, MODEL_FILE
-from inception_v3.weights.formats import native, tensorflowjs
-from inception_v3.weights.formats.kinds import identify
+from inception_v3.weights.formats import native
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
@@ -157,6 +156,9 @@ def find_file(path: str | Path) -> Path:
         raise _distributed_error(path, path.parent)
     if not is_folder(path):
         return path
+    from inception_v3.weights.formats import tensorflowjs
+    from inception_v3.weights.formats.kinds import identify
+
     for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE):
         if file_status(path / name) is not None:
             return path / name

@@ -68,7 +68,7 @@ def identify(path: Path) -> Kind:
         file.seek(max(0, size - len(TABLE)))
         end = file.read()
     if not head:
-        return Kind("an empty file", f"an empty file; {AGAIN}")
+        return Kind("an empty file", f"an empty file, from which no model can be read; {AGAIN}")
     for offset, magic, name, remedy in OTHERS:
         if head[offset:].startswith(magic):
             return Kind(name, f"{name}; {remedy}")
@@ -161,7 +161,7 @@ def _identify_text(path: Path, head: bytes) -> Kind:
         return Kind("XML", "XML, but no network that inception-v3 exported; give the weights it was made from")
     with suppress(UnicodeDecodeError):
         if head[:400].decode("utf-8", "strict" if len(head) < 400 else "ignore").isascii() and b"\0" not in head:
-            return Kind("text", "text, not a model; give a file with weights")
+            return Kind("text")
     return Kind("a file of an unknown kind")
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 from inception_v3.errors import InputError
 from inception_v3.support.system_errors import file_status, read_error, why_missing
 from inception_v3.support.text import choose
-from inception_v3.weights.formats.kinds import identify
 
 if TYPE_CHECKING:
     from inception_v3.weights.formats.base import Format, WritableFormat
@@ -64,6 +63,8 @@ def recognise(file: Path) -> "Format":
             return format
     if file_status(file) is None:
         raise InputError(f"{file}: {why_missing(file, 'there is no such file; check the path')}")
+    from inception_v3.weights.formats.kinds import identify
+
     try:
         reason = identify(file).refusal
     except OSError as error:
