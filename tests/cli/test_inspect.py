@@ -187,6 +187,23 @@ def test_control_characters_in_the_names_of_tensors_are_escaped(
     assert "evil\\x1b[31m" in page
 
 
+def test_an_unknown_key_is_a_wrong_argument(
+    inspect: Callable[..., tuple[int, str]], state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(state, tmp_path / "model.pth")
+    assert inspect(tmp_path / "model.pth", "--state", "ema") == (2, "")
+
+
+def test_a_missing_package_leaves_open_whether_the_file_can_be_read(
+    inspect: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    result = facts(inspect, tmp_path / "model.h5")
+    assert (result["readable"], result["refusal"]) == (None, None)
+    assert "a file of Keras needs h5py" in result["not_examined"]
+
+
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["safetensors"] = None

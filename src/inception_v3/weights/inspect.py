@@ -107,7 +107,13 @@ def _inspect_source(name: str, source: "WeightsSource", state: str | None) -> In
             InceptionV3.from_weights(weights, origin)
             known = replace(known, readable=True)
         except InputError as error:
-            known = replace(known, readable=False, refusal=_reason(error, file))
+            if state is not None and error.exit_status == 2:  # no such key
+                raise
+            reason = _reason(error, file)
+            if error.exit_status == 2:  # a package is missing
+                known = replace(known, not_examined=reason)
+            else:
+                known = replace(known, readable=False, refusal=reason)
     notes = list(dict.fromkeys(str(each.message).removeprefix(f"{file}: ") for each in caught))
     known = replace(known, assumed=notes, state_dicts=_state_dict_facts(states, candidates, state))
     if weights is None:
