@@ -40,11 +40,14 @@ from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
-COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe", "cache")
+COMMANDS = (
+    *("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "inspect"),
+    *("describe", "cache"),
+)
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 COMMON_OPTIONS = {"quiet": (Quiet, False), "verbose": (Verbose, False)}  # of every command, with their defaults
 LONG_OPTIONS = {"log_every": (LogEvery, 30.0)}  # of every command that may take long
-SHORT_COMMANDS = ("describe", "cache")
+SHORT_COMMANDS = ("inspect", "describe", "cache")
 # Options of 0.1.0 with another name now. They work for one release.
 RENAMED = {"fidelity": {"--html": "--report"}, "bench": {"--engines": "--engine", "--precisions": "--precision"}}
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # also the class of other errors in a command line

@@ -18,7 +18,7 @@ from inception_v3.network.settings import Settings
 from inception_v3.support.arguments import check
 from inception_v3.weights.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
 from inception_v3.weights.hub import HubMixin
-from inception_v3.weights.read import Origin
+from inception_v3.weights.read import Origin, hint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -191,4 +191,4 @@ def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, T
         if tensor.dtype not in FLOATS:
             raise InputError(f"{file}: {name} holds {tensor.dtype}, not floats of 16 to 64 bits; save it as float32")
         if not all_finite(tensor):
-            raise InputError(f"{file}: {name} holds NaN or infinity; the file is damaged")
+            raise InputError(f"{file}: {name} holds NaN or infinity; the file is damaged{hint(file)}")

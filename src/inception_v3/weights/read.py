@@ -14,7 +14,7 @@ from inception_v3.support.files import checksum
 from inception_v3.support.system_errors import check_readable, file_status, is_folder
 from inception_v3.support.text import printable
 from inception_v3.weights import BEST_FILE, MODEL_FILE
-from inception_v3.weights.formats import native, tensorflowjs
+from inception_v3.weights.formats import native
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
@@ -109,10 +109,30 @@ def peek(path: str | Path, weights_file: str | Path | None = None) -> tuple[Path
 def read_source(
     name: str, source: WeightsSource, format: str | None = None, state: str | None = None
 ) -> tuple[Weights, Origin]:
-    """Read the weights of a file that has already been found. Raises InputError like `read_weights`."""
+    """Read the weights of a file that has already been found. Raises InputError like `read_weights`.
+
+    A message about the content of the file ends with the command that shows it.
+    """
+    if file_status(source.file) is not None:
+        check_readable(source.file)
+    try:
+        return read_found(name, source, format, state)
+    except InputError as error:
+        if error.exit_status != 1 or file_status(source.file) is None:
+            raise
+        raise InputError(f"{error}{hint(source.file)}", exit_status=error.exit_status) from error
+
+
+def hint(file: Path) -> str:
+    """The end of a message about a file that was refused."""
+    return f"; `inception-v3 inspect {shlex.quote(str(file))}` shows what it holds"
+
+
+def read_found(
+    name: str, source: WeightsSource, format: str | None = None, state: str | None = None
+) -> tuple[Weights, Origin]:
+    """Read the weights of a file that exists. Raises InputError with the reason of its format only."""
     file, format = source.file, format or source.format
-    if file_status(file) is not None:
-        check_readable(file)
     known = find_format(format) if format else recognise(file)
     if state is not None and known.read_state is None:
         fault = f"{file} is a {known.name} file, which holds one network; leave it out"
@@ -136,12 +156,17 @@ def find_file(path: str | Path) -> Path:
         raise _distributed_error(path, path.parent)
     if not is_folder(path):
         return path
+    from inception_v3.weights.formats import tensorflowjs
+    from inception_v3.weights.formats.kinds import identify
+
     for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE):
         if file_status(path / name) is not None:
             return path / name
     for metadata in (path / ".metadata", *path.glob("*/.metadata")):
         if metadata.exists():
             raise _distributed_error(path, metadata.parent)
+    if reason := identify(path).refusal:
+        raise InputError(f"{path}: {reason}")
     raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")
 
 

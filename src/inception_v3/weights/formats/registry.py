@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from inception_v3.errors import InputError
-from inception_v3.support.system_errors import file_status, why_missing
+from inception_v3.support.system_errors import file_status, read_error, why_missing
 from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
@@ -63,7 +63,15 @@ def recognise(file: Path) -> "Format":
             return format
     if file_status(file) is None:
         raise InputError(f"{file}: {why_missing(file, 'there is no such file; check the path')}")
+    from inception_v3.weights.formats.kinds import identify
+
+    try:
+        reason = identify(file).refusal
+    except OSError as error:
+        raise read_error(file, error) from error
     raise InputError(
-        f"{file}: not a model that can be read (damaged, or of another program); give a run folder or a file in one "
-        f"of the formats {', '.join(FORMATS)}"
+        f"{file}: {reason}"
+        if reason
+        else f"{file}: not a model that can be read (damaged, or of another program); give a run folder or a file in "
+        f"one of the formats {', '.join(FORMATS)}"
     )

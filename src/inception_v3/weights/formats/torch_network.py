@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ from inception_v3.weights.formats.torch_heads import (
     read_head,
     simple_name,
 )
-from inception_v3.weights.formats.torchvision_names import named_tensors
+from inception_v3.weights.formats.torchvision_names import base_shapes, named_tensors
 from inception_v3.weights.formats.weights import BATCH_NORM, all_finite
 
 AUX = "AuxLogits."
@@ -86,12 +85,6 @@ class TorchNetwork:
     settings: Settings
     undetermined: tuple[str, ...] = ()
     transform_input: bool | None = None
-
-
-@cache
-def base_shapes() -> dict[str, tuple[int, ...]]:
-    """The shapes of the network without its heads, by torchvision's names."""
-    return {name: shape for name, (_, shape) in named_tensors(False, 1).items() if not name.startswith("fc.")}
 
 
 # -------------------------------------------------------------------------------------------------- recognising

@@ -3,9 +3,11 @@
 timm/models/inception_v3.py and the inception.py of pytorch-fid and torch-fidelity took over the names.
 """
 
+from functools import cache
+
 from inception_v3.network import architecture
 from inception_v3.network.architecture import Branch, Conv
-from inception_v3.weights.formats.weights import BATCH_NORM, convolutions, state_name
+from inception_v3.weights.formats.layer_names import BATCH_NORM, convolutions, state_name
 
 THEIR_BATCH_NORM = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
@@ -39,6 +41,12 @@ def named_tensors(aux: bool, num_classes: int) -> dict[str, tuple[str, tuple[int
             for their_part, part in zip(THEIR_BATCH_NORM, BATCH_NORM, strict=True):
                 tensors[f"{theirs}.{their_part}"] = f"{ours}.{part}", (layer.out_channels,)
     return tensors
+
+
+@cache
+def base_shapes() -> dict[str, tuple[int, ...]]:
+    """The shapes of the network without its heads, by torchvision's names."""
+    return {name: shape for name, (_, shape) in named_tensors(False, 1).items() if not name.startswith("fc.")}
 
 
 def _names_in_branch(branch: Branch) -> list[tuple[Conv, str]]:

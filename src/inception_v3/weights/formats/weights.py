@@ -14,14 +14,14 @@ from torch import Tensor
 
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network import architecture
-from inception_v3.network.architecture import Conv, Layer, depth
+from inception_v3.network.architecture import Conv, depth
 from inception_v3.network.settings import Settings
+from inception_v3.weights.formats.layer_names import BATCH_NORM, convolutions, state_name
+
+__all__ = ["BATCH_NORM", "convolutions", "state_name"]
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = (*HALVES, torch.float32, torch.float64)
-
-# The names of a BatchNorm's tensors in `state_dict()`, below the name of its layer.
-BATCH_NORM = ("BatchNorm.gamma", "BatchNorm.beta", "BatchNorm.moving_mean", "BatchNorm.moving_variance")
 
 
 @dataclass
@@ -44,18 +44,6 @@ class Weights:
     class_names: list[str] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     undetermined: tuple[str, ...] = ()
-
-
-def convolutions(**options: Any) -> list[Layer]:
-    """The convolutions in the table's order: base, AuxLogits, Logits. `options` are those of `end_points`."""
-    return [
-        layer for point in architecture.end_points(**options) for layer in point.layers if isinstance(layer.table, Conv)
-    ]
-
-
-def state_name(layer: Layer) -> str:
-    """The prefix of a layer's tensors in `state_dict()`: `Mixed_5b.Branch_1.Conv2d_0a_1x1`."""
-    return layer.name.replace("/", ".")
 
 
 def numbered(name: str, number: int) -> str:
