@@ -16,6 +16,7 @@ from inception_v3.network.architecture import Activation, BatchNormOrder, Output
 from inception_v3.network.network import InceptionV3Network
 from inception_v3.network.settings import Settings
 from inception_v3.support.arguments import check
+from inception_v3.weights.facts import Facts, warn_of_assumed
 from inception_v3.weights.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
 from inception_v3.weights.hub import HubMixin
 from inception_v3.weights.read import Origin
@@ -108,10 +109,12 @@ class InceptionV3(InceptionV3Network, HubMixin):
         return batch.to(next(self.parameters()).device)
 
     @classmethod
-    def from_weights(cls, weights: Weights, origin: Origin, *, partial: bool = False, **options: Any) -> Self:
+    def from_weights(
+        cls, weights: Weights, origin: Origin, *, partial: bool = False, facts: Facts | None = None, **options: Any
+    ) -> Self:
         """Build a model in evaluation mode with these weights, on the CPU. See `load` for `partial` and `options`.
 
-        Random weights are only drawn if tensors are missing. Raises InputError, naming the file: tensors that do not
+        `facts` replace what the file states. Random weights are only drawn if tensors are missing. Raises InputError, naming the file: tensors that do not
         fit the options, or options that `check_options` refuses.
         """
         file = origin.file
@@ -151,9 +154,12 @@ class InceptionV3(InceptionV3Network, HubMixin):
         for fault, names in (("missing from the file, so initialised", missing), ("in the file, but not used", extra)):
             if names:
                 warnings.warn(f"{file}: {fault}: {', '.join(names)}", stacklevel=3)
-        model.preprocessing = weights.preprocessing
-        if weights.class_names and len(weights.class_names) == settings.class_count:
-            model.class_names = weights.class_names
+        facts = facts or Facts()
+        model.preprocessing = facts.preprocessing(weights.preprocessing)
+        if "image_size" in options:
+            model.preprocessing = model.preprocessing.at(settings.image_size)
+        model.class_names = facts.names(file, weights.class_names, settings.class_count)
+        warn_of_assumed(file, weights.assumed, facts.given(options))
         model.origin = origin
         return model.eval()
 
