@@ -175,7 +175,8 @@ def _peek(
 ) -> tuple[list[Path], list[str] | None]:
     """The files of the models, and the classes of the first, as far as both are known before the models are loaded.
 
-    `given` are the class names that replace those of the first. Raises InputError: a missing file, or models of different classes.
+    `given` are the class names that replace those of the first.
+    Raises InputError: a missing file, or models of different classes.
     """
     from inception_v3.evaluation.precisions import exported_model
     from inception_v3.weights.read import peek

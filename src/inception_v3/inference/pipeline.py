@@ -138,8 +138,8 @@ def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
     """
     if decode == "scaled" and preprocessing.interpolation in ("tensorflow", "nearest"):
         raise InputError(
-            f"--decode scaled: this network's interpolation ({preprocessing.interpolation}) does not antialias, so results "
-            "would change; leave out --decode scaled",
+            f"--decode scaled: this network's interpolation ({preprocessing.interpolation}) does not antialias, so "
+            "results would change; leave out --decode scaled",
             exit_status=2,
         )
 

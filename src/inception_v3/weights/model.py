@@ -114,8 +114,8 @@ class InceptionV3(InceptionV3Network, HubMixin):
     ) -> Self:
         """Build a model in evaluation mode with these weights, on the CPU. See `load` for `partial` and `options`.
 
-        `facts` replace what the file states. Random weights are only drawn if tensors are missing. Raises InputError, naming the file: tensors that do not
-        fit the options, or options that `check_options` refuses.
+        `facts` replace what the file states. Random weights are only drawn if tensors are missing. Raises InputError,
+        naming the file: tensors that do not fit the options, or options that `check_options` refuses.
         """
         file = origin.file
         check_options(file, options)

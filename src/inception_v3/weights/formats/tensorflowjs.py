@@ -32,7 +32,7 @@ from inception_v3.weights.formats.keras_config import (
     parse,
     read_graph,
 )
-from inception_v3.weights.formats.keras_network import SETTINGS, read_network
+from inception_v3.weights.formats.keras_network import SETTINGS, read_network, report_notes
 from inception_v3.weights.formats.keras_topology import build
 from inception_v3.weights.formats.weights import Weights, differences_from, one_line
 
