@@ -38,48 +38,12 @@ PREPROCESSING = Preprocessing.named("timm")
 
 
 # What only timm's training, its hub or its readers use, in pretrained_cfg and beside it.
-OTHER_SETTINGS = frozenset(
-    [
-        "url",
-        "file",
-        "state_dict",
-        "hf_hub_id",
-        "hf_hub_filename",
-        "source",
-        "architecture",
-        "tag",
-        "custom_load",
-        "test_input_size",
-        "min_input_size",
-        "fixed_input_size",
-        "test_crop_pct",
-        "label_descriptions",
-        "pool_size",
-        "test_pool_size",
-        "first_conv",
-        "classifier",
-        "license",
-        "description",
-        "origin_url",
-        "paper_name",
-        "paper_ids",
-        "notes",
-        "num_features",
-        "architectures",
-        "model_type",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "initializer_range",
-        "do_pooling",
-        "problem_type",
-        "label2id",
-        "id2label",
-        "drop_rate",
-        "aux_logits",
-        "classifier_name",
-    ]
-)
+OTHER_SETTINGS = """
+    url file state_dict hf_hub_id hf_hub_filename source architecture tag custom_load test_input_size min_input_size
+    fixed_input_size test_crop_pct label_descriptions pool_size test_pool_size first_conv classifier license description
+    origin_url paper_name paper_ids notes num_features architectures model_type dtype torch_dtype transformers_version
+    initializer_range do_pooling problem_type label2id id2label drop_rate aux_logits label_offset in_chans
+"""
 IMAGES = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 DEFAULTS: dict[str, Any] = {  # of PretrainedCfg in timm/models/_pretrained.py, for what config.json leaves out
     "input_size": [3, 224, 224],
@@ -118,9 +82,10 @@ def read(path: Path, state: str | None = None) -> Weights:
     file = path.parent / CONFIG if (path.parent / CONFIG).exists() else path
     try:
         preprocessing = _preprocessing(config)
-        _check_pool(config)
+        _check_network(config)
         weights = torchvision.read(path, state, preprocessing)
-        settings = replace(weights.settings, image_size=preprocessing.image_size, **_epsilon(config))
+        epsilon = float(config.get("norm_eps", weights.settings.batch_norm_epsilon))
+        settings = replace(weights.settings, image_size=preprocessing.image_size, batch_norm_epsilon=epsilon)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise InputError(f"{file}: {one_line(error, 300)}; correct or remove the file") from error
     lines = [f"its setting {one_line(name)} is not understood and not used" for name in _unknown(config)]
@@ -166,11 +131,13 @@ def _config_inside(path: Path) -> dict[str, Any] | None:
         root = open_torch_file(path).root
     except (InputError, PickleError, OSError, BadZipFile):
         return None
+    defaults = OF_INCEPTION
     if isinstance(root, dict) and isinstance(root.get("arch"), str) and "version" in root:  # of CheckpointSaver
         found, names = root.get("args"), (*IMAGES, "img_size")
-        defaults = OF_INCEPTION | (dict(zip(("mean", "std"), IMAGENET_MEAN_STD)) if "gluon" in root["arch"] else {})
+        if "gluon" in root["arch"]:
+            defaults |= {"mean": IMAGENET_MEAN_STD[0], "std": IMAGENET_MEAN_STD[1]}
     elif isinstance(root, Instance) and root.class_name.startswith("timm."):
-        found, names, defaults = root.attributes.get("pretrained_cfg"), (*IMAGES, "label_names"), OF_INCEPTION
+        found, names = root.attributes.get("pretrained_cfg"), (*IMAGES, "label_names")
     else:
         return None
     options = found.attributes if isinstance(found, Instance) else found
@@ -179,8 +146,8 @@ def _config_inside(path: Path) -> dict[str, Any] | None:
 
 
 def _unknown(config: dict[str, Any]) -> list[str]:
-    understood = {*IMAGES, "num_classes", "label_names", "global_pool", "norm_eps"}
-    return [name for name in config if name not in understood | OTHER_SETTINGS]
+    understood = {*IMAGES, "num_classes", "label_names", "global_pool", "norm_eps", "act_layer"}
+    return [name for name in config if name not in understood.union(OTHER_SETTINGS.split())]
 
 
 def _preprocessing(config: dict[str, Any]) -> Preprocessing:
@@ -216,17 +183,15 @@ def _three_floats(name: str, values: Any) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _check_pool(config: dict[str, Any]) -> None:
+def _check_network(config: dict[str, Any]) -> None:
     """Raise ValueError if the network is not that which timm builds by default."""
     pool = config.get("global_pool", "avg")
     if pool not in ("avg", "fast", "fastavg", ""):
         raise _SettingError(f"its global_pool {pool} is not an average and cannot be computed here")
+    if config.get("act_layer", "relu") != "relu":
+        raise _SettingError(f"its act_layer {config['act_layer']} cannot be computed here")
     if config.get("label_offset"):
         raise _SettingError("its label_offset, which leaves out the first outputs, cannot be computed here")
-
-
-def _epsilon(config: dict[str, Any]) -> dict[str, float]:
-    return {"batch_norm_epsilon": float(config["norm_eps"])} if "norm_eps" in config else {}
 
 
 def _class_names(config: dict[str, Any], weights: Weights) -> tuple[list[str] | None, list[str]]:
