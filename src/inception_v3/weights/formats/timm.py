@@ -156,7 +156,9 @@ def _preprocessing(config: dict[str, Any]) -> Preprocessing:
     if not isinstance(size, list | tuple) or len(size) != 3 or size[0] != 3:
         raise _SettingError(f"its input_size {size} is not [3, height, width]; the network reads three channels")
     image_size = int(size[1]), int(size[2])
-    crop, mode, interpolation = float(config["crop_pct"] or 0.875), config["crop_mode"], config["interpolation"]
+    crop, mode, interpolation = config["crop_pct"], config["crop_mode"], config["interpolation"]
+    if type(crop) not in (int, float) or not 0 < crop <= 10:
+        raise _SettingError(f"its crop_pct {crop} is not a part of an image")
     interpolation = INTERPOLATIONS.get(interpolation, interpolation)
     if interpolation not in ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"):
         raise _SettingError(f"its interpolation {interpolation} cannot be computed here")
