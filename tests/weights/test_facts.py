@@ -66,13 +66,13 @@ def load(path: Path, **facts: Any) -> tuple[inception_v3.InceptionV3, list[str]]
 
 def test_one_line_says_what_was_assumed_and_how_to_replace_it(folder: Path) -> None:
     _, (line,) = load(folder / "w.pth")
-    assert "pixels in [-1, 1] are assumed (--mean and --std replace it)" in line
-    assert "299x299 pixels are assumed (--image-size replaces it)" in line
+    assert "pixels in [-1, 1] are assumed (--mean and --std replace this)" in line
+    assert "299x299 pixels are assumed (--image-size replaces this)" in line
 
 
 def test_what_is_given_is_not_called_assumed(folder: Path) -> None:
     _, (line,) = load(folder / "w.pth", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    assert line.endswith("w.pth: 299x299 pixels are assumed (--image-size replaces it)")
+    assert line.endswith("w.pth: 299x299 pixels are assumed (--image-size replaces this)")
     assert load(folder / "w.pth", mean=(0.5, 0.5, 0.5), image_size=(211, 299))[1] == []
 
 

@@ -298,9 +298,7 @@ def test_an_unusable_config_file_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"architecture": "inception_v3", "pretrained_cfg": {"mean": [0.5, 0.5]}})
     )
-    with pytest.raises(
-        InputError, match=r"config\.json: its mean \[0\.5, 0\.5\] is not a number for each of three channels; correct"
-    ):
+    with pytest.raises(InputError, match=r"config\.json: its mean .* is not a number for each of three channels"):
         timm.read(tmp_path / "w.bin")
 
 

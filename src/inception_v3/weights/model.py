@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # The layers whose shape depends on num_classes.
 CLASSIFIERS = tuple(f"{state_name(layer)}." for layer in convolutions() if not layer.normalized)
+AUX_KERNEL = "AuxLogits.Conv2d_2a_"  # the start of the name of the layer whose kernel depends on the image size
 
 
 class InceptionV3(InceptionV3Network, HubMixin):
@@ -119,13 +120,10 @@ class InceptionV3(InceptionV3Network, HubMixin):
         """
         file = origin.file
         check_options(file, options)
-        if "output_activation" in weights.undetermined and "output_activation" not in options:
-            raise InputError(
-                f"{file}: has one output, and does not determine whether a sigmoid follows it; give --output sigmoid, "
-                "in Python output_activation='sigmoid'"
-            )
+        _check_output(file, weights, options)
         settings = replace(weights.settings, **options)
         try:
+            weights, settings = _without_unfit_aux(file, weights, settings)
             with torch.device("meta"):
                 model = cls(**settings)
         except ValueError as error:
@@ -185,6 +183,36 @@ def check_options(name: str | Path, options: dict[str, Any]) -> None:
         raise OptionTypeError(f"{name}: {error}") from error
     except ValueError as error:
         raise OptionValueError(f"{name}: {error}") from error
+
+
+def _check_output(file: Path, weights: Weights, options: dict[str, Any]) -> None:
+    """Raise InputError if the file does not determine what turns one output into probabilities, and nobody else does."""
+    if "output_activation" not in weights.undetermined or options.get("output_activation", "softmax") != "softmax":
+        return
+    fault = "does not determine whether a sigmoid follows it"
+    if "output_activation" in options:
+        fault = "a softmax would be 1 for every image"
+    raise InputError(
+        f"{file}: has one output, and {fault}; give --output sigmoid, in Python output_activation='sigmoid'"
+    )
+
+
+def _without_unfit_aux(file: Path, weights: Weights, settings: Settings) -> tuple[Weights, Settings]:
+    """Leave out an auxiliary head that is for images of another size, which determines its kernel, with a line.
+
+    Raises ValueError: no network has these settings.
+    """
+    height, width = settings.image_size
+    if not settings.create_aux_logits:
+        return weights, settings
+    layers = map(state_name, convolutions(height=height, width=width))
+    kernel = next((layer for layer in layers if layer.startswith(AUX_KERNEL)), None)
+    stored = [name for name in weights.tensors if name.startswith(AUX_KERNEL)]
+    if kernel is None or not stored or stored[0].startswith(f"{kernel}."):
+        return weights, settings
+    warnings.warn(f"{file}: its auxiliary head is not for images of {height}x{width}, so it is left out", stacklevel=4)
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("AuxLogits.")}
+    return replace(weights, tensors=tensors), replace(settings, create_aux_logits=False)
 
 
 def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

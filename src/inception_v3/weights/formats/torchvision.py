@@ -92,7 +92,7 @@ def read(path: Path, state: str | None = None, preprocessing: Preprocessing = PR
     network cannot have.
     """
     network = read_network(path, state)
-    assumed = {"mean": "pixels in [-1, 1] are assumed (--mean and --std replace it)"}
+    assumed = {"mean": "pixels in [-1, 1] are assumed (--mean and --std replace this)"}
     if network.transform_input is False:  # of a whole model, which then reads images as torchvision scales them
         mean, std = IMAGENET_MEAN_STD
         preprocessing = replace(preprocessing, mean=mean, std=std)
@@ -103,7 +103,7 @@ def read(path: Path, state: str | None = None, preprocessing: Preprocessing = PR
     names = default_class_names(network.settings.num_classes) if network.settings.final_endpoint is None else None
     if names:
         assumed["class_names"] = "the class names of ImageNet are assumed (--class-names replaces them)"
-    assumed["image_size"] = "299x299 pixels are assumed (--image-size replaces it)"
+    assumed["image_size"] = "299x299 pixels are assumed (--image-size replaces this)"
     return Weights(
         network.tensors, network.settings, preprocessing, names, undetermined=network.undetermined, assumed=assumed
     )
