@@ -103,6 +103,23 @@ def test_another_number_of_class_names_is_refused(folder: Path) -> None:
         load(folder / "w.pth", class_names=["a", "b"])
 
 
+def test_an_auxiliary_head_for_another_size_is_left_out(random_model: Any, tmp_path: Path) -> None:
+    inception_v3.save(random_model(num_classes=2), tmp_path / "w.safetensors")
+    with pytest.warns(UserWarning, match="its auxiliary head is not for images of 150x150, so it is left out"):
+        model = inception_v3.load(tmp_path / "w.safetensors", image_size=150)
+    assert (model.settings.create_aux_logits, model.preprocessing.image_size) == (False, (150, 150))
+
+
+def test_one_output_needs_a_sigmoid(tmp_path: Path, peer: torch.nn.Module) -> None:
+    state = peer.state_dict() | {"fc.weight": torch.ones(1, 2048), "fc.bias": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pth")
+    for options in ({}, {"output_activation": "softmax"}):
+        with pytest.raises(InputError, match=r"has one output, and .*; give --output sigmoid"):
+            load(tmp_path / "w.pth", **options)
+    model, _ = load(tmp_path / "w.pth", output_activation="sigmoid", class_names=["no", "yes"])
+    assert model.class_names == ["no", "yes"]
+
+
 @pytest.mark.parametrize(
     "content",
     ["cat\ndog\n", "\ufeffcat\r\ndog", '["cat", "dog"]', '{"1": "dog", "0": "cat"}', "cat\ndog".encode("utf-16")],

@@ -123,7 +123,8 @@ class InceptionV3(InceptionV3Network, HubMixin):
         _check_output(file, weights, options)
         settings = replace(weights.settings, **options)
         try:
-            weights, settings = _without_unfit_aux(file, weights, settings)
+            if "image_size" in options or origin.format == "timm":  # whose config.json may have another size
+                weights, settings = _without_unfit_aux(file, weights, settings)
             with torch.device("meta"):
                 model = cls(**settings)
         except ValueError as error:
@@ -186,7 +187,7 @@ def check_options(name: str | Path, options: dict[str, Any]) -> None:
 
 
 def _check_output(file: Path, weights: Weights, options: dict[str, Any]) -> None:
-    """Raise InputError if the file does not determine what turns one output into probabilities, and nobody else does."""
+    """Raise InputError if neither the file nor the options determine how one output becomes a probability."""
     if "output_activation" not in weights.undetermined or options.get("output_activation", "softmax") != "softmax":
         return
     fault = "does not determine whether a sigmoid follows it"
