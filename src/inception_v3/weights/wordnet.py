@@ -32,7 +32,7 @@ def names_for_model(class_names: list[str], of_model: list[str]) -> list[str]:
 
     For a model with all of ImageNet's classes, these are the numbers of the classes: two names occur twice.
     """
-    if _are_ids(class_names) == _are_ids(of_model):
+    if {*class_names} <= {*of_model} or _are_ids(class_names) == _are_ids(of_model):
         return class_names
     if _are_ids(of_model):
         ids = dict(zip(imagenet_classes(), wordnet_ids(), strict=True))
