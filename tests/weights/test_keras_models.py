@@ -136,9 +136,9 @@ def load(path: Path) -> tuple[InceptionV3, list[str]]:
     assert keras_format.recognises(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        weights = keras_format.read(path)
+        model = InceptionV3.from_weights(keras_format.read(path), Origin("", path, "keras"))
     lines = [str(warning.message).removeprefix(f"{path}: ") for warning in caught]
-    return InceptionV3.from_weights(weights, Origin("", path, "keras")), lines
+    return model, lines
 
 
 def logits_of(model: keras.Model, pixels: torch.Tensor) -> np.ndarray:

@@ -158,7 +158,8 @@ class InceptionV3(InceptionV3Network, HubMixin):
         if "image_size" in options:
             model.preprocessing = model.preprocessing.at(settings.image_size)
         model.class_names = facts.names(file, weights.class_names, settings.class_count)
-        warn_of_assumed(file, weights.assumed, facts.given(options))
+        given = facts.given(options) | ({"class_names"} if new_layers else set())
+        warn_of_assumed(file, weights.assumed, given)
         model.origin = origin
         return model.eval()
 
