@@ -251,6 +251,8 @@ def weights_are_converted(ran: Ran) -> None:
 def new_and_missing_variables_are_reported(ran: Ran) -> None:
     assert ran.warned == [
         "model.pth: the final layers are new, for 10 classes",
+        "model.pth: pixels in [-1, 1] are assumed (--mean and --std replace this); 299x299 pixels are assumed "
+        "(--image-size replaces this)",
         "old.safetensors: missing from the file, so initialised: Conv2d_1a_3x3.weights",
         "old.safetensors: in the file, but not used: Old.weights",
     ]

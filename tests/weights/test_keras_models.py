@@ -136,9 +136,9 @@ def load(path: Path) -> tuple[InceptionV3, list[str]]:
     assert keras_format.recognises(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        weights = keras_format.read(path)
+        model = InceptionV3.from_weights(keras_format.read(path), Origin("", path, "keras"))
     lines = [str(warning.message).removeprefix(f"{path}: ") for warning in caught]
-    return InceptionV3.from_weights(weights, Origin("", path, "keras")), lines
+    return model, lines
 
 
 def logits_of(model: keras.Model, pixels: torch.Tensor) -> np.ndarray:
@@ -223,7 +223,7 @@ class TestModelsSavedByKeras:
         model.save_weights(tmp_path / "tutorial.weights.h5")
         whole, (ours, lines) = load(path)[0], load(tmp_path / "tutorial.weights.h5")
         assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in whole.state_dict().items())
-        assert lines[-1] == "it holds weights only; average pooling and sigmoid outputs are assumed"
+        assert "it holds weights only; average pooling and sigmoid outputs are assumed" in lines
         assert ours.settings.output_activation == "sigmoid"
 
     def test_as_weights_only_with_hidden_layers_are_refused(self, saved: Saved, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from inception_v3.cli.common import (
     DEVICE_HELP,
     MAX_BATCH_SIZE,
     MODEL_HELP,
+    NO_FACTS,
     CsvFile,
     Json,
+    ModelFacts,
     Names,
     ReportFile,
-    State,
     WeightsFile,
     check_report_files,
     data_option,
@@ -71,7 +72,7 @@ def bench(
     plot: Annotated[Path | None, output_option(metavar="FILE.png", help="Plot the speeds.")] = None,
     device: Annotated[str, running_option(metavar="DEVICE", help=DEVICE_HELP)] = "cpu",
     weights_file: WeightsFile = None,
-    state: State = None,
+    facts: ModelFacts = NO_FACTS,
     report: ReportFile = None,
     table: CsvFile = None,
     as_json: Json = False,
@@ -97,7 +98,7 @@ def bench(
 
     if device.startswith("cuda"):
         pick_device(device)  # raises InputError if there is no such GPU
-    network = load(model, weights_file=weights_file, state=state) if model is not None else None
+    network = load(model, weights_file=weights_file, **facts) if model is not None else None
     started = time.monotonic()
     with show_progress(messages) as start_step:
         measuring = start_step("measuring", None, "steps")

@@ -88,10 +88,80 @@ WeightsFile = Annotated[
     Path | None,
     model_option(metavar="FILE", help="A local file to use instead of downloading a published model."),
 ]
-State = Annotated[
-    str | None,
-    model_option("--state", metavar="KEY", help="Which of several networks in a file of PyTorch, such as model_ema."),
-]
+
+
+class Numbers(tuple[float, ...]):
+    """The numbers in the value of an option, separated by commas."""
+
+
+def _parse_channels(option: str, is_valid: Callable[[float], bool], value: str) -> Numbers:
+    """A number for each channel, or one for all three. Raises InputError."""
+    with suppress(ValueError):
+        numbers = Numbers(map(float, str(value).split(",")))
+        if len(numbers) in (1, 3) and all(map(is_valid, numbers)):
+            return Numbers(numbers * (3 // len(numbers)))
+    example = "0.485,0.456,0.406" if option == "--mean" else "0.229,0.224,0.225"
+    fault = "one number, or three for red, green and blue, of pixels scaled to [0, 1]"
+    raise InputError(f"{option} {printable(str(value))}: give {fault}, such as {example}", exit_status=2)
+
+
+def _parse_size(value: str) -> Numbers:
+    """Height and width from N or HEIGHTxWIDTH. Raises InputError."""
+    if (match := re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", str(value))) is None:
+        raise InputError(
+            f"--image-size {printable(str(value))}: give N, or HEIGHTxWIDTH such as 211x299", exit_status=2
+        )
+    return Numbers((int(match[1]), int(match[2] or match[1])))
+
+
+def _parse_class_names(value: str) -> Names:
+    from inception_v3.weights.facts import read_class_names
+
+    return Names(read_class_names(value))
+
+
+def _channels_option(option: str, is_valid: Callable[[float], bool], help: str) -> Any:
+    parse = partial(_parse_channels, option, is_valid)
+    return model_option(option, metavar="R,G,B", parser=parse, help=help, show_default="as the file states")
+
+
+# What is stated about a model, as options of every command that takes one, with the names of the arguments of `load`.
+MODEL_FACTS: dict[str, Any] = {
+    "state": Annotated[
+        str | None,
+        model_option("--state", metavar="KEY", help="Which of several networks in a file, such as model_ema."),
+    ],
+    "mean": Annotated[
+        Numbers | None,
+        _channels_option("--mean", lambda mean: abs(mean) <= 5, "Mean of the images, for pixels scaled to [0, 1]."),
+    ],
+    "std": Annotated[
+        Numbers | None,
+        _channels_option("--std", lambda std: 0 < std <= 5, "Standard deviation of the images, like --mean."),
+    ],
+    "image_size": Annotated[
+        Numbers | None,
+        model_option(metavar="N|HxW", parser=_parse_size, help="Height and width of the network's input, 75 or more."),
+    ],
+    "class_names": Annotated[
+        Names | None,
+        model_option(metavar="FILE", parser=_parse_class_names, help="Names of the classes, one a line, or JSON."),
+    ],
+    "transform_input": Annotated[
+        bool | None,
+        model_option(
+            "--transform-input/--no-transform-input",
+            help="Whether the network turns images with --mean and --std, by default ImageNet's, into [-1, 1] as "
+            "torchvision's transform_input does; if not, they are its input.",
+        ),
+    ],
+    "output_activation": Annotated[
+        str | None,
+        choice("--output", ("softmax", "sigmoid"), "What turns the outputs into probabilities", heading="Model"),
+    ],
+}
+ModelFacts = dict[str, Any]  # the facts that are given, by their names in MODEL_FACTS
+NO_FACTS: ModelFacts = {}
 LabelsTable = Annotated[
     str | None,
     data_option(

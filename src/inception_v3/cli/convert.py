@@ -10,8 +10,9 @@ import typer
 
 from inception_v3.cli.common import (
     MODEL_HELP,
+    NO_FACTS,
     Json,
-    State,
+    ModelFacts,
     WeightsFile,
     choice,
     detail,
@@ -51,7 +52,7 @@ def convert(
         output_option("--allow-difference", help="Write the file even if that program will compute different outputs."),
     ] = False,
     weights_file: WeightsFile = None,
-    state: State = None,
+    facts: ModelFacts = NO_FACTS,
     no_fold: Annotated[
         bool, output_option("--no-fold", help="Stop instead of folding BatchNorm's gamma into kernel and mean.")
     ] = False,
@@ -80,7 +81,7 @@ def convert(
             check=check,
             python=python,
             weights_file=weights_file,
-            state=state,
+            **facts,
             announce=announce,
         )
     finally:

@@ -12,9 +12,10 @@ import typer
 from inception_v3.cli.common import (
     MIN_AGREEMENT_HELP,
     MODEL_HELP,
+    NO_FACTS,
     Json,
+    ModelFacts,
     Names,
-    State,
     WeightsFile,
     choice,
     data_option,
@@ -73,7 +74,7 @@ def export(
         output_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP),
     ] = None,
     weights_file: WeightsFile = None,
-    state: State = None,
+    facts: ModelFacts = NO_FACTS,
     as_json: Json = False,
 ) -> None:
     """Export a model for other runtimes, with its class names and preprocessing, and check its outputs.
@@ -108,7 +109,7 @@ def export(
     sources = collect(images) if images else None
     for each in files if sources is not None else ():
         check_count(len(sources or ()), each)
-    network = load(model, weights_file=weights_file, state=state)
+    network = load(model, weights_file=weights_file, **facts)
     assert network.origin is not None
     detail(f"loaded {network.origin.file}")
     weights = checksum(network.origin.file)

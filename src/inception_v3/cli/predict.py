@@ -14,13 +14,14 @@ import typer
 from inception_v3.cli.common import (
     MIN_AGREEMENT_HELP,
     MODEL_HELP,
+    NO_FACTS,
     Bound,
     Device,
     Json,
+    ModelFacts,
     OptionalBatchSize,
     Overwrite,
     Resume,
-    State,
     WeightsFile,
     check_only_one,
     choice,
@@ -101,7 +102,7 @@ def predict(
     ] = None,
     device: Device = None,
     weights_file: WeightsFile = None,
-    state: State = None,
+    facts: ModelFacts = NO_FACTS,
     as_json: Json = False,
 ) -> None:
     """Print the top classes of images; with --json one JSON line per image, with --out to a file.
@@ -125,7 +126,7 @@ def predict(
         device,
         min_agreement=min_agreement,
         weights_file=weights_file,
-        state=state,
+        **facts,
         batch_size=batch_size,
         callers=1 if _are_few(images) else None,
     )

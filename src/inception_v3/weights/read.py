@@ -141,6 +141,8 @@ def read_found(
     if source.mean_std is not None:
         mean, std = source.mean_std
         weights = replace(weights, preprocessing=replace(weights.preprocessing, mean=mean, std=std))
+    if source.format is not None:  # a published model, of which all is known
+        weights = replace(weights, assumed={})
     return weights, Origin(name, file, known.name, weights.training)
 
 

@@ -12,7 +12,6 @@ data, and checks every shape before it reads values. It never builds an object f
 
 import json
 import re
-import warnings
 import zipfile
 import zlib
 from collections import defaultdict
@@ -48,7 +47,7 @@ from inception_v3.weights.formats.keras_config import (
     parse,
     read_graph,
 )
-from inception_v3.weights.formats.keras_network import KERAS, assumed_preprocessing, read_network
+from inception_v3.weights.formats.keras_network import KERAS, assumed_preprocessing, read_network, report_notes
 from inception_v3.weights.formats.keras_topology import Topology, build
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
 from inception_v3.weights.formats.weights import (
@@ -203,9 +202,7 @@ def read(path: Path) -> Weights:
             f"{path}: cannot be read ({one_line(error)}); check the path, and download or save the file again if "
             "it is damaged"
         ) from error
-    for note in notes:
-        warnings.warn(f"{path}: {note}", stacklevel=2)
-    return weights
+    return replace(weights, assumed=report_notes(path, notes))
 
 
 def _read_model(file: Any, config: dict[str, Any]) -> tuple[Weights, list[str]]:

@@ -4,9 +4,11 @@ Layers are recognised by their connections and options, never by their names. An
 compute is refused by its name, because a network without it would give other outputs.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,7 @@ ARITHMETIC = {
 KERAS_ACTIVATIONS = {"swish": "silu"} | {name: name for name in ACTIVATIONS}
 SETTINGS = Settings(create_aux_logits=False, global_pool=True)  # of every Keras network
 UNSTATED = "it does not state how images are scaled"
+NO_ACTIVATION = "its output "
 MEAN_STD = {"[-1, 1]": (0.5, 0.5), "[0, 1]": (0.0, 1.0), "[0, 255]": (0.0, 1 / 255)}  # by the range of the images
 
 
@@ -777,6 +780,16 @@ def _decoded(text: str) -> str:
         return b64decode(text).decode("latin-1")
     except ValueError:
         return ""
+
+
+def report_notes(path: Path, notes: list[str]) -> dict[str, str]:
+    """Warn of the notes about a file, and return those that a user can replace, as in `Weights.assumed`."""
+    facts = {"mean": UNSTATED, "output_activation": NO_ACTIVATION}
+    assumed = {fact: note for note in notes for fact, start in facts.items() if note.startswith(start)}
+    for note in notes:
+        if note not in assumed.values():
+            warnings.warn(f"{path}: {note}", stacklevel=3)
+    return assumed
 
 
 def assumed_preprocessing(tensors: dict[str, Array], notes: list[str]) -> Preprocessing:

@@ -7,7 +7,6 @@ is read from outside the folder, and sizes are checked before memory is allocate
 
 import json
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -34,7 +33,7 @@ from inception_v3.weights.formats.keras_config import (
     parse,
     read_graph,
 )
-from inception_v3.weights.formats.keras_network import SETTINGS, read_network
+from inception_v3.weights.formats.keras_network import SETTINGS, read_network, report_notes
 from inception_v3.weights.formats.keras_topology import build
 from inception_v3.weights.formats.weights import Weights, differences_from
 
@@ -107,8 +106,7 @@ def read(path: Path) -> Weights:
         raise InputError(
             f"{error.filename or file}: cannot be read ({error.strerror or error}); check the path"
         ) from error
-    for note in notes:
-        warnings.warn(f"{file}: {note}", stacklevel=2)
+    weights = replace(weights, assumed=report_notes(file, notes))
     return weights if class_names is None else replace(weights, class_names=class_names)
 
 

@@ -10,7 +10,6 @@ bilinear and antialiased (the preset ImageClassification(crop_size=299, resize_s
 """
 
 import io
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import GRAPH_2015
 from inception_v3.support.files import atomic_write
+from inception_v3.weights.facts import IMAGENET_MEAN_STD
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.state_dict_file import is_pickled
 from inception_v3.weights.formats.torch_heads import COUNTER
@@ -33,7 +33,6 @@ from inception_v3.weights.programs.program import Program
 
 __all__ = ["FORMAT", "state_names"]
 
-IMAGENET_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESSING = Preprocessing.named("torchvision")
 
 
@@ -93,14 +92,21 @@ def read(path: Path, state: str | None = None, preprocessing: Preprocessing = PR
     network cannot have.
     """
     network = read_network(path, state)
+    assumed = {"mean": "pixels in [-1, 1] are assumed (--mean and --std replace this)"}
     if network.transform_input is False:  # of a whole model, which then reads images as torchvision scales them
         mean, std = IMAGENET_MEAN_STD
         preprocessing = replace(preprocessing, mean=mean, std=std)
-        warnings.warn(
-            f"{path}: its transform_input is off, so images with ImageNet's mean and std are assumed", stacklevel=3
+        assumed["mean"] = (
+            "its transform_input is off, so images with ImageNet's mean and std are assumed (--mean and --std replace "
+            "them)"
         )
     names = default_class_names(network.settings.num_classes) if network.settings.final_endpoint is None else None
-    return Weights(network.tensors, network.settings, preprocessing, names, undetermined=network.undetermined)
+    if names:
+        assumed["class_names"] = "the class names of ImageNet are assumed (--class-names replaces them)"
+    assumed["image_size"] = "299x299 pixels are assumed (--image-size replaces this)"
+    return Weights(
+        network.tensors, network.settings, preprocessing, names, undetermined=network.undetermined, assumed=assumed
+    )
 
 
 def write(weights: Weights, path: Path) -> None:

@@ -36,6 +36,7 @@ class Weights:
         class_names: in the order of the logits, or None.
         training: what the file records about the training.
         undetermined: options of InceptionV3 that the file does not determine and for which there is no usual value.
+        assumed: what the file does not state: a line for the user by the name of each fact, such as mean.
     """
 
     tensors: dict[str, Tensor]
@@ -44,6 +45,7 @@ class Weights:
     class_names: list[str] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     undetermined: tuple[str, ...] = ()
+    assumed: dict[str, str] = field(default_factory=dict)
 
 
 def numbered(name: str, number: int) -> str:
