@@ -125,12 +125,13 @@ def _channels_option(option: str, is_valid: Callable[[float], bool], help: str) 
     return model_option(option, metavar="R,G,B", parser=parse, help=help, show_default="as the file states")
 
 
+State = Annotated[
+    str | None,
+    model_option("--state", metavar="KEY", help="Which of several networks in a file, such as model_ema."),
+]
 # What is stated about a model, as options of every command that takes one, with the names of the arguments of `load`.
 MODEL_FACTS: dict[str, Any] = {
-    "state": Annotated[
-        str | None,
-        model_option("--state", metavar="KEY", help="Which of several networks in a file, such as model_ema."),
-    ],
+    "state": State,
     "mean": Annotated[
         Numbers | None,
         _channels_option("--mean", lambda mean: abs(mean) <= 5, "Mean of the images, for pixels scaled to [0, 1]."),

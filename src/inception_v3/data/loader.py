@@ -17,7 +17,7 @@ from inception_v3.data.workers import (
     choose_sender,
     explain_each,
     explain_worker_failure,
-    ignore_signals_from_outside,
+    start_worker,
     starting_workers,
 )
 from inception_v3.errors import InputError
@@ -126,7 +126,7 @@ class _Loader(DataLoader[Any]):
             dataset,
             num_workers=workers,
             collate_fn=partial(_collate, size=size, send=send),
-            worker_init_fn=ignore_signals_from_outside,
+            worker_init_fn=start_worker,
             prefetch_factor=PREFETCHED if workers else None,
             persistent_workers=workers > 0,  # keep them between epochs: starting them takes long
             **options,

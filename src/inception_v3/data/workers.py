@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import reduction
+from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize, get_temp_dir
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,17 @@ def can_start_workers(workers: int) -> bool:
             )
             return False
     return workers > 0
+
+
+def start_worker(_: int) -> None:
+    """`worker_init_fn` of a DataLoader: a signal from outside does not end the worker, but a batch that it cannot send.
+
+    Otherwise multiprocessing would print a traceback in its threads that send batches, and the main process would wait
+    for the batch for ever.
+    """
+    ignore_signals_from_outside()
+    sys.excepthook = lambda *_: os._exit(1)
+    Queue._on_queue_feeder_error = staticmethod(sys.excepthook)  # type: ignore[attr-defined]
 
 
 class MemoryFile:
@@ -158,8 +170,8 @@ def explain_each(items: Iterator[Any]) -> Iterator[Any]:
 # ------------------------------------------------------------------------------------------------------- signals
 
 
-def ignore_signals_from_outside(_: int) -> None:
-    """`worker_init_fn` of a DataLoader: only a SIGTERM from the main process ends this worker.
+def ignore_signals_from_outside() -> None:
+    """In a worker process, let no signal end it except a SIGTERM from the main process.
 
     Ctrl-C, SIGTERM and SIGHUP often reach all processes at once, and the main process still needs its workers to stop
     in order. PyTorch's lines about SIGBUS and SIGSEGV are left out, because the main process reports them.
@@ -168,8 +180,6 @@ def ignore_signals_from_outside(_: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     for number in set(STOP_SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
-    # multiprocessing prints tracebacks of its thread that sends batches. The main process reports the missing batch.
-    sys.excepthook = lambda *_: None
     if not hasattr(signal, "sigwaitinfo"):
         return  # macOS does not report the sender: there any SIGTERM ends a worker
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
