@@ -242,7 +242,7 @@ def test_an_unreadable_model_is_reported_in_one_line_with_its_name(run: Run, mod
     [
         (("digits", "--depth-multiplier", "0"), "depth_multiplier must be greater than zero"),
         (("digits", "--image-size", "74"), "at least 75"),
-        (("digits", "--epochs", "0"), "epochs must be greater than zero"),
+        (("digits", "--epochs", "0"), "epochs must be at least 1"),
         (("digits", "--recipe", "nothing"), "no such recipe"),
         (("digits", "--device", "abacus"), "--device abacus"),
         (("/no/such/folder",), "no such folder"),

@@ -97,7 +97,7 @@ def test_a_worker_that_is_killed_ends_the_iteration_in_one_line(number: int, cap
         load(transform=kill_this_worker)
     assert time.monotonic() < start + 10
     assert "\n" not in str(raised.value)
-    assert str(raised.value).endswith("exited unexpectedly); free some memory, or give fewer --workers")
+    assert str(raised.value).endswith("; free some memory, or give fewer --workers")
     assert capfd.readouterr().err == ""
 
 

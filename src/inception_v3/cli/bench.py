@@ -10,7 +10,6 @@ import typer
 
 from inception_v3.cli.common import (
     DEVICE_HELP,
-    MAX_BATCH_SIZE,
     MODEL_HELP,
     NO_FACTS,
     CsvFile,
@@ -33,6 +32,7 @@ from inception_v3.cli.common import (
 )
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import ENGINES, PRECISIONS
+from inception_v3.support.arguments import MAX_BATCH_SIZE
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inception_v3.errors import InputError
+from inception_v3.support.arguments import MAX_BATCH_SIZE, MAX_SEED
 from inception_v3.support.text import choose, percent, printable, to_json
 from inception_v3.support.verbosity import verbosity
 
@@ -80,8 +81,6 @@ DATA_HELP = "digits, a folder of class/image files, with or without train/ and v
 DEVICE_HELP = "Device to compute on: cpu, cuda, cuda:1 ...; gpu for OpenVINO."
 DEPTH_HELP = "Factor on the number of channels of every layer."
 MIN_AGREEMENT_HELP = "Minimum fraction of images, 0 to 1, with the top class of fp32, for a lower precision."
-MAX_SEED = 2**63 - 1
-MAX_BATCH_SIZE = 65_536
 MAX_NUMBER = 1_000_000  # of every option without a limit of its own, except --seed
 
 WeightsFile = Annotated[

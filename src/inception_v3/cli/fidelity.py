@@ -40,6 +40,7 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 from inception_v3.fidelity.conventions import MODES, PROGRAMS, find_convention
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, FidelityOptions, NetworkPrecision
+from inception_v3.support.arguments import MAX_NUMPY_SEED
 from inception_v3.support.text import printable
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def fidelity(
     if report and reference is None and not each:
         raise InputError("--report: needs images to compare with; give REFERENCE too", exit_status=2)
     check_only_one(cache=cache is not None, **{"no-cache": no_cache})
-    check_seed(seed, 2**32 - 1)
+    check_seed(seed, MAX_NUMPY_SEED)
     convention = find_convention(like, mode)
     inputs = [path for path in (generated, reference, weights_file) if path]
     report = check_report_files(report, table, as_json, inputs, other=save_statistics)

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from inception_v3.data import Batch
 from inception_v3.errors import InputError
 from inception_v3.evaluation.calibration import CalibrationBin, expected_calibration_error, reliability_bins
+from inception_v3.network.probabilities import class_logits
 from inception_v3.network.settings import Settings
 from inception_v3.support.arguments import checked
 from inception_v3.support.devices import explain_out_of_memory, precision_context
@@ -241,10 +241,9 @@ def evaluate(
             if len(batch.labels):
                 with explain_out_of_memory(device), precision_context(device, precision):
                     scaled = model.preprocessing.scale(batch.images.to(device))
-                    logits = model(scaled.contiguous(memory_format=torch.channels_last), end_points=())[0].float()
-                if model.settings.class_count > logits.shape[1]:
-                    logits = F.pad(logits, (1, 0))  # as support.softmax.class_logits
-                rows.append(predictions(log_probabilities(logits.cpu()), batch.labels, batch.indices))
+                    output = model(scaled.contiguous(memory_format=torch.channels_last), end_points=())[0].float()
+                logits = class_logits(output.cpu().numpy(), model.settings.output_activation)
+                rows.append(predictions(log_probabilities(torch.from_numpy(logits)), batch.labels, batch.indices))
             on_batch(len(batch.labels) + len(batch.bad))
     finally:
         model.train(was_training)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from inception_v3.network import architecture
 from inception_v3.network.architecture import (
@@ -21,9 +21,7 @@ from inception_v3.network.architecture import (
     hidden_layers,
     square,
 )
-from inception_v3.support.arguments import PositiveFraction, Range, check, check_fields
-
-Decay = Annotated[float, Range(0, below=1)]
+from inception_v3.support.arguments import Decay, PositiveFraction, check, check_fields
 
 
 @dataclass(frozen=True, eq=False)

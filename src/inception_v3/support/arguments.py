@@ -36,6 +36,7 @@ from inception_v3.support.text import printable
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 MAX_SHOWN = 80  # characters of a value in a message
+MAX_BATCH_SIZE, MAX_SEED, MAX_NUMPY_SEED = 65_536, 2**63 - 1, 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,14 @@ class Range:
 
 Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(above=0, maximum=1)]
-BatchSize = Annotated[int, Range(1, 65_536)]
+Decay = Annotated[float, Range(0, below=1)]  # of a moving average
+BatchSize = Annotated[int, Range(1, MAX_BATCH_SIZE)]
 Threads = Annotated[int, Range(1, 256)]
 Workers = Annotated[int, Range(0, 256)]
 Count = Annotated[int, Range(1, 1_000_000)]
 CountFromTwo = Annotated[int, Range(2, 1_000_000)]
-Seed = Annotated[int, Range(0, 2**63 - 1)]
-NumPySeed = Annotated[int, Range(0, 2**32 - 1)]  # of numpy.random.RandomState
+Seed = Annotated[int, Range(0, MAX_SEED)]
+NumPySeed = Annotated[int, Range(0, MAX_NUMPY_SEED)]  # of numpy.random.RandomState
 
 
 class _Kind(NamedTuple):
@@ -221,6 +223,8 @@ def _limited(kind: _Kind, limits: Range) -> _Kind:
 
 
 def _either(kinds: list[_Kind]) -> _Kind:
+    words = _alternatives(kind.words for kind in kinds)
+
     def convert(value: Any) -> Any:
         wrong_value = None
         for kind in kinds:
@@ -229,10 +233,10 @@ def _either(kinds: list[_Kind]) -> _Kind:
             except TypeError:
                 continue
             except ValueError as error:
-                wrong_value = error
+                wrong_value = ValueError(words) if str(error) == kind.words else error
         raise wrong_value or TypeError
 
-    return _Kind(_alternatives(kind.words for kind in kinds), _alternatives(kind.plural for kind in kinds), convert)
+    return _Kind(words, _alternatives(kind.plural for kind in kinds), convert)
 
 
 def _alternatives(texts: Iterable[str]) -> str:
