@@ -112,6 +112,7 @@ COMMANDS = {
             ("torchvision", "full.safetensors", "copy.pth", " --check", ("copy.pth",)),
         )
     },
+    "inspect": Command("inspect {inputs}/model.safetensors"),
     "describe": Command("describe"),
     "cache": Command("cache"),
 }

@@ -137,7 +137,7 @@ def test_a_list_of_class_names_has_any_of_these_forms(content: str | bytes, tmp_
         (b"a\n\nb", "line 2 is empty"),
         (b"\xff\xfa", "not UTF-8"),
         (b'{"1": "a"}', "without a gap"),
-        (b"[1]", "must be a string"),
+        (b"[1]", "must be a mapping from whole numbers to strings or a list of strings"),
     ],
 )
 def test_no_list_of_class_names_is_refused_in_one_line(content: bytes, fault: str, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_convert_writes_the_facts_and_predict_uses_them(
     folder: Path, image: Image.Image, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image.save(tmp_path / "image.png")
-    facts = ("--class-names", folder / "names.txt", "--no-transform-input", "--output", "sigmoid", "--image-size", 139)
+    facts = ("--class-names", folder / "names.txt", "--no-transform", "--output", "sigmoid", "--image-size", 139)
     status, _, errors = run(capfd, monkeypatch, "convert", folder / "w.pth", tmp_path / "native.safetensors", *facts)
     assert (status, "assumed" in errors) == (0, False)
     model = inception_v3.load(tmp_path / "native.safetensors")

@@ -568,7 +568,7 @@ class TestBadFiles:
         def name_badly(file: h5py.File) -> None:
             file.attrs["layer_names"] = [b"conv\n\x1b[2J2d"]
 
-        assert "conv [2J2d" in refusal(edited("keras_2.h5", name_badly))
+        assert r"conv \x1b[2J2d" in refusal(edited("keras_2.h5", name_badly))
 
     @pytest.mark.parametrize("form", ["legacy.h5", "v3.weights.h5"])
     def test_of_another_network(self, form: str, tmp_path: Path) -> None:

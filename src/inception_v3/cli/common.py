@@ -81,6 +81,7 @@ DATA_HELP = "digits, a folder of class/image files, with or without train/ and v
 DEVICE_HELP = "Device to compute on: cpu, cuda, cuda:1 ...; gpu for OpenVINO."
 DEPTH_HELP = "Factor on the number of channels of every layer."
 MIN_AGREEMENT_HELP = "Minimum fraction of images, 0 to 1, with the top class of fp32, for a lower precision."
+MIN_SIZE, MAX_SIZE = 75, 100_000  # of an image in pixels
 MAX_NUMBER = 1_000_000  # of every option without a limit of its own, except --seed
 
 WeightsFile = Annotated[
@@ -106,11 +107,12 @@ def _parse_channels(option: str, is_valid: Callable[[float], bool], value: str) 
 
 def _parse_size(value: str) -> Numbers:
     """Height and width from N or HEIGHTxWIDTH. Raises InputError."""
-    if (match := re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", str(value))) is None:
-        raise InputError(
-            f"--image-size {printable(str(value))}: give N, or HEIGHTxWIDTH such as 211x299", exit_status=2
-        )
-    return Numbers((int(match[1]), int(match[2] or match[1])))
+    match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", str(value))
+    size = Numbers((int(match[1]), int(match[2] or match[1]))) if match else Numbers()
+    if not size or min(size) < MIN_SIZE or max(size) > MAX_SIZE:
+        fault = f"give N, or HEIGHTxWIDTH such as 211x299, each at least {MIN_SIZE} and at most {MAX_SIZE:,}"
+        raise InputError(f"--image-size {printable(str(value))}: {fault}", exit_status=2)
+    return size
 
 
 def _parse_class_names(value: str) -> Names:
@@ -150,7 +152,7 @@ MODEL_FACTS: dict[str, Any] = {
     "transform_input": Annotated[
         bool | None,
         model_option(
-            "--transform-input/--no-transform-input",
+            "--transform-input/--no-transform",
             help="Whether the network turns images with --mean and --std, by default ImageNet's, into [-1, 1] as "
             "torchvision's transform_input does; if not, they are its input.",
         ),
