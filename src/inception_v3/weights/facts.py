@@ -20,7 +20,7 @@ MAX_BYTES = 16 << 20  # of a list of class names
 
 @dataclass(frozen=True)
 class Facts:
-    """What a user states about a model; None leaves what its file states or what is assumed.
+    """Facts that a user states about a model; None leaves the value of its file, or the assumption.
 
     Attributes:
         mean: per channel, for pixels scaled to [0, 1], as in `Preprocessing`.
@@ -73,7 +73,7 @@ def _after_transform_input(mean: Channels, std: Channels) -> tuple[Channels, Cha
 
 
 def warn_of_assumed(file: Path, assumed: Mapping[str, str], given: set[str]) -> None:
-    """Warn in one line of what is assumed, except of what is given. `assumed` has a line for each name of a fact."""
+    """Warn of the assumptions in one line, without those that the user states. `assumed` has a line for each name of a fact."""
     lines = [line for name, line in assumed.items() if name not in given]
     if lines:
         warnings.warn(f"{file}: {'; '.join(lines)}", stacklevel=4)
