@@ -73,7 +73,7 @@ def _after_transform_input(mean: Channels, std: Channels) -> tuple[Channels, Cha
 
 
 def warn_of_assumed(file: Path, assumed: Mapping[str, str], given: set[str]) -> None:
-    """Warn of the assumptions in one line, without those that the user states. `assumed` has a line for each name of a fact."""
+    """Warn in one line of the assumptions (a text for each fact), without those that the user states."""
     lines = [line for name, line in assumed.items() if name not in given]
     if lines:
         warnings.warn(f"{file}: {'; '.join(lines)}", stacklevel=4)
