@@ -613,4 +613,4 @@ class TestModelsSavedByKeras2:
     def test_as_weights_of_a_partly_frozen_base_hold_equal_tensors(self, keras_2_folder: Path) -> None:
         whole, (ours, lines) = load(keras_2_folder / "tutorial.h5")[0], load(keras_2_folder / "tutorial_weights.h5")
         assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in whole.state_dict().items())
-        assert lines[-1] == "it holds weights only; average pooling and sigmoid outputs are assumed"
+        assert "it holds weights only; average pooling and sigmoid outputs are assumed" in lines
