@@ -39,12 +39,14 @@ class Command:
         outputs: the names of what it writes into the folder in which it runs.
         environment: variables, as the user of this command sets them.
         others: what other programs write that the user asked for, as patterns of paths in the place.
+        elsewhere: the same outside of the place, as patterns of whole paths.
     """
 
     line: str
     outputs: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     others: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
 
 _TRAIN = "train {inputs}/images --out run --recipe digits --epochs 1 --depth-multiplier 0.1 --image-size 75"
@@ -61,6 +63,7 @@ COMMANDS = {
         ("run",),
         (("WANDB_MODE", "offline"),),
         ("cache/wandb", "home/.cache", "home/.config"),
+        ("/tmp/wandb-*",),
     ),
     "finetune": Command(
         "finetune {inputs}/model.safetensors {inputs}/images --out run --unfreeze Mixed_7 --epochs 1", ("run",)
@@ -109,6 +112,7 @@ COMMANDS = {
             ("torchvision", "full.safetensors", "copy.pth", " --check", ("copy.pth",)),
         )
     },
+    "inspect": Command("inspect {inputs}/model.safetensors"),
     "describe": Command("describe"),
     "cache": Command("cache"),
 }

@@ -25,6 +25,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.export import export
 from inception_v3.training.run_folder import TRAINING_IMAGES
 from inception_v3.weights import published
+from inception_v3.weights.formats.native import tensor_checksum
 from inception_v3.weights.model import InceptionV3
 from inception_v3.weights.published import PUBLISHED, Web
 from web_server import WebServer
@@ -93,7 +94,7 @@ def old_file(path: Path) -> None:
     tensors["Old.weights"] = tensors.pop("Conv2d_1a_3x3.weights")
     with safe_open(path, "pt") as opened:
         metadata = opened.metadata()
-    safetensors.torch.save_file(tensors, path, metadata | {"version": "1"})  # which has no checksum
+    safetensors.torch.save_file(tensors, path, metadata | {"checksum": tensor_checksum(tensors)})
 
 
 FILES: dict[str, Callable[[Path], Any]] = {
@@ -250,6 +251,8 @@ def weights_are_converted(ran: Ran) -> None:
 def new_and_missing_variables_are_reported(ran: Ran) -> None:
     assert ran.warned == [
         "model.pth: the final layers are new, for 10 classes",
+        "model.pth: pixels in [-1, 1] are assumed (--mean and --std replace this); 299x299 pixels are assumed "
+        "(--image-size replaces this)",
         "old.safetensors: missing from the file, so initialised: Conv2d_1a_3x3.weights",
         "old.safetensors: in the file, but not used: Old.weights",
     ]

@@ -50,6 +50,7 @@ def check_light_installation(light: Environment, wheel: Path, folder: Path) -> N
     for command in COMMANDS:
         assert light.run(command, "--help").returncode == 0
     assert "Mixed_7c" in light.run("describe").stdout
+    assert "onnx fp32" in light.run("inspect", MODEL).stdout
     check_predictions(light, folder)
     for command, arguments in NEED_TORCH.items():
         check_refusal(light, f"{wheel}[torch]", command, *arguments)

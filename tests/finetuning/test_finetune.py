@@ -508,8 +508,9 @@ def command(
 def test_the_command_then_predict(
     workspace: Path, tuned: FineTuned, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = ("finetune", workspace / "weights.safetensors", workspace / "data", "--cache", workspace / "cache")
-    status, out, err = command(capsys, monkeypatch, *common, "--out", workspace / "cli", "--json")
+    common = ("finetune", workspace / "weights.safetensors", workspace / "data")
+    cache = ("--cache", workspace / "cache")
+    status, out, err = command(capsys, monkeypatch, *common, *cache, "--out", workspace / "cli", "--json")
     assert status == 0, err
     result = json.loads(out)
     assert result["held_out"]["top1"] == 1.0

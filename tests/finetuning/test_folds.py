@@ -98,10 +98,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    common = ("finetune", workspace / "weights.safetensors", workspace / "data", "--cache", workspace / "cache")
+    common = ("finetune", workspace / "weights.safetensors", workspace / "data")
 
     def run(*options: object) -> tuple[int, str, str]:
-        arguments = map(str, (*common, "--out", tmp_path / "run", *options))
+        cache = () if "--no-cache" in options else ("--cache", workspace / "cache")
+        arguments = map(str, (*common, *cache, "--out", tmp_path / "run", *options))
         monkeypatch.setattr(sys, "argv", ["inception-v3", *arguments])
         with pytest.raises(SystemExit) as exited:
             cli.main()

@@ -208,7 +208,7 @@ def test_new_classes_are_learned_from_the_base_without_the_old_hidden_layers(ran
     assert new(torch.zeros(1, 3, 107, 107), end_points=())[0].shape == (1, 2)
 
 
-@pytest.mark.parametrize("format", ["tf-slim", "torchvision", "keras"])
+@pytest.mark.parametrize("format", ["tf-slim", "torchvision"])
 def test_a_format_without_hidden_layers_refuses_them(random_model: Build, tmp_path: Path, format: str) -> None:
     model = random_model(hidden_units=(16,))
     with pytest.raises(InputError, match="has no hidden layers between PreLogits and Logits"):

@@ -157,10 +157,18 @@ def test_the_auxiliary_pool_shrinks_too_where_tf_slim_fails(random_model: Build)
 
 def test_a_map_smaller_than_the_auxiliary_kernel_is_an_error_that_names_image_size(random_model: Build) -> None:
     model = random_model(image_size=299)
-    with pytest.raises(ValueError, match=r"image_size=\(299, 299\).*image_size=\(107, 107\)"):
-        model(images(107, 107))
-    logits, _ = model(images(107, 107), end_points=())
-    assert logits.shape == (2, 7), "without the auxiliary head the network takes any size"
+    error = r"image_size=\(299, 299\).*image_size=\(107, 107\)"
+    with pytest.raises(ValueError, match=error):
+        model(images(107, 107), end_points=["AuxLogits"])
+    with pytest.raises(ValueError, match=error):
+        model.train()(images(107, 107))
+
+
+def test_in_evaluation_the_auxiliary_head_is_left_out_for_images_that_are_too_small_for_it(random_model: Build) -> None:
+    model = random_model(image_size=299)
+    logits, end_points = model(images(107, 107))
+    assert logits.shape == (2, 7)
+    assert end_points.keys() == {*model.end_point_names} - {"AuxLogits"}
 
 
 def test_a_larger_image_needs_global_pool_and_the_error_says_so(random_model: Build) -> None:

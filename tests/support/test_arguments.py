@@ -158,7 +158,7 @@ def test_a_wrong_type_raises_type_error_and_a_wrong_value_value_error(entry: str
         (Preprocessing, {"image_size": 299}, TypeError, "image_size must be 2 whole numbers, not 299"),
         (Preprocessing, {"mean": (0.5, 0.5, NAN)}, ValueError, "mean must be a finite number"),
         (Preprocessing, {"mean": "abc"}, TypeError, "mean must be 3 numbers, not 'abc'"),
-        (Preprocessing, {"resize": 2.5}, TypeError, "resize must be a whole number or None"),
+        (Preprocessing, {"resize": 2.5}, TypeError, "resize must be a whole number, 2 whole numbers or None"),
         (TrainingOptions, {"seed": -1}, ValueError, "seed must be at least zero"),
         (TrainingOptions, {"seed": 2**63}, ValueError, "seed must be at least zero and at most 9,223,372,036"),
         (HeadOptions, {"l2": NAN}, ValueError, "l2 must be at least zero, not nan"),

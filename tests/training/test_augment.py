@@ -3,6 +3,7 @@
 import pickle
 import random
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.training import distortion
 from inception_v3.training.augment import AUGMENTS
 from inception_v3.training.distortion import ORDERINGS, Distortion, distort_colours, distorted_box
-from inception_v3.training.recipe import CHOICES
+from inception_v3.training.recipe import AugmentName
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_fast_mode_does_not_change_hue_and_contrast() -> None:
 
 
 def test_every_augmentation_of_recipes_exists() -> None:
-    assert set(AUGMENTS) == set(CHOICES["augment"])
+    assert set(AUGMENTS) == set(get_args(AugmentName))
 
 
 @pytest.mark.parametrize("name", [name for name, make in AUGMENTS.items() if make])

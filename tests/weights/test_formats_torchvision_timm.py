@@ -25,6 +25,8 @@ from conftest import randomise, relative
 from inception_v3.errors import InputError
 from inception_v3.weights.formats import state_dict_file, timm, torchvision
 from inception_v3.weights.formats.base import WritableFormat
+from inception_v3.weights.formats.registry import recognise
+from inception_v3.weights.formats.torch_file import StoredTensor
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.model import InceptionV3
 
@@ -294,9 +296,9 @@ def test_a_file_with_a_thousand_classes_has_imagenet_class_names(tmp_path: Path)
 def test_an_unusable_config_file_is_named_in_the_error(tmp_path: Path) -> None:
     torch.save(small_state_dict(), tmp_path / "w.bin")
     (tmp_path / "config.json").write_text(
-        json.dumps({"architecture": "inception_v3", "pretrained_cfg": {"mean": [0.5]}})
+        json.dumps({"architecture": "inception_v3", "pretrained_cfg": {"mean": [0.5, 0.5]}})
     )
-    with pytest.raises(InputError, match=r"config\.json: mean, std or crop_pct"):
+    with pytest.raises(InputError, match=r"config\.json: its mean .* is not a number for each of three channels"):
         timm.read(tmp_path / "w.bin")
 
 
@@ -326,9 +328,9 @@ def test_a_file_is_recognised_by_its_content(tmp_path: Path) -> None:
 
 def test_1008_classes_belong_to_torchvision_only_with_an_auxiliary_head(tmp_path: Path) -> None:
     torch.save(small_state_dict(1008), tmp_path / "fid.pth")
-    assert recognised(tmp_path / "fid.pth") == set()
+    assert recognise(tmp_path / "fid.pth").name == "fid-2015"
     torch.save(small_state_dict(1008, aux=True), tmp_path / "aux.pth")
-    assert recognised(tmp_path / "aux.pth") == {"torchvision"}
+    assert recognise(tmp_path / "aux.pth").name == "torchvision"
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x80\x02", b"\xff" * 7 + b"\x7f{", b"{" * 100, b"text"])
@@ -386,12 +388,11 @@ def refuse(path: Path, match: str) -> None:
     ("change", "match"),
     [
         ({"Mixed_6b.branch7x7_2.bn.running_var": None}, r"lacks Mixed_6b\.branch7x7_2\.bn\.running_var;"),
-        ({"fc.bias": None, "fc.weight": None}, r"lacks fc\.weight and 1 more"),
         ({"fc2.weight": torch.zeros(3)}, r"has the unknown fc2\.weight"),
-        ({"fc.bias": torch.zeros(6)}, r"fc\.weight has shape \(5, 2048\), but in Inception V3 it has \(6, 2048\)"),
-        ({"fc.bias": torch.zeros(0)}, r"fc\.weight has shape"),
+        ({"fc.bias": torch.zeros(6)}, r"has fc\.bias of shape \(6,\) for 5 outputs"),
+        ({"fc.bias": torch.zeros(0)}, r"has fc\.bias of shape \(0,\) for 5 outputs"),
         ({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 1, 3, 3)}, r"Conv2d_1a_3x3\.conv\.weight has shape \(32, 1"),
-        ({"fc.bias": torch.tensor(0.0).expand(10**6, 10**6)}, r"fc\.weight has shape"),
+        ({"fc.bias": torch.tensor(0.0).expand(10**6, 10**6)}, r"has fc\.bias of shape"),
         ({"fc.bias": 5}, r"fc\.bias is not a dense tensor"),
         ({"fc.bias": torch.zeros(5).to_sparse()}, r"fc\.bias is not a dense tensor"),
         ({"fc.bias": torch.zeros(5, device="meta")}, r"fc\.bias is not a dense tensor"),
@@ -407,16 +408,23 @@ def test_variables_that_do_not_fit_are_named(change: dict[str, Any], match: str,
     refuse(tmp_path / "w.pth", match)
 
 
-@pytest.mark.parametrize("network", ["inception_v4", "resnet18", "inception_resnet_v2", "googlenet"])
-def test_other_networks_are_refused(network: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("inception_v4", "Inception V4"),
+        ("resnet18", "ResNet"),
+        ("inception_resnet_v2", "Inception-ResNet V2"),
+        ("googlenet", r"GoogLeNet \(Inception V1\)"),
+    ],
+)
+def test_other_networks_are_refused_by_name(network: str, name: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         if network == "googlenet":  # Inception V1
             model = their_torchvision.models.googlenet(weights=None, init_weights=False)
         else:
             model = their_timm.create_model(network)
     torch.save({key: torch.zeros(()).expand(t.shape) for key, t in model.state_dict().items()}, tmp_path / "w.pth")
-    assert recognised(tmp_path / "w.pth") == set()
-    refuse(tmp_path / "w.pth", "not an Inception V3")
+    refuse(tmp_path / "w.pth", f"not an Inception V3, but {name}")
 
 
 class Malicious:
@@ -430,21 +438,11 @@ class Malicious:
 
 
 @pytest.mark.parametrize("saver", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what, 2))])
-@pytest.mark.parametrize("wrap", [lambda code: code, lambda code: {"state_dict": small_state_dict(), "args": code}])
-def test_code_in_a_pickle_does_not_run(saver: Callable[..., Any], wrap: Callable[..., Any], tmp_path: Path) -> None:
+def test_code_in_a_pickle_does_not_run(saver: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
-    saver(wrap(Malicious(tmp_path / "ran")), path)
-    assert recognised(path) == set()
+    saver(Malicious(tmp_path / "ran"), path)
     refuse(path, "holds code|cannot be read")
     assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
-def test_a_pickled_model_and_torchscript_are_refused_as_code(tmp_path: Path) -> None:
-    torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
-    refuse(tmp_path / "model.pth", r"holds code \(torch\.nn\.modules\.linear\.Linear\)")
-    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")
-    refuse(tmp_path / "script.pt", "a TorchScript program")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {1: torch.zeros(1)}, torch.zeros(3), {}])
@@ -471,7 +469,7 @@ def bytes_of_a_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
 def test_a_truncated_file_is_refused(bytes_of_a_file: bytes, tmp_path: Path) -> None:
     for twentieths in range(20):
         (tmp_path / "w").write_bytes(bytes_of_a_file[: len(bytes_of_a_file) * twentieths // 20])
-        assert recognised(tmp_path / "w") == set()
+        recognised(tmp_path / "w")  # raises nothing
         refuse(tmp_path / "w", "cannot be read")
 
 
@@ -481,11 +479,12 @@ def test_flipped_bits_are_refused_or_harmless(bytes_of_a_file: bytes, tmp_path: 
         damaged = bytearray(bytes_of_a_file)
         damaged[position] ^= 1 << position % 8
         (tmp_path / "w").write_bytes(damaged)
-        assert recognised(tmp_path / "w") == set()
+        recognised(tmp_path / "w")  # raises nothing
         with contextlib.suppress(InputError):
-            tensors = state_dict_file.load_state_dict(tmp_path / "w")
+            file = state_dict_file.open_file(tmp_path / "w")
+            tensors = [file.read(name, each) for name, each in file.root.items() if isinstance(each, StoredTensor)]
             if bytes_of_a_file.startswith(b"PK"):
-                assert all(bool((tensor == 0.25).all()) for tensor in tensors.values())
+                assert all(bool((tensor == 0.25).all()) for tensor in tensors)
 
 
 def test_a_flipped_bit_in_the_values_of_a_zip_is_refused(tmp_path: Path) -> None:
@@ -494,7 +493,7 @@ def test_a_flipped_bit_in_the_values_of_a_zip_is_refused(tmp_path: Path) -> None
     content = bytearray((tmp_path / "w.pth").read_bytes())
     content[content.index(torch.tensor(1234.5).numpy().tobytes())] ^= 1
     (tmp_path / "w.pth").write_bytes(content)
-    refuse(tmp_path / "w.pth", r"cannot be read \(BadZipFile\)")
+    refuse(tmp_path / "w.pth", r"cannot be read \(BadZipFile: Bad CRC-32")
 
 
 def test_declared_sizes_beyond_the_file_are_refused(tmp_path: Path) -> None:
@@ -517,7 +516,10 @@ def test_a_zip_whose_pickle_declares_a_huge_tensor_is_refused(tmp_path: Path) ->
                 assert content.count(small) == 2  # the storage, and the tensor
                 content = content.replace(small, huge)
             changed.writestr(record, content)
-    refuse(tmp_path / "w.pth", "cannot be read")
+    refuse(tmp_path / "w.pth", "for 5 outputs")
+    file = state_dict_file.open_file(tmp_path / "w.pth")
+    with pytest.raises(InputError, match="a tensor is not in the file"):
+        file.read("fc.bias", file.root["fc.bias"])
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
@@ -528,7 +530,6 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     ):
         for record in source.namelist():
             changed.writestr(record, source.read(record))
-    assert recognised(tmp_path / "w.pth") == set()
     refuse(tmp_path / "w.pth", "compressed records")
 
 

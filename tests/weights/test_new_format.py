@@ -147,7 +147,7 @@ assert "torch" not in sys.modules
 import inception_v3
 inception_v3.load("model.safetensors")
 formats = {name.rpartition(".")[2] for name in sys.modules if name.startswith("inception_v3.weights.formats.")}
-assert formats == {"base", "native", "registry", "weights"}, formats
+assert formats == {"base", "layer_names", "native", "registry", "weights"}, formats
 assert "h5py" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)

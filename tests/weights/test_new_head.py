@@ -10,6 +10,7 @@ import torch
 
 import inception_v3
 from inception_v3.errors import InputError
+from inception_v3.weights.formats.native import tensor_checksum
 from inception_v3.weights.model import InceptionV3
 
 Build = Callable[..., InceptionV3]
@@ -23,12 +24,12 @@ def saved(tmp_path: Path, random_model: Build) -> Path:
 
 
 def change_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> dict[str, torch.Tensor]:
-    """Rewrite a saved model after `change(tensors)`, with the same metadata; return the changed tensors."""
+    """Rewrite a saved model after `change(tensors)`, with a new checksum; return the changed tensors."""
     tensors = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, "pt") as opened:
         metadata = opened.metadata()
     change(tensors)
-    safetensors.torch.save_file(tensors, path, metadata)
+    safetensors.torch.save_file(tensors, path, metadata | {"checksum": tensor_checksum(tensors)})
     return tensors
 
 

@@ -290,8 +290,11 @@ class TestRecognising:
             with pytest.raises(InputError) as error:
                 checkpoint.read(path)
             assert str(path) in message_of(error)
-        for strange in ("", ".", "/", "no\0name", "x" * 5000, "text/below", "/dev/null"):
+        for strange in ("", ".", "/", "text/below", "/dev/null"):
             assert not checkpoint.recognises(strange)
+        for impossible, reason in {"no\0name": "not a path", "x" * 5000: "the name is too long"}.items():
+            with pytest.raises(InputError, match=reason):
+                checkpoint.recognises(impossible)
 
     def test_an_index_without_its_suffix_is_refused_with_a_remedy(self, copy: Path) -> None:
         (copy / "v2.index").rename(copy / "renamed")

@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from inception_v3 import __version__
 from inception_v3.cli.common import (
     HEADINGS,
+    MODEL_FACTS,
     Bound,
     LogEvery,
     Quiet,
@@ -40,11 +41,12 @@ from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
-COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "describe", "cache")
+COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "inspect", "describe",
+            "cache")  # fmt: skip
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 COMMON_OPTIONS = {"quiet": (Quiet, False), "verbose": (Verbose, False)}  # of every command, with their defaults
 LONG_OPTIONS = {"log_every": (LogEvery, 30.0)}  # of every command that may take long
-SHORT_COMMANDS = ("describe", "cache")
+SHORT_COMMANDS = ("inspect", "describe", "cache")
 # Options of 0.1.0 with another name now. They work for one release.
 RENAMED = {"fidelity": {"--html": "--report"}, "bench": {"--engines": "--engine", "--precisions": "--precision"}}
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # also the class of other errors in a command line
@@ -73,21 +75,29 @@ app = typer.Typer(cls=LazyCommands, pretty_exceptions_enable=False, context_sett
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """Add the common options to a command's function, and let it return its call: it runs after typer has returned."""
+    """Add the shared options to a command's function, and let it return its call: it runs after typer has returned.
+
+    A command with the parameter `facts` gets the options about a model, as a dictionary of those that are given.
+    """
+    parameters = signature(command).parameters
+    about_model = {name: (annotation, None) for name, annotation in MODEL_FACTS.items() if "facts" in parameters}
 
     @wraps(command)
     def parsed(quiet: bool, verbose: bool, log_every: float = 0, **options: Any) -> Callable[[], None]:
         check_numbers(options)
         # Of several processes, only the first prints lines of progress.
         set_verbosity(quiet, verbose, log_every if is_first_process() else 0)
+        facts = {name: options.pop(name) for name in about_model}
+        if about_model:
+            options["facts"] = {name: value for name, value in facts.items() if value is not None}
         return partial(command, **options)
 
-    shared = COMMON_OPTIONS | ({} if command.__name__ in SHORT_COMMANDS else LONG_OPTIONS)
+    shared = about_model | COMMON_OPTIONS | ({} if command.__name__ in SHORT_COMMANDS else LONG_OPTIONS)
     common = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in shared.items()
     ]
-    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in signature(command).parameters.values()]
+    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for name, parameter in parameters.items() if name != "facts"]
     parsed.__annotations__ = command.__annotations__ | {each.name: each.annotation for each in common}
     parsed.__signature__ = Signature(sorted([*own, *common], key=_heading_index))  # type: ignore[attr-defined]
     return parsed

@@ -11,8 +11,10 @@ import typer
 from inception_v3.cli.common import (
     DEVICE_HELP,
     MODEL_HELP,
+    NO_FACTS,
     CsvFile,
     Json,
+    ModelFacts,
     Names,
     ReportFile,
     WeightsFile,
@@ -70,6 +72,7 @@ def bench(
     plot: Annotated[Path | None, output_option(metavar="FILE.png", help="Plot the speeds.")] = None,
     device: Annotated[str, running_option(metavar="DEVICE", help=DEVICE_HELP)] = "cpu",
     weights_file: WeightsFile = None,
+    facts: ModelFacts = NO_FACTS,
     report: ReportFile = None,
     table: CsvFile = None,
     as_json: Json = False,
@@ -95,7 +98,7 @@ def bench(
 
     if device.startswith("cuda"):
         pick_device(device)  # raises InputError if there is no such GPU
-    network = load(model, weights_file=weights_file) if model is not None else None
+    network = load(model, weights_file=weights_file, **facts) if model is not None else None
     started = time.monotonic()
     with show_progress(messages) as start_step:
         measuring = start_step("measuring", None, "steps")

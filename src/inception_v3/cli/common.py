@@ -81,12 +81,89 @@ DATA_HELP = "digits, a folder of class/image files, with or without train/ and v
 DEVICE_HELP = "Device to compute on: cpu, cuda, cuda:1 ...; gpu for OpenVINO."
 DEPTH_HELP = "Factor on the number of channels of every layer."
 MIN_AGREEMENT_HELP = "Minimum fraction of images, 0 to 1, with the top class of fp32, for a lower precision."
+MIN_SIZE, MAX_SIZE = 75, 100_000  # of an image in pixels
 MAX_NUMBER = 1_000_000  # of every option without a limit of its own, except --seed
 
 WeightsFile = Annotated[
     Path | None,
     model_option(metavar="FILE", help="A local file to use instead of downloading a published model."),
 ]
+
+
+class Numbers(tuple[float, ...]):
+    """The numbers in the value of an option, separated by commas."""
+
+
+def _parse_channels(option: str, is_valid: Callable[[float], bool], value: str) -> Numbers:
+    """A number for each channel, or one for all three. Raises InputError."""
+    with suppress(ValueError):
+        numbers = Numbers(map(float, str(value).split(",")))
+        if len(numbers) in (1, 3) and all(map(is_valid, numbers)):
+            return Numbers(numbers * (3 // len(numbers)))
+    example = "0.485,0.456,0.406" if option == "--mean" else "0.229,0.224,0.225"
+    fault = "one number, or three for red, green and blue, of pixels scaled to [0, 1]"
+    raise InputError(f"{option} {printable(str(value))}: give {fault}, such as {example}", exit_status=2)
+
+
+def _parse_size(value: str) -> Numbers:
+    """Height and width from N or HEIGHTxWIDTH. Raises InputError."""
+    match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", str(value))
+    size = Numbers((int(match[1]), int(match[2] or match[1]))) if match else Numbers()
+    if not size or min(size) < MIN_SIZE or max(size) > MAX_SIZE:
+        fault = f"give N, or HEIGHTxWIDTH such as 211x299, each at least {MIN_SIZE} and at most {MAX_SIZE:,}"
+        raise InputError(f"--image-size {printable(str(value))}: {fault}", exit_status=2)
+    return size
+
+
+def _parse_class_names(value: str) -> Names:
+    from inception_v3.weights.facts import read_class_names
+
+    return Names(read_class_names(value))
+
+
+def _channels_option(option: str, is_valid: Callable[[float], bool], help: str) -> Any:
+    parse = partial(_parse_channels, option, is_valid)
+    return model_option(option, metavar="R,G,B", parser=parse, help=help, show_default="as the file states")
+
+
+State = Annotated[
+    str | None,
+    model_option("--state", metavar="KEY", help="Which of several networks in a file, such as model_ema."),
+]
+# What is stated about a model, as options of every command that takes one, with the names of the arguments of `load`.
+MODEL_FACTS: dict[str, Any] = {
+    "state": State,
+    "mean": Annotated[
+        Numbers | None,
+        _channels_option("--mean", lambda mean: abs(mean) <= 5, "Mean of the images, for pixels scaled to [0, 1]."),
+    ],
+    "std": Annotated[
+        Numbers | None,
+        _channels_option("--std", lambda std: 0 < std <= 5, "Standard deviation of the images, like --mean."),
+    ],
+    "image_size": Annotated[
+        Numbers | None,
+        model_option(metavar="N|HxW", parser=_parse_size, help="Height and width of the network's input, 75 or more."),
+    ],
+    "class_names": Annotated[
+        Names | None,
+        model_option(metavar="FILE", parser=_parse_class_names, help="Names of the classes, one a line, or JSON."),
+    ],
+    "transform_input": Annotated[
+        bool | None,
+        model_option(
+            "--transform-input/--no-transform",
+            help="Whether the network turns images with --mean and --std, by default ImageNet's, into [-1, 1] as "
+            "torchvision's transform_input does; if not, they are its input.",
+        ),
+    ],
+    "output_activation": Annotated[
+        str | None,
+        choice("--output", ("softmax", "sigmoid"), "What turns the outputs into probabilities", heading="Model"),
+    ],
+}
+ModelFacts = dict[str, Any]  # the facts that are given, by their names in MODEL_FACTS
+NO_FACTS: ModelFacts = {}
 LabelsTable = Annotated[
     str | None,
     data_option(
@@ -216,11 +293,13 @@ def check_only_one(**given: bool) -> None:
 
 def labels_from(table: str | None, name: str | None) -> "LabelsFrom | None":
     """The source of the labels by --labels and --labels-from-name; None without them. Raises InputError."""
-    from inception_v3.data.file_labels import LabelsFrom
+    from inception_v3.data.file_labels import LabelsFrom, check_table
 
     check_only_one(**{"labels": table is not None, "labels-from-name": name is not None})
     if "" in (table, name):
         raise InputError("--labels and --labels-from-name: the value is empty; leave the option out", exit_status=2)
+    if table:
+        check_table(table)
     return LabelsFrom(name or "", table or "") if table or name else None
 
 

@@ -10,7 +10,9 @@ import typer
 
 from inception_v3.cli.common import (
     MODEL_HELP,
+    NO_FACTS,
     Json,
+    ModelFacts,
     WeightsFile,
     choice,
     detail,
@@ -50,6 +52,7 @@ def convert(
         output_option("--allow-difference", help="Write the file even if that program will compute different outputs."),
     ] = False,
     weights_file: WeightsFile = None,
+    facts: ModelFacts = NO_FACTS,
     no_fold: Annotated[
         bool, output_option("--no-fold", help="Stop instead of folding BatchNorm's gamma into kernel and mean.")
     ] = False,
@@ -78,6 +81,7 @@ def convert(
             check=check,
             python=python,
             weights_file=weights_file,
+            **facts,
             announce=announce,
         )
     finally:

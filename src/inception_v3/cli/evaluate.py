@@ -9,11 +9,13 @@ import typer
 from inception_v3.cli.common import (
     DATA_HELP,
     MODEL_HELP,
+    NO_FACTS,
     CsvFile,
     Device,
     Json,
     LabelsFromName,
     LabelsTable,
+    ModelFacts,
     Names,
     OptionalBatchSize,
     ReportFile,
@@ -98,6 +100,7 @@ def evaluate(
     batch_size: OptionalBatchSize = None,
     device: Device = None,
     weights_file: WeightsFile = None,
+    facts: ModelFacts = NO_FACTS,
     workers: Workers = None,
     labels: LabelsTable = None,
     labels_from_name: LabelsFromName = None,
@@ -128,9 +131,9 @@ def evaluate(
         device = str(torch_device)
     results: list[PrecisionResult] = []
     with process_group(torch_device, remedy="start all processes again") as processes:
-        files, class_names = _peek(options, weights_file)
+        files, class_names = _peek(options, weights_file, facts.get("class_names"))
         images = load_held_out(data, class_names, *map(training_images, files), labels_from=label_source)
-        models = _load(options, weights_file, torch_device)
+        models = _load(options, weights_file, facts, torch_device)
         if class_names is None and models[0].class_names is not None:
             images = with_classes(images, models[0].class_names, data)
         names = precision or (None,)
@@ -169,9 +172,12 @@ def evaluate(
         _report(options, models, images, results, report, table, as_json)
 
 
-def _peek(options: EvaluateOptions, weights_file: Path | None) -> tuple[list[Path], list[str] | None]:
+def _peek(
+    options: EvaluateOptions, weights_file: Path | None, given: list[str] | None
+) -> tuple[list[Path], list[str] | None]:
     """The files of the models, and the classes of the first, as far as both are known before the models are loaded.
 
+    `given` are the class names that replace those of the first.
     Raises InputError: a missing file, or models of different classes.
     """
     from inception_v3.evaluation.precisions import exported_model
@@ -184,6 +190,7 @@ def _peek(options: EvaluateOptions, weights_file: Path | None) -> tuple[list[Pat
         exported = exported_model(name) if replacement is None else None
         file, classes = (exported.file, exported.class_names) if exported else peek(name, replacement)
         files += [file] if file else []
+        classes = classes if class_names or given is None else given
         class_names.append(classes)
         if None not in (classes, class_names[0]) and classes != class_names[0]:
             raise _different_classes(name, options)
@@ -194,19 +201,29 @@ def _different_classes(name: str, options: EvaluateOptions) -> InputError:
     return InputError(f"{name}: its classes differ from those of {options.models[0]}; leave one of the two out")
 
 
-def _load(options: EvaluateOptions, weights_file: Path | None, device: "torch.device") -> "list[Evaluated]":
+def _load(
+    options: EvaluateOptions, weights_file: Path | None, facts: ModelFacts, device: "torch.device"
+) -> "list[Evaluated]":
     """Load the models, which must have the same classes.
 
-    `weights_file` replaces the download of the first model.
+    `weights_file` replaces the download of the first model, and `facts` are about it.
     """
     from inception_v3.evaluation.precisions import Evaluated, exported_model
+    from inception_v3.inference.choose import stated_in_export
     from inception_v3.weights.load import load
 
     models: list[Evaluated] = []
     for name in options.models:
         model = exported_model(name) if weights_file is None or models else None
+        if model is not None and facts and not models:
+            raise stated_in_export(model.file, facts)
         if model is None:
-            network = load(name, device, weights_file=None if models else weights_file)
+            network = load(
+                name,
+                device,
+                weights_file=None if models else weights_file,
+                **({} if models else facts),
+            )
             assert network.origin is not None  # `load` sets it
             raw = options.weights == "raw"
             file = _load_raw_weights(network, network.origin.file) if raw else network.origin.file

@@ -12,7 +12,9 @@ import typer
 from inception_v3.cli.common import (
     MIN_AGREEMENT_HELP,
     MODEL_HELP,
+    NO_FACTS,
     Json,
+    ModelFacts,
     Names,
     WeightsFile,
     choice,
@@ -72,6 +74,7 @@ def export(
         output_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP),
     ] = None,
     weights_file: WeightsFile = None,
+    facts: ModelFacts = NO_FACTS,
     as_json: Json = False,
 ) -> None:
     """Export a model for other runtimes, with its class names and preprocessing, and check its outputs.
@@ -105,7 +108,7 @@ def export(
     sources = collect(images) if images else None
     for each in files if sources is not None else ():
         check_count(len(sources or ()), each)
-    network = load(model, weights_file=weights_file)
+    network = load(model, weights_file=weights_file, **facts)
     assert network.origin is not None
     detail(f"loaded {network.origin.file}")
     weights = checksum(network.origin.file)

@@ -13,16 +13,17 @@ import typer
 from inception_v3.cli.common import (
     DATA_HELP,
     MODEL_HELP,
+    NO_FACTS,
     BatchSize,
     Cache,
     Device,
     Epochs,
-    ImageSize,
     Json,
     LabelsFromName,
     LabelsTable,
     LearningRate,
     LogSteps,
+    ModelFacts,
     NoCache,
     Overwrite,
     Resume,
@@ -106,7 +107,6 @@ def finetune(
         ),
     ] = None,
     precision: Annotated[str, precision_option(("fp32", "bf16"))] = "fp32",
-    image_size: ImageSize = None,
     batch_size: BatchSize = 32,
     recipe: Annotated[str, training_option(metavar="NAME", help="A recipe's name, or a .toml file.")] = "finetune",
     epochs: Epochs = None,
@@ -117,6 +117,7 @@ def finetune(
     labels: LabelsTable = None,
     labels_from_name: LabelsFromName = None,
     weights_file: WeightsFile = None,
+    facts: ModelFacts = NO_FACTS,
     resume: Resume = False,
     overwrite: Overwrite = False,
     log_steps: LogSteps = None,
@@ -158,10 +159,10 @@ def finetune(
         _feature_store(None if no_cache else cache or cache_folder("features")) as store,
     ):
         train_set, test_set = load_data(data, label_source)
-        loaded = load(weights, local_device, weights_file=weights_file)
+        loaded = load(weights, local_device, weights_file=weights_file, **facts)
         if loaded.settings.hidden_units:
             note(f"{weights}: its hidden layers are left out; the classes are learned from the features before them")
-        model = with_new_head(loaded, train_set.class_names, None if image_size is None else (image_size, image_size))
+        model = with_new_head(loaded, train_set.class_names, facts.get("image_size"))
         if factors is not None and not chosen_recipe.freeze_batch_norm:
             change = f"{recipe}: BatchNorm's statistics will change, in frozen layers too"
             warn(f"{change}; freeze_batch_norm = true keeps them")

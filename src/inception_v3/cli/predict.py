@@ -14,9 +14,11 @@ import typer
 from inception_v3.cli.common import (
     MIN_AGREEMENT_HELP,
     MODEL_HELP,
+    NO_FACTS,
     Bound,
     Device,
     Json,
+    ModelFacts,
     OptionalBatchSize,
     Overwrite,
     Resume,
@@ -100,6 +102,7 @@ def predict(
     ] = None,
     device: Device = None,
     weights_file: WeightsFile = None,
+    facts: ModelFacts = NO_FACTS,
     as_json: Json = False,
 ) -> None:
     """Print the top classes of images; with --json one JSON line per image, with --out to a file.
@@ -123,6 +126,7 @@ def predict(
         device,
         min_agreement=min_agreement,
         weights_file=weights_file,
+        **facts,
         batch_size=batch_size,
         callers=1 if _are_few(images) else None,
     )

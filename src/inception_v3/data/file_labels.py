@@ -298,6 +298,11 @@ class _TableLabels:
             yield f"{self.incomplete} rows of {about} have no file or no label; ignored"
 
 
+def check_table(address: str) -> None:
+    """Raise InputError if a table of labels is missing, is not CSV, or lacks a column. Only its first line is read."""
+    _read_table(address)
+
+
 def _read_table(address: str) -> tuple[str, str, str, Iterator[tuple[int, str, str]]]:
     """The name of a table, those of its columns of files and labels, and (line, file, label) of each row.
 

@@ -43,6 +43,7 @@ from inception_v3.images.find import SHARD_NAME, is_system_name, list_images
 from inception_v3.support.arguments import checked
 from inception_v3.support.system_errors import check_readable, is_file, is_folder, list_folder
 from inception_v3.support.text import nfc, text_line
+from inception_v3.weights.wordnet import names_for_model
 
 MAX_COMPARED = 100_000  # duplicates in larger data sets are not looked for: that would take minutes
 _KIND_AND_LOCATION = re.compile(r"([a-z][a-z0-9-]+)(?:\+([a-z]+))?:(?!//)(.+)")
@@ -110,7 +111,9 @@ def load_held_out(
 
 def with_classes(images: LabelledImages, class_names: list[str], address: str) -> LabelledImages:
     """The images with the labels of a model's classes. Raises InputError for a class that the model does not have."""
-    return images.relabel(
+    names = names_for_model(images.class_names, class_names)
+    renamed = LabelledImages(names, images.sources, images.labels, images.names, images.bad)
+    return renamed.relabel(
         class_names,
         lambda name: f"{address}: the model has no class {name}; it has {first_names(class_names, 10)}",
     )

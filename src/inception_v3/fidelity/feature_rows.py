@@ -1,6 +1,5 @@
 """Matrices of features: in memory, or on disk and read in blocks, so that memory does not grow with the images."""
 
-import errno
 import os
 import tempfile
 import weakref
@@ -69,10 +68,11 @@ class FeatureRowWriter:
 
     def write(self, index: int, row: FeatureRow) -> None:
         """Write one row. Rows may come in any order."""
+        rest = row.data.cast("B")
         with temporary_file_errors():
             self.file.seek(index * self.width * 4)
-            if self.file.write(row.data) != self.width * 4:  # an almost full disk stores a part, without an error
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while rest:  # an almost full disk stores a part, without an error
+                rest = rest[self.file.write(rest) :]
 
     def rows(self, count: int) -> FeatureRows:
         """The matrix of the first `count` rows."""

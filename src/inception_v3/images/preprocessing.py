@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, Resampling
+from PIL.Image import new as new_image
 
 from inception_v3.images.tensorflow_resize import tensorflow_resize
 from inception_v3.network.architecture import Length, Size, square
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Box = tuple[int, int, int, int]  # (left, top, right, bottom)
-Interpolation = Literal["bilinear", "bicubic", "tensorflow"]
+Interpolation = Literal["bilinear", "bicubic", "tensorflow", "nearest", "box", "hamming", "lanczos"]
+Fit = Literal["cover", "contain", "stretch"]
 PreprocessingName = Literal["inception", "slim", "torchvision", "timm", "keras"]
 BAND_PIXELS = 2**24  # of an image that is resized at once
 MAX_ASPECT = 20  # more elongated images are cropped first: enlarged as a whole, a line of pixels would fill the memory
@@ -41,11 +43,14 @@ class Preprocessing:
         crop_fraction: the part of the image's height and width that is kept, in (0, 1].
         mean: per channel, for pixels scaled to [0, 1].
         std: per channel, like `mean`.
-        resize: resize the shorter side to this many pixels instead of applying `crop_fraction`.
+        resize: resize the shorter side to this many pixels instead of applying `crop_fraction`; or a pair, the (height,
+            width) that the image is resized to as `fit` says.
         interpolation: "tensorflow" is TensorFlow 1's bilinear: no antialiasing, no half-pixel centres, and results that
-            are not rounded to whole levels.
+            are not rounded to whole levels. The others but bilinear and bicubic are always Pillow's.
         squash: crop the central `crop_fraction` of height and width, and resize it to `image_size` without keeping its
             aspect ratio.
+        fit: how an image gets the size of the pair `resize`: it covers it, or lies inside it with borders of the mean,
+            both with its aspect ratio, or it is stretched to it.
 
     Raises:
         TypeError: an option of the wrong type. Lists and arrays are converted to tuples.
@@ -57,9 +62,10 @@ class Preprocessing:
     crop_fraction: PositiveFraction = 0.875
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    resize: Length | None = None
+    resize: Length | Size | None = None
     interpolation: Interpolation = "bilinear"
     squash: bool = False
+    fit: Fit = "cover"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -81,6 +87,10 @@ class Preprocessing:
     def at(self, image_size: Length | Size) -> "Preprocessing":
         """Return the same preprocessing for another image size. `resize` is scaled, to keep the same part of images."""
         size = square(image_size)
+        if isinstance(self.resize, tuple):
+            pairs = zip(self.resize, size, self.image_size, strict=True)
+            height, width = (max(1, round(length * new / old)) for length, new, old in pairs)
+            return replace(self, image_size=size, resize=(height, width))
         resize = self.resize and round(self.resize * min(size) / min(self.image_size))
         return replace(self, image_size=size, resize=resize)
 
@@ -99,7 +109,7 @@ class Preprocessing:
         if self.interpolation == "tensorflow":
             return np.ascontiguousarray(self._resized_by_tensorflow(image).round().astype(np.uint8).transpose(1, 2, 0))
         plan = self.plan(*image.size)
-        if self.squash or self.resize:
+        if self._is_pillows:
             return np.asarray(self._resized_by_pillow(image, plan))
         # Compute only the pixels that the crop keeps, by resizing a region whose borders may lie between pixels.
         left, top, right, bottom = plan.region
@@ -134,16 +144,29 @@ class Preprocessing:
             # the pixels that tf.image.central_crop removes at either end
             left, top = (int((length - length * self.crop_fraction) / 2) for length in (width, height))
             return ResizePlan((left, top, width - left, height - top), self.image_size, (0, 0, *self.image_size[::-1]))
+        if self.resize and self.fit != "cover":
+            return self._plan_whole(width, height, *square(self.resize))
         longest = min(width, height) * MAX_ASPECT
         region = _centre_box((width, height), (min(width, longest), min(height, longest)))
         width, height = min(width, longest), min(height, longest)
-        if self.resize is None:
+        if isinstance(self.resize, tuple):  # timm's rule
+            ratio = min(height / self.resize[0], width / self.resize[1])
+            size = round(height / ratio), round(width / ratio)
+        elif self.resize is None:
             ratio = max(self.image_size[0] / height, self.image_size[1] / width) / self.crop_fraction
             size = max(self.image_size[0], round(height * ratio)), max(self.image_size[1], round(width * ratio))
         else:  # torchvision's rule: the longer side is rounded down
             shorter = min(width, height)
             size = height * self.resize // shorter, width * self.resize // shorter
         return ResizePlan(region, size, _centre_box(size[::-1], self.image_size[::-1]))
+
+    def _plan_whole(self, width: int, height: int, to_height: int, to_width: int) -> "ResizePlan":
+        """The plan for a whole image that is stretched to a size, or fitted into it."""
+        size = to_height, to_width
+        if self.fit == "contain":
+            ratio = max(height / to_height, width / to_width)
+            size = max(1, round(height / ratio)), max(1, round(width / ratio))
+        return ResizePlan((0, 0, width, height), size, _centre_box(size[::-1], self.image_size[::-1]))
 
     def _resized(self, image: Image) -> "Tensor":
         """Resize and crop to values 0 to 255, (3, H, W): uint8, or float32 for interpolation "tensorflow"."""
@@ -155,7 +178,7 @@ class Preprocessing:
         if self.interpolation == "tensorflow":
             return torch.from_numpy(self._resized_by_tensorflow(image))
         plan = self.plan(*image.size)
-        if self.squash or self.resize:
+        if self._is_pillows:
             return cast("Tensor", transform.pil_to_tensor(self._resized_by_pillow(image, plan)))
         resize = partial(transform.resize, interpolation=InterpolationMode(self.interpolation), antialias=True)
         left, top, right, bottom = plan.region
@@ -175,7 +198,13 @@ class Preprocessing:
         image = _crop(image, plan.region)
         if image.height > image.width * MAX_ASPECT:  # Pillow resizes rows first, which would make this image wide
             image = image.resize((image.width, plan.size[0]), self._resampling)
-        return image.resize(plan.size[::-1], self._resampling).crop(plan.crop)
+        image = image.resize(plan.size[::-1], self._resampling)
+        if self.resize is None or self.fit != "contain":
+            return image.crop(plan.crop)
+        red, green, blue = (min(max(round(255 * value), 0), 255) for value in self.mean)
+        framed = new_image("RGB", self.image_size[::-1], (red, green, blue))
+        framed.paste(image, (-plan.crop[0], -plan.crop[1]))
+        return framed
 
     def _resized_by_tensorflow(self, image: Image) -> NDArray[np.float32]:
         """Resize and crop to values 0 to 255, (3, H, W), not rounded."""
@@ -186,6 +215,11 @@ class Preprocessing:
         net = np.pad(net, ((0, 0), (max(-top, 0), below), (max(-left, 0), beyond)))  # black, like Pillow's crop
         top, left = max(top, 0), max(left, 0)
         return net[:, top : top + self.image_size[0], left : left + self.image_size[1]]
+
+    @property
+    def _is_pillows(self) -> bool:
+        """Whether Pillow resizes wherever the network runs."""
+        return self.squash or self.resize is not None or self.interpolation not in ("bilinear", "bicubic")
 
     @property
     def _resampling(self) -> Resampling:

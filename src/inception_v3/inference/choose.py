@@ -7,7 +7,7 @@ automatically only if the check stored in the exported file passes.
 
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,6 +96,7 @@ def open_engine(
     weights_file: str | Path | None = None,
     batch_size: BatchSize | None = None,
     callers: Threads | None = 1,
+    **facts: Any,
 ) -> OpenedModel:
     """Open an engine for anything that `load` reads, or for an exported network, which needs no PyTorch.
 
@@ -112,6 +113,7 @@ def open_engine(
         weights_file: a file to use instead of the download of a published name.
         batch_size: the number of images that will be run at once, if known.
         callers: the number of threads that may run the engine at once; None for `Engine.best_callers`.
+        facts: other options of `load`, such as `state` and `mean`. An exported network states all that they could.
 
     Raises TypeError and ValueError, which name the argument, and InputError, which names the file or option and the
     remedy. InputError is also raised in a process that was forked after an engine was opened.
@@ -122,7 +124,9 @@ def open_engine(
     requested = parse_precision(precision) if precision is not None else None
     has_model = file_status(path) is not None and file_status(path / MODEL_FILE) is not None
     prefers_gpu = (engine, precision, device) == ("auto", None, None) and has_model and _has_gpu()
-    if weights_file is None and (runs_files or recognise(path)) and not prefers_gpu:
+    if facts and recognise(path):
+        raise stated_in_export(path, facts)
+    if weights_file is None and not facts and (runs_files or recognise(path)) and not prefers_gpu:
         try:
             if (exported := find_exported(path)) is not None:
                 return open_exported(exported, engine, requested, device, min_agreement, batch_size, callers)
@@ -135,7 +139,14 @@ def open_engine(
     device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
     from inception_v3.weights.load import load
 
-    return open_model(load(model, weights_file=weights_file), engine, requested, device, batch_size, callers)
+    return open_model(load(model, weights_file=weights_file, **facts), engine, requested, device, batch_size, callers)
+
+
+def stated_in_export(path: Path, facts: Mapping[str, Any]) -> InputError:
+    """The error for options about a model whose file is an exported network."""
+    name = next(iter(facts)).removesuffix("_activation").replace("_", "-")
+    fault = f"{path} is an exported network, which states it; leave it out, or export the network again"
+    return InputError(f"--{name}: {fault}", exit_status=2)
 
 
 def check_classifier(model: str | Path, settings: Settings, outputs: Collection[str] = VECTORS) -> None:

@@ -132,14 +132,14 @@ def explain_engine_failure(engine: Engine, sources: Sequence[Openable]) -> Itera
 
 
 def check_decode(decode: Decode, preprocessing: Preprocessing) -> None:
-    """Raises InputError for `decode="scaled"` with TensorFlow's interpolation.
+    """Raises InputError for `decode="scaled"` with an interpolation that does not antialias.
 
-    TensorFlow's bilinear resize does not antialias, so a JPEG decoded at another size would give unrelated pixels.
+    TensorFlow's bilinear and nearest do not, so a JPEG decoded at another size would give unrelated pixels.
     """
-    if decode == "scaled" and preprocessing.interpolation == "tensorflow":
+    if decode == "scaled" and preprocessing.interpolation in ("tensorflow", "nearest"):
         raise InputError(
-            "--decode scaled: this network's preprocessing (TensorFlow's bilinear) does not antialias, so results "
-            "would change; leave out --decode scaled",
+            f"--decode scaled: this network's interpolation ({preprocessing.interpolation}) does not antialias, so "
+            "results would change; leave out --decode scaled",
             exit_status=2,
         )
 

@@ -152,7 +152,7 @@ def _no_messages() -> Iterator[None]:
     """Discard NNCF's progress bars and notes, and PyTorch's note that a CUDA build of it finds no GPU."""
     for name in ("nncf", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield
 
 

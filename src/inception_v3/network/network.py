@@ -169,7 +169,8 @@ class InceptionV3Network(nn.Module):
         Args:
             images: (N, 3, H, W) in [-1, 1].
             end_points: names of the end points to return; None returns all of them, `()` none, which keeps no
-                activation in memory. The auxiliary head only runs if AuxLogits is requested.
+                activation in memory. The auxiliary head only runs if AuxLogits is requested. In evaluation, None
+                leaves it out for images that are too small for it.
 
         Returns:
             Logits (N, num_classes), and a dictionary of end points under TF-Slim's names: maps (N, C, h, w);
@@ -191,7 +192,8 @@ class InceptionV3Network(nn.Module):
         if "AuxLogits" in requested:
             net, outputs = self.base(images, end_points=[*in_base, AUX_INPUT])
             aux_input = outputs[AUX_INPUT] if AUX_INPUT in requested else outputs.pop(AUX_INPUT)
-            outputs["AuxLogits"] = self._aux_logits(aux_input, images)
+            if end_points is not None or self.training or self._aux_fits(aux_input):
+                outputs["AuxLogits"] = self._aux_logits(aux_input, images)
             del aux_input
         else:
             net, outputs = self.base(images, end_points=in_base)
@@ -210,12 +212,20 @@ class InceptionV3Network(nn.Module):
             outputs["Predictions"] = OUTPUT_ACTIVATIONS[self.settings.output_activation](logits)
         return logits, outputs
 
+    def _aux_fits(self, net: Tensor) -> bool:
+        """Whether the map from which the auxiliary head reads is large enough for its kernels."""
+        assert self.AuxLogits is not None
+        pool, _, convolve, _ = self.AuxLogits
+        assert isinstance(convolve, Conv2d)
+        height, width = pool(net[:1, :1]).shape[2:]
+        return bool(height >= convolve.kernel[0] and width >= convolve.kernel[1])
+
     def _aux_logits(self, net: Tensor, images: Tensor) -> Tensor:
         assert self.AuxLogits is not None
         pool, reduce, convolve, classify = self.AuxLogits
-        net = reduce(pool(net))
+        fits, net = self._aux_fits(net), reduce(pool(net))
         assert isinstance(convolve, Conv2d)
-        if net.shape[2] < convolve.kernel[0] or net.shape[3] < convolve.kernel[1]:
+        if not fits:
             raise ValueError(
                 f"images of {_size(images.shape[2:])} leave a {_size(net.shape[2:])} map for the auxiliary head, whose "
                 f"{_size(convolve.kernel)} convolution was built for image_size={self.image_size}: build the network "

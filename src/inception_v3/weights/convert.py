@@ -2,10 +2,12 @@
 
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from inception_v3.weights.formats.weights import Weights, fold_gamma
 from inception_v3.weights.load import load, save
 from inception_v3.weights.model import InceptionV3
 from inception_v3.weights.programs.program import MissingProgramError, ProgramError
+from inception_v3.weights.read import read_weights
 
 IMAGES = 2  # number of images of random pixels, on which outputs are compared
 LIMIT = 1e-4  # a larger difference is an error; rounding to float32 causes about 1e-6
@@ -73,6 +76,7 @@ def convert(
     python: str | Path = sys.executable,
     weights_file: Path | None = None,
     announce: Callable[[str], object] = lambda message: None,
+    **facts: Any,
 ) -> Conversion:
     """Read `source`, write `destination` in another format, read it back, and compare the outputs of both.
 
@@ -88,6 +92,7 @@ def convert(
         python: the Python interpreter in which this program is installed.
         weights_file: a file to use instead of downloading a published name.
         announce: called with a message before each long step.
+        facts: other options of `load`, such as `state` and `mean`.
 
     Raises:
         InputError: the format's program would compute other outputs and `allow_difference` is not set; a gamma to
@@ -95,7 +100,7 @@ def convert(
             `save` raise. Nothing is written then.
     """
     candidates = _requested_formats(destination, to)
-    model = load(source, weights_file=weights_file)
+    model = load(source, weights_file=weights_file, **facts)
     assert model.origin is not None  # `load` sets it
     weights = model.to_weights()
     format = next((each for each in candidates if not each.differences(weights)), candidates[-1])
@@ -103,7 +108,10 @@ def convert(
     with _staged(destination) as staged:
         announce(f"writing {destination} and comparing")
         save(model, staged, format.name, allow_difference=allow_difference)
-        reloaded = load(staged, format=format.name)
+        with warnings.catch_warnings(action="ignore"):  # of what is known about the model that was written
+            stored, origin = read_weights(staged, format.name)
+            activation = model.settings.output_activation
+            reloaded = InceptionV3.from_weights(stored, origin, output_activation=activation)
         pixels = torch.randint(256, (IMAGES, 3, *model.image_size), generator=torch.Generator().manual_seed(0))
         expected = outputs(model, pixels)
         conversion = Conversion(
@@ -115,7 +123,7 @@ def convert(
             difference=difference(expected, outputs(reloaded, pixels)),
             reasons=format.differences(weights),
             folded=len(folded),
-            dropped=_dropped(model, reloaded),
+            dropped=_dropped(model, reloaded, stored),
         )
         if check:
             announce(f"running {format.name}'s program")
@@ -177,11 +185,15 @@ def _folded_layers(weights: Weights, format: WritableFormat, destination: Path, 
     return folded
 
 
-def _dropped(model: InceptionV3, reloaded: InceptionV3) -> list[str]:
-    """The parts of the model that the written file does not contain."""
+def _dropped(model: InceptionV3, reloaded: InceptionV3, stored: Weights) -> list[str]:
+    """The parts of the model that the written file does not contain. `stored` is what was read from it."""
+    activation = "output_activation"
     lost = {
+        f"the {model.settings.output_activation} of the outputs": (
+            activation in stored.undetermined or model.settings[activation] != stored.settings[activation]
+        ),
         "AuxLogits": model.settings.create_aux_logits and not reloaded.settings.create_aux_logits,
-        "class names": model.class_names and not reloaded.class_names,
+        "class names": model.class_names and reloaded.class_names != model.class_names,
     }
     return [name for name, is_lost in lost.items() if is_lost]
 

@@ -8,6 +8,7 @@ import torch
 from inception_v3.errors import InputError
 from inception_v3.support.arguments import checked
 from inception_v3.support.devices import as_device
+from inception_v3.weights.facts import Facts
 from inception_v3.weights.formats.registry import find_writer
 from inception_v3.weights.model import InceptionV3, check_options
 from inception_v3.weights.read import read_weights
@@ -21,6 +22,11 @@ def load(
     format: str | None = None,
     partial: bool = False,
     weights_file: str | Path | None = None,
+    state: str | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    class_names: list[str] | None = None,
+    transform_input: bool | None = None,
     **options: Any,
 ) -> InceptionV3:
     """Load a model, in evaluation mode, from a run folder, a file of any format, or a published name.
@@ -34,6 +40,13 @@ def load(
             warning lists both.
         weights_file: a file to use instead of downloading a published name. The name still determines how the file is
             read and used.
+        state: the key of one of several networks in a file of PyTorch, such as `model_ema`. By default it is the only
+            one, or the only moving average, with a warning.
+        mean, std: of the images that the network reads, for pixels scaled to [0, 1]. By default they are those of the
+            file, or assumed with a warning.
+        class_names: the names of the classes in the order of the outputs.
+        transform_input: True if the network gets images with that mean and std, by default ImageNet's, and transforms
+            them as torchvision's transform_input does; False if they are its inputs.
         options: options of InceptionV3 that replace the stored ones, such as `global_pool=True`. A different
             `num_classes` keeps everything except the two final layers, which are initialised with a warning.
 
@@ -45,8 +58,9 @@ def load(
     """
     check_options(path, options)
     device = as_device(device)
-    weights, origin = read_weights(path, format, weights_file)
-    return InceptionV3.from_weights(weights, origin, partial=partial, **options).to(device)
+    facts = Facts(mean, std, class_names, transform_input)
+    weights, origin = read_weights(path, format, weights_file, state)
+    return InceptionV3.from_weights(weights, origin, partial=partial, facts=facts, **options).to(device)
 
 
 @checked

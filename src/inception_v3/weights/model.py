@@ -16,15 +16,17 @@ from inception_v3.network.architecture import Activation, BatchNormOrder, Output
 from inception_v3.network.network import InceptionV3Network
 from inception_v3.network.settings import Settings
 from inception_v3.support.arguments import check
+from inception_v3.weights.facts import Facts, warn_of_assumed
 from inception_v3.weights.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
 from inception_v3.weights.hub import HubMixin
-from inception_v3.weights.read import Origin
+from inception_v3.weights.read import Origin, hint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 # The layers whose shape depends on num_classes.
 CLASSIFIERS = tuple(f"{state_name(layer)}." for layer in convolutions() if not layer.normalized)
+AUX_KERNEL = "AuxLogits.Conv2d_2a_"  # the start of the name of the layer whose kernel depends on the image size
 
 
 class InceptionV3(InceptionV3Network, HubMixin):
@@ -108,16 +110,21 @@ class InceptionV3(InceptionV3Network, HubMixin):
         return batch.to(next(self.parameters()).device)
 
     @classmethod
-    def from_weights(cls, weights: Weights, origin: Origin, *, partial: bool = False, **options: Any) -> Self:
+    def from_weights(
+        cls, weights: Weights, origin: Origin, *, partial: bool = False, facts: Facts | None = None, **options: Any
+    ) -> Self:
         """Build a model in evaluation mode with these weights, on the CPU. See `load` for `partial` and `options`.
 
-        Random weights are only drawn if tensors are missing. Raises InputError, naming the file: tensors that do not
-        fit the options, or options that `check_options` refuses.
+        `facts` replace what the file states. Random weights are only drawn if tensors are missing. Raises InputError,
+        naming the file: tensors that do not fit the options, or options that `check_options` refuses.
         """
         file = origin.file
         check_options(file, options)
+        _check_output(file, weights, options)
         settings = replace(weights.settings, **options)
         try:
+            if "image_size" in options or origin.format == "timm":  # whose config.json may have another size
+                weights, settings = _without_unfit_aux(file, weights, settings)
             with torch.device("meta"):
                 model = cls(**settings)
         except ValueError as error:
@@ -146,9 +153,13 @@ class InceptionV3(InceptionV3Network, HubMixin):
         for fault, names in (("missing from the file, so initialised", missing), ("in the file, but not used", extra)):
             if names:
                 warnings.warn(f"{file}: {fault}: {', '.join(names)}", stacklevel=3)
-        model.preprocessing = weights.preprocessing
-        if weights.class_names and len(weights.class_names) == settings.class_count:
-            model.class_names = weights.class_names
+        facts = facts or Facts()
+        model.preprocessing = facts.preprocessing(weights.preprocessing)
+        if "image_size" in options:
+            model.preprocessing = model.preprocessing.at(settings.image_size)
+        model.class_names = facts.names(file, weights.class_names, settings.class_count)
+        given = facts.given(options) | ({"class_names"} if new_layers else set())
+        warn_of_assumed(file, weights.assumed, given)
         model.origin = origin
         return model.eval()
 
@@ -176,6 +187,36 @@ def check_options(name: str | Path, options: dict[str, Any]) -> None:
         raise OptionValueError(f"{name}: {error}") from error
 
 
+def _check_output(file: Path, weights: Weights, options: dict[str, Any]) -> None:
+    """Raise InputError if neither the file nor the options determine how one output becomes a probability."""
+    if "output_activation" not in weights.undetermined or options.get("output_activation", "softmax") != "softmax":
+        return
+    fault = "does not determine whether a sigmoid follows it"
+    if "output_activation" in options:
+        fault = "a softmax would be 1 for every image"
+    raise InputError(
+        f"{file}: has one output, and {fault}; give --output sigmoid, in Python output_activation='sigmoid'"
+    )
+
+
+def _without_unfit_aux(file: Path, weights: Weights, settings: Settings) -> tuple[Weights, Settings]:
+    """Leave out an auxiliary head that is for images of another size, which determines its kernel, with a line.
+
+    Raises ValueError: no network has these settings.
+    """
+    height, width = settings.image_size
+    if not settings.create_aux_logits:
+        return weights, settings
+    layers = map(state_name, convolutions(height=height, width=width))
+    kernel = next((layer for layer in layers if layer.startswith(AUX_KERNEL)), None)
+    stored = [name for name in weights.tensors if name.startswith(AUX_KERNEL)]
+    if kernel is None or not stored or stored[0].startswith(f"{kernel}."):
+        return weights, settings
+    warnings.warn(f"{file}: its auxiliary head is not for images of {height}x{width}, so it is left out", stacklevel=4)
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("AuxLogits.")}
+    return replace(weights, tensors=tensors), replace(settings, create_aux_logits=False)
+
+
 def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
@@ -186,4 +227,4 @@ def _check_tensors(file: Path, tensors: dict[str, Tensor], expected: dict[str, T
         if tensor.dtype not in FLOATS:
             raise InputError(f"{file}: {name} holds {tensor.dtype}, not floats of 16 to 64 bits; save it as float32")
         if not all_finite(tensor):
-            raise InputError(f"{file}: {name} holds NaN or infinity; the file is damaged")
+            raise InputError(f"{file}: {name} holds NaN or infinity; the file is damaged{hint(file)}")

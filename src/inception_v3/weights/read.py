@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,12 +64,15 @@ def base_of(origin: Origin) -> dict[str, Any]:
 
 
 def read_weights(
-    path: str | Path, format: str | None = None, weights_file: str | Path | None = None
+    path: str | Path,
+    format: str | None = None,
+    weights_file: str | Path | None = None,
+    state: str | None = None,
 ) -> tuple[Weights, Origin]:
     """Read the weights of a run folder, a file of any format, or a published name, and their origin.
 
     `weights_file` is a file to use instead of downloading a published name. `format` names the format of the file
-    instead of recognising it.
+    instead of recognising it. `state` is the key of one of several networks in a file.
 
     Raises InputError, naming the file and the remedy: no such file, a damaged file, another program's file, an unknown
     name, or a failed download.
@@ -77,14 +81,14 @@ def read_weights(
     if published is not None:
         local_file = None if weights_file is None else find_file(weights_file)
         with published.open(str(path), local_file) as source:
-            weights, origin = read_source(str(path), source, format)
+            weights, origin = read_source(str(path), source, format, state)
         return weights, replace(origin, file=local_file or origin.file)  # not a file extracted from an archive for now
     if weights_file is not None:
         raise InputError(
             f"{path}: not a published name, so --weights-file cannot replace its download; give the file itself",
             exit_status=2,
         )
-    return read_source(str(path), WeightsSource(find_file(path)), format)
+    return read_source(str(path), WeightsSource(find_file(path)), format, state)
 
 
 def peek(path: str | Path, weights_file: str | Path | None = None) -> tuple[Path | None, list[str] | None]:
@@ -102,28 +106,75 @@ def peek(path: str | Path, weights_file: str | Path | None = None) -> tuple[Path
     return file, None if is_published else native.read_class_names(file)
 
 
-def read_source(name: str, source: WeightsSource, format: str | None = None) -> tuple[Weights, Origin]:
-    """Read the weights of a file that has already been found. Raises InputError like `read_weights`."""
+def read_source(
+    name: str, source: WeightsSource, format: str | None = None, state: str | None = None
+) -> tuple[Weights, Origin]:
+    """Read the weights of a file that has already been found. Raises InputError like `read_weights`.
+
+    A message about the content of the file ends with the command that shows it.
+    """
+    if file_status(source.file) is not None:
+        check_readable(source.file)
+    try:
+        return read_found(name, source, format, state)
+    except InputError as error:
+        if error.exit_status != 1 or file_status(source.file) is None:
+            raise
+        raise InputError(f"{error}{hint(source.file)}", exit_status=error.exit_status) from error
+
+
+def hint(file: Path) -> str:
+    """The end of a message about a file that was refused."""
+    return f"; `inception-v3 inspect {shlex.quote(str(file))}` shows what it holds"
+
+
+def read_found(
+    name: str, source: WeightsSource, format: str | None = None, state: str | None = None
+) -> tuple[Weights, Origin]:
+    """Read the weights of a file that exists. Raises InputError with the reason of its format only."""
     file, format = source.file, format or source.format
-    if file_status(file) is not None:
-        check_readable(file)
     known = find_format(format) if format else recognise(file)
-    weights = known.read(file)
+    if state is not None and known.read_state is None:
+        fault = f"{file} is a {known.name} file, which holds one network; leave it out"
+        raise InputError(f"--state {printable(state)}: {fault}", exit_status=2)
+    weights = known.read_state(file, state) if known.read_state and state is not None else known.read(file)
     if source.mean_std is not None:
         mean, std = source.mean_std
         weights = replace(weights, preprocessing=replace(weights.preprocessing, mean=mean, std=std))
+    if source.format is not None:  # a published model, of which all is known
+        weights = replace(weights, assumed={})
     return weights, Origin(name, file, known.name, weights.training)
 
 
 def find_file(path: str | Path) -> Path:
     """Return the model's file in a run folder or in a folder saved by huggingface_hub; or `path` if it is not a folder.
 
+    The file may be the index of a model in several shards.
+
     Raises InputError: a folder without a model.
     """
     path = Path(path)
+    if path.suffix == ".distcp" or path.name == ".metadata":
+        raise _distributed_error(path, path.parent)
     if not is_folder(path):
         return path
-    for name in WEIGHTS:
+    from inception_v3.weights.formats import tensorflowjs
+    from inception_v3.weights.formats.kinds import identify
+
+    for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE):
         if file_status(path / name) is not None:
             return path / name
+    for metadata in (path / ".metadata", *path.glob("*/.metadata")):
+        if metadata.exists():
+            raise _distributed_error(path, metadata.parent)
+    if reason := identify(path).refusal:
+        raise InputError(f"{path}: {reason}")
     raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")
+
+
+def _distributed_error(path: Path, folder: Path) -> InputError:
+    """The error for a checkpoint of torch.distributed, a folder of .distcp files."""
+    return InputError(
+        f"{path}: a distributed checkpoint; turn it into one file: python -m "
+        f"torch.distributed.checkpoint.format_utils dcp_to_torch {shlex.quote(str(folder))} model.pth"
+    )

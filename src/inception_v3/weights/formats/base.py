@@ -14,14 +14,17 @@ class Format:
 
     Attributes:
         name: the name that `--to` and `load(format=...)` take. The format's module has the same name, with underscores.
-        recognises: return whether a path holds this format, by its content. Never raises.
+        recognises: return whether a path holds this format, by its content. Raises InputError if the path cannot be
+            read; a damaged file is not recognised.
         read: read a path. Raises InputError, in one line with the file and the variable at fault.
+        read_state: read one of several networks in a file, by its key; None for formats with one network a file.
         write_instead: for a format that cannot be written, the name of a format that holds the same network.
     """
 
     name: str
     recognises: Callable[[Path], bool]
     read: Callable[[Path], Weights]
+    read_state: Callable[[Path, str], Weights] | None = None
     write_instead: str = "native"
 
 

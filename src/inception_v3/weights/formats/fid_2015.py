@@ -10,21 +10,22 @@ from inception_v3.errors import InputError
 from inception_v3.network.settings import GRAPH_2015
 from inception_v3.weights.formats import torchvision
 from inception_v3.weights.formats.base import WritableFormat
+from inception_v3.weights.formats.torch_network import is_of_2015, peek_networks, read_network
 from inception_v3.weights.formats.weights import Weights, differences_from
 from inception_v3.weights.programs.program import Program
 
 
 def recognises(path: Path) -> bool:
-    return torchvision.recognises_names(path, of_2015=True)
+    return any(map(is_of_2015, peek_networks(path)))
 
 
-def read(path: Path) -> Weights:
-    """Read the state dict. Raises InputError, naming the file and the variable: damaged, with code, another network."""
-    tensors, aux, num_classes = torchvision.read_tensors(path)
-    if aux or num_classes != GRAPH_2015.num_classes:
-        has = "an auxiliary head" if aux else f"{num_classes} classes"
+def read(path: Path, state: str | None = None) -> Weights:
+    """Read the state dict. Raises InputError, naming the file and the variable: damaged, another network."""
+    settings = (network := read_network(path, state)).settings
+    if settings.create_aux_logits or settings.hidden_units or settings.num_classes != GRAPH_2015.num_classes:
+        has = "an auxiliary head" if settings.create_aux_logits else f"{settings.num_classes} classes"
         raise InputError(f"{path}: not the network of 2015: it has {has}; read it as torchvision or timm")
-    return Weights(tensors, GRAPH_2015)
+    return Weights(network.tensors, GRAPH_2015)
 
 
 def differences(weights: Weights) -> list[str]:
@@ -50,6 +51,7 @@ FORMAT = WritableFormat(
     name="fid-2015",
     recognises=recognises,
     read=read,
+    read_state=read,
     write=write,
     differences=differences,
     suffixes=(".pth", ".pt"),

@@ -1,20 +1,23 @@
-"""Keras Applications' InceptionV3: the legacy weights `.h5`, Keras 3's `.weights.h5`, and `.keras` (read only).
+"""Keras's files: `.keras` and whole-model `.h5` with any head (read only), `.weights.h5` and legacy weights `.h5`.
 
-Keras numbers layers in the order of their creation, which is the architecture table's order. It does not restart at 0
-for a second model in the same process, so `conv2d_94` may be the first. Its files hold the layers in another order,
-sorted by their distance from the output. Keras matches variables by that order and never by name, and so does this
-module: it sorts the layers of the table as Keras sorts them (keras/src/ops/function.py, map_graph).
+A whole model is read by its configuration (keras_network.py). Files of weights have none. Keras numbers layers in the
+order of their creation, which is the architecture table's order. It does not restart at 0 for a second model in the
+same process, so `conv2d_94` may be the first. Its files hold the layers in another order, sorted by their distance from
+the output. Keras matches variables by that order and never by name, and so does this module: it sorts the layers of the
+table as Keras sorts them (keras/src/ops/function.py, map_graph).
 
 HDF5 files can point to other files and declare tensors of any size. This module refuses links, external and virtual
 data, and checks every shape before it reads values. It never builds an object from a stored configuration.
 """
 
+import json
+import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from io import BytesIO
 from itertools import count, takewhile
@@ -27,17 +30,28 @@ import torch
 from torch import Tensor
 
 from inception_v3.errors import InputError
-from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.network.architecture import BASE, Conv, Layer, Mixed
+from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, OutputActivation
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
 from inception_v3.support.packages import require_packages
 from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import WritableFormat
+from inception_v3.weights.formats.keras_config import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    ConfigurationError,
+    KerasLayer,
+    Shapes,
+    find_by_name,
+    pair_variables,
+    parse,
+    read_graph,
+)
+from inception_v3.weights.formats.keras_network import KERAS, assumed_preprocessing, read_network, report_notes
+from inception_v3.weights.formats.keras_topology import Topology, build
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
 from inception_v3.weights.formats.weights import (
     Weights,
-    all_finite,
     convolutions,
     default_class_names,
     differences_from,
@@ -48,10 +62,11 @@ from inception_v3.weights.formats.weights import (
 )
 from inception_v3.weights.programs.program import Program
 
-PREPROCESSING = Preprocessing.named("keras")  # as Keras's users load images: whole, with a new aspect ratio
 HDF5 = b"\x89HDF\r\n\x1a\n"
-WEIGHTS_IN_ZIP = "model.weights.h5"
+WEIGHTS_IN_ZIP, CONFIG_IN_ZIP = "model.weights.h5", "config.json"
+KERAS_2_CONTAINER = "_layer_checkpoint_dependencies"  # the name of `layers` in the files of Keras 2.12
 LAST = BASE[-1].name  # the end of a network saved with include_top=False
+MAX_VARIABLES = 4  # of a layer; a model inside another has more
 ANY = -1  # in a shape: the number of classes
 MIB = 1 << 20
 
@@ -66,7 +81,19 @@ VARIABLES = {
     "dense": {"kernel": "weights", "bias": "biases"},
 }
 # The exceptions that h5py and zipfile raise for damaged files: libhdf5's errors arrive as almost any class.
-DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    MemoryError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class _ContentError(Exception):
@@ -145,7 +172,7 @@ def recognises(path: Path) -> bool:
     try:
         if not _is_hdf5(path):
             with zipfile.ZipFile(path) as archive:
-                return {WEIGHTS_IN_ZIP, "config.json"} <= set(archive.namelist())
+                return {WEIGHTS_IN_ZIP, CONFIG_IN_ZIP} <= set(archive.namelist())
     except DAMAGE:
         return False
     try:
@@ -156,29 +183,98 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Weights:
-    """Read one of Keras's files.
+    """Read one of Keras's files. Warns of everything that the file does not state and that is assumed.
 
-    Raises InputError, naming the file and the variable: damaged, not Keras's Inception V3, or h5py is missing.
+    Raises InputError, naming the file and the variable or layer: damaged, not Inception V3, a layer that cannot be
+    computed here, or h5py is missing.
     """
     h5py = _import_h5py(path)
-    tensors: dict[str, Tensor] = {}
     try:
-        with h5py.File(path if _is_hdf5(path) else _unzip(path), "r") as file:
-            legacy = _legacy_group(file)
-            for layer in _layers_by_order(legacy) if legacy is not None else _layers_by_class(file):
-                tensors |= _read_layer(*layer)
-    except _ContentError as error:
-        raise InputError(f"{path}: {one_line(error)}") from error
+        text = None if _is_hdf5(path) else _member(path, CONFIG_IN_ZIP, MAX_BYTES)
+        source = path if text is None else BytesIO(_member(path, WEIGHTS_IN_ZIP, 4 * path.stat().st_size))
+        with h5py.File(source, "r") as file:
+            config = file.attrs.get("model_config") if text is None else text
+            weights, notes = _read_weights(file) if config is None else _read_model(file, parse(config))
+    except (_ContentError, ConfigurationError) as error:
+        raise InputError(f"{path}: {one_line(error, 1000)}") from error
     except DAMAGE as error:
         raise InputError(
             f"{path}: cannot be read ({one_line(error)}); check the path, and download or save the file again if "
             "it is damaged"
         ) from error
+    return replace(weights, assumed=report_notes(path, notes))
+
+
+def _read_model(file: Any, config: dict[str, Any]) -> tuple[Weights, list[str]]:
+    """A model with its configuration."""
+    compiled = config.get("compile_config") or parse(file.attrs.get("training_config", "{}"))
+    legacy = _legacy_group(file)
+    loss = compiled.get("loss") if isinstance(compiled, dict) else None
+
+    def variables(layer: KerasLayer, shapes: Shapes) -> list[np.ndarray]:
+        found = _find_by_class(file, layer) if legacy is None else _find_by_name(legacy, layer)
+        return list(_read_variables(layer, found, shapes))
+
+    return read_network(read_graph(config), variables, loss)
+
+
+def _find_by_class(file: Any, layer: KerasLayer) -> dict[str, Any]:
+    """The datasets of a layer in a file of Keras 3, or in one that Keras 2 wrote in that form, by their numbers."""
+    group = file
+    for name in layer.group.split("/"):
+        if name == "layers" and KERAS_2_CONTAINER in group:
+            group = _child(group, KERAS_2_CONTAINER)
+        elif group.name.endswith(KERAS_2_CONTAINER):  # it counts layers with variables twice
+            kind, index = re.fullmatch(r"(.*?)(?:_(\d+))?", name).groups("0")  # type: ignore[union-attr]
+            names = _ranked(kind, group)
+            group = _child(group, names[int(index)] if int(index) < len(names) else name)
+        else:
+            group = _child(group, name)
+    group = _child(group, "vars")
+    return {key: _child(group, key) for key in sorted(group, key=lambda key: (len(key), key))}
+
+
+def _find_by_name(legacy: Any, layer: KerasLayer) -> dict[str, Any]:
+    """The datasets of a layer in a legacy file, which has a group for each layer of the outermost model."""
+    group = _child(legacy, layer.names[0])
+    names = _strings(group, "weight_names")
+    is_inside = len(layer.names) > 1
+    found = (
+        find_by_name(layer, names) if is_inside else {name.split("/")[-1].removesuffix(":0"): name for name in names}
+    )
+    return {variable: _child(group, name) for variable, name in found.items()}
+
+
+def _read_variables(layer: KerasLayer, found: dict[str, Any], shapes: Shapes) -> Iterator[np.ndarray]:
+    """The values of a layer's datasets, once their shapes are checked."""
+    for dataset, expected in pair_variables(layer, found, shapes):
+        if (shape := getattr(dataset, "shape", None)) != expected:
+            raise _ContentError(f"{dataset.name} has shape {shape}, but {layer} has {expected}; the file is damaged")
+        yield _read_array(dataset)
+
+
+def _read_weights(file: Any) -> tuple[Weights, list[str]]:
+    """Weights without a configuration: Keras's own network, or its base inside another model with one Dense layer."""
+    legacy = _legacy_group(file)
+    layers = list(_layers_by_order(legacy) if legacy is not None else _layers_by_class(file))
+    arrays = {name: array for layer in layers for name, array in _read_layer(*layer).items()}
+    notes: list[str] = []
+    preprocessing = assumed_preprocessing(arrays, notes)
+    is_nested = len({name.rpartition("/")[0] for _, name, _ in layers}) > 1
+    if not is_nested and preprocessing == KERAS:
+        notes = []  # Keras's own network
     settings = Settings(create_aux_logits=False, global_pool=True)
-    bias = tensors.get(f"{state_name(_layers()[-1].layer)}.biases")
+    bias = arrays.get(f"{state_name(_layers()[-1].layer)}.biases")
     if bias is None:
-        return Weights(tensors, replace(settings, final_endpoint=LAST), PREPROCESSING)
-    return Weights(tensors, replace(settings, num_classes=len(bias)), PREPROCESSING, default_class_names(len(bias)))
+        settings = replace(settings, final_endpoint=LAST)
+    else:
+        activation: OutputActivation = "softmax" if len(bias) > 1 else "sigmoid"
+        settings = replace(settings, num_classes=len(bias), output_activation=activation)
+        if is_nested or activation == "sigmoid":
+            notes.append(f"it holds weights only; average pooling and {activation} outputs are assumed")
+    names = default_class_names(settings.num_classes) if bias is not None else None
+    tensors = {name: to_torch(array) for name, array in arrays.items()}
+    return Weights(tensors, settings, preprocessing, names), notes
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -191,12 +287,12 @@ def _import_h5py(path: Path) -> Any:
     return import_module("h5py")
 
 
-def _unzip(path: Path) -> BytesIO:
+def _member(path: Path, name: str, limit: int) -> bytes:
     with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(WEIGHTS_IN_ZIP)
-        if member.file_size > 4 * path.stat().st_size:  # Keras does not compress, and floats hardly shrink
-            raise _ContentError(f"{WEIGHTS_IN_ZIP} in it declares {member.file_size} bytes; the file is damaged")
-        return BytesIO(archive.read(member))  # reading all of it verifies the checksum
+        member = archive.getinfo(name)
+        if member.file_size > limit:  # Keras does not compress, and floats hardly shrink
+            raise _ContentError(f"{name} in it declares {member.file_size} bytes; the file is damaged")
+        return archive.read(member)  # reading all of it verifies the checksum
 
 
 def _legacy_group(file: Any) -> Any:
@@ -206,29 +302,104 @@ def _legacy_group(file: Any) -> Any:
     return file if "layer_names" in file.attrs or "layer_names0" in file.attrs else None
 
 
-def _layers_by_order(group: Any) -> Iterator[tuple[_KerasLayer, str, list[Any]]]:
-    """Each layer of a legacy file, its name in the file, and its datasets."""
+LayerInFile = tuple[_KerasLayer, str, list[Any]]  # with its name in the file, and its datasets
+
+
+def _layers_by_order(group: Any) -> Iterator[LayerInFile]:
+    """The layers of a legacy file."""
     names = {name: _strings(_child(group, name), "weight_names") for name in _strings(group, "layer_names")}
     names = {name: variables for name, variables in names.items() if variables}
-    for layer, (name, variables) in zip(_layers(), names.items(), strict=False):
+    nested = [name for name, variables in names.items() if len(variables) > MAX_VARIABLES]
+    if nested:
+        yield from _layers_of_model(_child(group, nested[0]), nested[0], names.pop(nested[0]))
+        layers = _layers()[-1:]
+    else:
+        layers = _layers()
+    for layer, (name, variables) in zip(layers, names.items(), strict=False):
         yield layer, name, [_child(_child(group, name), variable) for variable in variables]
-    missing = _layers()[len(names) :]
+    missing = layers[len(names) :]
     if missing and missing[0].kind != "dense":
         raise _not_inception(f"it has {len(names)} layers with variables and lacks {missing[0]}")
-    if len(names) > len(_layers()):
-        raise _not_inception(f"it has {list(names)[len(_layers())]} after the last layer")
+    if len(names) > len(layers):
+        raise _undescribed(list(names)[len(layers)], "after the last layer")
 
 
-def _layers_by_class(file: Any) -> Iterator[tuple[_KerasLayer, str, list[Any]]]:
-    """Each layer of a Keras 3 file, its name in the file, and its datasets."""
-    layers, groups = _child(file, "layers"), _groups()
-    for group, layer in groups.items():
-        if group in layers or layer.kind != "dense":  # include_top=False leaves the dense layer out
-            variables = _child(layers, f"{group}/vars")
-            yield layer, f"layers/{group}", [_child(variables, key) for key in variables]
-    for name in layers:
-        if name not in groups and "vars" in _child(layers, name) and len(_child(layers, f"{name}/vars")):
-            raise _not_inception(f"it has layers/{name}")
+def _layers_of_model(group: Any, model: str, variables: list[str]) -> Iterator[LayerInFile]:
+    """The layers of a base inside another model. Their order depends on which are trainable, so their numbers count."""
+    by_layer: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for variable in variables:
+        *_, layer_name, name = ["", *variable.removesuffix(":0").split("/")]
+        by_layer[layer_name][name] = variable
+    ranked = {kind: _ranked(kind, by_layer) for kind in VARIABLES}
+    for layer in _layers()[:-1]:
+        names = ranked[layer.kind]
+        if len(names) != len(_layers()) // 2:
+            raise _not_inception(f"{model} has {len(names)} layers called {layer.kind}")
+        found = by_layer[names[layer.index]]
+        expected = list(VARIABLES[layer.kind])
+        yield (
+            layer,
+            f"{model}/{names[layer.index]}",
+            [_child(group, found[name]) for name in (expected if found.keys() == set(expected) else found)],
+        )
+    rest = set(by_layer) - {name for names in ranked.values() for name in names}
+    if rest or ranked["dense"]:
+        raise _undescribed(f"{model}/{[*rest, *ranked['dense']][0]}")
+
+
+def _ranked(kind: str, names: Iterable[str]) -> list[str]:
+    """The names of a class of layer or group, such as conv2d and conv2d_7, by their numbers."""
+    matches = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d{{1,9}}))?", name) for name in names]
+    return [match[0] for match in sorted(filter(None, matches), key=lambda match: int(match[1] or 0))]
+
+
+def _layers_by_class(file: Any) -> Iterator[LayerInFile]:
+    """The layers of a Keras 3 file: of the one model in it with convolutions, and a dense layer anywhere."""
+    groups = dict(_groups_with_variables(file, 0))
+    bases = {
+        path.rpartition("/")[0]: None for path in groups if re.fullmatch(r"conv2d(_\d+)?", path.rpartition("/")[2])
+    }
+    if len(bases) > 1:
+        raise _not_inception(f"it has convolutions in {' and in '.join(list(bases)[:2])}")
+    base = next(iter(bases), "layers")
+    for name, layer in _groups().items():
+        if layer.kind != "dense":
+            if base.endswith(KERAS_2_CONTAINER):  # numbered in steps of 2
+                name = numbered(layer.kind, 2 * int(name.rpartition("_")[2]) if name != layer.kind else 0)
+            path = f"{base}/{name}"
+            variables = groups.pop(path, None)
+            if variables is None:
+                variables = _child(file, f"{path}/vars")
+            yield layer, path, [_child(variables, key) for key in variables]
+    dense = next((path for path in groups if path.rpartition("/")[2] == "dense"), None)
+    if dense:
+        variables = groups.pop(dense)
+        yield _layers()[-1], dense, [_child(variables, key) for key in variables]
+    for path in groups:
+        raise _undescribed(path)
+
+
+def _groups_with_variables(group: Any, level: int) -> Iterator[tuple[str, Any]]:
+    """The path below `group` of each layer, at any depth, that has variables, and the group of these."""
+    for container in ("layers", KERAS_2_CONTAINER):
+        if container not in group or level > MAX_DEPTH:
+            continue
+        layers = _child(group, container)
+        for name in layers if hasattr(layers, "keys") else ():
+            layer = _child(layers, name)
+            if hasattr(layer, "keys"):
+                if "vars" in layer and len(_child(layer, "vars")):
+                    yield f"{container}/{name}", _child(layer, "vars")
+                yield from (
+                    (f"{container}/{name}/{path}", each) for path, each in _groups_with_variables(layer, level + 1)
+                )
+
+
+def _undescribed(name: str, where: str = "besides Inception V3 and one dense layer") -> _ContentError:
+    return _ContentError(
+        f"it has {name} {where}, and no configuration that describes it; give the whole model, as saved by "
+        'model.save("model.keras")'
+    )
 
 
 def _child(group: Any, name: str) -> Any:
@@ -255,24 +426,24 @@ def _strings(group: Any, name: str) -> list[str]:
     return strings
 
 
-def _read_layer(layer: _KerasLayer, name: str, datasets: list[Any]) -> dict[str, Tensor]:
+def _read_layer(layer: _KerasLayer, name: str, datasets: list[Any]) -> dict[str, np.ndarray]:
     variables = layer.variables()
     if len(datasets) != len(variables):
         raise _not_inception(f"{name} holds {len(datasets)} variables, but {layer} holds {', '.join(variables)}")
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, np.ndarray] = {}
     for (state, expected), dataset in zip(variables.values(), datasets, strict=True):
         shape = getattr(dataset, "shape", None) or (0,)
         # the kernel, which comes first, determines the number of classes; the bias must agree
-        classes = len(next(iter(tensors.values()))) if tensors else shape[-1]
+        classes = next(iter(tensors.values())).shape[-1] if tensors else shape[-1]
         expected = tuple(classes if length == ANY else length for length in expected)
         if shape != expected or 0 in shape:
             raise _not_inception(f"{dataset.name} has shape {shape}, but {layer} has {expected}")
-        tensors[state] = _read_values(dataset)
+        tensors[state] = _read_array(dataset)
     return tensors
 
 
-def _read_values(dataset: Any) -> Tensor:
-    """Read a dataset whose shape is checked, as float32 or float64 in PyTorch's layout.
+def _read_array(dataset: Any) -> np.ndarray:
+    """Read a dataset whose shape is checked, as float32 or float64 in Keras's layout.
 
     Raises _ContentError; for a false size, before memory is allocated.
     """
@@ -289,10 +460,9 @@ def _read_values(dataset: Any) -> Tensor:
         array = np.asarray(dataset[()], np.float64 if dtype.itemsize == 8 else np.float32)
     else:
         raise _ContentError(f"{name} holds {dtype} instead of floats; save the model without quantising it")
-    tensor = to_torch(array)
-    if not all_finite(tensor):
+    if not np.isfinite([array.min(), array.max()]).all():  # NaN and infinity show in either
         raise _ContentError(f"{name} holds NaN or infinity; use an earlier or undamaged file")
-    return tensor
+    return array
 
 
 def _not_inception(fault: str) -> _ContentError:
@@ -302,23 +472,38 @@ def _not_inception(fault: str) -> _ContentError:
 # ------------------------------------------------------------------------------------------------- writing
 
 
-# Lists the reasons why Keras would compute other outputs. Its average pools leave the padding out.
-differences = partial(differences_from, count_padding=False, can_end_at=LAST)
+def differences(weights: Weights) -> list[str]:
+    """List the reasons why Keras would compute other outputs. Its average pools leave the padding out."""
+    settings = replace(weights.settings, hidden_units=(), hidden_activation="relu")  # a whole model has them
+    return differences_from(replace(weights, settings=settings), count_padding=False, can_end_at=LAST)
 
 
 def write(weights: Weights, path: Path) -> None:
-    """Write Keras 3's form if the name ends in `.weights.h5`, as Keras does, and otherwise the legacy form.
+    """Write weights: Keras 3's form if the name ends in `.weights.h5`, as Keras does, and otherwise the legacy form.
 
-    A gamma is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
-    Raises InputError: other widths or fewer layers than Keras has, a path that cannot be written, h5py is missing.
+    A network with hidden layers, or another output than a softmax, is written as a whole model in the legacy form. A
+    gamma is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
+    Raises InputError: other widths or fewer layers than Keras has, a name for weights and a network that only a whole
+    model can hold, a path that cannot be written, h5py is missing.
     """
     h5py = _import_h5py(path)
+    settings = weights.settings
     tensors, _ = fold_gamma(weights.tensors)
-    layers = _layers()[:-1] if weights.settings.final_endpoint else _layers()
+    layers = _layers()[:-1] if settings.final_endpoint or settings.hidden_units else _layers()
     arrays = {layer: _to_keras(path, layer, tensors) for layer in layers}
+    is_whole = not settings.final_endpoint and (settings.hidden_units or settings.output_activation != "softmax")
+    if is_whole and path.name.endswith(".weights.h5"):
+        raise InputError(
+            f"{path}: a file of weights cannot hold hidden layers or another output than a softmax; let its name end "
+            "in .h5 for a whole model",
+            exit_status=2,
+        )
     buffer = BytesIO()  # not a file: on a full disk, libhdf5 would fail again when closing it
     with h5py.File(buffer, "w") as file:
-        (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, arrays)
+        if is_whole:
+            _write_model(file, build(replace(weights, tensors=tensors)))
+        else:
+            (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, arrays)
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
@@ -341,15 +526,29 @@ def _to_keras(path: Path, layer: _KerasLayer, tensors: dict[str, Tensor]) -> dic
 
 def _write_by_order(file: Any, layers: dict[_KerasLayer, dict[str, np.ndarray]]) -> None:
     """Write the legacy form of Keras 2, which Keras 2 and 3 read."""
-    file.attrs["layer_names"] = np.array([layer.name.encode() for layer in layers])
-    file.attrs["backend"] = b"tensorflow"  # Keras 2 flips the kernels of Theano's files
-    file.attrs["keras_version"] = b"2.15.0"  # without a version Keras 2 assumes Keras 1, which has other axes
+    _write_legacy(file, {layer.name: arrays for layer, arrays in layers.items()})
+
+
+def _write_model(file: Any, topology: Topology) -> None:
+    """Write a whole model in the legacy form."""
+    file.attrs["model_config"] = json.dumps(topology.config() | {"class_name": "Functional"})
+    _write_legacy(file, {})
+    names = [layer.name for layer in _layers()[:-1]]  # in Keras's order; the head follows
+    names += [name for name in topology.variables if name not in names]
+    _write_legacy(file.create_group("model_weights"), {name: topology.variables[name] for name in names})
+
+
+def _write_legacy(group: Any, layers: dict[str, dict[str, np.ndarray]]) -> None:
+    if layers:
+        group.attrs["layer_names"] = np.array([name.encode() for name in layers])
+    group.attrs["backend"] = b"tensorflow"  # Keras 2 flips the kernels of Theano's files
+    group.attrs["keras_version"] = b"2.15.0"  # without a version Keras 2 assumes Keras 1, which has other axes
     for layer, arrays in layers.items():
-        names = [f"{layer.name}/{name}:0" for name in arrays]
-        group = file.create_group(layer.name)
-        group.attrs["weight_names"] = np.array([name.encode() for name in names])
+        names = [f"{layer}/{name}:0" for name in arrays]
+        inside = group.create_group(layer)
+        inside.attrs["weight_names"] = np.array([name.encode() for name in names])
         for name, array in zip(names, arrays.values(), strict=True):
-            group[name] = array
+            inside[name] = array
 
 
 def _write_by_class(file: Any, layers: dict[_KerasLayer, dict[str, np.ndarray]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from inception_v3.errors import InputError
-from inception_v3.support.system_errors import check_readable
+from inception_v3.support.system_errors import check_readable, read_error
 from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ FORMATS = (
     "native",
     "tf-slim",
     "keras",
+    "tensorflowjs",
     "graphdef-2015",
     "fid-2015",
     "timm",
@@ -61,7 +62,15 @@ def recognise(file: Path) -> "Format":
         if format.recognises(file):
             return format
     check_readable(file)
+    from inception_v3.weights.formats.kinds import identify
+
+    try:
+        reason = identify(file).refusal
+    except OSError as error:
+        raise read_error(file, error) from error
     raise InputError(
-        f"{file}: not a model that can be read (damaged, or of another program); give a run folder or a file in one "
-        f"of the formats {', '.join(FORMATS)}"
+        f"{file}: {reason}"
+        if reason
+        else f"{file}: not a model that can be read (damaged, or of another program); give a run folder or a file in "
+        f"one of the formats {', '.join(FORMATS)}"
     )

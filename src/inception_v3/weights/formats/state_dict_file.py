@@ -1,117 +1,160 @@
-"""Read PyTorch's state dicts (.pth, .bin and .safetensors) without trusting the files."""
+"""Open PyTorch's files of weights without trusting them: torch.save's, TorchScript's, safetensors, and their shards."""
 
-import re
-import warnings
+import mmap
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.support.files import path_for_library
+from inception_v3.support.json_values import read_json
 from inception_v3.support.system_errors import is_file, why_missing
-from inception_v3.support.text import one_line, printable
+from inception_v3.support.text import one_line
+from inception_v3.weights.formats.pickled import PickleError
+from inception_v3.weights.formats.torch_file import (
+    Storage,
+    StoredTensor,
+    TorchFile,
+    is_torch_file,
+    map_file,
+    open_torch_file,
+    read_tensor,
+)
 from inception_v3.weights.formats.weights import FLOATS
 
-COUNTER = "num_batches_tracked"  # of BatchNorm; PyTorch uses it only without a momentum, and all of these have one
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order: averages first
-PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")  # torch.compile and DistributedDataParallel, in either order
+MAX_HEADER = 100_000_000  # bytes, of safetensors
+INDEX = ".index.json"  # the end of the name of a file that lists the shards of a state dict
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of safetensors
+
+
+@dataclass
+class StateDictFile:
+    """The objects of a file, and a function that reads a tensor among them."""
+
+    path: Path
+    root: Any
+    read_stored: Callable[[StoredTensor], Tensor]
+    is_script: bool = False
+
+    def read(self, name: str, tensor: StoredTensor) -> Tensor:
+        """Read a tensor of floats, mapped into memory where possible. Raises InputError, naming it."""
+        if tensor.dtype not in [str(dtype).removeprefix("torch.") for dtype in FLOATS]:
+            raise InputError(
+                f"{self.path}: {one_line(name)} is torch.{one_line(tensor.dtype)}, not floats; save it as torch.float32"
+            )
+        try:
+            return self.read_stored(tensor)
+        except (PickleError, SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise unreadable(self.path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """The error for a file that cannot be read."""
+    kind = type(error).__name__
+    fault = f"{kind}: {error}" if isinstance(error, SafetensorError | PickleError | zipfile.BadZipFile) else kind
+    return InputError(f"{path}: cannot be read ({one_line(fault)}): damaged, or not a state dict; save it again")
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the file starts with the length of a JSON header, as safetensors files do."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return start[8:] == b"{" and not start.startswith(b"PK")
-
-
-def peek_shapes(path: Path) -> dict[str, tuple[int, ...]] | None:
-    """The shapes of a state dict by name, without reading its values; None for any other file. Never raises."""
+    """Whether the file starts with the length of a JSON header, or is an index of such files. Never raises."""
+    if is_index(path):
+        return path.name.endswith(f".safetensors{INDEX}")
     try:
-        values = _read_values(path, verify=False)
-    except Exception:  # torch's reader may raise anything
-        return None
-    return {name: tuple(getattr(value, "shape", ())) for name, value in values.items()}
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        return False
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER
 
 
-def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a state dict in either form, judging by the content; mapped into memory where possible.
+def is_pickled(path: Path) -> bool:
+    """Whether the file is of torch.save, TorchScript or torch.export, or an index of such files. Never raises."""
+    return path.name.endswith(f".bin{INDEX}") or is_torch_file(path)
 
-    Wrappers such as {"state_dict": ...}, prefixes such as "module." and BatchNorm's counters are left out. No code
-    in a pickle runs.
 
-    Raises InputError: damaged, a pickle with code, or values that are not tensors of floats.
+def is_index(path: Path) -> bool:
+    """Whether the file is the index of a state dict in several shards, by its name."""
+    return path.name.endswith(INDEX) and path.is_file()
+
+
+def open_file(path: Path, verify: bool = True) -> StateDictFile:
+    """Open a file in one of the forms, judging by the content. `verify` tests the checksums of a zip.
+
+    Raises InputError: no such file, damaged, or a form whose tensors have no names.
     """
     if not is_file(path):
         raise InputError(f"{path}: {why_missing(path, 'there is no such file; check the path')}")
     try:
-        values = _read_values(path, verify=True)
-    except InputError:
-        raise
-    except Exception as error:  # torch's reader may raise anything
-        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise InputError(
-                f"{path}: cannot be read: it is truncated, or holds code ({code[1]}), which is not run; ask its author "
-                "for the tensors only: torch.save(model.state_dict(), ...)"
-            ) from error
-        detail = f": {one_line(error, 100)}" if isinstance(error, SafetensorError) else ""
-        raise InputError(
-            f"{path}: cannot be read ({type(error).__name__}{detail}): damaged, or not a state dict; "
-            "download or save it again"
-        ) from error
-    tensors = {name: value for name, value in values.items() if not name.endswith(COUNTER)}
-    for key, value in tensors.items():
-        name = printable(key)[:100]
-        if not isinstance(value, Tensor) or value.device.type != "cpu" or value.layout != torch.strided:
-            raise InputError(f"{path}: {name} is not a dense tensor; save model.state_dict() by itself")
-        if value.dtype not in FLOATS:
-            raise InputError(f"{path}: {name} is {value.dtype}, not floats; save it as torch.float32")
-    return {name: value.detach() for name, value in tensors.items()}
+        if is_index(path):
+            return _open_shards(path, verify)
+        if is_safetensors(path):
+            return _open_safetensors(path)
+        file = open_torch_file(path)
+        if verify and zipfile.is_zipfile(path):
+            _verify(path)
+        return StateDictFile(path, file.root, _Values(file).read, file.is_script)
+    except (
+        PickleError, SafetensorError, zipfile.BadZipFile, OSError, ValueError, RecursionError, NotImplementedError
+    ) as error:  # fmt: skip
+        raise unreadable(path, error) from error
 
 
-def _read_values(path: Path, verify: bool) -> dict[str, Any]:
-    """Everything in the file by name, without prefixes, mapped into memory where possible."""
-    if is_safetensors(path):
-        with path_for_library(path) as file:
-            values = load_file(file)
-    else:
-        values = _unpickle(path, verify)
-    for prefix in PREFIXES:
-        if values and all(name.startswith(prefix) for name in values):
-            values = {name.removeprefix(prefix): value for name, value in values.items()}
-    return values
+class _Values:
+    """The values of a torch file, mapped into memory when the first tensor is read."""
+
+    def __init__(self, file: TorchFile) -> None:
+        self.file = file
+
+    @cached_property
+    def content(self) -> mmap.mmap:
+        return map_file(self.file.path)
+
+    def read(self, tensor: StoredTensor) -> Tensor:
+        return read_tensor(self.file, self.content, tensor)
 
 
-def _unpickle(path: Path, verify: bool) -> dict[str, Any]:
-    """Read what torch.save wrote, without running code. `verify` tests the zip's checksums, which torch does not do."""
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            _check_zip(path, archive, verify)
-    mapped = zipped and path.suffix != ".safetensors"  # torch trusts that suffix, but not with an open file
-    with path.open("rb") as file, path_for_library(path) as name, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickle protocols: the file is either read or refused
-        content: Any = torch.load(name if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise InputError(f"{path}: not a state dict; write one with torch.save(model.state_dict(), ...)")
-    return content
+def _verify(path: Path) -> None:
+    """Raise BadZipFile for a wrong checksum, which torch does not test. Some files have zeros for all checksums."""
+    with zipfile.ZipFile(path) as archive:
+        stored = [record for record in archive.infolist() if record.compress_type == zipfile.ZIP_STORED]
+        for record in stored if any(record.CRC for record in stored) else ():
+            with archive.open(record) as content:
+                while content.read(1 << 20):
+                    pass
 
 
-def _check_zip(path: Path, archive: zipfile.ZipFile, verify: bool) -> None:
-    """Raise InputError for TorchScript and compressed records, and BadZipFile for a wrong checksum."""
-    records = archive.infolist()
-    if any(record.filename.endswith("/constants.pkl") for record in records):
-        raise InputError(f"{path}: a TorchScript program; write torch.save(model.state_dict(), ...) instead")
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):  # torch never does: maybe a zip bomb
-        raise InputError(f"{path}: has compressed records, which torch does not write; download it again")
-    # torch.serialization.set_crc32_options(False) writes zeros for all checksums
-    if verify and any(record.CRC for record in records) and archive.testzip():
-        raise zipfile.BadZipFile("a wrong checksum")
+def _open_safetensors(path: Path) -> StateDictFile:
+    with path_for_library(path) as file:
+        opened: Any = safe_open(file, "pt")
+    root = {}
+    for name in opened.keys():  # noqa: SIM118
+        part = opened.get_slice(name)
+        dtype = DTYPES.get(part.get_dtype(), str(part.get_dtype()))
+        storage = Storage(f"{path}:{name}", dtype, 0, 0)
+        root[name] = StoredTensor(storage, dtype, tuple(part.get_shape()), (), 0)
+    names = {id(tensor): name for name, tensor in root.items()}
+    return StateDictFile(path, root, lambda tensor: opened.get_tensor(names[id(tensor)]))
+
+
+def _open_shards(path: Path, verify: bool) -> StateDictFile:
+    """Open the files that `weight_map` of an index names. They are in its folder."""
+    shards = read_json(path, dict).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
+        raise InputError(f"{path}: has no weight_map, which names the file of each tensor; save the model again")
+    root: dict[str, Any] = {}
+    files: dict[int, StateDictFile] = {}
+    for file in dict.fromkeys(shards.values()):
+        if Path(file).name != file or is_index(Path(file)):
+            raise InputError(f"{path}: names {one_line(file)}, which is not a file beside it; save the model again")
+        shard = open_file(path.parent / file, verify)
+        root |= shard.root if isinstance(shard.root, dict) else {}
+        files |= {id(tensor): shard for tensor in root.values() if id(tensor) not in files}
+    if missing := [name for name in shards if name not in root]:
+        raise InputError(f"{path}: {one_line(missing[0])} is not in {one_line(shards[missing[0]])}; copy both again")
+    return StateDictFile(path, root, lambda tensor: files[id(tensor)].read_stored(tensor))

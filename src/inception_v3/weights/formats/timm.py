@@ -7,9 +7,13 @@ The state dict does not record which, but the hub's config.json beside it does (
 """
 
 import math
+import re
+import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from safetensors.torch import save_file
 
@@ -17,63 +21,197 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.json_values import read_json
 from inception_v3.support.system_errors import file_status
+from inception_v3.support.text import one_line, printable
+from inception_v3.weights.facts import IMAGENET_MEAN_STD
 from inception_v3.weights.formats import native, torchvision
 from inception_v3.weights.formats.base import WritableFormat
-from inception_v3.weights.formats.state_dict_file import is_safetensors
+from inception_v3.weights.formats.pickled import Instance, PickleError
+from inception_v3.weights.formats.state_dict_file import is_pickled, is_safetensors
+from inception_v3.weights.formats.torch_file import is_torch_file, open_torch_file
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.programs.program import Program
+from inception_v3.weights.wordnet import names_of_ids
 
 CONFIG = "config.json"
 PICKLED = (".bin", ".pth", ".pt")
 PREPROCESSING = Preprocessing.named("timm")
 
 
+# What only timm's training, its hub or its readers use, in pretrained_cfg and beside it.
+OTHER_SETTINGS = """
+    url file state_dict hf_hub_id hf_hub_filename source architecture tag custom_load test_input_size min_input_size
+    fixed_input_size test_crop_pct label_descriptions pool_size test_pool_size first_conv classifier license description
+    origin_url paper_name paper_ids notes num_features architectures model_type dtype torch_dtype transformers_version
+    initializer_range do_pooling problem_type label2id id2label drop_rate aux_logits label_offset in_chans
+"""
+IMAGES = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+DEFAULTS: dict[str, Any] = {  # of PretrainedCfg in timm/models/_pretrained.py, for what config.json leaves out
+    "input_size": [3, 224, 224],
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+    "mean": IMAGENET_MEAN_STD[0],
+    "std": IMAGENET_MEAN_STD[1],
+}
+OF_INCEPTION: dict[str, Any] = DEFAULTS | {  # of inception_v3 in timm/models/inception_v3.py
+    "input_size": [3, 299, 299],
+    "mean": PREPROCESSING.mean,
+    "std": PREPROCESSING.std,
+}
+ARCHITECTURE = re.compile(r"(tf_|adv_|gluon_)?inception_v3(\..*)?")
+INTERPOLATIONS = {"nearest-exact": "nearest"}  # Pillow has one of the two
+
+
+class _SettingError(ValueError):
+    """A setting that cannot be used here."""
+
+
 def recognises(path: Path) -> bool:
-    """Whether the file is safetensors by another program, or a pickle beside timm's config.json of this network."""
-    if not torchvision.recognises_names(path, of_2015=False):
-        return False
-    return not native.recognises(path) if is_safetensors(path) else _pretrained_cfg(path) is not None
+    """Whether the file is safetensors by another program, or a pickle by timm or beside its config.json."""
+    return (is_safetensors(path) and not native.recognises(path)) or (is_pickled(path) and _config(path) is not None)
 
 
-def read(path: Path) -> Weights:
-    """Read the state dict. Raises InputError, naming the file and the variable: damaged, with code, another network."""
-    return torchvision.read(path, _preprocessing(path))
+def read(path: Path, state: str | None = None) -> Weights:
+    """Read the network of a file, see torchvision.read, and how timm's config.json says that it is used.
+
+    Warns of each setting that is not understood. Raises InputError: a setting that cannot be computed here.
+    """
+    config = _config(path)
+    if config is None:
+        return torchvision.read(path, state, PREPROCESSING)
+    file = path.parent / CONFIG if (path.parent / CONFIG).exists() else path
+    try:
+        preprocessing = _preprocessing(config)
+        _check_network(config)
+        weights = torchvision.read(path, state, preprocessing)
+        epsilon = float(config.get("norm_eps", weights.settings.batch_norm_epsilon))
+        settings = replace(weights.settings, image_size=preprocessing.image_size, batch_norm_epsilon=epsilon)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(f"{file}: {one_line(error, 300)}; correct or remove the file") from error
+    lines = [f"its setting {one_line(name)} is not understood and not used" for name in _unknown(config)]
+    names, line = _class_names(config, weights)
+    for each in (*lines, *line):
+        warnings.warn(f"{file}: {printable(each)}", stacklevel=2)
+    assumed = {name: line for name, line in weights.assumed.items() if name == "class_names" and names is None}
+    return replace(weights, settings=settings, class_names=names or weights.class_names, assumed=assumed)
 
 
-def _pretrained_cfg(path: Path) -> dict[str, Any] | None:
-    """`pretrained_cfg` of the config.json beside the file, if there is one of timm's for this network.
+# --------------------------------------------------------------------------------------------------- config.json
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    """The settings of timm for a file, by config.json beside it or by the file; None if they are not timm's.
 
     Raises InputError: config.json cannot be read, or is no JSON object.
     """
-    if file_status(path.parent / CONFIG) is None:
-        return None
-    config = read_json(path.parent / CONFIG, dict)
-    of_timm = config.get("architecture") == "inception_v3"
-    return config["pretrained_cfg"] if of_timm and isinstance(config.get("pretrained_cfg"), dict) else None
+    if file_status(path.parent / CONFIG) is not None:
+        config = read_json(path.parent / CONFIG, dict)
+        if isinstance(name := config.get("architecture"), str) and ARCHITECTURE.fullmatch(name):
+            return _merged(config)
+    return _config_inside(path) if is_torch_file(path) else None
 
 
-def _preprocessing(path: Path) -> Preprocessing:
-    config = _pretrained_cfg(path)
-    if config is None:
-        return PREPROCESSING
+def _merged(config: dict[str, Any]) -> dict[str, Any]:
+    """All settings of config.json at one level, as timm/models/_hub.py merges them. Older files have one level."""
+    above = {name: value for name, value in config.items() if name not in ("pretrained_cfg", "model_args")}
+    inner = [config[name] for name in ("pretrained_cfg", "model_args") if isinstance(config.get(name), dict)]
+    merged: dict[str, Any] = dict(DEFAULTS)
+    for settings in (*inner[:1], above, *inner[1:]):
+        merged |= {name: value for name, value in settings.items() if value is not None}
+    if "labels" in merged:
+        merged.setdefault("label_names", merged.pop("labels"))
+    if isinstance(size := merged.pop("img_size", None), int):
+        merged["input_size"] = [3, size, size]
+    return merged
+
+
+def _config_inside(path: Path) -> dict[str, Any] | None:
+    """The options of timm's training script, or the configuration of a whole model of timm; None in other files."""
     try:
-        crop = float(config.get("crop_pct", PREPROCESSING.crop_fraction))
-        return Preprocessing(
-            mean=_three_floats(config.get("mean", PREPROCESSING.mean)),
-            std=_three_floats(config.get("std", PREPROCESSING.std)),
-            resize=math.floor(PREPROCESSING.image_size[0] / crop),
-            interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
-        )
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise InputError(
-            f"{path.parent / CONFIG}: mean, std or crop_pct of pretrained_cfg cannot be used ({error}); correct or "
-            "remove the file"
-        ) from error
+        root = open_torch_file(path).root
+    except (InputError, PickleError, OSError, BadZipFile):
+        return None
+    defaults = OF_INCEPTION
+    if isinstance(root, dict) and isinstance(root.get("arch"), str) and "version" in root:  # of CheckpointSaver
+        found, names = root.get("args"), (*IMAGES, "img_size")
+        if "gluon" in root["arch"]:
+            defaults |= {"mean": IMAGENET_MEAN_STD[0], "std": IMAGENET_MEAN_STD[1]}
+    elif isinstance(root, Instance) and root.class_name.startswith("timm."):
+        found, names = root.attributes.get("pretrained_cfg"), (*IMAGES, "label_names")
+    else:
+        return None
+    options = found.attributes if isinstance(found, Instance) else found
+    options = options if isinstance(options, dict) else {}
+    return _merged(defaults | {name: options[name] for name in names if options.get(name)})
 
 
-def _three_floats(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
+def _unknown(config: dict[str, Any]) -> list[str]:
+    understood = {*IMAGES, "num_classes", "label_names", "global_pool", "norm_eps", "act_layer"}
+    return [name for name in config if name not in understood.union(OTHER_SETTINGS.split())]
+
+
+def _preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """What timm.data.create_transform does for evaluation (transforms_imagenet_eval). Raises ValueError."""
+    size = config["input_size"]
+    if not isinstance(size, list | tuple) or len(size) != 3 or size[0] != 3:
+        raise _SettingError(f"its input_size {size} is not [3, height, width]; the network reads three channels")
+    image_size = int(size[1]), int(size[2])
+    crop, mode, interpolation = config["crop_pct"], config["crop_mode"], config["interpolation"]
+    if type(crop) not in (int, float) or not 0 < crop <= 10:
+        raise _SettingError(f"its crop_pct {crop} is not a part of an image")
+    interpolation = INTERPOLATIONS.get(interpolation, interpolation)
+    if interpolation not in ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"):
+        raise _SettingError(f"its interpolation {interpolation} cannot be computed here")
+    if mode not in ("center", "squash", "border"):
+        raise _SettingError(f"its crop_mode {mode} cannot be computed here")
+    height, width = (math.floor(length / crop) for length in image_size)
+    by_shorter_side = mode == "center" and height == width
+    return Preprocessing(
+        image_size=image_size,
+        mean=_three_floats("mean", config["mean"]),
+        std=_three_floats("std", config["std"]),
+        resize=height if by_shorter_side else (height, width),
+        interpolation=interpolation,
+        fit={"squash": "stretch", "border": "contain", "center": "cover"}[mode],  # type: ignore[arg-type]
+    )
+
+
+def _three_floats(name: str, values: Any) -> tuple[float, float, float]:
+    try:
+        numbers = [float(value) for value in values]
+        red, green, blue = numbers * 3 if len(numbers) == 1 else numbers
+    except (TypeError, ValueError) as error:
+        raise _SettingError(f"its {name} {values} is not a number for each of three channels") from error
     return red, green, blue
+
+
+def _check_network(config: dict[str, Any]) -> None:
+    """Raise ValueError if the network is not that which timm builds by default."""
+    pool = config.get("global_pool", "avg")
+    if pool not in ("avg", "fast", "fastavg", ""):
+        raise _SettingError(f"its global_pool {pool} is not an average and cannot be computed here")
+    if config.get("act_layer", "relu") != "relu":
+        raise _SettingError(f"its act_layer {config['act_layer']} cannot be computed here")
+    if config.get("label_offset"):
+        raise _SettingError("its label_offset, which leaves out the first outputs, cannot be computed here")
+
+
+def _class_names(config: dict[str, Any], weights: Weights) -> tuple[list[str] | None, list[str]]:
+    """The names of the classes, and lines about settings that do not fit the weights."""
+    count, names = weights.settings.class_count, config.get("label_names")
+    lines = []
+    has_head = weights.settings.final_endpoint is None
+    stated = config.get("num_classes")
+    if stated not in (None, weights.settings.num_classes) and has_head:
+        lines.append(f"states {stated} classes, but the weights have {weights.settings.num_classes}, which are used")
+    if names is None or not has_head:
+        return None, lines
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or len(names) != count:
+        return None, [*lines, f"its label_names are not the names of {count} classes, and not used"]
+    return names_of_ids(list(names)), lines
+
+
+# ------------------------------------------------------------------------------------------------------- writing
 
 
 def write(weights: Weights, path: Path) -> None:
@@ -92,6 +230,7 @@ FORMAT = WritableFormat(
     name="timm",
     recognises=recognises,
     read=read,
+    read_state=read,
     write=write,
     differences=torchvision.differences,
     suffixes=(".bin",),

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network import architecture
-from inception_v3.network.architecture import Conv, Layer, depth
+from inception_v3.network.architecture import Conv, depth
 from inception_v3.network.settings import Settings
+from inception_v3.weights.formats.layer_names import BATCH_NORM, convolutions, state_name
+
+__all__ = ["BATCH_NORM", "convolutions", "state_name"]
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = (*HALVES, torch.float32, torch.float64)
-
-# The names of a BatchNorm's tensors in `state_dict()`, below the name of its layer.
-BATCH_NORM = ("BatchNorm.gamma", "BatchNorm.beta", "BatchNorm.moving_mean", "BatchNorm.moving_variance")
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Weights:
         preprocessing: how an image becomes the network's input.
         class_names: in the order of the logits, or None.
         training: what the file records about the training.
+        undetermined: options of InceptionV3 that the file does not determine and for which there is no usual value.
+        assumed: what the file does not state: a line for the user by the name of each fact, such as mean.
     """
 
     tensors: dict[str, Tensor]
@@ -42,18 +44,8 @@ class Weights:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     class_names: list[str] | None = None
     training: dict[str, Any] = field(default_factory=dict)
-
-
-def convolutions(**options: Any) -> list[Layer]:
-    """The convolutions in the table's order: base, AuxLogits, Logits. `options` are those of `end_points`."""
-    return [
-        layer for point in architecture.end_points(**options) for layer in point.layers if isinstance(layer.table, Conv)
-    ]
-
-
-def state_name(layer: Layer) -> str:
-    """The prefix of a layer's tensors in `state_dict()`: `Mixed_5b.Branch_1.Conv2d_0a_1x1`."""
-    return layer.name.replace("/", ".")
+    undetermined: tuple[str, ...] = ()
+    assumed: dict[str, str] = field(default_factory=dict)
 
 
 def numbered(name: str, number: int) -> str:
@@ -81,11 +73,15 @@ def fold_gamma(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]
     """Return the tensors of the same network without gamma, and the layers whose gamma was not 1.
 
     gamma * (conv(x) - mean) / deviation equals (gamma * conv(x) - gamma * mean) / deviation: kernel and mean are
-    multiplied, the variance stays. This is exact in inference, but changes further training.
+    multiplied, the variance stays. This is exact in inference, but changes further training. Hidden layers keep theirs.
     """
     suffix = ".BatchNorm.gamma"
-    folded = {name: tensor for name, tensor in tensors.items() if not name.endswith(suffix)}
-    gammas = {name.removesuffix(suffix): gamma for name, gamma in tensors.items() if name.endswith(suffix)}
+    gammas = {
+        name.removesuffix(suffix): gamma
+        for name, gamma in tensors.items()
+        if name.endswith(suffix) and not name.startswith("Logits.")
+    }
+    folded = {name: tensor for name, tensor in tensors.items() if name.removesuffix(suffix) not in gammas}
     changed = [layer for layer, gamma in gammas.items() if not bool((gamma == 1).all())]
     for layer in changed:
         folded[f"{layer}.weights"] = tensors[f"{layer}.weights"] * gammas[layer].view(-1, 1, 1, 1)

@@ -1,0 +1,97 @@
+"""The program that wrote a file, and its version, as far as the file states them. Nothing here needs PyTorch."""
+
+import json
+import re
+import zipfile
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL
+from inception_v3.weights.formats.torch_file import open_torch_file
+
+MAX_BYTES = 32 << 20  # of a text in a file
+
+
+def find_writer(path: Path, kind: str) -> str | None:
+    """The program that wrote a file of that kind (formats/kinds.py). None: not stated, or it cannot be read."""
+    with suppress(Exception):  # a damaged file may raise any error; its format reports the fault
+        if kind.startswith("a Keras model"):
+            return _keras(_json_in_zip(path, "metadata.json").get("keras_version"))
+        if kind.startswith("HDF5"):
+            with import_module("h5py").File(path, "r") as file:
+                return _keras(file.attrs.get("keras_version"), file.attrs.get("backend"))
+        if kind in (LAYERS_MODEL, GRAPH_MODEL):
+            return _tensorflowjs(path)
+        if "torch.save" in kind:
+            return _torch(open_torch_file(path).root)
+        if kind == "safetensors":
+            return _safetensors(read_header(path).get("__metadata__", {}))
+    return None
+
+
+def states_size(path: Path, kind: str, size: tuple[int, int]) -> bool:
+    """Whether the configuration of a Keras or TensorFlow.js model states this (height, width) of its input."""
+    pattern = rf'"(batch_input_shape|batch_shape|build_input_shape)": ?\[null, ?{size[0]}, ?{size[1]},'
+    with suppress(Exception):  # a damaged file may raise any error; its format reports the fault
+        return re.search(pattern, _configuration(path, kind)) is not None
+    return False
+
+
+def _configuration(path: Path, kind: str) -> str:
+    if kind.startswith("a Keras model"):
+        return json.dumps(_json_in_zip(path, "config.json"))
+    if kind.startswith("HDF5"):
+        with import_module("h5py").File(path, "r") as file:
+            return str(file.attrs.get("model_config", ""))
+    return path.read_bytes()[:MAX_BYTES].decode() if kind == LAYERS_MODEL else ""
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file. Raises ValueError or OSError: damaged, or cannot be read."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError("its header is longer than the file; it is truncated")
+        header = json.loads(file.read(size))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    return header
+
+
+def _keras(version: Any, backend: Any = None) -> str | None:
+    text = version.decode() if isinstance(version, bytes) else version
+    name = backend.decode() if isinstance(backend, bytes) else backend
+    return f"Keras {text}{f' on {name}' if name else ''}" if text else None
+
+
+def _json_in_zip(path: Path, name: str) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read(name) if archive.getinfo(name).file_size < MAX_BYTES else b"{}"
+    return dict(json.loads(content))
+
+
+def _tensorflowjs(path: Path) -> str | None:
+    model = json.loads(path.read_bytes()[:MAX_BYTES])
+    topology = model.get("modelTopology") or {}
+    parts = [model.get("generatedBy") or _keras(topology.get("keras_version"), topology.get("backend"))]
+    parts += [f"converted by {model['convertedBy']}"] if model.get("convertedBy") else []
+    return ", ".join(filter(None, parts)) or None
+
+
+def _torch(root: Any) -> str | None:
+    if not isinstance(root, dict):
+        return None
+    if isinstance(version := root.get("pytorch-lightning_version"), str):
+        return f"Lightning {version}"
+    if isinstance(root.get("arch"), str) and "version" in root:
+        return "timm's training script"
+    return None
+
+
+def _safetensors(metadata: dict[str, Any]) -> str | None:
+    if metadata.get("format") == "inception_v3":
+        return f"inception-v3, version {metadata.get('version')} of its format"
+    programs = {"pt": "PyTorch", "tf": "TensorFlow", "flax": "Flax", "np": "NumPy"}
+    return programs.get(str(metadata.get("format")))
