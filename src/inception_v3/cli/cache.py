@@ -10,7 +10,7 @@ import typer
 
 from inception_v3.cli.common import Cache, Json, data_option, output, print_json, print_line, warn
 from inception_v3.errors import InputError
-from inception_v3.support.files import cache_folder, write_error
+from inception_v3.support.files import cache_folder, write_errors
 from inception_v3.support.system_errors import is_folder, list_folder
 from inception_v3.support.text import choose, printable
 
@@ -64,14 +64,12 @@ def _clear(store: "FeatureStore", folders: dict[str, Path], name: str, older_tha
     if not yes:
         typer.confirm(f"Clear {', '.join(names)} in {store.file.parent.parent}?", abort=True, err=True)
     for folder in names:
-        try:
+        with write_errors(folders[folder]):
             if folder == FEATURES and store.file.exists():
                 if not store.clear(-1 if older_than is None else older_than):
                     raise InputError(store.messages.pop())
             elif folder != FEATURES:
                 shutil.rmtree(folders[folder])
-        except OSError as error:
-            raise write_error(folders[folder], error) from error
 
 
 def _size(path: Path) -> int:

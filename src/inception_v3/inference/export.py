@@ -9,8 +9,7 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -36,7 +35,14 @@ from inception_v3.inference.exported.speed import time_run
 from inception_v3.inference.pipeline import prepared_pixels
 from inception_v3.inference.quantise import MIN_IMAGES, PACKAGES, Quantised, check_calibration_images, quantise
 from inception_v3.network.architecture import OutputActivation
-from inception_v3.support.files import atomic_write, check_writable, staging_folder, write_error, write_target
+from inception_v3.support.files import (
+    atomic_write,
+    check_writable,
+    staging_folder,
+    write_error,
+    write_errors,
+    write_target,
+)
 from inception_v3.support.packages import require_packages
 from inception_v3.support.text import count_of, nfc, printable
 from inception_v3.weights.model import InceptionV3
@@ -122,7 +128,8 @@ def export(
     check = partial(
         _check, out, images, _tie_margin(graph, precision, images, model.settings.output_activation, progress)
     )
-    with _staging_folder(out, format) as folder:
+    target = Path(os.path.realpath(out)) if format.is_folder else write_target(out)
+    with write_errors(out), staging_folder(target.parent) as folder:
         file = folder / f"model{out.suffix}"
         if precision == "int8":
             progress("calibrating int8")
@@ -222,17 +229,6 @@ def _tie_margin(
         return 0.0
     progress("measuring what bf16 changes")
     return change_in_bf16(graph, images.reference, activation=activation)
-
-
-@contextmanager
-def _staging_folder(out: Path, format: ExportFormat) -> Iterator[Path]:
-    """A temporary folder beside `out`. Raises InputError: it cannot be created."""
-    target = Path(os.path.realpath(out)) if format.is_folder else write_target(out)
-    try:
-        with staging_folder(target.parent) as folder:
-            yield folder
-    except OSError as error:
-        raise write_error(out, error) from error
 
 
 def _select_format(out: Path, precision: Precision) -> ExportFormat:

@@ -33,7 +33,7 @@ from inception_v3.support.files import (
     file_lock,
     is_stream,
     path_for_library,
-    write_error,
+    write_errors,
     write_text,
 )
 from inception_v3.support.json_values import check_type, read_json
@@ -103,11 +103,9 @@ def open_results(
     `about`, if another process is writing to it, or if it cannot be written.
     """
     about_path = _about_path(path)
-    try:
-        with file_lock(about_path):  # shards that start at the same time agree on one description
-            return _open(_Output(path, shard), about_path, about, top, resume, overwrite)
-    except OSError as error:
-        raise write_error(path, error) from error
+    # With the lock, shards that start at the same time agree on one description.
+    with write_errors(path), file_lock(about_path):
+        return _open(_Output(path, shard), about_path, about, top, resume, overwrite)
 
 
 def describe_shard(path: Path, shard: Shard, images: ShardImages) -> dict[str, Any]:
@@ -285,11 +283,9 @@ class _LineFile:
 
     def append(self, line: str) -> None:
         unwritten = memoryview(line.encode())
-        try:
+        with write_errors(self.path):
             while unwritten:  # on a disk that is nearly full, write() takes only a part
                 unwritten = unwritten[self._file.write(unwritten) :]
-        except OSError as error:
-            raise write_error(self.path, error) from error
 
 
 class JsonLinesResults(_LineFile):

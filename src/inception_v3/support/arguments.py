@@ -100,8 +100,9 @@ def check(name: str, value: Any, hint: Any, *, from_json: bool = False) -> Any:
 
 def check_fields(options: Any) -> None:
     """Check the fields of a frozen dataclass; call it in `__post_init__`. Raises TypeError, ValueError."""
-    for name, kind in _field_kinds(options.__class__).items():
-        object.__setattr__(options, name, _convert(name, getattr(options, name), kind))
+    hints: dict[str, Any] = {field.name: field.type for field in fields(options)}
+    for name, hint in hints.items():
+        object.__setattr__(options, name, check(name, getattr(options, name), hint))
 
 
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -138,12 +139,6 @@ def _convert(name: str, value: Any, kind: _Kind) -> Any:
         is_type = isinstance(error, TypeError)
         found = f"{_shown(value)} ({type(value).__name__})" if is_type and value is not None else _shown(value)
         raise type(error)(f"{name} must be {kind.words if is_type else error}, not {found}") from None
-
-
-@cache
-def _field_kinds(cls: Any) -> dict[str, _Kind]:
-    hints: dict[str, Any] = {field.name: field.type for field in fields(cls)}
-    return {name: _kind(hint) for name, hint in hints.items()}
 
 
 def _shown(value: Any) -> str:

@@ -23,7 +23,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from inception_v3.errors import InputError
-from inception_v3.support.files import cache_file, cache_folder, file_lock, replace, write_error
+from inception_v3.support.files import cache_file, cache_folder, file_lock, replace, write_error, write_errors
 from inception_v3.support.packages import require_packages
 from inception_v3.support.progress import BYTES, show_progress
 from inception_v3.support.streams import new_console, print_text
@@ -234,7 +234,7 @@ def _receive(
     """
     if total is not None:
         _check_space(url, received, size, total)
-    try:
+    with write_errors(received.path):
         if not size:
             received.discard()
             received.version_path.write_text(version, "latin-1")
@@ -242,8 +242,6 @@ def _receive(
             while size <= received.limit and (chunk := _read(read, size, total)):
                 size += file.write(chunk)
                 report(size, total)
-    except OSError as error:
-        raise write_error(received.path, error) from error
     if size > received.limit:  # the server did not send the length in advance
         received.discard()
         raise _too_large(url, size)

@@ -52,7 +52,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Raises InputError: refused as above, the disk is full, or the folder cannot be written.
     """
-    try:
+    with write_errors(path):
         target = write_target(path)
         with staging_folder(target.parent) as folder:
             temporary = folder / (path.name if is_utf8(path.name) else f"file{to_utf8(path.suffix)}")
@@ -70,8 +70,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
                     os.chown(temporary, old.st_uid, old.st_gid)
             temporary.chmod(stat.S_IMODE(mode))
             replace(temporary, target)
-    except Exception as error:
-        raise write_error(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -241,11 +239,9 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None = lambda: None) -> 
     """
     real = Path(os.path.realpath(path))
     with ExitStack() as stack:
-        try:
+        with write_errors(path):
             stack.enter_context(_created(real.parent))
             locked = stack.enter_context(exclusive_lock(real.with_name(f".{real.name}.lock"), on_wait))
-        except OSError as error:
-            raise write_error(path, error) from error
         yield locked
 
 
@@ -297,13 +293,11 @@ def check_writable(path: Path, inputs: Iterable[str | Path] = ()) -> None:
     `inputs` are the paths that the command reads; other strings are ignored. `path` must not be one of these files. In
     one of these folders, an existing file is only replaced if its suffix is in REPORT_SUFFIXES.
     """
-    try:
+    with write_errors(path):
         target = write_target(path)
         check_not_input(path, inputs)
         with staging_folder(target.parent):
             pass
-    except OSError as error:
-        raise write_error(path, error) from error
 
 
 def check_outputs(paths: Iterable[Path | None], inputs: Iterable[str | Path] = ()) -> None:
@@ -324,11 +318,8 @@ def check_folder(path: Path) -> None:
     status = file_status(path)
     if status is not None and not stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: is not a folder; give the name of a folder", exit_status=2)
-    try:
-        with staging_folder(Path(os.path.realpath(path))):
-            pass
-    except OSError as error:
-        raise write_error(path, error) from error
+    with write_errors(path), staging_folder(Path(os.path.realpath(path))):
+        pass
 
 
 def check_not_input(path: Path, inputs: Iterable[str | Path]) -> None:
@@ -359,6 +350,18 @@ def checksum(file: Path) -> str:
         with part.open("rb") as opened:
             hashlib.file_digest(opened, lambda: total)  # updates `total`
     return total.hexdigest()
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the system in this block, which writes `path`, into an InputError of one line."""
+    try:
+        yield
+    except Exception as error:
+        explained = write_error(path, error)
+        if explained is error:
+            raise
+        raise explained from error
 
 
 def write_error(path: Path, error: Exception) -> Exception:

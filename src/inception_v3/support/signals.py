@@ -26,10 +26,9 @@ def stop_signals_call(handler: Callable[[int, Any], object], numbers: Sequence[i
     A signal that is ignored stays ignored: `nohup` and a shell that starts a command in the background rely on it. In
     another thread than the main thread nothing changes, because Python allows signal handlers only there.
     """
-    previous: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in numbers}
-        previous = {number: own for number, own in handlers.items() if own not in (signal.SIG_IGN, None)}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in numbers if in_main_thread}
+    previous = {number: own for number, own in handlers.items() if own not in (signal.SIG_IGN, None)}
     for number in previous:
         signal.signal(number, handler)
     try:

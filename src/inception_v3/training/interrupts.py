@@ -31,16 +31,14 @@ class StopSignals(ExitStack):
 
     def interruptible(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items. Raises Interrupted if a signal arrives while the next item is awaited."""
-        iterator = iter(items)
+        self._waiting = True
         try:
-            while True:
-                self._waiting = True
-                self.check()
-                item = next(iterator)
+            self.check()
+            for item in items:
                 self._waiting = False
                 yield item
-        except StopIteration:
-            pass
+                self._waiting = True
+                self.check()
         finally:
             self._waiting = False
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from inception_v3.data.labelled_images import LabelledImages
 from inception_v3.errors import InputError
 from inception_v3.support.arguments import Count, checked
-from inception_v3.support.files import atomic_write, check_folder, file_lock, write_error, write_text
+from inception_v3.support.files import atomic_write, check_folder, file_lock, write_errors, write_text
 from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import missing_packages
 from inception_v3.support.system_errors import file_status, is_folder, list_folder, read_error
@@ -115,13 +115,11 @@ class RunFolder:
             return
         self._replaces_old_run = False
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
-        try:
+        with write_errors(self.path):
             for file in [*self._states(), *events, *(self.path / name for name in PRODUCED)]:
                 Path(os.path.realpath(file)).unlink(missing_ok=True)  # a symbolic link stays
             if self._may_replace_card():
                 Path(os.path.realpath(self.card_file)).unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(self.path, error) from error
 
     def _states(self) -> list[Path]:
         """The saved states of this run, newest first."""

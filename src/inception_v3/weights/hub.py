@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin
 
-from inception_v3.support.files import write_error, write_text
+from inception_v3.support.files import write_errors, write_text
 from inception_v3.support.json_values import parse_json
 from inception_v3.support.system_errors import file_status
 from inception_v3.support.text import percent, printable
@@ -98,10 +98,8 @@ class HubMixin(
         `options` are those of huggingface_hub: push_to_hub, repo_id, model_card_kwargs and others.
         Raises InputError: the folder cannot be written, or the disk is full.
         """
-        try:
+        with write_errors(Path(save_directory)):
             Path(save_directory).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(Path(save_directory), error) from error
         return super().save_pretrained(save_directory, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:

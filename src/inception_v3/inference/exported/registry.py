@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from inception_v3.errors import InputError
-from inception_v3.support.system_errors import is_file, list_folder, read_error
+from inception_v3.support.system_errors import check_readable, is_file, list_folder, read_error
 
 if TYPE_CHECKING:
     from inception_v3.inference.exported.base import ExportFormat
@@ -35,13 +35,11 @@ def recognise(path: Path) -> "ExportFormat | None":
 
     Raises InputError: the file cannot be read.
     """
-    try:
+    head = b""
+    if is_file(path):
+        check_readable(path)
         with path.open("rb") as file:
             head = file.read(512)
-    except OSError as error:  # a folder, or no file
-        if is_file(path):
-            raise read_error(path, error) from error
-        head = b""
     return next((format for format in map(load_format, FORMATS) if format.recognises(path, head)), None)
 
 
