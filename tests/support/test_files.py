@@ -15,6 +15,7 @@ import pytest
 from inception_v3.errors import InputError
 from inception_v3.support import files, locks
 from inception_v3.support.files import atomic_write, check_writable, file_lock
+from inception_v3.support.system_errors import describe_failure
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -368,3 +369,10 @@ def test_a_full_cache_is_replaced_by_a_temporary_folder_that_has_more_space(
     assert "archives: only 0.1 MB are free, so cached files are deleted at the end" in str(recwarn.pop().message)
     free["cache"] = 10**9
     assert files.cache_file(file) == file
+
+
+def test_a_library_that_cannot_be_loaded_while_a_file_is_written_is_one_line(tmp_path: Path) -> None:
+    """The search for the first cause of the error ends, although the error is raised from itself."""
+    with pytest.raises(ImportError) as error, atomic_write(tmp_path / "file"):
+        raise ImportError("undefined symbol: x", name="cv2")
+    assert (describe_failure(error.value) or "").startswith("cv2: installed, but the system cannot load it")

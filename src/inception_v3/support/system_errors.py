@@ -120,7 +120,9 @@ def _describe_unloadable(error: Exception) -> str | None:
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     libraries = [match[1] for file in files if (match := re.search(r"site-packages[/\\]([^/\\.]+)", file))]
     library = next((name for name in libraries if name not in ("inception_v3", "typer", "click")), "")
-    while isinstance(cause := error.__cause__ or error.__context__, ImportError | OSError):
+    seen = {id(error)}  # an error that was raised from itself is its own cause
+    while isinstance(cause := error.__cause__ or error.__context__, ImportError | OSError) and id(cause) not in seen:
+        seen.add(id(cause))
         error = cause  # NumPy wraps the system's reason in a page of advice
     library = library or (getattr(error, "name", None) or "").partition(".")[0]
     if library in ("", "inception_v3"):
