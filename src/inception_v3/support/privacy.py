@@ -1,17 +1,15 @@
 """Switches off what other libraries report about their users, and keeps their files out of the user's folders.
 
-`inception_v3/__init__.py` calls `switch_off_telemetry` before the package imports another library. docs/privacy.md
-lists the switches.
+`inception_v3/__init__.py` calls `switch_off_telemetry` before the package imports another library, so this module
+itself imports almost nothing. docs/privacy.md lists the switches.
 """
 
-import atexit
 import os
-import shutil
 import sys
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from inception_v3.support.files import user_cache
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Environment variables, which processes that are started inherit. A variable that the user has set is kept.
 SWITCHES = {
@@ -38,6 +36,13 @@ def redirect_files() -> None:
 
     Only for a process that runs a command. In a user's own process, the user may use the same libraries.
     """
+    import atexit
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    from inception_v3.support.files import user_cache
+
     folder = user_cache()
     if folder is None or not _is_writable(folder):
         # Libraries create it if they need it. Its name is random, so that nobody else can create it before.
@@ -48,7 +53,7 @@ def redirect_files() -> None:
             os.environ.setdefault(name, str(folder / part))
 
 
-def _is_writable(folder: Path) -> bool:
+def _is_writable(folder: "Path") -> bool:
     """Whether a folder, or if it does not exist, the first existing folder above it, can be written."""
     existing = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # noqa: PTH110 (never raises)
     return os.access(existing, os.W_OK | os.X_OK)

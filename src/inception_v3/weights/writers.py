@@ -8,7 +8,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL
+from inception_v3.weights.formats.kinds import (
+    GRAPH_MODEL,
+    HDF5,
+    KERAS_ZIP,
+    LAYERS_MODEL,
+    SAFETENSORS,
+    TORCH_LEGACY,
+    TORCH_ZIP,
+)
 from inception_v3.weights.formats.torch_file import open_torch_file
 
 MAX_BYTES = 32 << 20  # of a text in a file
@@ -17,16 +25,16 @@ MAX_BYTES = 32 << 20  # of a text in a file
 def find_writer(path: Path, kind: str) -> str | None:
     """The program that wrote a file of that kind (formats/kinds.py). None: not stated, or it cannot be read."""
     with suppress(Exception):  # a damaged file may raise any error; its format reports the fault
-        if kind.startswith("a Keras model"):
+        if kind == KERAS_ZIP:
             return _keras(_json_in_zip(path, "metadata.json").get("keras_version"))
-        if kind.startswith("HDF5"):
+        if kind == HDF5:
             with import_module("h5py").File(path, "r") as file:
                 return _keras(file.attrs.get("keras_version"), file.attrs.get("backend"))
         if kind in (LAYERS_MODEL, GRAPH_MODEL):
             return _tensorflowjs(path)
-        if "torch.save" in kind:
+        if kind in (TORCH_ZIP, TORCH_LEGACY):
             return _torch(open_torch_file(path).root)
-        if kind == "safetensors":
+        if kind == SAFETENSORS:
             return _safetensors(read_header(path).get("__metadata__", {}))
     return None
 
@@ -40,9 +48,9 @@ def states_size(path: Path, kind: str, size: tuple[int, int]) -> bool:
 
 
 def _configuration(path: Path, kind: str) -> str:
-    if kind.startswith("a Keras model"):
+    if kind == KERAS_ZIP:
         return json.dumps(_json_in_zip(path, "config.json"))
-    if kind.startswith("HDF5"):
+    if kind == HDF5:
         with import_module("h5py").File(path, "r") as file:
             return str(file.attrs.get("model_config", ""))
     return path.read_bytes()[:MAX_BYTES].decode() if kind == LAYERS_MODEL else ""

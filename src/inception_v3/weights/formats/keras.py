@@ -49,6 +49,7 @@ from inception_v3.weights.formats.keras_config import (
 )
 from inception_v3.weights.formats.keras_network import KERAS, assumed_preprocessing, read_network, report_notes
 from inception_v3.weights.formats.keras_topology import Topology, build
+from inception_v3.weights.formats.kinds import HDF5_SIGNATURE
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
 from inception_v3.weights.formats.weights import (
     Weights,
@@ -62,7 +63,6 @@ from inception_v3.weights.formats.weights import (
 )
 from inception_v3.weights.programs.program import Program
 
-HDF5 = b"\x89HDF\r\n\x1a\n"
 WEIGHTS_IN_ZIP, CONFIG_IN_ZIP = "model.weights.h5", "config.json"
 KERAS_2_CONTAINER = "_layer_checkpoint_dependencies"  # the name of `layers` in the files of Keras 2.12
 LAST = BASE[-1].name  # the end of a network saved with include_top=False
@@ -279,7 +279,7 @@ def _read_weights(file: Any) -> tuple[Weights, list[str]]:
 
 def _is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(len(HDF5)) == HDF5
+        return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
 
 
 def _import_h5py(path: Path) -> Any:

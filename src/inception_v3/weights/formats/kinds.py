@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inception_v3.support.system_errors import file_status, is_folder, list_folder
-from inception_v3.weights.formats.torch_file import LEGACY_BYTES
+from inception_v3.weights.formats.tensorflow_checkpoint import MAGIC as END_OF_TABLE
+from inception_v3.weights.formats.torch_file import EXPORT_RECORDS, LEGACY_BYTES
 
 HEAD = 512  # bytes that are looked at
-TABLE = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the end of a table of TensorFlow
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+MAX_HEADER = 100_000_000  # bytes, of safetensors
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".keras", ".pb", ".tar", ".json", ".index")
+# The names of kinds by which weights/writers.py finds the program.
 LAYERS_MODEL, GRAPH_MODEL = "a TensorFlow.js layers model", "a TensorFlow.js graph model"
+KERAS_ZIP, HDF5, SAFETENSORS = "a Keras model (.keras)", "HDF5, as Keras writes it", "safetensors"
+TORCH_ZIP, TORCH_LEGACY = "a file of torch.save", "a file of torch.save, in the form before PyTorch 1.6"
 MAX_JSON = 32 << 20  # bytes
 AGAIN = "download or copy it again"
 
@@ -56,6 +61,16 @@ OTHERS = (
 )
 
 
+def is_safetensors_start(start: bytes) -> bool:
+    """Whether a file begins as safetensors do: with the length of a JSON header, and its brace."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER
+
+
+def _refused(name: str, rest: str) -> Kind:
+    """A kind whose name begins the message about it."""
+    return Kind(name, name + rest)
+
+
 def identify(path: Path) -> Kind:
     """The kind of a path. Raises OSError: it cannot be read."""
     if is_folder(path):
@@ -65,34 +80,34 @@ def identify(path: Path) -> Kind:
     with path.open("rb") as file:
         head = file.read(HEAD)
         size = file.seek(0, 2)
-        file.seek(max(0, size - len(TABLE)))
+        file.seek(max(0, size - len(END_OF_TABLE)))
         end = file.read()
     if not head:
-        return Kind("an empty file", f"an empty file, from which no model can be read; {AGAIN}")
+        return _refused("an empty file", f", from which no model can be read; {AGAIN}")
     for offset, magic, name, remedy in OTHERS:
         if head[offset:].startswith(magic):
-            return Kind(name, f"{name}; {remedy}")
-    return _identify_model(path, head, size, end == TABLE) or _identify_text(path, head)
+            return _refused(name, f"; {remedy}")
+    return _identify_model(path, head, size, end == END_OF_TABLE) or _identify_text(path, head)
 
 
 def _identify_model(path: Path, head: bytes, size: int, is_table: bool) -> Kind | None:
     """The kind of a binary file with a model, whole or damaged."""
     if head.startswith(b"PK\3\4"):
         return _identify_zip(path, size)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Kind("HDF5, as Keras writes it")
+    if head.startswith(HDF5_SIGNATURE):
+        return Kind(HDF5)
     if LEGACY_BYTES in head[:32]:
-        return Kind("a file of torch.save, in the form before PyTorch 1.6")
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:
-        return Kind("safetensors")
+        return Kind(TORCH_LEGACY)
+    if is_safetensors_start(head):
+        return Kind(SAFETENSORS)
     if is_table:
         return Kind("a table of a TensorFlow checkpoint")
     if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
-        name = "a pickle that torch.save did not write"
-        return Kind(name, f"{name}, which can run code and is not opened; save the state dict with torch.save")
+        rest = ", which can run code and is not opened; save the state dict with torch.save"
+        return _refused("a pickle that torch.save did not write", rest)
     if head[:1] == b"\x08" and head[2:3] == b"\x12" and path.suffix == ".onnx":
-        name = "an ONNX network that inception-v3 did not export"
-        return Kind(name, f"{name}, of which no weights are read; give the weights that it was exported from")
+        rest = ", of which no weights are read; give the weights that it was exported from"
+        return _refused("an ONNX network that inception-v3 did not export", rest)
     if not head.strip(b"\0"):
         return Kind("a file that starts with zeros", f"starts with {len(head)} zeros: an interrupted download; {AGAIN}")
     return _identify_name(path)
@@ -109,22 +124,23 @@ def _identify_zip(path: Path, size: int) -> Kind:
         names = archive.namelist()
     parts = {name.rpartition("/")[2] for name in names}
     if "model.weights.h5" in parts:
-        return Kind("a Keras model (.keras)")
-    if parts & {"archive_format", "serialized_exported_program.json"}:
+        return Kind(KERAS_ZIP)
+    if parts & EXPORT_RECORDS:
         return Kind("a program of torch.export (.pt2)")
     if "data.pkl" in parts:
-        return Kind("a TorchScript program" if "constants.pkl" in parts else "a file of torch.save")
+        return Kind("a TorchScript program" if "constants.pkl" in parts else TORCH_ZIP)
     if names and all(name.endswith(".npy") for name in names):
-        name = "an archive of NumPy arrays (.npz)"
-        return Kind(name, f"{name}; give the weights as a state dict: torch.save or safetensors")
-    return Kind("a zip archive", "a zip archive without a model of its own; unpack it, and give the model in it")
+        return _refused(
+            "an archive of NumPy arrays (.npz)", "; give the weights as a state dict: torch.save or safetensors"
+        )
+    return _refused("a zip archive", " without a model of its own; unpack it, and give the model in it")
 
 
 def _identify_name(path: Path) -> Kind | None:
     """The kind of a binary file without a known start, by its name."""
     if path.suffix == ".meta":
-        name = "the graph of a TensorFlow checkpoint"
-        return Kind(name, f"{name}, without weights; give the checkpoint itself: {path.with_suffix('')}")
+        rest = f", without weights; give the checkpoint itself: {path.with_suffix('')}"
+        return _refused("the graph of a TensorFlow checkpoint", rest)
     if ".data-0" in path.name:
         prefix = path.name.partition(".data-0")[0]
         return Kind(
@@ -132,23 +148,21 @@ def _identify_name(path: Path) -> Kind | None:
             f"a part of a TensorFlow checkpoint without its index; put {prefix}.index beside it, and give {prefix}",
         )
     if path.suffix == ".pb":
-        name = "a TensorFlow graph"
-        return Kind(
-            name, f"{name} (or damaged), but no Inception V3 with its weights; give the checkpoint it came from"
-        )
+        rest = " (or damaged), but no Inception V3 with its weights; give the checkpoint it came from"
+        return _refused("a TensorFlow graph", rest)
     if path.suffix == ".msgpack":
-        return Kind("weights of Flax", "weights of Flax (.msgpack); give the model's weights of PyTorch or Keras")
+        return _refused("weights of Flax", " (.msgpack); give the model's weights of PyTorch or Keras")
     return None
 
 
 def _identify_text(path: Path, head: bytes) -> Kind:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text[:14].lower().startswith((b"<!doctype html", b"<html", b"<head")):
-        name = "a web page (HTML)"
-        return Kind(name, f"{name}, not the file behind it; download the file itself: the page may need a login")
+        rest = ", not the file behind it; download the file itself: the page may need a login"
+        return _refused("a web page (HTML)", rest)
     if path.name == "checkpoint" and b"model_checkpoint_path" in head:
-        name = "the list of a TensorFlow run's checkpoints"
-        return Kind(name, f"{name}; give the checkpoint that it names: {_named_checkpoint(path, head)}")
+        rest = f"; give the checkpoint that it names: {_named_checkpoint(path, head)}"
+        return _refused("the list of a TensorFlow run's checkpoints", rest)
     if text.startswith(b"{"):
         if path.name.endswith(".index.json"):
             return Kind("the index of a state dict in several files")
@@ -156,9 +170,9 @@ def _identify_text(path: Path, head: bytes) -> Kind:
             content = file.read(MAX_JSON)
         if b'"weightsManifest"' in content or b'"modelTopology"' in content:
             return Kind(GRAPH_MODEL if b'"graph-model"' in content else LAYERS_MODEL)
-        return Kind("JSON", f"JSON without a model; give {_advise(path.parent) or 'the file with the weights'}")
+        return _refused("JSON", f" without a model; give {_advise(path.parent) or 'the file with the weights'}")
     if text.startswith(b"<"):
-        return Kind("XML", "XML, but no network that inception-v3 exported; give the weights it was made from")
+        return _refused("XML", ", but no network that inception-v3 exported; give the weights it was made from")
     with suppress(UnicodeDecodeError):
         if head[:400].decode("utf-8", "strict" if len(head) < 400 else "ignore").isascii() and b"\0" not in head:
             return Kind("text")
@@ -174,10 +188,10 @@ def _named_checkpoint(path: Path, head: bytes) -> Path:
 def _identify_folder(path: Path) -> Kind:
     names = {each.name for each in list_folder(path)}
     if "saved_model.pb" in names:
-        name = "a TensorFlow SavedModel"
-        return Kind(name, f"{name}, which cannot be read; save the Keras model as model.keras, and give that")
+        rest = ", which cannot be read; save the Keras model as model.keras, and give that"
+        return _refused("a TensorFlow SavedModel", rest)
     if path.suffix == ".mlpackage":
-        return Kind("a Core ML package", "a Core ML package that inception-v3 did not export; give its weights")
+        return _refused("a Core ML package", " that inception-v3 did not export; give its weights")
     advice = _advise(path)
     return Kind("a folder", f"a folder without a model of a known name; give {advice}" if advice else "")
 

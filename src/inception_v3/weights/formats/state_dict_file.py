@@ -16,6 +16,7 @@ from inception_v3.support.files import path_for_library
 from inception_v3.support.json_values import read_json
 from inception_v3.support.system_errors import is_file, why_missing
 from inception_v3.support.text import one_line
+from inception_v3.weights.formats.kinds import is_safetensors_start
 from inception_v3.weights.formats.pickled import PickleError
 from inception_v3.weights.formats.torch_file import (
     Storage,
@@ -28,7 +29,6 @@ from inception_v3.weights.formats.torch_file import (
 )
 from inception_v3.weights.formats.weights import FLOATS
 
-MAX_HEADER = 100_000_000  # bytes, of safetensors
 INDEX = ".index.json"  # the end of the name of a file that lists the shards of a state dict
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of safetensors
 
@@ -70,7 +70,7 @@ def is_safetensors(path: Path) -> bool:
             start = file.read(9)
     except OSError:
         return False
-    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER
+    return is_safetensors_start(start)
 
 
 def is_pickled(path: Path) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
+EXPORT_RECORDS = {"archive_format", "serialized_exported_program.json"}  # names of records of torch.export
 MAX_PICKLE = 256 << 20  # bytes of the pickle in a zip, which holds no tensors
 
 # The dtypes of torch.FloatStorage and its siblings, and their size in bytes.
@@ -216,7 +217,7 @@ def _open_zip(path: Path) -> TorchFile:
 def _check_kind(path: Path, records: dict[str, zipfile.ZipInfo]) -> None:
     """Raise InputError for a program of torch.export."""
     names = {name.rpartition("/")[2] for name in records}
-    if names & {"archive_format", "serialized_exported_program.json"}:
+    if names & EXPORT_RECORDS:
         raise InputError(
             f"{path}: a program of torch.export (.pt2), whose layers may have been rewritten; write its tensors with "
             f"torch.save(torch.export.load('{path.name}').state_dict, 'model.pth')"
