@@ -76,8 +76,10 @@ def tune(
 ) -> FineTuned:
     train_set, test_set = data or load_data(str(workspace / "data"))
     model = with_new_head(load(workspace / "weights.safetensors"), train_set.class_names)
-    store = FeatureStore(workspace / "cache")
-    with RunFolder(workspace / out, overwrite=not resume, resume=resume) as run:
+    with (
+        RunFolder(workspace / out, overwrite=not resume, resume=resume) as run,
+        contextlib.closing(FeatureStore(workspace / "cache")) as store,
+    ):
         return finetune(
             model,
             train_set,
@@ -331,13 +333,16 @@ def test_a_resumed_training_does_not_train_the_last_layer_again(
     before = load(workspace / "unfrozen").state_dict()
     train_set, test_set = load_data(str(workspace / "data"))
     model = with_new_head(load(workspace / "weights.safetensors"), train_set.class_names)
-    with RunFolder(workspace / "unfrozen", resume=True) as run:
+    with (
+        RunFolder(workspace / "unfrozen", resume=True) as run,
+        contextlib.closing(FeatureStore(workspace / "cache")) as store,
+    ):
         result = finetune(
             model,
             train_set,
             test_set,
             run,
-            FeatureStore(workspace / "cache"),
+            store,
             unfreeze=rate_factors("Mixed_7c"),
             keep="last",
             recipe=short,

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,7 @@ def test_every_image_is_held_out_once_and_copies_of_it_with_it(workspace: Path, 
     train_set, test_set = load_data(str(workspace / "data"))
     groups = content_groups(train_set, test_set)
     model = with_new_head(load(workspace / "weights.safetensors"), train_set.class_names)
-    with RunFolder(tmp_path / "run") as folder:
-        store = FeatureStore(workspace / "cache")
+    with RunFolder(tmp_path / "run") as folder, closing(FeatureStore(workspace / "cache")) as store:
         options = HeadOptions(l2=1e-5, folds=4)
         head = finetune(model, train_set, test_set, folder, store, head=options).head
     assert head is not None
@@ -169,7 +169,8 @@ def test_a_fold_is_evaluated_by_a_layer_that_was_trained_without_it(workspace: P
 
     train_set, _ = load_data(str(workspace / "data"))
     model = with_new_head(load(workspace / "weights.safetensors"), train_set.class_names)
-    features = bottlenecks(model, train_set, FeatureStore(workspace / "cache")).features
+    with closing(FeatureStore(workspace / "cache")) as store:
+        features = bottlenecks(model, train_set, store).features
     labels, numbers = torch.tensor(train_set.labels), np.arange(16) // 2 % 4
     folds = _cross_validate(model, features, labels, numbers, HeadOptions())
     for number, fold in enumerate(folds.each):

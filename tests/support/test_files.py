@@ -371,6 +371,21 @@ def test_a_full_cache_is_replaced_by_a_temporary_folder_that_has_more_space(
     assert files.cache_file(file) == file
 
 
+def test_a_cache_folder_that_another_process_deletes_meanwhile_is_still_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Another process deletes the folder that it created, while it is still empty, at any moment."""
+    disk_usage, folder = shutil.disk_usage, tmp_path / "cache" / "downloads"
+
+    def delete_then_ask(path: Path) -> object:
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        return disk_usage(path)
+
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("shutil.disk_usage", delete_then_ask)
+    assert (files.cache_file(folder / "x.tar"), len(recwarn)) == (folder / "x.tar", 0)
+
+
 def test_a_library_that_cannot_be_loaded_while_a_file_is_written_is_one_line(tmp_path: Path) -> None:
     """The error must not be its own cause, or the search for its first cause would never end."""
     with pytest.raises(ImportError) as error, atomic_write(tmp_path / "file"):

@@ -269,13 +269,21 @@ def cache_file(file: Path) -> Path:
     if not file.exists():
         try:
             check_folder(file.parent)
-            free = shutil.disk_usage(next(folder for folder in file.parents if folder.exists())).free
-            if free < min(MIN_FREE, shutil.disk_usage(tempfile.gettempdir()).free):
+            free = _free_bytes(file.parent)
+            if free < min(MIN_FREE, _free_bytes(Path(tempfile.gettempdir()))):
                 raise InputError(f"{file.parent}: only {free / 1e6:,.1f} MB are free")
         except InputError as error:
             reason = str(error).partition(";")[0]
             return _temporary_cache(f"the cache is not used: {reason}") / file.parent.name / file.name
     return file
+
+
+def _free_bytes(folder: Path) -> int:
+    """The free bytes on the disk of a folder that need not exist, and that other processes may delete meanwhile."""
+    try:
+        return shutil.disk_usage(folder).free
+    except FileNotFoundError:
+        return _free_bytes(folder.parent)
 
 
 def _temporary_cache(reason: str) -> Path:
