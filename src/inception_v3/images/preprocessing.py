@@ -112,10 +112,8 @@ class Preprocessing:
         if self._is_pillows:
             return np.asarray(self._resized_by_pillow(image, plan))
         # Compute only the pixels that the crop keeps, by resizing a region whose borders may lie between pixels.
-        left, top, right, bottom = plan.region
-        y_scale, x_scale = (bottom - top) / plan.size[0], (right - left) / plan.size[1]
-        x0, y0, x1, y1 = (edge * scale for edge, scale in zip(plan.crop, (x_scale, y_scale) * 2, strict=True))
-        kept = (left + x0, top + y0, min(left + x1, right), min(top + y1, bottom))
+        left, top, right, bottom = plan.seen
+        kept = (left, top, min(right, plan.region[2]), min(bottom, plan.region[3]))
         return np.asarray(image.resize(self.image_size[::-1], self._resampling, box=kept))
 
     def scale(self, pixels: "Tensor") -> "Tensor":
@@ -235,6 +233,17 @@ class ResizePlan(NamedTuple):
     region: Box
     size: Size
     crop: Box
+
+    @property
+    def seen(self) -> tuple[float, float, float, float]:
+        """The part of the image that the result shows: (left, top, right, bottom) in the image's pixels.
+
+        It exceeds the image where the result has a border, and its edges may lie between pixels.
+        """
+        left, top, right, bottom = self.region
+        y_scale, x_scale = (bottom - top) / self.size[0], (right - left) / self.size[1]
+        x0, y0, x1, y1 = (edge * scale for edge, scale in zip(self.crop, (x_scale, y_scale) * 2, strict=True))
+        return left + x0, top + y0, left + x1, top + y1
 
 
 def _rows_at_once(width: int, interpolation: Interpolation) -> int:

@@ -103,7 +103,7 @@ class Predictor:
             ValueError: an array of another shape or dtype, such as floats; another argument with a wrong value.
             TypeError: an image of another type, such as bytes; another argument of a wrong type.
         """
-        return self._predict(_find_sources(images), top, batch_size, decode)
+        return self._predict(find_sources(images), top, batch_size, decode)
 
     @overload
     def predict_bytes(
@@ -185,8 +185,11 @@ class _PillowSource:
         return open_image(self.image, name=self.name, minimum_size=full_size)
 
 
-def _find_sources(images: ImageInput | Iterable[ImageInput]) -> Iterator[Openable]:
-    """The images of `Predictor.__call__`, each as a source of the pipeline. Those of a list are checked at once."""
+def find_sources(images: ImageInput | Iterable[ImageInput]) -> Iterator[Openable]:
+    """The images of `Predictor.__call__`, each as a source of the pipeline. Those of a list are checked at once.
+
+    Raises InputError, ValueError and TypeError as `Predictor.__call__` does.
+    """
     one = (str, Path, Image, np.ndarray, bytes, Mapping)
     if isinstance(images, one) or not isinstance(images, Iterable):
         return iter(_sources("images", [images]))  # type: ignore[list-item]  # which refuses bytes and others

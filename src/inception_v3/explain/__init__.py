@@ -1,0 +1,1 @@
+"""What the network sees: receptive fields, feature maps, attribution, and two networks compared."""
