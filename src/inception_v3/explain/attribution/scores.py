@@ -1,0 +1,62 @@
+"""The score of a class, which an attribution explains: its logit."""
+
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from inception_v3.network.architecture import OutputActivation
+from inception_v3.network.network import EndPoints, InceptionV3Network
+
+Head = Literal["Logits", "AuxLogits"]
+
+
+def class_scores(logits: Tensor, classes: Tensor, activation: OutputActivation = "softmax") -> Tensor:
+    """The logits (N,) of one class for each image, from logits (N, outputs) and classes (N,), int64.
+
+    One output with a sigmoid stands for two classes: the score of the first is minus the logit.
+    """
+    if activation == "sigmoid" and logits.shape[1] == 1:
+        return logits[:, 0] * (2 * classes - 1)
+    return logits.gather(1, classes[:, None])[:, 0]
+
+
+def network_scores(
+    model: InceptionV3Network,
+    images: Tensor,
+    classes: Tensor,
+    head: Head = "Logits",
+    end_points: Collection[str] = (),
+) -> tuple[Tensor, EndPoints]:
+    """Run the network on images (N, 3, H, W): the scores (N,) of classes (N,), and the requested end points.
+
+    Raises ValueError: the network is in training mode, has no such head, or more than one prediction for an image.
+    """
+    check_model(model, head)
+    wanted = {*end_points, head} - {"Logits"}
+    logits, outputs = model(images, end_points=wanted)
+    logits = outputs.pop(head) if head == "AuxLogits" else logits
+    if logits.dim() != 2:
+        raise ValueError("the network has a map of logits; build it with global_pool=True for one prediction an image")
+    return class_scores(logits, classes.to(logits.device), model.settings.output_activation), outputs
+
+
+def check_model(model: InceptionV3Network, head: Head = "Logits") -> None:
+    """Raise ValueError for a model whose scores cannot be explained: in training mode, or without the head."""
+    if model.training:
+        raise ValueError("the model is in training mode, where dropout changes the scores; call model.eval()")
+    if model.settings.final_endpoint:
+        raise ValueError(f"this network ends at {model.settings.final_endpoint} and has no classes")
+    if head not in model.end_point_names:
+        raise ValueError(f"this network has no head {head!r}; use 'Logits'")
+
+
+def image_gradients(
+    model: InceptionV3Network, images: Tensor, classes: Tensor, head: Head = "Logits"
+) -> tuple[Tensor, Tensor]:
+    """The scores (N,), and their gradients with respect to images (N, 3, H, W), of the same shape."""
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        scores, _ = network_scores(model, images, classes, head)
+        return scores.detach(), torch.autograd.grad(scores.sum(), images)[0]
