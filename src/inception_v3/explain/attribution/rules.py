@@ -16,10 +16,18 @@ from inception_v3.network.layers import ACTIVATIONS
 
 Activate = Callable[[Tensor], Tensor]
 SMALLEST_CHANGE = 1e-10  # of an activation's input, below which DeepLIFT's quotient is replaced by the gradient
-RELUS = {F.relu, torch.relu, F.relu_, torch.relu_, Tensor.relu, Tensor.relu_}
+
+
+def _callables(name: str) -> set[Any]:
+    """Every function of PyTorch with this name, in place or not."""
+    spellings = (getattr(module, each, None) for module in (F, torch, Tensor) for each in (name, f"{name}_"))
+    return {function for function in spellings if function is not None}
+
+
+RELUS = _callables("relu")
 # The same functions under names that the mode does not replace, and not in place: the rules need the input.
-NONLINEAR: dict[Any, Activate] = dict.fromkeys(RELUS, torch.ops.aten.relu) | {
-    function: getattr(torch.ops.aten, name) for name, function in ACTIVATIONS.items() if name != "linear"
+NONLINEAR: dict[Any, Activate] = {
+    function: getattr(torch.ops.aten, name) for name in ACTIVATIONS if name != "linear" for function in _callables(name)
 }
 
 
