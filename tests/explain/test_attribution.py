@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from inception_v3 import InceptionV3
 from inception_v3.explain.attribution import cams, gradients
 from inception_v3.explain.attribution.occlusion import occlusion, places
-from inception_v3.explain.attribution.scores import Head, class_scores, network_scores
+from inception_v3.explain.attribution.result import Head
+from inception_v3.explain.attribution.scores import class_scores, network_scores
 from inception_v3.network.layers import Conv2d, HiddenLayer
 from inception_v3.network.network import InceptionV3Network
 

@@ -2,16 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.predict import ImageInput, find_sources
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -21,20 +17,26 @@ class View:
     Attributes:
         name: the name of the image, such as its path.
         image: the whole image, upright, of mode RGB.
-        pixels: the network's input, floats of shape (1, 3, H, W).
-        box: the part of the image that `pixels` shows: (left, top, right, bottom) in the image's pixels, with edges
-            that may lie between pixels. It exceeds the image where `pixels` has a border.
+        box: the part of the image that the network's input shows: (left, top, right, bottom) in the image's pixels.
+            Its edges may lie between pixels. It exceeds the image where the input has a border.
     """
 
     name: str
     image: Image
-    pixels: "Tensor"
     box: tuple[float, float, float, float]
 
     @classmethod
     def of(cls, name: str, image: Image, preprocessing: Preprocessing) -> "View":
-        """The view of an RGB image. Raises ValueError: an image that is not RGB or has no pixels."""
-        return cls(name, image, preprocessing(image), preprocessing.plan(*image.size).seen)
+        """The view of an RGB image."""
+        return cls(name, image, preprocessing.plan(*image.size).seen)
+
+
+def view_of(image: ImageInput, preprocessing: Preprocessing) -> View:
+    """The View of one image. Raises InputError: it cannot be read, or the path is that of several images."""
+    source, *others = find_sources([image])
+    if others:
+        raise InputError(f"{image}: holds several images; give one", exit_status=2)
+    return View.of(source.name, source.open(), preprocessing)
 
 
 def views(

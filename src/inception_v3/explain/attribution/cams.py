@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inception_v3.explain.attribution.scores import Head, network_scores
+from inception_v3.explain.attribution.result import Head
+from inception_v3.explain.attribution.scores import network_scores
 from inception_v3.network.architecture import AUX_INPUT, BASE_END_POINTS
 from inception_v3.network.network import InceptionV3Network
 

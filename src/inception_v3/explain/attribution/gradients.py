@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inception_v3.explain.attribution.result import Head
 from inception_v3.explain.attribution.rules import guided, rescaled
-from inception_v3.explain.attribution.scores import Head, image_gradients
+from inception_v3.explain.attribution.scores import image_gradients
 from inception_v3.network.network import InceptionV3Network
 
 BATCH_SIZE = 8  # images at once: gradients keep every activation, 0.2 GB an image of 299x299
@@ -80,10 +81,10 @@ def smooth_grad(
 
 
 def smooth_grad_noise(images: Tensor, samples: int = 50, level: float = 0.15, seed: int = 0) -> Tensor:
-    """Normal noise (samples, 3, H, W) whose standard deviation is `level` times the range of inputs, which is 2."""
+    """Normal noise (samples, 3, H, W) whose standard deviation is `level` times the range of the images' values."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((samples, *images.shape[1:]), generator=generator, dtype=torch.float32)
-    return (noise * 2 * level).to(images)
+    return noise.to(images) * level * (images.max() - images.min())
 
 
 def guided_backprop(

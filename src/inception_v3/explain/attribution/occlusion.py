@@ -6,6 +6,11 @@ from itertools import islice, product
 import numpy as np
 from numpy.typing import NDArray
 
+from inception_v3.explain.attribution.result import GREY, Attribution, AttributionOptions
+from inception_v3.explain.classes import find_class
+from inception_v3.explain.views import View
+from inception_v3.inference.choose import OpenedModel
+from inception_v3.network.probabilities import class_logits
 from inception_v3.support.progress import Advance, ignore
 
 Array = NDArray[np.generic]
@@ -15,7 +20,7 @@ Scores = Callable[[Array], NDArray[np.floating]]  # inputs of shape (n, ...) to 
 def occlusion(
     scores: Scores,
     image: Array,
-    fill: float,
+    fill: float | Array,
     *,
     window: int,
     stride: int,
@@ -28,7 +33,7 @@ def occlusion(
     Args:
         scores: of batches of images; through any engine.
         image: one input, such as uint8 (H, W, 3) or floats (3, H, W).
-        fill: the value that covers a window in every channel.
+        fill: the value that covers a window, or an array that is broadcast to it, with the axes of `image`.
         window: height and width of a window in pixels.
         stride: pixels from one window to the next; the last ones are cut off by the border.
         axes: the axes of height and width in `image`.
@@ -44,8 +49,10 @@ def occlusion(
     windows = places(height, width, window, stride)
     while batch := list(islice(windows, batch_size)):
         covered = np.repeat(image[None], len(batch), 0)
-        for each, (rows, columns) in zip(np.moveaxis(covered, (axes[0] + 1, axes[1] + 1), (1, 2)), batch, strict=True):
-            each[rows, columns] = fill
+        for each, (rows, columns) in zip(covered, batch, strict=True):
+            place = [slice(None)] * image.ndim
+            place[axes[0]], place[axes[1]] = rows, columns
+            each[tuple(place)] = fill
         for (rows, columns), score in zip(batch, scores(covered), strict=True):
             total[rows, columns] += unchanged - float(score)
             count[rows, columns] += 1
@@ -57,3 +64,46 @@ def places(height: int, width: int, window: int, stride: int) -> Iterator[tuple[
     """The windows (rows, columns) of an image, row by row. Together they cover it if `stride` is at most `window`."""
     starts = (range(0, max(length - window + stride, 1), stride) for length in (height, width))
     return ((slice(top, top + window), slice(left, left + window)) for top, left in product(*starts))
+
+
+def window_and_stride(height: int, width: int, options: AttributionOptions) -> tuple[int, int]:
+    """The size of a window and the pixels from one to the next, for images of this size."""
+    window = options.window or max(1, min(height, width) // 6)
+    return window, options.stride or max(1, window // 2)
+
+
+def occlude(opened: OpenedModel, view: View, options: AttributionOptions, advance: Advance = ignore) -> Attribution:
+    """Explain an image by occlusion through any engine, in its precision, without PyTorch.
+
+    The engine gets the pixels as 8 bits, as in `predict`, and returns the logits of the head Logits.
+    Raises InputError: no such class.
+    """
+    description = opened.description
+    activation, names = description.settings.output_activation, description.names()
+    pixels = description.preprocessing.array(view.image)
+
+    def logits(batch: Array) -> NDArray[np.floating]:
+        return class_logits(opened.engine.predict(batch.astype(np.uint8))[0].astype(np.float64), activation)
+
+    unchanged = logits(pixels[None])[0]
+    index = int(unchanged.argmax()) if options.class_name is None else find_class(options.class_name, names)
+    # One output with a sigmoid has the logits 0 and x: the score of the first class is -x.
+    other = 1 - index if description.settings.num_classes == 1 else None
+
+    def scores(batch: Array) -> NDArray[np.floating]:
+        outputs = logits(batch)
+        return outputs[:, index] if other is None else outputs[:, index] - outputs[:, other]
+
+    window, stride = window_and_stride(pixels.shape[0], pixels.shape[1], options)
+    values = occlusion(
+        scores,
+        pixels,
+        round(255 * GREY),
+        window=window,
+        stride=stride,
+        axes=(0, 1),
+        batch_size=opened.engine.batch_size,
+        advance=advance,
+    )
+    score = float(scores(pixels[None])[0])
+    return Attribution(view, "occlusion", index, names[index], "Logits", None, score, values)

@@ -1,15 +1,13 @@
 """The score of a class, which an attribution explains: its logit."""
 
 from collections.abc import Collection
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from inception_v3.explain.attribution.result import Head
 from inception_v3.network.architecture import OutputActivation
 from inception_v3.network.network import EndPoints, InceptionV3Network
-
-Head = Literal["Logits", "AuxLogits"]
 
 
 def class_scores(logits: Tensor, classes: Tensor, activation: OutputActivation = "softmax") -> Tensor:
