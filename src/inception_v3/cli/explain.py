@@ -1,0 +1,267 @@
+"""`inception-v3 explain`"""
+
+import math
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inception_v3.cli.common import (
+    MODEL_HELP,
+    NO_FACTS,
+    Device,
+    Json,
+    ModelFacts,
+    Overwrite,
+    Seed,
+    WeightsFile,
+    choice,
+    data_option,
+    engine_option,
+    messages,
+    model_option,
+    note,
+    output_option,
+    precision_option,
+    print_json,
+    print_line,
+    unreadable_lines,
+    warn_unreadable,
+)
+from inception_v3.errors import InputError
+from inception_v3.explain.attribution.result import KINDS, AttributionOptions
+from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
+from inception_v3.support.files import check_folder
+from inception_v3.support.progress import StartShownStep, show_progress
+from inception_v3.support.system_errors import is_folder, list_folder
+from inception_v3.support.text import suggest, to_utf8
+
+if TYPE_CHECKING:
+    from inception_v3.explain.attribution.result import Attribution
+    from inception_v3.explain.views import View
+    from inception_v3.images.preprocessing import Preprocessing
+    from inception_v3.weights.model import InceptionV3
+
+    Explain = Callable[[View], Attribution]
+
+HEADS = ("Logits", "AuxLogits")
+MAX_STEM = 80  # characters of an image's name in the names of its files
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, archives, URLs, or patterns such as '*.jpg'.")],
+    method: Annotated[
+        str, choice("--method", tuple(KINDS), "How the score is explained", heading="Model")
+    ] = "grad-cam",
+    class_name: Annotated[
+        str | None,
+        model_option(
+            "--class",
+            metavar="NAME",
+            help="Name or number of the class.",
+            show_default="the class with the highest score",
+        ),
+    ] = None,
+    end_point: Annotated[
+        str | None,
+        model_option(
+            metavar="NAME",
+            help="End point whose map a class activation map uses, such as Mixed_6e.",
+            show_default="the last one before the head",
+        ),
+    ] = None,
+    head: Annotated[str, choice("--head", HEADS, "The head whose score is explained", heading="Model")] = "Logits",
+    out: Annotated[
+        Path, output_option(metavar="FOLDER", help="Folder for a picture and the values of each image.")
+    ] = Path("explained"),
+    overwrite: Overwrite = False,
+    sanity: Annotated[
+        bool,
+        output_option(
+            "--sanity",
+            help="Also check each result: randomise the network layer by layer, and insert and delete the places.",
+        ),
+    ] = False,
+    steps: Annotated[int, data_option(min=1, metavar="N", help="Points of integrated gradients.")] = 50,
+    samples: Annotated[int, data_option(min=1, metavar="N", help="Noisy images of SmoothGrad.")] = 50,
+    noise: Annotated[
+        float, data_option(min=0, max=1, metavar="FRACTION", help="Noise of SmoothGrad, of the range of values.")
+    ] = 0.15,
+    window: Annotated[
+        int | None,
+        data_option(min=1, metavar="N", help="Side of an occluded square.", show_default="a sixth of the image"),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        data_option(min=1, metavar="N", help="Pixels from one square to the next.", show_default="half a square"),
+    ] = None,
+    batch_size: Annotated[int, data_option(min=1, max=4096, metavar="N", help="Images computed at once.")] = 8,
+    seed: Seed = 0,
+    engine: Annotated[str, engine_option(CHOICES, help="Engine of occlusion")] = "auto",
+    precision: Annotated[str | None, precision_option(PRECISIONS, show_default="fp32, or that of the file")] = None,
+    device: Device = None,
+    weights_file: WeightsFile = None,
+    facts: ModelFacts = NO_FACTS,
+    as_json: Json = False,
+) -> None:
+    """Show which places of images speak for a class, as pictures and .npy files.
+
+    Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
+    """
+    from inception_v3.explain.views import views
+    from inception_v3.images.addresses import count_images
+    from inception_v3.support.packages import require_packages
+
+    require_packages(("matplotlib",), "the pictures of `explain`", "explain")
+    options = AttributionOptions(
+        method=method,  # type: ignore[arg-type]
+        class_name=class_name,
+        end_point=end_point,
+        head=head,  # type: ignore[arg-type]
+        steps=steps,
+        samples=samples,
+        noise=noise,
+        window=window,
+        stride=stride,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    _check_options(options, engine, precision, overwrite, out)
+    check_folder(out)
+    total = count_images(images)
+    if method == "occlusion" and head == "Logits":
+        explain_view, preprocessing = _through_engine(model, options, engine, precision, device, weights_file, facts)
+    else:
+        explain_view, preprocessing = _in_pytorch(model, options, device, weights_file, facts)
+    checks = _checks(model, options, device, weights_file, facts) if sanity else None
+    failed: list[tuple[str, str]] = []
+    with show_progress(messages) as start_step:
+        step = start_step(method, total)
+        for view in views(images, preprocessing):
+            if isinstance(view, tuple):
+                failed.append((view[0], str(view[1])))
+                step.unreadable += 1
+            else:
+                result = explain_view(view)
+                checked = checks(result, start_step) if checks else {}
+                _print(result, _write(result, out, step.done), checked, as_json)
+            step(1)
+    if failed:
+        warn_unreadable(unreadable_lines(failed), step.done)
+        sys.exit(3)
+
+
+def _check_options(options: AttributionOptions, engine: str, precision: str | None, overwrite: bool, out: Path) -> None:
+    """Raises InputError: options that do not belong together, or results that would be replaced."""
+    kind = KINDS[options.method]
+    if options.end_point and not kind.of_end_point:
+        maps = ", ".join(name for name, kind in KINDS.items() if kind.of_end_point)
+        raise InputError(f"--end-point is for the methods {maps}; leave it out", exit_status=2)
+    if options.method != "occlusion" and (engine != "auto" or precision):
+        raise InputError("--engine and --precision are for --method occlusion; leave them out", exit_status=2)
+    if not overwrite and is_folder(out) and next(iter(list_folder(out)), None):
+        raise InputError(f"{out}: is not empty; give another --out, or --overwrite", exit_status=2)
+
+
+def _through_engine(
+    model: str,
+    options: AttributionOptions,
+    engine: str,
+    precision: str | None,
+    device: str | None,
+    weights_file: Path | None,
+    facts: ModelFacts,
+) -> "tuple[Explain, Preprocessing]":
+    """Occlusion by the engine that `predict` would use."""
+    from inception_v3.explain.attribution.occlusion import occlude
+    from inception_v3.inference.choose import check_classifier, open_engine
+
+    opened = open_engine(model, engine, precision, device, weights_file=weights_file, **facts)
+    check_classifier(model, opened.description.settings, opened.description.outputs)
+    note(f"{opened.engine}: {opened.reason}")
+    return partial(occlude, opened, options=options), opened.description.preprocessing
+
+
+def _in_pytorch(
+    model: str, options: AttributionOptions, device: str | None, weights_file: Path | None, facts: ModelFacts
+) -> "tuple[Explain, Preprocessing]":
+    """The methods that need the gradient. Raises InputError: the model is an exported network, or lacks an end point."""
+    from inception_v3.explain.attribution.attribute import attribute
+
+    network = _load(model, device, weights_file, facts)
+    if options.end_point and options.end_point not in network.end_point_names:
+        known = network.base_end_points
+        raise InputError(f"--end-point {options.end_point}: {suggest(options.end_point, known)}", exit_status=2)
+
+    def explain_view(view: "View") -> "Attribution":
+        try:
+            return attribute(network, view, options)
+        except ValueError as error:
+            raise InputError(f"{model}: {error}") from error
+
+    return explain_view, network.preprocessing
+
+
+def _load(model: str, device: str | None, weights_file: Path | None, facts: ModelFacts) -> "InceptionV3":
+    from inception_v3.inference.exported.registry import recognise
+    from inception_v3.support.devices import pick_device
+    from inception_v3.support.packages import require_packages
+
+    if recognise(Path(model)):
+        fault = "an exported network has no gradients; use --method occlusion, or give the weights it was exported from"
+        raise InputError(f"{model}: {fault}", exit_status=2)
+    require_packages(("torch",), "every method but occlusion", "torch")
+    from inception_v3.weights.load import load
+
+    return load(model, pick_device(device), weights_file=weights_file, **facts)
+
+
+def _checks(
+    model: str, options: AttributionOptions, device: str | None, weights_file: Path | None, facts: ModelFacts
+) -> "Callable[[Attribution, StartShownStep], dict[str, Any]]":
+    """The checks of --sanity, as the part of the result that they add."""
+    from inception_v3.explain.attribution.checks import curves, randomisation, randomised_layers
+
+    network = _load(model, device, weights_file, facts)
+
+    def check(result: "Attribution", start_step: StartShownStep) -> dict[str, Any]:
+        step = start_step("randomising layers", len(randomised_layers(network, result.head)), "layers")
+        randomised = randomisation(network, result, options, step)
+        drawn = curves(network, result, options.batch_size)
+        correlations = zip(randomised.layers, randomised.correlations, strict=True)
+        return {
+            "randomisation": {layer: None if math.isnan(value) else value for layer, value in correlations},
+            "insertion": drawn.insertion_area,
+            "deletion": drawn.deletion_area,
+        }
+
+    return check
+
+
+def _write(result: "Attribution", out: Path, number: int) -> list[str]:
+    """Write the picture and the values of an image. Returns the names of the files."""
+    stem = re.sub(r"[^\w.-]+", "_", to_utf8(Path(result.view.name).stem))[:MAX_STEM]
+    files = [out / f"{number:04}-{stem}.{suffix}" for suffix in ("png", "npy")]
+    for file in files:
+        result.save(file)
+    return [str(file) for file in files]
+
+
+def _print(result: "Attribution", files: list[str], checked: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(result.as_dict() | checked | {"files": files}, allow_nan=False)
+        return
+    gap = "" if result.gap is None else f"; the values sum to {result.gap:+.3g} beside the difference of the scores"
+    print_line(f"{result.view.name}: {result.class_name}, score {result.score:.3f}{gap}: {files[0]}")
+    if checked:
+        for layer, correlation in checked["randomisation"].items():
+            shown = "a constant map" if correlation is None else f"{correlation:+.2f}"
+            print_line(f"    random down to {layer + ':':<24} rank correlation {shown}")
+        print_line(
+            f"    insertion {checked['insertion']:.3f} (high is good), deletion {checked['deletion']:.3f} (low is good)"
+        )
