@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     Explain = Callable[[View], Attribution]
 
+METHODS = tuple(KINDS)
 HEADS = ("Logits", "AuxLogits")
 MAX_STEM = 80  # characters of an image's name in the names of its files
 
@@ -134,11 +135,13 @@ def explain(
     _check_options(options, engine, precision, overwrite, out)
     check_folder(out)
     total = count_images(images)
-    if method == "occlusion" and head == "Logits":
+    uses_engine = method == "occlusion" and head == "Logits"
+    network = None if uses_engine and not sanity else _load(model, options, device, weights_file, facts)
+    if uses_engine:
         explain_view, preprocessing = _through_engine(model, options, engine, precision, device, weights_file, facts)
     else:
-        explain_view, preprocessing = _in_pytorch(model, options, device, weights_file, facts)
-    checks = _checks(model, options, device, weights_file, facts) if sanity else None
+        assert network is not None
+        explain_view, preprocessing = _in_pytorch(network, options), network.preprocessing
     failed: list[tuple[str, str]] = []
     with show_progress(messages) as start_step:
         step = start_step(method, total)
@@ -148,7 +151,7 @@ def explain(
                 step.unreadable += 1
             else:
                 result = explain_view(view)
-                checked = checks(result, start_step) if checks else {}
+                checked = _check(network, result, options, start_step) if sanity and network else {}
                 _print(result, _write(result, out, step.done), checked, as_json)
             step(1)
     if failed:
@@ -187,27 +190,10 @@ def _through_engine(
     return partial(occlude, opened, options=options), opened.description.preprocessing
 
 
-def _in_pytorch(
+def _load(
     model: str, options: AttributionOptions, device: str | None, weights_file: Path | None, facts: ModelFacts
-) -> "tuple[Explain, Preprocessing]":
-    """The methods that need the gradient. Raises InputError: the model is an exported network, or lacks an end point."""
-    from inception_v3.explain.attribution.attribute import attribute
-
-    network = _load(model, device, weights_file, facts)
-    if options.end_point and options.end_point not in network.end_point_names:
-        known = network.base_end_points
-        raise InputError(f"--end-point {options.end_point}: {suggest(options.end_point, known)}", exit_status=2)
-
-    def explain_view(view: "View") -> "Attribution":
-        try:
-            return attribute(network, view, options)
-        except ValueError as error:
-            raise InputError(f"{model}: {error}") from error
-
-    return explain_view, network.preprocessing
-
-
-def _load(model: str, device: str | None, weights_file: Path | None, facts: ModelFacts) -> "InceptionV3":
+) -> "InceptionV3":
+    """Load the network. Raises InputError: it is an exported network, or lacks the end point or the head."""
     from inception_v3.inference.exported.registry import recognise
     from inception_v3.support.devices import pick_device
     from inception_v3.support.packages import require_packages
@@ -216,31 +202,45 @@ def _load(model: str, device: str | None, weights_file: Path | None, facts: Mode
         fault = "an exported network has no gradients; use --method occlusion, or give the weights it was exported from"
         raise InputError(f"{model}: {fault}", exit_status=2)
     require_packages(("torch",), "every method but occlusion", "torch")
+    from inception_v3.inference.choose import check_classifier
     from inception_v3.weights.load import load
 
-    return load(model, pick_device(device), weights_file=weights_file, **facts)
+    network = load(model, pick_device(device), weights_file=weights_file, **facts)
+    check_classifier(model, network.settings)
+    for option, name in (("--end-point", options.end_point), ("--head", options.head)):
+        if name and name not in network.end_point_names:
+            known = network.base_end_points if option == "--end-point" else ("Logits",)
+            raise InputError(f"{option} {name}: not in {model}; {suggest(name, known)}", exit_status=2)
+    return network
 
 
-def _checks(
-    model: str, options: AttributionOptions, device: str | None, weights_file: Path | None, facts: ModelFacts
-) -> "Callable[[Attribution, StartShownStep], dict[str, Any]]":
+def _in_pytorch(network: "InceptionV3", options: AttributionOptions) -> "Explain":
+    from inception_v3.explain.attribution.attribute import attribute
+
+    def explain_view(view: "View") -> "Attribution":
+        try:
+            return attribute(network, view, options)
+        except ValueError as error:
+            raise InputError(f"{error}") from error
+
+    return explain_view
+
+
+def _check(
+    network: "InceptionV3", result: "Attribution", options: AttributionOptions, start_step: StartShownStep
+) -> dict[str, Any]:
     """The checks of --sanity, as the part of the result that they add."""
     from inception_v3.explain.attribution.checks import curves, randomisation, randomised_layers
 
-    network = _load(model, device, weights_file, facts)
-
-    def check(result: "Attribution", start_step: StartShownStep) -> dict[str, Any]:
-        step = start_step("randomising layers", len(randomised_layers(network, result.head)), "layers")
-        randomised = randomisation(network, result, options, step)
-        drawn = curves(network, result, options.batch_size)
-        correlations = zip(randomised.layers, randomised.correlations, strict=True)
-        return {
-            "randomisation": {layer: None if math.isnan(value) else value for layer, value in correlations},
-            "insertion": drawn.insertion_area,
-            "deletion": drawn.deletion_area,
-        }
-
-    return check
+    step = start_step("randomising layers", len(randomised_layers(network, result.head)), "layers")
+    randomised = randomisation(network, result, options, step)
+    drawn = curves(network, result, options.batch_size)
+    correlations = zip(randomised.layers, randomised.correlations, strict=True)
+    return {
+        "randomisation": {layer: None if math.isnan(value) else value for layer, value in correlations},
+        "insertion": drawn.insertion_area,
+        "deletion": drawn.deletion_area,
+    }
 
 
 def _write(result: "Attribution", out: Path, number: int) -> list[str]:
@@ -262,6 +262,5 @@ def _print(result: "Attribution", files: list[str], checked: dict[str, Any], as_
         for layer, correlation in checked["randomisation"].items():
             shown = "a constant map" if correlation is None else f"{correlation:+.2f}"
             print_line(f"    random down to {layer + ':':<24} rank correlation {shown}")
-        print_line(
-            f"    insertion {checked['insertion']:.3f} (high is good), deletion {checked['deletion']:.3f} (low is good)"
-        )
+        insertion, deletion = checked["insertion"], checked["deletion"]
+        print_line(f"    insertion {insertion:.3f}, better if high; deletion {deletion:.3f}, better if low")

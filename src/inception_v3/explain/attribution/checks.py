@@ -76,7 +76,7 @@ def randomisation(
     The weights are drawn as for a new network, the statistics of BatchNorm become 0 and 1. The model is not changed.
     `advance` is called for each of the steps, `len(randomised_layers(...))` in all.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]  # takes 0.5 s to import
 
     random = copy.deepcopy(model)
     wanted = AttributionOptions(**vars(options) | {"class_name": trained.class_index})
@@ -131,8 +131,8 @@ def curves(model: InceptionV3, attribution: Attribution, batch_size: int = 8) ->
 
     def probabilities(start: Tensor, end: Tensor) -> Iterator[float]:
         limits = torch.from_numpy(fractions * len(order)).round().to(order)
-        for part in limits.split(batch_size):
-            changed = torch.where(rank < part.view(-1, 1, 1, 1), end, start)
+        for first in range(0, len(limits), batch_size):
+            changed = torch.where(rank < limits[first : first + batch_size].view(-1, 1, 1, 1), end, start)
             yield from _probabilities(model, changed, attribution)
 
     found = {name: np.array([*probabilities(*both)]) for name, both in ends.items()}
