@@ -73,6 +73,27 @@ def choice(
     return typer.Option(option, parser=parse, help=f"{help}: {listed}.", rich_help_panel=heading, **settings)
 
 
+def _parse_end_points(value: str) -> Names:
+    """Raises InputError: a name of no end point. Those that depend on the network are checked when it is loaded."""
+    from inception_v3.network import architecture
+
+    known = architecture.with_inner(architecture.end_points())
+    return Names(
+        dict.fromkeys(
+            name if DEPENDENT_END_POINT.match(name) else choose("--end-points", name, known)
+            for name in str(value).split(",")
+        )
+    )
+
+
+DEPENDENT_END_POINT = re.compile("Hidden_|Logits/|AuxLogits/Conv2d_2a_")  # on hidden layers and the image size
+END_POINTS_HELP = (
+    ", separated by commas, such as Mixed_5b, Mixed_5b/Branch_1 or Mixed_5b/Branch_1/Conv2d_0b_5x5. "
+    "`describe --json` lists all names."
+)
+end_points_option = partial(
+    typer.Option, "--end-points", metavar="NAME,...", parser=_parse_end_points, rich_help_panel="Output"
+)
 precision_option = partial(choice, "--precision", help="Precision of the network")
 engine_option = partial(choice, "--engine", help="Engine that runs the network")
 

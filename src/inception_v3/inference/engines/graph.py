@@ -1,8 +1,9 @@
 """The network as the engines run it: a list of operations with their weights as NumPy arrays.
 
 `build_graph` converts a trained network. BatchNorm is folded into the convolutions and the scaling of pixels into the
-first convolution. Dropout is dropped, and the auxiliary head unless it is an output. `swap_pools` then moves pools to reduce the arithmetic
-(docs/performance.md). Both are exact in real arithmetic. Export measures their rounding errors (exported/check.py).
+first convolution. Dropout is dropped, and so is the auxiliary head unless it is an output. `swap_pools` then moves
+pools to reduce the arithmetic (docs/performance.md). Both are exact in real arithmetic. Export measures their rounding
+errors (exported/check.py).
 """
 
 from collections import Counter
@@ -126,8 +127,8 @@ def build_graph(
 
     The input is uint8 pixels (N, H, W, 3), 0 to 255. With `from_pixels=False` it is scaled floats (N, 3, H, W).
 
-    Raises ValueError: an unknown end point; `any_size` for a network without global_pool, or with the auxiliary head; an
-    image size for which a head returns a map of logits, or which is too small for the auxiliary head.
+    Raises ValueError: an unknown end point; `any_size` for a network without global_pool or for the auxiliary head; an
+    image size for which a head returns a map of logits, or that the auxiliary head was not built for.
     """
     known = architecture.with_inner(model.settings.end_points())
     for name in outputs:
@@ -234,7 +235,9 @@ def _aux_head(model: "InceptionV3", any_size: bool) -> Iterator[Operation]:
     names = [f"{AUX}/{name}" for name, _ in model.AuxLogits.named_children()]
     _, reduce, convolve, classify = model.AuxLogits
     if convolution.kernel != convolve.kernel:
-        raise ValueError(f"images of {size[0]}x{size[1]} do not fit {AUX}, which was built for another size; leave it out")
+        raise ValueError(
+            f"images of {size[0]}x{size[1]} do not fit {AUX}, which was built for another size; leave it out"
+        )
     yield Pooling(names[0], architecture.AUX_INPUT, "avg", pooling.kernel, pooling.table.stride)
     yield from _module(reduce, names[1], names[0])
     yield from _module(convolve, names[2], names[1])
