@@ -151,18 +151,18 @@ class FeatureFile:
     def _row_bytes(self, name: str) -> int:
         return prod(self._shapes[name]) * VALUE_BYTES
 
+    def _texts(self, field: str, failed: bool) -> Iterator[str]:
+        """The field `image` or `error` of each image that could be read, or with `failed` of each that could not."""
+        return (getattr(each, field) for each in self._images.predictions() if (each.error is not None) == failed)
+
     def _write_npz(self, temporary: Path) -> None:
-        columns = {  # the arrays of text, each with the texts of one image or none
-            "images": lambda: (each.image for each in self._images.predictions() if each.error is None),
-            "unreadable": lambda: (each.image for each in self._images.predictions() if each.error is not None),
-            "errors": lambda: (each.error for each in self._images.predictions() if each.error is not None),
-        }
+        columns = {"images": ("image", False), "unreadable": ("image", True), "errors": ("error", True)}
         with zipfile.ZipFile(temporary, "w") as archive:
-            for name, texts in columns.items():
-                lengths = [len(text) for text in texts()]
+            for name, column in columns.items():
+                lengths = [len(text) for text in self._texts(*column)]
                 width = max(lengths, default=1)
                 with _open_array(archive, name, np.dtype(("<U", width)), (len(lengths),)) as member:
-                    for text in texts():
+                    for text in self._texts(*column):
                         member.write(text.encode("utf-32-le", "surrogatepass").ljust(4 * width, b"\0"))
                 if name == "images":
                     count = len(lengths)
