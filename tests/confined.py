@@ -84,6 +84,10 @@ COMMANDS = {
     "predict-xml": Command(
         f"predict {{inputs}}/run.xml {_IMAGE} --engine openvino --out rows.csv", ("rows.csv", "rows.csv.about.json")
     ),
+    "features": Command(
+        f"features {{inputs}}/model.safetensors {_IMAGE} --out maps.npz --end-points Mixed_5b/Branch_1,PreLogits",
+        ("maps.npz", "maps.npz.about.json"),
+    ),
     "fidelity": Command(
         "fidelity {inputs}/images/val/cat {inputs}/images/val/dog --any-weights "
         "--weights-file {inputs}/fid.pth --scores fid,kid --kid-subset-size 4 --report page.html",

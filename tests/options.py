@@ -29,12 +29,12 @@ An option means the same in every command that has it. `inception-v3 COMMAND --h
 
 - `--report`, `--csv` and `--json` can be given together. `--csv -` prints the table instead of the usual output.
 - A choice may be written in upper or lower case, and with `_` for `-`. A list is separated by commas: `fp32,bf16`.
-- `export`, `convert` and the files of `--report`, `--csv` and `--plot` replace an existing file. `train`, `finetune`
-  and `predict --out` refuse it unless `--overwrite` or `--resume` is given.
+- `export`, `convert` and the files of `--report`, `--csv` and `--plot` replace an existing file. `train`, `finetune`,
+  `predict --out` and `features` refuse it unless `--overwrite` or `--resume` is given.
 - `--quiet` leaves warnings and errors. `--verbose` adds the choices that were made, times, and the traceback of a bug.
-- Exit statuses: 0, success; 1, a fault in the input or the machine; 2, wrong arguments; 3, `predict` finished, but some
-  images could not be read; 130, interrupted by Ctrl-C. Other commands leave unreadable images out, report them, and
-  exit with 0.
+- Exit statuses: 0, success; 1, a fault in the input or the machine; 2, wrong arguments; 3, `predict` or `features`
+  finished, but some images could not be read; 130, interrupted by Ctrl-C. Other commands leave unreadable images out,
+  report them, and exit with 0.
 - Spellings of 0.1.0 that work with a warning until the next release: `fidelity --html FILE` (now `--report FILE`),
   `fidelity --csv` without a file (now `--csv -`), `bench --engines` and `--precisions` (now `--engine`, `--precision`).
 

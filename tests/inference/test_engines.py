@@ -132,7 +132,7 @@ def test_any_end_point_can_be_an_output(random_model: Build) -> None:
     for name, output in zip(names, GraphModule(built)(torch.from_numpy(pixels())), strict=True):
         assert relative(output, torch.from_numpy(expected[name])) < 1e-5, name
     assert not any("Mixed_7" in each.output for each in build_graph(model, outputs=("Mixed_6e",)).operations)
-    with pytest.raises(ValueError, match=r"no end point 'Mixed_9z'.*Mixed_7c"):
+    with pytest.raises(ValueError, match=r"no end point 'Mixed_9z'.*did you mean Mixed_7c"):
         build_graph(model, outputs=("Mixed_9z",))
 
 

@@ -219,9 +219,13 @@ def test_images_of_the_wrong_shape_or_type_are_an_error(random_model: Build, wro
         random_model()(wrong)
 
 
-def test_an_unknown_end_point_is_an_error_that_lists_them(random_model: Build) -> None:
-    with pytest.raises(ValueError, match=r"Mixed_8a.*Mixed_7c.*Predictions"):
+def test_an_unknown_end_point_is_an_error_that_names_the_most_similar_one(random_model: Build) -> None:
+    with pytest.raises(ValueError, match=r"no end point 'Mixed_8a' in this network; did you mean Mixed_7a\?"):
         random_model()(images(), end_points=("Mixed_8a",))
+    with pytest.raises(ValueError, match=r"no end point 'Mixed_5b/Brunch_1' .*; did you mean Mixed_5b/Branch_1\?"):
+        random_model()(images(), end_points="Mixed_5b/Brunch_1")
+    with pytest.raises(ValueError, match=r"no end point 'xyz' .*; there are Conv2d_1a_3x3, .*Predictions, .* \.\.\.$"):
+        random_model()(images(), end_points=["xyz"])
 
 
 @pytest.mark.parametrize(

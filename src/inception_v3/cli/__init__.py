@@ -41,8 +41,8 @@ from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
-COMMANDS = ("train", "finetune", "evaluate", "predict", "fidelity", "export", "bench", "convert", "inspect", "describe",
-            "explain", "cache")  # fmt: skip
+COMMANDS = ("train", "finetune", "evaluate", "predict", "features", "explain", "ablate", "fidelity", "export", "bench",
+            "convert", "inspect", "describe", "cache")  # fmt: skip
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 COMMON_OPTIONS = {"quiet": (Quiet, False), "verbose": (Verbose, False)}  # of every command, with their defaults
 LONG_OPTIONS = {"log_every": (LogEvery, 30.0)}  # of every command that may take long
@@ -121,7 +121,7 @@ def _replace_renamed(command: str, *arguments: str) -> list[str]:
         new = RENAMED.get(command, {}).get(name, name)
         if (command, argument) == ("fidelity", "--csv") and following != "-" and not following.lower().endswith(".csv"):
             new = "--csv=-"  # it took no file, and printed the table
-        if (command, argument) == ("predict", "--allow-unreadable") and not Bound.is_valid(following):
+        if argument == "--allow-unreadable" and not Bound.is_valid(following):
             separator, value = "=", "100%"
         if new != name:
             warn(f"{name}: write {new} instead; the old spelling will be removed in the next release")
@@ -145,7 +145,7 @@ def inception_v3(
     """Inception V3: train, evaluate, predict, export and inspect the network.
 
     Exit status: 0, success; 1, failed; 2, wrong arguments;
-    3, predict finished, but some images could not be read.
+    3, predict or features finished, but some images could not be read.
     """
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from inception_v3.data import LabelsFrom
     from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.training.run_folder import RunFolder
+    from inception_v3.weights.model import InceptionV3
 
     output: Console
     messages: Console
@@ -73,6 +74,27 @@ def choice(
     return typer.Option(option, parser=parse, help=f"{help}: {listed}.", rich_help_panel=heading, **settings)
 
 
+def _parse_end_points(value: str) -> Names:
+    """Raises InputError: a name of no end point. Those that depend on the network are checked when it is loaded."""
+    from inception_v3.network import architecture
+
+    known = architecture.with_inner(architecture.end_points())
+    return Names(
+        dict.fromkeys(
+            name if DEPENDENT_END_POINT.match(name) else choose("--end-points", name, known)
+            for name in str(value).split(",")
+        )
+    )
+
+
+DEPENDENT_END_POINT = re.compile("Hidden_|Logits/|AuxLogits/Conv2d_2a_")  # on hidden layers and the image size
+END_POINTS_HELP = (
+    ", separated by commas, such as Mixed_5b, Mixed_5b/Branch_1 or Mixed_5b/Branch_1/Conv2d_0b_5x5. "
+    "`describe --json` lists all names."
+)
+end_points_option = partial(
+    typer.Option, "--end-points", metavar="NAME,...", parser=_parse_end_points, rich_help_panel="Output"
+)
 precision_option = partial(choice, "--precision", help="Precision of the network")
 engine_option = partial(choice, "--engine", help="Engine that runs the network")
 
@@ -351,6 +373,29 @@ def check_report_files(
         raise InputError("--json and --csv -: both print the result; use only one of them", exit_status=2)
     check_outputs((report, None if table == STDOUT else table, other), inputs)
     return report
+
+
+def load_network(
+    model: str, device: str | None, weights_file: Path | None, facts: ModelFacts, lacks: str
+) -> "InceptionV3":
+    """Load a network with classes in PyTorch. `lacks` completes a message about an exported one.
+
+    Raises InputError: an exported network, no classes, or as `load` does.
+    """
+    from inception_v3.inference.exported.registry import recognise
+    from inception_v3.support.devices import pick_device
+    from inception_v3.support.packages import require_packages
+
+    if recognise(Path(model)):
+        fault = f"an exported network, so {lacks}, or give the weights it was exported from"
+        raise InputError(f"{model}: {fault}", exit_status=2)
+    require_packages(("torch",), "explaining a network", "torch")
+    from inception_v3.inference.choose import check_classifier
+    from inception_v3.weights.load import load
+
+    network = load(model, pick_device(device), weights_file=weights_file, **facts)
+    check_classifier(model, network.settings)
+    return network
 
 
 # ---------------------------------------------------------------------------------------------------- messages

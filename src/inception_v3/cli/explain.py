@@ -22,6 +22,7 @@ from inception_v3.cli.common import (
     choice,
     data_option,
     engine_option,
+    load_network,
     messages,
     model_option,
     note,
@@ -194,22 +195,12 @@ def _load(
     model: str, options: AttributionOptions, device: str | None, weights_file: Path | None, facts: ModelFacts
 ) -> "InceptionV3":
     """Load the network. Raises InputError: it is an exported network, or lacks the end point or the head."""
-    from inception_v3.inference.exported.registry import recognise
-    from inception_v3.support.devices import pick_device
-    from inception_v3.support.packages import require_packages
-
-    if recognise(Path(model)):
-        fault = "an exported network has no gradients; use --method occlusion, or give the weights it was exported from"
-        raise InputError(f"{model}: {fault}", exit_status=2)
-    require_packages(("torch",), "every method but occlusion", "torch")
-    from inception_v3.inference.choose import check_classifier
-    from inception_v3.weights.load import load
-
-    network = load(model, pick_device(device), weights_file=weights_file, **facts)
-    check_classifier(model, network.settings)
-    for option, name in (("--end-point", options.end_point), ("--head", options.head)):
-        if name and name not in network.end_point_names:
-            known = network.base_end_points if option == "--end-point" else ("Logits",)
+    network = load_network(model, device, weights_file, facts, "it has no gradients; use --method occlusion")
+    for option, name, known in (
+        ("--end-point", options.end_point, (*network.base_end_points, *network.inner_end_point_names)),
+        ("--head", options.head, network.end_point_names),
+    ):
+        if name and name not in known:
             raise InputError(f"{option} {name}: not in {model}; {suggest(name, known)}", exit_status=2)
     return network
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from inception_v3.cli.common import (
+    END_POINTS_HELP,
     MIN_AGREEMENT_HELP,
     MODEL_HELP,
     NO_FACTS,
@@ -20,6 +21,7 @@ from inception_v3.cli.common import (
     choice,
     data_option,
     detail,
+    end_points_option,
     note,
     output_option,
     precision_option,
@@ -30,14 +32,12 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import PRECISIONS
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES
-from inception_v3.network.architecture import BASE_END_POINTS
 
 if TYPE_CHECKING:
     from inception_v3.inference.engines.base import Precision
     from inception_v3.inference.exported.description import Description
     from inception_v3.support.progress import Step
 
-END_POINTS = (*BASE_END_POINTS, "Logits", "AvgPool_1a")
 OUT = f"A file ({', '.join(SUFFIXES)}) or a folder. By default the folder exported/ in the run folder."
 
 
@@ -64,7 +64,7 @@ def export(
     ] = None,
     end_points: Annotated[
         Names | None,
-        choice("--end-points", END_POINTS, "Export these end points, as features", several=True, heading="Output"),
+        end_points_option(help=f"Export these end points{END_POINTS_HELP}", show_default="Logits,AvgPool_1a"),
     ] = None,
     any_size: Annotated[
         bool, output_option("--any-size", help="Accept images of any size; needs a network with global_pool.")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar, cast
 
 import typer
 
@@ -48,15 +48,45 @@ if TYPE_CHECKING:
     from inception_v3.inference.pipeline import Decode
     from inception_v3.inference.predict import Prediction
 
+Images = Annotated[
+    list[str],
+    typer.Argument(help="Files, folders, archives, URLs, patterns such as '*.jpg', or - for standard input."),
+]
+AllowUnreadable = Annotated[
+    Bound | None,
+    output_option(
+        parser=Bound.parse,
+        metavar="[N|P%]",
+        help="Exit with status 0 although images could not be read: up to N of them, up to P% of all images, or "
+        "without a value any number.",
+        show_default=False,
+    ),
+]
+DecodeOption = Annotated[
+    str,
+    choice(
+        "--decode",
+        ("exact", "scaled"),
+        "How large JPEGs are decoded; at a reduced size it is faster and changes the pixels slightly",
+        heading="Data",
+    ),
+]
+
+
+class Outcome(Protocol):
+    """What was computed for one image, or in `error` the reason why it could not be."""
+
+    @property
+    def error(self) -> str | None: ...
+
+
+AnyOutcome = TypeVar("AnyOutcome", bound=Outcome)
 MANY_IMAGES = 32  # from which on a network in each thread pays for the time that it takes to open them
 
 
 def predict(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    images: Annotated[
-        list[str],
-        typer.Argument(help="Files, folders, archives, URLs, patterns such as '*.jpg', or - for standard input."),
-    ],
+    images: Images,
     out: Annotated[
         Path | None,
         output_option(metavar="FILE", help="Write the results to NAME.jsonl, NAME.csv or the folder NAME.parquet."),
@@ -64,16 +94,7 @@ def predict(
     resume: Resume = False,
     overwrite: Overwrite = False,
     top: Annotated[int, output_option(min=1, metavar="N", help="Number of classes to report for each image.")] = 5,
-    allow_unreadable: Annotated[
-        Bound | None,
-        output_option(
-            parser=Bound.parse,
-            metavar="[N|P%]",
-            help="Exit with status 0 although images could not be read: up to N of them, up to P% of all images, or "
-            "without a value any number.",
-            show_default=False,
-        ),
-    ] = None,
+    allow_unreadable: AllowUnreadable = None,
     batch_size: OptionalBatchSize = None,
     shard: Annotated[
         Shard | None,
@@ -84,15 +105,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    decode: Annotated[
-        str,
-        choice(
-            "--decode",
-            ("exact", "scaled"),
-            "How large JPEGs are decoded; at a reduced size it is faster and changes the pixels slightly",
-            heading="Data",
-        ),
-    ] = "exact",
+    decode: DecodeOption = "exact",
     engine: Annotated[str, engine_option(CHOICES)] = "auto",
     precision: Annotated[
         str | None, precision_option(PRECISIONS, show_default="the fastest that passed its check")
@@ -128,7 +141,7 @@ def predict(
         weights_file=weights_file,
         **facts,
         batch_size=batch_size,
-        callers=1 if _are_few(images) else None,
+        callers=1 if are_few(images) else None,
     )
     check_classifier(model, opened.description.settings, opened.description.outputs)
     note(f"{opened.engine}: {opened.reason}")
@@ -154,18 +167,18 @@ def predict(
         sources = images_of_shard.sources
         note(f"shard {shard}: {images_of_shard.size:,} of {images_of_shard.count:,} images")
     count_sources = partial(count_images, images) if images_of_shard is None else lambda: images_of_shard.size
-    handle_each = partial(_handle_each, count_sources, f"{opened.engine.name} {opened.engine.precision}")
+    handle_each = partial(handle_images, count_sources, f"{opened.engine.name} {opened.engine.precision}")
     if out is None:
         count, failed = _print(predict_sources(sources), as_json, handle_each)
     else:
         from inception_v3.inference.results import describe_shard
 
-        about = _describe(model, opened, decode, top)
+        about = describe_run(model, opened, decode) | {"top": top}
         if shard is not None and images_of_shard is not None:
             about |= describe_shard(out, shard, images_of_shard)
         count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json, shard, handle_each)
     if failed:
-        _report_unreadable(failed, count, allow_unreadable, out)
+        report_unreadable(failed, count, allow_unreadable, out)
 
 
 def _check_out(
@@ -183,7 +196,7 @@ def _check_out(
         raise InputError("--resume and --overwrite are for a results file; name the file with --out", exit_status=2)
 
 
-def _describe(model: str, opened: "OpenedModel", decode: str, top: int) -> dict[str, Any]:
+def describe_run(model: str, opened: "OpenedModel", decode: str) -> dict[str, Any]:
     """The model and the options that determine the results."""
     from inception_v3.inference.pipeline import default_resizer
     from inception_v3.support.files import checksum
@@ -196,11 +209,10 @@ def _describe(model: str, opened: "OpenedModel", decode: str, top: int) -> dict[
         "preprocessing": asdict(opened.description.preprocessing),
         "resize": default_resizer(),
         "decode": decode,
-        "top": top,
     }
 
 
-def _are_few(images: list[str]) -> bool:
+def are_few(images: list[str]) -> bool:
     """Whether the arguments are fewer than MANY_IMAGES files or a stream, whose first result should come soon."""
     from inception_v3.images.find import is_image_name
 
@@ -209,7 +221,7 @@ def _are_few(images: list[str]) -> bool:
     )
 
 
-def _report_unreadable(failed: int, count: int, allowed: Bound | None, out: Path | None) -> None:
+def report_unreadable(failed: int, count: int, allowed: Bound | None, out: Path | None) -> None:
     """Warn of the images that could not be read. Raises InputError with exit status 3 if more than are allowed."""
     where = "see the reasons above"
     if out is not None:
@@ -275,15 +287,15 @@ def _write(
     return count, failed
 
 
-def _handle_each(
+def handle_images(
     count_images: "Callable[[], int | None]",
     engine: str,
-    predictions: "Iterable[Prediction]",
-    handle: "Callable[[Prediction], None]",
+    outcomes: Iterable[AnyOutcome],
+    handle: Callable[[AnyOutcome], None],
     earlier: int = 0,
     show_count: bool = True,
 ) -> tuple[int, int]:
-    """Call `handle` with each prediction, and warn about errors. Returns the numbers of predictions and of errors.
+    """Call `handle` with each outcome, and warn about errors. Returns the numbers of outcomes and of errors.
 
     Shows how many of all images are done, on a terminal only with `show_count`; at the end, a summary. `count_images`
     returns their number, None if it is unknown. `earlier` is the number of images that an earlier run has finished.
@@ -291,11 +303,11 @@ def _handle_each(
     console = terminal()
     with show_line(console) if show_count or console is None else nullcontext(Step("", None)) as step:
         Thread(target=_count, args=(step, count_images, earlier), daemon=True).start()
-        for prediction in predictions:
-            if prediction.error is not None:
+        for outcome in outcomes:
+            if outcome.error is not None:
                 step.unreadable += 1
-                warn(prediction.error)
-            handle(prediction)
+                warn(outcome.error)
+            handle(outcome)
             step(1)
     before = [f"{earlier:,} done before"] if earlier else []
     note(summary(step.done, step.unreadable, step.seconds, engine, *before))

@@ -7,7 +7,7 @@ automatically only if the check stored in the exported file passes.
 
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import (
+    FEATURES,
     LOGITS,
     VECTORS,
     Engine,
@@ -23,7 +24,7 @@ from inception_v3.inference.engines.base import (
     Precision,
     parse_precision,
 )
-from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
+from inception_v3.inference.engines.graph import Graph, build_graph, split_stem, swap_pools
 from inception_v3.inference.engines.registry import load_engine, load_engines
 from inception_v3.inference.exported.check import rejection_reason
 from inception_v3.inference.exported.description import Description
@@ -96,6 +97,7 @@ def open_engine(
     weights_file: str | Path | None = None,
     batch_size: BatchSize | None = None,
     callers: Threads | None = 1,
+    outputs: Sequence[str] | None = None,
     **facts: Any,
 ) -> OpenedModel:
     """Open an engine for anything that `load` reads, or for an exported network, which needs no PyTorch.
@@ -113,6 +115,7 @@ def open_engine(
         weights_file: a file to use instead of the download of a published name.
         batch_size: the number of images that will be run at once, if known.
         callers: the number of threads that may run the engine at once; None for `Engine.best_callers`.
+        outputs: the end points to compute; None for those of a classifier. An exported network must have them.
         facts: other options of `load`, such as `state` and `mean`. An exported network states all that they could.
 
     Raises TypeError and ValueError, which name the argument, and InputError, which names the file or option and the
@@ -129,7 +132,7 @@ def open_engine(
     if weights_file is None and not facts and (runs_files or recognise(path)) and not prefers_gpu:
         try:
             if (exported := find_exported(path)) is not None:
-                return open_exported(exported, engine, requested, device, min_agreement, batch_size, callers)
+                return open_exported(exported, engine, requested, device, min_agreement, batch_size, callers, outputs)
         except InputError as error:
             if not has_model:
                 raise
@@ -139,7 +142,13 @@ def open_engine(
     device = load_engine("pytorch" if engine == "auto" else engine).resolve_device(device)
     from inception_v3.weights.load import load
 
-    return open_model(load(model, weights_file=weights_file, **facts), engine, requested, device, batch_size, callers)
+    network = load(model, weights_file=weights_file, **facts)
+    return open_model(network, engine, requested, device, batch_size, callers, outputs)
+
+
+def output_for(end_point: str, outputs: Collection[str]) -> str:
+    """Which of a network's outputs has the values of an end point: that of its name, but AvgPool_1a for PreLogits."""
+    return FEATURES if end_point == "PreLogits" and end_point not in outputs else end_point
 
 
 def stated_in_export(path: Path, facts: Mapping[str, Any]) -> InputError:
@@ -240,13 +249,14 @@ def open_exported(
     min_agreement: float | None = None,
     batch_size: int | None = None,
     callers: int | None = 1,
+    outputs: Sequence[str] | None = None,
 ) -> OpenedModel:
     """Open an exported network, or the best network in a folder. PyTorch is not needed. Arguments as in `open_engine`.
 
     Raises InputError: damaged or written by another version; an engine that is not installed or cannot run it; a
-    precision that it was not exported in, or whose check fails.
+    precision that it was not exported in, or whose check fails; it lacks one of the `outputs`.
     """
-    candidates, rejected = _candidates(path, engine, precision, min_agreement)
+    candidates, rejected = _candidates(path, engine, precision, min_agreement, outputs or ())
     candidates, comparison, failures = _fastest_first(candidates, device, batch_size)
     rejected += failures
     for number, chosen in enumerate(candidates, 1):
@@ -304,7 +314,7 @@ def _fastest_first(
 
 
 def _candidates(
-    path: Path, engine: str, precision: Precision | None, min_agreement: float | None
+    path: Path, engine: str, precision: Precision | None, min_agreement: float | None, outputs: Sequence[str]
 ) -> tuple[list[_Candidate], list[str]]:
     """The exported networks that can be used, and the reasons why the others cannot.
 
@@ -320,6 +330,10 @@ def _candidates(
             description = read_description(file)
             if precision is not None and not _can_run(description, precision):
                 continue
+            for name in outputs:
+                if output_for(name, description.outputs) not in description.outputs:
+                    remedy = f"export it again with --end-points {','.join(outputs)}, or give the model itself"
+                    raise InputError(f"{file.name}: exported without {name}; {remedy}", exit_status=2)
             engine_class = _engine_for(file, precision or description.precision, engine)
         except InputError as error:
             errors.append(error)
@@ -339,7 +353,7 @@ def _candidates(
         raise InputError(f"{path}: not exported in {precision}; add it with --precision {precision}", exit_status=2)
     reasons = [str(error).removeprefix(f"{path}: ") for error in errors]
     if not candidates:
-        status = 1 if engine == "auto" else max(error.exit_status for error in errors)
+        status = 1 if engine == "auto" and not outputs else max(error.exit_status for error in errors)
         raise InputError(f"{path}: {'; '.join(reasons)}", exit_status=status)
     return candidates, reasons
 
@@ -400,16 +414,20 @@ def open_model(
     device: str | None = None,
     batch_size: int | None = None,
     callers: int | None = 1,
+    outputs: Sequence[str] | None = None,
 ) -> OpenedModel:
     """Open an engine for a network in memory, in fp32 unless `precision` is given. Arguments as in `open_engine`.
 
-    Raises InputError: an engine that is not installed or cannot run it; a network that no engine can run.
+    Raises InputError: an engine that is not installed or cannot run it; a network that no engine can run; an end point
+    that it does not have.
     """
-    check_classifier(model.origin.file if model.origin else "this model", model.settings)
+    name = model.origin.file if model.origin else "this model"
+    if outputs is None:
+        check_classifier(name, model.settings)
     try:
-        graph = swap_pools(build_graph(model))
+        graph = swap_pools(build_graph(model, outputs=outputs or VECTORS))
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise InputError(f"{name}: {error}" if outputs else str(error), exit_status=2 if outputs else 1) from error
     opened, reason = open_graph(graph, engine, precision or "fp32", device, callers=callers, batch_size=batch_size)
     return describe_opened(model, graph, opened, precision or "fp32", reason)
 
@@ -446,9 +464,11 @@ def open_graph(
     chosen, reason = _choose_engine(engine, precision, device, batch_size)
     if engine == "auto":
         device = device or "cpu"
+    pytorch = load_engine("pytorch")
+    if chosen.name == "ncnn" and engine == "auto" and not split_stem(graph)[0].operations:
+        chosen, reason = pytorch, "its first layer is an end point, which ncnn cannot return"
     with _explain_failure("this network", chosen.name, "use another --engine"):
         opened = chosen.open(graph, precision, device, callers)
-    pytorch = load_engine("pytorch")
     if engine == "auto" and chosen is not pytorch:
         opened = FallbackEngine(opened, lambda: pytorch.open(graph, precision, device, callers))
     return opened, reason

@@ -17,9 +17,10 @@ from PIL.Image import Image
 
 from inception_v3.errors import InputError
 from inception_v3.images.decode import MinimumSize
+from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
-from inception_v3.inference.schedule import BatchOptions, Result, run_batches
+from inception_v3.inference.schedule import BatchOptions, Compute, Result, run_batches
 from inception_v3.support.arguments import BatchSize, checked
 from inception_v3.support.text import one_line
 
@@ -84,11 +85,55 @@ def run_pipeline(
 
     Raises InputError with exit status 2, before any work, for options that `check_decode` refuses.
     """
+    results = _run(engine_compute(engine), engine, preprocessing, sources, batch_size, decode, resize)
+    return (_image_output(result) for result in results)
+
+
+@checked
+def run_end_points(
+    engine: Engine,
+    preprocessing: Preprocessing,
+    sources: "Iterable[Openable]",
+    outputs: dict[str, str],
+    *,
+    batch_size: BatchSize = 16,
+    decode: Decode = "exact",
+    resize: Resizer | None = None,
+) -> Iterator[Result[Openable, None]]:
+    """Like `run_pipeline`, but yield the values of end points: maps (C, H, W) and vectors (C,), float32.
+
+    `outputs` has the engine's output for each name of the result.
+    """
+
+    def compute(pixels: NDArray[Any], batch: list[Openable]) -> dict[str, NDArray[np.float32]]:
+        with explain_engine_failure(engine, batch):
+            computed = engine.run(pixels)
+        return {name: computed[output] for name, output in outputs.items()}
+
+    return _run(compute, engine, preprocessing, sources, batch_size, decode, resize)
+
+
+def end_point_shapes(engine: Engine, size: tuple[int, int], outputs: dict[str, str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the values that `run_end_points` yields for images of this size (height, width)."""
+    image = np.zeros((*size, 3), np.uint8)
+    with explain_engine_failure(engine, [ImageSource("a black image", image)]):
+        computed = engine.run(image[None])
+    return {name: computed[output].shape[1:] for name, output in outputs.items()}
+
+
+def _run(
+    compute: Compute[Openable],
+    engine: Engine,
+    preprocessing: Preprocessing,
+    sources: Iterable[Openable],
+    batch_size: int,
+    decode: Decode,
+    resize: Resizer | None,
+) -> Iterator[Result[Openable, None]]:
     check_decode(decode, preprocessing)
     prepare = image_preparer(preprocessing, decode, resize)
     shape = (*preprocessing.image_size, 3)
-    results = run_batches(sources, prepare, engine_compute(engine), shape, options=engine_batches(engine, batch_size))
-    return (_image_output(result) for result in results)
+    return run_batches(sources, prepare, compute, shape, options=engine_batches(engine, batch_size))
 
 
 def _image_output(result: Result[Openable, None]) -> ImageOutput:

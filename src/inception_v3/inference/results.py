@@ -33,6 +33,7 @@ from inception_v3.support.files import (
     file_lock,
     is_stream,
     path_for_library,
+    write_all,
     write_errors,
     write_text,
 )
@@ -66,13 +67,14 @@ def check_results_path(
     else:
         check_writable(path)
         if shard is not None and path.is_file():
-            _check_shard(path, _about_path(path), str(shard))
-    if _Output(path, shard).has_results() and not (resume or overwrite):
+            _check_shard(path, about_path_of(path), str(shard))
+    if ResultsPath(path, shard).has_results() and not (resume or overwrite):
         holds = "exists" if shard is None else f"holds shard {shard}"
         raise InputError(f"{path}: {holds} already; continue it with --resume, or give --overwrite", exit_status=2)
 
 
-def _about_path(path: Path) -> Path:
+def about_path_of(path: Path) -> Path:
+    """The path of NAME.about.json beside a results file."""
     return path.with_name(f"{path.name}.about.json")
 
 
@@ -102,10 +104,10 @@ def open_results(
     Raises InputError if the file exists and neither `resume` nor `overwrite` is given, if it was written with another
     `about`, if another process is writing to it, or if it cannot be written.
     """
-    about_path = _about_path(path)
+    about_path = about_path_of(path)
     # With the lock, shards that start at the same time agree on one description.
     with write_errors(path), file_lock(about_path):
-        return _open(_Output(path, shard), about_path, about, top, resume, overwrite)
+        return _open(ResultsPath(path, shard), about_path, about, top, resume, overwrite)
 
 
 def describe_shard(path: Path, shard: Shard, images: ShardImages) -> dict[str, Any]:
@@ -123,6 +125,8 @@ def how_to_list_errors(path: Path) -> str:
             "print(*t.to_table(filter=d.field('error').is_valid())['error'], sep='\\n')"
         )
         return f'python -c "{code}" {name}'
+    if path.suffix.lower() == ".npz":
+        return f"""python -c "import sys, numpy; print(*numpy.load(sys.argv[1])['errors'], sep='\\n')" {name}"""
     # A failed row of the table has no classes.
     return f"grep ',,$' {name}" if path.suffix.lower() == ".csv" else f"""grep '"error": ' {name}"""
 
@@ -132,7 +136,7 @@ def _is_parquet(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class _Output:
+class ResultsPath:
     """The files that a run writes: of all images, or of one shard."""
 
     path: Path
@@ -188,12 +192,12 @@ class _Output:
 
 
 def _open(
-    output: _Output, about_path: Path, about: dict[str, Any], top: int, resume: bool, overwrite: bool
+    output: ResultsPath, about_path: Path, about: dict[str, Any], top: int, resume: bool, overwrite: bool
 ) -> "ResultsFile":
     path, exists, has_others = output.path, output.has_results(), output.has_others()
     check_results_path(path, resume=resume, overwrite=overwrite, shard=output.shard)  # another run may have started
     if has_others or (exists and resume):
-        _check_about(path, about_path, about, "delete the folder" if overwrite else "choose another name")
+        check_about(path, about_path, about, "delete the folder" if overwrite else "choose another name")
     if overwrite:
         output.delete()
     if not (has_others or (exists and resume)):
@@ -216,7 +220,7 @@ def _check_shard(path: Path, about_path: Path, shard: str) -> None:
         )
 
 
-def _check_about(path: Path, about_path: Path, about: dict[str, Any], last_remedy: str) -> None:
+def check_about(path: Path, about_path: Path, about: dict[str, Any], last_remedy: str) -> None:
     """Raises InputError if the results were written with another model, other options or other shards."""
     try:
         before = read_json(about_path, dict)
@@ -253,7 +257,7 @@ class _LineFile:
     process is writing to it.
     """
 
-    def __init__(self, path: Path, output: _Output) -> None:
+    def __init__(self, path: Path, output: ResultsPath) -> None:
         self.path = path
         with ExitStack() as stack:
             stack.enter_context(output.locked())
@@ -282,10 +286,8 @@ class _LineFile:
         return True
 
     def append(self, line: str) -> None:
-        unwritten = memoryview(line.encode())
         with write_errors(self.path):
-            while unwritten:  # on a disk that is nearly full, write() takes only a part
-                unwritten = unwritten[self._file.write(unwritten) :]
+            write_all(self._file, line.encode())
 
 
 class JsonLinesResults(_LineFile):
@@ -312,7 +314,7 @@ class JsonLinesResults(_LineFile):
 class CsvResults(_LineFile):
     """A table with a header: image, error, and each class with its probability, best first."""
 
-    def __init__(self, output: _Output, top: int) -> None:
+    def __init__(self, output: ResultsPath, top: int) -> None:
         super().__init__(output.path, output)
         self._columns = _columns(top)
         self._write_header_if_empty()
@@ -346,7 +348,7 @@ class ParquetResults:
     The names of a shard's files hold its number.
     """
 
-    def __init__(self, output: _Output, top: int, about: dict[str, Any]) -> None:
+    def __init__(self, output: ResultsPath, top: int, about: dict[str, Any]) -> None:
         pa = self._arrow = import_module("pyarrow")
         self._parquet = import_module("pyarrow.parquet")
         self._output, self._columns = output, _columns(top)

@@ -15,7 +15,8 @@ docs/training.md lists what each of the kernels gains.
 - On a small map, the gradient of a convolution's weights is a matrix product with the windows that its kernel covered.
 
 Where these do not apply, the layer computes as it would without this file: in evaluation, on a GPU, outside
-channels_last, under a compiler or torch.func, or with a hook on a layer that would be skipped.
+channels_last, under a compiler or torch.func, with a hook on a layer that would be skipped, or for a module whose
+branches or layers are requested as end points.
 """
 
 from collections.abc import Collection, Sequence
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from inception_v3.network.architecture import Size
 from inception_v3.network.layers import BatchNorm, Conv2d, Pool2d, pad
-from inception_v3.network.network import Branch, EndPoints, InceptionModule, InceptionV3Network
+from inception_v3.network.network import Branch, EndPoints, InceptionModule, InceptionV3Network, run_layer
 
 Model = TypeVar("Model", bound=InceptionV3Network)
 # The 1x1 convolution with BatchNorm at the start of a branch, and the average pool in front of it, if there is one.
@@ -71,11 +72,11 @@ class AcceleratedConv2d(Conv2d):
 class AcceleratedInceptionModule(InceptionModule):
     """An Inception module that trains with one matrix product for all 1x1 convolutions at the start of its branches."""
 
-    def forward(self, net: Tensor) -> Tensor:
+    def forward(self, net: Tensor, inner: EndPoints | None = None) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
         branches = [cast(Branch, branch) for branch in self.children()]
-        if not (self.training and applies(net, *branches)):
-            return super().forward(net)
+        if inner is not None or not (self.training and applies(net, *branches)):
+            return super().forward(net, inner)
         starts = {branch: start for branch in branches if (start := _start_of(branch))}
         started = dict(zip(starts, run_starts(net, list(starts.values())), strict=True))
         steps_run = {branch: 1 if pool is None else 2 for branch, (pool, _) in starts.items()}
@@ -106,10 +107,10 @@ def run_layers_with_fused_max(
         if isinstance(layer, Conv2d) and isinstance(pool, Pool2d) and _can_fuse(layer, pool, net):
             name = remaining.pop(0)
             net = conv_then_max(net, layer, pool)
+            if name in kept:
+                end_points[name] = net
         else:
-            net = layer(net)
-        if name in kept:
-            end_points[name] = net
+            net = run_layer(network, name, net, kept, end_points)
     return net, end_points
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 from inception_v3.support.arguments import Range, checked
+from inception_v3.support.text import suggest
 
 Length = Annotated[int, Range(1, 100_000)]  # of an image's side in pixels
 Size = tuple[Length, Length]  # (height, width)
@@ -268,7 +269,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class EndPoint:
-    """A named output of the network: its shape, and the layers between it and the end point before it."""
+    """A named output of the network: its shape, and the layers between it and the end point before it.
+
+    `inner` holds the end points inside it: each of its layers, and each of its branches after the layers of the branch.
+    Their names are TF-Slim's scopes, such as `Mixed_5b/Branch_1` and `Mixed_5b/Branch_1/Conv2d_0a_1x1`.
+    """
 
     name: str
     height: int
@@ -276,6 +281,7 @@ class EndPoint:
     channels: int
     receptive_field: Size
     layers: tuple[Layer, ...] = field(repr=False)
+    inner: tuple["EndPoint", ...] = field(default=(), repr=False)
 
     @property
     def parameters(self) -> int:
@@ -308,9 +314,23 @@ def output_length(length: int, kernel: int, stride: int, padding: Padding) -> in
 
 
 def check_end_point(final_endpoint: str | None) -> None:
-    """Raise ValueError, with the known names, for a name of no layer of the base."""
+    """Raise ValueError, with the most similar name, for a name of no layer or module of the base."""
     if final_endpoint is not None and final_endpoint not in BASE_END_POINTS:
-        raise ValueError(f"final_endpoint must be one of {', '.join(BASE_END_POINTS)}, not {final_endpoint!r}")
+        module = final_endpoint.split("/")[0]
+        remedy = f"a module is built with all its branches, so give {module}"
+        if module not in BASE_END_POINTS:
+            remedy = suggest(final_endpoint, BASE_END_POINTS)
+        raise ValueError(f"final_endpoint must be a layer or module of the base, not {final_endpoint!r}; {remedy}")
+
+
+def unknown_end_point(name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not among the `known` end points. It names the most similar one."""
+    return ValueError(f"no end point {name!r} in this network; {suggest(name, known)}")
+
+
+def with_inner(points: Iterable[EndPoint]) -> dict[str, EndPoint]:
+    """These end points and those inside them, by name, in the order in which they are computed."""
+    return {each.name: each for point in points for each in (*point.inner, point)}
 
 
 @checked
@@ -350,13 +370,14 @@ def end_points(
     net = FeatureMap(3, (height, width))
     for node in BASE:
         if isinstance(node, Mixed):
-            branches = [_chain(steps, f"{node.name}/{name}/", net, channels) for name, steps in node.named_branches]
-            layers = [layer for branch, _ in branches for layer in branch]
+            branches = [_branch(f"{node.name}/{name}", steps, net, channels) for name, steps in node.named_branches]
             net = _join(output for _, output in branches)
+            layers = [layer for branch, _ in branches for layer in branch.layers]
+            inner = [each for branch, _ in branches for each in (*branch.inner, branch)]
         else:
-            layers, net = _chain((node,), "", net, channels)
+            (layers, net), inner = _chain((node,), "", net, channels), []
         maps[node.name] = net
-        points.append(_end_point(node.name, net, layers))
+        points.append(_end_point(node.name, net, layers, inner))
         if node.name == final_endpoint:
             return points
     if create_aux_logits:
@@ -454,6 +475,12 @@ def _chain(steps: Iterable[Step], scope: str, net: FeatureMap, channels: Channel
     return layers, net
 
 
+def _branch(name: str, steps: Iterable[Step], net: FeatureMap, channels: Channels) -> tuple[EndPoint, FeatureMap]:
+    """Return a branch that reads `net` as an end point, and its output."""
+    layers, net = _chain(steps, f"{name}/", net, channels)
+    return _end_point(name, net, layers), net
+
+
 def _join(maps: Iterable[FeatureMap]) -> FeatureMap:
     """Join maps of one size along the channels. The receptive field is that of the map with the largest one."""
     parts = list(maps)
@@ -461,8 +488,14 @@ def _join(maps: Iterable[FeatureMap]) -> FeatureMap:
     return FeatureMap(sum(part.channels for part in parts), parts[0].size, receptive_field, parts[0].jump)
 
 
-def _end_point(name: str, net: FeatureMap, layers: Iterable[Layer]) -> EndPoint:
-    return EndPoint(name, *net.size, net.channels, net.receptive_field, tuple(layers))
+def _end_point(
+    name: str, net: FeatureMap, layers: Iterable[Layer], inner: Iterable[EndPoint] | None = None
+) -> EndPoint:
+    """Return an end point with the output `net`. The end points inside it are by default its layers."""
+    layers = tuple(layers)
+    if inner is None:
+        inner = (_end_point(layer.name, layer.output, [layer], ()) for layer in layers)
+    return EndPoint(name, *net.size, net.channels, net.receptive_field, layers, tuple(inner))
 
 
 def _pair(numbers: Iterable[int]) -> Size:

@@ -11,7 +11,7 @@ def describe_network(**options: Any) -> dict[str, Any]:
     """Describe every end point, and the totals, in values that JSON can hold.
 
     The options are those of `architecture.end_points`. Parameters include BatchNorm's statistics, as in TF-Slim; MACs
-    are for one image; sizes are in pixels.
+    are for one image; sizes are in pixels. `inner` holds the branches and layers, which are end points too.
 
     Raises:
         ValueError: an impossible option, or an image too small.
@@ -30,6 +30,10 @@ def describe_network(**options: Any) -> dict[str, Any]:
                 "channels": point.channels,
                 "receptive_field": point.receptive_field[0],
                 **_total([point]),
+                "inner": [
+                    {"name": each.name, "height": each.height, "width": each.width, "channels": each.channels}
+                    for each in point.inner
+                ],
             }
             for point in points
         ],

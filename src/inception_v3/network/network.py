@@ -24,6 +24,8 @@ from inception_v3.network.architecture import (
     OutputActivation,
     Pool,
     Size,
+    unknown_end_point,
+    with_inner,
 )
 from inception_v3.network.architecture import Branch as BranchTable
 from inception_v3.network.layers import BatchNorm, Conv2d, HiddenLayer, Pool2d
@@ -38,30 +40,46 @@ OUTPUT_ACTIVATIONS: dict[OutputActivation, Callable[[Tensor], Tensor]] = {
 
 
 class Branch(nn.ModuleDict):
-    """One branch of an Inception module: steps in sequence. A step is a layer, or several joined along the channels."""
+    """One branch of an Inception module: steps in sequence. A step is a layer, or several joined along the channels.
+
+    A call adds the output of each layer to the dictionary `inner`, if there is one, under the layer's name.
+    """
 
     def __init__(self, steps: BranchTable, layers: dict[str, nn.Module]) -> None:
         super().__init__(layers)
         self.steps = [[table.name for table in (step if isinstance(step, tuple) else (step,))] for step in steps]
 
-    def forward(self, net: Tensor) -> Tensor:
+    def forward(self, net: Tensor, inner: EndPoints | None = None) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
-        return self.run_from(0, net)
+        return self.run_from(0, net, inner)
 
-    def run_from(self, first: int, net: Tensor) -> Tensor:
+    def run_from(self, first: int, net: Tensor, inner: EndPoints | None = None) -> Tensor:
         """Run the steps from index `first` on, given the output of the step before it."""
         for names in self.steps[first:]:
             outputs = [self[name](net) for name in names]
+            if inner is not None:
+                inner.update(zip(names, outputs, strict=True))
             net = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
         return net
 
 
 class InceptionModule(nn.ModuleDict):
-    """Branches that read the same input, joined along the channels."""
+    """Branches that read the same input, joined along the channels.
 
-    def forward(self, net: Tensor) -> Tensor:
+    A call adds the outputs of the layers and branches to the dictionary `inner`, if there is one, under their names in
+    the module, such as `Branch_1/Conv2d_0a_1x1` and `Branch_1`.
+    """
+
+    def forward(self, net: Tensor, inner: EndPoints | None = None) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
-        return torch.cat([branch(net) for branch in self.children()], 1)
+        if inner is None:
+            return torch.cat([branch(net) for branch in self.children()], 1)
+        outputs = []
+        for name, branch in self.named_children():
+            layers: EndPoints = {}
+            outputs.append(branch(net, layers))
+            inner |= {f"{name}/{layer}": output for layer, output in layers.items()} | {name: outputs[-1]}
+        return torch.cat(outputs, 1)
 
 
 def run_layers(
@@ -70,10 +88,24 @@ def run_layers(
     """Run the named layers of the base in sequence; return the last output and those of the layers in `kept`."""
     end_points: EndPoints = {}
     for name in names:
-        net = network.get_submodule(name)(net)
-        if name in kept:
-            end_points[name] = net
+        net = run_layer(network, name, net, kept, end_points)
     return net, end_points
+
+
+def run_layer(
+    network: "InceptionV3Network", name: str, net: Tensor, kept: Collection[str], end_points: EndPoints
+) -> Tensor:
+    """Run the named layer of the base and return its output. Add it, and those inside it, if they are in `kept`."""
+    layer, scope = network.get_submodule(name), f"{name}/"
+    if any(each.startswith(scope) for each in kept):
+        inner: EndPoints = {}
+        net = layer(net, inner)
+        end_points |= {scope + each: output for each, output in inner.items() if scope + each in kept}
+    else:
+        net = layer(net)
+    if name in kept:
+        end_points[name] = net
+    return net
 
 
 class InceptionV3Network(nn.Module):
@@ -119,13 +151,21 @@ class InceptionV3Network(nn.Module):
 
     @property
     def end_point_names(self) -> tuple[str, ...]:
-        """Names of the end points that a call can return, in order."""
+        """Names of the end points that a call returns by default, in order."""
         if self.settings.final_endpoint:
             return self.base_end_points
         hidden = tuple(layer.name for layer in self.settings.hidden_layers)
         aux_logits, pool, features, *outputs = HEAD_END_POINTS
         heads = (aux_logits,) if self.settings.create_aux_logits else ()
         return (*self.base_end_points, *heads, pool, features, *hidden, *outputs)
+
+    @property
+    def inner_end_point_names(self) -> tuple[str, ...]:
+        """Names of the end points inside these, which a call returns only if they are requested: branches and layers.
+
+        They are TF-Slim's scopes, such as `Mixed_5b/Branch_1` and `Mixed_5b/Branch_1/Conv2d_0a_1x1`.
+        """
+        return tuple(each.name for point in self.settings.end_points() for each in point.inner)
 
     def set_batch_norm_decay(self, decay: float) -> None:
         """Change the decay of the moving averages in every BatchNorm, and in `settings`. Raises as Settings does."""
@@ -144,73 +184,109 @@ class InceptionV3Network(nn.Module):
 
         Args:
             images: (N, 3, H, W) in [-1, 1].
-            final_endpoint: the last layer to run; None runs all layers of the base.
-            end_points: names of the end points to return; None returns all of them, `()` none.
+            final_endpoint: the last layer to run; None runs all layers of the base. For a branch or a layer in a
+                module, the whole module runs.
+            end_points: as in a call, but those of the base.
 
         Returns:
-            The last tensor, and a dictionary of end points, each of shape (N, C, h, w).
+            The output of `final_endpoint`, and a dictionary of end points, each of shape (N, C, h, w).
 
         Raises:
-            TypeError: images that are no tensor; names that are no list, such as one string.
+            TypeError: images that are no tensor; names that are no strings.
             ValueError: images of another shape, dtype or device, or too small; an unknown name.
         """
-        names = self.base_end_points
+        names = returned = self.base_end_points
+        final = names[-1]
         if final_endpoint is not None:
-            _check_names((final_endpoint,), names)
-            names = names[: names.index(final_endpoint) + 1]
-        _check_names(end_points, names)
+            (final,) = self._requested((final_endpoint,), names)
+            names = names[: names.index(final.split("/")[0]) + 1]
+            returned = (*names[:-1], final)
+        kept = self._requested(end_points, names) if end_points is not None else returned
         assert isinstance(self.Conv2d_1a_3x3, Conv2d)
         _check_images(images, self.Conv2d_1a_3x3.weights, architecture.minimum_size(names[-1]))
-        return self.run_layers(self, names, images, names if end_points is None else end_points)
+        net, outputs = self.run_layers(self, names, images, kept if final in names else (*kept, final))
+        if final not in names:
+            net = outputs[final] if final in kept else outputs.pop(final)
+        return net, outputs
 
     def forward(self, images: Tensor, end_points: Collection[str] | None = None) -> tuple[Tensor, EndPoints]:
         """Compute the logits and the requested end points.
 
         Args:
             images: (N, 3, H, W) in [-1, 1].
-            end_points: names of the end points to return; None returns all of them, `()` none, which keeps no
-                activation in memory. The auxiliary head only runs if AuxLogits is requested. In evaluation, None
-                leaves it out for images that are too small for it.
+            end_points: names of the end points to return, or one name. They are those of `end_point_names`, all of
+                which None returns, and the branches and layers of `inner_end_point_names`. `()` returns none, which
+                keeps no activation in memory. The auxiliary head only runs if AuxLogits, or a layer in it, is
+                requested. In evaluation, None leaves it out for images that are too small for it.
 
         Returns:
             Logits (N, num_classes), and a dictionary of end points under TF-Slim's names: maps (N, C, h, w);
             AvgPool_1a and PreLogits (N, 2048, 1, 1); hidden layers (N, units, 1, 1); AuxLogits, Logits and
-            Predictions (N, num_classes).
+            Predictions (N, num_classes). The output of a layer is that after its BatchNorm and ReLU.
             A network with `final_endpoint` has no heads and returns the output of that layer instead of logits.
 
         Raises:
-            TypeError: images that are no tensor; names that are no list, such as one string.
+            TypeError: images that are no tensor; names that are no strings.
             ValueError: images of another shape, dtype or device, too small, or larger than the heads can take (the
                 message names the option to change); an unknown name.
         """
         if self.settings.final_endpoint:
             return self.base(images, end_points=end_points)
-        names = self.end_point_names
-        _check_names(end_points, names)
-        requested = frozenset(names if end_points is None else end_points)
-        in_base = [name for name in self.base_end_points if name in requested]
-        if "AuxLogits" in requested:
+        requested = self._requested(end_points, self.end_point_names)
+        scopes = {name: name.split("/")[0] for name in requested}
+        in_base = [name for name, scope in scopes.items() if scope in BASE_END_POINTS]
+        if "AuxLogits" in scopes.values():
             net, outputs = self.base(images, end_points=[*in_base, AUX_INPUT])
             aux_input = outputs[AUX_INPUT] if AUX_INPUT in requested else outputs.pop(AUX_INPUT)
             if end_points is not None or self.training or self._aux_fits(aux_input):
-                outputs["AuxLogits"] = self._aux_logits(aux_input, images)
+                aux = self._run_aux_head(aux_input, images)
+                outputs |= {name: tensor for name, tensor in aux.items() if name in requested}
+                del aux
             del aux_input
         else:
             net, outputs = self.base(images, end_points=in_base)
 
-        assert self.Logits is not None
-        pool, *hidden, classify = self.Logits
-        net = net.mean((2, 3), keepdim=True) if self.settings.global_pool else pool(net)
-        heads = {"AvgPool_1a": net}
-        heads["PreLogits"] = net = F.dropout(net, 1 - self.settings.dropout_keep_prob, self.training)
-        for layer, table in zip(hidden, self.settings.hidden_layers, strict=True):
-            heads[table.name] = layer(net)
-            net = F.dropout(heads[table.name], 1 - self.settings.hidden_dropout_keep_prob, self.training)
-        heads["Logits"] = logits = self._squeeze(classify(net), images)
+        heads = self.run_head(net, images.shape[2:])
         outputs |= {name: tensor for name, tensor in heads.items() if name in requested}
+        logits = heads["Logits"]
         if "Predictions" in requested:
             outputs["Predictions"] = OUTPUT_ACTIVATIONS[self.settings.output_activation](logits)
         return logits, outputs
+
+    def run_head(self, net: Tensor, image_size: Sequence[int]) -> EndPoints:
+        """Run the main head on the last map of the base, (N, C, h, w), of images of this size: all its end points.
+
+        Raises ValueError: the head leaves a map of logits, for which the network was not built.
+        """
+        (pool_name, pool), *hidden, (classifier_name, classify) = self.Logits.named_children()
+        net = net.mean((2, 3), keepdim=True) if self.settings.global_pool else pool(net)
+        heads = {f"Logits/{pool_name}": net, "AvgPool_1a": net}
+        heads["PreLogits"] = net = F.dropout(net, 1 - self.settings.dropout_keep_prob, self.training)
+        for name, layer in hidden:
+            heads[f"Logits/{name}"] = heads[name] = net = layer(net)
+            net = F.dropout(net, 1 - self.settings.hidden_dropout_keep_prob, self.training)
+        heads[f"Logits/{classifier_name}"] = net = classify(net)
+        return heads | {"Logits": self._squeeze(net, image_size)}
+
+    def _requested(self, names: object, known: Sequence[str]) -> tuple[str, ...]:
+        """The requested names; all `known` ones for None. Raises TypeError and ValueError, as a call does.
+
+        A name may also be that of a branch or layer inside one of the `known` end points.
+        """
+        if names is None:
+            return tuple(known)
+        if isinstance(names, bytes) or not isinstance(names, Collection):
+            raise TypeError(f"end_points must be names, such as [{known[-1]!r}], not {names!r}")
+        requested = (names,) if isinstance(names, str) else tuple(names)
+        unknown = [name for name in requested if name not in known]
+        if unknown:
+            points = with_inner(point for point in self.settings.end_points() if point.name in known)
+            for name in unknown:
+                if not isinstance(name, str):
+                    raise TypeError(f"end_points must be names, such as [{known[-1]!r}], not {name!r}")
+                if name not in points:
+                    raise unknown_end_point(name, [*known, *points])
+        return requested
 
     def _aux_fits(self, net: Tensor) -> bool:
         """Whether the map from which the auxiliary head reads is large enough for its kernels."""
@@ -220,10 +296,13 @@ class InceptionV3Network(nn.Module):
         height, width = pool(net[:1, :1]).shape[2:]
         return bool(height >= convolve.kernel[0] and width >= convolve.kernel[1])
 
-    def _aux_logits(self, net: Tensor, images: Tensor) -> Tensor:
+    def _run_aux_head(self, net: Tensor, images: Tensor) -> EndPoints:
+        """The logits of the auxiliary head, and the outputs of its layers."""
         assert self.AuxLogits is not None
         pool, reduce, convolve, classify = self.AuxLogits
-        fits, net = self._aux_fits(net), reduce(pool(net))
+        names = [f"AuxLogits/{name}" for name, _ in self.AuxLogits.named_children()]
+        fits, pooled = self._aux_fits(net), pool(net)
+        net = reduced = reduce(pooled)
         assert isinstance(convolve, Conv2d)
         if not fits:
             raise ValueError(
@@ -231,17 +310,19 @@ class InceptionV3Network(nn.Module):
                 f"{_size(convolve.kernel)} convolution was built for image_size={self.image_size}: build the network "
                 f"with image_size={tuple(images.shape[2:])}, or leave AuxLogits out of end_points"
             )
-        net = convolve(net)
+        net = convolved = convolve(net)
         if self.settings.global_pool:
             net = net.mean((2, 3), keepdim=True)
-        return self._squeeze(classify(net), images)
+        net = classify(net)
+        outputs = dict(zip(names, (pooled, reduced, convolved, net), strict=True))
+        return outputs | {"AuxLogits": self._squeeze(net, images.shape[2:])}
 
-    def _squeeze(self, logits: Tensor, images: Tensor) -> Tensor:
+    def _squeeze(self, logits: Tensor, image_size: Sequence[int]) -> Tensor:
         if not self.settings.spatial_squeeze:
             return logits
         if logits.shape[2:] != (1, 1):
             raise ValueError(
-                f"images of {_size(images.shape[2:])} leave a {_size(logits.shape[2:])} map of logits: build the "
+                f"images of {_size(image_size)} leave a {_size(logits.shape[2:])} map of logits: build the "
                 "network with global_pool=True for one prediction per image, or with spatial_squeeze=False for the map"
             )
         return logits.flatten(1)
@@ -273,14 +354,6 @@ def _build(layer: Layer, settings: Settings) -> nn.Module:
         stddev=table.stddev,
         batch_norm=BatchNorm(layer.out_channels, *options) if layer.normalized else None,
     )
-
-
-def _check_names(names: Collection[str] | None, known: Sequence[str]) -> None:
-    if isinstance(names, str | bytes) or not (names is None or isinstance(names, Collection)):
-        raise TypeError(f"end_points must be a list of names, such as [{known[-1]!r}], not {names!r}")
-    for name in names or ():
-        if name not in known:
-            raise ValueError(f"no end point {name!r} in this network; its end points are {', '.join(known)}")
 
 
 def _check_images(images: object, weights: Tensor, minimum: int) -> None:

@@ -90,6 +90,20 @@ def confusion_matrix(confusion: NDArray[np.integer], class_names: Sequence[str],
     figure.savefig(path, dpi=120, format="png")
 
 
+def bars(names: Sequence[str], values: NDArray[np.floating], usual: float, title: str) -> Figure:
+    """A horizontal bar for each of the named fractions, 0 to 1, and a line at the `usual` one."""
+    figure = Figure(figsize=(8, 1.2 + 0.2 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(names)), values, color=_BLUE)
+    axes.axvline(usual, color=_ORANGE, ls="--", label=f"nothing silenced: {usual:.3f}")
+    axes.set_yticks(range(len(names)), [printable(name) for name in names], fontsize=8, parse_math=False)
+    axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
+    axes.set_xlabel(printable(title), parse_math=False)
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=9)
+    return figure
+
+
 def reliability_diagram(
     counts: NDArray[np.integer],
     confidence: NDArray[np.floating],

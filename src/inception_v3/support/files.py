@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -76,6 +77,13 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, as `atomic_write` does. Raises InputError."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def write_all(file: FileIO, data: bytes | memoryview) -> None:
+    """Write all bytes to an unbuffered file. On a nearly full disk, `write` takes only a part. Raises OSError."""
+    unwritten = memoryview(data).cast("B")
+    while unwritten:
+        unwritten = unwritten[file.write(unwritten) :]
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from typing import Any
 from inception_v3.errors import UNPRINTABLE, InputError, escape
 from inception_v3.errors import printable as printable  # most modules import it from here
 
+MAX_LISTED = 40  # names in a message
+
 
 def text_line(text: str) -> str:
     """Return `text` as one line of a text file in UTF-8: the form of class names, which model files must hold.
@@ -123,10 +125,14 @@ def one_line(error: object, length: int = 1000) -> str:
 def choose(option: str, value: str, choices: Iterable[str]) -> str:
     """Return the choice that `value` names. Upper and lower case are equal, and so are _ and -.
 
-    Raises InputError, which lists the choices and names the most similar one, if there is no such choice.
+    Raises InputError, which lists the choices and names the most similar one, if there is no such choice. Of more than
+    MAX_LISTED choices, it names only the most similar one.
     """
     known = {_normalise(choice): choice for choice in choices}
     if _normalise(value) not in known:
+        if len(known) > MAX_LISTED:
+            fault = f"no such value {printable(value) or '(empty)'}; {suggest(value.strip(), known.values())}"
+            raise InputError(f"{option}: {fault}", exit_status=2)
         similar = _most_similar(_normalise(value), known)
         hint = f"; did you mean {known[similar[0]]}?" if similar else ""
         fault = f"no such value {printable(value) or '(empty)'}; choose from {', '.join(known.values())}"
@@ -135,9 +141,11 @@ def choose(option: str, value: str, choices: Iterable[str]) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known name that is most similar, or the first 40 known names."""
+    """The end of a message about an unknown name: the most similar known name, or the first MAX_LISTED names."""
+    known = [*known]
     similar = _most_similar(name, known)
-    return f"did you mean {similar[0]}?" if similar else f"there are {', '.join([*known][:40])}"
+    more = " ..." if len(known) > MAX_LISTED else ""
+    return f"did you mean {similar[0]}?" if similar else f"there are {', '.join(known[:MAX_LISTED])}{more}"
 
 
 def _normalise(name: str) -> str:

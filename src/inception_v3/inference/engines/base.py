@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.errors import InputError
+from inception_v3.network.architecture import HEAD_END_POINTS
 from inception_v3.support.cpu import core_count
 from inception_v3.support.forks import check_not_forked, note_engine
 from inception_v3.support.packages import require_packages
@@ -39,8 +40,8 @@ def parse_precision(name: str) -> Precision:
 
 
 def is_vector(name: str) -> bool:
-    """Whether an end point is a vector (N, C) and not a map: the pooled features, hidden layers and the logits."""
-    return name in VECTORS or name.startswith("Hidden_")
+    """Whether an end point is a vector (N, C) and not a map: that of a head, or a hidden layer."""
+    return name in HEAD_END_POINTS or name.startswith("Hidden_")
 
 
 class Engine(ABC):

@@ -1,8 +1,9 @@
 """The network as the engines run it: a list of operations with their weights as NumPy arrays.
 
 `build_graph` converts a trained network. BatchNorm is folded into the convolutions and the scaling of pixels into the
-first convolution. Dropout and the auxiliary head are dropped. `swap_pools` then moves pools to reduce the arithmetic
-(docs/performance.md). Both are exact in real arithmetic. Export measures their rounding errors (exported/check.py).
+first convolution. Dropout is dropped, and so is the auxiliary head unless it is an output. `swap_pools` then moves
+pools to reduce the arithmetic (docs/performance.md). Both are exact in real arithmetic. Export measures their rounding
+errors (exported/check.py).
 """
 
 from collections import Counter
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from inception_v3.weights.model import InceptionV3
 
 
+AUX = "AuxLogits"
 FloatArray = NDArray[np.floating]  # float32; float64 if the network is float64
 
 
@@ -64,7 +66,7 @@ class Pooling(Layer):
 
 @dataclass(frozen=True)
 class Activation(Layer):
-    """An optional bias per channel, followed by `kind`, one of architecture.ACTIVATIONS."""
+    """An optional bias per channel, followed by `kind`, one of architecture.ACTIVATIONS or softmax."""
 
     bias: FloatArray | None = field(repr=False)
     kind: str = "relu"
@@ -72,7 +74,7 @@ class Activation(Layer):
 
 @dataclass(frozen=True)
 class Concat:
-    """Concatenation along the channels."""
+    """Concatenation along the channels. With one input, it is the same tensor under another name."""
 
     output: str
     inputs: tuple[str, ...]
@@ -89,8 +91,8 @@ class Graph:
 
     Attributes:
         image_size: (height, width) of the images, or None for any size.
-        outputs: end points under TF-Slim's names. Maps are (N, C, h, w); Logits are (N, num_classes) and AvgPool_1a
-            (N, features).
+        outputs: end points under TF-Slim's names. Maps are (N, C, h, w); those of the heads are vectors (N, C), such
+            as Logits (N, num_classes).
         input: PIXELS_INPUT, IMAGES_INPUT, or a map (N, input_channels, h, w) that another graph computes.
     """
 
@@ -125,22 +127,23 @@ def build_graph(
 
     The input is uint8 pixels (N, H, W, 3), 0 to 255. With `from_pixels=False` it is scaled floats (N, 3, H, W).
 
-    Raises ValueError: an end point that does not exist at inference; `any_size` for a network without global_pool; an
-    image size for which the head returns a map of logits.
+    Raises ValueError: an unknown end point; `any_size` for a network without global_pool or for the auxiliary head; an
+    image size for which a head returns a map of logits, or that the auxiliary head was not built for.
     """
-    hidden = [layer.name for layer in model.settings.hidden_layers]
-    heads = [] if model.settings.final_endpoint else [FEATURES, *hidden, LOGITS]
+    known = architecture.with_inner(model.settings.end_points())
+    for name in outputs:
+        if name not in known:
+            raise architecture.unknown_end_point(name, known)
     operations: list[Operation] = []
     net = start = PIXELS_INPUT if from_pixels else IMAGES_INPUT
     for name in model.base_end_points:
         operations += _module(model.get_submodule(name), name, net)
         net = name
-    if {*heads} & {*outputs}:
+    heads = {name.split("/")[0] for name in outputs} - {*model.base_end_points}
+    if AUX in heads:
+        operations += _aux_head(model, any_size)
+    if heads - {AUX}:
         operations += _head(model, net, any_size)
-    computed = {operation.output for operation in operations}
-    for name in outputs:
-        if name not in computed:
-            raise ValueError(f"no end point {name!r}; there are {', '.join((*model.base_end_points, *heads))}")
     graph = Graph(tuple(operations), None if any_size else model.preprocessing.image_size, tuple(outputs), start)
     return prune(_fold_scaling(graph, model.preprocessing) if from_pixels else graph)
 
@@ -166,6 +169,7 @@ def _module(module: Any, name: str, net: str) -> Iterator[Operation]:
                 if len(outputs) > 1:
                     end = f"{name}/{branch_name}/concat"
                     yield Concat(end, tuple(outputs))
+            yield Concat(f"{name}/{branch_name}", (end,))
             branch_outputs.append(end)
         yield Concat(name, tuple(branch_outputs))
 
@@ -203,15 +207,48 @@ def _head(model: "InceptionV3", net: str, any_size: bool) -> Iterator[Operation]
     from inception_v3.network.layers import HiddenLayer
 
     assert model.Logits is not None
-    _, *hidden, classifier = model.Logits
+    (pool_name, _), *hidden, (classifier_name, classifier) = model.Logits.named_children()
     window = None if model.settings.global_pool else _head_window(model, net, any_size)
     yield Pooling(FEATURES, net, "avg", window, 1 if window is None else architecture.LOGITS[0].stride)
+    yield Concat(f"Logits/{pool_name}", (FEATURES,))
+    yield Concat("PreLogits", (FEATURES,))
     net = FEATURES
-    for layer, table in zip(hidden, model.settings.hidden_layers, strict=True):
+    for name, layer in hidden:
         assert isinstance(layer, HiddenLayer)
-        yield from _hidden_layer(layer, table.name, net)
-        net = table.name
+        yield from _hidden_layer(layer, name, net)
+        yield Concat(f"Logits/{name}", (name,))
+        net = name
     yield from _module(classifier, LOGITS, net)
+    yield Concat(f"Logits/{classifier_name}", (LOGITS,))
+    kind = model.settings.output_activation
+    yield Concat("Predictions", (LOGITS,)) if kind == "none" else Activation("Predictions", LOGITS, None, kind)
+
+
+def _aux_head(model: "InceptionV3", any_size: bool) -> Iterator[Operation]:
+    """The auxiliary head for images of the model's size. Raises ValueError: it does not fit their size."""
+    assert model.AuxLogits is not None
+    if any_size:
+        raise ValueError(f"{AUX} is for one image size; leave out --any-size, or {AUX}")
+    size = model.preprocessing.image_size
+    (table,) = (each for each in architecture.end_points(height=size[0], width=size[1]) if each.name == AUX)
+    pooling, _, convolution, _ = table.layers
+    names = [f"{AUX}/{name}" for name, _ in model.AuxLogits.named_children()]
+    _, reduce, convolve, classify = model.AuxLogits
+    if convolution.kernel != convolve.kernel:
+        raise ValueError(
+            f"images of {size[0]}x{size[1]} do not fit {AUX}, which was built for another size; leave it out"
+        )
+    yield Pooling(names[0], architecture.AUX_INPUT, "avg", pooling.kernel, pooling.table.stride)
+    yield from _module(reduce, names[1], names[0])
+    yield from _module(convolve, names[2], names[1])
+    net = names[2]
+    if model.settings.global_pool:
+        net = f"{AUX}/mean"
+        yield Pooling(net, names[2], "avg", None)
+    elif convolution.output.size != (1, 1):
+        raise ValueError(f"images of {size[0]}x{size[1]} give a map of {AUX}; build the network with global_pool=True")
+    yield from _module(classify, AUX, net)
+    yield Concat(names[3], (AUX,))
 
 
 def _hidden_layer(layer: "HiddenLayer", name: str, net: str) -> Iterator[Operation]:

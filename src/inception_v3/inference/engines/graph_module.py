@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from inception_v3.inference.engines.base import PIXELS_INPUT, Precision, is_vector
 from inception_v3.inference.engines.graph import Activation, Concat, Convolution, Graph, Operation, Pooling
 from inception_v3.network.layers import ACTIVATIONS
+from inception_v3.network.network import OUTPUT_ACTIVATIONS
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ACTIVATIONS = ACTIVATIONS | {"softmax": OUTPUT_ACTIVATIONS["softmax"]}
 MAX_RECORDED_SHAPES = 4  # each recording holds its own memory
 
 
@@ -67,7 +69,7 @@ class GraphModule(nn.Module):
                 result = F.conv2d(source, kernel, bias, stride, padding)
                 return F.relu_(result) if relu else result
             case Activation(kind=kind):
-                return ACTIVATIONS[kind](source if bias is None else source + bias.view(-1, 1, 1))
+                return _ACTIVATIONS[kind](source if bias is None else source + bias.view(-1, 1, 1))
             case Pooling(kernel=None):
                 return source.mean((2, 3), keepdim=True)
             case Pooling(kind="max", kernel=window, stride=stride, padding=padding) if window:

@@ -93,6 +93,8 @@ def _activation(kind: str, net: str, output: str) -> Iterator[NodeProto]:
             for name, value in zip(bounds, (0.0, 6.0), strict=True):
                 yield _node("Constant", [], name, value_float=value)
             yield _node("Clip", [net, *bounds], output)
+        case "softmax":
+            yield _node("Softmax", [net], output, axis=1)
         case _:
             yield _node(kind.capitalize(), [net], output)
 

@@ -51,6 +51,8 @@ class OpenvinoEngine(Engine):
         super().__init__(network, precision, device, callers=callers)
         if isinstance(network, Graph):
             network = read_graph(network)
+        elif isinstance(network, Path):
+            network = load_core().read_model(network)
         hint = "f32" if precision == "int8" and not device.startswith("CPU") else _HINTS[precision]
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if callers > 1:
@@ -62,7 +64,8 @@ class OpenvinoEngine(Engine):
         shape, is_pixels = list(network_input.partial_shape), network_input.any_name == PIXELS_INPUT
         height, width = shape[1:3] if is_pixels else shape[2:]
         self.image_size = None if height.is_dynamic else (height.get_length(), width.get_length())
-        self.widths = {output.any_name: output.partial_shape[1].get_length() for output in self._compiled.outputs}
+        # After compilation, an output may also have the names of other tensors that are equal to it.
+        self.widths = {output.any_name: output.partial_shape[1].get_length() for output in network.outputs}
 
     def _check_precision(self, requested: Precision) -> None:
         """Raise InputError if the device lacks the precision. OpenVINO would silently compute in float32."""

@@ -1,0 +1,112 @@
+"""`inception-v3 ablate`"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inception_v3.cli.common import (
+    MODEL_HELP,
+    NO_FACTS,
+    Device,
+    Json,
+    ModelFacts,
+    Names,
+    WeightsFile,
+    choice,
+    load_network,
+    messages,
+    model_option,
+    output_option,
+    print_json,
+    print_line,
+    unreadable_lines,
+    warn_unreadable,
+)
+from inception_v3.errors import InputError
+from inception_v3.support.progress import show_progress
+
+if TYPE_CHECKING:
+    from inception_v3.explain.ablation import Ablation
+
+SHOWN = 5  # classes in --json
+
+
+def ablate(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, archives, URLs, or patterns such as '*.jpg'.")],
+    silence: Annotated[
+        Names | None,
+        model_option(
+            metavar="NAME,...",
+            parser=lambda value: Names(str(value).split(",")),
+            help="What is silenced, each alone: modules and layers such as Mixed_5b, branches such as "
+            "Mixed_5b/Branch_1, channels such as Mixed_5b:12.",
+            show_default="all branches",
+        ),
+    ] = None,
+    replacement: Annotated[
+        str, choice("--replacement", ("zero", "mean"), "What replaces the values, the mean over the image's places or")
+    ] = "zero",
+    plot: Annotated[
+        Path | None, output_option(metavar="FILE", help="Write a plot of the only image, as PNG, PDF or SVG.")
+    ] = None,
+    device: Device = None,
+    weights_file: WeightsFile = None,
+    facts: ModelFacts = NO_FACTS,
+    as_json: Json = False,
+) -> None:
+    """Show what happens to the classes of images when a part of the network is silenced.
+
+    Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
+    """
+    from inception_v3.explain.views import views
+    from inception_v3.images.addresses import count_images
+    from inception_v3.support.files import check_outputs
+    from inception_v3.support.packages import require_packages
+
+    total = count_images(images)
+    check_outputs((plot,), (model, *images))
+    if plot is not None:
+        require_packages(("matplotlib",), "--plot", "explain")
+        if total != 1:
+            raise InputError("--plot is for one image; leave it out, or give one image", exit_status=2)
+    network = load_network(
+        model, device, weights_file, facts, "its parts cannot be silenced; use `explain --method occlusion`"
+    )
+    from inception_v3.explain.ablation import ablate, branch_names, part_channels
+
+    names = branch_names(network) if silence is None else tuple(silence)
+    try:
+        part_channels(network, names)
+    except ValueError as error:
+        raise InputError(f"--silence: {error}", exit_status=2) from error
+    failed: list[tuple[str, str]] = []
+    with show_progress(messages) as start_step:
+        step = start_step("silencing", total)
+        for view in views(images, network.preprocessing):
+            if isinstance(view, tuple):
+                failed.append((view[0], str(view[1])))
+                step.unreadable += 1
+            else:
+                result = ablate(network, view, names, replacement)  # type: ignore[arg-type]
+                _print(result, as_json)
+                if plot is not None:
+                    result.save(plot)
+            step(1)
+    if failed:
+        warn_unreadable(unreadable_lines(failed), step.done)
+        sys.exit(3)
+
+
+def _print(result: "Ablation", as_json: bool) -> None:
+    facts = result.as_dict(SHOWN)
+    if as_json:
+        print_json(facts, allow_nan=False)
+        return
+    top, (probability, *_) = facts["classes"][0], facts["probability"]
+    print_line(f"{result.image}: {top} {probability:.4f}")
+    for name, row in facts["silenced"].items():
+        now = f", then {row['top']}" if row["top"] != top else ""
+        print_line(f"    without {name + ':':<22} {row['probability'][0]:.4f}{now}")

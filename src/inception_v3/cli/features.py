@@ -1,0 +1,161 @@
+"""`inception-v3 features`"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+from inception_v3.cli.common import (
+    END_POINTS_HELP,
+    MIN_AGREEMENT_HELP,
+    MODEL_HELP,
+    NO_FACTS,
+    Device,
+    Json,
+    ModelFacts,
+    Names,
+    OptionalBatchSize,
+    Overwrite,
+    Resume,
+    WeightsFile,
+    check_only_one,
+    detail,
+    end_points_option,
+    engine_option,
+    model_option,
+    note,
+    output_option,
+    precision_option,
+    print_json,
+    warn,
+)
+from inception_v3.cli.predict import (
+    AllowUnreadable,
+    DecodeOption,
+    Images,
+    are_few,
+    describe_run,
+    handle_images,
+    report_unreadable,
+)
+from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
+
+if TYPE_CHECKING:
+    from inception_v3.images.find import ImageSource
+    from inception_v3.inference.feature_file import FeatureFile
+    from inception_v3.inference.pipeline import Decode, Openable
+    from inception_v3.inference.schedule import Result
+
+import typer
+
+BATCH_BYTES = 2**28  # of the end points of a batch; larger batches are made smaller
+
+
+def features(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    images: Images,
+    out: Annotated[
+        Path, output_option(metavar="FILE", help="Write NAME.npz, or NAME.parquet for vectors such as PreLogits.")
+    ],
+    end_points: Annotated[
+        Names | None,
+        end_points_option(help=f"Compute these end points{END_POINTS_HELP}", show_default="PreLogits"),
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    allow_unreadable: AllowUnreadable = None,
+    batch_size: OptionalBatchSize = None,
+    decode: DecodeOption = "exact",
+    engine: Annotated[str, engine_option(CHOICES)] = "auto",
+    precision: Annotated[
+        str | None, precision_option(PRECISIONS, show_default="the fastest that passed its check")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, model_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP)
+    ] = None,
+    device: Device = None,
+    weights_file: WeightsFile = None,
+    facts: ModelFacts = NO_FACTS,
+    as_json: Json = False,
+) -> None:
+    """Compute features of images: the outputs of the network's layers, branches and modules (end points).
+
+    PreLogits has 2048 numbers for each image.
+
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, finished, but some images could not be read (0 with --allow-unreadable).
+    """
+    from inception_v3.images.addresses import count_images, expand
+    from inception_v3.inference.feature_file import FeatureFile, check_feature_file
+    from inception_v3.support.files import check_not_input
+
+    check_only_one(resume=resume, overwrite=overwrite)
+    names = end_points or ("PreLogits",)
+    check_feature_file(out, names, resume=resume, overwrite=overwrite)
+    check_not_input(out, filter(None, (model, weights_file, *images)))
+    sources = expand(images)  # reports wrong addresses before the model is loaded
+    from inception_v3.inference.choose import open_engine, output_for
+    from inception_v3.inference.pipeline import check_decode, end_point_shapes, run_end_points
+
+    opened = open_engine(
+        model,
+        engine,
+        precision,
+        device,
+        min_agreement=min_agreement,
+        weights_file=weights_file,
+        **facts,
+        batch_size=batch_size,
+        callers=1 if are_few(images) else None,
+        outputs=names,
+    )
+    preprocessing, outputs = opened.description.preprocessing, opened.description.outputs
+    check_decode(cast("Decode", decode), preprocessing)
+    sources_of = {name: output_for(name, outputs) for name in names}
+    shapes = end_point_shapes(opened.engine, preprocessing.image_size, sources_of)
+    limit = BATCH_BYTES // (4 * sum(map(prod, shapes.values()))) or 1
+    size = batch_size or min(opened.engine.batch_size, limit)
+    note(f"{opened.engine}: {opened.reason}")
+    detail(f"loaded {opened.file}; batches of {size}")
+    compute = partial(
+        run_end_points, opened.engine, preprocessing, outputs=sources_of, batch_size=size, decode=cast("Decode", decode)
+    )
+    about = describe_run(model, opened, decode) | {"end_points": list(names)}
+    handle = partial(handle_images, partial(count_images, images), f"{opened.engine.name} {opened.engine.precision}")
+    with closing(FeatureFile(out, about, shapes, resume=resume, overwrite=overwrite)) as file:
+        count, failed, earlier = _write(file, images, sources, compute, handle)
+    if as_json:
+        result = {"out": str(out), "images": count, "failed": failed, "earlier": earlier}
+        print_json(result | {"shapes": {name: list(shape) for name, shape in shapes.items()}} | about)
+    if failed:
+        report_unreadable(failed, count, allow_unreadable, out)
+
+
+def _write(
+    file: "FeatureFile",
+    images: list[str],
+    sources: "Iterator[ImageSource]",
+    compute: "Callable[[Iterator[ImageSource]], Iterator[Result[Openable, None]]]",
+    handle: Callable[..., tuple[int, int]],
+) -> tuple[int, int, int]:
+    """Write the features that the file lacks. Returns the numbers of images in it, of failed and of earlier ones."""
+    from inception_v3.images.addresses import count_images
+    from inception_v3.inference.results import remaining_images
+
+    remaining = remaining_images(file.finished(), sources)
+    if remaining.done:
+        note(f"{file.path}: {remaining.done:,} images are done already; continuing")
+    if remaining.changed:
+        warn("the images differ from those of the earlier run: features are matched by name, new ones are appended")
+    file.check_disk_space(count_images(images), remaining.done)
+    try:
+        count, failed = handle(compute(remaining.sources), file.write, remaining.done)
+        if remaining.unmatched:
+            warn(f"{file.path}: {remaining.unmatched:,} images that were not given this time are kept in it")
+        file.finish()
+    except KeyboardInterrupt:
+        note(f"the features so far are kept; run the same command with --resume to continue {file.path}")
+        raise
+    return count + remaining.done, failed + remaining.failed, remaining.done
