@@ -154,7 +154,9 @@ def test_pre_logits_are_the_default(run: Run, model: Path, images: Path, tmp_pat
     assert relative(arrays["PreLogits"], expected(model, arrays["images"], "PreLogits")) < 1e-5
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["kill", "Ctrl-C"]
+)
 def test_a_resumed_file_is_that_of_an_uninterrupted_run(
     run: Run,  # noqa: F811
     model: Path,
