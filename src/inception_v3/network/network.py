@@ -278,7 +278,7 @@ class InceptionV3Network(nn.Module):
                 if not isinstance(name, str):
                     raise TypeError(f"end_points must be names, such as [{known[-1]!r}], not {name!r}")
                 if name not in points:
-                    raise unknown_end_point(name, [*known, *points])
+                    raise unknown_end_point(name, points)
         return requested
 
     def _aux_fits(self, net: Tensor) -> bool:
