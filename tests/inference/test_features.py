@@ -19,9 +19,13 @@ from test_cli import Run, one_line, run  # noqa: F401 (the fixture)
 
 import inception_v3
 from conftest import randomise
+from fake_engine import SIZE, FakeEngine, instead_of_a_network, save
+from inception_v3.images.addresses import expand
+from inception_v3.inference.engines.base import FEATURES, Outputs, Pixels
 from inception_v3.inference.engines.graph import build_graph, swap_pools
 from inception_v3.inference.engines.registry import load_engine
 from inception_v3.inference.exported.check import reference_network
+from inception_v3.inference.pipeline import run_end_points
 from inception_v3.network.architecture import with_inner
 from inception_v3.weights.model import InceptionV3
 
@@ -154,7 +158,9 @@ def test_pre_logits_are_the_default(run: Run, model: Path, images: Path, tmp_pat
     assert relative(arrays["PreLogits"], expected(model, arrays["images"], "PreLogits")) < 1e-5
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["kill", "Ctrl-C"]
+)
 def test_a_resumed_file_is_that_of_an_uninterrupted_run(
     run: Run,  # noqa: F811
     model: Path,
@@ -258,3 +264,43 @@ def test_an_exported_network_has_the_end_points_that_it_was_exported_with(
     assert run("features", tmp_path / "plain.onnx", images, "--out", tmp_path / "plain.npz")[0] == 0
     arrays = np.load(tmp_path / "plain.npz")
     assert relative(arrays["PreLogits"], expected(model, arrays["images"], "PreLogits")) < 1e-5
+
+
+def test_an_image_whose_features_are_not_finite_is_an_error(tmp_path: Path) -> None:
+    class WithNaN(FakeEngine):
+        def run(self, pixels: Pixels) -> Outputs:
+            outputs = super().run(pixels)
+            outputs[FEATURES][pixels[:, 0, 0, 0] == 6, 5] = np.nan
+            return outputs
+
+    sources = expand([str(save(tmp_path / f"{number}.png", number)) for number in range(5)])
+    results = list(run_end_points(WithNaN(), SIZE, sources, {"PreLogits": FEATURES}))
+    assert [result.outputs is None for result in results] == [False, False, False, True, False]
+    assert results[3].error == f"{tmp_path / '3.png'}: the network's outputs are not finite; check the model"
+
+
+def test_after_a_failure_of_the_engine_a_run_is_resumed(
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from inception_v3.inference import choose, results
+
+    for module, name in ((choose, "open_engine"), (results, "ROWS_PER_PART")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
+    for number in range(20):
+        save(tmp_path / "images" / f"{number:02}.png", number)
+    for out in (tmp_path / "out.npz", tmp_path / "out.parquet"):
+        options = ("features", "model", tmp_path / "images", "--out", out, "--batch-size", "4")
+        options += ("--end-points", "AvgPool_1a,Logits")
+        instead_of_a_network(0, fails_at=10)
+        status, _, err = run(*options)
+        assert (status, out.exists()) == (1, False)
+        assert "the device is on fire" in one_line(err)
+        instead_of_a_network(0)
+        assert run(*options)[0] == 2, "neither --resume nor --overwrite"
+        assert run(*options, "--resume")[0] == 0
+        resumed = out.read_bytes()
+        assert run(*options, "--resume")[0] == 2, "a finished file is not extended"
+        assert run(*options, "--overwrite")[0] == 0
+        assert out.read_bytes() == resumed

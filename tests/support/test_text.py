@@ -1,10 +1,11 @@
-"""Text: percentages with the digits that the number of images warrants."""
+"""Text: percentages with the digits that the number of images warrants, and messages about unknown names."""
 
 import math
 
 import pytest
 
-from inception_v3.support.text import percent
+from inception_v3.errors import InputError
+from inception_v3.support.text import choose, percent, suggest
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,13 @@ def test_only_all_images_are_100_percent_and_only_none_are_0_percent(fraction: f
 @pytest.mark.parametrize("count", [1, 2, 10, 69, 360, 1_797, 50_000, 1_000_000])
 def test_an_accuracy_with_one_mistake_does_not_read_as_100_percent(count: int) -> None:
     assert float(percent((count - 1) / count, count).split()[0]) < 100
+
+
+def test_of_many_choices_a_message_names_only_the_most_similar_one() -> None:
+    few, many = ["alpha", "beta"], [f"layer_{number:03}" for number in range(100)]
+    with pytest.raises(InputError, match=r"--x: no such value alpa; choose from alpha, beta; did you mean alpha\?"):
+        choose("--x", "alpa", few)
+    with pytest.raises(InputError, match=r"^--x: no such value layr_017; did you mean layer_017\?$"):
+        choose("--x", "layr_017", many)
+    assert suggest("q", many).endswith("layer_039 ...")
+    assert choose("--x", "LAYER-017", many) == "layer_017"

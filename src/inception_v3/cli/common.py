@@ -78,7 +78,7 @@ def _parse_end_points(value: str) -> Names:
     """Raises InputError: a name of no end point. Those that depend on the network are checked when it is loaded."""
     from inception_v3.network import architecture
 
-    known = architecture.with_inner(architecture.end_points())
+    known = architecture.outer_first(architecture.with_inner(architecture.end_points()))
     return Names(
         dict.fromkeys(
             name if DEPENDENT_END_POINT.match(name) else choose("--end-points", name, known)

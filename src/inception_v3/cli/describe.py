@@ -40,8 +40,8 @@ def _table(description: dict[str, Any]) -> "Table":
     table = Table(
         title="Inception V3 at {height}x{width}, depth_multiplier={depth_multiplier:g}".format(**options),
         caption="One line for each branch. V: VALID padding, else SAME. →: followed by. ‖: side by side on one input.\n"
-        "Parameters include BatchNorm's statistics, as in TF-Slim. Widths are those before the depth multiplier.\n"
-        "Branches and layers are end points too, such as Mixed_5b/Branch_0, the first branch; --json lists all names.",
+        "Branches and layers are end points too, such as Mixed_5b/Branch_0, the first branch; --json lists all names.\n"
+        "Parameters include BatchNorm's statistics, as in TF-Slim. Widths are those before the depth multiplier.",
     )
     for name in ("end point", "layers"):
         table.add_column(name, no_wrap=name == "end point")

@@ -7,6 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
+import typer
+
 from inception_v3.cli.common import (
     END_POINTS_HELP,
     MIN_AGREEMENT_HELP,
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
     from inception_v3.inference.feature_file import FeatureFile
     from inception_v3.inference.pipeline import Decode, Openable
     from inception_v3.inference.schedule import Result
-
-import typer
 
 BATCH_BYTES = 2**28  # of the end points of a batch; larger batches are made smaller
 

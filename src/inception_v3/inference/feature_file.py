@@ -109,7 +109,7 @@ class FeatureFile:
             file.truncate(length)
 
     def check_disk_space(self, images: int | None, done: int) -> None:
-        """Raise InputError if the features of so many images, of which some are done, do not fit on the disk.
+        """Raise InputError if the features of `images` images, of which some are done, do not fit on the disk.
 
         Until the end, features are on it twice: in the folder of the unfinished run, and in the file.
         """

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
 from inception_v3.inference.schedule import BatchOptions, Compute, Result, run_batches
 from inception_v3.support.arguments import BatchSize, checked
-from inception_v3.support.text import one_line
+from inception_v3.support.text import one_line, printable
 
 Decode = Literal["exact", "scaled"]
 Resizer = Literal["torchvision", "pillow"]
@@ -102,7 +102,7 @@ def run_end_points(
 ) -> Iterator[Result[Openable, None]]:
     """Like `run_pipeline`, but yield the values of end points: maps (C, H, W) and vectors (C,), float32.
 
-    `outputs` has the engine's output for each name of the result.
+    `outputs` has the engine's output for each name of the result. Values that are not finite are an error of the image.
     """
 
     def compute(pixels: NDArray[Any], batch: list[Openable]) -> dict[str, NDArray[np.float32]]:
@@ -110,7 +110,18 @@ def run_end_points(
             computed = engine.run(pixels)
         return {name: computed[output] for name, output in outputs.items()}
 
-    return _run(compute, engine, preprocessing, sources, batch_size, decode, resize)
+    return map(_checked, _run(compute, engine, preprocessing, sources, batch_size, decode, resize))
+
+
+def _checked(result: Result[Openable, None]) -> Result[Openable, None]:
+    if result.outputs is None or all(np.isfinite(values).all() for values in result.outputs.values()):
+        return result
+    return replace(result, outputs=None, error=not_finite(result.source))
+
+
+def not_finite(source: Openable) -> str:
+    """Why an image has no result if the network returns infinities or NaN."""
+    return f"{printable(source.name)}: the network's outputs are not finite; check the model"
 
 
 def end_point_shapes(engine: Engine, size: tuple[int, int], outputs: dict[str, str]) -> dict[str, tuple[int, ...]]:

@@ -17,11 +17,10 @@ from inception_v3.images.find import ImageSource, check_pixels
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import check_classifier, open_engine
 from inception_v3.inference.engines.base import Engine, Inputs, Outputs
-from inception_v3.inference.pipeline import Decode, Openable, Resizer, run_pipeline
+from inception_v3.inference.pipeline import Decode, Openable, Resizer, not_finite, run_pipeline
 from inception_v3.network.architecture import OutputActivation
 from inception_v3.network.probabilities import class_logits, probabilities
 from inception_v3.support.arguments import BatchSize, Count, checked
-from inception_v3.support.text import printable
 
 ImageInput = str | Path | Image | NDArray[np.uint8]
 
@@ -247,7 +246,7 @@ def predict(
         if output.logits is None:
             yield Prediction(name, [], output.error)
         elif not np.isfinite(output.logits).all():
-            yield Prediction(name, [], f"{printable(name)}: the network's outputs are not finite; check the model")
+            yield Prediction(name, [], not_finite(output.source))
         else:
             yield Prediction(name, top_classes(output.logits, class_names, top, activation))
 

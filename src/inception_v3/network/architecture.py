@@ -325,7 +325,12 @@ def check_end_point(final_endpoint: str | None) -> None:
 
 def unknown_end_point(name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is not among the `known` end points. It names the most similar one."""
-    return ValueError(f"no end point {name!r} in this network; {suggest(name, known)}")
+    return ValueError(f"no end point {name!r} in this network; {suggest(name, outer_first(known))}")
+
+
+def outer_first(names: Iterable[str]) -> list[str]:
+    """The names of end points, those of branches and layers after the others."""
+    return sorted(names, key=lambda name: "/" in name)
 
 
 def with_inner(points: Iterable[EndPoint]) -> dict[str, EndPoint]:

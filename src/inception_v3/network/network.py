@@ -66,8 +66,8 @@ class Branch(nn.ModuleDict):
 class InceptionModule(nn.ModuleDict):
     """Branches that read the same input, joined along the channels.
 
-    A call adds the outputs of the layers and branches to the dictionary `inner`, if there is one, under their names in
-    the module, such as `Branch_1/Conv2d_0a_1x1` and `Branch_1`.
+    A call adds the outputs of the branches and their layers to the dictionary `inner`, if there is one. The name of a
+    branch is as in `Branch_1`, and that of a layer is `Branch_1/` and its own name.
     """
 
     def forward(self, net: Tensor, inner: EndPoints | None = None) -> Tensor:
@@ -163,7 +163,7 @@ class InceptionV3Network(nn.Module):
     def inner_end_point_names(self) -> tuple[str, ...]:
         """Names of the end points inside these, which a call returns only if they are requested: branches and layers.
 
-        They are TF-Slim's scopes, such as `Mixed_5b/Branch_1` and `Mixed_5b/Branch_1/Conv2d_0a_1x1`.
+        They are TF-Slim's scopes, such as `Mixed_5b/Branch_1`; a layer's name follows that of its branch or head.
         """
         return tuple(each.name for point in self.settings.end_points() for each in point.inner)
 
@@ -285,7 +285,7 @@ class InceptionV3Network(nn.Module):
                 if not isinstance(name, str):
                     raise TypeError(f"end_points must be names, such as [{known[-1]!r}], not {name!r}")
                 if name not in points:
-                    raise unknown_end_point(name, [*known, *points])
+                    raise unknown_end_point(name, points)
         return requested
 
     def _aux_fits(self, net: Tensor) -> bool:
