@@ -38,6 +38,7 @@ FOLDERS = {
     "training": Folder("recipe, loop, run folder", 2, 0),
     "fidelity": Folder("FID and the other scores", 2, 1),
     "evaluation": Folder("a model and labelled images", 3, 0),
+    "explain": Folder("receptive fields", 3, 2.2),
     "benchmarking": Folder("engines beside other programs", 2, 2),
     "reports": Folder("HTML pages and plots", 4, 2.2),
     "inference": Folder("engines, export, pipeline", 3, 1),

@@ -108,7 +108,11 @@ def test_the_package_leads_to_receptive_fields() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("Mixed5b/branch_1",), ValueError, "no end point 'Mixed5b/branch_1' in this network; did you mean Mixed_5b/Br"),
+        (
+            ("Mixed5b/branch_1",),
+            ValueError,
+            "no end point 'Mixed5b/branch_1' in this network; did you mean Mixed_5b/Br",
+        ),
         (("AuxLogits/Conv2d_2a_5x5", (107, 139)), ValueError, "did you mean AuxLogits/Conv2d_2a_1x1?"),
         (("zzz",), ValueError, "there are Conv2d_1a_3x3, Conv2d_2a_3x3"),
         ((3,), TypeError, "name must be a string, not 3"),
@@ -162,17 +166,15 @@ def outputs(network: InceptionV3Network, images: Tensor) -> dict[str, Tensor]:
 
 
 def supports(units: dict[str, tuple[int, int]], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The pixels on which a unit of each end point depends, bool of shape (H, W), from one image for each end point."""
-    network = linear_network(size)
-    reached: dict[str, np.ndarray] = {}
-    everything = list(units)
-    for names in (everything[at : at + 32] for at in range(0, len(everything), 32)):
-        images = torch.rand(len(names), 3, *size, dtype=torch.float64, requires_grad=True)
-        nets = outputs(network, images)
-        values = [nets[name][image, :, *units[name]] for image, name in enumerate(names)]
-        weighted = [value @ torch.linspace(1, 2, len(value), dtype=value.dtype) for value in values]
-        (gradients,) = torch.autograd.grad(torch.stack(weighted).sum(), images)
-        reached |= {name: (gradient != 0).any(0).numpy() for name, gradient in zip(names, gradients, strict=True)}
+    """The pixels on which a unit of each end point depends: bool of shape (H, W)."""
+    images = torch.rand(1, 3, *size, dtype=torch.float64, requires_grad=True)
+    nets = outputs(linear_network(size), images)
+    reached = {}
+    for name, (row, column) in units.items():
+        values = nets[name][0, :, row, column]
+        weighted = values @ torch.linspace(1, 2, len(values), dtype=values.dtype)
+        (gradient,) = torch.autograd.grad(weighted, images, retain_graph=True)
+        reached[name] = (gradient[0] != 0).any(0).numpy()
     return reached
 
 

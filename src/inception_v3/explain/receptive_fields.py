@@ -75,9 +75,7 @@ def all_receptive_fields(
     return {name: ReceptiveField(name, map.receptive_field, map.jump, map.padding) for name, map in maps}
 
 
-def receptive_field(
-    name: str, image_size: int | Size = (299, 299), settings: Settings | None = None
-) -> ReceptiveField:
+def receptive_field(name: str, image_size: int | Size = (299, 299), settings: Settings | None = None) -> ReceptiveField:
     """The receptive field of one end point, branch or layer, such as "Mixed_5b/Branch_1". See `all_receptive_fields`.
 
     Raises:
