@@ -136,7 +136,7 @@ def effective_field(model: InceptionV3Network, images: Tensor, end_point: str) -
     was_training = model.training
     try:
         model.eval()
-        for image in images.split(1) if images.dim() == 4 else (images,):  # the network refuses other shapes
+        for image in [image[None] for image in images] if images.dim() == 4 else [images]:  # which is refused
             unit, gradient = _centre_gradient(model, image, end_point)
             gradients.append(gradient)
     finally:
@@ -146,7 +146,7 @@ def effective_field(model: InceptionV3Network, images: Tensor, end_point: str) -
 
 
 def _centre_gradient(model: InceptionV3Network, image: Tensor, end_point: str) -> tuple[Size, NDArray[np.float64]]:
-    """The (row, column) of the centre unit, and the absolute gradient of its sum, as a mean over the colours: (H, W)."""
+    """The (row, column) of the centre unit, and the absolute gradient of its sum: (H, W), a mean over the colours."""
     image = image.detach().clone().requires_grad_(image.is_floating_point())
     names, module = (end_point,), end_point.split("/")[0]
     with torch.enable_grad():
