@@ -111,7 +111,7 @@ def test_the_package_leads_to_receptive_fields() -> None:
         (
             ("Mixed5b/branch_1",),
             ValueError,
-            "no end point 'Mixed5b/branch_1' in this network; did you mean Mixed_5b/Br",
+            "no end point 'Mixed5b/branch_1' in this network; did you mean Mixed_5b/",
         ),
         (("AuxLogits/Conv2d_2a_5x5", (107, 139)), ValueError, "did you mean AuxLogits/Conv2d_2a_1x1?"),
         (("zzz",), ValueError, "there are Conv2d_1a_3x3, Conv2d_2a_3x3"),
@@ -207,7 +207,8 @@ def test_gradients_come_from_exactly_the_field_of_every_end_point_branch_and_lay
 
 @pytest.mark.parametrize("corner", [0, -1], ids=["first", "last"])
 def test_at_a_border_gradients_come_from_the_part_of_the_field_inside_the_image(corner: int) -> None:
-    units = {name: (size[0] - 1, size[1] - 1) if corner else (0, 0) for name, size in map_sizes((299, 299)).items()}
+    sizes = {name: size for name, size in map_sizes((299, 299)).items() if name.count("/") < 2}
+    units = {name: (size[0] - 1, size[1] - 1) if corner else (0, 0) for name, size in sizes.items()}
     fields = all_receptive_fields()
     for name, reached in supports(units, (299, 299)).items():
         assert_equal_inside(reached, fields[name].region(*units[name]), name)
