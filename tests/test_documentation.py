@@ -196,6 +196,15 @@ def held_out_images_are_evaluated(ran: Ran) -> None:
     assert {row["class"] for row in ran.names.metrics.per_class()} == set(SKIES)
 
 
+def a_receptive_field_is_printed(ran: Ran) -> None:
+    assert ran.printed == "(1055, 1119) (32, 32) (490, 522) (37, 37)\n(-362, -394, 693, 725)\n"
+
+
+def an_effective_field_is_measured(ran: Ran) -> None:
+    assert re.fullmatch(r"\d+ of 927 pixels; \d\d% of the theoretical field is padding\n", ran.printed)
+    assert Path("mixed_6e.png").read_bytes().startswith(b"\x89PNG")
+
+
 def scores_are_logged(ran: Ran) -> None:
     assert math.isfinite(ran.names.logged["fid"])
 
@@ -264,6 +273,8 @@ CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
     ("README.md", 3): a_published_name_loads_and_is_pushed,
     ("README.md", 4): only_requested_end_points_are_returned,
     ("docs/evaluation.md", 1): held_out_images_are_evaluated,
+    ("docs/explain.md", 1): a_receptive_field_is_printed,
+    ("docs/explain.md", 2): an_effective_field_is_measured,
     ("docs/fidelity.md", 1): scores_are_logged,
     ("docs/fidelity.md", 2): two_folders_are_scored,
     ("docs/finetuning.md", 1): new_classes_are_learnt,

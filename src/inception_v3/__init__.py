@@ -38,6 +38,8 @@ __all__ = ["InceptionV3", "InputError", "Predictor", "Preprocessing", "load", "o
 
 
 def __getattr__(name: str) -> Any:
+    if name == "explain":  # a folder with names of its own
+        return import_module("inception_v3.explain")
     if name not in _MODULES:
         raise AttributeError(f"module 'inception_v3' has no attribute {name!r}")
     try:

@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 import inception_v3
 import options
-from inception_v3 import cli
+from inception_v3 import cli, explain
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import PRECISIONS
 from inception_v3.network import architecture
@@ -90,6 +90,39 @@ def test_describe_prints_the_network_as_a_table(run: Run) -> None:
         assert name in out
     assert "107x139" in out
     assert "depth_multiplier=0.5" in out
+
+
+def test_describe_prints_the_receptive_field_of_every_branch_and_layer(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run("describe", "--receptive-fields")
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert len(rows) == len(explain.all_receptive_fields())
+    assert ["Mixed_7c", "1311", "32", "618", "37"] in rows
+    assert ["Mixed_7b/Branch_1/Conv2d_0b_1x3", "1055x1119", "32", "490x522", "37"] in rows
+
+
+def test_describe_prints_receptive_fields_as_json(run: Run) -> None:
+    described = json.loads(run("describe", "--json")[1])
+    status, out, _ = run("describe", "--receptive-fields", "--json", "--height", 107)
+    fields = json.loads(out).pop("receptive_fields")
+    assert status == 0
+    assert described.keys() == json.loads(out).keys() - {"receptive_fields"}
+    assert {row["name"]: row["size"] for row in fields} == {
+        name: list(field.size) for name, field in explain.all_receptive_fields((107, 299)).items()
+    }
+    assert fields[0] == {"name": "Conv2d_1a_3x3", "size": [3, 3], "stride": [2, 2], "padding": [0, 0], "centre": [1, 1]}
+
+
+def test_the_page_about_receptive_fields_shows_rows_that_describe_prints(run: Run) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "explain.md").read_text("utf-8")
+    shown = [line.split() for line in page.splitlines() if line.startswith("    ") and "_" in line and "│" in line]
+    printed = [line.split() for line in run("describe", "--receptive-fields")[1].splitlines()]
+    assert len(shown) > 30
+    assert [line for line in printed if line in shown] == shown
 
 
 @pytest.mark.parametrize(

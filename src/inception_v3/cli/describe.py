@@ -1,12 +1,16 @@
 """`inception-v3 describe`"""
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-from inception_v3.cli.common import DEPTH_HELP, Json, model_option, output, print_json
+from inception_v3.cli.common import DEPTH_HELP, Json, model_option, output, output_option, print_json
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from inception_v3.explain.receptive_fields import ReceptiveField
 
 
 def describe(
@@ -14,9 +18,13 @@ def describe(
     width: Annotated[int, model_option(metavar="N", help="Width of the images in pixels.")] = 299,
     depth_multiplier: Annotated[float, model_option(metavar="FACTOR", help=DEPTH_HELP)] = 1.0,
     num_classes: Annotated[int, model_option(metavar="N", help="Number of classes.")] = 1000,
+    receptive_fields: Annotated[
+        bool, output_option("--receptive-fields", help="Show the receptive field of every branch and layer instead.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show the network's layers: end points, branches, shapes, parameters, MACs, receptive fields."""
+    from inception_v3 import explain
     from inception_v3.network.describe import describe_network
 
     try:
@@ -25,8 +33,11 @@ def describe(
         )
     except ValueError as error:
         raise InputError(str(error), exit_status=2) from error
+    fields = explain.all_receptive_fields((height, width)).values() if receptive_fields else ()
     if as_json:
-        print_json(description)
+        print_json(description | ({"receptive_fields": [_field(field) for field in fields]} if fields else {}))
+    elif fields:
+        output.print(_table_of_fields(fields, f"{height}x{width}"))
     else:
         output.print(_table(description))
 
@@ -60,4 +71,27 @@ def _table(description: dict[str, Any]) -> "Table":
     table.add_section()
     for name, total in {"base": description["base"], **description["heads"], "total": description["total"]}.items():
         table.add_row(name, "", "", f"{total['parameters']:,}", f"{total['macs'] / 1e6:,.1f}", "", style="bold")
+    return table
+
+
+def _field(field: "ReceptiveField") -> dict[str, Any]:
+    """A receptive field for JSON, with pairs (height, width)."""
+    return asdict(field) | {"centre": field.centre}
+
+
+def _table_of_fields(fields: "Iterable[ReceptiveField]", image_size: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(
+        title=f"Receptive fields of Inception V3 at {image_size}, in pixels",
+        caption="Height x width; one number stands for both. Padding: where the field of the first unit starts, above "
+        "and left of the image. Centre: row and column of the middle of that field.",
+    )
+    table.add_column("end point", no_wrap=True)
+    for name in ("field", "stride", "padding", "centre"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for field in fields:
+        pairs = (field.size, field.stride, field.padding, field.centre)
+        cells = (str(height) if height == width else f"{height}x{width}" for height, width in pairs)
+        table.add_row(field.name, *cells, style="" if "/" in field.name else "bold")
     return table

@@ -199,16 +199,18 @@ ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """The output of a layer for one image. Sizes are (height, width) in pixels.
+    """The output of a layer, a branch or a module for one image. Sizes are (height, width) in pixels.
 
     `receptive_field` is the size of the image region on which one pixel of the map depends, `jump` the distance in the
-    image between the regions of two neighbouring pixels.
+    image between the regions of two neighbouring pixels. The region of the first pixel starts `padding` pixels above
+    and to the left of the image.
     """
 
     channels: int
     size: Size
     receptive_field: Size = (1, 1)
     jump: Size = (1, 1)
+    padding: Size = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -276,12 +278,25 @@ class EndPoint:
     """
 
     name: str
-    height: int
-    width: int
-    channels: int
-    receptive_field: Size
+    output: FeatureMap
     layers: tuple[Layer, ...] = field(repr=False)
     inner: tuple["EndPoint", ...] = field(default=(), repr=False)
+
+    @property
+    def height(self) -> int:
+        return self.output.size[0]
+
+    @property
+    def width(self) -> int:
+        return self.output.size[1]
+
+    @property
+    def channels(self) -> int:
+        return self.output.channels
+
+    @property
+    def receptive_field(self) -> Size:
+        return self.output.receptive_field
 
     @property
     def parameters(self) -> int:
@@ -311,6 +326,15 @@ def depth(width: int, depth_multiplier: float, min_depth: int) -> int:
 def output_length(length: int, kernel: int, stride: int, padding: Padding) -> int:
     """Compute the height or width of a layer's output as TensorFlow does."""
     return -(-length // stride) if padding == "SAME" else (length - kernel) // stride + 1
+
+
+def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Pixels to add before and after, so that the output has ceil(length / stride) pixels.
+
+    Source: tensorflow/core/framework/common_shape_fns.cc.
+    """
+    total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
+    return total // 2, total - total // 2
 
 
 def check_end_point(final_endpoint: str | None) -> None:
@@ -466,6 +490,10 @@ def _layer(
             field + (k - 1) * jump for field, k, jump in zip(net.receptive_field, kernel, net.jump, strict=True)
         ),
         jump=_pair(jump * table.stride for jump in net.jump),
+        padding=_pair(
+            padding + jump * (same_padding(n, k, table.stride)[0] if table.padding == "SAME" else 0)
+            for padding, jump, n, k in zip(net.padding, net.jump, net.size, kernel, strict=True)
+        ),
     )
     return Layer(scope + table.name.format(*kernel), table, kernel, net.channels, output)
 
@@ -487,10 +515,12 @@ def _branch(name: str, steps: Iterable[Step], net: FeatureMap, channels: Channel
 
 
 def _join(maps: Iterable[FeatureMap]) -> FeatureMap:
-    """Join maps of one size along the channels. The receptive field is that of the map with the largest one."""
+    """Join maps of one size along the channels. The receptive field is the smallest rectangle around theirs."""
     parts = list(maps)
-    receptive_field = max(part.receptive_field[0] for part in parts), max(part.receptive_field[1] for part in parts)
-    return FeatureMap(sum(part.channels for part in parts), parts[0].size, receptive_field, parts[0].jump)
+    padding = _pair(max(part.padding[axis] for part in parts) for axis in (0, 1))
+    end = (max(part.receptive_field[axis] - part.padding[axis] for part in parts) for axis in (0, 1))
+    receptive_field = _pair(before + after for before, after in zip(padding, end, strict=True))
+    return FeatureMap(sum(part.channels for part in parts), parts[0].size, receptive_field, parts[0].jump, padding)
 
 
 def _end_point(
@@ -500,7 +530,16 @@ def _end_point(
     layers = tuple(layers)
     if inner is None:
         inner = (_end_point(layer.name, layer.output, [layer], ()) for layer in layers)
-    return EndPoint(name, *net.size, net.channels, net.receptive_field, layers, tuple(inner))
+    return EndPoint(name, net, layers, tuple(inner))
+
+
+def feature_maps(points: Iterable[EndPoint]) -> dict[str, FeatureMap]:
+    """The outputs of these end points by name, each followed by those of its branches and layers."""
+    maps: dict[str, FeatureMap] = {}
+    for point in points:
+        maps[point.name] = point.output
+        maps |= feature_maps([each for each in point.inner if each.inner] or point.inner)
+    return maps
 
 
 def _pair(numbers: Iterable[int]) -> Size:

@@ -12,16 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inception_v3.network import architecture
-from inception_v3.network.architecture import Padding, Size
-
-
-def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels to add before and after, so that the output has ceil(length / stride) pixels.
-
-    Source: tensorflow/core/framework/common_shape_fns.cc.
-    """
-    total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
-    return total // 2, total - total // 2
+from inception_v3.network.architecture import Padding, Size, same_padding
 
 
 def pad(images: Tensor, kernel: Size, stride: int, padding: Padding, value: float = 0.0) -> tuple[Tensor, Size]:

@@ -111,6 +111,7 @@ class Settings(Mapping[str, Any]):
             depth_multiplier=self.depth_multiplier,
             min_depth=self.min_depth,
             create_aux_logits=self.create_aux_logits,
+            global_pool=self.global_pool,
             final_endpoint=self.final_endpoint,
             hidden_units=self.hidden_units,
             hidden_activation=self.hidden_activation,

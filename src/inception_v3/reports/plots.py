@@ -1,4 +1,4 @@
-"""Plots as PNG files: curves, confusion matrix, reliability diagram, series, speeds.
+"""Plots as PNG files: curves, confusion matrix, reliability diagram, series, speeds. A heat map as a figure.
 
 They need matplotlib (the extra `train`).
 """
@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -204,3 +205,19 @@ def speeds(rows: Sequence[Speed], limits: Mapping[str, float], path: Path) -> No
         axes.margins(x=0.12)
     figure.axes[0].invert_yaxis()
     figure.savefig(path, dpi=120, format="png")
+
+
+def heat_map(values: NDArray[np.floating], title: str, label: str, region: tuple[int, int, int, int]) -> Figure:
+    """Draw values of shape (H, W) with their scale, and a region (top, left, bottom, right) as a white rectangle.
+
+    The colours are those of cividis, which people with any kind of colour blindness can read.
+    """
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    figure.colorbar(axes.imshow(values, cmap="cividis", vmin=0), label=label)
+    top, left, bottom, right = region
+    corner = left - 0.5, top - 0.5  # pixel (0, 0) is drawn around the point (0, 0)
+    axes.add_patch(Rectangle(corner, right - left, bottom - top, fill=False, edgecolor="white", linewidth=1.5))
+    axes.set(xlabel="column (pixels)", ylabel="row (pixels)")
+    axes.set_title(title, fontsize=10, parse_math=False)
+    return figure
