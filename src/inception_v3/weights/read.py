@@ -149,21 +149,25 @@ def read_found(
 def find_file(path: str | Path) -> Path:
     """Return the model's file in a run folder or in a folder saved by huggingface_hub; or `path` if it is not a folder.
 
-    The file may be the index of a model in several shards.
+    The file may be the index of a model in several shards, or the prefix of a TensorFlow checkpoint.
 
     Raises InputError: a folder without a model.
     """
     path = Path(path)
     if path.suffix == ".distcp" or path.name == ".metadata":
         raise _distributed_error(path, path.parent)
+    from inception_v3.weights.formats.tensorflow_folder import find_checkpoint
+
     if not is_folder(path):
-        return path
+        return find_checkpoint(path) or path
     from inception_v3.weights.formats import tensorflowjs
     from inception_v3.weights.formats.kinds import identify
 
     for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE):
         if file_status(path / name) is not None:
             return path / name
+    if checkpoint := find_checkpoint(path):
+        return checkpoint
     for metadata in (path / ".metadata", *path.glob("*/.metadata")):
         if metadata.exists():
             raise _distributed_error(path, metadata.parent)

@@ -22,6 +22,7 @@ FORMATS = (
     "keras",
     "tensorflowjs",
     "graphdef-2015",
+    "graphdef-slim",
     "fid-2015",
     "timm",
     "torchvision",

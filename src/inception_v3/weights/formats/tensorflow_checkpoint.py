@@ -68,14 +68,7 @@ def read(path: str | Path, wanted: Callable[[str], bool] | None = None) -> dict[
     Raises InputError, in one line: not a checkpoint, damaged, files missing, written by a newer TensorFlow, or a
     wanted variable has a type that cannot be read.
     """
-    file = _table_file(Path(path))
-    if file is None:
-        raise InputError(f"{path}: not a complete TensorFlow checkpoint; give a V1 file or the prefix of a V2 one")
-    with _as_input_error(file):
-        table = Table(file)
-        header = _parse(table.find(b""))
-        # In field 1, V1 has a message and V2 the number of its data files.
-        variables, fetch = _open_v1(table, header) if _messages(header, 1) else _open_v2(table, header)
+    file, variables, fetch = _open(Path(path))
     arrays = {}
     for variable in sorted(each for each in variables if wanted is None or wanted(each.name)):
         if variable.dtype in DTYPES:
@@ -87,6 +80,11 @@ def read(path: str | Path, wanted: Callable[[str], bool] | None = None) -> dict[
                 "save it as float16, bfloat16, float32, float64, int32 or int64"
             )
     return arrays
+
+
+def list_variables(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of all variables of a checkpoint by name, sorted. Raises InputError, as `read`."""
+    return {variable.name: variable.shape for variable in sorted(_open(Path(path))[1])}
 
 
 def write(prefix: str | Path, variables: Mapping[str, np.ndarray]) -> None:
@@ -155,6 +153,18 @@ def _as_input_error(path: Path, variable: str | None = None) -> Iterator[None]:
 
 
 # --- the two formats ---
+
+
+def _open(path: Path) -> tuple[Path, list[Variable], Fetch]:
+    """The table of a checkpoint, its variables, and a function that reads one. Raises InputError, as `read`."""
+    file = _table_file(path)
+    if file is None:
+        raise InputError(f"{path}: not a complete TensorFlow checkpoint; give a V1 file or the prefix of a V2 one")
+    with _as_input_error(file):
+        table = Table(file)
+        header = _parse(table.find(b""))
+        # In field 1, V1 has a message and V2 the number of its data files.
+        return file, *(_open_v1(table, header) if _messages(header, 1) else _open_v2(table, header))
 
 
 def _open_v1(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
