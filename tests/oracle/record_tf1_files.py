@@ -24,12 +24,12 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import graph_util
 from tensorflow.python.tools import optimize_for_inference_lib
+from tf_slim.layers import layers
 from tf_slim.nets import inception_v1, inception_v3, resnet_v1
 from tf_slim.ops.arg_scope import arg_scope
 
 SIZE = 139
 WIDTHS = {"depth_multiplier": 0.1, "min_depth": 16}
-LAST_MAP = "Mixed_7c"
 
 
 def draw(rng, name, shape):
@@ -46,9 +46,9 @@ def randomise(session, seed=0):
     feeds = {}
     for variable in tf.global_variables():
         shape = variable.shape.as_list()
-        parts = variable.op.name.rpartition("/")[2]
-        known = parts in ("weights", "beta", "gamma", "moving_mean", "moving_variance", "biases")
-        known = known or parts == "ExponentialMovingAverage"
+        part = variable.op.name.rpartition("/")[2]
+        known = part in ("weights", "beta", "gamma", "moving_mean", "moving_variance", "biases")
+        known = known or part == "ExponentialMovingAverage"
         name = variable.op.name.removesuffix("/ExponentialMovingAverage")
         value = draw(rng, name, shape) if known else np.full(shape, 1e3, variable.dtype.base_dtype.as_numpy_dtype)
         feeds[variable.initializer.inputs[1]] = value
@@ -57,9 +57,10 @@ def randomise(session, seed=0):
 
 def network(images, num_classes=7, scope="InceptionV3", training=False, epsilon=0.001, fused=True, **options):
     """The logits and end points of slim's network; without classes, the last map."""
-    with arg_scope(inception_v3.inception_v3_arg_scope(batch_norm_epsilon=epsilon, use_fused_batchnorm=fused)):
+    arguments = inception_v3.inception_v3_arg_scope(batch_norm_epsilon=epsilon, use_fused_batchnorm=fused)
+    with arg_scope(arguments), arg_scope([layers.batch_norm], is_training=training):
         if not num_classes:
-            return inception_v3.inception_v3_base(images, scope=scope, **WIDTHS)
+            return inception_v3.inception_v3_base(images, scope=scope, **WIDTHS, **options)
         return inception_v3.inception_v3(
             images, num_classes, is_training=training, scope=scope, **(WIDTHS | {"create_aux_logits": False} | options)
         )
@@ -122,7 +123,7 @@ class Recorder:
                     inputs = tf.placeholder(tf.float32, (None, SIZE, SIZE, 3), "hub_input/images")
                     with tf.name_scope("hub_input/"):
                         scaled = tf.subtract(tf.multiply(inputs, 2.0, name="Mul"), 1.0, name="Sub")
-                    outputs, points = network(scaled, num_classes, prefix, bool(tags))
+                    outputs, _ = network(scaled, num_classes, prefix, bool(tags))
                     if num_classes:
                         tf.nn.softmax(outputs)
                     else:
@@ -144,8 +145,7 @@ class Recorder:
         """A frozen graph with its softmax. `build` makes the placeholder, and what the network reads from it."""
         with tf.Graph().as_default(), tf.Session() as session:
             inputs, scaled = build()
-            outputs, points = network(scaled, num_classes, **options)
-            outputs = tf.identity(outputs, "logits") if num_classes else outputs
+            outputs, _ = network(scaled, num_classes, **options)
             last = tf.nn.softmax(outputs, name="probabilities") if num_classes else outputs
             randomise(session)
             self.record(session, name, outputs, inputs, images)
@@ -158,7 +158,7 @@ class Recorder:
             )
             with tf.Graph().as_default(), tf.Session() as session:
                 tf.import_graph_def(graph, name="")
-                self.record(session, name, "logits:0", f"{inputs.op.name}:0", images)
+                self.record(session, name, outputs.name, inputs.name, images)
         (self.out / f"{name}.pb").write_bytes(graph.SerializeToString())
 
 
@@ -188,14 +188,6 @@ def flipped_channels():
     return inputs, tf.reverse(inputs, [-1])
 
 
-def build_other(net, scope):
-    def build(images):
-        outputs, _ = net(images, 7)
-        return outputs
-
-    return build
-
-
 def main():
     out = pathlib.Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
@@ -218,8 +210,7 @@ def main():
     recorder.checkpoint("features", lambda images: network(images, 0)[0])
     recorder.checkpoint("dense", lambda images: tf.layers.dense(
         tf.reduce_mean(network(images, 0)[0], (1, 2)), 5, name="head"))  # fmt: skip
-    recorder.checkpoint("cut", lambda images: inception_v3.inception_v3_base(
-        images, final_endpoint="Mixed_6c", **WIDTHS)[0])  # fmt: skip
+    recorder.checkpoint("cut", lambda images: network(images, 0, final_endpoint="Mixed_6c")[0])
 
     def twice(images):
         return network(images)[0] + network(images, scope="second")[0]

@@ -47,6 +47,8 @@ def public_name(model: str | Path) -> str:
     if _is_published(str(model)):
         return str(model)
     path = Path(os.path.realpath(model))
+    if path.name == path.parent.name == "variables":  # the checkpoint in a SavedModel
+        path = path.parent.parent
     in_run_folder = path.name in (MODEL_FILE, BEST_FILE) and path.parent.name
     return printable(f"{path.parent.name}/{path.name}" if in_run_folder else path.name or path)
 

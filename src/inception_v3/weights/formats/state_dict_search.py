@@ -6,7 +6,7 @@ which is flattened into the same form. Nothing here needs PyTorch.
 
 import re
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -222,17 +222,12 @@ class HasKey(Protocol):
 Found = TypeVar("Found", bound=HasKey)
 
 
-def choose(path: Path, candidates: list[Found], key: str | None) -> Found:
+def choose(path: Path, candidates: Sequence[Found], key: str | None) -> Found:
     """The network to read: that of `key`, or else the only one, or the only average, with a warning.
 
     Raises InputError: several of equal rank, or none under the key; the message lists the keys.
     """
-    named = (
-        candidates
-        if key is None
-        else [each for each in candidates if each.key == key]
-        or [each for each in candidates if each.key.startswith((f"{key}.", f"{key}/"))]
-    )
+    named = find_named(candidates, key)
     keys = ", ".join(_shown(each) for each in candidates)
     if not named:
         raise InputError(f"{path}: has no network under the key {printable(key)}; it has {keys}", exit_status=2)
@@ -248,6 +243,14 @@ def choose(path: Path, candidates: list[Found], key: str | None) -> Found:
             stacklevel=2,
         )
     return chosen
+
+
+def find_named(candidates: Sequence[Found], key: str | None) -> Sequence[Found]:
+    """The networks under a key: the one with exactly this key, or else those below it."""
+    if key is None:
+        return candidates
+    exact = [each for each in candidates if each.key == key]
+    return exact or [each for each in candidates if each.key.startswith((f"{key}.", f"{key}/"))]
 
 
 def _shown(candidate: HasKey) -> str:

@@ -42,7 +42,7 @@ def _holds_slim(prefix: Path) -> bool:
 def _find_listed(path: Path) -> Path | None:
     """The newest checkpoint in a list. Its folder may have been moved, so only the last part of its path counts."""
     with suppress(OSError):
-        text = path.open("rb").read(MAX_LIST) if is_file(path) else b""
+        text = path.read_bytes() if is_file(path) and path.stat().st_size <= MAX_LIST else b""
         listed = re.search(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.)+)"', text, re.MULTILINE)
         if listed:
             name = listed[1].decode("unicode_escape").encode("latin-1", "ignore").decode("utf-8", "replace")

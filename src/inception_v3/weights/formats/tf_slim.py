@@ -179,8 +179,14 @@ def _unused(networks: list[SlimNetwork], shapes: dict[str, tuple[int, ...]]) -> 
     return [
         f"{name} {'x'.join(map(str, shape))}"
         for name, shape in shapes.items()
-        if shape and name.rpartition("/")[0] not in shapes and not ((parts := split_name(name)) and parts[0] in scopes)
+        if shape and name.rpartition("/")[0] not in shapes and not _belongs(name, scopes)
     ]
+
+
+def _belongs(name: str, scopes: set[str]) -> bool:
+    """Whether a variable is one of a network with one of these scopes, or a slot of any such variable."""
+    parts = split_name(name)
+    return parts is not None and (parts[0] in scopes or bool(parts[2]))
 
 
 def write(weights: Weights, path: Path) -> None:

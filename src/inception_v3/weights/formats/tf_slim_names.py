@@ -43,11 +43,16 @@ class SlimNetwork:
     def is_average(self) -> bool:
         return bool(self.suffix) or AVERAGE.search(self.scope) is not None
 
+    @property
+    def layers(self) -> set[str]:
+        """The names of the base's convolutions that it has."""
+        return {name.removesuffix("/weights") for name in self.variables if name.endswith("/weights")} & _layers()
+
     def end_point(self) -> str | None:
         """The last layer of a network without logits; None for a network with them."""
-        layers = {name.removesuffix("/weights") for name in self.variables if name.endswith("/weights")}
-        if LOGITS in layers:
+        if f"{LOGITS}/weights" in self.variables:
             return None
+        layers = self.layers
         points = [(point.name, {layer.name for layer in point.layers} & _layers()) for point in reversed(_base())]
         return next((name for name, expected in points if expected and expected <= layers), None)
 
@@ -74,8 +79,7 @@ def find_networks(names: Iterable[str]) -> list[SlimNetwork]:
             others = [other for other, end in groups if not end and (other, end) != (scope, suffix)]
             raw = max((other for other in others if scope.endswith(other)), key=len, default=None)
             network = SlimNetwork(scope, suffix, group if raw is None else groups[raw, ""] | group)
-        layers = {name.removesuffix("/weights") for name in network.variables if name.endswith("/weights")}
-        if len(layers & _layers()) > len(_layers()) // 2:
+        if len(network.layers) > len(_layers()) // 2:
             networks.append(network)
     return networks
 
@@ -98,4 +102,4 @@ def _layers() -> set[str]:
 @cache
 def _pattern() -> re.Pattern[str]:
     names = {re.sub(r"(AuxLogits/Conv2d_2a_).*", r"\1\\d+x\\d+", layer.name) for layer in convolutions()}
-    return re.compile(rf"((?:.*?/)?)((?:{'|'.join(names)})/(?:{'|'.join(PARTS)}))((?:/.*)?)", re.DOTALL)
+    return re.compile(rf"((?:.*?/)??)((?:{'|'.join(names)})/(?:{'|'.join(PARTS)}))((?:/.*)?)", re.DOTALL)
