@@ -81,8 +81,8 @@ class SlimWriter(GraphWriter):
             return self.node(variable, "VariableV2")
         return self.constant(value.numpy(), variable)
 
-    def convolution(self, net: str, layer: Conv, path: str, strides: int | None = None) -> str:
-        name, stride = path.replace("/", "."), strides or layer.stride
+    def convolution(self, net: str, layer: Conv, path: str) -> str:
+        name, stride = path.replace("/", "."), layer.stride
         kernel, epsilon = self.tensors[f"{name}.weights"], self.model.settings.batch_norm_epsilon
         parts = {
             part: self.tensors.get(f"{name}.BatchNorm.{part}") for part in ("beta", "moving_mean", "moving_variance")
