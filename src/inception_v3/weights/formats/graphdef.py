@@ -177,7 +177,7 @@ class Graph:
         """The value of a node that depends on constants and variables only, else None."""
         try:
             return self.run(name, {})
-        except _UnknownValueError:
+        except UnknownValueError:
             return None
 
     def run(self, name: str, values: dict[str, Tensor]) -> Tensor:
@@ -211,7 +211,7 @@ class Graph:
                 raise GraphError(f"its variable {one_line(node.name, 200)!r} has no value; freeze the graph")
             return torch.from_numpy(np.array(self.variables[node.name]))
         if node.op in ("Placeholder", "PlaceholderWithDefault"):
-            raise _UnknownValueError(node.name)
+            raise UnknownValueError(node.name)
         operation = OPERATIONS.get(node.op)
         if operation is None:
             raise GraphError(f"has the operation {node}, which cannot be computed here")
@@ -226,7 +226,7 @@ class Graph:
         return result
 
 
-class _UnknownValueError(Exception):
+class UnknownValueError(Exception):
     """A value depends on the graph's input."""
 
 

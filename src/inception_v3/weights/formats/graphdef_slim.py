@@ -55,7 +55,7 @@ def read(path: Path) -> Weights:
         raise read_error(path, error) from error
     except GraphError as error:
         raise InputError(f"{path}: {one_line(error)}; {REMEDY}") from error
-    except ValueError as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise InputError(
             f"{path}: truncated, damaged or not a TensorFlow graph ({one_line(error)}); download or freeze it again"
         ) from error

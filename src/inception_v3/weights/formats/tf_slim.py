@@ -106,7 +106,7 @@ def _obey_graph(path: Path, weights: Weights, network: SlimNetwork) -> Weights:
         check(found, weights)
     except OSError as error:
         raise read_error(path, error) from error
-    except ValueError as error:
+    except (ValueError, IndexError, OverflowError) as error:
         remedy = f"give only its variables, {path.parent / VARIABLES}, in another folder"
         raise InputError(f"{path}: {one_line(error)}; {remedy}") from error
     return weights

@@ -25,6 +25,7 @@ from inception_v3.weights.formats.graphdef import (
     Graph,
     GraphError,
     Node,
+    UnknownValueError,
     first_message,
     read_fields,
     read_messages,
@@ -149,6 +150,8 @@ class SlimGraph:
         """The node with the logits as a map, or with the last map of a network without logits."""
         if self.has_logits:
             return self._next(self.layers[LOGITS].name).name
+        if LAST not in self.layers:
+            raise GraphError(f"lacks the convolution {self.scope}{LAST}")
         node = self.layers[LAST]
         while node.op not in ("Concat", "ConcatV2"):
             node = self._next(node.name)
@@ -305,7 +308,12 @@ def check(found: SlimGraph, weights: Weights) -> None:
     height, width = settings.image_size
     images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
     values = {found.stem().inputs[0]: images.permute(0, 2, 3, 1)}
-    theirs = found.graph.run(found.output(), values)
+    try:
+        theirs = found.graph.run(found.output(), values)
+    except UnknownValueError as error:
+        raise GraphError(
+            f"reads the input {one_line(error, 200)!r} beside its images; freeze it as a constant"
+        ) from error
     names = [point.name for point in settings.end_points(height, width)]
     end_point = "Logits" if found.has_logits else names[-1]
     _, end_points = network(images, [name for name in names if name not in ("AvgPool_1a", "PreLogits", "Predictions")])
