@@ -27,7 +27,7 @@ def recognises(path: Path) -> bool:
     try:
         # The first convolution is among the first nodes, unless a larger graph has imported the network.
         nodes = islice(read_nodes(np.memmap(path, np.uint8, "r").data), 10_000)
-        return any(f"/{name}".endswith(f"/{FIRST}/weights") for name, _ in nodes)
+        return any(f"/{name}".endswith((f"/{FIRST}/weights", f"/{FIRST}/Conv2D_weights")) for name, _ in nodes)
     except (OSError, ValueError):
         return False
 

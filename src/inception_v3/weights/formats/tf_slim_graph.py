@@ -30,7 +30,7 @@ from inception_v3.weights.formats.graphdef import (
     read_fields,
     read_messages,
 )
-from inception_v3.weights.formats.tf_slim_names import FIRST, LAST, LOGITS, NO_LOGITS, split_name
+from inception_v3.weights.formats.tf_slim_names import FIRST, LAST, LOGITS, NO_LOGITS, split_name, unfolded_name
 from inception_v3.weights.formats.weights import Weights, convolutions, state_name, to_torch
 
 LIMIT = 1e-4  # a larger difference, relative to the largest output, is that of another network
@@ -268,7 +268,7 @@ def find_graphs(graph: Graph) -> list[SlimGraph]:
         if node.op != "Conv2D" or len(node.inputs) != 2:
             continue
         kernel = graph.source(node.inputs[1])
-        parts = split_name(kernel.name)
+        parts = split_name(unfolded_name(kernel.name))
         if kernel.op in ("Const", *VARIABLES) and parts and parts[1].endswith("/weights") and not parts[2]:
             layers, layer = scopes.setdefault(parts[0], {}), parts[1].removesuffix("/weights")
             if layer in layers:

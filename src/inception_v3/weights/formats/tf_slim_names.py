@@ -88,6 +88,15 @@ def _is_average(suffix: str) -> bool:
     return "/" not in suffix and (suffix.startswith(AVERAGE_SUFFIX) or AVERAGE.search(suffix) is not None)
 
 
+def unfolded_name(name: str) -> str:
+    """The name of slim's variable for a kernel into which optimize_for_inference folded a BatchNorm.
+
+    That kernel has the name of the operation, in whose scope slim repeats the name of the network.
+    """
+    scope, found, _ = name.rpartition("/Conv2D_weights")
+    return re.sub(r"^((?:.*/)?)([^/]+/)\2", r"\1\2", f"{scope}/weights") if found else name
+
+
 @cache
 def _base() -> list[architecture.EndPoint]:
     return architecture.end_points(create_aux_logits=False, final_endpoint=architecture.BASE_END_POINTS[-1])
