@@ -158,17 +158,15 @@ def find_file(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix == ".distcp" or path.name == ".metadata":
         raise _distributed_error(path, path.parent)
-    from inception_v3.weights.formats.tensorflow_folder import find_checkpoint
-
     if not is_folder(path):
-        return find_checkpoint(path) or path
+        return _find_checkpoint(path) or path
     from inception_v3.weights.formats import tensorflowjs
     from inception_v3.weights.formats.kinds import identify
 
     for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE):
         if file_status(path / name) is not None:
             return path / name
-    if checkpoint := find_checkpoint(path):
+    if checkpoint := _find_checkpoint(path):
         return checkpoint
     for metadata in (path / ".metadata", *path.glob("*/.metadata")):
         if metadata.exists():
@@ -176,6 +174,16 @@ def find_file(path: str | Path) -> Path:
     if reason := identify(path).refusal:
         raise InputError(f"{path}: {reason}")
     raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")
+
+
+def _find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint of TensorFlow that a path stands for, if any. Raises InputError: it is missing."""
+    from inception_v3.weights.formats.tensorflow_folder import find_checkpoint
+
+    try:
+        return find_checkpoint(path)
+    except InputError as error:
+        raise InputError(f"{error}{hint(path)}") from error
 
 
 def _distributed_error(path: Path, folder: Path) -> InputError:
