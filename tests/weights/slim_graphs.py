@@ -74,8 +74,8 @@ class SlimWriter(GraphWriter):
         shape = b"".join(encode(2, encode(1, length & (1 << 64) - 1)) for length in lengths)
         return self.node("input", "Placeholder", dtype=dtype, shape=encode(7, shape))
 
-    def variable(self, name: str, value: torch.Tensor | None = None) -> str:
-        value = self.tensors[name] if value is None else value
+    def variable(self, name: str) -> str:
+        value = self.tensors[name]
         variable = self.scope + name.replace(".", "/")
         if not self.frozen:
             return self.node(variable, "VariableV2")
@@ -90,7 +90,10 @@ class SlimWriter(GraphWriter):
         beta, mean, variance = parts.values()
         scale = None if variance is None else (variance + epsilon).rsqrt()
         op = f"{self.scope}{self.scope}{path}"
-        weights = self.variable(f"{name}.weights", kernel * scale if self.folded and scale is not None else None)
+        if self.folded and scale is not None:  # as optimize_for_inference names them
+            weights = self.constant((kernel * scale).numpy(), f"{op}/Conv2D_weights")
+        else:
+            weights = self.variable(f"{name}.weights")
         net = self.node(f"{op}/Conv2D", "Conv2D", [net, self.node(f"{op}/weights/read", "Identity", [weights])],
                         strides=[1, stride, stride, 1], padding=layer.padding, data_format="NHWC")  # fmt: skip
         if scale is None or beta is None or mean is None:
