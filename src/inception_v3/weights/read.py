@@ -159,9 +159,9 @@ def find_file(path: str | Path) -> Path:
     if not is_folder(path):
         return path
     from inception_v3.weights.formats import tensorflowjs
-    from inception_v3.weights.formats.kinds import identify
+    from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE, identify
 
-    for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE):
+    for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE, SAVED_MODEL_FILE):
         if file_status(path / name) is not None:
             return path / name
     for metadata in (path / ".metadata", *path.glob("*/.metadata")):
