@@ -295,7 +295,9 @@ class Layers:
             value = self.evaluate(operation)
             value = value.reshape(-1) if len(shape) == 1 else value  # [1, 1, 1, C] beside a map
             if value.shape != shape:
-                raise ConfigurationError(f"{layer} has {one_line(operation.name)!r} of shape {value.shape}, not {shape}")
+                raise ConfigurationError(
+                    f"{layer} has {one_line(operation.name)!r} of shape {value.shape}, not {shape}"
+                )
             if not np.isfinite(value).all():
                 raise ConfigurationError(f"{layer} holds NaN or infinity; use an earlier or undamaged file")
             arrays.append(value)
@@ -314,6 +316,7 @@ class Layers:
 
     def _translate(self, operation: Operation) -> Call:
         kind = operation.kind
+        _check_inference(operation, self.evaluate)
         if kind == "Image":
             return self._layer(operation, "InputLayer", {"batch_input_shape": operation.value})
         if kind == "Conv2D":
@@ -321,7 +324,7 @@ class Layers:
         if kind in POOLS:
             options = _window_options(operation)
             return self._layer(operation, POOLS[kind], options | {"pool_size": operation.numbers("ksize")[1:3]})
-        if kind in NORMS and not operation.flag("is_training", True) and len(operation.inputs) == 5:
+        if kind in NORMS and len(operation.inputs) == 5:
             return self._norm(operation, operation.inputs[0], operation.number("epsilon", 1e-4), *operation.inputs[1:])
         if kind == "MatMul" and not operation.flag("transpose_a") and not operation.flag("transpose_b"):
             kernel = operation.inputs[1]
@@ -406,7 +409,12 @@ class Layers:
         """A Dense or a convolution with the bias that is added to it."""
         before, bias = operation.inputs
         call = self.calls.get(before)
-        if call is None or call.layer.kind not in ("Dense", "Conv2D") or call.layer.options["use_bias"] or bias.of_image:
+        if (
+            call is None
+            or call.layer.kind not in ("Dense", "Conv2D")
+            or call.layer.options["use_bias"]
+            or bias.of_image
+        ):
             return None
         if operation.word("data_format", "NHWC") != "NHWC" or self.evaluate(bias).ndim != 1:
             return None
@@ -481,9 +489,20 @@ class Layers:
         layer = KerasLayer(ARITHMETIC[operation.kind], {}, (operation.name,), "")
         return Call(
             layer,
-            tuple(
-                self.calls[each] if each.of_image else self.evaluate(each).tolist() for each in operation.inputs
-            ),
+            tuple(self.calls[each] if each.of_image else self.evaluate(each).tolist() for each in operation.inputs),
+        )
+
+
+def _check_inference(operation: Operation, evaluate: Evaluator) -> None:
+    """Raise ConfigurationError for what only training computes: statistics of a batch, and random numbers."""
+    is_of_batch = operation.kind in NORMS and operation.flag("is_training", True)
+    if operation.kind == "Mean" and not operation.inputs[1].of_image:
+        is_of_batch = 0 in evaluate(operation.inputs[1])
+    if is_of_batch or "Random" in operation.kind:
+        raise ConfigurationError(
+            f"its function computes as in training ({one_line(operation.kind)} {one_line(operation.name)!r}), so that its "
+            "outputs depend on the batch or on chance; export the model without augmentation, called with "
+            "training=False, or give it as model.keras"
         )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMATS = (
     "native",
     "saved-model",
-
+    "object-checkpoint",
     "tf-slim",
     "keras",
     "tensorflowjs",

@@ -7,8 +7,6 @@ their network is read from the function that serves predictions (function_graph.
 Variables are found through the objects, whose paths are the same in saved_model.pb and in the checkpoint.
 """
 
-import json
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +28,7 @@ from inception_v3.support.protocol_buffers import (
 from inception_v3.support.system_errors import is_file, read_reason
 from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import Format
-from inception_v3.weights.formats.function_graph import Evaluator, Functions, Layers, Operation, limited, read_constant
+from inception_v3.weights.formats.function_graph import Evaluator, Functions, Layers, Operation, limited
 from inception_v3.weights.formats.keras_config import (
     MODELS,
     ConfigurationError,

@@ -442,4 +442,3 @@ def _read_at(path: Path, offset: int, size: int) -> np.ndarray:
     if offset < 0 or offset + size > path.stat().st_size:
         raise ValueError(f"{path} is truncated")
     return np.fromfile(path, np.uint8, size, offset=offset)
-

@@ -6,7 +6,7 @@ An object names its children, such as the layers of a model and the variables of
 
 from collections import deque
 
-from inception_v3.support.protocol_buffers import integer, messages, octets, parse, text
+from inception_v3.support.protocol_buffers import integer, messages, parse, text
 
 ROOT = 0  # the number of the object that was saved
 VALUE = "VARIABLE_VALUE"
