@@ -91,7 +91,7 @@ def integers(fields: Fields, number: int) -> list[int]:
     """The signed integers of a repeated field, packed or not."""
     packed = b"".join(messages(fields, number))
     plain = [integer({0: [value]}, 0) for value in fields.get(number, []) if isinstance(value, int)]
-    return plain + decode_varints(packed).tolist()
+    return plain + [int(value) for value in decode_varints(packed)]
 
 
 def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:

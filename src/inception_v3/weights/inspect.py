@@ -23,7 +23,7 @@ from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error, why_missing
 from inception_v3.weights import MODEL_FILE
-from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, Kind, identify
+from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, SAVED_MODEL, Kind, identify
 from inception_v3.weights.formats.layer_names import state_name
 from inception_v3.weights.formats.pickled import PickleError
 from inception_v3.weights.formats.state_dict_search import Candidate, StateDict, find_candidates, find_state_dicts
@@ -41,6 +41,8 @@ NATIVE = "native"
 CONVENTIONS = {
     "tf-slim": "slim",
     "keras": "keras",
+    "saved-model": "keras",
+    "object-checkpoint": "keras",
     "tensorflowjs": "keras",
     "timm": "timm",
     "torchvision": "torchvision",
@@ -178,6 +180,8 @@ def _companions(file: Path, kind: Kind) -> list[Path]:
     """The other files of a model: shards, and the files of a TensorFlow checkpoint."""
     if kind.name.endswith("checkpoint, V2"):
         return sorted(file.parent.glob(f"{file.name}.*"))
+    if kind.name == SAVED_MODEL:
+        return [*file.parent.glob("keras_metadata.pb"), *sorted(file.parent.glob("variables/variables.*"))]
     names: list[Any] = []
     with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         if kind.name == "the index of a state dict in several files":
@@ -320,7 +324,7 @@ def _preprocessing_facts(file: Path, format: str, preprocessing: Preprocessing, 
         source = FILE if is_stated or value != getattr(usual, name) else f"assumed: as usual for {format}"
         if format == "timm":
             source = _timm_source(file, name) or source
-        elif format in ("keras", "tensorflowjs"):
+        elif CONVENTIONS.get(format) == "keras":
             source = _keras_source(name, source, known.assumed)
         facts[name] = Fact(value, source)
     return facts

@@ -15,6 +15,7 @@ from inception_v3.support.system_errors import check_readable, file_status, is_f
 from inception_v3.support.text import printable
 from inception_v3.weights import BEST_FILE, MODEL_FILE
 from inception_v3.weights.formats import native
+from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
@@ -47,7 +48,7 @@ def public_name(model: str | Path) -> str:
     if _is_published(str(model)):
         return str(model)
     path = Path(os.path.realpath(model))
-    in_run_folder = path.name in (MODEL_FILE, BEST_FILE) and path.parent.name
+    in_run_folder = path.name in (MODEL_FILE, BEST_FILE, SAVED_MODEL_FILE) and path.parent.name
     return printable(f"{path.parent.name}/{path.name}" if in_run_folder else path.name or path)
 
 
@@ -159,7 +160,7 @@ def find_file(path: str | Path) -> Path:
     if not is_folder(path):
         return path
     from inception_v3.weights.formats import tensorflowjs
-    from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE, identify
+    from inception_v3.weights.formats.kinds import identify
 
     for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE, SAVED_MODEL_FILE):
         if file_status(path / name) is not None:

@@ -7,7 +7,7 @@ Operations that do not depend on the image are computed here, from constants and
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from graphlib import TopologicalSorter
@@ -183,7 +183,7 @@ def _inputs(node: Fields) -> list[str]:
     return [each for each in references if not each.startswith("^")]
 
 
-def _order(nodes: dict[str, Fields], outputs: list[str]) -> Iterator[str]:
+def _order(nodes: dict[str, Fields], outputs: list[str]) -> Iterable[str]:
     """The names of the nodes that the outputs need, each after its inputs."""
     needed: dict[str, list[str]] = {}
     waiting = [output.partition(":")[0] for output in outputs]
@@ -500,8 +500,8 @@ def _check_inference(operation: Operation, evaluate: Evaluator) -> None:
         is_of_batch = 0 in evaluate(operation.inputs[1])
     if is_of_batch or "Random" in operation.kind:
         raise ConfigurationError(
-            f"its function computes as in training ({one_line(operation.kind)} {one_line(operation.name)!r}), so that its "
-            "outputs depend on the batch or on chance; export the model without augmentation, called with "
+            f"its function computes as in training ({one_line(operation.kind)} {one_line(operation.name)!r}): its outputs "
+            "depend on the batch or on chance; export the model without augmentation, called with "
             "training=False, or give it as model.keras"
         )
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from inception_v3.errors import InputError
+from inception_v3.network.settings import Settings
 from inception_v3.support.protocol_buffers import read_messages
 from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import Format
 from inception_v3.weights.formats.function_graph import limited
 from inception_v3.weights.formats.keras import ordered_layers, weights_without_configuration
 from inception_v3.weights.formats.keras_config import MAX_DEPTH, ConfigurationError
-from inception_v3.weights.formats.keras_network import report_notes
+from inception_v3.weights.formats.keras_network import UNSTATED, report_notes
 from inception_v3.weights.formats.tensorflow_checkpoint import Checkpoint, open_checkpoint, read_object_graph
 from inception_v3.weights.formats.tensorflow_objects import ROOT, children, variable_key
 from inception_v3.weights.formats.weights import Weights
@@ -68,11 +69,24 @@ def _read(path: Path, state: str | None) -> Weights:
     try:
         nodes = list(limited(read_messages(graph or memoryview(b""), 1), "objects"))
         weights, notes = _read_network(checkpoint, _choose(path, nodes, state))
+        notes = [note for note in notes if note.startswith(UNSTATED)]
     except ConfigurationError as error:
         raise InputError(f"{path}: {one_line(error)}") from error
     except (LookupError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: damaged ({one_line(error)}); copy or download the checkpoint again") from error
-    return replace(weights, assumed=report_notes(path, notes))
+    return replace(weights, assumed=report_notes(path, notes) | _assumptions(weights.settings))
+
+
+def _assumptions(settings: Settings) -> dict[str, str]:
+    """What no file of weights states, as `Weights.assumed`."""
+    height, width = settings.image_size
+    lines = {"image_size": f"it does not state the size of images; {height}x{width} is assumed"}
+    if settings.final_endpoint is None:
+        activation = settings.output_activation
+        lines["output_activation"] = (
+            f"it holds weights only; average pooling and {activation} outputs are assumed; --output replaces the latter"
+        )
+    return lines
 
 
 def _choose(path: Path, nodes: list[memoryview], state: str | None) -> list[_Layer]:
@@ -141,8 +155,8 @@ def _read_network(checkpoint: Checkpoint, layers: list[_Layer]) -> tuple[Weights
         variables = ours.variables()
         if theirs.variables.keys() != variables.keys():
             raise ConfigurationError(
-                f"not Keras's Inception V3: its layer {one_line(theirs.path)} has {_listed(theirs.variables)}, but {ours} "
-                f"has {_listed(variables)}"
+                f"not Keras's Inception V3: its layer {one_line(theirs.path)} has {_listed(theirs.variables)}, but "
+                f"{ours} has {_listed(variables)}"
             )
         for name, (state, shape) in variables.items():
             tensors[state] = _read_variable(checkpoint, theirs.variables[name], shape, tensors)

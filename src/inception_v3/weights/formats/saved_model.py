@@ -1,8 +1,8 @@
 """SavedModel folders of TensorFlow 2, read without TensorFlow: `saved_model.pb` and the variables beside it.
 
 Keras 2 stores its configuration, in `keras_metadata.pb` or, before TensorFlow 2.5, in the objects of saved_model.pb
-(tensorflow/core/protobuf/saved_object_graph.proto). Other folders, such as those of Keras 3's `model.export`, have none:
-their network is read from the function that serves predictions (function_graph.py).
+(tensorflow/core/protobuf/saved_object_graph.proto). Other folders, such as those of Keras 3's `model.export`, have
+none: their network is read from the function that serves predictions (function_graph.py).
 
 Variables are found through the objects, whose paths are the same in saved_model.pb and in the checkpoint.
 """
