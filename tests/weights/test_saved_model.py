@@ -235,7 +235,7 @@ class TestFoldersThatCannotBeRead:
 
     def test_have_too_many_objects(self, tmp_path: Path) -> None:
         content = encode(2, encode(7, encode(1, b"\x12\0") * 300_000))
-        assert "more than 200,000 objects" in refusal_with_objects(tmp_path, content)
+        assert "more than 100,000 parts" in refusal_with_objects(tmp_path, content)
 
 
 def refusal_with_objects(tmp_path: Path, content: bytes) -> str:

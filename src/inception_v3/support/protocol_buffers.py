@@ -53,13 +53,15 @@ def read_messages(message: memoryview, number: int, damage: str = "") -> Iterato
             yield field.value
 
 
-def parse(message: Bytes) -> Fields:
+def parse(message: Bytes, limit: int | None = None) -> Fields:
     """The values of a message's fields by field number: integers, or bytes that are a message, text or floats.
 
-    Raises ValueError: not a valid message.
+    Raises ValueError: not a valid message, or more than `limit` values.
     """
     fields: Fields = {}
-    for number, value, *_ in read_fields(memoryview(message), "a message is truncated"):
+    for count, (number, value, *_) in enumerate(read_fields(memoryview(message), "a message is truncated")):
+        if count == limit:
+            raise ValueError(f"a message has more than {limit:,} parts")
         fields.setdefault(number, []).append(value)
     return fields
 

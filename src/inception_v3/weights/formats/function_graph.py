@@ -7,7 +7,7 @@ Operations that do not depend on the image are computed here, from constants and
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from graphlib import TopologicalSorter
@@ -37,7 +37,7 @@ from inception_v3.weights.formats.tensorflow_checkpoint import (
     to_native,
 )
 
-MAX_NODES = 200_000  # of a graph; Keras's own Inception V3 has 2,000 in a function and 60,000 in all functions
+MAX_PARTS = 100_000  # of a message; Keras's own Inception V3 has 2,000 nodes in a function, and 5,000 objects
 MAX_OPERATIONS = 30_000  # once every call of a function is replaced by its operations
 MAX_DEPTH = 20  # of functions that call functions
 MAX_VALUES = 100_000_000  # of a constant; the largest variable of Inception V3 has 2 million
@@ -114,7 +114,7 @@ class Functions:
 
     def __init__(self, library: memoryview) -> None:
         self.messages: dict[str, memoryview] = {}
-        for message in limited(read_messages(library, 1), "functions"):
+        for message in messages(parse(library, MAX_PARTS), 1):
             signature = next(read_messages(message, 1), memoryview(b""))
             self.messages[bytes(next(read_messages(signature, 1), b"")).decode()] = message
         self.count = 0
@@ -128,13 +128,13 @@ class Functions:
             raise ValueError(f"functions call each other more than {MAX_DEPTH} deep")
         if name not in self.messages:
             raise ValueError(f"its function {one_line(name)!r} is missing")
-        message = self.messages[name]
-        signature = parse(next(read_messages(message, 1), memoryview(b"")))
+        function = parse(self.messages[name], MAX_PARTS)
+        signature = parse(octets(function, 1))
         names = [text(parse(each), 1) for each in messages(signature, 2)]
         if len(names) != len(inputs):
             raise ValueError(f"its function {one_line(name)!r} takes {len(names)} inputs, not {len(inputs)}")
-        nodes = _nodes(message)
-        returned = {text(pair, 1): text(pair, 2) for pair in map(parse, read_messages(message, 4))}
+        nodes = {text(node, 1): node for node in map(parse, messages(function, 3))}
+        returned = {text(pair, 1): text(pair, 2) for pair in map(parse, messages(function, 4))}
         outputs = [returned[text(parse(each), 1)] for each in messages(signature, 3)]
         results: dict[str, list[Operation]] = {each: [given] for each, given in zip(names, inputs, strict=True)}
         for each in _order(nodes, outputs):
@@ -163,18 +163,6 @@ class Functions:
         if kind in PASS_ON and inputs:
             return inputs[:1]
         return [Operation(kind, name, tuple(inputs), attributes)]
-
-
-def limited(each: Iterator[memoryview], what: str) -> Iterator[memoryview]:
-    """The same messages. Raises ValueError if there are more than any network has."""
-    for number, message in enumerate(each):
-        if number == MAX_NODES:
-            raise ValueError(f"it has more than {MAX_NODES:,} {what}")
-        yield message
-
-
-def _nodes(function: memoryview) -> dict[str, Fields]:
-    return {text(node, 1): node for node in map(parse, limited(read_messages(function, 3), "nodes"))}
 
 
 def _inputs(node: Fields) -> list[str]:
@@ -500,8 +488,8 @@ def _check_inference(operation: Operation, evaluate: Evaluator) -> None:
         is_of_batch = 0 in evaluate(operation.inputs[1])
     if is_of_batch or "Random" in operation.kind:
         raise ConfigurationError(
-            f"its function computes as in training ({one_line(operation.kind)} {one_line(operation.name)!r}): its outputs "
-            "depend on the batch or on chance; export the model without augmentation, called with "
+            f"its function computes as in training ({one_line(operation.kind)} {one_line(operation.name)!r}): its "
+            "outputs depend on the batch or on chance; export the model without augmentation, called with "
             "training=False, or give it as model.keras"
         )
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.network.settings import Settings
-from inception_v3.support.protocol_buffers import read_messages
+from inception_v3.support.protocol_buffers import messages, parse
 from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import Format
-from inception_v3.weights.formats.function_graph import limited
+from inception_v3.weights.formats.function_graph import MAX_PARTS
 from inception_v3.weights.formats.keras import ordered_layers, weights_without_configuration
 from inception_v3.weights.formats.keras_config import MAX_DEPTH, ConfigurationError
 from inception_v3.weights.formats.keras_network import UNSTATED, report_notes
@@ -67,7 +67,7 @@ def _read(path: Path, state: str | None) -> Weights:
     checkpoint = open_checkpoint(path)
     graph = read_object_graph(path)
     try:
-        nodes = list(limited(read_messages(graph or memoryview(b""), 1), "objects"))
+        nodes = messages(parse(graph or b"", MAX_PARTS), 1)
         weights, notes = _read_network(checkpoint, _choose(path, nodes, state))
         notes = [note for note in notes if note.startswith(UNSTATED)]
     except ConfigurationError as error:

@@ -28,7 +28,7 @@ from inception_v3.support.protocol_buffers import (
 from inception_v3.support.system_errors import is_file, read_reason
 from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import Format
-from inception_v3.weights.formats.function_graph import Evaluator, Functions, Layers, Operation, limited
+from inception_v3.weights.formats.function_graph import MAX_PARTS, Evaluator, Functions, Layers, Operation
 from inception_v3.weights.formats.keras_config import (
     MODELS,
     ConfigurationError,
@@ -48,6 +48,7 @@ METADATA = "keras_metadata.pb"
 INIT = "__saved_model_init_op"  # a signature that computes nothing
 EXPORT = "export a functional or Sequential Keras model again, or give it as model.keras"
 AGAIN = "copy or save the folder again"
+MAX_GRAPHS = 10
 TEXT = 7  # DataType in tensorflow/core/framework/types.proto
 
 
@@ -114,13 +115,12 @@ def _file(path: Path) -> Path:
 
 
 def _open(file: Path) -> _Model:
-    content = _map(file)
-    graphs = list(limited(read_messages(content, 2), "graphs"))
+    graphs = messages(parse(_map(file), MAX_PARTS), 2)
     if not graphs:
         raise ValueError("it holds no graph")
-    serving = [graph for graph in graphs if b"serve" in _tags(graph)]
-    meta = (serving or graphs)[0]
-    graph, objects = (next(read_messages(meta, number), memoryview(b"")) for number in (2, 7))
+    metas = [parse(graph, MAX_PARTS) for graph in graphs[:MAX_GRAPHS]]
+    meta = next((each for each in metas if b"serve" in messages(parse(octets(each, 1)), 4)), metas[0])
+    graph, objects = (parse(octets(meta, number), MAX_PARTS) for number in (2, 7))
     if not objects:
         raise ConfigurationError(
             "a SavedModel of TensorFlow 1, which lists no objects; give the checkpoint that it was made from"
@@ -131,16 +131,14 @@ def _open(file: Path) -> _Model:
     stored = read_object_graph(prefix)
     if stored is None:
         raise ConfigurationError("its variables have no list of objects; save it with TensorFlow 2")
-    nodes = list(limited(read_messages(objects, 1), "objects"))
-    pairs = (parse(pair) for pair in limited(read_messages(objects, 2), "functions"))
-    signatures = (parse(pair) for pair in limited(read_messages(meta, 5), "signatures"))
+    nodes = messages(objects, 1)
     return _Model(
-        signatures={text(pair, 1): memoryview(octets(pair, 2)) for pair in signatures},
-        nodes={text(node, 1): node for node in map(parse, limited(read_messages(graph, 1), "nodes"))},
-        functions=next(read_messages(graph, 2), memoryview(b"")),
+        signatures={text(pair, 1): memoryview(octets(pair, 2)) for pair in map(parse, messages(meta, 5))},
+        nodes={text(node, 1): node for node in map(parse, messages(graph, 1))},
+        functions=memoryview(octets(graph, 2)),
         objects=nodes,
-        bound={text(pair, 1): memoryview(octets(pair, 2)) for pair in pairs},
-        keys=find_keys(nodes, list(limited(read_messages(stored, 1), "objects"))),
+        bound={text(pair, 1): memoryview(octets(pair, 2)) for pair in map(parse, messages(objects, 2))},
+        keys=find_keys(nodes, messages(parse(stored, MAX_PARTS), 1)),
         checkpoint=open_checkpoint(prefix),
     )
 
@@ -148,10 +146,6 @@ def _open(file: Path) -> _Model:
 def _map(file: Path) -> memoryview:
     """The content of a file, which is read as far as it is looked at."""
     return np.memmap(file, np.uint8, "r").data if file.stat().st_size else memoryview(b"")
-
-
-def _tags(graph: memoryview) -> list[bytes]:
-    return [bytes(tag) for tag in read_messages(next(read_messages(graph, 1), memoryview(b"")), 4)]
 
 
 def _read_model(file: Path, model: _Model) -> tuple[Weights, list[str]]:
@@ -185,7 +179,7 @@ def _metadata(file: Path, model: _Model) -> dict[int, dict[str, Any]]:
     """What Keras 2 stores about each of its objects, by the number of the object; empty in other folders."""
     beside = file.with_name(METADATA)
     if is_file(beside):
-        saved = (parse(each) for each in limited(read_messages(_map(beside), 1), "objects"))
+        saved = (parse(each) for each in messages(parse(_map(beside), MAX_PARTS), 1))
         texts = {integer(each, 2): octets(each, 5) for each in saved}
     else:
         users = (parse(next(read_messages(each, 4), memoryview(b""))) for each in model.objects)
