@@ -23,7 +23,7 @@ from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error, why_missing
 from inception_v3.weights import MODEL_FILE
-from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, Kind, identify
+from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, SAVED_MODEL, SAVED_MODEL_FILE, Kind, identify
 from inception_v3.weights.formats.layer_names import state_name
 from inception_v3.weights.formats.pickled import PickleError
 from inception_v3.weights.formats.state_dict_search import (
@@ -36,7 +36,7 @@ from inception_v3.weights.formats.state_dict_search import (
     find_state_dicts,
 )
 from inception_v3.weights.formats.tensorflow_checkpoint import list_variables
-from inception_v3.weights.formats.tensorflow_folder import GRAPH, find_checkpoint
+from inception_v3.weights.formats.tensorflow_folder import find_checkpoint
 from inception_v3.weights.formats.tf_slim_names import SlimNetwork, find_networks
 from inception_v3.weights.formats.torch_file import Storage, StoredTensor, open_torch_file
 from inception_v3.weights.formats.torchvision_names import base_shapes
@@ -53,6 +53,8 @@ CONVENTIONS = {
     "tf-slim": "slim",
     "graphdef-slim": "slim",
     "keras": "keras",
+    "saved-model": "keras",
+    "object-checkpoint": "keras",
     "tensorflowjs": "keras",
     "timm": "timm",
     "torchvision": "torchvision",
@@ -192,6 +194,8 @@ def _companions(file: Path, kind: Kind) -> list[Path]:
     """The other files of a model: shards, and the files of a TensorFlow checkpoint."""
     if kind.name.endswith("checkpoint, V2"):
         return sorted(file.parent.glob(f"{file.name}.*"))
+    if kind.name == SAVED_MODEL:
+        return [*file.parent.glob("keras_metadata.pb"), *sorted(file.parent.glob("variables/variables.*"))]
     names: list[Any] = []
     with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         if kind.name == "the index of a state dict in several files":
@@ -351,9 +355,9 @@ def _preprocessing_facts(file: Path, format: str, preprocessing: Preprocessing, 
         source = FILE if is_stated or value != getattr(usual, name) else f"assumed: as usual for {format}"
         if format == "timm":
             source = _timm_source(file, name) or source
-        elif format == "graphdef-slim" or (format == "tf-slim" and (file.parent.with_name(GRAPH)).exists()):
+        elif format == "graphdef-slim" or (format == "tf-slim" and file.parent.with_name(SAVED_MODEL_FILE).exists()):
             source = _graph_source(name, source, known.assumed)
-        elif format in ("keras", "tensorflowjs"):
+        elif CONVENTIONS.get(format) == "keras":
             source = _keras_source(name, source, known.assumed)
         facts[name] = Fact(value, source)
     return facts

@@ -15,6 +15,7 @@ from inception_v3.support.system_errors import check_readable, file_status, is_f
 from inception_v3.support.text import printable
 from inception_v3.weights import BEST_FILE, MODEL_FILE
 from inception_v3.weights.formats import native
+from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
@@ -49,7 +50,7 @@ def public_name(model: str | Path) -> str:
     path = Path(os.path.realpath(model))
     if path.name == path.parent.name == "variables":  # the checkpoint in a SavedModel
         path = path.parent.parent
-    in_run_folder = path.name in (MODEL_FILE, BEST_FILE) and path.parent.name
+    in_run_folder = path.name in (MODEL_FILE, BEST_FILE, SAVED_MODEL_FILE) and path.parent.name
     return printable(f"{path.parent.name}/{path.name}" if in_run_folder else path.name or path)
 
 
@@ -168,6 +169,8 @@ def find_file(path: str | Path) -> Path:
             return path / name
     if checkpoint := _find_checkpoint(path):
         return checkpoint
+    if file_status(path / SAVED_MODEL_FILE) is not None:
+        return path / SAVED_MODEL_FILE
     for metadata in (path / ".metadata", *path.glob("*/.metadata")):
         if metadata.exists():
             raise _distributed_error(path, metadata.parent)

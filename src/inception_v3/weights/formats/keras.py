@@ -131,7 +131,7 @@ class _KerasLayer:
 
 
 @cache
-def _layers() -> list[_KerasLayer]:
+def ordered_layers() -> list[_KerasLayer]:
     """The layers with variables in the order of Keras's `model.layers`; the head is the last.
 
     Keras sorts layers by their longest path to the output, and layers with equal paths by branch.
@@ -161,7 +161,7 @@ def _layers() -> list[_KerasLayer]:
 def _groups() -> dict[str, _KerasLayer]:
     """Map Keras 3's names below `layers/` to layers. Each class is numbered from 0, in the order of `model.layers`."""
     numbers: defaultdict[str, count[int]] = defaultdict(count)
-    return {numbered(layer.kind, next(numbers[layer.kind])): layer for layer in _layers()}
+    return {numbered(layer.kind, next(numbers[layer.kind])): layer for layer in ordered_layers()}
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -258,13 +258,20 @@ def _read_weights(file: Any) -> tuple[Weights, list[str]]:
     legacy = _legacy_group(file)
     layers = list(_layers_by_order(legacy) if legacy is not None else _layers_by_class(file))
     arrays = {name: array for layer in layers for name, array in _read_layer(*layer).items()}
+    return weights_without_configuration(arrays, is_nested=len({name.rpartition("/")[0] for _, name, _ in layers}) > 1)
+
+
+def weights_without_configuration(arrays: dict[str, np.ndarray], is_nested: bool) -> tuple[Weights, list[str]]:
+    """The network that has these variables, in Keras's layout, and a line for everything that is assumed.
+
+    `is_nested` is whether the variables are those of several models, one inside another.
+    """
     notes: list[str] = []
     preprocessing = assumed_preprocessing(arrays, notes)
-    is_nested = len({name.rpartition("/")[0] for _, name, _ in layers}) > 1
     if not is_nested and preprocessing == KERAS:
         notes = []  # Keras's own network
     settings = Settings(create_aux_logits=False, global_pool=True)
-    bias = arrays.get(f"{state_name(_layers()[-1].layer)}.biases")
+    bias = arrays.get(f"{state_name(ordered_layers()[-1].layer)}.biases")
     if bias is None:
         settings = replace(settings, final_endpoint=LAST)
     else:
@@ -312,9 +319,9 @@ def _layers_by_order(group: Any) -> Iterator[LayerInFile]:
     nested = [name for name, variables in names.items() if len(variables) > MAX_VARIABLES]
     if nested:
         yield from _layers_of_model(_child(group, nested[0]), nested[0], names.pop(nested[0]))
-        layers = _layers()[-1:]
+        layers = ordered_layers()[-1:]
     else:
-        layers = _layers()
+        layers = ordered_layers()
     for layer, (name, variables) in zip(layers, names.items(), strict=False):
         yield layer, name, [_child(_child(group, name), variable) for variable in variables]
     missing = layers[len(names) :]
@@ -331,9 +338,9 @@ def _layers_of_model(group: Any, model: str, variables: list[str]) -> Iterator[L
         *_, layer_name, name = ["", *variable.removesuffix(":0").split("/")]
         by_layer[layer_name][name] = variable
     ranked = {kind: _ranked(kind, by_layer) for kind in VARIABLES}
-    for layer in _layers()[:-1]:
+    for layer in ordered_layers()[:-1]:
         names = ranked[layer.kind]
-        if len(names) != len(_layers()) // 2:
+        if len(names) != len(ordered_layers()) // 2:
             raise _not_inception(f"{model} has {len(names)} layers called {layer.kind}")
         found = by_layer[names[layer.index]]
         expected = list(VARIABLES[layer.kind])
@@ -374,7 +381,7 @@ def _layers_by_class(file: Any) -> Iterator[LayerInFile]:
     dense = next((path for path in groups if path.rpartition("/")[2] == "dense"), None)
     if dense:
         variables = groups.pop(dense)
-        yield _layers()[-1], dense, [_child(variables, key) for key in variables]
+        yield ordered_layers()[-1], dense, [_child(variables, key) for key in variables]
     for path in groups:
         raise _undescribed(path)
 
@@ -489,7 +496,7 @@ def write(weights: Weights, path: Path) -> None:
     h5py = _import_h5py(path)
     settings = weights.settings
     tensors, _ = fold_gamma(weights.tensors)
-    layers = _layers()[:-1] if settings.final_endpoint or settings.hidden_units else _layers()
+    layers = ordered_layers()[:-1] if settings.final_endpoint or settings.hidden_units else ordered_layers()
     arrays = {layer: _to_keras(path, layer, tensors) for layer in layers}
     is_whole = not settings.final_endpoint and (settings.hidden_units or settings.output_activation != "softmax")
     if is_whole and path.name.endswith(".weights.h5"):
@@ -533,7 +540,7 @@ def _write_model(file: Any, topology: Topology) -> None:
     """Write a whole model in the legacy form."""
     file.attrs["model_config"] = json.dumps(topology.config() | {"class_name": "Functional"})
     _write_legacy(file, {})
-    names = [layer.name for layer in _layers()[:-1]]  # in Keras's order; the head follows
+    names = [layer.name for layer in ordered_layers()[:-1]]  # in Keras's order; the head follows
     names += [name for name in topology.variables if name not in names]
     _write_legacy(file.create_group("model_weights"), {name: topology.variables[name] for name in names})
 

@@ -78,11 +78,16 @@ def parse(text: str | bytes) -> dict[str, Any]:
     if len(text) > MAX_BYTES:
         raise ConfigurationError(f"its configuration has {len(text)} bytes; the file is damaged")
     try:
-        config = json.loads(text)
+        config = json.loads(text, object_hook=_plain)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"its configuration is not JSON ({error}); save the model again") from error
     checked: dict[str, Any] = check_type(config, dict, "its configuration")
     return checked
+
+
+def _plain(value: dict[str, Any]) -> Any:
+    """A list for what Keras 2 stores in a SavedModel instead of a tuple or a shape; any other value as it is."""
+    return value.get("items") if value.get("class_name") in ("__tuple__", "TensorShape") else value
 
 
 def check_type(value: Any, kind: type, name: str) -> Any:

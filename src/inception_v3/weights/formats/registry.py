@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # torchvision's.
 FORMATS = (
     "native",
+    "saved-model",
+    "object-checkpoint",
     "tf-slim",
     "keras",
     "tensorflowjs",

@@ -7,11 +7,11 @@ from pathlib import Path
 from inception_v3.errors import InputError
 from inception_v3.support.system_errors import is_file, is_folder, list_folder
 from inception_v3.weights.formats import tensorflow_checkpoint
+from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.tf_slim_names import find_networks
 
 LIST = "checkpoint"  # the file in which TensorFlow lists the checkpoints of a folder, the newest first
 MAX_LIST = 1 << 20  # bytes
-GRAPH = "saved_model.pb"
 VARIABLES = Path("variables", "variables")  # the checkpoint below the folder of a SavedModel
 
 
@@ -23,8 +23,10 @@ def find_checkpoint(path: Path) -> Path | None:
 
     Raises InputError: the list names a checkpoint that is missing.
     """
+    if path.name == SAVED_MODEL_FILE:
+        path = path.parent
     if is_folder(path):
-        if is_file(path / GRAPH):
+        if is_file(path / SAVED_MODEL_FILE):
             return path / VARIABLES if _holds_slim(path / VARIABLES) else None
         return _find_listed(path / LIST) or _find_newest(path)
     if path.name == LIST:

@@ -24,8 +24,8 @@ from inception_v3.support.text import one_line, printable
 from inception_v3.weights.formats import tensorflow_checkpoint
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.graphdef import Graph, GraphError, first_message, read_graph, read_messages
+from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.state_dict_search import choose
-from inception_v3.weights.formats.tensorflow_folder import GRAPH as SAVED_MODEL
 from inception_v3.weights.formats.tensorflow_folder import VARIABLES
 from inception_v3.weights.formats.tf_slim_graph import check, describe, find_graphs
 from inception_v3.weights.formats.tf_slim_names import LOGITS, NO_LOGITS, SlimNetwork, find_networks, split_name
@@ -69,7 +69,7 @@ def read(path: Path, state: str | None = None) -> Weights:
         Preprocessing.named("slim", settings.image_size),
         default_class_names(settings.num_classes) if end_point is None else None,
     )
-    if (graph := path.parent.with_name(SAVED_MODEL)).is_file() and path.parent.name == VARIABLES.parent.name:
+    if (graph := path.parent.with_name(SAVED_MODEL_FILE)).is_file() and path.parent.name == VARIABLES.parent.name:
         weights = _obey_graph(graph, weights, network)
     lines = [left_out] if left_out else []
     if end_point:
