@@ -28,21 +28,12 @@ from inception_v3.support.protocol_buffers import (
 )
 from inception_v3.support.text import one_line
 from inception_v3.weights.formats.keras_config import Call, ConfigurationError, KerasLayer, Shapes, pair_variables
-from inception_v3.weights.formats.tensorflow_checkpoint import (
-    BFLOAT16,
-    DTYPES,
-    V1_FLOATS,
-    V1_VARINTS,
-    read_shape,
-    to_native,
-)
+from inception_v3.weights.formats.tensor_proto import FLOATS, MAX_VALUES, read_tensor
 
 MAX_PARTS = 100_000  # of a message; Keras's own Inception V3 has 2,000 nodes in a function, and 5,000 objects
 MAX_OPERATIONS = 30_000  # once every call of a function is replaced by its operations
 MAX_DEPTH = 20  # of functions that call functions
-MAX_VALUES = 100_000_000  # of a constant; the largest variable of Inception V3 has 2 million
 
-FLOATS = (1, 2, BFLOAT16, 19)  # DataType in tensorflow/core/framework/types.proto
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 PASS_ON = (
     "Identity", "ReadVariableOp", "StopGradient", "PreventGradient", "Snapshot", "EnsureShape", "CheckNumerics",
@@ -222,7 +213,7 @@ class Evaluator:
         if kind == "Variable":
             return self.read_variable(operation.value)
         if kind == "Const":
-            return read_constant(octets(operation.attribute("value"), 8))
+            return read_tensor(octets(operation.attribute("value"), 8))
         values = [self(each) for each in operation.inputs]
         if kind in FUNCTIONS and math.prod(np.broadcast_shapes(*(value.shape for value in values))) <= MAX_VALUES:
             with np.errstate(all="ignore"):
@@ -238,24 +229,6 @@ class Evaluator:
         if kind == "Pack":
             return np.stack(values)
         raise _unknown(operation)
-
-
-def read_constant(tensor: Bytes) -> np.ndarray:
-    """The values of a TensorProto (tensor.proto), stored as bytes or as a list whose last value may be repeated."""
-    fields = parse(tensor)
-    dtype, shape = integer(fields, 1), read_shape(octets(fields, 2))
-    if dtype not in DTYPES or math.prod(shape) > MAX_VALUES:
-        raise ValueError(f"a constant of TensorFlow's type {dtype} and the shape {list(shape)} cannot be used")
-    if content := octets(fields, 4):
-        return to_native(np.frombuffer(content, DTYPES[dtype]), dtype).reshape(shape)
-    if dtype in V1_FLOATS:
-        listed = np.frombuffer(b"".join(messages(fields, V1_FLOATS[dtype])), DTYPES[dtype])
-    else:
-        numbers = np.array(integers(fields, V1_VARINTS[dtype]), np.int64)
-        listed = numbers.astype(f"<i{np.dtype(DTYPES[dtype]).itemsize}").view(DTYPES[dtype])
-    values = to_native(listed if listed.size else np.zeros(1, DTYPES[dtype]), dtype)
-    missing = math.prod(shape) - values.size
-    return np.append(values, np.full(missing, values[-1], values.dtype)).reshape(shape)
 
 
 def _unknown(operation: Operation) -> ConfigurationError:

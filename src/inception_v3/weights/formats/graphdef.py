@@ -19,17 +19,9 @@ from torch.nn import functional
 from inception_v3.support import protocol_buffers
 from inception_v3.support.protocol_buffers import decode_varints
 from inception_v3.support.text import one_line
-from inception_v3.weights.formats.tensorflow_checkpoint import (
-    BFLOAT16,
-    DTYPES,
-    V1_FLOATS,
-    V1_VARINTS,
-    read_shape,
-    to_native,
-)
+from inception_v3.weights.formats.tensor_proto import MAX_VALUES, read_tensor
 
 MAX_NODES = 200_000
-MAX_VALUES = 1 << 28  # of a tensor that is computed
 UINT8 = 4  # DataType in tensorflow/core/framework/types.proto
 PASSED_ON = ("Identity", "ReadVariableOp", "Enter", "StopGradient", "CheckNumerics", "PreventGradient", "Snapshot")
 VARIABLES = ("VariableV2", "Variable", "VarHandleOp")
@@ -65,50 +57,11 @@ def read_nodes(graph: memoryview) -> Iterator[tuple[str, memoryview]]:
         yield read_text(node, 1), node
 
 
-def read_tensor(tensor: memoryview, expected: tuple[int, ...] | None = None) -> np.ndarray:
-    """The values of a TensorProto; with `expected`, floats of that shape. Raises ValueError: other values."""
-    dtype = next((each.value for each in read_fields(tensor) if each.number == 1), None)
-    shape = first_message(tensor, 2)
-    if not isinstance(dtype, int) or (dtype not in DTYPES if expected is None else dtype not in FLOATS):
-        raise ValueError(f"its TensorFlow type {dtype} is not {'known' if expected is None else 'a float'}")
-    declared = read_shape(shape) if len(shape) <= 1000 else ()
-    if expected is not None and declared != expected:
-        raise ValueError(f"its shape is {list(declared)}, not {list(expected)}")
-    if math.prod(declared) > MAX_VALUES:
-        raise ValueError(f"its shape {list(declared)} is too large")
-    return to_native(_read_values(tensor, dtype, math.prod(declared)), dtype).reshape(declared)
-
-
-FLOATS = (*V1_FLOATS, BFLOAT16, 19)  # 19 is float16
-
-
-def _read_values(tensor: memoryview, dtype: int, count: int) -> np.ndarray:
-    """Read `count` values, stored as bytes or as a list. A shorter list is padded with its last value (0 if empty)."""
-    content: bytes | memoryview = b""
-    listed = bytearray()
-    integers: list[int] = []
-    for number, value, *_ in read_fields(tensor):
-        if number == 4 and isinstance(value, memoryview):
-            content = value
-        elif number == V1_FLOATS.get(dtype) and isinstance(value, memoryview):
-            listed += value
-        elif number == V1_VARINTS.get(dtype) and dtype not in FLOATS:
-            integers += decode_varints(value).tolist() if isinstance(value, memoryview) else [_signed(value)]
-        elif number > 3:
-            raise ValueError("its values are stored in a form that cannot be read")
-    values = np.array(integers, DTYPES[dtype]) if integers else np.frombuffer(content or bytes(listed), DTYPES[dtype])
-    if not content and values.size < count:
-        values = np.append(values, np.full(count - values.size, values[-1] if values.size else 0, values.dtype))
-    if values.size != count:
-        raise ValueError(f"it holds {values.size} values instead of {count}")
-    return values
+# --------------------------------------------------------------------------------------------------------- the graph
 
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
-
-
-# --------------------------------------------------------------------------------------------------------- the graph
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, Pool
 from inception_v3.network.settings import GRAPH_2015
 from inception_v3.support.system_errors import read_error
 from inception_v3.weights.formats.base import Format
-from inception_v3.weights.formats.graphdef import first_message, read_messages, read_nodes, read_tensor, read_text
+from inception_v3.weights.formats.graphdef import first_message, read_messages, read_nodes, read_text
+from inception_v3.weights.formats.tensor_proto import read_tensor
 from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, numbered, state_name, to_torch
 
 KERNEL = "conv2d_params"  # the name of every kernel in this graph, and in no other program's
