@@ -318,11 +318,11 @@ class TestWhatCannotBeComputed:
             ([layers.GlobalAveragePooling2D(), layers.UnitNormalization(), layers.Dense(2)], "UnitNormalization"),
             (
                 [
-                    layers.AveragePooling2D(3, strides=1, padding="same"),
+                    layers.AveragePooling2D(3, strides=1, padding="same", name="smooth"),
                     layers.GlobalAveragePooling2D(),
                     layers.Dense(2),
                 ],
-                r"AveragePooling2D 'average_pooling2d\w*' over windows of \[3, 3\]",
+                r"AveragePooling2D 'smooth' over windows of \[3, 3\]",
             ),
             (
                 [layers.GlobalAveragePooling2D(), layers.Dense(8), layers.Reshape((2, 4)), layers.Softmax()],
@@ -434,6 +434,16 @@ class TestOperationsInTheHead:
         assert weights.settings.hidden_activation == (*expected, "gelu")
         assert weights.settings.output_activation == "softmax"
 
+    def test_of_keras_2_have_the_arguments_of_their_calls_as_options(self) -> None:
+        layer = {"class_name": "TFOpLambda", "name": "op", "config": {"name": "op", "function": "nn.gelu"}}
+        images = {"class_name": "InputLayer", "name": "images", "config": {"name": "images"}, "inbound_nodes": []}
+        for named in ({"approximate": True}, {"approximate": False}, {}):
+            call = {"inbound_nodes": [["images", 0, 0, named]]}
+            ends = {"input_layers": [["images", 0, 0]], "output_layers": [["op", 0, 0]]}
+            model: dict[str, Any] = {"name": "net", "layers": [images, layer | call], **ends}
+            config = {"class_name": "Functional", "config": model}
+            assert read_graph(config).layer.options == {"name": "op", "function": "nn.gelu"} | named
+
 
 class TestTheSizeOfTheImages:
     def test_is_assumed_with_a_line_if_the_file_does_not_state_it(self) -> None:
@@ -487,9 +497,14 @@ class TestPreprocessingLayers:
         assert ones.tolist() == pytest.approx(expected, abs=1e-6)
 
     def test_that_enlarge_small_images_are_refused_by_their_name(self, base: keras.Model) -> None:
-        images = keras.Input((24, 24, 3))
-        with pytest.raises(ConfigurationError, match="the layer UpSampling2D 'enlarge'"):
-            interpret(config_of(keras.Model(images, base(layers.UpSampling2D(6, name="enlarge")(images)))))
+        images = keras.Input((59, 59, 3))
+        with pytest.raises(ConfigurationError, match="the layer ZeroPadding2D 'enlarge'"):
+            interpret(config_of(keras.Model(images, base(layers.ZeroPadding2D(40, name="enlarge")(images)))))
+
+    def test_that_cast_to_integers_are_refused(self, base: keras.Model) -> None:
+        images = keras.Input((SIZE, SIZE, 3))
+        with pytest.raises(ConfigurationError, match=r"the layer Cast 'cast\w*' to int32"):
+            interpret(config_of(keras.Model(images, base(keras.ops.cast(images / 2, "int32")))))
 
     def test_that_crop_or_resize_to_another_size_are_refused(self, base: keras.Model) -> None:
         images = keras.Input((200, 200, 3))

@@ -259,7 +259,7 @@ def _expand_functional(
         else:
             fixed = training or _training(calls[key])
             if layer.kind == "TFOpLambda":  # Keras 3 has these among the options of the layer
-                layer = replace(layer, options=_named(calls[key]) | layer.options)
+                layer = replace(layer, options=layer.options | _named(calls[key]))
             call = Call(layer, tuple(_arguments(this, calls[key])), fixed)
             this.outputs[key] = _expand(layer, this.configs[key[0]], call, depth + 1)
     return [_output(this, reference) for reference in exits]
@@ -321,7 +321,8 @@ def _training(call: Any) -> bool:
 
 def _named(call: Any) -> dict[str, Any]:
     """The named arguments of Keras 2's call of a function."""
-    return call[0][3] if isinstance(call, list) and call and _is_reference(call[0]) and len(call[0]) == 4 else {}
+    entry = call if _is_reference(call) else call[0] if isinstance(call, list) and call else None
+    return entry[3] if _is_reference(entry) and len(entry) == 4 else {}
 
 
 def _arguments(model: _Model, call: Any) -> Iterator[Any]:

@@ -196,7 +196,12 @@ def _skip(call: Call) -> Call:
 
 def _is_identity(layer: KerasLayer) -> bool:
     linear = layer.kind == "Activation" and _activation(layer.options.get("activation")) == "linear"
-    return layer.kind in IDENTITIES or linear
+    return (layer.kind in IDENTITIES and not _rounds(layer)) or linear
+
+
+def _rounds(layer: KerasLayer) -> bool:
+    """Whether a layer casts to integers."""
+    return layer.kind in ("Cast", "TFOpLambda") and str(layer.options.get("dtype")).startswith(("int", "uint", "bool"))
 
 
 def _check_inference(call: Call) -> None:
@@ -729,6 +734,8 @@ def _affine(call: Call, read: ReadVariables, notes: list[str]) -> tuple[Any, Any
         notes.append(f"its {layer} is taken for keras.applications.inception_v3.preprocess_input: images in [-1, 1]")
         return 1 / 127.5, -1.0
     operation = ARITHMETIC.get(str(function) if layer.kind in ("TFOpLambda", "SlicingOpLambda") else layer.kind)
+    if operation == "cast" and _rounds(layer):
+        raise _cannot_compute(layer, f"to {one_line(options['dtype'])}")
     if operation in ("cast", "negative"):
         return (1.0, 0.0) if operation == "cast" else (-1.0, 0.0)
     if operation is None or len(call.arguments) != 2:
@@ -754,7 +761,9 @@ def _numbers(layer: KerasLayer, value: Any) -> Any:
     except (TypeError, ValueError):
         array = np.zeros(0)
     if array.shape not in ((), (3,)):
-        raise ConfigurationError(f"{layer} scales images by {one_line(value)}, not by a number for each of 3 channels")
+        raise ConfigurationError(
+            f"{layer} scales images by {one_line(value, 100)}, not by a number for each of 3 channels"
+        )
     return array
 
 
