@@ -470,6 +470,11 @@ class TestNamesOfVariables:
         names = ["first/dense/kernel", "second/dense/kernel"]
         assert find_by_name(KerasLayer("Dense", {}, ("second", "dense"), ""), names) == {"kernel": names[1]}
 
+    def test_have_a_second_number_after_a_model_was_loaded_and_saved_with_tensorflow_1(self) -> None:
+        names = ["conv2d_1_1/kernel:0", "conv2d_11_1/kernel:0", "conv2d_2_1/kernel:0"]
+        assert find_by_name(KerasLayer("Conv2D", {}, ("net", "conv2d_1"), ""), names) == {"kernel": names[0]}
+        assert find_by_name(KerasLayer("Conv2D", {}, ("net", "conv2d"), ""), names) == {}
+
     def test_of_an_adapted_normalization_lack_its_layer(self) -> None:
         layer = KerasLayer("Normalization", {}, ("normalization",), "")
         names = ["dense/kernel", "mean", "variance", "count"]

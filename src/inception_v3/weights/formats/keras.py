@@ -349,8 +349,11 @@ def _layers_of_model(group: Any, model: str, variables: list[str]) -> Iterator[L
 
 
 def _ranked(kind: str, names: Iterable[str]) -> list[str]:
-    """The names of a class of layer or group, such as conv2d and conv2d_7, by their numbers."""
-    matches = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d{{1,9}}))?", name) for name in names]
+    """The names of a class of layer or group, such as conv2d and conv2d_7, by their numbers.
+
+    TensorFlow 1 calls a layer of a model that was loaded and saved conv2d_7_1.
+    """
+    matches = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d{{1,9}})(?:_\d{{1,9}})?)?", name) for name in names]
     return [match[0] for match in sorted(filter(None, matches), key=lambda match: int(match[1] or 0))]
 
 

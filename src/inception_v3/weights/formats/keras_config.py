@@ -103,6 +103,10 @@ def find_by_name(layer: KerasLayer, names: Iterable[str]) -> dict[str, str]:
         found = {variable: name for name, (own, _, variable) in parts.items() if f"/{own}".endswith(f"/{path}")}
         if found:
             return found
+    if re.search(r"_\d+$", layer.names[-1]):  # TensorFlow 1 numbers the variables of a model that was loaded and saved
+        again = [re.fullmatch(rf"(?:.*/)?{re.escape(layer.names[-1])}_\d+/(\w+)(?::0)?", name) for name in names]
+        if any(again):
+            return {match[1]: match[0] for match in again if match}
     # Keras 2 names what `adapt` computed without a layer.
     bare = {name.removesuffix(":0"): name for name in names} if layer.kind == "Normalization" else {}
     return {variable: bare[variable] for variable in ("mean", "variance", "count") if variable in bare}
@@ -321,8 +325,8 @@ def _training(call: Any) -> bool:
 
 def _named(call: Any) -> dict[str, Any]:
     """The named arguments of Keras 2's call of a function."""
-    entry = call if _is_reference(call) else call[0] if isinstance(call, list) and call else None
-    return entry[3] if _is_reference(entry) and len(entry) == 4 else {}
+    entries = [call] if _is_reference(call) else call if isinstance(call, list) else []
+    return next((each[3] for each in entries if _is_reference(each) and len(each) == 4), {})
 
 
 def _arguments(model: _Model, call: Any) -> Iterator[Any]:
