@@ -38,7 +38,6 @@ from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.keras_config import (
     MAX_BYTES,
-    MAX_DEPTH,
     ConfigurationError,
     KerasLayer,
     Shapes,
@@ -47,7 +46,7 @@ from inception_v3.weights.formats.keras_config import (
     parse,
     read_graph,
 )
-from inception_v3.weights.formats.keras_network import KERAS, assumed_preprocessing, read_network, report_notes
+from inception_v3.weights.formats.keras_network import KERAS, NO_SIZE, assumed_preprocessing, read_network, report_notes
 from inception_v3.weights.formats.keras_topology import Topology, build
 from inception_v3.weights.formats.kinds import HDF5_SIGNATURE
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
@@ -177,7 +176,7 @@ def recognises(path: Path) -> bool:
         return False
     try:
         with import_module("h5py").File(path, "r") as file:
-            return "layers" in file or _legacy_group(file) is not None
+            return "layers" in file or KERAS_2_CONTAINER in file or _legacy_group(file) is not None
     except (ImportError, _ContentError, *DAMAGE):
         return True  # no other format here is HDF5; `read` reports the fault
 
@@ -270,6 +269,8 @@ def weights_without_configuration(arrays: dict[str, np.ndarray], is_nested: bool
     preprocessing = assumed_preprocessing(arrays, notes)
     if not is_nested and preprocessing == KERAS:
         notes = []  # Keras's own network
+    elif is_nested:
+        notes.append(f"{NO_SIZE}; 299x299 is assumed; --image-size replaces it")
     settings = Settings(create_aux_logits=False, global_pool=True)
     bias = arrays.get(f"{state_name(ordered_layers()[-1].layer)}.biases")
     if bias is None:
@@ -355,14 +356,17 @@ def _layers_of_model(group: Any, model: str, variables: list[str]) -> Iterator[L
 
 
 def _ranked(kind: str, names: Iterable[str]) -> list[str]:
-    """The names of a class of layer or group, such as conv2d and conv2d_7, by their numbers."""
-    matches = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d{{1,9}}))?", name) for name in names]
+    """The names of a class of layer or group, such as conv2d and conv2d_7, by their numbers.
+
+    TensorFlow 1 calls a layer of a model that was loaded and saved conv2d_7_1.
+    """
+    matches = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d{{1,9}})(?:_\d{{1,9}})?)?", name) for name in names]
     return [match[0] for match in sorted(filter(None, matches), key=lambda match: int(match[1] or 0))]
 
 
 def _layers_by_class(file: Any) -> Iterator[LayerInFile]:
     """The layers of a Keras 3 file: of the one model in it with convolutions, and a dense layer anywhere."""
-    groups = dict(_groups_with_variables(file, 0))
+    groups = dict(_groups_with_variables(file, set()))
     bases = {
         path.rpartition("/")[0]: None for path in groups if re.fullmatch(r"conv2d(_\d+)?", path.rpartition("/")[2])
     }
@@ -386,10 +390,16 @@ def _layers_by_class(file: Any) -> Iterator[LayerInFile]:
         raise _undescribed(path)
 
 
-def _groups_with_variables(group: Any, level: int) -> Iterator[tuple[str, Any]]:
-    """The path below `group` of each layer, at any depth, that has variables, and the group of these."""
+def _groups_with_variables(group: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
+    """The path below `group` of each layer, at any depth, that has variables, and the group of these.
+
+    `seen` holds the groups that have been visited: a group can be inside itself, and in two groups.
+    """
+    if group in seen:
+        return
+    seen.add(group)
     for container in ("layers", KERAS_2_CONTAINER):
-        if container not in group or level > MAX_DEPTH:
+        if container not in group:
             continue
         layers = _child(group, container)
         for name in layers if hasattr(layers, "keys") else ():
@@ -397,9 +407,7 @@ def _groups_with_variables(group: Any, level: int) -> Iterator[tuple[str, Any]]:
             if hasattr(layer, "keys"):
                 if "vars" in layer and len(_child(layer, "vars")):
                     yield f"{container}/{name}", _child(layer, "vars")
-                yield from (
-                    (f"{container}/{name}/{path}", each) for path, each in _groups_with_variables(layer, level + 1)
-                )
+                yield from ((f"{container}/{name}/{path}", each) for path, each in _groups_with_variables(layer, seen))
 
 
 def _undescribed(name: str, where: str = "besides Inception V3 and one dense layer") -> _ContentError:
