@@ -54,5 +54,5 @@ def test_a_model_that_slim_would_compute_otherwise_is_refused_with_the_reason(
     assert not list(tmp_path.iterdir())
     inception_v3.save(model, tmp_path / "model.ckpt", "tf-slim", allow_difference=True)
     assert inception_v3.load(tmp_path / "model.ckpt").settings.count_padding is False
-    with pytest.raises(InputError, match="format: no such value caffe; choose from native, tf-slim"):
+    with pytest.raises(InputError, match="format: no such value caffe; choose from native, saved-model"):
         inception_v3.save(model, tmp_path / "x", "caffe")

@@ -26,7 +26,14 @@ from conftest import oracle_python, relative
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.weights.formats import keras as keras_format
-from inception_v3.weights.formats.keras_config import ConfigurationError, KerasLayer, Shapes, parse, read_graph
+from inception_v3.weights.formats.keras_config import (
+    ConfigurationError,
+    KerasLayer,
+    Shapes,
+    find_by_name,
+    parse,
+    read_graph,
+)
 from inception_v3.weights.formats.keras_network import read_network
 from inception_v3.weights.model import InceptionV3
 from inception_v3.weights.read import Origin
@@ -309,11 +316,48 @@ class TestWhatCannotBeComputed:
             ([layers.GlobalAveragePooling2D(), layers.Dense(4, "softmax"), layers.Dense(2)], "the activation softmax"),
             ([layers.GlobalAveragePooling2D(), layers.Dense(1, "softmax")], "is 1 for every image"),
             ([layers.GlobalAveragePooling2D(), layers.UnitNormalization(), layers.Dense(2)], "UnitNormalization"),
+            (
+                [
+                    layers.AveragePooling2D(3, strides=1, padding="same", name="smooth"),
+                    layers.GlobalAveragePooling2D(),
+                    layers.Dense(2),
+                ],
+                r"AveragePooling2D 'smooth' over windows of \[3, 3\]",
+            ),
+            (
+                [layers.GlobalAveragePooling2D(), layers.Dense(8), layers.Reshape((2, 4)), layers.Softmax()],
+                r"Reshape 'reshape\w*' to \[2, 4\]",
+            ),
+            (
+                [layers.GlobalAveragePooling2D(), layers.Lambda(lambda features: features * 2), layers.Dense(2)],
+                r"Lambda 'lambda\w*' with Python code",
+            ),
         ],
     )
     def test_in_the_head(self, head: list[layers.Layer], named: str, base: keras.Model) -> None:
         with pytest.raises(ConfigurationError, match=named):
             interpret(with_head(base, *head))
+
+    def test_a_class_of_the_users_own_with_the_name_of_a_class_of_keras(self, base: keras.Model) -> None:
+        class Dense(layers.Dense):
+            pass
+
+        with pytest.raises(ConfigurationError, match="the layer Custom>Dense 'mine'"):
+            interpret(with_head(base, layers.GlobalAveragePooling2D(), Dense(2, name="mine")))
+
+    def test_a_quantised_layer(self, base: keras.Model) -> None:
+        head = layers.Dense(2, name="small")
+        config = with_head(base, layers.GlobalAveragePooling2D(), head)
+        head.quantize("int8")
+        config["config"]["layers"][-1]["config"]["dtype"] = keras.saving.serialize_keras_object(head.dtype_policy)
+        with pytest.raises(ConfigurationError, match="Dense 'small' quantised; save the model before"):
+            interpret(config)
+
+    def test_an_approximate_operation(self, base: keras.Model) -> None:
+        hidden = layers.Dense(4)(layers.GlobalAveragePooling2D()(base.output))
+        model = keras.Model(base.input, layers.Dense(2)(keras.ops.gelu(hidden)))
+        with pytest.raises(ConfigurationError, match="the layer Gelu"):
+            interpret(config_of(model))
 
     def test_a_head_in_the_middle_of_the_network(self, base: keras.Model) -> None:
         head = [layers.GlobalAveragePooling2D(), layers.Dense(2)]
@@ -336,7 +380,7 @@ class TestWhatCannotBeComputed:
     def test_python_code_in_a_lambda(self, base: keras.Model) -> None:
         images = keras.Input((SIZE, SIZE, 3))
         model = keras.Model(images, base(layers.Lambda(lambda image: image / 3, name="mine")(images)))
-        with pytest.raises(ConfigurationError, match="Lambda 'mine' which holds Python code"):
+        with pytest.raises(ConfigurationError, match="Lambda 'mine' with Python code"):
             interpret(config_of(model))
 
     @pytest.mark.parametrize(
@@ -377,6 +421,66 @@ class TestWhatCannotBeComputed:
             interpret(config_of(getattr(keras.applications, network)(weights=None)))
 
 
+class TestOperationsInTheHead:
+    def test_are_activations(self, base: keras.Model) -> None:
+        net, expected = (
+            layers.GlobalAveragePooling2D()(base.output),
+            ("relu", "relu6", "elu", "silu", "tanh", "sigmoid"),
+        )
+        for name in expected:
+            net = getattr(keras.ops, name)(layers.Dense(4)(net))
+        net = keras.ops.gelu(layers.Dense(4)(net), approximate=False)
+        weights, _ = interpret(config_of(keras.Model(base.input, keras.ops.softmax(layers.Dense(2)(net)))))
+        assert weights.settings.hidden_activation == (*expected, "gelu")
+        assert weights.settings.output_activation == "softmax"
+
+    def test_of_keras_2_have_the_arguments_of_their_calls_as_options(self) -> None:
+        layer = {"class_name": "TFOpLambda", "name": "op", "config": {"name": "op", "function": "nn.gelu"}}
+        images = {"class_name": "InputLayer", "name": "images", "config": {"name": "images"}, "inbound_nodes": []}
+        for named in ({"approximate": True}, {"approximate": False}, {}):
+            call = {"inbound_nodes": [["images", 0, 0, named]]}
+            ends = {"input_layers": [["images", 0, 0]], "output_layers": [["op", 0, 0]]}
+            model: dict[str, Any] = {"name": "net", "layers": [images, layer | call], **ends}
+            config = {"class_name": "Functional", "config": model}
+            assert read_graph(config).layer.options == {"name": "op", "function": "nn.gelu"} | named
+
+
+class TestTheSizeOfTheImages:
+    def test_is_assumed_with_a_line_if_the_file_does_not_state_it(self) -> None:
+        any_size = keras_network(0, include_top=False, input_shape=(None, None, 3))
+        weights, notes = interpret(with_head(any_size, layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax")))
+        assert weights.settings.image_size == (299, 299)
+        line = "it does not state the size of its images; 299x299 is assumed; --image-size replaces it"
+        assert line in notes
+
+    def test_is_stated_by_a_layer_around_the_base(self, base: keras.Model) -> None:
+        weights, notes = interpret(config_of(keras.Sequential([base, layers.GlobalAveragePooling2D()])))
+        assert weights.settings.image_size == (SIZE, SIZE)
+        assert not any("the size of its images" in note for note in notes)
+
+
+class TestNamesOfVariables:
+    """In the groups of a model inside a model, and in TensorFlow.js's manifest."""
+
+    def test_may_contain_slashes(self) -> None:
+        layer = KerasLayer("Dense", {}, ("net", "top/dense"), "")
+        assert find_by_name(layer, ["top/dense/kernel:0", "dense/kernel:0"]) == {"kernel": "top/dense/kernel:0"}
+
+    def test_begin_with_the_models_if_two_models_have_a_layer_of_that_name(self) -> None:
+        names = ["first/dense/kernel", "second/dense/kernel"]
+        assert find_by_name(KerasLayer("Dense", {}, ("second", "dense"), ""), names) == {"kernel": names[1]}
+
+    def test_have_a_second_number_after_a_model_was_loaded_and_saved_with_tensorflow_1(self) -> None:
+        names = ["conv2d_1_1/kernel:0", "conv2d_11_1/kernel:0", "conv2d_2_1/kernel:0"]
+        assert find_by_name(KerasLayer("Conv2D", {}, ("net", "conv2d_1"), ""), names) == {"kernel": names[0]}
+        assert find_by_name(KerasLayer("Conv2D", {}, ("net", "conv2d"), ""), names) == {}
+
+    def test_of_an_adapted_normalization_lack_its_layer(self) -> None:
+        layer = KerasLayer("Normalization", {}, ("normalization",), "")
+        names = ["dense/kernel", "mean", "variance", "count"]
+        assert find_by_name(layer, names) == {name: name for name in names[1:]}
+
+
 class TestPreprocessingLayers:
     @pytest.mark.parametrize(
         ("layer", "expected"),
@@ -396,6 +500,16 @@ class TestPreprocessingLayers:
         weights, _ = interpret(config_of(keras.Model(images, base(layer(images)))))
         ones = weights.preprocessing.scale(torch.ones(1, 3, 1, 1)).flatten()
         assert ones.tolist() == pytest.approx(expected, abs=1e-6)
+
+    def test_that_enlarge_small_images_are_refused_by_their_name(self, base: keras.Model) -> None:
+        images = keras.Input((59, 59, 3))
+        with pytest.raises(ConfigurationError, match="the layer ZeroPadding2D 'enlarge'"):
+            interpret(config_of(keras.Model(images, base(layers.ZeroPadding2D(40, name="enlarge")(images)))))
+
+    def test_that_cast_to_integers_are_refused(self, base: keras.Model) -> None:
+        images = keras.Input((SIZE, SIZE, 3))
+        with pytest.raises(ConfigurationError, match=r"the layer Cast 'cast\w*' to int32"):
+            interpret(config_of(keras.Model(images, base(keras.ops.cast(images / 2, "int32")))))
 
     def test_that_crop_or_resize_to_another_size_are_refused(self, base: keras.Model) -> None:
         images = keras.Input((200, 200, 3))
@@ -500,6 +614,12 @@ class TestBadConfigurations:
             archive.writestr("model.weights.h5", b"")
         assert "config.json in it declares" in refusal(tmp_path / "x.keras")
 
+    def test_of_groups_that_contain_themselves(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "x.weights.h5", "w") as file:
+            for name in "abcdef":
+                file[f"layers/{name}"] = file["/"]
+        assert "not Keras's Inception V3" in refusal(tmp_path / "x.weights.h5")
+
     def test_whose_weights_have_another_shape(self, saved: Saved, tmp_path: Path) -> None:
         path = tmp_path / "x.h5"
         path.write_bytes(saved["sequential"][0].read_bytes())
@@ -578,6 +698,7 @@ for build in (tutorial, sequential, normalised, layers_of_the_base, preprocessed
     model.save(f"{folder}/{build.__name__}.h5")
     model.save(f"{folder}/{build.__name__}.keras", save_format="keras_v3")
     model.save_weights(f"{folder}/{build.__name__}_weights.h5")
+    model.save_weights(f"{folder}/{build.__name__}.weights.h5")
     pixels = rng.uniform(0, 255, (2, 139, 139, 3)).astype("float32")
     if build is layers_of_the_base:
         pixels = pixels / 127.5 - 1
@@ -610,7 +731,8 @@ class TestModelsSavedByKeras2:
             logits, _ = ours(images, ())
         assert relative(logits, recorded["logits"]) <= 1e-4
 
-    def test_as_weights_of_a_partly_frozen_base_hold_equal_tensors(self, keras_2_folder: Path) -> None:
-        whole, (ours, lines) = load(keras_2_folder / "tutorial.h5")[0], load(keras_2_folder / "tutorial_weights.h5")
+    @pytest.mark.parametrize("name", ["tutorial_weights.h5", "tutorial.weights.h5"])
+    def test_as_weights_of_a_partly_frozen_base_hold_equal_tensors(self, name: str, keras_2_folder: Path) -> None:
+        whole, (ours, lines) = load(keras_2_folder / "tutorial.h5")[0], load(keras_2_folder / name)
         assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in whole.state_dict().items())
         assert "it holds weights only; average pooling and sigmoid outputs are assumed" in lines

@@ -354,11 +354,14 @@ def _is_input(file: Path, given: Path) -> bool:
 
 
 def checksum(file: Path) -> str:
-    """Return the SHA-256 of a model's file. For a TensorFlow checkpoint it covers all its files, in order of name.
+    """Return the SHA-256 of a model's file. For a TensorFlow checkpoint it covers all its files, in order of name; for
+    saved_model.pb also the variables beside it.
 
     Raises FileNotFoundError: no such file or checkpoint.
     """
     files = [file] if file.exists() and not file.is_dir() else sorted(file.parent.glob(f"{file.name}.*"))
+    if file.name == "saved_model.pb":
+        files += sorted(file.parent.glob("variables/variables.*"))
     if not files:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
     total = hashlib.sha256()

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types
 
+Bytes = bytes | memoryview
+Fields = dict[int, list[int | memoryview]]  # the values of a message's fields by field number
+
 
 class Field(NamedTuple):
     """A field of a message: its number and value, and its offsets in the message.
@@ -48,6 +51,49 @@ def read_messages(message: memoryview, number: int, damage: str = "") -> Iterato
     for field in read_fields(message, damage):
         if field.number == number and isinstance(field.value, memoryview):
             yield field.value
+
+
+def parse(message: Bytes, limit: int | None = None) -> Fields:
+    """The values of a message's fields by field number: integers, or bytes that are a message, text or floats.
+
+    Raises ValueError: not a valid message, or more than `limit` values.
+    """
+    fields: Fields = {}
+    for count, (number, value, *_) in enumerate(read_fields(memoryview(message), "a message is truncated")):
+        if count == limit:
+            raise ValueError(f"a message has more than {limit:,} parts")
+        fields.setdefault(number, []).append(value)
+    return fields
+
+
+def integer(fields: Fields, number: int, default: int = 0) -> int:
+    """The signed integer of a field; protobuf does not write 0. Raises ValueError: it is no integer."""
+    value = fields.get(number, [default])[-1]
+    if not isinstance(value, int):
+        raise ValueError("a message has an invalid structure")
+    return value - (1 << 64) if value >> 63 else value
+
+
+def octets(fields: Fields, number: int) -> Bytes:
+    """The message, text or byte string of a field; empty if there is none."""
+    return (messages(fields, number) or [memoryview(b"")])[-1]
+
+
+def text(fields: Fields, number: int) -> str:
+    """The text of a field. Raises ValueError: it is not UTF-8."""
+    return bytes(octets(fields, number)).decode()
+
+
+def messages(fields: Fields, number: int) -> list[memoryview]:
+    """The messages, texts or byte strings of all fields with this number."""
+    return [value for value in fields.get(number, []) if not isinstance(value, int)]
+
+
+def integers(fields: Fields, number: int) -> list[int]:
+    """The signed integers of a repeated field, packed or not."""
+    packed = b"".join(messages(fields, number))
+    plain = [integer({0: [value]}, 0) for value in fields.get(number, []) if isinstance(value, int)]
+    return plain + [int(value) for value in decode_varints(packed)]
 
 
 def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:

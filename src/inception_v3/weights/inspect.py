@@ -9,7 +9,7 @@ import re
 import shlex
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,10 +23,21 @@ from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error, why_missing
 from inception_v3.weights import MODEL_FILE
-from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, Kind, identify
+from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, SAVED_MODEL, SAVED_MODEL_FILE, Kind, identify
 from inception_v3.weights.formats.layer_names import state_name
 from inception_v3.weights.formats.pickled import PickleError
-from inception_v3.weights.formats.state_dict_search import Candidate, StateDict, find_candidates, find_state_dicts
+from inception_v3.weights.formats.state_dict_search import (
+    Candidate,
+    Found,
+    HasKey,
+    StateDict,
+    find_candidates,
+    find_named,
+    find_state_dicts,
+)
+from inception_v3.weights.formats.tensorflow_checkpoint import list_variables
+from inception_v3.weights.formats.tensorflow_folder import find_checkpoint
+from inception_v3.weights.formats.tf_slim_names import SlimNetwork, find_networks
 from inception_v3.weights.formats.torch_file import Storage, StoredTensor, open_torch_file
 from inception_v3.weights.formats.torchvision_names import base_shapes
 from inception_v3.weights.inspection import FILE, Fact, HeadFacts, Inspection, LayerFacts, StateDictFacts
@@ -40,7 +51,10 @@ MAX_LISTED = 20  # state dicts and tensors
 NATIVE = "native"
 CONVENTIONS = {
     "tf-slim": "slim",
+    "graphdef-slim": "slim",
     "keras": "keras",
+    "saved-model": "keras",
+    "object-checkpoint": "keras",
     "tensorflowjs": "keras",
     "timm": "timm",
     "torchvision": "torchvision",
@@ -97,6 +111,7 @@ def _inspect_source(name: str, source: "WeightsSource", state: str | None) -> In
     file = source.file
     known = _begin(name, file)
     states, candidates = _search(file, known.kind)
+    networks = candidates or _search_checkpoint(file, known.kind)
     if (known.writer or "").startswith("inception-v3"):  # its names are not those of other programs
         states, candidates = [], []
     weights = None
@@ -115,20 +130,21 @@ def _inspect_source(name: str, source: "WeightsSource", state: str | None) -> In
             else:
                 known = replace(known, readable=False, refusal=reason)
     notes = list(dict.fromkeys(str(each.message).removeprefix(f"{file}: ") for each in caught))
-    known = replace(known, assumed=notes, state_dicts=_state_dict_facts(states, candidates, state))
+    facts = _state_dict_facts(states, candidates, state) or _checkpoint_facts(networks, state)
+    known = replace(known, assumed=notes, state_dicts=facts)
     if weights is None:
         candidate = _read_candidate(candidates, state)
         return replace(
             known,
             layers=_candidate_layers(candidate) if candidate else None,
             damage=_candidate_damage(file, candidate) if candidate else [],
-            command=_command(name, known, candidates, state),
+            command=_command(name, known, networks, state),
         )
-    return _with_network(known, name, weights, origin.format, candidates, state)
+    return _with_network(known, name, weights, origin.format, networks, state)
 
 
 def _with_network(
-    known: Inspection, name: str, weights: "Weights", format: str, candidates: list[Candidate], state: str | None
+    known: Inspection, name: str, weights: "Weights", format: str, candidates: Sequence[HasKey], state: str | None
 ) -> Inspection:
     """Add the facts about a network that was read."""
     from inception_v3.weights.damage import find_damage
@@ -178,6 +194,8 @@ def _companions(file: Path, kind: Kind) -> list[Path]:
     """The other files of a model: shards, and the files of a TensorFlow checkpoint."""
     if kind.name.endswith("checkpoint, V2"):
         return sorted(file.parent.glob(f"{file.name}.*"))
+    if kind.name == SAVED_MODEL:
+        return [*file.parent.glob("keras_metadata.pb"), *sorted(file.parent.glob("variables/variables.*"))]
     names: list[Any] = []
     with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         if kind.name == "the index of a state dict in several files":
@@ -222,9 +240,26 @@ def _stored_tensors(header: Mapping[str, Any]) -> dict[str, StoredTensor]:
     }
 
 
-def _read_candidate(candidates: list[Candidate], state: str | None) -> Candidate | None:
+def _search_checkpoint(file: Path, kind: str) -> list[SlimNetwork]:
+    """The networks in a TensorFlow checkpoint."""
+    with suppress(InputError):
+        return find_networks(list_variables(file)) if "TensorFlow checkpoint" in kind else []
+    return []
+
+
+def _checkpoint_facts(networks: Sequence[HasKey], state: str | None) -> list[StateDictFacts]:
+    """The networks of a checkpoint that has several."""
+    read = _read_candidate(networks, state)
+    return [
+        StateDictFacts(each.key, len(each.variables), len(each.layers), each.is_average, each is read)
+        for each in networks
+        if isinstance(each, SlimNetwork) and len(networks) > 1
+    ]
+
+
+def _read_candidate(candidates: Sequence[Found], state: str | None) -> Found | None:
     """The network that is read, as `state_dict_search.choose` decides; None if there are several of equal rank."""
-    named = [each for each in candidates if state is None or f"{each.key}.".startswith(f"{state}.")]
+    named = find_named(candidates, state)
     ranked = [each for each in named if each.is_average] or named
     return ranked[0] if len(ranked) == 1 else None
 
@@ -320,7 +355,9 @@ def _preprocessing_facts(file: Path, format: str, preprocessing: Preprocessing, 
         source = FILE if is_stated or value != getattr(usual, name) else f"assumed: as usual for {format}"
         if format == "timm":
             source = _timm_source(file, name) or source
-        elif format in ("keras", "tensorflowjs"):
+        elif format == "graphdef-slim" or (format == "tf-slim" and file.parent.with_name(SAVED_MODEL_FILE).exists()):
+            source = _graph_source(name, source, known.assumed)
+        elif CONVENTIONS.get(format) == "keras":
             source = _keras_source(name, source, known.assumed)
         facts[name] = Fact(value, source)
     return facts
@@ -334,6 +371,12 @@ def _timm_source(file: Path, name: str) -> str | None:
         if stated & {*TIMM_KEYS[name]}:
             return "config.json beside it"
     return None
+
+
+def _graph_source(name: str, source: str, notes: list[str]) -> str:
+    """The source of an option that the graph of TF-Slim's network may state."""
+    is_unstated = any("does not scale images" in note for note in notes)
+    return FILE if name in ("mean", "std") and not is_unstated else source
 
 
 def _keras_source(name: str, source: str, notes: list[str]) -> str:
@@ -354,7 +397,7 @@ def _evidence(note: str) -> str:
 def _command(
     name: str,
     known: Inspection,
-    candidates: list[Candidate],
+    candidates: Sequence[HasKey],
     state: str | None,
     undetermined: tuple[str, ...] = (),
 ) -> str | None:
@@ -386,6 +429,7 @@ def _inspect_without_torch(name: str) -> Inspection:
     path = Path(name)
     if is_folder(path) and file_status(path / MODEL_FILE) is not None:
         path /= MODEL_FILE
+    path = find_checkpoint(path) or path
     _check_exists(path)
     known = _begin(name, path)
     if refusal := identify(path).refusal:

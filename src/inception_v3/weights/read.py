@@ -15,6 +15,7 @@ from inception_v3.support.system_errors import check_readable, file_status, is_f
 from inception_v3.support.text import printable
 from inception_v3.weights import BEST_FILE, MODEL_FILE
 from inception_v3.weights.formats import native
+from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
@@ -47,7 +48,9 @@ def public_name(model: str | Path) -> str:
     if _is_published(str(model)):
         return str(model)
     path = Path(os.path.realpath(model))
-    in_run_folder = path.name in (MODEL_FILE, BEST_FILE) and path.parent.name
+    if path.name == path.parent.name == "variables":  # the checkpoint in a SavedModel
+        path = path.parent.parent
+    in_run_folder = path.name in (MODEL_FILE, BEST_FILE, SAVED_MODEL_FILE) and path.parent.name
     return printable(f"{path.parent.name}/{path.name}" if in_run_folder else path.name or path)
 
 
@@ -149,7 +152,7 @@ def read_found(
 def find_file(path: str | Path) -> Path:
     """Return the model's file in a run folder or in a folder saved by huggingface_hub; or `path` if it is not a folder.
 
-    The file may be the index of a model in several shards.
+    The file may be the index of a model in several shards, or the prefix of a TensorFlow checkpoint.
 
     Raises InputError: a folder without a model.
     """
@@ -157,19 +160,33 @@ def find_file(path: str | Path) -> Path:
     if path.suffix == ".distcp" or path.name == ".metadata":
         raise _distributed_error(path, path.parent)
     if not is_folder(path):
-        return path
+        return _find_checkpoint(path) or path
     from inception_v3.weights.formats import tensorflowjs
     from inception_v3.weights.formats.kinds import identify
 
     for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE):
         if file_status(path / name) is not None:
             return path / name
+    if checkpoint := _find_checkpoint(path):
+        return checkpoint
+    if file_status(path / SAVED_MODEL_FILE) is not None:
+        return path / SAVED_MODEL_FILE
     for metadata in (path / ".metadata", *path.glob("*/.metadata")):
         if metadata.exists():
             raise _distributed_error(path, metadata.parent)
     if reason := identify(path).refusal:
         raise InputError(f"{path}: {reason}")
     raise InputError(f"{path / MODEL_FILE}: there is no such file; no training has finished an epoch there yet")
+
+
+def _find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint of TensorFlow that a path stands for, if any. Raises InputError: it is missing."""
+    from inception_v3.weights.formats.tensorflow_folder import find_checkpoint
+
+    try:
+        return find_checkpoint(path)
+    except InputError as error:
+        raise InputError(f"{error}{hint(path)}") from error
 
 
 def _distributed_error(path: Path, folder: Path) -> InputError:

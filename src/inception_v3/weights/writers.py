@@ -8,12 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from inception_v3.support.protocol_buffers import read_messages
 from inception_v3.weights.formats.kinds import (
     GRAPH_MODEL,
     HDF5,
     KERAS_ZIP,
     LAYERS_MODEL,
     SAFETENSORS,
+    SAVED_MODEL,
     TORCH_LEGACY,
     TORCH_ZIP,
 )
@@ -30,6 +32,8 @@ def find_writer(path: Path, kind: str) -> str | None:
         if kind == HDF5:
             with import_module("h5py").File(path, "r") as file:
                 return _keras(file.attrs.get("keras_version"), file.attrs.get("backend"))
+        if kind == SAVED_MODEL:
+            return _saved_model(path)
         if kind in (LAYERS_MODEL, GRAPH_MODEL):
             return _tensorflowjs(path)
         if kind in (TORCH_ZIP, TORCH_LEGACY):
@@ -86,6 +90,17 @@ def _tensorflowjs(path: Path) -> str | None:
     parts = [model.get("generatedBy") or _keras(topology.get("keras_version"), topology.get("backend"))]
     parts += [f"converted by {model['convertedBy']}"] if model.get("convertedBy") else []
     return ", ".join(filter(None, parts)) or None
+
+
+def _saved_model(path: Path) -> str | None:
+    """The versions of Keras, if it stores its configuration beside the file, and of TensorFlow."""
+    with path.open("rb") as file:
+        graph = next(read_messages(memoryview(file.read(MAX_BYTES)), 2))
+    version = next(read_messages(next(read_messages(graph, 1)), 5))  # MetaInfoDef.tensorflow_version
+    metadata = path.with_name("keras_metadata.pb")
+    content = metadata.read_bytes()[:MAX_BYTES] if metadata.exists() else b""
+    keras = re.search(rb'"keras_version": ?"([^"]+)"', content)
+    return ", ".join(filter(None, [_keras(keras and keras[1]), f"TensorFlow {bytes(version).decode()}"]))
 
 
 def _torch(root: Any) -> str | None:

@@ -5,10 +5,9 @@ op Const hold a TensorProto (tensor.proto). The file is mapped, not read. Only t
 their type, shape and size are known to be the network's.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial, reduce
+from functools import reduce
 from itertools import count, islice
 from pathlib import Path
 
@@ -19,14 +18,13 @@ from torch import Tensor
 from inception_v3.errors import InputError
 from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, Pool
 from inception_v3.network.settings import GRAPH_2015
-from inception_v3.support.protocol_buffers import read_fields, read_messages
 from inception_v3.support.system_errors import read_error
 from inception_v3.weights.formats.base import Format
-from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, DTYPES, V1_FLOATS, read_shape, to_native
+from inception_v3.weights.formats.graphdef import first_message, read_messages, read_nodes, read_text
+from inception_v3.weights.formats.tensor_proto import read_tensor
 from inception_v3.weights.formats.weights import BATCH_NORM, Weights, convolutions, numbered, state_name, to_torch
 
 KERNEL = "conv2d_params"  # the name of every kernel in this graph, and in no other program's
-FLOAT16 = 19  # DataType in tensorflow/core/framework/types.proto
 REMEDY = "give the classify_image_graph_def.pb of inception-2015-12-05"
 
 Nodes = dict[str, memoryview]
@@ -146,8 +144,7 @@ def _find_scope(path: Path, nodes: Nodes, expected: list[str]) -> str:
 
 def _read_nodes(path: Path) -> Iterator[tuple[str, memoryview]]:
     """The name and the message of each node."""
-    for node in _read_messages(np.memmap(path, np.uint8, "r").data, 1):
-        yield _text(node, 1), node
+    return read_nodes(np.memmap(path, np.uint8, "r").data)
 
 
 def _constant(nodes: Nodes, name: str) -> memoryview:
@@ -155,64 +152,22 @@ def _constant(nodes: Nodes, name: str) -> memoryview:
     for _ in range(10):  # a damaged file may have Identities in a circle
         if name not in nodes:
             raise ValueError(f"its node {name!r} is missing")
-        op = _text(nodes[name], 2)
+        op = read_text(nodes[name], 2)
         if op == "Const":
-            values = (attribute for attribute in _read_messages(nodes[name], 5) if _text(attribute, 1) == "value")
-            return _message(_message(next(values, memoryview(b"")), 2), 8)
+            values = (each for each in read_messages(nodes[name], 5) if read_text(each, 1) == "value")
+            return first_message(first_message(next(values, memoryview(b"")), 2), 8)
         if op != "Identity":
             raise ValueError(f"it is a {op!r}, not a constant of a frozen graph")
-        name = _text(nodes[name], 3).removesuffix(":0")
+        name = read_text(nodes[name], 3).removesuffix(":0")
     raise ValueError("its nodes form a cycle")
 
 
 def _read_tensor(tensor: memoryview, expected: tuple[int, ...]) -> Tensor:
     """Copy the values into the layout of `state_dict()`, once type, shape and size are known to be right."""
-    dtype = next((field.value for field in _read_fields(tensor) if field.number == 1), None)
-    shape = _message(tensor, 2)
-    if not isinstance(dtype, int) or dtype not in (*V1_FLOATS, BFLOAT16, FLOAT16):
-        raise ValueError(f"its TensorFlow type {dtype} is not a float")
-    declared = read_shape(shape) if len(shape) <= 1000 else ()
-    if declared != expected:
-        raise ValueError(f"its shape is {list(declared)}, not {list(expected)}")
-    values = to_native(_values(tensor, dtype, math.prod(expected)), dtype).reshape(expected)
+    values = read_tensor(tensor, expected)
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
     return to_torch(values)
-
-
-def _values(tensor: memoryview, dtype: int, count: int) -> np.ndarray:
-    """Read `count` values, stored as bytes or as a list. A shorter list is padded with its last value (0 if empty)."""
-    content: bytes | memoryview = b""
-    listed = bytearray()
-    for number, value, *_ in _read_fields(tensor):
-        if number == 4 and isinstance(value, memoryview):
-            content = value
-        elif number == V1_FLOATS.get(dtype) and isinstance(value, memoryview):
-            listed += value
-        elif number > 3:
-            raise ValueError("its values are stored in a form that cannot be read")
-    values = np.frombuffer(content or bytes(listed), DTYPES[dtype])
-    if not content and values.size < count:
-        values = np.append(values, np.full(count - values.size, values[-1] if values.size else 0, values.dtype))
-    if values.size != count:
-        raise ValueError(f"it holds {values.size} values instead of {count}")
-    return values
-
-
-_read_fields = partial(read_fields, damage="it ends too early")
-_read_messages = partial(read_messages, damage="it ends too early")
-
-
-def _message(message: memoryview, number: int) -> memoryview:
-    """The message in the first field with that number; empty if there is none."""
-    return next(_read_messages(message, number), memoryview(b""))
-
-
-def _text(message: memoryview, number: int) -> str:
-    text = _message(message, number)
-    if len(text) > 1000:
-        raise ValueError("a name is too long")
-    return bytes(text).decode()
 
 
 FORMAT = Format(name="graphdef-2015", recognises=recognises, read=read, write_instead="fid-2015")

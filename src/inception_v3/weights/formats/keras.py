@@ -38,7 +38,6 @@ from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.keras_config import (
     MAX_BYTES,
-    MAX_DEPTH,
     ConfigurationError,
     KerasLayer,
     Shapes,
@@ -47,7 +46,7 @@ from inception_v3.weights.formats.keras_config import (
     parse,
     read_graph,
 )
-from inception_v3.weights.formats.keras_network import KERAS, assumed_preprocessing, read_network, report_notes
+from inception_v3.weights.formats.keras_network import KERAS, NO_SIZE, assumed_preprocessing, read_network, report_notes
 from inception_v3.weights.formats.keras_topology import Topology, build
 from inception_v3.weights.formats.kinds import HDF5_SIGNATURE
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
@@ -131,7 +130,7 @@ class _KerasLayer:
 
 
 @cache
-def _layers() -> list[_KerasLayer]:
+def ordered_layers() -> list[_KerasLayer]:
     """The layers with variables in the order of Keras's `model.layers`; the head is the last.
 
     Keras sorts layers by their longest path to the output, and layers with equal paths by branch.
@@ -161,7 +160,7 @@ def _layers() -> list[_KerasLayer]:
 def _groups() -> dict[str, _KerasLayer]:
     """Map Keras 3's names below `layers/` to layers. Each class is numbered from 0, in the order of `model.layers`."""
     numbers: defaultdict[str, count[int]] = defaultdict(count)
-    return {numbered(layer.kind, next(numbers[layer.kind])): layer for layer in _layers()}
+    return {numbered(layer.kind, next(numbers[layer.kind])): layer for layer in ordered_layers()}
 
 
 # ------------------------------------------------------------------------------------------------- reading
@@ -177,7 +176,7 @@ def recognises(path: Path) -> bool:
         return False
     try:
         with import_module("h5py").File(path, "r") as file:
-            return "layers" in file or _legacy_group(file) is not None
+            return "layers" in file or KERAS_2_CONTAINER in file or _legacy_group(file) is not None
     except (ImportError, _ContentError, *DAMAGE):
         return True  # no other format here is HDF5; `read` reports the fault
 
@@ -258,13 +257,22 @@ def _read_weights(file: Any) -> tuple[Weights, list[str]]:
     legacy = _legacy_group(file)
     layers = list(_layers_by_order(legacy) if legacy is not None else _layers_by_class(file))
     arrays = {name: array for layer in layers for name, array in _read_layer(*layer).items()}
+    return weights_without_configuration(arrays, is_nested=len({name.rpartition("/")[0] for _, name, _ in layers}) > 1)
+
+
+def weights_without_configuration(arrays: dict[str, np.ndarray], is_nested: bool) -> tuple[Weights, list[str]]:
+    """The network that has these variables, in Keras's layout, and a line for everything that is assumed.
+
+    `is_nested` is whether the variables are those of several models, one inside another.
+    """
     notes: list[str] = []
     preprocessing = assumed_preprocessing(arrays, notes)
-    is_nested = len({name.rpartition("/")[0] for _, name, _ in layers}) > 1
     if not is_nested and preprocessing == KERAS:
         notes = []  # Keras's own network
+    elif is_nested:
+        notes.append(f"{NO_SIZE}; 299x299 is assumed; --image-size replaces it")
     settings = Settings(create_aux_logits=False, global_pool=True)
-    bias = arrays.get(f"{state_name(_layers()[-1].layer)}.biases")
+    bias = arrays.get(f"{state_name(ordered_layers()[-1].layer)}.biases")
     if bias is None:
         settings = replace(settings, final_endpoint=LAST)
     else:
@@ -312,9 +320,9 @@ def _layers_by_order(group: Any) -> Iterator[LayerInFile]:
     nested = [name for name, variables in names.items() if len(variables) > MAX_VARIABLES]
     if nested:
         yield from _layers_of_model(_child(group, nested[0]), nested[0], names.pop(nested[0]))
-        layers = _layers()[-1:]
+        layers = ordered_layers()[-1:]
     else:
-        layers = _layers()
+        layers = ordered_layers()
     for layer, (name, variables) in zip(layers, names.items(), strict=False):
         yield layer, name, [_child(_child(group, name), variable) for variable in variables]
     missing = layers[len(names) :]
@@ -331,9 +339,9 @@ def _layers_of_model(group: Any, model: str, variables: list[str]) -> Iterator[L
         *_, layer_name, name = ["", *variable.removesuffix(":0").split("/")]
         by_layer[layer_name][name] = variable
     ranked = {kind: _ranked(kind, by_layer) for kind in VARIABLES}
-    for layer in _layers()[:-1]:
+    for layer in ordered_layers()[:-1]:
         names = ranked[layer.kind]
-        if len(names) != len(_layers()) // 2:
+        if len(names) != len(ordered_layers()) // 2:
             raise _not_inception(f"{model} has {len(names)} layers called {layer.kind}")
         found = by_layer[names[layer.index]]
         expected = list(VARIABLES[layer.kind])
@@ -348,14 +356,17 @@ def _layers_of_model(group: Any, model: str, variables: list[str]) -> Iterator[L
 
 
 def _ranked(kind: str, names: Iterable[str]) -> list[str]:
-    """The names of a class of layer or group, such as conv2d and conv2d_7, by their numbers."""
-    matches = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d{{1,9}}))?", name) for name in names]
+    """The names of a class of layer or group, such as conv2d and conv2d_7, by their numbers.
+
+    TensorFlow 1 calls a layer of a model that was loaded and saved conv2d_7_1.
+    """
+    matches = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d{{1,9}})(?:_\d{{1,9}})?)?", name) for name in names]
     return [match[0] for match in sorted(filter(None, matches), key=lambda match: int(match[1] or 0))]
 
 
 def _layers_by_class(file: Any) -> Iterator[LayerInFile]:
     """The layers of a Keras 3 file: of the one model in it with convolutions, and a dense layer anywhere."""
-    groups = dict(_groups_with_variables(file, 0))
+    groups = dict(_groups_with_variables(file, set()))
     bases = {
         path.rpartition("/")[0]: None for path in groups if re.fullmatch(r"conv2d(_\d+)?", path.rpartition("/")[2])
     }
@@ -374,15 +385,21 @@ def _layers_by_class(file: Any) -> Iterator[LayerInFile]:
     dense = next((path for path in groups if path.rpartition("/")[2] == "dense"), None)
     if dense:
         variables = groups.pop(dense)
-        yield _layers()[-1], dense, [_child(variables, key) for key in variables]
+        yield ordered_layers()[-1], dense, [_child(variables, key) for key in variables]
     for path in groups:
         raise _undescribed(path)
 
 
-def _groups_with_variables(group: Any, level: int) -> Iterator[tuple[str, Any]]:
-    """The path below `group` of each layer, at any depth, that has variables, and the group of these."""
+def _groups_with_variables(group: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
+    """The path below `group` of each layer, at any depth, that has variables, and the group of these.
+
+    `seen` holds the groups that have been visited: a group can be inside itself, and in two groups.
+    """
+    if group in seen:
+        return
+    seen.add(group)
     for container in ("layers", KERAS_2_CONTAINER):
-        if container not in group or level > MAX_DEPTH:
+        if container not in group:
             continue
         layers = _child(group, container)
         for name in layers if hasattr(layers, "keys") else ():
@@ -390,9 +407,7 @@ def _groups_with_variables(group: Any, level: int) -> Iterator[tuple[str, Any]]:
             if hasattr(layer, "keys"):
                 if "vars" in layer and len(_child(layer, "vars")):
                     yield f"{container}/{name}", _child(layer, "vars")
-                yield from (
-                    (f"{container}/{name}/{path}", each) for path, each in _groups_with_variables(layer, level + 1)
-                )
+                yield from ((f"{container}/{name}/{path}", each) for path, each in _groups_with_variables(layer, seen))
 
 
 def _undescribed(name: str, where: str = "besides Inception V3 and one dense layer") -> _ContentError:
@@ -489,7 +504,7 @@ def write(weights: Weights, path: Path) -> None:
     h5py = _import_h5py(path)
     settings = weights.settings
     tensors, _ = fold_gamma(weights.tensors)
-    layers = _layers()[:-1] if settings.final_endpoint or settings.hidden_units else _layers()
+    layers = ordered_layers()[:-1] if settings.final_endpoint or settings.hidden_units else ordered_layers()
     arrays = {layer: _to_keras(path, layer, tensors) for layer in layers}
     is_whole = not settings.final_endpoint and (settings.hidden_units or settings.output_activation != "softmax")
     if is_whole and path.name.endswith(".weights.h5"):
@@ -533,7 +548,7 @@ def _write_model(file: Any, topology: Topology) -> None:
     """Write a whole model in the legacy form."""
     file.attrs["model_config"] = json.dumps(topology.config() | {"class_name": "Functional"})
     _write_legacy(file, {})
-    names = [layer.name for layer in _layers()[:-1]]  # in Keras's order; the head follows
+    names = [layer.name for layer in ordered_layers()[:-1]]  # in Keras's order; the head follows
     names += [name for name in topology.variables if name not in names]
     _write_legacy(file.create_group("model_weights"), {name: topology.variables[name] for name in names})
 

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ MAX_BYTES = 32 << 20  # of a configuration; Keras's own Inception V3 has 0.3 MB
 MAX_LAYERS = 10_000
 MAX_DEPTH = 20  # of models inside models
 MODELS = ("Functional", "Model", "Sequential")
+OWN_MODULES = ("keras", "tf_keras", "tensorflow")  # the packages that Keras's own classes are in
 
 Shapes = dict[str, tuple[int, ...] | None]  # of a layer's variables by name, in Keras's order; None: it is not read
 Variable = TypeVar("Variable")
@@ -78,11 +79,16 @@ def parse(text: str | bytes) -> dict[str, Any]:
     if len(text) > MAX_BYTES:
         raise ConfigurationError(f"its configuration has {len(text)} bytes; the file is damaged")
     try:
-        config = json.loads(text)
+        config = json.loads(text, object_hook=_plain)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"its configuration is not JSON ({error}); save the model again") from error
     checked: dict[str, Any] = check_type(config, dict, "its configuration")
     return checked
+
+
+def _plain(value: dict[str, Any]) -> Any:
+    """A list for what Keras 2 stores in a SavedModel instead of a tuple or a shape; any other value as it is."""
+    return value.get("items") if value.get("class_name") in ("__tuple__", "TensorShape") else value
 
 
 def check_type(value: Any, kind: type, name: str) -> Any:
@@ -97,10 +103,18 @@ def find_by_name(layer: KerasLayer, names: Iterable[str]) -> dict[str, str]:
 
     If two models in the file have layers of that name, the names of the models decide.
     """
-    found = [(name, name.removesuffix(":0").split("/")) for name in names]
-    found = [(name, parts) for name, parts in found if parts[-2:-1] == [layer.names[-1]]]
-    in_model = [(name, parts) for name, parts in found if tuple(parts[-1 - len(layer.names) : -1]) == layer.names]
-    return {parts[-1]: name for name, parts in (in_model if len(layer.names) > 1 and in_model else found)}
+    for path in ("/".join(layer.names), layer.names[-1]):
+        parts = {name: name.removesuffix(":0").rpartition("/") for name in names}
+        found = {variable: name for name, (own, _, variable) in parts.items() if f"/{own}".endswith(f"/{path}")}
+        if found:
+            return found
+    if re.search(r"_\d+$", layer.names[-1]):  # TensorFlow 1 numbers the variables of a model that was loaded and saved
+        again = [re.fullmatch(rf"(?:.*/)?{re.escape(layer.names[-1])}_\d+/(\w+)(?::0)?", name) for name in names]
+        if any(again):
+            return {match[1]: match[0] for match in again if match}
+    # Keras 2 names what `adapt` computed without a layer.
+    bare = {name.removesuffix(":0"): name for name in names} if layer.kind == "Normalization" else {}
+    return {variable: bare[variable] for variable in ("mean", "variance", "count") if variable in bare}
 
 
 def pair_variables(
@@ -144,9 +158,11 @@ def understood() -> Iterator[None]:
 def _layer(config: dict[str, Any], names: tuple[str, ...], group: str) -> KerasLayer:
     check_type(config, dict, "a layer of its configuration")
     kind = check_type(config.get("class_name"), str, "the class of a layer")
-    registered = config.get("registered_name")
+    registered, module = config.get("registered_name"), config.get("module", "keras")
     if isinstance(registered, str) and ">" in registered:  # a class of the user's own, whatever it is called
         kind = registered
+    elif str(module).partition(".")[0] not in OWN_MODULES:  # the same, not registered
+        kind = f"Custom>{kind}"
     options = config.get("config", {})
     options = {"layers": options} if isinstance(options, list) else check_type(options, dict, "the options of a layer")
     name = check_type(config.get("name") or options.get("name") or kind, str, "the name of a layer")
@@ -251,6 +267,8 @@ def _expand_functional(
             this.outputs[key] = [Call(layer, tuple(inputs))]
         else:
             fixed = training or _training(calls[key])
+            if layer.kind == "TFOpLambda":  # Keras 3 has these among the options of the layer
+                layer = replace(layer, options=layer.options | _named(calls[key]))
             call = Call(layer, tuple(_arguments(this, calls[key])), fixed)
             this.outputs[key] = _expand(layer, this.configs[key[0]], call, depth + 1)
     return [_output(this, reference) for reference in exits]
@@ -310,12 +328,18 @@ def _training(call: Any) -> bool:
     return any(_is_reference(each) and len(each) == 4 and each[3].get("training") is True for each in entries)
 
 
+def _named(call: Any) -> dict[str, Any]:
+    """The named arguments of Keras 2's call of a function."""
+    entries = [call] if _is_reference(call) else call if isinstance(call, list) else []
+    return next((each[3] for each in entries if _is_reference(each) and len(each) == 4), {})
+
+
 def _arguments(model: _Model, call: Any) -> Iterator[Any]:
     """The tensors and the constants of a call in their order, as calls and numbers or lists of numbers."""
     if _is_reference(call):  # Keras 2
         yield _output(model, tuple(call[:3]))
         if len(call) == 4:
-            yield from _arguments(model, [call[3][name] for name in ("x", "y") if name in call[3]])
+            yield from _arguments(model, [call[3][name] for name in ("x", "y", "bias") if name in call[3]])
     elif isinstance(call, dict) and call.get("class_name") == "__keras_tensor__":
         yield _output(model, tuple(call["config"]["keras_history"]))
     elif isinstance(call, dict) and "args" in call:  # Keras 3

@@ -43,16 +43,22 @@ IDENTITIES = (
 DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "AlphaDropout", "GaussianDropout")
 # Keras 3's operations and TensorFlow's functions in Keras 2, by what they compute.
 ARITHMETIC = {
-    "Add": "add", "math.add": "add", "__operators__.add": "add",
+    "Add": "add", "math.add": "add", "__operators__.add": "add", "nn.bias_add": "add",
     "Subtract": "subtract", "math.subtract": "subtract", "__operators__.sub": "subtract",
     "Multiply": "multiply", "math.multiply": "multiply", "__operators__.mul": "multiply",
     "TrueDivide": "divide", "Divide": "divide", "math.truediv": "divide", "math.divide": "divide",
     "__operators__.truediv": "divide", "Negative": "negative", "math.negative": "negative",
     "cast": "cast", "Cast": "cast",
 }  # fmt: skip
+OPERATIONS = {
+    **{name: name.lower() for name in ("Relu", "Relu6", "Elu", "Gelu", "Sigmoid", "Silu", "Tanh")},
+    **{f"nn.{name}": name for name in ("relu", "relu6", "elu", "gelu", "silu", "softmax")},
+    **{f"math.{name}": name for name in ("sigmoid", "tanh")},
+}
 KERAS_ACTIVATIONS = {"swish": "silu"} | {name: name for name in ACTIVATIONS}
 SETTINGS = Settings(create_aux_logits=False, global_pool=True)  # of every Keras network
 UNSTATED = "it does not state how images are scaled"
+NO_SIZE = "it does not state the size of its images"
 NO_ACTIVATION = "its output "
 MEAN_STD = {"[-1, 1]": (0.5, 0.5), "[0, 1]": (0.0, 1.0), "[0, 255]": (0.0, 1 / 255)}  # by the range of the images
 
@@ -136,10 +142,13 @@ def _read_network(
     head_calls, end = _split_head(output)
     last, units, start = _find_base(end, settings)
     inputs = list(_chain(start))
-    image_size = _image_size(inputs)
+    image_size = _image_size(inputs) or settings.image_size
+    if _image_size(inputs) is None:
+        notes.append(f"{NO_SIZE}; {image_size[0]}x{image_size[1]} is assumed; --image-size replaces it")
     settings |= {"image_size": image_size, "create_aux_logits": False, "global_pool": True, "final_endpoint": None}
     tensors, base_settings = _read_base(units, settings, read)
     settings |= base_settings
+    preprocessing = (preprocessing or _preprocessing(inputs, read, tensors, notes)).at(image_size)
     point = settings.end_points()[last]
     head = _Head((point.height, point.width), point.channels)
     for call in head_calls:
@@ -159,7 +168,6 @@ def _read_network(
                 "it ends in a BatchNormalization after its last map, which cannot be computed here"
             )
         settings |= {"final_endpoint": BASE[last].name}
-    preprocessing = (preprocessing or _preprocessing(inputs, read, tensors, notes)).at(image_size)
     names = default_class_names(settings.num_classes) if head.layers else None
     if names and not settings.hidden_units and preprocessing == KERAS.at(image_size):
         notes = [note for note in notes if not note.startswith(UNSTATED)]  # Keras's own network
@@ -188,7 +196,12 @@ def _skip(call: Call) -> Call:
 
 def _is_identity(layer: KerasLayer) -> bool:
     linear = layer.kind == "Activation" and _activation(layer.options.get("activation")) == "linear"
-    return layer.kind in IDENTITIES or linear
+    return (layer.kind in IDENTITIES and not _rounds(layer)) or linear
+
+
+def _rounds(layer: KerasLayer) -> bool:
+    """Whether a layer casts to integers."""
+    return layer.kind in ("Cast", "TFOpLambda") and str(layer.options.get("dtype")).startswith(("int", "uint", "bool"))
 
 
 def _check_inference(call: Call) -> None:
@@ -442,16 +455,19 @@ def _layer_activation(layer: KerasLayer) -> str | None:
     if kind == "Activation":
         name = _activation(options.get("activation"))
         return KERAS_ACTIVATIONS.get(name, name)
-    if kind in ("ReLU", "TFOpLambda", "Relu") and (kind != "TFOpLambda" or options.get("function") == "nn.relu"):
+    name = OPERATIONS.get(str(options.get("function")) if kind == "TFOpLambda" else kind, kind)
+    if name == "gelu" and options.get("approximate", kind == "Gelu"):
+        return "gelu with approximate=True"
+    if kind == "ReLU":
         if options.get("negative_slope") or options.get("threshold"):
             return "leaky_relu"
         top = options.get("max_value")
         return {None: "relu", 6: "relu6"}.get(top, f"relu up to {one_line(top)}")
-    if kind == "ELU":
+    if kind in ("ELU", "Elu"):
         return "elu" if options.get("alpha", 1) == 1 else f"elu with alpha={one_line(options['alpha'])}"
-    if kind == "Softmax":
+    if name in ("Softmax", "softmax"):
         return "softmax" if options.get("axis", -1) in (-1, 1) else None
-    return None
+    return name if name in ACTIVATIONS else None
 
 
 def _read_head_layer(head: _Head, call: Call, read: ReadVariables) -> None:
@@ -476,7 +492,7 @@ def _read_head_layer(head: _Head, call: Call, read: ReadVariables) -> None:
     elif activation is not None:
         _add_activation(head, layer, activation)
     else:
-        raise _cannot_compute(layer)
+        raise _cannot_compute(layer, "with Python code" if layer.kind == "Lambda" else "")
 
 
 def _pool(head: _Head, layer: KerasLayer) -> None:
@@ -487,13 +503,15 @@ def _pool(head: _Head, layer: KerasLayer) -> None:
     if layer.kind == "AveragePooling2D":
         pool = options.get("pool_size", 2)
         pool = _pair(pool)
-        if pool != size:
+        strides = _pair(options.get("strides") or pool)
+        whole = options.get("padding", "valid") == "valid" or strides == pool
+        if pool != size or not whole:
             raise _cannot_compute(layer, f"over windows of {one_line(list(pool))} of a map of {list(size)}")
     elif layer.kind == "Flatten" and size != (1, 1):
         raise _cannot_compute(layer, f"of a map of {size[0]}x{size[1]}; average it")
     elif layer.kind == "Reshape":
         shape = options.get("target_shape") or []
-        if size != (1, 1) or (-prod(shape) not in (head.channels, 1) and prod(shape) != head.channels):
+        if size != (1, 1) or shape[-1:] not in ([head.channels], [-1]) or prod(shape[:-1]) != 1:
             raise _cannot_compute(layer, f"to {one_line(shape)}")
     head.size, head.pooled = (1, 1), True
 
@@ -501,6 +519,8 @@ def _pool(head: _Head, layer: KerasLayer) -> None:
 def _read_dense(head: _Head, layer: KerasLayer, read: ReadVariables) -> None:
     if head.size != (1, 1):
         raise _cannot_compute(layer, f"of a map of {head.size[0]}x{head.size[1]}; average it")
+    if "Quantized" in str(layer.options.get("dtype")):
+        raise _cannot_compute(layer, "quantised; save the model before it is quantised")
     units = layer.options.get("units")
     if type(units) is not int or units < 1:
         raise ConfigurationError(f"{layer} has {one_line(units)} units; the file is damaged")
@@ -521,7 +541,7 @@ def _add_activation(head: _Head, layer: KerasLayer, name: str) -> None:
     if name == "linear":
         return
     if name not in (*ACTIVATIONS, "softmax"):
-        raise _cannot_compute(layer, "" if layer.kind not in ("Dense", "Activation") else f"with the activation {name}")
+        raise _cannot_compute(layer, f"with the activation {name}")
     if head.layers:
         if any(isinstance(step, str) for step in head.layers[-1].steps):
             raise _cannot_compute(layer, "after another activation")
@@ -647,8 +667,8 @@ def _output_activation(dense: _Dense, loss: object, notes: list[str], settings: 
 # ------------------------------------------------------------------------------------------------- the images
 
 
-def _image_size(inputs: list[Call]) -> Size:
-    """Height and width of the images that the network reads, from the outermost layer that states them; or 299."""
+def _image_size(inputs: list[Call]) -> Size | None:
+    """Height and width of the images that the network reads, from the outermost layer that states them."""
     for call in reversed(inputs):
         options = call.layer.options
         if call.layer.kind == "Resizing":
@@ -664,7 +684,7 @@ def _image_size(inputs: list[Call]) -> Size:
             raise ConfigurationError(f"its images have the shape {one_line(shape[1:])}, not three channels last")
         if shape[1] and shape[2]:
             return shape[1], shape[2]
-    return 299, 299
+    return None
 
 
 def _preprocessing(
@@ -691,9 +711,9 @@ def _preprocessing(
 
 def _check_resizing(layer: KerasLayer, inputs: list[Call], notes: list[str]) -> None:
     """Check a layer that resizes to the size of the model's input. For any size, this program resizes instead."""
-    size = layer.options.get("height"), layer.options.get("width")
-    if size != _image_size(inputs):
-        raise _cannot_compute(layer, f"to {size[0]}x{size[1]} from {'x'.join(map(str, _image_size(inputs)))}")
+    size, read = (layer.options.get("height"), layer.options.get("width")), _image_size(inputs) or ()
+    if size != read:
+        raise _cannot_compute(layer, f"to {size[0]}x{size[1]} from {'x'.join(map(str, read))}")
     first = inputs[-1].layer.options
     known = next((first[name] for name in ("batch_input_shape", "batch_shape") if first.get(name)), [None] * 4)
     if tuple(known[1:3]) != size:
@@ -714,10 +734,12 @@ def _affine(call: Call, read: ReadVariables, notes: list[str]) -> tuple[Any, Any
         notes.append(f"its {layer} is taken for keras.applications.inception_v3.preprocess_input: images in [-1, 1]")
         return 1 / 127.5, -1.0
     operation = ARITHMETIC.get(str(function) if layer.kind in ("TFOpLambda", "SlicingOpLambda") else layer.kind)
+    if operation == "cast" and _rounds(layer):
+        raise _cannot_compute(layer, f"to {one_line(options['dtype'])}")
     if operation in ("cast", "negative"):
         return (1.0, 0.0) if operation == "cast" else (-1.0, 0.0)
     if operation is None or len(call.arguments) != 2:
-        detail = "which holds Python code" if layer.kind == "Lambda" else "in front of the base"
+        detail = "with Python code" if layer.kind == "Lambda" else "in front of the base"
         raise _cannot_compute(layer, detail)
     first, second = call.arguments
     constant = _numbers(layer, second if isinstance(first, Call) else first)
@@ -739,7 +761,9 @@ def _numbers(layer: KerasLayer, value: Any) -> Any:
     except (TypeError, ValueError):
         array = np.zeros(0)
     if array.shape not in ((), (3,)):
-        raise ConfigurationError(f"{layer} scales images by {one_line(value)}, not by a number for each of 3 channels")
+        raise ConfigurationError(
+            f"{layer} scales images by {one_line(value, 100)}, not by a number for each of 3 channels"
+        )
     return array
 
 
@@ -767,7 +791,7 @@ def _is_preprocess_input(options: dict[str, Any]) -> bool:
     if isinstance(function, dict):
         module, function = str(function.get("module")), function.get("config")
     if function == "preprocess_input":
-        return True
+        return "applications." not in module or module.endswith("inception_v3")
     if not isinstance(function, list) or not function or not isinstance(function[0], str):
         return False
     return module.endswith("applications.inception_v3") and "preprocess_input" in _decoded(function[0])
@@ -784,7 +808,7 @@ def _decoded(text: str) -> str:
 
 def report_notes(path: Path, notes: list[str]) -> dict[str, str]:
     """Warn of the notes about a file, and return those that a user can replace, as in `Weights.assumed`."""
-    facts = {"mean": UNSTATED, "output_activation": NO_ACTIVATION}
+    facts = {"image_size": NO_SIZE, "mean": UNSTATED, "output_activation": NO_ACTIVATION}
     assumed = {fact: note for note in notes for fact, start in facts.items() if note.startswith(start)}
     for note in notes:
         if note not in assumed.values():

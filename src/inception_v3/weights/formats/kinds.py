@@ -22,6 +22,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".kera
 LAYERS_MODEL, GRAPH_MODEL = "a TensorFlow.js layers model", "a TensorFlow.js graph model"
 KERAS_ZIP, HDF5, SAFETENSORS = "a Keras model (.keras)", "HDF5, as Keras writes it", "safetensors"
 TORCH_ZIP, TORCH_LEGACY = "a file of torch.save", "a file of torch.save, in the form before PyTorch 1.6"
+SAVED_MODEL, SAVED_MODEL_FILE = "a TensorFlow SavedModel", "saved_model.pb"
 MAX_JSON = 32 << 20  # bytes
 AGAIN = "download or copy it again"
 
@@ -138,6 +139,8 @@ def _identify_zip(path: Path, size: int) -> Kind:
 
 def _identify_name(path: Path) -> Kind | None:
     """The kind of a binary file without a known start, by its name."""
+    if path.name == SAVED_MODEL_FILE:
+        return Kind(SAVED_MODEL)
     if path.suffix == ".meta":
         rest = f", without weights; give the checkpoint itself: {path.with_suffix('')}"
         return _refused("the graph of a TensorFlow checkpoint", rest)
@@ -187,9 +190,8 @@ def _named_checkpoint(path: Path, head: bytes) -> Path:
 
 def _identify_folder(path: Path) -> Kind:
     names = {each.name for each in list_folder(path)}
-    if "saved_model.pb" in names:
-        rest = ", which cannot be read; save the Keras model as model.keras, and give that"
-        return _refused("a TensorFlow SavedModel", rest)
+    if SAVED_MODEL_FILE in names:
+        return Kind(SAVED_MODEL)
     if path.suffix == ".mlpackage":
         return _refused("a Core ML package", " that inception-v3 did not export; give its weights")
     advice = _advise(path)

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 # torchvision's.
 FORMATS = (
     "native",
+    "saved-model",
+    "object-checkpoint",
     "tf-slim",
     "keras",
     "tensorflowjs",
     "graphdef-2015",
+    "graphdef-slim",
     "fid-2015",
     "timm",
     "torchvision",

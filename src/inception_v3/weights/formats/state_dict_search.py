@@ -6,10 +6,10 @@ which is flattened into the same form. Nothing here needs PyTorch.
 
 import re
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from inception_v3.errors import InputError
 from inception_v3.support.text import printable
@@ -209,12 +209,25 @@ def _prefixes(names: Collection[str], shapes: dict[str, tuple[int, ...]]) -> lis
     return list(found)
 
 
-def choose(path: Path, candidates: list[Candidate], key: str | None) -> Candidate:
+class HasKey(Protocol):
+    """A network of a file that holds several."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def is_average(self) -> bool: ...
+
+
+Found = TypeVar("Found", bound=HasKey)
+
+
+def choose(path: Path, candidates: Sequence[Found], key: str | None) -> Found:
     """The network to read: that of `key`, or else the only one, or the only average, with a warning.
 
     Raises InputError: several of equal rank, or none under the key; the message lists the keys.
     """
-    named = [each for each in candidates if key is None or f"{each.key}.".startswith(f"{key}.")]
+    named = find_named(candidates, key)
     keys = ", ".join(_shown(each) for each in candidates)
     if not named:
         raise InputError(f"{path}: has no network under the key {printable(key)}; it has {keys}", exit_status=2)
@@ -232,5 +245,13 @@ def choose(path: Path, candidates: list[Candidate], key: str | None) -> Candidat
     return chosen
 
 
-def _shown(candidate: Candidate) -> str:
+def find_named(candidates: Sequence[Found], key: str | None) -> Sequence[Found]:
+    """The networks under a key: the one with exactly this key, or else those below it."""
+    if key is None:
+        return candidates
+    exact = [each for each in candidates if each.key == key]
+    return exact or [each for each in candidates if each.key.startswith((f"{key}.", f"{key}/"))]
+
+
+def _shown(candidate: HasKey) -> str:
     return printable(candidate.key)[:200] or "(the whole file)"

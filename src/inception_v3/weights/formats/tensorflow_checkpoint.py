@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +27,22 @@ import numpy as np
 from inception_v3.errors import InputError
 from inception_v3.support.crc32c import masked_crc
 from inception_v3.support.files import atomic_write
-from inception_v3.support.protocol_buffers import decode_varints, encode, encode_varint, read_fields, read_varint
+from inception_v3.support.protocol_buffers import (
+    Bytes,
+    Fields,
+    decode_varints,
+    encode,
+    encode_varint,
+    integer,
+    messages,
+    octets,
+    parse,
+    read_varint,
+)
 from inception_v3.support.system_errors import check_readable, is_file, read_reason
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the name of a text that TensorFlow 2 stores among the variables
 FOOTER = 48  # bytes: the handles of two blocks, padded to 40 bytes, and the magic number
 TRAILER = 5  # bytes after each block: the type of compression and the checksum
 # NumPy's name of each DataType in tensorflow/core/framework/types.proto. NumPy has no bfloat16.
@@ -39,8 +52,6 @@ DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", BFLOAT16: "<u2", 19: "<f2"}
 V1_FLOATS = {1: 5, 2: 6}
 V1_VARINTS = {3: 7, 9: 10, BFLOAT16: 13, 19: 13}
 
-Bytes = bytes | memoryview
-Fields = dict[int, list[int | memoryview]]
 Slice = tuple[tuple[int, int], ...]  # (start, length) in each dimension; a length of -1 means all of it
 Fetch = Callable[[bytes, int, tuple[int, ...]], np.ndarray]
 
@@ -68,25 +79,73 @@ def read(path: str | Path, wanted: Callable[[str], bool] | None = None) -> dict[
     Raises InputError, in one line: not a checkpoint, damaged, files missing, written by a newer TensorFlow, or a
     wanted variable has a type that cannot be read.
     """
+    checkpoint = open_checkpoint(path)
+    names = sorted(name for name in checkpoint.variables if wanted is None or wanted(name))
+    is_weight = {name: wanted is not None or checkpoint.variables[name].dtype in DTYPES for name in names}
+    return {name: checkpoint.read(name) for name in names if is_weight[name]}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint: its table, and its variables by name."""
+
+    file: Path
+    variables: "dict[str, Variable]"
+    fetch: Fetch
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of a variable. Raises InputError: damaged, or of a type that cannot be read."""
+        variable = self.variables[name]
+        if variable.dtype not in DTYPES:
+            raise InputError(
+                f"{self.file}: {name!r} is of TensorFlow's type {variable.dtype}; "
+                "save it as float16, bfloat16, float32, float64, int32 or int64"
+            )
+        with _as_input_error(self.file, name):
+            return _assemble(self.file, variable, self.fetch)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the list of a checkpoint's variables. Raises InputError as `read`."""
     file = _table_file(Path(path))
     if file is None:
         raise InputError(f"{path}: not a complete TensorFlow checkpoint; give a V1 file or the prefix of a V2 one")
     with _as_input_error(file):
         table = Table(file)
-        header = _parse(table.find(b""))
+        header = parse(table.find(b""))
         # In field 1, V1 has a message and V2 the number of its data files.
-        variables, fetch = _open_v1(table, header) if _messages(header, 1) else _open_v2(table, header)
-    arrays = {}
-    for variable in sorted(each for each in variables if wanted is None or wanted(each.name)):
-        if variable.dtype in DTYPES:
-            with _as_input_error(file, variable.name):
-                arrays[variable.name] = _assemble(file, variable, fetch)
-        elif wanted is not None:
-            raise InputError(
-                f"{file}: {variable.name!r} is of TensorFlow's type {variable.dtype}; "
-                "save it as float16, bfloat16, float32, float64, int32 or int64"
-            )
-    return arrays
+        variables, fetch = _open_v1(table, header) if messages(header, 1) else _open_v2(table, header)
+    return Checkpoint(file, {variable.name: variable for variable in variables}, fetch)
+
+
+def read_object_graph(path: str | Path) -> memoryview | None:
+    """The TrackableObjectGraph (trackable_object_graph.proto) in a checkpoint of TensorFlow 2; None in any other.
+
+    Raises InputError: damaged, or files missing.
+    """
+    file = _table_file(Path(path))
+    if file is None or file.suffix != ".index":
+        return None
+    with _as_input_error(file, OBJECT_GRAPH):
+        table = Table(file)
+        entry = next((value for key, value in table.items() if key == OBJECT_GRAPH.encode()), None)
+        if entry is None:
+            return None
+        fields = parse(entry)
+        data = _data_file(table, integer(fields, 3), integer(parse(table.find(b"")), 1))
+        content = _read_at(data, integer(fields, 4), integer(fields, 5)).data
+        size, start = read_varint(content, 0)
+        length = struct.pack("<I", size)
+        check, text = content[start : start + 4], content[start + 4 :]
+        # tensorflow/core/util/tensor_bundle/tensor_bundle.cc, WriteStringTensor
+        if len(text) != size or masked_crc(length + check + text) != struct.unpack("<I", octets(fields, 6))[0]:
+            raise ValueError(f"a wrong checksum in {data}")
+        return text
+
+
+def list_variables(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of all variables of a checkpoint by name, sorted. Raises InputError, as `read`."""
+    return {name: variable.shape for name, variable in sorted(open_checkpoint(path).variables.items())}
 
 
 def write(prefix: str | Path, variables: Mapping[str, np.ndarray]) -> None:
@@ -112,12 +171,12 @@ def write(prefix: str | Path, variables: Mapping[str, np.ndarray]) -> None:
         with data_file.open("wb") as file:
             for key, value in sorted(entries.items()):
                 little = np.asarray(value, value.dtype.newbyteorder("<"), order="C")
-                octets = little.reshape(-1).view(np.uint8)
+                stored = little.reshape(-1).view(np.uint8)
                 shape = b"".join(encode(2, encode(1, length)) for length in little.shape)
-                position = encode(4, file.tell()) + encode(5, octets.size)
-                crc = struct.pack("<BI", 6 << 3 | 5, masked_crc(octets.data))
+                position = encode(4, file.tell()) + encode(5, stored.size)
+                crc = struct.pack("<BI", 6 << 3 | 5, masked_crc(stored.data))
                 records.append((key, encode(1, numbers[little.dtype]) + encode(2, shape) + position + crc))
-                file.write(octets.data)
+                file.write(stored.data)
         index_file.write_bytes(_build_table(records))
 
 
@@ -158,22 +217,22 @@ def _as_input_error(path: Path, variable: str | None = None) -> Iterator[None]:
 
 
 def _open_v1(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
-    meta = _parse(_bytes(header, 1))
-    _check_version(table.path, _parse(_bytes(meta, 2)))
+    meta = parse(octets(header, 1))
+    _check_version(table.path, parse(octets(meta, 2)))
     variables = [
-        _variable(_bytes(fields, 1), _int(fields, 3), _bytes(fields, 2), _messages(fields, 4))
-        for fields in map(_parse, _messages(meta, 1))
+        _variable(octets(fields, 1), integer(fields, 3), octets(fields, 2), messages(fields, 4))
+        for fields in map(parse, messages(meta, 1))
     ]
     if len({variable.name for variable in variables}) != len(variables):
         raise ValueError("a variable is listed twice")
 
     def fetch(key: bytes, dtype: int, shape: tuple[int, ...]) -> np.ndarray:
-        tensor = _parse(_bytes(_parse(_bytes(_parse(table.find(key)), 2)), 3))
+        tensor = parse(octets(parse(octets(parse(table.find(key)), 2)), 3))
         if dtype in V1_FLOATS:
-            values = np.frombuffer(_bytes(tensor, V1_FLOATS[dtype]), DTYPES[dtype]).copy()
+            values = np.frombuffer(octets(tensor, V1_FLOATS[dtype]), DTYPES[dtype]).copy()
         else:
             # Narrow integers are stored as 64 bits; 16-bit floats are stored as the integer with their bits.
-            values = decode_varints(_bytes(tensor, V1_VARINTS[dtype]))
+            values = decode_varints(octets(tensor, V1_VARINTS[dtype]))
             values = values.astype(f"<i{np.dtype(DTYPES[dtype]).itemsize}").view(DTYPES[dtype])
         if values.size != math.prod(shape):
             raise ValueError(f"{values.size} values for the shape {list(shape)}")
@@ -185,14 +244,14 @@ def _open_v1(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
 def _open_v2(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
     if table.path.suffix != ".index":
         raise InputError(f"{table.path}: the index of a V2 checkpoint; rename it to the prefix of its data and .index")
-    if _int(header, 2):
+    if integer(header, 2):
         raise InputError(f"{table.path}: from a big-endian machine; load it in TensorFlow there and save it as V1")
-    _check_version(table.path, _parse(_bytes(header, 3)))
-    shards = _int(header, 1)
-    entries = {key: _parse(value) for key, value in table.items()}
+    _check_version(table.path, parse(octets(header, 3)))
+    shards = integer(header, 1)
+    entries = {key: parse(value) for key, value in table.items()}
     # Keys that begin with NUL belong to slices, which the entry of the whole variable lists.
     variables = [
-        _variable(key, _int(fields, 1), _bytes(fields, 2), _messages(fields, 7))
+        _variable(key, integer(fields, 1), octets(fields, 2), messages(fields, 7))
         for key, fields in entries.items()
         if key and not key.startswith(b"\0")
     ]
@@ -202,40 +261,44 @@ def _open_v2(table: "Table", header: Fields) -> tuple[list[Variable], Fetch]:
         if key not in entries:
             raise ValueError("one of its slices is missing")
         fields = entries[key]
-        shard, offset, size = _int(fields, 3), _int(fields, 4), _int(fields, 5)
-        if not 0 <= shard < shards or (_int(fields, 1), read_shape(_bytes(fields, 2))) != (dtype, shape):
+        shard, offset, size = integer(fields, 3), integer(fields, 4), integer(fields, 5)
+        if not 0 <= shard < shards or (integer(fields, 1), read_shape(octets(fields, 2))) != (dtype, shape):
             raise ValueError("its entries contradict each other")
         if size != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
             raise ValueError(f"{size} bytes for the shape {list(shape)}")
-        file = table.path.with_name(f"{table.path.stem}.data-{shard:05d}-of-{shards:05d}")
+        file = _data_file(table, shard, shards)
         # Entries that all point at the same bytes could exhaust the memory.
         bytes_read[file] += size
         if bytes_read[file] > file.stat().st_size:
             raise ValueError(f"{file} is truncated")
         values = _read_at(file, offset, size)
-        if masked_crc(values.data) != struct.unpack("<I", _bytes(fields, 6))[0]:
+        if masked_crc(values.data) != struct.unpack("<I", octets(fields, 6))[0]:
             raise ValueError(f"a wrong checksum in {file}")
         return to_native(values.view(DTYPES[dtype]), dtype).reshape(shape)
 
     return variables, fetch
 
 
+def _data_file(table: "Table", shard: int, shards: int) -> Path:
+    return table.path.with_name(f"{table.path.stem}.data-{shard:05d}-of-{shards:05d}")
+
+
 def _check_version(path: Path, version: Fields) -> None:
     """Raise InputError if VersionDef.min_consumer, the oldest reader that suffices, is newer than TensorFlow 2.12."""
-    if _int(version, 2) > 1:
+    if integer(version, 2) > 1:
         raise InputError(f"{path}: of a format newer than TensorFlow 2.12's; save it with that version")
 
 
 def _variable(name: Bytes, dtype: int, shape: Bytes, slices: list[memoryview]) -> Variable:
-    dimensions = [[_parse(extent) for extent in _messages(_parse(message), 1)] for message in slices]
-    extents = [tuple((_int(d, 1), _int(d, 2) if 2 in d else -1) for d in extent) for extent in dimensions]
+    dimensions = [[parse(extent) for extent in messages(parse(message), 1)] for message in slices]
+    extents = [tuple((integer(d, 1), integer(d, 2) if 2 in d else -1) for d in extent) for extent in dimensions]
     return Variable(bytes(name).decode(), dtype, read_shape(shape), extents)
 
 
 def read_shape(message: Bytes) -> tuple[int, ...]:
-    fields = _parse(message)
-    shape = tuple(_int(_parse(dimension), 1) for dimension in _messages(fields, 2))
-    if _int(fields, 3) or any(length < 0 for length in shape):
+    fields = parse(message)
+    shape = tuple(integer(parse(dimension), 1) for dimension in messages(fields, 2))
+    if integer(fields, 3) or any(length < 0 for length in shape):
         raise ValueError("a shape is unknown")
     return shape
 
@@ -384,30 +447,3 @@ def _read_at(path: Path, offset: int, size: int) -> np.ndarray:
     if offset < 0 or offset + size > path.stat().st_size:
         raise ValueError(f"{path} is truncated")
     return np.fromfile(path, np.uint8, size, offset=offset)
-
-
-# --- protobuf's wire format (protobuf.dev/programming-guides/encoding) ---
-
-
-def _parse(message: Bytes) -> Fields:
-    """The values of a message's fields by field number: integers, or bytes that are a message, text or floats."""
-    fields: Fields = {}
-    for number, value, *_ in read_fields(memoryview(message), "a message is truncated"):
-        fields.setdefault(number, []).append(value)
-    return fields
-
-
-def _int(fields: Fields, number: int) -> int:
-    """The signed integer of a field; protobuf does not write 0."""
-    value = fields.get(number, [0])[-1]
-    if not isinstance(value, int):
-        raise ValueError("a message has an invalid structure")
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _bytes(fields: Fields, number: int) -> Bytes:
-    return (_messages(fields, number) or [memoryview(b"")])[-1]
-
-
-def _messages(fields: Fields, number: int) -> list[memoryview]:
-    return [value for value in fields.get(number, []) if not isinstance(value, int)]

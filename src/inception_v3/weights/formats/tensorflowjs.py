@@ -104,7 +104,7 @@ def read(path: Path) -> Weights:
         raise InputError(f"{file}: {one_line(error, 1000)}") from error
     except OSError as error:
         raise InputError(
-            f"{error.filename or file}: cannot be read ({error.strerror or error}); check the path"
+            f"{one_line(error.filename or file, 300)}: cannot be read ({error.strerror or error}); check the path"
         ) from error
     weights = replace(weights, assumed=report_notes(file, notes))
     return weights if class_names is None else replace(weights, class_names=class_names)
@@ -213,8 +213,8 @@ def _stated(model: dict[str, Any]) -> tuple[Settings, Preprocessing | None, list
         return SETTINGS, None, None
     try:
         names = stated["class_names"]
-        if names is not None and not all(isinstance(name, str) for name in names):
-            raise ValueError("class names that are no text")
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError("class names that are no list of texts")
         return Settings(**stated["settings"]), Preprocessing(**stated["preprocessing"]), names
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"its userDefinedMetadata cannot be used ({one_line(error)}); remove it") from error
