@@ -45,7 +45,7 @@ class Facts:
         mean, std = (stated.mean, stated.std) if self.transform_input is None else IMAGENET_MEAN_STD
         mean, std = self.mean or mean, self.std or std
         if self.transform_input:
-            mean, std = _after_transform_input(mean, std)
+            mean, std = after_transform_input(mean, std)
         return replace(stated, mean=mean, std=std)
 
     def names(self, file: Path, stated: list[str] | None, count: int) -> list[str] | None:
@@ -61,7 +61,7 @@ class Facts:
         return self.class_names
 
 
-def _after_transform_input(mean: Channels, std: Channels) -> tuple[Channels, Channels]:
+def after_transform_input(mean: Channels, std: Channels) -> tuple[Channels, Channels]:
     """The mean and std that have the effect of these, followed by torchvision's transform_input.
 
     That turns x into x * imagenet_std / 0.5 + (imagenet_mean - 0.5) / 0.5, which is in [-1, 1] for ImageNet's.
@@ -106,10 +106,20 @@ def read_class_names(path: str | Path) -> list[str]:
 
 
 def _listed(text: str) -> list[str]:
-    """The names in a JSON list, or in an object by their numbers. Raises ValueError."""
-    names = parse_json(text, dict[int, str] | list[str])
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError("its numbers are not 0, 1, 2 ... without a gap")
-        return [names[number] for number in range(len(names))]
-    return list(names)
+    """The names in a JSON list, or in an object by their numbers or with them. Raises ValueError."""
+    value = parse_json(text, dict | list)
+    if (names := names_in(value)) is None:
+        parse_json(text, dict[int, str] | list[str])  # raises ValueError for most faults
+        raise ValueError("its numbers are not 0, 1, 2 ... without a gap")
+    return names
+
+
+def names_in(value: Any) -> list[str] | None:
+    """The class names in a list, in a mapping of their numbers, or in a mapping of the names to numbers; or None."""
+    if isinstance(value, dict) and value and all(type(number) is int for number in value.values()):
+        value = {number: name for name, number in value.items()}
+    if isinstance(value, dict):
+        numbers = {str(number): name for number, name in value.items()}
+        value = [numbers.get(str(number)) for number in range(len(value))]
+    is_list = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return [nfc(name) for name in value] if value and is_list else None

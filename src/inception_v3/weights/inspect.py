@@ -45,16 +45,6 @@ CONVENTIONS = {
     "timm": "timm",
     "torchvision": "torchvision",
 }
-# The keys of timm's configuration for each option of Preprocessing.
-TIMM_KEYS = {
-    "image_size": ("input_size",),
-    "crop_fraction": ("crop_pct",),
-    "resize": ("crop_pct", "input_size"),
-    "mean": ("mean",),
-    "std": ("std",),
-    "interpolation": ("interpolation",),
-    "squash": ("crop_mode",),
-}
 
 
 def inspect_weights(name: str, state: str | None = None) -> Inspection:
@@ -138,13 +128,14 @@ def _with_network(
     conventional = default_class_names(settings.num_classes) if settings.num_classes in (1000, 1001) else None
     is_assumed = format != NATIVE and weights.class_names == conventional
     source = f"assumed: ImageNet's, because there are {settings.num_classes:,} outputs" if is_assumed else FILE
+    source = weights.sources.get("class_names", source)
     known = replace(
         known,
         format=format,
         layers=_network_layers(weights),
         head=head_facts(settings, weights.undetermined),
         class_names=Fact(weights.class_names, source) if weights.class_names else None,
-        preprocessing=_preprocessing_facts(Path(known.files[0]), format, weights.preprocessing, known),
+        preprocessing=_preprocessing_facts(Path(known.files[0]), format, weights.preprocessing, known, weights.sources),
         settings=dict(settings),
         training=weights.training,
         damage=find_damage(weights.tensors),
@@ -309,7 +300,9 @@ def head_facts(settings: Settings, undetermined: tuple[str, ...] = ()) -> HeadFa
     )
 
 
-def _preprocessing_facts(file: Path, format: str, preprocessing: Preprocessing, known: Inspection) -> dict[str, Fact]:
+def _preprocessing_facts(
+    file: Path, format: str, preprocessing: Preprocessing, known: Inspection, sources: Mapping[str, str]
+) -> dict[str, Fact]:
     """Each option of the preprocessing with its source. A value that is not the format's usual one is in the file."""
     if format == NATIVE or (known.writer or "").startswith("inception-v3"):
         return facts_of(preprocessing)
@@ -318,22 +311,12 @@ def _preprocessing_facts(file: Path, format: str, preprocessing: Preprocessing, 
     for name, value in asdict(preprocessing).items():
         is_stated = name == "image_size" and states_size(file, known.kind, value)
         source = FILE if is_stated or value != getattr(usual, name) else f"assumed: as usual for {format}"
-        if format == "timm":
-            source = _timm_source(file, name) or source
+        if name in sources:
+            source = sources[name]
         elif format in ("keras", "tensorflowjs"):
             source = _keras_source(name, source, known.assumed)
         facts[name] = Fact(value, source)
     return facts
-
-
-def _timm_source(file: Path, name: str) -> str | None:
-    """The source of an option that config.json beside a file of timm states."""
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        config = json.loads((file.parent / "config.json").read_text("utf-8"))
-        stated = {*config, *config.get("pretrained_cfg", {})}
-        if stated & {*TIMM_KEYS[name]}:
-            return "config.json beside it"
-    return None
 
 
 def _keras_source(name: str, source: str, notes: list[str]) -> str:
