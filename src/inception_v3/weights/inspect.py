@@ -23,7 +23,7 @@ from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error, why_missing
 from inception_v3.weights import MODEL_FILE
-from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, Kind, identify
+from inception_v3.weights.formats.kinds import GRAPH_MODEL, INDEX, LAYERS_MODEL, Kind, identify
 from inception_v3.weights.formats.layer_names import state_name
 from inception_v3.weights.formats.pickled import PickleError
 from inception_v3.weights.formats.state_dict_search import Candidate, StateDict, find_candidates, find_state_dicts
@@ -171,7 +171,7 @@ def _companions(file: Path, kind: Kind) -> list[Path]:
         return sorted(file.parent.glob(f"{file.name}.*"))
     names: list[Any] = []
     with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-        if kind.name == "the index of a state dict in several files":
+        if kind.name == INDEX:
             names = list(json.loads(file.read_text("utf-8"))["weight_map"].values())
         elif kind.name in (LAYERS_MODEL, GRAPH_MODEL):
             names = [path for group in json.loads(file.read_bytes())["weightsManifest"] for path in group["paths"]]
@@ -199,6 +199,11 @@ def _search(file: Path, kind: str) -> tuple[list[StateDict], list[Candidate]]:
 def _find_states(file: Path, kind: str) -> list[StateDict]:
     if kind == "safetensors":
         return [StateDict((), _stored_tensors(read_header(file)))]
+    if kind == INDEX:
+        shards = [_find_states(shard, identify(shard).name)[:1] for shard in _companions(file, Kind(kind))]
+        return [
+            StateDict((), {name: each for states in shards for one in states for name, each in one.tensors.items()})
+        ]
     if "torch.save" in kind or "TorchScript" in kind:
         return find_state_dicts(open_torch_file(file).root)
     return []

@@ -36,6 +36,7 @@ from inception_v3.weights.formats.keras_config import (
 from inception_v3.weights.formats.keras_network import SETTINGS, read_network, report_notes
 from inception_v3.weights.formats.keras_topology import build
 from inception_v3.weights.formats.weights import Weights, differences_from
+from inception_v3.weights.programs.node import NodeProgram
 
 FILE = "model.json"
 METADATA = "inception_v3"  # in userDefinedMetadata, which TensorFlow.js keeps for its users
@@ -233,7 +234,8 @@ def differences(weights: Weights) -> list[str]:
 def write(weights: Weights, path: Path) -> None:
     """Write a layers model: the file, and shards of 4 MB beside it, as float32.
 
-    TensorFlow.js's model takes what this network takes: images that are already scaled. The auxiliary head is left out.
+    The model takes images in [-1, 1], or pixels from 0 to 255 if the network has another mean and std, which a Rescaling
+    applies. The auxiliary head is left out.
     Raises InputError: the files cannot be written.
     """
     topology = build(weights)
@@ -273,4 +275,6 @@ FORMAT = WritableFormat(
     differences=differences,
     suffixes=(".json",),
     required_suffixes=(".json",),
+    rescales=True,
+    program=NodeProgram("@tensorflow/tfjs", "tensorflowjs.mjs"),
 )
