@@ -1,5 +1,6 @@
 """What the file of a model may not state, and its user can: the scaling of images, and the names of the classes."""
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,12 +10,17 @@ from typing import Any
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.json_values import parse_json
-from inception_v3.support.system_errors import read_error
+from inception_v3.support.system_errors import file_status, read_error
 from inception_v3.support.text import byte_order_encoding, nfc, printable
 
 Channels = tuple[float, float, float]
 
 IMAGENET_MEAN_STD: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLASS_FILES = tuple(
+    f"{name}.{ending}"
+    for name in ("labels", "classes", "class_names", "class_to_idx", "idx_to_class", "class_indices", "id2label")
+    for ending in ("txt", "json")
+)
 MAX_BYTES = 16 << 20  # of a list of class names
 
 
@@ -93,7 +99,7 @@ def read_class_names(path: str | Path) -> list[str]:
             raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
         text = content.decode(byte_order_encoding(content) or "utf-8")
         names = _listed(text) if text.lstrip()[:1] in ("[", "{") else text.rstrip().splitlines()
-        names = [nfc(name.strip()) for name in names]
+        names = _without_numbers([nfc(name.strip()) for name in names])
     except OSError as error:
         raise read_error(path, error) from error
     except ValueError as error:
@@ -103,6 +109,18 @@ def read_class_names(path: str | Path) -> list[str]:
         fault = f"line {names.index('') + 1} is empty" if names else "it is empty"
         raise InputError(f"--class-names {printable(path)}: {fault}; write one name on each line")
     return names
+
+
+def names_beside(folder: Path) -> tuple[list[str], str] | None:
+    """The class names in a file of a usual name, and its name; None without such a file. Raises InputError."""
+    file = next((folder / name for name in CLASS_FILES if file_status(folder / name) is not None), None)
+    return None if file is None else (read_class_names(file), file.name)
+
+
+def _without_numbers(names: list[str]) -> list[str]:
+    """Names without their numbers if each has its own, as in `0:daisy` of TF-Slim and `0 daisy` of others."""
+    parts = [re.fullmatch(rf"{number}[: ]\s*(.+)", name) for number, name in enumerate(names)]
+    return [part[1] for part in parts if part] if all(parts) else names
 
 
 def _listed(text: str) -> list[str]:

@@ -495,7 +495,8 @@ def write(weights: Weights, path: Path) -> None:
     """Write weights: Keras 3's form if the name ends in `.weights.h5`, as Keras does, and otherwise the legacy form.
 
     A network with hidden layers, another output than a softmax or another input than [-1, 1] is written as a whole
-    model in the legacy form; the last of them takes pixels from 0 to 255. A gamma is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
+    model in the legacy form. Behind another mean and std it takes pixels from 0 to 255. A gamma is folded into the
+    kernels, as Keras's network has none. The auxiliary head is left out.
     Raises InputError: other widths or fewer layers than Keras has, a name for weights and a network that only a whole
     model can hold, a path that cannot be written, h5py is missing.
     """
@@ -508,8 +509,8 @@ def write(weights: Weights, path: Path) -> None:
     is_whole = not weights.preprocessing.is_half or (not settings.final_endpoint and has_own_head)
     if is_whole and path.name.endswith(".weights.h5"):
         raise InputError(
-            f"{path}: a file of weights cannot hold hidden layers, another output than a softmax, or another input than "
-            "[-1, 1]; let its name end in .h5 for a whole model",
+            f"{path}: a file of weights cannot hold hidden layers, another output than a softmax, or another input "
+            "than [-1, 1]; let its name end in .h5 for a whole model",
             exit_status=2,
         )
     buffer = BytesIO()  # not a file: on a full disk, libhdf5 would fail again when closing it

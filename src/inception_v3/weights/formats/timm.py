@@ -29,7 +29,7 @@ from inception_v3.weights.formats.pickled import Instance, PickleError
 from inception_v3.weights.formats.state_dict_file import is_pickled, is_safetensors
 from inception_v3.weights.formats.torch_file import is_torch_file, open_torch_file
 from inception_v3.weights.formats.torch_scaling import Scaling
-from inception_v3.weights.formats.torch_stated import Stated, add_names_beside
+from inception_v3.weights.formats.torch_stated import Stated, add_class_names
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.programs.program import Program
 from inception_v3.weights.wordnet import names_of_ids
@@ -102,7 +102,7 @@ def read(path: Path, state: str | None = None) -> Weights:
         stated = Stated({"image_size": preprocessing.image_size}, transforms=False)
         stated.scaling = Scaling(preprocessing.mean, preprocessing.std, "mean and std")
         if not NAMES & config.keys():
-            add_names_beside(stated, path.parent)
+            add_class_names(stated, path)
         weights = torchvision.read(path, state, preprocessing, stated)
         epsilon = float(config.get("norm_eps", weights.settings.batch_norm_epsilon))
         settings = replace(weights.settings, image_size=preprocessing.image_size, batch_norm_epsilon=epsilon)

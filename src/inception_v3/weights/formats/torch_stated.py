@@ -1,8 +1,7 @@
 """What a file of PyTorch, or a file beside it, states besides tensors: how images are prepared, and the class names.
 
 A checkpoint may hold the arguments of the script that wrote it, and the class names; safetensors have metadata.
-Beside it, transformers writes config.json and preprocessor_config.json, and many people a list of class names. timm's
-own config.json is read by timm.py. A setting about images or classes that is not understood is reported.
+Beside it, transformers writes config.json and preprocessor_config.json. timm's own config.json is read by timm.py. A setting about images or classes that is not understood is reported.
 """
 
 import json
@@ -19,21 +18,16 @@ from inception_v3.errors import InputError
 from inception_v3.support.json_values import read_json
 from inception_v3.support.system_errors import file_status
 from inception_v3.support.text import one_line
-from inception_v3.weights.facts import IMAGENET_MEAN_STD, Channels, names_in, read_class_names
+from inception_v3.weights.facts import IMAGENET_MEAN_STD, Channels, names_in
 from inception_v3.weights.formats.pickled import Instance, PickleError
 from inception_v3.weights.formats.state_dict_file import is_safetensors
 from inception_v3.weights.formats.state_dict_search import is_module
-from inception_v3.weights.formats.torch_file import is_torch_file, open_torch_file
+from inception_v3.weights.formats.torch_file import StoredTensor, is_torch_file, open_torch_file
 from inception_v3.weights.formats.torch_scaling import Scaling, scaling_of
 from inception_v3.weights.wordnet import names_of_ids
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-# Lists of class names beside a model, and the keys of such lists in a checkpoint, in metadata and in config.json.
-CLASS_FILES = tuple(
-    f"{name}.{ending}"
-    for name in ("labels", "classes", "class_names", "class_to_idx", "idx_to_class", "class_indices", "id2label")
-    for ending in ("txt", "json")
-)
+# The keys of class names in a checkpoint, in metadata and in config.json.
 CLASS_KEYS = (
     "class_names", "classes", "labels", "label_names", "categories", "class_to_idx", "idx_to_class", "class2idx",
     "idx2class", "class_indices", "id2label", "label2id", "label_map", "classnames", "class_labels",
@@ -124,9 +118,14 @@ def read_stated(path: Path) -> Stated:
         _read_processor(stated, path.parent / PROCESSOR)
     for source, settings, is_whole in _settings(path):
         _read_settings(stated, settings, source, is_whole)
-    if stated.class_names is None:
-        add_names_beside(stated, path.parent)
     return stated
+
+
+def add_class_names(stated: Stated, path: Path) -> None:
+    """Add the class names in a file."""
+    for source, settings, _ in _settings(path):
+        for name in CLASS_KEYS:
+            stated.add_names(settings.get(name), source)
 
 
 def _settings(path: Path) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
@@ -145,7 +144,11 @@ def _settings(path: Path) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
                 if isinstance(options, dict):
                     yield key, {str(name): value for name, value in options.items()}, False
             keys = {*CLASS_KEYS, *(name for pair in MEAN_STD_KEYS for name in pair)}
-            yield "the checkpoint", {name: value for name, value in root.items() if name in keys}, True
+            yield (
+                "the checkpoint",
+                {name: value for name, value in root.items() if name in keys and not isinstance(value, StoredTensor)},
+                True,
+            )
     elif is_safetensors(path) and path.suffix != ".json":
         metadata = _metadata(path)
         yield "the metadata", {name: _parsed(value) for name, value in metadata.items()}, True
@@ -303,19 +306,3 @@ def _edges(size: Any, name: str) -> tuple[int, int]:
     if not all(type(edge) is int and MIN_SIZE <= edge <= MAX_SIZE for edge in edges):
         raise ValueError(f"its {name} {size} is not a height and width from {MIN_SIZE} to {MAX_SIZE}")
     return edges[0], edges[1]
-
-
-# ------------------------------------------------------------------------------------------------- class names
-
-
-def add_names_beside(stated: Stated, folder: Path) -> None:
-    """Add the class names in a file of a usual name in the model's folder."""
-    for file in (folder / name for name in CLASS_FILES):
-        if file_status(file) is not None:
-            try:
-                stated.add_names(read_class_names(file), f"{file.name} beside it")
-            except InputError as error:
-                fault = str(error).removeprefix(f"--class-names {file}: ").partition(";")[0]
-                stated.lines.append(f"{file.name} beside it is not used: {fault}")
-            else:
-                return

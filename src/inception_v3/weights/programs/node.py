@@ -19,7 +19,7 @@ from inception_v3.weights.programs.program import MAX_SECONDS, MissingProgramErr
 class NodeProgram:
     """A package of Node, and the script beside this file that runs it.
 
-    The package is looked for in the current folder and above it, in NODE_PATH, and where `npm install --global` puts it.
+    The package is looked for in the current folder and above it, in NODE_PATH, and among those installed globally.
     """
 
     package: str
