@@ -146,7 +146,7 @@ def read_found(
         weights = replace(weights, preprocessing=replace(weights.preprocessing, mean=mean, std=std))
     if source.format is not None:  # a published model, of which all is known
         weights = replace(weights, assumed={})
-    elif format != native.FORMAT.name:
+    elif known.name != native.FORMAT.name:
         weights = _with_names_beside(weights, file)
     return weights, Origin(name, file, known.name, weights.training)
 

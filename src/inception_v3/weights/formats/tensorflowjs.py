@@ -7,6 +7,7 @@ is read from outside the folder, and sizes are checked before memory is allocate
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -115,7 +116,10 @@ def read(path: Path) -> Weights:
     if unknown:
         notes.append(f"it states {', '.join(map(one_line, unknown[:8]))}, which is not understood and not used")
     weights = replace(weights, assumed=report_notes(file, notes))
-    if class_names is None or len(class_names) != weights.settings.class_count:
+    if class_names is None:
+        return weights
+    if len(class_names) != (count := weights.settings.class_count):
+        warnings.warn(f"{file}: its {len(class_names)} class names are not used: it has {count} classes", stacklevel=2)
         return weights
     return replace(weights, class_names=class_names)
 

@@ -184,9 +184,7 @@ def _warn(
         lines.append(f"has tensors outside the network, which are not used: {', '.join(unused[:5])}")
     if unclear_scaling:
         listed = ", ".join(unclear_scaling[:5])
-        lines.append(
-            f"has {listed}, which are not used: how they scale the images is not clear (give --mean and --std)"
-        )
+        lines.append(f"has {listed}, which are not used: it is not clear how they scale the images; give --mean, --std")
     if head.assumed:
         lines.append(
             f"does not determine {'; '.join(head.assumed)}; if that is wrong, save the whole model with "

@@ -1,7 +1,8 @@
 """What a file of PyTorch, or a file beside it, states besides tensors: how images are prepared, and the class names.
 
 A checkpoint may hold the arguments of the script that wrote it, and the class names; safetensors have metadata.
-Beside it, transformers writes config.json and preprocessor_config.json. timm's own config.json is read by timm.py. A setting about images or classes that is not understood is reported.
+Beside it, transformers writes config.json and preprocessor_config.json. timm's own config.json is read by timm.py. A
+setting about images or classes that is not understood is reported.
 """
 
 import json
