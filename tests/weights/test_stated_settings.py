@@ -220,7 +220,7 @@ def thin_model(**options: Any) -> InceptionV3:
 
 def test_settings_of_tensorflowjs_that_are_not_understood_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
-    inception_v3.save(thin_model(), path, "tensorflowjs")
+    inception_v3.save(thin_model(depth_multiplier=1.0), path, "tensorflowjs")
     model = json.loads(path.read_text())
     model["userDefinedMetadata"]["labels"] = ["a", "b", "c"]
     own = model["userDefinedMetadata"].pop("inception_v3")
@@ -235,7 +235,7 @@ def test_settings_of_tensorflowjs_that_are_not_understood_are_reported(tmp_path:
 
 @pytest.mark.parametrize("mean_std", [((0.0,) * 3, (1.0,) * 3), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))])
 def test_another_mean_and_std_are_written_for_tensorflowjs_as_a_rescaling(mean_std: Any, tmp_path: Path) -> None:
-    model = thin_model()
+    model = thin_model(depth_multiplier=1.0)
     model.preprocessing = Preprocessing((107, 107), mean=mean_std[0], std=mean_std[1])
     path = tmp_path / "model.json"
     inception_v3.save(model, path, "tensorflowjs")

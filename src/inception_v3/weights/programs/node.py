@@ -40,7 +40,13 @@ class NodeProgram:
             images.transpose(0, 2, 3, 1).astype("<f4").tofile(folder / "images.bin")
             size = map(str, images.shape[2:])
             output = folder / "outputs.json"
-            command = [node, Path(__file__).with_name(self.script), Path.cwd(), path.absolute(), folder / "images.bin"]
+            command: list[str | Path] = [
+                node,
+                Path(__file__).with_name(self.script),
+                Path.cwd(),
+                path.absolute(),
+                folder / "images.bin",
+            ]
             environment = os.environ | {"NODE_PATH": os.pathsep.join(_module_folders())}
             try:
                 done = subprocess.run(
