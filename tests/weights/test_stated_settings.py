@@ -288,7 +288,7 @@ def test_facts_about_an_exported_network_are_refused_as_its_own(
     arguments = {
         "convert": [exported, tmp_path / "out.safetensors"],
         "export": [exported, tmp_path / "out.onnx"],
-        "bench": ["--model", exported],
+        "bench": [exported],
         "finetune": [exported, "digits", "--out", tmp_path / "run"],
     }[command]
     cases = (["--mean", "0.5"], 2, "states it; leave it out"), ([], 1, "exported network (onnx)")
