@@ -21,6 +21,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".kera
 # The names of kinds by which weights/writers.py finds the program.
 LAYERS_MODEL, GRAPH_MODEL = "a TensorFlow.js layers model", "a TensorFlow.js graph model"
 KERAS_ZIP, HDF5, SAFETENSORS = "a Keras model (.keras)", "HDF5, as Keras writes it", "safetensors"
+INDEX = "the index of a state dict in several files"
 TORCH_ZIP, TORCH_LEGACY = "a file of torch.save", "a file of torch.save, in the form before PyTorch 1.6"
 SAVED_MODEL, SAVED_MODEL_FILE = "a TensorFlow SavedModel", "saved_model.pb"
 MAX_JSON = 32 << 20  # bytes
@@ -168,7 +169,7 @@ def _identify_text(path: Path, head: bytes) -> Kind:
         return _refused("the list of a TensorFlow run's checkpoints", rest)
     if text.startswith(b"{"):
         if path.name.endswith(".index.json"):
-            return Kind("the index of a state dict in several files")
+            return Kind(INDEX)
         with path.open("rb") as file:
             content = file.read(MAX_JSON)
         if b'"weightsManifest"' in content or b'"modelTopology"' in content:

@@ -49,6 +49,7 @@ from inception_v3.weights.formats.torch_heads import (
     read_head,
     simple_name,
 )
+from inception_v3.weights.formats.torch_scaling import Scaling, find_front
 from inception_v3.weights.formats.torchvision_names import base_shapes, named_tensors
 from inception_v3.weights.formats.weights import BATCH_NORM, all_finite
 
@@ -78,13 +79,15 @@ OTHER_NETWORKS = {
 class TorchNetwork:
     """What a file holds: tensors under our names, settings, and facts about a whole model (see torchvision.py).
 
-    `undetermined` has the names of options of InceptionV3 that the file does not determine.
+    `undetermined` has the names of options of InceptionV3 that the file does not determine. `scaling` is that of the
+    images by what stands in front of the network.
     """
 
     tensors: dict[str, Tensor]
     settings: Settings
     undetermined: tuple[str, ...] = ()
     transform_input: bool | None = None
+    scaling: Scaling | None = None
 
 
 # -------------------------------------------------------------------------------------------------- recognising
@@ -139,7 +142,8 @@ def read_network(path: Path, state: str | None = None) -> TorchNetwork:
     reader = _Reader(file, candidate)
     tensors = reader.read_base()
     try:
-        modules, unused = _find_head(candidate)
+        front = find_front(candidate, reader.read_value)
+        modules, unused = _find_head(candidate, front.names)
         head = read_head(modules, reader.read_value) if modules else Head()
     except HeadError as error:
         raise InputError(f"{path}: {error}; only layers behind the {FEATURES} pooled features can be read") from error
@@ -158,13 +162,16 @@ def read_network(path: Path, state: str | None = None) -> TorchNetwork:
     if head.layers and model is not None:
         _check_pool(path, model)
     own_class = model.class_name if model and not KNOWN_CLASSES.search(model.class_name) else ""
-    _warn(path, head, reader.aux_fault, own_class, unused)
+    _warn(path, head, reader.aux_fault, own_class, unused, front.unclear)
     undetermined = ("output_activation",) if classes == 1 and head.output is None else ()
     transforms = model.attributes.get("transform_input") if model else None
-    return TorchNetwork(tensors | aux, settings, undetermined, transforms if isinstance(transforms, bool) else None)
+    transforms = transforms if isinstance(transforms, bool) else None
+    return TorchNetwork(tensors | aux, settings, undetermined, transforms, front.scaling)
 
 
-def _warn(path: Path, head: Head, aux_fault: str, own_class: str, unused: list[str]) -> None:
+def _warn(
+    path: Path, head: Head, aux_fault: str, own_class: str, unused: list[str], unclear_scaling: list[str]
+) -> None:
     """Report in a line each what was left out and assumed."""
     lines = []
     if own_class:
@@ -175,6 +182,9 @@ def _warn(path: Path, head: Head, aux_fault: str, own_class: str, unused: list[s
         lines.append(f"its auxiliary head {aux_fault}, so it is left out")
     if unused:
         lines.append(f"has tensors outside the network, which are not used: {', '.join(unused[:5])}")
+    if unclear_scaling:
+        listed = ", ".join(unclear_scaling[:5])
+        lines.append(f"has {listed}, which are not used: it is not clear how they scale the images; give --mean, --std")
     if head.assumed:
         lines.append(
             f"does not determine {'; '.join(head.assumed)}; if that is wrong, save the whole model with "
@@ -297,24 +307,29 @@ def _check_pool(path: Path, model: Instance) -> None:
 # ----------------------------------------------------------------------------------------------------- the head
 
 
-def _find_head(candidate: Candidate) -> tuple[list[Module], list[str]]:
+def _find_head(candidate: Candidate, front: set[str]) -> tuple[list[Module], list[str]]:
     """The modules of the head, and the names of tensors outside the network that are not used.
 
-    The head is that of the network itself, or else of the module that wraps it. Raises HeadError.
+    `front` has the names of what stands in front of the network. The head is that of the network itself, or else of the
+    module that wraps it. Raises HeadError.
     """
     shapes, root = base_shapes(), candidate.state.modules.get("")
     inside = {
         candidate.prefix + name: tensor
         for name, tensor in candidate.tensors.items()
-        if name not in shapes and not has_aux([name]) and not name.endswith(COUNTER)
+        if name not in shapes
+        and not has_aux([name])
+        and not name.endswith(COUNTER)
+        and candidate.prefix + name not in front
     }
     outside = {
         name: tensor
         for name, tensor in candidate.outside.items()
-        if not name.endswith(COUNTER) and not NOT_LAYERS.search(name)
+        if not name.endswith(COUNTER) and not NOT_LAYERS.search(name) and name not in front
     }
     scope = candidate.prefix.removesuffix(".")
     outer = modules_of_state_dict(outside) if root is None else _modules_around(root, "", scope)
+    outer = [module for module in outer if module.name not in front]
     if not inside and any(module.is_linear for module in outer):
         return outer, []
     head = modules_of_state_dict(inside)
