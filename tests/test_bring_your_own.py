@@ -1,4 +1,4 @@
-"""The commands of "Bring your own" in docs/weights.md run on small files of these programs, and print what stands there."""
+"""The commands of "Bring your own" in docs/weights.md run on small files, and print what the page shows."""
 
 import argparse
 import json
@@ -67,7 +67,7 @@ def write_torch_files() -> None:
     lightning = {"pytorch-lightning_version": "2.6.6", "state_dict": {f"net.{name}": t for name, t in state.items()}}
     torch.save(lightning, "last.ckpt")
     torch.save(network(linear(1.5)).state_dict(), "one_output.pth")
-    torch.save(state, "imagenet_mean.pth")
+    torch.save(state, "other_size.pth")
 
 
 def write_folder() -> None:

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +40,7 @@ from inception_v3.weights.model import InceptionV3
 IMAGES = torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(1)) * 2 - 1
 Figures = tuple[float, float | None]  # read, and converted back; None: the program's format cannot hold the network
 Measure = Callable[[Path], Figures]
+NODE = TemporaryDirectory()  # TensorFlow.js's packages, deleted at exit
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def converted_back(
     python: str | Path = sys.executable,
 ) -> float | None:
     """Write a network for a program, which loads and runs it; compare. None if the format cannot hold it."""
+    model.preprocessing = replace(model.preprocessing, mean=(0.5,) * 3, std=(0.5,) * 3)  # as every written file has
     try:
         inception_v3.save(model, path, format)
     except InputError:
@@ -79,7 +81,7 @@ def converted_back(
 
 
 def named(package: str) -> str:
-    """The name and version of a program that `make setup` does not install. "" if it is not installed."""
+    """The name and version of a program that `make setup` does not install; "" if it is missing."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
@@ -200,9 +202,12 @@ def timm_folder(folder: Path) -> Figures:
     peer.pretrained_cfg = dict(peer.pretrained_cfg) | odd | {"interpolation": "bilinear", "crop_mode": "squash"}
     save_for_hf(peer, folder, safe_serialization=True)
     theirs = create_transform(**resolve_data_config({}, model=peer))(image)[None]
-    model = inception_v3.load(folder)
     with torch.inference_mode():
-        return relative(logits(model, model.preprocess(image)), peer(theirs)), None
+        expected = peer(theirs)
+    model = inception_v3.load(folder)
+    images = model.preprocess(image)
+    difference = relative(logits(model, images), expected)
+    return difference, converted_back(model, "torchvision", folder / "back.pth", images, expected)
 
 
 def torch_forms() -> Iterator[Form]:
@@ -215,7 +220,7 @@ def torch_forms() -> Iterator[Form]:
     yield Form("CheckpointSaver; `state_dict_ema` is read", timm,
                torch_form(partial(few, program="timm", aux=False), save_by_timm, "last.pth.tar"))  # fmt: skip
     yield Form("folder with `config.json`: its size, crop, mean and std", timm, timm_folder)
-    yield Form("Lightning checkpoint", named("lightning"), torch_form(few, save_by_lightning))
+    yield Form("Lightning checkpoint", named("Lightning"), torch_form(few, save_by_lightning))
     yield Form("folder of shards with an index", named("accelerate"), torch_form(few, save_by_accelerate, "folder"))
     yield Form("folder of TimmWrapperForImageClassification", named("transformers"),
                torch_form(transformers_network, lambda net, path: net.save_pretrained(path), "folder"))  # fmt: skip
@@ -271,7 +276,6 @@ def compare_keras(
     """Compare with Keras's logits or features; `scales`: the model scales the pixels itself."""
     model = inception_v3.load(path)
     images = model.preprocessing.scale(pixels) if scales else pixels
-    model.preprocessing = replace(model.preprocessing, mean=(0.5,) * 3, std=(0.5,) * 3)  # of every file written
     back = converted_back(model, "keras", path.parent / "back.h5", images, expected, python)
     return relative(logits(model, images), expected), back
 
@@ -298,6 +302,11 @@ def keras_2_form(name: str, suffix: str) -> Measure:
     return measure
 
 
+@cache
+def tensorflowjs() -> Callable[[Path, Tensor], np.ndarray]:
+    return of_tensorflowjs.tensorflowjs_runner(Path(NODE.name))
+
+
 def tensorflowjs_form(head: str, dtype: str = "float32") -> Measure:
     """Measure a model.json: written here, its tensors perhaps quantised, and run by TensorFlow.js in Node."""
 
@@ -314,7 +323,7 @@ def tensorflowjs_form(head: str, dtype: str = "float32") -> Measure:
 
 def compare_tensorflowjs(path: Path, folder: Path, images: Tensor) -> Figures:
     """Compare probabilities with those of TensorFlow.js, for the file and for one written from it."""
-    run, model = of_tensorflowjs.tensorflowjs_runner(folder), inception_v3.load(path)
+    run, model = tensorflowjs(), inception_v3.load(path)
     theirs = run(path, images)
     with torch.inference_mode():
         probabilities = model(images, ["Predictions"])[1]["Predictions"]
@@ -344,15 +353,12 @@ def keras_forms() -> Iterator[Form]:
 
 
 def tensorflowjs_forms() -> Iterator[Form]:
-    if not shutil.which("npm"):
-        return
-    program = "TensorFlow.js 4.22"
+    program = "TensorFlow.js 4.22" if shutil.which("npm") else ""
     for dtype in ("float32", "float16", "uint16", "uint8"):
         yield Form(f"`model.json`, {dtype}", program, tensorflowjs_form("plain", dtype))
     yield Form("`model.json`, two hidden layers", program, tensorflowjs_form("hidden"))
     yield Form("`model.json`, one sigmoid output", program, tensorflowjs_form("sigmoid"))
-    if of_tensorflowjs.TRAINED.exists():
-        yield Form("trained `model.json` of nsfwjs, uint8", program, trained)
+    yield Form("trained `model.json` of nsfwjs", program if of_tensorflowjs.TRAINED.exists() else "", trained)
 
 
 def forms() -> Iterator[Form]:
