@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "torch"  # read once, when Keras is imported
@@ -34,8 +35,8 @@ def documented() -> dict[str, str]:
 
 
 def constant(name: str, tensor: Tensor) -> Tensor:
-    """A tensor whose file is small. Scales of 0 make all features 0, so that the last bias determines the outputs."""
-    value = 0.0 if name.endswith("bn.weight") else 1.0 if name.endswith("running_var") else 0.01
+    """A tensor whose file is small. Scales and offsets of 0 make all features 0: biases decide."""
+    value = 0.0 if name.endswith(("bn.weight", "bn.bias")) else 1.0 if name.endswith("running_var") else 0.01
     return torch.tensor(value).to(tensor.dtype).expand(tensor.shape)
 
 
@@ -125,19 +126,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ------------------------------------------------------------------------------------------------------- the test
 
 
-@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("command", documented())
 def test_a_command_prints_what_the_page_shows(
-    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["inception-v3", *command.split()])
-    with pytest.raises(SystemExit) as exit:
-        main()
-    assert not exit.value.code
-    output = capfd.readouterr()
+    monkeypatch.setattr(sys, "stderr", sys.stdout)  # as on a terminal
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with pytest.raises(SystemExit) as exit:
+            main()
+    output = capsys.readouterr().out
+    assert not exit.value.code, output
     shown = re.escape(documented()[command]).replace(re.escape("..."), ".*")
-    assert re.fullmatch(shown, output.err + output.out, re.DOTALL), output.err + output.out
+    assert re.fullmatch(shown, output, re.DOTALL), output
 
 
 def test_there_are_ten() -> None:
