@@ -4,7 +4,7 @@
     python benchmarks/trained_weights.py MODEL IMAGES --speed    # the table of speed, on a machine that is idle
 
 MODEL is anything that `load` reads, and IMAGES a folder of class/image files. Every second image of each class is used
-to fine-tune MODEL to these classes with `inception-v3 finetune`, and to calibrate and check int8 in `export`. The other
+to fine-tune MODEL to these classes with `inception-v3 finetune`, and to calibrate int8. The other
 images are used only for the tables: MODEL and the fine-tuned network, in every precision of every engine, are compared
 with the network itself, which PyTorch runs layer by layer in float32.
 
@@ -15,23 +15,25 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from inception_v3 import InceptionV3, load
 from inception_v3.benchmarking.bench import bench, write_model_file
 from inception_v3.benchmarking.systems import Candidate, list_candidates
-from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import wilson_interval
 from inception_v3.images.addresses import collect
-from inception_v3.images.find import ImageSource
 from inception_v3.inference.choose import open_engine
-from inception_v3.inference.engines.base import FEATURES, LOGITS, Engine, Outputs, Pixels
-from inception_v3.inference.engines.registry import ENGINES
-from inception_v3.inference.export import CheckImages, export, prepare_images
+from inception_v3.inference.engines.base import FEATURES, LOGITS, Outputs, Pixels, Run
+from inception_v3.inference.engines.graph import build_graph, swap_pools
+from inception_v3.inference.engines.registry import ENGINES, load_engine
+from inception_v3.inference.export import CheckImages, prepare_images
 from inception_v3.inference.exported.check import compare
-from inception_v3.inference.exported.description import AgreementCheck, Description
+from inception_v3.inference.exported.description import AgreementCheck
+from inception_v3.inference.exported.registry import load_format
+from inception_v3.inference.pipeline import prepared_pixels
+from inception_v3.inference.quantise import quantise
 
 CHOSEN = [name for name in ENGINES if name != "compile"]
 HEADINGS = {
@@ -48,7 +50,7 @@ class Compared:
 
     name: str
     candidate: Candidate
-    description: Description
+    int8_share: float
     probabilities: AgreementCheck
     features: AgreementCheck
 
@@ -58,7 +60,7 @@ class Compared:
         return [*self.labels(), largest, mean, f"{self.probabilities.mean_kl:.0e}", *features]
 
     def accuracy(self) -> list[str]:
-        check, share = self.probabilities, self.description.int8_share
+        check, share = self.probabilities, self.int8_share
         interval = "–"
         if check.accuracy is not None:
             interval = " to ".join(f"{end:.0%}" for end in wilson_interval(check.accuracy, check.pictures))
@@ -79,26 +81,30 @@ def halve(images: Path, folder: Path) -> None:
             link.symlink_to(file.absolute())
 
 
-def write_file(candidate: Candidate, folder: Path, model: InceptionV3, images: list[ImageSource]) -> None:
-    """Write the file of a candidate. An int8 file that `export` refuses is reported, and then written all the same."""
-    file = folder / candidate.file
+def open_run(candidate: Candidate, folder: Path, model: InceptionV3, calibration: Pixels) -> tuple[Run, float]:
+    """The function that runs a candidate, and the fraction of its multiplications that are in int8.
+
+    int8 is quantised as by `export`, but without its check, which refuses images that are all of one class.
+    """
     if candidate.precision == "int8":
-        try:
-            export(model, file, precision="int8", images=images, report=lambda line: print(line, file=sys.stderr))
-            return
-        except InputError as error:
-            print(f"refused by export: {error}", file=sys.stderr)
-    write_model_file(candidate, folder, model, images)
+        format = load_format(load_engine(candidate.system.name).formats[0])
+        graph = swap_pools(build_graph(model))
+        network = quantise(graph, format.convert, calibration)
+        return format.run(network.model, "int8", graph.outputs), network.share
+    file = folder / candidate.file
+    if not file.exists():
+        write_model_file(candidate, folder, model, [])
+    return open_engine(file, candidate.system.name, candidate.precision, min_agreement=0).engine.run, 0.0
 
 
-def remembering(engine: Engine) -> Callable[[Pixels], Outputs]:
-    """Run an engine once for each batch, however often the batch is compared."""
+def remembering(compute: Run) -> Run:
+    """Compute the outputs of each batch once, however often they are compared."""
     known: dict[bytes, Outputs] = {}
 
     def run(pixels: Pixels) -> Outputs:
         key = pixels.tobytes()
         if key not in known:
-            known[key] = engine.run(pixels)
+            known[key] = compute(pixels)
         return known[key]
 
     return run
@@ -106,20 +112,18 @@ def remembering(engine: Engine) -> Callable[[Pixels], Outputs]:
 
 def compare_all(name: str, model: InceptionV3, data: Path, folder: Path) -> Iterator[Compared]:
     """Compare a network in every precision of every engine on the images in `data`/val."""
-    calibration = collect([str(data / "train")])
+    calibration, _, _ = prepared_pixels(collect([str(data / "train")]), model.preprocessing, "pillow")
     images = prepare_images(model, ["fp32"], collect([str(data / "val")]))
     folder.mkdir()
     for candidate in list_candidates("cpu", CHOSEN, peers=False, compiled=False):
-        if not (folder / candidate.file).exists():
-            write_file(candidate, folder, model, calibration)
-        opened = open_engine(folder / candidate.file, candidate.system.name, candidate.precision, min_agreement=0)
         print(f"{name}: {candidate}", file=sys.stderr)
-        yield Compared(name, candidate, opened.description, *checks(opened.engine, model, images))
+        run, share = open_run(candidate, folder, model, calibration)
+        yield Compared(name, candidate, share, *checks(run, model, images))
 
 
-def checks(engine: Engine, model: InceptionV3, images: CheckImages) -> tuple[AgreementCheck, AgreementCheck]:
+def checks(run: Run, model: InceptionV3, images: CheckImages) -> tuple[AgreementCheck, AgreementCheck]:
     """Compare the probabilities, and the features relative to the largest feature of their batch."""
-    run, activation = remembering(engine), model.settings.output_activation
+    run, activation = remembering(run), model.settings.output_activation
     features = [(pixels, {FEATURES: outputs[FEATURES]}) for pixels, outputs in images.reference]
     logits = [(pixels, {LOGITS: outputs[LOGITS]}) for pixels, outputs in images.reference]
     return (

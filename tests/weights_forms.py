@@ -265,16 +265,19 @@ def keras_form(name: str, suffix: str) -> Measure:
         if name == "layers_of_the_base":  # it has no preprocessing
             pixels = pixels / 127.5 - 1
         expected = keras_models.logits_of(theirs, pixels)
-        return compare_keras(path, pixels, expected, name != "layers_of_the_base" and suffix != ".weights.h5")
+        if suffix == ".weights.h5":  # it states neither the size nor how pixels are scaled
+            options = {"image_size": (keras_models.SIZE,) * 2}
+            return compare_keras(path, pixels / 127.5 - 1, expected, False, **options)
+        return compare_keras(path, pixels, expected, name != "layers_of_the_base")
 
     return measure
 
 
 def compare_keras(
-    path: Path, pixels: Tensor, expected: np.ndarray, scales: bool, python: str | Path = sys.executable
+    path: Path, pixels: Tensor, expected: np.ndarray, scales: bool, python: str | Path = sys.executable, **options: Any
 ) -> Figures:
     """Compare with Keras's logits or features; `scales`: the model scales the pixels itself."""
-    model = inception_v3.load(path)
+    model = inception_v3.load(path, **options)
     images = model.preprocessing.scale(pixels) if scales else pixels
     back = converted_back(model, "keras", path.parent / "back.h5", images, expected, python)
     return relative(logits(model, images), expected), back
