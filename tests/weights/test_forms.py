@@ -17,7 +17,7 @@ def test_the_page_has_a_row_for_each_form() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("form", forms(), ids=lambda form: form.name)
+@pytest.mark.parametrize("form", list(forms()), ids=lambda form: form.name)
 def test_a_form_gives_the_outputs_of_its_program_and_is_converted_back(form: Form, tmp_path: Path) -> None:
     if not form.program:
         pytest.skip("its program is not installed")
