@@ -23,10 +23,16 @@ from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error, why_missing
 from inception_v3.weights import MODEL_FILE
-from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, Kind, identify
+from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, PICKLE, Kind, identify
 from inception_v3.weights.formats.layer_names import state_name
 from inception_v3.weights.formats.pickled import PickleError
-from inception_v3.weights.formats.state_dict_search import Candidate, StateDict, find_candidates, find_state_dicts
+from inception_v3.weights.formats.state_dict_search import (
+    Candidate,
+    StateDict,
+    find_candidates,
+    find_state_dicts,
+    preferred,
+)
 from inception_v3.weights.formats.torch_file import Storage, StoredTensor, open_torch_file
 from inception_v3.weights.formats.torchvision_names import base_shapes
 from inception_v3.weights.inspection import FILE, Fact, HeadFacts, Inspection, LayerFacts, StateDictFacts
@@ -208,7 +214,7 @@ def _search(file: Path, kind: str) -> tuple[list[StateDict], list[Candidate]]:
 def _find_states(file: Path, kind: str) -> list[StateDict]:
     if kind == "safetensors":
         return [StateDict((), _stored_tensors(read_header(file)))]
-    if "torch.save" in kind or "TorchScript" in kind:
+    if kind == PICKLE or "torch.save" in kind or "TorchScript" in kind:
         return find_state_dicts(open_torch_file(file).root)
     return []
 
@@ -224,8 +230,7 @@ def _stored_tensors(header: Mapping[str, Any]) -> dict[str, StoredTensor]:
 
 def _read_candidate(candidates: list[Candidate], state: str | None) -> Candidate | None:
     """The network that is read, as `state_dict_search.choose` decides; None if there are several of equal rank."""
-    named = [each for each in candidates if state is None or f"{each.key}.".startswith(f"{state}.")]
-    ranked = [each for each in named if each.is_average] or named
+    ranked = preferred([each for each in candidates if state is None or f"{each.key}.".startswith(f"{state}.")])
     return ranked[0] if len(ranked) == 1 else None
 
 

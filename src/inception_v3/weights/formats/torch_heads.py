@@ -127,9 +127,12 @@ class Head:
 
 
 def modules_of_state_dict(tensors: Mapping[str, StoredTensor]) -> list[Module]:
-    """Group tensors by module, in the order of the file, with an UNKNOWN module wherever there may have been one."""
+    """Group tensors by module, in the order of the file, with an UNKNOWN module wherever there may have been one.
+
+    Modules of a Sequential are in the order of their numbers, since safetensors sorts by name.
+    """
     groups: dict[str, dict[str, StoredTensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items(), key=_numbers_in_order([*tensors])):
         parent, _, own = name.rpartition(".")
         groups.setdefault(parent, {})[own] = tensor
     modules: list[Module] = []
@@ -138,6 +141,25 @@ def modules_of_state_dict(tensors: Mapping[str, StoredTensor]) -> list[Module]:
             modules.append(Module(name, UNKNOWN))
         modules.append(Module(name, "", tensors_below))
     return modules
+
+
+def _numbers_in_order(names: list[str]) -> Callable[[tuple[str, Any]], list[tuple[int, int]]]:
+    """A key that sorts numbers in names by value, and leaves all else in the order of these names."""
+    order: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            order.setdefault(".".join(parts[:end]), len(order))
+
+    def key(item: tuple[str, Any]) -> list[tuple[int, int]]:
+        parts = item[0].split(".")
+        scopes = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        return [
+            (0, int(part)) if part.isdecimal() and len(part) < 6 else (1, order[scope])
+            for part, scope in zip(parts, scopes, strict=True)
+        ]
+
+    return key
 
 
 def _may_have_between(before: str, after: str) -> bool:
@@ -233,6 +255,8 @@ def _read_before(head: Head, modules: list[Module], read: Callable[[StoredTensor
 def _read_linear(module: Module, inputs: int, read: Callable[[StoredTensor], Tensor]) -> Linear:
     if module.inputs != inputs:
         above = "features" if inputs == FEATURES else "outputs of the layer before it"
+        if (module.inputs, inputs) == (2 * FEATURES, FEATURES):
+            above += ", but those of AdaptiveConcatPool2d (fastai) or catavgmax (timm), which pool twice"
         raise HeadError(
             f"has {module.name}.weight with {module.inputs} inputs, which does not fit the {inputs} {above}"
         )
