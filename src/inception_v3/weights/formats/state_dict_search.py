@@ -225,10 +225,9 @@ def find_candidates(states: list[StateDict], shapes: dict[str, tuple[int, ...]])
         prefixes = tuple(_prefixes(state.tensors, shapes))
         for prefix in prefixes:
             candidate = Candidate(state, prefix, prefixes)
-            tensors = candidate.tensors
-            if sum(name in tensors for name in shapes) <= len(shapes) // 2:
+            if candidate.size <= len(shapes) // 2:
                 continue
-            values = frozenset(tensors.items())
+            values = frozenset(candidate.tensors.items())
             if values not in known:  # the same tensors under two keys are one network
                 known.add(values)
                 candidates.append(candidate)
@@ -243,7 +242,7 @@ def _prefixes(names: Collection[str], shapes: dict[str, tuple[int, ...]]) -> lis
         for name in names
         if name == anchor or name.endswith(f".{anchor}")
     )
-    ranked = [prefix for prefix, _ in found.most_common(MAX_NETWORKS)]
+    ranked = {prefix for prefix, _ in found.most_common(MAX_NETWORKS)}
     return [prefix for prefix in found if prefix in ranked]  # in the order of the file
 
 

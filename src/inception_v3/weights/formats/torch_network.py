@@ -59,7 +59,7 @@ PARTS = (".weight", ".bias", ".running_mean", ".running_var")
 NOT_LAYERS = re.compile(r"(^|[._])(n_averaged$|loss|criterion|metrics?|accuracy|f1|auroc|confmat|(train|val|test)_)")
 
 # The classes of which the way to run is known.
-KNOWN_CLASSES = re.compile(r"^(__torch__\.)?(torchvision\.models|timm\.models|pytorch_fid)\.")
+KNOWN_CLASSES = re.compile(r"^(__torch__\.)?(torchvision\.models|timm\.models|pytorch_fid|torch\.nn\.modules)\.")
 
 # The classes of the modules inside the base of a whole model that compute as torchvision's network does.
 LAYER_CLASSES = {
@@ -103,6 +103,8 @@ OTHER_NETWORKS = {
     "15.conv0.conv.weight": "nn.Sequential(*model.children()) of one with its auxiliary head in the chain",
     "Conv2d_1a_3x3.conv.0.weight": "one whose BatchNorms were fused into its convolutions",
     "Conv2d_1a_3x3.conv.bias": "one whose BatchNorms were fused into its convolutions",
+    "_packed_params": "a quantised network",
+    "quant.zero_point": "a quantised network",
     "inception_3a_1x1.": "BN-Inception (Inception V2)",
     "inception3a.": "GoogLeNet (Inception V1)",
     "features.3.conv.conv.weight": "Inception V4",
@@ -341,13 +343,13 @@ def _check_layers(path: Path, candidate: Candidate) -> str:
     options = _convolution_options() if modules else {}
     options |= dict.fromkeys(MAX_POOLS, POOL_OPTIONS)
     for name, expected in options.items():
-        module = modules.get(prefix + name)
-        if module and name in MAX_POOLS and simple_name(module) != "MaxPool2d":
+        layer = modules.get(prefix + name)
+        if layer and name in MAX_POOLS and simple_name(layer) != "MaxPool2d":
             raise InputError(
-                f"{path}: its {name} is a {printable(simple_name(module))}, not a MaxPool2d of 3x3, stride 2"
+                f"{path}: its {name} is a {printable(simple_name(layer))}, not a MaxPool2d of 3x3, stride 2"
             )
         for option, value in expected.items():
-            stated = module.attributes.get(option, value) if module else value
+            stated = layer.attributes.get(option, value) if layer else value
             if stated not in (value, (value, value), [value, value]):
                 raise InputError(
                     f"{path}: its {printable(prefix + name)} has another {option} than torchvision's network"
@@ -386,9 +388,10 @@ def _no_network(file: StateDictFile, states: list[StateDict]) -> InputError:
                 "its author for the tensors only: torch.save(model.state_dict(), ...)"
             )
         return InputError(f"{path}: not a state dict; write one with torch.save(model.state_dict(), ...)")
-    _check_rewritten(path, largest)
     names = [name for state in states for name in (*state.tensors, *state.others)]
     other = next((each for part, each in OTHER_NETWORKS.items() if any(part in name for name in names)), None)
+    if other is None:
+        _check_rewritten(path, largest)
     lacking = next(name for name in base_shapes() if name not in largest.tensors)
     is_one = f", but {other}" if other else ""
     has = printable(next(iter(largest.tensors)))[:100]
