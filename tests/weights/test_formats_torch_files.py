@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import inception_v3
 from inception_v3.errors import InputError
+from inception_v3.weights.inspect import inspect_weights
 from inception_v3.weights.model import InceptionV3
 
 pytestmark = pytest.mark.filterwarnings(
@@ -209,6 +210,26 @@ def test_a_folder_of_shards_with_an_index_is_read(kind: str, base: nn.Module, fe
     (tmp_path / f"{start}.{kind}.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"names \.\./other\.bin, which is not a file beside it|no such file"):
         inception_v3.load(tmp_path)
+
+
+def test_a_folder_of_mlflow_is_read(base: nn.Module, features: Tensor, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "MLmodel").write_text("flavors: {pytorch: {model_data: data}}")
+    torch.save(base, tmp_path / "data" / "model.pth")
+    assert_logits(load(tmp_path / "data" / "model.pth")[0], plain_head(base, features))
+    with pytest.warns(UserWarning, match="transform_input is off"):
+        assert_logits(inception_v3.load(tmp_path), plain_head(base, features))
+
+
+def test_inspect_shows_the_source_of_each_setting_of_timms_config(base: nn.Module, tmp_path: Path) -> None:
+    safetensors.torch.save_file(
+        {name: tensor.contiguous() for name, tensor in small(base.state_dict()).items()}, tmp_path / "model.safetensors"
+    )
+    config = {"architecture": "inception_v3", "pretrained_cfg": {"crop_mode": "squash", "mean": [0.4, 0.5, 0.6]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    facts = inspect_weights(str(tmp_path)).preprocessing
+    assert facts is not None
+    assert (facts["fit"].value, facts["fit"].source) == ("stretch", "config.json beside it")
 
 
 def test_a_distributed_checkpoint_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
@@ -478,6 +499,12 @@ def numbered(network: nn.Module) -> nn.Sequential:
     return nn.Sequential(*[child for name, child in network.named_children() if name not in ("AuxLogits", "fc")])
 
 
+def test_synchronised_batch_norms_are_read(base: nn.Module, features: Tensor, tmp_path: Path) -> None:
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(base))
+    torch.save(network, tmp_path / "w.pth")
+    assert_logits(load(tmp_path / "w.pth")[0], plain_head(base, features))
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["state dict", "whole model"])
 def test_children_with_numbers_are_read_by_their_order(
     whole: bool, base: nn.Module, features: Tensor, tmp_path: Path
@@ -594,9 +621,23 @@ def test_a_tensor_beside_the_layers_is_reported_and_not_taken_for_one(base: nn.M
     assert "has tensors outside the network, which are not used: temperature" in load(tmp_path / "w.pth")[1]
 
 
-def test_a_pool_of_average_and_maximum_is_named(with_head: Callable[..., nn.Module], tmp_path: Path) -> None:
-    torch.save(small(with_head(nn.Linear(4096, 3)).state_dict()), tmp_path / "w.pth")
-    assert "AdaptiveConcatPool2d (fastai) or catavgmax (timm)" in refused(tmp_path / "w.pth")
+class OwnPool(nn.Module):
+    """A pool without tensors, of a class that the file only names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveMaxPool2d(1)
+
+
+def test_a_pool_that_is_no_average_is_named(
+    base: nn.Module, with_head: Callable[..., nn.Module], tmp_path: Path
+) -> None:
+    for head in (nn.Linear(4096, 3), nn.Sequential(nn.BatchNorm1d(4096), nn.Dropout(), nn.Linear(4096, 3))):
+        torch.save(small(with_head(head).state_dict()), tmp_path / "w.pth")
+        assert "AdaptiveConcatPool2d (fastai) or catavgmax (timm)" in refused(tmp_path / "w.pth")
+    network = nn.Sequential(numbered(base)[:18], OwnPool(), nn.Flatten(), nn.Linear(2048, 3))
+    torch.save(network, tmp_path / "w.pth")
+    assert "has 1 of the class OwnPool in its head" in refused(tmp_path / "w.pth")
 
 
 # ------------------------------------------------------------------------------------------- no code of a file runs

@@ -59,6 +59,7 @@ TIMM_KEYS = {
     "mean": ("mean",),
     "std": ("std",),
     "interpolation": ("interpolation",),
+    "fit": ("crop_mode",),
     "squash": ("crop_mode",),
 }
 

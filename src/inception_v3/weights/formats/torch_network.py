@@ -64,7 +64,7 @@ KNOWN_CLASSES = re.compile(r"^(__torch__\.)?(torchvision\.models|timm\.models|py
 # The classes of the modules inside the base of a whole model that compute as torchvision's network does.
 LAYER_CLASSES = {
     "conv": re.compile("Conv2d"),
-    "bn": re.compile("(Sync|Frozen)?BatchNorm(2d|Act2d)|FrozenBatchNormAct2d"),
+    "bn": re.compile("SyncBatchNorm(Act)?|(Frozen)?BatchNorm(Act)?2d"),
     "act": re.compile("ReLU|Identity"),
 }
 BLOCK_CLASSES = re.compile(
