@@ -90,6 +90,7 @@ def bench(
     sources = collect(images) if images else None
     from inception_v3.benchmarking.bench import bench, low_agreement
     from inception_v3.benchmarking.report import write_csv, write_html
+    from inception_v3.inference.choose import check_has_weights
     from inception_v3.reports.tables import STDOUT
     from inception_v3.support.devices import pick_device
     from inception_v3.support.progress import duration, show_progress
@@ -98,6 +99,8 @@ def bench(
 
     if device.startswith("cuda"):
         pick_device(device)  # raises InputError if there is no such GPU
+    if model is not None:
+        check_has_weights(model, facts)
     network = load(model, weights_file=weights_file, **facts) if model is not None else None
     started = time.monotonic()
     with show_progress(messages) as start_step:

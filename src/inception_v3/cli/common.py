@@ -184,6 +184,13 @@ MODEL_FACTS: dict[str, Any] = {
         choice("--output", ("softmax", "sigmoid"), "What turns the outputs into probabilities", heading="Model"),
     ],
 }
+
+
+def fact_option(name: str) -> str:
+    """The option for one of MODEL_FACTS."""
+    return f"--{name.removesuffix('_activation').replace('_', '-')}"
+
+
 ModelFacts = dict[str, Any]  # the facts that are given, by their names in MODEL_FACTS
 NO_FACTS: ModelFacts = {}
 LabelsTable = Annotated[

@@ -61,9 +61,11 @@ def convert(
     """Convert weights between frameworks and verify that the outputs match."""
     from rich.text import Text
 
+    from inception_v3.inference.choose import check_has_weights
     from inception_v3.support.files import is_stdout
     from inception_v3.weights.convert import convert
 
+    check_has_weights(source, facts)
     status = messages.status("")
 
     def announce(message: str) -> None:  # starts the status only now: a download shows its own progress
@@ -83,6 +85,7 @@ def convert(
             weights_file=weights_file,
             **facts,
             announce=announce,
+            report=note,
         )
     finally:
         status.stop()
@@ -109,5 +112,3 @@ def _report(conversion: "Conversion") -> None:
         note(f"  {reason}")
     if conversion.folded:
         note(f"  gamma of {conversion.folded} layers folded into kernel and mean: exact, but further training differs")
-    if conversion.dropped:
-        note(f"  {conversion.format} files do not store {' and '.join(conversion.dropped)}")

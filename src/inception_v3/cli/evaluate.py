@@ -26,6 +26,7 @@ from inception_v3.cli.common import (
     choice,
     detail,
     engine_option,
+    fact_option,
     label_facts,
     labels_from,
     messages,
@@ -206,11 +207,12 @@ def _load(
 ) -> "list[Evaluated]":
     """Load the models, which must have the same classes.
 
-    `weights_file` replaces the download of the first model, and `facts` are about it.
+    `weights_file` replaces the download of the first model. `facts` are about the first, and about each other one
+    whose file does not state them.
     """
     from inception_v3.evaluation.precisions import Evaluated, exported_model
     from inception_v3.inference.choose import stated_in_export
-    from inception_v3.weights.load import load
+    from inception_v3.weights.load import load, load_unstated
 
     models: list[Evaluated] = []
     for name in options.models:
@@ -218,12 +220,12 @@ def _load(
         if model is not None and facts and not models:
             raise stated_in_export(model.file, facts)
         if model is None:
-            network = load(
-                name,
-                device,
-                weights_file=None if models else weights_file,
-                **({} if models else facts),
-            )
+            if models:
+                network, used = load_unstated(name, device, facts)
+                if used:
+                    note(f"{name}: {_as_options(used)} used for it too, since its file does not state it")
+            else:
+                network = load(name, device, weights_file=weights_file, **facts)
             assert network.origin is not None  # `load` sets it
             raw = options.weights == "raw"
             file = _load_raw_weights(network, network.origin.file) if raw else network.origin.file
@@ -234,6 +236,12 @@ def _load(
         if (model.class_names, model.num_classes) != (models[0].class_names, models[0].num_classes):
             raise _different_classes(name, options)
     return models
+
+
+def _as_options(facts: list[str]) -> str:
+    """The options for these facts as the start of a sentence, such as `--mean and --std are`."""
+    options = [fact_option(name) for name in facts]
+    return f"{' and '.join(options)} {'are' if len(options) > 1 else 'is'}"
 
 
 def _load_raw_weights(network: "InceptionV3", model: Path) -> Path:

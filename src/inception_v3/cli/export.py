@@ -93,6 +93,7 @@ def export(
     if to == "triton" and end_points is not None:
         raise InputError("a Triton model returns logits and features; leave out --end-points", exit_status=2)
     from inception_v3.images.addresses import collect
+    from inception_v3.inference.choose import check_has_weights
     from inception_v3.inference.export import check_count, check_options, export, prepare_images
     from inception_v3.inference.triton import write_triton
     from inception_v3.support.files import checksum
@@ -105,6 +106,7 @@ def export(
     for each, file in files.items():
         check_options(file, each, bool(images), outputs, inputs)
     peek(model, weights_file)
+    check_has_weights(model, facts)
     sources = collect(images) if images else None
     for each in files if sources is not None else ():
         check_count(len(sources or ()), each)

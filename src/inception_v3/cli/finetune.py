@@ -142,6 +142,7 @@ def finetune(
     from inception_v3.finetuning.finetune import HeadOptions, finetune, rate_factors, with_new_head
     from inception_v3.finetuning.folds import smallest_class
     from inception_v3.images.addresses import short_name
+    from inception_v3.inference.choose import check_has_weights
     from inception_v3.support.devices import pick_device
     from inception_v3.training.recipe import TrainingOptions
     from inception_v3.training.run_folder import RunFolder
@@ -152,6 +153,7 @@ def finetune(
     local_device = pick_device(device)
     check_bf16(precision, local_device)
     peek(weights, weights_file)
+    check_has_weights(weights, facts)
     _check_start(weights, folder)
     labelled = label_facts(label_source)
     with (

@@ -74,6 +74,11 @@ class Preprocessing:
         if not all(self.std):
             raise ValueError(f"std must have no zero, not {self.std}")
 
+    @property
+    def is_half(self) -> bool:
+        """Whether mean and std are 0.5, so that pixels become numbers in [-1, 1]."""
+        return self.mean == self.std == (0.5,) * 3
+
     @staticmethod
     @checked
     def named(name: PreprocessingName, image_size: Length | Size | None = None) -> "Preprocessing":

@@ -158,6 +158,20 @@ def stated_in_export(path: Path, facts: Mapping[str, Any]) -> InputError:
     return InputError(f"--{name}: {fault}", exit_status=2)
 
 
+def check_has_weights(model: str | Path, facts: Mapping[str, Any]) -> None:
+    """Raise InputError for an exported network, from which a command that needs a model's weights cannot read them."""
+    path = Path(model)
+    format = recognise(path)
+    if format is None or format.read_description(path) is None:
+        return
+    if facts:
+        raise stated_in_export(path, facts)
+    raise InputError(
+        f"{path}: an exported network ({format.name}), whose layers were fused, so it cannot be read as a model; give "
+        "the model that it was exported from"
+    )
+
+
 def check_classifier(model: str | Path, settings: Settings, outputs: Collection[str] = VECTORS) -> None:
     """Raise InputError, with the remedy, if a network does not return scores of classes. `outputs`: its end points."""
     if settings.final_endpoint:

@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def convert(
     python: str | Path = sys.executable,
     weights_file: Path | None = None,
     announce: Callable[[str], object] = lambda message: None,
+    report: Callable[[str], object] = lambda message: None,
     **facts: Any,
 ) -> Conversion:
     """Read `source`, write `destination` in another format, read it back, and compare the outputs of both.
@@ -92,6 +93,7 @@ def convert(
         python: the Python interpreter in which this program is installed.
         weights_file: a file to use instead of downloading a published name.
         announce: called with a message before each long step.
+        report: called with a line about what the format cannot store, before the destination is written.
         facts: other options of `load`, such as `state` and `mean`.
 
     Raises:
@@ -131,6 +133,8 @@ def convert(
         if not allow_difference:
             _require_equal_outputs(conversion)
         _require_no_loss(conversion, model.origin.file)
+        if conversion.dropped:
+            report(f"{destination}: {format.name} files do not store {' and '.join(conversion.dropped)}")
     return conversion
 
 
@@ -188,14 +192,22 @@ def _folded_layers(weights: Weights, format: WritableFormat, destination: Path, 
 def _dropped(model: InceptionV3, reloaded: InceptionV3, stored: Weights) -> list[str]:
     """The parts of the model that the written file does not contain. `stored` is what was read from it."""
     activation = "output_activation"
+    ours, theirs = asdict(model.preprocessing), asdict(stored.preprocessing)
+    options = [name for name in ours if ours[name] != theirs[name] and name not in ("mean", "std")]
+    listed = ", ".join(f"{name} {_shown(ours[name])}" for name in options)
     lost = {
+        f"how images are prepared ({listed})": options,
         f"the {model.settings.output_activation} of the outputs": (
             activation in stored.undetermined or model.settings[activation] != stored.settings[activation]
         ),
         "AuxLogits": model.settings.create_aux_logits and not reloaded.settings.create_aux_logits,
-        "class names": model.class_names and reloaded.class_names != model.class_names,
+        "class names": model.class_names and stored.class_names != model.class_names,
     }
     return [name for name, is_lost in lost.items() if is_lost]
+
+
+def _shown(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @contextmanager
@@ -268,7 +280,8 @@ def _check(
     """Compare with what the format's own program computes from the file, if there is one and it can be run."""
     if format.program is None:
         return ProgramCheck("inception-v3", conversion.difference, f"no other program reads {format.name}")
-    images = Preprocessing().scale(pixels).numpy()
+    is_rescaled = format.rescales and not reloaded.preprocessing.is_half
+    images = (pixels.float() if is_rescaled else Preprocessing().scale(pixels)).numpy()
     try:
         program, arrays = format.program.run(staged, images, reloaded.settings, python)
     except MissingProgramError as error:

@@ -1,5 +1,6 @@
 """What the file of a model may not state, and its user can: the scaling of images, and the names of the classes."""
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,12 +10,17 @@ from typing import Any
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.json_values import parse_json
-from inception_v3.support.system_errors import read_error
+from inception_v3.support.system_errors import file_status, read_error
 from inception_v3.support.text import byte_order_encoding, nfc, printable
 
 Channels = tuple[float, float, float]
 
 IMAGENET_MEAN_STD: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLASS_FILES = tuple(
+    f"{name}.{ending}"
+    for name in ("labels", "classes", "class_names", "class_to_idx", "idx_to_class", "class_indices", "id2label")
+    for ending in ("txt", "json")
+)
 MAX_BYTES = 16 << 20  # of a list of class names
 
 
@@ -45,7 +51,7 @@ class Facts:
         mean, std = (stated.mean, stated.std) if self.transform_input is None else IMAGENET_MEAN_STD
         mean, std = self.mean or mean, self.std or std
         if self.transform_input:
-            mean, std = _after_transform_input(mean, std)
+            mean, std = after_transform_input(mean, std)
         return replace(stated, mean=mean, std=std)
 
     def names(self, file: Path, stated: list[str] | None, count: int) -> list[str] | None:
@@ -61,7 +67,7 @@ class Facts:
         return self.class_names
 
 
-def _after_transform_input(mean: Channels, std: Channels) -> tuple[Channels, Channels]:
+def after_transform_input(mean: Channels, std: Channels) -> tuple[Channels, Channels]:
     """The mean and std that have the effect of these, followed by torchvision's transform_input.
 
     That turns x into x * imagenet_std / 0.5 + (imagenet_mean - 0.5) / 0.5, which is in [-1, 1] for ImageNet's.
@@ -93,7 +99,7 @@ def read_class_names(path: str | Path) -> list[str]:
             raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
         text = content.decode(byte_order_encoding(content) or "utf-8")
         names = _listed(text) if text.lstrip()[:1] in ("[", "{") else text.rstrip().splitlines()
-        names = [nfc(name.strip()) for name in names]
+        names = _without_numbers([nfc(name.strip()) for name in names])
     except OSError as error:
         raise read_error(path, error) from error
     except ValueError as error:
@@ -105,11 +111,33 @@ def read_class_names(path: str | Path) -> list[str]:
     return names
 
 
+def names_beside(folder: Path) -> tuple[list[str], str] | None:
+    """The class names in a file of a usual name, and its name; None without such a file. Raises InputError."""
+    file = next((folder / name for name in CLASS_FILES if file_status(folder / name) is not None), None)
+    return None if file is None else (read_class_names(file), file.name)
+
+
+def _without_numbers(names: list[str]) -> list[str]:
+    """Names without their numbers if each has its own, as in `0:daisy` of TF-Slim and `0 daisy` of others."""
+    parts = [re.fullmatch(rf"{number}[: ]\s*(.+)", name) for number, name in enumerate(names)]
+    return [part[1] for part in parts if part] if all(parts) else names
+
+
 def _listed(text: str) -> list[str]:
-    """The names in a JSON list, or in an object by their numbers. Raises ValueError."""
-    names = parse_json(text, dict[int, str] | list[str])
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError("its numbers are not 0, 1, 2 ... without a gap")
-        return [names[number] for number in range(len(names))]
-    return list(names)
+    """The names in a JSON list, or in an object by their numbers or with them. Raises ValueError."""
+    value = parse_json(text, dict | list)
+    if (names := names_in(value)) is None:
+        parse_json(text, dict[int, str] | list[str])  # raises ValueError for most faults
+        raise ValueError("its numbers are not 0, 1, 2 ... without a gap")
+    return names
+
+
+def names_in(value: Any) -> list[str] | None:
+    """The class names in a list, in a mapping of their numbers, or in a mapping of the names to numbers; or None."""
+    if isinstance(value, dict) and value and all(type(number) is int for number in value.values()):
+        value = {number: name for name, number in value.items()}
+    if isinstance(value, dict):
+        numbers = {str(number): name for number, name in value.items()}
+        value = [numbers.get(str(number)) for number in range(len(value))]
+    is_list = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return [nfc(name) for name in value] if value and is_list else None

@@ -23,7 +23,16 @@ from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error, why_missing
 from inception_v3.weights import MODEL_FILE
-from inception_v3.weights.formats.kinds import GRAPH_MODEL, LAYERS_MODEL, SAVED_MODEL, SAVED_MODEL_FILE, Kind, identify
+from inception_v3.weights.formats.kinds import (
+    GRAPH_MODEL,
+    INDEX,
+    LAYERS_MODEL,
+    PICKLE,
+    SAVED_MODEL,
+    SAVED_MODEL_FILE,
+    Kind,
+    identify,
+)
 from inception_v3.weights.formats.layer_names import state_name
 from inception_v3.weights.formats.pickled import PickleError
 from inception_v3.weights.formats.state_dict_search import (
@@ -34,6 +43,7 @@ from inception_v3.weights.formats.state_dict_search import (
     find_candidates,
     find_named,
     find_state_dicts,
+    preferred,
 )
 from inception_v3.weights.formats.tensorflow_checkpoint import list_variables
 from inception_v3.weights.formats.tensorflow_folder import find_checkpoint
@@ -58,16 +68,6 @@ CONVENTIONS = {
     "tensorflowjs": "keras",
     "timm": "timm",
     "torchvision": "torchvision",
-}
-# The keys of timm's configuration for each option of Preprocessing.
-TIMM_KEYS = {
-    "image_size": ("input_size",),
-    "crop_fraction": ("crop_pct",),
-    "resize": ("crop_pct", "input_size"),
-    "mean": ("mean",),
-    "std": ("std",),
-    "interpolation": ("interpolation",),
-    "squash": ("crop_mode",),
 }
 
 
@@ -154,13 +154,14 @@ def _with_network(
     conventional = default_class_names(settings.num_classes) if settings.num_classes in (1000, 1001) else None
     is_assumed = format != NATIVE and weights.class_names == conventional
     source = f"assumed: ImageNet's, because there are {settings.num_classes:,} outputs" if is_assumed else FILE
+    source = weights.sources.get("class_names", source)
     known = replace(
         known,
         format=format,
         layers=_network_layers(weights),
         head=head_facts(settings, weights.undetermined),
         class_names=Fact(weights.class_names, source) if weights.class_names else None,
-        preprocessing=_preprocessing_facts(Path(known.files[0]), format, weights.preprocessing, known),
+        preprocessing=_preprocessing_facts(Path(known.files[0]), format, weights.preprocessing, known, weights.sources),
         settings=dict(settings),
         training=weights.training,
         damage=find_damage(weights.tensors),
@@ -198,7 +199,7 @@ def _companions(file: Path, kind: Kind) -> list[Path]:
         return [*file.parent.glob("keras_metadata.pb"), *sorted(file.parent.glob("variables/variables.*"))]
     names: list[Any] = []
     with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-        if kind.name == "the index of a state dict in several files":
+        if kind.name == INDEX:
             names = list(json.loads(file.read_text("utf-8"))["weight_map"].values())
         elif kind.name in (LAYERS_MODEL, GRAPH_MODEL):
             names = [path for group in json.loads(file.read_bytes())["weightsManifest"] for path in group["paths"]]
@@ -226,7 +227,12 @@ def _search(file: Path, kind: str) -> tuple[list[StateDict], list[Candidate]]:
 def _find_states(file: Path, kind: str) -> list[StateDict]:
     if kind == "safetensors":
         return [StateDict((), _stored_tensors(read_header(file)))]
-    if "torch.save" in kind or "TorchScript" in kind:
+    if kind == INDEX:
+        shards = [_find_states(shard, identify(shard).name)[:1] for shard in _companions(file, Kind(kind))]
+        return [
+            StateDict((), {name: each for states in shards for one in states for name, each in one.tensors.items()})
+        ]
+    if kind == PICKLE or "torch.save" in kind or "TorchScript" in kind:
         return find_state_dicts(open_torch_file(file).root)
     return []
 
@@ -259,8 +265,7 @@ def _checkpoint_facts(networks: Sequence[HasKey], state: str | None) -> list[Sta
 
 def _read_candidate(candidates: Sequence[Found], state: str | None) -> Found | None:
     """The network that is read, as `state_dict_search.choose` decides; None if there are several of equal rank."""
-    named = find_named(candidates, state)
-    ranked = [each for each in named if each.is_average] or named
+    ranked = preferred(find_named(candidates, state))
     return ranked[0] if len(ranked) == 1 else None
 
 
@@ -344,7 +349,9 @@ def head_facts(settings: Settings, undetermined: tuple[str, ...] = ()) -> HeadFa
     )
 
 
-def _preprocessing_facts(file: Path, format: str, preprocessing: Preprocessing, known: Inspection) -> dict[str, Fact]:
+def _preprocessing_facts(
+    file: Path, format: str, preprocessing: Preprocessing, known: Inspection, sources: Mapping[str, str]
+) -> dict[str, Fact]:
     """Each option of the preprocessing with its source. A value that is not the format's usual one is in the file."""
     if format == NATIVE or (known.writer or "").startswith("inception-v3"):
         return facts_of(preprocessing)
@@ -353,24 +360,14 @@ def _preprocessing_facts(file: Path, format: str, preprocessing: Preprocessing, 
     for name, value in asdict(preprocessing).items():
         is_stated = name == "image_size" and states_size(file, known.kind, value)
         source = FILE if is_stated or value != getattr(usual, name) else f"assumed: as usual for {format}"
-        if format == "timm":
-            source = _timm_source(file, name) or source
+        if name in sources:
+            source = sources[name]
         elif format == "graphdef-slim" or (format == "tf-slim" and file.parent.with_name(SAVED_MODEL_FILE).exists()):
             source = _graph_source(name, source, known.assumed)
         elif CONVENTIONS.get(format) == "keras":
             source = _keras_source(name, source, known.assumed)
         facts[name] = Fact(value, source)
     return facts
-
-
-def _timm_source(file: Path, name: str) -> str | None:
-    """The source of an option that config.json beside a file of timm states."""
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        config = json.loads((file.parent / "config.json").read_text("utf-8"))
-        stated = {*config, *config.get("pretrained_cfg", {})}
-        if stated & {*TIMM_KEYS[name]}:
-            return "config.json beside it"
-    return None
 
 
 def _graph_source(name: str, source: str, notes: list[str]) -> str:

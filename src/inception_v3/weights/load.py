@@ -1,5 +1,7 @@
 """`load` and `save`: models on disk, in every published form of Inception V3."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from inception_v3.weights.facts import Facts
 from inception_v3.weights.formats.registry import find_writer
 from inception_v3.weights.model import InceptionV3, check_options
 from inception_v3.weights.read import read_weights
+
+FACTS = [field.name for field in fields(Facts)]
 
 
 @checked
@@ -61,6 +65,33 @@ def load(
     facts = Facts(mean, std, class_names, transform_input)
     weights, origin = read_weights(path, format, weights_file, state)
     return InceptionV3.from_weights(weights, origin, partial=partial, facts=facts, **options).to(device)
+
+
+def load_unstated(
+    path: str | Path, device: str | torch.device, facts: Mapping[str, Any]
+) -> tuple[InceptionV3, list[str]]:
+    """Load a model with those of the `facts`, options of `load`, that its file does not state; and their names.
+
+    `state` is used if the file has a network of that key. Raises InputError like `load`.
+    """
+    facts, state = dict(facts), facts.get("state")
+    facts.pop("state", None)
+    if state is not None:
+        try:
+            weights, origin = read_weights(path, state=state)
+        except InputError as error:
+            if error.exit_status != 2:
+                raise
+            state = None
+    if state is None:
+        weights, origin = read_weights(path)
+    lacking = {*weights.assumed, *weights.undetermined} | ({"class_names"} if weights.class_names is None else set())
+    lacking |= {"std", "transform_input"} if "mean" in lacking else set()
+    used = {name: value for name, value in facts.items() if name in lacking}
+    stated = {name: used.pop(name) for name in FACTS if name in used}
+    check_options(path, used)
+    model = InceptionV3.from_weights(weights, origin, facts=Facts(**stated), **used).to(as_device(device))
+    return model, [*(["state"] if state is not None else []), *(name for name in facts if name in lacking)]
 
 
 @checked

@@ -4,6 +4,7 @@ import glob
 import os
 import re
 import shlex
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +15,15 @@ from inception_v3.support.files import checksum
 from inception_v3.support.system_errors import check_readable, file_status, is_folder
 from inception_v3.support.text import printable
 from inception_v3.weights import BEST_FILE, MODEL_FILE
+from inception_v3.weights.facts import names_beside
 from inception_v3.weights.formats import native
 from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
+from inception_v3.weights.wordnet import names_of_ids
+
+MLFLOW_FILE = "data/model.pth"  # in a folder of mlflow.pytorch.save_model
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,34 @@ def read_found(
         weights = replace(weights, preprocessing=replace(weights.preprocessing, mean=mean, std=std))
     if source.format is not None:  # a published model, of which all is known
         weights = replace(weights, assumed={})
+    elif known.name != native.FORMAT.name:
+        weights = _with_names_beside(weights, file)
     return weights, Origin(name, file, known.name, weights.training)
 
 
+def _with_names_beside(weights: Weights, file: Path) -> Weights:
+    """Give weights without class names of their own those in a file beside them. Warns of a file that does not fit."""
+    is_named = weights.class_names is not None and "class_names" not in weights.assumed
+    if is_named or weights.settings.final_endpoint:
+        return weights
+    try:
+        found = names_beside(file.parent)
+    except InputError as error:
+        warnings.warn(f"{file}: the class names beside it are not used: {error}", stacklevel=2)
+        return weights
+    if found is None:
+        return weights
+    names, name = found
+    if len(names) != (count := weights.settings.class_count):
+        warnings.warn(f"{file}: {name} beside it has {len(names)} names for {count} classes; not used", stacklevel=2)
+        return weights
+    assumed = {fact: line for fact, line in weights.assumed.items() if fact != "class_names"}
+    sources = weights.sources | {"class_names": f"{name} beside it"}
+    return replace(weights, class_names=names_of_ids(names), assumed=assumed, sources=sources)
+
+
 def find_file(path: str | Path) -> Path:
-    """Return the model's file in a run folder or in a folder saved by huggingface_hub; or `path` if it is not a folder.
+    """Return the model's file in a folder of a run, huggingface_hub or MLflow; or `path` if it is not a folder.
 
     The file may be the index of a model in several shards, or the prefix of a TensorFlow checkpoint.
 
@@ -164,7 +192,7 @@ def find_file(path: str | Path) -> Path:
     from inception_v3.weights.formats import tensorflowjs
     from inception_v3.weights.formats.kinds import identify
 
-    for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE):
+    for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE, MLFLOW_FILE):
         if file_status(path / name) is not None:
             return path / name
     if checkpoint := _find_checkpoint(path):

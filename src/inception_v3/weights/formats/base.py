@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inception_v3.weights.formats.weights import Weights
+from inception_v3.weights.programs.node import NodeProgram
 from inception_v3.weights.programs.program import Program
 
 
@@ -40,6 +41,8 @@ class WritableFormat(Format):
         required_suffixes: the only suffixes with which the format's program opens a file; empty if any will do.
         forbidden_suffixes: suffixes with which the format's program misreads a file.
         has_gamma: whether BatchNorm's scale can be stored. Otherwise `write` folds it into the kernels.
+        rescales: whether `write` puts a layer in front of a network with another mean and std than [-1, 1], so that the
+            file takes pixels from 0 to 255.
         program: the program that the format belongs to; None for this project's own.
     """
 
@@ -49,4 +52,5 @@ class WritableFormat(Format):
     required_suffixes: tuple[str, ...] = ()
     forbidden_suffixes: tuple[str, ...] = ()
     has_gamma: bool = True
-    program: Program | None = None
+    rescales: bool = False
+    program: Program | NodeProgram | None = None

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from inception_v3.errors import InputError
+from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, OutputActivation
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
@@ -46,7 +47,14 @@ from inception_v3.weights.formats.keras_config import (
     parse,
     read_graph,
 )
-from inception_v3.weights.formats.keras_network import KERAS, NO_SIZE, assumed_preprocessing, read_network, report_notes
+from inception_v3.weights.formats.keras_network import (
+    KERAS,
+    NO_ACTIVATION,
+    NO_SIZE,
+    assumed_preprocessing,
+    read_network,
+    report_notes,
+)
 from inception_v3.weights.formats.keras_topology import Topology, build
 from inception_v3.weights.formats.kinds import HDF5_SIGNATURE
 from inception_v3.weights.formats.tensorflow_checkpoint import BFLOAT16, to_native
@@ -66,6 +74,7 @@ WEIGHTS_IN_ZIP, CONFIG_IN_ZIP = "model.weights.h5", "config.json"
 KERAS_2_CONTAINER = "_layer_checkpoint_dependencies"  # the name of `layers` in the files of Keras 2.12
 LAST = BASE[-1].name  # the end of a network saved with include_top=False
 MAX_VARIABLES = 4  # of a layer; a model inside another has more
+IMAGENET_CLASSES = 1000
 ANY = -1  # in a shape: the number of classes
 MIB = 1 << 20
 
@@ -267,9 +276,7 @@ def weights_without_configuration(arrays: dict[str, np.ndarray], is_nested: bool
     """
     notes: list[str] = []
     preprocessing = assumed_preprocessing(arrays, notes)
-    if not is_nested and preprocessing == KERAS:
-        notes = []  # Keras's own network
-    elif is_nested:
+    if is_nested:
         notes.append(f"{NO_SIZE}; 299x299 is assumed; --image-size replaces it")
     settings = Settings(create_aux_logits=False, global_pool=True)
     bias = arrays.get(f"{state_name(ordered_layers()[-1].layer)}.biases")
@@ -278,8 +285,12 @@ def weights_without_configuration(arrays: dict[str, np.ndarray], is_nested: bool
     else:
         activation: OutputActivation = "softmax" if len(bias) > 1 else "sigmoid"
         settings = replace(settings, num_classes=len(bias), output_activation=activation)
-        if is_nested or activation == "sigmoid":
-            notes.append(f"it holds weights only; average pooling and {activation} outputs are assumed")
+        assumed = f"{activation} is assumed (--output replaces this)"
+        notes.append(f"{NO_ACTIVATION}activation is not in a file of weights: {assumed}")
+        if is_nested:
+            notes.append("it holds weights only; average pooling is assumed")
+    if not is_nested and preprocessing == KERAS and (bias is None or len(bias) == IMAGENET_CLASSES):
+        notes = []  # Keras's own network
     names = default_class_names(settings.num_classes) if bias is not None else None
     tensors = {name: to_torch(array) for name, array in arrays.items()}
     return Weights(tensors, settings, preprocessing, names), notes
@@ -490,14 +501,18 @@ def _not_inception(fault: str) -> _ContentError:
 def differences(weights: Weights) -> list[str]:
     """List the reasons why Keras would compute other outputs. Its average pools leave the padding out."""
     settings = replace(weights.settings, hidden_units=(), hidden_activation="relu")  # a whole model has them
-    return differences_from(replace(weights, settings=settings), count_padding=False, can_end_at=LAST)
+    scaled = replace(weights.preprocessing, mean=Preprocessing().mean, std=Preprocessing().std)  # by its Rescaling
+    return differences_from(
+        replace(weights, settings=settings, preprocessing=scaled), count_padding=False, can_end_at=LAST
+    )
 
 
 def write(weights: Weights, path: Path) -> None:
     """Write weights: Keras 3's form if the name ends in `.weights.h5`, as Keras does, and otherwise the legacy form.
 
-    A network with hidden layers, or another output than a softmax, is written as a whole model in the legacy form. A
-    gamma is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
+    A network with hidden layers, another output than a softmax or another input than [-1, 1] is written as a whole
+    model in the legacy form. Behind another mean and std it takes pixels from 0 to 255. A gamma is folded into the
+    kernels, as Keras's network has none. The auxiliary head is left out.
     Raises InputError: other widths or fewer layers than Keras has, a name for weights and a network that only a whole
     model can hold, a path that cannot be written, h5py is missing.
     """
@@ -506,11 +521,12 @@ def write(weights: Weights, path: Path) -> None:
     tensors, _ = fold_gamma(weights.tensors)
     layers = ordered_layers()[:-1] if settings.final_endpoint or settings.hidden_units else ordered_layers()
     arrays = {layer: _to_keras(path, layer, tensors) for layer in layers}
-    is_whole = not settings.final_endpoint and (settings.hidden_units or settings.output_activation != "softmax")
+    has_own_head = settings.hidden_units or settings.output_activation != "softmax"
+    is_whole = not weights.preprocessing.is_half or (not settings.final_endpoint and has_own_head)
     if is_whole and path.name.endswith(".weights.h5"):
         raise InputError(
-            f"{path}: a file of weights cannot hold hidden layers or another output than a softmax; let its name end "
-            "in .h5 for a whole model",
+            f"{path}: a file of weights cannot hold hidden layers, another output than a softmax, or another input "
+            "than [-1, 1]; let its name end in .h5 for a whole model",
             exit_status=2,
         )
     buffer = BytesIO()  # not a file: on a full disk, libhdf5 would fail again when closing it
@@ -585,5 +601,6 @@ FORMAT = WritableFormat(
     suffixes=(".h5",),
     required_suffixes=(".h5", ".hdf5"),
     has_gamma=False,
+    rescales=True,
     program=Program("keras"),
 )

@@ -56,6 +56,30 @@ OPERATIONS = {
     **{f"math.{name}": name for name in ("sigmoid", "tanh")},
 }
 KERAS_ACTIVATIONS = {"swish": "silu"} | {name: name for name in ACTIVATIONS}
+# The options of each class of layer that are read, or that change nothing outside of training.
+_POOL = "pool_size strides padding data_format keepdims"
+KNOWN_OPTIONS = {
+    kind: set(f"name trainable dtype dynamic autocast batch_input_shape build_input_shape {options}".split())
+    for kind, options in {
+        "Conv2D": "filters kernel_size strides padding data_format dilation_rate groups activation use_bias lora_rank "
+        "lora_alpha rank",
+        "BatchNormalization": "axis momentum epsilon center scale renorm renorm_clipping renorm_momentum fused "
+        "virtual_batch_size adjustment synchronized",
+        "Dense": "units activation use_bias input_dim lora_rank lora_alpha quantization_config",
+        "MaxPooling2D": _POOL,
+        "AveragePooling2D": _POOL,
+        "GlobalAveragePooling2D": _POOL,
+        "Concatenate": "axis",
+        "Activation": "activation",
+        "ReLU": "max_value negative_slope threshold",
+        "Softmax": "axis",
+        "Flatten": "data_format",
+        "Reshape": "target_shape",
+        "Rescaling": "scale offset",
+        "Normalization": "axis mean variance invert data_format",
+    }.items()
+}
+ONLY_IN_TRAINING = ("_initializer", "_regularizer", "_constraint")  # the ends of names of options
 SETTINGS = Settings(create_aux_logits=False, global_pool=True)  # of every Keras network
 UNSTATED = "it does not state how images are scaled"
 NO_SIZE = "it does not state the size of its images"
@@ -168,10 +192,28 @@ def _read_network(
                 "it ends in a BatchNormalization after its last map, which cannot be computed here"
             )
         settings |= {"final_endpoint": BASE[last].name}
+    _report_unknown(output, notes)
     names = default_class_names(settings.num_classes) if head.layers else None
     if names and not settings.hidden_units and preprocessing == KERAS.at(image_size):
         notes = [note for note in notes if not note.startswith(UNSTATED)]  # Keras's own network
     return Weights({name: to_torch(value) for name, value in tensors.items()}, settings, preprocessing, names), notes
+
+
+def _report_unknown(output: Call, notes: list[str]) -> None:
+    """Add a line for the options of each class of layer that are not understood."""
+    stack, seen, unknown = [output], set(), dict[tuple[str, str], KerasLayer]()
+    while stack:
+        call = stack.pop()
+        if call in seen:
+            continue
+        seen.add(call)
+        stack += call.inputs
+        layer = call.layer
+        for name in layer.options.keys() - KNOWN_OPTIONS.get(layer.kind, layer.options.keys()):
+            if layer.options[name] not in (None, False) and not name.endswith(ONLY_IN_TRAINING):
+                unknown[layer.kind, name] = layer
+    for (_, name), layer in sorted(unknown.items(), key=lambda item: item[0]):
+        notes.append(f"its {layer} has the setting {one_line(name)}, which is not understood and not used")
 
 
 def _chain(call: Call) -> Iterator[Call]:

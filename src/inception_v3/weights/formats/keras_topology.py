@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import BASE, Mixed, Pool, Step
 from inception_v3.weights.formats.weights import HALVES, Weights, numbered
 
@@ -53,6 +54,9 @@ def build(weights: Weights) -> Topology:
     height, width = settings.image_size
     net = topology.add("InputLayer", "input", [], batch_input_shape=[None, height, width, 3], dtype="float32")
     del topology.layers[0]["config"]["trainable"]
+    preprocessing = weights.preprocessing
+    if not preprocessing.is_half:  # the network reads [-1, 1] otherwise, as Keras's own
+        net = topology.add("Rescaling", "rescaling", [net], **_rescaling(preprocessing))
     for node in BASE:
         if isinstance(node, Mixed):
             branches = []
@@ -68,6 +72,14 @@ def build(weights: Weights) -> Topology:
             return topology
     _add_head(topology, topology.add("GlobalAveragePooling2D", "avg_pool", [net], data_format="channels_last"))
     return topology
+
+
+def _rescaling(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The options of Rescaling that scales pixels from 0 to 255: a number, or one for each channel."""
+    pairs = list(zip(preprocessing.mean, preprocessing.std, strict=True))
+    scales, offsets = [1 / (255 * std) for _, std in pairs], [-mean / std for mean, std in pairs]
+    are_equal = len({*pairs}) == 1
+    return {"scale": scales[0], "offset": offsets[0]} if are_equal else {"scale": scales, "offset": offsets}
 
 
 def _add_step(topology: Topology, step: Step, net: str, scope: str) -> str:

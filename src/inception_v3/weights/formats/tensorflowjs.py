@@ -7,6 +7,7 @@ is read from outside the folder, and sizes are checked before memory is allocate
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -21,6 +22,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
 from inception_v3.support.text import one_line
+from inception_v3.weights.facts import names_in
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.keras_config import (
     MAX_BYTES,
@@ -36,11 +38,16 @@ from inception_v3.weights.formats.keras_config import (
 from inception_v3.weights.formats.keras_network import SETTINGS, read_network, report_notes
 from inception_v3.weights.formats.keras_topology import build
 from inception_v3.weights.formats.weights import Weights, differences_from
+from inception_v3.weights.programs.node import NodeProgram
 
 FILE = "model.json"
 METADATA = "inception_v3"  # in userDefinedMetadata, which TensorFlow.js keeps for its users
 SHARD_BYTES = 4 << 20  # as TensorFlow.js's converter
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "float16", "int32", "uint8", "uint16", "bool")}
+MODEL_KEYS = (
+    "format", "generatedBy", "convertedBy", "modelTopology", "weightsManifest", "trainingConfig",
+    "userDefinedMetadata", "signature", "modelInitializer", "initializerSignature",
+)  # fmt: skip
 KEYS = (b'"modelTopology"', b'"weightsManifest"')
 GRAPH_MODEL = (
     "a TensorFlow.js graph model, which holds TensorFlow's operations and no layers; convert the original Keras model "
@@ -92,7 +99,7 @@ def read(path: Path) -> Weights:
         tensors = _tensors(file.parent, model)
         compiled = topology.get("training_config")
         loss = compiled.get("loss") if isinstance(compiled, dict) else None
-        settings, preprocessing, class_names = _stated(model)
+        settings, preprocessing, class_names, unknown = _stated(model)
         weights, notes = read_network(
             read_graph(config),
             lambda layer, shapes: list(_read_variables(tensors, layer, shapes)),
@@ -106,8 +113,15 @@ def read(path: Path) -> Weights:
         raise InputError(
             f"{one_line(error.filename or file, 300)}: cannot be read ({error.strerror or error}); check the path"
         ) from error
+    if unknown:
+        notes.append(f"it states {', '.join(map(one_line, unknown[:8]))}, which is not understood and not used")
     weights = replace(weights, assumed=report_notes(file, notes))
-    return weights if class_names is None else replace(weights, class_names=class_names)
+    if class_names is None:
+        return weights
+    if len(class_names) != (count := weights.settings.class_count):
+        warnings.warn(f"{file}: its {len(class_names)} class names are not used: it has {count} classes", stacklevel=2)
+        return weights
+    return replace(weights, class_names=class_names)
 
 
 def _model_file(path: Path) -> Path:
@@ -205,17 +219,24 @@ def _read_bytes(tensor: _Tensor) -> bytes:
     return bytes(content)
 
 
-def _stated(model: dict[str, Any]) -> tuple[Settings, Preprocessing | None, list[str] | None]:
-    """What this package stores beside the layers. In files of other programs: Keras's settings and None."""
+def _stated(model: dict[str, Any]) -> tuple[Settings, Preprocessing | None, list[str] | None, list[str]]:
+    """What this package stores beside the layers. In files of other programs: Keras's settings and class names.
+
+    The last is the names of what is not understood.
+    """
     metadata = model.get("userDefinedMetadata")
-    stated = metadata.get(METADATA) if isinstance(metadata, dict) else None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    stated = metadata.get(METADATA)
+    unknown = [name for name in model if name not in MODEL_KEYS]
     if stated is None:
-        return SETTINGS, None, None
+        names = {name: names_in(value) for name, value in metadata.items()}
+        known = next((each for each in names.values() if each), None)
+        return SETTINGS, None, known, [*unknown, *(name for name, each in names.items() if not each)]
     try:
         names = stated["class_names"]
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError("class names that are no list of texts")
-        return Settings(**stated["settings"]), Preprocessing(**stated["preprocessing"]), names
+        return Settings(**stated["settings"]), Preprocessing(**stated["preprocessing"]), names, unknown
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"its userDefinedMetadata cannot be used ({one_line(error)}); remove it") from error
 
@@ -233,7 +254,8 @@ def differences(weights: Weights) -> list[str]:
 def write(weights: Weights, path: Path) -> None:
     """Write a layers model: the file, and shards of 4 MB beside it, as float32.
 
-    TensorFlow.js's model takes what this network takes: images that are already scaled. The auxiliary head is left out.
+    The model takes images in [-1, 1], or pixels from 0 to 255 if the network has another mean and std: a Rescaling
+    applies them. The auxiliary head is left out.
     Raises InputError: the files cannot be written.
     """
     topology = build(weights)
@@ -273,4 +295,6 @@ FORMAT = WritableFormat(
     differences=differences,
     suffixes=(".json",),
     required_suffixes=(".json",),
+    rescales=True,
+    program=NodeProgram("@tensorflow/tfjs", "tensorflowjs.mjs"),
 )

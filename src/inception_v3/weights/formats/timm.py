@@ -22,12 +22,14 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.json_values import read_json
 from inception_v3.support.system_errors import file_status
 from inception_v3.support.text import one_line, printable
-from inception_v3.weights.facts import IMAGENET_MEAN_STD
+from inception_v3.weights.facts import IMAGENET_MEAN_STD, names_in
 from inception_v3.weights.formats import native, torchvision
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.pickled import Instance, PickleError
 from inception_v3.weights.formats.state_dict_file import is_pickled, is_safetensors
 from inception_v3.weights.formats.torch_file import is_torch_file, open_torch_file
+from inception_v3.weights.formats.torch_scaling import Scaling
+from inception_v3.weights.formats.torch_stated import Stated, add_class_names
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.programs.program import Program
 from inception_v3.weights.wordnet import names_of_ids
@@ -45,6 +47,16 @@ OTHER_SETTINGS = """
     initializer_range do_pooling problem_type label2id id2label drop_rate aux_logits label_offset in_chans
 """
 IMAGES = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+NAMES = {"label_names", "id2label", "label2id"}
+# The settings from which each option of Preprocessing follows.
+OPTIONS = {
+    "image_size": ("input_size",),
+    "resize": ("crop_pct", "input_size"),
+    "mean": ("mean",),
+    "std": ("std",),
+    "interpolation": ("interpolation",),
+    "fit": ("crop_mode",),
+}
 DEFAULTS: dict[str, Any] = {  # of PretrainedCfg in timm/models/_pretrained.py, for what config.json leaves out
     "input_size": [3, 224, 224],
     "interpolation": "bicubic",
@@ -62,6 +74,9 @@ ARCHITECTURE = re.compile(r"(tf_|adv_|gluon_)?inception_v3(\..*)?")
 INTERPOLATIONS = {"nearest-exact": "nearest"}  # Pillow has one of the two
 
 
+Config = tuple[dict[str, Any], set[str]]  # all settings, and the names of those that are no defaults
+
+
 class _SettingError(ValueError):
     """A setting that cannot be used here."""
 
@@ -76,14 +91,19 @@ def read(path: Path, state: str | None = None) -> Weights:
 
     Warns of each setting that is not understood. Raises InputError: a setting that cannot be computed here.
     """
-    config = _config(path)
-    if config is None:
+    found = _config(path)
+    if found is None:
         return torchvision.read(path, state, PREPROCESSING)
+    config, stated_keys = found
     file = path.parent / CONFIG if (path.parent / CONFIG).exists() else path
     try:
         preprocessing = _preprocessing(config)
         _check_network(config)
-        weights = torchvision.read(path, state, preprocessing)
+        stated = Stated({"image_size": preprocessing.image_size}, transforms=False)
+        stated.scaling = Scaling(preprocessing.mean, preprocessing.std, "mean and std")
+        if not NAMES & config.keys():
+            add_class_names(stated, path)
+        weights = torchvision.read(path, state, preprocessing, stated)
         epsilon = float(config.get("norm_eps", weights.settings.batch_norm_epsilon))
         settings = replace(weights.settings, image_size=preprocessing.image_size, batch_norm_epsilon=epsilon)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
@@ -92,14 +112,20 @@ def read(path: Path, state: str | None = None) -> Weights:
     names, line = _class_names(config, weights)
     for each in (*lines, *line):
         warnings.warn(f"{file}: {printable(each)}", stacklevel=2)
-    assumed = {name: line for name, line in weights.assumed.items() if name == "class_names" and names is None}
-    return replace(weights, settings=settings, class_names=names or weights.class_names, assumed=assumed)
+    source = f"{CONFIG} beside it" if file != path else "the options of timm in it"
+    options = [option for option, keys in OPTIONS.items() if stated_keys.intersection(keys)]
+    sources = weights.sources | dict.fromkeys(options, source)
+    weights = replace(weights, settings=settings, sources=sources)
+    if names is None:
+        return weights
+    assumed = {name: line for name, line in weights.assumed.items() if name != "class_names"}
+    return replace(weights, class_names=names, assumed=assumed, sources=sources | {"class_names": source})
 
 
 # --------------------------------------------------------------------------------------------------- config.json
 
 
-def _config(path: Path) -> dict[str, Any] | None:
+def _config(path: Path) -> Config | None:
     """The settings of timm for a file, by config.json beside it or by the file; None if they are not timm's.
 
     Raises InputError: config.json cannot be read, or is no JSON object.
@@ -111,21 +137,21 @@ def _config(path: Path) -> dict[str, Any] | None:
     return _config_inside(path) if is_torch_file(path) else None
 
 
-def _merged(config: dict[str, Any]) -> dict[str, Any]:
+def _merged(config: dict[str, Any], defaults: dict[str, Any] = DEFAULTS) -> Config:
     """All settings of config.json at one level, as timm/models/_hub.py merges them. Older files have one level."""
     above = {name: value for name, value in config.items() if name not in ("pretrained_cfg", "model_args")}
     inner = [config[name] for name in ("pretrained_cfg", "model_args") if isinstance(config.get(name), dict)]
-    merged: dict[str, Any] = dict(DEFAULTS)
+    merged: dict[str, Any] = {}
     for settings in (*inner[:1], above, *inner[1:]):
         merged |= {name: value for name, value in settings.items() if value is not None}
     if "labels" in merged:
         merged.setdefault("label_names", merged.pop("labels"))
     if isinstance(size := merged.pop("img_size", None), int):
         merged["input_size"] = [3, size, size]
-    return merged
+    return defaults | merged, {*merged}
 
 
-def _config_inside(path: Path) -> dict[str, Any] | None:
+def _config_inside(path: Path) -> Config | None:
     """The options of timm's training script, or the configuration of a whole model of timm; None in other files."""
     try:
         root = open_torch_file(path).root
@@ -142,11 +168,19 @@ def _config_inside(path: Path) -> dict[str, Any] | None:
         return None
     options = found.attributes if isinstance(found, Instance) else found
     options = options if isinstance(options, dict) else {}
-    return _merged(defaults | {name: options[name] for name in names if options.get(name)})
+    return _merged({name: options[name] for name in names if options.get(name) and _is_flat(options[name])}, defaults)
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether a value from a pickle is text, a number, or a list of those. Others can be too deep to be shown."""
+    plain = (str, int, float)
+    return isinstance(value, plain) or (
+        isinstance(value, list | tuple) and all(isinstance(each, plain) for each in value)
+    )
 
 
 def _unknown(config: dict[str, Any]) -> list[str]:
-    understood = {*IMAGES, "num_classes", "label_names", "global_pool", "norm_eps", "act_layer"}
+    understood = {*IMAGES, *NAMES, "num_classes", "global_pool", "norm_eps", "act_layer"}
     return [name for name in config if name not in understood.union(OTHER_SETTINGS.split())]
 
 
@@ -198,16 +232,19 @@ def _check_network(config: dict[str, Any]) -> None:
 
 def _class_names(config: dict[str, Any], weights: Weights) -> tuple[list[str] | None, list[str]]:
     """The names of the classes, and lines about settings that do not fit the weights."""
-    count, names = weights.settings.class_count, config.get("label_names")
-    lines = []
+    count, lines = weights.settings.class_count, []
+    key = next((each for each in ("label_names", "id2label", "label2id") if each in config), "label_names")
+    names = config.get(key) if key == "label_names" else names_in(config[key])
+    if names == [f"LABEL_{number}" for number in range(count)]:  # transformers's own numbers
+        return None, []
     has_head = weights.settings.final_endpoint is None
     stated = config.get("num_classes")
     if stated not in (None, weights.settings.num_classes) and has_head:
         lines.append(f"states {stated} classes, but the weights have {weights.settings.num_classes}, which are used")
-    if names is None or not has_head:
+    if key not in config or not has_head:
         return None, lines
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or len(names) != count:
-        return None, [*lines, f"its label_names are not the names of {count} classes, and not used"]
+        return None, [*lines, f"its {key} are not the names of {count} classes, and not used"]
     return names_of_ids(list(names)), lines
 
 

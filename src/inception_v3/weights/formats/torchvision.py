@@ -10,6 +10,7 @@ bilinear and antialiased (the preset ImageClassification(crop_size=299, resize_s
 """
 
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,13 @@ from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.settings import GRAPH_2015
 from inception_v3.support.files import atomic_write
+from inception_v3.support.text import printable
 from inception_v3.weights.facts import IMAGENET_MEAN_STD
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.state_dict_file import is_pickled
 from inception_v3.weights.formats.torch_heads import COUNTER
-from inception_v3.weights.formats.torch_network import has_aux, read_network
+from inception_v3.weights.formats.torch_network import TorchNetwork, has_aux, read_network
+from inception_v3.weights.formats.torch_stated import Stated, read_stated
 from inception_v3.weights.formats.torchvision_names import named_tensors, state_names
 from inception_v3.weights.formats.weights import Weights, default_class_names, differences_from
 from inception_v3.weights.programs.program import Program
@@ -85,28 +88,64 @@ def recognises(path: Path) -> bool:
     return is_pickled(path)
 
 
-def read(path: Path, state: str | None = None, preprocessing: Preprocessing = PREPROCESSING) -> Weights:
+def read(
+    path: Path, state: str | None = None, preprocessing: Preprocessing = PREPROCESSING, stated: Stated | None = None
+) -> Weights:
     """Read the network of a file; `state` is the key of one of several. Warns of all that is not in the file.
 
-    Raises InputError, naming the file and the fault: damaged, another network, several networks, a head that this
-    network cannot have.
+    `stated` replaces what the file and the files beside it state about images and classes. Raises InputError, naming
+    the file and the fault: damaged, another network, several networks, a head that this network cannot have.
     """
     network = read_network(path, state)
+    stated = read_stated(path) if stated is None else stated
+    settings, sources = network.settings, dict(stated.sources)
+    preprocessing, assumed = _preprocessing(network, stated, preprocessing, sources)
+    settings = replace(settings, image_size=preprocessing.image_size)
+    undetermined = network.undetermined
+    if stated.output_activation == "sigmoid" and settings.output_activation == "softmax":
+        settings, undetermined = replace(settings, output_activation="sigmoid"), ()
+    names = None
+    if settings.final_endpoint is None:
+        names = stated.names_of(settings.class_count)
+        if stated.num_classes not in (None, settings.num_classes):
+            stated.lines.append(f"{stated.num_classes} classes are stated, but the weights have {settings.num_classes}")
+        if names is None and (names := default_class_names(settings.num_classes)):
+            assumed["class_names"] = "the class names of ImageNet are assumed (--class-names replaces them)"
+    for line in stated.lines:
+        warnings.warn(f"{path}: {printable(line)}", stacklevel=2)
+    return Weights(
+        network.tensors, settings, preprocessing, names, undetermined=undetermined, assumed=assumed, sources=sources
+    )
+
+
+def _preprocessing(
+    network: TorchNetwork, stated: Stated, usual: Preprocessing, sources: dict[str, str]
+) -> tuple[Preprocessing, dict[str, str]]:
+    """How images become inputs, and a line for each fact that is assumed. Adds to the sources of the facts."""
     assumed = {"mean": "pixels in [-1, 1] are assumed (--mean and --std replace this)"}
-    if network.transform_input is False:  # of a whole model, which then reads images as torchvision scales them
+    preprocessing = usual.at(stated.options.get("image_size", usual.image_size))
+    preprocessing = replace(preprocessing, **stated.options)
+    transforms = network.transform_input if network.transform_input is not None else stated.transforms
+    scaling = network.scaling or stated.scaling
+    if scaling is not None:
+        mean, std, assumed["mean"] = scaling.behind(transforms)
+        preprocessing = replace(preprocessing, mean=mean, std=std)
+    elif transforms is False:  # the network then reads images as torchvision scales them
         mean, std = IMAGENET_MEAN_STD
         preprocessing = replace(preprocessing, mean=mean, std=std)
         assumed["mean"] = (
             "its transform_input is off, so images with ImageNet's mean and std are assumed (--mean and --std replace "
             "them)"
         )
-    names = default_class_names(network.settings.num_classes) if network.settings.final_endpoint is None else None
-    if names:
-        assumed["class_names"] = "the class names of ImageNet are assumed (--class-names replaces them)"
-    assumed["image_size"] = "299x299 pixels are assumed (--image-size replaces this)"
-    return Weights(
-        network.tensors, network.settings, preprocessing, names, undetermined=network.undetermined, assumed=assumed
-    )
+    if network.scaling is not None:
+        sources |= dict.fromkeys(("mean", "std"), network.scaling.source)
+        if stated.scaling is not None:
+            stated.lines.append(
+                f"its {stated.scaling.source} are not used, because {network.scaling.source} scale the images"
+            )
+    if "image_size" not in stated.options:
+        assumed["image_size"] = "299x299 pixels are assumed (--image-size replaces this)"
+    return preprocessing, {name: line for name, line in assumed.items() if line}
 
 
 def write(weights: Weights, path: Path) -> None:

@@ -37,6 +37,7 @@ class Weights:
         training: what the file records about the training.
         undetermined: options of InceptionV3 that the file does not determine and for which there is no usual value.
         assumed: what the file does not state: a line for the user by the name of each fact, such as mean.
+        sources: where facts come from that are not stated where the format usually states them, by their names.
     """
 
     tensors: dict[str, Tensor]
@@ -46,6 +47,7 @@ class Weights:
     training: dict[str, Any] = field(default_factory=dict)
     undetermined: tuple[str, ...] = ()
     assumed: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 def numbered(name: str, number: int) -> str:

@@ -63,10 +63,13 @@ def load_pytorch_fid(path: str, settings: Settings) -> Any:
 def load_keras(path: str, settings: Settings, image_size: tuple[int, ...]) -> Any:
     """Load the network of Keras Applications, on PyTorch if that is installed and on TensorFlow otherwise."""
     os.environ["KERAS_BACKEND"] = "torch" if find_spec("torch") else "tensorflow"
-    if not settings["final_endpoint"] and (settings["hidden_units"] or settings["output_activation"] != "softmax"):
+    with import_module("h5py").File(path, "r") as file:
+        is_whole = "model_config" in file.attrs
+    if is_whole:
         keras: Any = import_module("keras")
         network = keras.models.load_model(path, compile=False)
-        network.layers[-1].activation = keras.activations.linear
+        if not settings["final_endpoint"]:
+            network.layers[-1].activation = keras.activations.linear
         return network
     applications: Any = import_module("keras.applications")  # Keras 2 does not import it by itself
     top = not settings["final_endpoint"]

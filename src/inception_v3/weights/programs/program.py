@@ -40,7 +40,7 @@ class Program:
 
         Args:
             path: a file of weights in the program's format.
-            images: float32 of shape (N, 3, H, W) in [-1, 1].
+            images: float32 of shape (N, 3, H, W), as the file takes them.
             settings: the options of InceptionV3 for these weights, most of which the file does not store.
             python: the Python interpreter in which the program is installed: a path, or a command in PATH.
 
