@@ -30,6 +30,7 @@ from inception_v3.cli.common import (
     warn_unreadable,
 )
 from inception_v3.errors import InputError
+from inception_v3.support.files import check_writable
 from inception_v3.support.progress import show_progress
 
 if TYPE_CHECKING:
@@ -83,20 +84,19 @@ def dream(
     with show_progress(messages) as start_step:
         all_images = start_step("images", total)
         for number, view in enumerate(views(images, network.preprocessing)):
-            name, error = view if isinstance(view, tuple) else (view.name, None)
-            if not isinstance(view, tuple):
-                step = start_step(Path(name).name, None, "steps")
-                try:
-                    result = dream(network, view, target, options, on_step=shown_steps(step, preview))
-                except (InputError, ValueError) as fault:
-                    error = fault
-                else:
-                    file = picture_file(out, number, Path(name).stem, is_only=total == 1)
-                    result.save(file)
-                    _print(result, file, as_json)
-            if error is not None:
-                failed.append((name, str(error)))
+            try:
+                if isinstance(view, tuple):
+                    raise view[1]
+                step = start_step(Path(view.name).name, None, "steps")
+                result = dream(network, view, target, options, on_step=shown_steps(step, preview))
+            except (InputError, ValueError) as error:
+                failed.append((view[0] if isinstance(view, tuple) else view.name, str(error)))
                 all_images.unreadable += 1
+            else:
+                file = picture_file(out, number, Path(view.name).stem, is_only=total == 1)
+                check_writable(file, (model, *images))
+                result.save(file)
+                _print(result, file, as_json)
             all_images(1)
     if failed:
         warn_unreadable(unreadable_lines(failed), all_images.done)

@@ -48,7 +48,7 @@ def visualise(
             show_default=False,
         ),
     ] = None,
-    class_names: Annotated[
+    classes: Annotated[
         list[str] | None,
         model_option("--class", metavar="NAME", help="Name or number of a class; may be repeated.", show_default=False),
     ] = None,
@@ -83,7 +83,7 @@ def visualise(
 
     Exit status: 0, success; 1, failed, or a target has no picture; 2, wrong arguments.
     """
-    names, classes = targets or [], class_names or []
+    names, classes = targets or [], classes or []
     if not names and not classes:
         raise InputError("no target; give one such as Mixed_6b:12, or --class NAME", exit_status=2)
     check_pictures(out, preview, overwrite, (model, *(name.partition(":")[2] for name in names)))

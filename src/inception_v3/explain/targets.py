@@ -116,8 +116,10 @@ def _class_target(model: InceptionV3, class_name: str | int) -> Target:
 
 
 def _place(text: str | None) -> Size | Literal["centre"] | None:
-    if text is None or text.startswith("cent"):
-        return text and "centre"
+    if text is None:
+        return None
+    if text.startswith("cent"):
+        return "centre"
     row, column = map(int, text.split(","))
     return row, column
 

@@ -40,7 +40,7 @@ START = 0.01  # the standard deviation of the first spectrum
 CONTRAST = 0.25  # of the picture before the sigmoid
 SHIFT, SCALE, ANGLE = 12.0, 0.1, 10.0  # the largest random changes: pixels, fraction, degrees
 GREY = 0.5  # around the moved image
-MAX_SILENT = 32  # steps without a gradient, after which the target counts as dead
+MAX_SILENT = 64  # steps without a gradient, after which the target counts as dead
 
 
 @dataclass(frozen=True)

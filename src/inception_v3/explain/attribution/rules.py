@@ -68,8 +68,14 @@ def guided() -> ActivationRule:
 
 
 def redirected() -> ActivationRule:
-    """Lucid's redirected ReLUs: positive gradients also pass ReLUs that are switched off, to switch them on."""
-    return ActivationRule(lambda net, _, gradient: torch.where((net < 0) & (gradient < 0), 0, gradient), RELUS)
+    """Lucid's redirected ReLUs: where no gradient of an image would pass, positive ones do, to switch ReLUs on."""
+    return ActivationRule(_redirect, RELUS)
+
+
+def _redirect(net: Tensor, _: Activate, gradient: Tensor) -> Tensor:
+    usual = torch.where(net > 0, gradient, 0)
+    is_stopped = ~usual.flatten(1).any(1).view(-1, *[1] * (net.dim() - 1))
+    return torch.where(is_stopped & (gradient > 0), gradient, usual)
 
 
 def rescaled() -> ActivationRule:
