@@ -88,6 +88,11 @@ COMMANDS = {
         f"features {{inputs}}/model.safetensors {_IMAGE} --out maps.npz --end-points Mixed_5b/Branch_1,PreLogits",
         ("maps.npz", "maps.npz.about.json"),
     ),
+    "visualise": Command(
+        "visualise {inputs}/model.safetensors Mixed_5b Mixed_5c:1 --class cat --steps 2 --preview now.png",
+        ("visualised", "now.png"),
+    ),
+    "dream": Command(f"dream {{inputs}}/model.safetensors {_IMAGE} --steps 1 --out dream.gif", ("dream.gif",)),
     "fidelity": Command(
         "fidelity {inputs}/images/val/cat {inputs}/images/val/dog --any-weights "
         "--weights-file {inputs}/fid.pth --scores fid,kid --kid-subset-size 4 --report page.html",

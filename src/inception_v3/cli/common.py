@@ -20,7 +20,7 @@ import typer
 
 from inception_v3.errors import InputError
 from inception_v3.support.arguments import MAX_BATCH_SIZE, MAX_SEED
-from inception_v3.support.text import choose, percent, printable, to_json
+from inception_v3.support.text import choose, percent, printable, to_json, to_utf8
 from inception_v3.support.verbosity import verbosity
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from inception_v3.data import LabelsFrom
     from inception_v3.evaluation.evaluate import Metrics
+    from inception_v3.explain.pictures import Pixels
+    from inception_v3.support.progress import Step
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.weights.model import InceptionV3
 
@@ -104,6 +106,8 @@ DEVICE_HELP = "Device to compute on: cpu, cuda, cuda:1 ...; gpu for OpenVINO."
 DEPTH_HELP = "Factor on the number of channels of every layer."
 MIN_AGREEMENT_HELP = "Minimum fraction of images, 0 to 1, with the top class of fp32, for a lower precision."
 MIN_SIZE, MAX_SIZE = 75, 100_000  # of an image in pixels
+MAX_STEM = 80  # characters of an image's name in the names of files
+PREVIEW_SECONDS = 2.0  # between two previews
 MAX_NUMBER = 1_000_000  # of every option without a limit of its own, except --seed
 
 WeightsFile = Annotated[
@@ -258,6 +262,17 @@ CsvFile = Annotated[
     Path | None,
     output_option("--csv", metavar="FILE.csv", help="Write a CSV table; - prints it instead of the usual output."),
 ]
+Pictures = Annotated[
+    Path,
+    output_option(
+        metavar="FILE|FOLDER",
+        help="A picture as .png, .webp or .jpg, its steps as .gif, or its values as .npy; if there are several, their "
+        "names are added. Or a folder for PNG files.",
+    ),
+]
+Preview = Annotated[
+    Path | None, output_option(metavar="FILE", help="Write the picture every 2 seconds while it is computed.")
+]
 Json = Annotated[bool, output_option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, running_option("--quiet", help="Print neither progress nor notes; warnings and errors stay.")]
 Verbose = Annotated[
@@ -382,12 +397,31 @@ def check_report_files(
     return report
 
 
-def load_network(
-    model: str, device: str | None, weights_file: Path | None, facts: ModelFacts, lacks: str
-) -> "InceptionV3":
-    """Load a network with classes in PyTorch. `lacks` completes a message about an exported one.
+def file_stem(name: str) -> str:
+    """The name of an image or a target as a part of the name of a file: of at most 80 letters, digits and -._"""
+    return re.sub(r"[^\w.-]+", "_", to_utf8(name))[:MAX_STEM]
 
-    Raises InputError: an exported network, no classes, or as `load` does.
+
+def check_empty(out: Path, overwrite: bool) -> None:
+    """Raise InputError if --out is a folder with files, and --overwrite is not given."""
+    from inception_v3.support.system_errors import is_folder, list_folder
+
+    if not overwrite and is_folder(out) and next(iter(list_folder(out)), None):
+        raise InputError(f"{out}: is not empty; give another --out, or --overwrite", exit_status=2)
+
+
+def load_network(
+    model: str,
+    device: str | None,
+    weights_file: Path | None,
+    facts: ModelFacts,
+    lacks: str,
+    *,
+    needs_classes: bool = True,
+) -> "InceptionV3":
+    """Load a network in PyTorch. `lacks` completes a message about an exported one.
+
+    Raises InputError: an exported network, no classes where they are needed, or as `load` does.
     """
     from inception_v3.inference.exported.registry import recognise
     from inception_v3.support.devices import pick_device
@@ -401,8 +435,57 @@ def load_network(
     from inception_v3.weights.load import load
 
     network = load(model, pick_device(device), weights_file=weights_file, **facts)
-    check_classifier(model, network.settings)
+    if needs_classes:
+        check_classifier(model, network.settings)
     return network
+
+
+# ------------------------------------------------------------------------------- pictures that are computed
+
+
+def picture_file(out: Path, number: int, name: str, is_only: bool) -> Path:
+    """The file of a picture: a PNG in the folder `out`; else `out`, with the name in it unless it is the only one."""
+    stem = f"{number:04}-{file_stem(name)}"
+    if _is_picture_folder(out):
+        return out / f"{stem}.png"
+    return out if is_only else out.with_stem(f"{out.stem}-{stem}")
+
+
+def check_pictures(out: Path, preview: Path | None, overwrite: bool, inputs: Iterable[str]) -> None:
+    """Raise InputError if --out or --preview cannot be written, or has the suffix of another format."""
+    from inception_v3.explain.pictures import check_suffix
+    from inception_v3.support.files import check_folder, check_outputs
+
+    if preview is not None:
+        check_suffix(preview)
+    if is_folder := _is_picture_folder(out):
+        check_empty(out, overwrite)
+        check_folder(out)
+    else:
+        check_suffix(out)
+    check_outputs((preview, None if is_folder else out), inputs)
+
+
+def _is_picture_folder(out: Path) -> bool:
+    from inception_v3.support.system_errors import is_folder
+
+    return not out.suffix or is_folder(out)
+
+
+def shown_steps(step: "Step", preview: Path | None) -> "Callable[[int, float, Pixels], None]":
+    """A function for each step of an optimisation: shows the activation, and writes the preview now and then."""
+    from inception_v3.explain.pictures import save_picture
+
+    written = -math.inf
+
+    def show(number: int, activation: float, pixels: "Pixels") -> None:
+        nonlocal written
+        step.update(number, f"activation {activation:.4g}")
+        if preview is not None and time.monotonic() > written + PREVIEW_SECONDS:
+            save_picture(preview, pixels)
+            written = time.monotonic()
+
+    return show
 
 
 # ---------------------------------------------------------------------------------------------------- messages

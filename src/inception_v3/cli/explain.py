@@ -1,7 +1,6 @@
 """`inception-v3 explain`"""
 
 import math
-import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,9 +18,11 @@ from inception_v3.cli.common import (
     Overwrite,
     Seed,
     WeightsFile,
+    check_empty,
     choice,
     data_option,
     engine_option,
+    file_stem,
     load_network,
     messages,
     model_option,
@@ -38,8 +39,7 @@ from inception_v3.explain.attribution.result import KINDS, AttributionOptions
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
 from inception_v3.support.files import check_folder
 from inception_v3.support.progress import StartShownStep, show_progress
-from inception_v3.support.system_errors import is_folder, list_folder
-from inception_v3.support.text import suggest, to_utf8
+from inception_v3.support.text import suggest
 
 if TYPE_CHECKING:
     from inception_v3.explain.attribution.result import Attribution
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 METHODS = tuple(KINDS)
 HEADS = ("Logits", "AuxLogits")
-MAX_STEM = 80  # characters of an image's name in the names of its files
 
 
 def explain(
@@ -168,8 +167,7 @@ def _check_options(options: AttributionOptions, engine: str, precision: str | No
         raise InputError(f"--end-point is for the methods {maps}; leave it out", exit_status=2)
     if options.method != "occlusion" and (engine != "auto" or precision):
         raise InputError("--engine and --precision are for --method occlusion; leave them out", exit_status=2)
-    if not overwrite and is_folder(out) and next(iter(list_folder(out)), None):
-        raise InputError(f"{out}: is not empty; give another --out, or --overwrite", exit_status=2)
+    check_empty(out, overwrite)
 
 
 def _through_engine(
@@ -236,8 +234,8 @@ def _check(
 
 def _write(result: "Attribution", out: Path, number: int) -> list[str]:
     """Write the picture and the values of an image. Returns the names of the files."""
-    stem = re.sub(r"[^\w.-]+", "_", to_utf8(Path(result.view.name).stem))[:MAX_STEM]
-    files = [out / f"{number:04}-{stem}.{suffix}" for suffix in ("png", "npy")]
+    stem = f"{number:04}-{file_stem(Path(result.view.name).stem)}"
+    files = [out / f"{stem}.{suffix}" for suffix in ("png", "npy")]
     for file in files:
         result.save(file)
     return [str(file) for file in files]

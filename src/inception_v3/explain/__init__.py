@@ -1,4 +1,4 @@
-"""What the network computes and why: receptive fields, attribution, ablation.
+"""What the network computes and why: receptive fields, attribution, ablation, images that excite it.
 
 >>> from inception_v3.explain import receptive_field
 >>> receptive_field("Mixed_5b/Branch_1").size
@@ -16,23 +16,35 @@ if TYPE_CHECKING:
     from inception_v3.explain.attribution.attribute import attribute as attribute
     from inception_v3.explain.attribution.result import Attribution as Attribution
     from inception_v3.explain.attribution.result import AttributionOptions as AttributionOptions
+    from inception_v3.explain.deep_dream import Dream as Dream
+    from inception_v3.explain.deep_dream import DreamOptions as DreamOptions
+    from inception_v3.explain.deep_dream import dream as dream
     from inception_v3.explain.effective_fields import EffectiveField as EffectiveField
     from inception_v3.explain.effective_fields import effective_field as effective_field
     from inception_v3.explain.receptive_fields import ReceptiveField as ReceptiveField
     from inception_v3.explain.receptive_fields import all_receptive_fields as all_receptive_fields
     from inception_v3.explain.receptive_fields import receptive_field as receptive_field
+    from inception_v3.explain.visualisation import Visualisation as Visualisation
+    from inception_v3.explain.visualisation import VisualisationOptions as VisualisationOptions
+    from inception_v3.explain.visualisation import visualise as visualise
 
 _MODULES = {  # the module that defines each name
     "Ablation": "ablation",
     "Attribution": "attribution.result",
     "AttributionOptions": "attribution.result",
+    "Dream": "deep_dream",
+    "DreamOptions": "deep_dream",
     "EffectiveField": "effective_fields",
     "ReceptiveField": "receptive_fields",
+    "Visualisation": "visualisation",
+    "VisualisationOptions": "visualisation",
     "ablate": "ablation",
     "all_receptive_fields": "receptive_fields",
     "attribute": "attribution.attribute",
+    "dream": "deep_dream",
     "effective_field": "effective_fields",
     "receptive_field": "receptive_fields",
+    "visualise": "visualisation",
 }
 __all__ = sorted(_MODULES)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inception_v3.errors import InputError
 from inception_v3.explain.receptive_fields import ReceptiveField, Region, receptive_field
+from inception_v3.explain.targets import end_point_map
 from inception_v3.network.architecture import Size
 from inception_v3.network.network import InceptionV3Network
 from inception_v3.support.files import atomic_write
@@ -148,13 +149,8 @@ def effective_field(model: InceptionV3Network, images: Tensor, end_point: str) -
 def _centre_gradient(model: InceptionV3Network, image: Tensor, end_point: str) -> tuple[Size, NDArray[np.float64]]:
     """The (row, column) of the centre unit, and the absolute gradient of its sum: (H, W), a mean over the colours."""
     image = image.detach().clone().requires_grad_(image.is_floating_point())
-    names, module = (end_point,), end_point.split("/")[0]
     with torch.enable_grad():
-        is_in_base = module in model.base_end_points
-        outputs = (model.base(image, module, names) if is_in_base else model(image, end_points=names))[1]
-        net = outputs[end_point]
-        if net.dim() == 2:  # squeezed logits
-            net = net[:, :, None, None]
+        net = end_point_map(model, image, end_point)
         row, column = net.shape[2] // 2, net.shape[3] // 2
         unit = net[:, :, row, column].sum()
         (gradient,) = torch.autograd.grad(unit, image)

@@ -105,6 +105,22 @@ def bars(names: Sequence[str], values: NDArray[np.floating], usual: float, title
     return figure
 
 
+def pictures(images: Mapping[str, NDArray[np.floating]], curve: NDArray[np.floating] | None = None) -> Figure:
+    """Draw images (H, W, 3), values 0 to 1, side by side under their titles, then a curve of the activation by step."""
+    columns = len(images) + (curve is not None)
+    figure = Figure(figsize=(4.8 * columns, 5), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for each, (title, image) in zip(axes, images.items(), strict=False):
+        each.imshow(image)
+        each.set_axis_off()
+        each.set_title(fill(printable(title), 44), fontsize=10, parse_math=False)
+    if curve is not None:
+        axes[-1].plot(range(1, len(curve) + 1), curve, color=_BLUE)
+        axes[-1].set(xlabel="step", ylabel="activation")
+        axes[-1].grid(alpha=0.3)
+    return figure
+
+
 def reliability_diagram(
     counts: NDArray[np.integer],
     confidence: NDArray[np.floating],

@@ -1,4 +1,4 @@
-"""Other rules for the gradient of the activations: guided backpropagation's, and DeepLIFT's.
+"""Other rules for the gradient of the activations: guided backpropagation's, Lucid's and DeepLIFT's.
 
 The network calls its activations as functions. A mode of PyTorch replaces these calls, so that no layer is changed and
 no hook is left behind: libraries that look for `nn.ReLU` modules find none and return the plain gradient.
@@ -65,6 +65,17 @@ class _WithRule(torch.autograd.Function):
 def guided() -> ActivationRule:
     """Guided backpropagation (Springenberg et al., arXiv 1412.6806): negative gradients stop at every ReLU."""
     return ActivationRule(lambda net, _, gradient: gradient.clamp(min=0) * (net > 0), RELUS)
+
+
+def redirected() -> ActivationRule:
+    """Lucid's redirected ReLUs: where no gradient of an image would pass, positive ones do, to switch ReLUs on."""
+    return ActivationRule(_redirect, RELUS)
+
+
+def _redirect(net: Tensor, _: Activate, gradient: Tensor) -> Tensor:
+    usual = torch.where(net > 0, gradient, 0)
+    is_stopped = ~usual.flatten(1).any(1).view(-1, *[1] * (net.dim() - 1))
+    return torch.where(is_stopped & (gradient > 0), gradient, usual)
 
 
 def rescaled() -> ActivationRule:

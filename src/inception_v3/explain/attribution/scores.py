@@ -40,10 +40,15 @@ def network_scores(
     return class_scores(logits, classes.to(logits.device), model.settings.output_activation), outputs
 
 
-def check_model(model: InceptionV3Network, head: Head = "Logits") -> None:
-    """Raise ValueError for a model whose scores cannot be explained: in training mode, or without the head."""
+def check_mode(model: InceptionV3Network) -> None:
+    """Raise ValueError for a model in training mode."""
     if model.training:
         raise ValueError("the model is in training mode, where dropout changes the scores; call model.eval()")
+
+
+def check_model(model: InceptionV3Network, head: Head = "Logits") -> None:
+    """Raise ValueError for a model whose scores cannot be explained: in training mode, or without the head."""
+    check_mode(model)
     if model.settings.final_endpoint:
         raise ValueError(f"this network ends at {model.settings.final_endpoint} and has no classes")
     if head not in model.end_point_names:
