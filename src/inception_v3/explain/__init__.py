@@ -1,4 +1,4 @@
-"""What the network computes and why: receptive fields, attribution, ablation.
+"""What the network computes and why: receptive fields, attribution, ablation, comparison of two networks.
 
 >>> from inception_v3.explain import receptive_field
 >>> receptive_field("Mixed_5b/Branch_1").size
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from inception_v3.explain.attribution.attribute import attribute as attribute
     from inception_v3.explain.attribution.result import Attribution as Attribution
     from inception_v3.explain.attribution.result import AttributionOptions as AttributionOptions
+    from inception_v3.explain.comparison import Comparison as Comparison
+    from inception_v3.explain.comparison import LayerComparison as LayerComparison
+    from inception_v3.explain.comparison import compare as compare
     from inception_v3.explain.effective_fields import EffectiveField as EffectiveField
     from inception_v3.explain.effective_fields import effective_field as effective_field
     from inception_v3.explain.receptive_fields import ReceptiveField as ReceptiveField
@@ -26,11 +29,14 @@ _MODULES = {  # the module that defines each name
     "Ablation": "ablation",
     "Attribution": "attribution.result",
     "AttributionOptions": "attribution.result",
+    "Comparison": "comparison",
     "EffectiveField": "effective_fields",
+    "LayerComparison": "comparison",
     "ReceptiveField": "receptive_fields",
     "ablate": "ablation",
     "all_receptive_fields": "receptive_fields",
     "attribute": "attribution.attribute",
+    "compare": "comparison",
     "effective_field": "effective_fields",
     "receptive_field": "receptive_fields",
 }
