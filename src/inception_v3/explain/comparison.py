@@ -148,7 +148,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         """The table, for a notebook."""
         columns = [each.name.replace("_", " ") for each in fields(LayerComparison)]
-        rows = [[row.name, *(f"{value:.3g}" for value in values)] for row, values in zip(self.layers, self.numpy())]
+        rows = [[row.name, *(f"{value:.3g}" for value in (*vars(row).values(),)[1:])] for row in self.layers]
         table = "".join(
             f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>"
             for tag, row in [("th", columns), *(("td", row) for row in rows)]
@@ -300,7 +300,7 @@ class _Run:
         values[name] = net * self.factors[name].to(net).view(-1, 1, 1)
 
     def differing(self, tolerance: float) -> tuple[str, ...]:
-        """The layers whose own computation differs by more than the tolerance; without a fed network, those that jump."""
+        """The layers whose own computation differs by more than the tolerance; for two exported files, those that jump."""
         if self.fed:
             return tuple(name for name, squares in self.own.items() if relative(*squares) > tolerance)
         return tuple(
@@ -338,8 +338,8 @@ class _Run:
         a, b = self.a.preprocessing, self.b.preprocessing
         if unlike := [each.name for each in fields(Preprocessing) if getattr(a, each.name) != getattr(b, each.name)]:
             yield (
-                f"the preprocessing differs ({', '.join(unlike)}): both got the pixels of {self.a.name}, and each applied "
-                "its own mean and std"
+                f"the preprocessing differs ({', '.join(unlike)}): both got the pixels of {self.a.name}, and each "
+                "applied its own mean and std"
             )
         if missing := [name for name in self.end_points if name not in self.similarities]:
             yield f"left out, because only one has it: {', '.join(missing)}"
@@ -353,8 +353,8 @@ class _Run:
             yield self._note_on_classes()
         if self.has_own_scales:
             yield (
-                f"{self.other.name}: its channels have scales of their own, which were fitted; an error that only scales "
-                "channels is not found"
+                f"{self.other.name}: its channels have scales of their own, which were fitted; an error that only "
+                "scales channels is not found"
             )
         if count < MIN_IMAGES:
             yield f"CKA needs {MIN_IMAGES} images, so it is left out"
