@@ -300,7 +300,7 @@ class _Run:
         values[name] = net * self.factors[name].to(net).view(-1, 1, 1)
 
     def differing(self, tolerance: float) -> tuple[str, ...]:
-        """The layers whose own computation differs by more than the tolerance; for two exported files, those that jump."""
+        """The layers whose own computation differs by more than the tolerance; of two exported files, those that jump."""
         if self.fed:
             return tuple(name for name, squares in self.own.items() if relative(*squares) > tolerance)
         return tuple(
