@@ -212,7 +212,7 @@ def test_classes_are_matched_by_name_and_missing_ones_are_named(model: Inception
     result = compare(model, other, images[:1])
     assert result.parts_at is None
     assert (result.only_in_first, result.only_in_second) == (("b", "d"), ("new",))
-    assert "left out, because only one has it: AuxLogits" in result.notes
+    assert "left out, because not both have it: AuxLogits" in result.notes
     assert "the logits of the 2 classes that both have are compared, by their names" in result.notes
     other.class_names = None
     result = compare(model, other, images[:1])
@@ -304,7 +304,7 @@ def test_the_command_prints_a_table_or_one_object(
     assert status == 3
     assert "1 of 2 images could not be read" in err
     assert [line.split()[0] for line in out.splitlines() if "<- part here" in line] == [BROKEN]
-    assert out.endswith(f"they part at {BROKEN}, the first layer whose own computation differs; 1 images\n")
+    assert out.endswith(f"they part at {BROKEN}, the first layer whose own computation differs; 1 image\n")
     status, _, err = run("a.safetensors", "none.safetensors", "images")
     assert status == 1
     assert "none.safetensors" in err

@@ -21,6 +21,7 @@ from inception_v3.cli.common import (
 )
 from inception_v3.errors import InputError
 from inception_v3.support.progress import show_progress
+from inception_v3.support.text import count_of
 
 if TYPE_CHECKING:
     from inception_v3.explain.comparison import Comparison
@@ -99,4 +100,4 @@ def _print(result: "Comparison", as_json: bool) -> None:
         )
         mark = "  <- part here" if row.name == result.parts_at else ""
         print_line(f"{row.name:{width}}  {'  '.join(cells)}{mark}")
-    print_line(f"{result.first}, {result.second}: {result.verdict}; {result.images} images")
+    print_line(f"{result.first}, {result.second}: {result.verdict}; {count_of(result.images, 'image')}")

@@ -16,6 +16,7 @@ from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.exported.registry import read_description, recognise
 from inception_v3.network.architecture import AUX_INPUT, BASE, BASE_END_POINTS, Mixed, feature_maps
 from inception_v3.network.settings import Settings
+from inception_v3.support.devices import pick_device
 from inception_v3.weights.load import load
 from inception_v3.weights.model import InceptionV3
 
@@ -115,7 +116,7 @@ def open_network(
         name = str(network)
         if recognise(Path(network)):
             return _exported(Path(network), size)
-        network = load(network, device)
+        network = load(network, pick_device(device))
     if network.training:
         raise ValueError(f"{name}: the network is in training mode; call eval() on it first")
     return _in_pytorch(network, size or network.preprocessing.image_size, name)

@@ -300,7 +300,7 @@ class _Run:
         values[name] = net * self.factors[name].to(net).view(-1, 1, 1)
 
     def differing(self, tolerance: float) -> tuple[str, ...]:
-        """The layers whose own computation differs by more than the tolerance; of two exported files, those that jump."""
+        """The layers whose own computation differs by more than the tolerance, or of two files, that jump."""
         if self.fed:
             return tuple(name for name, squares in self.own.items() if relative(*squares) > tolerance)
         return tuple(
@@ -342,7 +342,7 @@ class _Run:
                 "applied its own mean and std"
             )
         if missing := [name for name in self.end_points if name not in self.similarities]:
-            yield f"left out, because only one has it: {', '.join(missing)}"
+            yield f"left out, because not both have it: {', '.join(missing)}"
         if other_shapes := [name for name, each in self.similarities.items() if each.difference == math.inf]:
             yield (
                 f"the shapes differ from {other_shapes[0]} on"
