@@ -88,6 +88,10 @@ COMMANDS = {
         f"features {{inputs}}/model.safetensors {_IMAGE} --out maps.npz --end-points Mixed_5b/Branch_1,PreLogits",
         ("maps.npz", "maps.npz.about.json"),
     ),
+    "compare": Command(
+        f"compare {{inputs}}/model.safetensors {{inputs}}/run.onnx {_IMAGE} --plot differences.svg",
+        ("differences.svg",),
+    ),
     "fidelity": Command(
         "fidelity {inputs}/images/val/cat {inputs}/images/val/dog --any-weights "
         "--weights-file {inputs}/fid.pth --scores fid,kid --kid-subset-size 4 --report page.html",

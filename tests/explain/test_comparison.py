@@ -18,7 +18,14 @@ from inception_v3.explain import compare
 from inception_v3.explain.compared_networks import Outline, network_input
 from inception_v3.explain.comparison import TOLERANCES, own_outputs
 from inception_v3.explain.similarity import Similarity, exact, hsic, relative
+from inception_v3.inference.engines.graph import build_graph, swap_pools
+from inception_v3.inference.equalise import equalise
 from inception_v3.inference.export import export
+from inception_v3.inference.exported.base import ExportFormat
+from inception_v3.inference.exported.description import Description
+from inception_v3.inference.exported.registry import load_format
+from inception_v3.inference.quantise import quantise
+from inception_v3.inference.sensitivity import channel_maxima
 from inception_v3.network.layers import Conv2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -272,6 +279,45 @@ def test_an_exported_file_shows_its_layers(
     assert compare(broken, model, images[:1]).differing_layers == (BROKEN,)
     result = compare(file, broken, images[:1])
     assert (result.parts_at, result.parted_by) == (BROKEN, "jump")
+
+
+def write_int8(model: InceptionV3, images: list[Image.Image], file: Path, *, quantised: bool) -> None:
+    """A file in int8, or only with the channels rescaled as they are before int8, which takes less time."""
+    pixels = np.stack([np.asarray(image.resize(SIZE)) for image in images])
+    graph, format = swap_pools(build_graph(model)), recognised_by_suffix(file)
+    if quantised:
+        network = quantise(graph, format.convert, np.tile(pixels, (7, 1, 1, 1))).model
+    else:
+        network = format.convert(equalise(graph, channel_maxima(graph, pixels)))
+    description = Description(model.settings, model.preprocessing, model.class_names, graph.outputs, "int8", False, "")
+    format.save(network, file, description)
+    format.write_description(file, description.to_json())
+
+
+def recognised_by_suffix(file: Path) -> ExportFormat:
+    return load_format({".onnx": "onnx", ".xml": "openvino"}[file.suffix])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "quantised"),
+    [
+        ("onnx", False),
+        pytest.param("onnx", True, marks=pytest.mark.slow),
+        pytest.param("xml", True, marks=pytest.mark.slow),
+    ],
+)
+def test_int8_files_are_compared_in_the_scale_of_the_network(
+    model: InceptionV3, images: list[Image.Image], suffix: str, quantised: bool, tmp_path: Path
+) -> None:
+    limit = 0.1 if quantised else 1e-4
+    for name, network, parts_at in (("intact", model, None), ("broken", break_one(model), BROKEN)):
+        file = tmp_path / f"{name}.{suffix}"
+        write_int8(network, images, file, quantised=quantised)
+        result = compare(model, file, images, tolerance=limit)
+        assert (result.parts_at, result.parted_by) == (parts_at, "own computation")
+        assert result.differing_layers == (() if parts_at is None else (BROKEN,))
+        assert {row.name: row.difference for row in result.layers}["Mixed_6a"] < limit
+        assert any("scales of their own" in note for note in result.notes)
 
 
 def test_the_command_prints_a_table_or_one_object(

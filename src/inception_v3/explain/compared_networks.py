@@ -53,7 +53,7 @@ class Outline:
         for point in points:
             node = base.get(point.name)
             if isinstance(node, Mixed):
-                branches = []
+                branches: list[str] = []
                 for branch, steps in node.named_branches:
                     end = net
                     for step in steps:
@@ -106,7 +106,7 @@ class ComparedNetwork:
 
 
 def open_network(
-    network: InceptionV3 | str | Path, size: tuple[int, int] | None, device: str | torch.device | None, name: str
+    network: InceptionV3 | str | Path, size: tuple[int, int] | None, device: str | None, name: str
 ) -> ComparedNetwork:
     """A network to compare on images of this size, by default its own.
 
@@ -145,8 +145,8 @@ def _exported(path: Path, size: tuple[int, int] | None) -> ComparedNetwork:
     """An exported file with the values of its layers among its outputs; the file stays as it is."""
     description = read_description(path)
     own = description.preprocessing.image_size
-    if size not in (None, own) and not description.any_size:
-        given = f"{own[0]}x{own[1]}, not of the first network's {'x'.join(map(str, size or ()))}"
+    if size is not None and size != own and not description.any_size:
+        given = f"{own[0]}x{own[1]}, not of the first network's {size[0]}x{size[1]}"
         raise InputError(f"{path}: takes images of {given}; export it with --any-size, or give it first")
     outline = _outline(description.settings, size or own, str(path))
     # A head's layers have the names of end points in the file.
