@@ -81,7 +81,8 @@ class Comparison:
             result compared with theirs. "jump", for two exported files: the first layer whose difference is above
             the tolerance and JUMP times that of its input.
         tolerance: relative difference up to which the computation of a layer counts as the same.
-        differing_layers: all layers whose own computation differs, in the order of computation.
+        differing_layers: all layers whose own computation differs, in the order of computation. With an int8 file,
+            those behind one that differs are left out.
         layers: of each end point, and of the branches and layers in the end point where the networks part.
         notes: what was left out or is not the same in both networks, in sentences.
         only_in_first, only_in_second: names of the classes that the other network lacks.
@@ -303,6 +304,8 @@ class _Run:
     def differing(self, tolerance: float) -> tuple[str, ...]:
         """The layers whose own computation differs by more than the tolerance, or of two files, that jump."""
         if self.fed:
+            if self.has_own_scales:
+                self._leave_out_unknown_scales(tolerance)
             return tuple(name for name, squares in self.own.items() if relative(*squares) > tolerance)
         return tuple(
             name
@@ -310,6 +313,16 @@ class _Run:
             if name in self.similarities
             and self.similarities[name].difference > max(tolerance, JUMP * self._inherited(name))
         )
+
+    def _leave_out_unknown_scales(self, tolerance: float) -> None:
+        """Leave out the layers that read a layer that differs: the scales of its channels cannot be fitted."""
+        unknown: set[str] = set()
+        for name, inputs in self.inputs.items():
+            if not unknown.isdisjoint(inputs):
+                self.own.pop(name, None)
+                unknown.add(name)
+            elif name in self.own and relative(*self.own[name]) > tolerance:
+                unknown.add(name)
 
     def _inherited(self, name: str) -> float:
         """The relative difference of a layer's input."""
@@ -354,7 +367,7 @@ class _Run:
             yield self._note_on_classes()
         if self.has_own_scales:
             yield (
-                f"{self.other.name}: its channels have scales of their own, which were fitted; an error that only "
+                f"{self.other.name}: its channels have scales of their own, which were fitted, so an error that only "
                 "scales channels is not found"
             )
         if count < MIN_IMAGES:

@@ -132,7 +132,7 @@ def differences(
     axes.set(xscale="log", ylim=(len(names) - 0.4, -0.6), xlabel="relative difference (logarithmic axis)")
     axes.set_title(printable(title), fontsize=9, parse_math=False, wrap=True)
     axes.grid(alpha=0.3, axis="x")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1 - 1 / len(names)), ncols=2, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
