@@ -194,7 +194,7 @@ def test_similarity_of_special_values() -> None:
 def test_networks_that_compute_the_same_do_not_part(model: InceptionV3, images: list[Image.Image]) -> None:
     result = compare(model, copy.deepcopy(model).double(), images[:1])
     assert result.parts_at is None
-    assert result.verdict == "they do not part: every layer agrees within 0.0001"
+    assert result.verdict == "they do not part: every layer that both show agrees within 0.0001"
     assert result.notes == ("CKA needs 4 images, so it is left out",)
     assert all(row.difference < 1e-5 and math.isnan(row.cka) for row in result.layers)
     assert result.as_dict()["layers"][0]["cka"] is None
@@ -272,6 +272,7 @@ def test_an_exported_file_shows_its_layers(
     before = file.read_bytes()
     result = compare(model, file, images)
     assert (result.parts_at, result.parted_by) == (None, "own computation")
+    assert "AuxLogits" not in {row.name for row in result.layers}  # which the file lacks
     assert [row.name for row in result.layers if row.name.startswith("Mixed_")][-1] == "Mixed_7c"
     assert max(row.difference for row in result.layers) < 1e-4
     assert file.read_bytes() == before
@@ -279,6 +280,16 @@ def test_an_exported_file_shows_its_layers(
     assert compare(broken, model, images[:1]).differing_layers == (BROKEN,)
     result = compare(file, broken, images[:1])
     assert (result.parts_at, result.parted_by) == (BROKEN, "jump")
+
+
+def test_a_file_without_the_names_of_its_layers_is_compared_by_its_outputs(
+    model: InceptionV3, images: list[Image.Image], tmp_path: Path
+) -> None:
+    export(break_one(model), tmp_path / "network.pt2")
+    result = compare(model, tmp_path / "network.pt2", images[:1])
+    assert [row.name for row in result.layers if "/" not in row.name] == ["AvgPool_1a", "Logits"]
+    assert result.parts_at == "Logits/AvgPool_1a_8x8"
+    assert any(note.startswith("left out, because not both have it: Conv2d_1a_3x3") for note in result.notes)
 
 
 def write_int8(model: InceptionV3, images: list[Image.Image], file: Path, *, quantised: bool) -> None:

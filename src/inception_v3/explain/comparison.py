@@ -106,7 +106,7 @@ class Comparison:
     def verdict(self) -> str:
         """Where the networks part, in a sentence."""
         if self.parts_at is None:
-            return f"they do not part: every layer agrees within {self.tolerance:g}"
+            return f"they do not part: every layer that both show agrees within {self.tolerance:g}"
         if self.parted_by == "jump":
             return f"they part at {self.parts_at}, the first layer whose difference jumps"
         return f"they part at {self.parts_at}, the first layer whose own computation differs"
@@ -253,8 +253,11 @@ class _Run:
         if self.fed and self.fed.model:
             images = network_input(self.fed.model, pixels)
             layers = {name: inputs for name, inputs in self.inputs.items() if name in self.fed.layers}
+            present = {*other}
             for name, computed in own_outputs(self.fed.model, images, other, layers):
                 self._add_own(name, computed, other)
+            for name in other.keys() - present:  # the pools that `own_outputs` added
+                del other[name]
         elif self.has_own_scales:
             for name in other.keys() & counterpart.keys():
                 self._rescale(name, other, counterpart[name])
@@ -304,9 +307,13 @@ class _Run:
     def differing(self, tolerance: float) -> tuple[str, ...]:
         """The layers whose own computation differs by more than the tolerance, or of two files, that jump."""
         if self.fed:
+            # Where the input of a layer is not in a file, its own computation includes that of the layers before.
+            without_input = [name for name in self.inputs if name in self.similarities and name not in self.own]
+            found = {name for name in without_input if self.similarities[name].difference > tolerance}
             if self.has_own_scales:
                 self._leave_out_unknown_scales(tolerance)
-            return tuple(name for name, squares in self.own.items() if relative(*squares) > tolerance)
+            found |= {name for name, squares in self.own.items() if relative(*squares) > tolerance}
+            return tuple(name for name in self.inputs if name in found)
         return tuple(
             name
             for name in self.inputs
@@ -396,7 +403,7 @@ def own_outputs(
     """Run each of the `layers` of a model on the values that another network has at its input.
 
     Yields the name of each layer that is in `values`, and its output (N, C, H, W); None if the input has another width.
-    `values` may be changed in between. A layer that is missing there is added, as the model computes it.
+    `values` may be changed in between. A pool that is missing there is added, as the model computes it.
 
     Args:
         images: the model's input (N, 3, H, W).
@@ -412,7 +419,7 @@ def own_outputs(
         output = run_one_layer(model, name, net) if kernel is None or kernel.shape[1] == net.shape[1] else None
         if name in values:
             yield name, output
-        elif output is not None:
+        elif kernel is None and output is not None:
             values[name] = output
 
 
