@@ -88,6 +88,14 @@ COMMANDS = {
         f"features {{inputs}}/model.safetensors {_IMAGE} --out maps.npz --end-points Mixed_5b/Branch_1,PreLogits",
         ("maps.npz", "maps.npz.about.json"),
     ),
+    "explain": Command(
+        f"explain {{inputs}}/model.safetensors {_IMAGE} --method integrated-gradients --steps 2", ("explained",)
+    ),
+    "ablate": Command(f"ablate {{inputs}}/model.safetensors {_IMAGE} --plot ablation.png", ("ablation.png",)),
+    "compare": Command(
+        f"compare {{inputs}}/model.safetensors {{inputs}}/run.onnx {_IMAGE} --plot differences.svg",
+        ("differences.svg",),
+    ),
     "visualise": Command(
         "visualise {inputs}/model.safetensors Mixed_5b Mixed_5c:1 --class cat --steps 2 --preview now.png",
         ("visualised", "now.png"),

@@ -66,6 +66,11 @@ CASES = {
         rf"run: {ACCURACY}\n",
         rf"training, with its evaluations: \d+ images, 1 unreadable, {RATE}, pytorch (fp32|bf16)",
     ),
+    "compare": Case(
+        "compare model.safetensors model.safetensors pets",
+        r" +difference [^\n]*\n(\w+ [^\n]*\n){21}model[^\n]* they do not part: [^\n]* 12 images\n",
+        status=3,
+    ),
     "export": Case(
         "export model.safetensors exported --to onnx",
         r"exported/fp32.onnx: fp32, [^\n]*\n  [\d.]+ images/s, [^\n]*\n",

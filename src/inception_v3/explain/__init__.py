@@ -1,4 +1,4 @@
-"""What the network computes and why: receptive fields, attribution, ablation, images that excite it.
+"""What the network computes and why: receptive fields, attribution, ablation, two networks compared, images that excite.
 
 >>> from inception_v3.explain import receptive_field
 >>> receptive_field("Mixed_5b/Branch_1").size
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from inception_v3.explain.attribution.attribute import attribute as attribute
     from inception_v3.explain.attribution.result import Attribution as Attribution
     from inception_v3.explain.attribution.result import AttributionOptions as AttributionOptions
+    from inception_v3.explain.comparison import Comparison as Comparison
+    from inception_v3.explain.comparison import LayerComparison as LayerComparison
+    from inception_v3.explain.comparison import compare as compare
     from inception_v3.explain.deep_dream import Dream as Dream
     from inception_v3.explain.deep_dream import DreamOptions as DreamOptions
     from inception_v3.explain.deep_dream import dream as dream
@@ -34,7 +37,9 @@ _MODULES = {  # the module that defines each name
     "AttributionOptions": "attribution.result",
     "Dream": "deep_dream",
     "DreamOptions": "deep_dream",
+    "Comparison": "comparison",
     "EffectiveField": "effective_fields",
+    "LayerComparison": "comparison",
     "ReceptiveField": "receptive_fields",
     "Visualisation": "visualisation",
     "VisualisationOptions": "visualisation",
@@ -42,6 +47,7 @@ _MODULES = {  # the module that defines each name
     "all_receptive_fields": "receptive_fields",
     "attribute": "attribution.attribute",
     "dream": "deep_dream",
+    "compare": "comparison",
     "effective_field": "effective_fields",
     "receptive_field": "receptive_fields",
     "visualise": "visualisation",

@@ -121,6 +121,37 @@ def pictures(images: Mapping[str, NDArray[np.floating]], curve: NDArray[np.float
     return figure
 
 
+def differences(
+    names: Sequence[str],
+    series: Mapping[str, NDArray[np.floating]],
+    limit: float,
+    marked: str | None,
+    title: str,
+) -> Figure:
+    """Plot relative differences of named layers on a logarithmic axis, a line at the limit, and a marked layer.
+
+    Values that are not finite are not drawn, and those of 0 are drawn at the left end.
+    """
+    figure = Figure(figsize=(8, 1.6 + 0.2 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    drawn = [values[np.isfinite(values) & (values > 0)] for values in series.values()]
+    lowest = min([*(values.min() for values in drawn if len(values)), limit]) / 2
+    rows = np.arange(len(names))
+    for (label, values), colour, marker in zip(series.items(), (_BLUE, _ORANGE), "os", strict=False):
+        shown = np.where(np.isfinite(values), np.maximum(values, lowest), np.nan)
+        axes.plot(shown, rows, color=colour, marker=marker, ms=5, ls="" if marker == "s" else "-", label=label)
+    axes.axvline(limit, color=_PURPLE, ls="--", label=f"tolerance {limit:g}")
+    if marked in names:
+        label = f"the networks part at {printable(marked)}"
+        axes.axhspan(names.index(marked) - 0.5, names.index(marked) + 0.5, color=_ORANGE, alpha=0.25, label=label)
+    axes.set_yticks(rows, [printable(name) for name in names], fontsize=8, parse_math=False)
+    axes.set(xscale="log", ylim=(len(names) - 0.4, -0.6), xlabel="relative difference (logarithmic axis)")
+    axes.set_title(printable(title), fontsize=9, parse_math=False, wrap=True)
+    axes.grid(alpha=0.3, axis="x")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
 def reliability_diagram(
     counts: NDArray[np.integer],
     confidence: NDArray[np.floating],

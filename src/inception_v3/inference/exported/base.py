@@ -1,7 +1,7 @@
 """The interface of an export format, and a function that several formats share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,6 +72,13 @@ class ExportFormat(ABC):
     @abstractmethod
     def write_description(self, file: Path, text: str) -> None:
         """Add the description to a file without changing its weights."""
+
+    def with_outputs(self, path: Path, names: Collection[str], outputs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+        """The network of a file for `run`, and its outputs: its own `outputs`, and those of the `names` that it has.
+
+        The file is not changed. A format that does not keep the names of inner values has only its own outputs.
+        """
+        return path, outputs
 
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
         """The function that runs a file or a model object, to check it."""

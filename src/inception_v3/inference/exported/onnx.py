@@ -1,5 +1,6 @@
 """ONNX: an .onnx file with the description in its metadata."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ class OnnxFormat(ExportFormat):
         from inception_v3.inference.engines.onnx_graph import to_onnx
 
         return to_onnx(graph)
+
+    def with_outputs(self, path: Path, names: Collection[str], outputs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+        import onnx
+
+        model = onnx.load(path)
+        computed = {name for node in model.graph.node for name in node.output}
+        added = tuple(name for name in names if name in computed and name not in outputs)
+        for name in added:
+            value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4)
+            model.graph.output.append(value)
+        return model, (*outputs, *added)
 
     def save(self, model: Any, file: Path, description: Description) -> None:
         file.write_bytes(model.SerializeToString())

@@ -1,6 +1,7 @@
 """OpenVINO's IR: an .xml file with the network and the description, and a .bin file with the weights."""
 
 import re
+from collections.abc import Collection
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from xml.etree import ElementTree
 
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.graph import Graph
-from inception_v3.inference.engines.openvino import read_graph
+from inception_v3.inference.engines.openvino import load_core, read_graph
 from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
 
@@ -38,6 +39,13 @@ class OpenvinoFormat(ExportFormat):
 
     def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
         return read_graph(graph)
+
+    def with_outputs(self, path: Path, names: Collection[str], outputs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+        model = load_core().read_model(path)
+        computed = {name for operation in model.get_ops() for each in operation.outputs() for name in each.get_names()}
+        added = [name for name in names if name in computed and name not in outputs]
+        model.add_outputs(added)
+        return model, (*outputs, *added)
 
     def save(self, model: Any, file: Path, description: Description) -> None:
         import openvino
