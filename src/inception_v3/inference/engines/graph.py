@@ -322,7 +322,9 @@ def add_peaks(graph: Graph, names: Iterable[str]) -> Graph:
     maxima it is the first one. So the maps themselves need not leave the engine.
     """
     added = {name: peak_operations(name) for name in names}
-    outputs = [new for name in graph.outputs for new in ([each.output for each in added[name]] if name in added else [name])]
+    outputs = [
+        new for name in graph.outputs for new in ([each.output for each in added[name]] if name in added else [name])
+    ]
     operations = (*graph.operations, *(operation for pair in added.values() for operation in pair))
     return replace(graph, operations=operations, outputs=tuple(outputs))
 

@@ -111,7 +111,6 @@ def read_graph(graph: Graph) -> "openvino.Model":
 
 def _add_peaks(model: "openvino.Model", names: Sequence[str]) -> None:
     """Add the outputs that `add_peaks` of graph.py describes. Raises KeyError: the model lacks one of the maps."""
-    import openvino
     from openvino import opset13
 
     maps = {operation.get_friendly_name(): operation for operation in model.get_ordered_ops()}
