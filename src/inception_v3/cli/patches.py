@@ -16,6 +16,7 @@ from inception_v3.cli.common import (
     OptionalBatchSize,
     Overwrite,
     WeightsFile,
+    check_outside_data,
     engine_option,
     messages,
     model_option,
@@ -24,20 +25,19 @@ from inception_v3.cli.common import (
     precision_option,
     print_json,
     print_line,
+    unreadable_lines,
     warn,
 )
 from inception_v3.cli.predict import AllowUnreadable, report_unreadable
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
 from inception_v3.support.files import check_folder
-from inception_v3.support.progress import StartShownStep, show_progress, summary
+from inception_v3.support.progress import show_progress, summary
 from inception_v3.support.system_errors import is_folder, list_folder
 from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
-    from inception_v3.explain.patches.images import ImageSet
     from inception_v3.explain.patches.result import PatchSet
-    from inception_v3.inference.choose import OpenedModel
 
 
 def _parse_modules(value: str) -> Names:
@@ -91,87 +91,37 @@ def patches(
     if not overwrite and is_folder(out) and next(iter(list_folder(out)), None):
         raise InputError(f"{out}: is not empty; give another --out, or --overwrite", exit_status=2)
     check_folder(out)
-    from inception_v3.explain.patches.images import find_images
-
-    images = find_images(data)
-    from inception_v3.explain.patches.search import search
-    from inception_v3.inference.choose import check_classifier, open_engine
+    check_outside_data(data, out)
+    from inception_v3.explain.patches.find import find_patches
 
     with show_progress(messages) as start_step:
-        names, fields = _fields(model, images, modules, device, weights_file, facts, start_step)
-        opened = open_engine(
+        result = find_patches(
             model,
-            engine,
-            precision,
-            device,
+            data,
+            modules,
+            engine=engine,
+            precision=precision,
+            device=device,
+            per_class=per_class,
+            batch_size=batch_size,
             min_agreement=min_agreement,
             weights_file=weights_file,
+            start_step=start_step,
+            report=note,
             **facts,
-            batch_size=batch_size,
-            callers=None,
-            outputs=("Logits",) if per_class else (),
-            peaks=names,
         )
-        if per_class:
-            check_classifier(model, opened.description.settings)
-        note(f"{opened.engine}: {opened.reason}")
-        step = start_step("searching", images.count)
-        result = search(opened, images, names, fields, per_class=per_class, batch_size=batch_size, advance=step)
         lost = result.save(out, start_step)
-    for name, reason in (*result.failed, *lost):
-        warn(reason if name in reason else f"{name}: {reason}")
-    failed = len({name for name, _ in (*result.failed, *lost)})
+    unreadable = dict((*result.failed, *lost))
     count = result.count + len(result.failed)
-    note(summary(count, failed, step.seconds, f"{opened.engine.name} {opened.engine.precision}"))
-    _print(result, model, opened, out, as_json)
-    if failed:
-        report_unreadable(failed, count, allow_unreadable, None)
+    for line in unreadable_lines(unreadable.items()):
+        warn(line)
+    note(summary(count, len(unreadable), result.seconds, f"{result.engine} {result.precision}"))
+    _print(result, model, out, as_json)
+    if unreadable:
+        report_unreadable(len(unreadable), count, allow_unreadable, None)
 
 
-def _fields(
-    model: str,
-    images: "ImageSet",
-    modules: Names | None,
-    device: str | None,
-    weights_file: Path | None,
-    facts: ModelFacts,
-    start_step: StartShownStep,
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The modules to search, and the size of their patches: measured if the model has gradients, else a typical one.
-
-    Raises InputError: the network lacks one of the modules.
-    """
-    from inception_v3.explain.patches.fields import measure_fields, module_names, typical_fields
-    from inception_v3.inference.exported.registry import exports_in, read_description, recognise
-    from inception_v3.support.packages import require_packages
-    from inception_v3.weights import MODEL_FILE
-
-    path = Path(model)
-    is_folder_of_exports = is_folder(path) and not (path / MODEL_FILE).exists() and exports_in(path)
-    if recognise(path) or is_folder_of_exports:
-        file = path if recognise(path) else exports_in(path)[0]
-        names = _choose_modules(model, modules, module_names(read_description(file).settings))
-        return names, typical_fields(names)
-    require_packages(("torch",), f"{model}: not an exported network; any other model", "torch")
-    from inception_v3.support.devices import pick_device
-    from inception_v3.weights.load import load
-
-    network = load(model, pick_device(device), weights_file=weights_file, **facts)
-    names = _choose_modules(model, modules, module_names(network.settings))
-    return names, measure_fields(network, images, names, start_step("measuring fields", len(names), "modules"))
-
-
-def _choose_modules(model: str, wanted: Names | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The wanted modules, by default all. Raises InputError: the network lacks one, or it has none."""
-    for name in wanted or ():
-        if name not in known:
-            raise InputError(f"--modules {name}: {model} ends before it; it has {', '.join(known)}", exit_status=2)
-    if not known:
-        raise InputError(f"{model}: this network ends before the first module, Mixed_5b", exit_status=2)
-    return tuple(wanted or known)
-
-
-def _print(result: "PatchSet", model: str, opened: "OpenedModel", out: Path, as_json: bool) -> None:
+def _print(result: "PatchSet", model: str, out: Path, as_json: bool) -> None:
     groups = {group.name: (group.channels, result.active(group), group.field) for group in result.groups}
     if as_json:
         names = ("channels", "active", "field")
@@ -179,8 +129,8 @@ def _print(result: "PatchSet", model: str, opened: "OpenedModel", out: Path, as_
             {
                 "out": str(out),
                 "model": model,
-                "engine": opened.engine.name,
-                "precision": opened.engine.precision,
+                "engine": result.engine,
+                "precision": result.precision,
                 "images": result.count,
                 "failed": len(result.failed),
                 "duplicates": result.duplicates,

@@ -1,10 +1,11 @@
-"""What the network computes and why: receptive fields, attribution, ablation.
+"""What the network computes and why: receptive fields, attribution, ablation, patches.
 
 >>> from inception_v3.explain import receptive_field
 >>> receptive_field("Mixed_5b/Branch_1").size
 (63, 63)
 
-Names are imported when they are first used. Receptive fields need no PyTorch, the others do.
+Names are imported when they are first used. Receptive fields, and patches of exported networks, need no
+PyTorch; the others do.
 """
 
 from importlib import import_module
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from inception_v3.explain.attribution.result import AttributionOptions as AttributionOptions
     from inception_v3.explain.effective_fields import EffectiveField as EffectiveField
     from inception_v3.explain.effective_fields import effective_field as effective_field
+    from inception_v3.explain.patches.find import find_patches as find_patches
+    from inception_v3.explain.patches.result import PatchSet as PatchSet
     from inception_v3.explain.receptive_fields import ReceptiveField as ReceptiveField
     from inception_v3.explain.receptive_fields import all_receptive_fields as all_receptive_fields
     from inception_v3.explain.receptive_fields import receptive_field as receptive_field
@@ -27,11 +30,13 @@ _MODULES = {  # the module that defines each name
     "Attribution": "attribution.result",
     "AttributionOptions": "attribution.result",
     "EffectiveField": "effective_fields",
+    "PatchSet": "patches.result",
     "ReceptiveField": "receptive_fields",
     "ablate": "ablation",
     "all_receptive_fields": "receptive_fields",
     "attribute": "attribution.attribute",
     "effective_field": "effective_fields",
+    "find_patches": "patches.find",
     "receptive_field": "receptive_fields",
 }
 __all__ = sorted(_MODULES)

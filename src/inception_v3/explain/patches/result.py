@@ -68,6 +68,7 @@ class PatchSet:
         sources: the name and the class of each image in `numbers`; without classes, None.
         count: the number of images that were searched, with the `duplicates` that were left out.
         failed: the (name, reason) of images that could not be read.
+        engine, precision: with which the images were searched, and the `seconds` that it took.
     """
 
     images: ImageSet = field(repr=False)
@@ -82,6 +83,9 @@ class PatchSet:
     count: int
     duplicates: int = 0
     failed: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    engine: str = ""
+    precision: str = ""
+    seconds: float = 0.0
 
     def numpy(self) -> NDArray[np.float32]:
         """The values (rows, 9); nan where fewer images excite the channel."""

@@ -5,6 +5,7 @@ The engine reduces each map to the maximum of each channel and its place (`add_p
 """
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,7 @@ class _Found:
         self._sources: dict[int, tuple[str, str | None]] = {}
         self._contents: dict[int, int] = {}  # the hash of each image whose name is held
         self._limit = HELD_NAMES
+        self._started = time.monotonic()
 
     def add(self, number: int, source: LabelledSource, outputs: Mapping[str, Any]) -> None:
         self.count += 1
@@ -134,6 +136,9 @@ class _Found:
             count=self.count,
             duplicates=self.duplicates,
             failed=(*images.bad, *self.failed),
+            engine=opened.engine.name,
+            precision=opened.engine.precision,
+            seconds=time.monotonic() - self._started,
         )
 
 
@@ -152,9 +157,9 @@ class _Reduced(Engine):
     def run(self, inputs: Inputs) -> Outputs:
         outputs = self._engine.run(inputs)
         peaks = [self._peaks(group, outputs) for group in self._groups]
-        hashes = [hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest() for image in inputs]
+        hashes = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest() for image in inputs]
         values, places = (np.concatenate(parts, 1) for parts in zip(*peaks, strict=True))
-        return {VALUES: values, PLACES: places, CONTENT: np.frombuffer(b"".join(hashes), np.uint64)}  # type: ignore[dict-item]
+        return {VALUES: values, PLACES: places, CONTENT: np.frombuffer(b"".join(hashes), np.uint64)}
 
     def _peaks(self, group: Group, outputs: Outputs) -> tuple[Any, Any]:
         """The values and places (N, channels) of a group."""

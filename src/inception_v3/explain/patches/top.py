@@ -27,7 +27,12 @@ class TopList:
     def add(self, image: int, values: NDArray[np.floating], places: NDArray[Any]) -> bool:
         """Merge the values (channels,) and places (channels,) of the next image. Returns whether it is in any list."""
         (rows,) = np.nonzero(values > self.values[:, -1])
-        columns = (self.values, values), (self.images, np.full(len(values), image)), (self.places, places)
+        new_images = np.full(len(values), image)
+        columns: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = (
+            (self.values, values),
+            (self.images, new_images),
+            (self.places, places),
+        )
         merged = [np.concatenate([kept[rows], new[rows, None]], 1) for kept, new in columns]
         order = np.argsort(-merged[0], axis=1, kind="stable")[:, :-1]
         for (kept, _), column in zip(columns, merged, strict=True):

@@ -141,7 +141,7 @@ class Engine(ABC):
 
     @classmethod
     def add_peaks(cls, file: Path, names: Sequence[str]) -> Any:
-        """An exported file as a network in memory that also returns the peaks of these maps; see `add_peaks` of graph.py.
+        """An exported file as a network in memory that also returns the peaks of maps; see `add_peaks` of graph.py.
 
         Raises InputError: it lacks one of the maps, or this engine cannot change such files.
         """
