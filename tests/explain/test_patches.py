@@ -129,8 +129,8 @@ def test_places_are_exact_in_bf16() -> None:
 def test_exported_files_find_them_too(folder: Path, model: InceptionV3, tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"model{suffix}"
     export(load(folder / "model.safetensors"), file)
-    exported = find_patches(file, folder / "images", per_class=True)
-    own = find_patches(folder / "model.safetensors", folder / "images", per_class=True, engine="onnxruntime")
+    exported = find_patches(file, folder / "images", MODULES, per_class=True)
+    own = find_patches(folder / "model.safetensors", folder / "images", MODULES, per_class=True, engine="onnxruntime")
     assert exported.numpy() == pytest.approx(own.numpy(), abs=1e-5, nan_ok=True)
     assert (exported.places == own.places).mean() > 0.99
     assert exported.groups[0].field == typical_fields(["Mixed_5b"])["Mixed_5b"]
@@ -203,9 +203,8 @@ def test_the_table_equals_a_search_through_all_maps_in_float64(
     maps: dict[str, list[np.ndarray]] = {name: [] for name in (*names, "Logits")}
     for file in files:
         with Image.open(file) as image, torch.no_grad():
-            net = model.preprocessing.scale(torch.from_numpy(model.preprocessing.array(image)).permute(2, 0, 1)[None])
-        with torch.no_grad():
-            outputs = double(net.double(), end_points=[*names, "Logits"])[1]
+            net = model.preprocessing.scale(model.preprocessing.pixels(image).double()[None])
+            outputs = double(net, end_points=[*names, "Logits"])[1]
         for name in maps:
             maps[name].append(outputs[name].numpy()[0])
     rows = read_table(tmp_path / "out")
@@ -249,7 +248,7 @@ def seeing_network() -> InceptionV3:
     return model.eval()
 
 
-@pytest.mark.parametrize("place", [(20, 30), (0, 0), (80, 100), (45, 130)])
+@pytest.mark.parametrize("place", [(20, 30), (0, 0), (80, 100), (45, 112)])
 def test_a_planted_pattern_is_found_where_it_is(place: tuple[int, int], tmp_path: Path) -> None:
     model = seeing_network()
     generator = np.random.default_rng(3)
@@ -322,6 +321,8 @@ def test_a_patch_shows_the_original_image_in_its_own_pixels() -> None:
     view = View("", Image.fromarray(pixels), (100.0, 0.0, 500.0, 400.0))  # a centre crop, as 100x100
     patch = np.empty((SIDE, SIDE, 3), np.uint8)
     assert cut_patch(view, (100, 100), (50, 25, 75, 50), patch) == (300, 100, 400, 200)
+    assert patch.min() > 250
+    assert cut_patch(view, (100, 100), (50, 25, 75, 50), patch, 2, view.image.reduce(2)) == (300, 100, 400, 200)
     assert patch.min() > 250
 
 
@@ -432,7 +433,7 @@ def test_a_network_with_outputs_that_are_not_finite_gives_no_patches(folder: Pat
     with torch.no_grad():
         next(model.get_submodule("Mixed_7c").parameters()).fill_(float("nan"))
     opened = open_model(model, "pytorch", outputs=(), peaks=MODULES)
-    with pytest.raises(InputError, match="no image can be read; .*the network's outputs are not finite"):
+    with pytest.raises(InputError, match=r"no image can be read; .*the network's outputs are not finite"):
         search(opened, find_images(str(folder / "images")), MODULES, dict.fromkeys(MODULES, 31))
 
 

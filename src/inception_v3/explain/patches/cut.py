@@ -42,6 +42,7 @@ def cut(
     boxes = np.full((len(rows), COUNT, 4), np.nan, np.float32)
     size = patches.preprocessing.image_size
     inputs = {row: input_boxes(patches, group)[row - group.rows.start] for group, row in _with_groups(patches, rows)}
+    smallest = min((group.field for group in patches.groups if not group.is_class), default=size[1])
     wanted: dict[int, list[tuple[int, int]]] = {}
     for index, row in enumerate(rows):
         for rank, number in enumerate(patches.numbers[row].tolist()):
@@ -55,8 +56,11 @@ def cut(
         except InputError as error:
             failed.append((source.name, str(error)))
             return
+        factor = max(1, int((view.box[2] - view.box[0]) / size[1] * smallest / (2 * SIDE)))
+        reduced = view.image.reduce(factor)
         for index, rank in wanted[number]:
-            boxes[index, rank] = cut_patch(view, size, inputs[rows[index]][rank], pixels[index, rank])
+            box = inputs[rows[index]][rank]
+            boxes[index, rank] = cut_patch(view, size, box, pixels[index, rank], factor, reduced)
 
     running: deque[Future[None]] = deque()
     with ThreadPoolExecutor(thread_count(), "cut") as pool:
@@ -96,12 +100,20 @@ def input_boxes(patches: PatchSet, group: Group) -> NDArray[np.int64]:
     return np.stack([left, top, left + group.field, top + group.field], -1)
 
 
-def cut_patch(view: View, size: Size, box: Sequence[int] | NDArray[np.int64], pixels: NDArray[np.uint8]) -> Box:
+def cut_patch(
+    view: View,
+    size: Size,
+    box: Sequence[int] | NDArray[np.int64],
+    pixels: NDArray[np.uint8],
+    factor: int = 1,
+    reduced: Image.Image | None = None,
+) -> Box:
     """Write a part of the network's input, as the original image shows it, to `pixels` (SIDE, SIDE, 3).
 
     Args:
         size: (height, width) of the network's input.
         box: the part, (left, top, right, bottom) in pixels of the input.
+        factor, reduced: the image reduced by a whole factor, which is quicker to cut; by default the image itself.
 
     Returns:
         The same part in pixels of the image, without what lies outside the image or the network's crop, which is gray.
@@ -122,6 +134,9 @@ def cut_patch(view: View, size: Size, box: Sequence[int] | NDArray[np.int64], pi
         end = round((last[axis] - whole[axis]) * ratio)
         lengths.append(min(max(end - offsets[axis], 1), SIDE - offsets[axis]))
     shown = (first[0], first[1], last[0], last[1])
-    part = view.image.resize((lengths[0], lengths[1]), Image.Resampling.BILINEAR, box=shown, reducing_gap=2.0)
+    left, top, right, bottom = (edge / factor for edge in shown)
+    part = (reduced or view.image).resize(
+        (lengths[0], lengths[1]), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+    )
     pixels[offsets[1] : offsets[1] + lengths[1], offsets[0] : offsets[0] + lengths[0]] = np.asarray(part)
     return shown
