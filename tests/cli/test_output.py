@@ -66,6 +66,12 @@ CASES = {
         rf"run: {ACCURACY}\n",
         rf"training, with its evaluations: \d+ images, 1 unreadable, {RATE}, pytorch (fp32|bf16)",
     ),
+    "patches": Case(
+        "patches model.safetensors pets --out patches --overwrite --modules Mixed_7c",
+        r"patches/index.html: [\d,]+ of [\d,]+ channels are active in 12 images\n",
+        COUNTS,
+        status=3,
+    ),
     "export": Case(
         "export model.safetensors exported --to onnx",
         r"exported/fp32.onnx: fp32, [^\n]*\n  [\d.]+ images/s, [^\n]*\n",

@@ -321,9 +321,9 @@ def test_a_patch_shows_the_original_image_in_its_own_pixels() -> None:
     view = View("", Image.fromarray(pixels), (100.0, 0.0, 500.0, 400.0))  # a centre crop, as 100x100
     patch = np.empty((SIDE, SIDE, 3), np.uint8)
     assert cut_patch(view, (100, 100), (50, 25, 75, 50), patch) == (300, 100, 400, 200)
-    assert patch.min() > 250
+    assert patch[1:-1, 1:-1].min() > 250  # resizing mixes the borders with what is beyond
     assert cut_patch(view, (100, 100), (50, 25, 75, 50), patch, 2, view.image.reduce(2)) == (300, 100, 400, 200)
-    assert patch.min() > 250
+    assert patch[1:-1, 1:-1].min() > 250  # resizing mixes the borders with what is beyond
 
 
 def test_a_patch_is_gray_outside_what_the_network_sees() -> None:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from inception_v3.explain.patches.result import PatchSet
 
 
+UNITS = {"measuring fields": "modules"}  # of the steps that do not count images
+
+
 def _parse_modules(value: str) -> Names:
     from inception_v3.network.architecture import MODULES
 
@@ -106,7 +109,7 @@ def patches(
             batch_size=batch_size,
             min_agreement=min_agreement,
             weights_file=weights_file,
-            start_step=start_step,
+            start_step=lambda name, total: start_step(name, total, UNITS.get(name, "images")),
             report=note,
             **facts,
         )
