@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from inception_v3.explain.patches.result import PatchSet
 
 
-UNITS = {"measuring fields": "modules"}  # of the steps that do not count images
+UNITS = {"measuring fields": "modules", "writing sprites": "sprites"}  # of the steps that do not count images
 
 
 def _parse_modules(value: str) -> Names:

@@ -438,7 +438,7 @@ def open_model(
         graph = swap_pools(build_graph(model, outputs=(*(VECTORS if outputs is None else outputs), *peaks)))
     except ValueError as error:
         raise InputError(f"{name}: {error}" if outputs else str(error), exit_status=2 if outputs else 1) from error
-    if peaks and load_engine("pytorch" if engine == "auto" else engine).finds_peaks:
+    if peaks and _choose_engine(engine, precision or "fp32", device, batch_size)[0].finds_peaks:
         graph = add_peaks(graph, peaks)
     opened, reason = open_graph(graph, engine, precision or "fp32", device, callers=callers, batch_size=batch_size)
     return describe_opened(model, graph, opened, precision or "fp32", reason)

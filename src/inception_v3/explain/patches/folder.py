@@ -48,7 +48,7 @@ def write_folder(patches: PatchSet, folder: Path, start_step: StartStep = no_pro
         listed = len(set(patches.numbers.ravel().tolist()) - {NO_IMAGE})
         boxes, failed = cut(patches, range(shape[0]), pixels, start_step("cutting patches", listed))
         (staging / SPRITES).mkdir()
-        _write_sprites(patches, pixels, staging / SPRITES)
+        _write_sprites(patches, pixels, staging / SPRITES, start_step)
         write_csv(staging / TABLE, COLUMNS, table(patches, boxes))
         write_page(staging / PAGE, "explain/patches/page.html", _page_values(patches))
         if (real / SPRITES).exists():
@@ -77,7 +77,7 @@ def sprite_name(group: Group, channel: int) -> str:
     return f"{group.name}-{channel // SPRITE_ROWS * SPRITE_ROWS:04}.webp"
 
 
-def _write_sprites(patches: PatchSet, pixels: NDArray[np.uint8], folder: Path) -> None:
+def _write_sprites(patches: PatchSet, pixels: NDArray[np.uint8], folder: Path, start_step: StartStep) -> None:
     """Write an image for every SPRITE_ROWS channels: a row of COUNT patches for each."""
 
     def write(group: Group, first: int) -> None:
@@ -88,8 +88,9 @@ def _write_sprites(patches: PatchSet, pixels: NDArray[np.uint8], folder: Path) -
 
     with ThreadPoolExecutor(thread_count(), "sprites") as pool:
         sprites = [(group, first) for group in patches.groups for first in range(0, group.channels, SPRITE_ROWS)]
+        advance = start_step("writing sprites", len(sprites))
         for _ in pool.map(lambda sprite: write(*sprite), sprites):
-            pass
+            advance(1)
 
 
 def _page_values(patches: PatchSet) -> dict[str, Any]:
