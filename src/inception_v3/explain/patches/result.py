@@ -62,8 +62,8 @@ class PatchSet:
         receptive_fields: of the network's end points.
         class_names: of the network.
         groups: the modules, and which rows of the next three arrays are their channels.
-        values: float32 (rows, 9): the channel's largest value in the image, for a class its logit. Compare them within a
-            row only: an int8 network has rescaled channels.
+        values: float32 (rows, 9): the channel's largest value in the image, for a class its logit. Compare them
+            within a row only: an int8 network has rescaled channels.
         numbers: int64 (rows, 9): the number of the image in `images`, -1 where fewer images excite the channel.
         places: int64 (rows, 9): row * columns + column of that value in the map.
         sources: the name and the class of each image in `numbers`; without classes, None.
