@@ -18,8 +18,8 @@ from inception_v3.explain import find_patches
 from inception_v3.explain.patches import search as search_module
 from inception_v3.explain.patches.cut import SIDE, cut_patch
 from inception_v3.explain.patches.fields import measure_fields, module_names, typical_fields
+from inception_v3.explain.patches.found import COUNT
 from inception_v3.explain.patches.images import ImageSet, LabelledSource, find_images
-from inception_v3.explain.patches.result import COUNT
 from inception_v3.explain.patches.search import search
 from inception_v3.explain.patches.top import NO_IMAGE, TopList
 from inception_v3.explain.views import View

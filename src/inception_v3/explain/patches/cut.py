@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError
+from inception_v3.explain.patches.found import COUNT, FoundPatches, Group
 from inception_v3.explain.patches.images import LabelledSource
-from inception_v3.explain.patches.result import COUNT, Group, PatchSet
 from inception_v3.explain.patches.top import NO_IMAGE
 from inception_v3.explain.views import View
 from inception_v3.inference.schedule import thread_count
@@ -25,7 +25,7 @@ Box = tuple[float, float, float, float]  # (left, top, right, bottom)
 
 
 def cut(
-    patches: PatchSet, rows: Sequence[int], pixels: NDArray[np.uint8], advance: Advance = ignore
+    patches: FoundPatches, rows: Sequence[int], pixels: NDArray[np.uint8], advance: Advance = ignore
 ) -> tuple[NDArray[np.float32], list[tuple[str, str]]]:
     """Cut the patches of some rows, reading the images once more.
 
@@ -78,13 +78,13 @@ def cut(
     return boxes, failed
 
 
-def _with_groups(patches: PatchSet, rows: Sequence[int]) -> list[tuple[Group, int]]:
+def _with_groups(patches: FoundPatches, rows: Sequence[int]) -> list[tuple[Group, int]]:
     groups = chain.from_iterable([group] * group.channels for group in patches.groups)
     by_row = dict(enumerate(groups))
     return [(by_row[row], row) for row in rows]
 
 
-def input_boxes(patches: PatchSet, group: Group) -> NDArray[np.int64]:
+def input_boxes(patches: FoundPatches, group: Group) -> NDArray[np.int64]:
     """The part of the network's input around each place of a group: int64 (channels, 9, 4), (left, top, right, bottom).
 
     It may exceed the input. For classes it is the whole input.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from inception_v3.errors import InputError
 from inception_v3.explain.patches.cut import SIDE, cut
-from inception_v3.explain.patches.result import COUNT, Group, PatchSet
+from inception_v3.explain.patches.found import COUNT, FoundPatches, Group
 from inception_v3.explain.patches.top import NO_IMAGE
 from inception_v3.images.addresses import short_name
 from inception_v3.inference.schedule import thread_count
@@ -32,7 +32,7 @@ COLUMNS = ("module", "channel", "rank", "image", "class", "row", "column", "left
 MAX_FAILED = 1000  # shown on the page
 
 
-def write_folder(patches: PatchSet, folder: Path, start_step: StartStep = no_progress) -> list[tuple[str, str]]:
+def write_folder(patches: FoundPatches, folder: Path, start_step: StartStep = no_progress) -> list[tuple[str, str]]:
     """Write the page, the sprites and the table. They appear together at the end; an earlier page is replaced.
 
     Returns the (name, reason) of images that could not be read again. Raises InputError: cannot be written.
@@ -58,7 +58,7 @@ def write_folder(patches: PatchSet, folder: Path, start_step: StartStep = no_pro
     return failed
 
 
-def table(patches: PatchSet, boxes: NDArray[np.float32]) -> Iterator[tuple[object, ...]]:
+def table(patches: FoundPatches, boxes: NDArray[np.float32]) -> Iterator[tuple[object, ...]]:
     """The rows of the table; `boxes` are those of `cut`."""
     for group in patches.groups:
         for row in range(group.rows.start, group.rows.stop):
@@ -77,7 +77,7 @@ def sprite_name(group: Group, channel: int) -> str:
     return f"{group.name}-{channel // SPRITE_ROWS * SPRITE_ROWS:04}.webp"
 
 
-def _write_sprites(patches: PatchSet, pixels: NDArray[np.uint8], folder: Path, start_step: StartStep) -> None:
+def _write_sprites(patches: FoundPatches, pixels: NDArray[np.uint8], folder: Path, start_step: StartStep) -> None:
     """Write an image for every SPRITE_ROWS channels: a row of COUNT patches for each."""
 
     def write(group: Group, first: int) -> None:
@@ -93,7 +93,7 @@ def _write_sprites(patches: PatchSet, pixels: NDArray[np.uint8], folder: Path, s
             advance(1)
 
 
-def _page_values(patches: PatchSet) -> dict[str, Any]:
+def _page_values(patches: FoundPatches) -> dict[str, Any]:
     listed = {number: index for index, number in enumerate(sorted(patches.sources))}
     sources = [patches.sources[number] for number in listed]
     classes = sorted({name for _, name in sources if name is not None})
@@ -111,7 +111,7 @@ def _page_values(patches: PatchSet) -> dict[str, Any]:
     }
 
 
-def _group_values(patches: PatchSet, group: Group) -> dict[str, Any]:
+def _group_values(patches: FoundPatches, group: Group) -> dict[str, Any]:
     channels = []
     for channel in range(group.channels):
         row = group.rows.start + channel
@@ -130,7 +130,7 @@ def _group_values(patches: PatchSet, group: Group) -> dict[str, Any]:
     return {"name": group.name, "field": group.field, "active": patches.active(group), "channels": channels}
 
 
-def _row_values(patches: PatchSet, group: Group, listed: dict[int, int]) -> Iterator[list[Any]]:
+def _row_values(patches: FoundPatches, group: Group, listed: dict[int, int]) -> Iterator[list[Any]]:
     """For each channel the (image, value, row, column) of its patches."""
     for row in range(group.rows.start, group.rows.stop):
         yield [

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from inception_v3.errors import InputError
+from inception_v3.explain.patches.found import COUNT, Group
 from inception_v3.explain.patches.images import ImageSet, LabelledSource
-from inception_v3.explain.patches.result import COUNT, Group, PatchSet
+from inception_v3.explain.patches.result import PatchSet
 from inception_v3.explain.patches.top import TopList
 from inception_v3.explain.receptive_fields import all_receptive_fields
 from inception_v3.inference.choose import OpenedModel
