@@ -4,8 +4,7 @@
 >>> receptive_field("Mixed_5b/Branch_1").size
 (63, 63)
 
-Names are imported when they are first used. Receptive fields, and patches of exported networks, need no
-PyTorch; the others do.
+Names are imported when they are first used. Receptive fields need no PyTorch, the others do.
 """
 
 from importlib import import_module

@@ -1,18 +1,19 @@
 """The size of the patches of each module: that of its effective receptive field."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from inception_v3.errors import InputError
+from inception_v3.explain.effective_fields import effective_field
 from inception_v3.explain.patches.images import ImageSet
 from inception_v3.explain.receptive_fields import all_receptive_fields
 from inception_v3.network.architecture import MODULES
 from inception_v3.network.settings import Settings
 from inception_v3.support.progress import Advance, ignore
-
-if TYPE_CHECKING:
-    from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.model import InceptionV3
 
 IMAGES = 2  # on which an effective field is measured
 # For a network whose gradients cannot be computed: measured on four photos with a network that was trained on photos.
@@ -32,17 +33,13 @@ def typical_fields(modules: Sequence[str]) -> dict[str, int]:
 
 
 def measure_fields(
-    model: "InceptionV3", images: ImageSet, modules: Sequence[str], advance: Advance = ignore
+    model: InceptionV3, images: ImageSet, modules: Sequence[str], advance: Advance = ignore
 ) -> dict[str, int]:
     """The sides of the effective fields of modules in pixels of the input, measured on the first readable images.
 
     `advance` is called for each module. A module that is zero at its centre has the side of its stride. Raises
     InputError: no image can be read; outputs that are not finite.
     """
-    import torch
-
-    from inception_v3.explain.effective_fields import effective_field
-
     prepared = list(islice(_prepared(model, images), IMAGES))
     if not prepared:
         raise InputError(f"{images.address}: no image can be read; check the files")
@@ -59,7 +56,8 @@ def measure_fields(
     return fields
 
 
-def _prepared(model: "InceptionV3", images: ImageSet):  # type: ignore[no-untyped-def]
+def _prepared(model: InceptionV3, images: ImageSet) -> Iterator[Tensor]:
+    """The readable images as inputs of the network (1, 3, H, W)."""
     for source in images.read():
         try:
             yield model.preprocess(source.open())

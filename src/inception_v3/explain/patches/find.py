@@ -12,11 +12,12 @@ from inception_v3.explain.patches.search import search
 from inception_v3.inference.choose import check_classifier, open_engine
 from inception_v3.inference.exported.registry import exports_in, read_description, recognise
 from inception_v3.support.arguments import BatchSize, checked
-from inception_v3.support.packages import require_packages
+from inception_v3.support.devices import pick_device
 from inception_v3.support.progress import StartStep, no_progress
 from inception_v3.support.system_errors import is_folder
 from inception_v3.support.text import suggest
 from inception_v3.weights import MODEL_FILE
+from inception_v3.weights.load import load
 
 
 @checked
@@ -93,10 +94,6 @@ def _modules_and_fields(
     if exports:
         names = _choose_modules(model, wanted, module_names(read_description(exports[0]).settings))
         return names, typical_fields(names)
-    require_packages(("torch",), f"{model}: not an exported network; any other model", "torch")
-    from inception_v3.support.devices import pick_device
-    from inception_v3.weights.load import load
-
     network = load(model, pick_device("cpu" if device else None), weights_file=weights_file, **facts)
     names = _choose_modules(model, wanted, module_names(network.settings))
     return names, measure_fields(network, images, names, start_step("measuring fields", len(names)))

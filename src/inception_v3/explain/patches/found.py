@@ -1,4 +1,4 @@
-"""What a search for patches has found, as data. Nothing here needs PyTorch."""
+"""What a search for patches has found, as data."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The result of a search for patches, which plots and saves itself. Nothing here needs PyTorch."""
+"""The result of a search for patches, which plots and saves itself."""
 
 from dataclasses import dataclass
 from html import escape
