@@ -106,6 +106,7 @@ COMMANDS = {
         "--weights-file {inputs}/fid.pth --scores fid,kid --kid-subset-size 4 --report page.html",
         ("page.html",),
     ),
+    "patches": Command("patches {inputs}/model.safetensors {inputs}/images --out patches", ("patches",)),
     "export-onnx": Command("export {inputs}/model.safetensors network.onnx", ("network.onnx",)),
     "export-xml": Command("export {inputs}/model.safetensors network.xml", ("network.xml", "network.bin")),
     "export-pt2": Command("export {inputs}/model.safetensors network.pt2", ("network.pt2",)),

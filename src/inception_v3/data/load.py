@@ -109,6 +109,17 @@ def load_held_out(
     return images if class_names is None else with_classes(images, class_names, address)
 
 
+def load_every_split(address: str | Path) -> dict[str, LabelledImages]:
+    """All images of a data set: by split, "training" and "held-out"; under "" if it has no split of its own.
+
+    The splits keep their own classes. Raises InputError as `load_data` does for a data set that cannot be read.
+    """
+    splits = _find_splits(str(address), None)
+    if splits.held_out is None:
+        return {"": splits.train()}
+    return {"training": splits.train(), "held-out": splits.held_out()}
+
+
 def with_classes(images: LabelledImages, class_names: list[str], address: str) -> LabelledImages:
     """The images with the labels of a model's classes. Raises InputError for a class that the model does not have."""
     names = names_for_model(images.class_names, class_names)

@@ -1,4 +1,4 @@
-"""What the network computes and why: receptive fields, attribution, ablation, two networks compared, images that excite.
+"""What the network computes and why: receptive fields, attribution, ablation, comparison, patches, visualisation.
 
 >>> from inception_v3.explain import receptive_field
 >>> receptive_field("Mixed_5b/Branch_1").size
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from inception_v3.explain.deep_dream import dream as dream
     from inception_v3.explain.effective_fields import EffectiveField as EffectiveField
     from inception_v3.explain.effective_fields import effective_field as effective_field
+    from inception_v3.explain.patches.find import find_patches as find_patches
+    from inception_v3.explain.patches.result import PatchSet as PatchSet
     from inception_v3.explain.receptive_fields import ReceptiveField as ReceptiveField
     from inception_v3.explain.receptive_fields import all_receptive_fields as all_receptive_fields
     from inception_v3.explain.receptive_fields import receptive_field as receptive_field
@@ -40,6 +42,7 @@ _MODULES = {  # the module that defines each name
     "Comparison": "comparison",
     "EffectiveField": "effective_fields",
     "LayerComparison": "comparison",
+    "PatchSet": "patches.result",
     "ReceptiveField": "receptive_fields",
     "Visualisation": "visualisation",
     "VisualisationOptions": "visualisation",
@@ -49,6 +52,7 @@ _MODULES = {  # the module that defines each name
     "dream": "deep_dream",
     "compare": "comparison",
     "effective_field": "effective_fields",
+    "find_patches": "patches.find",
     "receptive_field": "receptive_fields",
     "visualise": "visualisation",
 }

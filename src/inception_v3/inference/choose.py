@@ -25,7 +25,7 @@ from inception_v3.inference.engines.base import (
     Run,
     parse_precision,
 )
-from inception_v3.inference.engines.graph import Graph, build_graph, split_stem, swap_pools
+from inception_v3.inference.engines.graph import Graph, add_peaks, build_graph, split_stem, swap_pools
 from inception_v3.inference.engines.registry import load_engine, load_engines
 from inception_v3.inference.exported.check import rejection_reason
 from inception_v3.inference.exported.description import Description
@@ -99,6 +99,7 @@ def open_engine(
     batch_size: BatchSize | None = None,
     callers: Threads | None = 1,
     outputs: Sequence[str] | None = None,
+    peaks: Sequence[str] = (),
     **facts: Any,
 ) -> OpenedModel:
     """Open an engine for anything that `load` reads, or for an exported network, which needs no PyTorch.
@@ -117,6 +118,8 @@ def open_engine(
         batch_size: the number of images that will be run at once, if known.
         callers: the number of threads that may run the engine at once; None for `Engine.best_callers`.
         outputs: the end points to compute; None for those of a classifier. An exported network must have them.
+        peaks: further end points, maps of which only the maximum of each channel and its place are computed: see
+            `add_peaks` of engines/graph.py. An engine without that operation returns the maps themselves.
         facts: other options of `load`, such as `state` and `mean`. An exported network states all that they could.
 
     Raises TypeError and ValueError, which name the argument, and InputError, which names the file or option and the
@@ -133,7 +136,9 @@ def open_engine(
     if weights_file is None and not facts and (runs_files or recognise(path)) and not prefers_gpu:
         try:
             if (exported := find_exported(path)) is not None:
-                return open_exported(exported, engine, requested, device, min_agreement, batch_size, callers, outputs)
+                return open_exported(
+                    exported, engine, requested, device, min_agreement, batch_size, callers, outputs, peaks
+                )
         except InputError as error:
             if not has_model:
                 raise
@@ -144,7 +149,7 @@ def open_engine(
     from inception_v3.weights.load import load
 
     network = load(model, weights_file=weights_file, **facts)
-    return open_model(network, engine, requested, device, batch_size, callers, outputs)
+    return open_model(network, engine, requested, device, batch_size, callers, outputs, peaks)
 
 
 def output_for(end_point: str, outputs: Collection[str]) -> str:
@@ -235,6 +240,7 @@ class _Candidate:
     file: Path
     engine: type[Engine]
     description: Description
+    peaks: tuple[str, ...] = ()
 
     @property
     def difference(self) -> float:
@@ -251,7 +257,8 @@ class _Candidate:
         """Open the engine. Raises InputError: the file is damaged, or its network does not match its description."""
         check_weights(self.file, self.description)
         with _explain_failure(self.file, self.engine.name, "export it again"):
-            engine = self.engine.open(self.file, self.description.precision, device, callers)
+            network = self.engine.add_peaks(self.file, self.peaks) if self.peaks else self.file
+            engine = self.engine.open(network, self.description.precision, device, callers)
         _check_network(engine, self.description, self.file)
         return engine
 
@@ -265,6 +272,7 @@ def open_exported(
     batch_size: int | None = None,
     callers: int | None = 1,
     outputs: Sequence[str] | None = None,
+    peaks: Sequence[str] = (),
 ) -> OpenedModel:
     """Open an exported network, or the best network in a folder. PyTorch is not needed. Arguments as in `open_engine`.
 
@@ -273,6 +281,7 @@ def open_exported(
     """
     candidates, rejected = _candidates(path, engine, precision, min_agreement, outputs or ())
     candidates, comparison, failures = _fastest_first(candidates, device, batch_size)
+    candidates = [replace(each, peaks=tuple(peaks)) for each in candidates]
     rejected += failures
     for number, chosen in enumerate(candidates, 1):
         try:
@@ -449,6 +458,7 @@ def open_model(
     batch_size: int | None = None,
     callers: int | None = 1,
     outputs: Sequence[str] | None = None,
+    peaks: Sequence[str] = (),
 ) -> OpenedModel:
     """Open an engine for a network in memory, in fp32 unless `precision` is given. Arguments as in `open_engine`.
 
@@ -459,9 +469,11 @@ def open_model(
     if outputs is None:
         check_classifier(name, model.settings)
     try:
-        graph = swap_pools(build_graph(model, outputs=outputs or VECTORS))
+        graph = swap_pools(build_graph(model, outputs=(*(VECTORS if outputs is None else outputs), *peaks)))
     except ValueError as error:
         raise InputError(f"{name}: {error}" if outputs else str(error), exit_status=2 if outputs else 1) from error
+    if peaks and _choose_engine(engine, precision or "fp32", device, batch_size)[0].finds_peaks:
+        graph = add_peaks(graph, peaks)
     opened, reason = open_graph(graph, engine, precision or "fp32", device, callers=callers, batch_size=batch_size)
     return describe_opened(model, graph, opened, precision or "fp32", reason)
 

@@ -1,6 +1,7 @@
-"""HTML pages for the reports of `evaluate` and `fidelity`, each in a single file.
+"""HTML pages for the reports of `evaluate`, `fidelity` and `patches`.
 
-A page loads nothing from the network: images are embedded, and its Content-Security-Policy forbids everything else.
+A page loads nothing from the network, and its Content-Security-Policy forbids it. Images are embedded, or in files
+beside the page if there are many.
 The template engine escapes all values, because names of files and classes are untrusted; so is every character that
 `printable` escapes.
 """

@@ -152,6 +152,18 @@ def differences(
     return figure
 
 
+def image_row(images: NDArray[np.uint8], titles: Sequence[str], title: str) -> Figure:
+    """Images (N, H, W, 3) side by side, each with a title."""
+    figure = Figure(figsize=(1.2 * max(len(images), 3), 1.9), layout="constrained")
+    figure.suptitle(printable(title), parse_math=False)
+    for number, (image, each) in enumerate(zip(images, titles, strict=True)):
+        axes = figure.add_subplot(1, len(images), number + 1)
+        axes.imshow(image)
+        axes.set_axis_off()
+        axes.set_title(printable(each), fontsize=8, parse_math=False)
+    return figure
+
+
 def reliability_diagram(
     counts: NDArray[np.integer],
     confidence: NDArray[np.floating],

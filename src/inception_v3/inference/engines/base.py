@@ -1,7 +1,8 @@
 """The interface of an engine, and the names and types that all engines share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
@@ -29,6 +30,7 @@ Speeds = Mapping[Precision, tuple[float, float]]  # images per second: one image
 LOGITS, FEATURES = VECTORS = "Logits", "AvgPool_1a"  # TF-Slim's names of the end points that every head has
 PIXELS_INPUT = "pixels"  # input of an exported network: uint8 (N, H, W, 3), 0 to 255
 IMAGES_INPUT = "images"  # input of a network built without scaling: float (N, 3, H, W)
+PEAK, PLACE = "/peak", "/place"  # added to the name of a map: outputs that `add_peaks` of graph.py describes
 MAX_CALLERS = 4  # each thread that runs an engine takes memory for its batch
 
 
@@ -40,8 +42,18 @@ def parse_precision(name: str) -> Precision:
 
 
 def is_vector(name: str) -> bool:
-    """Whether an end point is a vector (N, C) and not a map: that of a head, or a hidden layer."""
-    return name in HEAD_END_POINTS or name.startswith("Hidden_")
+    """Whether an output is a vector (N, C) and not a map: an end point of a head, a hidden layer, or peaks of a map."""
+    return name in HEAD_END_POINTS or name.startswith("Hidden_") or name.endswith((PEAK, PLACE))
+
+
+@contextmanager
+def missing_map(file: Path) -> Iterator[None]:
+    """Turn the KeyError about a map that an exported file lacks into an InputError."""
+    try:
+        yield
+    except KeyError as error:
+        remedy = "give the model itself, or export it again without --end-points"
+        raise InputError(f"{file}: has no map {error.args[0]}; {remedy}", exit_status=2) from error
 
 
 class Engine(ABC):
@@ -59,6 +71,7 @@ class Engine(ABC):
         formats: exported formats that it runs. Its own format comes first.
         speed: images per second, measured on a CPU with two cores (docs/performance.md). An engine without a figure
             for a precision is used only on request.
+        finds_peaks: whether it runs graphs with the operations of `add_peaks`.
         prefers_threads: whether a CPU computes most images per second if several threads each prepare and run batches
             of their own, instead of one thread that runs all batches on all cores.
         precision, device: of this engine.
@@ -74,6 +87,7 @@ class Engine(ABC):
     precisions: ClassVar[DevicePrecisions] = {"cpu": ("fp32",)}
     formats: ClassVar[tuple[str, ...]] = ()
     speed: ClassVar[Speeds] = {}
+    finds_peaks: ClassVar[bool] = False
     prefers_threads: ClassVar[bool] = True
 
     precision: Precision
@@ -124,6 +138,14 @@ class Engine(ABC):
         """
         resolved = cls.resolve_device(device)
         return cls(network, precision, resolved, callers=callers or cls.best_callers(resolved))
+
+    @classmethod
+    def add_peaks(cls, file: Path, names: Sequence[str]) -> Any:
+        """An exported file as a network in memory that also returns the peaks of maps; see `add_peaks` of graph.py.
+
+        Raises InputError: it lacks one of the maps, or this engine cannot change such files.
+        """
+        raise InputError(f"{file}: {cls.name} cannot add outputs to it; use another --engine", exit_status=2)
 
     @classmethod
     def best_callers(cls, device: str) -> int:

@@ -7,7 +7,7 @@ errors (exported/check.py).
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.images.preprocessing import Preprocessing
-from inception_v3.inference.engines.base import FEATURES, IMAGES_INPUT, LOGITS, PIXELS_INPUT
+from inception_v3.inference.engines.base import FEATURES, IMAGES_INPUT, LOGITS, PEAK, PIXELS_INPUT, PLACE
 from inception_v3.network import architecture
 from inception_v3.network.architecture import Size
 
@@ -55,7 +55,7 @@ class Convolution(Layer):
 
 @dataclass(frozen=True)
 class Pooling(Layer):
-    """Maximum or average over windows of `kernel` (height, width). `kernel=None` is the average of the whole map."""
+    """Maximum or average over windows of `kernel` (height, width). `kernel=None` is the whole map."""
 
     kind: Literal["max", "avg"]
     kernel: Size | None
@@ -73,6 +73,11 @@ class Activation(Layer):
 
 
 @dataclass(frozen=True)
+class Place(Layer):
+    """The index, in row-major order, of the first maximum of each channel of a map: float32 (N, C, 1)."""
+
+
+@dataclass(frozen=True)
 class Concat:
     """Concatenation along the channels. With one input, it is the same tensor under another name."""
 
@@ -80,7 +85,7 @@ class Concat:
     inputs: tuple[str, ...]
 
 
-Operation = Convolution | Pooling | Activation | Concat
+Operation = Convolution | Pooling | Activation | Place | Concat
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Graph:
             match operation:
                 case Convolution():
                     known[operation.output] = operation.kernel.shape[0]
-                case Pooling() | Activation():
+                case Pooling() | Activation() | Place():
                     known[operation.output] = known[operation.input]
                 case Concat():
                     known[operation.output] = sum(known[name] for name in operation.inputs)
@@ -308,6 +313,25 @@ def prune(graph: Graph) -> Graph:
             kept.append(operation)
             needed |= set(operation.inputs)
     return replace(graph, operations=tuple(reversed(kept)))
+
+
+def add_peaks(graph: Graph, names: Iterable[str]) -> Graph:
+    """Replace these outputs, which are maps (N, C, h, w), by two vectors (N, C) for each.
+
+    "NAME/peak" is the maximum of each channel, "NAME/place" its index in row-major order: row * w + column. Of equal
+    maxima it is the first one. So the maps themselves need not leave the engine.
+    """
+    added = {name: peak_operations(name) for name in names}
+    outputs = [
+        new for name in graph.outputs for new in ([each.output for each in added[name]] if name in added else [name])
+    ]
+    operations = (*graph.operations, *(operation for pair in added.values() for operation in pair))
+    return replace(graph, operations=operations, outputs=tuple(outputs))
+
+
+def peak_operations(name: str) -> "tuple[Pooling, Place]":
+    """The operations of `add_peaks` for one map."""
+    return Pooling(f"{name}{PEAK}", name, "max", None), Place(f"{name}{PLACE}", name)
 
 
 def split_stem(graph: Graph) -> tuple[Graph, Graph]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inception_v3.inference.engines.base import PIXELS_INPUT, Precision, is_vector
-from inception_v3.inference.engines.graph import Activation, Concat, Convolution, Graph, Operation, Pooling
+from inception_v3.inference.engines.graph import Activation, Concat, Convolution, Graph, Operation, Place, Pooling
 from inception_v3.network.layers import ACTIVATIONS
 from inception_v3.network.network import OUTPUT_ACTIVATIONS
 
@@ -70,8 +70,10 @@ class GraphModule(nn.Module):
                 return F.relu_(result) if relu else result
             case Activation(kind=kind):
                 return _ACTIVATIONS[kind](source if bias is None else source + bias.view(-1, 1, 1))
-            case Pooling(kernel=None):
-                return source.mean((2, 3), keepdim=True)
+            case Pooling(kernel=None, kind=kind):
+                return source.amax((2, 3), keepdim=True) if kind == "max" else source.mean((2, 3), keepdim=True)
+            case Place():  # not in `dtype`: bf16 holds no index above 256
+                return source.flatten(2).argmax(2, keepdim=True).float()
             case Pooling(kind="max", kernel=window, stride=stride, padding=padding) if window:
                 return F.max_pool2d(source, window, stride, padding)
             case Pooling(kernel=window, stride=stride, padding=padding, count_padding=count_padding) if window:

@@ -27,6 +27,8 @@ class NcnnEngine(Engine):
     extra = "ncnn"
     speed: ClassVar[Speeds] = {"fp32": (17.5, 20.4)}
 
+    finds_peaks = True
+
     def __init__(self, network: Graph, precision: Precision = "fp32", device: str = "cpu", *, callers: int = 1) -> None:
         super().__init__(network, precision, device, callers=callers)
         stem, rest = split_stem(network)

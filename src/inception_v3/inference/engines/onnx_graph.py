@@ -1,8 +1,9 @@
 """Converts a graph to an ONNX model. It imports onnx, so it is imported only when a graph is converted."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from inception_v3.inference.engines.base import PIXELS_INPUT, is_vector
@@ -13,7 +14,9 @@ from inception_v3.inference.engines.graph import (
     FloatArray,
     Graph,
     Operation,
+    Place,
     Pooling,
+    peak_operations,
 )
 
 OPSET = 17  # 2022: ONNX Runtime since 1.12 and OpenVINO since 2022.2 read it
@@ -44,6 +47,19 @@ def to_onnx(graph: Graph) -> ModelProto:
     )
 
 
+def add_peaks(model: ModelProto, names: Iterable[str]) -> None:
+    """Add the outputs that `add_peaks` of graph.py describes to a model. Raises KeyError: it lacks one of the maps."""
+    known = {output for node in model.graph.node for output in node.output}
+    for name in names:
+        if name not in known:
+            raise KeyError(name)
+        for operation in peak_operations(name):
+            vector = operation.output
+            model.graph.node.extend(_nodes(operation, {vector: f"{vector}/map"}))
+            model.graph.node.append(_node("Flatten", [f"{vector}/map"], vector, axis=1))
+            model.graph.output.append(helper.make_tensor_value_info(vector, TensorProto.FLOAT, ("batch", None)))
+
+
 def _nodes(operation: Operation, names: Mapping[str, str]) -> Iterator[NodeProto]:
     output = names.get(operation.output, operation.output)
     inputs = [*(names.get(name, name) for name in operation.inputs), *_constants(operation)]
@@ -53,8 +69,15 @@ def _nodes(operation: Operation, names: Mapping[str, str]) -> Iterator[NodeProto
             yield _node("Conv", inputs, before_relu, kernel_shape=kernel.shape[2:], **_window(operation))
             if relu:
                 yield _node("Relu", [before_relu], output)
-        case Pooling(kernel=None):
-            yield _node("GlobalAveragePool", inputs, output)
+        case Pooling(kernel=None, kind=kind):
+            yield _node("GlobalMaxPool" if kind == "max" else "GlobalAveragePool", inputs, output)
+        case Place():
+            steps = [f"{operation.output}/{step}" for step in ("shape", "channels", "index")]
+            rows = numpy_helper.from_array(np.array([0, 0, -1]))  # a 0 keeps the length of its axis
+            yield _node("Constant", [], steps[0], value=rows)
+            yield _node("Reshape", [*inputs, steps[0]], steps[1])
+            yield _node("ArgMax", [steps[1]], steps[2], axis=2)
+            yield _node("Cast", [steps[2]], output, to=TensorProto.FLOAT)
         case Pooling(kernel=window, kind="max"):
             yield _node("MaxPool", inputs, output, kernel_shape=window, **_window(operation))
         case Pooling(kernel=window, count_padding=count_padding):

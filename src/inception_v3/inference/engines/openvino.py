@@ -1,6 +1,7 @@
 """OpenVINO: the fastest engine on Intel and AMD CPUs in every lower precision. It runs on Intel GPUs too."""
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,13 +10,16 @@ import numpy as np
 
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import (
+    PEAK,
     PIXELS_INPUT,
+    PLACE,
     DevicePrecisions,
     Engine,
     Inputs,
     Outputs,
     Precision,
     Speeds,
+    missing_map,
 )
 from inception_v3.inference.engines.graph import Graph
 
@@ -41,6 +45,8 @@ class OpenvinoEngine(Engine):
     formats = ("openvino", "onnx")
     # fp16 was not measured: few CPUs have it, and the others refuse it.
     speed: ClassVar[Speeds] = {"fp32": (19.0, 18.6), "bf16": (36.7, 38.1), "fp16": (36.7, 38.1), "int8": (62.2, 72.4)}
+
+    finds_peaks = True
 
     def __init__(
         self, network: "Path | Graph | openvino.Model", precision: Precision, device: str = "CPU", *, callers: int = 1
@@ -80,6 +86,13 @@ class OpenvinoEngine(Engine):
     def resolve_device(cls, device: str | None) -> str:
         return (device or "cpu").upper()
 
+    @classmethod
+    def add_peaks(cls, file: Path, names: Sequence[str]) -> "openvino.Model":
+        model = load_core().read_model(file)
+        with missing_map(file):
+            _add_peaks(model, names)
+        return model
+
     def run(self, inputs: Inputs) -> Outputs:
         if not hasattr(self._thread_local, "request"):
             self._thread_local.request = self._compiled.create_infer_request()
@@ -94,6 +107,22 @@ def read_graph(graph: Graph) -> "openvino.Model":
     model = load_core().read_model(to_onnx(graph).SerializeToString())
     _make_biases_constant(model)
     return model
+
+
+def _add_peaks(model: "openvino.Model", names: Sequence[str]) -> None:
+    """Add the outputs that `add_peaks` of graph.py describes. Raises KeyError: the model lacks one of the maps."""
+    from openvino import opset13
+
+    maps = {operation.get_friendly_name(): operation for operation in model.get_ordered_ops()}
+    for name in names:
+        net = maps[name].output(0)
+        flat = opset13.reshape(net, np.array([0, 0, -1]), special_zero=True)
+        peak = opset13.reduce_max(flat, np.array([2]), keep_dims=False)
+        place = opset13.topk(flat, np.int64(1), 2, "max", "value", stable=True).output(1)
+        outputs = {PEAK: peak, PLACE: opset13.convert(opset13.squeeze(place, np.array([2])), np.float32)}
+        for suffix, node in outputs.items():
+            node.output(0).get_tensor().set_names({name + suffix})
+            model.add_outputs(node.output(0))
 
 
 def _make_biases_constant(model: "openvino.Model") -> None:

@@ -31,6 +31,8 @@ class PyTorchEngine(Engine):
     }
     speed: ClassVar[Speeds] = {"fp32": (11.2, 15.3), "bf16": (16.4, 28.1)}
 
+    finds_peaks = True
+
     def __init__(self, network: Graph, precision: Precision = "fp32", device: str = "cpu", *, callers: int = 1) -> None:
         from inception_v3.inference.engines.graph_module import DTYPES, GraphModule
 

@@ -1,0 +1,1 @@
+"""Patches: for each channel, the images and the places that excite it most."""
