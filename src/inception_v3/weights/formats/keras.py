@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from inception_v3.errors import InputError
+from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import BASE, Conv, Layer, Mixed, OutputActivation
 from inception_v3.network.settings import Settings
 from inception_v3.support.files import atomic_write
@@ -66,6 +67,7 @@ WEIGHTS_IN_ZIP, CONFIG_IN_ZIP = "model.weights.h5", "config.json"
 KERAS_2_CONTAINER = "_layer_checkpoint_dependencies"  # the name of `layers` in the files of Keras 2.12
 LAST = BASE[-1].name  # the end of a network saved with include_top=False
 MAX_VARIABLES = 4  # of a layer; a model inside another has more
+OTHER_RANGE = "images in another range than [-1, 1]"
 ANY = -1  # in a shape: the number of classes
 MIB = 1 << 20
 
@@ -489,15 +491,17 @@ def _not_inception(fault: str) -> _ContentError:
 
 def differences(weights: Weights) -> list[str]:
     """List the reasons why Keras would compute other outputs. Its average pools leave the padding out."""
-    settings = replace(weights.settings, hidden_units=(), hidden_activation="relu")  # a whole model has them
-    return differences_from(replace(weights, settings=settings), count_padding=False, can_end_at=LAST)
+    settings = replace(weights.settings, hidden_units=(), hidden_activation="relu")
+    plain = replace(weights, settings=settings, preprocessing=Preprocessing())  # a whole model has its own
+    return differences_from(plain, count_padding=False, can_end_at=LAST)
 
 
 def write(weights: Weights, path: Path) -> None:
     """Write weights: Keras 3's form if the name ends in `.weights.h5`, as Keras does, and otherwise the legacy form.
 
-    A network with hidden layers, or another output than a softmax, is written as a whole model in the legacy form. A
-    gamma is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
+    A network with hidden layers, another output than a softmax, or images of another range or size than Keras's
+    network is written as a whole model in the legacy form. It takes pixels 0 to 255 if the range is another. A gamma
+    is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
     Raises InputError: other widths or fewer layers than Keras has, a name for weights and a network that only a whole
     model can hold, a path that cannot be written, h5py is missing.
     """
@@ -506,21 +510,34 @@ def write(weights: Weights, path: Path) -> None:
     tensors, _ = fold_gamma(weights.tensors)
     layers = ordered_layers()[:-1] if settings.final_endpoint or settings.hidden_units else ordered_layers()
     arrays = {layer: _to_keras(path, layer, tensors) for layer in layers}
-    is_whole = not settings.final_endpoint and (settings.hidden_units or settings.output_activation != "softmax")
-    if is_whole and path.name.endswith(".weights.h5"):
+    is_weights = path.name.endswith(".weights.h5")
+    missing = _beyond_weights(weights)
+    if is_weights and missing:
         raise InputError(
-            f"{path}: a file of weights cannot hold hidden layers or another output than a softmax; let its name end "
-            "in .h5 for a whole model",
+            f"{path}: a file of weights cannot hold {' or '.join(missing)}; let its name end in .h5 for a whole model",
             exit_status=2,
         )
     buffer = BytesIO()  # not a file: on a full disk, libhdf5 would fail again when closing it
     with h5py.File(buffer, "w") as file:
-        if is_whole:
-            _write_model(file, build(replace(weights, tensors=tensors)))
+        if is_weights:
+            _write_by_class(file, arrays)
+        elif missing or settings.image_size != KERAS.image_size:
+            _write_model(file, build(replace(weights, tensors=tensors), scaling=OTHER_RANGE in missing))
         else:
-            (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, arrays)
+            _write_by_order(file, arrays)
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def _beyond_weights(weights: Weights) -> list[str]:
+    """The parts of a network that Keras's own network lacks, so that a file of weights cannot hold them."""
+    settings, preprocessing = weights.settings, weights.preprocessing
+    parts = {
+        "hidden layers": not settings.final_endpoint and settings.hidden_units,
+        "another output than a softmax": not settings.final_endpoint and settings.output_activation != "softmax",
+        OTHER_RANGE: (preprocessing.mean, preprocessing.std) != (KERAS.mean, KERAS.std),
+    }
+    return [name for name, applies in parts.items() if applies]
 
 
 def _to_keras(path: Path, layer: _KerasLayer, tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:

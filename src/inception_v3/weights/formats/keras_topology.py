@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import BASE, Mixed, Pool, Step
 from inception_v3.weights.formats.weights import HALVES, Weights, numbered
 
@@ -47,12 +48,17 @@ class Topology:
         return np.ascontiguousarray(array)
 
 
-def build(weights: Weights) -> Topology:
-    """Build the layers of a model without its auxiliary head, and collect their variables."""
+def build(weights: Weights, *, scaling: bool = False) -> Topology:
+    """Build the layers of a model without its auxiliary head, and collect their variables.
+
+    With `scaling` the model takes pixels 0 to 255, which its first layer scales; otherwise what the network takes.
+    """
     settings, topology = weights.settings, Topology(weights)
     height, width = settings.image_size
     net = topology.add("InputLayer", "input", [], batch_input_shape=[None, height, width, 3], dtype="float32")
     del topology.layers[0]["config"]["trainable"]
+    if scaling:
+        net = topology.add("Rescaling", "rescaling", [net], **_scale_and_offset(weights.preprocessing))
     for node in BASE:
         if isinstance(node, Mixed):
             branches = []
@@ -68,6 +74,14 @@ def build(weights: Weights) -> Topology:
             return topology
     _add_head(topology, topology.add("GlobalAveragePooling2D", "avg_pool", [net], data_format="channels_last"))
     return topology
+
+
+def _scale_and_offset(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The options of a Rescaling: a number each, or a list if the channels differ."""
+    pairs = zip(preprocessing.mean, preprocessing.std, strict=True)
+    values = [(1 / (255 * std), -mean / std) for mean, std in pairs]
+    options: dict[str, list[float]] = dict(zip(("scale", "offset"), map(list, zip(*values, strict=True)), strict=True))
+    return {name: each[0] if len({*each}) == 1 else each for name, each in options.items()}
 
 
 def _add_step(topology: Topology, step: Step, net: str, scope: str) -> str:
