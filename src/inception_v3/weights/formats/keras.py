@@ -39,6 +39,7 @@ from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.keras_config import (
     MAX_BYTES,
+    MAX_LAYERS,
     ConfigurationError,
     KerasLayer,
     Shapes,
@@ -227,12 +228,12 @@ def _find_by_class(file: Any, layer: KerasLayer) -> dict[str, Any]:
             group = _child(group, KERAS_2_CONTAINER)
         elif group.name.endswith(KERAS_2_CONTAINER):  # it counts layers with variables twice
             kind, index = re.fullmatch(r"(.*?)(?:_(\d+))?", name).groups("0")  # type: ignore[union-attr]
-            names = _ranked(kind, group)
+            names = _ranked(kind, _members(group))
             group = _child(group, names[int(index)] if int(index) < len(names) else name)
         else:
             group = _child(group, name)
     group = _child(group, "vars")
-    return {key: _child(group, key) for key in sorted(group, key=lambda key: (len(key), key))}
+    return {key: _child(group, key) for key in sorted(_members(group), key=lambda key: (len(key), key))}
 
 
 def _find_by_name(legacy: Any, layer: KerasLayer) -> dict[str, Any]:
@@ -383,11 +384,11 @@ def _layers_by_class(file: Any) -> Iterator[LayerInFile]:
             variables = groups.pop(path, None)
             if variables is None:
                 variables = _child(file, f"{path}/vars")
-            yield layer, path, [_child(variables, key) for key in variables]
+            yield layer, path, [_child(variables, key) for key in _members(variables)]
     dense = next((path for path in groups if path.rpartition("/")[2] == "dense"), None)
     if dense:
         variables = groups.pop(dense)
-        yield ordered_layers()[-1], dense, [_child(variables, key) for key in variables]
+        yield ordered_layers()[-1], dense, [_child(variables, key) for key in _members(variables)]
     for path in groups:
         raise _undescribed(path)
 
@@ -400,16 +401,30 @@ def _groups_with_variables(group: Any, seen: set[Any]) -> Iterator[tuple[str, An
     if group in seen:
         return
     seen.add(group)
+    if len(seen) > MAX_LAYERS:
+        raise _too_many("groups")
     for container in ("layers", KERAS_2_CONTAINER):
         if container not in group:
             continue
         layers = _child(group, container)
-        for name in layers if hasattr(layers, "keys") else ():
+        for name in _members(layers):
             layer = _child(layers, name)
             if hasattr(layer, "keys"):
                 if "vars" in layer and len(_child(layer, "vars")):
                     yield f"{container}/{name}", _child(layer, "vars")
                 yield from ((f"{container}/{name}/{path}", each) for path, each in _groups_with_variables(layer, seen))
+
+
+def _members(group: Any) -> list[str]:
+    """The names in a group; none in a dataset. Raises _ContentError: too many."""
+    names = group.keys() if hasattr(group, "keys") else ()
+    if len(names) > MAX_LAYERS:
+        raise _too_many(f"objects in {group.name}")
+    return list(names)
+
+
+def _too_many(what: str) -> _ContentError:
+    return _ContentError(f"it has more than {MAX_LAYERS:,} {what}; the file is damaged")
 
 
 def _undescribed(name: str, where: str = "besides Inception V3 and one dense layer") -> _ContentError:
@@ -440,6 +455,8 @@ def _strings(group: Any, name: str) -> list[str]:
         if prod(declared.shape or ()) * declared.dtype.itemsize > MIB:
             raise _ContentError(f"the attribute {attribute} of {group.name} is too large; the file is damaged")
         strings += [text.decode() if isinstance(text, bytes) else str(text) for text in group.attrs[attribute]]
+        if len(strings) > MAX_LAYERS:
+            raise _too_many(f"names in {name} of {group.name}")
     return strings
 
 

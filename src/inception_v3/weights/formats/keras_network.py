@@ -661,7 +661,8 @@ def _output_activation(dense: _Dense, loss: object, notes: list[str], settings: 
         name = "sigmoid" if count == 1 or (stated and is_binary) else "softmax"
         if not (stated and "'from_logits': true" in one_line(loss, 1000).lower()):
             notes.append(
-                f"its output {dense.layer} has no activation; {name} is assumed, as after a loss with from_logits"
+                f"its output {dense.layer} has no activation; {name} is assumed, as after a loss with from_logits; "
+                "--output replaces it"
             )
     if name not in ("softmax", "sigmoid"):
         raise _cannot_compute(dense.layer, f"with the activation {name} as its output")
@@ -713,7 +714,7 @@ def _preprocessing(
     if not np.isfinite([*scale, *offset]).all() or not scale.all():
         raise ConfigurationError("the layers in front of its base turn every image into the same values")
     deviation = 1 / (255 * scale)
-    mean, std = ([float(f"{value:.12g}") + 0.0 for value in values] for values in (-offset * deviation, deviation))
+    mean, std = ([float(f"{value:.7g}") + 0.0 for value in values] for values in (-offset * deviation, deviation))
     return replace(KERAS, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
