@@ -46,9 +46,9 @@ def find_writer(path: Path, kind: str) -> str | None:
 def has_configuration(path: Path, kind: str) -> bool:
     """Whether a file of that kind describes its layers, as whole models of Keras do and files of weights do not."""
     if kind == HDF5:
-        with suppress(Exception):  # a damaged file may raise any error; its format reports the fault
-            with import_module("h5py").File(path, "r") as file:
-                return "model_config" in file.attrs
+        # A damaged file may raise any error; its format reports the fault.
+        with suppress(Exception), import_module("h5py").File(path, "r") as file:
+            return "model_config" in file.attrs
     return kind in (KERAS_ZIP, SAVED_MODEL, LAYERS_MODEL)
 
 
