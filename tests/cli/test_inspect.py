@@ -12,6 +12,7 @@ import torch
 
 from conftest import ROOT
 from inception_v3.cli import main
+from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.weights.damage import find_damage
 from inception_v3.weights.formats.torchvision_names import base_shapes
 from inception_v3.weights.load import save
@@ -125,6 +126,18 @@ def test_each_family_of_formats_is_examined(
     assert result["damage"] == []
     assert (result["command"] is None) == (format == "native")
     assert result["bytes"] == sum(Path(file).stat().st_size for file in result["files"])
+
+
+def test_what_the_configuration_of_another_program_states_is_not_called_assumed(
+    inspect: Callable[..., tuple[int, str]], random_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = random_model(num_classes=3, depth_multiplier=0.1, create_aux_logits=False)
+    model.preprocessing = Preprocessing.named("keras", model.image_size)
+    save(model, tmp_path / "model.json", "tensorflowjs", allow_difference=True)
+    text = (tmp_path / "model.json").read_text().replace('"generatedBy": "inception-v3"', '"generatedBy": "keras"')
+    (tmp_path / "model.json").write_text(text)
+    stated = facts(inspect, tmp_path / "model.json")["preprocessing"]
+    assert [stated[name]["source"] for name in ("mean", "std", "image_size")] == ["file"] * 3
 
 
 def test_an_exported_network_is_shown_with_its_precision_and_check(inspect: Callable[..., tuple[int, str]]) -> None:

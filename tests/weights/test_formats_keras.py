@@ -4,6 +4,7 @@ import os
 
 os.environ["KERAS_BACKEND"] = "torch"  # read once, when Keras is imported
 
+import dataclasses
 import io
 import re
 import shutil
@@ -260,6 +261,26 @@ class TestFilesWrittenHere:
         with pytest.raises(InputError, match=r"let its name end in \.h5"):
             keras_format.write(model.to_weights(), tmp_path / "ours.weights.h5")
 
+    @pytest.mark.parametrize("mean", [(0.0, 0.0, 0.0), (0.485, 0.456, 0.406)])
+    def test_of_another_range_of_images_are_whole_models_that_take_pixels(
+        self, mean: tuple[float, float, float], tmp_path: Path
+    ) -> None:
+        model = full_size_model(image_size=139, num_classes=5)
+        model.preprocessing = dataclasses.replace(
+            Preprocessing.named("keras", 139), mean=mean, std=tuple(1 - m for m in mean)
+        )
+        assert keras_format.differences(model.to_weights()) == []
+        keras_format.write(model.to_weights(), tmp_path / "ours.h5")
+        theirs, again = keras.models.load_model(tmp_path / "ours.h5", compile=False), load(tmp_path / "ours.h5")
+        pixels = torch.randint(256, (2, 3, 139, 139)).float()
+        with torch.inference_mode():
+            _, ours = model(model.preprocessing.scale(pixels), ["Predictions"])
+        assert relative(ours["Predictions"], theirs.predict(pixels.permute(0, 2, 3, 1).numpy(), verbose=0)) <= 1e-4
+        assert again.preprocessing.mean == pytest.approx(mean, abs=1e-6)
+        assert again.preprocessing.image_size == (139, 139)
+        with pytest.raises(InputError, match=r"cannot hold images in another range than \[-1, 1\]"):
+            keras_format.write(model.to_weights(), tmp_path / "ours.weights.h5")
+
     @pytest.mark.parametrize("name", ["ours.h5", "ours.weights.h5"])
     def test_without_logits_are_loaded_by_keras_without_top(self, name: str, tmp_path: Path) -> None:
         model = full_size_model(final_endpoint="Mixed_7c")
@@ -453,6 +474,12 @@ class TestBadFiles:
                 refused += 1
             content[position] ^= 0x55
         assert refused >= 5
+
+    def test_of_many_groups(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "x.weights.h5", "w", libver="latest") as file:
+            for number in range(10_001):
+                file.create_group(f"layers/conv2d_{number}")
+        assert "it has more than 10,000 objects in /layers; the file is damaged" in refusal(tmp_path / "x.weights.h5")
 
     def test_zip_with_flipped_bits(self, files: dict[str, Path], tmp_path: Path) -> None:
         """A zip has checksums, so that a flip in the values is noticed too."""

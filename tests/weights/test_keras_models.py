@@ -218,7 +218,8 @@ class TestModelsSavedByKeras:
     def test_report_what_was_assumed_or_folded(self, saved: Saved) -> None:
         assert load(saved["sequential"][0])[1] == []
         assert load(saved["fine_tuning_tutorial"][0])[1] == [
-            "its output Dense 'dense' has no activation; sigmoid is assumed, as after a loss with from_logits"
+            "its output Dense 'dense' has no activation; sigmoid is assumed, as after a loss with from_logits; "
+            "--output replaces it"
         ]
         (line,) = load(saved["layers_of_the_base"][0])[1]
         assert line.startswith("it does not state how images are scaled; [-1, 1] is assumed")
@@ -292,6 +293,52 @@ def with_head(base: keras.Model, *head: layers.Layer, cut: str = "mixed10") -> d
     for layer in head:
         net = layer(net)
     return config_of(keras.Model(base.input, net))
+
+
+class TestALinearOutput:
+    """Its meaning is that of the loss with which the model was compiled."""
+
+    @pytest.mark.parametrize(
+        ("units", "loss", "activation"),
+        [
+            (1, "mse", "none"),
+            (1, keras.losses.MeanAbsoluteError(), "none"),
+            (2, keras.losses.Huber(), "none"),
+            (3, ["log_cosh"], "none"),
+            (1, keras.losses.BinaryCrossentropy(from_logits=True), "sigmoid"),
+            (3, keras.losses.BinaryFocalCrossentropy(from_logits=True), "sigmoid"),
+            (3, keras.losses.CategoricalCrossentropy(from_logits=True), "softmax"),
+            (3, keras.losses.SparseCategoricalCrossentropy(from_logits=True), "softmax"),
+        ],
+    )
+    def test_is_stated_by_the_loss(self, units: int, loss: Any, activation: str, base: keras.Model) -> None:
+        config = with_head(base, layers.GlobalAveragePooling2D(), layers.Dense(units))
+        weights, notes = read_network(read_graph(config), zeros, keras.saving.serialize_keras_object(loss))
+        assert weights.settings.output_activation == activation
+        assert not any("has no activation" in note for note in notes)
+
+    @pytest.mark.parametrize(
+        ("units", "loss", "activation"),
+        [(1, "binary_crossentropy", "sigmoid"), (3, None, "softmax"), (3, "my_own_loss", "softmax")],
+    )
+    def test_is_assumed_without_such_a_loss(self, units: int, loss: Any, activation: str, base: keras.Model) -> None:
+        config = with_head(base, layers.GlobalAveragePooling2D(), layers.Dense(units))
+        weights, notes = read_network(read_graph(config), zeros, loss)
+        assert weights.settings.output_activation == activation
+        assert any(f"{activation} is assumed" in note for note in notes)
+
+    def test_of_a_sigmoid_layer_is_a_sigmoid_whatever_the_loss(self, base: keras.Model) -> None:
+        config = with_head(base, layers.GlobalAveragePooling2D(), layers.Dense(1, "sigmoid"))
+        assert read_network(read_graph(config), zeros, "mse")[0].settings.output_activation == "sigmoid"
+
+    @pytest.mark.parametrize("name", ["regression.keras", "regression.h5"])
+    def test_has_the_loss_that_is_stored_in_the_file(self, name: str, base: keras.Model, tmp_path: Path) -> None:
+        model = keras.Model(base.input, layers.Dense(1)(layers.GlobalAveragePooling2D()(base.output)))
+        model.compile(loss="mse")
+        model.save(tmp_path / name)
+        ours, lines = load(tmp_path / name)
+        assert ours.settings.output_activation == "none"
+        assert not any("has no activation" in line for line in lines)
 
 
 class TestWhatCannotBeComputed:

@@ -238,6 +238,20 @@ class TestFoldersThatCannotBeRead:
         assert "more than 100,000 parts" in refusal_with_objects(tmp_path, content)
 
 
+def test_a_configuration_that_cannot_be_used_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function that serves predictions is read instead."""
+    from inception_v3.weights.formats import saved_model as format_module
+
+    read = (object(), ["a note"])
+    config = {"layers": [], "input_layers": [["image", 0, 0]], "output_layers": [["missing", 0, 0]]}
+    metadata = {0: {"class_name": "Functional", "config": config}}
+    monkeypatch.setattr(format_module, "_metadata", lambda *_: metadata)
+    monkeypatch.setattr(format_module, "_read_function", lambda *_: read)
+    weights, notes = format_module._read_model(Path("saved_model.pb"), None)  # type: ignore[arg-type]
+    assert (weights, notes[1:]) == (read[0], ["a note"])
+    assert "is read, not the configuration: the configuration lacks the layer" in notes[0]
+
+
 def refusal_with_objects(tmp_path: Path, content: bytes) -> str:
     """The refusal of a folder whose variables list objects."""
     folder = saved_model(tmp_path / "m", content)

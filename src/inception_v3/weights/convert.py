@@ -192,12 +192,13 @@ def _folded_layers(weights: Weights, format: WritableFormat, destination: Path, 
 def _dropped(model: InceptionV3, reloaded: InceptionV3, stored: Weights) -> list[str]:
     """The parts of the model that the written file does not contain. `stored` is what was read from it."""
     activation = "output_activation"
+    output = model.settings.output_activation
     ours, theirs = asdict(model.preprocessing), asdict(stored.preprocessing)
     options = [name for name in ours if ours[name] != theirs[name] and name not in ("mean", "std")]
     listed = ", ".join(f"{name} {_shown(ours[name])}" for name in options)
     lost = {
         f"how images are prepared ({listed})": options,
-        f"the {model.settings.output_activation} of the outputs": (
+        "that the outputs are no probabilities" if output == "none" else f"the {output} of the outputs": (
             activation in stored.undetermined or model.settings[activation] != stored.settings[activation]
         ),
         "AuxLogits": model.settings.create_aux_logits and not reloaded.settings.create_aux_logits,

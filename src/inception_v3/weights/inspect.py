@@ -25,7 +25,9 @@ from inception_v3.support.system_errors import check_readable, file_status, is_f
 from inception_v3.weights import MODEL_FILE
 from inception_v3.weights.formats.kinds import (
     GRAPH_MODEL,
+    HDF5,
     INDEX,
+    KERAS_ZIP,
     LAYERS_MODEL,
     PICKLE,
     SAVED_MODEL,
@@ -51,7 +53,7 @@ from inception_v3.weights.formats.tf_slim_names import SlimNetwork, find_network
 from inception_v3.weights.formats.torch_file import Storage, StoredTensor, open_torch_file
 from inception_v3.weights.formats.torchvision_names import base_shapes
 from inception_v3.weights.inspection import FILE, Fact, HeadFacts, Inspection, LayerFacts, StateDictFacts
-from inception_v3.weights.writers import find_writer, read_header, states_size
+from inception_v3.weights.writers import find_writer, has_configuration, read_header
 
 if TYPE_CHECKING:
     from inception_v3.weights.formats.weights import Weights
@@ -161,7 +163,7 @@ def _with_network(
         layers=_network_layers(weights),
         head=head_facts(settings, weights.undetermined),
         class_names=Fact(weights.class_names, source) if weights.class_names else None,
-        preprocessing=_preprocessing_facts(Path(known.files[0]), format, weights.preprocessing, known, weights.sources),
+        preprocessing=_preprocessing_facts(Path(known.files[0]), format, weights, known),
         settings=dict(settings),
         training=weights.training,
         damage=find_damage(weights.tensors),
@@ -349,23 +351,22 @@ def head_facts(settings: Settings, undetermined: tuple[str, ...] = ()) -> HeadFa
     )
 
 
-def _preprocessing_facts(
-    file: Path, format: str, preprocessing: Preprocessing, known: Inspection, sources: Mapping[str, str]
-) -> dict[str, Fact]:
+def _preprocessing_facts(file: Path, format: str, weights: "Weights", known: Inspection) -> dict[str, Fact]:
     """Each option of the preprocessing with its source. A value that is not the format's usual one is in the file."""
     if format == NATIVE or (known.writer or "").startswith("inception-v3"):
-        return facts_of(preprocessing)
+        return facts_of(weights.preprocessing)
     usual = PREPROCESSINGS.get(CONVENTIONS.get(format, ""), Preprocessing())  # type: ignore[call-overload]
     facts = {}
-    for name, value in asdict(preprocessing).items():
-        is_stated = name == "image_size" and states_size(file, known.kind, value)
-        source = FILE if is_stated or value != getattr(usual, name) else f"assumed: as usual for {format}"
-        if name in sources:
-            source = sources[name]
+    for name, value in asdict(weights.preprocessing).items():
+        source = FILE if value != getattr(usual, name) else f"assumed: as usual for {format}"
+        if name in weights.sources:
+            source = weights.sources[name]
         elif format == "graphdef-slim" or (format == "tf-slim" and file.parent.with_name(SAVED_MODEL_FILE).exists()):
             source = _graph_source(name, source, known.assumed)
         elif CONVENTIONS.get(format) == "keras":
-            source = _keras_source(name, source, known.assumed)
+            # The readers report no assumption about Keras's own network.
+            is_stated = has_configuration(file, known.kind) and (name == "image_size" or not weights.class_names)
+            source = _keras_source(name, FILE if is_stated else source, known.assumed)
         facts[name] = Fact(value, source)
     return facts
 
@@ -377,12 +378,14 @@ def _graph_source(name: str, source: str, notes: list[str]) -> str:
 
 
 def _keras_source(name: str, source: str, notes: list[str]) -> str:
-    from inception_v3.weights.formats.keras_network import UNSTATED
+    """The source of an option: as given, unless the reader of the file reports that it is assumed."""
+    from inception_v3.weights.formats.keras_network import NO_SIZE, UNSTATED
 
-    if name in ("mean", "std"):
-        note = next((note for note in notes if note.startswith(UNSTATED)), None)
-        return f"assumed: {_evidence(note)}" if note else source
-    return source if name == "image_size" else "assumed: as usual for Keras"
+    starts = {"mean": UNSTATED, "std": UNSTATED, "image_size": NO_SIZE}
+    note = next((note for note in notes if name in starts and note.startswith(starts[name])), None)
+    if note and name != "image_size":
+        return f"assumed: {_evidence(note)}"
+    return source if name in starts and not note else "assumed: as usual for Keras"
 
 
 def _evidence(note: str) -> str:
@@ -424,9 +427,9 @@ def _destination(name: str) -> Path:
 def _inspect_without_torch(name: str) -> Inspection:
     """Examine what needs no PyTorch: names and shapes of tensors, and the settings in a native file."""
     path = Path(name)
-    if is_folder(path) and file_status(path / MODEL_FILE) is not None:
-        path /= MODEL_FILE
+    path = next((path / file for file in (MODEL_FILE, "model.json") if file_status(path / file) is not None), path)
     path = find_checkpoint(path) or path
+    path = path / SAVED_MODEL_FILE if file_status(path / SAVED_MODEL_FILE) is not None else path
     _check_exists(path)
     known = _begin(name, path)
     if refusal := identify(path).refusal:
@@ -440,7 +443,8 @@ def _inspect_without_torch(name: str) -> Inspection:
     states, candidates = _search(path, known.kind)
     if metadata.get("format") != "inception_v3":
         known = replace(known, state_dicts=_state_dict_facts(states, candidates, None))
-    return replace(known, not_examined=f"{part} were not examined, which needs PyTorch: {install_command('torch')}")
+    needs, extra = ("PyTorch and h5py", "keras") if known.kind in (KERAS_ZIP, HDF5) else ("PyTorch", "torch")
+    return replace(known, not_examined=f"{part} were not examined, which needs {needs}: {install_command(extra)}")
 
 
 def _with_metadata(known: Inspection, metadata: Mapping[str, str]) -> Inspection:

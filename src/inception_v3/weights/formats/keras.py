@@ -39,6 +39,7 @@ from inception_v3.support.text import one_line
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.keras_config import (
     MAX_BYTES,
+    MAX_LAYERS,
     ConfigurationError,
     KerasLayer,
     Shapes,
@@ -234,12 +235,12 @@ def _find_by_class(file: Any, layer: KerasLayer) -> dict[str, Any]:
             group = _child(group, KERAS_2_CONTAINER)
         elif group.name.endswith(KERAS_2_CONTAINER):  # it counts layers with variables twice
             kind, index = re.fullmatch(r"(.*?)(?:_(\d+))?", name).groups("0")  # type: ignore[union-attr]
-            names = _ranked(kind, group)
+            names = _ranked(kind, _members(group))
             group = _child(group, names[int(index)] if int(index) < len(names) else name)
         else:
             group = _child(group, name)
     group = _child(group, "vars")
-    return {key: _child(group, key) for key in sorted(group, key=lambda key: (len(key), key))}
+    return {key: _child(group, key) for key in sorted(_members(group), key=lambda key: (len(key), key))}
 
 
 def _find_by_name(legacy: Any, layer: KerasLayer) -> dict[str, Any]:
@@ -392,11 +393,11 @@ def _layers_by_class(file: Any) -> Iterator[LayerInFile]:
             variables = groups.pop(path, None)
             if variables is None:
                 variables = _child(file, f"{path}/vars")
-            yield layer, path, [_child(variables, key) for key in variables]
+            yield layer, path, [_child(variables, key) for key in _members(variables)]
     dense = next((path for path in groups if path.rpartition("/")[2] == "dense"), None)
     if dense:
         variables = groups.pop(dense)
-        yield ordered_layers()[-1], dense, [_child(variables, key) for key in variables]
+        yield ordered_layers()[-1], dense, [_child(variables, key) for key in _members(variables)]
     for path in groups:
         raise _undescribed(path)
 
@@ -409,16 +410,30 @@ def _groups_with_variables(group: Any, seen: set[Any]) -> Iterator[tuple[str, An
     if group in seen:
         return
     seen.add(group)
+    if len(seen) > MAX_LAYERS:
+        raise _too_many("groups")
     for container in ("layers", KERAS_2_CONTAINER):
         if container not in group:
             continue
         layers = _child(group, container)
-        for name in layers if hasattr(layers, "keys") else ():
+        for name in _members(layers):
             layer = _child(layers, name)
             if hasattr(layer, "keys"):
                 if "vars" in layer and len(_child(layer, "vars")):
                     yield f"{container}/{name}", _child(layer, "vars")
                 yield from ((f"{container}/{name}/{path}", each) for path, each in _groups_with_variables(layer, seen))
+
+
+def _members(group: Any) -> list[str]:
+    """The names in a group; none in a dataset. Raises _ContentError: too many."""
+    names = group.keys() if hasattr(group, "keys") else ()
+    if len(names) > MAX_LAYERS:
+        raise _too_many(f"objects in {group.name}")
+    return list(names)
+
+
+def _too_many(what: str) -> _ContentError:
+    return _ContentError(f"it has more than {MAX_LAYERS:,} {what}; the file is damaged")
 
 
 def _undescribed(name: str, where: str = "besides Inception V3 and one dense layer") -> _ContentError:
@@ -449,6 +464,8 @@ def _strings(group: Any, name: str) -> list[str]:
         if prod(declared.shape or ()) * declared.dtype.itemsize > MIB:
             raise _ContentError(f"the attribute {attribute} of {group.name} is too large; the file is damaged")
         strings += [text.decode() if isinstance(text, bytes) else str(text) for text in group.attrs[attribute]]
+        if len(strings) > MAX_LAYERS:
+            raise _too_many(f"names in {name} of {group.name}")
     return strings
 
 
@@ -510,9 +527,9 @@ def differences(weights: Weights) -> list[str]:
 def write(weights: Weights, path: Path) -> None:
     """Write weights: Keras 3's form if the name ends in `.weights.h5`, as Keras does, and otherwise the legacy form.
 
-    A network with hidden layers, another output than a softmax or another input than [-1, 1] is written as a whole
-    model in the legacy form. Behind another mean and std it takes pixels from 0 to 255. A gamma is folded into the
-    kernels, as Keras's network has none. The auxiliary head is left out.
+    A network with hidden layers, another output than a softmax, or images of another range or size than Keras's
+    network is written as a whole model in the legacy form. It takes pixels 0 to 255 if the range is another. A gamma
+    is folded into the kernels, as Keras's network has none. The auxiliary head is left out.
     Raises InputError: other widths or fewer layers than Keras has, a name for weights and a network that only a whole
     model can hold, a path that cannot be written, h5py is missing.
     """
@@ -521,22 +538,34 @@ def write(weights: Weights, path: Path) -> None:
     tensors, _ = fold_gamma(weights.tensors)
     layers = ordered_layers()[:-1] if settings.final_endpoint or settings.hidden_units else ordered_layers()
     arrays = {layer: _to_keras(path, layer, tensors) for layer in layers}
-    has_own_head = settings.hidden_units or settings.output_activation != "softmax"
-    is_whole = not weights.preprocessing.is_half or (not settings.final_endpoint and has_own_head)
-    if is_whole and path.name.endswith(".weights.h5"):
+    is_weights = path.name.endswith(".weights.h5")
+    missing = _beyond_weights(weights)
+    if is_weights and missing:
         raise InputError(
-            f"{path}: a file of weights cannot hold hidden layers, another output than a softmax, or another input "
-            "than [-1, 1]; let its name end in .h5 for a whole model",
+            f"{path}: a file of weights cannot hold {' or '.join(missing)}; let its name end in .h5 for a whole model",
             exit_status=2,
         )
     buffer = BytesIO()  # not a file: on a full disk, libhdf5 would fail again when closing it
     with h5py.File(buffer, "w") as file:
-        if is_whole:
+        if is_weights:
+            _write_by_class(file, arrays)
+        elif missing or settings.image_size != KERAS.image_size:
             _write_model(file, build(replace(weights, tensors=tensors)))
         else:
-            (_write_by_class if path.name.endswith(".weights.h5") else _write_by_order)(file, arrays)
+            _write_by_order(file, arrays)
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def _beyond_weights(weights: Weights) -> list[str]:
+    """The parts of a network that Keras's own network lacks, so that a file of weights cannot hold them."""
+    settings = weights.settings
+    parts = {
+        "hidden layers": not settings.final_endpoint and settings.hidden_units,
+        "another output than a softmax": not settings.final_endpoint and settings.output_activation != "softmax",
+        "images in another range than [-1, 1]": not weights.preprocessing.is_half,
+    }
+    return [name for name, applies in parts.items() if applies]
 
 
 def _to_keras(path: Path, layer: _KerasLayer, tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:

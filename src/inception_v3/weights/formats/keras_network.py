@@ -4,6 +4,7 @@ Layers are recognised by their connections and options, never by their names. An
 compute is refused by its name, because a network without it would give other outputs.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -84,6 +85,12 @@ SETTINGS = Settings(create_aux_logits=False, global_pool=True)  # of every Keras
 UNSTATED = "it does not state how images are scaled"
 NO_SIZE = "it does not state the size of its images"
 NO_ACTIVATION = "its output "
+# Losses whose outputs are no logits of probabilities, by Keras's names without underscores.
+REGRESSION = {
+    "mse", "meansquarederror", "mae", "meanabsoluteerror", "mape", "meanabsolutepercentageerror", "msle",
+    "meansquaredlogarithmicerror", "huber", "huberloss", "logcosh", "poisson", "cosinesimilarity", "hinge",
+    "squaredhinge", "categoricalhinge",
+}  # fmt: skip
 MEAN_STD = {"[-1, 1]": (0.5, 0.5), "[0, 1]": (0.0, 1.0), "[0, 255]": (0.0, 1 / 255)}  # by the range of the images
 
 
@@ -687,15 +694,17 @@ def _keep_probability(rates: list[float], notes: list[str]) -> float:
 
 def _output_activation(dense: _Dense, loss: object, notes: list[str], settings: Settings) -> str:
     name, count = dense.activation, len(dense.bias)
-    if name == "linear" and settings.output_activation == "none":
+    words = {*re.findall("[a-z]+", one_line(loss, 1000).lower().replace("_", ""))}
+    if name == "linear" and (settings.output_activation == "none" or words & REGRESSION):
         return "none"
     if name == "linear":
-        text = one_line(loss, 1000).lower()
-        stated = "crossentropy" in text.replace("_", "")
-        name = "sigmoid" if count == 1 or (stated and "binary" in text) else "softmax"
-        if not (stated and "'from_logits': true" in text):
+        stated = any(word.endswith("crossentropy") for word in words)
+        is_binary = any(word.startswith("binary") for word in words)
+        name = "sigmoid" if count == 1 or (stated and is_binary) else "softmax"
+        if not (stated and "'from_logits': true" in one_line(loss, 1000).lower()):
             notes.append(
-                f"its output {dense.layer} has no activation; {name} is assumed, as after a loss with from_logits"
+                f"its output {dense.layer} has no activation; {name} is assumed, as after a loss with from_logits; "
+                "--output replaces it"
             )
     if name not in ("softmax", "sigmoid"):
         raise _cannot_compute(dense.layer, f"with the activation {name} as its output")
@@ -747,7 +756,7 @@ def _preprocessing(
     if not np.isfinite([*scale, *offset]).all() or not scale.all():
         raise ConfigurationError("the layers in front of its base turn every image into the same values")
     deviation = 1 / (255 * scale)
-    mean, std = ([float(f"{value:.12g}") for value in values] for values in (-offset * deviation, deviation))
+    mean, std = ([float(f"{value:.7g}") + 0.0 for value in values] for values in (-offset * deviation, deviation))
     return replace(KERAS, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 

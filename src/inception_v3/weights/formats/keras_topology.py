@@ -49,7 +49,10 @@ class Topology:
 
 
 def build(weights: Weights) -> Topology:
-    """Build the layers of a model without its auxiliary head, and collect their variables."""
+    """Build the layers of a model without its auxiliary head, and collect their variables.
+
+    A network whose images are not in [-1, 1] takes pixels 0 to 255, which its first layer scales.
+    """
     settings, topology = weights.settings, Topology(weights)
     height, width = settings.image_size
     net = topology.add("InputLayer", "input", [], batch_input_shape=[None, height, width, 3], dtype="float32")

@@ -152,12 +152,11 @@ def _read_model(file: Path, model: _Model) -> tuple[Weights, list[str]]:
     """Read the network by its configuration, or else by its function, which shows what code in a layer computes."""
     metadata = _metadata(file, model)
     root = metadata.get(ROOT, {})
-    config = root.get("config")
-    if root.get("class_name") not in MODELS or not isinstance(config, dict) or "layers" not in config:
-        return _read_function(model)
-    names = {number: each.get("name") for number, each in metadata.items()}
-    compiled = root.get("training_config")
+    config, compiled = root.get("config"), root.get("training_config")
     loss = compiled.get("loss") if isinstance(compiled, dict) else None
+    if root.get("class_name") not in MODELS or not isinstance(config, dict) or "layers" not in config:
+        return _read_function(model, loss)
+    names = {number: each.get("name") for number, each in metadata.items()}
 
     def variables(layer: KerasLayer, shapes: Shapes) -> list[np.ndarray]:
         found = _find_variables(model, names, layer)
@@ -166,9 +165,10 @@ def _read_model(file: Path, model: _Model) -> tuple[Weights, list[str]]:
 
     try:
         return read_network(read_graph({"class_name": root["class_name"], "config": config}), variables, loss)
-    except ConfigurationError:
+    except ConfigurationError as error:
         with suppress(ConfigurationError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
-            return _read_function(model)
+            weights, notes = _read_function(model, loss)
+            return weights, [f"the function that serves predictions is read, not the configuration: {error}", *notes]
         raise
 
 
@@ -202,15 +202,15 @@ def _find_variables(model: _Model, names: dict[int, Any], layer: KerasLayer) -> 
 # ------------------------------------------------------------------------------------------------- functions
 
 
-def _read_function(model: _Model) -> tuple[Weights, list[str]]:
-    """The network of the function that serves predictions."""
+def _read_function(model: _Model, loss: object) -> tuple[Weights, list[str]]:
+    """The network of the function that serves predictions. `loss` is as in `read_network`."""
     name, inputs, output = _signature(model)
     bound = [_bound_operation(model, number) for number in integers(parse(model.bound[name]), 2)]
     outputs = Functions(model.functions).expand(name, [*inputs, *bound])
     layers = Layers(Evaluator(model.read_key))
     if output >= len(outputs) or not outputs[output].of_image:
         raise ConfigurationError(f"its function does not depend on an image; {EXPORT}")
-    return read_network(layers.call(outputs[output]), layers.read)
+    return read_network(layers.call(outputs[output]), layers.read, loss)
 
 
 def _signature(model: _Model) -> tuple[str, list[Operation], int]:

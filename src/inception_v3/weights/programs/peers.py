@@ -63,16 +63,16 @@ def load_pytorch_fid(path: str, settings: Settings) -> Any:
 def load_keras(path: str, settings: Settings, image_size: tuple[int, ...]) -> Any:
     """Load the network of Keras Applications, on PyTorch if that is installed and on TensorFlow otherwise."""
     os.environ["KERAS_BACKEND"] = "torch" if find_spec("torch") else "tensorflow"
+    top = not settings["final_endpoint"]
     with import_module("h5py").File(path, "r") as file:
         is_whole = "model_config" in file.attrs
     if is_whole:
         keras: Any = import_module("keras")
         network = keras.models.load_model(path, compile=False)
-        if not settings["final_endpoint"]:
+        if top:
             network.layers[-1].activation = keras.activations.linear
         return network
     applications: Any = import_module("keras.applications")  # Keras 2 does not import it by itself
-    top = not settings["final_endpoint"]
     options = {"classes": settings["num_classes"], "classifier_activation": None} if top else {}
     network = applications.InceptionV3(weights=None, include_top=top, input_shape=(*image_size, 3), **options)
     network.load_weights(path)
@@ -94,6 +94,8 @@ def run_on_pytorch(load: Callable[[str, Settings], Any], path: str, images: np.n
 
 def run_keras(path: str, images: np.ndarray, settings: Settings) -> Outputs:
     network = load_keras(path, settings, images.shape[2:])
+    if any(type(layer).__name__ == "Rescaling" for layer in network.layers):  # it takes pixels 0 to 255
+        images = np.rint((images + 1) * 127.5)
     output = network.predict(images.transpose(0, 2, 3, 1), verbose=0)
     last = settings["final_endpoint"]
     return {last: output.transpose(0, 3, 1, 2)} if last else {"Logits": output}
