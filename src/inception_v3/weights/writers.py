@@ -43,23 +43,6 @@ def find_writer(path: Path, kind: str) -> str | None:
     return None
 
 
-def states_size(path: Path, kind: str, size: tuple[int, int]) -> bool:
-    """Whether the configuration of a Keras or TensorFlow.js model states this (height, width) of its input."""
-    pattern = rf'"(batch_input_shape|batch_shape|build_input_shape)": ?\[null, ?{size[0]}, ?{size[1]},'
-    with suppress(Exception):  # a damaged file may raise any error; its format reports the fault
-        return re.search(pattern, _configuration(path, kind)) is not None
-    return False
-
-
-def _configuration(path: Path, kind: str) -> str:
-    if kind == KERAS_ZIP:
-        return json.dumps(_json_in_zip(path, "config.json"))
-    if kind == HDF5:
-        with import_module("h5py").File(path, "r") as file:
-            return str(file.attrs.get("model_config", ""))
-    return path.read_bytes()[:MAX_BYTES].decode() if kind == LAYERS_MODEL else ""
-
-
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file. Raises ValueError or OSError: damaged, or cannot be read."""
     with path.open("rb") as file:

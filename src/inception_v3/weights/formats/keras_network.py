@@ -57,6 +57,12 @@ OPERATIONS = {
 }
 KERAS_ACTIVATIONS = {"swish": "silu"} | {name: name for name in ACTIVATIONS}
 # The options of each class of layer that are read, or that change nothing outside of training.
+_IN_TRAINING = """
+    activity_regularizer all_ops alpha augmentations_per_image bbox_format brightness_factor chain_depth contrast_factor
+    data_format factor fill_mode fill_value function height_factor hue_factor interpolation l1 l2 lower magnitude
+    mode noise_shape num_chains num_ops rate saturation_factor scale seed
+    sigma stddev upper value_range width_factor x_factor y_factor kernel_size
+"""
 _POOL = "pool_size strides padding data_format keepdims"
 KNOWN_OPTIONS = {
     kind: set(f"name trainable dtype dynamic autocast batch_input_shape build_input_shape {options}".split())
@@ -77,10 +83,18 @@ KNOWN_OPTIONS = {
         "Reshape": "target_shape",
         "Rescaling": "scale offset",
         "Normalization": "axis mean variance invert data_format",
+        "ELU": "alpha",
+        "Resizing": "height width interpolation crop_to_aspect_ratio pad_to_aspect_ratio antialias fill_mode "
+        "fill_value data_format",
+        "CenterCrop": "height width data_format",
+        "RandomCrop": "height width seed data_format",
+        "InputLayer": "batch_shape sparse ragged optional",
+        **dict.fromkeys(IDENTITIES[1:], _IN_TRAINING),
     }.items()
 }
 ONLY_IN_TRAINING = ("_initializer", "_regularizer", "_constraint")  # the ends of names of options
 SETTINGS = Settings(create_aux_logits=False, global_pool=True)  # of every Keras network
+STATED = "file"  # the source of what its layers state
 UNSTATED = "it does not state how images are scaled"
 NO_SIZE = "it does not state the size of its images"
 NO_ACTIVATION = "its output "
@@ -167,12 +181,16 @@ def _read_network(
     last, units, start = _find_base(end, settings)
     inputs = list(_chain(start))
     image_size = _image_size(inputs) or settings.image_size
+    sources = {"image_size": STATED}
     if _image_size(inputs) is None:
+        sources = {}
         notes.append(f"{NO_SIZE}; {image_size[0]}x{image_size[1]} is assumed; --image-size replaces it")
     settings |= {"image_size": image_size, "create_aux_logits": False, "global_pool": True, "final_endpoint": None}
     tensors, base_settings = _read_base(units, settings, read)
     settings |= base_settings
     preprocessing = (preprocessing or _preprocessing(inputs, read, tensors, notes)).at(image_size)
+    if not any(note.startswith(UNSTATED) for note in notes):
+        sources |= {"mean": STATED, "std": STATED}
     point = settings.end_points()[last]
     head = _Head((point.height, point.width), point.channels)
     for call in head_calls:
@@ -196,7 +214,8 @@ def _read_network(
     names = default_class_names(settings.num_classes) if head.layers else None
     if names and not settings.hidden_units and preprocessing == KERAS.at(image_size):
         notes = [note for note in notes if not note.startswith(UNSTATED)]  # Keras's own network
-    return Weights({name: to_torch(value) for name, value in tensors.items()}, settings, preprocessing, names), notes
+    tensors_here = {name: to_torch(value) for name, value in tensors.items()}
+    return Weights(tensors_here, settings, preprocessing, names, sources=sources), notes
 
 
 def _report_unknown(output: Call, notes: list[str]) -> None:
