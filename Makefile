@@ -49,11 +49,13 @@ layout: .venv/.complete
 
 # Print the table of docs/parity.md.
 parity: setup
-	.venv/bin/python tests/parity_report.py
+	PYTHONPATH=tests/network .venv/bin/python tests/parity_report.py
 
-# Print the table of docs/weights.md. (.venv/bin/python benchmarks/loading.py prints its loading times.)
+# Print two tables of docs/weights.md. (.venv/bin/python benchmarks/loading.py prints its loading times.) The programs of
+# these forms are no requirement of the tests: uv pip install lightning accelerate transformers, and Node.
 weights: setup
-	.venv/bin/python tests/weights_report.py
+	PYTHONPATH=tests/network:tests/weights .venv/bin/python tests/weights_forms.py
+	PYTHONPATH=tests/network:tests/weights .venv/bin/python tests/weights_report.py
 
 clean:
 	rm -rf .venv .oracle .uv .cache runs

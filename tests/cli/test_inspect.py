@@ -148,7 +148,12 @@ REFUSED = {
     "checkpoint": (b'model_checkpoint_path: "model.ckpt-5"\n', "model.ckpt-5"),
     "other.pb": (b"\x0a\x08\x0a\x01a\x12\x03Add", "a TensorFlow graph"),
     "model.json": (b'{"format":"graph-model","modelTopology":{"node":[]},"weightsManifest":[]}', "graph model"),
-    "joblib.pkl": (b"\x80\4}.", "is not opened"),
+    "data.pkl": (b"\x80\4}.", "not a state dict; write one with torch.save"),
+    "joblib.pkl": (
+        b"\x80\2cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}b.",
+        "joblib wrote its NumPy arrays between the opcodes; write it with torch.save",
+    ),
+    "old.pth": (b"sys_info" + bytes(249) + b"ustar" + bytes(300), "torch.save before PyTorch 0.2, a tar archive"),
     "model.tar.gz": (b"\x1f\x8b\x08" + b"x" * 99, "unpack it"),
 }
 

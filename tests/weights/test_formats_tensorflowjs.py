@@ -216,8 +216,11 @@ class TestBadFiles:
 
 @pytest.fixture(scope="module")
 def run_tensorflowjs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, torch.Tensor], np.ndarray]:
-    """A function that lets TensorFlow.js 4.22 run a model on images (N, 3, H, W)."""
-    folder = tmp_path_factory.mktemp("node")
+    return tensorflowjs_runner(tmp_path_factory.mktemp("node"))
+
+
+def tensorflowjs_runner(folder: Path) -> Callable[[Path, torch.Tensor], np.ndarray]:
+    """A function that lets TensorFlow.js 4.22 run a model on images (N, 3, H, W). `folder` receives its packages."""
     if not shutil.which("node") or not shutil.which("npm"):
         pytest.skip("Node is not installed")
     packages = [f"@tensorflow/{name}@4.22.0" for name in ("tfjs", "tfjs-backend-wasm")]

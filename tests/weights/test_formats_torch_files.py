@@ -4,6 +4,7 @@ Every network has random weights and statistics, is written by its own program, 
 """
 
 import argparse
+import copy
 import json
 import pickle
 import re
@@ -20,10 +21,12 @@ import torch
 from test_formats_torchvision_timm import random_peer, relative
 from timm.utils import CheckpointSaver
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import inception_v3
 from inception_v3.errors import InputError
+from inception_v3.weights.inspect import inspect_weights
 from inception_v3.weights.model import InceptionV3
 
 pytestmark = pytest.mark.filterwarnings(
@@ -209,6 +212,26 @@ def test_a_folder_of_shards_with_an_index_is_read(kind: str, base: nn.Module, fe
         inception_v3.load(tmp_path)
 
 
+def test_a_folder_of_mlflow_is_read(base: nn.Module, features: Tensor, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "MLmodel").write_text("flavors: {pytorch: {model_data: data}}")
+    torch.save(base, tmp_path / "data" / "model.pth")
+    assert_logits(load(tmp_path / "data" / "model.pth")[0], plain_head(base, features))
+    with pytest.warns(UserWarning, match="transform_input is off"):
+        assert_logits(inception_v3.load(tmp_path), plain_head(base, features))
+
+
+def test_inspect_shows_the_source_of_each_setting_of_timms_config(base: nn.Module, tmp_path: Path) -> None:
+    safetensors.torch.save_file(
+        {name: tensor.contiguous() for name, tensor in small(base.state_dict()).items()}, tmp_path / "model.safetensors"
+    )
+    config = {"architecture": "inception_v3", "pretrained_cfg": {"crop_mode": "squash", "mean": [0.4, 0.5, 0.6]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    facts = inspect_weights(str(tmp_path)).preprocessing
+    assert facts is not None
+    assert (facts["fit"].value, facts["fit"].source) == ("stretch", "config.json beside it")
+
+
 def test_a_distributed_checkpoint_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
     folder = tmp_path / "pytorch_model_fsdp_0"
     folder.mkdir()
@@ -369,8 +392,8 @@ def test_a_layer_behind_the_networks_own_head_is_refused(base: nn.Module, tmp_pa
 
 def test_buffers_that_are_not_used_are_reported(base: nn.Module, tmp_path: Path) -> None:
     state = {f"base.{name}": tensor for name, tensor in small(base.state_dict()).items()}
-    torch.save(state | {"mean": torch.ones(3)}, tmp_path / "w.pth")
-    assert "has tensors outside the network, which are not used: mean" in load(tmp_path / "w.pth")[1]
+    torch.save(state | {"threshold": torch.ones(3)}, tmp_path / "w.pth")
+    assert "has tensors outside the network, which are not used: threshold" in load(tmp_path / "w.pth")[1]
 
 
 def test_an_incomplete_auxiliary_head_is_left_out(base: nn.Module, tmp_path: Path) -> None:
@@ -453,6 +476,170 @@ def test_a_quantised_network_is_refused_by_name(tmp_path: Path) -> None:
     assert "not an Inception V3, but a quantised network" in refused(tmp_path / "w.pth")
 
 
+# ------------------------------------------------------------------------- other pickles, numbers instead of names
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("kind", ["tensors", "arrays", "model", "arrays in torch.save"])
+def test_a_file_of_pickle_dump_and_numpy_arrays_are_read(
+    kind: str, protocol: int, with_head: Callable[..., nn.Module], features: Tensor, tmp_path: Path
+) -> None:
+    network = with_head(nn.Linear(2048, 4))
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    content = {"tensors": network.state_dict(), "model": network}.get(kind, {"epoch": 3, "params": arrays})
+    if kind == "arrays in torch.save":
+        torch.save(content, tmp_path / "w.pkl", pickle_protocol=protocol)
+    else:
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol))
+    assert_logits(load(tmp_path / "w.pkl")[0], plain_head(network, features))
+
+
+def numbered(network: nn.Module) -> nn.Sequential:
+    """As people cut the head off: `nn.Sequential(*model.children())` without AuxLogits and `fc`."""
+    return nn.Sequential(*[child for name, child in network.named_children() if name not in ("AuxLogits", "fc")])
+
+
+def test_synchronised_batch_norms_are_read(base: nn.Module, features: Tensor, tmp_path: Path) -> None:
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(base))
+    torch.save(network, tmp_path / "w.pth")
+    assert_logits(load(tmp_path / "w.pth")[0], plain_head(base, features))
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["state dict", "whole model"])
+def test_children_with_numbers_are_read_by_their_order(
+    whole: bool, base: nn.Module, features: Tensor, tmp_path: Path
+) -> None:
+    head = randomised(nn.Linear(2048, 3))
+    network = nn.Sequential(numbered(base), nn.Flatten(), head)
+    torch.save(network if whole else {"net": network.state_dict()}, tmp_path / "w.pth")
+    model, lines = load(tmp_path / "w.pth")
+    assert ("its layers have numbers" in lines) == (not whole)
+    with torch.no_grad():
+        assert_logits(model, head(features))
+
+
+def test_children_with_the_auxiliary_head_in_the_chain_are_refused(base: nn.Module, tmp_path: Path) -> None:
+    torch.save(nn.Sequential(*list(base.children())[:-1]).state_dict(), tmp_path / "w.pth")
+    assert "with its auxiliary head in the chain" in refused(tmp_path / "w.pth")
+
+
+def test_layers_of_a_head_are_in_the_order_of_their_numbers(
+    with_head: Callable[..., nn.Module], features: Tensor, tmp_path: Path
+) -> None:
+    """safetensors sorts by name: fc.10 before fc.2."""
+    between = [each for _ in range(5) for each in (nn.ReLU(), nn.Linear(8, 8))]
+    network = with_head(hidden(*between, nn.ReLU(), first=8))
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "w.safetensors")
+    assert_logits(load(tmp_path / "w.safetensors")[0], plain_head(network, features))
+
+
+def test_an_average_without_statistics_is_not_preferred(base: nn.Module, tmp_path: Path) -> None:
+    state = small(base.state_dict())
+    shadow = {name: state[name] * 2 for name, _ in base.named_parameters()}
+    torch.save({"model": state, "shadow": shadow}, tmp_path / "w.pth")
+    model, lines = load(tmp_path / "w.pth")
+    assert model.Conv2d_1a_3x3.weights.max() == 0.25
+    assert "the only complete network model is read, --state KEY chooses another" in lines
+
+
+def test_one_network_of_a_pickled_ensemble_is_read(
+    with_head: Callable[..., nn.Module], features: Tensor, tmp_path: Path
+) -> None:
+    network = with_head(nn.Linear(2048, 4))
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.fc.bias += 1
+    torch.save(nn.ModuleDict({"models": nn.ModuleList([network, other])}), tmp_path / "w.pth")
+    assert "has 2 networks, models.0, models.1" in refused(tmp_path / "w.pth")
+    assert_logits(load(tmp_path / "w.pth", state="models.1")[0], plain_head(network, features) + 1)
+
+
+class SiLUConv(nn.Module):
+    """A layer of a network that is not torchvision's."""
+
+
+CHANGES: dict[str, tuple[str, str, Any, str]] = {
+    "stride": ("Conv2d_1a_3x3.conv", "stride", (1, 1), "its Conv2d_1a_3x3.conv has another stride than torchvision's"),
+    "padding": ("Conv2d_2b_3x3.conv", "padding", (0, 0), "its Conv2d_2b_3x3.conv has another padding"),
+    "ceil mode": ("maxpool2", "ceil_mode", True, "its maxpool2 has another ceil_mode"),
+    "pool": ("maxpool1", "__class__", nn.AvgPool2d, "its maxpool1 is a AvgPool2d, not a MaxPool2d"),
+    "norm": ("Mixed_7c.branch1x1.bn", "__class__", nn.InstanceNorm2d, "its Mixed_7c.branch1x1.bn is of the class"),
+    "block": ("Mixed_5b.branch1x1", "__class__", SiLUConv, "SiLUConv, which is not a layer of torchvision's network"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_whole_model_with_other_layers_is_refused_by_their_name(
+    change: str, base: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name, option, value, message = CHANGES[change]
+    monkeypatch.setattr(base.get_submodule(name), option, value)
+    torch.save(base, tmp_path / "w.pth")
+    assert message in refused(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "message"),
+    [
+        (
+            lambda fc: prune.l1_unstructured(fc, "weight", 0.3),
+            "is pruned; call torch.nn.utils.prune.rem",
+        ),
+        (torch.nn.utils.weight_norm, "is split by weight_norm; call torch.nn.utils.remove_weight_norm"),
+        (torch.nn.utils.spectral_norm, "is under spectral_norm; call torch.nn.utils.remove_spectral_norm"),
+        (torch.nn.utils.parametrizations.weight_norm, "is parametrised (weight_norm, spectral_norm ...)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_weights_that_are_computed_are_refused_with_the_remedy(
+    rewrite: Callable[[nn.Module], Any], message: str, with_head: Callable[..., nn.Module], tmp_path: Path
+) -> None:
+    network = with_head(nn.Linear(2048, 3))
+    rewrite(network.fc)
+    torch.save(small(network.state_dict()), tmp_path / "w.pth")
+    assert message in refused(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("features.28.weight", "VGG"),
+        ("features.denseblock1.denselayer1.norm1.weight", "DenseNet"),
+        ("blocks.0.attn.qkv.weight", "a vision transformer"),
+        ("inception_3a_1x1.weight", "BN-Inception (Inception V2)"),
+        ("Conv2d_1a_3x3.conv.bias", "one whose BatchNorms were fused into its convolutions"),
+        ("base_model.model.Conv2d_1a_3x3.conv.lora_A.default.weight", "adapted by LoRA (PEFT)"),
+    ],
+)
+def test_other_networks_are_named(name: str, network: str, tmp_path: Path) -> None:
+    torch.save({name: torch.ones(1)}, tmp_path / "w.pth")
+    assert network in refused(tmp_path / "w.pth")
+
+
+def test_a_tensor_beside_the_layers_is_reported_and_not_taken_for_one(base: nn.Module, tmp_path: Path) -> None:
+    torch.save(small(base.state_dict()) | {"temperature": torch.ones(1)}, tmp_path / "w.pth")
+    assert "has tensors outside the network, which are not used: temperature" in load(tmp_path / "w.pth")[1]
+
+
+class OwnPool(nn.Module):
+    """A pool without tensors, of a class that the file only names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveMaxPool2d(1)
+
+
+def test_a_pool_that_is_no_average_is_named(
+    base: nn.Module, with_head: Callable[..., nn.Module], tmp_path: Path
+) -> None:
+    for head in (nn.Linear(4096, 3), nn.Sequential(nn.BatchNorm1d(4096), nn.Dropout(), nn.Linear(4096, 3))):
+        torch.save(small(with_head(head).state_dict()), tmp_path / "w.pth")
+        assert "AdaptiveConcatPool2d (fastai) or catavgmax (timm)" in refused(tmp_path / "w.pth")
+    network = nn.Sequential(numbered(base)[:18], OwnPool(), nn.Flatten(), nn.Linear(2048, 3))
+    torch.save(network, tmp_path / "w.pth")
+    assert "has 1 of the class OwnPool in its head" in refused(tmp_path / "w.pth")
+
+
 # ------------------------------------------------------------------------------------------- no code of a file runs
 
 
@@ -507,7 +694,27 @@ def saved(content: bytes, path: Path) -> Path:
     return path
 
 
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def dictionary(value: bytes, count: int) -> bytes:
+    return b"}(" + b"".join(text(f"{n}.Conv2d_1a_3x3.conv.weight") + value for n in range(count)) + b"u"
+
+
+FLOAT = b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
 BOMBS = {
+    "copies of a dictionary": b"\x80\x02" + dictionary(b"N", 50_000) + b"q\0(" + b"ca\nB\n)Rh\0b" * 10_000 + b"t.",
+    "copies of a text": b"\x80\x02"
+    + text("a" * 10**7)
+    + b"q\0("
+    + (b"c_codecs\nencode\n(h\0" + text("latin1") + b"tR") * 1000
+    + b"t.",
+    "long names of classes": b"\x80\x04" + text("a" * 10**6) + b"q\0(" + b"h\0h\0\x93" * 100_000 + b"t.",
+    "a huge integer": b"\x80\x02\x8b" + struct.pack("<i", 10**6) + b"\x7f" * 10**6 + b".",
+    "many prefixes": b"\x80\x02" + FLOAT + b"K\1tQK\0K\1\x85K\1\x85\x89NtRq\0" + dictionary(b"h\0", 100_000) + b".",
+    "a tensor of a negative size": b"\x80\x02" + FLOAT + b"K\1tQK\0J\xff\xff\xff\xff\x85K\1\x85\x89NtR.",
+    "a tensor outside its storage": b"\x80\x02" + FLOAT + b"K\1tQK\1K\1\x85K\1\x85\x89NtR.",
     "objects": b"\x80\x02]" + b"}a" * 1_600_000 + b".",
     "lists that contain the list before them twice": b"\x80\x02]q\0" + b"]q\1(h\0h\0eq\0" * 1000 + b".",
     "a key of nested tuples": b"\x80\x02}K\1q\0" + b"(K\1K\1tq\0" + b"(h\0h\0tq\0" * 60 + b"K\2s.",
@@ -530,12 +737,31 @@ BOMBS = {
 def test_a_pickle_that_would_take_all_time_or_memory_is_refused(name: str, tmp_path: Path) -> None:
     path, start = saved(BOMBS[name], tmp_path / "w.pth"), time.monotonic()
     refused(path)
+    path.write_bytes(BOMBS[name])  # as pickle.dump writes it
+    refused(path)
     assert time.monotonic() - start < 60  # 10 s for each of the readings, on busy cores
 
 
 def test_a_pickle_stops_after_its_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("inception_v3.weights.formats.pickled.MAX_SECONDS", -1.0)
     assert "more than" in refused(saved(b"\x80\x02N.", tmp_path / "w.pth"))
+
+
+def test_a_pickle_stops_at_its_memory(tmp_path: Path) -> None:
+    message = refused(saved(BOMBS["copies of a text"], tmp_path / "w.pth"))
+    assert "its objects take more than 2 GiB of memory, too much for a network" in message
+
+
+def test_a_storage_of_100_gb_is_not_allocated(base: nn.Module, tmp_path: Path) -> None:
+    count = b"\x8a\x05" + (25 * 10**9).to_bytes(5, "little")
+    content = b"\x80\x02}("
+    for name, tensor in base.state_dict().items():
+        numbers = [
+            b"(" + b"".join(b"J" + struct.pack("<i", n) for n in of) + b"t" for of in (tensor.shape, tensor.stride())
+        ]
+        content += text(name) + FLOAT + count + b"tQK\0" + b"".join(numbers) + b"\x89NtR"
+    message = refused(saved(content + b"u.", tmp_path / "w.pth"))
+    assert "it is truncated: a tensor is not in the file" in message
 
 
 # ---------------------------------------------------------------------------------------------- small images

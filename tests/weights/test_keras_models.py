@@ -706,12 +706,15 @@ for build in (tutorial, sequential, normalised, layers_of_the_base, preprocessed
 """
 
 
-@pytest.fixture(scope="module")
-def keras_2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("keras_2")
+def save_by_keras_2(folder: Path) -> Path:
     environment = {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     subprocess.run([oracle_python(), "-c", KERAS_2, str(folder)], check=True, capture_output=True, env=environment)
     return folder
+
+
+@pytest.fixture(scope="module")
+def keras_2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_by_keras_2(tmp_path_factory.mktemp("keras_2"))
 
 
 KERAS_2_MODELS = ("tutorial", "sequential", "normalised", "layers_of_the_base", "preprocessed_by_a_lambda")

@@ -27,6 +27,7 @@ from inception_v3.weights.formats.kinds import (
     GRAPH_MODEL,
     INDEX,
     LAYERS_MODEL,
+    PICKLE,
     SAVED_MODEL,
     SAVED_MODEL_FILE,
     Kind,
@@ -42,6 +43,7 @@ from inception_v3.weights.formats.state_dict_search import (
     find_candidates,
     find_named,
     find_state_dicts,
+    preferred,
 )
 from inception_v3.weights.formats.tensorflow_checkpoint import list_variables
 from inception_v3.weights.formats.tensorflow_folder import find_checkpoint
@@ -236,7 +238,7 @@ def _find_states(file: Path, kind: str) -> list[StateDict]:
         return [
             StateDict((), {name: each for states in shards for one in states for name, each in one.tensors.items()})
         ]
-    if "torch.save" in kind or "TorchScript" in kind:
+    if kind == PICKLE or "torch.save" in kind or "TorchScript" in kind:
         return find_state_dicts(open_torch_file(file).root)
     return []
 
@@ -269,8 +271,7 @@ def _checkpoint_facts(networks: Sequence[HasKey], state: str | None) -> list[Sta
 
 def _read_candidate(candidates: Sequence[Found], state: str | None) -> Found | None:
     """The network that is read, as `state_dict_search.choose` decides; None if there are several of equal rank."""
-    named = find_named(candidates, state)
-    ranked = [each for each in named if each.is_average] or named
+    ranked = preferred(find_named(candidates, state))
     return ranked[0] if len(ranked) == 1 else None
 
 

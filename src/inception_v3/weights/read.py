@@ -23,6 +23,8 @@ from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, Hub, WeightsSource, Web, find_published
 from inception_v3.weights.wordnet import names_of_ids
 
+MLFLOW_FILE = "data/model.pth"  # in a folder of mlflow.pytorch.save_model
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -182,7 +184,7 @@ def _with_names_beside(weights: Weights, file: Path) -> Weights:
 
 
 def find_file(path: str | Path) -> Path:
-    """Return the model's file in a run folder or in a folder saved by huggingface_hub; or `path` if it is not a folder.
+    """Return the model's file in a folder of a run, huggingface_hub or MLflow; or `path` if it is not a folder.
 
     The file may be the index of a model in several shards, or the prefix of a TensorFlow checkpoint.
 
@@ -196,7 +198,7 @@ def find_file(path: str | Path) -> Path:
     from inception_v3.weights.formats import tensorflowjs
     from inception_v3.weights.formats.kinds import identify
 
-    for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE):
+    for name in (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), tensorflowjs.FILE, MLFLOW_FILE):
         if file_status(path / name) is not None:
             return path / name
     if checkpoint := _find_checkpoint(path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from inception_v3.support.system_errors import file_status, is_folder, list_folder
 from inception_v3.weights.formats.tensorflow_checkpoint import MAGIC as END_OF_TABLE
-from inception_v3.weights.formats.torch_file import EXPORT_RECORDS, LEGACY_BYTES
+from inception_v3.weights.formats.torch_file import EXPORT_RECORDS, LEGACY_BYTES, PICKLE_STARTS
 
 HEAD = 512  # bytes that are looked at
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -24,7 +24,12 @@ KERAS_ZIP, HDF5, SAFETENSORS = "a Keras model (.keras)", "HDF5, as Keras writes 
 INDEX = "the index of a state dict in several files"
 TORCH_ZIP, TORCH_LEGACY = "a file of torch.save", "a file of torch.save, in the form before PyTorch 1.6"
 SAVED_MODEL, SAVED_MODEL_FILE = "a TensorFlow SavedModel", "saved_model.pb"
+PICKLE = "a pickle that torch.save did not write"
 MAX_JSON = 32 << 20  # bytes
+TORCH_TAR = "a file of torch.save before PyTorch 0.2, a tar archive"
+TORCH_TAR_REMEDY = (
+    "if you trust it, save it again with PyTorch 2: torch.save(torch.load(FILE, weights_only=False), 'model.pth')"
+)
 AGAIN = "download or copy it again"
 
 
@@ -86,10 +91,18 @@ def identify(path: Path) -> Kind:
         end = file.read()
     if not head:
         return _refused("an empty file", f", from which no model can be read; {AGAIN}")
+    if head[257:].startswith(b"ustar") and _is_of_torch(path):
+        return _refused(TORCH_TAR, f"; {TORCH_TAR_REMEDY}")
     for offset, magic, name, remedy in OTHERS:
         if head[offset:].startswith(magic):
             return _refused(name, f"; {remedy}")
     return _identify_model(path, head, size, end == END_OF_TABLE) or _identify_text(path, head)
+
+
+def _is_of_torch(archive: Path) -> bool:
+    """Whether a tar archive starts with the first member of PyTorch's, perhaps behind the header of its attributes."""
+    with archive.open("rb") as file:
+        return any(file.read(HEAD).startswith(b"sys_info\0") for _ in range(4))
 
 
 def _identify_model(path: Path, head: bytes, size: int, is_table: bool) -> Kind | None:
@@ -104,9 +117,8 @@ def _identify_model(path: Path, head: bytes, size: int, is_table: bool) -> Kind 
         return Kind(SAFETENSORS)
     if is_table:
         return Kind("a table of a TensorFlow checkpoint")
-    if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
-        rest = ", which can run code and is not opened; save the state dict with torch.save"
-        return _refused("a pickle that torch.save did not write", rest)
+    if head.startswith(PICKLE_STARTS):
+        return Kind(PICKLE)
     if head[:1] == b"\x08" and head[2:3] == b"\x12" and path.suffix == ".onnx":
         rest = ", of which no weights are read; give the weights that it was exported from"
         return _refused("an ONNX network that inception-v3 did not export", rest)

@@ -48,6 +48,11 @@ class SlimNetwork:
         """The names of the base's convolutions that it has."""
         return {name.removesuffix("/weights") for name in self.variables if name.endswith("/weights")} & _layers()
 
+    @property
+    def size(self) -> int:
+        """The number of the base's convolutions that it has."""
+        return len(self.layers)
+
     def end_point(self) -> str | None:
         """The last layer of a network without logits; None for a network with them."""
         if f"{LOGITS}/weights" in self.variables:

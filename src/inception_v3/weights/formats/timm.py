@@ -168,7 +168,15 @@ def _config_inside(path: Path) -> Config | None:
         return None
     options = found.attributes if isinstance(found, Instance) else found
     options = options if isinstance(options, dict) else {}
-    return _merged({name: options[name] for name in names if options.get(name)}, defaults)
+    return _merged({name: options[name] for name in names if options.get(name) and _is_flat(options[name])}, defaults)
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether a value from a pickle is text, a number, or a list of those. Others can be too deep to be shown."""
+    plain = (str, int, float)
+    return isinstance(value, plain) or (
+        isinstance(value, list | tuple) and all(isinstance(each, plain) for each in value)
+    )
 
 
 def _unknown(config: dict[str, Any]) -> list[str]:

@@ -1,22 +1,24 @@
-"""What torch.save and TorchScript write, as data: the objects of a file, and its tensors by description.
+"""What torch.save, pickle.dump and TorchScript write, as data: the objects of a file, and its tensors by description.
 
 A description (`StoredTensor`) has the shape and the position in the file. `read_tensor` maps the values into memory.
-Both forms of torch.save are read, the zip and the one before version 1.6. Nothing here needs PyTorch but `read_tensor`.
+Both forms of torch.save are read, the zip and the one before version 1.6. pickle.dump stores the values of a tensor as
+bytes in the pickle, and so does every pickle with those of a NumPy array. Nothing here needs PyTorch but `read_tensor`.
 """
 
 import io
 import mmap
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.weights.formats.pickled import Global, Instance, PickleError, read_pickle
+from inception_v3.weights.formats.pickled import MAX_MEMORY, Global, Instance, PickleError, is_key, read_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
 EXPORT_RECORDS = {"archive_format", "serialized_exported_program.json"}  # names of records of torch.export
-MAX_PICKLE = 256 << 20  # bytes of the pickle in a zip, which holds no tensors
+PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
+HEADER_OPCODES = 200  # of each pickle in front of the values of a single storage
 
 # The dtypes of torch.FloatStorage and its siblings, and their size in bytes.
 STORAGES = {
@@ -44,17 +47,29 @@ STORAGES = {
     "QUInt8": ("quint8", 1),
     "QInt32": ("qint32", 4),
 }
+# NumPy's dtypes, as its pickles call them.
+DTYPES = {
+    "f2": ("float16", 2),
+    "f4": ("float32", 4),
+    "f8": ("float64", 8),
+    "i8": ("int64", 8),
+    "i4": ("int32", 4),
+    "i2": ("int16", 2),
+    "i1": ("int8", 1),
+    "u1": ("uint8", 1),
+    "b1": ("bool", 1),
+}
 
 
 @dataclass(frozen=True)
 class Storage:
-    """The values behind one or several tensors. `start` is their first byte in the file, once that is known."""
+    """The values behind one or several tensors. `values` has their bytes if they are part of the pickle."""
 
     key: str
     dtype: str
     item_size: int
     count: int
-    start: int = 0
+    values: memoryview | None = field(default=None, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -129,7 +144,53 @@ def _rebuild_from_type(function: Any, kind: Any, args: Any, state: Any) -> Any:
 def _rebuild_dict(*args: Any) -> dict[str, Any]:
     """An OrderedDict or a defaultdict; Python 2 passes the entries of the former as a list of pairs."""
     pairs = args[0] if args and isinstance(args[0], list) else ()
-    return {pair[0]: pair[1] for pair in pairs if isinstance(pair, list | tuple) and isinstance(pair[0], str)}
+    return {pair[0]: pair[1] for pair in pairs if isinstance(pair, list | tuple) and is_key(pair[0])}
+
+
+def _load_storage(content: Any) -> Storage:
+    """The storage of a tensor in a file of pickle.dump: five pickles, its size and its values, as bytes."""
+    if not isinstance(content, bytes):
+        raise PickleError("it has a tensor without values")
+    stream = io.BytesIO(content)
+    magic, _, system, storage, _ = (read_pickle(stream, {}, _persistent, HEADER_OPCODES) for _ in range(5))
+    is_known = magic == LEGACY_MAGIC and isinstance(system, dict) and system.get("little_endian") is True
+    if not is_known or not isinstance(storage, Storage):
+        raise PickleError("it has a tensor whose values are damaged")
+    start = stream.tell() + 8
+    return replace(storage, key=f"bytes {id(content)}", values=memoryview(content)[start : start + storage.size])
+
+
+def _encode(text: Any = None, encoding: Any = None, *_: Any) -> Any:
+    """Bytes, which Python 2's pickles store as text."""
+    is_bytes = isinstance(text, str) and encoding in ("latin1", "latin-1")
+    return text.encode("latin1") if is_bytes else Instance("_codecs.encode")
+
+
+def _array_of_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Instance:
+    """A NumPy array in a pickle of protocol 5, in the form that the older protocols have."""
+    return Instance("numpy.ndarray", state=(1, shape, dtype, order == "F", buffer))
+
+
+def as_tensor(value: Any) -> StoredTensor | None:
+    """The tensor that an object of a file is. A NumPy array of numbers is one, too. Raises PickleError: damaged."""
+    if isinstance(value, StoredTensor):
+        return value
+    state = value.state if isinstance(value, Instance) and value.class_name == "numpy.ndarray" else None
+    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], Instance):
+        return None
+    _, shape, dtype, is_fortran, content = state
+    order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else None
+    code = dtype.args[0] if dtype.args and isinstance(dtype.args[0], str) else ""
+    if code not in DTYPES or order == ">" or not isinstance(content, bytes | bytearray):
+        return None
+    if not isinstance(shape, tuple) or len(shape) > 8 or not all(isinstance(length, int) for length in shape):
+        raise PickleError("it has an array without a shape")
+    name, item_size = DTYPES[code]
+    strides = [1]
+    for length in shape[:-1] if is_fortran else shape[:0:-1]:
+        strides.append(strides[-1] * length)
+    storage = Storage(f"bytes {id(content)}", name, item_size, len(content) // item_size, memoryview(content))
+    return _rebuild_tensor(storage, 0, shape, (strides if is_fortran else strides[::-1])[: len(shape)])
 
 
 REBUILDERS: dict[str, Callable[..., Any]] = {
@@ -143,6 +204,12 @@ REBUILDERS: dict[str, Callable[..., Any]] = {
     "torch.Size": lambda sizes=(), *_: sizes,
     "collections.OrderedDict": _rebuild_dict,
     "collections.defaultdict": _rebuild_dict,
+    "torch.storage._load_from_bytes": _load_storage,
+    "_codecs.encode": _encode,
+    "numpy.core.multiarray._reconstruct": lambda *_: Instance("numpy.ndarray"),
+    "numpy._core.multiarray._reconstruct": lambda *_: Instance("numpy.ndarray"),
+    "numpy.core.numeric._frombuffer": _array_of_buffer,
+    "numpy._core.numeric._frombuffer": _array_of_buffer,
 }
 
 _read_pickle: Callable[[IO[bytes]], Any] = partial(read_pickle, rebuilders=REBUILDERS, persistent=_persistent)
@@ -152,10 +219,10 @@ _read_pickle: Callable[[IO[bytes]], Any] = partial(read_pickle, rebuilders=REBUI
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether the file is one of torch.save, TorchScript or torch.export. Never raises."""
+    """Whether the file is one of torch.save, pickle.dump, TorchScript or torch.export. Never raises."""
     try:
         with path.open("rb") as file:
-            if LEGACY_BYTES in file.read(32):
+            if file.read(2) in PICKLE_STARTS:
                 return True
         with zipfile.ZipFile(path) as archive:
             return any(_is_main(name) or name.endswith("archive_format") for name in archive.namelist())
@@ -183,7 +250,7 @@ def open_torch_file(path: Path) -> TorchFile:
 @lru_cache(maxsize=1)
 def _open(path: Path, version: tuple[int, ...]) -> TorchFile | Exception:
     try:
-        return _open_zip(path) if zipfile.is_zipfile(path) else _open_legacy(path)
+        return _open_zip(path) if zipfile.is_zipfile(path) else _open_pickle(path)
     except (InputError, PickleError, ValueError, zipfile.BadZipFile) as error:
         return error.with_traceback(None)
 
@@ -199,7 +266,7 @@ def _open_zip(path: Path) -> TorchFile:
         read = (main, f"{folder}byteorder", f"{folder}data/")
         if any(name.startswith(read) and record.compress_type for name, record in records.items()):  # maybe a zip bomb
             raise InputError(f"{path}: has compressed records, which torch does not write; download it again")
-        if records[main].file_size > MAX_PICKLE:
+        if records[main].file_size > MAX_MEMORY:
             raise PickleError("its pickle is too large")
         order = folder + "byteorder"
         if order in records and _stored(file, records[order]) != b"little":
@@ -240,12 +307,24 @@ def _stored(file: IO[bytes], record: zipfile.ZipInfo) -> bytes:
     return file.read(record.file_size)
 
 
-def _open_legacy(path: Path) -> TorchFile:
-    """The form before PyTorch 1.6: five pickles, then the size and the values of each storage."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        stream: Any = content  # whose read(n) returns at most what the file has
-        if LEGACY_BYTES not in content[:32] or _read_pickle(stream) != LEGACY_MAGIC:
+class _Mapped(mmap.mmap):
+    """A file whose read(n) returns at most what the file has, and never more than MAX_MEMORY."""
+
+    def read(self, n: int | None = None) -> bytes:
+        if (n or 0) > MAX_MEMORY and len(self) > MAX_MEMORY:
+            raise PickleError("it has a text or bytes that are too long")
+        return super().read(n)
+
+
+def _open_pickle(path: Path) -> TorchFile:
+    """A file of pickle.dump, or the form before PyTorch 1.6: five pickles, then the size and values of each storage."""
+    with path.open("rb") as file, _Mapped(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        stream: Any = content
+        if content[:2] not in PICKLE_STARTS:
             raise PickleError("neither a file of torch.save nor safetensors")
+        first = _read_pickle(stream)
+        if first != LEGACY_MAGIC:
+            return TorchFile(path, first, {})
         _version, system, root, keys = (_read_pickle(stream) for _ in range(4))
         if not isinstance(system, dict) or system.get("little_endian") is not True or not isinstance(keys, list):
             raise PickleError("its header is damaged, or written on a big-endian machine")
@@ -303,18 +382,22 @@ def map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
-def read_tensor(file: TorchFile, content: mmap.mmap, tensor: StoredTensor) -> "Tensor":
+def read_tensor(file: TorchFile, content: "mmap.mmap | memoryview", tensor: StoredTensor) -> "Tensor":
     """The tensor, as a view of the file's `content`. Raises PickleError: its values are not in the file."""
     import torch
 
     storage = tensor.storage
-    start, size = file.starts.get(storage.key, (0, -1))
+    if storage.values is not None:
+        content, start, size = storage.values, 0, len(storage.values)
+    else:
+        start, size = file.starts.get(storage.key, (0, -1))
     if storage.size > size or start + storage.size > len(content):
         raise PickleError("it is truncated: a tensor is not in the file")
     dtype = getattr(torch, tensor.dtype)
     if storage.count == 0:
         return torch.empty(tensor.shape, dtype=dtype)
-    values = torch.frombuffer(content, dtype=dtype, count=storage.count, offset=start)
-    if start % storage.item_size:
+    with warnings.catch_warnings(action="ignore"):  # the bytes of a pickle cannot be written, and nothing does
+        values = torch.frombuffer(content, dtype=dtype, count=storage.count, offset=start)
+    if start % storage.item_size or storage.values is not None:
         values = values.clone()
     return values.as_strided(tensor.shape, tensor.strides, tensor.offset)

@@ -36,6 +36,7 @@ DEFAULTS = {"alpha": 1.0, "beta": 1, "threshold": 20, "approximate": "none"}  # 
 OUTPUTS = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 NO_EFFECT = ("Dropout", "Dropout1d", "Dropout2d", "AlphaDropout", "FeatureAlphaDropout", "Identity", "Flatten")
 POOLS = ("AdaptiveAvgPool2d", "SelectAdaptivePool2d")
+TWO_POOLS = ", but those of AdaptiveConcatPool2d (fastai) or catavgmax (timm), which pool twice"
 SEQUENCES = ("Sequential", "MLP")
 
 
@@ -127,9 +128,12 @@ class Head:
 
 
 def modules_of_state_dict(tensors: Mapping[str, StoredTensor]) -> list[Module]:
-    """Group tensors by module, in the order of the file, with an UNKNOWN module wherever there may have been one."""
+    """Group tensors by module, in the order of the file, with an UNKNOWN module wherever there may have been one.
+
+    Modules of a Sequential are in the order of their numbers, since safetensors sorts by name.
+    """
     groups: dict[str, dict[str, StoredTensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items(), key=_numbers_in_order([*tensors])):
         parent, _, own = name.rpartition(".")
         groups.setdefault(parent, {})[own] = tensor
     modules: list[Module] = []
@@ -138,6 +142,25 @@ def modules_of_state_dict(tensors: Mapping[str, StoredTensor]) -> list[Module]:
             modules.append(Module(name, UNKNOWN))
         modules.append(Module(name, "", tensors_below))
     return modules
+
+
+def _numbers_in_order(names: list[str]) -> Callable[[tuple[str, Any]], list[tuple[int, int]]]:
+    """A key that sorts numbers in names by value, and leaves all else in the order of these names."""
+    order: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            order.setdefault(".".join(parts[:end]), len(order))
+
+    def key(item: tuple[str, Any]) -> list[tuple[int, int]]:
+        parts = item[0].split(".")
+        scopes = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        return [
+            (0, int(part)) if part.isdecimal() and len(part) < 6 else (1, order[scope])
+            for part, scope in zip(parts, scopes, strict=True)
+        ]
+
+    return key
 
 
 def _may_have_between(before: str, after: str) -> bool:
@@ -157,6 +180,8 @@ def modules_of_model(module: Instance, name: str) -> list[Module]:
     if not below or _is_of_torch(module):
         return [Module(name, kind, own_tensors(module), module.attributes)]
     modules: list[Module] = []
+    if not any(own_tensors(each) for _, each in named_modules(module)):
+        return [Module(name, kind)]  # its own code may do anything, such as pooling by the maximum
     for own, child in below.items():
         if any(own_tensors(each) for _, each in named_modules(child)):
             modules += [*([Module(name, UNKNOWN)] if modules else []), *modules_of_model(child, join_names(name, own))]
@@ -225,7 +250,7 @@ def _read_before(head: Head, modules: list[Module], read: Callable[[StoredTensor
             norms.append(_read_norm(module, FEATURES, read))
         elif module.kind == UNKNOWN and norms:
             head.assumed.append(f"the module before {module.name}: Dropout is assumed")
-        elif module.kind not in (*NO_EFFECT, *POOLS, UNKNOWN, *([] if norms else ["ReLU"])):
+        elif module.kind not in (*NO_EFFECT, *POOLS, UNKNOWN, *([] if norms else ["ReLU"])) or not _is_average(module):
             raise HeadError(_unknown(module))
     return norms
 
@@ -233,6 +258,8 @@ def _read_before(head: Head, modules: list[Module], read: Callable[[StoredTensor
 def _read_linear(module: Module, inputs: int, read: Callable[[StoredTensor], Tensor]) -> Linear:
     if module.inputs != inputs:
         above = "features" if inputs == FEATURES else "outputs of the layer before it"
+        if (module.inputs, inputs) == (2 * FEATURES, FEATURES):
+            above += TWO_POOLS
         raise HeadError(
             f"has {module.name}.weight with {module.inputs} inputs, which does not fit the {inputs} {above}"
         )
@@ -245,7 +272,9 @@ def _read_linear(module: Module, inputs: int, read: Callable[[StoredTensor], Ten
 
 def _read_norm(module: Module, channels: int, read: Callable[[StoredTensor], Tensor]) -> Norm:
     if {*module.shapes.values()} != {(channels,)}:
-        raise HeadError(f"has {module.name}.running_mean of shape {module.shapes['running_mean']}, not ({channels},)")
+        shape = module.shapes["running_mean"]
+        why = TWO_POOLS if shape == (2 * FEATURES,) and channels == FEATURES else ""
+        raise HeadError(f"has {module.name}.running_mean of shape {shape}, which does not fit {channels} features{why}")
     values = {name: read(module.tensors[name]) for name in module.shapes}
     mean = values["running_mean"]
     epsilon = module.number("eps", BATCH_NORM_EPSILON)
@@ -290,6 +319,11 @@ def _read_after(head: Head, layer: Linear, modules: list[Module], read: Callable
             head.output = OUTPUTS[module.kind]
         elif module.kind not in NO_EFFECT and module.kind != UNKNOWN:
             raise HeadError(_unknown(module))
+
+
+def _is_average(module: Module) -> bool:
+    """Whether a module is no pool, or one by the average."""
+    return module.options.get("pool_type", "avg") in ("avg", "fast", "fastavg")
 
 
 def _is_default(module: Module) -> bool:

@@ -51,7 +51,7 @@ from inception_v3.weights.formats.torch_heads import (
 )
 from inception_v3.weights.formats.torch_scaling import Scaling, find_front
 from inception_v3.weights.formats.torchvision_names import base_shapes, named_tensors
-from inception_v3.weights.formats.weights import BATCH_NORM, all_finite
+from inception_v3.weights.formats.weights import BATCH_NORM, all_finite, convolutions, state_name
 
 AUX = "AuxLogits."
 PARTS = (".weight", ".bias", ".running_mean", ".running_var")
@@ -60,18 +60,75 @@ PARTS = (".weight", ".bias", ".running_mean", ".running_var")
 NOT_LAYERS = re.compile(r"(^|[._])(n_averaged$|loss|criterion|metrics?|accuracy|f1|auroc|confmat|(train|val|test)_)")
 
 # The classes of which the way to run is known.
-KNOWN_CLASSES = re.compile(r"^(__torch__\.)?(torchvision\.models|timm\.models|pytorch_fid)\.")
+KNOWN_CLASSES = re.compile(r"^(__torch__\.)?(torchvision\.models|timm\.models|pytorch_fid|torch\.nn\.modules)\.")
+
+# The classes of the modules inside the base of a whole model that compute as torchvision's network does.
+LAYER_CLASSES = {
+    "conv": re.compile("Conv2d"),
+    "bn": re.compile("SyncBatchNorm(Act)?|(Frozen)?BatchNorm(Act)?2d"),
+    "act": re.compile("ReLU|Identity"),
+}
+BLOCK_CLASSES = re.compile(
+    "(Quantizable)?(BasicConv2d|Inception[A-E])|Conv(Norm|Bn)Act|Module|Identity|ReLU|Dropout|(Max|Avg)Pool2d"
+    "|FloatFunctional"
+)
+CLASSES_OF_2015 = re.compile(r"FIDInception[ACE](_\d)?")
+POOL_OPTIONS = {"kernel_size": 3, "stride": 2, "padding": 0, "dilation": 1, "ceil_mode": False}
+MAX_POOLS = ("maxpool1", "maxpool2", "Pool1", "Pool2", "MaxPool_3a_3x3", "MaxPool_5a_3x3")
+
+# Weights that are computed from several tensors, by the names of those: what did it, and how to undo it.
+REWRITTEN = (
+    (re.compile(r"\.weight_mask$"), "pruned", "call torch.nn.utils.prune.remove(module, 'weight') on each such layer"),
+    (
+        re.compile(r"\.weight_[gv]$"),
+        "split by weight_norm",
+        "call torch.nn.utils.remove_weight_norm on each such layer",
+    ),
+    (re.compile(r"\.weight_u$"), "under spectral_norm", "call torch.nn.utils.remove_spectral_norm on each such layer"),
+    (
+        re.compile(r"(^|\.)parametrizations\."),
+        "parametrised (weight_norm, spectral_norm ...)",
+        "call torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') on each such layer",
+    ),
+    (re.compile(r"\.(lora_[A-Za-z]|base_layer\.)"), "adapted by LoRA (PEFT)", "call model.merge_and_unload()"),
+    (
+        re.compile(r"(^|\.)(_packed_params|zero_point|fake_quant)"),
+        "quantised",
+        "save the network as it was before quantisation",
+    ),
+)
 
 # Networks that are taken for an Inception V3, by a part of a name that only they have.
 OTHER_NETWORKS = {
+    "blocks.3.2.branch_pool.": "the blocks of pytorch-fid's InceptionV3, a network of its own: give its weights file",
+    "15.conv0.conv.weight": "nn.Sequential(*model.children()) of one with its auxiliary head in the chain",
+    "Conv2d_1a_3x3.conv.0.weight": "one whose BatchNorms were fused into its convolutions",
+    "Conv2d_1a_3x3.conv.bias": "one whose BatchNorms were fused into its convolutions",
     "_packed_params": "a quantised network",
     "quant.zero_point": "a quantised network",
+    "inception_3a_1x1.": "BN-Inception (Inception V2)",
     "inception3a.": "GoogLeNet (Inception V1)",
     "features.3.conv.conv.weight": "Inception V4",
     "features.3.conv.bn.weight": "Inception V4",
     "mixed_5b.branch0.": "Inception-ResNet V2",
     "conv2d_1a.conv.weight": "Inception-ResNet V2",
+    "repeat_1.0.branch0.": "Inception-ResNet V1 (FaceNet)",
     "layer1.0.conv1.weight": "ResNet",
+    "denseblock1.": "DenseNet",
+    "block1.rep.": "Xception",
+    "squeeze.weight": "SqueezeNet",
+    "token_mixer.dwconv_": "InceptionNeXt",
+    "attn.qkv.": "a vision transformer",
+    "self_attention.in_proj_weight": "a vision transformer",
+    "attn.relative_position_bias": "Swin",
+    "features.1.0.block.0.weight": "ConvNeXt",
+    "conv_dwconv.": "ConvNeXt",
+    "conv_dw.weight": "ConvNeXt or another network of depthwise convolutions",
+    "features.1.conv.0.0.weight": "MobileNet V2",
+    "features.1.0.block.0.0.weight": "EfficientNet or MobileNet V3",
+    "features.28.weight": "VGG",
+    "features.16.weight": "VGG",
+    "features.10.weight": "AlexNet",
 }
 
 
@@ -112,10 +169,12 @@ def peek_networks(path: Path) -> list[Candidate]:
 
 
 def is_of_2015(candidate: Candidate) -> bool:
-    """Whether a network is that of 2015: only it has 1,008 classes and no auxiliary head."""
-    tensors = candidate.tensors
+    """Whether a network is that of 2015: 1,008 classes without an auxiliary head, and pytorch-fid's classes if any."""
+    tensors, module = candidate.tensors, candidate.state.modules.get(f"{candidate.prefix}Mixed_5b")
     classes = tensors.get("fc.weight")
-    return classes is not None and classes.shape[:1] == (GRAPH_2015.num_classes,) and not has_aux(tensors)
+    is_other = module is not None and not CLASSES_OF_2015.fullmatch(simple_name(module))
+    is_size = classes is not None and classes.shape[:1] == (GRAPH_2015.num_classes,)
+    return is_size and not is_other and not has_aux(tensors)
 
 
 def has_aux(tensors: Iterable[str]) -> bool:
@@ -138,7 +197,12 @@ def read_network(path: Path, state: str | None = None) -> TorchNetwork:
     if not candidates:
         raise _no_network(file, states)
     candidate = choose(path, candidates, state)
+    _check_rewritten(path, candidate.state)
     _check_base(path, candidate)
+    own_class = _check_layers(path, candidate)
+    model = candidate.state.modules.get(candidate.prefix.removesuffix("."))
+    if model is not None:
+        _check_pool(path, model)
     reader = _Reader(file, candidate)
     tensors = reader.read_base()
     try:
@@ -150,7 +214,6 @@ def read_network(path: Path, state: str | None = None) -> TorchNetwork:
     tensors |= _head_tensors(head.layers)
     classes = head.layers[-1].bias.numel() if head.layers else 0
     aux = reader.read_aux(classes)
-    model = candidate.state.modules.get(candidate.prefix.removesuffix("."))
     settings = Settings(
         create_aux_logits=bool(aux),
         batch_norm_scale=True,
@@ -159,10 +222,8 @@ def read_network(path: Path, state: str | None = None) -> TorchNetwork:
         global_pool=True,
         **_head_settings(head),
     )
-    if head.layers and model is not None:
-        _check_pool(path, model)
-    own_class = model.class_name if model and not KNOWN_CLASSES.search(model.class_name) else ""
-    _warn(path, head, reader.aux_fault, own_class, unused, front.unclear)
+    own_class = model.class_name if model and not KNOWN_CLASSES.search(model.class_name) else own_class
+    _warn(path, head, reader.aux_fault, own_class, unused, front.unclear, candidate.state.is_numbered)
     undetermined = ("output_activation",) if classes == 1 and head.output is None else ()
     transforms = model.attributes.get("transform_input") if model else None
     transforms = transforms if isinstance(transforms, bool) else None
@@ -170,10 +231,18 @@ def read_network(path: Path, state: str | None = None) -> TorchNetwork:
 
 
 def _warn(
-    path: Path, head: Head, aux_fault: str, own_class: str, unused: list[str], unclear_scaling: list[str]
+    path: Path,
+    head: Head,
+    aux_fault: str,
+    own_class: str,
+    unused: list[str],
+    unclear_scaling: list[str],
+    is_numbered: bool,
 ) -> None:
     """Report in a line each what was left out and assumed."""
     lines = []
+    if is_numbered:
+        lines.append("its layers have numbers, which are taken for those of nn.Sequential(*model.children())")
     if own_class:
         lines.append(f"its class {own_class} is not torchvision's; it is assumed to run as torchvision's network does")
     if not head.layers:
@@ -256,6 +325,70 @@ def _check_base(path: Path, candidate: Candidate) -> None:
         )
 
 
+def _check_rewritten(path: Path, state: StateDict) -> None:
+    """Raise InputError if weights are computed from several tensors, which are not the network's own."""
+    for name in (*state.tensors, *state.others):
+        for pattern, what, remedy in REWRITTEN:
+            if pattern.search(name):
+                raise InputError(
+                    f"{path}: {printable(name)[:200]} shows that a layer is {what}; {remedy}, and save again"
+                )
+    for name, module in state.modules.items():
+        if re.search(r"\.quantized\.(dynamic\.)?modules\.(linear|conv)\.", module.class_name):
+            raise InputError(f"{path}: {printable(name)[:200]} is quantised; save the network before quantisation")
+
+
+def _check_layers(path: Path, candidate: Candidate) -> str:
+    """Check that the base of a whole model is computed as torchvision's. Raises InputError, naming the module.
+
+    Returns a class in it that is neither torchvision's nor timm's nor PyTorch's, or "".
+    """
+    modules, prefix, own = candidate.state.modules, candidate.prefix, ""
+    blocks = CLASSES_OF_2015.pattern if is_of_2015(candidate) else "(?!)"
+    nodes = tuple(f"{prefix}{name}" for name in BASE_END_POINTS if "Pool" not in name)
+    for name, module in modules.items():
+        if name in nodes or name.startswith(tuple(f"{node}." for node in nodes)):
+            last, kind = name.rpartition(".")[2], simple_name(module)
+            if not LAYER_CLASSES.get(last, BLOCK_CLASSES).fullmatch(kind) and not re.fullmatch(blocks, kind):
+                raise InputError(
+                    f"{path}: its {printable(name)} is of the class {printable(module.class_name)}, which is not a "
+                    "layer of torchvision's network and cannot be computed here"
+                )
+            if not re.search(r"^(__torch__\.)?(torch|timm|pytorch_fid)", module.class_name):
+                own = module.class_name
+    options = _convolution_options() if modules else {}
+    options |= dict.fromkeys(MAX_POOLS, POOL_OPTIONS)
+    for name, expected in options.items():
+        layer = modules.get(prefix + name)
+        if layer and name in MAX_POOLS and simple_name(layer) != "MaxPool2d":
+            raise InputError(
+                f"{path}: its {name} is a {printable(simple_name(layer))}, not a MaxPool2d of 3x3, stride 2"
+            )
+        for option, value in expected.items():
+            stated = layer.attributes.get(option, value) if layer else value
+            if stated not in (value, (value, value), [value, value]):
+                raise InputError(
+                    f"{path}: its {printable(prefix + name)} has another {option} than torchvision's network"
+                )
+    return own
+
+
+def _convolution_options() -> dict[str, dict[str, Any]]:
+    """The options of each convolution of the base, by torchvision's names."""
+    theirs = {ours: name for name, (ours, _) in named_tensors(False, 1).items()}
+    layers = [layer for layer in convolutions(create_aux_logits=False) if layer.normalized]
+    return {
+        theirs[f"{state_name(layer)}.weights"].removesuffix(".weight"): {
+            "stride": (layer.table.stride, layer.table.stride),
+            "padding": tuple(length // 2 if layer.table.padding == "SAME" else 0 for length in layer.kernel),
+            "dilation": (1, 1),
+            "groups": 1,
+            "padding_mode": "zeros",
+        }
+        for layer in layers
+    }
+
+
 def _no_network(file: StateDictFile, states: list[StateDict]) -> InputError:
     """The error for a file without an Inception V3, which names what it holds instead."""
     path, largest = file.path, max(states, key=lambda state: len(state.tensors), default=None)
@@ -273,6 +406,8 @@ def _no_network(file: StateDictFile, states: list[StateDict]) -> InputError:
         return InputError(f"{path}: not a state dict; write one with torch.save(model.state_dict(), ...)")
     names = [name for state in states for name in (*state.tensors, *state.others)]
     other = next((each for part, each in OTHER_NETWORKS.items() if any(part in name for name in names)), None)
+    if other is None:
+        _check_rewritten(path, largest)
     lacking = next(name for name in base_shapes() if name not in largest.tensors)
     is_one = f", but {other}" if other else ""
     has = printable(next(iter(largest.tensors)))[:100]
@@ -328,7 +463,10 @@ def _find_head(candidate: Candidate, front: set[str]) -> tuple[list[Module], lis
         if not name.endswith(COUNTER) and not NOT_LAYERS.search(name) and name not in front
     }
     scope = candidate.prefix.removesuffix(".")
-    outer = modules_of_state_dict(outside) if root is None else _modules_around(root, "", scope)
+    strays = {name: tensor for name, tensor in inside.items() if "." not in name.removeprefix(candidate.prefix)}
+    inside = {name: tensor for name, tensor in inside.items() if name not in strays}
+    outside |= strays
+    outer = modules_of_state_dict(outside) if root is None else _modules_around(root, "", scope, candidate.prefixes)
     outer = [module for module in outer if module.name not in front]
     if not inside and any(module.is_linear for module in outer):
         return outer, []
@@ -354,15 +492,17 @@ def _modules_inside(model: Instance, scope: str) -> list[Module]:
     return modules
 
 
-def _modules_around(module: Instance, name: str, scope: str) -> list[Module]:
-    """The modules outside the network called `scope`, in the order of the attributes of the modules that wrap it."""
+def _modules_around(module: Instance, name: str, scope: str, networks: tuple[str, ...]) -> list[Module]:
+    """The modules outside all networks, in the order of the attributes of the modules that wrap the one at `scope`."""
     modules: list[Module] = []
     if name == scope:
         return modules
     for own, child in submodules(module).items():
         child_name = name if own in WRAPPERS else join_names(name, own)
         if f"{scope}.".startswith(f"{child_name}.") or own in WRAPPERS:
-            modules += _modules_around(child, child_name, scope)
+            modules += _modules_around(child, child_name, scope, networks)
+        elif f"{child_name}.".startswith(networks) or any(each.startswith(f"{child_name}.") for each in networks):
+            continue
         elif simple_name(module) in SEQUENCES:
             modules += modules_of_model(child, child_name)
         elif any(own_tensors(each) for _, each in named_modules(child)) and not NOT_LAYERS.search(child_name):
