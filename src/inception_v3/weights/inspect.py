@@ -87,7 +87,7 @@ def inspect_weights(name: str, state: str | None = None, weights_file: str | Pat
     with ExitStack() as stack:
         published = find_named(name, weights_file)
         if published is not None:
-            source = stack.enter_context(published.open(name, weights_file and find_file(weights_file)))
+            source = stack.enter_context(published.open(name, find_file(weights_file) if weights_file else None))
         else:
             _check_exists(Path(name))
             try:

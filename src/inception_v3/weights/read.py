@@ -20,7 +20,7 @@ from inception_v3.weights.formats import native
 from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
-from inception_v3.weights.published import WEIGHTS, Hub, WeightsSource, Web, find_published
+from inception_v3.weights.published import WEIGHTS, Hub, Web, WeightsSource, find_published
 from inception_v3.weights.wordnet import names_of_ids
 
 MLFLOW_FILE = "data/model.pth"  # in a folder of mlflow.pytorch.save_model

@@ -94,6 +94,7 @@ KNOWN_OPTIONS = {
 }
 ONLY_IN_TRAINING = ("_initializer", "_regularizer", "_constraint")  # the ends of names of options
 SETTINGS = Settings(create_aux_logits=False, global_pool=True)  # of every Keras network
+INTERPOLATIONS = {name: name for name in ("bilinear", "nearest", "bicubic")} | {"lanczos3": "lanczos"}  # of Resizing
 STATED = "file"  # the source of what its layers state
 UNSTATED = "it does not state how images are scaled"
 NO_SIZE = "it does not state the size of its images"
@@ -191,6 +192,9 @@ def _read_network(
     preprocessing = (preprocessing or _preprocessing(inputs, read, tensors, notes)).at(image_size)
     if not any(note.startswith(UNSTATED) for note in notes):
         sources |= {"mean": STATED, "std": STATED}
+    usual = KERAS.at(image_size)
+    resizing = ("interpolation", "squash", "resize", "fit")
+    sources |= {name: STATED for name in resizing if getattr(preprocessing, name) != getattr(usual, name)}
     point = settings.end_points()[last]
     head = _Head((point.height, point.width), point.channels)
     for call in head_calls:
@@ -753,25 +757,29 @@ def _preprocessing(
 ) -> Preprocessing:
     """The mean and std that give the same values as the layers in front of the base."""
     scale, offset, stated = np.ones(3), np.zeros(3), False
+    resizing: dict[str, Any] = {}
     for call in reversed(inputs):
         if _is_identity(call.layer):
             continue
         if call.layer.kind in ("Resizing", "CenterCrop", "RandomCrop"):
-            _check_resizing(call.layer, inputs, notes)
+            resizing |= _resizing(call.layer, inputs, notes)
             continue
         factor, term = _affine(call, read, notes)
         scale, offset, stated = scale * factor, offset * factor + term, True
     if not stated:
-        return assumed_preprocessing(tensors, notes)
+        return replace(assumed_preprocessing(tensors, notes), **resizing)
     if not np.isfinite([*scale, *offset]).all() or not scale.all():
         raise ConfigurationError("the layers in front of its base turn every image into the same values")
     deviation = 1 / (255 * scale)
     mean, std = ([float(f"{value:.12g}") for value in values] for values in (-offset * deviation, deviation))
-    return replace(KERAS, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
+    return replace(KERAS, **resizing, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
-def _check_resizing(layer: KerasLayer, inputs: list[Call], notes: list[str]) -> None:
-    """Check a layer that resizes to the size of the model's input. For any size, this program resizes instead."""
+def _resizing(layer: KerasLayer, inputs: list[Call], notes: list[str]) -> dict[str, Any]:
+    """The options of `Preprocessing` for a layer that resizes images to the size of the base's input.
+
+    For images of any size, this program resizes instead, and for those of the base's size it does nothing.
+    """
     size, read = (layer.options.get("height"), layer.options.get("width")), _image_size(inputs) or ()
     if size != read:
         raise _cannot_compute(layer, f"to {size[0]}x{size[1]} from {'x'.join(map(str, read))}")
@@ -781,6 +789,14 @@ def _check_resizing(layer: KerasLayer, inputs: list[Call], notes: list[str]) -> 
         if layer.kind != "Resizing":
             raise _cannot_compute(layer, "of images of any size")
         notes.append(f"its {layer} is replaced by this program's own resizing of images to {size[0]}x{size[1]}")
+        interpolation = layer.options.get("interpolation", "bilinear")
+        if interpolation not in INTERPOLATIONS:
+            raise _cannot_compute(layer, f"with the interpolation {one_line(interpolation)}")
+        fits = {"crop_to_aspect_ratio": "cover", "pad_to_aspect_ratio": "contain"}
+        fit = next((fit for option, fit in fits.items() if layer.options.get(option)), None)
+        more = {"image_size": size, "squash": False, "resize": size, "fit": fit} if fit else {}
+        return more | {"interpolation": INTERPOLATIONS[interpolation]}
+    return {}
 
 
 def _affine(call: Call, read: ReadVariables, notes: list[str]) -> tuple[Any, Any]:
