@@ -367,7 +367,9 @@ def _preprocessing_facts(
         source = FILE if value != getattr(usual, name) else f"assumed: as usual for {format}"
         if name in sources:
             source = sources[name]
-        elif format == "graphdef-slim" or (format == "tf-slim" and file.parent.with_name(SAVED_MODEL_FILE).exists()):
+        elif format == "graphdef-slim" or (
+            format == "tf-slim" and (file.absolute().parent.parent / SAVED_MODEL_FILE).exists()
+        ):
             source = _graph_source(name, source, known.assumed)
         elif CONVENTIONS.get(format) == "keras":
             source = _keras_source(name, source, known.assumed)
