@@ -76,6 +76,14 @@ def test_the_network_is_found_below_any_scope(tmp_path: Path, model: InceptionV3
     assert notes == []
 
 
+def test_a_checkpoint_in_the_current_folder_is_given_by_its_name(
+    tmp_path: Path, model: InceptionV3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "model.ckpt", variables(model))
+    monkeypatch.chdir(tmp_path)
+    assert_equal(read(Path("model.ckpt"))[0], model)
+
+
 def test_slots_of_optimizers_are_ignored(tmp_path: Path, model: InceptionV3) -> None:
     slots = ["RMSProp", "RMSProp_1", "Momentum", "Adam", "Adam_1"]
     arrays = variables(model)
