@@ -408,8 +408,10 @@ REFUSED = {
 }
 
 
-def difference(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> float:
-    """The largest difference, relative to the largest output, from what TensorFlow computed for a recorded file."""
+def computed(
+    folder: Path, name: str, dtype: torch.dtype = torch.float32
+) -> tuple[InceptionV3, torch.Tensor, torch.Tensor, np.ndarray]:
+    """The model of a recorded file, its images, and what it and TensorFlow computed: logits, or the last map (NHWC)."""
     model = read(folder / READ[name])[0].to(dtype)
     with np.load(folder / "cases.npz") as cases:
         images, expected = cases[f"{name}/images"], cases[f"{name}/outputs"]
@@ -419,7 +421,13 @@ def difference(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> f
     with torch.inference_mode():
         net, points = model(scaled)
     last = model.settings.final_endpoint
-    return relative(points[last].permute(0, 2, 3, 1) if last else net, expected)
+    return model, scaled, points[last].permute(0, 2, 3, 1) if last else net, expected
+
+
+def difference(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> float:
+    """The largest difference, relative to the largest output, from what TensorFlow computed for a recorded file."""
+    _, _, found, expected = computed(folder, name, dtype)
+    return relative(found, expected)
 
 
 @pytest.mark.slow
