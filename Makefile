@@ -52,7 +52,8 @@ parity: setup
 	PYTHONPATH=tests/network .venv/bin/python tests/parity_report.py
 
 # Print two tables of docs/weights.md. (.venv/bin/python benchmarks/loading.py prints its loading times.) The programs of
-# these forms are no requirement of the tests: uv pip install lightning accelerate transformers, and Node.
+# these forms are no requirement of the tests: uv pip install lightning accelerate transformers, and Node. Keras 3 on
+# TensorFlow is installed to a temporary folder, which needs a package index.
 weights: setup
 	PYTHONPATH=tests/network:tests/weights .venv/bin/python tests/weights_forms.py
 	PYTHONPATH=tests/network:tests/weights .venv/bin/python tests/weights_report.py

@@ -6,7 +6,10 @@ of the outputs from the program's own, and that of the network converted back an
 
 import argparse
 import contextlib
+import os
+import pickle
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,11 +21,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 import test_formats_keras as of_keras
 import test_formats_tensorflowjs as of_tensorflowjs
 import test_formats_torch_files as torch_files
 import test_formats_torchvision_timm as of_torch
 import test_keras_models as keras_models
+import test_saved_model as saved_models
+import test_tf_slim_forms as tf_slim_files
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
@@ -32,15 +38,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import inception_v3
-from conftest import oracle_python, relative
+from conftest import ORACLE, ROOT, oracle_python, recording, relative
 from inception_v3.errors import InputError
 from inception_v3.weights.formats.registry import find_writer
 from inception_v3.weights.model import InceptionV3
 
+UV = shutil.which("uv", path=os.pathsep.join([str(ROOT / ".uv" / "bin"), os.environ["PATH"]]))
 IMAGES = torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(1)) * 2 - 1
 Figures = tuple[float, float | None]  # read, and converted back; None: the program's format cannot hold the network
 Measure = Callable[[Path], Figures]
 NODE = TemporaryDirectory()  # TensorFlow.js's packages, deleted at exit
+SAVED = TemporaryDirectory()  # SavedModels of Keras 2 and 3, and Keras 3 on TensorFlow, deleted at exit
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def converted_back(
     program = find_writer(format).program
     assert program is not None
     _, outputs = program.run(path, images.numpy(), model.settings, python)
-    (net,) = (value for name, value in outputs.items() if name != "AuxLogits")
+    net = outputs[model.settings.final_endpoint or "Logits"]
     return relative(net if net.ndim == 2 else net.mean((2, 3)), expected)
 
 
@@ -175,6 +183,16 @@ def save_by_accelerate(peer: nn.Module, path: Path) -> None:
     assert len(list(path.glob("*.safetensors"))) > 1
 
 
+def save_pickle(peer: nn.Module, path: Path) -> None:
+    path.write_bytes(pickle.dumps(peer))
+
+
+def numbered_network() -> nn.Module:
+    """As people cut the head off, with another one behind."""
+    head = torch_files.randomised(nn.Linear(2048, 5))
+    return nn.Sequential(torch_files.numbered(network()), nn.Flatten(), head).eval()
+
+
 def transformers_network() -> nn.Module:
     """timm's network inside of transformers, which returns an object with the logits."""
     import transformers
@@ -225,6 +243,7 @@ def torch_forms() -> Iterator[Form]:
     yield Form("folder of TimmWrapperForImageClassification", named("transformers"),
                torch_form(transformers_network, lambda net, path: net.save_pretrained(path), "folder"))  # fmt: skip
     yield Form("whole model, `torch.save(model)`", vision, torch_form(few, torch.save))
+    yield Form("`pickle.dump`, `nn.Sequential(*children)`", vision, torch_form(numbered_network, save_pickle, "w.pkl"))
     plain = partial(few, aux=False)
     yield Form("TorchScript, scripted", torch_version, torch_form(plain, save_script))
     yield Form("TorchScript, traced", torch_version, torch_form(plain, save_trace))
@@ -364,8 +383,128 @@ def tensorflowjs_forms() -> Iterator[Form]:
     yield Form("trained `model.json` of nsfwjs", program if of_tensorflowjs.TRAINED.exists() else "", trained)
 
 
+# ---------------------------------------------------------------------------------------------------- TensorFlow
+
+
+def tensorflow_1_form(name: str) -> Measure:
+    """Measure a file of record_tf1_files.py; TF-Slim's own network has logits."""
+
+    def measure(folder: Path) -> Figures:
+        model, images, found, expected = tf_slim_files.computed(recording("record_tf1_files.py"), name)
+        difference = relative(found, expected)
+        if model.settings.final_endpoint:
+            return difference, None
+        return difference, converted_back(model, "tf-slim", folder / "b.ckpt", images, expected, oracle_python())
+
+    return measure
+
+
+TENSORFLOW_1 = {
+    "module": "checkpoint below the scope `module/`",
+    "tower": "checkpoint below `tower_0/`, auxiliary head",
+    "replaced": "checkpoint with the scope `my/net/`",
+    "numbered": "V1 checkpoint with the scope `InceptionV3_1/`",
+    "sharded": "checkpoint in shards",
+    "features": "checkpoint without logits",
+    "cut": "checkpoint that ends at Mixed_6c",
+    "rmsprop": "training folder with RMSProp slots and moving averages",
+    "adam": "training folder with Adam slots and moving averages",
+    "momentum": "training folder with Momentum slots and moving averages",
+    "hub-features": "TF1 module of TensorFlow Hub, features",
+    "hub-classes": "TF1 module of TensorFlow Hub, classes",
+    "frozen": "frozen graph",
+    "frozen-bytes": "frozen graph that scales bytes",
+    "frozen-epsilon": "frozen graph with another epsilon of BatchNorm",
+    "frozen-unfused": "frozen graph, BatchNorm of single operations",
+    "frozen-features": "frozen graph without logits",
+    "frozen-optimised": "frozen graph after optimize_for_inference",
+    "frozen-unfused-optimised": "frozen graph after optimize_for_inference, single operations",
+}
+
+
+def tensorflow_1_forms() -> Iterator[Form]:
+    for name, form in TENSORFLOW_1.items():
+        yield Form(form, "TF-Slim 1.1 on TensorFlow 2.12", tensorflow_1_form(name))
+
+
+@cache
+def saved_by_keras_2() -> Path:
+    """The folder of test_saved_model.py's SavedModels and weights."""
+    folder = Path(SAVED.name, "2")
+    folder.mkdir(exist_ok=True)
+    saved_models.save_by_keras_2(folder)
+    return folder
+
+
+KERAS_3 = (
+    saved_models.KERAS_2.partition("    model.save(")[0]
+    + """
+    model.export(f"{folder}/{name}_export", verbose=False)
+    pixels = rng.uniform(0, 255, (2, size, size, 3)).astype("float32")
+    outputs = model.predict(pixels / 127.5 - 1 if build is whole else pixels, verbose=0)
+    np.savez(f"{folder}/{name}.npz", pixels=pixels, outputs=outputs)
+"""
+)
+
+
+@cache
+def saved_by_keras_3() -> Path:
+    """The folder of the same models, exported by Keras 3 on TensorFlow, which uv installs for this."""
+    environment, folder = Path(SAVED.name, "keras_3"), Path(SAVED.name, "3")
+    folder.mkdir(exist_ok=True)
+    python, packages = environment / "bin" / "python", ["tensorflow-cpu==2.18.1", f"keras=={version('keras')}"]
+    run = partial(subprocess.run, check=True, capture_output=True)
+    try:
+        run([UV, "venv", "--clear", "--python", "3.11", environment])
+        run([UV, "pip", "install", "--python", python, *packages])
+    except subprocess.CalledProcessError:
+        pytest.skip("uv cannot install Keras 3 on TensorFlow")
+    quiet = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    run([python, "-c", KERAS_3, folder], env=os.environ | quiet)
+    return folder
+
+
+def saved_model_form(saved: Callable[[], Path], name: str, form: str, python: str | Path, **options: Any) -> Measure:
+    """Measure a model of test_saved_model.py. `python` has the Keras that runs it after it is converted back."""
+
+    def measure(folder: Path) -> Figures:
+        model = inception_v3.load(saved() / f"{name}_{form}", **options)
+        with np.load(saved() / f"{name}.npz") as recorded:
+            pixels, expected = torch.from_numpy(recorded["pixels"].transpose(0, 3, 1, 2)), recorded["outputs"]
+        images = model.preprocessing.scale(pixels)
+        found = logits(model, images).numpy()
+        if name == "whole":  # probabilities, which tell the logits up to a number for each image
+            expected = np.log(expected)
+            expected += (found - expected).mean(1, keepdims=True)
+        back = converted_back(model, "keras", folder / "back.h5", images, expected, python)
+        return relative(found, expected), back
+
+    return measure
+
+
+SAVED_MODELS = {
+    "whole": "whole network",
+    "tutorial": "preprocess_input, base as a layer",
+    "sequential": "Sequential, hidden layer",
+}
+
+
+def saved_model_forms() -> Iterator[Form]:
+    keras_2 = partial(saved_model_form, saved_by_keras_2, python=ORACLE)
+    for form, call in {"keras": "model.save", "function": "tf.saved_model.save"}.items():
+        for name, model in SAVED_MODELS.items():
+            yield Form(f"SavedModel of `{call}`: {model}", "Keras 2.12", keras_2(name, form))
+    for name in ("whole", "tutorial"):  # weights with a hidden layer are refused, as they do not tell its activation
+        measure = keras_2(name, "weights", image_size=(139, 139))
+        yield Form(f"weights of `save_weights`: {SAVED_MODELS[name]}", "Keras 2.12", measure)
+    keras_3 = f"Keras {version('keras')} on TensorFlow 2.18" if UV else ""
+    for name, model in SAVED_MODELS.items():
+        measure = saved_model_form(saved_by_keras_3, name, "export", sys.executable)
+        yield Form(f"SavedModel of `model.export`: {model}", keras_3, measure)
+
+
 def forms() -> Iterator[Form]:
-    for each in (torch_forms, keras_forms, tensorflowjs_forms):
+    for each in (torch_forms, keras_forms, tensorflowjs_forms, tensorflow_1_forms, saved_model_forms):
         yield from each()
 
 

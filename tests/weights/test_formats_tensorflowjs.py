@@ -19,6 +19,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.weights.formats import tensorflowjs
 from inception_v3.weights.model import InceptionV3
 from inception_v3.weights.programs import node
+from inception_v3.weights.programs.program import MissingProgramError
 
 SIZE = 107
 TRAINED = Path(__file__).parents[3] / "shared" / "trained" / "model.json"
@@ -294,3 +295,11 @@ def test_the_range_of_the_images_of_a_trained_model_is_found_in_its_statistics()
     ):
         model = inception_v3.load(TRAINED)
     assert (model.preprocessing.mean, model.preprocessing.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_check_without_node_reads_the_file_back_and_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingProgramError, match=r"^Node is not installed; install it from https://nodejs\.org$"):
+        node.NodeProgram("@tensorflow/tfjs", "tensorflowjs.mjs").run(tmp_path, np.zeros((1, 3, 75, 75)), {})

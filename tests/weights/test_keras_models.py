@@ -569,6 +569,27 @@ class TestPreprocessingLayers:
         weights, notes = interpret(config_of(keras.Model(images, base(layers.Resizing(SIZE, SIZE)(images)))))
         assert weights.settings.image_size == (SIZE, SIZE)
         assert any("is replaced by this program's own resizing of images to 139x139" in note for note in notes)
+        resizing = layers.Resizing(SIZE, SIZE, interpolation="bicubic", crop_to_aspect_ratio=True)
+        weights, _ = interpret(config_of(keras.Model(images, base(resizing(images)))))
+        preprocessing = weights.preprocessing
+        assert (preprocessing.resize, preprocessing.image_size) == ((SIZE, SIZE), (SIZE, SIZE))
+        assert (preprocessing.fit, preprocessing.interpolation, preprocessing.squash) == ("cover", "bicubic", False)
+        assert weights.sources["interpolation"] == "file"
+        resizing = layers.Resizing(SIZE, SIZE, interpolation="lanczos5")
+        with pytest.raises(ConfigurationError, match="with the interpolation lanczos5"):
+            interpret(config_of(keras.Model(images, base(resizing(images)))))
+
+    @pytest.mark.parametrize("layer", [layers.RandomFlip(), layers.ELU(), layers.Resizing(SIZE, SIZE)], ids=str)
+    def test_whose_settings_are_not_understood_are_reported(self, layer: layers.Layer, base: keras.Model) -> None:
+        images = keras.Input((SIZE, SIZE, 3))
+        before, after = (layer, None) if not isinstance(layer, layers.ELU) else (None, layer)
+        net = layers.GlobalAveragePooling2D()(base(before(images) if before else images))
+        net = layers.Dense(3)(after(layers.Dense(4)(net)) if after else net)
+        config = config_of(keras.Model(images, net))
+        kind = type(layer).__name__
+        assert not any("not understood" in note for note in interpret(config)[1])
+        next(each for each in config["config"]["layers"] if each["class_name"] == kind)["config"]["gain"] = 3
+        assert any("has the setting gain, which is not understood" in note for note in interpret(config)[1])
 
     @pytest.mark.parametrize(("low", "high", "expected"), [(0, 1, "[0, 1]"), (-1, 1, "[-1, 1]"), (0, 255, "[0, 255]")])
     def test_that_are_missing_are_guessed_from_the_first_batch_norm(

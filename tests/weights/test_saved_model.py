@@ -312,11 +312,15 @@ for build in (whole, tutorial, sequential):
 """
 
 
+def save_by_keras_2(folder: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run([oracle_python(), "-c", KERAS_2, str(folder)], check=True, capture_output=True, env=environment)
+
+
 @pytest.fixture(scope="module")
 def keras_2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keras_2")
-    environment = {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    subprocess.run([oracle_python(), "-c", KERAS_2, str(folder)], check=True, capture_output=True, env=environment)
+    save_by_keras_2(folder)
     return folder
 
 

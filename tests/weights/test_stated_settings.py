@@ -172,6 +172,36 @@ def test_class_names_in_a_file_beside_are_the_models(name: str, content: str, st
     assert f"{name} beside it has 2 names for 3 classes; not used" in lines
 
 
+# ----------------------------------------------------------------------------------------------- timm's args.yaml
+
+ARGUMENTS = "model: timm/inception_v3\nmean: null\nstd: [0.4, 0.5, 0.6]\nimg_size: 200\ncrop_pct: 0.8\n"
+
+
+def test_the_args_yaml_of_timms_training_is_obeyed_or_reported(state: State, save: Save) -> None:
+    path = save(state)
+    arguments = path.with_name("args.yaml")
+    arguments.write_text(ARGUMENTS + "interpolation: bilinear\nnum_classes: 4\nclass_map: gone.txt\nlr: 0.1\n")
+    model, lines = load(path)
+    assert scaling(model) == ((0.5, 0.5, 0.5), (0.4, 0.5, 0.6))
+    preprocessing = model.preprocessing
+    assert (preprocessing.image_size, preprocessing.resize) == ((200, 200), 250)
+    assert preprocessing.interpolation == "bilinear"
+    assert "args.yaml: its setting class_map is not understood and not used" in lines
+    assert "args.yaml: states 4 classes, but the weights have 3, which are used" in lines
+    arguments.write_text("model: resnet50\nmean: [0.1, 0.1, 0.1]\n")
+    assert scaling(load(path)[0]) == HALF
+    arguments.write_text("model: [")
+    with pytest.raises(InputError, match=r"args\.yaml: not YAML .*; correct or remove the file"):
+        load(path)
+
+
+def test_the_options_in_a_checkpoint_of_timm_come_before_its_args_yaml(state: State, save: Save) -> None:
+    options = argparse.Namespace(model="inception_v3", mean=[0.1, 0.2, 0.3])
+    path = save({"state_dict": state, "arch": "inception_v3", "version": 2, "args": options})
+    path.with_name("args.yaml").write_text(ARGUMENTS)
+    assert scaling(load(path)[0]) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+
+
 # ------------------------------------------------------------------------------------------------------ transformers
 
 

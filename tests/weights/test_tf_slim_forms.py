@@ -76,6 +76,14 @@ def test_the_network_is_found_below_any_scope(tmp_path: Path, model: InceptionV3
     assert notes == []
 
 
+def test_a_checkpoint_in_the_current_folder_is_given_by_its_name(
+    tmp_path: Path, model: InceptionV3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "model.ckpt", variables(model))
+    monkeypatch.chdir(tmp_path)
+    assert_equal(read(Path("model.ckpt"))[0], model)
+
+
 def test_slots_of_optimizers_are_ignored(tmp_path: Path, model: InceptionV3) -> None:
     slots = ["RMSProp", "RMSProp_1", "Momentum", "Adam", "Adam_1"]
     arrays = variables(model)
@@ -400,8 +408,10 @@ REFUSED = {
 }
 
 
-def difference(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> float:
-    """The largest difference, relative to the largest output, from what TensorFlow computed for a recorded file."""
+def computed(
+    folder: Path, name: str, dtype: torch.dtype = torch.float32
+) -> tuple[InceptionV3, torch.Tensor, torch.Tensor, np.ndarray]:
+    """The model of a recorded file, its images, and what it and TensorFlow computed: logits, or the last map (NHWC)."""
     model = read(folder / READ[name])[0].to(dtype)
     with np.load(folder / "cases.npz") as cases:
         images, expected = cases[f"{name}/images"], cases[f"{name}/outputs"]
@@ -411,7 +421,13 @@ def difference(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> f
     with torch.inference_mode():
         net, points = model(scaled)
     last = model.settings.final_endpoint
-    return relative(points[last].permute(0, 2, 3, 1) if last else net, expected)
+    return model, scaled, points[last].permute(0, 2, 3, 1) if last else net, expected
+
+
+def difference(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> float:
+    """The largest difference, relative to the largest output, from what TensorFlow computed for a recorded file."""
+    _, _, found, expected = computed(folder, name, dtype)
+    return relative(found, expected)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inception_v3.cli.common import Json, State, messages, print_json, print_line
+from inception_v3.cli.common import Json, State, WeightsFile, messages, print_json, print_line
 from inception_v3.support.text import count_of, printable
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ Row = tuple[str, str]  # a label and a text
 def inspect(
     file: Annotated[str, typer.Argument(help="A run folder, an exported network, a file of any format, or a name.")],
     state: State = None,
+    weights_file: WeightsFile = None,
     as_json: Json = False,
 ) -> None:
     """Show what a model's file is, what is assumed about it, whether it is damaged, and how to convert it.
@@ -33,7 +34,7 @@ def inspect(
     from inception_v3.inference.inspect import inspect
 
     with messages.status(f"examining {printable(file)}"):
-        inspection = inspect(file, state)
+        inspection = inspect(file, state, weights_file)
     if as_json:
         print_json(asdict(inspection))
     else:

@@ -14,14 +14,14 @@ from inception_v3.weights.inspect import facts_of, head_facts, inspect_weights
 from inception_v3.weights.inspection import FILE, ExportFacts, Fact, Inspection
 
 
-def inspect(name: str, state: str | None = None) -> Inspection:
+def inspect(name: str, state: str | None = None, weights_file: str | Path | None = None) -> Inspection:
     """Examine an exported network, a folder of such, or anything that `inspect_weights` examines."""
     path = Path(name)
     if recognise(path) is not None and _has_description(path):
         return _inspect_export(name, path)
     if is_folder(path) and not (path / MODEL_FILE).exists() and (files := exports_in(path)):
         return _inspect_exports(name, files)
-    inspection = inspect_weights(name, state)
+    inspection = inspect_weights(name, state, weights_file)
     exported = path / EXPORTED
     if is_folder(path) and is_folder(exported):
         weights = checksum(path / MODEL_FILE) if (path / MODEL_FILE).exists() else None

@@ -73,28 +73,34 @@ CONVENTIONS = {
 }
 
 
-def inspect_weights(name: str, state: str | None = None) -> Inspection:
+def inspect_weights(name: str, state: str | None = None, weights_file: str | Path | None = None) -> Inspection:
     """Examine a run folder, a file, a folder of any format, or a published name. Nothing of a file is run.
+
+    `weights_file` is a file to use instead of downloading a published name.
 
     A file that cannot be read gives an Inspection with the reason. Raises InputError: no such file, no permission, a
     failed download.
     """
     if missing_packages(("torch", "safetensors")):
         return _inspect_without_torch(name)
-    from inception_v3.weights.published import WeightsSource, find_published
-    from inception_v3.weights.read import find_file
+    from inception_v3.weights.published import WeightsSource
+    from inception_v3.weights.read import find_file, find_named
 
     with ExitStack() as stack:
-        published = find_published(name)
+        published = find_named(name, weights_file)
         if published is not None:
-            source = stack.enter_context(published.open(name))
+            source = stack.enter_context(published.open(name, find_file(weights_file) if weights_file else None))
         else:
             _check_exists(Path(name))
             try:
                 source = WeightsSource(find_file(name))
             except InputError as error:
                 return replace(_begin(name, Path(name)), readable=False, refusal=_reason(error, name))
-        return _inspect_source(name, source, state)
+        inspection = _inspect_source(name, source, state)
+    if inspection.command and weights_file is not None:
+        command = f"{inspection.command} {shlex.join(('--weights-file', str(weights_file)))}"
+        return replace(inspection, files=[str(weights_file)], command=command)
+    return inspection
 
 
 def _check_exists(path: Path) -> None:
@@ -361,7 +367,9 @@ def _preprocessing_facts(file: Path, format: str, weights: "Weights", known: Ins
         source = FILE if value != getattr(usual, name) else f"assumed: as usual for {format}"
         if name in weights.sources:
             source = weights.sources[name]
-        elif format == "graphdef-slim" or (format == "tf-slim" and file.parent.with_name(SAVED_MODEL_FILE).exists()):
+        elif format == "graphdef-slim" or (
+            format == "tf-slim" and (file.absolute().parent.parent / SAVED_MODEL_FILE).exists()
+        ):
             source = _graph_source(name, source, known.assumed)
         elif CONVENTIONS.get(format) == "keras":
             # The readers report no assumption about Keras's own network.

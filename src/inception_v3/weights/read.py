@@ -20,7 +20,7 @@ from inception_v3.weights.formats import native
 from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
-from inception_v3.weights.published import WEIGHTS, WeightsSource, find_published
+from inception_v3.weights.published import WEIGHTS, Hub, Web, WeightsSource, find_published
 from inception_v3.weights.wordnet import names_of_ids
 
 MLFLOW_FILE = "data/model.pth"  # in a folder of mlflow.pytorch.save_model
@@ -85,18 +85,24 @@ def read_weights(
     Raises InputError, naming the file and the remedy: no such file, a damaged file, another program's file, an unknown
     name, or a failed download.
     """
-    published = find_published(str(path))
+    published = find_named(path, weights_file)
     if published is not None:
         local_file = None if weights_file is None else find_file(weights_file)
         with published.open(str(path), local_file) as source:
             weights, origin = read_source(str(path), source, format, state)
         return weights, replace(origin, file=local_file or origin.file)  # not a file extracted from an archive for now
-    if weights_file is not None:
+    return read_source(str(path), WeightsSource(find_file(path)), format, state)
+
+
+def find_named(path: str | Path, weights_file: str | Path | None) -> Web | Hub | None:
+    """The published weights of a name, None for a path. Raises InputError: an unknown name, or a file for a path."""
+    published = find_published(str(path))
+    if published is None and weights_file is not None:
         raise InputError(
             f"{path}: not a published name, so --weights-file cannot replace its download; give the file itself",
             exit_status=2,
         )
-    return read_source(str(path), WeightsSource(find_file(path)), format, state)
+    return published
 
 
 def peek(path: str | Path, weights_file: str | Path | None = None) -> tuple[Path | None, list[str] | None]:

@@ -277,8 +277,7 @@ def weights_without_configuration(arrays: dict[str, np.ndarray], is_nested: bool
     """
     notes: list[str] = []
     preprocessing = assumed_preprocessing(arrays, notes)
-    if is_nested:
-        notes.append(f"{NO_SIZE}; 299x299 is assumed; --image-size replaces it")
+    notes.append(f"{NO_SIZE}; 299x299 is assumed; --image-size replaces it")
     settings = Settings(create_aux_logits=False, global_pool=True)
     bias = arrays.get(f"{state_name(ordered_layers()[-1].layer)}.biases")
     if bias is None:

@@ -58,6 +58,12 @@ OPERATIONS = {
 }
 KERAS_ACTIVATIONS = {"swish": "silu"} | {name: name for name in ACTIVATIONS}
 # The options of each class of layer that are read, or that change nothing outside of training.
+_IN_TRAINING = """
+    activity_regularizer all_ops alpha augmentations_per_image bbox_format brightness_factor chain_depth contrast_factor
+    data_format factor fill_mode fill_value function height_factor hue_factor interpolation l1 l2 lower magnitude
+    mode noise_shape num_chains num_ops rate saturation_factor scale seed
+    sigma stddev upper value_range width_factor x_factor y_factor kernel_size
+"""
 _POOL = "pool_size strides padding data_format keepdims"
 KNOWN_OPTIONS = {
     kind: set(f"name trainable dtype dynamic autocast batch_input_shape build_input_shape {options}".split())
@@ -78,10 +84,19 @@ KNOWN_OPTIONS = {
         "Reshape": "target_shape",
         "Rescaling": "scale offset",
         "Normalization": "axis mean variance invert data_format",
+        "ELU": "alpha",
+        "Resizing": "height width interpolation crop_to_aspect_ratio pad_to_aspect_ratio antialias fill_mode "
+        "fill_value data_format",
+        "CenterCrop": "height width data_format",
+        "RandomCrop": "height width seed data_format",
+        "InputLayer": "batch_shape sparse ragged optional",
+        **dict.fromkeys(IDENTITIES[1:], _IN_TRAINING),
     }.items()
 }
 ONLY_IN_TRAINING = ("_initializer", "_regularizer", "_constraint")  # the ends of names of options
 SETTINGS = Settings(create_aux_logits=False, global_pool=True)  # of every Keras network
+INTERPOLATIONS = {name: name for name in ("bilinear", "nearest", "bicubic")} | {"lanczos3": "lanczos"}  # of Resizing
+STATED = "file"  # the source of what its layers state
 UNSTATED = "it does not state how images are scaled"
 NO_SIZE = "it does not state the size of its images"
 NO_ACTIVATION = "its output "
@@ -174,12 +189,19 @@ def _read_network(
     last, units, start = _find_base(end, settings)
     inputs = list(_chain(start))
     image_size = _image_size(inputs) or settings.image_size
+    sources = {"image_size": STATED}
     if _image_size(inputs) is None:
+        sources = {}
         notes.append(f"{NO_SIZE}; {image_size[0]}x{image_size[1]} is assumed; --image-size replaces it")
     settings |= {"image_size": image_size, "create_aux_logits": False, "global_pool": True, "final_endpoint": None}
     tensors, base_settings = _read_base(units, settings, read)
     settings |= base_settings
     preprocessing = (preprocessing or _preprocessing(inputs, read, tensors, notes)).at(image_size)
+    if not any(note.startswith(UNSTATED) for note in notes):
+        sources |= {"mean": STATED, "std": STATED}
+    usual = KERAS.at(image_size)
+    resizing = ("interpolation", "squash", "resize", "fit")
+    sources |= {name: STATED for name in resizing if getattr(preprocessing, name) != getattr(usual, name)}
     point = settings.end_points()[last]
     head = _Head((point.height, point.width), point.channels)
     for call in head_calls:
@@ -203,7 +225,8 @@ def _read_network(
     names = default_class_names(settings.num_classes) if head.layers else None
     if names and not settings.hidden_units and preprocessing == KERAS.at(image_size):
         notes = [note for note in notes if not note.startswith(UNSTATED)]  # Keras's own network
-    return Weights({name: to_torch(value) for name, value in tensors.items()}, settings, preprocessing, names), notes
+    tensors_here = {name: to_torch(value) for name, value in tensors.items()}
+    return Weights(tensors_here, settings, preprocessing, names, sources=sources), notes
 
 
 def _report_unknown(output: Call, notes: list[str]) -> None:
@@ -743,25 +766,29 @@ def _preprocessing(
 ) -> Preprocessing:
     """The mean and std that give the same values as the layers in front of the base."""
     scale, offset, stated = np.ones(3), np.zeros(3), False
+    resizing: dict[str, Any] = {}
     for call in reversed(inputs):
         if _is_identity(call.layer):
             continue
         if call.layer.kind in ("Resizing", "CenterCrop", "RandomCrop"):
-            _check_resizing(call.layer, inputs, notes)
+            resizing |= _resizing(call.layer, inputs, notes)
             continue
         factor, term = _affine(call, read, notes)
         scale, offset, stated = scale * factor, offset * factor + term, True
     if not stated:
-        return assumed_preprocessing(tensors, notes)
+        return replace(assumed_preprocessing(tensors, notes), **resizing)
     if not np.isfinite([*scale, *offset]).all() or not scale.all():
         raise ConfigurationError("the layers in front of its base turn every image into the same values")
     deviation = 1 / (255 * scale)
     mean, std = ([float(f"{value:.7g}") + 0.0 for value in values] for values in (-offset * deviation, deviation))
-    return replace(KERAS, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
+    return replace(KERAS, **resizing, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
-def _check_resizing(layer: KerasLayer, inputs: list[Call], notes: list[str]) -> None:
-    """Check a layer that resizes to the size of the model's input. For any size, this program resizes instead."""
+def _resizing(layer: KerasLayer, inputs: list[Call], notes: list[str]) -> dict[str, Any]:
+    """The options of `Preprocessing` for a layer that resizes images to the size of the base's input.
+
+    For images of any size, this program resizes instead, and for those of the base's size it does nothing.
+    """
     size, read = (layer.options.get("height"), layer.options.get("width")), _image_size(inputs) or ()
     if size != read:
         raise _cannot_compute(layer, f"to {size[0]}x{size[1]} from {'x'.join(map(str, read))}")
@@ -771,6 +798,14 @@ def _check_resizing(layer: KerasLayer, inputs: list[Call], notes: list[str]) -> 
         if layer.kind != "Resizing":
             raise _cannot_compute(layer, "of images of any size")
         notes.append(f"its {layer} is replaced by this program's own resizing of images to {size[0]}x{size[1]}")
+        interpolation = layer.options.get("interpolation", "bilinear")
+        if interpolation not in INTERPOLATIONS:
+            raise _cannot_compute(layer, f"with the interpolation {one_line(interpolation)}")
+        fits = {"crop_to_aspect_ratio": "cover", "pad_to_aspect_ratio": "contain"}
+        fit = next((fit for option, fit in fits.items() if layer.options.get(option)), None)
+        more = {"image_size": size, "squash": False, "resize": size, "fit": fit} if fit else {}
+        return more | {"interpolation": INTERPOLATIONS[interpolation]}
+    return {}
 
 
 def _affine(call: Call, read: ReadVariables, notes: list[str]) -> tuple[Any, Any]:

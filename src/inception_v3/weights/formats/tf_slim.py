@@ -69,7 +69,9 @@ def read(path: Path, state: str | None = None) -> Weights:
         Preprocessing.named("slim", settings.image_size),
         default_class_names(settings.num_classes) if end_point is None else None,
     )
-    if (graph := path.parent.with_name(SAVED_MODEL_FILE)).is_file() and path.parent.name == VARIABLES.parent.name:
+    if (
+        graph := (path.absolute().parent.parent / SAVED_MODEL_FILE)
+    ).is_file() and path.parent.name == VARIABLES.parent.name:
         weights = _obey_graph(graph, weights, network)
     lines = [left_out] if left_out else []
     if end_point:

@@ -9,7 +9,7 @@ The state dict does not record which, but the hub's config.json beside it does (
 import math
 import re
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from inception_v3.errors import InputError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.support.json_values import read_json
-from inception_v3.support.system_errors import file_status
+from inception_v3.support.system_errors import file_status, read_error
 from inception_v3.support.text import one_line, printable
-from inception_v3.weights.facts import IMAGENET_MEAN_STD, names_in
+from inception_v3.weights.facts import IMAGENET_MEAN_STD, names_in, read_class_names
 from inception_v3.weights.formats import native, torchvision
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.pickled import Instance, PickleError
@@ -35,6 +35,8 @@ from inception_v3.weights.programs.program import Program
 from inception_v3.weights.wordnet import names_of_ids
 
 CONFIG = "config.json"
+ARGUMENTS = "args.yaml"  # of timm's training script
+MAX_BYTES = 1 << 20  # of args.yaml
 PICKLED = (".bin", ".pth", ".pt")
 PREPROCESSING = Preprocessing.named("timm")
 
@@ -74,7 +76,21 @@ ARCHITECTURE = re.compile(r"(tf_|adv_|gluon_)?inception_v3(\..*)?")
 INTERPOLATIONS = {"nearest-exact": "nearest"}  # Pillow has one of the two
 
 
-Config = tuple[dict[str, Any], set[str]]  # all settings, and the names of those that are no defaults
+# The options of timm's training script by the names that they have in config.json.
+OPTION_NAMES = {name: name for name in (*IMAGES, "img_size", "num_classes", "class_map")} | {
+    "gp": "global_pool",
+    "bn_eps": "norm_eps",
+    "model_kwargs": "model_args",
+}
+
+
+@dataclass(frozen=True)
+class _Config:
+    """All settings, the names of those that are no defaults, and the file that states these."""
+
+    settings: dict[str, Any]
+    stated: set[str]
+    file: Path
 
 
 class _SettingError(ValueError):
@@ -94,8 +110,7 @@ def read(path: Path, state: str | None = None) -> Weights:
     found = _config(path)
     if found is None:
         return torchvision.read(path, state, PREPROCESSING)
-    config, stated_keys = found
-    file = path.parent / CONFIG if (path.parent / CONFIG).exists() else path
+    config, file = found.settings, found.file
     try:
         preprocessing = _preprocessing(config)
         _check_network(config)
@@ -112,8 +127,8 @@ def read(path: Path, state: str | None = None) -> Weights:
     names, line = _class_names(config, weights)
     for each in (*lines, *line):
         warnings.warn(f"{file}: {printable(each)}", stacklevel=2)
-    source = f"{CONFIG} beside it" if file != path else "the options of timm in it"
-    options = [option for option, keys in OPTIONS.items() if stated_keys.intersection(keys)]
+    source = f"{file.name} beside it" if file != path else "the options of timm in it"
+    options = [option for option, keys in OPTIONS.items() if found.stated.intersection(keys)]
     sources = weights.sources | dict.fromkeys(options, source)
     weights = replace(weights, settings=settings, sources=sources)
     if names is None:
@@ -125,19 +140,20 @@ def read(path: Path, state: str | None = None) -> Weights:
 # --------------------------------------------------------------------------------------------------- config.json
 
 
-def _config(path: Path) -> Config | None:
-    """The settings of timm for a file, by config.json beside it or by the file; None if they are not timm's.
+def _config(path: Path) -> _Config | None:
+    """The settings of timm for a file, by config.json beside it, the file, or args.yaml; None if they are not timm's.
 
-    Raises InputError: config.json cannot be read, or is no JSON object.
+    Raises InputError: config.json or args.yaml cannot be read, or is no mapping.
     """
     if file_status(path.parent / CONFIG) is not None:
         config = read_json(path.parent / CONFIG, dict)
         if isinstance(name := config.get("architecture"), str) and ARCHITECTURE.fullmatch(name):
-            return _merged(config)
-    return _config_inside(path) if is_torch_file(path) else None
+            return _merged(config, path.parent / CONFIG)
+    inside = _config_inside(path) if is_torch_file(path) else None
+    return inside if inside and inside.stated else _config_of_training(path) or inside
 
 
-def _merged(config: dict[str, Any], defaults: dict[str, Any] = DEFAULTS) -> Config:
+def _merged(config: dict[str, Any], file: Path, defaults: dict[str, Any] = DEFAULTS) -> _Config:
     """All settings of config.json at one level, as timm/models/_hub.py merges them. Older files have one level."""
     above = {name: value for name, value in config.items() if name not in ("pretrained_cfg", "model_args")}
     inner = [config[name] for name in ("pretrained_cfg", "model_args") if isinstance(config.get(name), dict)]
@@ -148,27 +164,61 @@ def _merged(config: dict[str, Any], defaults: dict[str, Any] = DEFAULTS) -> Conf
         merged.setdefault("label_names", merged.pop("labels"))
     if isinstance(size := merged.pop("img_size", None), int):
         merged["input_size"] = [3, size, size]
-    return defaults | merged, {*merged}
+    return _Config(defaults | merged, {*merged}, file)
 
 
-def _config_inside(path: Path) -> Config | None:
+def _config_inside(path: Path) -> _Config | None:
     """The options of timm's training script, or the configuration of a whole model of timm; None in other files."""
     try:
         root = open_torch_file(path).root
     except (InputError, PickleError, OSError, BadZipFile):
         return None
-    defaults = OF_INCEPTION
     if isinstance(root, dict) and isinstance(root.get("arch"), str) and "version" in root:  # of CheckpointSaver
-        found, names = root.get("args"), (*IMAGES, "img_size")
-        if "gluon" in root["arch"]:
-            defaults |= {"mean": IMAGENET_MEAN_STD[0], "std": IMAGENET_MEAN_STD[1]}
-    elif isinstance(root, Instance) and root.class_name.startswith("timm."):
-        found, names = root.attributes.get("pretrained_cfg"), (*IMAGES, "label_names")
-    else:
+        found = root.get("args")
+        options = found.attributes if isinstance(found, Instance) else found
+        options = options if isinstance(options, dict) else {}
+        return _of_options({name: each for name, each in options.items() if _is_flat(each)}, root["arch"], path, path)
+    if not isinstance(root, Instance) or not root.class_name.startswith("timm."):
         return None
+    found = root.attributes.get("pretrained_cfg")
     options = found.attributes if isinstance(found, Instance) else found
     options = options if isinstance(options, dict) else {}
-    return _merged({name: options[name] for name in names if options.get(name) and _is_flat(options[name])}, defaults)
+    names = (*IMAGES, "label_names")
+    stated = {name: options[name] for name in names if options.get(name) and _is_flat(options[name])}
+    return _merged(stated, path, OF_INCEPTION)
+
+
+def _config_of_training(path: Path) -> _Config | None:
+    """The options in args.yaml beside a file; None if they are those of another program or network.
+
+    Raises InputError: it cannot be read.
+    """
+    file = path.parent / ARGUMENTS
+    if file_status(file) is None:
+        return None
+    import yaml
+
+    try:
+        with file.open("rb") as opened:
+            options = yaml.safe_load(opened.read(MAX_BYTES).decode())
+    except OSError as error:
+        raise read_error(file, error) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not YAML ({one_line(error, 200)}); correct or remove the file") from error
+    model = options.get("model") if isinstance(options, dict) else None
+    is_timms = isinstance(model, str) and ARCHITECTURE.fullmatch(model.removeprefix("timm/")) is not None
+    return _of_options(options, str(model), file, path) if is_timms else None
+
+
+def _of_options(options: dict[str, Any], model: str, file: Path, weights: Path) -> _Config:
+    """The settings in the options of timm's training script. An option that is empty leaves timm's default."""
+    gluon = {"mean": IMAGENET_MEAN_STD[0], "std": IMAGENET_MEAN_STD[1]} if "gluon" in model else {}
+    settings = {ours: options[name] for name, ours in OPTION_NAMES.items() if options.get(name)}
+    class_map = settings.get("class_map")
+    if isinstance(class_map, str) and file_status(beside := weights.parent / Path(class_map).name) is not None:
+        settings["label_names"] = read_class_names(beside)
+        del settings["class_map"]
+    return _merged(settings, file, OF_INCEPTION | gluon)
 
 
 def _is_flat(value: Any) -> bool:

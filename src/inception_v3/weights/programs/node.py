@@ -35,7 +35,7 @@ class NodeProgram:
         """
         node = which("node")
         if node is None:
-            raise MissingProgramError("Node is not installed")
+            raise MissingProgramError("Node is not installed; install it from https://nodejs.org")
         with temporary_folder() as folder:
             images.transpose(0, 2, 3, 1).astype("<f4").tofile(folder / "images.bin")
             size = map(str, images.shape[2:])
