@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from inception_v3.inference.engines.base import Precision, Run
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.registry import load_engine
@@ -72,6 +75,18 @@ class ExportFormat(ABC):
     @abstractmethod
     def write_description(self, file: Path, text: str) -> None:
         """Add the description to a file without changing its weights."""
+
+    def with_outputs(self, file: Path, names: Iterable[str]) -> Any:
+        """The model object of a file, with the values of these names as outputs too. The file is not changed.
+
+        A name is that of an end point, or of another value in the file. Raises ValueError: no such value. Only the
+        formats with an `engine` have this method.
+        """
+        raise NotImplementedError(self.name)
+
+    def constant(self, model: Any, name: str) -> NDArray[np.floating]:
+        """The constant of this name in a model object, such as the weights Logits/weights. As for `with_outputs`."""
+        raise NotImplementedError(self.name)
 
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
         """The function that runs a file or a model object, to check it."""

@@ -1,7 +1,11 @@
 """ONNX: an .onnx file with the description in its metadata."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from inception_v3.inference.engines import onnx_file
 from inception_v3.inference.engines.base import Precision
@@ -35,3 +39,25 @@ class OnnxFormat(ExportFormat):
 
     def save(self, model: Any, file: Path, description: Description) -> None:
         file.write_bytes(model.SerializeToString())
+
+    def with_outputs(self, file: Path, names: Iterable[str]) -> Any:
+        """As in ExportFormat. Needs the package onnx."""
+        import onnx
+
+        model = onnx.load(file)
+        known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+        present = {output.name for output in model.graph.output}
+        for name in names:
+            if name not in known and name not in present:
+                raise ValueError(f"no value {name!r} in the file")
+            if name not in present:
+                model.graph.output.append(known[name])
+        return model
+
+    def constant(self, model: Any, name: str) -> NDArray[np.floating]:
+        from onnx import numpy_helper
+
+        values = {tensor.name: tensor for tensor in model.graph.initializer}
+        if name not in values:
+            raise ValueError(f"no constant {name!r} in the file")
+        return numpy_helper.to_array(values[name])

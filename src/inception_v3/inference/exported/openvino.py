@@ -1,14 +1,18 @@
 """OpenVINO's IR: an .xml file with the network and the description, and a .bin file with the weights."""
 
 import re
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+from numpy.typing import NDArray
+
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.graph import Graph
-from inception_v3.inference.engines.openvino import read_graph
+from inception_v3.inference.engines.openvino import load_core, read_graph
 from inception_v3.inference.exported.base import ExportFormat
 from inception_v3.inference.exported.description import KEY, MAX_BYTES, Description
 
@@ -50,3 +54,19 @@ class OpenvinoFormat(ExportFormat):
             constants = (operation for operation in model.get_ops() if operation.get_type_name() == "Constant")
             file.with_suffix(".trial").write_bytes(bytes(sum(constant.get_byte_size() for constant in constants)))
             raise
+
+    def with_outputs(self, file: Path, names: Iterable[str]) -> Any:
+        model = load_core().read_model(file)
+        tensors = {name: tensor for node in model.get_ops() for tensor in node.outputs() for name in tensor.names}
+        for name in names:
+            if name not in tensors:
+                raise ValueError(f"no value {name!r} in the file")
+            if not any(name in output.names for output in model.outputs):
+                model.add_outputs(name)
+        return model
+
+    def constant(self, model: Any, name: str) -> NDArray[np.floating]:
+        for node in model.get_ops():
+            if node.get_type_name() == "Constant" and node.get_friendly_name() == name:
+                return np.array(node.get_data())
+        raise ValueError(f"no constant {name!r} in the file")
