@@ -46,7 +46,7 @@ def small_model(**options: object) -> InceptionV3:
     return InceptionV3(**{"num_classes": 3, "depth_multiplier": 0.2, "image_size": 107, **options}).eval()  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------------------ the network
+# -------------------------------------------------------------------------------- the network
 
 
 def test_a_network_is_a_drawing_of_every_layer_and_a_table_of_every_end_point() -> None:
@@ -98,7 +98,7 @@ def test_a_network_cut_at_an_end_point_shows_its_own_layers() -> None:
     assert any("ends at Mixed_5d" in text for text in page.texts)
 
 
-# --------------------------------------------------------------------------------------------------------------- results
+# -------------------------------------------------------------------------------- results
 
 
 def view(model: InceptionV3) -> View:
@@ -147,7 +147,7 @@ def test_without_matplotlib_a_result_is_shown_as_text(monkeypatch: pytest.Monkey
     assert RESULTS["curves"](small_model())._repr_png_() is None
 
 
-# -------------------------------------------------------------------------------------------------------------- progress
+# -------------------------------------------------------------------------------- progress
 
 
 class Displays:

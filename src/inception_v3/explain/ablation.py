@@ -152,8 +152,8 @@ def part_channels(model: InceptionV3Network, names: Iterable[str]) -> dict[str, 
     found = {}
     for name in names:
         part, _, channel = name.partition(":")
-        if part not in parts and (branch := part.rpartition("/")[0]) in parts:
-            raise ValueError(f"{part}: a layer inside a branch cannot be silenced alone; silence {branch}")
+        if part not in parts and (outer := part.rpartition("/")[0]) in parts:
+            raise ValueError(f"{part}: a layer inside a branch cannot be silenced alone; silence {outer}")
         if part not in parts:
             raise unknown_end_point(part, parts)
         kept = parts[part]

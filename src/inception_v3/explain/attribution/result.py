@@ -152,7 +152,7 @@ class Attribution:
             if self.end_point and not values.any():
                 return f"no place of {self.end_point} raises the score of {self.class_name}: the map is zero everywhere"
             return "the values are the same everywhere, so they say nothing about places"
-        if all(low == high for low, high in self.view.image.getextrema()):
+        if len(self.view.image.getcolors(1) or ()) == 1:
             return "the image is of one colour: the places differ only by the padding at the borders"
         return ""
 
