@@ -36,7 +36,7 @@ from inception_v3.inference.choose import open_model
 from inception_v3.weights.model import InceptionV3
 
 Call = Callable[[], object]
-STEPS, BATCH_SIZE = 50, 8  # of integrated gradients
+BATCH_SIZE = 8  # of integrated gradients
 LABEL = torch.tensor([3])
 
 
@@ -53,11 +53,12 @@ class LogitsOf(nn.Module):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The network, one image as the network reads it (1, 3, 299, 299), and as a View."""
+    """The network, one image as the network reads it (1, 3, 299, 299) and as a View, and integrated gradients' steps."""
 
     model: InceptionV3
     pixels: Tensor
     view: View
+    steps: int
 
     def plain(self) -> Tensor:
         """The eager pass at batch 1."""
@@ -106,8 +107,10 @@ def grad_cam(inputs: Inputs) -> tuple[Call, Call]:
 def integrated_gradients(inputs: Inputs) -> tuple[Call, Call]:
     peer = IntegratedGradients(LogitsOf(inputs.model))
     return (
-        lambda: gradients.integrated_gradients(inputs.model, inputs.pixels, LABEL, steps=STEPS, batch_size=BATCH_SIZE),
-        lambda: peer.attribute(inputs.pixels, target=LABEL, n_steps=STEPS, internal_batch_size=BATCH_SIZE),
+        lambda: gradients.integrated_gradients(
+            inputs.model, inputs.pixels, LABEL, steps=inputs.steps, batch_size=BATCH_SIZE
+        ),
+        lambda: peer.attribute(inputs.pixels, target=LABEL, n_steps=inputs.steps, internal_batch_size=BATCH_SIZE),
     )
 
 
@@ -159,12 +162,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--lines", default=",".join([*LINES, "memory"]))
     parser.add_argument("--explanations", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=50, help="of integrated gradients")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")  # Captum and pytorch-grad-cam warn about tensors that they change
     pixels = synthetic_images(16, (299, 299))
     model = random_network(pixels).eval()
     image = Image.fromarray(pixels[0])
-    inputs = Inputs(model, model.preprocess(image), View.of("synthetic", image, model.preprocessing))
+    inputs = Inputs(model, model.preprocess(image), View.of("synthetic", image, model.preprocessing), options.steps)
     print(f"{torch.get_num_threads()} threads of {os.cpu_count()} CPUs, {options.rounds} rounds, load "
           f"{os.getloadavg()[0]:.1f}")  # fmt: skip
     print("| line | ours, s | peer, s | peer | ratio | aim | met |")

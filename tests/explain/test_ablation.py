@@ -112,7 +112,7 @@ def test_the_command_prints_the_classes_without_each_part(
     assert (status, len(out.splitlines())) == (0, 2), err
     status, out, err = run("--plot", str(tmp_path / "plot.txt"))
     assert (status, out) == (2, "")
-    assert "plot.txt: a plot is saved as .png, .pdf, .svg; change the suffix" in err
+    assert "plot.txt: a plot is saved as .png, .pdf or .svg; change the suffix" in err
     status, _, err = run("--silence", "Mixed_5x")
     assert status == 2
     assert "--silence: no end point 'Mixed_5x' in this network; did you mean Mixed_5" in err

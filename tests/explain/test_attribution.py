@@ -104,8 +104,18 @@ def assert_equal(ours: Tensor | NDArray[np.floating], theirs: Tensor | NDArray[n
 def test_class_activation_maps_equal_those_of_pytorch_grad_cam(
     model: InceptionV3, images: Tensor, ours: object, theirs: type, end_point: str | None, head: Head
 ) -> None:
-    layer = model.get_submodule(end_point or ("Mixed_7c" if head == "Logits" else "Mixed_6e"))
-    with theirs(LogitsOf(model, head), [layer]) as library:
+    maps = library_map(theirs, model, images, end_point or ("Mixed_7c" if head == "Logits" else "Mixed_6e"), head)
+    computed = ours(model, images, CLASSES, end_point, head)  # type: ignore[operator]
+    if maps.max() == 0:
+        assert computed.max() == 0
+    else:
+        assert_equal(computed, maps)
+
+
+def library_map(method: type, model: InceptionV3, images: Tensor, end_point: str, head: Head) -> NDArray[np.floating]:
+    """The maps (N, h, w) of pytorch-grad-cam, before it scales them to [0, 1]."""
+    layer = model.get_submodule(end_point)
+    with method(LogitsOf(model, head), [layer]) as library:
         library.activations_and_grads(images)
         before = library.activations_and_grads
         outputs = before(images.clone())
@@ -114,11 +124,7 @@ def test_class_activation_maps_equal_those_of_pytorch_grad_cam(
         maps = library.get_cam_image(
             images, layer, targets, before.activations[-1].numpy(), before.gradients[0].numpy(), False
         )
-    computed = ours(model, images, CLASSES, end_point, head)  # type: ignore[operator]
-    if np.maximum(maps, 0).max() == 0:
-        assert computed.max() == 0
-    else:
-        assert_equal(computed, np.maximum(maps, 0))
+    return np.maximum(maps, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients

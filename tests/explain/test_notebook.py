@@ -1,6 +1,7 @@
 """What a notebook shows of results and of the network, and its progress bars."""
 
 import json
+import subprocess
 import sys
 from html.parser import HTMLParser
 from io import BytesIO
@@ -140,6 +141,12 @@ def test_a_receptive_field_is_a_table() -> None:
         *("end point", "field", "stride", "padding", "centre"),
         *("Mixed_7b/Branch_1/Conv2d_0b_1x3", "1055x1119", "32x32", "490x522", "37x37"),
     ]
+
+
+def test_the_public_names_are_imported_on_first_use_and_receptive_fields_need_no_pytorch() -> None:
+    assert all(hasattr(explain, name) for name in explain.__all__)
+    code = "from inception_v3 import explain; explain.receptive_field('Mixed_5b'); import sys; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_without_matplotlib_a_result_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:

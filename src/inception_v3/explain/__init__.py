@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from inception_v3.explain.ablation import Ablation as Ablation
     from inception_v3.explain.ablation import ablate as ablate
     from inception_v3.explain.attribution.attribute import attribute as attribute
+    from inception_v3.explain.attribution.checks import Curves as Curves
+    from inception_v3.explain.attribution.checks import Randomisation as Randomisation
+    from inception_v3.explain.attribution.checks import curves as curves
+    from inception_v3.explain.attribution.checks import randomisation as randomisation
     from inception_v3.explain.attribution.result import Attribution as Attribution
     from inception_v3.explain.attribution.result import AttributionOptions as AttributionOptions
     from inception_v3.explain.effective_fields import EffectiveField as EffectiveField
@@ -21,17 +25,23 @@ if TYPE_CHECKING:
     from inception_v3.explain.receptive_fields import ReceptiveField as ReceptiveField
     from inception_v3.explain.receptive_fields import all_receptive_fields as all_receptive_fields
     from inception_v3.explain.receptive_fields import receptive_field as receptive_field
+    from inception_v3.explain.views import View as View
 
 _MODULES = {  # the module that defines each name
     "Ablation": "ablation",
     "Attribution": "attribution.result",
     "AttributionOptions": "attribution.result",
+    "Curves": "attribution.checks",
     "EffectiveField": "effective_fields",
+    "Randomisation": "attribution.checks",
     "ReceptiveField": "receptive_fields",
+    "View": "views",
     "ablate": "ablation",
     "all_receptive_fields": "receptive_fields",
     "attribute": "attribution.attribute",
+    "curves": "attribution.checks",
     "effective_field": "effective_fields",
+    "randomisation": "attribution.checks",
     "receptive_field": "receptive_fields",
 }
 __all__ = sorted(_MODULES)

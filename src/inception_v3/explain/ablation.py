@@ -152,7 +152,7 @@ def part_channels(model: InceptionV3Network, names: Iterable[str]) -> dict[str, 
     found = {}
     for name in names:
         part, _, channel = name.partition(":")
-        if part not in parts and (outer := part.rpartition("/")[0]) in parts:
+        if part.count("/") > 1 and (outer := part.rpartition("/")[0]) in parts:
             raise ValueError(f"{part}: a layer inside a branch cannot be silenced alone; silence {outer}")
         if part not in parts:
             raise unknown_end_point(part, parts)

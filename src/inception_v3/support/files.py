@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -329,10 +329,10 @@ def check_outputs(paths: Iterable[Path | None], inputs: Iterable[str | Path] = (
         seen.append(real)
 
 
-def check_suffix(path: Path, suffixes: Collection[str], written: str) -> None:
+def check_suffix(path: Path, suffixes: Sequence[str], written: str) -> None:
     """Raise InputError if a file has none of the suffixes, such as ".png". `written` is what it would hold."""
     if path.suffix.lower() not in suffixes:
-        fault = f"{written} is saved as {', '.join(suffixes)}; change the suffix"
+        fault = f"{written} is saved as {', '.join(suffixes[:-1])} or {suffixes[-1]}; change the suffix"
         raise InputError(f"{path}: {fault}", exit_status=2)
 
 
