@@ -4,8 +4,8 @@
     python benchmarks/explain.py --rounds 1 --lines grad-cam,memory --explanations 50
 
 Ours and the peer take turns in one process, in the opposite order in every second round. The ratio is the median over
-the rounds. Of `occlusion`, it is our windows per second over the images per second of the engine. Of `memory`, it is the
-growth of the resident memory in kB for each explanation, over the last half of them (Linux).
+the rounds. Of `occlusion`, it is our windows per second over the images per second of the engine. Of `memory`, it is
+the growth of the resident memory in kB for each explanation, over the last half of them (Linux).
 """
 
 import argparse
@@ -53,7 +53,7 @@ class LogitsOf(nn.Module):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The network, one image as the network reads it (1, 3, 299, 299) and as a View, and integrated gradients' steps."""
+    """The network, an image as the network reads it (1, 3, 299, 299) and as a View, steps of integrated gradients."""
 
     model: InceptionV3
     pixels: Tensor
@@ -105,12 +105,11 @@ def grad_cam(inputs: Inputs) -> tuple[Call, Call]:
 
 
 def integrated_gradients(inputs: Inputs) -> tuple[Call, Call]:
-    peer = IntegratedGradients(LogitsOf(inputs.model))
+    model, pixels, steps = inputs.model, inputs.pixels, inputs.steps
+    peer = IntegratedGradients(LogitsOf(model))
     return (
-        lambda: gradients.integrated_gradients(
-            inputs.model, inputs.pixels, LABEL, steps=inputs.steps, batch_size=BATCH_SIZE
-        ),
-        lambda: peer.attribute(inputs.pixels, target=LABEL, n_steps=inputs.steps, internal_batch_size=BATCH_SIZE),
+        lambda: gradients.integrated_gradients(model, pixels, LABEL, steps=steps, batch_size=BATCH_SIZE),
+        lambda: peer.attribute(pixels, target=LABEL, n_steps=steps, internal_batch_size=BATCH_SIZE),
     )
 
 

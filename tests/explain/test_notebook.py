@@ -145,7 +145,8 @@ def test_a_receptive_field_is_a_table() -> None:
 
 def test_the_public_names_are_imported_on_first_use_and_receptive_fields_need_no_pytorch() -> None:
     assert all(hasattr(explain, name) for name in explain.__all__)
-    code = "from inception_v3 import explain; explain.receptive_field('Mixed_5b'); import sys; print('torch' in sys.modules)"
+    lines = "from inception_v3 import explain", "explain.receptive_field('Mixed_5b')", "import sys"
+    code = "\n".join([*lines, "print('torch' in sys.modules)"])
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
