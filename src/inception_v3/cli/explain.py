@@ -212,8 +212,10 @@ def _by_the_weights(
 
     if facts:
         raise stated_in_export(file, facts)
-    network = open_with_map(file, device)
-    note(f"{network.engine}: Grad-CAM by the weights of the linear head")
+    if device not in (None, "cpu"):
+        raise InputError(f"--device {device}: the map of {file} is computed on the CPU; leave it out", exit_status=2)
+    network = open_with_map(file)
+    note(f"{file}: Grad-CAM by the weights of the linear head")
     return partial(exported_grad_cam, network, options=options), network.description.preprocessing
 
 

@@ -22,6 +22,7 @@ from inception_v3.inference.engines.base import (
     Inputs,
     Outputs,
     Precision,
+    Run,
     parse_precision,
 )
 from inception_v3.inference.engines.graph import Graph, build_graph, split_stem, swap_pools
@@ -278,6 +279,25 @@ def open_exported(
     if rejected:
         parts.append(f"not used: {'; '.join(rejected)}")
     return OpenedModel(opened, description, chosen.file, "; ".join(parts))
+
+
+def open_with_outputs(path: Path, names: Collection[str]) -> tuple[Run, frozenset[str]]:
+    """The function that runs an exported file on the CPU with further outputs, and the names of all its outputs.
+
+    `names` are those of layers and end points; the file may lack some of them. It is not changed.
+    Raises InputError: damaged or written by another version; a package is missing; nothing here runs it.
+    """
+    description, format = read_description(path), recognise(path)
+    assert format is not None  # read_description refuses such a file
+    if not format.runs_here:
+        remedy = "give the weights it was exported from, or export them to ONNX"
+        raise InputError(f"{path}: only {format.program} runs it; {remedy}", exit_status=2)
+    require_packages(format.packages, str(path), format.extra)
+    check_weights(path, description)
+    with _explain_failure(path, format.engine or format.program, "export it again"):
+        model, outputs = format.with_outputs(path, names, description.outputs)
+        run = format.run(model, description.precision, outputs)
+    return run, frozenset(outputs)
 
 
 def _fastest_first(

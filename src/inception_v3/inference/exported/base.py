@@ -1,7 +1,7 @@
 """The interface of an export format, and a function that several formats share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,17 +76,16 @@ class ExportFormat(ABC):
     def write_description(self, file: Path, text: str) -> None:
         """Add the description to a file without changing its weights."""
 
-    def with_outputs(self, file: Path, names: Iterable[str]) -> Any:
-        """The model object of a file, with the values of these names as outputs too. The file is not changed.
+    def with_outputs(self, path: Path, names: Collection[str], outputs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+        """The network of a file for `run`, and its outputs: its own `outputs`, and those of the `names` that it has.
 
-        A name is that of an end point, or of another value in the file. Raises ValueError: no such value. Only the
-        formats with an `engine` have this method.
+        The file is not changed. A format that does not keep the names of inner values has only its own outputs.
         """
-        raise NotImplementedError(self.name)
+        return path, outputs
 
-    def constant(self, model: Any, name: str) -> NDArray[np.floating]:
-        """The constant of this name in a model object, such as the weights Logits/weights. As for `with_outputs`."""
-        raise NotImplementedError(self.name)
+    def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
+        """The constant of this name in a file, such as the weights Logits/weights; None if the format has no names."""
+        return None
 
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
         """The function that runs a file or a model object, to check it."""

@@ -1,6 +1,6 @@
 """ONNX: an .onnx file with the description in its metadata."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +37,22 @@ class OnnxFormat(ExportFormat):
 
         return to_onnx(graph)
 
-    def save(self, model: Any, file: Path, description: Description) -> None:
-        file.write_bytes(model.SerializeToString())
-
-    def with_outputs(self, file: Path, names: Iterable[str]) -> Any:
-        """As in ExportFormat. Needs the package onnx."""
+    def with_outputs(self, path: Path, names: Collection[str], outputs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
         import onnx
 
-        model = onnx.load(file)
-        known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-        present = {output.name for output in model.graph.output}
-        for name in names:
-            if name not in known and name not in present:
-                raise ValueError(f"no value {name!r} in the file")
-            if name not in present:
-                model.graph.output.append(known[name])
-        return model
+        model = onnx.load(path)
+        computed = {name for node in model.graph.node for name in node.output}
+        added = tuple(name for name in names if name in computed and name not in outputs)
+        for name in added:
+            value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4)
+            model.graph.output.append(value)
+        return model, (*outputs, *added)
 
-    def constant(self, model: Any, name: str) -> NDArray[np.floating]:
-        from onnx import numpy_helper
+    def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
+        import onnx
 
-        values = {tensor.name: tensor for tensor in model.graph.initializer}
-        if name not in values:
-            raise ValueError(f"no constant {name!r} in the file")
-        return numpy_helper.to_array(values[name])
+        found = (tensor for tensor in onnx.load(path).graph.initializer if tensor.name == name)
+        return next((onnx.numpy_helper.to_array(tensor) for tensor in found), None)
+
+    def save(self, model: Any, file: Path, description: Description) -> None:
+        file.write_bytes(model.SerializeToString())

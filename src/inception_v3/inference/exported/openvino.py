@@ -1,7 +1,7 @@
 """OpenVINO's IR: an .xml file with the network and the description, and a .bin file with the weights."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,18 @@ class OpenvinoFormat(ExportFormat):
     def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
         return read_graph(graph)
 
+    def with_outputs(self, path: Path, names: Collection[str], outputs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+        model = load_core().read_model(path)
+        computed = {name for operation in model.get_ops() for each in operation.outputs() for name in each.get_names()}
+        added = [name for name in names if name in computed and name not in outputs]
+        model.add_outputs(added)
+        return model, (*outputs, *added)
+
+    def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
+        nodes = load_core().read_model(path).get_ops()
+        found = (node for node in nodes if (node.get_type_name(), node.get_friendly_name()) == ("Constant", name))
+        return next((np.array(node.get_data()) for node in found), None)
+
     def save(self, model: Any, file: Path, description: Description) -> None:
         import openvino
 
@@ -54,19 +66,3 @@ class OpenvinoFormat(ExportFormat):
             constants = (operation for operation in model.get_ops() if operation.get_type_name() == "Constant")
             file.with_suffix(".trial").write_bytes(bytes(sum(constant.get_byte_size() for constant in constants)))
             raise
-
-    def with_outputs(self, file: Path, names: Iterable[str]) -> Any:
-        model = load_core().read_model(file)
-        tensors = {name: tensor for node in model.get_ops() for tensor in node.outputs() for name in tensor.names}
-        for name in names:
-            if name not in tensors:
-                raise ValueError(f"no value {name!r} in the file")
-            if not any(name in output.names for output in model.outputs):
-                model.add_outputs(name)
-        return model
-
-    def constant(self, model: Any, name: str) -> NDArray[np.floating]:
-        for node in model.get_ops():
-            if node.get_type_name() == "Constant" and node.get_friendly_name() == name:
-                return np.array(node.get_data())
-        raise ValueError(f"no constant {name!r} in the file")
