@@ -177,7 +177,7 @@ def silenced_logits(
     From layer to layer, a batch of the whole network and of the parts silenced so far grows.
     """
     numbers: list[int] = [0]  # of the rows of the batch: 0 is the whole network, 1 + index a part
-    net = pixels
+    net = pixels.contiguous(memory_format=torch.channels_last)  # faster on a CPU
     for layer in model.base_end_points:
         net = _in_batches(model.get_submodule(layer), net, batch_size)
         wanted = [(number, kept) for number, (name, (at, kept)) in enumerate(parts.items(), 1) if at == layer]
