@@ -14,7 +14,7 @@ from inception_v3.explain.attribution import cams, gradients
 from inception_v3.explain.attribution.occlusion import occlusion, places
 from inception_v3.explain.attribution.result import Head
 from inception_v3.explain.attribution.scores import class_scores, network_scores
-from inception_v3.network.layers import Conv2d, HiddenLayer
+from inception_v3.network.layers import BatchNorm, Conv2d, HiddenLayer
 from inception_v3.network.network import InceptionV3Network
 
 pytestmark = [
@@ -182,6 +182,15 @@ def test_captum_returns_the_plain_gradient_for_activations_that_are_no_modules(
 def test_the_plain_gradient_is_captums(model: InceptionV3, images: Tensor) -> None:
     theirs = Saliency(LogitsOf(model)).attribute(images, CLASSES, abs=False)
     assert_equal(gradients.plain_gradient(model, images, CLASSES, batch_size=1), theirs)
+
+
+def test_folding_batch_norm_changes_neither_the_scores_nor_the_network(model: InceptionV3, images: Tensor) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    folded = gradients.folded(model)
+    assert_equal(network_scores(folded, images, CLASSES)[0], network_scores(model, images, CLASSES)[0])
+    assert not any(isinstance(module, BatchNorm) for module in folded.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_smooth_grad_is_the_mean_gradient_of_the_images_with_the_same_noise(model: InceptionV3, images: Tensor) -> None:
