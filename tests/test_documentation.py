@@ -196,6 +196,17 @@ def held_out_images_are_evaluated(ran: Ran) -> None:
     assert {row["class"] for row in ran.names.metrics.per_class()} == set(SKIES)
 
 
+def an_image_is_explained(ran: Ran) -> None:
+    assert re.fullmatch(r"day -?\d+\.\d+ \(3, 3\)\n", ran.printed)
+    assert Path("explained.png").read_bytes().startswith(b"\x89PNG")
+
+
+def branches_are_silenced(ran: Ran) -> None:
+    names = [line.split(" ")[0] for line in ran.printed.splitlines()]
+    assert names == ["Mixed_7c/Branch_0", "Mixed_7c/Branch_3"]
+    assert ran.names.result.numpy().shape == (2, 2)
+
+
 def a_receptive_field_is_printed(ran: Ran) -> None:
     assert ran.printed == "(1055, 1119) (32, 32) (490, 522) (37, 37)\n(-362, -394, 693, 725)\n"
 
@@ -273,8 +284,10 @@ CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
     ("README.md", 3): a_published_name_loads_and_is_pushed,
     ("README.md", 4): only_requested_end_points_are_returned,
     ("docs/evaluation.md", 1): held_out_images_are_evaluated,
-    ("docs/explain.md", 1): a_receptive_field_is_printed,
-    ("docs/explain.md", 2): an_effective_field_is_measured,
+    ("docs/explain.md", 1): an_image_is_explained,
+    ("docs/explain.md", 2): branches_are_silenced,
+    ("docs/explain.md", 3): a_receptive_field_is_printed,
+    ("docs/explain.md", 4): an_effective_field_is_measured,
     ("docs/fidelity.md", 1): scores_are_logged,
     ("docs/fidelity.md", 2): two_folders_are_scored,
     ("docs/finetuning.md", 1): new_classes_are_learnt,

@@ -69,6 +69,10 @@ def test_modules_layers_and_channels_can_be_silenced_in_any_order(model: Incepti
     [
         ("Mixed_5b/Branch_4", "no end point 'Mixed_5b/Branch_4' in this network; did you mean Mixed_5b/Branch_"),
         ("Mixed_7c:999", "Mixed_7c has the channels 0 to 4"),
+        (
+            "Mixed_5b/Branch_1/Conv2d_0b_5x5",
+            "a layer inside a branch cannot be silenced alone; silence Mixed_5b/B",
+        ),
         ("Mixed_7c:x", "Mixed_7c:x: Mixed_7c has the channels 0 to"),
     ],
 )
@@ -104,6 +108,11 @@ def test_the_command_prints_the_classes_without_each_part(
     status, out, err = run("--silence", "Mixed_5b,Mixed_6e/Branch_0", "--replacement", "mean")
     assert (status, len(out.splitlines())) == (0, 3), err
     assert "    without Mixed_6e/Branch_0:" in out
+    status, out, err = run("--silence", " Mixed_5b, Mixed_5b")
+    assert (status, len(out.splitlines())) == (0, 2), err
+    status, out, err = run("--plot", str(tmp_path / "plot.txt"))
+    assert (status, out) == (2, "")
+    assert "plot.txt: a plot is saved as .png, .pdf or .svg; change the suffix" in err
     status, _, err = run("--silence", "Mixed_5x")
     assert status == 2
     assert "--silence: no end point 'Mixed_5x' in this network; did you mean Mixed_5" in err

@@ -14,7 +14,7 @@ from inception_v3.explain.attribution import cams, gradients
 from inception_v3.explain.attribution.occlusion import occlusion, places
 from inception_v3.explain.attribution.result import Head
 from inception_v3.explain.attribution.scores import class_scores, network_scores
-from inception_v3.network.layers import Conv2d, HiddenLayer
+from inception_v3.network.layers import BatchNorm, Conv2d, HiddenLayer
 from inception_v3.network.network import InceptionV3Network
 
 pytestmark = [
@@ -104,8 +104,18 @@ def assert_equal(ours: Tensor | NDArray[np.floating], theirs: Tensor | NDArray[n
 def test_class_activation_maps_equal_those_of_pytorch_grad_cam(
     model: InceptionV3, images: Tensor, ours: object, theirs: type, end_point: str | None, head: Head
 ) -> None:
-    layer = model.get_submodule(end_point or ("Mixed_7c" if head == "Logits" else "Mixed_6e"))
-    with theirs(LogitsOf(model, head), [layer]) as library:
+    maps = library_map(theirs, model, images, end_point or ("Mixed_7c" if head == "Logits" else "Mixed_6e"), head)
+    computed = ours(model, images, CLASSES, end_point, head)  # type: ignore[operator]
+    if maps.max() == 0:
+        assert computed.max() == 0
+    else:
+        assert_equal(computed, maps)
+
+
+def library_map(method: type, model: InceptionV3, images: Tensor, end_point: str, head: Head) -> NDArray[np.floating]:
+    """The maps (N, h, w) of pytorch-grad-cam, before it scales them to [0, 1]."""
+    layer = model.get_submodule(end_point)
+    with method(LogitsOf(model, head), [layer]) as library:
         library.activations_and_grads(images)
         before = library.activations_and_grads
         outputs = before(images.clone())
@@ -114,11 +124,7 @@ def test_class_activation_maps_equal_those_of_pytorch_grad_cam(
         maps = library.get_cam_image(
             images, layer, targets, before.activations[-1].numpy(), before.gradients[0].numpy(), False
         )
-    computed = ours(model, images, CLASSES, end_point, head)  # type: ignore[operator]
-    if np.maximum(maps, 0).max() == 0:
-        assert computed.max() == 0
-    else:
-        assert_equal(computed, np.maximum(maps, 0))
+    return np.maximum(maps, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -176,6 +182,15 @@ def test_captum_returns_the_plain_gradient_for_activations_that_are_no_modules(
 def test_the_plain_gradient_is_captums(model: InceptionV3, images: Tensor) -> None:
     theirs = Saliency(LogitsOf(model)).attribute(images, CLASSES, abs=False)
     assert_equal(gradients.plain_gradient(model, images, CLASSES, batch_size=1), theirs)
+
+
+def test_folding_batch_norm_changes_neither_the_scores_nor_the_network(model: InceptionV3, images: Tensor) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    folded = gradients.folded(model)
+    assert_equal(network_scores(folded, images, CLASSES)[0], network_scores(model, images, CLASSES)[0])
+    assert not any(isinstance(module, BatchNorm) for module in folded.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_smooth_grad_is_the_mean_gradient_of_the_images_with_the_same_noise(model: InceptionV3, images: Tensor) -> None:

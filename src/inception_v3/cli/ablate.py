@@ -1,6 +1,7 @@
 """`inception-v3 ablate`"""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,10 +26,13 @@ from inception_v3.cli.common import (
     warn_unreadable,
 )
 from inception_v3.errors import InputError
+from inception_v3.reports.shown import PLOT_SUFFIXES
 from inception_v3.support.progress import show_progress
 
 if TYPE_CHECKING:
     from inception_v3.explain.ablation import Ablation
+    from inception_v3.explain.views import View
+    from inception_v3.weights.model import InceptionV3
 
 SHOWN = 5  # classes in --json
 
@@ -40,7 +44,7 @@ def ablate(
         Names | None,
         model_option(
             metavar="NAME,...",
-            parser=lambda value: Names(str(value).split(",")),
+            parser=lambda value: Names(dict.fromkeys(name.strip() for name in str(value).split(","))),
             help="What is silenced, each alone: modules and layers such as Mixed_5b, branches such as "
             "Mixed_5b/Branch_1, channels such as Mixed_5b:12.",
             show_default="all branches",
@@ -63,19 +67,20 @@ def ablate(
     """
     from inception_v3.explain.views import views
     from inception_v3.images.addresses import count_images
-    from inception_v3.support.files import check_outputs
+    from inception_v3.support.files import check_outputs, check_suffix
     from inception_v3.support.packages import require_packages
 
     total = count_images(images)
     check_outputs((plot,), (model, *images))
     if plot is not None:
+        check_suffix(plot, PLOT_SUFFIXES, "a plot")
         require_packages(("matplotlib",), "--plot", "explain")
         if total != 1:
             raise InputError("--plot is for one image; leave it out, or give one image", exit_status=2)
     network = load_network(
         model, device, weights_file, facts, "its parts cannot be silenced; use `explain --method occlusion`"
     )
-    from inception_v3.explain.ablation import ablate, branch_names, part_channels
+    from inception_v3.explain.ablation import branch_names, part_channels
 
     names = branch_names(network) if silence is None else tuple(silence)
     try:
@@ -90,7 +95,7 @@ def ablate(
                 failed.append((view[0], str(view[1])))
                 step.unreadable += 1
             else:
-                result = ablate(network, view, names, replacement)  # type: ignore[arg-type]
+                result = _ablate(network, view, names, replacement)
                 _print(result, as_json)
                 if plot is not None:
                     result.save(plot)
@@ -98,6 +103,15 @@ def ablate(
     if failed:
         warn_unreadable(unreadable_lines(failed), step.done)
         sys.exit(3)
+
+
+def _ablate(network: "InceptionV3", view: "View", names: Sequence[str], replacement: str) -> "Ablation":
+    from inception_v3.explain.ablation import ablate
+
+    try:
+        return ablate(network, view, names, replacement)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InputError(f"{error}") from error
 
 
 def _print(result: "Ablation", as_json: bool) -> None:

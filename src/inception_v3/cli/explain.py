@@ -19,6 +19,7 @@ from inception_v3.cli.common import (
     Seed,
     WeightsFile,
     check_empty,
+    check_seed,
     choice,
     data_option,
     engine_option,
@@ -32,11 +33,13 @@ from inception_v3.cli.common import (
     print_json,
     print_line,
     unreadable_lines,
+    warn,
     warn_unreadable,
 )
 from inception_v3.errors import InputError
 from inception_v3.explain.attribution.result import KINDS, AttributionOptions
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
+from inception_v3.network.architecture import AUX_INPUT, BASE_END_POINTS
 from inception_v3.support.files import check_folder
 from inception_v3.support.progress import StartShownStep, show_progress
 from inception_v3.support.text import suggest
@@ -114,11 +117,14 @@ def explain(
 
     Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
     """
+    from inception_v3.explain.attribution.exported import needs_no_gradients
     from inception_v3.explain.views import views
     from inception_v3.images.addresses import count_images
+    from inception_v3.inference.exported.registry import recognise
     from inception_v3.support.packages import require_packages
 
     require_packages(("matplotlib",), "the pictures of `explain`", "explain")
+    check_seed(seed)
     options = AttributionOptions(
         method=method,  # type: ignore[arg-type]
         class_name=class_name,
@@ -136,9 +142,13 @@ def explain(
     check_folder(out)
     total = count_images(images)
     uses_engine = method == "occlusion" and head == "Logits"
-    network = None if uses_engine and not sanity else _load(model, options, device, weights_file, facts)
+    uses_weights = not sanity and needs_no_gradients(options) and recognise(Path(model)) is not None
+    is_loaded = sanity or not (uses_engine or uses_weights)
+    network = _load(model, options, device, weights_file, facts) if is_loaded else None
     if uses_engine:
         explain_view, preprocessing = _through_engine(model, options, engine, precision, device, weights_file, facts)
+    elif uses_weights:
+        explain_view, preprocessing = _by_the_weights(Path(model), options, device, facts)
     else:
         assert network is not None
         explain_view, preprocessing = _in_pytorch(network, options), network.preprocessing
@@ -151,6 +161,8 @@ def explain(
                 step.unreadable += 1
             else:
                 result = explain_view(view)
+                if result.remark:
+                    warn(f"{view.name}: {result.remark}")
                 checked = _check(network, result, options, start_step) if sanity and network else {}
                 _print(result, _write(result, out, step.done), checked, as_json)
             step(1)
@@ -189,18 +201,45 @@ def _through_engine(
     return partial(occlude, opened, options=options), opened.description.preprocessing
 
 
+def _by_the_weights(
+    file: Path, options: AttributionOptions, device: str | None, facts: ModelFacts
+) -> "tuple[Explain, Preprocessing]":
+    """Grad-CAM of an exported network, by the classifier's weights."""
+    from inception_v3.explain.attribution.exported import exported_grad_cam, open_with_map
+    from inception_v3.inference.choose import stated_in_export
+
+    if facts:
+        raise stated_in_export(file, facts)
+    if device not in (None, "cpu"):
+        raise InputError(f"--device {device}: the map of {file} is computed on the CPU; leave it out", exit_status=2)
+    network = open_with_map(file)
+    note(f"{file}: Grad-CAM by the weights of the linear head")
+    return partial(exported_grad_cam, network, options=options), network.description.preprocessing
+
+
 def _load(
     model: str, options: AttributionOptions, device: str | None, weights_file: Path | None, facts: ModelFacts
 ) -> "InceptionV3":
     """Load the network. Raises InputError: it is an exported network, or lacks the end point or the head."""
-    network = load_network(model, device, weights_file, facts, "it has no gradients; use --method occlusion")
-    for option, name, known in (
-        ("--end-point", options.end_point, (*network.base_end_points, *network.inner_end_point_names)),
-        ("--head", options.head, network.end_point_names),
-    ):
-        if name and name not in known:
-            raise InputError(f"{option} {name}: not in {model}; {suggest(name, known)}", exit_status=2)
+    lacks = "it has no gradients; use --method grad-cam on Mixed_7c or --method occlusion, without --sanity"
+    network = load_network(model, device, weights_file, facts, lacks)
+    if options.head not in network.end_point_names:
+        raise InputError(f"--head {options.head}: not in {model}; use --head Logits", exit_status=2)
+    if (name := options.end_point) is not None:
+        last = AUX_INPUT if options.head == "AuxLogits" else BASE_END_POINTS[-1]
+        maps, before = (*network.base_end_points, *network.inner_end_point_names), _up_to(last)
+        if name in network.end_point_names and name not in maps:
+            raise InputError(f"--end-point {name}: has no map; use one such as {last}", exit_status=2)
+        if name not in maps:
+            raise InputError(f"--end-point {name or '(empty)'}: not in {model}; {suggest(name, maps)}", exit_status=2)
+        if name.split("/")[0] not in (*before, options.head):
+            raise InputError(f"--end-point {name}: not before the head {options.head}; use {last}", exit_status=2)
     return network
+
+
+def _up_to(name: str) -> tuple[str, ...]:
+    """The end points of the base up to this one."""
+    return BASE_END_POINTS[: BASE_END_POINTS.index(name) + 1]
 
 
 def _in_pytorch(network: "InceptionV3", options: AttributionOptions) -> "Explain":

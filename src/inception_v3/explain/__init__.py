@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from inception_v3.explain.ablation import Ablation as Ablation
     from inception_v3.explain.ablation import ablate as ablate
     from inception_v3.explain.attribution.attribute import attribute as attribute
+    from inception_v3.explain.attribution.checks import Curves as Curves
+    from inception_v3.explain.attribution.checks import Randomisation as Randomisation
+    from inception_v3.explain.attribution.checks import curves as curves
+    from inception_v3.explain.attribution.checks import randomisation as randomisation
     from inception_v3.explain.attribution.result import Attribution as Attribution
     from inception_v3.explain.attribution.result import AttributionOptions as AttributionOptions
     from inception_v3.explain.comparison import Comparison as Comparison
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from inception_v3.explain.receptive_fields import ReceptiveField as ReceptiveField
     from inception_v3.explain.receptive_fields import all_receptive_fields as all_receptive_fields
     from inception_v3.explain.receptive_fields import receptive_field as receptive_field
+    from inception_v3.explain.views import View as View
     from inception_v3.explain.visualisation import Visualisation as Visualisation
     from inception_v3.explain.visualisation import VisualisationOptions as VisualisationOptions
     from inception_v3.explain.visualisation import visualise as visualise
@@ -37,22 +42,27 @@ _MODULES = {  # the module that defines each name
     "Ablation": "ablation",
     "Attribution": "attribution.result",
     "AttributionOptions": "attribution.result",
+    "Comparison": "comparison",
+    "Curves": "attribution.checks",
     "Dream": "deep_dream",
     "DreamOptions": "deep_dream",
-    "Comparison": "comparison",
     "EffectiveField": "effective_fields",
     "LayerComparison": "comparison",
     "PatchSet": "patches.result",
+    "Randomisation": "attribution.checks",
     "ReceptiveField": "receptive_fields",
+    "View": "views",
     "Visualisation": "visualisation",
     "VisualisationOptions": "visualisation",
     "ablate": "ablation",
     "all_receptive_fields": "receptive_fields",
     "attribute": "attribution.attribute",
-    "dream": "deep_dream",
     "compare": "comparison",
+    "curves": "attribution.checks",
+    "dream": "deep_dream",
     "effective_field": "effective_fields",
     "find_patches": "patches.find",
+    "randomisation": "attribution.checks",
     "receptive_field": "receptive_fields",
     "visualise": "visualisation",
 }

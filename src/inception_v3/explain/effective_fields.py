@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inception_v3.errors import InputError
+from inception_v3.explain.attribution.scores import first_not_finite
 from inception_v3.explain.receptive_fields import ReceptiveField, Region, receptive_field
 from inception_v3.explain.targets import end_point_map
 from inception_v3.network.architecture import Size
 from inception_v3.network.network import InceptionV3Network
-from inception_v3.support.files import atomic_write
+from inception_v3.reports.shown import png
+from inception_v3.support.files import atomic_write, check_suffix
 from inception_v3.support.packages import require_packages
 
 if TYPE_CHECKING:
@@ -95,14 +96,17 @@ class EffectiveField:
         )
         return heat_map(self.gradient, title, "mean absolute gradient", self.region)
 
+    def _repr_png_(self) -> bytes | None:
+        """The plot, for a notebook."""
+        return png(self)
+
     def save(self, path: str | Path) -> None:
         """Write the gradient as .npy, or the plot as .png.
 
         Raises InputError: another suffix; the file cannot be written; matplotlib is not installed.
         """
         path = Path(path)
-        if path.suffix not in (".npy", ".png"):
-            raise InputError(f"{path}: an effective field is saved as .npy or .png; change the suffix", exit_status=2)
+        check_suffix(path, (".npy", ".png"), "an effective field")
         figure = self.plot() if path.suffix == ".png" else None
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             if figure is None:
@@ -155,5 +159,7 @@ def _centre_gradient(model: InceptionV3Network, image: Tensor, end_point: str) -
         unit = net[:, :, row, column].sum()
         (gradient,) = torch.autograd.grad(unit, image)
     if not torch.isfinite(unit + gradient.sum()):
-        raise ValueError(f"{end_point}: outputs that are infinite or not a number; check the weights and the images")
+        where = first_not_finite(model, image.detach())
+        fault = f"outputs that are infinite or not a number, from {where} on"
+        raise ValueError(f"{end_point}: {fault}; check the weights and the images")
     return (row, column), gradient.double().abs().mean((0, 1)).cpu().numpy()

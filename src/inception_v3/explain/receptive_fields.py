@@ -5,6 +5,7 @@ Networks" (Distill, 2019), and of their program google-research/receptive_field.
 """
 
 from dataclasses import dataclass
+from html import escape
 
 from inception_v3.network.architecture import Length, Size, feature_maps, square
 from inception_v3.network.settings import Settings
@@ -34,6 +35,13 @@ class ReceptiveField:
     size: Size
     stride: Size
     padding: Size
+
+    def _repr_html_(self) -> str:
+        """The values as a table, for a notebook."""
+        pairs = {"field": self.size, "stride": self.stride, "padding": self.padding, "centre": self.centre}
+        head = "".join(f"<th>{name}</th>" for name in ("end point", *pairs))
+        cells = "".join(f"<td>{height}x{width}</td>" for height, width in pairs.values())
+        return f"<table><tr>{head}</tr><tr><td>{escape(self.name)}</td>{cells}</tr></table>"
 
     @property
     def centre(self) -> Size:

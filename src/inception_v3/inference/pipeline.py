@@ -116,12 +116,12 @@ def run_end_points(
 def _checked(result: Result[Openable, None]) -> Result[Openable, None]:
     if result.outputs is None or all(np.isfinite(values).all() for values in result.outputs.values()):
         return result
-    return replace(result, outputs=None, error=not_finite(result.source))
+    return replace(result, outputs=None, error=not_finite(result.source.name))
 
 
-def not_finite(source: Openable) -> str:
-    """Why an image has no result if the network returns infinities or NaN."""
-    return f"{printable(source.name)}: the network's outputs are not finite; check the model"
+def not_finite(image: str) -> str:
+    """Why the image of this name has no result if the network returns infinities or NaN."""
+    return f"{printable(image)}: the network's outputs are not finite; check the model"
 
 
 def end_point_shapes(engine: Engine, size: tuple[int, int], outputs: dict[str, str]) -> dict[str, tuple[int, ...]]:

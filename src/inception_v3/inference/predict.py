@@ -246,7 +246,7 @@ def predict(
         if output.logits is None:
             yield Prediction(name, [], output.error)
         elif not np.isfinite(output.logits).all():
-            yield Prediction(name, [], not_finite(output.source))
+            yield Prediction(name, [], not_finite(output.source.name))
         else:
             yield Prediction(name, top_classes(output.logits, class_names, top, activation))
 

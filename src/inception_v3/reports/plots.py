@@ -164,6 +164,28 @@ def image_row(images: NDArray[np.uint8], titles: Sequence[str], title: str) -> F
     return figure
 
 
+def lines(
+    names: Sequence[str],
+    series: Mapping[str, NDArray[np.floating]],
+    title: str,
+    label: str,
+    limits: tuple[float, float],
+) -> Figure:
+    """Draw named series of values, one value for each of the `names`; NaN is not drawn."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    styles = ((_BLUE, "o", "-"), (_ORANGE, "s", "--"), (_PURPLE, "^", ":"))  # different also without colours
+    for (name, values), (colour, marker, line) in zip(series.items(), styles, strict=False):
+        axes.plot(range(len(names)), values, color=colour, marker=marker, ls=line, ms=4, label=name)
+    shown = [printable(name) for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=8, parse_math=False)
+    axes.set(ylim=(limits[0] - 0.02, limits[1] + 0.02), ylabel=label)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=9)
+    return figure
+
+
 def reliability_diagram(
     counts: NDArray[np.integer],
     confidence: NDArray[np.floating],

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -327,6 +327,13 @@ def check_outputs(paths: Iterable[Path | None], inputs: Iterable[str | Path] = (
         if any(real.is_relative_to(other) or other.is_relative_to(real) for other in seen):
             raise InputError(f"{path}: given for two outputs; give each a file of its own", exit_status=2)
         seen.append(real)
+
+
+def check_suffix(path: Path, suffixes: Sequence[str], written: str) -> None:
+    """Raise InputError if a file has none of the suffixes, such as ".png". `written` is what it would hold."""
+    if path.suffix.lower() not in suffixes:
+        fault = f"{written} is saved as {', '.join(suffixes[:-1])} or {suffixes[-1]}; change the suffix"
+        raise InputError(f"{path}: {fault}", exit_status=2)
 
 
 def check_folder(path: Path) -> None:

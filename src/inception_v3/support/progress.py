@@ -1,4 +1,4 @@
-"""Progress of long commands: live bars on a terminal, else lines at an interval; nothing with --quiet.
+"""Progress of long commands: live bars on a terminal or in a notebook, else lines at an interval; none with --quiet.
 
 Also the types of progress callbacks, and the line that ends a command.
 """
@@ -10,7 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from html import escape
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -197,8 +198,12 @@ def show_progress(console: "Console | None", *, count_bytes: bool = False) -> It
     """Show the steps that are started inside: as bars if `console` is a terminal, else as lines on stderr.
 
     A line about the step that changed last is printed every `verbosity.log_every` seconds, first after that time, and
-    by a thread, so that also a step without news has one. Without a console, no bars are drawn.
+    by a thread, so that also a step without news has one. Without a console, no bars are drawn on a terminal. In the
+    cells of a notebook, each step is a bar.
     """
+    if in_notebook() and not (verbosity.quiet or (console and console.quiet)):
+        yield lambda name, total, unit="images": Step(name, total, unit, _shown_in_notebook())
+        return
     steps: list[Step] = []
     if console is not None and console.is_interactive and not (verbosity.quiet or console.quiet):
         with progress_bar(console, count_bytes=count_bytes) as bar:
@@ -212,6 +217,29 @@ def show_progress(console: "Console | None", *, count_bytes: bool = False) -> It
     is_shown = verbosity.log_every and not verbosity.quiet and not (console and console.quiet)
     with _lines(steps, verbosity.log_every) if is_shown else nullcontext():
         yield start_step
+
+
+def in_notebook() -> bool:
+    """Whether this code runs in the cells of a notebook, which shows HTML."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def _shown_in_notebook() -> "Callable[[Step], None]":
+    """Returns a function that shows a step as a bar in the output of the cell, which changes in place."""
+    from IPython.display import HTML, display  # type: ignore[import-not-found]  # every notebook has it
+
+    shown: list[Any] = []
+
+    def show(step: Step) -> None:
+        extent = "" if step.total is None else f' max="{step.total}" value="{step.done}"'
+        page = HTML(f"<progress{extent}></progress> {escape(printable(step.line()))}")
+        if shown:
+            shown[0].update(page)
+        else:
+            shown.append(display(page, display_id=True))
+
+    return show
 
 
 @contextmanager

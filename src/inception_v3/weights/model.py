@@ -13,13 +13,14 @@ from torch import Tensor
 from inception_v3.errors import InputError, OptionTypeError, OptionValueError
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import Activation, BatchNormOrder, OutputActivation, Size
+from inception_v3.network.drawing import network_html
 from inception_v3.network.network import InceptionV3Network
 from inception_v3.network.settings import Settings
 from inception_v3.support.arguments import check
 from inception_v3.weights.facts import Facts, warn_of_assumed
 from inception_v3.weights.formats.weights import FLOATS, Weights, all_finite, convolutions, state_name
 from inception_v3.weights.hub import HubMixin
-from inception_v3.weights.read import Origin, hint
+from inception_v3.weights.read import Origin, hint, public_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,6 +97,11 @@ class InceptionV3(InceptionV3Network, HubMixin):
         self.preprocessing = Preprocessing(image_size=self.image_size)
         self.class_names: list[str] | None = None
         self.origin: Origin | None = None
+
+    def _repr_html_(self) -> str:
+        """The network as a drawing and a table, for a notebook."""
+        title = f"InceptionV3 {public_name(self.origin.name)}" if self.origin else "InceptionV3"
+        return network_html(self.settings, title, self.class_names or ())
 
     def preprocess(self, images: "Image | Sequence[Image]") -> Tensor:
         """Convert one or several RGB images to the network's input, (N, 3, H, W), on the network's device.

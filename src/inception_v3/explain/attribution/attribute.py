@@ -9,11 +9,16 @@ from torch import Tensor
 from inception_v3.explain.attribution import cams, gradients
 from inception_v3.explain.attribution.occlusion import occlusion, window_and_stride
 from inception_v3.explain.attribution.result import GREY, KINDS, Attribution, AttributionOptions
-from inception_v3.explain.attribution.scores import check_model, class_scores, network_scores
-from inception_v3.explain.classes import find_class
+from inception_v3.explain.attribution.scores import (
+    check_finite,
+    check_model,
+    class_labels,
+    class_scores,
+    network_scores,
+)
+from inception_v3.explain.classes import explained_class
 from inception_v3.explain.views import View, view_of
 from inception_v3.inference.predict import ImageInput
-from inception_v3.network.probabilities import class_logits
 from inception_v3.support.arguments import checked
 from inception_v3.support.text import printable
 from inception_v3.weights.model import InceptionV3
@@ -93,7 +98,7 @@ def attribute(model: InceptionV3, image: ImageInput | View, options: Attribution
     Raises:
         InputError: the image cannot be read, no such class.
         ValueError: an option or an end point that does not fit the model; a model in training mode, without heads, or
-            whose outputs are not finite.
+            whose outputs are not finite, with the end point in which that starts.
     """
     options = options or AttributionOptions()
     check_model(model, options.head)
@@ -101,15 +106,15 @@ def attribute(model: InceptionV3, image: ImageInput | View, options: Attribution
     pixels = model.preprocess(view.image).to(next(model.parameters()))
     with torch.no_grad():
         outputs = model(pixels, end_points=(options.head,))[1][options.head]
-    logits = class_logits(outputs.double().cpu().numpy(), model.settings.output_activation)[0]
-    if not np.isfinite(logits).all():
-        raise ValueError(f"{printable(view.name)}: the network's outputs are not finite; check the model")
-    names = model.class_names or [str(number) for number in range(model.settings.class_count)]
-    index = int(logits.argmax()) if options.class_name is None else find_class(options.class_name, names)
+    check_finite(model, pixels, outputs, view.name, options.head)
+    names, activation = class_labels(model), model.settings.output_activation
+    index, _ = explained_class(options.class_name, names, outputs[0].double().cpu().numpy(), activation)
     classes, kind = torch.tensor([index], device=pixels.device), KINDS[options.method]
     values = METHODS[options.method](model, pixels, classes, options)[0].double().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError(f"{printable(view.name)}: {options.method} gives infinite values or NaN; use float64 or a CAM")
     with torch.no_grad():
-        score = float(class_scores(outputs, classes, model.settings.output_activation))
+        score = float(class_scores(outputs, classes, activation))
         gap = None
         if kind.is_complete:
             baseline, _ = network_scores(model, grey(model).expand_as(pixels), classes, options.head)

@@ -6,6 +6,8 @@ docs/explain.md says what failing a check means.
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from inception_v3.explain.attribution.attribute import attribute, grey
 from inception_v3.explain.attribution.result import Attribution, AttributionOptions
 from inception_v3.explain.attribution.scores import network_scores
 from inception_v3.network.layers import BatchNorm, Conv2d
+from inception_v3.reports.shown import png, save_result
 from inception_v3.support.progress import Advance, ignore
 from inception_v3.weights.model import InceptionV3
 
@@ -37,6 +40,25 @@ class Randomisation:
     layers: tuple[str, ...]
     correlations: tuple[float, ...]
 
+    def numpy(self) -> NDArray[np.float64]:
+        """The `correlations`."""
+        return np.array(self.correlations)
+
+    def plot(self) -> Any:
+        """A matplotlib figure: the correlation after each step."""
+        from inception_v3.reports.plots import lines
+
+        title = "similarity of the map while layers become random, from the last one down"
+        return lines(self.layers, {"rank correlation": self.numpy()}, title, "rank correlation", (-1, 1))
+
+    def _repr_png_(self) -> bytes | None:
+        """The plot, for a notebook."""
+        return png(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the layers and correlations as .json, or the plot as .png, .pdf or .svg. Raises InputError."""
+        save_result(self, path, "a randomisation", vars(self))
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -51,6 +73,29 @@ class Curves:
     fractions: NDArray[np.float64]
     insertion: NDArray[np.float64]
     deletion: NDArray[np.float64]
+
+    def numpy(self) -> NDArray[np.float64]:
+        """The three arrays as rows, (3, points)."""
+        return np.stack([self.fractions, self.insertion, self.deletion])
+
+    def plot(self) -> Any:
+        """A matplotlib figure: the two curves."""
+        from inception_v3.reports.plots import lines
+
+        both = {
+            f"insertion, mean {self.insertion_area:.3f} (better if high)": self.insertion,
+            f"deletion, mean {self.deletion_area:.3f} (better if low)": self.deletion,
+        }
+        names = [f"{fraction:.0%}" for fraction in self.fractions]
+        return lines(names, both, "pixels changed, the most important ones first", "probability of the class", (0, 1))
+
+    def _repr_png_(self) -> bytes | None:
+        """The plot, for a notebook."""
+        return png(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the three arrays as .json, or the plot as .png, .pdf or .svg. Raises InputError."""
+        save_result(self, path, "curves", {name: values.tolist() for name, values in vars(self).items()})
 
     @property
     def insertion_area(self) -> float:

@@ -6,11 +6,12 @@ from itertools import islice, product
 import numpy as np
 from numpy.typing import NDArray
 
+from inception_v3.errors import InputError, OptionValueError
 from inception_v3.explain.attribution.result import GREY, Attribution, AttributionOptions
-from inception_v3.explain.classes import find_class
+from inception_v3.explain.classes import explained_class
 from inception_v3.explain.views import View
 from inception_v3.inference.choose import OpenedModel
-from inception_v3.network.probabilities import class_logits
+from inception_v3.inference.pipeline import not_finite
 from inception_v3.support.progress import Advance, ignore
 
 Array = NDArray[np.generic]
@@ -67,36 +68,37 @@ def places(height: int, width: int, window: int, stride: int) -> Iterator[tuple[
 
 
 def window_and_stride(height: int, width: int, options: AttributionOptions) -> tuple[int, int]:
-    """The size of a window and the pixels from one to the next, for images of this size."""
+    """The size of a window and the pixels from one to the next, for images of this size.
+
+    Raises OptionValueError: a stride above the window.
+    """
     window = options.window or max(1, min(height, width) // 6)
-    return window, options.stride or max(1, window // 2)
+    stride = options.stride or max(1, window // 2)
+    if stride > window:
+        fault = f"larger than the window, {window}, so places between the windows would not be covered"
+        raise OptionValueError(f"stride {stride}: {fault}; give at most {window}", exit_status=2)
+    return window, stride
 
 
 def occlude(opened: OpenedModel, view: View, options: AttributionOptions, advance: Advance = ignore) -> Attribution:
     """Explain an image by occlusion through any engine, in its precision, without PyTorch.
 
     The engine gets the pixels as 8 bits, as in `predict`, and returns the logits of the head Logits.
-    Raises InputError: no such class.
+    Raises InputError: no such class; outputs that are not finite.
     """
-    description = opened.description
-    activation, names = description.settings.output_activation, description.names()
+    description, names = opened.description, opened.description.names()
     pixels = description.preprocessing.array(view.image)
 
     def logits(batch: Array) -> NDArray[np.floating]:
-        return class_logits(opened.engine.predict(batch.astype(np.uint8))[0].astype(np.float64), activation)
+        return opened.engine.predict(batch.astype(np.uint8))[0].astype(np.float64)
 
     unchanged = logits(pixels[None])[0]
-    index = int(unchanged.argmax()) if options.class_name is None else find_class(options.class_name, names)
-    # One output with a sigmoid has the logits 0 and x: the score of the first class is -x.
-    other = 1 - index if description.settings.num_classes == 1 else None
-
-    def scores(batch: Array) -> NDArray[np.floating]:
-        outputs = logits(batch)
-        return outputs[:, index] if other is None else outputs[:, index] - outputs[:, other]
-
+    if not np.isfinite(unchanged).all():
+        raise InputError(not_finite(view.name))
+    index, weights = explained_class(options.class_name, names, unchanged, description.settings.output_activation)
     window, stride = window_and_stride(pixels.shape[0], pixels.shape[1], options)
     values = occlusion(
-        scores,
+        lambda batch: logits(batch) @ weights,
         pixels,
         round(255 * GREY),
         window=window,
@@ -105,5 +107,5 @@ def occlude(opened: OpenedModel, view: View, options: AttributionOptions, advanc
         batch_size=opened.engine.batch_size,
         advance=advance,
     )
-    score = float(scores(pixels[None])[0])
+    score = float(unchanged @ weights)
     return Attribution(view, "occlusion", index, names[index], "Logits", None, score, values)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from inception_v3.explain.views import View
 from inception_v3.reports.heat_maps import overlay
+from inception_v3.reports.shown import png
 from inception_v3.support.arguments import BatchSize, Count, Fraction, Seed, check_fields
-from inception_v3.support.files import atomic_write
+from inception_v3.support.files import atomic_write, check_suffix
 from inception_v3.support.text import printable
 
 Head = Literal["Logits", "AuxLogits"]
@@ -27,7 +28,9 @@ MethodName = Literal[
     "deep-lift",
     "gradient",
 ]
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 GREY = 0.5  # of pixels from 0 to 1: the baseline, and what covers an occluded place
+FINER_MAP = "Mixed_6e"  # has at least 3x3 places for every image; Mixed_7c may have one
 SHOWN_QUANTILE = 0.995  # of pixel values, from which on the colour is that of the end of the scale
 
 
@@ -138,6 +141,21 @@ class Attribution:
             return self.values
         return np.asarray(self.values.sum(0) if self.is_signed else np.abs(self.values).sum(0))
 
+    @property
+    def remark(self) -> str:
+        """Why the values say little about places: one line, or "" if there is nothing to remark."""
+        values = self.map()
+        if values.size == 1:
+            fault = f"{self.end_point} is one place for images of this size, so its map says nothing"
+            return f"{fault}; use {FINER_MAP}, or occlusion"
+        if np.ptp(values) == 0:
+            if self.end_point and not values.any():
+                return f"no place of {self.end_point} raises the score of {self.class_name}: the map is zero everywhere"
+            return "the values are the same everywhere, so they say nothing about places"
+        if len(self.view.image.getcolors(1) or ()) == 1:
+            return "the image is of one colour: the places differ only by the padding at the borders"
+        return ""
+
     def plot(self) -> Image.Image:
         """The map in colours over the image, with its scale. Needs matplotlib (the extra `explain`)."""
         values = self.map()
@@ -149,11 +167,12 @@ class Attribution:
 
     def _repr_png_(self) -> bytes | None:
         """The picture, for a notebook."""
-        return self.plot()._repr_png_()
+        return png(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the values as .npy, or the picture in the format of another suffix. Raises InputError."""
+        """Write the values as .npy, or the picture as .png, .jpg or .webp. Raises InputError: another suffix."""
         path = Path(path)
+        check_suffix(path, (".npy", *PICTURE_SUFFIXES), "an attribution")
         picture = None if path.suffix == ".npy" else self.plot()
         with atomic_write(path) as temporary:
             if picture is None:
@@ -174,4 +193,5 @@ class Attribution:
             "shape": list(self.values.shape),
             "box": list(self.view.box),
             "gap": self.gap,
+            "remark": self.remark or None,
         }

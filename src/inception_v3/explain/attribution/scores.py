@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from inception_v3.explain.attribution.result import Head
-from inception_v3.network.architecture import OutputActivation
+from inception_v3.network.architecture import OutputActivation, with_inner
 from inception_v3.network.network import EndPoints, InceptionV3Network
+from inception_v3.support.text import printable
+from inception_v3.weights.model import InceptionV3
 
 
 def class_scores(logits: Tensor, classes: Tensor, activation: OutputActivation = "softmax") -> Tensor:
@@ -55,11 +57,38 @@ def check_model(model: InceptionV3Network, head: Head = "Logits") -> None:
         raise ValueError(f"this network has no head {head!r}; use 'Logits'")
 
 
+def class_labels(model: InceptionV3) -> list[str]:
+    """The class names; the class numbers if there are no names."""
+    return model.class_names or [str(number) for number in range(model.settings.class_count)]
+
+
+def check_finite(
+    model: InceptionV3Network, images: Tensor, outputs: Tensor, image_name: str, head: Head = "Logits"
+) -> None:
+    """Raise ValueError if outputs of images (N, 3, H, W) are not finite, with the end point in which that starts."""
+    if not outputs.isfinite().all():
+        where = first_not_finite(model, images, head)
+        fault = f"the network's outputs are infinite or not a number, from {where} on"
+        raise ValueError(f"{printable(image_name)}: {fault}; check the weights there")
+
+
+@torch.no_grad()
+def first_not_finite(model: InceptionV3Network, images: Tensor, head: Head = "Logits") -> str:
+    """The first layer, branch or end point on the way to a head whose output has an infinite value or NaN."""
+    if not images.isfinite().all():
+        return "the image"
+    left_out = ("Predictions", "AuxLogits" if head == "Logits" else "Logits")
+    names = [name for name in with_inner(model.settings.end_points()) if name.split("/")[0] not in left_out]
+    _, outputs = model(images, end_points=names)
+    return next((name for name in names if not outputs[name].isfinite().all()), head)
+
+
 def image_gradients(
     model: InceptionV3Network, images: Tensor, classes: Tensor, head: Head = "Logits"
 ) -> tuple[Tensor, Tensor]:
     """The scores (N,), and their gradients with respect to images (N, 3, H, W), of the same shape."""
     with torch.enable_grad():
-        images = images.detach().requires_grad_()
+        # On a CPU, this layout saves a sixth of the time.
+        images = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         scores, _ = network_scores(model, images, classes, head)
         return scores.detach(), torch.autograd.grad(scores.sum(), images)[0]

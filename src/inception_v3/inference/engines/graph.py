@@ -184,7 +184,7 @@ def _convolution(layer: "Conv2d", name: str, net: str, norm: "BatchNorm | None",
     kernel = layer.weights.detach().cpu().double()
     bias = kernel.new_zeros(len(kernel)) if layer.biases is None else layer.biases.detach().cpu().double()
     if norm is not None:
-        factor, offset = _factor_and_offset(norm)
+        factor, offset = factor_and_offset(norm)
         kernel, bias = kernel * factor.view(-1, 1, 1, 1), bias * factor + offset
     if layer.weights.dtype.itemsize < 8:
         kernel, bias = kernel.float(), bias.float()
@@ -192,7 +192,7 @@ def _convolution(layer: "Conv2d", name: str, net: str, norm: "BatchNorm | None",
     return Convolution(name, net, kernel.numpy(), bias.numpy(), layer.stride, padding, relu)
 
 
-def _factor_and_offset(norm: "BatchNorm") -> tuple["Tensor", "Tensor"]:
+def factor_and_offset(norm: "BatchNorm") -> tuple["Tensor", "Tensor"]:
     """The factor and the offset (C,), in float64, by which BatchNorm changes its input at inference."""
     tensors = {name: tensor.detach().cpu().double() for name, tensor in norm.state_dict().items()}
     factor = (tensors["moving_variance"] + norm.epsilon).rsqrt() * tensors.get("gamma", 1.0)
@@ -263,7 +263,7 @@ def _hidden_layer(layer: "HiddenLayer", name: str, net: str) -> Iterator[Operati
     if layer.activation not in ("relu", "linear"):
         steps.append(Activation(f"{name}/activation", steps[-1].output, None, layer.activation))
     if after is not None:
-        factor, offset = (values.to(layer.weights.dtype).numpy() for values in _factor_and_offset(after))
+        factor, offset = (values.to(layer.weights.dtype).numpy() for values in factor_and_offset(after))
         steps.append(
             Convolution(f"{name}/BatchNorm", steps[-1].output, np.diag(factor)[..., None, None], offset, relu=False)
         )

@@ -5,6 +5,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from inception_v3.inference.engines.base import Precision, Run
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.registry import load_engine
@@ -79,6 +82,10 @@ class ExportFormat(ABC):
         The file is not changed. A format that does not keep the names of inner values has only its own outputs.
         """
         return path, outputs
+
+    def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
+        """The constant of this name in a file, such as the weights Logits/weights; None if the format has no names."""
+        return None
 
     def run(self, network: Any, precision: Precision, outputs: tuple[str, ...]) -> Run:
         """The function that runs a file or a model object, to check it."""

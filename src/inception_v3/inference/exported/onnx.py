@@ -4,6 +4,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from inception_v3.inference.engines import onnx_file
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.graph import Graph
@@ -44,6 +47,12 @@ class OnnxFormat(ExportFormat):
             value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4)
             model.graph.output.append(value)
         return model, (*outputs, *added)
+
+    def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
+        import onnx
+
+        found = (tensor for tensor in onnx.load(path).graph.initializer if tensor.name == name)
+        return next((onnx.numpy_helper.to_array(tensor) for tensor in found), None)
 
     def save(self, model: Any, file: Path, description: Description) -> None:
         file.write_bytes(model.SerializeToString())

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+from numpy.typing import NDArray
+
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.graph import Graph
 from inception_v3.inference.engines.openvino import load_core, read_graph
@@ -46,6 +49,11 @@ class OpenvinoFormat(ExportFormat):
         added = [name for name in names if name in computed and name not in outputs]
         model.add_outputs(added)
         return model, (*outputs, *added)
+
+    def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
+        nodes = load_core().read_model(path).get_ops()
+        found = (node for node in nodes if (node.get_type_name(), node.get_friendly_name()) == ("Constant", name))
+        return next((np.array(node.get_data()) for node in found), None)
 
     def save(self, model: Any, file: Path, description: Description) -> None:
         import openvino

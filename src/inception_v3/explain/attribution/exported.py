@@ -1,0 +1,77 @@
+"""Grad-CAM of an exported network, which has no gradients.
+
+Behind Mixed_7c, the head is an average pool and a linear layer. The mean gradient of a class's score with respect to a
+channel is then the class's weight of that channel, divided by the number of places, for every image.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inception_v3.errors import InputError
+from inception_v3.explain.attribution.result import Attribution, AttributionOptions
+from inception_v3.explain.classes import explained_class
+from inception_v3.explain.views import View
+from inception_v3.inference.choose import check_classifier, open_with_outputs
+from inception_v3.inference.engines.base import LOGITS, Run
+from inception_v3.inference.exported.description import Description
+from inception_v3.inference.exported.registry import read_description, recognise
+from inception_v3.inference.pipeline import not_finite
+from inception_v3.network.architecture import BASE_END_POINTS
+
+LAST_MAP = BASE_END_POINTS[-1]
+
+
+def needs_no_gradients(options: AttributionOptions) -> bool:
+    """Whether these options are Grad-CAM on the last map, which an exported network can compute."""
+    return options.method == "grad-cam" and options.end_point in (None, LAST_MAP) and options.head == LOGITS
+
+
+@dataclass(frozen=True)
+class ExportedNetwork:
+    """An exported network with a linear head, opened with the map before the head as an output.
+
+    Attributes:
+        run: from pixels to Logits and Mixed_7c.
+        description: the file's.
+        weights: of the classifier, (outputs, channels).
+    """
+
+    run: Run
+    description: Description
+    weights: NDArray[np.float64]
+
+
+def open_with_map(file: Path) -> ExportedNetwork:
+    """Open an .onnx or OpenVINO file on the CPU. The map becomes an output of a copy in memory. Needs no PyTorch.
+
+    Raises InputError: another format, a head that is not linear, no classes; or as `open_with_outputs` does.
+    """
+    description = read_description(file)
+    check_classifier(file, description.settings, description.outputs)
+    if description.settings.hidden_units:
+        fault = "its head has hidden layers, so without gradients it has no class activation map"
+        raise InputError(f"{file}: {fault}; use --method occlusion", exit_status=2)
+    run, outputs = open_with_outputs(file, (LAST_MAP,))
+    format = recognise(file)
+    weights = format.constant(file, f"{LOGITS}/weights") if format else None
+    if LAST_MAP not in outputs or weights is None:
+        fault = f"its format does not keep {LAST_MAP}; give the .onnx or OpenVINO file of this network, or its weights"
+        raise InputError(f"{file}: {fault}", exit_status=2)
+    return ExportedNetwork(run, description, weights.reshape(len(weights), -1).astype(np.float64))
+
+
+def exported_grad_cam(network: ExportedNetwork, view: View, options: AttributionOptions) -> Attribution:
+    """Grad-CAM on Mixed_7c, in the precision of the file. Raises InputError: no such class; outputs not finite."""
+    outputs = network.run(network.description.preprocessing.array(view.image)[None])
+    logits, features = (outputs[name][0].astype(np.float64) for name in (LOGITS, LAST_MAP))
+    if not (np.isfinite(logits).all() and np.isfinite(features).all()):
+        raise InputError(not_finite(view.name))
+    names, activation = network.description.names(), network.description.settings.output_activation
+    index, of_logits = explained_class(options.class_name, names, logits, activation)
+    weights = of_logits @ network.weights / features[0].size
+    values = np.maximum(np.tensordot(weights, features, 1), 0)
+    score = float(logits @ of_logits)
+    return Attribution(view, "grad-cam", index, names[index], LOGITS, LAST_MAP, score, values)
