@@ -216,6 +216,21 @@ def an_effective_field_is_measured(ran: Ran) -> None:
     assert Path("mixed_6e.png").read_bytes().startswith(b"\x89PNG")
 
 
+def two_networks_are_compared(ran: Ran) -> None:
+    assert ran.printed.startswith("None ")
+    assert ran.names.result.parts_at is None
+
+
+def patches_are_found(_: Ran) -> None:
+    assert Path("patches/index.html").exists()
+    assert Path("patches/patches.csv").exists()
+
+
+def a_channel_is_visualised(ran: Ran) -> None:
+    assert len(ran.printed.split()) == 2
+    assert Path("channel.png").read_bytes().startswith(b"\x89PNG")
+
+
 def scores_are_logged(ran: Ran) -> None:
     assert math.isfinite(ran.names.logged["fid"])
 
@@ -288,6 +303,9 @@ CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
     ("docs/explain.md", 2): branches_are_silenced,
     ("docs/explain.md", 3): a_receptive_field_is_printed,
     ("docs/explain.md", 4): an_effective_field_is_measured,
+    ("docs/explain.md", 5): two_networks_are_compared,
+    ("docs/explain.md", 6): patches_are_found,
+    ("docs/explain.md", 7): a_channel_is_visualised,
     ("docs/fidelity.md", 1): scores_are_logged,
     ("docs/fidelity.md", 2): two_folders_are_scored,
     ("docs/finetuning.md", 1): new_classes_are_learnt,
