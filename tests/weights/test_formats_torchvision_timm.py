@@ -482,8 +482,8 @@ def test_flipped_bits_are_refused_or_harmless(bytes_of_a_file: bytes, tmp_path: 
         recognised(tmp_path / "w")  # raises nothing
         with contextlib.suppress(InputError):
             file = state_dict_file.open_file(tmp_path / "w")
-            root = file.root if isinstance(file.root, dict) else {}  # a flipped bit can make a plain pickle of another object
-    tensors = [file.read(name, each) for name, each in root.items() if isinstance(each, StoredTensor)]
+            root = file.root if isinstance(file.root, dict) else {}  # a flipped bit can make it another object
+            tensors = [file.read(name, each) for name, each in root.items() if isinstance(each, StoredTensor)]
             if bytes_of_a_file.startswith(b"PK"):
                 assert all(bool((tensor == 0.25).all()) for tensor in tensors)
 
