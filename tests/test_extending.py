@@ -75,7 +75,7 @@ def images(tmp_path: Path) -> Path:
 def test_the_weight_format(run: Callable[..., str], tmp_path: Path, random_model: Callable[..., InceptionV3]) -> None:
     model = random_model(create_aux_logits=False)
     inception_v3.save(model, tmp_path / "model.safetensors")
-    assert "native, numpy, tf-slim" in run("convert", "--help")
+    assert "native, numpy, saved-model" in run("convert", "--help")
     run("convert", "model.safetensors", "model.npz")
     run("convert", "model.npz", "again.safetensors")
     again = inception_v3.load(tmp_path / "again.safetensors")

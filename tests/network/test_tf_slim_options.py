@@ -12,7 +12,8 @@ from inception_v3.weights.formats.tf_slim import recover_options
 def shapes_of(**options: object) -> dict[str, tuple[int, ...]]:
     points = architecture.end_points(**options)  # type: ignore[arg-type]
     layers = [layer for point in points for layer in point.layers if isinstance(layer.table, architecture.Conv)]
-    return {f"{layer.name}/weights": (*layer.kernel, layer.in_channels, layer.out_channels) for layer in layers}
+    kernels = {f"{layer.name}/weights": (*layer.kernel, layer.in_channels, layer.out_channels) for layer in layers}
+    return kernels | {f"{layer.name}/biases": (layer.out_channels,) for layer in layers if not layer.normalized}
 
 
 @settings(max_examples=200, deadline=None)
@@ -26,13 +27,14 @@ def shapes_of(**options: object) -> dict[str, tuple[int, ...]]:
 )
 def test_the_recovered_options_build_the_same_variables(height: int, width: int, **options: object) -> None:
     shapes = shapes_of(height=height, width=width, **options)
-    recovered = recover_options(Path("x.ckpt"), shapes)
+    recovered = recover_options(Path("x.ckpt"), shapes, None)
     size = recovered.pop("image_size", (299, 299))
     assert not recovered.pop("batch_norm_scale")
+    assert recovered.pop("final_endpoint") is None
     assert shapes_of(height=size[0], width=size[1], **recovered) == shapes
 
 
 def test_the_simplest_of_several_possible_options_are_recovered() -> None:
     options = {"num_classes": 11, "depth_multiplier": 0.3, "min_depth": 16, "create_aux_logits": True}
-    recovered = recover_options(Path("x.ckpt"), shapes_of(**options))
-    assert recovered == options | {"image_size": (299, 299), "batch_norm_scale": False}
+    recovered = recover_options(Path("x.ckpt"), shapes_of(**options), None)
+    assert recovered == options | {"image_size": (299, 299), "batch_norm_scale": False, "final_endpoint": None}

@@ -33,6 +33,8 @@ from inception_v3.weights.model import InceptionV3
 from inception_v3.weights.programs.peers import PROGRAMS
 from inception_v3.weights.programs.program import Program, ProgramError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* assumed")  # files of Keras and PyTorch state little
+
 Build = Callable[..., InceptionV3]
 Command = Callable[..., tuple[int, str, str]]
 

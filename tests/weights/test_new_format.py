@@ -127,9 +127,9 @@ def test_messages_list_a_new_format(run: Callable[..., subprocess.CompletedProce
         run("convert", "text", "x.toy"),
     )
     assert (unknown.returncode, suffix.returncode, unrecognised.returncode) == (2, 2, 1)
-    assert "choose from native, toy, tf-slim" in unknown.stderr
+    assert "choose from native, toy, saved-model" in unknown.stderr
     assert ".toy toy" in suffix.stderr
-    assert "one of the formats native, toy, tf-slim" in unrecognised.stderr
+    assert "one of the formats native, toy, saved-model" in unrecognised.stderr
 
 
 def test_each_format_has_the_name_of_its_line_in_the_registry() -> None:

@@ -49,7 +49,18 @@ def test_settings_classes_preprocessing_and_training_are_as_they_were_saved(mode
 
 
 @pytest.mark.parametrize(
-    ("name", "format", "dropped"), [("model.safetensors", "native", []), ("model.ckpt", "tf-slim", ["class names"])]
+    ("name", "format", "dropped"),
+    [
+        ("model.safetensors", "native", []),
+        (
+            "model.ckpt",
+            "tf-slim",
+            [
+                "how images are prepared (crop_fraction 1.0, interpolation bilinear, squash False)",
+                "class names",
+            ],
+        ),
+    ],
 )
 def test_it_converts_with_equal_logits(
     name: str, format: str, dropped: list[str], tmp_path: Path, model: InceptionV3

@@ -18,6 +18,7 @@ from inception_v3.cli.common import (
     Seed,
     WeightsFile,
     check_pictures,
+    check_seed,
     load_network,
     messages,
     model_option,
@@ -71,6 +72,7 @@ def dream(
     from inception_v3.explain.views import views
     from inception_v3.images.addresses import count_images
 
+    check_seed(seed)
     total = count_images(images)
     check_pictures(out, preview, overwrite, (model, *images))
     network = load_network(

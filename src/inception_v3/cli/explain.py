@@ -106,7 +106,7 @@ def explain(
     ] = None,
     batch_size: Annotated[int, data_option(min=1, max=4096, metavar="N", help="Images computed at once.")] = 8,
     seed: Seed = 0,
-    engine: Annotated[str, engine_option(CHOICES, help="Engine of occlusion")] = "auto",
+    engine: Annotated[str, engine_option(CHOICES)] = "auto",
     precision: Annotated[str | None, precision_option(PRECISIONS, show_default="fp32, or that of the file")] = None,
     device: Device = None,
     weights_file: WeightsFile = None,

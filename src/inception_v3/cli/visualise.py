@@ -18,6 +18,7 @@ from inception_v3.cli.common import (
     Seed,
     WeightsFile,
     check_pictures,
+    check_seed,
     load_network,
     messages,
     model_option,
@@ -83,6 +84,7 @@ def visualise(
 
     Exit status: 0, success; 1, failed, or a target has no picture; 2, wrong arguments.
     """
+    check_seed(seed)
     names, classes = targets or [], classes or []
     if not names and not classes:
         raise InputError("no target; give one such as Mixed_6b:12, or --class NAME", exit_status=2)

@@ -126,7 +126,7 @@ def how_to_list_errors(path: Path) -> str:
         )
         return f'python -c "{code}" {name}'
     if path.suffix.lower() == ".npz":
-        return f"""python -c "import sys, numpy; print(*numpy.load(sys.argv[1])['errors'], sep='\\n')" {name}"""
+        return f"""python -c "import sys, numpy; [*map(print, numpy.load(sys.argv[1])['errors'])]" {name}"""
     # A failed row of the table has no classes.
     return f"grep ',,$' {name}" if path.suffix.lower() == ".csv" else f"""grep '"error": ' {name}"""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from inception_v3.errors import InputError
-from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.images.preprocessing import PREPROCESSINGS, Preprocessing
 from inception_v3.support.files import (
     atomic_write,
     check_writable,
@@ -193,9 +193,8 @@ def _dropped(model: InceptionV3, reloaded: InceptionV3, stored: Weights) -> list
     """The parts of the model that the written file does not contain. `stored` is what was read from it."""
     activation = "output_activation"
     output = model.settings.output_activation
-    ours, theirs = asdict(model.preprocessing), asdict(stored.preprocessing)
-    options = [name for name in ours if ours[name] != theirs[name] and name not in ("mean", "std")]
-    listed = ", ".join(f"{name} {_shown(ours[name])}" for name in options)
+    options = _lost_preparation(model.preprocessing, stored.preprocessing)
+    listed = ", ".join(f"{name} {_shown(value)}" for name, value in options.items())
     lost = {
         f"how images are prepared ({listed})": options,
         "that the outputs are no probabilities" if output == "none" else f"the {output} of the outputs": (
@@ -205,6 +204,15 @@ def _dropped(model: InceptionV3, reloaded: InceptionV3, stored: Weights) -> list
         "class names": model.class_names and stored.class_names != model.class_names,
     }
     return [name for name, is_lost in lost.items() if is_lost]
+
+
+def _lost_preparation(ours: Preprocessing, theirs: Preprocessing) -> dict[str, Any]:
+    """How a model resizes and crops images, where the written file has another way; {} for a known program's way."""
+    if any(replace(ours, mean=way.mean, std=way.std) == way.at(ours.image_size) for way in PREPROCESSINGS.values()):
+        return {}
+    known = asdict(theirs)
+    kept = ("image_size", "mean", "std")
+    return {name: value for name, value in asdict(ours).items() if value != known[name] and name not in kept}
 
 
 def _shown(value: Any) -> str:

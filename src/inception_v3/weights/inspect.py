@@ -22,7 +22,7 @@ from inception_v3.support.files import checksum
 from inception_v3.support.json_values import parse_json
 from inception_v3.support.packages import install_command, missing_packages
 from inception_v3.support.system_errors import check_readable, file_status, is_folder, read_error, why_missing
-from inception_v3.weights import MODEL_FILE
+from inception_v3.weights import MODEL_FILE, SAVED_MODEL_FILE
 from inception_v3.weights.formats.kinds import (
     GRAPH_MODEL,
     HDF5,
@@ -31,7 +31,6 @@ from inception_v3.weights.formats.kinds import (
     LAYERS_MODEL,
     PICKLE,
     SAVED_MODEL,
-    SAVED_MODEL_FILE,
     Kind,
     identify,
 )

@@ -14,16 +14,17 @@ from inception_v3.errors import InputError
 from inception_v3.support.files import checksum
 from inception_v3.support.system_errors import check_readable, file_status, is_folder
 from inception_v3.support.text import printable
-from inception_v3.weights import BEST_FILE, MODEL_FILE
+from inception_v3.weights import BEST_FILE, MODEL_FILE, SAVED_MODEL_FILE
 from inception_v3.weights.facts import names_beside
 from inception_v3.weights.formats import native
-from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.registry import find_format, recognise
 from inception_v3.weights.formats.weights import Weights
 from inception_v3.weights.published import WEIGHTS, Hub, Web, WeightsSource, find_published
 from inception_v3.weights.wordnet import names_of_ids
 
 MLFLOW_FILE = "data/model.pth"  # in a folder of mlflow.pytorch.save_model
+
+CHECKPOINT_SUFFIXES = ("", ".meta", ".pb")  # of the files beside a checkpoint that stand for it
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,8 @@ def find_file(path: str | Path) -> Path:
 
 def _find_checkpoint(path: Path) -> Path | None:
     """The checkpoint of TensorFlow that a path stands for, if any. Raises InputError: it is missing."""
+    if not is_folder(path) and path.suffix not in CHECKPOINT_SUFFIXES:
+        return None  # without an import that takes time
     from inception_v3.weights.formats.tensorflow_folder import find_checkpoint
 
     try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inception_v3.support.system_errors import file_status, is_folder, list_folder
+from inception_v3.weights import SAVED_MODEL_FILE
 from inception_v3.weights.formats.tensorflow_checkpoint import MAGIC as END_OF_TABLE
 from inception_v3.weights.formats.torch_file import EXPORT_RECORDS, LEGACY_BYTES, PICKLE_STARTS
 
@@ -23,7 +24,7 @@ LAYERS_MODEL, GRAPH_MODEL = "a TensorFlow.js layers model", "a TensorFlow.js gra
 KERAS_ZIP, HDF5, SAFETENSORS = "a Keras model (.keras)", "HDF5, as Keras writes it", "safetensors"
 INDEX = "the index of a state dict in several files"
 TORCH_ZIP, TORCH_LEGACY = "a file of torch.save", "a file of torch.save, in the form before PyTorch 1.6"
-SAVED_MODEL, SAVED_MODEL_FILE = "a TensorFlow SavedModel", "saved_model.pb"
+SAVED_MODEL = "a TensorFlow SavedModel"
 PICKLE = "a pickle that torch.save did not write"
 MAX_JSON = 32 << 20  # bytes
 TORCH_TAR = "a file of torch.save before PyTorch 0.2, a tar archive"

@@ -93,12 +93,12 @@ def read_pickle(
 
     Raises PickleError: damaged, more than `max_opcodes`, MAX_SECONDS or MAX_MEMORY.
     """
-    machine, deadline = _Machine(rebuilders, persistent), time.monotonic() + MAX_SECONDS
+    machine, deadline = _Machine(rebuilders, persistent), time.thread_time() + MAX_SECONDS
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count >= max_opcodes:
                 raise PickleError(f"it has more than {count:,} opcodes, too many for a network")
-            if count % 1024 == 0 and time.monotonic() > deadline:
+            if count % 1024 == 0 and time.thread_time() > deadline:
                 raise PickleError(f"its pickle takes more than {MAX_SECONDS:g} seconds to read, too much for a network")
             if opcode.name == "STOP":
                 return machine.stack.pop()

@@ -27,6 +27,7 @@ from inception_v3.support.protocol_buffers import (
 )
 from inception_v3.support.system_errors import is_file, read_reason
 from inception_v3.support.text import one_line
+from inception_v3.weights import SAVED_MODEL_FILE
 from inception_v3.weights.formats.base import Format
 from inception_v3.weights.formats.function_graph import MAX_PARTS, Evaluator, Functions, Layers, Operation
 from inception_v3.weights.formats.keras_config import (
@@ -39,7 +40,6 @@ from inception_v3.weights.formats.keras_config import (
 )
 from inception_v3.weights.formats.keras_config import parse as parse_configuration
 from inception_v3.weights.formats.keras_network import read_network, report_notes
-from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.tensorflow_checkpoint import Checkpoint, open_checkpoint, read_object_graph
 from inception_v3.weights.formats.tensorflow_objects import ROOT, children, find_keys
 from inception_v3.weights.formats.weights import Weights

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from inception_v3.errors import InputError
 from inception_v3.support.system_errors import is_file, is_folder, list_folder
+from inception_v3.weights import SAVED_MODEL_FILE
 from inception_v3.weights.formats import tensorflow_checkpoint
-from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.tf_slim_names import find_networks
 
 LIST = "checkpoint"  # the file in which TensorFlow lists the checkpoints of a folder, the newest first

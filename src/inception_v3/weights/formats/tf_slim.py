@@ -21,10 +21,10 @@ from inception_v3.network.architecture import AUX_INPUT, AUX_LOGITS, BASE_END_PO
 from inception_v3.network.settings import Settings
 from inception_v3.support.system_errors import read_error
 from inception_v3.support.text import one_line, printable
+from inception_v3.weights import SAVED_MODEL_FILE
 from inception_v3.weights.formats import tensorflow_checkpoint
 from inception_v3.weights.formats.base import WritableFormat
 from inception_v3.weights.formats.graphdef import Graph, GraphError, first_message, read_graph, read_messages
-from inception_v3.weights.formats.kinds import SAVED_MODEL_FILE
 from inception_v3.weights.formats.state_dict_search import choose
 from inception_v3.weights.formats.tensorflow_folder import VARIABLES
 from inception_v3.weights.formats.tf_slim_graph import check, describe, find_graphs
