@@ -29,7 +29,7 @@ CLASSES = torch.tensor([3, 1])
 
 
 def random_network(**options: object) -> InceptionV3:
-    """A small network in float64 with all statistics random, which sees every place of an image."""
+    """A small network in float64 with all statistics random, which sees every position of an image."""
     torch.manual_seed(0)
     model = InceptionV3(
         num_classes=10, depth_multiplier=0.2, image_size=107, global_pool=True, batch_norm_scale=True, **options

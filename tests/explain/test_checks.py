@@ -78,7 +78,7 @@ def test_the_most_important_pixels_are_changed_first(model: InceptionV3, view: V
     with model.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, given: seen.append(given[0])):
         curves(model, result, batch_size=21)
     (pixels,), (insertion, deletion) = model.preprocess(view.image), (batch[10] for batch in seen)
-    assert torch.equal(insertion[:, :105, :54], pixels[:, :105, :54]), "rows from above, of places that count alike"
+    assert torch.equal(insertion[:, :105, :54], pixels[:, :105, :54]), "rows from above, of positions that count alike"
     assert not torch.equal(insertion[:, :, 54:], pixels[:, :, 54:])
     assert (deletion[:, :105, :54] == 0).all()
     assert torch.equal(deletion[:, :, 54:], pixels[:, :, 54:])

@@ -226,7 +226,7 @@ def test_an_exported_network_with_hidden_layers_has_no_map(run: Run, folder: Pat
 def test_a_map_of_one_place_names_a_finer_layer(run: Run, folder: Path, tmp_path: Path) -> None:
     save(InceptionV3(3, depth_multiplier=0.2, image_size=75, create_aux_logits=False), folder / "small.safetensors")
     status, printed, err = run("small.safetensors", "images/one.png", "--out", tmp_path / "out", "--json")
-    remark = "Mixed_7c is one place for images of this size, so its map says nothing; use Mixed_6e, or occlusion"
+    remark = "Mixed_7c is one position for images of this size, so its map says nothing; use Mixed_6e, or occlusion"
     assert (status, json.loads(printed)["remark"]) == (0, remark)
     assert err == f"images/one.png: {remark}\n"
     options = ("--end-point", "Mixed_6e", "--out", tmp_path / "finer", "--json")
@@ -239,7 +239,7 @@ def test_a_map_of_one_place_names_a_finer_layer(run: Run, folder: Path, tmp_path
     [
         (
             ("--end-point", "Mixed_6e"),
-            "the image is of one colour: the places differ only by the padding at the borders",
+            "the image is of one colour: the positions differ only by the padding at the borders",
         ),
         (("--method", "occlusion"), "the values are the same everywhere, so they say nothing about places"),
     ],

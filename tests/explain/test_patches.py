@@ -1,4 +1,4 @@
-"""The images and places that excite each channel most."""
+"""The images and positions that excite each channel most."""
 
 import csv
 import json
@@ -102,7 +102,7 @@ def test_the_whole_network_has_10048_channels_in_11_modules() -> None:
 @pytest.mark.parametrize("name", ["pytorch", "onnxruntime", "openvino", "ncnn"])
 def test_an_engine_finds_the_first_largest_value_of_each_channel(model: InceptionV3, name: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (3, 107, 107, 3), np.uint8)
-    pixels[2] = 90  # one colour: equal values in all places but those at the border
+    pixels[2] = 90  # one colour: equal values in all positions but those at the border
     graph = swap_pools(build_graph(model, outputs=("Logits", *MODULES)))
     engine = load_engine(name)
     device = engine.resolve_device("cpu")
@@ -237,7 +237,7 @@ def test_the_table_equals_a_search_through_all_maps_in_float64(
 
 
 def seeing_network() -> InceptionV3:
-    """A network whose channel 0 of Mixed_5b is the largest red value, 0 to 1, near each place, and nothing else."""
+    """A network whose channel 0 of Mixed_5b is the largest red value, 0 to 1, near each position, and nothing else."""
     model = InceptionV3(num_classes=2, depth_multiplier=0.1, min_depth=8, image_size=107, final_endpoint="Mixed_5b")
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -102,7 +102,7 @@ def test_a_planted_filter_of_the_first_layer_is_found_again(transforms: bool) ->
     options = VisualisationOptions(steps=100, learning_rate=0.5, transforms=transforms, size=75)
     result = visualise(model, "Conv2d_1a_3x3:0", options)
     pixels = torch.from_numpy(result.pixels).permute(2, 0, 1)[None]
-    patches = torch.nn.functional.unfold(pixels, 3, stride=2)[0].numpy()  # (27, places), as the layer reads them
+    patches = torch.nn.functional.unfold(pixels, 3, stride=2)[0].numpy()  # (27, positions), as the layer reads them
     filter_ = RED_EDGE.ravel()
     most_excited = patches[:, np.argsort(filter_ @ patches)[-100:]].mean(1)
     assert np.corrcoef(most_excited, filter_)[0, 1] > 0.9

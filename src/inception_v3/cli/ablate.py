@@ -51,7 +51,8 @@ def ablate(
         ),
     ] = None,
     replacement: Annotated[
-        str, choice("--replacement", ("zero", "mean"), "What replaces the values, the mean over the image's places or")
+        str,
+        choice("--replacement", ("zero", "mean"), "What replaces the values, the mean over the image's positions or"),
     ] = "zero",
     plot: Annotated[
         Path | None, output_option(metavar="FILE", help="Write a plot of the only image, as PNG, PDF or SVG.")

@@ -88,7 +88,7 @@ def explain(
         bool,
         output_option(
             "--sanity",
-            help="Also check each result: randomise the network layer by layer, and insert and delete the places.",
+            help="Also check each result: randomise the network layer by layer, and insert and delete the positions.",
         ),
     ] = False,
     steps: Annotated[int, data_option(min=1, metavar="N", help="Points of integrated gradients.")] = 50,
@@ -113,7 +113,7 @@ def explain(
     facts: ModelFacts = NO_FACTS,
     as_json: Json = False,
 ) -> None:
-    """Show which places of images speak for a class, as pictures and .npy files.
+    """Show which positions of images speak for a class, as pictures and .npy files.
 
     Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
     """

@@ -86,7 +86,7 @@ def patches(
     facts: ModelFacts = NO_FACTS,
     as_json: Json = False,
 ) -> None:
-    """Show, for every channel of every module, the nine images and places that excite it most, as a web page.
+    """Show, for every channel of every module, the nine images and positions that excite it most, as a web page.
 
     Exit status: 0, success; 1, failed; 2, wrong arguments;
     3, finished, but some images could not be read (0 with --allow-unreadable).

@@ -32,7 +32,7 @@ class Ablation:
         image: the name of the image.
         class_names: of the columns.
         silenced: the names of the parts, one for each row.
-        replacement: what each part's output was replaced by: "zero", or its "mean" over the places of the image.
+        replacement: what each part's output was replaced by: "zero", or its "mean" over the positions of the image.
         logits: of the whole network, float64 (outputs,).
         silenced_logits: float64 (parts, outputs).
         probability: of each class, float64 (classes,).
@@ -107,7 +107,7 @@ def ablate(
         image: a path, a Pillow image, an array, or a View.
         silenced: names of layers and modules of the base such as "Mixed_5b", of their branches such as
             "Mixed_5b/Branch_1", and of single channels such as "Mixed_5b:12"; None for all branches.
-        replacement: "zero", or "mean": of each channel over the places of this image.
+        replacement: "zero", or "mean": of each channel over the positions of this image.
         batch_size: silenced networks computed at once.
 
     Raises:

@@ -218,7 +218,7 @@ def _moved_gradient(
         with torch.enable_grad():
             tile = rolled[:, :, rows, columns].contiguous().requires_grad_()
             activation = activation_of(model, tile, target)
-            # The activation is a mean over places, so the gradient of a small tile would be larger.
+            # The activation is a mean over positions, so the gradient of a small tile would be larger.
             gradient[:, :, rows, columns] = torch.autograd.grad(activation.sum() * _share(rgb, tile), tile)[0]
         return float(activation.detach()) * _share(rgb, tile)
 

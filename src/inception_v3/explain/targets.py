@@ -40,7 +40,7 @@ class Target:
     place: Size | Literal["centre"] | None = None
 
     def activation(self, maps: Tensor) -> Tensor:
-        """The activations (N,) of the target in maps (N, C, h, w). Raises ValueError: the map has no such place."""
+        """The activations (N,) of the target in maps (N, C, h, w). Raises ValueError: the map has no such position."""
         if self.direction is None:
             values = maps.square().mean(1)
         else:

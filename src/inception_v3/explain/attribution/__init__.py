@@ -1,1 +1,1 @@
-"""Attribution: how much each place or pixel of an image contributes to the score of a class."""
+"""Attribution: how much each position or pixel of an image contributes to the score of a class."""

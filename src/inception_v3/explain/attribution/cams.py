@@ -1,4 +1,4 @@
-"""Class activation maps: which places of a layer's map raise the score of a class.
+"""Class activation maps: which positions of a layer's map raise the score of a class.
 
 Each function takes images (N, 3, H, W) in [-1, 1] and classes (N,), int64, and returns maps (N, h, w) of the size of
 the end point's map, zero or greater. Raises ValueError: as `network_scores` does, or an end point without a map.
@@ -47,7 +47,7 @@ def grad_cam_plus_plus(
 def layer_cam(
     model: InceptionV3Network, images: Tensor, classes: Tensor, end_point: str | None = None, head: Head = "Logits"
 ) -> Tensor:
-    """Layer-CAM (Jiang et al., IEEE TIP 2021, equations 5 and 6): every place weighted by its own positive gradient."""
+    """Layer-CAM (Jiang et al., IEEE TIP 2021, eqs. 5 and 6): each position weighted by its own positive gradient."""
     activations, gradients = _activations_and_gradients(model, images, classes, end_point, head)
     return F.relu((F.relu(gradients) * activations).sum(1))
 

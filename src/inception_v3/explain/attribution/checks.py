@@ -33,7 +33,7 @@ class Randomisation:
 
     Attributes:
         layers: the last layer that was randomised in each step, from Logits to the first convolution.
-        correlations: Spearman's rank correlation of the places' absolute values with those of the trained network;
+        correlations: Spearman's rank correlation of the positions' absolute values with those of the trained network;
             NaN where a map is constant.
     """
 
@@ -62,7 +62,7 @@ class Randomisation:
 
 @dataclass(frozen=True)
 class Curves:
-    """How the probability of the class changes as places are inserted or deleted, the most important ones first.
+    """How the probability of the class changes as positions are inserted or deleted, the most important ones first.
 
     Attributes:
         fractions: of the pixels that are changed, from 0 to 1.

@@ -1,7 +1,7 @@
 """Grad-CAM of an exported network, which has no gradients.
 
 Behind Mixed_7c, the head is an average pool and a linear layer. The mean gradient of a class's score with respect to a
-channel is then the class's weight of that channel, divided by the number of places, for every image.
+channel is then the class's weight of that channel, divided by the number of positions, for every image.
 """
 
 from dataclasses import dataclass

@@ -75,7 +75,7 @@ def window_and_stride(height: int, width: int, options: AttributionOptions) -> t
     window = options.window or max(1, min(height, width) // 6)
     stride = options.stride or max(1, window // 2)
     if stride > window:
-        fault = f"larger than the window, {window}, so places between the windows would not be covered"
+        fault = f"larger than the window, {window}, so positions between the windows would not be covered"
         raise OptionValueError(f"stride {stride}: {fault}; give at most {window}", exit_status=2)
     return window, stride
 

@@ -29,8 +29,8 @@ MethodName = Literal[
     "gradient",
 ]
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-GREY = 0.5  # of pixels from 0 to 1: the baseline, and what covers an occluded place
-FINER_MAP = "Mixed_6e"  # has at least 3x3 places for every image; Mixed_7c may have one
+GREY = 0.5  # of pixels from 0 to 1: the baseline, and what covers an occluded position
+FINER_MAP = "Mixed_6e"  # has at least 3x3 positions for every image; Mixed_7c may have one
 SHOWN_QUANTILE = 0.995  # of pixel values, from which on the colour is that of the end of the scale
 
 
@@ -74,9 +74,9 @@ class AttributionOptions:
         steps: points of integrated gradients.
         samples: images with noise of SmoothGrad.
         noise: the standard deviation of that noise, as a fraction of the range of the image's values.
-        window: height and width of an occluded place in pixels of the network's input; None for a sixth of the shorter
+        window: height and width of an occluded square in pixels of the network's input; None for a sixth of the shorter
             side.
-        stride: pixels from one place to the next; None for half a window.
+        stride: pixels from one position to the next; None for half a window.
         seed: of the noise.
         batch_size: images at once.
 
@@ -101,7 +101,7 @@ class AttributionOptions:
 
 @dataclass(frozen=True)
 class Attribution:
-    """How much the places of an image contribute to the score of a class.
+    """How much the positions of an image contribute to the score of a class.
 
     Attributes:
         view: the image, and the part of it that the network sees.
@@ -136,24 +136,26 @@ class Attribution:
         return KINDS[self.method].is_signed
 
     def map(self) -> NDArray[np.float64]:
-        """One value for every place, (h, w): over the channels the sum, or without a sign the sum of the sizes."""
+        """One value for every position, (h, w): over the channels the sum, or without a sign the sum of the sizes."""
         if self.values.ndim == 2:
             return self.values
         return np.asarray(self.values.sum(0) if self.is_signed else np.abs(self.values).sum(0))
 
     @property
     def remark(self) -> str:
-        """Why the values say little about places: one line, or "" if there is nothing to remark."""
+        """Why the values say little about positions: one line, or "" if there is nothing to remark."""
         values = self.map()
         if values.size == 1:
-            fault = f"{self.end_point} is one place for images of this size, so its map says nothing"
+            fault = f"{self.end_point} is one position for images of this size, so its map says nothing"
             return f"{fault}; use {FINER_MAP}, or occlusion"
         if np.ptp(values) == 0:
             if self.end_point and not values.any():
-                return f"no place of {self.end_point} raises the score of {self.class_name}: the map is zero everywhere"
+                return (
+                    f"no position of {self.end_point} raises the score of {self.class_name}: the map is zero everywhere"
+                )
             return "the values are the same everywhere, so they say nothing about places"
         if len(self.view.image.getcolors(1) or ()) == 1:
-            return "the image is of one colour: the places differ only by the padding at the borders"
+            return "the image is of one colour: the positions differ only by the padding at the borders"
         return ""
 
     def plot(self) -> Image.Image:

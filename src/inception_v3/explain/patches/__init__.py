@@ -1,1 +1,1 @@
-"""Patches: for each channel, the images and the places that excite it most."""
+"""Patches: for each channel, the images and the positions that excite it most."""

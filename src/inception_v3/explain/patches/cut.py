@@ -1,4 +1,4 @@
-"""Cuts patches out of images: the part of the original image around the place, as the network's crop aligns it."""
+"""Cuts patches out of images: the part of the original image around the position, as the network's crop aligns it."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def _with_groups(patches: FoundPatches, rows: Sequence[int]) -> list[tuple[Group
 
 
 def input_boxes(patches: FoundPatches, group: Group) -> NDArray[np.int64]:
-    """The part of the network's input around each place of a group: int64 (channels, 9, 4), (left, top, right, bottom).
+    """The network's input around each position of a group: int64 (channels, 9, 4), (left, top, right, bottom).
 
     It may exceed the input. For classes it is the whole input.
     """

@@ -37,7 +37,7 @@ def find_patches(
     report: Callable[[str], None] = lambda line: None,
     **facts: Any,
 ) -> PatchSet:
-    """Find, for every channel of every module, the nine images and places that excite it most.
+    """Find, for every channel of every module, the nine images and positions that excite it most.
 
     The images run through the network once. Memory holds only the best nine of each channel, and the names of these
     images. The side of a module's patches is that of its effective receptive field, measured on the first images; for

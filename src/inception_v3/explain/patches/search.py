@@ -1,6 +1,6 @@
-"""The search: all images through the network once, and of each channel the images and places with the largest values.
+"""The search: all images run through the network once; each channel keeps the images with its largest values.
 
-The engine reduces each map to the maximum of each channel and its place (`add_peaks` of engines/graph.py), so that
+The engine reduces each map to the maximum of each channel and its position (`add_peaks` of engines/graph.py), so that
 80 kB of an image leave it instead of 7 MB.
 """
 
@@ -38,9 +38,9 @@ def search(
     batch_size: int | None = None,
     advance: Advance = ignore,
 ) -> PatchSet:
-    """Find the COUNT images and places that excite each channel of the modules most, in one pass over the images.
+    """Find the COUNT images and positions that excite each channel of the modules most, in one pass over the images.
 
-    An image counts once for a channel, at its largest value. Of equal values, the first place in row-major order and
+    An image counts once for a channel, at its largest value. Of equal values, the first position in row-major order and
     the earlier image count. Images whose prepared pixels are equal count as one. Values of 0 excite nothing, so they
     are left out.
 
@@ -144,7 +144,7 @@ class _Found:
 
 
 class _Reduced(Engine):
-    """Runs an engine, and joins the peaks of all groups: values and places (N, channels), and a hash of each image.
+    """Runs an engine, and joins the peaks of all groups: values and positions (N, channels), and a hash of each image.
 
     If the engine returns maps instead of peaks, NumPy reduces them.
     """
@@ -163,7 +163,7 @@ class _Reduced(Engine):
         return {VALUES: values, PLACES: places, CONTENT: np.frombuffer(b"".join(hashes), np.uint64)}
 
     def _peaks(self, group: Group, outputs: Outputs) -> tuple[Any, Any]:
-        """The values and places (N, channels) of a group."""
+        """The values and positions (N, channels) of a group."""
         if group.is_class:
             values = class_logits(outputs[LOGITS], self._activation)
             return values, np.zeros(values.shape)

@@ -25,7 +25,7 @@ class TopList:
         self.places = np.zeros((channels, count), np.int64)
 
     def add(self, image: int, values: NDArray[np.floating], places: NDArray[Any]) -> bool:
-        """Merge the values (channels,) and places (channels,) of the next image. Returns whether it is in any list."""
+        """Merge the values and positions (channels,) of the next image. Returns whether it is in any list."""
         (rows,) = np.nonzero(values > self.values[:, -1])
         new_images = np.full(len(values), image)
         columns: tuple[tuple[NDArray[Any], NDArray[Any]], ...] = (
