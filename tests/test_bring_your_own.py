@@ -93,7 +93,7 @@ def write_keras_files() -> None:
     images = keras.Input((150, 150, 3))
     net = base(keras.applications.inception_v3.preprocess_input(images), training=False)
     net = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(net))
-    keras.Model(images, layers.Dense(1, bias_initializer="ones")(net)).save("model.keras")
+    keras.Model(images, layers.Dense(1, name="dense", bias_initializer="ones")(net)).save("model.keras")
     rescaling = [keras.Input((150, 150, 3)), layers.Rescaling(1 / 255), base]
     head = [layers.GlobalAveragePooling2D(), layers.Dense(32, "relu"), layers.Dense(2, "softmax")]
     keras.Sequential(rescaling + head).save("model.h5")
