@@ -93,7 +93,7 @@ COMMANDS = {
     ),
     "ablate": Command(f"ablate {{inputs}}/model.safetensors {_IMAGE} --plot ablation.png", ("ablation.png",)),
     "compare": Command(
-        f"compare {{inputs}}/model.safetensors {{inputs}}/run.onnx {_IMAGE} --plot differences.svg",
+        f"compare {{inputs}}/run {{inputs}}/run.onnx {_IMAGE} --plot differences.svg",
         ("differences.svg",),
     ),
     "visualise": Command(
