@@ -451,6 +451,7 @@ def test_a_graph_that_resizes_images_is_read_with_its_resize() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*the average")
 @pytest.mark.parametrize("name", ["rmsprop", "hub-classes", "frozen-bytes"])
 def test_what_tensorflow_wrote_converts_and_tf_slim_computes_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
