@@ -185,3 +185,18 @@ def relative(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray)
     ours, theirs = (np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, "float64") for x in (ours, theirs))
     assert ours.shape == theirs.shape, f"{ours.shape} is not {theirs.shape}"
     return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-300))
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line: exit status, standard output, standard error. A traceback fails the test."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["inception-v3", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(exited.value.code or 0), out, err
+
+    return run

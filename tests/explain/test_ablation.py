@@ -1,6 +1,8 @@
 """Parts of the network silenced."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inception_v3 import InceptionV3, cli, save
+from inception_v3 import InceptionV3, save
 from inception_v3.explain.ablation import ablate, branch_names
 from inception_v3.explain.views import View
 
@@ -82,17 +84,11 @@ def test_parts_that_do_not_exist_are_refused(model: InceptionV3, view: View, nam
 
 
 def test_the_command_prints_the_classes_without_each_part(
-    model: InceptionV3, view: View, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: InceptionV3, view: View, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     save(model, tmp_path / "model.safetensors")
     view.image.save(tmp_path / "image.png")
-    arguments = ["inception-v3", "ablate", str(tmp_path / "model.safetensors"), str(tmp_path / "image.png")]
-
-    def run(*options: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", [*arguments, *options])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        return int(exited.value.code or 0), *capsys.readouterr()
+    run = partial(command, "ablate", tmp_path / "model.safetensors", tmp_path / "image.png")
 
     status, out, err = run("--json", "--plot", str(tmp_path / "plot.png"))
     assert status == 0, err

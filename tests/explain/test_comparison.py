@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from conftest import randomise
-from inception_v3 import InceptionV3, InputError, cli, save
+from inception_v3 import InceptionV3, InputError, save
 from inception_v3.explain import compare
 from inception_v3.explain.compared_networks import Outline, network_input
 from inception_v3.explain.comparison import TOLERANCES, own_outputs
@@ -335,7 +336,7 @@ def test_the_command_prints_a_table_or_one_object(
     model: InceptionV3,
     images: list[Image.Image],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    command: Callable[..., tuple[int, str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -344,11 +345,7 @@ def test_the_command_prints_a_table_or_one_object(
     Path("images").mkdir()
     images[0].save("images/good.png")
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["inception-v3", "compare", *arguments])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        return int(exited.value.code or 0), *capsys.readouterr()
+    run = partial(command, "compare")
 
     status, out, err = run("a.safetensors", "b.safetensors", "images", "--json", "--plot", "plot.png")
     assert status == 0, err

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from conftest import randomise
-from inception_v3 import InceptionV3, Preprocessing, cli, save
+from inception_v3 import InceptionV3, Preprocessing, save
 from inception_v3.errors import InputError
 from inception_v3.explain import DreamOptions, deep_dream, dream
 from inception_v3.explain.targets import end_point_map
@@ -167,18 +167,13 @@ def folder(model: InceptionV3, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `dream` with the model in the folder: exit status, standard output, standard error."""
+    monkeypatch.chdir(folder)
 
     def run(*arguments: object, model: object = "model.safetensors") -> tuple[int, str, str]:
-        monkeypatch.chdir(folder)
         options = ("--octaves", "2", "--steps", "3", "--end-point", "Mixed_5b")
-        monkeypatch.setattr("sys.argv", ["inception-v3", "dream", str(model), *options, *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(exited.value.code or 0), out, err
+        return command("dream", model, *options, *arguments)
 
     return run
 

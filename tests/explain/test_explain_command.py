@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `explain` in the folder: exit status, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr("sys.argv", ["inception-v3", "explain", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(exited.value.code or 0), out, err
-
-    return run
+    monkeypatch.chdir(folder)
+    return partial(command, "explain")
 
 
 @pytest.mark.parametrize("method", KINDS)

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inception_v3 import InceptionV3, cli, load, save
+from inception_v3 import InceptionV3, load, save
 from inception_v3.errors import InputError
 from inception_v3.explain import find_patches
 from inception_v3.explain.patches import search as search_module
@@ -61,19 +62,10 @@ def model(folder: Path) -> InceptionV3:
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `patches` in the folder: exit status, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr("sys.argv", ["inception-v3", "patches", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(exited.value.code or 0), out, err
-
-    return run
+    monkeypatch.chdir(folder)
+    return partial(command, "patches")
 
 
 def read_table(folder: Path) -> list[dict[str, str]]:

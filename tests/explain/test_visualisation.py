@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from conftest import randomise
-from inception_v3 import InceptionV3, Preprocessing, cli, save
+from inception_v3 import InceptionV3, Preprocessing, save
 from inception_v3.errors import InputError
 from inception_v3.explain import VisualisationOptions, visualise
 from inception_v3.explain.targets import end_point_map, find_target
@@ -235,17 +235,12 @@ def folder(model: InceptionV3, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `visualise` with the model in the folder: exit status, standard output, standard error."""
+    monkeypatch.chdir(folder)
 
     def run(*arguments: object, model: object = "model.safetensors") -> tuple[int, str, str]:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr("sys.argv", ["inception-v3", "visualise", str(model), *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(exited.value.code or 0), out, err
+        return command("visualise", model, *arguments)
 
     return run
 

@@ -1,6 +1,5 @@
 """`inception-v3 ablate`"""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,22 +15,20 @@ from inception_v3.cli.common import (
     Names,
     WeightsFile,
     choice,
+    handle_views,
     load_network,
-    messages,
     model_option,
     output_option,
     print_json,
     print_line,
-    unreadable_lines,
-    warn_unreadable,
 )
 from inception_v3.errors import InputError
 from inception_v3.reports.shown import PLOT_SUFFIXES
-from inception_v3.support.progress import show_progress
 
 if TYPE_CHECKING:
     from inception_v3.explain.ablation import Ablation
     from inception_v3.explain.views import View
+    from inception_v3.support.progress import StartShownStep
     from inception_v3.weights.model import InceptionV3
 
 SHOWN = 5  # classes in --json
@@ -66,7 +63,6 @@ def ablate(
 
     Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
     """
-    from inception_v3.explain.views import views
     from inception_v3.images.addresses import count_images
     from inception_v3.support.files import check_outputs, check_suffix
     from inception_v3.support.packages import require_packages
@@ -88,22 +84,14 @@ def ablate(
         part_channels(network, names)
     except ValueError as error:
         raise InputError(f"--silence: {error}", exit_status=2) from error
-    failed: list[tuple[str, str]] = []
-    with show_progress(messages) as start_step:
-        step = start_step("silencing", total)
-        for view in views(images, network.preprocessing):
-            if isinstance(view, tuple):
-                failed.append((view[0], str(view[1])))
-                step.unreadable += 1
-            else:
-                result = _ablate(network, view, names, replacement)
-                _print(result, as_json)
-                if plot is not None:
-                    result.save(plot)
-            step(1)
-    if failed:
-        warn_unreadable(unreadable_lines(failed), step.done)
-        sys.exit(3)
+
+    def handle(_: int, view: "View", __: "StartShownStep") -> None:
+        result = _ablate(network, view, names, replacement)
+        _print(result, as_json)
+        if plot is not None:
+            result.save(plot)
+
+    handle_views(images, network.preprocessing, "silencing", total, handle)
 
 
 def _ablate(network: "InceptionV3", view: "View", names: Sequence[str], replacement: str) -> "Ablation":

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from inception_v3.data import LabelsFrom
     from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.explain.pictures import Pixels
-    from inception_v3.support.progress import Step
+    from inception_v3.explain.views import View
+    from inception_v3.images.preprocessing import Preprocessing
+    from inception_v3.support.progress import StartShownStep, Step
     from inception_v3.training.run_folder import RunFolder
     from inception_v3.weights.model import InceptionV3
 
@@ -410,6 +412,36 @@ def check_empty(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out}: is not empty; give another --out, or --overwrite", exit_status=2)
 
 
+def handle_views(
+    images: Iterable[str],
+    preprocessing: "Preprocessing",
+    name: str,
+    total: int | None,
+    handle: "Callable[[int, View, StartShownStep], str | None]",
+) -> None:
+    """Call `handle` with the number and the view of each image, with progress under a name.
+
+    It returns why an image has no result, or None. Such images are reported with those that cannot be read; then the
+    command exits with status 3.
+    """
+    from inception_v3.cli.common import messages
+    from inception_v3.explain.views import views
+    from inception_v3.support.progress import show_progress
+
+    failed: list[tuple[str, str]] = []
+    with show_progress(messages) as start_step:
+        step = start_step(name, total)
+        for number, view in enumerate(views(images, preprocessing)):
+            reason = str(view[1]) if isinstance(view, tuple) else handle(number, view, start_step)
+            if reason is not None:
+                failed.append((view[0] if isinstance(view, tuple) else view.name, reason))
+                step.unreadable += 1
+            step(1)
+    if failed:
+        warn_unreadable(unreadable_lines(failed), step.done)
+        sys.exit(3)
+
+
 def load_network(
     model: str,
     device: str | None,
@@ -453,16 +485,16 @@ def picture_file(out: Path, number: int, name: str, is_only: bool) -> Path:
 
 def check_pictures(out: Path, preview: Path | None, overwrite: bool, inputs: Iterable[str]) -> None:
     """Raise InputError if --out or --preview cannot be written, or has the suffix of another format."""
-    from inception_v3.explain.pictures import check_suffix
-    from inception_v3.support.files import check_folder, check_outputs
+    from inception_v3.explain.pictures import SUFFIXES
+    from inception_v3.support.files import check_folder, check_outputs, check_suffix
 
     if preview is not None:
-        check_suffix(preview)
+        check_suffix(preview, SUFFIXES, "a picture")
     if is_folder := _is_picture_folder(out):
         check_empty(out, overwrite)
         check_folder(out)
     else:
-        check_suffix(out)
+        check_suffix(out, SUFFIXES, "a picture")
     check_outputs((preview, None if is_folder else out), inputs)
 
 

@@ -1,6 +1,5 @@
 """`inception-v3 dream`"""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,24 +18,23 @@ from inception_v3.cli.common import (
     WeightsFile,
     check_pictures,
     check_seed,
+    handle_views,
     load_network,
-    messages,
     model_option,
     picture_file,
     print_json,
     print_line,
     shown_steps,
     training_option,
-    unreadable_lines,
-    warn_unreadable,
 )
 from inception_v3.errors import InputError
 from inception_v3.support.files import check_writable
-from inception_v3.support.progress import show_progress
 
 if TYPE_CHECKING:
     from inception_v3.explain.deep_dream import Dream
     from inception_v3.explain.targets import Target
+    from inception_v3.explain.views import View
+    from inception_v3.support.progress import StartShownStep
     from inception_v3.weights.model import InceptionV3
 
 
@@ -69,7 +67,6 @@ def dream(
 
     Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read or changed.
     """
-    from inception_v3.explain.views import views
     from inception_v3.images.addresses import count_images
 
     check_seed(seed)
@@ -82,27 +79,20 @@ def dream(
 
     options = DreamOptions(octaves, octave_scale, steps, step_size, seed)
     target = _find_target(network, end_point)
-    failed: list[tuple[str, str]] = []
-    with show_progress(messages) as start_step:
-        all_images = start_step("images", total)
-        for number, view in enumerate(views(images, network.preprocessing)):
-            try:
-                if isinstance(view, tuple):
-                    raise view[1]
-                step = start_step(Path(view.name).name, None, "steps")
-                result = dream(network, view, target, options, on_step=shown_steps(step, preview))
-            except (InputError, ValueError) as error:
-                failed.append((view[0] if isinstance(view, tuple) else view.name, str(error)))
-                all_images.unreadable += 1
-            else:
-                file = picture_file(out, number, Path(view.name).stem, is_only=total == 1)
-                check_writable(file, (model, *images))
-                result.save(file)
-                _print(result, file, as_json)
-            all_images(1)
-    if failed:
-        warn_unreadable(unreadable_lines(failed), all_images.done)
-        sys.exit(3)
+
+    def handle(number: int, view: "View", start_step: "StartShownStep") -> str | None:
+        step = start_step(Path(view.name).name, None, "steps")
+        try:
+            result = dream(network, view, target, options, on_step=shown_steps(step, preview))
+        except (InputError, ValueError) as error:
+            return str(error)
+        file = picture_file(out, number, Path(view.name).stem, is_only=total == 1)
+        check_writable(file, (model, *images))
+        result.save(file)
+        _print(result, file, as_json)
+        return None
+
+    handle_views(images, network.preprocessing, "images", total, handle)
 
 
 def _find_target(network: "InceptionV3", name: str) -> "Target":

@@ -1,7 +1,6 @@
 """`inception-v3 explain`"""
 
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,24 +23,22 @@ from inception_v3.cli.common import (
     data_option,
     engine_option,
     file_stem,
+    handle_views,
     load_network,
-    messages,
     model_option,
     note,
     output_option,
     precision_option,
     print_json,
     print_line,
-    unreadable_lines,
     warn,
-    warn_unreadable,
 )
 from inception_v3.errors import InputError
 from inception_v3.explain.attribution.result import KINDS, AttributionOptions
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
 from inception_v3.network.architecture import AUX_INPUT, BASE_END_POINTS
 from inception_v3.support.files import check_folder
-from inception_v3.support.progress import StartShownStep, show_progress
+from inception_v3.support.progress import StartShownStep
 from inception_v3.support.text import suggest
 
 if TYPE_CHECKING:
@@ -118,7 +115,6 @@ def explain(
     Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
     """
     from inception_v3.explain.attribution.exported import needs_no_gradients
-    from inception_v3.explain.views import views
     from inception_v3.images.addresses import count_images
     from inception_v3.inference.exported.registry import recognise
     from inception_v3.support.packages import require_packages
@@ -152,23 +148,15 @@ def explain(
     else:
         assert network is not None
         explain_view, preprocessing = _in_pytorch(network, options), network.preprocessing
-    failed: list[tuple[str, str]] = []
-    with show_progress(messages) as start_step:
-        step = start_step(method, total)
-        for view in views(images, preprocessing):
-            if isinstance(view, tuple):
-                failed.append((view[0], str(view[1])))
-                step.unreadable += 1
-            else:
-                result = explain_view(view)
-                if result.remark:
-                    warn(f"{view.name}: {result.remark}")
-                checked = _check(network, result, options, start_step) if sanity and network else {}
-                _print(result, _write(result, out, step.done), checked, as_json)
-            step(1)
-    if failed:
-        warn_unreadable(unreadable_lines(failed), step.done)
-        sys.exit(3)
+
+    def handle(number: int, view: "View", start_step: StartShownStep) -> None:
+        result = explain_view(view)
+        if result.remark:
+            warn(f"{view.name}: {result.remark}")
+        checked = _check(network, result, options, start_step) if sanity and network else {}
+        _print(result, _write(result, out, number), checked, as_json)
+
+    handle_views(images, preprocessing, method, total, handle)
 
 
 def _check_options(options: AttributionOptions, engine: str, precision: str | None, overwrite: bool, out: Path) -> None:

@@ -16,6 +16,7 @@ from inception_v3.cli.common import (
     OptionalBatchSize,
     Overwrite,
     WeightsFile,
+    check_empty,
     check_outside_data,
     engine_option,
     messages,
@@ -29,11 +30,9 @@ from inception_v3.cli.common import (
     warn,
 )
 from inception_v3.cli.predict import AllowUnreadable, report_unreadable
-from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
 from inception_v3.support.files import check_folder
 from inception_v3.support.progress import show_progress, summary
-from inception_v3.support.system_errors import is_folder, list_folder
 from inception_v3.support.text import choose
 
 if TYPE_CHECKING:
@@ -91,8 +90,7 @@ def patches(
     Exit status: 0, success; 1, failed; 2, wrong arguments;
     3, finished, but some images could not be read (0 with --allow-unreadable).
     """
-    if not overwrite and is_folder(out) and next(iter(list_folder(out)), None):
-        raise InputError(f"{out}: is not empty; give another --out, or --overwrite", exit_status=2)
+    check_empty(out, overwrite)
     check_folder(out)
     check_outside_data(data, out)
     from inception_v3.explain.patches.find import find_patches

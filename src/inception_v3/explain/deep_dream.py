@@ -8,7 +8,6 @@ computed in tiles, so that the memory for gradients is that of one tile.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -18,7 +17,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from inception_v3.errors import InputError
 from inception_v3.explain.attribution.scores import check_mode
-from inception_v3.explain.pictures import Frames, Pixels, has_frame, save_picture, to_frame, to_image, to_pixels
+from inception_v3.explain.pictures import Frames, Picture, Pixels, has_frame, to_frame, to_pixels
 from inception_v3.explain.targets import Target, find_target
 from inception_v3.explain.views import View, view_of
 from inception_v3.explain.visualisation import OnStep, activation_of
@@ -30,7 +29,6 @@ from inception_v3.weights.model import InceptionV3
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL import Image
 
 MAX_PIXELS = 20_000_000  # of an image: 1.5 GB for the copies of it
 TILE = 400  # pixels: the longest side of a tile, 0.4 GB for its gradient
@@ -63,7 +61,7 @@ class DreamOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Dream:
+class Dream(Picture):
     """An image changed by DeepDream.
 
     Attributes:
@@ -83,14 +81,6 @@ class Dream:
     activation: float
     frames: Frames = field(repr=False)
 
-    def numpy(self) -> Pixels:
-        """The `pixels`."""
-        return self.pixels
-
-    def image(self) -> "Image.Image":
-        """The Pillow image."""
-        return to_image(self.pixels)
-
     def plot(self) -> "Figure":
         """A matplotlib figure of the image before and after. Raises InputError: no matplotlib."""
         require_packages(("matplotlib",), "plot()", "explain")
@@ -98,14 +88,6 @@ class Dream:
 
         name = f"{self.target}: "
         return pictures({f"{name}{self.start:.3g}": self.original, f"{name}{self.activation:.3g}": self.pixels})
-
-    def _repr_png_(self) -> bytes | None:
-        """The image, for a notebook."""
-        return self.image()._repr_png_()
-
-    def save(self, path: str | Path) -> None:
-        """Write the image as .png, .webp or .jpg, its steps as .gif, or the pixels as .npy. Raises InputError."""
-        save_picture(path, self.pixels, self.frames)
 
     def as_dict(self) -> dict[str, Any]:
         """What a program reads of it, without the pixels."""

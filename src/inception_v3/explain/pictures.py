@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inception_v3.errors import InputError
-from inception_v3.support.files import atomic_write
+from inception_v3.support.files import atomic_write, check_suffix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,20 +40,13 @@ def to_frame(pixels: Pixels, size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(to_image(pixels).resize((max(1, round(size[1] * ratio)), max(1, round(size[0] * ratio)))))
 
 
-def check_suffix(path: Path) -> None:
-    """Raise InputError for a file of a format that `save_picture` does not write."""
-    if path.suffix.lower() not in SUFFIXES:
-        known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        raise InputError(f"{path}: a picture is saved as {known}; change the suffix", exit_status=2)
-
-
 def save_picture(path: str | Path, pixels: Pixels, frames: Frames = ()) -> None:
     """Write the pixels as .npy, the frames and the picture as an animated .gif, or the picture as .png, .webp or .jpg.
 
     Raises InputError: another suffix; the file cannot be written.
     """
     path = Path(path)
-    check_suffix(path)
+    check_suffix(path, SUFFIXES, "a picture")
     suffix = path.suffix.lower()
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         if suffix == ".npy":
@@ -67,3 +59,26 @@ def save_picture(path: str | Path, pixels: Pixels, frames: Frames = ()) -> None:
             to_image(pixels).save(file, "WEBP", lossless=True)
         else:
             to_image(pixels).save(file, {".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix, suffix[1:].upper()), quality=95)
+
+
+class Picture:
+    """What results with a computed picture share: its `pixels`, and the `frames` of its computation."""
+
+    pixels: Pixels
+    frames: Frames
+
+    def numpy(self) -> Pixels:
+        """The `pixels`."""
+        return self.pixels
+
+    def image(self) -> Image.Image:
+        """The Pillow image."""
+        return to_image(self.pixels)
+
+    def _repr_png_(self) -> bytes | None:
+        """The image, for a notebook."""
+        return self.image()._repr_png_()
+
+    def save(self, path: str | Path) -> None:
+        """Write the image as .png, .webp or .jpg, its steps as .gif, or the pixels as .npy. Raises InputError."""
+        save_picture(path, self.pixels, self.frames)

@@ -8,7 +8,6 @@ moved, scaled and turned at random, so that it holds no pattern that excites the
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from inception_v3.explain.attribution.rules import redirected
 from inception_v3.explain.attribution.scores import check_mode
-from inception_v3.explain.pictures import Frames, Pixels, has_frame, save_picture, to_frame, to_image, to_pixels
+from inception_v3.explain.pictures import Frames, Picture, Pixels, has_frame, to_frame, to_pixels
 from inception_v3.explain.targets import Target, end_point_map, find_target
 from inception_v3.network.architecture import Size, square
 from inception_v3.support.arguments import Count, Range, Seed, check_fields, checked
@@ -28,7 +27,6 @@ from inception_v3.weights.model import InceptionV3
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL import Image
 
 Side = Annotated[int, Range(1, 1024)]
 # Called after each step with its number from 1, the activation and the picture.
@@ -69,7 +67,7 @@ class VisualisationOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Visualisation:
+class Visualisation(Picture):
     """An image that excites a part of the network.
 
     Attributes:
@@ -88,28 +86,12 @@ class Visualisation:
     activations: NDArray[np.float64] = field(repr=False)
     frames: Frames = field(repr=False)
 
-    def numpy(self) -> Pixels:
-        """The `pixels`."""
-        return self.pixels
-
-    def image(self) -> "Image.Image":
-        """The Pillow image."""
-        return to_image(self.pixels)
-
     def plot(self) -> "Figure":
         """A matplotlib figure of the image, and of the activation in each step. Raises InputError: no matplotlib."""
         require_packages(("matplotlib",), "plot()", "explain")
         from inception_v3.reports.plots import pictures
 
         return pictures({f"{self.target}: {self.activation:.3g}": self.pixels}, self.activations)
-
-    def _repr_png_(self) -> bytes | None:
-        """The image, for a notebook."""
-        return self.image()._repr_png_()
-
-    def save(self, path: str | Path) -> None:
-        """Write the image as .png, .webp or .jpg, its steps as .gif, or the pixels as .npy. Raises InputError."""
-        save_picture(path, self.pixels, self.frames)
 
     def as_dict(self) -> dict[str, Any]:
         """What a program reads of it, without the pixels."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inception_v3.support import protocol_buffers
-from inception_v3.support.protocol_buffers import decode_varints
+from inception_v3.support.protocol_buffers import integer, integers, octets, parse
 from inception_v3.support.text import one_line
 from inception_v3.weights.formats.tensor_proto import MAX_VALUES, read_tensor
 
@@ -60,10 +60,6 @@ def read_nodes(graph: memoryview) -> Iterator[tuple[str, memoryview]]:
 # --------------------------------------------------------------------------------------------------------- the graph
 
 
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
 @dataclass(frozen=True, eq=False)
 class Node:
     """A node: its name, its operation, and the names of the nodes whose outputs it reads, without control inputs."""
@@ -83,20 +79,16 @@ class Node:
 
     def number(self, name: str, default: float = 0) -> float:
         """An attribute that is an integer, a truth value, a type or a float."""
-        for number, value, *_ in read_fields(self.attribute(name)):
-            if number == 4 and isinstance(value, memoryview):
-                return float(np.frombuffer(value, "<f4")[0])
-            if number in (3, 5, 6) and isinstance(value, int):
-                return _signed(value)
-        return default
+        fields = parse(self.attribute(name))
+        if stored := octets(fields, 4):
+            return float(np.frombuffer(stored, "<f4")[0])
+        return next((integer(fields, number) for number in (3, 5, 6) if number in fields), default)
 
     def text(self, name: str) -> str:
         return read_text(self.attribute(name), 2)
 
     def numbers(self, name: str) -> list[int]:
-        listed = first_message(self.attribute(name), 1)
-        values = [each.value for each in read_fields(listed) if each.number == 3]
-        return [n for v in values for n in ([_signed(v)] if isinstance(v, int) else decode_varints(v).tolist())]
+        return integers(parse(first_message(self.attribute(name), 1)), 3)
 
 
 @dataclass
