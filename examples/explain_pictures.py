@@ -1,6 +1,6 @@
 """Draw the pictures of docs/explain.md and print its tables.
 
-    inception-v3 finetune ../shared/trained/model.json ../shared/photos --out runs/photos
+    inception-v3 finetune model.json pictures --out runs/photos
     python examples/explain_pictures.py runs/photos --out docs/pictures
 
 The two photos are samples of scikit-learn (sklearn.datasets.load_sample_images): china.jpg by danielbuechele and
