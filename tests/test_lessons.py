@@ -4,14 +4,13 @@ Small generated images take the place of the data sets, and thin networks that o
 trained run folders. So the lines of the output are compared, and any number may stand for a number.
 """
 
-import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,12 +81,13 @@ def pattern(shown: list[str], page: str) -> str:
     """A regular expression for the lines that a page shows. A line of only `...` is any number of lines."""
     words = WORDS.get(page, "(?!)")
     number = ROUNDING if page in EXACT else NUMBER
-    parts = re.compile(rf"(\.\.\.|{words}|{number})")
+
+    def varying(text: str) -> str:
+        return number if re.fullmatch(number, text) else ".*"
 
     def one_line(line: str) -> str:
-        fixed, *rest = parts.split(line)
-        varying = [number if re.fullmatch(number, part) else ".*" for part in rest[::2]]
-        return re.escape(fixed) + "".join(each + re.escape(after) for each, after in zip(varying, rest[1::2], strict=True))
+        parts = re.split(rf"(\.\.\.|{words}|{number})", line)
+        return "".join(varying(part) if index % 2 else re.escape(part) for index, part in enumerate(parts))
 
     return "".join(r"(?:.*\n)*" if line == "..." else rf"{one_line(line)}\n" for line in shown)
 
@@ -181,14 +181,14 @@ WORDS = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "lesson"
     folder.mkdir()
     (folder / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    yield folder
+    return folder
 
 
 # ---------------------------------------------------------------------------------------------------------- the test

@@ -180,7 +180,8 @@ def _find_images(address: str) -> tuple[LabelledImages, Sequence[str]]:
     listed = [] if not has_files else _list_files(root) if is_folder(address) else expand_paths(address)
     if not listed or any(_reader(file) != (read_shards, read_archive_splits) for file in listed):
         raise InputError(
-            f"{address}: --labels and --labels-from-name need images in a folder or in archives; give that, or leave them out",
+            f"{address}: --labels and --labels-from-name need images in a folder or in archives; give the folder, or "
+            "leave them out",
             exit_status=2,
         )
     files = local_files(listed)
