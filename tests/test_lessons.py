@@ -251,5 +251,27 @@ def test_a_lesson_has_its_parts_and_fits_on_a_screen_or_two(page: str) -> None:
     assert "This takes" in " ".join(lines[2:6]) or "takes about" in " ".join(lines[2:6])
     wrong = lines[lines.index("## What can go wrong") :]
     assert sum(line.startswith("- ") for line in wrong) in range(2, 5)
-    assert len(lines) <= 110
+    assert len(lines) <= 90
     assert f"]({page})" in (LESSONS / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("page", "arguments"),
+    [
+        ("cats-and-dogs.md", ["finetune", "published.safetensors", "train"]),
+        ("cats-and-dogs.md", ["finetune", "published.safetensors", "train", "--labels-from-name", r"^(cat)\."]),
+        ("cifar-10.md", ["train", "cifar10:data"]),
+        ("l2.md", ["finetune", "published.safetensors", "photos", "--l2", "-1"]),
+        ("mnist.md", ["train", "mnist:data"]),
+    ],
+)
+def test_what_can_go_wrong_is_the_message_that_a_command_prints(
+    page: str, arguments: list[str], folder: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    if page == "cats-and-dogs.md":
+        kaggle_files()
+        thin(folder / "published.safetensors", 107, 5)
+    status, _, messages = command(*arguments, "--out", "runs/lesson")
+    assert status
+    text = " ".join((LESSONS / page).read_text("utf-8").split())
+    assert f"`{messages.splitlines()[-1]}`" in text
