@@ -73,15 +73,15 @@ def _join(whole: EndPoint, parts: Sequence[EndPoint | Layer]) -> Calculation:
         built_as="join",
         input=shape,
         output=shape,
-        channels=_sum([part.output.channels for part in parts]),
+        channels=_sum([part.output.channels for part in parts], "d"),
         parameters=_sum([part.parameters for part in parts]),
         macs=_sum([part.macs for part in parts]),
         receptive_field=(rows, columns),
     )
 
 
-def _sum(terms: Sequence[int]) -> str:
-    return f"{' + '.join(f'{term:,}' for term in terms)} = {sum(terms):,}"
+def _sum(terms: Sequence[int], form: str = ",d") -> str:
+    return f"{' + '.join(format(term, form) for term in terms)} = {sum(terms):{form}}"
 
 
 def _calculate(layer: Layer) -> Calculation:
