@@ -240,6 +240,11 @@ Cache = Annotated[
     ),
 ]
 NoCache = Annotated[bool, data_option("--no-cache", help="Neither read nor write the features of other runs.")]
+# The options of a network that is built from the table, not loaded.
+Height = Annotated[int, model_option(metavar="N", help="Height of the images in pixels.")]
+Width = Annotated[int, model_option(metavar="N", help="Width of the images in pixels.")]
+DepthMultiplier = Annotated[float, model_option(metavar="FACTOR", help=DEPTH_HELP)]
+NumClasses = Annotated[int, model_option(metavar="N", help="Number of classes.")]
 Epochs = Annotated[int | None, training_option(metavar="N", help="Passes over the training images.")]
 LearningRate = Annotated[float | None, training_option(metavar="RATE", help="Peak learning rate.")]
 Seed = Annotated[int, running_option(min=0, metavar="N", help="Seed of everything that is random.")]

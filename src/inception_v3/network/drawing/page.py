@@ -55,11 +55,11 @@ def network(settings: Settings) -> Drawing:
     if heads:
         rows[-1][1].append(_list_card("{main_head}", heads, scale))
     shapes: list[Shape] = []
-    y = TITLE
+    y, arrow = TITLE, None
     for number, (title, cards) in enumerate(rows):
-        is_last = number == len(rows) - 1
-        drawn, y = _row(title, cards, y, side if number == 1 else None, is_last)
-        shapes += drawn
+        drawn, y, next_arrow = _row(title, cards, y, side if number == 1 else None)
+        shapes += [*drawn, *([arrow] if arrow else [])]
+        arrow = next_arrow
     page_height = max(WIDTH / RATIO, y + LEGEND_HEIGHT + MARGIN)
     shapes += legend(MARGIN, page_height - LEGEND_HEIGHT - MARGIN, WIDTH - 2 * MARGIN, scale)
     paper = Box(0, 0, WIDTH, page_height, "paper")
@@ -83,9 +83,9 @@ def _title(settings: Settings, points: Sequence[EndPoint]) -> list[Shape]:
 
 
 def _row(
-    title: str, cards: Sequence[Card], y: float, side: Card | None, is_last: bool
-) -> tuple[list[Shape], float]:
-    """A row of cards with arrows between them, in a band; and the y of the next row.
+    title: str, cards: Sequence[Card], y: float, side: Card | None
+) -> tuple[list[Shape], float, Line]:
+    """A row of cards with arrows between them, in a band; the y of the next row, and the arrow to its first card.
 
     `side` is the card of the auxiliary head, which reads the output of the last of the `cards`.
     """
@@ -106,13 +106,11 @@ def _row(
         ends.append((x + card.width, top + card.leave(height)))
         x += card.width + gap
     bottom = y + band.height
-    if not is_last:
-        start, middle = ends[len(cards) - 1], bottom + ROW_GAP / 2
-        out, back = start[0] + GAP / 2, left - 13
-        enter = bottom + ROW_GAP + BAND_TITLE + BUS
-        turns = ((out, start[1]), (out, middle), (back, middle), (back, enter))
-        shapes.append(Line((start, *turns, (left, enter)), "flow"))
-    return shapes, bottom + ROW_GAP
+    start, middle = ends[len(cards) - 1], bottom + ROW_GAP / 2
+    out, back = min(start[0] + GAP / 2, WIDTH - MARGIN - BAND_PADDING + 11), left - 11
+    enter = bottom + ROW_GAP + BAND_TITLE + BUS
+    turns = ((out, start[1]), (out, middle), (back, middle), (back, enter))
+    return shapes, bottom + ROW_GAP, Line((start, *turns, (left, enter)), "flow")
 
 
 def _connector(start: tuple[float, float], end: tuple[float, float], kind: str) -> Line:
@@ -160,8 +158,8 @@ def _module(point: EndPoint, x: float, y: float, width: float, height: float, sc
 def _figures(point: EndPoint, x: float, y: float, width: float, scale: Scale) -> list[Shape]:
     """The output of an end point, its feature map and its bars, in the foot of a card."""
     return [
-        parts.feature_map(point.output, x + PADDING, y + 18, scale),
-        Label(x + PADDING + 70, y + 18, shape(point.output), "shape", "start"),
+        Label(x + PADDING, y + 18, shape(point.output), "shape", "start"),
+        parts.feature_map(point.output, x + PADDING + 86, y + 18, scale),
         *parts.bars(point.layers, x + PADDING, y + 44, x + width - PADDING, scale),
     ]
 
@@ -174,13 +172,13 @@ def _list_card(title: str, points: Sequence[EndPoint], scale: Scale) -> Card:
         shapes: list[Shape] = [
             Box(x, y, LIST_WIDTH, height, "card", 8),
             Label(x + PADDING, y + 18, title, "name", "start"),
-            Label(x + 248, y + 18, "{output}", "small", "start"),
+            Label(x + 214, y + 18, "{output}", "small", "start"),
             Label(x + LIST_WIDTH - PADDING, y + 18, "{parameters}, {macs}", "small", "end"),
         ]
         for number, point in enumerate(points):
             shapes.append(_list_row(point, x, y + HEADER + ROW * (number + 0.5), scale))
             if number:
-                box = x + 124 + 48
+                box = x + 112 + 46
                 start = y + HEADER + ROW * number - (ROW - 22) / 2
                 shapes.append(Line(((box, start), (box, start + ROW - 22)), "wire"))
         return shapes
@@ -193,11 +191,11 @@ def _list_row(point: EndPoint, x: float, y: float, scale: Scale) -> Group:
     text = parts.in_one_line(layer) if layer else {"PreLogits": "{dropout}", "Predictions": "{softmax}"}[point.name]
     shapes: tuple[Shape, ...] = (
         Label(x + PADDING, y, point.name, "row-name", "start"),
-        Box(x + 124, y - 11, 96, 22, parts.kind(layer) if layer else "head", 4),
-        Label(x + 172, y, text, "kernel"),
-        parts.feature_map(point.output, x + 232, y, scale),
-        Label(x + 300, y, shape(point.output), "row-shape", "start"),
-        *parts.bars(point.layers, x + 385, y, x + LIST_WIDTH - PADDING, scale),
+        Box(x + 112, y - 11, 92, 22, parts.kind(layer) if layer else "head", 4),
+        Label(x + 158, y, text, "kernel"),
+        Label(x + 214, y, shape(point.output), "row-shape", "start"),
+        parts.feature_map(point.output, x + 300, y, scale),
+        *parts.bars(point.layers, x + 368, y, x + LIST_WIDTH - PADDING, scale),
     )
     if layer and layer.name != point.name:
         text = parts.tooltip(layer.name, [layer], layer.output)

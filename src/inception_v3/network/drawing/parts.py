@@ -80,7 +80,7 @@ class Scale:
         )
 
 
-BAR, BAR_HEIGHT, BAR_STEP = 96.0, 7.0, 13.0
+BAR, BAR_HEIGHT, BAR_STEP = 88.0, 7.0, 13.0
 MAP_LENGTH, MAP_HEIGHT = 60.0, 24.0
 
 
