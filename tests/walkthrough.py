@@ -21,9 +21,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from inception_v3.network import architecture
-from inception_v3.network.architecture import BASE_END_POINTS, Conv, EndPoint, Layer, Mixed, Pool
-from inception_v3.network.describe import built_as
+from inception_v3.network import architecture, describe
+from inception_v3.network.architecture import BASE_END_POINTS, Conv, EndPoint, Mixed, Pool
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = ROOT / "tests" / "templates"
@@ -33,18 +32,26 @@ BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 
 POINTS = architecture.with_inner(architecture.end_points())
 MODULES = tuple(module.name for module in architecture.MODULES)
-HEADINGS = {
+WORDS = {  # headings of the tables, and the description of a drawing
     "en": {
-        **{"end point": "end point", "layer": "layer", "built as": "built as", "length": "side", "output": "output"},
-        **{"parameters": "parameters", "MMAC": "MMAC", "field": "field", "joined": "joined", "max": "max", "avg": "avg"},
-        **{"module": "module", "dropout": "dropout", "width": "width of Branch_1 and Branch_2"},
-        "drawing": "{} as a drawing: {}",
-    },
+        name: name for name in ("end point", "branch", "layer", "built as", "side", "output", "parameters", "MMAC", "field")
+    }
+    | {"joined": "joined", "module": "module", "width": "width inside Branch_1 and Branch_2"}
+    | {"drawing": "{} as a drawing, with the output {}"},
     "zh": {
-        **{"end point": "端点", "layer": "层", "built as": "构成", "length": "边长", "output": "输出"},
-        **{"parameters": "参数量", "MMAC": "MMAC", "field": "感受野", "joined": "拼接", "max": "最大池化", "avg": "平均池化"},
-        **{"module": "模块", "dropout": "dropout", "width": "Branch_1 与 Branch_2 的中间宽度"},
-        "drawing": "{} 结构图：{}",
+        "end point": "端点",
+        "branch": "分支",
+        "layer": "层",
+        "built as": "构成",
+        "side": "边长",
+        "output": "输出",
+        "parameters": "参数量",
+        "MMAC": "MMAC",
+        "field": "感受野",
+        "joined": "拼接",
+        "module": "模块",
+        "width": "Branch_1 与 Branch_2 的中间宽度",
+        "drawing": "{} 的结构图，输出为 {}",
     },
 }
 
@@ -113,22 +120,23 @@ def stem_share(what: str) -> str:
 
 
 def join(name: str) -> str:
-    branches = [each.channels for each in POINTS[name].inner if each.name.count("/") == 1]
-    return f"{' + '.join(map(str, branches))} = {sum(branches)}"
+    """How the branches of a module add up: `64 + 64 + 96 + 32 = 256`."""
+    return describe.steps(POINTS[name])[-1].channels
 
 
-def valid_text(name: str, kernel: int, stride: int) -> str:
-    """The arithmetic of a VALID layer that reads the map of an end point."""
-    return length_text(POINTS[name].height, kernel, stride, "VALID")
+def side(name: str) -> str:
+    """How the side of a layer's output is computed: `(299 − 3) / 2 + 1 = 149`, or `⌈147 / 1⌉ = 147`."""
+    text, _ = describe.steps(POINTS[name])[-1].size
+    assert "⌊" not in text, "the pages say that nothing is left over at 299x299"
+    return text
 
 
-def length_text(length: int, kernel: int, stride: int, padding: architecture.Padding) -> str:
-    """The arithmetic of one output length: `(299 - 3) / 2 + 1 = 149`, or `ceil(147 / 1) = 147`."""
-    out = architecture.output_length(length, kernel, stride, padding)
-    if padding == "SAME":
-        return f"ceil({length} / {stride}) = {out}"
-    assert (length - kernel) % stride == 0, "the text says that nothing is left over at 299x299"
-    return f"({length} - {kernel}) / {stride} + 1 = {out}"
+def parameter_text(name: str) -> str:
+    return describe.steps(POINTS[name])[-1].parameters
+
+
+def mac_text(name: str) -> str:
+    return describe.steps(POINTS[name])[-1].macs
 
 
 def grows(before: str, after: str) -> int:
@@ -144,15 +152,6 @@ def table(headings: list[str], rows: list[list[Any]], right: int) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [headings, marks, *rows])
 
 
-def layer_text(layer: Layer) -> str:
-    """One layer in the notation of the first section."""
-    kind = f"{layer.table.kind} " if isinstance(layer.table, Pool) else ""
-    stride = f"/{layer.table.stride}" if layer.table.stride > 1 else ""
-    valid = " V" if layer.table.padding == "VALID" and layer.kernel != (1, 1) else ""
-    width = f" {layer.out_channels}" if isinstance(layer.table, Conv) else ""
-    return f"`{kind}{'x'.join(map(str, layer.kernel))}{stride}{valid}{width}`"
-
-
 def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
     """The tables, with headings in one language."""
 
@@ -163,43 +162,38 @@ def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
         return [f"{point.parameters:,}", f"{point.macs / 1e6:,.1f}", field(point.name)]
 
     def stem_table() -> str:
-        rows, net = [], 299
-        for point in Counts.base:
-            if point.name in MODULES:
-                break
-            (layer,) = point.layers
-            text = length_text(net, layer.kernel[0], layer.table.stride, layer.table.padding)
-            rows.append([f"`{point.name}`", layer_text(layer), text, shape(point.name), *cost(point)])
-            net = point.height
-        return table(heads("end point", "built as", "length", "output", "parameters", "MMAC", "field"), rows, 4)
+        rows = [
+            [f"`{point.name}`", f"`{describe.notation(*point.layers)}`", side(point.name), shape(point.name), *cost(point)]
+            for point in Counts.base
+            if point.name not in MODULES
+        ]
+        return table(heads("end point", "built as", "side", "output", "parameters", "MMAC", "field"), rows, 4)
 
     def module_table(name: str) -> str:
-        module, rows = POINTS[name], []
-        for each in module.inner:
-            if each.name.count("/") == 2:
-                scope, _, layer_name = each.name.removeprefix(f"{name}/").partition("/")
-                fork = "‖ " if beside_the_one_before(each.name) else ""
-                text = fork + layer_text(each.layers[0])
-                rows.append([scope, f"`{layer_name}`", text, shape(each.name), *cost(each)])
-        rows.append([f"**{words['joined']}**", "", join(name), f"**{shape(name)}**", *cost(module)])
-        return table(["", *heads("layer", "built as", "output", "parameters", "MMAC", "field")], rows, 4)
+        rows = []
+        for branch in (each for each in POINTS[name].inner if each.inner):
+            for step in branch.branches[0]:
+                for number, layer in enumerate(step):
+                    label, layer_name = layer.name.split("/")[1:]
+                    text = f"{'‖ ' if number else ''}`{describe.notation(layer)}`"
+                    rows.append([label, f"`{layer_name}`", text, shape(layer.name), *cost(POINTS[layer.name])])
+        rows.append([f"**{words['joined']}**", "", join(name), f"**{shape(name)}**", *cost(POINTS[name])])
+        return table([words["branch"], *heads("layer", "built as", "output", "parameters", "MMAC", "field")], rows, 4)
 
     def head_table(name: str) -> str:
         if name == "AuxLogits":
-            rows = [
-                [f"`{each.name.partition('/')[2]}`", layer_text(each.layers[0]), shape(each.name), *cost(each)]
-                for each in POINTS[name].inner
-            ]
-            return table(heads("layer", "built as", "output", "parameters", "MMAC", "field"), rows, 4)
-        rows = []
-        for point in ("AvgPool_1a", "PreLogits", "Logits", "Predictions"):
-            (text,) = built_as(point)
-            rows.append([f"`{point}`", f"`{text.replace('classes', '1000')}`", shape(point), *cost(POINTS[point])])
-        return table(heads("end point", "built as", "output", "parameters", "MMAC", "field"), rows, 4)
+            first, points = "layer", POINTS[name].inner
+        else:
+            first, points = "end point", [POINTS[each] for each in ("AvgPool_1a", "PreLogits", "Logits", "Predictions")]
+        rows = [
+            [f"`{point.name.split('/')[-1]}`", f"`{describe.branch_lines(point)[0]}`", shape(point.name), *cost(point)]
+            for point in points
+        ]
+        return table(heads(first, "built as", "output", "parameters", "MMAC", "field"), rows, 4)
 
     def widths_table() -> str:
         rows = [
-            [f"`{name}`", width(f"{name}/Branch_1/Conv2d_0a_1x1"), params(name), mmac(name), field(name)]
+            [f"`{name}`", channels(f"{name}/Branch_1/Conv2d_0a_1x1"), params(name), mmac(name), field(name)]
             for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e")
         ]
         return table(heads("module", "width", "parameters", "MMAC", "field"), rows, 4)
@@ -207,34 +201,24 @@ def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
     return {each.__name__: each for each in (stem_table, module_table, head_table, widths_table)}
 
 
-def beside_the_one_before(name: str) -> bool:
-    """Whether a layer is the second of two convolutions of one input."""
-    module, branch, layer = name.split("/")
-    table = next(node for node in architecture.MODULES if node.name == module)
-    steps = dict(table.named_branches)[branch]
-    return any(isinstance(step, tuple) and layer in [each.name for each in step[1:]] for step in steps)
-
-
-def width(name: str) -> int:
-    return POINTS[name].channels
-
-
 def values(language: str) -> dict[str, Any]:
     """Everything that a template may use."""
-    words = HEADINGS[language]
+    words = WORDS[language]
 
     def drawing(name: str) -> str:
         suffix = "" if language == "en" else f".{language}"
         return f"![{words['drawing'].format(name, shape(name))}](pictures/walkthrough/{name}{suffix}.svg)"
 
-    numbers = (hw, shape, params, mmac, total_mmac, channels, field, stem_share, join, valid_text, grows, width)
+    numbers = (
+        *(hw, shape, params, mmac, total_mmac, channels, field, stem_share, join, side, parameter_text, mac_text, grows),
+    )
     return {
         **{each.__name__: each for each in numbers},
         **tables(words),
         "drawing": drawing,
         "counts": Counts(),
         "minimum": architecture.minimum_size(),
-        "length": architecture.output_length,
+        "first_larger": next(side for side in range(299, 999) if architecture.needs_global_pool((side, side))),
         "same_zeros": lambda kernel: architecture.same_padding(35, kernel, 1)[0],
     }
 
@@ -242,12 +226,16 @@ def values(language: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- code and pages
 
 
-def template_text(language: str) -> str:
-    """The page of a language without the output of its blocks."""
+def templates() -> dict[str, str]:
+    """Both pages without the output of their blocks. `code()` in the Chinese one is the next block of the English one."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
-    return environment.get_template(PAGES[language]).render(values(language))
+    english = environment.get_template(PAGES["en"]).render(values("en"))
+    blocks = BLOCK.finditer(english)
+    chinese = environment.get_template(PAGES["zh"]).render(values("zh"), code=lambda: next(blocks)[0])
+    assert next(blocks, None) is None, "the Chinese page leaves out a block"
+    return {"en": english, "zh": chinese}
 
 
 def outputs(text: str) -> Iterator[str]:
@@ -275,10 +263,8 @@ def run_commands(code: str) -> str:
 
 
 def pages() -> dict[str, str]:
-    """Both pages by language. The code is the same in both, so it runs once."""
-    texts = {language: template_text(language) for language in PAGES}
-    blocks = {language: BLOCK.findall(text) for language, text in texts.items()}
-    assert blocks["en"] == blocks["zh"], "the blocks of both templates must be equal"
+    """Both pages by language. Their blocks are the same, so they run once."""
+    texts = templates()
     printed = list(outputs(texts["en"]))
     return {
         language: NOTE.format(PAGES[language]) + with_outputs(text, iter(printed)) for language, text in texts.items()
