@@ -10,15 +10,19 @@ from inception_v3.network.drawing.legend import HEIGHT as LEGEND_HEIGHT
 from inception_v3.network.drawing.legend import legend
 from inception_v3.network.drawing.parts import JOIN_HEIGHT, Measures, Scale, shape
 from inception_v3.network.drawing.shapes import Box, Drawing, Group, Label, Line, Shape
+from inception_v3.network.drawing.words import translate
 from inception_v3.network.settings import Settings
 
 WIDTH, RATIO = 1760.0, 2**0.5  # of A3 in landscape
 MARGIN, BAND_PADDING, PADDING = 22.0, 22.0, 12.0  # around the page, inside a band, inside a card
-TITLE, BAND_TITLE, ROW_GAP = 78.0, 30.0, 26.0
-HEADER, BUS, FOOTER = 32.0, 38.0, 62.0  # of a card: the name, the height of the input, the figures
+TITLE, BAND_TITLE, ROW_GAP = 64.0, 27.0, 22.0
+HEADER, BUS, FOOTER = 32.0, 37.0, 57.0  # of a card: the name, the height of the input, the figures
 GAP, WIDEST_GAP = 35.0, 56.0  # between cards
 ROW, LIST_WIDTH, CHAIN_WIDTH, IMAGE = 31.0, 528.0, 160.0, 96.0
+SHARES_HEIGHT = 122.0
 MEASURES = Measures(width=58, height=30, column_gap=8, step_gap=12)
+
+Shares = dict[str, tuple[int, int]]  # the parameters and the multiply-accumulates of each part of the network
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,12 @@ def network(settings: Settings) -> Drawing:
         for group in (list(each) for _, each in groupby(modules, key=lambda point: point.name[:7]))
     ]
     first = [_image_card(height, width), _list_card("{stem}", stem, scale)]
-    title = "{stem}, {group} " + rows[0][0].split()[-1] if rows else "{stem}"
+    title = "{stem}  ·  {group} " + rows[0][0].split()[-1] if rows else "{stem}"
     rows = [(title, [*first, *(rows[0][1] if rows else [])]), *rows[1:]]
     side = next((_auxiliary_card(point, scale) for point in points if point.name == "AuxLogits"), None)
     heads = [point for point in points if point.name not in (*BASE_END_POINTS, "AuxLogits")]
     if heads:
-        rows[-1][1].append(_list_card("{main_head}", heads, scale))
+        rows[-1][1].append(_head_card(heads, _shares(points, stem, modules), scale))
     shapes: list[Shape] = []
     y, arrow = TITLE, None
     for number, (title, cards) in enumerate(rows):
@@ -77,8 +81,8 @@ def _title(settings: Settings, points: Sequence[EndPoint]) -> list[Shape]:
     if settings.depth_multiplier != 1:
         facts.append(f"depth_multiplier {settings.depth_multiplier:g}")
     return [
-        Label(MARGIN, 34, "Inception V3", "title", "start"),
-        Label(MARGIN + 226, 37, "  ·  ".join(facts), "subtitle", "start"),
+        Label(MARGIN, 36, "Inception V3", "title", "start"),
+        Label(MARGIN + 240, 39, "  ·  ".join(facts), "subtitle", "start"),
     ]
 
 
@@ -125,7 +129,7 @@ def module_card(point: EndPoint, scale: Scale) -> Card:
     inner = sum(parts.columns(steps) for steps in point.branches)
     width = MEASURES.columns_width(inner) + 2 * PADDING
     steps = max(map(len, point.branches))
-    height = BUS + 14 + MEASURES.steps_height(steps) + 30 + JOIN_HEIGHT + FOOTER
+    height = BUS + 14 + MEASURES.steps_height(steps) + 20 + JOIN_HEIGHT + FOOTER
 
     def draw(x: float, y: float, height: float) -> list[Shape]:
         return [_module(point, x, y, width, height, scale)]
@@ -158,9 +162,9 @@ def _module(point: EndPoint, x: float, y: float, width: float, height: float, sc
 def _figures(point: EndPoint, x: float, y: float, width: float, scale: Scale) -> list[Shape]:
     """The output of an end point, its feature map and its bars, in the foot of a card."""
     return [
-        Label(x + PADDING, y + 18, shape(point.output), "shape", "start"),
-        parts.feature_map(point.output, x + PADDING + 86, y + 18, scale),
-        *parts.bars(point.layers, x + PADDING, y + 44, x + width - PADDING, scale),
+        Label(x + PADDING, y + 17, shape(point.output), "shape", "start"),
+        parts.feature_map(point.output, x + PADDING + 86, y + 17, scale),
+        *parts.bars(point.layers, x + PADDING, y + 41, x + width - PADDING, scale),
     ]
 
 
@@ -173,7 +177,7 @@ def _list_card(title: str, points: Sequence[EndPoint], scale: Scale) -> Card:
             Box(x, y, LIST_WIDTH, height, "card", 8),
             Label(x + PADDING, y + 18, title, "name", "start"),
             Label(x + 214, y + 18, "{output}", "small", "start"),
-            Label(x + LIST_WIDTH - PADDING, y + 18, "{parameters}, {macs}", "small", "end"),
+            Label(x + LIST_WIDTH - PADDING, y + 18, "{parameters}{comma}{macs}", "small", "end"),
         ]
         for number, point in enumerate(points):
             shapes.append(_list_row(point, x, y + HEADER + ROW * (number + 0.5), scale))
@@ -184,6 +188,56 @@ def _list_card(title: str, points: Sequence[EndPoint], scale: Scale) -> Card:
         return shapes
 
     return Card(LIST_WIDTH, height, draw, HEADER + ROW / 2, lambda _: HEADER + ROW * (len(points) - 0.5))
+
+
+def _head_card(heads: Sequence[EndPoint], shares: Shares, scale: Scale) -> Card:
+    """The main head, and below it a card with the shares of the parts of the network."""
+    head = _list_card("{main_head}", heads, scale)
+    gap = 14.0
+
+    def draw(x: float, y: float, height: float) -> list[Shape]:
+        top = y + height - SHARES_HEIGHT
+        return [*head.draw(x, y, height - SHARES_HEIGHT - gap), *_shares_card(shares, x, top)]
+
+    return Card(head.width, head.height + gap + SHARES_HEIGHT, draw, head.enter, head.leave)
+
+
+def _shares(
+    points: Sequence[EndPoint], stem: Sequence[EndPoint], modules: Sequence[EndPoint]
+) -> Shares:
+    """The parameters and the multiply-accumulates of the parts of the network, by their names."""
+    groups: dict[str, list[EndPoint]] = {"{stem}": list(stem)}
+    for point in modules:
+        groups.setdefault(f"{point.height}x{point.width}", []).append(point)
+    for point in points:
+        if point.name not in BASE_END_POINTS:
+            groups.setdefault("{aux_head}" if point.name == "AuxLogits" else "{main_head}", []).append(point)
+    return {
+        name: (sum(point.parameters for point in group), sum(point.macs for point in group))
+        for name, group in groups.items()
+    }
+
+
+def _shares_card(shares: Shares, x: float, y: float) -> list[Shape]:
+    """Two bars, of all parameters and of all multiply-accumulates, divided among the parts of the network."""
+    shapes: list[Shape] = [
+        Box(x, y, LIST_WIDTH, SHARES_HEIGHT, "card", 8),
+        Label(x + PADDING, y + 18, "{shares}", "name", "start"),
+    ]
+    full = LIST_WIDTH - 2 * PADDING
+    for row, kind in enumerate(("parameters", "macs")):
+        total = sum(share[row] for share in shares.values())
+        top, left = y + 50 + 46 * row, x + PADDING
+        shapes.append(Box(left, top - 12, 10, 10, kind, 1))
+        shapes.append(Label(left + 16, top - 7, f"{{{kind}}}", "small", "start"))
+        for name, share in shares.items():
+            length = full * share[row] / total
+            shapes.append(Box(left, top, length, 20, "join"))
+            texts = (f"{name} {share[row] / total:.0%}", f"{share[row] / total:.0%}")
+            if fitting := [text for text in texts if 6.8 * len(translate(text, "en")) < length]:
+                shapes.append(Label(left + length / 2, top + 10, fitting[0], "small"))
+            left += length
+    return shapes
 
 
 def _list_row(point: EndPoint, x: float, y: float, scale: Scale) -> Group:
@@ -224,7 +278,7 @@ def _auxiliary_card(point: EndPoint, scale: Scale) -> Card:
             shapes.append(Label(*place, shape(layer.output), "row-shape", "start"))
         note = y + BUS + 14 + MEASURES.steps_height(len(point.layers)) + 16
         shapes.append(Label(x + PADDING, note, "{auxiliary}", "small", "start"))
-        bars = parts.bars(point.layers, x + PADDING, y + height - FOOTER + 44, x + CHAIN_WIDTH - PADDING, scale)
+        bars = parts.bars(point.layers, x + PADDING, y + height - FOOTER + 41, x + CHAIN_WIDTH - PADDING, scale)
         figures = _figures(point, x, y + height - FOOTER, CHAIN_WIDTH, scale)[:2]
         text = parts.tooltip(point.name, point.layers, point.output)
         return [Group(point.name, "module", text, (*shapes, *figures, *bars))]

@@ -114,7 +114,7 @@ class Measures:
     height: float
     column_gap: float
     step_gap: float
-    in_detail: bool = False  # name, shape and figures of each layer in its box
+    scale: Scale | None = None  # of the figures of a layer, which its box then shows with its name
 
     def columns_width(self, columns: int) -> float:
         return columns * (self.width + self.column_gap) - self.column_gap
@@ -132,28 +132,25 @@ def layer_group(layer: Layer, x: float, y: float, measures: Measures) -> Group:
     """The box of a layer."""
     box = Box(x, y, measures.width, measures.height, kind(layer), 4)
     middle, third = x + measures.width / 2, measures.height / 2 - 7
-    labels = [
+    labels: list[Shape] = [
         Label(middle, y + measures.height / 2 - third + 0.5, kernel(layer), "kernel"),
         Label(middle, y + measures.height / 2 + third - 0.5, width(layer), "width"),
     ]
-    if measures.in_detail:
-        labels = _details(layer, x, y, measures)
+    if measures.scale:
+        labels = _details(layer, x, y, measures, measures.scale)
     return Group(layer.name, "layer", tooltip(layer.name, [layer], layer.output), (box, *labels))
 
 
-def _details(layer: Layer, x: float, y: float, measures: Measures) -> list[Label]:
+def _details(layer: Layer, x: float, y: float, measures: Measures, scale: Scale) -> list[Shape]:
     """The name of a layer, its kernel and width, its output, its parameters and multiply-accumulates."""
     left, right, field = x + 10, x + measures.width - 10, layer.output.receptive_field
-    labels = [
-        Label(left, y + 14, layer.name.rpartition("/")[2], "row-name", "start"),
-        Label(left, y + 33, in_one_line(layer), "shape", "start"),
-        Label(right, y + 33, shape(layer.output), "shape", "end"),
-        Label(right, y + 69, f"{{field}} {field[0]}x{field[1]}", "small", "end"),
+    return [
+        Label(left, y + 15, layer.name.rpartition("/")[2], "row-name", "start"),
+        Label(right, y + 15, f"{{field_short}} {field[0]}x{field[1]}", "small", "end"),
+        Label(left, y + 36, in_one_line(layer), "shape", "start"),
+        Label(right, y + 36, shape(layer.output), "shape", "end"),
+        *bars([layer], left, y + 63, right, scale),
     ]
-    if layer.parameters:
-        labels.append(Label(left, y + 52, f"{{parameters}} {layer.parameters:,}", "small", "start"))
-        labels.append(Label(left, y + 69, f"{millions(layer.macs)} {{macs_short}}", "small", "start"))
-    return labels
 
 
 def branch_group(
