@@ -21,11 +21,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from inception_v3.network import architecture, describe
+from inception_v3.network import architecture, describe, drawing
 from inception_v3.network.architecture import BASE_END_POINTS, Conv, EndPoint, Mixed, Pool
+from inception_v3.network.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = ROOT / "tests" / "templates"
+PICTURES = ROOT / "docs" / "pictures" / "walkthrough"
 PAGES = {"en": "walkthrough.md", "zh": "walkthrough.zh.md"}
 NOTE = "<!-- Written by `make walkthrough` from tests/templates/{}. Edit that file. -->\n\n"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -205,9 +207,8 @@ def values(language: str) -> dict[str, Any]:
     """Everything that a template may use."""
     words = WORDS[language]
 
-    def drawing(name: str) -> str:
-        suffix = "" if language == "en" else f".{language}"
-        return f"![{words['drawing'].format(name, shape(name))}](pictures/walkthrough/{name}{suffix}.svg)"
+    def drawn(name: str) -> str:
+        return f"![{words['drawing'].format(name, shape(name))}](pictures/walkthrough/{file_name(name, language)})"
 
     numbers = (
         *(hw, shape, params, mmac, total_mmac, channels, field, stem_share, join, side, parameter_text, mac_text, grows),
@@ -215,12 +216,25 @@ def values(language: str) -> dict[str, Any]:
     return {
         **{each.__name__: each for each in numbers},
         **tables(words),
-        "drawing": drawing,
+        "drawing": drawn,
         "counts": Counts(),
         "minimum": architecture.minimum_size(),
         "first_larger": next(side for side in range(299, 999) if architecture.needs_global_pool((side, side))),
         "same_zeros": lambda kernel: architecture.same_padding(35, kernel, 1)[0],
     }
+
+
+def file_name(name: str, language: str) -> str:
+    return f"{name}.svg" if language == "en" else f"{name}.{language}.svg"
+
+
+def drawings() -> dict[str, str]:
+    """The drawings of the pages by file name. That of the whole network in English is docs/pictures/inception-v3.svg."""
+    drawn = {}
+    for name in (*MODULES, "AuxLogits"):
+        plan = drawing.plan(Settings(), name)
+        drawn |= {file_name(name, language): drawing.svg(plan, language=language) for language in PAGES}
+    return drawn | {"inception-v3.zh.svg": drawing.svg(drawing.plan(Settings()), language="zh")}
 
 
 # ------------------------------------------------------------------------------------------------- code and pages
@@ -285,11 +299,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the pages and their drawings")
     write = parser.parse_args().write
-    for language, text in pages().items():
-        path = ROOT / "docs" / PAGES[language]
+    files = {ROOT / "docs" / PAGES[language]: text for language, text in pages().items()}
+    for path, text in (files | {PICTURES / name: text for name, text in drawings().items()}).items():
         if write:
             path.write_text(text, "utf-8")
-        else:
+        elif path in files:
             old = path.read_text("utf-8").splitlines() if path.exists() else []
             print("\n".join(difflib.unified_diff(old, text.splitlines(), str(path), "now", lineterm="")))
 
