@@ -242,9 +242,7 @@ Cache = Annotated[
 NoCache = Annotated[bool, data_option("--no-cache", help="Neither read nor write the features of other runs.")]
 # The options of a network that is built from the table, not loaded.
 NETWORK_DEFAULTS = {"height": 299, "width": 299, "depth_multiplier": 1.0, "num_classes": 1000}
-Height = Annotated[
-    int | None, model_option(metavar="N", help="Height of the images in pixels.", show_default="299")
-]
+Height = Annotated[int | None, model_option(metavar="N", help="Height of the images in pixels.", show_default="299")]
 Width = Annotated[int | None, model_option(metavar="N", help="Width of the images in pixels.", show_default="299")]
 DepthMultiplier = Annotated[float | None, model_option(metavar="FACTOR", help=DEPTH_HELP, show_default="1.0")]
 NumClasses = Annotated[int | None, model_option(metavar="N", help="Number of classes.", show_default="1000")]

@@ -111,7 +111,10 @@ def _line_width() -> int:
 
 def _network(points: "Sequence[EndPoint]", description: dict[str, Any]) -> Iterator[Line]:
     """The end points with their figures, a line for each branch, the totals, and the legend."""
-    yield "bold", "Inception V3 at {height}x{width}, depth_multiplier={depth_multiplier:g}".format(**description["options"])
+    yield (
+        "bold",
+        "Inception V3 at {height}x{width}, depth_multiplier={depth_multiplier:g}".format(**description["options"]),
+    )
     yield "", ""
     is_wide = _line_width() >= WIDE
     layers_width = _line_width() - NAME - sum(width for width, _ in FIGURES) if not is_wide else 52

@@ -1,13 +1,12 @@
 """Drawings as PNG and PDF, by matplotlib (the extra `explain`)."""
 
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inception_v3.errors import InputError
-from inception_v3.network.drawing.shapes import Box, Drawing, Group, Label, Line, head, path
-from inception_v3.network.drawing.styles import BOXES, COLOURS, LABELS, LINES
+from inception_v3.network.drawing.shapes import Box, Drawing, Label, Line, head, path
+from inception_v3.network.drawing.styles import BASELINE, BOXES, COLOURS, LABELS, LINES
 from inception_v3.network.drawing.words import Language, translate
 from inception_v3.support.text import printable, suggest
 
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".pdf")
 POINTS = 420 / 25.4 * 72 / 1760  # for a unit of the drawing: a drawing of the whole network is 420 mm wide, as A3 is
 DPI = 200
-# Fonts with Chinese characters of Linux, macOS and Windows. matplotlib reads only the first font of a collection, so
-# it lists Noto's and Source Han's collections under their Japanese names. They have the same characters.
+# Fonts with Chinese characters, of Linux, macOS and Windows. Older releases of matplotlib read only the first font of a
+# collection, so they list those of Noto and Source Han under a Japanese name. They have the same characters.
 CHINESE_FONTS = (
-    *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Noto Sans CJK JP", "Source Han Sans", "PingFang SC"),
-    *("Hiragino Sans GB", "Heiti SC", "STHeiti", "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
-    *("Droid Sans Fallback", "Noto Serif CJK SC", "Noto Serif CJK JP", "Songti SC", "SimSun", "Arial Unicode MS"),
-)
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Noto Sans CJK JP", "Source Han Sans", "PingFang SC",
+    "Hiragino Sans GB", "Heiti SC", "STHeiti", "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
+    "Droid Sans Fallback", "Noto Serif CJK SC", "Noto Serif CJK JP", "Songti SC", "SimSun",
+)  # fmt: skip
 
 
 def save(
@@ -38,26 +37,21 @@ def save(
 ) -> None:
     """Write a drawing as PNG or PDF, whichever the `suffix` names.
 
-    `font` is the name of an installed font or a font file; see `find_font`. Raises InputError as it does.
+    `font` is the name of an installed font or a font file. Raises InputError as `find_font` does.
     """
-    from matplotlib import rc_context
-
-    with rc_context({"font.family": "DejaVu Sans"}):
-        metadata = {"Title": translate(drawing.title, language)} | ({"CreationDate": None} if suffix == ".pdf" else {})
-        draw(drawing, dark=dark, language=language, font=font).savefig(
-            file, format=suffix.removeprefix("."), dpi=DPI, metadata=metadata
-        )
+    metadata = {"Title": translate(drawing.title, language)} | ({"CreationDate": None} if suffix == ".pdf" else {})
+    figure = draw(drawing, dark=dark, language=language, font=font)
+    figure.savefig(file, format=suffix.removeprefix("."), dpi=DPI, metadata=metadata)
 
 
 def draw(drawing: Drawing, *, dark: bool = False, language: Language = "en", font: str | None = None) -> "Figure":
     """A drawing as a figure. Raises InputError as `find_font` does."""
     from matplotlib.figure import Figure
 
-    fonts = find_font(_characters(drawing, language), font, bold=False), find_font(
-        _characters(drawing, language), font, bold=True
-    )
-    inches = POINTS / 72
-    figure = Figure(figsize=(drawing.width * inches, drawing.height * inches))
+    labels = {shape: translate(shape.text, language) for shape in drawing.walk() if isinstance(shape, Label)}
+    characters = set("".join(labels.values()))
+    fonts = [find_font(characters, font, bold=bold) for bold in (False, True)]
+    figure = Figure(figsize=(drawing.width * POINTS / 72, drawing.height * POINTS / 72))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, drawing.width), ylim=(drawing.height, 0))
     axes.set_axis_off()
@@ -68,17 +62,15 @@ def draw(drawing: Drawing, *, dark: bool = False, language: Language = "en", fon
         elif isinstance(shape, Line):
             for patch in _line(shape, colours, order):
                 axes.add_patch(patch)
-        elif not isinstance(shape, Group):
+        elif isinstance(shape, Label):
             style = LABELS[shape.kind]
             axes.text(
                 shape.x,
-                shape.y + style.size * 0.36,
-                translate(shape.text, language),
-                ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor],
-                va="baseline",
-                size=style.size * POINTS,
-                color=colours[style.colour],
+                shape.y + style.size * BASELINE,
+                labels[shape],
+                horizontalalignment={"start": "left", "middle": "center", "end": "right"}[shape.anchor],
                 fontproperties=_sized(fonts[style.bold], style.size * POINTS),
+                color=colours[style.colour],
                 zorder=order,
                 parse_math=False,
             )
@@ -95,7 +87,7 @@ def _box(box: Box, colours: dict[str, str], order: int) -> Any:
     from matplotlib.patches import FancyBboxPatch, Rectangle
 
     style = BOXES[box.kind]
-    look = {
+    look: dict[str, Any] = {
         "facecolor": colours[style.fill],
         "edgecolor": colours[style.edge] if style.edge else "none",
         "linewidth": style.edge_width * POINTS,
@@ -129,31 +121,25 @@ def _line(line: Line, colours: dict[str, str], order: int) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------- fonts
 
 
-def _characters(drawing: Drawing, language: Language) -> set[str]:
-    """The characters of all labels."""
-    texts = (translate(shape.text, language) for shape in drawing.walk() if isinstance(shape, Label))
-    return {character for text in texts for character in text}
-
-
-def find_font(characters: Iterable[str], requested: str | None, *, bold: bool) -> "FontProperties":
+def find_font(characters: set[str], requested: str | None, *, bold: bool) -> "FontProperties":
     """A font that has all `characters`: the requested one, or matplotlib's own, or the first of CHINESE_FONTS.
 
     Raises InputError: no such font; a font that is no font file, or that lacks characters; no installed font has them.
     """
     from matplotlib.font_manager import FontProperties, findfont, fontManager
 
-    characters = set(characters)
     weight = "bold" if bold else "normal"
     if requested is not None:
         font = _requested_font(requested, weight)
         if missing := _missing(font, characters):
-            fault = f"{requested}: has no glyph for {missing[0]} and {len(missing) - 1} other characters of the drawing"
-            raise InputError(f"--font {fault}; give another font", exit_status=2)
+            more = f" and {len(missing) - 1} other characters" if len(missing) > 1 else ""
+            fault = f"has no glyph for {missing[0]}{more}; give another font"
+            raise InputError(f"--font {printable(requested)}: {fault}", exit_status=2)
         return font
     _add_new_fonts()
     installed = {each.name for each in fontManager.ttflist}
     for name in ("DejaVu Sans", *(each for each in CHINESE_FONTS if each in installed)):
-        font = FontProperties(fname=findfont(FontProperties(family=name, weight=weight)))  # type: ignore[arg-type]
+        font = FontProperties(fname=findfont(FontProperties(family=name, weight=weight)))
         if not _missing(font, characters):
             return font
     raise InputError(
@@ -172,14 +158,14 @@ def _requested_font(requested: str, weight: str) -> "FontProperties":
             get_font(requested)
         except (OSError, RuntimeError) as error:
             reason = "cannot be read as a font; give a TTF, OTF or TTC file"
-            raise InputError(f"--font {requested}: {reason}", exit_status=2) from error
+            raise InputError(f"--font {printable(requested)}: {reason}", exit_status=2) from error
         return FontProperties(fname=requested)
     _add_new_fonts()
     names = {each.name.lower(): each.name for each in fontManager.ttflist}
     if requested.lower() not in names:
         fault = f"no such file, and no such font is installed; {suggest(requested, sorted(names.values()))}"
         raise InputError(f"--font {printable(requested)}: {fault}", exit_status=2)
-    family = FontProperties(family=names[requested.lower()], weight=weight)  # type: ignore[arg-type]
+    family = FontProperties(family=names[requested.lower()], weight=weight)
     return FontProperties(fname=findfont(family))
 
 
