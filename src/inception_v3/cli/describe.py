@@ -13,6 +13,7 @@ from inception_v3.cli.common import (
     Json,
     NumClasses,
     Width,
+    network_options,
     output,
     output_option,
     print_json,
@@ -52,10 +53,10 @@ def describe(
             show_default="the whole network",
         ),
     ] = None,
-    height: Height = 299,
-    width: Width = 299,
-    depth_multiplier: DepthMultiplier = 1.0,
-    num_classes: NumClasses = 1000,
+    height: Height = None,
+    width: Width = None,
+    depth_multiplier: DepthMultiplier = None,
+    num_classes: NumClasses = None,
     receptive_fields: Annotated[
         bool, output_option("--receptive-fields", help="Show the receptive field of every branch and layer instead.")
     ] = False,
@@ -66,9 +67,8 @@ def describe(
     from inception_v3.network import architecture
     from inception_v3.network.describe import describe_end_point, describe_network
 
-    options: dict[str, Any] = {
-        "height": height, "width": width, "depth_multiplier": depth_multiplier, "num_classes": num_classes,
-    }  # fmt: skip
+    options = network_options(height=height, width=width, depth_multiplier=depth_multiplier, num_classes=num_classes)
+    height, width = options["height"], options["width"]
     if end_point is not None and receptive_fields:
         raise InputError(f"--receptive-fields shows all end points; leave it or {end_point} out", exit_status=2)
     try:
@@ -111,7 +111,10 @@ def _line_width() -> int:
 
 def _network(points: "Sequence[EndPoint]", description: dict[str, Any]) -> Iterator[Line]:
     """The end points with their figures, a line for each branch, the totals, and the legend."""
-    yield "bold", "Inception V3 at {height}x{width}, depth_multiplier={depth_multiplier:g}".format(**description["options"])
+    yield (
+        "bold",
+        "Inception V3 at {height}x{width}, depth_multiplier={depth_multiplier:g}".format(**description["options"]),
+    )
     yield "", ""
     is_wide = _line_width() >= WIDE
     layers_width = _line_width() - NAME - sum(width for width, _ in FIGURES) if not is_wide else 52

@@ -1,4 +1,4 @@
-"""The network as a description: the layers, shape, cost and receptive field of each end point, with their arithmetic."""
+"""The network as a description: the layers, shape, cost and receptive field of each end point, and the arithmetic."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -63,7 +63,7 @@ def _branch_steps(branch: EndPoint) -> Iterator[Calculation]:
 
 def _join(whole: EndPoint, parts: Sequence[EndPoint | Layer]) -> Calculation:
     """The outputs of branches, or of layers side by side at the end of a branch, joined along the channels."""
-    shape = _shape(parts[0].output)[:2] + (sum(part.output.channels for part in parts),)
+    shape = (*parts[0].output.size, sum(part.output.channels for part in parts))
     rows, columns = (
         f"max({', '.join(str(part.output.receptive_field[axis]) for part in parts)}) = {whole.receptive_field[axis]}"
         for axis in (0, 1)

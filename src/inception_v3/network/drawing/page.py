@@ -5,11 +5,25 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from inception_v3.network.architecture import BASE_END_POINTS, STEM, EndPoint
-from inception_v3.network.drawing import parts
 from inception_v3.network.drawing.legend import HEIGHT as LEGEND_HEIGHT
 from inception_v3.network.drawing.legend import legend
-from inception_v3.network.drawing.parts import JOIN_HEIGHT, Measures, Scale, shape
-from inception_v3.network.drawing.shapes import Box, Drawing, Group, Label, Line, Shape
+from inception_v3.network.drawing.parts import (
+    JOIN_HEIGHT,
+    Measures,
+    Scale,
+    bars,
+    branch_group,
+    branches_of,
+    column_count,
+    join_bar,
+    layer_group,
+    layer_kind,
+    layer_text,
+    macs_text,
+    output_shape,
+    tooltip,
+)
+from inception_v3.network.drawing.shapes import Box, Drawing, Group, Label, Line, Point, Shape
 from inception_v3.network.drawing.words import translate
 from inception_v3.network.settings import Settings
 
@@ -64,7 +78,7 @@ def network(settings: Settings) -> Drawing:
         drawn, y, next_arrow = _row(title, cards, y, side if number == 1 else None)
         shapes += [*drawn, *([arrow] if arrow else [])]
         arrow = next_arrow
-    page_height = max(WIDTH / RATIO, y + LEGEND_HEIGHT + MARGIN)
+    page_height = max(y + LEGEND_HEIGHT + MARGIN, WIDTH / RATIO if heads else 0)
     shapes += legend(MARGIN, page_height - LEGEND_HEIGHT - MARGIN, WIDTH - 2 * MARGIN, scale)
     paper = Box(0, 0, WIDTH, page_height, "paper")
     return Drawing(WIDTH, page_height, "{architecture}", "{description}", (paper, *_title(settings, points), *shapes))
@@ -74,10 +88,10 @@ def _title(settings: Settings, points: Sequence[EndPoint]) -> list[Shape]:
     height, width = settings.image_size
     facts = [f"{{image}} {height}x{width}x3"]
     facts.append(
-        f"{{end}}: {settings.final_endpoint}" if settings.final_endpoint else f"{settings.num_classes:,} {{classes}}"
+        f"{{end}} {settings.final_endpoint}" if settings.final_endpoint else f"{settings.num_classes:,} {{classes}}"
     )
     facts.append(f"{{parameters}} {sum(point.parameters for point in points):,}")
-    facts.append(f"{{macs}} {parts.millions(sum(point.macs for point in points))}")
+    facts.append(f"{{macs}} {macs_text(sum(point.macs for point in points))}")
     if settings.depth_multiplier != 1:
         facts.append(f"depth_multiplier {settings.depth_multiplier:g}")
     return [
@@ -86,9 +100,7 @@ def _title(settings: Settings, points: Sequence[EndPoint]) -> list[Shape]:
     ]
 
 
-def _row(
-    title: str, cards: Sequence[Card], y: float, side: Card | None
-) -> tuple[list[Shape], float, Line]:
+def _row(title: str, cards: Sequence[Card], y: float, side: Card | None) -> tuple[list[Shape], float, Line]:
     """A row of cards with arrows between them, in a band; the y of the next row, and the arrow to its first card.
 
     `side` is the card of the auxiliary head, which reads the output of the last of the `cards`.
@@ -101,7 +113,8 @@ def _row(
     band = Box(MARGIN, y, WIDTH - 2 * MARGIN, BAND_TITLE + height + PADDING, "band", 10)
     top = y + BAND_TITLE
     shapes: list[Shape] = [band, Label(left, y + BAND_TITLE / 2, title, "band-title", "start")]
-    x, ends = left, []
+    x = left
+    ends: list[Point] = []
     for number, card in enumerate(drawn):
         shapes += card.draw(x, top, height)
         if number:
@@ -126,7 +139,7 @@ def _connector(start: tuple[float, float], end: tuple[float, float], kind: str) 
 
 def module_card(point: EndPoint, scale: Scale) -> Card:
     """An Inception module: its branches side by side, the bar that joins them, and its figures."""
-    inner = sum(parts.columns(steps) for steps in point.branches)
+    inner = sum(column_count(steps) for steps in point.branches)
     width = MEASURES.columns_width(inner) + 2 * PADDING
     steps = max(map(len, point.branches))
     height = BUS + 14 + MEASURES.steps_height(steps) + 20 + JOIN_HEIGHT + FOOTER
@@ -139,13 +152,11 @@ def module_card(point: EndPoint, scale: Scale) -> Card:
 
 def _module(point: EndPoint, x: float, y: float, width: float, height: float, scale: Scale) -> Group:
     bar = y + height - FOOTER - JOIN_HEIGHT
-    joined, ends = parts.join_bar(parts.branches_of(point), x + PADDING, bar, width - 2 * PADDING)
+    joined, ends = join_bar(branches_of(point), x + PADDING, bar, width - 2 * PADDING)
     left, groups, last = x + PADDING, [], x
-    for branch, (part, steps) in enumerate(zip(parts.branches_of(point), point.branches, strict=True)):
-        groups.append(
-            parts.branch_group(part.name, steps, part.output, left, y + BUS, y + BUS + 14, ends[branch], bar, MEASURES)
-        )
-        full = MEASURES.columns_width(parts.columns(steps))
+    for branch, end in zip(branches_of(point), ends, strict=True):
+        groups.append(branch_group(branch, left, y + BUS, y + BUS + 14, end, bar, MEASURES))
+        full = MEASURES.columns_width(column_count(branch.branches[0]))
         last = left + full / 2
         left += full + MEASURES.column_gap
     frame: list[Shape] = [
@@ -155,16 +166,15 @@ def _module(point: EndPoint, x: float, y: float, width: float, height: float, sc
         Line(((x + width - PADDING, bar + JOIN_HEIGHT / 2), (x + width, bar + JOIN_HEIGHT / 2)), "flow", False),
     ]
     figures = _figures(point, x, bar + JOIN_HEIGHT, width, scale)
-    text = parts.tooltip(point.name, point.layers, point.output)
+    text = tooltip(point.name, point.layers, point.output)
     return Group(point.name, "module", text, (*frame, *groups, *joined, *figures))
 
 
 def _figures(point: EndPoint, x: float, y: float, width: float, scale: Scale) -> list[Shape]:
     """The output of an end point, its feature map and its bars, in the foot of a card."""
     return [
-        Label(x + PADDING, y + 17, shape(point.output), "shape", "start"),
-        parts.feature_map(point.output, x + PADDING + 86, y + 17, scale),
-        *parts.bars(point.layers, x + PADDING, y + 41, x + width - PADDING, scale),
+        *output_shape(point.output, x + PADDING, y + 17, "shape", scale),
+        *bars(point.layers, x + PADDING, y + 41, x + width - PADDING, scale),
     ]
 
 
@@ -202,9 +212,7 @@ def _head_card(heads: Sequence[EndPoint], shares: Shares, scale: Scale) -> Card:
     return Card(head.width, head.height + gap + SHARES_HEIGHT, draw, head.enter, head.leave)
 
 
-def _shares(
-    points: Sequence[EndPoint], stem: Sequence[EndPoint], modules: Sequence[EndPoint]
-) -> Shares:
+def _shares(points: Sequence[EndPoint], stem: Sequence[EndPoint], modules: Sequence[EndPoint]) -> Shares:
     """The parameters and the multiply-accumulates of the parts of the network, by their names."""
     groups: dict[str, list[EndPoint]] = {"{stem}": list(stem)}
     for point in modules:
@@ -242,19 +250,18 @@ def _shares_card(shares: Shares, x: float, y: float) -> list[Shape]:
 
 def _list_row(point: EndPoint, x: float, y: float, scale: Scale) -> Group:
     layer = next(iter(point.layers), None)
-    text = parts.in_one_line(layer) if layer else {"PreLogits": "{dropout}", "Predictions": "{softmax}"}[point.name]
+    text = layer_text(layer) if layer else {"PreLogits": "{dropout}", "Predictions": "{softmax}"}[point.name]
     shapes: tuple[Shape, ...] = (
         Label(x + PADDING, y, point.name, "row-name", "start"),
-        Box(x + 112, y - 11, 92, 22, parts.kind(layer) if layer else "head", 4),
+        Box(x + 112, y - 11, 92, 22, layer_kind(layer) if layer else "head", 4),
         Label(x + 158, y, text, "kernel"),
-        Label(x + 214, y, shape(point.output), "row-shape", "start"),
-        parts.feature_map(point.output, x + 300, y, scale),
-        *parts.bars(point.layers, x + 368, y, x + LIST_WIDTH - PADDING, scale),
+        *output_shape(point.output, x + 214, y, "row-shape", scale),
+        *bars(point.layers, x + 368, y, x + LIST_WIDTH - PADDING, scale),
     )
     if layer and layer.name != point.name:
-        text = parts.tooltip(layer.name, [layer], layer.output)
+        text = tooltip(layer.name, [layer], layer.output)
         shapes = (shapes[0], Group(layer.name, "layer", text, shapes[1:]))
-    return Group(point.name, "module", parts.tooltip(point.name, point.layers, point.output), shapes)
+    return Group(point.name, "module", tooltip(point.name, point.layers, point.output), shapes)
 
 
 def _auxiliary_card(point: EndPoint, scale: Scale) -> Card:
@@ -273,15 +280,14 @@ def _auxiliary_card(point: EndPoint, scale: Scale) -> Card:
             top = y + BUS + 14 + number * (MEASURES.height + MEASURES.step_gap)
             if number:
                 shapes.append(Line(((middle, top - MEASURES.step_gap), (middle, top)), "wire"))
-            shapes.append(parts.layer_group(layer, x + PADDING, top, MEASURES))
+            shapes.append(layer_group(layer, x + PADDING, top, MEASURES))
             place = x + PADDING + MEASURES.width + 9, top + MEASURES.height / 2
-            shapes.append(Label(*place, shape(layer.output), "row-shape", "start"))
+            shapes.append(output_shape(layer.output, *place, "row-shape", scale)[0])
         note = y + BUS + 14 + MEASURES.steps_height(len(point.layers)) + 16
         shapes.append(Label(x + PADDING, note, "{auxiliary}", "small", "start"))
-        bars = parts.bars(point.layers, x + PADDING, y + height - FOOTER + 41, x + CHAIN_WIDTH - PADDING, scale)
-        figures = _figures(point, x, y + height - FOOTER, CHAIN_WIDTH, scale)[:2]
-        text = parts.tooltip(point.name, point.layers, point.output)
-        return [Group(point.name, "module", text, (*shapes, *figures, *bars))]
+        figures = _figures(point, x, y + height - FOOTER, CHAIN_WIDTH, scale)
+        text = tooltip(point.name, point.layers, point.output)
+        return [Group(point.name, "module", text, (*shapes, *figures))]
 
     return Card(CHAIN_WIDTH, height, draw, BUS, lambda height: height)
 
@@ -299,6 +305,10 @@ def _image_card(height: int, width: int) -> Card:
         ]
         middle = x + 7 + drawn_width / 2
         below = top + drawn_height + 28
-        return [*shapes, Label(middle, below, "{image}", "note"), Label(middle, below + 17, f"{height}x{width}x3", "shape")]
+        return [
+            *shapes,
+            Label(middle, below, "{image}", "note"),
+            Label(middle, below + 17, f"{height}x{width}x3", "shape"),
+        ]
 
     return Card(14 + drawn_width, 0, draw, 0, lambda _: HEADER + ROW / 2)

@@ -25,7 +25,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "main_head": ("Main head", "主分类头"),
     "shares": ("Share of each part", "各部分所占比例"),
     "aux_head": ("aux", "辅助"),
-    "end": ("the network ends here", "网络在此结束"),
+    "end": ("ends at", "终止于"),
     "dropout": ("dropout", "随机失活"),
     "softmax": ("softmax", "softmax"),
     "max": ("max", "最大"),
@@ -55,13 +55,12 @@ WORDS: dict[str, tuple[str, str]] = {
         "分支下方的横条：各分支输出沿通道维拼接，宽度按通道数比例绘制。",
     ),
     "legend_map": (
-        "A feature map: its length is the number of channels, its height the square root of the map's height.",
-        "特征图：长度表示通道数，高度为特征图高度的平方根。",
+        "feature map: its length is the number of channels, its height √ of the map's",
+        "特征图：长度表示通道数，高度按特征图高度的平方根绘制",
     ),
     "legend_bars": ("to scale; the full bar is", "按比例绘制，满格为"),
     "legend_norm": (
-        "Every convolution but those of the logits is followed by BatchNorm and ReLU. Parameters include BatchNorm's "
-        "moving statistics.",
+        "BatchNorm and ReLU follow every convolution but that of logits. Parameters include BatchNorm's statistics.",
         "除输出 logits 的卷积外，每个卷积之后都有 BatchNorm 与 ReLU。参数量含 BatchNorm 的滑动统计量。",
     ),
 }
