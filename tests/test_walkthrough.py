@@ -1,11 +1,14 @@
 """docs/walkthrough.md and its Chinese twin: up to date, equal in structure, and true of the network."""
 
 import re
+import runpy
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import inception_v3
 import walkthrough
 from inception_v3.network import architecture
 from inception_v3.network.architecture import BASE_END_POINTS, Conv, Pool
@@ -58,6 +61,14 @@ def test_every_picture_is_there_and_every_anchor_is_on_the_page(language: str) -
     anchors = re.findall(r'<a id="([^"]+)"></a>', text)
     assert len(anchors) == len({*anchors})
     assert {*re.findall(r"\]\(#([^)]+)\)", text)} <= {*anchors}
+
+
+def test_the_example_draws_the_feature_maps_of_any_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inception_v3.save(InceptionV3(depth_multiplier=0.1, create_aux_logits=False), tmp_path / "model.safetensors")
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path / "model.safetensors"), "--out", str(tmp_path)])
+    runpy.run_path(str(ROOT / "examples" / "walkthrough_pictures.py"), run_name="__main__")
+    drawn = {path.name: Image.open(path).size for path in tmp_path.glob("*.webp")}
+    assert drawn == {path.name: Image.open(path).size for path in PICTURES.glob("*.webp")}
 
 
 # ---------------------------------------------------------------------------------------- one page in two languages
@@ -142,7 +153,7 @@ def test_a_path_through_the_module_itself_is_as_long_as_the_page_counts() -> Non
         longest, shortest = longest + max(lengths), shortest + min(lengths)
         branches += len(lengths) if len(lengths) > 1 else 0
     kernels = [name for name, _ in model.named_parameters() if name.endswith("weights") and "Logits" not in name]
-    counts = walkthrough.Counts()
+    counts = walkthrough.count()
     assert (len(kernels), longest, shortest, branches) == (94, 47, 14, 42)
     assert (counts.convolutions, counts.longest, counts.shortest, counts.branches) == (94, 47, 14, 42)
 

@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,25 @@ NOTE = "<!-- Written by `make walkthrough` from tests/templates/{}. Edit that fi
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 POINTS = architecture.with_inner(architecture.end_points())
+BASE = architecture.end_points(final_endpoint=BASE_END_POINTS[-1])
 MODULES = tuple(module.name for module in architecture.MODULES)
-WORDS = {  # headings of the tables, and the description of a drawing
+# Headings of the tables, and the description of a drawing.
+WORDS = {
     "en": {
-        name: name for name in ("end point", "branch", "layer", "built as", "side", "output", "parameters", "MMAC", "field")
-    }
-    | {"joined": "joined", "module": "module", "width": "width inside Branch_1 and Branch_2"}
-    | {"drawing": "{} as a drawing, with the output {}"},
+        "end point": "end point",
+        "branch": "branch",
+        "layer": "layer",
+        "built as": "built as",
+        "side": "side",
+        "output": "output",
+        "parameters": "parameters",
+        "MMAC": "MMAC",
+        "field": "field",
+        "joined": "joined",
+        "module": "module",
+        "width": "width inside Branch_1 and Branch_2",
+        "drawing": "{} as a drawing, with the output {}",
+    },
     "zh": {
         "end point": "端点",
         "branch": "分支",
@@ -61,29 +74,34 @@ WORDS = {  # headings of the tables, and the description of a drawing
 # ------------------------------------------------------------------------------------- numbers for the templates
 
 
+@dataclass(frozen=True)
 class Counts:
-    """Numbers of the base as a whole."""
+    """Numbers of the base as a whole. A path takes one branch of each module, and one side of each fork."""
 
-    base = architecture.end_points(final_endpoint=BASE_END_POINTS[-1])
-    branch_lists = [node.branches if isinstance(node, Mixed) else ((node,),) for node in architecture.BASE]
+    modules: int
+    base_end_points: int
+    parameters: str
+    convolutions: int
+    branches: int
+    longest: int  # convolutions on the longest path
+    shortest: int
 
-    modules = len(MODULES)
-    base_end_points = len(BASE_END_POINTS)
-    parameters = f"{sum(point.parameters for point in base):,}"
-    convolutions = sum(isinstance(layer.table, Conv) for point in base for layer in point.layers)
-    branches = sum(len(branches) for branches in branch_lists if len(branches) > 1)
 
-    @staticmethod
-    def _convolutions_on(branch: architecture.Branch) -> int:
-        return sum(not isinstance(step, Pool) for step in branch)
-
-    @property
-    def longest(self) -> int:
-        return sum(max(map(self._convolutions_on, branches)) for branches in self.branch_lists)
-
-    @property
-    def shortest(self) -> int:
-        return sum(min(map(self._convolutions_on, branches)) for branches in self.branch_lists)
+def count() -> Counts:
+    modules = [node for node in architecture.BASE if isinstance(node, Mixed)]
+    paths = [
+        [sum(not isinstance(step, Pool) for step in branch) for branch in branches]
+        for branches in (node.branches if isinstance(node, Mixed) else ((node,),) for node in architecture.BASE)
+    ]
+    return Counts(
+        modules=len(modules),
+        base_end_points=len(BASE),
+        parameters=f"{sum(point.parameters for point in BASE):,}",
+        convolutions=sum(isinstance(layer.table, Conv) for point in BASE for layer in point.layers),
+        branches=sum(len(module.branches) for module in modules),
+        longest=sum(max(lengths) for lengths in paths),
+        shortest=sum(min(lengths) for lengths in paths),
+    )
 
 
 def hw(name: str) -> str:
@@ -103,7 +121,7 @@ def mmac(name: str) -> str:
 
 
 def total_mmac() -> str:
-    return f"{sum(point.macs for point in Counts.base) / 1e6:,.1f}"
+    return f"{sum(point.macs for point in BASE) / 1e6:,.1f}"
 
 
 def channels(name: str) -> int:
@@ -117,8 +135,8 @@ def field(name: str) -> str:
 
 
 def stem_share(what: str) -> str:
-    stem = sum(getattr(point, what) for point in Counts.base if point.name not in MODULES)
-    return f"{stem / sum(getattr(point, what) for point in Counts.base):.0%}".replace("%", " %")
+    stem = sum(getattr(point, what) for point in BASE if point.name not in MODULES)
+    return f"{stem / sum(getattr(point, what) for point in BASE):.0%}".replace("%", " %")
 
 
 def join(name: str) -> str:
@@ -133,15 +151,8 @@ def side(name: str) -> str:
     return text
 
 
-def parameter_text(name: str) -> str:
-    return describe.steps(POINTS[name])[-1].parameters
-
-
-def mac_text(name: str) -> str:
-    return describe.steps(POINTS[name])[-1].macs
-
-
 def grows(before: str, after: str) -> int:
+    """By how many pixels the receptive field grows."""
     return POINTS[after].receptive_field[0] - POINTS[before].receptive_field[0]
 
 
@@ -152,6 +163,10 @@ def table(headings: list[str], rows: list[list[Any]], right: int) -> str:
     """A Markdown table whose last `right` columns are aligned to the right."""
     marks = ["---"] * (len(headings) - right) + ["---:"] * right
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [headings, marks, *rows])
+
+
+def code(*texts: str) -> list[str]:
+    return [f"`{text}`" for text in texts]
 
 
 def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
@@ -165,8 +180,8 @@ def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
 
     def stem_table() -> str:
         rows = [
-            [f"`{point.name}`", f"`{describe.notation(*point.layers)}`", side(point.name), shape(point.name), *cost(point)]
-            for point in Counts.base
+            [*code(point.name, describe.notation(*point.layers)), side(point.name), shape(point.name), *cost(point)]
+            for point in BASE
             if point.name not in MODULES
         ]
         return table(heads("end point", "built as", "side", "output", "parameters", "MMAC", "field"), rows, 4)
@@ -177,8 +192,9 @@ def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
             for step in branch.branches[0]:
                 for number, layer in enumerate(step):
                     label, layer_name = layer.name.split("/")[1:]
-                    text = f"{'‖ ' if number else ''}`{describe.notation(layer)}`"
-                    rows.append([label, f"`{layer_name}`", text, shape(layer.name), *cost(POINTS[layer.name])])
+                    name_cell, built_as = code(layer_name, describe.notation(layer))
+                    beside = "‖ " if number else ""
+                    rows.append([label, name_cell, beside + built_as, shape(layer.name), *cost(POINTS[layer.name])])
         rows.append([f"**{words['joined']}**", "", join(name), f"**{shape(name)}**", *cost(POINTS[name])])
         return table([words["branch"], *heads("layer", "built as", "output", "parameters", "MMAC", "field")], rows, 4)
 
@@ -188,7 +204,7 @@ def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
         else:
             first, points = "end point", [POINTS[each] for each in ("AvgPool_1a", "PreLogits", "Logits", "Predictions")]
         rows = [
-            [f"`{point.name.split('/')[-1]}`", f"`{describe.branch_lines(point)[0]}`", shape(point.name), *cost(point)]
+            [*code(point.name.split("/")[-1], *describe.branch_lines(point)), shape(point.name), *cost(point)]
             for point in points
         ]
         return table(heads(first, "built as", "output", "parameters", "MMAC", "field"), rows, 4)
@@ -210,14 +226,14 @@ def values(language: str) -> dict[str, Any]:
     def drawn(name: str) -> str:
         return f"![{words['drawing'].format(name, shape(name))}](pictures/walkthrough/{file_name(name, language)})"
 
-    numbers = (
-        *(hw, shape, params, mmac, total_mmac, channels, field, stem_share, join, side, parameter_text, mac_text, grows),
-    )
+    numbers = (hw, shape, params, mmac, total_mmac, channels, field, stem_share, join, side, grows)
     return {
         **{each.__name__: each for each in numbers},
         **tables(words),
+        "parameter_text": lambda name: describe.steps(POINTS[name])[-1].parameters,
+        "mac_text": lambda name: describe.steps(POINTS[name])[-1].macs,
         "drawing": drawn,
-        "counts": Counts(),
+        "counts": count(),
         "minimum": architecture.minimum_size(),
         "first_larger": next(side for side in range(299, 999) if architecture.needs_global_pool((side, side))),
         "same_zeros": lambda kernel: architecture.same_padding(35, kernel, 1)[0],
@@ -229,7 +245,7 @@ def file_name(name: str, language: str) -> str:
 
 
 def drawings() -> dict[str, str]:
-    """The drawings of the pages by file name. That of the whole network in English is docs/pictures/inception-v3.svg."""
+    """The drawings of the pages by file name. The whole network in English is docs/pictures/inception-v3.svg."""
     drawn = {}
     for name in (*MODULES, "AuxLogits"):
         plan = drawing.plan(Settings(), name)
@@ -241,7 +257,7 @@ def drawings() -> dict[str, str]:
 
 
 def templates() -> dict[str, str]:
-    """Both pages without the output of their blocks. `code()` in the Chinese one is the next block of the English one."""
+    """Both pages without the output of their blocks. `code()` in the Chinese page is the next block of the English."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
