@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 RUN := runs/digits
 
-.PHONY: setup test test-slow demo layout parity weights clean
+.PHONY: setup test test-slow demo layout walkthrough parity weights clean
 
 setup: .venv/.complete .oracle/.complete
 
@@ -60,6 +60,10 @@ docs: .docs-venv/.complete
 # Print which folder imports which, and bring docs/architecture.md and its picture up to date.
 layout: .venv/.complete
 	.venv/bin/python tests/layout.py --write
+
+# Write docs/walkthrough.md, the same page in Chinese, and their drawings.
+walkthrough: .venv/.complete
+	.venv/bin/python tests/walkthrough.py --write
 
 # Print the table of docs/parity.md.
 parity: setup

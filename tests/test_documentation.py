@@ -33,8 +33,10 @@ from web_server import WebServer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parent.parent
-# The examples of docs/extending.md are new files of the package: test_extending.py adds and runs them.
-PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md") if page.stem != "extending")]
+# test_extending.py runs the examples of docs/extending.md, and test_walkthrough.py those of the walk-through.
+ELSEWHERE = ("extending.md", "walkthrough.md", "walkthrough.zh.md")
+DOCS = sorted(page.name for page in (ROOT / "docs").glob("*.md") if page.name not in ELSEWHERE)
+PAGES = ["README.md", *(f"docs/{page}" for page in DOCS)]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIGITS = list("0123456789")
 SKIES = ["day", "night"]
