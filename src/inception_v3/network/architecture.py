@@ -445,7 +445,7 @@ def _with_pool(module: Mixed, kind: Literal["avg", "max"]) -> Mixed:
     Mixed_7c of the 2015 graph, which FID uses, has a max pool. Every other Inception V3 has an average pool.
     """
     *others, (pool, *rest) = module.branches
-    return replace(module, branches=(*others, (replace(pool, kind=kind), *rest)))  # type: ignore[type-var,call-arg]
+    return replace(module, branches=(*others, (replace(pool, kind=kind), *rest)))  # type: ignore[type-var]
 
 
 def hidden_layers(
