@@ -90,6 +90,13 @@ def test_the_box_of_a_layer_shows_its_kernel_stride_padding_and_channels() -> No
     assert "max  3x3/2 V" in [translate(text, "en") for text in texts(drawn["MaxPool_3a_3x3"])]
 
 
+def test_the_drawing_shows_what_the_settings_of_a_model_change() -> None:
+    drawn = groups(plan(Settings(mixed_7c_pool="max", output_activation="sigmoid")))
+    assert texts(drawn["Mixed_7c/Branch_3/AvgPool_0a_3x3"]) == ["3x3", "{max}"]
+    assert texts(drawn["Mixed_7b/Branch_3/AvgPool_0a_3x3"]) == ["3x3", "{avg}"]
+    assert "{sigmoid}" in texts(drawn["Predictions"])
+
+
 def test_each_layer_is_drawn_once_in_its_branch_and_each_branch_in_its_module(settings: Settings) -> None:
     drawing = plan(settings)
     drawn = groups(drawing)
