@@ -73,6 +73,12 @@ def export(
         float | None,
         output_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP),
     ] = None,
+    runtime: Annotated[
+        Path | None,
+        output_option(
+            metavar="FOLDER", help="For a page (.html): a folder with npm's onnxruntime-web. By default npm fetches it."
+        ),
+    ] = None,
     weights_file: WeightsFile = None,
     facts: ModelFacts = NO_FACTS,
     as_json: Json = False,
@@ -130,6 +136,7 @@ def export(
                 any_size=any_size,
                 min_agreement=min_agreement,
                 checksum=weights,
+                runtime=runtime,
                 report=note,
             ),
         )

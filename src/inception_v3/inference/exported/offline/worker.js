@@ -1,0 +1,84 @@
+// Runs beside the page, so that the page stays usable: decodes an image, prepares it, and runs the network.
+// `ort`, ONNX Runtime, and the function `prepare` stand above in the same script.
+
+const TILE = 4096; // browsers limit the sides of a canvas
+const MAX_PIXELS = 178956970; // as in images/decode.py
+let session, facts;
+let queue = Promise.resolve();
+
+self.onmessage = ({ data }) => {
+  queue = queue.then(() => (data.network ? start(data) : answer(data)));
+};
+
+async function start({ network, wasm, settings }) {
+  try {
+    facts = settings;
+    ort.env.wasm.wasmBinary = wasm;
+    ort.env.wasm.numThreads = 1; // a page from a file has no shared memory
+    ort.env.logLevel = "error";
+    session = await ort.InferenceSession.create(new Uint8Array(network), { executionProviders: ["wasm"] });
+    self.postMessage({ ready: true });
+  } catch (error) {
+    self.postMessage({ fault: "engine", reason: String(error.message ?? error) });
+  }
+}
+
+/** Reply with the values of the classes and a small picture, or with the key of a text that says what is wrong. */
+async function answer({ id, file }) {
+  let fault = "unreadable";
+  try {
+    const started = performance.now();
+    const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    fault = "too_large";
+    if (bitmap.width * bitmap.height > MAX_PIXELS) throw new Error(`${bitmap.width}x${bitmap.height} pixels`);
+    const small = await thumbnail(bitmap);
+    const image = pixels(bitmap);
+    bitmap.close();
+    fault = "engine";
+    const values = prepare(image, facts.preprocessing);
+    const tensor = new ort.Tensor("uint8", values, [1, ...facts.preprocessing.image_size, 3]);
+    const outputs = await session.run({ [session.inputNames[0]]: tensor }, [facts.output]);
+    const scores = activate(outputs[facts.output].data, facts.activation);
+    const size = [image.width, image.height];
+    self.postMessage({ id, scores, size, small, milliseconds: performance.now() - started }, [small]);
+  } catch (error) {
+    self.postMessage({ id, fault, reason: String(error.message ?? error) });
+  }
+}
+
+/** The RGBA values of an image, on white where it is transparent. */
+function pixels(bitmap) {
+  const { width, height } = bitmap;
+  const data = new Uint8ClampedArray(width * height * 4);
+  const canvas = new OffscreenCanvas(Math.min(width, TILE), Math.min(height, TILE));
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  for (let top = 0; top < height; top += TILE) {
+    for (let left = 0; left < width; left += TILE) {
+      const [columns, rows] = [Math.min(TILE, width - left), Math.min(TILE, height - top)];
+      context.fillRect(0, 0, columns, rows);
+      context.drawImage(bitmap, -left, -top);
+      const tile = context.getImageData(0, 0, columns, rows).data;
+      for (let y = 0; y < rows; y++) {
+        data.set(tile.subarray(y * columns * 4, (y + 1) * columns * 4), ((top + y) * width + left) * 4);
+      }
+    }
+  }
+  return { width, height, data };
+}
+
+function thumbnail(bitmap) {
+  const ratio = Math.min(1, 480 / Math.max(bitmap.width, bitmap.height));
+  const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * ratio)));
+  return createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: "high" });
+}
+
+/** The values that are shown: probabilities, or the outputs themselves if the network has no activation. */
+function activate(logits, activation) {
+  if (activation === "none") return Array.from(logits);
+  if (activation === "sigmoid") return Array.from(logits, (value) => 1 / (1 + Math.exp(-value)));
+  const highest = logits.reduce((first, second) => Math.max(first, second), -Infinity);
+  const powers = Array.from(logits, (value) => Math.exp(value - highest));
+  const total = powers.reduce((first, second) => first + second, 0);
+  return powers.map((power) => power / total);
+}
