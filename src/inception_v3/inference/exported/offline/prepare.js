@@ -121,17 +121,21 @@ function pillowResize(image, [height, width], interpolation, box = [0, 0, image.
     return crop(image, [left, top, right, bottom]);
   }
   if (interpolation === "nearest") return nearest(image, [height, width], [left, top], [across / width, down / height]);
+  const columns = taps(image.width, left, across, width, interpolation);
   const rows = taps(image.height, top, down, height, interpolation);
-  const first = rows[0].start;
-  const last = rows[height - 1].start + rows[height - 1].weights.length;
-  let net = image;
-  let offset = 0;
-  if (width !== image.width || left !== 0 || right !== width) {
-    net = resampleRows(image, taps(image.width, left, across, width, interpolation), first, last);
-    offset = first;
-  }
-  return height !== image.height || top !== 0 || bottom !== height ? resampleColumns(net, rows, offset) : net;
+  const isWidthKept = width === image.width && left === 0 && right === width;
+  const isHeightKept = height === image.height && top === 0 && bottom === height;
+  // The first pass reads only what the second needs. Pillow 13 chooses the order by the pixels that are removed.
+  const isDownFirst = height < image.height && image.height - height > 2 * (image.width - width);
+  if (isWidthKept) return isHeightKept ? image : resample(image, rows, false);
+  if (isHeightKept) return resample(image, columns, true);
+  return isDownFirst
+    ? resample(resample(image, rows, false, range(columns)), columns, true)
+    : resample(resample(image, columns, true, range(rows)), rows, false);
 }
+
+/** The first input pixel that is read, and the one behind the last. */
+const range = (all) => [all[0].start, all.at(-1).start + all.at(-1).weights.length];
 
 /** For each of `count` output pixels: the first input pixel that it reads, and the weights as integers. */
 function taps(length, start, part, count, interpolation) {
@@ -155,42 +159,28 @@ function taps(length, start, part, count, interpolation) {
   return result;
 }
 
-function resampleRows(image, columns, first, last) {
-  const [width, height] = [columns.length, last - first];
-  const data = new Uint8ClampedArray(width * height * 4);
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const { start, weights } = columns[x];
-      const from = ((y + first) * image.width + start) * 4;
-      weigh(image.data, from, 4, weights, data, (y * width + x) * 4);
+/** Resize along one axis. Only the rows or columns of the other axis in `part` are computed; the others are zero. */
+function resample(image, all, isAcross, part = [0, isAcross ? image.height : image.width]) {
+  const [width, height] = isAcross ? [all.length, image.height] : [image.width, all.length];
+  const data = new Uint8ClampedArray(width * height * 4); // it clips to 0 to 255
+  const [before, after] = isAcross ? [4, image.width * 4] : [image.width * 4, 4]; // between the taps, and the others
+  const [near, far] = isAcross ? [4, width * 4] : [width * 4, 4];
+  for (let index = 0; index < all.length; index++) {
+    const { start, weights } = all[index];
+    for (let other = part[0]; other < part[1]; other++) {
+      let [red, green, blue] = [2 ** (BITS - 1), 2 ** (BITS - 1), 2 ** (BITS - 1)];
+      for (let tap = 0, from = start * before + other * after; tap < weights.length; tap++, from += before) {
+        red += image.data[from] * weights[tap];
+        green += image.data[from + 1] * weights[tap];
+        blue += image.data[from + 2] * weights[tap];
+      }
+      const to = index * near + other * far;
+      data[to] = red >> BITS;
+      data[to + 1] = green >> BITS;
+      data[to + 2] = blue >> BITS;
     }
   }
   return { width, height, data };
-}
-
-function resampleColumns(image, rows, offset) {
-  const [width, height] = [image.width, rows.length];
-  const data = new Uint8ClampedArray(width * height * 4);
-  for (let y = 0; y < height; y++) {
-    const { start, weights } = rows[y];
-    for (let x = 0; x < width; x++) {
-      weigh(image.data, ((start - offset) * width + x) * 4, width * 4, weights, data, (y * width + x) * 4);
-    }
-  }
-  return { width, height, data };
-}
-
-/** One output pixel: the weighted sum of pixels that are `step` values apart, rounded. */
-function weigh(from, index, step, weights, to, target) {
-  let [red, green, blue] = [2 ** (BITS - 1), 2 ** (BITS - 1), 2 ** (BITS - 1)];
-  for (let tap = 0; tap < weights.length; tap++, index += step) {
-    red += from[index] * weights[tap];
-    green += from[index + 1] * weights[tap];
-    blue += from[index + 2] * weights[tap];
-  }
-  to[target] = red >> BITS; // a Uint8ClampedArray clips to 0 to 255
-  to[target + 1] = green >> BITS;
-  to[target + 2] = blue >> BITS;
 }
 
 function nearest(image, [height, width], [left, top], [xScale, yScale]) {
