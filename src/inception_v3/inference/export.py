@@ -276,6 +276,8 @@ def check_options(
     require_packages(format.packages, f"exporting to {format.suffix}", format.extra)
     if precision != "fp32" and not has_images:
         raise InputError(f"{precision} is checked on your own images; give some with --images FOLDER", exit_status=2)
+    if isinstance(format, PageFormat) and LOGITS not in outputs:
+        raise InputError("a page shows classes, so it needs the logits; leave out --end-points", exit_status=2)
     if precision == "int8" and LOGITS not in outputs:
         raise InputError("int8 needs the logits for its check; leave out --end-points, or use fp32", exit_status=2)
     if precision == "int8":

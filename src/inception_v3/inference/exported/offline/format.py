@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import LOGITS, Precision, Run
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.offline.runtime import Runtime, load_runtime
@@ -65,13 +64,10 @@ class PageFormat(OnnxFormat):
 
     def save(self, model: Any, file: Path, description: Description) -> None:
         assert self._runtime is not None
-        if LOGITS not in description.outputs:
-            raise InputError("a page shows classes, so it needs the logits; leave out --end-points", exit_status=2)
-        settings = description.settings
         data = {
             "class_names": description.names(),
             "preprocessing": asdict(description.preprocessing),
-            "activation": settings.output_activation,
+            "activation": description.settings.output_activation,
             "output": LOGITS,
             "texts": json.loads(_source("texts.json")),
         }
