@@ -28,7 +28,7 @@ async function answer({ id, file }) {
   let fault = "unreadable";
   try {
     const started = performance.now();
-    const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    const bitmap = await decode(file);
     fault = "too_large";
     if (bitmap.width * bitmap.height > MAX_PIXELS) throw new Error(`${bitmap.width}x${bitmap.height} pixels`);
     const small = await thumbnail(bitmap);
@@ -44,6 +44,65 @@ async function answer({ id, file }) {
   } catch (error) {
     self.postMessage({ id, fault, reason: String(error.message ?? error) });
   }
+}
+
+/** Decode an image file, without the conversion of colours, upright by its EXIF orientation. */
+async function decode(file) {
+  const [plain, orientation] = await withoutOrientation(file);
+  const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+  const bitmap = await createImageBitmap(plain, options);
+  return orientation > 1 ? createImageBitmap(turn(pixels(bitmap), orientation)) : bitmap;
+}
+
+/** A WebP file without its EXIF orientation, which some browsers ignore, and the orientation; else the file and 1. */
+async function withoutOrientation(file) {
+  const start = new TextDecoder("latin1").decode(await file.slice(0, 16).arrayBuffer());
+  if (!start.startsWith("RIFF") || start.slice(8) !== "WEBPVP8X") return [file, 1];
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const view = new DataView(bytes.buffer);
+  for (let at = 12; at + 8 <= bytes.length; at += 8 + view.getUint32(at + 4, true) + (view.getUint32(at + 4, true) % 2)) {
+    if (view.getUint32(at) !== 0x45584946) continue; // "EXIF"
+    bytes.set([0x4a, 0x55, 0x4e, 0x4b], at); // "JUNK", which decoders skip
+    bytes[20] &= ~8; // the flag that says there is EXIF
+    return [new Blob([bytes], { type: "image/webp" }), exifOrientation(view, at + 8)];
+  }
+  return [file, 1];
+}
+
+/** The orientation in an EXIF block, from 1 to 8; 1 if there is none or the block is damaged. */
+function exifOrientation(view, start) {
+  try {
+    const base = view.getUint32(start) === 0x45786966 ? start + 6 : start; // "Exif"
+    const isLittle = view.getUint16(base) === 0x4949;
+    const entries = base + view.getUint32(base + 4, isLittle);
+    for (let index = 0; index < view.getUint16(entries, isLittle); index++) {
+      const entry = entries + 2 + index * 12;
+      const value = view.getUint16(entry + 8, isLittle);
+      if (view.getUint16(entry, isLittle) === 274) return value >= 1 && value <= 8 ? value : 1;
+    }
+  } catch {
+    // outside the file
+  }
+  return 1;
+}
+
+/** Turn an image upright. */
+function turn({ width, height, data }, orientation) {
+  const [columns, rows] = orientation > 4 ? [height, width] : [width, height];
+  const [right, bottom] = [width - 1, height - 1];
+  const source = [
+    null, (x, y) => [x, y], (x, y) => [right - x, y], (x, y) => [right - x, bottom - y], (x, y) => [x, bottom - y],
+    (x, y) => [y, x], (x, y) => [y, bottom - x], (x, y) => [right - y, bottom - x], (x, y) => [right - y, x],
+  ][orientation];
+  const turned = new ImageData(columns, rows);
+  const [from, to] = [new Uint32Array(data.buffer), new Uint32Array(turned.data.buffer)];
+  for (let y = 0; y < rows; y++) {
+    for (let x = 0; x < columns; x++) {
+      const [column, row] = source(x, y);
+      to[y * columns + x] = from[row * width + column];
+    }
+  }
+  return turned;
 }
 
 /** The RGBA values of an image, on white where it is transparent. */
