@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from importlib import resources
@@ -115,9 +116,9 @@ def _in_script(text: str) -> str:
 
 
 def _to_html(card: str) -> str:
-    """A model card, Markdown with a header in YAML, as HTML. HTML in it is shown as text, and images are left out."""
+    """A model card, Markdown with a header in YAML, as HTML. Comments and images in it are left out, and HTML is shown as text."""
     from markdown_it import MarkdownIt
 
     header, mark, body = card.partition("\n---\n")
-    text = body if mark and header.startswith("---\n") else card
+    text = re.sub(r"<!--.*?-->", "", body if mark and header.startswith("---\n") else card, flags=re.DOTALL)
     return str(MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image"]).render(text))

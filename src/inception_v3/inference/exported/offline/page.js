@@ -7,6 +7,7 @@ const images = new Map(); // by number: { file, name, element, scores, fault, ..
 let language = (navigator.language || "en").toLowerCase().startsWith("zh") ? 1 : 0;
 let state = { key: "loading" };
 let worker = null;
+let isBusy = false;
 let broken = null; // the key of a text and its values, once the network cannot run
 let count = 0;
 
@@ -42,7 +43,7 @@ function translate() {
 }
 
 function showStatus() {
-  byId("status").textContent = text(state.key, state);
+  byId("status").textContent = broken ? "" : text(state.key, state);
   byId("fault").hidden = !broken;
   if (broken) byId("fault").textContent = text(broken.key, broken);
   byId("clear").hidden = images.size === 0;
@@ -55,7 +56,7 @@ function showFacts() {
   const names = classNames.slice(0, 100).join(", ") + (classNames.length > 100 ? " …" : "");
   const rows = [
     ["facts_classes", names],
-    ["facts_precision", share ? `${precision} (${(100 * share).toFixed(1)}\u00a0%)` : precision],
+    ["facts_precision", share ? text("share", { precision, value: `${(100 * share).toFixed(1)}\u00a0%` }) : precision],
     ["facts_input", `${width}×${height}, ${facts.preprocessing.interpolation}`],
   ];
   if (check) {
@@ -140,14 +141,17 @@ function add(files) {
     images.set(image.id, image);
     byId("results").append(image.element);
     show(image);
-    if (worker) send(image);
   }
+  sendNext();
   if (chosen.length) progress();
 }
 
-function send(image) {
-  image.sent = true;
-  worker.postMessage({ id: image.id, file: image.file });
+/** Give the worker the next image, one at a time, so that a removed image costs nothing. */
+function sendNext() {
+  const next = [...images.values()].find((image) => !image.scores && !image.fault);
+  if (!worker || isBusy || !next) return;
+  isBusy = true;
+  worker.postMessage({ id: next.id, file: next.file });
 }
 
 function discard(image) {
@@ -169,8 +173,8 @@ function progress() {
     state = { key: "working", done: done.length, count: all.length };
   } else if (timed.length === 1 && all.length === 1) {
     const best = timed[0].scores.indexOf(Math.max(...timed[0].scores));
-    const spoken = text("answer", { file: timed[0].name, name: classNames[best], value: format(timed[0].scores[best]) });
-    state = { key: "finished_one", seconds: seconds.toFixed(2), spoken };
+    const [file, name, value] = [timed[0].name, classNames[best], format(timed[0].scores[best])];
+    state = { key: "finished_one", file, name, value, seconds: seconds.toFixed(2) };
   } else {
     state = timed.length ? { key: "finished", count: timed.length, seconds: seconds.toFixed(2) } : { key: "ready" };
   }
@@ -180,8 +184,9 @@ function progress() {
 function receive({ data }) {
   if (data.ready) return start();
   if (data.id === undefined) return stop("engine", data.reason);
+  isBusy = false;
   const image = images.get(data.id);
-  if (!image) return undefined; // removed meanwhile
+  if (!image) return sendNext(); // removed meanwhile
   if (data.fault) {
     [image.fault, image.reason] = [data.fault, data.reason];
     image.element.querySelector(".picture").textContent = "⚠";
@@ -196,7 +201,7 @@ function receive({ data }) {
   image.file = null;
   show(image);
   progress();
-  return undefined;
+  return sendNext();
 }
 
 let starting = null; // the worker before it is ready
@@ -204,15 +209,13 @@ function start() {
   worker = starting;
   state = { key: "ready" };
   document.body.dataset.ready = String(Math.round(performance.now()));
-  for (const image of images.values()) if (!image.sent) send(image);
+  sendNext();
   progress();
 }
 
 function stop(key, reason) {
   broken = { key, reason: visible(reason) };
-  state = { key: "results" };
   showStatus();
-  byId("status").textContent = "";
   for (const image of images.values()) show(image);
 }
 

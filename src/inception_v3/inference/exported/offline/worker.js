@@ -4,11 +4,8 @@
 const TILE = 4096; // browsers limit the sides of a canvas
 const MAX_PIXELS = 178956970; // as in images/decode.py
 let session, facts;
-let queue = Promise.resolve();
 
-self.onmessage = ({ data }) => {
-  queue = queue.then(() => (data.network ? start(data) : answer(data)));
-};
+self.onmessage = ({ data }) => (data.network ? start(data) : answer(data));
 
 async function start({ network, wasm, settings }) {
   try {
