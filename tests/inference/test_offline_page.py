@@ -37,6 +37,18 @@ from inception_v3.weights.model import InceptionV3
 
 Command = Callable[..., tuple[int, str, str]]
 NAMES = ["cat", "</script><img src=x onerror=alert(1)>", "\u202ekcab", "狗", "e", "f", "g"]
+CARD = """---
+license: mit
+---
+# Our pets
+
+<!-- a note -->
+<script>alert(1)</script>
+
+| a | b |
+| - | - |
+| 1 | 2 |
+"""
 EMPTY = "#results:not(:has([aria-busy=true]))"  # no image waits
 TEST = """
 const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
@@ -91,8 +103,7 @@ def run(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.class_names = NAMES
     randomise(model)
     save(model, folder / "model.safetensors")
-    card = "---\nlicense: mit\n---\n# Our pets\n\n<!-- a note -->\n<script>alert(1)</script>\n\n| a | b |\n|-|-|\n| 1 | 2 |\n"
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(CARD)
     loaded = load(folder / "model.safetensors")
     export(loaded, folder / "pets.onnx")
     export(loaded, folder / "pets.html", runtime=package)

@@ -116,7 +116,7 @@ def _in_script(text: str) -> str:
 
 
 def _to_html(card: str) -> str:
-    """A model card, Markdown with a header in YAML, as HTML. Comments and images in it are left out, and HTML is shown as text."""
+    """A model card, Markdown with a header in YAML, as HTML. Its comments are left out, and HTML in it becomes text."""
     from markdown_it import MarkdownIt
 
     header, mark, body = card.partition("\n---\n")
