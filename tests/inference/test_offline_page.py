@@ -31,6 +31,8 @@ from inception_v3.inference.export import export
 from inception_v3.inference.exported.offline import runtime as web_runtime
 from inception_v3.inference.exported.offline.format import SOURCES
 from inception_v3.inference.exported.registry import load_format, read_description, recognise
+from inception_v3.network.architecture import OutputActivation
+from inception_v3.network.probabilities import probabilities
 from inception_v3.support.files import cache_folder
 from inception_v3.weights.load import load, save
 from inception_v3.weights.model import InceptionV3
@@ -206,6 +208,15 @@ def test_the_page_decodes_images_as_predict_does(scripts: Page, name: str) -> No
     expected = np.asarray(open_image(FILES[name]))
     assert pixels.shape == expected.shape
     assert np.abs(pixels.astype(int) - expected).max() <= (4 if "jpeg" in name else 1)
+
+
+@pytest.mark.parametrize(("count", "activation"), [(5, "softmax"), (5, "sigmoid"), (1, "sigmoid"), (5, "none")])
+def test_the_page_computes_probabilities_as_predict_does(
+    scripts: Page, count: int, activation: OutputActivation
+) -> None:
+    logits = np.random.default_rng(0).normal(0, 3, count).astype(np.float32)
+    got = scripts.evaluate("([logits, activation]) => activate(logits, activation)", [logits.tolist(), activation])
+    assert got == pytest.approx(probabilities(logits, activation).tolist(), abs=1e-6)
 
 
 def scores(opened: OpenedPage) -> list[list[float]]:

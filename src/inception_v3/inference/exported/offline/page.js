@@ -34,7 +34,7 @@ function translate() {
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = text(node.dataset.text);
   byId("subtitle").textContent = text("subtitle", { count: facts.class_names.length });
   byId("made").textContent = text("made_by", facts);
-  const note = { none: "values", sigmoid: "each" }[facts.activation];
+  const note = { none: "values", sigmoid: description.settings.num_classes > 1 && "each" }[facts.activation];
   byId("note").hidden = !note;
   if (note) byId("note").textContent = text(note);
   showFacts();

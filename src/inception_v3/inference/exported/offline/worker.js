@@ -129,8 +129,9 @@ function thumbnail(bitmap) {
   return createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: "high" });
 }
 
-/** The values that are shown: probabilities, or the outputs themselves if the network has no activation. */
+/** The values that are shown, as network/probabilities.py computes them: probabilities, or without activation the logits. */
 function activate(logits, activation) {
+  if (activation === "sigmoid" && logits.length === 1) return activate([0, logits[0]], "softmax"); // two classes
   if (activation === "none") return Array.from(logits);
   if (activation === "sigmoid") return Array.from(logits, (value) => 1 / (1 + Math.exp(-value)));
   const highest = logits.reduce((first, second) => Math.max(first, second), -Infinity);
