@@ -7,23 +7,25 @@ import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.inference.engines.base import LOGITS, Precision, Run
 from inception_v3.inference.exported.description import Description
-from inception_v3.inference.exported.offline.runtime import Runtime, load_runtime
 from inception_v3.inference.exported.onnx import OnnxFormat
 from inception_v3.support.pages import program_and_time, render_page
+from inception_v3.support.text import printable
+
+if TYPE_CHECKING:
+    from inception_v3.inference.exported.offline.runtime import Runtime
 
 HEAD = b'<meta name="generator" content="inception-v3 network in a page">'
 DESCRIPTION, NETWORK = b'<script type="application/json" id="description">', b'id="network-data">'
 WORKER = ("prepare.js", "worker.js")
-SOURCES = resources.files(__package__)
+SOURCES = Path(__file__).parent
 
 
 class PageFormat(OnnxFormat):
@@ -31,7 +33,9 @@ class PageFormat(OnnxFormat):
 
     program = "a browser"
 
-    def __init__(self, name: str, suffix: str, runtime: Runtime | None = None, title: str = "", card: str = "") -> None:
+    def __init__(
+        self, name: str, suffix: str, runtime: "Runtime | None" = None, title: str = "", card: str = ""
+    ) -> None:
         super().__init__(name, suffix)
         self._runtime, self._title, self._card = runtime, title, card
 
@@ -40,7 +44,9 @@ class PageFormat(OnnxFormat):
 
         For `runtime` and `report`, and for the errors, see `load_runtime`.
         """
-        return PageFormat(self.name, self.suffix, load_runtime(runtime, report), out.stem, card)
+        from inception_v3.inference.exported.offline.runtime import load_runtime
+
+        return PageFormat(self.name, self.suffix, load_runtime(runtime, report), printable(out.stem), card)
 
     def recognises(self, path: Path, head: bytes) -> bool:
         return HEAD in head
@@ -103,7 +109,7 @@ class PageFormat(OnnxFormat):
 
 
 def _source(name: str) -> str:
-    return SOURCES.joinpath(name).read_text("utf-8")
+    return (SOURCES / name).read_text("utf-8")
 
 
 def _packed(content: bytes) -> str:
