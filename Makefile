@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 RUN := runs/digits
 
-.PHONY: setup test test-slow demo layout parity weights clean
+.PHONY: setup test test-slow demo layout walkthrough parity weights clean
 
 setup: .venv/.complete .oracle/.complete
 
@@ -34,7 +34,8 @@ test: setup
 
 # Install the wheel, without extras and with PyTorch, for every Python from 3.11 to 3.13 on this machine, and use it.
 # Needs a package index, 6 GB of disk, and minutes.
-test-slow: setup
+# Also build the documentation site, and open it in Chromium.
+test-slow: setup .docs-venv/.complete
 	.venv/bin/pytest -m slow --durations 20
 
 # Train on handwritten digits, evaluate, and predict the classes of ten digits that were not used for training.
@@ -43,9 +44,26 @@ demo: .venv/.complete
 	.venv/bin/inception-v3 evaluate $(RUN) digits
 	.venv/bin/inception-v3 predict $(RUN) examples/digits --top 3
 
+# Build the documentation site from README.md, docs/*.md and the docstrings; a warning is an error. Needs no network after
+# the installation. `python -m http.server --directory site` serves it, and it also works from disk.
+.PHONY: docs
+docs: .docs-venv/.complete
+	.docs-venv/bin/python -m sphinx -q -W --keep-going -c docs/sphinx -d .cache/docs . site
+	@echo "site/index.html"
+
+# Sphinx has an environment of its own, so that whoever only tests does not install it. It finds the package in .venv.
+.docs-venv/.complete: pyproject.toml uv.lock .venv/.complete | $(UV)
+	UV_PROJECT_ENVIRONMENT=.docs-venv $(UV) sync --quiet --locked --only-group docs --no-install-project \
+		--compile-bytecode --python .venv/bin/python
+	@touch $@
+
 # Print which folder imports which, and bring docs/architecture.md and its picture up to date.
 layout: .venv/.complete
 	.venv/bin/python tests/layout.py --write
+
+# Write docs/walkthrough.md, the same page in Chinese, and their drawings.
+walkthrough: .venv/.complete
+	.venv/bin/python tests/walkthrough.py --write
 
 # Print the table of docs/parity.md.
 parity: setup
@@ -59,4 +77,4 @@ weights: setup
 	PYTHONPATH=tests/network:tests/weights .venv/bin/python tests/weights_report.py
 
 clean:
-	rm -rf .venv .oracle .uv .cache runs
+	rm -rf .venv .docs-venv .oracle .uv .cache runs site

@@ -33,8 +33,10 @@ from web_server import WebServer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parent.parent
-# The examples of docs/extending.md are new files of the package: test_extending.py adds and runs them.
-PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md") if page.stem != "extending")]
+# test_extending.py runs the examples of docs/extending.md, and test_walkthrough.py those of the walk-through.
+ELSEWHERE = ("extending.md", "walkthrough.md", "walkthrough.zh.md")
+DOCS = sorted(page.name for page in (ROOT / "docs").glob("*.md") if page.name not in ELSEWHERE)
+PAGES = ["README.md", *(f"docs/{page}" for page in DOCS)]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIGITS = list("0123456789")
 SKIES = ["day", "night"]
@@ -296,8 +298,7 @@ def new_and_missing_variables_are_reported(ran: Ran) -> None:
 CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
     ("README.md", 1): a_run_folder_runs,
     ("README.md", 2): an_exported_network_predicts,
-    ("README.md", 3): a_published_name_loads_and_is_pushed,
-    ("README.md", 4): only_requested_end_points_are_returned,
+    ("README.md", 3): only_requested_end_points_are_returned,
     ("docs/evaluation.md", 1): held_out_images_are_evaluated,
     ("docs/explain.md", 1): an_image_is_explained,
     ("docs/explain.md", 2): branches_are_silenced,
@@ -311,8 +312,9 @@ CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
     ("docs/finetuning.md", 1): new_classes_are_learnt,
     ("docs/prediction.md", 1): a_folder_is_predicted,
     ("docs/prediction.md", 2): one_image_in_every_form_has_one_result,
-    ("docs/published.md", 1): a_model_is_pushed_to_the_hub_and_loaded_from_it,
-    ("docs/published.md", 2): torch_hub_loads,
+    ("docs/published.md", 1): a_published_name_loads_and_is_pushed,
+    ("docs/published.md", 2): a_model_is_pushed_to_the_hub_and_loaded_from_it,
+    ("docs/published.md", 3): torch_hub_loads,
     ("docs/training.md", 1): only_unfrozen_modules_are_trained,
     ("docs/weights.md", 1): weights_are_converted,
     ("docs/weights.md", 2): new_and_missing_variables_are_reported,

@@ -1,11 +1,9 @@
 """Hugging Face data sets, parquet files, CIFAR and MNIST, in the form that their own libraries write."""
 
-import hashlib
 import io
 import os
 import pickle
 import shutil
-import struct
 import sys
 import time
 from pathlib import Path
@@ -23,6 +21,7 @@ from conftest import as_set
 from inception_v3.data import duplicates, load_data, load_held_out
 from inception_v3.errors import InputError
 from processes import run, wait_for_processes
+from published_sets import write_cifar, write_mnist
 
 CLASSES = ["cat", "dog"]
 
@@ -188,33 +187,6 @@ def test_a_row_without_an_image_raises_an_error_when_it_is_opened(tmp_path: Path
 # ------------------------------------------------------------------------------------------- CIFAR and MNIST
 
 
-def write_cifar(root: Path, kind: type, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Write files of 20 random images, and give torchvision's class their checksums instead of the published ones.
-
-    Returns the pixels of the first training file."""
-    rng = np.random.default_rng(0)
-    base = root / kind.base_folder
-    base.mkdir(parents=True)
-    pixels = []
-
-    def write(name: str, content: dict[str, object]) -> list[str]:
-        data = pickle.dumps(content)
-        (base / name).write_bytes(data)
-        return [name, hashlib.md5(data).hexdigest()]
-
-    label_key = "fine_labels" if kind is torchvision.datasets.CIFAR100 else "labels"
-    for attribute in ("train_list", "test_list"):
-        files = []
-        for name, _ in getattr(kind, attribute):
-            pixels.append(rng.integers(0, 256, (20, 3072), dtype=np.uint8))
-            files.append(write(name, {"data": pixels[-1], label_key: [number % 10 for number in range(20)]}))
-        monkeypatch.setattr(kind, attribute, files)
-    names = [f"class {number}" for number in range(10)]
-    md5 = write(kind.meta["filename"], {kind.meta["key"]: names})[1]
-    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": md5})
-    return pixels[0]
-
-
 @pytest.mark.parametrize(("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
 def test_cifar_has_the_published_images_labels_and_splits(
     name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -231,14 +203,7 @@ def test_cifar_has_the_published_images_labels_and_splits(
 
 @pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
 def test_mnist_has_the_published_images_labels_and_splits(name: str, kind: str, tmp_path: Path) -> None:
-    raw = tmp_path / kind / "raw"
-    raw.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 30), ("t10k", 20)):
-        pixels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = np.arange(count, dtype=np.uint8) % 10
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 2051, count, 28, 28) + pixels.tobytes())
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, count) + labels.tobytes())
+    raw, pixels = write_mnist(tmp_path, kind)
     train, test = load_data(f"{name}:{tmp_path}")
     assert (len(train), len(test)) == (30, 20)
     assert train.class_names[0] == ("0" if name == "mnist" else "T-shirt/top")

@@ -1,189 +1,12 @@
-"""Convolution and its gradient by hand.
-
-This file is meant to be read. It implements the layers of Inception V3 in NumPy, in float64, as loops over the pixels
-of a kernel, without PyTorch. The network must agree with them to 1e-9, forward and backward, in one module of each
-group. Arrays are (N, C, H, W), kernels (out, in, h, w), as everywhere in this project.
-
-A convolution multiplies each input pixel by a weight and adds the product to an output pixel. In the backward pass,
-the gradient of each output pixel goes to the input pixels through the same weights, and to the weights through the same
-input pixels. So the backward pass is the same double loop in the opposite direction.
-"""
-
-from collections.abc import Callable, Iterator
+"""The network agrees with examples/convolution_by_hand.py, forward and backward."""
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import randomise, relative
-from inception_v3.network import architecture
-from inception_v3.network.architecture import Conv, Mixed, Pool
+from convolution_by_hand import Array, average_pool, batch_norm, compare, convolution, max_pool, thin_network
 from inception_v3.weights.model import InceptionV3
-
-Array = np.ndarray
-Backward = Callable[[Array], Array]  # from the gradient of an output to the gradient of its input
-
-# ----------------------------------------------------------------------------------------- the layers
-
-
-def padding_of(length: int, kernel: int, stride: int, padding: str) -> tuple[int, int]:
-    """Pixels to add before and after. SAME gives ceil(length / stride) outputs and adds an odd pixel at the end."""
-    if padding == "VALID":
-        return 0, 0
-    outputs = -(-length // stride)
-    missing = max((outputs - 1) * stride + kernel - length, 0)
-    return missing // 2, missing - missing // 2
-
-
-class Window:
-    """A kernel on a padded image. Iterating gives the image pixels that each pixel of the kernel multiplies."""
-
-    def __init__(self, image: Array, kernel: tuple[int, int], stride: int, padding: str, fill: float = 0.0) -> None:
-        self.shape, self.kernel, self.stride = image.shape, kernel, stride
-        self.pad = [padding_of(n, k, stride, padding) for n, k in zip(image.shape[2:], kernel, strict=True)]
-        self.padded = np.pad(image, [(0, 0), (0, 0), *self.pad], constant_values=fill)
-        self.size = [(n - k) // stride + 1 for n, k in zip(self.padded.shape[2:], kernel, strict=True)]
-
-    def __iter__(self) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
-        for y in range(self.kernel[0]):
-            for x in range(self.kernel[1]):
-                rows = slice(y, y + self.stride * (self.size[0] - 1) + 1, self.stride)
-                columns = slice(x, x + self.stride * (self.size[1] - 1) + 1, self.stride)
-                yield y, x, (slice(None), slice(None), rows, columns)
-
-    def crop(self, padded: Array) -> Array:
-        """Remove the padding."""
-        (top, _), (left, _) = self.pad
-        return padded[:, :, top : top + self.shape[2], left : left + self.shape[3]]
-
-
-def convolution(image: Array, weights: Array, stride: int, padding: str) -> tuple[Array, Callable]:
-    """out[n, o, i, j] = sum over c, y, x of weights[o, c, y, x] * image[n, c, i * stride + y, j * stride + x]"""
-    window = Window(image, weights.shape[2:], stride, padding)
-    out = np.zeros((image.shape[0], weights.shape[0], *window.size))
-    for y, x, part in window:
-        out += np.einsum("oc,nchw->nohw", weights[:, :, y, x], window.padded[part])
-
-    def backward(gradient: Array) -> tuple[Array, Array]:
-        image_gradient, weights_gradient = np.zeros_like(window.padded), np.zeros_like(weights)
-        for y, x, part in window:
-            weights_gradient[:, :, y, x] = np.einsum("nohw,nchw->oc", gradient, window.padded[part])
-            image_gradient[part] += np.einsum("oc,nohw->nchw", weights[:, :, y, x], gradient)
-        return window.crop(image_gradient), weights_gradient
-
-    return out, backward
-
-
-def batch_norm(image: Array, beta: Array, epsilon: float = 0.001) -> tuple[Array, Callable]:
-    """Normalise each channel by its mean and deviation over the batch, and add an offset."""
-    axes = (0, 2, 3)
-    deviation = np.sqrt(image.var(axes, keepdims=True) + epsilon)
-    normal = (image - image.mean(axes, keepdims=True)) / deviation
-
-    def backward(gradient: Array) -> tuple[Array, Array]:
-        # Mean and deviation depend on every pixel, which adds two terms to the gradient.
-        through_mean = gradient.mean(axes, keepdims=True)
-        through_deviation = normal * (gradient * normal).mean(axes, keepdims=True)
-        return (gradient - through_mean - through_deviation) / deviation, gradient.sum(axes)
-
-    return normal + beta[:, None, None], backward
-
-
-def average_pool(image: Array, kernel: tuple[int, int], stride: int, padding: str) -> tuple[Array, Backward]:
-    """The mean of the pixels under the window that are inside the image, without the padding."""
-    window = Window(image, kernel, stride, padding)
-    inside = Window(np.ones_like(image), kernel, stride, padding)
-    total, count = (sum(w.padded[part] for _, _, part in w) for w in (window, inside))
-
-    def backward(gradient: Array) -> Array:
-        image_gradient = np.zeros_like(window.padded)
-        for _, _, part in window:
-            image_gradient[part] += gradient / count
-        return window.crop(image_gradient)
-
-    return total / count, backward
-
-
-def max_pool(image: Array, kernel: tuple[int, int], stride: int, padding: str) -> tuple[Array, Backward]:
-    """The largest pixel under the window. Only this pixel receives the gradient."""
-    window = Window(image, kernel, stride, padding, fill=-np.inf)
-    out = np.max([window.padded[part] for _, _, part in window], axis=0)
-
-    def backward(gradient: Array) -> Array:
-        image_gradient, undecided = np.zeros_like(window.padded), np.ones_like(out, bool)
-        for _, _, part in window:
-            largest = (window.padded[part] == out) & undecided
-            image_gradient[part] += gradient * largest
-            undecided &= ~largest
-        return window.crop(image_gradient)
-
-    return out, backward
-
-
-# --------------------------------------------------------------------------------- a module from the table
-
-
-class ByHand:
-    """Runs a node of the table with the network's weights, forward and backward.
-
-    `gradients` collects the gradient of each variable under its name.
-    """
-
-    def __init__(self, variables: dict[str, Array]) -> None:
-        self.variables, self.gradients = variables, {}
-
-    def node(self, node: Conv | Pool | Mixed, image: Array) -> tuple[Array, Backward]:
-        if not isinstance(node, Mixed):
-            return self.layer(node, node.name, image)
-        return self.joined([
-            lambda image, name=name, steps=steps: self.branch(steps, f"{node.name}.{name}", image)
-            for name, steps in node.named_branches
-        ], image)  # fmt: skip
-
-    def branch(self, steps: tuple, scope: str, image: Array) -> tuple[Array, Backward]:
-        backwards = []
-        for step in steps:
-            tables = step if isinstance(step, tuple) else (step,)
-            parts = [lambda image, t=table: self.layer(t, f"{scope}.{t.name}", image) for table in tables]
-            image, backward = self.joined(parts, image)
-            backwards.append(backward)
-
-        def back(gradient: Array) -> Array:
-            for backward in reversed(backwards):
-                gradient = backward(gradient)
-            return gradient
-
-        return image, back
-
-    def joined(self, parts: list[Callable], image: Array) -> tuple[Array, Backward]:
-        """Run several parts on one image and join their outputs along the channels. Their gradients add up."""
-        outputs, backwards = zip(*(part(image) for part in parts), strict=True)
-        ends = np.cumsum([output.shape[1] for output in outputs])[:-1]
-
-        def back(gradient: Array) -> Array:
-            pieces = np.split(gradient, ends, axis=1)
-            return sum(backward(piece) for backward, piece in zip(backwards, pieces, strict=True))
-
-        return np.concatenate(outputs, axis=1), back
-
-    def layer(self, table: Conv | Pool, name: str, image: Array) -> tuple[Array, Backward]:
-        if isinstance(table, Pool):
-            pool = average_pool if table.kind == "avg" else max_pool
-            return pool(image, table.kernel, table.stride, table.padding)
-        weights, beta = self.variables[f"{name}.weights"], self.variables[f"{name}.BatchNorm.beta"]
-        net, through_convolution = convolution(image, weights, table.stride, table.padding)
-        net, through_batch_norm = batch_norm(net, beta)
-        positive = net > 0  # ReLU
-
-        def back(gradient: Array) -> Array:
-            gradient, self.gradients[f"{name}.BatchNorm.beta"] = through_batch_norm(gradient * positive)
-            gradient, self.gradients[f"{name}.weights"] = through_convolution(gradient)
-            return gradient
-
-        return net * positive, back
-
-
-# ------------------------------------------------------------------------------------------ the comparison
 
 # One module of each group, and most layers of the stem, at small odd and even sizes.
 NODES = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_3a_3x3", "Conv2d_3b_1x1", "Mixed_5b", "Mixed_5c",
@@ -192,9 +15,9 @@ NODES = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_3a_3x3", "C
 
 @pytest.fixture(scope="module")
 def model() -> InceptionV3:
-    built = InceptionV3(depth_multiplier=0.1, min_depth=5, create_aux_logits=False)
+    built = thin_network()
     randomise(built)
-    return built.double().train()
+    return built
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -202,29 +25,8 @@ def model() -> InceptionV3:
 def test_the_network_agrees_with_the_convolution_written_by_hand(
     model: InceptionV3, name: str, size: tuple[int, int]
 ) -> None:
-    index = architecture.BASE_END_POINTS.index(name)
-    channels = 3
-    if index:
-        options = {key: model.settings[key] for key in ("depth_multiplier", "min_depth")}
-        channels = architecture.end_points(**options)[index - 1].channels
-    rng = np.random.default_rng(0)
-    image = rng.normal(size=(2, channels, *size))
-    by_hand = ByHand({key: value.detach().numpy() for key, value in model.state_dict().items()})
-    expected, backward = by_hand.node(architecture.BASE[index], image)
-
-    pixels = torch.from_numpy(image).requires_grad_()
-    model.zero_grad()
-    out = model.get_submodule(name)(pixels)
-    assert relative(out, expected) < 1e-9
-
-    gradient = rng.normal(size=expected.shape)
-    out.backward(torch.from_numpy(gradient))
-    assert pixels.grad is not None
-    assert relative(pixels.grad, backward(gradient)) < 1e-9
-    gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
-    assert gradients.keys() == by_hand.gradients.keys()
-    for key, value in by_hand.gradients.items():
-        assert relative(gradients[key], value) < 1e-9, key
+    for title, (by_hand, by_network) in compare(model, name, size).items():
+        assert relative(by_network, by_hand) < 1e-9, title
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [((3, 3), 2), ((5, 5), 3), ((1, 7), 1), ((2, 4), 2), ((3, 2), 3)])

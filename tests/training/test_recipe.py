@@ -150,6 +150,7 @@ def test_batch_norm_decay_depends_on_the_number_of_steps(steps: int) -> None:
 def test_a_decay_that_cannot_settle_gives_a_warning_with_the_remedy() -> None:
     (warning,) = settling_warnings(Recipe(batch_norm_decay=0.9997), 360)
     assert "batch_norm_decay = 0.9997 cannot settle in 360 steps: 90%" in warning
+    assert "cannot settle in 1 step: " in settling_warnings(Recipe(batch_norm_decay=0.9997), 1)[0]
     assert '"auto"' in warning
     assert settling_warnings(Recipe(batch_norm_decay=0.9997), 20_000) == []
     assert settling_warnings(Recipe(batch_norm_decay=0.9997, freeze_batch_norm=True), 360) == []

@@ -89,7 +89,11 @@ class LabelledImages:
         return (UnopenedImage(self, index) for index in range(len(self)))
 
     def content(self, index: int) -> bytes:
-        """The encoded bytes of an image, or the pixels of an image in memory. Raises InputError: cannot be read."""
+        """The encoded bytes of an image, or the pixels of an image in memory.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
         source = self.sources[index]
         try:
             if isinstance(source, Image.Image):
@@ -109,7 +113,9 @@ class LabelledImages:
 
         Classes are matched by name, whatever Unicode form it has. If the names of these classes are numbers and
         `class_names` are not, each number is an index into `class_names`, not counting TF-Slim's background class.
-        Raises InputError with `error_message(name)` for the first class that has images and no match.
+
+        Raises:
+            InputError: a class that has images and no match, with `error_message(name)`.
         """
         if self.class_names == class_names:
             return self

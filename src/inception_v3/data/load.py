@@ -57,8 +57,10 @@ def load_data(address: str | Path, labels_from: LabelsFrom | None = None) -> tup
     `labels_from` replaces the labels of images in folders and archives.
     Warns, in one line each: images that are left out, classes without images in a split, duplicates in both splits or
     in two classes.
-    Raises InputError, with the file and the remedy: a file is missing or damaged, there are no images or only one
-    class, a class has one image, a held-out class is not in training, or a label is not a whole number.
+
+    Raises:
+        InputError: a file is missing or damaged, there are no images or only one class, a class has one image, a
+            held-out class is not in training, or a label is not a whole number.
     """
     address = str(address)
     splits = _find_splits(address, labels_from)
@@ -98,8 +100,10 @@ def load_held_out(
         trained_on: the names of the training images, a set for each model.
         labels_from: replaces the labels of images in folders and archives.
 
-    Warns if the data set contains only some of a model's training images. Raises InputError as `load_data` does, for a
-    class that the model does not have, and if no image is left.
+    Warns if the data set contains only some of a model's training images.
+
+    Raises:
+        InputError: as `load_data` does, for a class that the model does not have, and if no image is left.
     """
     address = str(address)
     splits = _find_splits(address, labels_from)
@@ -180,7 +184,8 @@ def _find_images(address: str) -> tuple[LabelledImages, Sequence[str]]:
     listed = [] if not has_files else _list_files(root) if is_folder(address) else expand_paths(address)
     if not listed or any(_reader(file) != (read_shards, read_archive_splits) for file in listed):
         raise InputError(
-            f"{address}: --labels and --labels-from-name need images in a folder or in archives; leave them out",
+            f"{address}: --labels and --labels-from-name need images in a folder or in archives; give the folder, or "
+            "leave them out",
             exit_status=2,
         )
     files = local_files(listed)

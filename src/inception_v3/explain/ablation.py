@@ -84,7 +84,11 @@ class Ablation:
         return png(self)
 
     def save(self, path: str | Path) -> None:
-        """Write `as_dict` as .json, or the plot as .png, .pdf or .svg. Raises InputError: another suffix."""
+        """Write `as_dict` as .json, or the plot as .png, .pdf or .svg.
+
+        Raises:
+            InputError: another suffix.
+        """
         save_result(self, path, "an ablation", self.as_dict(len(self.class_names)))
 
 

@@ -139,7 +139,11 @@ class Comparison:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write `as_dict` as .json, or the plot in the format of another suffix. Raises InputError."""
+        """Write `as_dict` as .json, or the plot in the format of another suffix.
+
+        Raises:
+            InputError: another suffix, or the file cannot be written.
+        """
         path = Path(path)
         with atomic_write(path) as temporary:
             if path.suffix == ".json":

@@ -47,7 +47,8 @@ class DreamOptions:
         step_size: how much a step changes a pixel, as a mean over the image, in levels of 0 to 255.
         seed: of the random moves.
 
-    Raises TypeError and ValueError: an option with a wrong value.
+    Raises:
+        TypeError, ValueError: an option with a wrong value.
     """
 
     octaves: Annotated[int, Range(1, 20)] = 4
@@ -82,7 +83,11 @@ class Dream(Picture):
     frames: Frames = field(repr=False)
 
     def plot(self) -> "Figure":
-        """A matplotlib figure of the image before and after. Raises InputError: no matplotlib."""
+        """A matplotlib figure of the image before and after.
+
+        Raises:
+            InputError: no matplotlib.
+        """
         require_packages(("matplotlib",), "plot()", "explain")
         from inception_v3.reports.plots import pictures
 

@@ -84,7 +84,8 @@ class EffectiveField:
     def plot(self) -> "Figure":
         """The gradient as a heat map with its scale, and the effective field as a square. Needs matplotlib.
 
-        Raises InputError: matplotlib is not installed.
+        Raises:
+            InputError: matplotlib is not installed.
         """
         require_packages(("matplotlib",), "plot()", "train")
         from inception_v3.reports.plots import heat_map
@@ -103,7 +104,8 @@ class EffectiveField:
     def save(self, path: str | Path) -> None:
         """Write the gradient as .npy, or the plot as .png.
 
-        Raises InputError: another suffix; the file cannot be written; matplotlib is not installed.
+        Raises:
+            InputError: another suffix; the file cannot be written; matplotlib is not installed.
         """
         path = Path(path)
         check_suffix(path, (".npy", ".png"), "an effective field")

@@ -80,5 +80,9 @@ class Picture:
         return self.image()._repr_png_()
 
     def save(self, path: str | Path) -> None:
-        """Write the image as .png, .webp or .jpg, its steps as .gif, or the pixels as .npy. Raises InputError."""
+        """Write the image as .png, .webp or .jpg, its steps as .gif, or the pixels as .npy.
+
+        Raises:
+            InputError: another suffix, or the file cannot be written.
+        """
         save_picture(path, self.pixels, self.frames)

@@ -53,7 +53,8 @@ class VisualisationOptions:
         transforms: whether the image is moved by up to 12 pixels, scaled by up to 10 % and turned by up to 10 degrees
             in each step.
 
-    Raises TypeError and ValueError: an option with a wrong value.
+    Raises:
+        TypeError, ValueError: an option with a wrong value.
     """
 
     steps: Count = 256
@@ -87,7 +88,11 @@ class Visualisation(Picture):
     frames: Frames = field(repr=False)
 
     def plot(self) -> "Figure":
-        """A matplotlib figure of the image, and of the activation in each step. Raises InputError: no matplotlib."""
+        """A matplotlib figure of the image, and of the activation in each step.
+
+        Raises:
+            InputError: no matplotlib.
+        """
         require_packages(("matplotlib",), "plot()", "explain")
         from inception_v3.reports.plots import pictures
 

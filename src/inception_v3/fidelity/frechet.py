@@ -115,7 +115,9 @@ def frechet_distance(first: Gaussian, second: Gaussian, trace_method: TraceMetho
     Their result differs only if the product of the covariances is singular and their rounding becomes visible. That
     result may be negative.
 
-    Raises TypeError: no Gaussian. Raises ValueError: distributions over different numbers of features.
+    Raises:
+        TypeError: no Gaussian.
+        ValueError: distributions over different numbers of features.
     """
     if len(first.mean) != len(second.mean):
         raise ValueError(f"first and second must have equal widths, not {len(first.mean)} and {len(second.mean)}")

@@ -40,9 +40,10 @@ def fidelity(
         progress: shows the progress of each step.
         options: the fields of `FidelityOptions`, such as `weights`, `like`, `scores` and `device`.
 
-    Raises TypeError and ValueError: an argument of the wrong type or value.
-    Raises InputError: a set that cannot be read or has only one image, statistics of another convention or network, a
-    network that is not that of 2015 (unless `any_weights`), or an unreadable image if `strict` is set.
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or value.
+        InputError: a set that cannot be read or has only one image, statistics of another convention or network, a
+            network that is not that of 2015 (unless `any_weights`), or an unreadable image if `strict` is set.
     """
     return score_sets(generated, reference, FidelityOptions(**options), progress)
 

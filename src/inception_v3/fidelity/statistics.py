@@ -35,11 +35,16 @@ class Moments:
     @classmethod
     @checked
     def empty(cls, width: Count, device: str | torch.device = "cpu") -> "Moments":
+        """The moments of no features, each of which will have `width` numbers."""
         zeros = torch.zeros(width, width, dtype=torch.float64, device=device)
         return cls(0, zeros[0].clone(), zeros)
 
     def add(self, features: Tensor) -> "Moments":
-        """The moments including the rows of `features`, (N, D). Raises ValueError: another shape."""
+        """The moments including the rows of `features`, (N, D).
+
+        Raises:
+            ValueError: another shape.
+        """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ValueError(f"features must have shape (N, {len(self.mean)}), not {tuple(features.shape)}")
         total = self
@@ -68,10 +73,15 @@ class Moments:
 
     @classmethod
     def unpack(cls, packed: Tensor) -> "Moments":
+        """The moments that `pack` wrote into one tensor."""
         return cls(int(packed[0, 0]), packed[0, 1:], packed[1:, 1:])
 
     def gaussian(self) -> Gaussian:
-        """The distribution, with N - 1 as denominator. Raises ValueError: fewer than two features."""
+        """The distribution, with N - 1 as denominator.
+
+        Raises:
+            ValueError: fewer than two features.
+        """
         if self.count < 2:
             raise ValueError(f"{self.count} features have no covariance; give two or more")
         return Gaussian(self.mean.cpu().numpy(), (self.scatter / (self.count - 1)).cpu().numpy())

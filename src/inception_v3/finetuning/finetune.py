@@ -119,8 +119,11 @@ def with_new_head(model: InceptionV3, class_names: list[str], image_size: tuple[
     """A model with the base of another and a last layer of zeros for new classes, without other layers in its heads.
 
     It shares the tensors of the base with `model`. `image_size` replaces that of the preprocessing.
-    Raises TypeError: an argument of the wrong type. Raises ValueError: no class names, or equal ones.
-    Raises InputError: the model is cut before its last module, or the size is too small for it.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: no class names, or equal ones.
+        InputError: the model is cut before its last module, or the size is too small for it.
     """
     if len(set(class_names)) < max(len(class_names), 1):
         raise ValueError(f"class_names must be one or more different names, not {class_names[:10]}")

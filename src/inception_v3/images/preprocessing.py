@@ -84,7 +84,9 @@ class Preprocessing:
     def named(name: PreprocessingName, image_size: Length | Size | None = None) -> "Preprocessing":
         """Return one of PREPROCESSINGS, adapted to `image_size` if it is given.
 
-        Raises ValueError: an unknown name, with the known ones, or an impossible size. Raises TypeError.
+        Raises:
+            ValueError: an unknown name, with the known ones, or an impossible size.
+            TypeError: an argument of the wrong type.
         """
         return PREPROCESSINGS[name] if image_size is None else PREPROCESSINGS[name].at(image_size)
 
@@ -124,7 +126,9 @@ class Preprocessing:
     def scale(self, pixels: "Tensor") -> "Tensor":
         """Normalise pixels 0 to 255, (N, 3, H, W), to float32 for the network; float64 stays. Keeps the device.
 
-        Raises TypeError: no tensor. Raises ValueError: another shape.
+        Raises:
+            TypeError: no tensor.
+            ValueError: another shape.
         """
         from torch import Tensor, float32, float64, tensor
 

@@ -65,8 +65,9 @@ class Predictor:
     are forked before the first Predictor is opened. A process that is forked later has none of the engine's threads;
     there, a Predictor and its calls raise InputError.
 
-    Raises TypeError and ValueError: as open_engine does, for arguments. Raises InputError: as open_engine does, or the
-    network has no classifier.
+    Raises:
+        TypeError, ValueError: as open_engine does, for arguments.
+        InputError: as open_engine does, or the network has no classifier.
     """
 
     @checked
@@ -128,7 +129,9 @@ class Predictor:
         An image that cannot be read does not stop the others: its Prediction has the reason as `error`. The images are
         named `data`, or by their index `data[0]`. The other arguments are those of a call.
 
-        Raises TypeError: not bytes; or another argument, as in a call. Raises ValueError: as in a call.
+        Raises:
+            TypeError: not bytes; or another argument, as in a call.
+            ValueError: as in a call.
         """
         if isinstance(data, bytes | bytearray | memoryview):
             (prediction,) = self._predict([_bytes_source("data", data)], top, 1, decode)

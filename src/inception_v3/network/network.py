@@ -256,7 +256,8 @@ class InceptionV3Network(nn.Module):
     def run_head(self, net: Tensor, image_size: Sequence[int]) -> EndPoints:
         """Run the main head on the last map of the base, (N, C, h, w), of images of this size: all its end points.
 
-        Raises ValueError: the head leaves a map of logits, for which the network was not built.
+        Raises:
+            ValueError: the head leaves a map of logits, for which the network was not built.
         """
         (pool_name, pool), *hidden, (classifier_name, classify) = self.Logits.named_children()
         net = net.mean((2, 3), keepdim=True) if self.settings.global_pool else pool(net)

@@ -100,9 +100,12 @@ class Settings(Mapping[str, Any]):
         return hidden_layers(self.hidden_units, self.hidden_activation, self.hidden_batch_norm)
 
     def end_points(self, height: int | None = None, width: int | None = None) -> list[EndPoint]:
-        """The end points of the network for images of this size, by default `image_size`. Raises ValueError: too small.
+        """The end points of the network for images of this size, by default `image_size`.
 
         The auxiliary head is among them if the network has one; see architecture.end_points.
+
+        Raises:
+            ValueError: the size is too small for the network.
         """
         return architecture.end_points(
             height=height or self.image_size[0],

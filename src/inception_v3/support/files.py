@@ -51,7 +51,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
       temporary file is complete. A FIFO that no program reads within READER_TIMEOUT seconds is refused.
     - A folder or a socket is refused.
 
-    Raises InputError: refused as above, the disk is full, or the folder cannot be written.
+    Raises:
+        InputError: refused as above, the disk is full, or the folder cannot be written.
     """
     with write_errors(path):
         target = write_target(path)

@@ -36,7 +36,9 @@ ZeroOrMore = Annotated[float, Range(minimum=0, maximum=LARGEST)]
 class Recipe:
     """The numbers of a training. The defaults suit a folder of photographs; the files in recipes/ give reasons.
 
-    Raises TypeError: a field of the wrong type. Raises ValueError: a wrong value.
+    Raises:
+        TypeError: a field of the wrong type.
+        ValueError: a wrong value.
     """
 
     # The network and its images
@@ -89,7 +91,11 @@ class Recipe:
                 raise ValueError(f"{key} must be 0, or {SMALLEST} or more, not {value}")
 
     def with_options(self, **options: Any) -> "Recipe":
-        """A copy with the options that are not None. Raises InputError, naming the key, for an invalid value."""
+        """A copy with the options that are not None.
+
+        Raises:
+            InputError: an invalid value; the message names the key.
+        """
         given = {key: value for key, value in options.items() if value is not None}
         if unknown := given.keys() - asdict(self):
             raise InputError(f"no such key: {', '.join(sorted(unknown))}", exit_status=2)
@@ -145,7 +151,11 @@ def _stages(value: Any) -> tuple[tuple[float, int], ...]:
 
 @checked
 def load_recipe(name: str | Path) -> Recipe:
-    """Read a recipe of this package, by name, or a TOML file, by path. Raises InputError, naming the file and key."""
+    """Read a recipe of this package, by name, or a TOML file, by path.
+
+    Raises:
+        InputError: no such recipe, or an invalid key or value, which the message names.
+    """
     name = str(name)
     folder = resources.files("inception_v3.training") / "recipes"
     names = sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))

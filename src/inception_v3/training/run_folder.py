@@ -126,7 +126,11 @@ class RunFolder:
         return [] if self._replaces_old_run else state_files(self.path)[::-1]
 
     def read_latest_state(self) -> TrainingState | None:
-        """The newest state that can be read, or None if there are no states. Raises InputError if all are damaged."""
+        """The newest state that can be read, or None if there are no states.
+
+        Raises:
+            InputError: all are damaged.
+        """
         states = self._states() if self.writer else []
         for number, file in enumerate(states, 1):
             try:
@@ -211,7 +215,11 @@ class RunFolder:
         self._write("metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in epochs))
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read the figures that `write_metrics` wrote. Raises InputError: the file is missing or damaged."""
+        """Read the figures that `write_metrics` wrote.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
         file = self.path / "metrics.jsonl"
         try:
             return [parse_json(line, dict) for line in file.read_bytes().splitlines()]
@@ -271,7 +279,8 @@ class RunFolder:
 def training_images(model_path: Path) -> set[str]:
     """The names of a model's training images, given its run folder or a file in it; empty if they are not known.
 
-    Raises InputError: the file with the names cannot be read.
+    Raises:
+        InputError: the file with the names cannot be read.
     """
     file = (model_path if is_folder(model_path) else model_path.parent) / TRAINING_IMAGES
     if file_status(file) is None:

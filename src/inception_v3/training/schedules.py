@@ -2,6 +2,7 @@
 
 import math
 
+from inception_v3.support.text import count_of
 from inception_v3.training.recipe import Recipe
 
 BATCH_NORM_DECAY, EMA_DECAY = 0.9997, 0.9999  # TF-Slim's and the released training's, for a hundred thousand steps
@@ -58,8 +59,8 @@ def settling_warnings(recipe: Recipe, steps: int) -> list[str]:
     in_statistics = 0.0 if recipe.freeze_batch_norm else batch_norm_decay(recipe, updates) ** updates
     in_weights = math.prod(warmed_up_decay(ema_decay(recipe), step) for step in range(1, min(steps, 1000) + 1))
     return [
-        f"{key} = {value} cannot settle in {steps:,} steps: {left:.0%} of {average} will still be their initial value; "
-        "train longer" + ("" if value == "auto" else f', or use {key} = "auto"')
+        f"{key} = {value} cannot settle in {count_of(steps, 'step')}: {left:.0%} of {average} will still be their "
+        "initial value; train longer" + ("" if value == "auto" else f', or use {key} = "auto"')
         for key, value, left, average in (
             ("batch_norm_decay", recipe.batch_norm_decay, in_statistics, "BatchNorm's statistics"),
             ("ema_decay", recipe.ema_decay, in_weights, "the averaged weights"),

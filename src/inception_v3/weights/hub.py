@@ -96,7 +96,9 @@ class HubMixin(
         """Write model.safetensors and config.json to a folder, and a model card if the folder has none.
 
         `options` are those of huggingface_hub: push_to_hub, repo_id, model_card_kwargs and others.
-        Raises InputError: the folder cannot be written, or the disk is full.
+
+        Raises:
+            InputError: the folder cannot be written, or the disk is full.
         """
         with write_errors(Path(save_directory)):
             Path(save_directory).mkdir(parents=True, exist_ok=True)

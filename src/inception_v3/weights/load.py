@@ -109,8 +109,9 @@ def save(
     weights under the names of their program. If that program would compute other outputs from them, `save` refuses and
     lists the reasons, unless `allow_difference` is set.
 
-    Raises TypeError: an argument of the wrong type. Raises InputError: other outputs (see above), an unknown format, a
-    full disk, a path that cannot be written.
+    Raises:
+        TypeError: an argument of the wrong type.
+        InputError: other outputs (see above), an unknown format, a full disk, a path that cannot be written.
     """
     path = Path(path)
     writer = find_writer(format)

@@ -106,7 +106,8 @@ class InceptionV3(InceptionV3Network, HubMixin):
     def preprocess(self, images: "Image | Sequence[Image]") -> Tensor:
         """Convert one or several RGB images to the network's input, (N, 3, H, W), on the network's device.
 
-        Raises ValueError: no images; anything but Pillow images of mode RGB.
+        Raises:
+            ValueError: no images; anything but Pillow images of mode RGB.
         """
         given: Any = images
         images = given if isinstance(given, Sequence) and not isinstance(given, str | bytes) else [given]
@@ -121,8 +122,10 @@ class InceptionV3(InceptionV3Network, HubMixin):
     ) -> Self:
         """Build a model in evaluation mode with these weights, on the CPU. See `load` for `partial` and `options`.
 
-        `facts` replace what the file states. Random weights are only drawn if tensors are missing. Raises InputError,
-        naming the file: tensors that do not fit the options, or options that `check_options` refuses.
+        `facts` replace what the file states. Random weights are only drawn if tensors are missing.
+
+        Raises:
+            InputError: tensors that do not fit the options, or options that `check_options` refuses.
         """
         file = origin.file
         check_options(file, options)
@@ -173,7 +176,9 @@ class InceptionV3(InceptionV3Network, HubMixin):
         """The model as a file stores it; the tensors share memory with the model.
 
         `training` describes how the weights were made. Without it, the origin's description is kept.
-        Raises TypeError and ValueError: `class_names` is no list of strings, one for each class, or None.
+
+        Raises:
+            TypeError, ValueError: `class_names` is no list of strings, one for each class, or None.
         """
         names: list[str] | None = check("class_names", self.class_names, list[str] | None)
         if names is not None and len(names) != self.settings.class_count:

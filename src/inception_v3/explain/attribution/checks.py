@@ -56,7 +56,11 @@ class Randomisation:
         return png(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the layers and correlations as .json, or the plot as .png, .pdf or .svg. Raises InputError."""
+        """Write the layers and correlations as .json, or the plot as .png, .pdf or .svg.
+
+        Raises:
+            InputError: another suffix, or the file cannot be written.
+        """
         save_result(self, path, "a randomisation", vars(self))
 
 
@@ -94,7 +98,11 @@ class Curves:
         return png(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the three arrays as .json, or the plot as .png, .pdf or .svg. Raises InputError."""
+        """Write the three arrays as .json, or the plot as .png, .pdf or .svg.
+
+        Raises:
+            InputError: another suffix, or the file cannot be written.
+        """
         save_result(self, path, "curves", {name: values.tolist() for name, values in vars(self).items()})
 
     @property

@@ -80,7 +80,8 @@ class AttributionOptions:
         seed: of the noise.
         batch_size: images at once.
 
-    Raises TypeError and ValueError: an option with a wrong value.
+    Raises:
+        TypeError, ValueError: an option with a wrong value.
     """
 
     method: MethodName = "grad-cam"
@@ -172,7 +173,11 @@ class Attribution:
         return png(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the values as .npy, or the picture as .png, .jpg or .webp. Raises InputError: another suffix."""
+        """Write the values as .npy, or the picture as .png, .jpg or .webp.
+
+        Raises:
+            InputError: another suffix.
+        """
         path = Path(path)
         check_suffix(path, (".npy", *PICTURE_SUFFIXES), "an attribution")
         picture = None if path.suffix == ".npy" else self.plot()

@@ -52,8 +52,9 @@ def find_patches(
         start_step: shows the progress.
         report: called with a line about the engine and why it was chosen.
 
-    Raises TypeError and ValueError, which name the argument. Raises InputError: no such images or none that can be
-    read; a network without the module; as `open_engine` does.
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or value.
+        InputError: no such images or none that can be read; a network without the module; as `open_engine` does.
     """
     found = find_images(str(images))
     names, fields = _modules_and_fields(model, found, modules, device, weights_file, facts, start_step)

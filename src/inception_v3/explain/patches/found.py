@@ -86,7 +86,9 @@ class FoundPatches:
     def row(self, name: str) -> tuple[Group, int]:
         """The group and the row of a channel such as "Mixed_5b:12", or of a class, such as "Logits:cat".
 
-        Raises ValueError: no such module or channel. Raises InputError: no such class.
+        Raises:
+            ValueError: no such module or channel.
+            InputError: no such class.
         """
         module, _, channel = name.partition(":")
         groups = {group.name: group for group in self.groups}

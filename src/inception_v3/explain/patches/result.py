@@ -29,7 +29,9 @@ class PatchSet(FoundPatches):
     def plot(self, name: str) -> "Figure":
         """The patches of one channel, such as "Mixed_5b:12", as a figure. Needs matplotlib (the extra `explain`).
 
-        Raises ValueError and InputError as `row` does, and InputError if the images cannot be read again.
+        Raises:
+            ValueError: no such module or channel.
+            InputError: no such class, or the images cannot be read again.
         """
         require_packages(("matplotlib",), "plot()", "explain")
         from inception_v3.reports.plots import image_row
@@ -44,7 +46,10 @@ class PatchSet(FoundPatches):
     def save(self, folder: str | Path, start_step: StartStep = no_progress) -> list[tuple[str, str]]:
         """Write the page index.html, the patches in sprites/ and the table patches.csv into a folder.
 
-        Returns the (name, reason) of images that could not be read again. Raises InputError: cannot be written.
+        Returns the (name, reason) of images that could not be read again.
+
+        Raises:
+            InputError: the folder cannot be written.
         """
         return write_folder(self, Path(folder), start_step)
 

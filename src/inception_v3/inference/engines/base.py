@@ -103,7 +103,11 @@ class Engine(ABC):
 
     @classmethod
     def resolve_device(cls, device: str | None) -> str:
-        """The engine's name for a device, or its default device. Raises InputError: the engine cannot use it."""
+        """The engine's name for a device, or its default device.
+
+        Raises:
+            InputError: the engine cannot use it.
+        """
         return device or "cpu"
 
     @classmethod
@@ -124,7 +128,11 @@ class Engine(ABC):
 
     @classmethod
     def check_installed(cls, *, in_memory: bool) -> None:
-        """Check that these packages are installed. Raises InputError, which names the extra to install."""
+        """Check that these packages are installed.
+
+        Raises:
+            InputError: one is missing; the message names the extra to install.
+        """
         require_packages(cls.needed_packages(in_memory=in_memory), f"the engine {cls.name}", cls.extra)
 
     @classmethod
@@ -133,8 +141,10 @@ class Engine(ABC):
     ) -> "Engine":
         """Open the engine on a device such as cpu or cuda:1; None for the default device.
 
-        With `callers=None` it is built for `best_callers`. Raises InputError: the engine cannot use the device, or not
-        in this precision.
+        With `callers=None` it is built for `best_callers`.
+
+        Raises:
+            InputError: the engine cannot use the device, or not in this precision.
         """
         resolved = cls.resolve_device(device)
         return cls(network, precision, resolved, callers=callers or cls.best_callers(resolved))
@@ -143,7 +153,8 @@ class Engine(ABC):
     def add_peaks(cls, file: Path, names: Sequence[str]) -> Any:
         """An exported file as a network in memory that also returns the peaks of maps; see `add_peaks` of graph.py.
 
-        Raises InputError: it lacks one of the maps, or this engine cannot change such files.
+        Raises:
+            InputError: it lacks one of the maps, or this engine cannot change such files.
         """
         raise InputError(f"{file}: {cls.name} cannot add outputs to it; use another --engine", exit_status=2)
 
@@ -180,7 +191,8 @@ class Engine(ABC):
     def predict(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Compute logits (N, num_classes) and features (N, 2048) from uint8 pixels (N, H, W, 3), 0 to 255.
 
-        Raises InputError if the network lacks either.
+        Raises:
+            InputError: the network lacks either.
         """
         check_not_forked()
         outputs = self.run(pixels)

@@ -34,8 +34,8 @@ class WritableFormat(Format):
     """A file format that can also be written.
 
     Attributes:
-        write: write weights to a path, atomically. Raises InputError: the format cannot hold them, the disk is full,
-            the path cannot be written.
+        write: write weights to a path, atomically. InputError if the format cannot hold them, the disk is full, or the
+            path cannot be written.
         differences: list the reasons why the format's program would compute other outputs from these weights.
         suffixes: destinations with one of these suffixes get this format if no other is requested.
         required_suffixes: the only suffixes with which the format's program opens a file; empty if any will do.
