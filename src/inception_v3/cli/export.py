@@ -73,6 +73,12 @@ def export(
         float | None,
         output_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP),
     ] = None,
+    runtime: Annotated[
+        Path | None,
+        output_option(
+            metavar="FOLDER", help="For a page (.html): a folder with npm's onnxruntime-web. By default npm fetches it."
+        ),
+    ] = None,
     weights_file: WeightsFile = None,
     facts: ModelFacts = NO_FACTS,
     as_json: Json = False,
@@ -95,6 +101,7 @@ def export(
     from inception_v3.images.addresses import collect
     from inception_v3.inference.choose import check_has_weights
     from inception_v3.inference.export import check_count, check_options, export, prepare_images
+    from inception_v3.inference.exported.offline.runtime import load_runtime
     from inception_v3.inference.triton import write_triton
     from inception_v3.support.files import checksum
     from inception_v3.support.progress import duration, show_line
@@ -105,6 +112,10 @@ def export(
     inputs = [path for path in (model, weights_file, *(images or ())) if path]
     for each, file in files.items():
         check_options(file, each, bool(images), outputs, inputs)
+    if any(file.suffix == ".html" for file in files.values()):
+        load_runtime(runtime, note)
+    elif runtime is not None:
+        raise InputError("--runtime is only for a page; name a file that ends in .html", exit_status=2)
     peek(model, weights_file)
     check_has_weights(model, facts)
     sources = collect(images) if images else None
@@ -130,6 +141,7 @@ def export(
                 any_size=any_size,
                 min_agreement=min_agreement,
                 checksum=weights,
+                runtime=runtime,
                 report=note,
             ),
         )
@@ -191,5 +203,7 @@ def _print(written: "dict[str, Description]") -> None:
         print_line(f"{name}: {description}")
         if (speed := description.speed) is not None:
             print_line(f"  {speed.batches:.1f} images/s, {1000 / speed.single:.0f} ms for one image ({speed.cpu})")
+        if name.endswith(".html"):
+            print_line(f"  {Path(name).stat().st_size / 1e6:.1f} MB; open it in a browser, no connection is needed")
         if description.kept_higher:
             print_line(f"  kept in a higher precision: {', '.join(description.kept_higher)}")

@@ -10,6 +10,7 @@ import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -30,6 +31,7 @@ from inception_v3.inference.exported.check import (
     rejection_reason,
 )
 from inception_v3.inference.exported.description import Description
+from inception_v3.inference.exported.offline.format import PageFormat
 from inception_v3.inference.exported.registry import FORMATS, SUFFIXES, load_format
 from inception_v3.inference.exported.speed import time_run
 from inception_v3.inference.pipeline import prepared_pixels
@@ -44,6 +46,7 @@ from inception_v3.support.files import (
     write_target,
 )
 from inception_v3.support.packages import require_packages
+from inception_v3.support.system_errors import is_file
 from inception_v3.support.text import count_of, nfc, printable
 from inception_v3.weights.model import InceptionV3
 
@@ -81,6 +84,7 @@ def export(
     any_size: bool = False,
     min_agreement: float | None = None,
     checksum: str = "",
+    runtime: Path | None = None,
     progress: Callable[[str], None] = lambda step: None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Description:
@@ -99,14 +103,17 @@ def export(
         any_size: accept images of any size. The network needs global_pool.
         min_agreement: the fraction of images whose top class must be that of float32; by default MIN_AGREEMENT.
         checksum: recorded as the checksum of the model's own file.
+        runtime: for a page, a folder with npm's onnxruntime-web; by default npm fetches it.
         progress: called with the name of each step.
-        report: called with the result of each attempt at int8.
+        report: called with the result of each attempt at int8, and before npm fetches anything.
 
     Raises InputError: an unknown suffix; a precision or an option that the format or the network does not support;
         images that are missing, too few, or all of one class; an agreement below the minimum; an int8 network with less
         than MIN_INT8_SHARE of its multiplications in int8; a missing package.
     """
     format = check_options(out, precision, images is not None, outputs)
+    if isinstance(format, PageFormat):
+        format = format.with_parts(out, runtime, _card(model), report)
     model = model.eval().float()
     try:
         graph = swap_pools(build_graph(model, any_size=any_size, outputs=outputs))
@@ -164,10 +171,19 @@ def _check_file(
     description = check(run, replace(description, numbers=format.weights_checksum(file)))
     if rejection := _rejection(out, description, min_agreement):
         raise InputError(rejection)
-    progress("timing the file")
-    description = replace(description, speed=time_run(run, description.preprocessing))
+    if not format.program:
+        progress("timing the file")
+        description = replace(description, speed=time_run(run, description.preprocessing))
     format.write_description(file, description.to_json())
     return description
+
+
+def _card(model: InceptionV3) -> str:
+    """The model card: README.md beside the model's file, or else one from the facts in the model."""
+    if model.origin is not None and is_file(file := model.origin.file.with_name("README.md")):
+        with suppress(OSError):
+            return file.read_text("utf-8", "replace")
+    return str(model.generate_model_card())
 
 
 def prepare_images(
@@ -260,6 +276,8 @@ def check_options(
     require_packages(format.packages, f"exporting to {format.suffix}", format.extra)
     if precision != "fp32" and not has_images:
         raise InputError(f"{precision} is checked on your own images; give some with --images FOLDER", exit_status=2)
+    if isinstance(format, PageFormat) and LOGITS not in outputs:
+        raise InputError("a page shows classes, so it needs the logits; leave out --end-points", exit_status=2)
     if precision == "int8" and LOGITS not in outputs:
         raise InputError("int8 needs the logits for its check; leave out --end-points, or use fp32", exit_status=2)
     if precision == "int8":

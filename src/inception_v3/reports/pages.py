@@ -9,42 +9,21 @@ The template engine escapes all values, because names of files and classes are u
 import base64
 import io
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
-from inception_v3 import __version__
 from inception_v3.support.files import atomic_write
-from inception_v3.support.text import percent, printable
+from inception_v3.support.pages import render_page
+from inception_v3.support.text import printable
 
 _UNSAFE = re.compile(r"[^\n\t -~]+")  # text that may hold characters that `printable` escapes
 
 
 def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
-    """Render a template and write the page.
-
-    Args:
-        file: the page to write.
-        template: the template's path in this package. It extends reports/page.html.
-        values: the variables of the template; `program` and `written` (the time) are added. The filter
-            `percent(count)` formats a fraction of so many images.
-
-    Raises InputError if the page cannot be written.
-    """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("inception_v3", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda *values: percent(*values).replace(" ", "\N{NO-BREAK SPACE}")
-    written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    page = environment.get_template(template).render(program=f"inception-v3 {__version__}", written=written, **values)
+    """Render a template, as `render_page` does, and write the page. Raises InputError if it cannot be written."""
+    page = render_page(template, values)
     with atomic_write(file) as temporary:
         temporary.write_text(_UNSAFE.sub(lambda unsafe: printable(unsafe[0]), page), "utf-8")
 

@@ -18,6 +18,7 @@ FORMATS = {
     "openvino": (".xml", "openvino.OpenvinoFormat"),
     "torch-export": (".pt2", "torch_export.TorchExportFormat"),
     "coreml": (".mlpackage", "coreml.CoremlFormat"),
+    "html": (".html", "offline.format.PageFormat"),
 }
 SUFFIXES = tuple(suffix for suffix, _ in FORMATS.values())
 
