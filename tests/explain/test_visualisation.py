@@ -161,7 +161,7 @@ def test_networks_that_cannot_be_optimised_for_are_refused() -> None:
     model.eval()
     with torch.no_grad():
         model.get_parameter("Conv2d_2a_3x3.weights")[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="Mixed_5b:2: outputs that are infinite or not a number"):
+    with pytest.raises(ValueError, match="Mixed_5b:2: the network's outputs are not finite, from Conv2d_1a_3x3 on"):
         visualise(model, "Mixed_5b:2", FEW)
 
 
@@ -309,4 +309,4 @@ def test_an_exported_network_has_no_gradients(run: Run, model: InceptionV3, tmp_
     export(model, tmp_path / "model.onnx")
     status, _, err = run("Mixed_5b:1", model=tmp_path / "model.onnx")
     assert status == 2
-    assert "an exported network, so it has no gradients to find a picture, or give the weights it was" in err
+    assert "an exported network, so it has no gradients; give the weights it was exported from, or use `explain" in err

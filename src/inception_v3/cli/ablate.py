@@ -74,9 +74,7 @@ def ablate(
         require_packages(("matplotlib",), "--plot", "explain")
         if total != 1:
             raise InputError("--plot is for one image; leave it out, or give one image", exit_status=2)
-    network = load_network(
-        model, device, weights_file, facts, "its parts cannot be silenced; use `explain --method occlusion`"
-    )
+    network = load_network(model, device, weights_file, facts, "its parts cannot be silenced")
     from inception_v3.explain.ablation import branch_names, part_channels
 
     names = branch_names(network) if silence is None else tuple(silence)
@@ -99,6 +97,8 @@ def _ablate(network: "InceptionV3", view: "View", names: Sequence[str], replacem
 
     try:
         return ablate(network, view, names, replacement)  # type: ignore[arg-type]
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{error}") from error
 

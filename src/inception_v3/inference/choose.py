@@ -183,7 +183,7 @@ def check_classifier(model: str | Path, settings: Settings, outputs: Collection[
     if settings.final_endpoint:
         raise InputError(
             f"{model}: this network has no classifier, it ends at {settings.final_endpoint}; train one for your "
-            "classes with `inception-v3 finetune`, or compute features with inception_v3.load in Python",
+            "classes with `inception-v3 finetune`, or compute features with `inception-v3 features`",
             exit_status=2,
         )
     if settings.output_activation == "none":
