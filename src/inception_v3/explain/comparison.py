@@ -40,10 +40,10 @@ from inception_v3.weights.model import InceptionV3
 
 PartedBy = Literal["own computation", "jump"]
 
-# A layer differs if its own computation differs by more, relative to the norm of its values. Of intact layers of small
-# networks with random weights, rounding measured 3e-6 at most in fp32, 0.03 in bf16 and 0.014 in int8. fp16 was not
-# measured.
-TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 0.01, "bf16": 0.1, "int8": 0.2}
+# A layer differs if its own computation differs by more, relative to the norm of its values. Of intact layers, rounding
+# measured at most, in small networks with random weights, and in a whole one that was trained on photos: 3e-6 in fp32,
+# 0.03 and 0.007 in bf16, 0.014 and 0.037 in int8. fp16 was not measured.
+TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 0.01, "bf16": 0.05, "int8": 0.1}
 JUMP = 4.0  # of a layer's difference above that of its input, where only whole networks can be run
 MEMORY = 2**31  # bytes of the values of a batch
 NETWORKS_AT_ONCE = 4  # copies of a batch's values: of both networks, and in float64
