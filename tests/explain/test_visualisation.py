@@ -262,7 +262,7 @@ def test_the_command_writes_a_picture_for_each_target(run: Run, model: Inception
 
 def test_the_suffix_of_out_is_the_format_and_a_preview_is_written(run: Run, tmp_path: Path) -> None:
     options = ("--steps", 12, "--out", tmp_path / "a.gif", "--size", 91, "--preview", tmp_path / "now.png")
-    status, printed, err = run("Mixed_5b:2@centre", *options, "--no-transforms", "--seed", 3)
+    status, printed, err = run("Mixed_5b:2@centre", *options, "--no-augment", "--seed", 3)
     assert status == 0, err
     assert printed.startswith("Mixed_5b:2@centre: activation ")
     with Image.open(tmp_path / "a.gif") as animation, Image.open(tmp_path / "now.png") as preview:

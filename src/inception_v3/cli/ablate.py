@@ -61,7 +61,8 @@ def ablate(
 ) -> None:
     """Show what happens to the classes of images when a part of the network is silenced.
 
-    Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, finished, but some images could not be read or have no result.
     """
     from inception_v3.images.addresses import count_images
     from inception_v3.support.files import check_outputs, check_suffix

@@ -112,7 +112,8 @@ def explain(
 ) -> None:
     """Show which positions of images speak for a class, as pictures and .npy files.
 
-    Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, finished, but some images could not be read or have no result.
     """
     from inception_v3.explain.attribution.exported import needs_no_gradients
     from inception_v3.images.addresses import count_images

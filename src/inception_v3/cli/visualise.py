@@ -69,7 +69,7 @@ def visualise(
     ] = 0.05,
     transforms: Annotated[
         bool,
-        training_option("--transforms/--no-transforms", help="Move, scale and turn the picture in each step."),
+        training_option("--augment/--no-augment", help="Move, scale and turn the picture in each step."),
     ] = True,
     out: Pictures = Path("visualised"),
     overwrite: Overwrite = False,

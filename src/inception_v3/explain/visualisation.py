@@ -91,9 +91,9 @@ class Visualisation(Picture):
     def plot(self) -> "Figure":
         """A matplotlib figure of the image, and of the activation in each step. Raises InputError: no matplotlib."""
         require_packages(("matplotlib",), "plot()", "explain")
-        from inception_v3.reports.plots import pictures
+        from inception_v3.reports.plots import image_row
 
-        return pictures({f"{self.target}: {self.activation:.3g}": self.pixels}, self.activations)
+        return image_row((self.pixels,), (f"{self.target}: {self.activation:.3g}",), curve=self.activations)
 
     def as_dict(self) -> dict[str, Any]:
         """What a program reads of it, without the pixels."""

@@ -257,7 +257,7 @@ class _Candidate:
         """Open the engine. Raises InputError: the file is damaged, or its network does not match its description."""
         check_weights(self.file, self.description)
         with _explain_failure(self.file, self.engine.name, "export it again"):
-            network = self.engine.add_peaks(self.file, self.peaks) if self.peaks else self.file
+            network = self.engine.with_outputs(self.file, peaks=self.peaks)[0] if self.peaks else self.file
             engine = self.engine.open(network, self.description.precision, device, callers)
         _check_network(engine, self.description, self.file)
         return engine
