@@ -34,7 +34,8 @@ An option means the same in every command that has it. `inception-v3 COMMAND --h
 - `--quiet` leaves warnings and errors. `--verbose` adds the choices that were made, times, and the traceback of a bug.
 - Exit statuses: 0, success; 1, a fault in the input or the machine; 2, wrong arguments; 3, finished, but some images
   could not be read or have no result
-  ({with_status_3}); 130, interrupted by Ctrl-C. Other commands leave unreadable images out, report them, and exit with 0.
+  ({with_status_3}); 130, interrupted by Ctrl-C. Other commands leave
+  unreadable images out, report them, and exit with 0.
 - Spellings of 0.1.0 that work with a warning until the next release: `fidelity --html FILE` (now `--report FILE`),
   `fidelity --csv` without a file (now `--csv -`), `bench --engines` and `--precisions` (now `--engine`, `--precision`).
 

@@ -142,7 +142,7 @@ def test_a_dead_channel_values_that_are_not_finite_and_training_mode_are_reporte
         dream(model.train(), noise(120, 107), "Mixed_5b", FEW)
     with torch.no_grad():
         model.get_parameter("Conv2d_2a_3x3.weights")[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="Mixed_5b: the network's outputs are not finite, from Conv2d_1a_3x3 on"):
+    with pytest.raises(ValueError, match="Mixed_5b: the network's outputs are not finite, from Conv2d_2a_3x3 on"):
         dream(model.eval(), noise(120, 107), "Mixed_5b", FEW)
 
 

@@ -161,7 +161,7 @@ def test_networks_that_cannot_be_optimised_for_are_refused() -> None:
     model.eval()
     with torch.no_grad():
         model.get_parameter("Conv2d_2a_3x3.weights")[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="Mixed_5b:2: the network's outputs are not finite, from Conv2d_1a_3x3 on"):
+    with pytest.raises(ValueError, match="Mixed_5b:2: the network's outputs are not finite, from Conv2d_2a_3x3 on"):
         visualise(model, "Mixed_5b:2", FEW)
 
 
