@@ -32,9 +32,10 @@ An option means the same in every command that has it. `inception-v3 COMMAND --h
 - `export`, `convert` and the files of `--report`, `--csv` and `--plot` replace an existing file. `train`, `finetune`,
   `predict --out` and `features` refuse it unless `--overwrite` or `--resume` is given.
 - `--quiet` leaves warnings and errors. `--verbose` adds the choices that were made, times, and the traceback of a bug.
-- Exit statuses: 0, success; 1, a fault in the input or the machine; 2, wrong arguments; 3, `predict` or `features`
-  finished, but some images could not be read; 130, interrupted by Ctrl-C. Other commands leave unreadable images out,
-  report them, and exit with 0.
+- Exit statuses: 0, success; 1, a fault in the input or the machine; 2, wrong arguments; 3, finished, but some images
+  could not be read or have no result
+  ({with_status_3}); 130, interrupted by Ctrl-C. Other commands leave
+  unreadable images out, report them, and exit with 0.
 - Spellings of 0.1.0 that work with a warning until the next release: `fidelity --html FILE` (now `--report FILE`),
   `fidelity --csv` without a file (now `--csv -`), `bench --engines` and `--precisions` (now `--engine`, `--precision`).
 
@@ -79,6 +80,13 @@ def parameters() -> dict[str, list[Any]]:
     }
 
 
+def commands_with_status_3() -> list[str]:
+    """The commands whose help names this status."""
+    group = typer.main.get_command(cli.app)
+    context = typer.Context(group)
+    return sorted(name for name in cli.COMMANDS if "3, finished" in (group.get_command(context, name).help or ""))
+
+
 def page() -> str:
     """The text of docs/commands.md."""
     options = parameters()
@@ -89,7 +97,9 @@ def page() -> str:
     for option in shown:
         marks = [_mark(command, option, option in given) for command, given in names.items()]
         lines.append(_row(f"`{option}`", *marks))
-    text = INTRODUCTION.format(everywhere=", ".join(f"`{name}`" for name in everywhere)) + "\n".join(lines) + "\n"
+    listed = {"everywhere": everywhere, "with_status_3": commands_with_status_3()}
+    text = INTRODUCTION.format_map({key: ", ".join(f"`{name}`" for name in names) for key, names in listed.items()})
+    text += "\n".join(lines) + "\n"
     for command, given in options.items():
         rows = [_row("option", "default", "meaning"), _row(*["---"] * 3), *map(_option_row, given)]
         text += f"\n## {command}\n\n" + "\n".join(rows) + "\n"

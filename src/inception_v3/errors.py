@@ -52,6 +52,10 @@ class InputError(Exception):
         self.exit_status = exit_status
 
 
+class NotFiniteError(InputError, ValueError):
+    """The values that a network computes for an image are infinite or NaN. Other images may have results."""
+
+
 class OptionTypeError(InputError, TypeError):
     """An option of `load` that no model has, or whose value has the wrong type."""
 

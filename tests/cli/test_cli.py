@@ -628,6 +628,13 @@ def test_the_options_are_those_of_the_documentation() -> None:
     assert options.PAGE.read_text("utf-8") == options.page()
 
 
+def test_the_main_help_names_every_command_that_exits_with_status_3() -> None:
+    text = " ".join((typer.main.get_command(cli.app).help or "").split())
+    *others, last = options.commands_with_status_3()
+    assert len(others) == 6
+    assert f"3, {', '.join(others)} or {last} finished, but some images could not be read" in text
+
+
 def test_an_option_means_the_same_in_every_command() -> None:
     for option in options.SHARED:
         texts = {

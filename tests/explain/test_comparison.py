@@ -86,7 +86,7 @@ def broken_layers(
     model: InceptionV3, pixels: np.ndarray, break_layer: Break
 ) -> Iterator[tuple[str, list[str], float, float]]:
     """Break each layer with weights in turn: its name, those found, its difference, and the largest of the others."""
-    inputs = Outline.of(model.settings, SIZE).inputs
+    inputs = Outline.of(model.settings, model.image_size).inputs
     broken = copy.deepcopy(model)
     tensor = network_input(model, pixels)
     values = dict(model(tensor, end_points=[*inputs])[1])
@@ -107,12 +107,10 @@ def broken_layers(
 
 
 @pytest.mark.parametrize("break_layer", [permute, scale, take_other_statistics])
-def test_each_broken_layer_is_found_and_no_other(
-    break_layer: Break, model: InceptionV3, images: list[Image.Image]
-) -> None:
-    pixels = np.stack([np.asarray(image.resize(SIZE)) for image in images[:2]])
+def test_each_broken_layer_is_found_and_no_other(break_layer: Break, images: list[Image.Image]) -> None:
+    pixels = np.stack([images[0].resize((75, 75))])
     with torch.no_grad():
-        results = [*broken_layers(model, pixels, break_layer)]
+        results = [*broken_layers(small_network(image_size=75), pixels, break_layer)]
     main = [name for name, *_ in results if not name.startswith("AuxLogits/")]
     assert (len(main), len(results)) == (95, 98)  # and three of the auxiliary head
     assert [found for _, found, *_ in results] == [[name] for name, *_ in results]

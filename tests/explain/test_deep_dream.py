@@ -142,7 +142,7 @@ def test_a_dead_channel_values_that_are_not_finite_and_training_mode_are_reporte
         dream(model.train(), noise(120, 107), "Mixed_5b", FEW)
     with torch.no_grad():
         model.get_parameter("Conv2d_2a_3x3.weights")[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="Mixed_5b: outputs that are infinite or not a number"):
+    with pytest.raises(ValueError, match="Mixed_5b: the network's outputs are not finite, from Conv2d_2a_3x3 on"):
         dream(model.eval(), noise(120, 107), "Mixed_5b", FEW)
 
 
@@ -230,4 +230,4 @@ def test_an_exported_network_has_no_gradients(run: Run, model: InceptionV3, tmp_
     export(model, tmp_path / "model.onnx")
     status, _, err = run("images/one.png", model=tmp_path / "model.onnx")
     assert status == 2
-    assert "an exported network, so it has no gradients to change an image, or give the weights it was" in err
+    assert "an exported network, so it has no gradients; give the weights it was exported from, or use `explain" in err

@@ -105,7 +105,7 @@ def test_the_mode_and_the_gradients_of_the_model_are_kept(model: InceptionV3, im
         ({"images": torch.ones(0, 3, 107, 139)}, ValueError, "images must be one or more images, not an empty tensor"),
         ({"images": torch.ones(3, 107, 139)}, ValueError, "use images[None]"),
         ({"images": torch.ones(1, 3, 107, 139, dtype=torch.uint8)}, ValueError, "images must be floats in [-1, 1]"),
-        ({"images": torch.full((1, 3, 107, 139), torch.nan)}, ValueError, "Mixed_5b: outputs that are infinite or not"),
+        ({"images": torch.full((1, 3, 107, 139), torch.nan)}, ValueError, "outputs are not finite, from the image on"),
         ({"end_point": "Mixed5b"}, ValueError, "no end point 'Mixed5b' in this network; did you mean Mixed_5b?"),
         ({"end_point": "Predictions"}, ValueError, "Predictions: the sum of the probabilities has no gradient"),
     ],

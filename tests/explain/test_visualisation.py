@@ -161,7 +161,7 @@ def test_networks_that_cannot_be_optimised_for_are_refused() -> None:
     model.eval()
     with torch.no_grad():
         model.get_parameter("Conv2d_2a_3x3.weights")[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="Mixed_5b:2: outputs that are infinite or not a number"):
+    with pytest.raises(ValueError, match="Mixed_5b:2: the network's outputs are not finite, from Conv2d_2a_3x3 on"):
         visualise(model, "Mixed_5b:2", FEW)
 
 
@@ -262,7 +262,7 @@ def test_the_command_writes_a_picture_for_each_target(run: Run, model: Inception
 
 def test_the_suffix_of_out_is_the_format_and_a_preview_is_written(run: Run, tmp_path: Path) -> None:
     options = ("--steps", 12, "--out", tmp_path / "a.gif", "--size", 91, "--preview", tmp_path / "now.png")
-    status, printed, err = run("Mixed_5b:2@centre", *options, "--no-transforms", "--seed", 3)
+    status, printed, err = run("Mixed_5b:2@centre", *options, "--no-augment", "--seed", 3)
     assert status == 0, err
     assert printed.startswith("Mixed_5b:2@centre: activation ")
     with Image.open(tmp_path / "a.gif") as animation, Image.open(tmp_path / "now.png") as preview:
@@ -309,4 +309,4 @@ def test_an_exported_network_has_no_gradients(run: Run, model: InceptionV3, tmp_
     export(model, tmp_path / "model.onnx")
     status, _, err = run("Mixed_5b:1", model=tmp_path / "model.onnx")
     assert status == 2
-    assert "an exported network, so it has no gradients to find a picture, or give the weights it was" in err
+    assert "an exported network, so it has no gradients; give the weights it was exported from, or use `explain" in err

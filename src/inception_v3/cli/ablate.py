@@ -61,7 +61,8 @@ def ablate(
 ) -> None:
     """Show what happens to the classes of images when a part of the network is silenced.
 
-    Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, finished, but some images could not be read or have no result.
     """
     from inception_v3.images.addresses import count_images
     from inception_v3.support.files import check_outputs, check_suffix
@@ -74,9 +75,7 @@ def ablate(
         require_packages(("matplotlib",), "--plot", "explain")
         if total != 1:
             raise InputError("--plot is for one image; leave it out, or give one image", exit_status=2)
-    network = load_network(
-        model, device, weights_file, facts, "its parts cannot be silenced; use `explain --method occlusion`"
-    )
+    network = load_network(model, device, weights_file, facts, "its parts cannot be silenced")
     from inception_v3.explain.ablation import branch_names, part_channels
 
     names = branch_names(network) if silence is None else tuple(silence)
@@ -99,6 +98,8 @@ def _ablate(network: "InceptionV3", view: "View", names: Sequence[str], replacem
 
     try:
         return ablate(network, view, names, replacement)  # type: ignore[arg-type]
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{error}") from error
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inception_v3.errors import InputError
+from inception_v3.errors import InputError, NotFiniteError
 from inception_v3.support.arguments import MAX_BATCH_SIZE, MAX_SEED
 from inception_v3.support.text import choose, percent, printable, to_json, to_utf8
 from inception_v3.support.verbosity import verbosity
@@ -109,6 +109,7 @@ DEPTH_HELP = "Factor on the number of channels of every layer."
 MIN_AGREEMENT_HELP = "Minimum fraction of images, 0 to 1, with the top class of fp32, for a lower precision."
 MIN_SIZE, MAX_SIZE = 75, 100_000  # of an image in pixels
 MAX_STEM = 80  # characters of an image's name in the names of files
+FOR_EXPORTS = "`explain --method grad-cam` on Mixed_7c, `explain --method occlusion`, or `compare`"  # without gradients
 PREVIEW_SECONDS = 2.0  # between two previews
 MAX_NUMBER = 1_000_000  # of every option without a limit of its own, except --seed
 
@@ -432,8 +433,8 @@ def handle_views(
 ) -> None:
     """Call `handle` with the number and the view of each image, with progress under a name.
 
-    It returns why an image has no result, or None. Such images are reported with those that cannot be read; then the
-    command exits with status 3.
+    It returns why an image has no result, or None; or raises NotFiniteError. Such images are reported with those that
+    cannot be read; then the command exits with status 3.
     """
     from inception_v3.cli.common import messages
     from inception_v3.explain.views import views
@@ -443,7 +444,10 @@ def handle_views(
     with show_progress(messages) as start_step:
         step = start_step(name, total)
         for number, view in enumerate(views(images, preprocessing)):
-            reason = str(view[1]) if isinstance(view, tuple) else handle(number, view, start_step)
+            try:
+                reason = str(view[1]) if isinstance(view, tuple) else handle(number, view, start_step)
+            except NotFiniteError as error:
+                reason = str(error)
             if reason is not None:
                 failed.append((view[0] if isinstance(view, tuple) else view.name, reason))
                 step.unreadable += 1
@@ -462,7 +466,7 @@ def load_network(
     *,
     needs_classes: bool = True,
 ) -> "InceptionV3":
-    """Load a network in PyTorch. `lacks` completes a message about an exported one.
+    """Load a network in PyTorch. `lacks` is the reason why an exported one does not do.
 
     Raises InputError: an exported network, no classes where they are needed, or as `load` does.
     """
@@ -471,8 +475,8 @@ def load_network(
     from inception_v3.support.packages import require_packages
 
     if recognise(Path(model)):
-        fault = f"an exported network, so {lacks}, or give the weights it was exported from"
-        raise InputError(f"{model}: {fault}", exit_status=2)
+        remedy = f"give the weights it was exported from, or use {FOR_EXPORTS}"
+        raise InputError(f"{model}: an exported network, so {lacks}; {remedy}", exit_status=2)
     require_packages(("torch",), "explaining a network", "torch")
     from inception_v3.inference.choose import check_classifier
     from inception_v3.weights.load import load

@@ -53,7 +53,8 @@ def compare(
 
     That is the first layer that computes something else from the same input. Exported networks show their layers too.
 
-    Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, finished, but some images could not be read or have no result.
     """
     from inception_v3.images.addresses import count_images
     from inception_v3.support.files import check_outputs

@@ -72,9 +72,7 @@ def dream(
     check_seed(seed)
     total = count_images(images)
     check_pictures(out, preview, overwrite, (model, *images))
-    network = load_network(
-        model, device, weights_file, facts, "it has no gradients to change an image", needs_classes=False
-    )
+    network = load_network(model, device, weights_file, facts, "it has no gradients", needs_classes=False)
     from inception_v3.explain.deep_dream import DreamOptions, dream
 
     options = DreamOptions(octaves, octave_scale, steps, step_size, seed)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,7 +112,8 @@ def explain(
 ) -> None:
     """Show which positions of images speak for a class, as pictures and .npy files.
 
-    Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
+    Exit status: 0, success; 1, failed; 2, wrong arguments;
+    3, finished, but some images could not be read or have no result.
     """
     from inception_v3.explain.attribution.exported import needs_no_gradients
     from inception_v3.images.addresses import count_images
@@ -140,7 +141,7 @@ def explain(
     uses_engine = method == "occlusion" and head == "Logits"
     uses_weights = not sanity and needs_no_gradients(options) and recognise(Path(model)) is not None
     is_loaded = sanity or not (uses_engine or uses_weights)
-    network = _load(model, options, device, weights_file, facts) if is_loaded else None
+    network = _load(model, options, device, weights_file, facts, sanity) if is_loaded else None
     if uses_engine:
         explain_view, preprocessing = _through_engine(model, options, engine, precision, device, weights_file, facts)
     elif uses_weights:
@@ -180,13 +181,24 @@ def _through_engine(
     facts: ModelFacts,
 ) -> "tuple[Explain, Preprocessing]":
     """Occlusion by the engine that `predict` would use."""
+    from inception_v3.explain.attribution.finite import first_not_finite_in_file
     from inception_v3.explain.attribution.occlusion import occlude
     from inception_v3.inference.choose import check_classifier, open_engine
+    from inception_v3.inference.exported.registry import recognise
 
     opened = open_engine(model, engine, precision, device, weights_file=weights_file, **facts)
     check_classifier(model, opened.description.settings, opened.description.outputs)
     note(f"{opened.engine}: {opened.reason}")
-    return partial(occlude, opened, options=options), opened.description.preprocessing
+    load = cache(partial(load_network, model, device, weights_file, facts, ""))
+
+    def locate(view: "View") -> str:
+        if recognise(opened.file):
+            return first_not_finite_in_file(opened.file, opened.description.preprocessing.array(view.image)[None])
+        from inception_v3.explain.attribution.scores import first_not_finite
+
+        return first_not_finite(load(), load().preprocess(view.image))
+
+    return partial(occlude, opened, options=options, locate=locate), opened.description.preprocessing
 
 
 def _by_the_weights(
@@ -206,10 +218,15 @@ def _by_the_weights(
 
 
 def _load(
-    model: str, options: AttributionOptions, device: str | None, weights_file: Path | None, facts: ModelFacts
+    model: str,
+    options: AttributionOptions,
+    device: str | None,
+    weights_file: Path | None,
+    facts: ModelFacts,
+    is_for_sanity: bool,
 ) -> "InceptionV3":
     """Load the network. Raises InputError: it is an exported network, or lacks the end point or the head."""
-    lacks = "it has no gradients; use --method grad-cam on Mixed_7c or --method occlusion, without --sanity"
+    lacks = f"it has no gradients{' for --sanity' if is_for_sanity else ''}"
     network = load_network(model, device, weights_file, facts, lacks)
     if options.head not in network.end_point_names:
         raise InputError(f"--head {options.head}: not in {model}; use --head Logits", exit_status=2)
@@ -236,6 +253,8 @@ def _in_pytorch(network: "InceptionV3", options: AttributionOptions) -> "Explain
     def explain_view(view: "View") -> "Attribution":
         try:
             return attribute(network, view, options)
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(f"{error}") from error
 

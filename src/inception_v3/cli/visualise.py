@@ -69,7 +69,7 @@ def visualise(
     ] = 0.05,
     transforms: Annotated[
         bool,
-        training_option("--transforms/--no-transforms", help="Move, scale and turn the picture in each step."),
+        training_option("--augment/--no-augment", help="Move, scale and turn the picture in each step."),
     ] = True,
     out: Pictures = Path("visualised"),
     overwrite: Overwrite = False,
@@ -89,7 +89,7 @@ def visualise(
     if not names and not classes:
         raise InputError("no target; give one such as Mixed_6b:12, or --class NAME", exit_status=2)
     check_pictures(out, preview, overwrite, (model, *(name.partition(":")[2] for name in names)))
-    lacks = "it has no gradients to find a picture"
+    lacks = "it has no gradients"
     network = load_network(model, device, weights_file, facts, lacks, needs_classes=bool(classes))
     from inception_v3.explain.visualisation import VisualisationOptions, visualise
 

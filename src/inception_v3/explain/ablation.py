@@ -116,7 +116,8 @@ def ablate(
 
     Raises:
         InputError: the image cannot be read.
-        ValueError: no such part; a model in training mode, without classes, or whose outputs are not finite.
+        NotFiniteError: outputs that are not finite, with the layer in which that starts.
+        ValueError: no such part; a model in training mode or without classes.
     """
     check_model(model)
     view = image if isinstance(image, View) else view_of(image, model.preprocessing)
@@ -124,7 +125,7 @@ def ablate(
     channels = part_channels(model, names)
     pixels = model.preprocess(view.image).to(next(model.parameters()))
     logits = silenced_logits(model, pixels, channels, replacement, batch_size)
-    check_finite(model, pixels, logits[:1], view.name)
+    check_finite(model, pixels, logits, view.name)
     rows = logits.double().cpu().numpy()
     settings = model.settings
     shares = np.asarray(probabilities(rows, settings.output_activation), np.float64)

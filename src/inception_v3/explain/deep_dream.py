@@ -89,10 +89,10 @@ class Dream(Picture):
             InputError: no matplotlib.
         """
         require_packages(("matplotlib",), "plot()", "explain")
-        from inception_v3.reports.plots import pictures
+        from inception_v3.reports.plots import image_row
 
         name = f"{self.target}: "
-        return pictures({f"{name}{self.start:.3g}": self.original, f"{name}{self.activation:.3g}": self.pixels})
+        return image_row((self.original, self.pixels), (f"{name}{self.start:.3g}", f"{name}{self.activation:.3g}"))
 
     def as_dict(self) -> dict[str, Any]:
         """What a program reads of it, without the pixels."""

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inception_v3.errors import NotFiniteError
 from inception_v3.explain.attribution.scores import first_not_finite
 from inception_v3.explain.receptive_fields import ReceptiveField, Region, receptive_field
 from inception_v3.explain.targets import end_point_map
+from inception_v3.inference.pipeline import not_finite
 from inception_v3.network.architecture import Size
 from inception_v3.network.network import InceptionV3Network
 from inception_v3.reports.shown import png
@@ -161,7 +163,5 @@ def _centre_gradient(model: InceptionV3Network, image: Tensor, end_point: str) -
         unit = net[:, :, row, column].sum()
         (gradient,) = torch.autograd.grad(unit, image)
     if not torch.isfinite(unit + gradient.sum()):
-        where = first_not_finite(model, image.detach())
-        fault = f"outputs that are infinite or not a number, from {where} on"
-        raise ValueError(f"{end_point}: {fault}; check the weights and the images")
+        raise NotFiniteError(not_finite(end_point, first_not_finite(model, image.detach())))
     return (row, column), gradient.double().abs().mean((0, 1)).cpu().numpy()

@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inception_v3.errors import NotFiniteError
 from inception_v3.explain.attribution.rules import redirected
-from inception_v3.explain.attribution.scores import check_mode
+from inception_v3.explain.attribution.scores import check_mode, first_not_finite
 from inception_v3.explain.pictures import Frames, Picture, Pixels, has_frame, to_frame, to_pixels
 from inception_v3.explain.targets import Target, end_point_map, find_target
+from inception_v3.inference.pipeline import not_finite
 from inception_v3.network.architecture import Size, square
 from inception_v3.support.arguments import Count, Range, Seed, check_fields, checked
 from inception_v3.support.packages import require_packages
@@ -94,9 +96,9 @@ class Visualisation(Picture):
             InputError: no matplotlib.
         """
         require_packages(("matplotlib",), "plot()", "explain")
-        from inception_v3.reports.plots import pictures
+        from inception_v3.reports.plots import image_row
 
-        return pictures({f"{self.target}: {self.activation:.3g}": self.pixels}, self.activations)
+        return image_row((self.pixels,), (f"{self.target}: {self.activation:.3g}",), curve=self.activations)
 
     def as_dict(self) -> dict[str, Any]:
         """What a program reads of it, without the pixels."""
@@ -172,12 +174,12 @@ def visualise(
 
 
 def activation_of(model: InceptionV3, rgb: Tensor, target: Target) -> Tensor:
-    """The activation (N,) of a target for images (N, 3, H, W) from 0 to 1. Raises ValueError: it is not finite."""
+    """The activation (N,) of a target for images (N, 3, H, W) from 0 to 1. Raises NotFiniteError."""
     images = model.preprocessing.scale(rgb * 255).to(next(model.parameters()))
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         activation = target.activation(end_point_map(model, images, target.end_point))
     if not torch.isfinite(activation).all():
-        raise ValueError(f"{target.name}: outputs that are infinite or not a number; check the weights")
+        raise NotFiniteError(not_finite(target.name, first_not_finite(model, images.detach())))
     return activation
 
 

@@ -183,7 +183,7 @@ def check_classifier(model: str | Path, settings: Settings, outputs: Collection[
     if settings.final_endpoint:
         raise InputError(
             f"{model}: this network has no classifier, it ends at {settings.final_endpoint}; train one for your "
-            "classes with `inception-v3 finetune`, or compute features with inception_v3.load in Python",
+            "classes with `inception-v3 finetune`, or compute features with `inception-v3 features`",
             exit_status=2,
         )
     if settings.output_activation == "none":
@@ -257,7 +257,7 @@ class _Candidate:
         """Open the engine. Raises InputError: the file is damaged, or its network does not match its description."""
         check_weights(self.file, self.description)
         with _explain_failure(self.file, self.engine.name, "export it again"):
-            network = self.engine.add_peaks(self.file, self.peaks) if self.peaks else self.file
+            network = self.engine.with_outputs(self.file, peaks=self.peaks)[0] if self.peaks else self.file
             engine = self.engine.open(network, self.description.precision, device, callers)
         _check_network(engine, self.description, self.file)
         return engine

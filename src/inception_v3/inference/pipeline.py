@@ -119,9 +119,10 @@ def _checked(result: Result[Openable, None]) -> Result[Openable, None]:
     return replace(result, outputs=None, error=not_finite(result.source.name))
 
 
-def not_finite(image: str) -> str:
-    """Why the image of this name has no result if the network returns infinities or NaN."""
-    return f"{printable(image)}: the network's outputs are not finite; check the model"
+def not_finite(image: str, first: str = "") -> str:
+    """Why an image has no result if the network returns infinities or NaN, `first` in this layer if it is known."""
+    where = f", from {first} on" if first else ""
+    return f"{printable(image)}: the network's outputs are not finite{where}; check the model"
 
 
 def end_point_shapes(engine: Engine, size: tuple[int, int], outputs: dict[str, str]) -> dict[str, tuple[int, ...]]:

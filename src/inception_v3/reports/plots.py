@@ -105,15 +105,27 @@ def bars(names: Sequence[str], values: NDArray[np.floating], usual: float, title
     return figure
 
 
-def pictures(images: Mapping[str, NDArray[np.floating]], curve: NDArray[np.floating] | None = None) -> Figure:
-    """Draw images (H, W, 3), values 0 to 1, side by side under their titles, then a curve of the activation by step."""
+def image_row(
+    images: Sequence[NDArray[np.generic]],
+    titles: Sequence[str],
+    title: str = "",
+    curve: NDArray[np.floating] | None = None,
+    *,
+    side: float = 4.8,
+) -> Figure:
+    """Draw images (H, W, 3) side by side under their titles, then a curve of the activation by step.
+
+    The pixels are uint8, or floats from 0 to 1; `side` is the width of an image in inches.
+    """
     columns = len(images) + (curve is not None)
-    figure = Figure(figsize=(4.8 * columns, 5), layout="constrained")
+    figure = Figure(figsize=(max(side * columns, 3.6), 1.04 * side + 0.6 * bool(title)), layout="constrained")
+    if title:
+        figure.suptitle(printable(title), parse_math=False)
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    for each, (title, image) in zip(axes, images.items(), strict=False):
+    for each, image, name in zip(axes, images, titles, strict=False):
         each.imshow(image)
         each.set_axis_off()
-        each.set_title(fill(printable(title), 44), fontsize=10, parse_math=False)
+        each.set_title(fill(printable(name), 44), fontsize=min(10, 4 + 2 * side), parse_math=False)
     if curve is not None:
         axes[-1].plot(range(1, len(curve) + 1), curve, color=_BLUE)
         axes[-1].set(xlabel="step", ylabel="activation")
@@ -149,18 +161,6 @@ def differences(
     axes.set_title(printable(title), fontsize=9, parse_math=False, wrap=True)
     axes.grid(alpha=0.3, axis="x")
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-    return figure
-
-
-def image_row(images: NDArray[np.uint8], titles: Sequence[str], title: str) -> Figure:
-    """Images (N, H, W, 3) side by side, each with a title."""
-    figure = Figure(figsize=(1.2 * max(len(images), 3), 1.9), layout="constrained")
-    figure.suptitle(printable(title), parse_math=False)
-    for number, (image, each) in enumerate(zip(images, titles, strict=True)):
-        axes = figure.add_subplot(1, len(images), number + 1)
-        axes.imshow(image)
-        axes.set_axis_off()
-        axes.set_title(printable(each), fontsize=8, parse_math=False)
     return figure
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inception_v3.errors import NotFiniteError
 from inception_v3.explain.attribution import cams, gradients
 from inception_v3.explain.attribution.occlusion import occlusion, window_and_stride
 from inception_v3.explain.attribution.result import GREY, KINDS, Attribution, AttributionOptions
@@ -20,7 +21,6 @@ from inception_v3.explain.classes import explained_class
 from inception_v3.explain.views import View, view_of
 from inception_v3.inference.predict import ImageInput
 from inception_v3.support.arguments import checked
-from inception_v3.support.text import printable
 from inception_v3.weights.model import InceptionV3
 
 # From a model, pixels (1, 3, H, W) and the class (1,) to maps (1, h, w) or values (1, 3, H, W).
@@ -97,8 +97,8 @@ def attribute(model: InceptionV3, image: ImageInput | View, options: Attribution
 
     Raises:
         InputError: the image cannot be read, no such class.
-        ValueError: an option or an end point that does not fit the model; a model in training mode, without heads, or
-            whose outputs are not finite, with the end point in which that starts.
+        NotFiniteError: the network's outputs are not finite, with the layer in which that starts; or the values.
+        ValueError: an option or an end point that does not fit the model; a model in training mode or without heads.
     """
     options = options or AttributionOptions()
     check_model(model, options.head)
@@ -112,7 +112,7 @@ def attribute(model: InceptionV3, image: ImageInput | View, options: Attribution
     classes, kind = torch.tensor([index], device=pixels.device), KINDS[options.method]
     values = METHODS[options.method](model, pixels, classes, options)[0].double().cpu().numpy()
     if not np.isfinite(values).all():
-        raise ValueError(f"{printable(view.name)}: {options.method} gives infinite values or NaN; use float64 or a CAM")
+        raise NotFiniteError(f"{view.name}: {options.method} gives infinite values or NaN; use float64 or a CAM")
     with torch.no_grad():
         score = float(class_scores(outputs, classes, activation))
         gap = None

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.errors import InputError
+from inception_v3.errors import InputError, NotFiniteError
+from inception_v3.explain.attribution.finite import first_not_finite_in_file
 from inception_v3.explain.attribution.result import Attribution, AttributionOptions
 from inception_v3.explain.classes import explained_class
 from inception_v3.explain.views import View
@@ -34,11 +35,13 @@ class ExportedNetwork:
     """An exported network with a linear head, opened with the map before the head as an output.
 
     Attributes:
+        file: the exported file.
         run: from pixels to Logits and Mixed_7c.
         description: the file's.
         weights: of the classifier, (outputs, channels).
     """
 
+    file: Path
     run: Run
     description: Description
     weights: NDArray[np.float64]
@@ -60,15 +63,16 @@ def open_with_map(file: Path) -> ExportedNetwork:
     if LAST_MAP not in outputs or weights is None:
         fault = f"its format does not keep {LAST_MAP}; give the .onnx or OpenVINO file of this network, or its weights"
         raise InputError(f"{file}: {fault}", exit_status=2)
-    return ExportedNetwork(run, description, weights.reshape(len(weights), -1).astype(np.float64))
+    return ExportedNetwork(file, run, description, weights.reshape(len(weights), -1).astype(np.float64))
 
 
 def exported_grad_cam(network: ExportedNetwork, view: View, options: AttributionOptions) -> Attribution:
-    """Grad-CAM on Mixed_7c, in the precision of the file. Raises InputError: no such class; outputs not finite."""
-    outputs = network.run(network.description.preprocessing.array(view.image)[None])
+    """Grad-CAM on Mixed_7c, in the precision of the file. Raises InputError: no such class. Raises NotFiniteError."""
+    pixels = network.description.preprocessing.array(view.image)[None]
+    outputs = network.run(pixels)
     logits, features = (outputs[name][0].astype(np.float64) for name in (LOGITS, LAST_MAP))
     if not (np.isfinite(logits).all() and np.isfinite(features).all()):
-        raise InputError(not_finite(view.name))
+        raise NotFiniteError(not_finite(view.name, first_not_finite_in_file(network.file, pixels)))
     names, activation = network.description.names(), network.description.settings.output_activation
     index, of_logits = explained_class(options.class_name, names, logits, activation)
     weights = of_logits @ network.weights / features[0].size

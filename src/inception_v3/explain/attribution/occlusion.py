@@ -6,7 +6,7 @@ from itertools import islice, product
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.errors import InputError, OptionValueError
+from inception_v3.errors import NotFiniteError, OptionValueError
 from inception_v3.explain.attribution.result import GREY, Attribution, AttributionOptions
 from inception_v3.explain.classes import explained_class
 from inception_v3.explain.views import View
@@ -80,11 +80,18 @@ def window_and_stride(height: int, width: int, options: AttributionOptions) -> t
     return window, stride
 
 
-def occlude(opened: OpenedModel, view: View, options: AttributionOptions, advance: Advance = ignore) -> Attribution:
+def occlude(
+    opened: OpenedModel,
+    view: View,
+    options: AttributionOptions,
+    advance: Advance = ignore,
+    locate: Callable[[View], str] = lambda view: "",
+) -> Attribution:
     """Explain an image by occlusion through any engine, in its precision, without PyTorch.
 
     The engine gets the pixels as 8 bits, as in `predict`, and returns the logits of the head Logits.
-    Raises InputError: no such class; outputs that are not finite.
+    `locate` finds the first layer whose values for a view are not finite, for the message.
+    Raises InputError: no such class. Raises NotFiniteError: the outputs for the image, or with a covered square.
     """
     description, names = opened.description, opened.description.names()
     pixels = description.preprocessing.array(view.image)
@@ -94,7 +101,7 @@ def occlude(opened: OpenedModel, view: View, options: AttributionOptions, advanc
 
     unchanged = logits(pixels[None])[0]
     if not np.isfinite(unchanged).all():
-        raise InputError(not_finite(view.name))
+        raise NotFiniteError(not_finite(view.name, locate(view)))
     index, weights = explained_class(options.class_name, names, unchanged, description.settings.output_activation)
     window, stride = window_and_stride(pixels.shape[0], pixels.shape[1], options)
     values = occlusion(
@@ -107,5 +114,7 @@ def occlude(opened: OpenedModel, view: View, options: AttributionOptions, advanc
         batch_size=opened.engine.batch_size,
         advance=advance,
     )
+    if not np.isfinite(values).all():
+        raise NotFiniteError(f"{view.name}: occlusion gives infinite values or NaN; use --precision fp32, or a CAM")
     score = float(unchanged @ weights)
     return Attribution(view, "occlusion", index, names[index], "Logits", None, score, values)

@@ -5,10 +5,12 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from inception_v3.errors import NotFiniteError
+from inception_v3.explain.attribution.finite import names_up_to
 from inception_v3.explain.attribution.result import Head
-from inception_v3.network.architecture import OutputActivation, with_inner
+from inception_v3.inference.pipeline import not_finite
+from inception_v3.network.architecture import OutputActivation
 from inception_v3.network.network import EndPoints, InceptionV3Network
-from inception_v3.support.text import printable
 from inception_v3.weights.model import InceptionV3
 
 
@@ -65,11 +67,9 @@ def class_labels(model: InceptionV3) -> list[str]:
 def check_finite(
     model: InceptionV3Network, images: Tensor, outputs: Tensor, image_name: str, head: Head = "Logits"
 ) -> None:
-    """Raise ValueError if outputs of images (N, 3, H, W) are not finite, with the end point in which that starts."""
+    """Raise NotFiniteError for outputs of images (N, 3, H, W), with the layer in which that starts."""
     if not outputs.isfinite().all():
-        where = first_not_finite(model, images, head)
-        fault = f"the network's outputs are infinite or not a number, from {where} on"
-        raise ValueError(f"{printable(image_name)}: {fault}; check the weights there")
+        raise NotFiniteError(not_finite(image_name, first_not_finite(model, images, head)))
 
 
 @torch.no_grad()
@@ -77,8 +77,7 @@ def first_not_finite(model: InceptionV3Network, images: Tensor, head: Head = "Lo
     """The first layer, branch or end point on the way to a head whose output has an infinite value or NaN."""
     if not images.isfinite().all():
         return "the image"
-    left_out = ("Predictions", "AuxLogits" if head == "Logits" else "Logits")
-    names = [name for name in with_inner(model.settings.end_points()) if name.split("/")[0] not in left_out]
+    names = names_up_to(model.settings, head)
     _, outputs = model(images, end_points=names)
     return next((name for name in names if not outputs[name].isfinite().all()), head)
 

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +20,11 @@ from inception_v3.support.progress import Advance, ignore
 SIDE = 48  # pixels of a patch
 OUTSIDE = 128  # gray where a patch exceeds what the network sees of the image
 
-Box = tuple[float, float, float, float]  # (left, top, right, bottom)
-
 
 def cut(
     patches: FoundPatches, rows: Sequence[int], pixels: NDArray[np.uint8], advance: Advance = ignore
 ) -> tuple[NDArray[np.float32], list[tuple[str, str]]]:
-    """Cut the patches of some rows, reading the images once more.
+    """Cut the patches of some rows, reading each image once more.
 
     Args:
         pixels: uint8 (rows, 9, SIDE, SIDE, 3), into which they are written; black where there is none.
@@ -40,14 +37,11 @@ def cut(
     Raises InputError: the images are not those of the search.
     """
     boxes = np.full((len(rows), COUNT, 4), np.nan, np.float32)
-    size = patches.preprocessing.image_size
-    inputs = {row: input_boxes(patches, group)[row - group.rows.start] for group, row in _with_groups(patches, rows)}
-    smallest = min((group.field for group in patches.groups if not group.is_class), default=size[1])
-    wanted: dict[int, list[tuple[int, int]]] = {}
-    for index, row in enumerate(rows):
-        for rank, number in enumerate(patches.numbers[row].tolist()):
-            if number != NO_IMAGE:
-                wanted.setdefault(number, []).append((index, rank))
+    flat_boxes, flat_pixels = boxes.reshape(-1, 4), pixels.reshape(-1, *pixels.shape[2:])
+    inputs = np.concatenate([input_boxes(patches, group) for group in patches.groups])[rows].reshape(-1, 4)
+    groups = np.repeat([*range(len(patches.groups))], [group.channels for group in patches.groups])[rows].repeat(COUNT)
+    wanted = _indices_by_value(patches.numbers[rows].ravel())
+    wanted.pop(NO_IMAGE, None)
     failed: list[tuple[str, str]] = []
 
     def cut_image(number: int, source: LabelledSource) -> None:
@@ -56,11 +50,10 @@ def cut(
         except InputError as error:
             failed.append((source.name, str(error)))
             return
-        factor = max(1, int((view.box[2] - view.box[0]) / size[1] * smallest / (2 * SIDE)))
-        reduced = view.image.reduce(factor)
-        for index, rank in wanted[number]:
-            box = inputs[rows[index]][rank]
-            boxes[index, rank] = cut_patch(view, size, box, pixels[index, rank], factor, reduced)
+        for indices in _indices_by_value(groups[wanted[number]]).values():
+            chosen = wanted[number][indices]
+            size = patches.preprocessing.image_size
+            flat_pixels[chosen], flat_boxes[chosen] = cut_equal_boxes(view, size, inputs[chosen])
 
     running: deque[Future[None]] = deque()
     with ThreadPoolExecutor(thread_count(), "cut") as pool:
@@ -78,10 +71,11 @@ def cut(
     return boxes, failed
 
 
-def _with_groups(patches: FoundPatches, rows: Sequence[int]) -> list[tuple[Group, int]]:
-    groups = chain.from_iterable([group] * group.channels for group in patches.groups)
-    by_row = dict(enumerate(groups))
-    return [(by_row[row], row) for row in rows]
+def _indices_by_value(values: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """For each value of an array (n,), the indices at which it stands."""
+    order = np.argsort(values, kind="stable")
+    different, starts = np.unique(values[order], return_index=True)
+    return dict(zip(different.tolist(), np.split(order, starts[1:]), strict=True))
 
 
 def input_boxes(patches: FoundPatches, group: Group) -> NDArray[np.int64]:
@@ -100,43 +94,34 @@ def input_boxes(patches: FoundPatches, group: Group) -> NDArray[np.int64]:
     return np.stack([left, top, left + group.field, top + group.field], -1)
 
 
-def cut_patch(
-    view: View,
-    size: Size,
-    box: Sequence[int] | NDArray[np.int64],
-    pixels: NDArray[np.uint8],
-    factor: int = 1,
-    reduced: Image.Image | None = None,
-) -> Box:
-    """Write a part of the network's input, as the original image shows it, to `pixels` (SIDE, SIDE, 3).
+def cut_equal_boxes(view: View, size: Size, boxes: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Cut parts of the network's input, all of the same height and width, as the original image shows them.
+
+    The image is resized once, so that such a part has SIDE pixels; a patch starts at the nearest whole pixel.
 
     Args:
         size: (height, width) of the network's input.
-        box: the part, (left, top, right, bottom) in pixels of the input.
-        factor, reduced: the image reduced by a whole factor, which is quicker to cut; by default the image itself.
+        boxes: the parts, (n, 4): left, top, right, bottom in pixels of the input.
 
     Returns:
-        The same part in pixels of the image, without what lies outside the image or the network's crop, which is gray.
-        All nan if that is all.
+        The patches, uint8 (n, SIDE, SIDE, 3), gray outside the image or the network's crop. And the parts in pixels of
+        the image without what is gray, (n, 4), all nan where everything is.
     """
-    left, top, right, bottom = view.box
-    scales, starts = ((right - left) / size[1], (bottom - top) / size[0]), (left, top)
-    whole = [starts[axis % 2] + float(edge) * scales[axis % 2] for axis, edge in enumerate(box)]
-    first = [max(whole[axis], view.box[axis], 0.0) for axis in (0, 1)]
-    last = [min(whole[axis + 2], view.box[axis + 2], view.image.size[axis]) for axis in (0, 1)]
-    pixels[:] = OUTSIDE
-    if last[0] - first[0] <= 0 or last[1] - first[1] <= 0:
-        return (np.nan,) * 4
-    offsets, lengths = [], []
-    for axis in (0, 1):
-        ratio = SIDE / (whole[axis + 2] - whole[axis])
-        offsets.append(min(round((first[axis] - whole[axis]) * ratio), SIDE - 1))
-        end = round((last[axis] - whole[axis]) * ratio)
-        lengths.append(min(max(end - offsets[axis], 1), SIDE - offsets[axis]))
-    shown = (first[0], first[1], last[0], last[1])
-    left, top, right, bottom = (edge / factor for edge in shown)
-    part = (reduced or view.image).resize(
-        (lengths[0], lengths[1]), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+    start, end = np.array(view.box[:2]), np.array(view.box[2:])
+    scale = (end - start) / size[::-1]  # pixels of the image in one of the input; all pairs are x, y
+    first, last = np.maximum(start, 0), np.minimum(end, view.image.size)
+    ratio = SIDE / (boxes[0, 2:] - boxes[0, :2])  # pixels of a patch in one of the input
+    corner, edge = (np.rint((position - start) / scale * ratio).astype(int) for position in (first, last))
+    length = np.maximum(edge - corner, 1)
+    resized = view.image.resize(
+        (int(length[0]), int(length[1])), Image.Resampling.BILINEAR, (*first, *last), reducing_gap=2.0
     )
-    pixels[offsets[1] : offsets[1] + lengths[1], offsets[0] : offsets[0] + lengths[0]] = np.asarray(part)
-    return shown
+    canvas = np.full((*(length + 2 * SIDE)[::-1], 3), OUTSIDE, np.uint8)
+    canvas[SIDE:-SIDE, SIDE:-SIDE] = np.asarray(resized)
+    offsets = np.clip(np.rint(boxes[:, :2] * ratio).astype(int) - corner + SIDE, 0, length + SIDE)
+    pixels = np.stack([canvas[top : top + SIDE, left : left + SIDE] for left, top in offsets.tolist()])
+    shown = np.concatenate(
+        [np.maximum(boxes[:, :2] * scale + start, first), np.minimum(boxes[:, 2:] * scale + start, last)], 1
+    )
+    shown[(shown[:, 2:] <= shown[:, :2]).any(1)] = np.nan
+    return pixels, shown.astype(np.float32)

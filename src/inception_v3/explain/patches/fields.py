@@ -10,6 +10,7 @@ from inception_v3.errors import InputError
 from inception_v3.explain.effective_fields import effective_field
 from inception_v3.explain.patches.images import ImageSet
 from inception_v3.explain.receptive_fields import all_receptive_fields
+from inception_v3.explain.targets import end_point_map
 from inception_v3.network.architecture import MODULES
 from inception_v3.network.settings import Settings
 from inception_v3.support.progress import Advance, ignore
@@ -35,16 +36,15 @@ def typical_fields(modules: Sequence[str]) -> dict[str, int]:
 def measure_fields(
     model: InceptionV3, images: ImageSet, modules: Sequence[str], advance: Advance = ignore
 ) -> dict[str, int]:
-    """The sides of the effective fields of modules in pixels of the input, measured on the first readable images.
+    """The sides of the effective fields of modules in pixels of the input, measured on the first usable images.
 
-    `advance` is called for each module. A module that is zero at its centre has the side of its stride. Raises
-    InputError: no image can be read; outputs that are not finite.
+    An image is usable if it can be read, and the values of the last module for it are finite. `advance` is called for
+    each module. A module that is zero at its centre has the side of its stride. Raises InputError: no image is usable.
     """
-    prepared = list(islice(_prepared(model, images), IMAGES))
+    prepared = list(islice(_prepared(model, images, modules[-1]), IMAGES))
     if not prepared:
-        raise InputError(f"{images.address}: no image can be read; check the files")
-    parameter = next(model.parameters())
-    batch = torch.cat(prepared).to(parameter.device, parameter.dtype)
+        raise InputError(f"{images.address}: no image can be read and has finite values; check the files and the model")
+    batch = torch.cat(prepared)
     theoretical = all_receptive_fields(model.preprocessing.image_size, model.settings)
     fields = {}
     for name in modules:
@@ -56,10 +56,14 @@ def measure_fields(
     return fields
 
 
-def _prepared(model: InceptionV3, images: ImageSet) -> Iterator[Tensor]:
-    """The readable images as inputs of the network (1, 3, H, W)."""
+@torch.no_grad()
+def _prepared(model: InceptionV3, images: ImageSet, module: str) -> Iterator[Tensor]:
+    """The readable images as inputs of the network (1, 3, H, W), if the values of the module are finite."""
+    parameter = next(model.parameters())
     for source in images.read():
         try:
-            yield model.preprocess(source.open())
+            image = model.preprocess(source.open()).to(parameter.device, parameter.dtype)
         except InputError:
             continue
+        if end_point_map(model, image, module).isfinite().all():
+            yield image

@@ -11,6 +11,7 @@ from inception_v3.explain.patches.result import PatchSet
 from inception_v3.explain.patches.search import search
 from inception_v3.inference.choose import check_classifier, open_engine
 from inception_v3.inference.exported.registry import exports_in, read_description, recognise
+from inception_v3.network.settings import Settings
 from inception_v3.support.arguments import BatchSize, checked
 from inception_v3.support.devices import pick_device
 from inception_v3.support.progress import StartStep, no_progress
@@ -57,7 +58,7 @@ def find_patches(
         InputError: no such images or none that can be read; a network without the module; as `open_engine` does.
     """
     found = find_images(str(images))
-    names, fields = _modules_and_fields(model, found, modules, device, weights_file, facts, start_step)
+    names, fields = _modules_and_fields(model, found, modules, per_class, device, weights_file, facts, start_step)
     opened = open_engine(
         model,
         engine,
@@ -71,8 +72,6 @@ def find_patches(
         outputs=("Logits",) if per_class else (),
         peaks=names,
     )
-    if per_class:
-        check_classifier(model, opened.description.settings)
     report(f"{opened.engine}: {opened.reason}")
     step = start_step("searching", found.count)
     return search(opened, found, names, fields, per_class=per_class, batch_size=batch_size, advance=step)
@@ -82,6 +81,7 @@ def _modules_and_fields(
     model: str | Path,
     images: ImageSet,
     wanted: Sequence[str] | None,
+    per_class: bool,
     device: str | None,
     weights_file: str | Path | None,
     facts: dict[str, Any],
@@ -93,15 +93,20 @@ def _modules_and_fields(
     if is_folder(path) and not (path / MODEL_FILE).exists():
         exports += exports_in(path)
     if exports:
-        names = _choose_modules(model, wanted, module_names(read_description(exports[0]).settings))
+        names = _choose_modules(model, wanted, per_class, read_description(exports[0]).settings)
         return names, typical_fields(names)
     network = load(model, pick_device("cpu" if device else None), weights_file=weights_file, **facts)
-    names = _choose_modules(model, wanted, module_names(network.settings))
+    names = _choose_modules(model, wanted, per_class, network.settings)
     return names, measure_fields(network, images, names, start_step("measuring fields", len(names)))
 
 
-def _choose_modules(model: str | Path, wanted: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The wanted modules, by default all. Raises InputError: the network lacks one, or it has none."""
+def _choose_modules(
+    model: str | Path, wanted: Sequence[str] | None, per_class: bool, settings: Settings
+) -> tuple[str, ...]:
+    """The wanted modules, by default all. Raises InputError: the network lacks one, or for `per_class` the classes."""
+    if per_class:
+        check_classifier(model, settings)
+    known = module_names(settings)
     if not known:
         raise InputError(f"{model}: this network ends before the first module, Mixed_5b", exit_status=2)
     for name in wanted or ():

@@ -41,7 +41,7 @@ class PatchSet(FoundPatches):
         cut(self, [row], patches)
         count = int((self.numbers[row] != NO_IMAGE).sum())
         titles = [f"{value:.3g}" for value in self.values[row][:count].tolist()]
-        return image_row(patches[0][:count], titles, name)
+        return image_row([*patches[0][:count]], titles, name, side=1.2)
 
     def save(self, folder: str | Path, start_step: StartStep = no_progress) -> list[tuple[str, str]]:
         """Write the page index.html, the patches in sprites/ and the table patches.csv into a folder.

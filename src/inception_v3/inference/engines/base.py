@@ -1,7 +1,7 @@
 """The interface of an engine, and the names and types that all engines share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -150,8 +150,11 @@ class Engine(ABC):
         return cls(network, precision, resolved, callers=callers or cls.best_callers(resolved))
 
     @classmethod
-    def add_peaks(cls, file: Path, names: Sequence[str]) -> Any:
-        """An exported file as a network in memory that also returns the peaks of maps; see `add_peaks` of graph.py.
+    def with_outputs(cls, file: Path, names: Collection[str] = (), peaks: Sequence[str] = ()) -> tuple[Any, list[str]]:
+        """An exported file as a network in memory with further outputs, and the names of those that were added.
+
+        These are the values of the `names` that it has and does not return yet, and the peaks of maps (`add_peaks` of
+        graph.py).
 
         Raises:
             InputError: it lacks one of the maps, or this engine cannot change such files.

@@ -47,6 +47,15 @@ def to_onnx(graph: Graph) -> ModelProto:
     )
 
 
+def add_maps(model: ModelProto, names: Iterable[str]) -> list[str]:
+    """Add the maps (N, C, h, w) of the `names` that a model computes and does not return. Returns their names."""
+    computed = {output for node in model.graph.node for output in node.output}
+    returned = {output.name for output in model.graph.output}
+    added = [name for name in dict.fromkeys(names) if name in computed - returned]
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in added)
+    return added
+
+
 def add_peaks(model: ModelProto, names: Iterable[str]) -> None:
     """Add the outputs that `add_peaks` of graph.py describes to a model. Raises KeyError: it lacks one of the maps."""
     known = {output for node in model.graph.node for output in node.output}

@@ -1,7 +1,7 @@
 """ONNX Runtime: the engine that starts fastest. Its execution providers run on CPUs and NVIDIA GPUs (with TensorRT)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -93,16 +93,19 @@ class OnnxRuntimeEngine(Engine):
         self.widths = {output.name: output.shape[1] for output in self._session.get_outputs()}
 
     @classmethod
-    def add_peaks(cls, file: Path, names: Sequence[str]) -> "ModelProto":
+    def with_outputs(
+        cls, file: Path, names: Collection[str] = (), peaks: Sequence[str] = ()
+    ) -> "tuple[ModelProto, list[str]]":
         require_packages(cls.graph_packages, f"{file}: adding outputs to it", cls.extra)
         import onnx
 
-        from inception_v3.inference.engines.onnx_graph import add_peaks
+        from inception_v3.inference.engines.onnx_graph import add_maps, add_peaks
 
         model = onnx.load_model_from_string(file.read_bytes())
+        added = add_maps(model, names)
         with missing_map(file):
-            add_peaks(model, names)
-        return model
+            add_peaks(model, peaks)
+        return model, added
 
     def run(self, inputs: Inputs) -> Outputs:
         outputs = self._session.run([*self.widths], {self._input: np.ascontiguousarray(inputs)})

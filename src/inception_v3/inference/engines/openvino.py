@@ -1,7 +1,7 @@
 """OpenVINO: the fastest engine on Intel and AMD CPUs in every lower precision. It runs on Intel GPUs too."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -87,11 +87,17 @@ class OpenvinoEngine(Engine):
         return (device or "cpu").upper()
 
     @classmethod
-    def add_peaks(cls, file: Path, names: Sequence[str]) -> "openvino.Model":
+    def with_outputs(
+        cls, file: Path, names: Collection[str] = (), peaks: Sequence[str] = ()
+    ) -> "tuple[openvino.Model, list[str]]":
         model = load_core().read_model(file)
+        computed = {name for operation in model.get_ops() for each in operation.outputs() for name in each.get_names()}
+        returned = {name for output in model.outputs for name in output.get_names()}
+        added = [name for name in dict.fromkeys(names) if name in computed - returned]
+        model.add_outputs(added)
         with missing_map(file):
-            _add_peaks(model, names)
-        return model
+            _add_peaks(model, peaks)
+        return model, added
 
     def run(self, inputs: Inputs) -> Outputs:
         if not hasattr(self._thread_local, "request"):

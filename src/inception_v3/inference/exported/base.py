@@ -28,6 +28,7 @@ class ExportFormat(ABC):
         packages, extra: the packages that write and check a file, and the extra of inception-v3 with them.
         weights_suffix: suffix of the separate file that holds the weights; "" if there is no such file.
         is_folder: whether an exported network is a folder.
+        keeps_names: whether inner values have the names of their layers, so that the engine can return them too.
         runs_here: whether a written file can be checked.
     """
 
@@ -38,6 +39,7 @@ class ExportFormat(ABC):
     extra: str = ""
     weights_suffix: ClassVar[str] = ""
     is_folder: ClassVar[bool] = False
+    keeps_names: ClassVar[bool] = False
     runs_here: ClassVar[bool] = True
 
     def __init__(self, name: str, suffix: str) -> None:
@@ -81,7 +83,10 @@ class ExportFormat(ABC):
 
         The file is not changed. A format that does not keep the names of inner values has only its own outputs.
         """
-        return path, outputs
+        if not self.keeps_names:
+            return path, outputs
+        network, added = load_engine(self.engine).with_outputs(path, names)
+        return network, (*outputs, *added)
 
     def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
         """The constant of this name in a file, such as the weights Logits/weights; None if the format has no names."""

@@ -1,6 +1,5 @@
 """ONNX: an .onnx file with the description in its metadata."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ class OnnxFormat(ExportFormat):
     """ONNX with opset 17. ONNX Runtime checks the file."""
 
     engine = "onnxruntime"
+    keeps_names = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """A ModelProto starts with the version of the format (field 1) and the name of its writer (field 2)."""
@@ -36,17 +36,6 @@ class OnnxFormat(ExportFormat):
         from inception_v3.inference.engines.onnx_graph import to_onnx
 
         return to_onnx(graph)
-
-    def with_outputs(self, path: Path, names: Collection[str], outputs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-        import onnx
-
-        model = onnx.load(path)
-        computed = {name for node in model.graph.node for name in node.output}
-        added = tuple(name for name in names if name in computed and name not in outputs)
-        for name in added:
-            value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4)
-            model.graph.output.append(value)
-        return model, (*outputs, *added)
 
     def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
         import onnx

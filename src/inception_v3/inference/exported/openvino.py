@@ -1,7 +1,6 @@
 """OpenVINO's IR: an .xml file with the network and the description, and a .bin file with the weights."""
 
 import re
-from collections.abc import Collection
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ class OpenvinoFormat(ExportFormat):
     """OpenVINO's IR, written from ONNX. OpenVINO checks the file."""
 
     engine = "openvino"
+    keeps_names = True
     weights_suffix = ".bin"
 
     def recognises(self, path: Path, head: bytes) -> bool:
@@ -42,13 +42,6 @@ class OpenvinoFormat(ExportFormat):
 
     def convert(self, graph: Graph, precision: Precision = "fp32") -> Any:
         return read_graph(graph)
-
-    def with_outputs(self, path: Path, names: Collection[str], outputs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-        model = load_core().read_model(path)
-        computed = {name for operation in model.get_ops() for each in operation.outputs() for name in each.get_names()}
-        added = [name for name in names if name in computed and name not in outputs]
-        model.add_outputs(added)
-        return model, (*outputs, *added)
 
     def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
         nodes = load_core().read_model(path).get_ops()
