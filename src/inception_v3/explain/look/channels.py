@@ -1,0 +1,76 @@
+"""The strongest channels of a map, and maps as small pictures. No PyTorch."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from inception_v3.explain.look.result import Channels
+from inception_v3.network.architecture import Size
+from inception_v3.reports.pages import data_uri
+
+MAX_MAP_SIDE = 160  # pixels of a map on the page; the largest of a 299x299 image has 149
+Map = NDArray[np.floating]  # (height, width)
+
+
+def strongest_channels(values: NDArray[np.floating], count: int) -> Channels:
+    """The `count` channels of a map (channels, height, width) with the largest values. NaN and infinity count as 0."""
+    channels, height, width = values.shape
+    flat = values.reshape(channels, -1)
+    finite = np.isfinite(flat)
+    not_finite = int(flat.size - np.count_nonzero(finite))
+    if not_finite:
+        flat = np.where(finite, flat, 0)
+    maxima, minima = flat.max(1), flat.min(1)
+    numbers = np.argsort(-maxima, kind="stable")[:count]
+    strongest = flat[numbers].astype(np.float64)
+    peaks = [divmod(int(place), width) for place in strongest.argmax(1)]
+    high, low = strongest.max(1), np.minimum(strongest.min(1), 0)
+    sprite, size = "", (height, width)
+    if height * width > 1:
+        grays = [reduced(to_gray(*each)) for each in zip(strongest.reshape(-1, height, width), low, high, strict=True)]
+        sprite, size = png_uri(np.concatenate(grays)), (grays[0].shape[0], grays[0].shape[1])
+    return Channels(
+        shape=(height, width, channels),
+        numbers=numbers.tolist(),
+        low=_rounded(low),
+        high=_rounded(high),
+        peaks=peaks,
+        sprite=sprite,
+        map_size=size,
+        silent=int(np.count_nonzero((maxima == 0) & (minima == 0))),
+        not_finite=not_finite,
+        low_of_all=float(f"{minima.min():.6g}"),
+        high_of_all=float(f"{maxima.max():.6g}"),
+    )
+
+
+def to_gray(values: Map, low: float, high: float) -> NDArray[np.uint8]:
+    """Gray levels of values: 0 for `low`, 255 for `high`."""
+    span = high - low
+    return np.round((values - low) * (255 / span) if span > 0 else np.zeros(values.shape)).astype(np.uint8)
+
+
+def reduced(gray: NDArray[np.uint8], side: int = MAX_MAP_SIDE) -> NDArray[np.uint8]:
+    """A picture reduced by a whole factor to at most `side` pixels in height and width."""
+    factor = -(-max(gray.shape) // side)
+    return gray if factor == 1 else np.asarray(Image.fromarray(gray).reduce(factor))
+
+
+def png_uri(gray: NDArray[np.uint8]) -> str:
+    """A gray picture (height, width) as a PNG file in a data URI."""
+    encoded = io.BytesIO()
+    Image.fromarray(gray).save(encoded, "PNG", compress_level=6)
+    return data_uri("image/png", encoded.getvalue())
+
+
+def map_uri(values: Map, high: float, side: int) -> str:
+    """A map of values from 0 to `high`, in at most `side` pixels, as a data URI."""
+    return png_uri(reduced(to_gray(np.clip(values, 0, high), 0, high), side))
+
+
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]

@@ -1,0 +1,36 @@
+"""Parts of a Look that a network in PyTorch and an exported one have in common. No PyTorch."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from inception_v3.explain.look.result import Channels, Look, Prediction
+from inception_v3.explain.views import View
+from inception_v3.images.preprocessing import Preprocessing
+from inception_v3.network.architecture import OutputActivation
+from inception_v3.network.probabilities import probabilities
+from inception_v3.reports.pages import thumbnail
+from inception_v3.support.text import printable
+
+PICTURE_SIDE = 800  # pixels
+
+
+def look_of(view: View, preprocessing: Preprocessing, parts: dict[str, Channels]) -> Look:
+    """A Look with an image and the values of the network's parts, as yet without results."""
+    return Look(
+        name=printable(view.name),
+        size=(view.image.height, view.image.width),
+        picture=thumbnail(view.image, PICTURE_SIDE, "WEBP", quality=82, method=2),
+        input=thumbnail(Image.fromarray(preprocessing.array(view.image)), PICTURE_SIDE, "WEBP", quality=90, method=2),
+        box=view.box,
+        parts=parts,
+    )
+
+
+def top_classes(
+    logits: NDArray[np.floating], labels: list[str], activation: OutputActivation, count: int
+) -> list[Prediction]:
+    """The classes with the highest probability, or output, from logits (outputs,)."""
+    values = probabilities(logits[None], activation)[0]
+    best = np.argsort(-values, kind="stable")[:count]
+    return [Prediction(int(index), printable(labels[index]), float(f"{values[index]:.6g}")) for index in best]
