@@ -8,6 +8,7 @@ checkpoint names and the printed description are all derived from what it return
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Annotated, Literal, get_args
 
 from inception_v3.support.arguments import Range, checked
@@ -223,8 +224,12 @@ class Layer:
     name: str
     table: Conv | Dense | Pool
     kernel: Size
-    in_channels: int
+    input: FeatureMap
     output: FeatureMap
+
+    @property
+    def in_channels(self) -> int:
+        return self.input.channels
 
     @property
     def out_channels(self) -> int:
@@ -297,6 +302,15 @@ class EndPoint:
     @property
     def receptive_field(self) -> Size:
         return self.output.receptive_field
+
+    @property
+    def branches(self) -> list[list[tuple[Layer, ...]]]:
+        """The steps of each branch, in order. A step is one layer, or several that read the same input.
+
+        A module has several branches. Any other end point has one, which is empty where there are no layers.
+        """
+        parts = [each.layers for each in self.inner if each.inner] or [self.layers]
+        return [[tuple(step) for _, step in groupby(part, key=lambda layer: id(layer.input))] for part in parts]
 
     @property
     def parameters(self) -> int:
@@ -495,7 +509,7 @@ def _layer(
             for padding, jump, n, k in zip(net.padding, net.jump, net.size, kernel, strict=True)
         ),
     )
-    return Layer(scope + table.name.format(*kernel), table, kernel, net.channels, output)
+    return Layer(scope + table.name.format(*kernel), table, kernel, net, output)
 
 
 def _chain(steps: Iterable[Step], scope: str, net: FeatureMap, channels: Channels) -> tuple[list[Layer], FeatureMap]:

@@ -40,14 +40,13 @@ def drawing(points: Sequence[EndPoint]) -> str:
     layer's name, kernel and output as its tooltip.
     """
     drawn = [point for point in points if point.layers]
-    rows = max(len(steps) for point in drawn for steps in _columns(point))
+    rows = max(len(steps) for point in drawn for steps in point.branches)
     parts, x, bottom = [], 2, TOP + rows * (HEIGHT + GAP)
     for point in drawn:
-        columns = [*_columns(point)]
-        for column, steps in enumerate(columns):
+        for column, steps in enumerate(point.branches):
             left = x + column * (WIDTH + GAP)
             parts += [_step(layers, left, TOP + row * (HEIGHT + GAP)) for row, layers in enumerate(steps)]
-        width = len(columns) * (WIDTH + GAP) - GAP
+        width = len(point.branches) * (WIDTH + GAP) - GAP
         parts.append(_label(point, x + width / 2, bottom + 4))
         x += width + MODULE_GAP
     width, height = x + LABELS, bottom + LABELS
@@ -55,18 +54,6 @@ def drawing(points: Sequence[EndPoint]) -> str:
     style = 'style="max-width:100%;background:white" font-family="sans-serif" font-size="9"'
     start = f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size} {style}>'
     return f"{start}<title>Inception V3</title>{''.join(parts)}</svg>"
-
-
-def _columns(point: EndPoint) -> Iterator[list[tuple[Layer, ...]]]:
-    """The branches of an end point: the layers of each step. A layer or a head is one branch."""
-    layers = {layer.name: layer for layer in point.layers}
-    node = next((node for node in BASE if node.name == point.name), None)
-    if not isinstance(node, Mixed):
-        yield [(layer,) for layer in point.layers]
-        return
-    for branch, steps in node.named_branches:
-        names = ([table.name for table in (step if isinstance(step, tuple) else (step,))] for step in steps)
-        yield [tuple(layers[f"{point.name}/{branch}/{name}"] for name in step) for step in names]
 
 
 def _step(layers: Sequence[Layer], left: int, top: int) -> str:
