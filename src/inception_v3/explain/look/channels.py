@@ -1,15 +1,16 @@
 """The strongest channels of a map, and maps as small pictures. No PyTorch."""
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.explain.look.result import Channels
-from inception_v3.network.architecture import Size
 from inception_v3.reports.pages import data_uri
 
+CAM_SIDE, FIELD_SIDE = 75, 100  # pixels of a heat map on the page
 MAX_MAP_SIDE = 160  # pixels of a map on the page; the largest of a 299x299 image has 149
 Map = NDArray[np.floating]  # (height, width)
 
@@ -34,15 +35,15 @@ def strongest_channels(values: NDArray[np.floating], count: int) -> Channels:
     return Channels(
         shape=(height, width, channels),
         numbers=numbers.tolist(),
-        low=_rounded(low),
-        high=_rounded(high),
+        low=rounded(low),
+        high=rounded(high),
         peaks=peaks,
         sprite=sprite,
         map_size=size,
         silent=int(np.count_nonzero((maxima == 0) & (minima == 0))),
         not_finite=not_finite,
-        low_of_all=float(f"{minima.min():.6g}"),
-        high_of_all=float(f"{maxima.max():.6g}"),
+        low_of_all=rounded([minima.min()])[0],
+        high_of_all=rounded([maxima.max()])[0],
     )
 
 
@@ -70,7 +71,6 @@ def map_uri(values: Map, high: float, side: int) -> str:
     return png_uri(reduced(to_gray(np.clip(values, 0, high), 0, high), side))
 
 
-
-
-def _rounded(values: NDArray[np.float64]) -> list[float]:
+def rounded(values: Iterable[float]) -> list[float]:
+    """The values with six digits, which keeps the page small."""
     return [float(f"{value:.6g}") for value in values]

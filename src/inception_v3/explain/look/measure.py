@@ -1,10 +1,11 @@
 """Looks at images through a network in PyTorch: one pass forward, one backward for each class and each end point.
 
-The network is a copy with BatchNorm folded into the convolutions. Its values differ from the network's by rounding only:
-1e-5 of the largest one, less than a gray level of a map.
+The network is a copy with BatchNorm folded into the convolutions. Its values differ from the network's by
+rounding, less than a gray level of a map.
 """
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from inception_v3.explain.attribution.gradients import folded
 from inception_v3.explain.attribution.scores import check_mode, class_labels, class_scores
 from inception_v3.explain.classes import find_class
 from inception_v3.explain.effective_fields import EffectiveField
-from inception_v3.explain.look.channels import map_uri, strongest_channels
+from inception_v3.explain.look.channels import CAM_SIDE, FIELD_SIDE, map_uri, rounded, strongest_channels
 from inception_v3.explain.look.outline import outline, settings_for
 from inception_v3.explain.look.result import (
     MAX_CAM_CLASSES,
@@ -25,10 +26,9 @@ from inception_v3.explain.look.result import (
     Field,
     Look,
     LookOptions,
-    Prediction,
     Silenced,
 )
-from inception_v3.explain.look.shown import look_of, top_classes
+from inception_v3.explain.look.shown import first_not_finite, look_of, prediction, top_classes
 from inception_v3.explain.receptive_fields import all_receptive_fields
 from inception_v3.explain.views import View, view_of
 from inception_v3.inference.predict import ImageInput
@@ -36,8 +36,6 @@ from inception_v3.network.network import EndPoints
 from inception_v3.network.probabilities import probabilities
 from inception_v3.support.text import printable
 from inception_v3.weights.model import InceptionV3
-
-CAM_SIDE, FIELD_SIDE = 75, 100  # pixels of a map on the page
 
 
 def look_at(model: InceptionV3, image: ImageInput | View, options: LookOptions | None = None) -> Look:
@@ -56,7 +54,7 @@ def looker(model: InceptionV3, options: LookOptions) -> Callable[[View], Look]:
     check_mode(model)
     if options.class_name is not None and not model.settings.final_endpoint:
         find_class(options.class_name, class_labels(model))
-    network = folded(model)
+    network = cast(InceptionV3, folded(model))
     return lambda view: _look(network, view, options)
 
 
@@ -69,8 +67,10 @@ def _look(model: InceptionV3, view: View, options: LookOptions) -> Look:
         logits, outputs = model(pixels, end_points=names)
     values = {name: _map(outputs[name]) for name in names}
     look = look_of(view, model.preprocessing, _parts(values, options))
-    missing = {"aux": "aux_size"} if settings.create_aux_logits != model.settings.create_aux_logits else {}
-    start = _not_finite_from(pixels, look.parts, names)
+    missing = {}
+    if not (settings.create_aux_logits or settings.final_endpoint):
+        missing["aux"] = "aux_size" if model.settings.create_aux_logits else "aux"
+    start = first_not_finite(look.parts) if pixels.isfinite().all() else "image"
     fields = _fields(model, pixels, outputs)
     if settings.final_endpoint:
         return look.with_results(fields=fields, not_finite_from=start, missing={"heads": "cut"})
@@ -107,23 +107,13 @@ def _parts(values: Mapping[str, NDArray[np.floating]], options: LookOptions) -> 
     return {name: strongest_channels(each, counts[name]) for name, each in values.items()}
 
 
-def _not_finite_from(pixels: Tensor, parts: Mapping[str, Channels], names: list[str]) -> str | None:
-    """The first part with infinite values or NaN: a layer rather than the branch and the end point around it."""
-    if not pixels.isfinite().all():
-        return "image"
-    faulty = [name for name in names if parts[name].not_finite]
-    return next((name for name in faulty if not any(each.startswith(f"{name}/") for each in faulty)), None)
-
-
 def _explained(listed: list[int], options: LookOptions, labels: list[str]) -> list[int]:
     """The classes of Grad-CAM: the requested one and the first of those that are listed."""
     wanted = [] if options.class_name is None else [find_class(options.class_name, labels)]
     return list(dict.fromkeys([*wanted, *listed]))[:MAX_CAM_CLASSES]
 
 
-def _cams(
-    model: InceptionV3, logits: Tensor, outputs: EndPoints, classes: list[int], labels: list[str]
-) -> list[Cam]:
+def _cams(model: InceptionV3, logits: Tensor, outputs: EndPoints, classes: list[int], labels: list[str]) -> list[Cam]:
     """Grad-CAM (see attribution/cams.py) of several classes on every end point of the base, from one pass forward."""
     maps = {name: outputs[name] for name in model.base_end_points}
     found = []
@@ -133,7 +123,7 @@ def _cams(
         images, highs = {}, {}
         for (name, activations), gradient in zip(maps.items(), gradients, strict=True):
             cam = (gradient.mean((2, 3), keepdim=True) * activations.detach()).sum(1)[0].clamp(min=0).double().cpu()
-            highs[name] = float(f"{float(cam.max()):.6g}")
+            highs[name] = rounded([float(cam.max())])[0]
             images[name] = map_uri(cam.numpy(), float(cam.max()), CAM_SIDE)
         found.append(Cam(index, printable(labels[index]), images, highs))
     return found
@@ -163,10 +153,6 @@ def _silenced(model: InceptionV3, pixels: Tensor, listed: list[int], labels: lis
     logits = silenced_logits(model, pixels.detach(), part_channels(model, branches), "zero")[1:].double().cpu().numpy()
     rows = probabilities(logits, model.settings.output_activation)
     return [
-        Silenced(name, _rounded(row[listed]), Prediction(top := int(row.argmax()), printable(labels[top]), float(row[top])))
+        Silenced(name, rounded(row[listed]), prediction(int(row.argmax()), labels, row))
         for name, row in zip(branches, rows, strict=True)
     ]
-
-
-def _rounded(values: NDArray[np.floating]) -> list[float]:
-    return [float(f"{value:.6g}") for value in values]

@@ -108,6 +108,18 @@ def _operation(layer: Layer | None) -> str:
     return ""
 
 
+def layers_of(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """For each part, the names of the layers whose outputs, joined along the channels, are its output."""
+    layers: dict[str, tuple[str, ...]] = {}
+    for point in settings.end_points():
+        ends = [tuple(layer.name for layer in steps[-1]) for steps in point.branches if steps]
+        branches = [each.name for each in point.inner if each.inner]
+        layers |= {each.name: (each.name,) for each in point.inner if not each.inner}
+        layers |= dict(zip(branches, ends, strict=True)) if branches else {}
+        layers[point.name] = tuple(name for end in ends for name in end) if branches else (point.name,)
+    return layers
+
+
 def as_dicts(parts: list[Part]) -> list[dict[str, Any]]:
     """The parts as values that JSON can hold."""
     return [asdict(part) for part in parts]

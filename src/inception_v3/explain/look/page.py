@@ -2,7 +2,7 @@
 
 The page's data is one JSON object, from which its script (reports/look/look.js) draws everything:
 
-    model     the network: name, image_size, outline (see outline.py), base (names of its end points), classes, activation
+    model     the network: see ModelFacts
     drawing   the drawing of the network as SVG, by language
     texts     all texts of the page, [English, Chinese] by key
     names     of the images; the images themselves (see result.py) follow one by one, to be parsed when they are shown
@@ -29,7 +29,6 @@ from inception_v3.support.text import printable
 
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
-MAX_IMAGES = 20  # on one page, of 2 MB each
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def write_look(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = page_data(model, [look.name for look in looks], options, patches or {})
     names = data["names"]
-    title = f"{names[0] if len(names) == 1 else f'{len(names)} images'} through {data['model']['name']}"
+    title = f"{Path(names[0]).name if len(names) == 1 else f'{len(names)} images'} through {data['model']['name']}"
     values = {
         "title": title,
         "script": _Verbatim(script),

@@ -134,6 +134,11 @@ class Look:
     not_finite_from: str | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def main(self) -> list[Prediction]:
+        """The top classes of the main head; empty if they could not be computed."""
+        return self.heads.get("Logits", [])
+
     def with_results(self, **results: Any) -> "Look":
         """A copy with other attributes."""
         return replace(self, **results)

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from inception_v3.explain.look.channels import rounded
 from inception_v3.explain.look.result import Channels, Look, Prediction
 from inception_v3.explain.views import View
 from inception_v3.images.preprocessing import Preprocessing
@@ -33,4 +34,15 @@ def top_classes(
     """The classes with the highest probability, or output, from logits (outputs,)."""
     values = probabilities(logits[None], activation)[0]
     best = np.argsort(-values, kind="stable")[:count]
-    return [Prediction(int(index), printable(labels[index]), float(f"{values[index]:.6g}")) for index in best]
+    return [prediction(int(index), labels, values) for index in best]
+
+
+def prediction(index: int, labels: list[str], values: NDArray[np.floating]) -> Prediction:
+    """A class with its value."""
+    return Prediction(index, printable(labels[index]), rounded([values[index]])[0])
+
+
+def first_not_finite(parts: dict[str, Channels]) -> str | None:
+    """The first part with infinite values or NaN: a layer rather than the branch and the end point around it."""
+    faulty = [name for name, channels in parts.items() if channels.not_finite]
+    return next((name for name in faulty if not any(each.startswith(f"{name}/") for each in faulty)), None)

@@ -29,8 +29,8 @@ function percent(value) {
 
 const short = value => Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(2) : String(+value.toPrecision(4));
 const count = value => value.toLocaleString("en");
+const base = name => name.split("/").pop() || name;
 const times = sizes => sizes.join("\u00d7");
-const pixelsOf = size => times(size[0] === size[1] ? [size[0], size[0]] : [size[1], size[0]]);
 
 // ------------------------------------------------------------------------------------------------ elements
 
@@ -423,17 +423,17 @@ function tile(part, channels, number, index, sprite, input) {
   const label = classed ? data.model.classes[number] : text("channel", { number });
   const low = channels.low[index], high = channels.high[index], [row, column] = channels.peaks[index];
   const caption = element("small", {}, element("b", {}, label), element("span", {}, short(high)));
-  if (!sprite) return element("li", { "data-channel": number }, button(caption, null, { disabled: false, tabIndex: -1 }));
+  if (!sprite) return element("li", { "data-channel": number, className: "plain" }, caption);
   const [height] = channels.map_size, span = channels.high_of_all - Math.min(channels.low_of_all, 0);
   const scale = state.scale === "channel" ? level => level / 255
     : level => (low + level / 255 * (high - low) - Math.min(channels.low_of_all, 0)) / (span || 1);
   const map = paint(element("canvas", { className: "map" }), levels(sprite, index * height, height), scale);
-  const pair = element("span", { className: "pair" }, map, cutOut(part, channels.peaks[index], input));
+  const pair = element("span", { className: "pair" }, map, cutOut(part, channels.peaks[index], input), caption);
   const known = data.patches[`${part.name}:${number}`];
   if (known) pair.append(element("img", { className: "patches", src: known, alt: text("patches_alt", { number }) }));
   const chosen = state.channel === index;
   const alternative = text("channel_alt", { number, low: short(low), high: short(high), row, column });
-  return element("li", { "data-channel": number }, button(pair, () => chooseChannel(index), { "aria-pressed": chosen, "aria-label": alternative }, ), caption);
+  return element("li", { "data-channel": number }, button(pair, () => chooseChannel(index), { "aria-pressed": chosen, "aria-label": alternative }));
 }
 
 function cutOut(part, [row, column], input) {  // the part of the network's input around a unit
@@ -470,12 +470,11 @@ function showBranches() {
   const largest = data.model.probabilities ? 1 : Math.max(...rows.map(row => row.values[0]), top.value, 1e-9);
   const line = (name, values, then, current) => element("tr", { "data-branch": name }, ...[
     element("th", { scope: "row" }, current ? name : button(name, () => { select(name); field("part-title").scrollIntoView({ block: "center" }); field("part-title").focus({ preventScroll: true }); })),
-    element("td", { className: "change" }, element("span", { className: "track" }, element("i", { "--fraction": Math.max(values[0], 0) / largest, style: "" }), element("u", { "--whole": top.value / largest }))),
+    element("td", { className: "change" }, element("span", { className: "track" }, element("i", { "--fraction": Math.max(values[0], 0) / largest }), element("u", { "--whole": top.value / largest }))),
     element("td", { className: "number" }, percent(values[0])),
     element("td", { className: `name${then ? " differs" : ""}` }, then || (current ? top.name : text("unchanged")))]);
   field("branch-rows").replaceChildren(line(text("whole"), [top.value], "", true),
     ...rows.map(row => line(row.name, row.values, row.top.index === top.index ? "" : `${row.top.name} ${percent(row.top.value)}`)));
-  for (const bar of field("branch-rows").querySelectorAll(".track")) bar.style.display = "block";
   markRows();
 }
 
@@ -497,7 +496,7 @@ function showImages() {
   field("images").hidden = data.names.length < 2;
   field("images").setAttribute("aria-label", text("images"));
   field("images").replaceChildren(...data.names.map((name, index) =>
-    button(name.split("/").pop(), () => chooseImage(index), { "aria-pressed": index === state.image, title: name })));
+    button(base(name), () => chooseImage(index), { "aria-pressed": index === state.image, title: name })));
   field("side").hidden = data.names.length < 2 || hidden();
   field("side-load").hidden = state.side;
   field("side-load").textContent = text("side_load", { count: data.names.length });
@@ -510,7 +509,7 @@ async function showCards() {
     const each = openImage(index), cam = each.cams[0], layer = cam && data.model.base.filter(part => cam.maps[part])[state.camLayer];
     const stage = element("div", { className: "stage" }), [top] = each.heads.Logits || [];
     drawStage(stage, each, text(cam ? "picture_cam" : "picture_plain", { image: each.name, class: cam && cam.name, layer }), cam && layer ? await heatMap(cam.maps[layer]) : null, true);
-    return element("li", {}, button(each.name.split("/").pop(), () => chooseImage(index), { className: "name", "aria-pressed": index === state.image }), stage,
+    return element("li", {}, button(base(each.name), () => chooseImage(index), { className: "name", "aria-pressed": index === state.image }), stage,
       ...(each.heads.Logits ? [headBars("main", each.heads.Logits)] : []));
   }));
   field("cards").replaceChildren(...cards);
@@ -551,7 +550,7 @@ function showAll() {
   for (const each of document.querySelectorAll("[data-text]")) each.textContent = text(each.dataset.text);
   for (const control of field("languages").children) control.setAttribute("aria-pressed", control.value === state.language);
   field("languages").setAttribute("aria-label", text("language"));
-  field("title").textContent = document.title = text("title", { image: data.names.length > 1 ? `${data.names.length} ${text("images")}` : look.name, model: data.model.name });
+  field("title").textContent = document.title = text("title", { image: data.names.length > 1 ? text("image_count", { count: data.names.length }) : base(look.name), model: data.model.name });
   showImages();
   showMissing();
   showAnswer();
