@@ -12,7 +12,7 @@ const PALETTE = Array.from({ length: 256 }, (_, level) => {
 
 let data, parts, order, look;  // parts by name; the names in order; the shown image
 const state = { language: "en", image: 0, part: "", channel: null, unit: null, overlay: "field", scale: "channel",
-  camClass: 0, camLayer: 0, camShown: true, sort: "order", guessing: false, guess: null };
+  camClass: 0, camLayer: 0, camShown: true, sort: "order", guessing: false, guess: null, side: false, wholeField: false };
 const looks = [];
 
 // ------------------------------------------------------------------------------------------------ texts and numbers
@@ -86,7 +86,7 @@ function paint(canvas, pixels, scale, alpha = null) {  // gray levels to colours
   return canvas;
 }
 
-const translucent = value => 0.25 + 0.55 * value;
+const translucent = value => 0.1 + 0.65 * value;
 async function heatMap(address, alpha = translucent, root = 1) {  // as the address of a coloured picture
   const image = await loadImage(address);
   return paint(element("canvas"), levels(image), level => (level / 255) ** root, alpha).toDataURL();
@@ -106,9 +106,10 @@ function fromImage([x, y]) {
   return [(x - left) * width / (right - left), (y - top) * height / (bottom - top)];
 }
 
-function drawStage(place, shown, label, overlay, smooth, ...marks) {
+function drawStage(place, shown, label, overlay, smooth, marks = [], around = shown.box) {
   const [height, width] = shown.size, [left, top, right, bottom] = shown.box;
-  const x = Math.min(0, left), y = Math.min(0, top), far = [Math.max(width, right), Math.max(height, bottom)];
+  const x = Math.min(0, left, around[0]), y = Math.min(0, top, around[1]);
+  const far = [Math.max(width, right, around[2]), Math.max(height, bottom, around[3])];
   const crop = { x: left, y: top, width: right - left, height: bottom - top };
   const picture = shape("image", { x: 0, y: 0, width, height, preserveAspectRatio: "none", href: shown.picture });
   const outer = `M${x} ${y}H${far[0]}V${far[1]}H${x}Z`, inner = `M${left} ${top}H${right}V${bottom}H${left}Z`;
@@ -217,7 +218,10 @@ function showDrawing() {
     group.setAttribute("aria-label", describe(name));
   }
   pane.replaceChildren(drawing);
-  pane.setAttribute("aria-label", text("network"));
+  for (const group of drawing.querySelectorAll("[role=link]")) {  // so that the space between its layers is a part of a branch
+    const box = group.getBBox();
+    group.prepend(shape("rect", { class: "hit", x: box.x, y: box.y, width: box.width, height: box.height }));
+  }
   markDrawing();
 }
 
@@ -331,6 +335,10 @@ async function showField() {
   if (name !== state.part || shown !== look) return;
   const top = unit[0] * part.jump[0] - part.offset[0], left = unit[1] * part.jump[1] - part.offset[1];
   const marks = [rectangle("halo", left, top, part.field[1], part.field[0]), rectangle("theory", left, top, part.field[1], part.field[0])];
+  const reach = [...toImage([left, top]), ...toImage([left + part.field[1], top + part.field[0]])];
+  const exceeds = reach[0] < Math.min(0, look.box[0]) || reach[1] < Math.min(0, look.box[1]) || reach[2] > Math.max(look.size[1], look.box[2]) || reach[3] > Math.max(look.size[0], look.box[3]);
+  field("whole-field").hidden = !exceeds;
+  field("whole-field").setAttribute("aria-pressed", state.wholeField);
   const middle = toImage([left + part.field[1] / 2, top + part.field[0] / 2]);
   if (isCentre && effective.size) {
     const start = [left + (part.field[1] - effective.size) / 2, top + (part.field[0] - effective.size) / 2];
@@ -338,7 +346,7 @@ async function showField() {
   }
   const radius = Math.max(...look.size) / 110;
   marks.push(shape("circle", { class: "dot", cx: middle[0], cy: middle[1], r: radius }));
-  const stage = drawStage(field("field"), look, text("field_alt", { row: unit[0], column: unit[1], layer: name }), overlay, overlayKind !== "channel", ...marks);
+  const stage = drawStage(field("field"), look, text("field_alt", { row: unit[0], column: unit[1], layer: name }), overlay, overlayKind !== "channel", marks, state.wholeField && exceeds ? reach : look.box);
   stage.classList.add("unit");
   stage.addEventListener("click", event => moveUnit(stage, event));
   for (const [id, value, length] of [["unit-row", unit[0], height], ["unit-column", unit[1], width]]) {
@@ -470,8 +478,8 @@ function showBranches() {
   const largest = data.model.probabilities ? 1 : Math.max(...rows.map(row => row.values[0]), top.value, 1e-9);
   const line = (name, values, then, current) => element("tr", { "data-branch": name }, ...[
     element("th", { scope: "row" }, current ? name : button(name, () => { select(name); field("part-title").scrollIntoView({ block: "center" }); field("part-title").focus({ preventScroll: true }); })),
-    element("td", { className: "change" }, element("span", { className: "track" }, element("i", { "--fraction": Math.max(values[0], 0) / largest }), element("u", { "--whole": top.value / largest }))),
-    element("td", { className: "number" }, percent(values[0])),
+    element("td", { className: "change" }, element("span", { className: "track" }, element("i", { "--fraction": Math.max(values[0], 0) / largest }), element("u", { "--whole": top.value / largest })),
+      element("span", { className: "number" }, percent(values[0]))),
     element("td", { className: `name${then ? " differs" : ""}` }, then || (current ? top.name : text("unchanged")))]);
   field("branch-rows").replaceChildren(line(text("whole"), [top.value], "", true),
     ...rows.map(row => line(row.name, row.values, row.top.index === top.index ? "" : `${row.top.name} ${percent(row.top.value)}`)));
@@ -585,6 +593,7 @@ function listen() {
   field("cam-class").onchange = event => { state.camClass = Number(event.target.value); showCam(); };
   field("cam-layer").oninput = event => { state.camLayer = Number(event.target.value); showCam(); if (state.side) showCards(); };
   field("cam-show").onclick = () => { state.camShown = !state.camShown; showCam(); };
+  field("whole-field").onclick = () => { state.wholeField = !state.wholeField; showField(); };
   field("overlay").onchange = event => { state.overlay = event.target.value; showField(); };
   for (const id of ["unit-row", "unit-column"]) {
     field(id).onchange = () => setUnit(["unit-row", "unit-column"].map((each, axis) =>
