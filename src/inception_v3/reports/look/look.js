@@ -547,8 +547,8 @@ function showMissing() {
 }
 
 function missingValues() {
-  const kept = Object.keys(look.parts), reason = data.model.no_cam_reason;
-  return { kept: kept.join(", "), count: data.model.outline.length - kept.length, reason: reason ? text(`reason_${reason}`) : "" };
+  const lost = order.filter(name => !look.parts[name]), reason = data.model.no_cam_reason;
+  return { count: lost.length, example: lost[0], reason: reason ? text(`reason_${reason}`) : "" };
 }
 
 // ------------------------------------------------------------------------------------------------ everything
