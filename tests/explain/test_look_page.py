@@ -72,7 +72,7 @@ def looks(model: InceptionV3) -> list[Look]:
 @pytest.fixture(scope="module")
 def file(model: InceptionV3, looks: list[Look], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("look") / "page.html"
-    write_look(path, ModelFacts("run", model.settings, NAMES), looks, PageOptions())
+    write_look(path, ModelFacts("run", model.settings, NAMES), [look.as_dict() for look in looks], PageOptions())
     return path
 
 
@@ -226,7 +226,7 @@ def test_names_are_text_and_never_markup(opened: OpenedPage, looks: list[Look]) 
 def test_the_classes_are_hidden_until_the_reader_has_guessed(
     browser: Browser, model: InceptionV3, looks: list[Look], tmp_path: Path
 ) -> None:
-    write_look(tmp_path / "guess.html", ModelFacts("run", model.settings, NAMES), looks[:1], PageOptions(guess=True))
+    looks[0].save(tmp_path / "guess.html", PageOptions(guess=True))
     with open_page(browser, tmp_path / "guess.html", "#Logits") as opened:
         page = opened.page
         assert not page.locator("#heads, #cam-controls, #branches").filter(visible=True).count()

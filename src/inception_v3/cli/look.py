@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 LANGUAGES = ("en", "zh")
 MAX_IMAGES = 20  # on one page, of 2 MB each
-PAGE_SUFFIXES = (".html", ".htm")
 
 
 def look(
@@ -89,7 +88,7 @@ def look(
     Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
     """
     from inception_v3.explain.look.page import PageOptions
-    from inception_v3.explain.look.result import LookOptions
+    from inception_v3.explain.look.result import PAGE_SUFFIXES, LookOptions
     from inception_v3.images.addresses import count_images
 
     total = count_images(images)
@@ -158,10 +157,8 @@ def _open(
     model: str, options: "LookOptions", device: str | None, weights_file: Path | None, facts: ModelFacts
 ) -> "tuple[LookAt, ShownModel, Preprocessing]":
     """The function that looks at images, and what the page shows of the model."""
-    from inception_v3.explain.look.page import ModelFacts as ShownModel
     from inception_v3.inference.exported.registry import recognise
 
-    name = Path(model).name or model
     if recognise(Path(model)):
         from inception_v3.explain.look.exported import exported_looker, open_exported_look
         from inception_v3.inference.choose import stated_in_export
@@ -171,18 +168,12 @@ def _open(
         if device not in (None, "cpu"):
             raise InputError(f"--device {device}: {model} is computed on the CPU; leave it out", exit_status=2)
         network = open_exported_look(Path(model), options)
-        named, reason = network.description.class_names is not None, network.no_cam_reason
-        shown = ShownModel(name, network.settings, network.labels, named, exported=True, no_cam_reason=reason)
-        return exported_looker(network, options), shown, network.description.preprocessing
+        return exported_looker(network, options), network.facts, network.description.preprocessing
     loaded = load_network(model, device, weights_file, facts, "", needs_classes=False)
-    from inception_v3.explain.attribution.scores import class_labels
-    from inception_v3.explain.look.measure import looker
-    from inception_v3.explain.look.outline import settings_for
+    from inception_v3.explain.look.measure import looker, model_facts
 
-    settings = settings_for(loaded.settings, loaded.preprocessing.image_size)
-    labels = [] if settings.final_endpoint else class_labels(loaded)
-    shown = ShownModel(name, settings, labels, loaded.class_names is not None)
-    return looker(loaded, options), shown, loaded.preprocessing
+    name = Path(model).name or model
+    return looker(loaded, options, name), model_facts(loaded, name), loaded.preprocessing
 
 
 def _check_end_point(name: str, shown: "ShownModel") -> None:
@@ -209,4 +200,4 @@ def _write(file: Path, shown: "ShownModel", looks: "list[Look]", page: "PageOpti
         from inception_v3.explain.look.known_patches import read_patches
 
         known = read_patches(patches, looks)
-    write_look(file, shown, looks, page, known)
+    write_look(file, shown, [look.as_dict() for look in looks], page, known)

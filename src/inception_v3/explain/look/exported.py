@@ -15,6 +15,7 @@ from inception_v3.explain.attribution.exported import LAST_MAP, linear_cam
 from inception_v3.explain.classes import explained_class, find_class
 from inception_v3.explain.look.channels import CAM_SIDE, map_uri, rounded, strongest_channels
 from inception_v3.explain.look.outline import layers_of, outline, settings_for
+from inception_v3.explain.look.page import ModelFacts
 from inception_v3.explain.look.result import MAX_CAM_CLASSES, Cam, Look, LookOptions
 from inception_v3.explain.look.shown import first_not_finite, look_of, top_classes
 from inception_v3.explain.views import View
@@ -36,22 +37,15 @@ class ExportedLook:
 
     Attributes:
         description: the file's.
-        settings: of its network, for images of its size and without the auxiliary head.
+        facts: what the page shows of it; its settings are those for images of its size, without the auxiliary head.
         run: from pixels to the values of `outputs`.
         weights: of the classifier, (outputs, channels); None if the head is not linear or the file does not keep them.
-        no_cam_reason: why there is no class activation map; "" if there is one.
     """
 
     description: Description
-    settings: Settings
+    facts: ModelFacts
     run: Run
     weights: NDArray[np.float64] | None
-    no_cam_reason: str
-
-    @property
-    def labels(self) -> list[str]:
-        """The class names; empty for a network without classes."""
-        return [] if self.settings.final_endpoint else self.description.names()
 
 
 def open_exported_look(file: Path, options: LookOptions) -> ExportedLook:
@@ -68,7 +62,9 @@ def open_exported_look(file: Path, options: LookOptions) -> ExportedLook:
     has_map = LAST_MAP in outputs or {*layers_of(settings).get(LAST_MAP, "-")} <= outputs
     reason = "hidden" if settings.hidden_units else "no_map" if weights is None or not has_map else ""
     linear = None if weights is None else weights.reshape(len(weights), -1).astype(np.float64)
-    return ExportedLook(description, settings, run, linear, reason)
+    labels, named = [] if settings.final_endpoint else description.names(), description.class_names is not None
+    facts = ModelFacts(file.name, settings, labels, named, exported=True, no_cam_reason=reason)
+    return ExportedLook(description, facts, run, linear)
 
 
 def exported_looker(network: ExportedLook, options: LookOptions) -> Callable[[View], Look]:
@@ -77,7 +73,7 @@ def exported_looker(network: ExportedLook, options: LookOptions) -> Callable[[Vi
 
 
 def _look(network: ExportedLook, view: View, options: LookOptions) -> Look:
-    settings, preprocessing = network.settings, network.description.preprocessing
+    settings, preprocessing = network.facts.settings, network.description.preprocessing
     outputs = network.run(preprocessing.array(view.image)[None])
     values = _values(settings, outputs)
     counts = {name: options.inner_channels if "/" in name else options.channels for name in values}
@@ -85,7 +81,9 @@ def _look(network: ExportedLook, view: View, options: LookOptions) -> Look:
     missing = {"fields": "exported_fields"}
     if len(parts) < len(outline(settings)):
         missing["parts"] = "exported_parts"
-    look = look_of(view, preprocessing, parts).with_results(not_finite_from=first_not_finite(parts), missing=missing)
+    look = look_of(view, preprocessing, network.facts, parts).with_results(
+        not_finite_from=first_not_finite(parts), missing=missing
+    )
     if settings.final_endpoint:
         return look.with_results(missing=missing | {"heads": "cut"})
     missing |= {"aux": "exported_aux", "silenced": "exported_silenced"}
@@ -94,10 +92,10 @@ def _look(network: ExportedLook, view: View, options: LookOptions) -> Look:
     logits = outputs[LOGITS].reshape(-1).astype(np.float64)
     if not np.isfinite(logits).all():
         return look.with_results(missing=missing | {"heads": "not_finite"})
-    heads = {LOGITS: top_classes(logits, network.labels, settings.output_activation, options.top)}
-    missing["cams"] = "exported_no_cams" if network.no_cam_reason else "exported_cams"
+    heads = {LOGITS: top_classes(logits, network.facts.classes, settings.output_activation, options.top)}
+    missing["cams"] = "exported_no_cams" if network.facts.no_cam_reason else "exported_cams"
     listed = [each.index for each in heads[LOGITS]]
-    cams = [] if network.no_cam_reason else _cams(network, logits, values[LAST_MAP], listed, options)
+    cams = [] if network.facts.no_cam_reason else _cams(network, logits, values[LAST_MAP], listed, options)
     return look.with_results(heads=heads, cams=cams, missing=missing)
 
 
@@ -135,7 +133,7 @@ def _cams(
     network: ExportedLook, logits: NDArray[np.float64], features: Map, listed: list[int], options: LookOptions
 ) -> list[Cam]:
     """Grad-CAM on the last map of the requested class and the first of those that are listed."""
-    labels, activation = network.labels, network.settings.output_activation
+    labels, activation = network.facts.classes, network.facts.settings.output_activation
     wanted = [] if options.class_name is None else [find_class(options.class_name, labels)]
     found = []
     assert network.weights is not None  # else there is a no_cam_reason

@@ -19,6 +19,7 @@ from inception_v3.explain.classes import find_class
 from inception_v3.explain.effective_fields import EffectiveField
 from inception_v3.explain.look.channels import CAM_SIDE, FIELD_SIDE, map_uri, rounded, strongest_channels
 from inception_v3.explain.look.outline import outline, settings_for
+from inception_v3.explain.look.page import ModelFacts
 from inception_v3.explain.look.result import (
     MAX_CAM_CLASSES,
     Cam,
@@ -36,6 +37,7 @@ from inception_v3.network.network import EndPoints
 from inception_v3.network.probabilities import probabilities
 from inception_v3.support.text import printable
 from inception_v3.weights.model import InceptionV3
+from inception_v3.weights.read import public_name
 
 
 def look_at(model: InceptionV3, image: ImageInput | View, options: LookOptions | None = None) -> Look:
@@ -49,24 +51,32 @@ def look_at(model: InceptionV3, image: ImageInput | View, options: LookOptions |
     return looker(model, options or LookOptions())(view)
 
 
-def looker(model: InceptionV3, options: LookOptions) -> Callable[[View], Look]:
+def looker(model: InceptionV3, options: LookOptions, name: str = "") -> Callable[[View], Look]:
     """A function that looks at images through a model in evaluation mode. Raises as `look_at` does."""
     check_mode(model)
     if options.class_name is not None and not model.settings.final_endpoint:
         find_class(options.class_name, class_labels(model))
-    network = cast(InceptionV3, folded(model))
-    return lambda view: _look(network, view, options)
+    network, facts = cast(InceptionV3, folded(model)), model_facts(model, name)
+    return lambda view: _look(network, facts, view, options)
 
 
-def _look(model: InceptionV3, view: View, options: LookOptions) -> Look:
+def model_facts(model: InceptionV3, name: str = "") -> ModelFacts:
+    """What the page shows of a model; `name` is by default that of its weights."""
+    settings = settings_for(model.settings, model.preprocessing.image_size)
+    name = name or (public_name(model.origin.name) if model.origin else "InceptionV3")
+    classes = [] if settings.final_endpoint else class_labels(model)
+    return ModelFacts(name, settings, classes, model.class_names is not None)
+
+
+def _look(model: InceptionV3, facts: ModelFacts, view: View, options: LookOptions) -> Look:
     pixels = model.preprocess(view.image).to(next(model.parameters()))
     pixels = pixels.contiguous(memory_format=torch.channels_last).requires_grad_()
-    settings = settings_for(model.settings, model.preprocessing.image_size)
+    settings = facts.settings
     names = [part.name for part in outline(settings)]
     with torch.enable_grad():
         logits, outputs = model(pixels, end_points=names)
     values = {name: _map(outputs[name]) for name in names}
-    look = look_of(view, model.preprocessing, _parts(values, options))
+    look = look_of(view, model.preprocessing, facts, _parts(values, options))
     missing = {}
     if not (settings.create_aux_logits or settings.final_endpoint):
         missing["aux"] = "aux_size" if model.settings.create_aux_logits else "aux"

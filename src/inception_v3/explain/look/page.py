@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inception_v3.explain.look.outline import as_dicts, outline
-from inception_v3.explain.look.result import Look
 from inception_v3.network.architecture import BASE_END_POINTS
 from inception_v3.network.drawing import plan, svg
 from inception_v3.network.settings import Settings
@@ -78,12 +77,19 @@ class ModelFacts:
 
 
 def write_look(
-    file: Path, model: ModelFacts, looks: Sequence[Look], options: PageOptions, patches: Mapping[str, str] | None = None
+    file: Path,
+    model: ModelFacts,
+    looks: Sequence[dict[str, Any]],
+    options: PageOptions,
+    patches: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the page of one or several images. Raises InputError: it cannot be written."""
+    """Write the page of one or several images, each as `Look.as_dict` returns it.
+
+    Raises InputError: it cannot be written.
+    """
     script = (files("inception_v3") / "reports/look/look.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    data = page_data(model, [look.name for look in looks], options, patches or {})
+    data = page_data(model, [look["name"] for look in looks], options, patches or {})
     names = data["names"]
     title = f"{Path(names[0]).name if len(names) == 1 else f'{len(names)} images'} through {data['model']['name']}"
     values = {
@@ -91,7 +97,7 @@ def write_look(
         "script": _Verbatim(script),
         "script_hash": _Verbatim(digest),
         "data": data,
-        "images": (look.as_dict() for look in looks),
+        "images": looks,
     }
     write_page(file, "reports/look/page.html", values)
 

@@ -4,11 +4,15 @@ Maps are PNG files in data URIs: gray levels 0 to 255 from the lowest to the hig
 """
 
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from inception_v3.explain.look.page import ModelFacts, PageOptions, write_look
 from inception_v3.network.architecture import Size
+from inception_v3.support.files import check_suffix
 
 MAX_CAM_CLASSES = 5
+PAGE_SUFFIXES = (".html", ".htm")
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class Look:
     """An image, and what the network computes from it.
 
     Attributes:
+        model: what the page shows of the network.
         name: of the image.
         size: its (height, width).
         picture: the image, reduced, as a data URI.
@@ -121,10 +126,11 @@ class Look:
             "cams", "silenced" that is incomplete.
     """
 
+    model: ModelFacts = field(repr=False)
     name: str
     size: Size
-    picture: str
-    input: str
+    picture: str = field(repr=False)
+    input: str = field(repr=False)
     box: tuple[float, float, float, float]
     parts: dict[str, Channels] = field(repr=False, default_factory=dict)
     fields: dict[str, Field] = field(repr=False, default_factory=dict)
@@ -144,5 +150,12 @@ class Look:
         return replace(self, **results)
 
     def as_dict(self) -> dict[str, Any]:
-        """All attributes as values that JSON can hold."""
-        return asdict(self)
+        """What the page's script reads of the image: all attributes but `model`, as values that JSON can hold."""
+        values = asdict(self)
+        del values["model"]
+        return values
+
+    def save(self, path: str | Path, options: PageOptions | None = None) -> None:
+        """Write the page of this image, as .html. Raises InputError: another suffix; it cannot be written."""
+        check_suffix(Path(path), PAGE_SUFFIXES, "a page")
+        write_look(Path(path), self.model, [self.as_dict()], options or PageOptions())

@@ -1,10 +1,13 @@
 """Parts of a Look that a network in PyTorch and an exported one have in common. No PyTorch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.explain.look.channels import rounded
+from inception_v3.explain.look.page import ModelFacts
 from inception_v3.explain.look.result import Channels, Look, Prediction
 from inception_v3.explain.views import View
 from inception_v3.images.preprocessing import Preprocessing
@@ -16,9 +19,10 @@ from inception_v3.support.text import printable
 PICTURE_SIDE = 800  # pixels
 
 
-def look_of(view: View, preprocessing: Preprocessing, parts: dict[str, Channels]) -> Look:
+def look_of(view: View, preprocessing: Preprocessing, model: ModelFacts, parts: dict[str, Channels]) -> Look:
     """A Look with an image and the values of the network's parts, as yet without results."""
     return Look(
+        model=model,
         name=printable(view.name),
         size=(view.image.height, view.image.width),
         picture=thumbnail(view.image, PICTURE_SIDE, "WEBP", quality=82, method=2),
@@ -29,7 +33,7 @@ def look_of(view: View, preprocessing: Preprocessing, parts: dict[str, Channels]
 
 
 def top_classes(
-    logits: NDArray[np.floating], labels: list[str], activation: OutputActivation, count: int
+    logits: NDArray[np.floating], labels: Sequence[str], activation: OutputActivation, count: int
 ) -> list[Prediction]:
     """The classes with the highest probability, or output, from logits (outputs,)."""
     values = probabilities(logits[None], activation)[0]
@@ -37,7 +41,7 @@ def top_classes(
     return [prediction(int(index), labels, values) for index in best]
 
 
-def prediction(index: int, labels: list[str], values: NDArray[np.floating]) -> Prediction:
+def prediction(index: int, labels: Sequence[str], values: NDArray[np.floating]) -> Prediction:
     """A class with its value."""
     return Prediction(index, printable(labels[index]), rounded([values[index]])[0])
 
