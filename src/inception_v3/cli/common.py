@@ -240,6 +240,12 @@ Cache = Annotated[
     ),
 ]
 NoCache = Annotated[bool, data_option("--no-cache", help="Neither read nor write the features of other runs.")]
+# The options of a network that is built from the table, not loaded.
+NETWORK_DEFAULTS = {"height": 299, "width": 299, "depth_multiplier": 1.0, "num_classes": 1000}
+Height = Annotated[int | None, model_option(metavar="N", help="Height of the images in pixels.", show_default="299")]
+Width = Annotated[int | None, model_option(metavar="N", help="Width of the images in pixels.", show_default="299")]
+DepthMultiplier = Annotated[float | None, model_option(metavar="FACTOR", help=DEPTH_HELP, show_default="1.0")]
+NumClasses = Annotated[int | None, model_option(metavar="N", help="Number of classes.", show_default="1000")]
 Epochs = Annotated[int | None, training_option(metavar="N", help="Passes over the training images.")]
 LearningRate = Annotated[float | None, training_option(metavar="RATE", help="Peak learning rate.")]
 Seed = Annotated[int, running_option(min=0, metavar="N", help="Seed of everything that is random.")]
@@ -328,6 +334,11 @@ LogEvery = Annotated[
         help="Seconds between two lines of progress where there is no terminal; 0 for none.",
     ),
 ]
+
+
+def network_options(**given: float | None) -> dict[str, Any]:
+    """NETWORK_DEFAULTS, replaced by the options that are given."""
+    return NETWORK_DEFAULTS | {name: value for name, value in given.items() if value is not None}
 
 
 def check_only_one(**given: bool) -> None:

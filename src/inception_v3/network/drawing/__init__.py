@@ -4,6 +4,8 @@ Renderers are `svg`, and for PNG and PDF `figure.save`, which needs matplotlib. 
 drawing with a table. Nothing here needs PyTorch.
 """
 
+from inception_v3.network.architecture import unknown_end_point
+from inception_v3.network.drawing.module import module
 from inception_v3.network.drawing.notebook import network_html as network_html
 from inception_v3.network.drawing.page import network
 from inception_v3.network.drawing.shapes import Drawing as Drawing
@@ -11,6 +13,14 @@ from inception_v3.network.drawing.vector import svg as svg
 from inception_v3.network.settings import Settings
 
 
-def plan(settings: Settings) -> Drawing:
-    """Place all shapes of the drawing of a network, for its `image_size`."""
-    return network(settings)
+def plan(settings: Settings, end_point: str | None = None) -> Drawing:
+    """Place all shapes of the drawing of a network, for its `image_size`; with `end_point`, of this module or layer.
+
+    Raises ValueError: an end point that this network does not have, or that has no layers.
+    """
+    if end_point is None:
+        return network(settings)
+    known = {point.name: point for point in settings.end_points() if point.layers}
+    if end_point not in known:
+        raise unknown_end_point(end_point, known)
+    return module(known[end_point])

@@ -1,18 +1,17 @@
 """The legend of the page: colours, notation and scales."""
 
-from inception_v3.network.drawing import parts
-from inception_v3.network.drawing.parts import Scale
+from inception_v3.network.drawing.parts import Scale, macs_text
 from inception_v3.network.drawing.shapes import Box, Label, Shape
 from inception_v3.network.drawing.styles import LAYERS
 
-HEIGHT = 76.0
-COLUMNS = (0.0, 210.0, 420.0, 1080.0)  # x of two columns of colours, of the notes, and of the scales
+HEIGHT = 72.0
+COLUMNS = (0.0, 200.0, 380.0, 1120.0)  # x of two columns of colours, of the notes, and of the scales
 
 
 def legend(x: float, y: float, width: float, scale: Scale) -> list[Shape]:
     """The legend in a band of this width, from the point (x, y)."""
     shapes: list[Shape] = [Box(x, y, width, HEIGHT, "band", 10)]
-    lines = [y + 16 + 22 * row for row in range(3)]
+    lines = [y + 15 + 21 * row for row in range(3)]
     for number, kind in enumerate(LAYERS):
         left, middle = x + 22 + COLUMNS[number // 3], lines[number % 3]
         shapes.append(Box(left, middle - 7, 22, 14, kind, 3))
@@ -22,10 +21,10 @@ def legend(x: float, y: float, width: float, scale: Scale) -> list[Shape]:
     left = x + 22 + COLUMNS[3]
     for middle, kind, most in (
         (lines[0], "parameters", f"{scale.parameters:,}"),
-        (lines[1], "macs", parts.millions(scale.macs)),
+        (lines[1], "macs", macs_text(scale.macs)),
     ):
         shapes.append(Box(left, middle - 4, 22, 8, kind, 1))
-        shapes.append(Label(left + 30, middle, f"{{{kind}}}, {{legend_bars}} {most}", "note", "start"))
+        shapes.append(Label(left + 30, middle, f"{{{kind}}}{{comma}}{{legend_bars}} {most}", "note", "start"))
     shapes.append(Box(left, lines[2] - 5, 22, 10, "map"))
     shapes.append(Label(left + 30, lines[2], "{legend_map}", "note", "start"))
     return shapes

@@ -1,10 +1,10 @@
 """The network as a drawing and a table in HTML, derived from its table, for notebooks. No scripts, no other files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from inception_v3.errors import printable
-from inception_v3.network.architecture import BASE, BASE_END_POINTS, Dense, EndPoint, Layer, Mixed, Pool
+from inception_v3.network.architecture import BASE_END_POINTS, Dense, EndPoint, Layer, Pool
 from inception_v3.network.describe import built_as
 from inception_v3.network.settings import Settings
 

@@ -9,7 +9,7 @@ from inception_v3.network.drawing.shapes import Box, Group, Label, Line, Shape
 Steps = Sequence[tuple[Layer, ...]]
 
 
-def kind(layer: Layer) -> str:
+def layer_kind(layer: Layer) -> str:
     """The kind of a layer's box, which gives its colour."""
     if isinstance(layer.table, Pool):
         return layer.table.kind
@@ -18,44 +18,52 @@ def kind(layer: Layer) -> str:
     return "one" if layer.kernel == (1, 1) else "square" if layer.kernel[0] == layer.kernel[1] else "line"
 
 
-def kernel(layer: Layer) -> str:
+def kernel_text(layer: Layer) -> str:
     """The kernel, the stride and the padding of a layer: "3x3/2 V"."""
     stride = f"/{layer.table.stride}" if layer.table.stride > 1 else ""
     valid = " V" if layer.table.padding == "VALID" and layer.kernel != (1, 1) else ""
     return f"{layer.kernel[0]}x{layer.kernel[1]}{stride}{valid}"
 
 
-def width(layer: Layer) -> str:
+def width_text(layer: Layer) -> str:
     """The number of channels of a convolution, or the kind of a pool."""
     return f"{{{layer.table.kind}}}" if isinstance(layer.table, Pool) else str(layer.out_channels)
 
 
-def in_one_line(layer: Layer) -> str:
+def layer_text(layer: Layer) -> str:
     """A layer on one line: "3x3/2 V  32", "max 3x3/2 V", "relu 1024"."""
     if isinstance(layer.table, Dense):
         return f"{layer.table.activation}  {layer.out_channels}"
-    order = (width(layer), kernel(layer)) if isinstance(layer.table, Pool) else (kernel(layer), width(layer))
-    return "  ".join(order)
+    texts = [kernel_text(layer), width_text(layer)]
+    return "  ".join(reversed(texts) if isinstance(layer.table, Pool) else texts)
 
 
-def shape(output: FeatureMap) -> str:
+def shape_text(output: FeatureMap) -> str:
     """Height, width and channels: "35x35x256"."""
     return f"{output.size[0]}x{output.size[1]}x{output.channels}"
 
 
-def millions(count: int) -> str:
-    return f"{count / 1e6:,.1f} M"
+def macs_text(count: int) -> str:
+    """A number of multiply-accumulates: "312.3 M" for millions, "57.2 G" above ten thousand of them."""
+    if count < 100_000:
+        return f"{count:,}"
+    return f"{count / 1e6:,.1f} M" if count < 1e10 else f"{count / 1e9:,.1f} G"
+
+
+def parameters_text(count: int) -> str:
+    """A number of parameters with all digits, or in billions as "102.4 G"."""
+    return f"{count:,}" if count < 1e9 else f"{count / 1e9:,.1f} G"
 
 
 def tooltip(name: str, layers: Sequence[Layer], output: FeatureMap) -> str:
     """What is known about an end point, a branch or a layer, in one line."""
-    parts = [f"{name}: {shape(output)}"]
+    parts = [f"{name}: {shape_text(output)}"]
     if len(layers) == 1:
-        parts.insert(0, f"{name}, {in_one_line(layers[0])}")
-        parts[1] = shape(output)
+        parts.insert(0, f"{name}, {layer_text(layers[0])}")
+        parts[1] = shape_text(output)
     if parameters := sum(layer.parameters for layer in layers):
         parts.append(f"{{parameters}} {parameters:,}")
-        parts.append(f"{{macs}} {millions(sum(layer.macs for layer in layers))}")
+        parts.append(f"{{macs}} {macs_text(sum(layer.macs for layer in layers))}")
     field = output.receptive_field
     return ", ".join([*parts, f"{{field}} {field[0]}x{field[1]}"])
 
@@ -80,8 +88,9 @@ class Scale:
         )
 
 
-BAR, BAR_HEIGHT, BAR_STEP = 96.0, 7.0, 13.0
-MAP_LENGTH, MAP_HEIGHT = 60.0, 24.0
+BAR, BAR_HEIGHT, BAR_STEP = 88.0, 7.0, 13.0
+MAP_LENGTH, MAP_HEIGHT, MAP_OFFSET = 60.0, 24.0, 86.0
+LONGEST_SHAPE = 10  # characters of a shape in the usual size of letters
 
 
 def bars(layers: Sequence[Layer], x: float, y: float, right: float, scale: Scale) -> list[Shape]:
@@ -90,8 +99,8 @@ def bars(layers: Sequence[Layer], x: float, y: float, right: float, scale: Scale
     parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
     if parameters:
         rows = (
-            ("parameters", parameters / scale.parameters, f"{parameters:,}"),
-            ("macs", macs / scale.macs, millions(macs)),
+            ("parameters", parameters / scale.parameters, parameters_text(parameters)),
+            ("macs", macs / scale.macs, macs_text(macs)),
         )
         for row, (name, share, value) in enumerate(rows):
             middle = y + (row - 0.5) * BAR_STEP
@@ -100,8 +109,18 @@ def bars(layers: Sequence[Layer], x: float, y: float, right: float, scale: Scale
     return shapes
 
 
-def feature_map(output: FeatureMap, x: float, y: float, scale: Scale) -> Box:
-    """A feature map around the height `y`: its length is the number of channels, its height the root of the map's."""
+def output_shape(output: FeatureMap, x: float, y: float, kind: str, scale: Scale) -> list[Shape]:
+    """The shape of an output around the height `y`, and the feature map beside it if there is room.
+
+    The length of the feature map is the number of channels, its height the square root of the map's height.
+    """
+    text = shape_text(output)
+    if len(text) > LONGEST_SHAPE:
+        return [Label(x, y, text, "small", "start")]
+    return [Label(x, y, text, kind, "start"), _feature_map(output, x + MAP_OFFSET, y, scale)]
+
+
+def _feature_map(output: FeatureMap, x: float, y: float, scale: Scale) -> Box:
     height = max(MAP_HEIGHT * (max(output.size) / scale.size) ** 0.5, 2)
     return Box(x, y - height / 2, max(MAP_LENGTH * output.channels / scale.channels, 1), height, "map")
 
@@ -114,7 +133,7 @@ class Measures:
     height: float
     column_gap: float
     step_gap: float
-    in_detail: bool = False  # name, shape and figures of each layer in its box
+    scale: Scale | None = None  # of the figures of a layer, which its box then shows with its name
 
     def columns_width(self, columns: int) -> float:
         return columns * (self.width + self.column_gap) - self.column_gap
@@ -123,48 +142,45 @@ class Measures:
         return steps * (self.height + self.step_gap) - self.step_gap
 
 
-def columns(steps: Steps) -> int:
+def column_count(steps: Steps) -> int:
     """The number of layers side by side in a branch."""
     return max(map(len, steps))
 
 
 def layer_group(layer: Layer, x: float, y: float, measures: Measures) -> Group:
     """The box of a layer."""
-    box = Box(x, y, measures.width, measures.height, kind(layer), 4)
+    box = Box(x, y, measures.width, measures.height, layer_kind(layer), 4)
     middle, third = x + measures.width / 2, measures.height / 2 - 7
-    labels = [
-        Label(middle, y + measures.height / 2 - third + 0.5, kernel(layer), "kernel"),
-        Label(middle, y + measures.height / 2 + third - 0.5, width(layer), "width"),
+    labels: list[Shape] = [
+        Label(middle, y + measures.height / 2 - third + 0.5, kernel_text(layer), "kernel"),
+        Label(middle, y + measures.height / 2 + third - 0.5, width_text(layer), "width"),
     ]
-    if measures.in_detail:
-        labels = _details(layer, x, y, measures)
+    if measures.scale:
+        labels = _details(layer, x, y, measures, measures.scale)
     return Group(layer.name, "layer", tooltip(layer.name, [layer], layer.output), (box, *labels))
 
 
-def _details(layer: Layer, x: float, y: float, measures: Measures) -> list[Label]:
+def _details(layer: Layer, x: float, y: float, measures: Measures, scale: Scale) -> list[Shape]:
     """The name of a layer, its kernel and width, its output, its parameters and multiply-accumulates."""
     left, right, field = x + 10, x + measures.width - 10, layer.output.receptive_field
-    labels = [
-        Label(left, y + 14, layer.name.rpartition("/")[2], "row-name", "start"),
-        Label(left, y + 33, in_one_line(layer), "shape", "start"),
-        Label(right, y + 33, shape(layer.output), "shape", "end"),
-        Label(right, y + 69, f"{{field}} {field[0]}x{field[1]}", "small", "end"),
+    return [
+        Label(left, y + 15, layer.name.rpartition("/")[2], "row-name", "start"),
+        Label(right, y + 15, f"{{field_short}} {field[0]}x{field[1]}", "small", "end"),
+        Label(left, y + 36, layer_text(layer), "shape", "start"),
+        Label(right, y + 36, shape_text(layer.output), "shape", "end"),
+        *bars([layer], left, y + 63, right, scale),
     ]
-    if layer.parameters:
-        labels.append(Label(left, y + 52, f"{{parameters}} {layer.parameters:,}", "small", "start"))
-        labels.append(Label(left, y + 69, f"{millions(layer.macs)} {{macs_short}}", "small", "start"))
-    return labels
 
 
 def branch_group(
-    name: str, steps: Steps, output: FeatureMap, left: float, bus: float, top: float, joins: Sequence[float], bar: float,
-    measures: Measures,
-) -> Group:  # fmt: skip
+    branch: EndPoint, left: float, bus: float, top: float, joins: Sequence[float], bar: float, measures: Measures
+) -> Group:
     """A branch: its boxes from `top`, and the lines from the input at the height `bus` to the bar of the join.
 
     `joins` are the x of the ends of the lines at the height `bar`, one for each layer of the last step.
     """
-    full = measures.columns_width(columns(steps))
+    (steps,) = branch.branches
+    full = measures.columns_width(column_count(steps))
     shapes: list[Shape] = []
     sources: list[tuple[float, float]] = [(left + full / 2, bus)]
     for number, step in enumerate(steps):
@@ -178,8 +194,7 @@ def branch_group(
     for (x, y), end in zip(sources, joins, strict=True):
         turn = max(bar - measures.step_gap - 8, y)
         shapes.append(Line(((x, y), (x, turn), (end, bar)), "wire", has_head=False))
-    layers = [layer for step in steps for layer in step]
-    return Group(name, "branch", tooltip(name, layers, output), tuple(shapes))
+    return Group(branch.name, "branch", tooltip(branch.name, branch.layers, branch.output), tuple(shapes))
 
 
 def _wire(start: tuple[float, float], end: tuple[float, float]) -> Line:
@@ -212,5 +227,3 @@ def join_bar(parts: Sequence[EndPoint], left: float, y: float, full: float) -> t
 def branches_of(point: EndPoint) -> list[EndPoint]:
     """The branches of a module, or nothing for an end point with only one."""
     return [each for each in point.inner if each.inner]
-
-

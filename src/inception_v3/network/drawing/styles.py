@@ -58,6 +58,7 @@ class LineStyle:
     dashed: bool = False
 
 
+BASELINE = 0.36  # of the size of letters, from the middle of their height to the line on which they stand
 LAYERS = ("one", "square", "line", "max", "avg", "head")
 BOXES = {
     **{kind: BoxStyle(kind, f"{kind}-edge", 1.2) for kind in LAYERS},

@@ -3,7 +3,7 @@
 from html import escape
 
 from inception_v3.network.drawing.shapes import Box, Drawing, Group, Label, Line, Shape, head, path
-from inception_v3.network.drawing.styles import BOXES, COLOURS, LABELS, LINES
+from inception_v3.network.drawing.styles import BASELINE, BOXES, COLOURS, LABELS, LINES
 from inception_v3.network.drawing.words import Language, translate
 
 FONTS = (
@@ -62,7 +62,7 @@ def _line(line: Line) -> str:
 
 def _label(label: Label, text: str) -> str:
     anchor = "" if label.anchor == "middle" else f' text-anchor="{label.anchor}"'
-    baseline = label.y + LABELS[label.kind].size * 0.36
+    baseline = label.y + LABELS[label.kind].size * BASELINE
     return f'<text class="d-{label.kind}-text" x="{_number(label.x)}" y="{_number(baseline)}"{anchor}>{text}</text>'
 
 
