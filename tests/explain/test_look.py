@@ -91,11 +91,10 @@ def test_every_end_point_branch_and_layer_has_its_shape_and_its_strongest_channe
         channels, values = look.parts[name], outputs[name][0]
         values = values if values.dim() == 3 else values[:, None, None]
         assert channels.shape == (point.height, point.width, point.channels)
-        largest = values.amax((1, 2))
-        assert channels.high == pytest.approx(largest[channels.numbers].tolist(), rel=1e-3, abs=1e-4)
-        assert channels.high == sorted(channels.high, reverse=True)
-        ranked = sorted(largest.tolist(), reverse=True)
-        assert channels.high == pytest.approx(ranked[: 8 if "/" in name else 12], rel=1e-3, abs=1e-4)
+        means = values.mean((1, 2))
+        ranked = sorted(means.tolist(), reverse=True)[: 8 if "/" in name else 12]
+        assert means[channels.numbers].tolist() == pytest.approx(ranked, rel=1e-3, abs=1e-4)
+        assert channels.high == pytest.approx(values.amax((1, 2))[channels.numbers].tolist(), rel=1e-3, abs=1e-4)
         if channels.sprite:
             step = (np.array(channels.high) - channels.low).max() / 255
             assert np.abs(maps(look, name) - values[channels.numbers].numpy()).max() <= 0.51 * step + 1e-3
@@ -138,7 +137,7 @@ def test_heads_heat_maps_fields_and_branches_are_those_of_the_other_explanations
         assert [each.name for each in look.heads[head]] == [
             model.class_names[i] for i in expected.argsort(descending=True)
         ]
-    assert [cam.index for cam in look.cams] == [each.index for each in look.main]
+    assert [cam.index for cam in look.cams] == [each.index for each in look.main[:3]]
     for cam in look.cams:
         assert [*cam.maps] == [*model.base_end_points]
         for name in ("Conv2d_2a_3x3", "Mixed_6a", "Mixed_7c"):
@@ -230,8 +229,8 @@ def test_a_network_in_training_mode_or_with_several_predictions_is_refused(view:
 
 def test_values_below_zero_and_equal_values_have_maps_too() -> None:
     found = strongest_channels(np.array([[[-2.0, 1.0]], [[0.0, 0.0]], [[3.0, 3.0]]]), 3)
-    assert (found.numbers, found.low, found.high) == ([2, 0, 1], [0.0, -2.0, 0.0], [3.0, 1.0, 0.0])
-    assert decoded(found.sprite).tolist() == [[255, 255], [0, 255], [0, 0]]
+    assert (found.numbers, found.low, found.high) == ([2, 1, 0], [0.0, 0.0, -2.0], [3.0, 0.0, 1.0])
+    assert decoded(found.sprite).tolist() == [[255, 255], [0, 0], [0, 255]]
     assert (found.silent, found.low_of_all, found.high_of_all) == (1, -2.0, 3.0)
 
 

@@ -16,7 +16,10 @@ Map = NDArray[np.floating]  # (height, width)
 
 
 def strongest_channels(values: NDArray[np.floating], count: int) -> Channels:
-    """The `count` channels of a map (channels, height, width) with the largest values. NaN and infinity count as 0."""
+    """The `count` channels of a map (channels, height, width) with the largest means. NaN and infinity count as 0.
+
+    The largest values would show what happens in the corners of the map, where the padding is.
+    """
     channels, height, width = values.shape
     flat = values.reshape(channels, -1)
     finite = np.isfinite(flat)
@@ -24,7 +27,7 @@ def strongest_channels(values: NDArray[np.floating], count: int) -> Channels:
     if not_finite:
         flat = np.where(finite, flat, 0)
     maxima, minima = flat.max(1), flat.min(1)
-    numbers = np.argsort(-maxima, kind="stable")[:count]
+    numbers = np.argsort(-flat.mean(1), kind="stable")[:count]
     strongest = flat[numbers].astype(np.float64)
     peaks = [divmod(int(place), width) for place in strongest.argmax(1)]
     high, low = strongest.max(1), np.minimum(strongest.min(1), 0)

@@ -11,13 +11,13 @@ from inception_v3.explain.look.page import ModelFacts, PageOptions, write_look
 from inception_v3.network.architecture import Size
 from inception_v3.support.files import check_suffix
 
-MAX_CAM_CLASSES = 5
+MAX_CAM_CLASSES = 3
 PAGE_SUFFIXES = (".html", ".htm")
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The strongest channels of a part of the network: those with the largest value in the image.
+    """The strongest channels of a part of the network: those with the largest mean over the positions of the image.
 
     Attributes:
         shape: the output's (height, width, channels) in this image.

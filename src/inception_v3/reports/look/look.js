@@ -292,17 +292,22 @@ function showPart() {
   }));
   field("crumbs").setAttribute("aria-label", text("part"));
   field("part-title").textContent = name;
-  field("part-kind").textContent = `${text(part.kind)}${part.operation ? ` \u00b7 ${operation(part)}` : ""}`;
-  field("notation").replaceChildren(...(part.operation ? [] : part.built_as).map(line => element("li", {}, line)));
+  const inner = children(name), branches = inner.filter(each => parts.get(each).kind === "branch").length;
+  const about = part.operation ? operation(part) : branches ? text("op_module", { count: branches }) : part.built_as.join(", ");
+  field("part-kind").textContent = [text(part.kind), about].filter(Boolean).join(" \u00b7 ");
   field("figures").replaceChildren(...[[times(part.shape), "shape"], [count(part.parameters), "parameters"], [count(part.macs), "macs"]]
     .map(([value, key]) => element("div", { "data-figure": key }, element("b", {}, value), element("span", {}, text(key)))));
-  const inner = children(name);
   field("inside").hidden = !inner.length;
-  field("inside").replaceChildren(element("span", { className: "label" }, text("contains")),
-    ...inner.map(each => button(`${each.slice(name.length + 1)}  ${times(parts.get(each).shape)}`, () => select(each))));
+  field("inside").replaceChildren(...inner.map(each =>
+    element("li", {}, element("button", { type: "button", onclick: () => select(each) }, ...insideLines(name, each)))));
   showSilencedPart(name);
   showField();
   showChannels();
+}
+
+function insideLines(outer, name) {
+  const part = parts.get(name), how = part.operation ? operation(part) : part.built_as.join();
+  return [element("b", {}, name.slice(outer.length + 1)), element("span", {}, how), element("span", {}, times(part.shape))];
 }
 
 function operation(part) {
@@ -474,7 +479,7 @@ function showBranches() {
   if (!rows.length || hidden()) return;
   for (const control of field("sort").querySelectorAll("button")) control.setAttribute("aria-pressed", control.value === state.sort);
   if (state.sort === "effect") rows.sort((one, other) => Math.abs(other.values[0] - top.value) - Math.abs(one.values[0] - top.value));
-  field("branches-class").textContent = text("change", { class: top.name });
+  field("branches-class").textContent = text(data.model.probabilities ? "probability" : "output", { class: top.name });
   const largest = data.model.probabilities ? 1 : Math.max(...rows.map(row => row.values[0]), top.value, 1e-9);
   const line = (name, values, then, current) => element("tr", { "data-branch": name }, ...[
     element("th", { scope: "row" }, current ? name : button(name, () => { select(name); field("part-title").scrollIntoView({ block: "center" }); field("part-title").focus({ preventScroll: true }); })),
