@@ -334,6 +334,7 @@ async function showField() {
   const options = [["none", true], ["field", effective && effective.size > 0], ["channel", state.channel !== null]].filter(each => each[1]).map(each => each[0]);
   const overlayKind = options.includes(state.overlay) ? state.overlay : "none";
   field("overlay").replaceChildren(...options.map(each => element("option", { value: each, selected: each === overlayKind }, text(`overlay_${each}`))));
+  field("overlay").hidden = field("overlay").labels[0].hidden = options.length < 2;
   let overlay = null;
   if (overlayKind === "field") overlay = await heatMap(effective.map, value => 0.85 * Math.min(1, 2 * value), 0.5);
   if (overlayKind === "channel") overlay = paint(element("canvas"), await channelLevels(look.parts[name], state.channel), level => level / 255, translucent).toDataURL();
@@ -364,7 +365,7 @@ async function showField() {
 
 function showKey(part, unit, effective, isCentre) {
   const line = name => shape("svg", { viewBox: "0 0 28 16", "aria-hidden": "true" }, shape("path", { class: name, d: "M1 8H27" }));
-  const rows = [[line("theory"), `${text("field_theory", { width: part.field[1], height: part.field[0] })} ${text("field_padding", { share: paddingShare(part, unit) })}`]];
+  const rows = [[line("theory"), `${text("field_theory", { width: part.field[1], height: part.field[0] })} ${fieldPadding(part, unit)}`]];
   if (effective && effective.size === 0) rows.push(["", text("field_zero")]);
   else if (isCentre) rows.push([line("effective"), text("field_effective", { size: effective.size })]);
   else if (!effective && !look.missing.fields) {
@@ -374,13 +375,13 @@ function showKey(part, unit, effective, isCentre) {
   field("field-key").replaceChildren(...rows.filter(row => row[1]).flatMap(([sign, words]) => [element("span", {}, sign), element("span", {}, words)]));
 }
 
-function paddingShare(part, unit) {
+function fieldPadding(part, unit) {
   const inside = [0, 1].map(axis => {
     const start = unit[axis] * part.jump[axis] - part.offset[axis];
     return Math.max(0, Math.min(start + part.field[axis], inputSize()[axis]) - Math.max(start, 0));
   });
   const share = 1 - inside[0] * inside[1] / (part.field[0] * part.field[1]);
-  return `${(100 * share).toFixed(share && share < 0.1 ? 1 : 0)} %`;
+  return share ? text("field_padding", { share: `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %` }) : text("field_inside");
 }
 
 function moveUnit(stage, event) {
