@@ -1,6 +1,9 @@
 """The page of `look`, opened from disk in Chromium: every part, keyboard, screen reader, languages, phone, print."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +301,33 @@ def test_several_images_stand_side_by_side(opened: OpenedPage) -> None:
     page.locator("#cards button", has_text="b.png").click()
     assert page.locator("#images button[aria-pressed=true]").inner_text() == "b.png"
     assert page.evaluate("location.hash") == "#Mixed_5b@2"
+
+
+def test_the_page_says_where_values_stop_being_finite_and_what_cannot_be_shown(
+    browser: Browser, looks: list[Look], tmp_path: Path
+) -> None:
+    start = "Mixed_5c/Branch_1/Conv2d_0b_1x1"
+    absent = {"heads": {}, "cams": [], "silenced": [], "fields": {}, "not_finite_from": start}
+    keys = re.findall(
+        r'"missing_(?!remedy)(\w+)"', (files("inception_v3") / "reports/look/texts.json").read_text("utf-8")
+    )
+    causes = {"heads": "not_finite", "cams": "not_finite", "silenced": "not_finite"}
+    causes |= {key: key for key in keys if key != "not_finite"}
+    parts = {name: each for name, each in looks[0].parts.items() if name != "Mixed_5b/Branch_3/AvgPool_0a_3x3"}
+    model = replace(looks[0].model, exported=True, no_cam_reason="hidden")
+    looks[0].with_results(**absent, parts=parts, missing=causes, model=model).save(tmp_path / "page.html")
+    with open_page(browser, tmp_path / "page.html") as opened:
+        page = opened.page
+        assert f"start in {start}" in text(page, "#problem")
+        page.click("#problem button")
+        assert text(page, "#part-title") == start
+        lines = page.locator("#missing-list li").all_inner_texts()
+        assert len(lines) == len(causes) + 1
+        assert not any("undefined" in line or "{" in line for line in lines)
+        assert "Heat maps: the outputs of the network are infinite or not a number." in lines
+        assert not page.locator("#cam-controls, #branches, #guess-mode").filter(visible=True).count()
+        page.evaluate(VISIT, ["Mixed_5b/Branch_3"])
+        page.locator("#inside button", has_text="AvgPool").click()
+        assert "cannot be had from this file" in text(page, "#channels-note")
+        assert not opened.violations()
+        assert not opened.errors

@@ -105,9 +105,7 @@ def look(
         if is_page and number >= MAX_IMAGES:
             raise _too_many(out, number + 1)
         looks.append(_look_at(look_at, view))
-        results.append(
-            {"image": view.name, "top": [[each.name, each.value] for each in looks[-1].heads.get("Logits", ())]}
-        )
+        results.append({"image": view.name, "top": [[each.name, each.value] for each in looks[-1].main]})
         if not is_page:
             write(out / f"{number:04}-{file_stem(Path(view.name).stem)}.html")
 
