@@ -349,6 +349,7 @@ def test_more_images_than_a_page_holds_are_refused_before_the_model_is_loaded(tm
         ("{0}/0.png --end-point Mixed_5x", "--end-point Mixed_5x: not in model.safetensors; did you mean Mixed_5"),
         ("{0}/0.png --language fr", "--language: no such value fr; choose from en, zh"),
         ("{0}/0.png --top 0", "--top"),
+        ("{0}/0.png --out page.pdf", "page.pdf: a page is saved as .html or .htm; change the suffix"),
         ("{0}/0.png --out {0}/0.png/page.html", "0.png"),
         ("{0}/0.png --patches {0}", "holds no patches; write them with `inception-v3 patches"),
     ],
@@ -362,6 +363,19 @@ def test_wrong_arguments_are_refused_in_one_line(
     assert status in (1, 2)
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_network_without_classes_shows_its_maps_but_explains_no_class(tmp_path: Path, command: Run) -> None:
+    save(network(final_endpoint="Mixed_5b"), tmp_path / "cut.safetensors")
+    noise().save(tmp_path / "image.png")
+    arguments = ("look", tmp_path / "cut.safetensors", tmp_path / "image.png", "--out", tmp_path / "page.html")
+    status, _, err = command(*arguments, "--class", "cat")
+    assert status == 2
+    assert "--class cat: cut.safetensors ends at Mixed_5b and has no classes; leave it out" in err
+    assert command(*arguments)[0] == 0
+    data, (image,) = page_values(tmp_path / "page.html")
+    assert ([*image["parts"]][-1], image["missing"]) == ("Mixed_5b/Branch_3/Conv2d_0b_1x1", {"heads": "cut"})
+    assert data["model"]["classes"] == []
 
 
 def test_the_images_that_excite_a_channel_are_shown_beside_it(inputs: Path, tmp_path: Path, command: Run) -> None:

@@ -88,15 +88,16 @@ def look(
     Exit status: 0, success; 1, failed; 2, wrong arguments; 3, finished, but some images could not be read.
     """
     from inception_v3.explain.look.page import PageOptions
-    from inception_v3.explain.look.result import PAGE_SUFFIXES, LookOptions
+    from inception_v3.explain.look.result import LookOptions
     from inception_v3.images.addresses import count_images
+    from inception_v3.support.system_errors import is_folder
 
     total = count_images(images)
-    is_page = out.suffix.lower() in PAGE_SUFFIXES
+    is_page = bool(out.suffix) and not is_folder(out)
     _check_out(out, is_page, overwrite, (model, *images), total, patches)
     options = LookOptions(top=top, class_name=class_name)
     look_at, shown, preprocessing = _open(model, options, device, weights_file, facts)
-    _check_end_point(end_point, shown)
+    _check_names(end_point, class_name, shown)
     page = PageOptions(language=language, guess=guess, open=end_point)  # type: ignore[arg-type]
     looks: list[Look] = []
     results: list[dict[str, object]] = []
@@ -131,13 +132,15 @@ def _check_out(
     out: Path, is_page: bool, overwrite: bool, inputs: tuple[str, ...], total: int | None, patches: Path | None
 ) -> None:
     """Raises InputError: the page cannot be written, or has too many images; a folder without patches."""
-    from inception_v3.support.files import check_folder, check_outputs
+    from inception_v3.explain.look.result import PAGE_SUFFIXES
+    from inception_v3.support.files import check_folder, check_outputs, check_suffix
 
     if patches is not None:
         from inception_v3.explain.look.known_patches import check_patches
 
         check_patches(patches)
     if is_page:
+        check_suffix(out, PAGE_SUFFIXES, "a page")
         if total is not None and total > MAX_IMAGES:
             raise _too_many(out, total)
         check_outputs((out,), inputs)
@@ -174,9 +177,13 @@ def _open(
     return looker(loaded, options, name), model_facts(loaded, name), loaded.preprocessing
 
 
-def _check_end_point(name: str, shown: "ShownModel") -> None:
+def _check_names(name: str, class_name: str | None, shown: "ShownModel") -> None:
+    """Raises InputError: the network lacks the end point with which the page opens, or has no classes."""
     from inception_v3.explain.look.outline import outline
 
+    if class_name is not None and not shown.classes:
+        fault = f"{shown.name} ends at {shown.settings.final_endpoint} and has no classes; leave it out"
+        raise InputError(f"--class {class_name}: {fault}", exit_status=2)
     known = [part.name for part in outline(shown.settings)]
     if name != "Mixed_5b" and name not in known:
         fault = f"not in {shown.name}; {suggest(name, sorted(known, key=lambda each: each.count('/')))}"

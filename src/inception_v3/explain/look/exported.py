@@ -74,7 +74,7 @@ def exported_looker(network: ExportedLook, options: LookOptions) -> Callable[[Vi
 
 def _look(network: ExportedLook, view: View, options: LookOptions) -> Look:
     settings, preprocessing = network.facts.settings, network.description.preprocessing
-    outputs = network.run(preprocessing.array(view.image)[None])
+    outputs = network.run(preprocessing.array(view.image)[None].copy())  # PyTorch warns of arrays that are read-only
     values = _values(settings, outputs)
     counts = {name: options.inner_channels if "/" in name else options.channels for name in values}
     parts = {name: strongest_channels(each, counts[name]) for name, each in values.items()}
