@@ -133,6 +133,8 @@ COMMANDS = {
     },
     "inspect": Command("inspect {inputs}/model.safetensors"),
     "describe": Command("describe"),
+    "draw": Command("draw {inputs}/model.safetensors", ("inception-v3.svg",)),
+    "draw-png": Command("draw --module Conv2d_1a_3x3 --out layer.png", ("layer.png",)),
     "cache": Command("cache"),
 }
 

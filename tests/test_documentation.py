@@ -213,6 +213,11 @@ def branches_are_silenced(ran: Ran) -> None:
     assert ran.names.result.numpy().shape == (2, 2)
 
 
+def every_part_of_the_network_is_named(ran: Ran) -> None:
+    assert "Hidden_1" in ran.names.text
+    assert int(ran.printed) > 94 + 42 + 18
+
+
 def a_receptive_field_is_printed(ran: Ran) -> None:
     assert ran.printed == "(1055, 1119) (32, 32) (490, 522) (37, 37)\n(-362, -394, 693, 725)\n"
 
@@ -304,6 +309,7 @@ CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
     ("README.md", 2): an_exported_network_predicts,
     ("README.md", 3): a_published_name_loads_and_is_pushed,
     ("README.md", 4): only_requested_end_points_are_returned,
+    ("docs/drawing.md", 1): every_part_of_the_network_is_named,
     ("docs/evaluation.md", 1): held_out_images_are_evaluated,
     ("docs/explain.md", 1): an_image_is_looked_at,
     ("docs/explain.md", 2): an_image_is_explained,

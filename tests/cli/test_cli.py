@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -25,6 +26,8 @@ from inception_v3 import cli, explain
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import PRECISIONS
 from inception_v3.network import architecture
+from inception_v3.network.drawing import plan, svg
+from inception_v3.network.settings import Settings
 from inception_v3.support.progress import progress_bar
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,6 +60,13 @@ def model(tmp_path: Path, random_model: Callable[..., inception_v3.InceptionV3])
     return tmp_path / "model.safetensors"
 
 
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in which the command runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def write_image(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(path)
@@ -83,13 +93,79 @@ def test_describe_prints_the_network_as_json(run: Run) -> None:
     assert shapes == {p.name: (p.height, p.width, p.channels) for p in architecture.end_points()}
 
 
-def test_describe_prints_the_network_as_a_table(run: Run) -> None:
+@pytest.mark.parametrize("columns", [80, 140])
+def test_describe_prints_a_line_for_each_branch_and_a_legend(
+    run: Run, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     status, out, _ = run("describe", "--height", 107, "--width", 139, "--depth-multiplier", 0.5)
+    lines = out.splitlines()
     assert status == 0
-    for name in architecture.BASE_END_POINTS:
-        assert name in out
-    assert "107x139" in out
-    assert "depth_multiplier=0.5" in out
+    assert max(map(len, lines)) <= columns
+    assert lines[0] == "Inception V3 at 107x139, depth_multiplier=0.5"
+    words = [line.split() for line in lines]
+    assert ["Conv2d_1a_3x3", "3x3/2", "V", "16", "53x69x16", "480", "1.6", "3"] in words
+    for point in architecture.end_points(height=107, width=139, depth_multiplier=0.5):
+        (line,) = [line for line in lines if line.startswith(f"{point.name} ")]
+        assert f" {point.height}x{point.width}x{point.channels} " in line
+    branches = [line for line in lines if line.startswith("  Branch_")]
+    assert len(branches) == 42
+    longest = ["Branch_2", "1x1", "64", "→", "7x1", "64", "→", "1x7", "64", "→", "7x1", "64", "→", "1x7", "96"]
+    assert sum(line.split()[: len(longest)] == longest for line in branches) == 1
+    assert ("2x3x96" in " ".join(branches)) == (columns == 140), "wide lines have the figures of branches too"
+    legend = " ".join(out[out.index("3x3/2 V 32  ") :].split())
+    for sign in ("stride 2, VALID padding", "followed by", "side by side", "receptive field:", "multiply-accumulates"):
+        assert sign in legend
+
+
+def test_a_branch_that_is_longer_than_the_line_is_continued_under_its_layers(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "44")
+    lines = run("describe")[1].splitlines()
+    index = lines.index("  Branch_2  1x1 128 → 7x1 128 → 1x7 128 →")
+    assert lines[index + 1] == "            7x1 128 → 1x7 192"
+
+
+def test_describe_of_an_end_point_shows_the_arithmetic_of_each_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run("describe", "mixed_5b")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert lines[0] == "Mixed_5b of Inception V3 at 299x299"
+    start = lines.index("Mixed_5b/Branch_1")
+    assert lines[start : start + 15] == [
+        *("Mixed_5b/Branch_1", "", "Conv2d_0a_1x1 1x1 48 35x35x192 → 35x35x48", "size ⌈35 / 1⌉ = 35"),
+        *("channels 48 filters", "parameters 1·1·192·48 + 3·48 = 9,360", "MACs 35·35 · 1·1·192·48 = 11,289,600"),
+        *("field 31 + (1 − 1)·8 = 31", "", "Conv2d_0b_5x5 5x5 64 35x35x48 → 35x35x64", "size ⌈35 / 1⌉ = 35"),
+        *("channels 64 filters", "parameters 5·5·48·64 + 3·64 = 76,992", "MACs 35·35 · 5·5·48·64 = 94,080,000"),
+        "field 31 + (5 − 1)·8 = 63",
+    ]
+    assert "channels 64 + 64 + 96 + 32 = 256" in lines
+    assert "size (299 − 3) / 2 + 1 = 149" in " ".join(run("describe", "Conv2d_1a_3x3")[1].split())
+    assert "size height ⌊(108 − 3) / 2⌋ + 1 = 53" in " ".join(
+        run("describe", "Conv2d_1a_3x3", "--height", 108)[1].split()
+    )
+
+
+def test_describe_shows_the_inner_steps_of_the_auxiliary_head_and_of_a_branch(run: Run) -> None:
+    auxiliary = run("describe", "AuxLogits")[1]
+    for layer in ("AvgPool_1a_5x5", "Conv2d_1b_1x1", "Conv2d_2a_5x5", "Conv2d_2b_1x1"):
+        assert layer in auxiliary
+    assert "(17 − 5) / 3 + 1 = 5" in auxiliary
+    assert "384 + 384 = 768" in run("describe", "Mixed_7b/Branch_1")[1]
+    assert "dropout" in run("describe", "PreLogits")[1]
+
+
+def test_the_steps_are_in_the_json_of_the_network_and_of_an_end_point(run: Run) -> None:
+    network = json.loads(run("describe", "--json")[1])
+    one = json.loads(run("describe", "Mixed_5b", "--json")[1])
+    (same,) = [row["steps"] for row in network["end_points"] if row["name"] == "Mixed_5b"]
+    assert one["steps"] == same
+    assert one["receptive_field"] == {"size": [63, 63], "stride": [8, 8], "padding": [18, 18]}
+    assert one["parameters"] == 256_368
+    assert one["steps"][-1]["channels"] == "64 + 64 + 96 + 32 = 256"
 
 
 def test_describe_prints_the_receptive_field_of_every_branch_and_layer(
@@ -137,6 +213,9 @@ def test_the_page_about_receptive_fields_shows_rows_that_describe_prints(run: Ru
         (("--depth-multiplier", "1e308"), "--depth-multiplier must be a finite number, at most 1,000,000, not 1e+308"),
         (("--depth-multiplier", "101"), "depth_multiplier must be greater than zero and at most 100"),
         (("--height", "100001"), "height must be at least 1 and at most 100,000"),
+        (("Mixed_5bb",), "END_POINT: no such value Mixed_5bb; did you mean Mixed_5b?"),
+        (("Mixed_5b/Branch_9",), "did you mean Mixed_5b/Branch_"),
+        (("Mixed_5b", "--receptive-fields"), "--receptive-fields shows all end points"),
     ],
 )
 def test_describe_refuses_impossible_options(run: Run, arguments: tuple[str, ...], message: str) -> None:
@@ -163,6 +242,77 @@ def test_no_command_takes_a_number_that_is_not_finite_or_very_large(run: Run) ->
                 assert option.opts[-1] in one_line(err)
                 tried += 1
     assert tried > 40
+
+
+# ---------------------------------------------------------------------------------------------------- draw
+
+
+def test_draw_writes_svg_by_default_and_prints_it_with_a_dash(run: Run, in_tmp: Path) -> None:
+    assert run("draw")[:2] == (0, "inception-v3.svg: the network at 299x299\n")
+    assert (in_tmp / "inception-v3.svg").read_text("utf-8") == svg(plan(Settings()))
+    assert run("draw", "--module", "mixed_6B")[:2] == (0, "Mixed_6b.svg: Mixed_6b at 299x299\n")
+    assert (in_tmp / "Mixed_6b.svg").read_text("utf-8") == svg(plan(Settings(), "Mixed_6b"))
+    status, out, _ = run("draw", "--out", "-", "--language", "zh")
+    assert status == 0
+    assert ET.canonicalize(out) == ET.canonicalize(svg(plan(Settings()), language="zh"))
+    assert sorted(path.name for path in in_tmp.iterdir()) == ["Mixed_6b.svg", "inception-v3.svg"]
+
+
+def test_draw_takes_the_options_of_a_network(run: Run, in_tmp: Path) -> None:
+    options = ("--height", 107, "--width", 139, "--depth-multiplier", 0.5, "--num-classes", 7, "--no-aux")
+    assert run("draw", *options, "--theme", "dark")[0] == 0
+    settings = Settings(image_size=(107, 139), depth_multiplier=0.5, num_classes=7, create_aux_logits=False)
+    assert (in_tmp / "inception-v3.svg").read_text("utf-8") == svg(plan(settings), dark=True)
+
+
+def test_draw_of_a_model_shows_its_own_layers(run: Run, in_tmp: Path) -> None:
+    network = inception_v3.InceptionV3(num_classes=3, depth_multiplier=0.1, image_size=75, hidden_units=(8,))
+    inception_v3.save(network, in_tmp / "model.safetensors")
+    status, out, err = run("draw", "model.safetensors", "--json")
+    assert status == 0, err
+    assert json.loads(out) == {"out": "inception-v3.svg", "end_point": None, "image_size": [75, 75]}
+    drawn = (in_tmp / "inception-v3.svg").read_text("utf-8")
+    assert drawn == svg(plan(network.settings))
+    assert "Hidden_1" in drawn
+
+
+def test_draw_writes_png_and_pdf(run: Run, in_tmp: Path) -> None:
+    for name, start in (("layer.PNG", b"\x89PNG"), ("layer.pdf", b"%PDF")):
+        assert run("draw", "--module", "Conv2d_1a_3x3", "--out", name)[:2] == (0, f"{name}: Conv2d_1a_3x3 at 299x299\n")
+        assert (in_tmp / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--out", "x.jpg"), "x.jpg: a drawing is saved as .svg, .png or .pdf; change the suffix"),
+        (("--out", "x"), "x: a drawing is saved as .svg, .png or .pdf; change the suffix"),
+        (("--out", "."), "a drawing is saved as"),
+        (("--module", "Mixed_6bb"), "did you mean Mixed_6b?"),
+        (("--module", "AuxLogits", "--no-aux"), "--module: no such value AuxLogits"),
+        (("--height", "74"), "at least 75x75"),
+        (("--language", "fr"), "--language: no such value fr; choose from en, zh"),
+        (("--theme", "blue"), "--theme: no such value blue; choose from auto, light, dark"),
+        (("--font", "Noto Sans"), "--font is for PNG and PDF"),
+        (("--out", "x.png", "--font", "No Such Font"), "--font No Such Font: no such file, and no such font"),
+        (("--out", "x.png", "--language", "zh", "--font", "DejaVu Sans"), "--font DejaVu Sans: has no glyph for"),
+        (("--mean", "0.5"), "--mean is about a MODEL, and none is given; leave it out"),
+        (("model.safetensors", "--num-classes", "3"), "--num-classes is for a drawing without MODEL"),
+        (("--json", "--out", "-"), "--json and --out - both print the result; use only one of them"),
+    ],
+)
+def test_draw_refuses_what_it_cannot_draw(run: Run, in_tmp: Path, arguments: tuple[str, ...], message: str) -> None:
+    status, out, err = run("draw", *arguments)
+    assert (status, out) == (2, "")
+    assert message in one_line(err)
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_draw_replaces_no_model_and_reports_a_folder_without_permission(run: Run, in_tmp: Path) -> None:
+    (in_tmp / "model.svg").write_text("weights")
+    assert "is an input and would be lost" in one_line(run("draw", "model.svg", "--out", "model.svg")[2])
+    assert (in_tmp / "model.svg").read_text() == "weights"
+    assert "/proc/x.svg: cannot be written" in one_line(run("draw", "--out", "/proc/x.svg")[2])
 
 
 # ------------------------------------------------------------------------------------------------- predict

@@ -88,7 +88,8 @@ CASES = {
         r"copy.safetensors: native to native; the logits differ by \S+ at 75x75\n",
         unreadable=False,
     ),
-    "describe": Case("describe", r" *Inception V3 at 299x299.*depth multiplier\. *\n", unreadable=False),
+    "describe": Case("describe", r"Inception V3 at 299x299.*as a drawing\.\n", unreadable=False),
+    "draw": Case("draw --out network.svg", r"network.svg: the network at 299x299\n", unreadable=False),
     "cache": Case("cache --cache store", r" *feature store *\n.*feature store in \S*store\n", unreadable=False),
 }
 
@@ -211,4 +212,4 @@ def test_every_long_command_has_log_every() -> None:
     import options
 
     with_option = {name for name, given in options.parameters().items() if "--log-every" in {o.opts[0] for o in given}}
-    assert with_option == set(cli.COMMANDS) - {"inspect", "describe", "cache"}
+    assert with_option == set(cli.COMMANDS) - {"inspect", "describe", "draw", "cache"}

@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inception_v3.network import architecture
-from inception_v3.network.describe import built_as, describe_network
+from inception_v3.network.describe import built_as, describe_network, steps
 
 # (height, width, channels) at 299x299, as TF-Slim's source lists them.
 SHAPES = {
@@ -120,3 +121,75 @@ def test_layers_are_listed_in_only_one_file() -> None:
     sources = Path(architecture.__file__).parents[1].rglob("*.py")
     listed = {path.name for path in sources if len(re.findall(r"Conv2d_\d\w_\dx\d", path.read_text("utf-8"))) > 4}
     assert listed == {"architecture.py"}
+
+
+# --------------------------------------------------------------------------------------------- the arithmetic
+
+
+def value(text: str) -> int:
+    """The value of an arithmetic text, left of the equals sign, which must be the number right of it."""
+    left, _, right = text.partition(" = ")
+    python = left.replace("·", "*").replace("−", "-").replace(",", "") if "max(" not in left else left
+    python = re.sub(r"⌈(.*?) / (\d+)⌉", r"-(-\1 // \2)", python)
+    result = eval(re.sub(r"⌊(.*?) / (\d+)⌋", r"(\1 // \2)", python))
+    assert result == int(right.replace(",", "")), text
+    return int(result)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"height": 310, "width": 203},
+        {"height": 75, "width": 75, "depth_multiplier": 0.25, "num_classes": 3},
+        {"hidden_units": (64, 8), "hidden_batch_norm": "after"},
+    ],
+)
+def test_the_arithmetic_of_every_step_is_true_and_gives_its_shape_and_totals(options: dict[str, Any]) -> None:
+    for point in architecture.with_inner(architecture.end_points(**options)).values():
+        calculated = steps(point)
+        assert calculated[-1].output == (point.height, point.width, point.channels)
+        if point.layers:
+            assert tuple(map(value, calculated[-1].receptive_field)) == point.receptive_field
+        for kind in ("parameters", "macs"):
+            layers = [step for step in calculated if step.built_as != "join"]
+            assert sum(value(getattr(step, kind)) for step in layers if getattr(step, kind)) == getattr(point, kind)
+        for step in calculated:
+            if step.size[0]:
+                assert tuple(map(value, step.size)) == step.output[:2]
+            if " = " in step.channels:
+                assert value(step.channels) == step.output[2]
+        if any(each.inner for each in point.inner):
+            assert (value(calculated[-1].parameters), value(calculated[-1].macs)) == (point.parameters, point.macs)
+
+
+def test_a_step_reads_the_output_of_the_step_before_it_or_of_the_module_before() -> None:
+    mixed_5c = steps(architecture.with_inner(architecture.end_points())["Mixed_5c"])
+    shapes = {step.name.removeprefix("Mixed_5c/"): (step.input, step.output) for step in mixed_5c}
+    assert shapes["Branch_1/Conv2d_0b_1x1"] == ((35, 35, 256), (35, 35, 48))
+    assert shapes["Branch_1/Conv_1_0c_5x5"] == ((35, 35, 48), (35, 35, 64))
+    assert shapes["Branch_3/AvgPool_0a_3x3"] == ((35, 35, 256), (35, 35, 256))
+    assert [step.built_as for step in mixed_5c] == [
+        *("1x1 64", "1x1 48", "5x5 64", "1x1 64", "3x3 96", "3x3 96", "avg 3x3", "1x1 64", "join")
+    ]
+
+
+def test_size_arithmetic_shows_the_padding_and_what_is_rounded() -> None:
+    points = architecture.with_inner(architecture.end_points(height=300))
+    assert steps(points["Conv2d_1a_3x3"])[0].size == ("⌊(300 − 3) / 2⌋ + 1 = 149", "(299 − 3) / 2 + 1 = 149")
+    assert steps(points["Conv2d_2b_3x3"])[0].size == ("⌈147 / 1⌉ = 147", "⌈147 / 1⌉ = 147")
+    assert steps(points["Logits"])[0].parameters == "1·1·2048·1000 + 1000 = 2,049,000"
+    assert steps(points["Conv2d_1a_3x3"])[0].parameters == "3·3·3·32 + 3·32 = 960"
+
+
+def test_the_branches_of_an_end_point_are_its_steps_in_order() -> None:
+    points = {point.name: point for point in architecture.end_points()}
+    names = [[[layer.table.name for layer in step] for step in branch] for branch in points["Mixed_7c"].branches]
+    assert names == [
+        [["Conv2d_0a_1x1"]],
+        [["Conv2d_0a_1x1"], ["Conv2d_0b_1x3", "Conv2d_0c_3x1"]],
+        [["Conv2d_0a_1x1"], ["Conv2d_0b_3x3"], ["Conv2d_0c_1x3", "Conv2d_0d_3x1"]],
+        [["AvgPool_0a_3x3"], ["Conv2d_0b_1x1"]],
+    ]
+    assert [len(points[name].branches) for name in ("Conv2d_1a_3x3", "AuxLogits", "PreLogits")] == [1, 1, 1]
+    assert [len(points[name].branches[0]) for name in ("Conv2d_1a_3x3", "AuxLogits", "PreLogits")] == [1, 4, 0]

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from inception_v3.network.describe import Calculation
 
 NAME = 16  # characters for the name of an end point or a branch
-FIGURES = ((13, "output HxWxC"), (12, "parameters"), (9, "MMAC"), (7, "field"))  # columns and their characters
-NARROWEST, WIDE = 40, 104  # characters of a line; wide lines have the figures of branches too
+FIGURES = ((14, "output HxWxC"), (12, "parameters"), (9, "MMAC"), (10, "field"))  # columns and their characters
+LAYERS, LAYERS_IN_WIDE = 12, 52  # characters for layers: at least, and in lines with the figures of branches too
 SIGNS = {
     "3x3/2 V 32": "a convolution with kernel 3x3 (height x width), stride 2, VALID padding and 32 channels. Without /2 "
     "the stride is 1, without V the padding is SAME. BatchNorm and ReLU follow, except where logits are the output.",
@@ -105,10 +105,6 @@ def _print(lines: "Iterable[Line]") -> None:
         output.print(Text(line.rstrip(), style=style), soft_wrap=True)
 
 
-def _line_width() -> int:
-    return max(output.width, NARROWEST)
-
-
 def _network(points: "Sequence[EndPoint]", description: dict[str, Any]) -> Iterator[Line]:
     """The end points with their figures, a line for each branch, the totals, and the legend."""
     yield (
@@ -116,8 +112,9 @@ def _network(points: "Sequence[EndPoint]", description: dict[str, Any]) -> Itera
         "Inception V3 at {height}x{width}, depth_multiplier={depth_multiplier:g}".format(**description["options"]),
     )
     yield "", ""
-    is_wide = _line_width() >= WIDE
-    layers_width = _line_width() - NAME - sum(width for width, _ in FIGURES) if not is_wide else 52
+    room = output.width - NAME - sum(width for width, _ in FIGURES)
+    is_wide = room >= LAYERS_IN_WIDE
+    layers_width = LAYERS_IN_WIDE if is_wide else max(room, LAYERS)
     yield "dim", _columns("end point", "layers", layers_width, [name for _, name in FIGURES])
     for point in points:
         if point.name in ("Mixed_5b", "AuxLogits", "AvgPool_1a"):
@@ -168,7 +165,7 @@ def _figures(point: "EndPoint") -> list[str]:
 
 def _hanging(label: str, text: str, indent: int) -> list[str]:
     """A label and a text, wrapped to the terminal with the text in one column."""
-    filled = textwrap.wrap(text, max(_line_width() - indent, 20), break_long_words=False, break_on_hyphens=False)
+    filled = textwrap.wrap(text, max(output.width - indent, 20), break_long_words=False, break_on_hyphens=False)
     return [f"{'' if number else label:<{indent}}{line}" for number, line in enumerate(filled or [""])]
 
 

@@ -7,7 +7,7 @@ checkpoint names and the printed description are all derived from what it return
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Annotated, Literal, get_args
 
@@ -184,9 +184,6 @@ LOGITS: tuple[Conv | Pool, ...] = (
     avg_pool("AvgPool_1a_8x8", "8x8", 2, "VALID", shrinks=True),
     conv("Conv2d_1c_1x1", None, "1x1"),
 )
-
-# The 2015 graph that FID uses has a max pool here. Every other Inception V3 has an average pool.
-MAX_POOL_OF_2015 = "Mixed_7c/Branch_3/AvgPool_0a_3x3"
 
 BASE_END_POINTS = tuple(node.name for node in BASE)
 HEAD_END_POINTS = ("AuxLogits", "AvgPool_1a", "PreLogits", "Logits", "Predictions")
@@ -390,6 +387,7 @@ def end_points(
     hidden_units: tuple[HiddenWidth, ...] = (),
     hidden_activation: Activation | tuple[Activation, ...] = "relu",
     hidden_batch_norm: BatchNormOrder = None,
+    mixed_7c_pool: Literal["avg", "max"] = "avg",
 ) -> list[EndPoint]:
     """Walk the tables and return every end point of the network in order, with its layers and their sizes.
 
@@ -411,7 +409,7 @@ def end_points(
 
     points, maps = [], {}
     net = FeatureMap(3, (height, width))
-    for node in BASE:
+    for node in (*BASE[:-1], _with_pool(MODULES[-1], mixed_7c_pool)):
         if isinstance(node, Mixed):
             branches = [_branch(f"{node.name}/{name}", steps, net, channels) for name, steps in node.named_branches]
             net = _join(output for _, output in branches)
@@ -439,6 +437,15 @@ def end_points(
         _end_point("Logits", logits.output, [logits]),
         _end_point("Predictions", logits.output, []),
     ]
+
+
+def _with_pool(module: Mixed, kind: Literal["avg", "max"]) -> Mixed:
+    """A module with this kind of pool, under the same name, at the start of its last branch.
+
+    Mixed_7c of the 2015 graph, which FID uses, has a max pool. Every other Inception V3 has an average pool.
+    """
+    *others, (pool, *rest) = module.branches
+    return replace(module, branches=(*others, (replace(pool, kind=kind), *rest)))  # type: ignore[type-var]
 
 
 def hidden_layers(

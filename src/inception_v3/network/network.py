@@ -17,7 +17,6 @@ from inception_v3.network.architecture import (
     AUX_INPUT,
     BASE_END_POINTS,
     HEAD_END_POINTS,
-    MAX_POOL_OF_2015,
     Dense,
     Layer,
     Mixed,
@@ -332,8 +331,7 @@ def _build(layer: Layer, settings: Settings) -> nn.Module:
     """The module of one layer of the table."""
     table = layer.table
     if isinstance(table, Pool):
-        kind = settings.mixed_7c_pool if layer.name == MAX_POOL_OF_2015 else table.kind
-        return Pool2d(kind, table.kernel, table.stride, table.padding, table.shrinks, settings.count_padding)
+        return Pool2d(table.kind, table.kernel, table.stride, table.padding, table.shrinks, settings.count_padding)
     if isinstance(table, Dense):
         norm = BatchNorm(table.width, settings.batch_norm_decay, settings.hidden_batch_norm_epsilon, scale=True)
         first = table.batch_norm == "before"

@@ -116,6 +116,7 @@ class Settings(Mapping[str, Any]):
             hidden_units=self.hidden_units,
             hidden_activation=self.hidden_activation,
             hidden_batch_norm=self.hidden_batch_norm,
+            mixed_7c_pool=self.mixed_7c_pool,
         )
 
     def __getitem__(self, name: str) -> Any:

@@ -1,6 +1,6 @@
 """The whole network on one page: the stem, the modules in rows, and the heads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -65,13 +65,13 @@ def network(settings: Settings) -> Drawing:
         (f"{{group}} {group[0].height}x{group[0].width}", [module_card(point, scale) for point in group])
         for group in (list(each) for _, each in groupby(modules, key=lambda point: point.name[:7]))
     ]
-    first = [_image_card(height, width), _list_card("{stem}", stem, scale)]
+    first = [_image_card(height, width), _list_card("{stem}", stem, scale, {})]
     title = "{stem}  ·  {group} " + rows[0][0].split()[-1] if rows else "{stem}"
     rows = [(title, [*first, *(rows[0][1] if rows else [])]), *rows[1:]]
     side = next((_auxiliary_card(point, scale) for point in points if point.name == "AuxLogits"), None)
     heads = [point for point in points if point.name not in (*BASE_END_POINTS, "AuxLogits")]
     if heads:
-        rows[-1][1].append(_head_card(heads, _shares(points, stem, modules), scale))
+        rows[-1][1].append(_head_card(heads, settings.output_activation, _shares(points, stem, modules), scale))
     shapes: list[Shape] = []
     y, arrow = TITLE, None
     for number, (title, cards) in enumerate(rows):
@@ -178,8 +178,11 @@ def _figures(point: EndPoint, x: float, y: float, width: float, scale: Scale) ->
     ]
 
 
-def _list_card(title: str, points: Sequence[EndPoint], scale: Scale) -> Card:
-    """End points without branches, one below the other: the stem or the main head."""
+def _list_card(title: str, points: Sequence[EndPoint], scale: Scale, texts: Mapping[str, str]) -> Card:
+    """End points without branches, one below the other: the stem or the main head.
+
+    `texts` are those in the boxes of end points without layers.
+    """
     height = HEADER + ROW * len(points) + 8
 
     def draw(x: float, y: float, height: float) -> list[Shape]:
@@ -190,7 +193,7 @@ def _list_card(title: str, points: Sequence[EndPoint], scale: Scale) -> Card:
             Label(x + LIST_WIDTH - PADDING, y + 18, "{parameters}{comma}{macs}", "small", "end"),
         ]
         for number, point in enumerate(points):
-            shapes.append(_list_row(point, x, y + HEADER + ROW * (number + 0.5), scale))
+            shapes.append(_list_row(point, texts.get(point.name, ""), x, y + HEADER + ROW * (number + 0.5), scale))
             if number:
                 box = x + 112 + 46
                 start = y + HEADER + ROW * number - (ROW - 22) / 2
@@ -200,9 +203,9 @@ def _list_card(title: str, points: Sequence[EndPoint], scale: Scale) -> Card:
     return Card(LIST_WIDTH, height, draw, HEADER + ROW / 2, lambda _: HEADER + ROW * (len(points) - 0.5))
 
 
-def _head_card(heads: Sequence[EndPoint], shares: Shares, scale: Scale) -> Card:
+def _head_card(heads: Sequence[EndPoint], activation: str, shares: Shares, scale: Scale) -> Card:
     """The main head, and below it a card with the shares of the parts of the network."""
-    head = _list_card("{main_head}", heads, scale)
+    head = _list_card("{main_head}", heads, scale, {"PreLogits": "{dropout}", "Predictions": f"{{{activation}}}"})
     gap = 14.0
 
     def draw(x: float, y: float, height: float) -> list[Shape]:
@@ -248,9 +251,9 @@ def _shares_card(shares: Shares, x: float, y: float) -> list[Shape]:
     return shapes
 
 
-def _list_row(point: EndPoint, x: float, y: float, scale: Scale) -> Group:
+def _list_row(point: EndPoint, text: str, x: float, y: float, scale: Scale) -> Group:
     layer = next(iter(point.layers), None)
-    text = layer_text(layer) if layer else {"PreLogits": "{dropout}", "Predictions": "{softmax}"}[point.name]
+    text = layer_text(layer) if layer else text
     shapes: tuple[Shape, ...] = (
         Label(x + PADDING, y, point.name, "row-name", "start"),
         Box(x + 112, y - 11, 92, 22, layer_kind(layer) if layer else "head", 4),

@@ -28,6 +28,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "end": ("ends at", "终止于"),
     "dropout": ("dropout", "随机失活"),
     "softmax": ("softmax", "softmax"),
+    "sigmoid": ("sigmoid", "sigmoid"),
+    "none": ("no activation", "无激活函数"),
     "max": ("max", "最大"),
     "avg": ("avg", "平均"),
     "output": ("output HxWxC", "输出（高x宽x通道）"),
