@@ -8,6 +8,8 @@ RUN := runs/digits
 .PHONY: setup test test-slow demo layout walkthrough parity weights clean
 
 setup: .venv/.complete .oracle/.complete
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit; done; \
+	  echo "Chromium is missing, so the tests of pages are skipped: apt-get install chromium"
 
 # uv is installed to a folder of its own, because Debian's Python refuses other targets and has no venv module.
 $(UV):

@@ -91,6 +91,7 @@ COMMANDS = {
     "explain": Command(
         f"explain {{inputs}}/model.safetensors {_IMAGE} --method integrated-gradients --steps 2", ("explained",)
     ),
+    "look": Command(f"look {{inputs}}/model.safetensors {_IMAGE} --out page.html", ("page.html",)),
     "ablate": Command(f"ablate {{inputs}}/model.safetensors {_IMAGE} --plot ablation.png", ("ablation.png",)),
     "compare": Command(
         f"compare {{inputs}}/run {{inputs}}/run.onnx {_IMAGE} --plot differences.svg",

@@ -198,6 +198,12 @@ def held_out_images_are_evaluated(ran: Ran) -> None:
     assert {row["class"] for row in ran.names.metrics.per_class()} == set(SKIES)
 
 
+def an_image_is_looked_at(ran: Ran) -> None:
+    assert re.fullmatch(r"(day|night) \(\d+, \d+, \d+\)\n", ran.printed)
+    assert ran.names.result.parts["Mixed_5b/Branch_1"].numbers
+    assert '<script type="application/json"' in Path("page.html").read_text()
+
+
 def an_image_is_explained(ran: Ran) -> None:
     assert re.fullmatch(r"day -?\d+\.\d+ \(3, 3\)\n", ran.printed)
     assert Path("explained.png").read_bytes().startswith(b"\x89PNG")
@@ -306,13 +312,14 @@ CHECKS: dict[tuple[str, int], Callable[[Ran], None]] = {
     ("README.md", 3): only_requested_end_points_are_returned,
     ("docs/drawing.md", 1): every_part_of_the_network_is_named,
     ("docs/evaluation.md", 1): held_out_images_are_evaluated,
-    ("docs/explain.md", 1): an_image_is_explained,
-    ("docs/explain.md", 2): branches_are_silenced,
-    ("docs/explain.md", 3): a_receptive_field_is_printed,
-    ("docs/explain.md", 4): an_effective_field_is_measured,
-    ("docs/explain.md", 5): two_networks_are_compared,
-    ("docs/explain.md", 6): patches_are_found,
-    ("docs/explain.md", 7): a_channel_is_visualised,
+    ("docs/explain.md", 1): an_image_is_looked_at,
+    ("docs/explain.md", 2): an_image_is_explained,
+    ("docs/explain.md", 3): branches_are_silenced,
+    ("docs/explain.md", 4): a_receptive_field_is_printed,
+    ("docs/explain.md", 5): an_effective_field_is_measured,
+    ("docs/explain.md", 6): two_networks_are_compared,
+    ("docs/explain.md", 7): patches_are_found,
+    ("docs/explain.md", 8): a_channel_is_visualised,
     ("docs/fidelity.md", 1): scores_are_logged,
     ("docs/fidelity.md", 2): two_folders_are_scored,
     ("docs/finetuning.md", 1): new_classes_are_learnt,

@@ -41,7 +41,7 @@ from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
-COMMANDS = ("train", "finetune", "evaluate", "predict", "features", "explain", "ablate", "compare", "patches",
+COMMANDS = ("train", "finetune", "evaluate", "predict", "features", "explain", "look", "ablate", "compare", "patches",
             "visualise", "dream", "fidelity", "export", "bench", "convert", "inspect", "describe", "draw",
             "cache")  # fmt: skip
 CONTEXT = {"help_option_names": ["-h", "--help"]}

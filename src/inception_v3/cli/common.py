@@ -430,8 +430,9 @@ def handle_views(
     name: str,
     total: int | None,
     handle: "Callable[[int, View, StartShownStep], str | None]",
+    finish: Callable[[], None] = lambda: None,
 ) -> None:
-    """Call `handle` with the number and the view of each image, with progress under a name.
+    """Call `handle` with the number and the view of each image, with progress under a name, then `finish`.
 
     It returns why an image has no result, or None; or raises NotFiniteError. Such images are reported with those that
     cannot be read; then the command exits with status 3.
@@ -452,6 +453,7 @@ def handle_views(
                 failed.append((view[0] if isinstance(view, tuple) else view.name, reason))
                 step.unreadable += 1
             step(1)
+    finish()
     if failed:
         warn_unreadable(unreadable_lines(failed), step.done)
         sys.exit(3)

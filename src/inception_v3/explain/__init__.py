@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from inception_v3.explain.deep_dream import dream as dream
     from inception_v3.explain.effective_fields import EffectiveField as EffectiveField
     from inception_v3.explain.effective_fields import effective_field as effective_field
+    from inception_v3.explain.look.measure import look_at as look_at
+    from inception_v3.explain.look.result import Look as Look
+    from inception_v3.explain.look.result import LookOptions as LookOptions
     from inception_v3.explain.patches.find import find_patches as find_patches
     from inception_v3.explain.patches.result import PatchSet as PatchSet
     from inception_v3.explain.receptive_fields import ReceptiveField as ReceptiveField
@@ -48,6 +51,8 @@ _MODULES = {  # the module that defines each name
     "DreamOptions": "deep_dream",
     "EffectiveField": "effective_fields",
     "LayerComparison": "comparison",
+    "Look": "look.result",
+    "LookOptions": "look.result",
     "PatchSet": "patches.result",
     "Randomisation": "attribution.checks",
     "ReceptiveField": "receptive_fields",
@@ -63,6 +68,7 @@ _MODULES = {  # the module that defines each name
     "effective_field": "effective_fields",
     "find_patches": "patches.find",
     "randomisation": "attribution.checks",
+    "look_at": "look.measure",
     "receptive_field": "receptive_fields",
     "visualise": "visualisation",
 }

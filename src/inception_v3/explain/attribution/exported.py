@@ -75,7 +75,11 @@ def exported_grad_cam(network: ExportedNetwork, view: View, options: Attribution
         raise NotFiniteError(not_finite(view.name, first_not_finite_in_file(network.file, pixels)))
     names, activation = network.description.names(), network.description.settings.output_activation
     index, of_logits = explained_class(options.class_name, names, logits, activation)
-    weights = of_logits @ network.weights / features[0].size
-    values = np.maximum(np.tensordot(weights, features, 1), 0)
+    values = linear_cam(of_logits @ network.weights, features)
     score = float(logits @ of_logits)
     return Attribution(view, "grad-cam", index, names[index], LOGITS, LAST_MAP, score, values)
+
+
+def linear_cam(weights: NDArray[np.float64], features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Grad-CAM (h, w) of features (channels, h, w), by a class's weights (channels,) of their means."""
+    return np.maximum(np.tensordot(weights / features[0].size, features, 1), 0)
