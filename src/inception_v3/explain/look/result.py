@@ -156,6 +156,10 @@ class Look:
         return values
 
     def save(self, path: str | Path, options: PageOptions | None = None) -> None:
-        """Write the page of this image, as .html. Raises InputError: another suffix; it cannot be written."""
+        """Write the page of this image, as .html.
+
+        Raises:
+            InputError: another suffix; it cannot be written.
+        """
         check_suffix(Path(path), PAGE_SUFFIXES, "a page")
         write_look(Path(path), self.model, [self.as_dict()], options or PageOptions())
