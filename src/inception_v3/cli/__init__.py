@@ -42,7 +42,8 @@ from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
 COMMANDS = ("train", "finetune", "evaluate", "predict", "features", "explain", "ablate", "compare", "patches",
-            "visualise", "dream", "fidelity", "export", "serve", "bench", "convert", "inspect", "describe", "cache")  # fmt: skip
+            "visualise", "dream", "fidelity", "export", "serve", "bench", "convert", "inspect", "describe",
+            "cache")  # fmt: skip
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 COMMON_OPTIONS = {"quiet": (Quiet, False), "verbose": (Verbose, False)}  # of every command, with their defaults
 LONG_OPTIONS = {"log_every": (LogEvery, 30.0)}  # of every command that may take long

@@ -36,8 +36,8 @@ def serve(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Models as for `predict`, each as PATH, NAME=PATH or NAME:VERSION=PATH; a folder of models; or a folder "
-            "of versions 1, 2, 3 ... of which the highest is served.",
+            help="Models as for `predict`, each as PATH, NAME=PATH or NAME:VERSION=PATH; a folder of models; or a "
+            "folder of versions 1, 2, 3 ... of which the highest is served.",
         ),
     ],
     host: Annotated[str, running_option(metavar="ADDRESS", help="Address to listen at.")] = "127.0.0.1",
@@ -62,7 +62,8 @@ def serve(
         ),
     ] = None,
     deadline: Annotated[
-        float, running_option(min=0.001, max=3600, metavar="SECONDS", help="Time for a response, after which it is 504.")
+        float,
+        running_option(min=0.001, max=3600, metavar="SECONDS", help="Time for a response; then it is 504."),
     ] = 30.0,
     queue: Annotated[
         int, running_option(min=1, metavar="N", help="Images of a model in flight, above which a response is 503.")

@@ -21,11 +21,11 @@ Arrays = dict[str, NDArray[Any]]
 OnBatch = Callable[[int, float, list[float]], None]  # images, seconds in the engine, seconds that each job waited
 
 
-class Expired(Exception):
+class ExpiredError(Exception):
     """The deadline of a job has passed before it was computed."""
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """The bound of a Budget is reached. `amount` is what is held."""
 
     def __init__(self, amount: int) -> None:
@@ -33,7 +33,7 @@ class Busy(Exception):
         self.amount = amount
 
 
-class Closed(Exception):
+class ClosedError(Exception):
     """A job was submitted to a Batcher that is closed."""
 
 
@@ -45,10 +45,10 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, amount: int) -> None:
-        """Raises Busy if the limit would be exceeded, unless nothing else is held."""
+        """Raises BusyError if the limit would be exceeded, unless nothing else is held."""
         with self._lock:
             if self.held and self.held + amount > self.limit:
-                raise Busy(self.held)
+                raise BusyError(self.held)
             self.held += amount
 
     def give_back(self, amount: int) -> None:
@@ -146,14 +146,14 @@ class Batcher:
             return sum(len(job.pixels) - job.taken for job in self._jobs)
 
     def submit(self, pixels: Pixels, names: Collection[str], deadline: float) -> "Future[Arrays]":
-        """Queue images. The future raises Expired after the deadline, or the error of the engine.
+        """Queue images. The future raises ExpiredError after the deadline, or the error of the engine.
 
-        Raises Closed.
+        Raises ClosedError.
         """
         job = Job(pixels, names, deadline)
         with self._changed:
             if self._closed:
-                raise Closed
+                raise ClosedError
             self._jobs.append(job)
             self._changed.notify()
         job.future.add_done_callback(lambda _: self._forget(job))
@@ -199,7 +199,7 @@ class Batcher:
                     if job.taken == len(job.pixels):
                         self._jobs.popleft() if self._jobs[0] is job else self._jobs.remove(job)
         for job in expired:
-            job.fail(Expired())  # which removes it from the queue
+            job.fail(ExpiredError())  # which removes it from the queue
         return batch
 
     def _compute(self, batch: list[tuple[Job, Pixels]]) -> None:

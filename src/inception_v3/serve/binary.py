@@ -24,7 +24,8 @@ def split_body(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]
 
 def unpack_bytes(data: memoryview, count: int) -> list[bytes]:
     """The `count` elements of a BYTES tensor. Raises RequestError: the lengths do not fit."""
-    elements, position = [], 0
+    elements: list[bytes] = []
+    position = 0
     while position < len(data) and len(elements) < count:
         start = position + LENGTH_BYTES
         position = start + int.from_bytes(data[position:start], "little")

@@ -20,3 +20,7 @@ class RequestError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
+class ClientGoneError(Exception):
+    """The client has closed the connection before its response."""

@@ -76,10 +76,10 @@ def limited_protocol(limits: Limits, max_connections: int) -> type[H11Protocol]:
 
         def _close_an_idle_connection(self) -> bool:
             latest = time.monotonic() - IDLE_SECONDS
-            idle = [each for each in self.connections if getattr(each, "idle_since", latest + 1) < latest]
-            if not idle:
+            connections: Any = self.connections  # all of this class
+            oldest = min(connections, key=lambda each: each.idle_since)
+            if oldest.idle_since > latest:
                 return False
-            oldest: Any = min(idle, key=lambda each: each.idle_since)
             self.connections.discard(oldest)
             oldest.transport.abort()
             return True

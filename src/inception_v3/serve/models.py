@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from inception_v3.inference.engines.base import FEATURES, LOGITS, VECTORS, Pixel
 from inception_v3.inference.exported.registry import exports_in, recognise
 from inception_v3.inference.pipeline import image_preparer
 from inception_v3.network.probabilities import class_logits, probabilities
-from inception_v3.serve.batching import Batcher, Budget, Closed, Turns
+from inception_v3.serve.batching import Batcher, Budget, ClosedError, Turns
 from inception_v3.serve.logs import log
 from inception_v3.serve.metrics import Metrics, Statistics
 from inception_v3.serve.protocol import INPUT, Tensor
@@ -182,9 +182,7 @@ class ServedModel:
         self.batch_size, self.queue = batch_size or opened.engine.batch_size, Budget(queue)
         self.preprocessing = self.description.preprocessing
         # An exported file is run with Pillow's pixels, as by `predict`, also if PyTorch is loaded for another model.
-        self.prepare = image_preparer(
-            self.preprocessing, resize="pillow" if recognise(opened.file) else "torchvision"
-        )
+        self.prepare = image_preparer(self.preprocessing, resize="pillow" if recognise(opened.file) else "torchvision")
         self._labels = (address.name, address.version)
         self._metrics = metrics
         shapes = {name: values.shape[1:] for name, values in self._run(self._black_image()).items()}  # the warm-up
@@ -245,7 +243,7 @@ class ServedModel:
 
     def scores(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The values that classification ranks: one for each class."""
-        return class_logits(values, self.description.settings.output_activation) if name != PROBABILITIES else values  # type: ignore[return-value]
+        return class_logits(values, self.description.settings.output_activation) if name != PROBABILITIES else values
 
     def _note_batch(self, images: int, seconds: float, waits: Sequence[float]) -> None:
         self.statistics.add_batch(images, seconds, waits)
@@ -335,6 +333,10 @@ class Models:
         """The (name, version) of every model in use."""
         return [*self._models]
 
+    def outputs(self, name: str, version: str) -> list[str]:
+        """The outputs of a model in use, with their other names."""
+        return [*self._models[name, version].outputs]
+
     def statistics(self, name: str | None = None, version: str | None = None) -> list[dict[str, Any]]:
         """The statistics of the models of this name and version."""
         keys = [key for key in self._models if name in (None, key[0]) and version in (None, key[1])]
@@ -392,7 +394,7 @@ class Models:
         """Compute what is queued, and end all threads."""
         self._stopping.set()
         for model in [*self._models.values()]:
-            with suppress(Closed):
+            with suppress(ClosedError):
                 model.batcher.close()
 
 

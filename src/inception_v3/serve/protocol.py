@@ -22,7 +22,10 @@ from inception_v3.support.text import one_line, printable
 
 EXTENSIONS = ("binary_tensor_data", "classification", "statistics", "model_configuration", "model_repository")
 INPUT = "images"  # the name of the only input
-DATATYPES = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}  # of pixels; BYTES holds image files
+DATATYPES: dict[str, np.dtype[Any]] = {
+    "UINT8": np.dtype(np.uint8),
+    "FP32": np.dtype("<f4"),
+}  # of pixels; BYTES holds image files
 MAX_NAME = 200  # characters of an id or a name in a message
 
 
@@ -174,19 +177,21 @@ def _json_pixels(name: str, data: list[Any], shape: list[int]) -> NDArray[Any]:
     if values.dtype.kind not in "iuf" and values.size:
         raise RequestError(f"{name}: data must hold numbers")
     if values.size != math.prod(shape):
-        raise RequestError(f"{name}: {values.size} numbers in data, but the shape {_shape(shape)} has {math.prod(shape)}")
+        given = f"{values.size} numbers in data"
+        raise RequestError(f"{name}: {given}, but the shape {_shape(shape)} has {math.prod(shape)}")
     return values.reshape(-1)
 
 
 def _to_pixels(name: str, datatype: str, values: NDArray[Any]) -> NDArray[np.uint8]:
     """Pixels, in memory of their own. Values of FP32 are rounded."""
     if values.dtype == np.uint8:
-        return values.copy()
+        return np.array(values)
     if datatype == "UINT8" and values.dtype.kind == "f":
         raise RequestError(f"{name}: UINT8 values must be whole numbers; use FP32 for others")
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 255):
         raise RequestError(f"{name}: pixels must be finite and in the range 0 to 255")
-    return np.rint(values).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(values).astype(np.uint8)
+    return pixels
 
 
 def _parse_outputs(
@@ -210,7 +215,7 @@ def _parse_outputs(
             raise RequestError(f"{owner}: shared memory is not supported")
         classes = _get(parameters, "classification", int, 0, owner)
         if classes < 0 or (classes and len(outputs[name].shape) != 2):
-            raise RequestError(f"{owner}: classification takes a number of classes, for an output of shape [N, classes]")
+            raise RequestError(f"{owner}: classification is a number of classes, for an output of shape [N, classes]")
         tensor = outputs[name]
         requested[name] = RequestedOutput(
             Tensor(name, tensor.datatype, tensor.shape, tensor.labels),
@@ -235,7 +240,8 @@ def write_infer(
             shape, entry["datatype"] = (len(values), len(texts) // len(values)), "BYTES"
         entry["shape"] = [*shape]
         if requested.is_binary:
-            packed = pack_bytes(text.encode() for text in texts) if texts is not None else values.astype("<f4").tobytes()
+            binary = values.astype("<f4").tobytes()
+            packed = binary if texts is None else pack_bytes(text.encode() for text in texts)
             entry["parameters"] = {"binary_data_size": len(packed)}
             parts.append(packed)
         else:

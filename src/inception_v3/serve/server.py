@@ -72,7 +72,8 @@ def _listen_unix(path: Path) -> socket.socket:
     try:
         status = file_status(path)
         if status is not None and stat.S_ISSOCK(status.st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(ConnectionRefusedError):
+            probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            with probe, contextlib.suppress(ConnectionRefusedError):
                 probe.connect(str(path))
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             path.unlink()
