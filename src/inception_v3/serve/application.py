@@ -128,8 +128,8 @@ class Server:
 
     async def repository_index(self, request: Request) -> Response:
         body = await self.bodies.body(request)
-        only_ready = parse_object(body).get("ready", False) if body else False
-        if not isinstance(only_ready, bool):
+        only_ready = parse_object(body).get("ready") if body else None
+        if not isinstance(only_ready, bool | None):
             raise RequestError("ready must be true or false")
         return JSONResponse([each for each in self.models.index() if not only_ready or each["state"] == "READY"])
 

@@ -84,6 +84,7 @@ class Guard:
     async def _respond(self, scope: Scope, receive: Receive, send: Send, headers: Headers, exchange: _Exchange) -> None:
         try:
             self._check(scope, headers)
+            scope["app"] = self._app  # routes then raise HTTPException
             await self._app.router(scope, receive, send)
             return
         except (ClientGoneError, ClientDisconnect):

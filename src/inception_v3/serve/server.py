@@ -86,23 +86,11 @@ def _listen_unix(path: Path) -> socket.socket:
     return listening
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its own handling of signals, which would raise them again at the end."""
+class Uvicorn(uvicorn.Server):
+    """uvicorn for this server, without its own handling of signals, which would raise them again at the end."""
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def run(
-    models: Models, place: Place, limits: Limits, token: str | None, trusted_proxies: tuple[str, ...], watch: bool
-) -> None:
-    """Serve until a signal. The first one drains: requests in flight get their responses. The second ends at once.
-
-    Raises InputError: the address cannot be used, or a model cannot be opened.
-    """
-    with listen(place) as listening:
-        server = Server(models, limits, token)
+    def __init__(self, server: Server, trusted_proxies: tuple[str, ...] = ()) -> None:
+        limits = server.limits
         config = uvicorn.Config(
             server.application(),
             loop="asyncio",
@@ -119,15 +107,31 @@ def run(
             h11_max_incomplete_event_size=HEADER_BYTES,
         )
         log_libraries()
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(
+    models: Models, place: Place, limits: Limits, token: str | None, trusted_proxies: tuple[str, ...], watch: bool
+) -> None:
+    """Serve until a signal. The first one drains: requests in flight get their responses. The second ends at once.
+
+    Raises InputError: the address cannot be used, or a model cannot be opened.
+    """
+    with listen(place) as listening:
+        server = Server(models, limits, token)
         try:
-            asyncio.run(_serve(_Uvicorn(config), server, listening, place, watch))
+            asyncio.run(_serve(Uvicorn(server, trusted_proxies), server, listening, place, watch))
         finally:
             server.close()
             if place.unix_socket is not None:
                 place.unix_socket.unlink(missing_ok=True)
 
 
-async def _serve(uvicorn_server: _Uvicorn, server: Server, listening: socket.socket, place: Place, watch: bool) -> None:
+async def _serve(uvicorn_server: Uvicorn, server: Server, listening: socket.socket, place: Place, watch: bool) -> None:
     """Answer while the models are loaded; those requests get 503. Raises InputError: a model cannot be opened."""
     loop = asyncio.get_running_loop()
 
