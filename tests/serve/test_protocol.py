@@ -76,8 +76,8 @@ def test_tritonclient_gets_classifications(client: Any, binary: bool) -> None:
     outputs = [triton.InferRequestedOutput("logits", binary_data=binary, class_count=2)]
     found = client.infer("pets", [tensor], outputs=outputs).as_numpy("logits")
     assert [[text.decode() if isinstance(text, bytes) else text for text in row] for row in found] == [
-        ["0.000000:5:class 5", "-2.000000:4:class 4"],
-        ["0.000000:6:class 6", "-2.000000:5:class 5"],
+        ["-0.000000:5:class 5", "-2.000000:4:class 4"],
+        ["-0.000000:6:class 6", "-2.000000:5:class 5"],
     ]
 
 

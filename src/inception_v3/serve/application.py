@@ -163,7 +163,7 @@ class Server:
             return await in_thread(self._threads, partial(infer_response, request.headers, model, parsed, arrays))
 
     async def predict(self, request: Request) -> Response:
-        top = whole_number(request, "top", 5)
+        top, timeout = whole_number(request, "top", 5), seconds(request, "timeout")
         with self.model(request) as model, self.counted(request, model):
             if not model.has_classes:
                 raise RequestError(f"{model.address.name} returns no probabilities of classes; use /features")
@@ -175,9 +175,10 @@ class Server:
                 classes = top_classes(arrays[model.sources[LOGITS_OUTPUT]], names, top, activation)
                 return Prediction(name, classes).as_dict()
 
-            return await self._each_image(request, model, uploads, {model.sources[LOGITS_OUTPUT]}, result)
+            return await self._each_image(request, model, uploads, {model.sources[LOGITS_OUTPUT]}, result, timeout)
 
     async def features(self, request: Request) -> Response:
+        timeout = seconds(request, "timeout")
         with self.model(request) as model, self.counted(request, model):
             wanted = request.query_params.get("end_points", "")
             names = [name for name in wanted.split(",") if name] or ["features"]
@@ -191,7 +192,8 @@ class Server:
                 return {"image": image, "features": values}
 
             uploads = await self.bodies.images(request)
-            return await self._each_image(request, model, uploads, {model.sources[name] for name in names}, result)
+            sources = {model.sources[name] for name in names}
+            return await self._each_image(request, model, uploads, sources, result, timeout)
 
     async def _each_image(
         self,
@@ -200,9 +202,10 @@ class Server:
         uploads: list[Upload],
         names: set[str],
         result: Callable[[str, dict[str, NDArray[np.float32]]], dict[str, Any]],
+        timeout: float | None,
     ) -> Response:
         """The results of the readable images, in order, and the errors of the others. All unreadable: status 400."""
-        deadline = self._deadline(seconds(request, "timeout"))
+        deadline = self._deadline(timeout)
         errors: dict[int, str] = {}
         arrays = await until(request, deadline, self._compute(request, model, uploads, names, deadline, errors))
 

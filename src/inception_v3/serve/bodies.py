@@ -105,12 +105,15 @@ class Bodies:
             raise RequestError(f"multipart/form-data: {fault}; send the images as files") from error
         except (KeyError, ValueError) as error:
             raise RequestError("multipart/form-data: no boundary; let the HTTP library write the header") from error
-        files = [value for _, value in form.multi_items() if not isinstance(value, str)]
-        check_count(len(files), self.limits.images)
-        return [
-            Upload(name_of(file.filename, index), await file.read(), self.limits.pixels)
-            for index, file in enumerate(files)
-        ]
+        try:
+            files = [value for _, value in form.multi_items() if not isinstance(value, str)]
+            check_count(len(files), self.limits.images)
+            return [
+                Upload(name_of(file.filename, index), await file.read(), self.limits.pixels)
+                for index, file in enumerate(files)
+            ]
+        finally:
+            await form.close()
 
     def uploads(self, files: list[bytes]) -> list[Upload]:
         return [Upload(f"{INPUT}[{index}]", data, self.limits.pixels) for index, data in enumerate(files)]

@@ -19,6 +19,8 @@ class RequestError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
+        if self.status == HTTPStatus.REQUEST_TIMEOUT:
+            return {"Connection": "close"}  # the rest of the body may still come
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
