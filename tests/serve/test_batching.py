@@ -152,19 +152,19 @@ def test_a_large_job_whose_first_batch_fails_is_not_computed_further(engine: Eng
     assert engine.batches == [[0], [1, 2, 3, 4], [99]]
 
 
-def test_closing_computes_what_is_queued_and_refuses_the_rest(engine: Engine) -> None:
+def test_closing_waits_for_the_batch_in_the_engine_and_refuses_the_rest(engine: Engine) -> None:
     batcher = Batcher(engine, 4, Turns(), lambda *_: None)
-    futures = [busy(engine, batcher), batcher.submit(images(1), ["value"], LATER)]
+    first, queued = busy(engine, batcher), batcher.submit(images(1), ["value"], LATER)
     closing = threading.Thread(target=batcher.close)
     closing.start()
-    while True:
-        try:
-            futures.append(batcher.submit(images(2), ["value"], LATER))
-        except ClosedError:
-            break
+    with pytest.raises(ClosedError):
+        queued.result(10)
+    with pytest.raises(ClosedError):
+        batcher.submit(images(2), ["value"], LATER)
     engine.gate.set()
     closing.join(10)
-    assert [values(each) for each in futures][:2] == [[0], [1]]
+    assert values(first) == [0]
+    assert engine.batches == [[0]]
 
 
 def test_many_threads_get_their_own_results(engine: Engine, batcher: Batcher) -> None:

@@ -182,7 +182,9 @@ def test_a_full_queue_refuses_with_the_time_to_wait_while_live_stays_true(start:
 def test_a_request_after_its_deadline_gets_504_also_if_it_is_in_the_engine(start: Start) -> None:
     server = start(limits=Limits(deadline=0.3))
     server.engine.gate.clear()
-    running = in_background(lambda: server.client.post("/predict", content=png(1)), 3)
+    running = in_background(lambda: server.client.post("/predict", content=png(1)))
+    assert server.engine.entered.acquire(timeout=10)
+    running += in_background(lambda: server.client.post("/predict", content=png(1)), 2)
     assert all("the deadline has passed" in error(each.result(), 504) for each in running)
     server.engine.gate.set()
     assert classes(server.client.post("/predict", content=png(2))) == ["class 2"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 Arrays = dict[str, NDArray[Any]]
+CLOSE_SECONDS = 30.0  # after which the engine hangs
 OnBatch = Callable[[int, float, list[float]], None]  # images, seconds in the engine, seconds that each job waited
 
 
@@ -34,7 +35,7 @@ class BusyError(Exception):
 
 
 class ClosedError(Exception):
-    """A job was submitted to a Batcher that is closed."""
+    """The Batcher of a job is closed."""
 
 
 class Budget:
@@ -160,11 +161,13 @@ class Batcher:
         return job.future
 
     def close(self) -> None:
-        """Accept no more jobs, compute those that are queued, and end the thread."""
+        """Accept no more jobs, refuse those that are queued (ClosedError), and wait for the batch in the engine."""
         with self._changed:
-            self._closed = True
+            self._closed, queued = True, [*self._jobs]
             self._changed.notify()
-        self._thread.join()
+        for job in queued:
+            job.fail(ClosedError())
+        self._thread.join(CLOSE_SECONDS)
 
     def _forget(self, job: Job) -> None:
         with self._changed, suppress(ValueError):
@@ -177,10 +180,10 @@ class Batcher:
                     self._compute(batch)
 
     def _wait(self) -> bool:
-        """Wait for a job. Returns False if there will be none."""
+        """Wait for a job. Returns False once the batcher is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
-            return bool(self._jobs)
+            return not self._closed
 
     def _take(self) -> list[tuple[Job, Pixels]]:
         """The images of the next batch, all of one size, and their jobs. Jobs whose deadline has passed leave."""

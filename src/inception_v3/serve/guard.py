@@ -96,9 +96,8 @@ class Guard:
                 response.headers["WWW-Authenticate"] = "Bearer"
         except HTTPException as error:
             response = JSONResponse({"error": _http_fault(scope, error)}, error.status_code, error.headers)
-        except asyncio.CancelledError:
-            exchange.status = exchange.status or 503
-            raise
+        except asyncio.CancelledError:  # a second signal, or the time to drain has passed
+            response = JSONResponse({"error": "the server has stopped"}, 503)
         except Exception as error:
             log("bug", "error", request_id=exchange.request_id, error=one_line(repr(error)), where=_where(error))
             response = JSONResponse({"error": f"unexpected error; request {exchange.request_id}"}, 500)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from inception_v3.errors import InputError
 from inception_v3.inference.choose import EXPORTED, OpenedModel, open_engine, output_for
 from inception_v3.inference.engines.base import FEATURES, LOGITS, VECTORS, Pixels
-from inception_v3.inference.exported.registry import exports_in, recognise
+from inception_v3.inference.exported.registry import exports_in, read_description, recognise
 from inception_v3.inference.pipeline import image_preparer
 from inception_v3.network.probabilities import class_logits, probabilities
-from inception_v3.serve.batching import Batcher, Budget, ClosedError, Turns
+from inception_v3.serve.batching import Batcher, Budget, Turns
 from inception_v3.serve.logs import log
 from inception_v3.serve.metrics import Metrics, Statistics
 from inception_v3.serve.protocol import INPUT, Tensor
@@ -122,9 +122,23 @@ def _versioned(name: str, version: str, path: str) -> Address:
 def _expand(path: str, is_named: bool) -> list[str]:
     """The models in a folder of models, or the path itself."""
     folder = Path(path)
-    if is_named or not is_folder(folder) or _is_model(folder) or _is_versions(folder):
+    if is_named or not is_folder(folder) or _is_versions(folder) or not _is_folder_of_models(folder):
         return [path]
-    return [str(each) for each in _listed(path) if _is_model(each) or _is_versions(each)] or [path]
+    return [str(each) for each in _listed(path) if _is_model(each) or _is_versions(each)]
+
+
+def _is_folder_of_models(folder: Path) -> bool:
+    """Whether a folder has models in folders of their own, or exported files of different networks."""
+    with suppress(InputError):
+        if recognise(folder) or file_status(folder / MODEL_FILE) is not None:
+            return False
+    if any(is_folder(each) and (_is_model(each) or _is_versions(each)) for each in _listed(str(folder))):
+        return True
+    files, weights = [each for each in _listed(str(folder)) if _is_model(each)], set()
+    for file in exports_in(folder):
+        with suppress(InputError):
+            weights.add(read_description(file).weights)
+    return len(weights) > 1 or bool(files and not weights)
 
 
 def _listed(path: str) -> list[Path]:
@@ -132,7 +146,7 @@ def _listed(path: str) -> list[Path]:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether a path is an exported network, a folder of alternatives of one, a run folder, or a file of weights."""
+    """Whether a path is an exported network, a folder with exports of one, a run folder, or a file of weights."""
     with suppress(InputError):
         if recognise(path) or file_status(path / MODEL_FILE) is not None:
             return True
@@ -391,11 +405,10 @@ class Models:
                 self._close(retired)
 
     def close(self) -> None:
-        """Compute what is queued, and end all threads."""
+        """Refuse what is queued, and end all threads."""
         self._stopping.set()
         for model in [*self._models.values()]:
-            with suppress(ClosedError):
-                model.batcher.close()
+            model.batcher.close()
 
 
 def _version_order(version: str) -> tuple[int, str]:
