@@ -145,10 +145,10 @@ def test_a_second_signal_ends_the_server_at_once() -> None:
         image = png(1)
         request = threads.submit(httpx.post, f"{url}/predict", content=image, timeout=60)
         time.sleep(0.5)
-        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         started = time.monotonic()
-        server.end(signal.SIGINT)
+        server.end()
         assert time.monotonic() - started < 10
         assert request.result().json() == {"error": "the server has stopped"}
 
