@@ -6,7 +6,7 @@ import resource
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
@@ -54,110 +54,113 @@ def raise_file_limit() -> int:
     return wanted if soft == resource.RLIM_INFINITY else soft
 
 
-def limited_protocol(limits: Limits, max_connections: int) -> type[H11Protocol]:
-    """uvicorn's protocol class with these limits."""
+class LimitedProtocol(H11Protocol):
+    """A connection. One timer runs while it waits for a header, another until the end of a body."""
 
-    class LimitedProtocol(H11Protocol):
-        """A connection. One timer runs while it waits for a header, another until the end of a body."""
+    limits: ClassVar[Limits]
+    max_connections: ClassVar[int]
 
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.idle_since = time.monotonic()
-            self._timer: asyncio.TimerHandle | None = None
-            self._waits_for = ""
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.idle_since = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_for = ""
 
-        def connection_made(self, transport: Any) -> None:
-            if len(self.connections) >= max_connections and not self._close_an_idle_connection():
-                self.transport = transport
-                transport.abort()
-                return
-            super().connection_made(transport)
-            self._wait_for("header", limits.header_seconds)
+    def connection_made(self, transport: Any) -> None:
+        if len(self.connections) >= self.max_connections and not self._close_an_idle_connection():
+            self.transport = transport
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self._wait_for("header", self.limits.header_seconds)
 
-        def _close_an_idle_connection(self) -> bool:
-            latest = time.monotonic() - IDLE_SECONDS
-            connections: Any = self.connections  # all of this class
-            oldest = min(connections, key=lambda each: each.idle_since)
-            if oldest.idle_since > latest:
-                return False
-            self.connections.discard(oldest)
-            oldest.transport.abort()
-            return True
+    def _close_an_idle_connection(self) -> bool:
+        latest = time.monotonic() - IDLE_SECONDS
+        connections: Any = self.connections  # all of this class
+        oldest = min(connections, key=lambda each: each.idle_since)
+        if oldest.idle_since > latest:
+            return False
+        self.connections.discard(oldest)
+        oldest.transport.abort()
+        return True
 
-        def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        if self.flow is not None:  # None: it was refused in connection_made
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.flow is None or self.transport.is_closing():
+            return
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.transport.is_closing():
+            return
+        their_state = self.conn.their_state
+        if their_state is h11.IDLE:
+            if self._waits_for != "header" and (self.conn.trailing_data[0] or self.cycle is None):
+                self._wait_for("header", self.limits.header_seconds)
+        elif their_state is h11.SEND_BODY:
+            if self._waits_for != "body":
+                self._wait_for("body", self.limits.body_seconds + CLOSE_GRACE)
+        else:
             self._stop_timer()
-            if self.flow is not None:  # None: it was refused in connection_made
-                super().connection_lost(exc)
+        if their_state is not h11.IDLE:
+            self.idle_since = float("inf")
 
-        def data_received(self, data: bytes) -> None:
-            if self.flow is None or self.transport.is_closing():
-                return
-            super().data_received(data)
+    def on_response_complete(self) -> None:
+        self.idle_since = time.monotonic()
+        super().on_response_complete()
 
-        def handle_events(self) -> None:
-            super().handle_events()
-            if self.transport.is_closing():
-                return
-            their_state = self.conn.their_state
-            if their_state is h11.IDLE:
-                if self._waits_for != "header" and (self.conn.trailing_data[0] or self.cycle is None):
-                    self._wait_for("header", limits.header_seconds)
-            elif their_state is h11.SEND_BODY:
-                if self._waits_for != "body":
-                    self._wait_for("body", limits.body_seconds + CLOSE_GRACE)
-            else:
-                self._stop_timer()
-            if their_state is not h11.IDLE:
-                self.idle_since = float("inf")
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()  # which waits until the response is sent
+        self.loop.call_later(self.limits.body_seconds, self.transport.abort)
 
-        def on_response_complete(self) -> None:
-            self.idle_since = time.monotonic()
-            super().on_response_complete()
+    def _wait_for(self, what: str, seconds: float) -> None:
+        self._stop_timer()
+        self._waits_for = what
+        self._timer = self.loop.call_later(seconds, self._cut_off)
 
-        def timeout_keep_alive_handler(self) -> None:
-            super().timeout_keep_alive_handler()  # which waits until the response is sent
-            self.loop.call_later(limits.body_seconds, self.transport.abort)
+    def _stop_timer(self) -> None:
+        self._waits_for = ""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-        def _wait_for(self, what: str, seconds: float) -> None:
-            self._stop_timer()
-            self._waits_for = what
-            self._timer = self.loop.call_later(seconds, self._cut_off)
+    def _cut_off(self) -> None:
+        """Close a connection whose header or body did not arrive in time."""
+        if self._waits_for == "header" and not self.transport.is_closing():
+            self._refuse(408, f"the header did not arrive within {self.limits.header_seconds:g} seconds")
+        else:
+            self.transport.abort()
 
-        def _stop_timer(self) -> None:
-            self._waits_for = ""
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP: in the protocol's form, unless a response has begun."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        too_long = len(self.conn.trailing_data[0]) > HEADER_BYTES
+        if too_long:
+            self._refuse(431, f"the header is longer than {HEADER_BYTES} bytes")
+        else:
+            self._refuse(400, "this is no valid HTTP request")
 
-        def _cut_off(self) -> None:
-            """Close a connection whose header or body did not arrive in time."""
-            if self._waits_for == "header" and not self.transport.is_closing():
-                self._refuse(408, f"the header did not arrive within {limits.header_seconds:g} seconds")
-            else:
-                self.transport.abort()
+    def _refuse(self, status: int, message: str) -> None:
+        body = json.dumps({"error": message}).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        with suppress(h11.LocalProtocolError):
+            response = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
 
-        def send_400_response(self, msg: str) -> None:
-            """Answer what is no HTTP: in the protocol's form, unless a response has begun."""
-            if self.cycle is not None and not self.cycle.response_complete:
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
-            too_long = len(self.conn.trailing_data[0]) > HEADER_BYTES
-            if too_long:
-                self._refuse(431, f"the header is longer than {HEADER_BYTES} bytes")
-            else:
-                self._refuse(400, "this is no valid HTTP request")
 
-        def _refuse(self, status: int, message: str) -> None:
-            body = json.dumps({"error": message}).encode()
-            headers = [
-                ("content-type", "application/json"),
-                ("content-length", str(len(body))),
-                ("connection", "close"),
-            ]
-            with suppress(h11.LocalProtocolError):
-                response = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
-                for event in (response, h11.Data(data=body), h11.EndOfMessage()):
-                    self.transport.write(self.conn.send(event))
-            self.transport.close()
-
-    return LimitedProtocol
+def limited_protocol(limits: Limits, max_connections: int) -> type[LimitedProtocol]:
+    """The protocol class with these limits, which uvicorn constructs for each connection."""
+    return type("Protocol", (LimitedProtocol,), {"limits": limits, "max_connections": max_connections})

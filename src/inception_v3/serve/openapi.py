@@ -48,11 +48,8 @@ def _get(summary: str, schema: Schema, *errors: int, kind: str = "application/js
     return {"get": {"summary": summary, "responses": _responses({kind: schema}, *errors)} | more}
 
 
-def _schemas(limits: "Limits") -> dict[str, Schema]:
-    duration = _object({"count": COUNT, "ns": COUNT})
+def _request_schemas(limits: "Limits") -> dict[str, Schema]:
     parameters = _optional({"type": "object", "additionalProperties": True})
-    tensor = _object({"name": STRING, "datatype": STRING, "shape": _array({"type": "integer", "minimum": -1})})
-    binary_size = {"binary_data_size": COUNT}
     request_input = _object(
         {
             "name": {"const": INPUT},
@@ -73,10 +70,28 @@ def _schemas(limits: "Limits") -> dict[str, Schema]:
             )
         },
     )
-    response_output = _object(
-        {"name": STRING, "datatype": {"enum": ["FP32", "BYTES"]}, "shape": _array(COUNT)},
-        {"data": _array({"type": ["number", "string"]}), "parameters": _object(binary_size)},
-    )
+    named_image = _object({"data": IMAGE}, {"name": _optional(STRING)})
+    return {
+        "inference_request": _object(
+            {"inputs": _array(request_input, 1, 1)},
+            {
+                "id": _optional(STRING),
+                "outputs": _optional(_array(request_output)),
+                "parameters": _optional(
+                    {
+                        "type": "object",
+                        "properties": {"binary_data_output": _optional(BOOLEAN)},
+                    }
+                ),
+            },
+        ),
+        "images": _object({"images": _array({"anyOf": [IMAGE, named_image]}, 1, limits.images)}),
+    }
+
+
+def _description_schemas() -> dict[str, Schema]:
+    duration = _object({"count": COUNT, "ns": COUNT})
+    tensor = _object({"name": STRING, "datatype": STRING, "shape": _array({"type": "integer", "minimum": -1})})
     statistic = _object(
         {
             "name": STRING,
@@ -97,9 +112,6 @@ def _schemas(limits: "Limits") -> dict[str, Schema]:
             ),
         }
     )
-    failed = _object({"image": STRING, "error": STRING})
-    predicted = _object({"class": STRING, "probability": {"type": "number", "minimum": 0, "maximum": 1}})
-    named_image = _object({"data": IMAGE}, {"name": _optional(STRING)})
     return {
         "error": _object({"error": STRING}),
         "metadata_server_response": _object({"name": STRING, "version": STRING, "extensions": _array(STRING)}),
@@ -116,23 +128,21 @@ def _schemas(limits: "Limits") -> dict[str, Schema]:
         "repository_index": _array(
             _object({"name": STRING, "version": STRING, "state": {"enum": ["READY", "UNAVAILABLE"]}, "reason": STRING})
         ),
-        "inference_request": _object(
-            {"inputs": _array(request_input, 1, 1)},
-            {
-                "id": _optional(STRING),
-                "outputs": _optional(_array(request_output)),
-                "parameters": _optional(
-                    {
-                        "type": "object",
-                        "properties": {"binary_data_output": _optional(BOOLEAN)},
-                    }
-                ),
-            },
-        ),
+    }
+
+
+def _result_schemas() -> dict[str, Schema]:
+    binary_size = {"binary_data_size": COUNT}
+    response_output = _object(
+        {"name": STRING, "datatype": {"enum": ["FP32", "BYTES"]}, "shape": _array(COUNT)},
+        {"data": _array({"type": ["number", "string"]}), "parameters": _object(binary_size)},
+    )
+    failed = _object({"image": STRING, "error": STRING})
+    predicted = _object({"class": STRING, "probability": {"type": "number", "minimum": 0, "maximum": 1}})
+    return {
         "inference_response": _object(
             {"model_name": STRING, "model_version": STRING, "outputs": _array(response_output)}, {"id": STRING}
         ),
-        "images": _object({"images": _array({"anyOf": [IMAGE, named_image]}, 1, limits.images)}),
         "predictions": _results({"anyOf": [_object({"image": STRING, "predictions": _array(predicted)}), failed]}),
         "features": _results({"anyOf": [_object({"image": STRING, "features": {"type": "object"}}), failed]}),
     }
@@ -200,7 +210,7 @@ def openapi(models: "Models", limits: "Limits", has_token: bool) -> dict[str, An
             "uploads of images.",
         },
         "paths": operations,
-        "components": {"schemas": _schemas(limits)},
+        "components": {"schemas": _description_schemas() | _request_schemas(limits) | _result_schemas()},
     }
     if has_token:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
