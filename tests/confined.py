@@ -132,7 +132,7 @@ COMMANDS = {
             ("torchvision", "full.safetensors", "copy.pth", " --check", ("copy.pth",)),
         )
     },
-    "serve": Command("serve {inputs}/run.onnx --port 0", ends_after=20),
+    "serve": Command("serve {inputs}/run.onnx --port 0", ends_after=10),
     "inspect": Command("inspect {inputs}/model.safetensors"),
     "describe": Command("describe"),
     "cache": Command("cache"),
