@@ -40,6 +40,7 @@ class Command:
         environment: variables, as the user of this command sets them.
         others: what other programs write that the user asked for, as patterns of paths in the place.
         elsewhere: the same outside of the place, as patterns of whole paths.
+        ends_after: seconds after which a command that runs until a signal gets SIGTERM.
     """
 
     line: str
@@ -47,6 +48,7 @@ class Command:
     environment: tuple[tuple[str, str], ...] = ()
     others: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
+    ends_after: int = 0
 
 
 _TRAIN = "train {inputs}/images --out run --recipe digits --epochs 1 --depth-multiplier 0.1 --image-size 75"
@@ -131,6 +133,7 @@ COMMANDS = {
             ("torchvision", "full.safetensors", "copy.pth", " --check", ("copy.pth",)),
         )
     },
+    "serve": Command("serve {inputs}/run.onnx --port 0", ends_after=10),
     "inspect": Command("inspect {inputs}/model.safetensors"),
     "describe": Command("describe"),
     "draw": Command("draw {inputs}/model.safetensors", ("inception-v3.svg",)),
@@ -167,6 +170,8 @@ class Place:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in this place, started by the program `prefix`. After LIMIT it is killed, and fails."""
         words = [word.format(inputs=inputs) for word in command.line.split()]
+        if command.ends_after:
+            prefix = [*prefix, "timeout", "--preserve-status", str(command.ends_after)]
         return run(
             [*prefix, sys.executable, "-m", "inception_v3", *words],
             self.folder / "work",

@@ -42,12 +42,12 @@ from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
 COMMANDS = ("train", "finetune", "evaluate", "predict", "features", "explain", "look", "ablate", "compare", "patches",
-            "visualise", "dream", "fidelity", "export", "bench", "convert", "inspect", "describe", "draw",
+            "visualise", "dream", "fidelity", "export", "serve", "bench", "convert", "inspect", "describe", "draw",
             "cache")  # fmt: skip
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 COMMON_OPTIONS = {"quiet": (Quiet, False), "verbose": (Verbose, False)}  # of every command, with their defaults
 LONG_OPTIONS = {"log_every": (LogEvery, 30.0)}  # of every command that may take long
-SHORT_COMMANDS = ("inspect", "describe", "draw", "cache")
+WITHOUT_PROGRESS = ("serve", "inspect", "describe", "draw", "cache")
 # Options of 0.1.0 with another name now. They work for one release.
 RENAMED = {"fidelity": {"--html": "--report"}, "bench": {"--engines": "--engine", "--precisions": "--precision"}}
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # also the class of other errors in a command line
@@ -93,7 +93,7 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
             options["facts"] = {name: value for name, value in facts.items() if value is not None}
         return partial(command, **options)
 
-    shared = about_model | COMMON_OPTIONS | ({} if command.__name__ in SHORT_COMMANDS else LONG_OPTIONS)
+    shared = about_model | COMMON_OPTIONS | ({} if command.__name__ in WITHOUT_PROGRESS else LONG_OPTIONS)
     common = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in shared.items()

@@ -1,0 +1,1 @@
+"""Networks behind HTTP: the Open Inference Protocol, uploads of images, dynamic batching, metrics."""

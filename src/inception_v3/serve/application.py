@@ -1,0 +1,353 @@
+"""The routes of the server: from a request to a model's queue, and from its result to a response."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from inception_v3 import __version__
+from inception_v3.errors import InputError
+from inception_v3.inference.pipeline import not_finite
+from inception_v3.inference.predict import Prediction, top_classes
+from inception_v3.serve.batching import Arrays, BusyError, ClosedError, ExpiredError
+from inception_v3.serve.binary import HEADER
+from inception_v3.serve.bodies import Bodies, in_thread, seconds, whole_number
+from inception_v3.serve.errors import ClientGoneError, RequestError
+from inception_v3.serve.guard import Guard, request_id
+from inception_v3.serve.limits import Limits
+from inception_v3.serve.logs import log
+from inception_v3.serve.metrics import CONTENT_TYPE
+from inception_v3.serve.models import LOGITS_OUTPUT, Models, ServedModel
+from inception_v3.serve.openapi import docs_page, openapi
+from inception_v3.serve.protocol import EXTENSIONS, InferRequest, parse_infer, parse_object
+from inception_v3.serve.responses import infer_response, model_configuration, platform, to_bytes
+from inception_v3.serve.uploads import Upload
+from inception_v3.support.cpu import core_count
+from inception_v3.support.text import one_line, printable
+
+Result = TypeVar("Result")
+MAX_RETRY_SECONDS = 60  # of the header Retry-After
+UNSUPPORTED = (  # operations of Triton that its clients know
+    "/v2/repository/models/{name}/load",
+    "/v2/repository/models/{name}/unload",
+    "/v2/systemsharedmemory/{rest:path}",
+    "/v2/cudasharedmemory/{rest:path}",
+    "/v2/models/{name}/trace/setting",
+    "/v2/trace/setting",
+    "/v2/logging",
+)
+
+
+# -------------------------------------------------------------------------------------------------- the server
+
+
+class Server:
+    """The routes, with what they share: the models, the limits, the threads that decode and parse."""
+
+    def __init__(self, models: Models, limits: Limits, token: str | None = None) -> None:
+        self.models, self.limits, self.metrics = models, limits, models.metrics
+        self._token = token
+        self._threads = ThreadPoolExecutor(core_count() + 2, "decode")
+        self.bodies = Bodies(limits, self._threads)
+        self.is_stopping = False
+
+    def application(self) -> "Guard":
+        one = "/v2/models/{name}"
+        versions = (one, one + "/versions/{version}")
+        routes = [
+            Route("/v2", self.server_metadata),
+            Route("/v2/", self.server_metadata, include_in_schema=False),
+            Route("/v2/health/live", self.live),
+            Route("/v2/health/ready", self.ready),
+            Route("/v2/models/stats", self.all_statistics),
+            *(Route(path, self.model_metadata) for path in versions),
+            *(Route(path + "/ready", self.model_ready) for path in versions),
+            *(Route(path + "/config", self.model_config) for path in versions),
+            *(Route(path + "/stats", self.model_statistics) for path in versions),
+            *(Route(path + "/infer", self.infer, methods=["POST"]) for path in versions),
+            Route("/v2/repository/index", self.repository_index, methods=["POST"]),
+            Route("/predict", self.predict, methods=["POST"]),
+            Route("/features", self.features, methods=["POST"]),
+            Route("/metrics", self.prometheus),
+            Route("/openapi.json", self.openapi),
+            Route("/docs", self.docs),
+            *(Route(path, self.unsupported, methods=["GET", "POST"]) for path in UNSUPPORTED),
+        ]
+        return Guard(Starlette(routes=routes), self.metrics, self.bodies.release, self._token)
+
+    def close(self) -> None:
+        self.models.close()
+        self._threads.shutdown(cancel_futures=True)
+
+    # ---------------------------------------------------------------------------------- health and descriptions
+
+    async def live(self, request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        ready = self.models.is_ready and not self.is_stopping
+        return JSONResponse({"ready": ready, "live": True}, 200 if ready else 503)
+
+    async def server_metadata(self, request: Request) -> Response:
+        return JSONResponse({"name": "inception-v3", "version": __version__, "extensions": [*EXTENSIONS]})
+
+    async def model_metadata(self, request: Request) -> Response:
+        with self.model(request) as model:
+            outputs = [tensor.as_dict() for name, tensor in model.outputs.items() if name == tensor.name]
+            versions = sorted(version for name, version in self.models.names() if name == model.address.name)
+            return JSONResponse(
+                {"name": model.address.name, "versions": versions, "platform": platform(model),
+                 "inputs": [model.input.as_dict()], "outputs": outputs}
+            )  # fmt: skip
+
+    async def model_ready(self, request: Request) -> Response:
+        with self.model(request) as model:
+            return JSONResponse({"name": model.address.name, "ready": True})
+
+    async def model_config(self, request: Request) -> Response:
+        with self.model(request) as model:
+            return JSONResponse(model_configuration(model, self.limits))
+
+    async def model_statistics(self, request: Request) -> Response:
+        with self.model(request):
+            return JSONResponse({"model_stats": self.models.statistics(**request.path_params)})
+
+    async def all_statistics(self, request: Request) -> Response:
+        return JSONResponse({"model_stats": self.models.statistics()})
+
+    async def repository_index(self, request: Request) -> Response:
+        body = await self.bodies.body(request)
+        only_ready = parse_object(body).get("ready") if body else None
+        if not isinstance(only_ready, bool | None):
+            raise RequestError("ready must be true or false")
+        return JSONResponse([each for each in self.models.index() if not only_ready or each["state"] == "READY"])
+
+    async def prometheus(self, request: Request) -> Response:
+        return Response(await in_thread(self._threads, self.metrics.text), headers={"Content-Type": CONTENT_TYPE})
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(openapi(self.models, self.limits, has_token=self._token is not None))
+
+    async def docs(self, request: Request) -> Response:
+        page, policy = docs_page(openapi(self.models, self.limits, has_token=self._token is not None))
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
+
+    async def unsupported(self, request: Request) -> Response:
+        raise RequestError(f"{printable(request.url.path[:200])}: not supported; GET /v2 lists the extensions that are")
+
+    # ----------------------------------------------------------------------------------------------- inference
+
+    async def infer(self, request: Request) -> Response:
+        with self.model(request) as model, self.counted(request, model):
+            body = await self.bodies.body(request)
+            length = request.headers.get(HEADER)
+            parse = partial(parse_infer, body, length, model.input, model.outputs, self.limits.images)
+            parsed: InferRequest = await in_thread(self._threads, parse)
+            del body
+            images = parsed.images
+            uploads = images if isinstance(images, np.ndarray) else self.bodies.uploads(images)
+            names = {model.sources[each.tensor.name] for each in parsed.outputs}
+            deadline = self._deadline(parsed.timeout)
+            arrays = await until(request, deadline, self._compute(request, model, uploads, names, deadline))
+            return await in_thread(self._threads, partial(infer_response, request.headers, model, parsed, arrays))
+
+    async def predict(self, request: Request) -> Response:
+        top, timeout = whole_number(request, "top", 5), seconds(request, "timeout")
+        with self.model(request) as model, self.counted(request, model):
+            if not model.has_classes:
+                raise RequestError(f"{model.address.name} returns no probabilities of classes; use /features")
+            uploads = await self.bodies.images(request)
+            names = model.description.names()
+            activation = model.description.settings.output_activation
+
+            def result(name: str, arrays: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
+                classes = top_classes(arrays[model.sources[LOGITS_OUTPUT]], names, top, activation)
+                return Prediction(name, classes).as_dict()
+
+            return await self._each_image(request, model, uploads, {model.sources[LOGITS_OUTPUT]}, result, timeout)
+
+    async def features(self, request: Request) -> Response:
+        timeout = seconds(request, "timeout")
+        with self.model(request) as model, self.counted(request, model):
+            wanted = request.query_params.get("end_points", "")
+            names = [name for name in wanted.split(",") if name] or ["features"]
+            for name in names:
+                if name not in model.outputs:
+                    known = ", ".join(model.outputs)
+                    raise RequestError(f"end_points: {model.address.name} has no {name[:200]}; it has {known}")
+
+            def result(image: str, arrays: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
+                values = {name: model.values(name, arrays).tolist() for name in names}
+                return {"image": image, "features": values}
+
+            uploads = await self.bodies.images(request)
+            sources = {model.sources[name] for name in names}
+            return await self._each_image(request, model, uploads, sources, result, timeout)
+
+    async def _each_image(
+        self,
+        request: Request,
+        model: ServedModel,
+        uploads: list[Upload],
+        names: set[str],
+        result: Callable[[str, dict[str, NDArray[np.float32]]], dict[str, Any]],
+        timeout: float | None,
+    ) -> Response:
+        """The results of the readable images, in order, and the errors of the others. All unreadable: status 400."""
+        deadline = self._deadline(timeout)
+        errors: dict[int, str] = {}
+        arrays = await until(request, deadline, self._compute(request, model, uploads, names, deadline, errors))
+
+        def respond() -> bytes | str:
+            results, row = [], 0
+            for index, upload in enumerate(uploads):
+                if index in errors:
+                    results.append({"image": upload.name, "error": errors[index]})
+                    continue
+                values = {name: array[row] for name, array in arrays.items()}
+                row += 1
+                if all(np.isfinite(array).all() for array in values.values()):
+                    results.append(result(upload.name, values))
+                else:
+                    errors[index] = not_finite(upload.name)
+                    results.append({"image": upload.name, "error": errors[index]})
+            if not row:
+                return "; ".join(dict.fromkeys(errors.values()))
+            return to_bytes({"model": model.address.name, "version": model.address.version, "results": results})
+
+        body = await in_thread(self._threads, respond)
+        if isinstance(body, str):
+            raise RequestError(body)
+        return Response(body, media_type="application/json")
+
+    async def _compute(
+        self,
+        request: Request,
+        model: ServedModel,
+        images: Any,
+        names: set[str],
+        deadline: float,
+        errors: dict[int, str] | None = None,
+    ) -> Arrays:
+        """The engine's outputs for the images of a request.
+
+        An image that cannot be decoded is noted by its index in `errors`, or without them raises RequestError.
+        """
+        try:
+            with model.queue.hold(len(images)):
+                started = time.monotonic()
+                pixels = images if isinstance(images, np.ndarray) else await self._prepare(model, images, errors)
+                model.statistics.add_phase("compute_input", time.monotonic() - started)
+                if not len(pixels):
+                    return {name: np.empty((0, 1), np.float32) for name in names}
+                return await asyncio.wrap_future(model.batcher.submit(pixels, names, deadline))
+        except BusyError as busy:
+            wait = math.ceil(busy.amount * model.statistics.seconds_per_image)
+            fault = f"the queue of {model.address.name} is full ({busy.amount} images); try again later"
+            raise RequestError(fault, 503, retry_after=min(max(wait, 1), MAX_RETRY_SECONDS)) from busy
+        except ClosedError as error:
+            raise RequestError("the server is stopping", 503, retry_after=1) from error
+        except ExpiredError as error:
+            raise deadline_passed() from error
+        except (RequestError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            self.metrics.failures.labels(model.address.name, model.address.version).inc()
+            log("engine failed", "error", request_id=request_id(request), model=model.address.name,
+                error=one_line(repr(error)))  # fmt: skip
+            raise RequestError(f"{model.engine} failed; the server's log has the reason", 500) from error
+
+    async def _prepare(
+        self, model: ServedModel, uploads: Sequence[Upload], errors: dict[int, str] | None
+    ) -> NDArray[np.uint8]:
+        """Decode and resize images in threads: (N, H, W, 3) without those that cannot be read."""
+        pixels = np.empty((len(uploads), *model.preprocessing.image_size, 3), np.uint8)
+
+        def prepare(index: int) -> str | None:
+            try:
+                model.prepare(uploads[index], pixels[index])
+            except InputError as error:
+                return str(error)
+            return None
+
+        faults = await asyncio.gather(
+            *(in_thread(self._threads, partial(prepare, index)) for index in range(len(uploads)))
+        )
+        unreadable = {index: fault for index, fault in enumerate(faults) if fault is not None}
+        if not unreadable:
+            return pixels
+        if errors is None:
+            raise RequestError(next(iter(unreadable.values())))
+        errors.update(unreadable)
+        return pixels[[index for index in range(len(uploads)) if index not in unreadable]]
+
+    # ------------------------------------------------------------------------------------------------- requests
+
+    @contextmanager
+    def model(self, request: Request) -> Iterator[ServedModel]:
+        """The model of a request, by its path or the parameters `model` and `version`; else the first one."""
+        if not self.models.is_ready:
+            raise RequestError("the models are being loaded", 503, retry_after=1)
+        given = request.path_params or request.query_params
+        name = given.get("name") or given.get("model") or self.models.names()[0][0]
+        version = given.get("version") or None
+        try:
+            context = self.models.use(name, version)
+            model = context.__enter__()
+        except (KeyError, ValueError) as error:
+            known = ", ".join(f"{each} (version {number})" for each, number in self.models.names())
+            wanted = name[:200] + (f", version {version[:200]}" if version else "")
+            raise RequestError(f"there is no model {printable(wanted)}; there are {known}", 404) from error
+        request.state.model = model.address.name
+        try:
+            yield model
+        finally:
+            context.__exit__(None, None, None)
+
+    @contextmanager
+    def counted(self, request: Request, model: ServedModel) -> Iterator[None]:
+        """Count the request in the statistics of the model."""
+        started, succeeded = time.monotonic(), False
+        try:
+            yield
+            succeeded = True
+        finally:
+            model.statistics.add_request(time.monotonic() - started, succeeded)
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + min(timeout or math.inf, self.limits.deadline)
+
+
+async def until(request: Request, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`. It is cancelled after the deadline (504), and when the client has gone."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError if gone.done() else deadline_passed()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def deadline_passed() -> RequestError:
+    return RequestError("the deadline has passed; the server is busy, or the request has too many images", 504)
