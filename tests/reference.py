@@ -50,6 +50,15 @@ GROUPS = {  # further names that the documentation uses
             "inception_v3.evaluation.models.evaluate_models",
         ),
     ),
+    "The network as data": (
+        "See [the drawing](drawing.md).",
+        (
+            "inception_v3.network.architecture.end_points",
+            "inception_v3.network.describe.steps",
+            "inception_v3.network.drawing.plan",
+            "inception_v3.network.drawing.svg",
+        ),
+    ),
     "What calls take and return": (
         "You get these objects from the functions and classes above.",
         (
