@@ -185,7 +185,12 @@ def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
 
     def stem_table() -> str:
         rows = [
-            [*code(point.name, describe.notation(*point.layers)), unbroken(side(point.name)), shape(point.name), *cost(point)]
+            [
+                *code(point.name, describe.notation(*point.layers)),
+                unbroken(side(point.name)),
+                shape(point.name),
+                *cost(point),
+            ]
             for point in BASE
             if point.name not in MODULES
         ]
