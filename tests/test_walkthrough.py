@@ -150,6 +150,36 @@ def test_the_names_that_look_wrong_are_variables_of_the_network() -> None:
     assert misnamed == {"Mixed_6a/Branch_0/Conv2d_1a_1x1", "Mixed_6a/Branch_1/Conv2d_1a_1x1"} < {*odd}
 
 
+def test_only_these_names_break_the_pattern_that_the_page_states() -> None:
+    odd = dict(re.findall(r"^\| `(Mixed[^`]+/[^`]+)` \| `([^`]+)`", TEXTS["en"], re.MULTILINE))
+    before: Counter[tuple[str, int]] = Counter()
+    broken = {}
+    for layer in (each for each in LAYERS if "Branch_" in each.name):
+        branch, name = layer.name.rsplit("/", 1)
+        kind = "Conv2d" if isinstance(layer.table, Conv) else name.partition("_")[0]
+        digit = layer.table.stride - 1
+        expected = f"{kind}_{digit}{'abcde'[before[branch, digit]]}_{'x'.join(map(str, layer.kernel))}"
+        before[branch, digit] += 1
+        if name != expected:
+            broken[layer.name] = expected
+    assert broken == odd
+
+
+@pytest.mark.parametrize("language", PAGES)
+def test_the_percentages_of_the_text_follow_from_their_formulas(language: str) -> None:
+    text = re.sub(r"(?<=\d) %", "%", TEXTS[language])
+    assert f"(9 + 9) / 25 = {(9 + 9) / 25:.0%}" in text
+    saved = [1 - (9 + 9) / 25, 1 - (7 + 7) / 7**2, 1 - (3 + 3) / 3**2]
+    left_of_the_start = [0.9997**1_000, 0.9997**15_000]
+    for share in (*saved, *left_of_the_start):
+        assert re.search(rf"\D{share:.0%}", text)
+
+
+def test_both_wide_branches_of_mixed_5b_have_the_field_of_the_page() -> None:
+    assert POINTS["Mixed_5b/Branch_1"].receptive_field == POINTS["Mixed_5b/Branch_2"].receptive_field == (63, 63)
+    assert POINTS["Mixed_5b/Branch_1"].parameters < POINTS["Mixed_5b/Branch_2"].parameters
+
+
 def test_a_path_through_the_module_itself_is_as_long_as_the_page_counts() -> None:
     """The figures of the page come from the table; these come from the PyTorch modules."""
     model = InceptionV3(depth_multiplier=0.05, min_depth=1, create_aux_logits=False)
@@ -171,3 +201,30 @@ def test_only_the_pools_of_the_heads_and_their_kernel_shrink() -> None:
     assert [table.kernel for table in tables if table.shrinks] == [(5, 5), (5, 5), (8, 8)]
     assert isinstance(tables[0], Pool)
     assert isinstance(tables[2], Conv)
+
+
+def test_no_block_refutes_its_page() -> None:
+    printed = [line for kind, text in FENCED.findall(TEXTS["en"]) if kind == "text" for line in text.splitlines()]
+    assert [line for line in printed if line.endswith("False")] == ["inside differs: False"]
+    assert sum(line.endswith("True") for line in printed) == 9
+
+
+def test_the_answers_of_the_exercises_are_right() -> None:
+    exercises = TEXTS["en"].partition('<a id="exercises"></a>')[2]
+    sizes, parameters, ratio, widths, paths, reach, shares = (
+        text.splitlines() for kind, text in FENCED.findall(exercises) if kind == "text"
+    )
+    last = ("Mixed_5d", "Mixed_6e", "Mixed_7c")
+    groups = [
+        tuple(point.height for point in architecture.end_points(height=side, width=side) if point.name in last)
+        for side in (150, 299)
+    ]
+    assert sizes == ["{} {}".format(*groups), "{} {} {}".format(*groups[0])]
+    assert parameters == [str(POINTS["Mixed_5b/Branch_1/Conv2d_0b_5x5"].parameters)] * 2
+    assert ratio == [f"{14 * 192**2:,} {49 * 192**2:,} {49 / 14}"]
+    assert widths == ["[384, 96, 288] 768"]
+    assert paths == [f"{4**3 * 3 * 4**4 * 3 * (1 + 2 + 2 + 1) ** 2:,}"]
+    assert reach[-1].startswith("Mixed_6b")
+    for what, line in zip(("parameters", "macs"), shares[1:], strict=True):
+        group = sum(getattr(POINTS[f"Mixed_7{letter}"], what) for letter in "abc")
+        assert line == f"{what} {group / sum(getattr(point, what) for point in walkthrough.BASE):.0%}"

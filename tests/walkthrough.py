@@ -165,8 +165,13 @@ def table(headings: list[str], rows: list[list[Any]], right: int) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [headings, marks, *rows])
 
 
+def unbroken(text: str) -> str:
+    """A sum or a notation that no line break may split, for a narrow cell of a table."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def code(*texts: str) -> list[str]:
-    return [f"`{text}`" for text in texts]
+    return [f"`{unbroken(text)}`" for text in texts]
 
 
 def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
@@ -180,7 +185,12 @@ def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
 
     def stem_table() -> str:
         rows = [
-            [*code(point.name, describe.notation(*point.layers)), side(point.name), shape(point.name), *cost(point)]
+            [
+                *code(point.name, describe.notation(*point.layers)),
+                unbroken(side(point.name)),
+                shape(point.name),
+                *cost(point),
+            ]
             for point in BASE
             if point.name not in MODULES
         ]
@@ -195,7 +205,7 @@ def tables(words: dict[str, str]) -> dict[str, Callable[..., str]]:
                     name_cell, built_as = code(layer_name, describe.notation(layer))
                     beside = "‖ " if number else ""
                     rows.append([label, name_cell, beside + built_as, shape(layer.name), *cost(POINTS[layer.name])])
-        rows.append([f"**{words['joined']}**", "", join(name), f"**{shape(name)}**", *cost(POINTS[name])])
+        rows.append([f"**{words['joined']}**", "", unbroken(join(name)), f"**{shape(name)}**", *cost(POINTS[name])])
         return table([words["branch"], *heads("layer", "built as", "output", "parameters", "MMAC", "field")], rows, 4)
 
     def head_table(name: str) -> str:
@@ -230,6 +240,7 @@ def values(language: str) -> dict[str, Any]:
     return {
         **{each.__name__: each for each in numbers},
         **tables(words),
+        "unbroken": lambda notation: code(notation)[0],
         "parameter_text": lambda name: describe.steps(POINTS[name])[-1].parameters,
         "mac_text": lambda name: describe.steps(POINTS[name])[-1].macs,
         "drawing": drawn,
