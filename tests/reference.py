@@ -51,8 +51,11 @@ GROUPS = {  # further names that the documentation uses
         ),
     ),
     "The network as data": (
-        "See [the drawing](drawing.md).",
+        "See [Walk-through](walkthrough.md) and [Drawing](drawing.md).",
         (
+            "inception_v3.network.architecture.Conv",
+            "inception_v3.network.architecture.Pool",
+            "inception_v3.network.architecture.Mixed",
             "inception_v3.network.architecture.end_points",
             "inception_v3.network.describe.steps",
             "inception_v3.network.drawing.plan",
@@ -104,8 +107,8 @@ def page() -> str:
 
 def _row(name: str) -> str:
     value = resolve(name)
-    source = f"../src/{value.__module__.replace('.', '/')}.py"
-    return f"| [`{name}`]({source}) | {(value.__doc__ or '').strip().splitlines()[0]} |\n"
+    source = Path(sys.modules[value.__module__].__file__ or "").relative_to(ROOT)
+    return f"| [`{name}`](../{source.as_posix()}) | {(value.__doc__ or '').strip().splitlines()[0]} |\n"
 
 
 if __name__ == "__main__":
