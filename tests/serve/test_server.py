@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from serving import Running, png
 
+from inception_v3.serve import limits
 from inception_v3.serve.limits import Limits
 
 Start = Callable[..., Running]
@@ -320,7 +321,8 @@ def test_a_body_that_does_not_arrive_is_cut_off(start: Start, header: bytes) -> 
     assert b"the body did not arrive within 0.4 seconds" in received
 
 
-def test_a_body_that_nobody_reads_is_cut_off_too(start: Start) -> None:
+def test_a_body_that_nobody_reads_is_cut_off_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CLOSE_GRACE", 0.2)
     server = start(limits=Limits(body_seconds=0.2))
     started = time.monotonic()
     assert b"200 OK" in raw(server, GET + b"Content-Length: 1000\r\n\r\n")
@@ -349,10 +351,11 @@ def test_what_is_no_http_gets_an_error_in_the_form_of_the_protocol(
     assert server.client.get("/v2/health/live").status_code == 200
 
 
-def test_idle_connections_give_way_to_new_ones(start: Start) -> None:
+def test_idle_connections_give_way_to_new_ones(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "IDLE_SECONDS", 0.2)
     server = start(limits=Limits(connections=20))
     idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
-    time.sleep(1.2)
+    time.sleep(0.4)
     assert [httpx.get(f"{server.url}/v2/health/live").status_code for _ in range(10)] == [200] * 10
     for each in idle:
         each.close()
