@@ -41,6 +41,7 @@ class Command:
         others: what other programs write that the user asked for, as patterns of paths in the place.
         elsewhere: the same outside of the place, as patterns of whole paths.
         ends_after: seconds after which a command that runs until a signal gets SIGTERM.
+        needs_server: whether `serve` runs meanwhile, in the same place.
     """
 
     line: str
@@ -49,11 +50,29 @@ class Command:
     others: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
     ends_after: int = 0
+    needs_server: bool = False
 
 
 _TRAIN = "train {inputs}/images --out run --recipe digits --epochs 1 --depth-multiplier 0.1 --image-size 75"
 _BENCH = "bench {inputs}/model.safetensors --rounds 1 --batch-size 1 --precision fp32"
 _IMAGE = "{inputs}/images/val/cat/0.png"
+_PORT = 8123
+_WITH_SERVER = """
+"$0" -m inception_v3 serve "$1" --port "$2" --quiet &
+server=$!
+trap 'kill $server; wait $server' EXIT
+"$0" -c "
+import time, urllib.request
+for _ in range(600):
+    try:
+        urllib.request.urlopen('http://127.0.0.1:$2/v2/health/ready', timeout=9)
+        break
+    except OSError:
+        time.sleep(0.1)
+"
+shift 2
+"$@"
+"""
 COMMANDS = {
     "train": Command(_TRAIN + " --batch-size 16 --workers 2", ("run",)),
     "train-large": Command(  # a batch of each worker fills 4 MB of shared memory
@@ -134,6 +153,11 @@ COMMANDS = {
         )
     },
     "serve": Command("serve {inputs}/run.onnx --port 0", ends_after=10),
+    "load-test": Command(
+        f"load-test http://127.0.0.1:{_PORT} {_IMAGE} --concurrency 2 --duration 0.5 --out load.png",
+        ("load.png",),
+        needs_server=True,
+    ),
     "inspect": Command("inspect {inputs}/model.safetensors"),
     "describe": Command("describe"),
     "draw": Command("draw {inputs}/model.safetensors", ("inception-v3.svg",)),
@@ -172,6 +196,8 @@ class Place:
         words = [word.format(inputs=inputs) for word in command.line.split()]
         if command.ends_after:
             prefix = [*prefix, "timeout", "--preserve-status", str(command.ends_after)]
+        if command.needs_server:
+            prefix = [*prefix, "sh", "-ec", _WITH_SERVER, sys.executable, inputs / "run.onnx", _PORT]
         return run(
             [*prefix, sys.executable, "-m", "inception_v3", *words],
             self.folder / "work",

@@ -1,5 +1,6 @@
 """The server as its clients see it: uploads, company, deadlines, bounds, faults of clients, and safety."""
 
+import asyncio
 import base64
 import json
 import re
@@ -17,6 +18,7 @@ from serving import Running, png
 
 from inception_v3.serve import limits
 from inception_v3.serve.limits import Limits
+from inception_v3.serve.server import Place, listen
 
 Start = Callable[..., Running]
 
@@ -237,6 +239,22 @@ def test_two_models_are_chosen_by_name_and_version(start: Start) -> None:
     assert versions == ["pets", "birds", "2", "1"]
     assert server.client.get("/v2/models/pets").json()["versions"] == ["1", "2"]
     assert "there is no model dogs; there are pets" in error(server.client.post("/predict?model=dogs"), 404)
+
+
+def test_a_response_does_not_wait_for_acknowledgements_of_its_first_part() -> None:
+    async def options() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listen(Place(port=0)) as listening:
+            async with await asyncio.start_server(accepted, sock=listening):
+                with socket.create_connection(listening.getsockname()):
+                    return await asyncio.wait_for(found, 10)
+
+    assert asyncio.run(options()) == 1
 
 
 # ------------------------------------------------------------------------------------------------------ safety

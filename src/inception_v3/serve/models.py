@@ -208,7 +208,7 @@ class ServedModel:
         self.batcher = Batcher(self._run, self.batch_size, turns, self._note_batch)
 
     def _warm_up(self) -> dict[str, NDArray[np.float32]]:
-        """Decode and compute a black image, so that the first request does not wait for imports. Returns its outputs."""
+        """The outputs for a black image, which is decoded too, so that the first request does not wait for imports."""
         height, width = self.preprocessing.image_size
         file, pixels = BytesIO(), np.empty((1, height, width, 3), np.uint8)
         Image.new("RGB", (width, height)).save(file, "JPEG")
