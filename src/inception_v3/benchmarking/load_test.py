@@ -83,7 +83,7 @@ class LoadResult:
     @property
     def succeeded(self) -> NDArray[np.float64]:
         """The latencies of the requests that succeeded."""
-        latencies = np.array(self.latencies)
+        latencies = np.array(self.latencies, np.float64)
         return latencies[np.isfinite(latencies)]
 
     def as_dict(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class HttpClient:
                     break
                 except (ConnectionError, asyncio.IncompleteReadError) as error:
                     writer.close()
-                    if not is_used or getattr(error, "partial", b""):
+                    if not is_used or (isinstance(error, asyncio.IncompleteReadError) and error.partial):
                         raise
                     # The server has closed a connection that waited: once more, on another one.
                 except BaseException:

@@ -11,6 +11,7 @@ from inception_v3.cli.common import (
     Json,
     Seed,
     check_only_one,
+    check_seed,
     data_option,
     note,
     output_option,
@@ -72,6 +73,7 @@ def load_test(
     from inception_v3.support.files import atomic_write, check_outputs, check_suffix
     from inception_v3.support.packages import require_packages
 
+    check_seed(seed)
     check_only_one(rate=rate is not None, concurrency=concurrency is not None)
     if rate is None and concurrency is None:
         raise InputError("give --rate or --concurrency; see inception-v3 load-test --help", exit_status=2)
