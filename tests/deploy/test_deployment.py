@@ -1,4 +1,4 @@
-"""The files of deploy/: their parts fit together and to the command (quick), and programs of their kind accept them (slow)."""
+"""The files of deploy/: they fit together and to the command (quick), and programs of their kind accept them (slow)."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ from conftest import ROOT
 from inception_v3.cli.serve import serve
 from inception_v3.serve.guard import OPEN_PATHS
 from inception_v3.serve.limits import Limits
-from installation import uv
+from installation import pythons, uv
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
@@ -175,7 +175,7 @@ def test_the_compose_file_is_valid(check: Callable[..., str]) -> None:
 import compose_spec
 compose = compose_spec.PyCompose.from_yaml(open("compose.yaml").read())
 compose.validate()
-print(*sorted(compose.service_names))
+print(*sorted(compose.service_names()))
 """
     assert check("compose-spec", code).split() == ["proxy", "server"]
 
@@ -207,7 +207,7 @@ def test_the_steps_of_the_image_give_a_small_server_that_starts_quickly(tmp_path
             source.mkdir(exist_ok=True)
             copy(ROOT / name, source / name)
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
-    python = shutil.which("python3.12") or shutil.which("python3.11") or "python3"
+    python = pythons()[-1]
     for line in steps("RUN"):
         command = line.replace("/opt/inception-v3", str(target)).replace("python -m venv", f"{python} -m venv")
         done = subprocess.run(["sh", "-ec", command], cwd=source, env=environment, capture_output=True, text=True)
