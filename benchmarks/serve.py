@@ -114,8 +114,6 @@ def served(model: str, *options: object) -> Iterator[tuple[str, int, float]]:
     def is_ready(log: Path) -> bool:
         lines = log.read_text().splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-            json.loads(line) for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")
-        ]
         found.extend(event["address"] for event in events if event["event"] == "ready")
         return bool(found)
 
