@@ -159,7 +159,7 @@ class HttpClient:
         return await asyncio.open_connection(self._host, self._port, ssl=context)
 
     async def cpu_seconds(self) -> float | None:
-        """The CPU time of the server's process by its /metrics; None if it does not say."""
+        """The CPU time of the server's process by its /metrics; None without that metric."""
         with suppress(*FAILURES, TimeoutError):
             status, body, _ = await self.send(self.request("GET", "/metrics"))
             found = CPU_METRIC.search(body) if status == 200 else None
@@ -221,7 +221,7 @@ def image_requests(client: HttpClient, url: str, images: Sequence[bytes]) -> lis
 
 
 def run_load(url: str, images: Sequence[bytes], load: Load, token: str | None = None) -> LoadResult:
-    """Send images to a server, in turn. One request is sent before, to see that the server answers.
+    """Send images to a server, in turn. One request is sent before, to check the server.
 
     Raises InputError: no server there, or its first response is an error.
     """
@@ -253,7 +253,7 @@ async def _check(client: HttpClient, url: str, request: bytes) -> None:
 
 
 async def send_load(client: HttpClient, requests: Sequence[bytes], load: Load) -> LoadResult:
-    """Send the requests in turn, as `load` says."""
+    """Send the requests in turn, at the times of `load`."""
     result, numbers = LoadResult(), count()
     server_cpu, client_cpu = await client.cpu_seconds(), time.process_time()
     began = time.perf_counter()
