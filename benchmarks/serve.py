@@ -22,6 +22,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -29,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -99,11 +100,11 @@ def process(command: list[object], is_ready: IsReady, **environment: str) -> Ite
                 yield server.pid, time.monotonic() - started
             finally:
                 server.terminate()
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     server.wait(20)
-                except subprocess.TimeoutExpired:
-                    os.killpg(server.pid, 9)
-                    server.wait()
+                with suppress(ProcessLookupError):  # LitServe leaves children behind, which are of its process group
+                    os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
 
 
 @contextmanager
