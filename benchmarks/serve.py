@@ -1,25 +1,59 @@
-"""Throughput and latency of `inception-v3 serve` beside the engine that it runs.
+"""Speed of `inception-v3 serve`: beside its own engine, a simulated queue, LitServe and MLServer. Prints a table.
 
-    python benchmarks/serve.py MODEL [--precision fp32] [--seconds 10] [--concurrency 8]
+    python benchmarks/serve.py MODEL... [--seconds 6] [--rounds 3] [--no-peers] [--json FILE]
 
-By turns on the same machine, clients included: the engine in batches of its best size, and alone; then 299x299 JPEG
-files through /predict with this concurrency, and with one client. Prints JSON.
+For each precision, the first MODEL that has it is served. Everything that is compared is measured by turns on this
+machine, with the clients, and the median of the rounds counts. With the defaults it takes 8 minutes on two idle cores.
+
+- share: images per second through /predict with 8 clients, over those of the engine in batches of its best size.
+- p50: with one client, more than the engine takes for one image.
+- p99 at half load: requests at random times, at half of the images per second of 8 clients. The simulated queue has the
+  same times. When it is free, it takes up to a batch of what waits, for the time that the engine took for that batch
+  size. Each of its requests also takes what one with one client takes beyond the engine: decoding and HTTP.
+- start: of the first MODEL that is an .onnx file, from the command to the line "ready"; memory then, and the maximum
+  after 16 clients.
+- LitServe and MLServer (set up by uv in .cache/serve-peers): the same .onnx file, batch limit and number of threads,
+  and JSON with base64 for all three.
 """
 
 import argparse
+import base64
 import io
 import json
 import os
+import shutil
+import signal
+import socket
+import statistics
 import subprocess
 import sys
-import threading
+import tempfile
 import time
-from http.client import HTTPConnection
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image
 
-from inception_v3.inference.choose import open_engine
+from inception_v3.benchmarking.load_test import HttpClient, Load, LoadResult, image_requests, send_load
+from inception_v3.errors import InputError
+from inception_v3.inference.choose import OpenedModel, open_engine
+from inception_v3.support.cpu import core_count
+
+ROOT = Path(__file__).parents[1]
+PEERS = ROOT / "benchmarks" / "peers"
+CLIENTS, BATCH = 8, 16
+SIZES = (1, 2, 4, 8, 16)
+SHARES = {"fp32": 0.95, "bf16": 0.90, "int8": 0.82}
+PACKAGES = {"LitServe": "litserve", "MLServer": "mlserver"}
+IsReady = Callable[[Path], bool]  # of the file with the output of a server
+Row = tuple[str, str, str, bool | None]  # what, measured, required, whether it is met
+
+
+# ------------------------------------------------------------------------------------------------------ pieces
 
 
 def jpegs(count: int, size: int = 299) -> list[bytes]:
@@ -34,89 +68,360 @@ def jpegs(count: int, size: int = 299) -> list[bytes]:
     return files
 
 
-def engine_figures(model: str, precision: str | None, seconds: float) -> dict[str, float]:
-    """Images per second in the best batches, and the median latency of one image in ms."""
-    opened = open_engine(model, precision=precision)
-    pixels = np.random.default_rng(0).integers(0, 256, (16, *opened.description.preprocessing.image_size, 3), np.uint8)
-    best = 0.0
-    for size in (1, 2, 4, 8, 16):
-        times = timed(lambda size=size: opened.engine.run(pixels[:size]), seconds / 5)
-        best = max(best, size / float(np.median(times)))
-    single = float(np.median(timed(lambda: opened.engine.run(pixels[:1]), seconds / 5)))
-    return {"images_per_second": best, "ms": single * 1e3}
-
-
-def timed(call: object, seconds: float) -> list[float]:
-    call()  # type: ignore[operator]
-    times, end = [], time.monotonic() + seconds
+def engine_times(opened: OpenedModel, size: int, seconds: float) -> list[float]:
+    """The times of batches in the engine, at least three."""
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (size, *opened.description.preprocessing.image_size, 3), np.uint8
+    )
+    opened.engine.run(pixels)
+    times, end = list[float](), time.monotonic() + seconds
     while len(times) < 3 or time.monotonic() < end:
         started = time.perf_counter()
-        call()  # type: ignore[operator]
+        opened.engine.run(pixels)
         times.append(time.perf_counter() - started)
     return times
 
 
-def served_figures(port: int, files: list[bytes], clients: int, seconds: float) -> dict[str, float]:
-    """Images per second and percentiles of the latency with this many clients, each with one request at a time."""
-    times: list[list[float]] = [[] for _ in range(clients)]
-    end = time.monotonic() + seconds
+@contextmanager
+def process(command: list[object], is_ready: IsReady, **environment: str) -> Iterator[tuple[int, float]]:
+    """Run a server until the end of the block: its process and the seconds until it was ready."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with log.open("wb") as stderr:
+            started = time.monotonic()
+            server = subprocess.Popen(
+                [*map(str, command)], stdout=stderr, stderr=stderr, env=os.environ | environment, start_new_session=True
+            )
+            try:
+                while not is_ready(log):
+                    if server.poll() is not None or time.monotonic() > started + 120:
+                        raise RuntimeError(f"{command[0]} did not start:\n{log.read_text()[-3000:]}")
+                    time.sleep(0.002)
+                yield server.pid, time.monotonic() - started
+            finally:
+                server.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    server.wait(20)
+                with suppress(ProcessLookupError):  # LitServe leaves children behind, which are of its process group
+                    os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
 
-    def ask(client: int) -> None:
-        connection = HTTPConnection("127.0.0.1", port)
-        number = client
-        while time.monotonic() < end:
-            started = time.perf_counter()
-            connection.request("POST", "/predict", files[number % len(files)], {"Content-Type": "image/jpeg"})
-            response = connection.getresponse()
-            body = response.read()
-            assert response.status == 200, body
-            times[client].append(time.perf_counter() - started)
-            number += clients
 
-    threads = [threading.Thread(target=ask, args=(client,)) for client in range(clients)]
-    started = time.monotonic()
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    every = np.concatenate(times) * 1e3
-    percentiles = dict(zip(("p50", "p95", "p99"), np.percentile(every, (50, 95, 99)).tolist(), strict=True))
-    return {"images_per_second": len(every) / (time.monotonic() - started)} | percentiles
+@contextmanager
+def served(model: str, *options: object) -> Iterator[tuple[str, int, float]]:
+    """Our server: its URL, its process, and the seconds until it was ready."""
+    found: list[str] = []
+
+    def is_ready(log: Path) -> bool:
+        lines = log.read_text().splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        found.extend(event["address"] for event in events if event["event"] == "ready")
+        return bool(found)
+
+    with process([sys.executable, "-m", "inception_v3", "serve", model, "--port", 0, *options], is_ready) as (
+        pid,
+        seconds,
+    ):
+        yield found[0], pid, seconds
+
+
+def loaded(url: str, bodies: list[bytes], load: Load, target: str = "", kind: str = "application/json") -> LoadResult:
+    """Send a load. `target`: the path of JSON bodies; else the bodies are files for /predict."""
+    import asyncio
+
+    async def run() -> LoadResult:
+        client = HttpClient(url)
+        try:
+            if target:
+                requests = [client.request("POST", target, body, f"Content-Type: {kind}\r\n") for body in bodies]
+            else:
+                requests = image_requests(client, url, bodies)
+            result = await send_load(client, requests, load)
+        finally:
+            client.close()
+        if result.errors:
+            print(f"{url}: {dict(result.errors)}", file=sys.stderr)
+        return result
+
+    return asyncio.run(run())
+
+
+def throughput(result: LoadResult) -> float:
+    return len(result.succeeded) / result.seconds
+
+
+def percentile(result: LoadResult, which: float) -> float:
+    """In ms; infinity if nothing succeeded."""
+    return float(np.percentile(result.succeeded, which)) * 1e3 if len(result.succeeded) else float("inf")
+
+
+def memory(pid: int, key: str) -> float:
+    """VmRSS or VmHWM of a process in MB."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(key)]
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def simulated_p99(starts: np.ndarray, times: dict[int, list[float]], limit: int, overhead: float) -> float:
+    """The p99 in seconds of a queue before one engine that takes whatever waits, up to `limit` images."""
+    rng, latencies, free, index = np.random.default_rng(0), list[float](), 0.0, 0
+    sizes = sorted(times)
+    while index < len(starts):
+        begins = max(free, starts[index])
+        count = min(int(np.searchsorted(starts, begins, "right")) - index, limit)
+        above = next((size for size in sizes if size >= count), sizes[-1])
+        below = max(size for size in sizes if size <= count)
+        weight = (count - below) / (above - below) if above > below else 0.0
+        free = begins + (1 - weight) * rng.choice(times[below]) + weight * rng.choice(times[above])
+        latencies += [free - start + overhead for start in starts[index : index + count]]
+        index += count
+    return float(np.percentile(latencies, 99))
+
+
+# ------------------------------------------------------------------------------------------ beside the engine
+
+
+def first_with(models: list[str], precision: str) -> tuple[str, OpenedModel] | str:
+    """The first model that can be run in a precision, opened; or why none can."""
+    reason = ""
+    for model in models:
+        try:
+            return model, open_engine(model, precision=precision)
+        except InputError as error:
+            reason = reason or str(error)
+    return reason
+
+
+def beside_the_engine(model: str, opened: OpenedModel, precision: str, seconds: float, rounds: int) -> dict[str, Any]:
+    """Throughput, latency and p99 at half load, each by turns with the engine."""
+    files = jpegs(64)
+    times: dict[int, list[float]] = {size: [] for size in SIZES}
+    shares, engine, through, more, alone = ([] for _ in range(5))
+    with served(model, "--precision", precision) as (url, _, _):
+        loaded(url, files, Load(concurrency=CLIENTS, seconds=min(seconds, 2)))  # warm-up
+        for _ in range(rounds):
+            measured = {size: engine_times(opened, size, seconds / len(SIZES)) for size in SIZES}
+            for size in SIZES:
+                times[size] += measured[size]
+            best = max(size / statistics.median(measured[size]) for size in SIZES)
+            many = throughput(loaded(url, files, Load(concurrency=CLIENTS, seconds=seconds)))
+            single = statistics.median(engine_times(opened, 1, seconds / 4)) * 1e3
+            one = percentile(loaded(url, files, Load(concurrency=1, seconds=seconds / 2)), 50)
+            engine.append(best)
+            through.append(many)
+            shares.append(many / best)
+            alone.append(one)
+            more.append(one - single)
+        rate = statistics.median(through) / 2
+        load = Load(rate=rate, seconds=max(rounds * seconds, 200 / rate if seconds > 2 else 0))
+        measured_p99 = percentile(loaded(url, files, load), 99)
+    overhead = max(statistics.median(more), 0) / 1e3
+    simulated = simulated_p99(load.starts(), times, BATCH, overhead) * 1e3
+    return {
+        "model": model,
+        "engine": str(opened.engine),
+        "engine_images_per_second": statistics.median(engine),
+        "images_per_second": statistics.median(through),
+        "share": statistics.median(shares),
+        "p50_ms_concurrency_1": statistics.median(alone),
+        "ms_more_than_the_engine": statistics.median(more),
+        "rate_at_half_load": rate,
+        "p99_ms_half_load": measured_p99,
+        "p99_ms_simulated": simulated,
+        "p99_ms_simulated_engine_only": simulated_p99(load.starts(), times, BATCH, 0.0) * 1e3,
+    }
+
+
+def engine_rows(precision: str, figures: dict[str, Any]) -> list[Row]:
+    share, more = figures["share"], figures["ms_more_than_the_engine"]
+    ratio = figures["p99_ms_half_load"] / figures["p99_ms_simulated"]
+    images = f"{figures['images_per_second']:.1f} of {figures['engine_images_per_second']:.1f} images/s"
+    return [
+        (f"{precision}: share of the engine, {CLIENTS} clients ({figures['engine']})", f"{share:.1%} ({images})",
+         f"{SHARES[precision]:.0%}", share >= SHARES[precision]),
+        (f"{precision}: p50 with 1 client, beyond the engine", f"+ {more:.1f} ms", "+ 4 ms", more <= 4),
+        (f"{precision}: p99 at half load over the simulated queue",
+         f"{ratio:.2f} x ({figures['p99_ms_half_load']:.1f} / {figures['p99_ms_simulated']:.1f} ms)", "1.25 x",
+         ratio <= 1.25),
+    ]  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------- start, memory
+
+
+def start_figures(model: str, seconds: float, rounds: int) -> dict[str, float]:
+    ready, resident = [], []
+    for _ in range(rounds):
+        with served(model) as (url, pid, taken):
+            ready.append(taken)
+            resident.append(memory(pid, "VmRSS"))
+    with served(model, "--batch-size", BATCH) as (url, pid, _):
+        loaded(url, jpegs(64), Load(concurrency=BATCH, seconds=seconds))
+        peak = memory(pid, "VmHWM")
+    return {"seconds": statistics.median(ready), "MB": max(resident), "MB_peak_batch_16": peak}
+
+
+# ------------------------------------------------------------------------------------------------------- peers
+
+
+def peer_python(name: str, folder: Path) -> Path:
+    """The Python of an environment with a peer, which is set up if it does not exist."""
+    python = folder / name / "bin" / "python"
+    if not (folder / name / ".complete").exists():
+        uv = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
+        print(f"setting {name} up in {folder / name}", file=sys.stderr)
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", "3.11", folder / name], check=True)
+        packages = [PACKAGES[name], "onnxruntime", "pillow", "numpy"]
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *packages], check=True)
+        (folder / name / ".complete").touch()
+    return python
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def answers(url: str) -> IsReady:
+    def is_ready(_: Path) -> bool:
+        try:
+            return bool(urlopen(url, timeout=1).status == 200)
+        except OSError:
+            time.sleep(0.1)
+            return False
+
+    return is_ready
+
+
+def start_peers(model: str, folder: Path, stack: ExitStack) -> dict[str, tuple[str, str, list[bytes]]]:
+    """The URL, the path and the bodies of each of the three servers; those that do not start are left out."""
+    texts = [base64.b64encode(file).decode() for file in jpegs(64)]
+    plain = [json.dumps({"images": [text]}).encode() for text in texts]
+    tensors = [{"name": "images", "datatype": "BYTES", "shape": [1], "data": [text]} for text in texts]
+    url, _, _ = stack.enter_context(served(model, "--batch-size", BATCH))
+    servers = {"serve": (url, "/predict", plain)}
+    threads = core_count()
+    try:
+        port = free_ports(1)[0]
+        command = [
+            peer_python("LitServe", folder),
+            PEERS / "litserve_server.py",
+            Path(model).resolve(),
+            port,
+            BATCH,
+            threads,
+        ]
+        stack.enter_context(process(command, answers(f"http://127.0.0.1:{port}/health")))
+        servers["LitServe"] = (f"http://127.0.0.1:{port}", "/predict", plain)
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        print(f"LitServe: {error}", file=sys.stderr)
+    try:
+        http, grpc, metrics = free_ports(3)
+        settings = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        shutil.copy(PEERS / "mlserver_runtime.py", settings)
+        (settings / "settings.json").write_text(json.dumps(
+            {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_port": metrics, "parallel_workers": 0}
+        ))  # fmt: skip
+        (settings / "model-settings.json").write_text(json.dumps(
+            {"name": "peer", "implementation": "mlserver_runtime.Runtime", "max_batch_size": BATCH,
+             "max_batch_time": 0.005,
+             "parameters": {"extra": {"file": str(Path(model).resolve()), "threads": threads}}}
+        ))  # fmt: skip
+        python = peer_python("MLServer", folder)
+        command = [python.with_name("mlserver"), "start", settings]
+        ready = answers(f"http://127.0.0.1:{http}/v2/models/peer/ready")
+        stack.enter_context(process(command, ready, PYTHONPATH=str(settings)))
+        bodies = [json.dumps({"inputs": [tensor]}).encode() for tensor in tensors]
+        servers["MLServer"] = (f"http://127.0.0.1:{http}", "/v2/models/peer/infer", bodies)
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        print(f"MLServer: {error}", file=sys.stderr)
+    return servers
+
+
+def peer_figures(model: str, folder: Path, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    """Images per second with 8 clients, and p99 at half of ours', of each server by turns."""
+    speeds: dict[str, list[float]] = {}
+    late: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        servers = start_peers(model, folder, stack)
+        for url, target, bodies in servers.values():
+            loaded(url, bodies, Load(concurrency=CLIENTS, seconds=min(seconds, 2)), target)
+        for _ in range(rounds):
+            for name, (url, target, bodies) in servers.items():
+                result = loaded(url, bodies, Load(concurrency=CLIENTS, seconds=seconds), target)
+                speeds.setdefault(name, []).append(throughput(result))
+        rate = statistics.median(speeds["serve"]) / 2
+        for number in range(rounds):
+            load = Load(rate=rate, seconds=2 * seconds, seed=number)
+            for name, (url, target, bodies) in servers.items():
+                late.setdefault(name, []).append(percentile(loaded(url, bodies, load, target), 99))
+    return {
+        name: {"images_per_second": statistics.median(speeds[name]), "p99_ms_half_load": statistics.median(late[name])}
+        for name in speeds
+    }
+
+
+def peer_rows(figures: dict[str, dict[str, float]]) -> list[Row]:
+    rows: list[Row] = []
+    ours = figures["serve"]
+    for name in PACKAGES:
+        if name not in figures:
+            rows.append((f"beside {name}", "it did not start", "ahead", None))
+            continue
+        theirs = figures[name]
+        for key, unit, better in (
+            ("images_per_second", "images/s", 1),
+            ("p99_ms_half_load", "ms p99 at half load", -1),
+        ):
+            rows.append((f"beside {name}, {unit}", f"{ours[key]:.1f} / {theirs[key]:.1f}", "ahead",
+                         better * ours[key] > better * theirs[key]))  # fmt: skip
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------ output
+
+
+def show(rows: list[Row]) -> None:
+    marks = {True: "yes", False: "NO", None: "-"}
+    cells = [("what", "measured", "required", "met"), *((*row[:3], marks[row[3]]) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(4)]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--precision")
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--precision", default="fp32,bf16,int8")
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--peers-folder", type=Path, default=ROOT / ".cache" / "serve-peers")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    engine = engine_figures(options.model, options.precision, options.seconds)
-    command = [sys.executable, "-m", "inception_v3", "serve", options.model, "--port", "0"]
-    command += ["--precision", options.precision] if options.precision else []
-    started = time.monotonic()
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
-    assert process.stderr is not None
-    for line in process.stderr:
-        event = json.loads(line) if line.startswith("{") else {}
-        if event.get("event") == "ready":
-            break
-    ready = time.monotonic() - started
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    port, files = int(event["address"].rpartition(":")[2]), jpegs(64)
-    served_figures(port, files, options.concurrency, 1)
-    many = served_figures(port, files, options.concurrency, options.seconds)
-    one = served_figures(port, files, 1, options.seconds)
-    process.terminate()
-    process.wait()
-    figures = {
-        "model": options.model,
-        "engine": engine,
-        "seconds_to_ready": ready,
-        f"concurrency_{options.concurrency}": many | {"share": many["images_per_second"] / engine["images_per_second"]},
-        "concurrency_1": one | {"ms_more_than_the_engine": one["p50"] - engine["ms"]},
-    }
-    print(json.dumps(figures, indent=1))
+    started, rows, figures = time.monotonic(), list[Row](), dict[str, Any]()
+    for precision in options.precision.split(","):
+        found = first_with(options.models, precision)
+        if isinstance(found, str):
+            rows.append((f"{precision}: share of the engine", f"no model has it: {found[:60]}", "", None))
+            continue
+        figures[precision] = beside_the_engine(*found, precision, options.seconds, options.rounds)
+        rows += engine_rows(precision, figures[precision])
+        del found
+    if exported := next((model for model in options.models if model.endswith(".onnx")), None):
+        start = figures["start"] = start_figures(exported, options.seconds, options.rounds)
+        rows.append(("start to ready, .onnx", f"{start['seconds']:.2f} s", "1.2 s", start["seconds"] < 1.2))
+        rows.append(("memory when ready", f"{start['MB']:.0f} MB", "350 MB", start["MB"] < 350))
+        rows.append(("maximum memory, batches of 16", f"{start['MB_peak_batch_16']:.0f} MB", "stated", None))
+        if not options.no_peers:
+            figures["peers"] = peer_figures(exported, options.peers_folder, options.seconds, options.rounds)
+            rows += peer_rows(figures["peers"])
+    show(rows)
+    print(f"\n{core_count()} cores, {time.monotonic() - started:.0f} s")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,8 @@ class Command:
         environment: variables, as the user of this command sets them.
         others: what other programs write that the user asked for, as patterns of paths in the place.
         elsewhere: the same outside of the place, as patterns of whole paths.
-        ends_after: seconds after which a command that runs until a signal gets SIGTERM.
+        script: for a server, which gets an image and then SIGTERM, or for a command that needs one, beside it. {port}
+            is that of the server.
     """
 
     line: str
@@ -48,12 +50,43 @@ class Command:
     environment: tuple[tuple[str, str], ...] = ()
     others: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
-    ends_after: int = 0
+    script: str = ""
 
 
 _TRAIN = "train {inputs}/images --out run --recipe digits --epochs 1 --depth-multiplier 0.1 --image-size 75"
 _BENCH = "bench {inputs}/model.safetensors --rounds 1 --batch-size 1 --precision fp32"
 _IMAGE = "{inputs}/images/val/cat/0.png"
+# Arguments: Python, the port, an image. Waits until a server is ready, and sends it the image.
+_USE_SERVER = """
+import sys, time, urllib.request
+url = f"http://127.0.0.1:{sys.argv[1]}"
+for _ in range(600):
+    try:
+        urllib.request.urlopen(f"{url}/v2/health/ready", timeout=9)
+        break
+    except OSError:
+        time.sleep(0.1)
+image, kind = open(sys.argv[2], "rb").read(), {"Content-Type": "image/png"}
+urllib.request.urlopen(urllib.request.Request(f"{url}/predict", image, kind), timeout=60)
+"""
+# Arguments: Python, the code above, the port, an image, a model. The rest is a command, which is the server itself, or
+# runs beside one.
+_AS_SERVER = """
+use=$1 port=$2 image=$3; shift 4
+"$@" & server=$!
+trap 'kill $server' EXIT
+"$0" -c "$use" $port "$image"
+trap - EXIT
+kill $server
+wait $server
+"""
+_BESIDE_SERVER = """
+use=$1 port=$2 image=$3 model=$4; shift 4
+"$0" -m inception_v3 serve "$model" --port $port --quiet & server=$!
+trap 'kill $server; wait $server' EXIT
+"$0" -c "$use" $port "$image"
+"$@"
+"""
 COMMANDS = {
     "train": Command(_TRAIN + " --batch-size 16 --workers 2", ("run",)),
     "train-large": Command(  # a batch of each worker fills 4 MB of shared memory
@@ -133,7 +166,12 @@ COMMANDS = {
             ("torchvision", "full.safetensors", "copy.pth", " --check", ("copy.pth",)),
         )
     },
-    "serve": Command("serve {inputs}/run.onnx --port 0", ends_after=10),
+    "serve": Command("serve {inputs}/run.onnx --port {port}", script=_AS_SERVER),
+    "load-test": Command(
+        f"load-test http://127.0.0.1:{{port}} {_IMAGE} --concurrency 2 --duration 0.5 --out load.png",
+        ("load.png",),
+        script=_BESIDE_SERVER,
+    ),
     "inspect": Command("inspect {inputs}/model.safetensors"),
     "describe": Command("describe"),
     "draw": Command("draw {inputs}/model.safetensors", ("inception-v3.svg",)),
@@ -169,9 +207,12 @@ class Place:
         self, command: Command, inputs: Path, prefix: Sequence[object] = (), **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in this place, started by the program `prefix`. After LIMIT it is killed, and fails."""
-        words = [word.format(inputs=inputs) for word in command.line.split()]
-        if command.ends_after:
-            prefix = [*prefix, "timeout", "--preserve-status", str(command.ends_after)]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        words = [word.format(inputs=inputs, port=port) for word in command.line.split()]
+        if command.script:
+            given = [_USE_SERVER, port, _IMAGE.format(inputs=inputs), inputs / "run.onnx"]
+            prefix = [*prefix, "sh", "-ec", command.script, sys.executable, *given]
         return run(
             [*prefix, sys.executable, "-m", "inception_v3", *words],
             self.folder / "work",

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 ORACLE = ROOT / ".oracle" / "bin" / "python"
 RECORDER = ROOT / "tests" / "oracle" / "record_tf_slim.py"
 CACHE = ROOT / ".cache"
+pytest_plugins = ["server_fixtures"]
 
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so would every command that they start.

@@ -18,13 +18,16 @@ SIZE = Preprocessing((8, 8))
 
 
 class FakeEngine(Engine):
-    """Takes `seconds` for each batch, logs the batch size to a file, and fails after `fails_at` images."""
+    """Takes `seconds` for each batch after the `quick` first ones, logs the batch size to a file, and fails after
+    `fails_at` images."""
 
     name, precision, device, callers = "fake", "fp32", "cpu", 1
     image_size, widths = (8, 8), {LOGITS: CLASSES, FEATURES: 2048}
 
-    def __init__(self, seconds: float = 0.0, log: Path | None = None, fails_at: int | None = None) -> None:
-        self.seconds, self.log, self.fails_at, self.batches = seconds, log, fails_at, []
+    def __init__(
+        self, seconds: float = 0.0, log: Path | None = None, fails_at: int | None = None, quick: int = 0
+    ) -> None:
+        self.seconds, self.log, self.fails_at, self.quick, self.batches = seconds, log, fails_at, quick, []
 
     def run(self, pixels: Pixels) -> Outputs:
         assert pixels.dtype == np.uint8
@@ -36,7 +39,7 @@ class FakeEngine(Engine):
         if self.log:
             with self.log.open("a") as log:
                 log.write(f"{len(pixels)}\n")
-        time.sleep(self.seconds)
+        time.sleep(self.seconds if len(self.batches) > self.quick else 0)
         gray = pixels[:, 0, 0, :1].astype(np.float32)
         logits = -np.abs(gray - 2 * np.arange(CLASSES, dtype=np.float32))
         return {LOGITS: logits, FEATURES: np.zeros((len(pixels), 2048), np.float32)}
@@ -49,11 +52,18 @@ def save(path: Path, number: int) -> Path:
     return path
 
 
-def instead_of_a_network(seconds: float, log: Path | None = None, fails_at: int | None = None, rows: int = 5) -> None:
+def instead_of_a_network(
+    seconds: float,
+    log: Path | None = None,
+    fails_at: int | None = None,
+    rows: int = 5,
+    quick: int = 0,
+    file: Path = Path(os.devnull),
+) -> None:
     """Make `inception-v3 predict` in this process run FakeEngine for every MODEL, and write small Parquet files."""
     from inception_v3.inference import choose, results
 
     description = Description(Settings(num_classes=CLASSES), SIZE, None, (LOGITS, FEATURES), "fp32", False, "")
-    engine = FakeEngine(seconds, log, fails_at)
-    choose.open_engine = lambda *_, **__: OpenedModel(engine, description, Path(os.devnull), "requested")
+    engine = FakeEngine(seconds, log, fails_at, quick)
+    choose.open_engine = lambda *_, **__: OpenedModel(engine, description, file, "requested")
     results.ROWS_PER_PART = rows

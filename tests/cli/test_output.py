@@ -212,4 +212,4 @@ def test_every_long_command_has_log_every() -> None:
     import options
 
     with_option = {name for name, given in options.parameters().items() if "--log-every" in {o.opts[0] for o in given}}
-    assert with_option == set(cli.COMMANDS) - {"serve", "inspect", "describe", "draw", "cache"}
+    assert with_option == set(cli.COMMANDS) - {"serve", "load-test", "inspect", "describe", "draw", "cache"}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +16,18 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from PIL import Image
 from serving import png
 
 ONNX = Path(__file__).parents[1] / "version_0_1" / "run.onnx"
 TESTS = Path(__file__).parents[1]
 FAKE = """
-import sys
+import pathlib, sys
 sys.path.insert(0, {tests!r})
 import fake_engine
-fake_engine.instead_of_a_network({seconds})
+# An exported file, whose images are prepared without PyTorch.
+fake_engine.instead_of_a_network({seconds}, quick={quick}, file=pathlib.Path({file!r}))
 from inception_v3.__main__ import main
 main()
 """
@@ -63,10 +65,13 @@ class Process:
 
 
 @contextmanager
-def serving(*arguments: object, fake_seconds: float | None = None, **environment: str) -> Iterator[Process]:
+def serving(
+    *arguments: object, fake_seconds: float | None = None, quick: int = 1, **environment: str
+) -> Iterator[Process]:
+    """A server; with `fake_seconds` one of FakeEngine, which takes this time for each batch after the `quick` first."""
     command = ["-m", "inception_v3"]
     if fake_seconds is not None:
-        command = ["-c", FAKE.format(tests=str(TESTS), seconds=fake_seconds)]
+        command = ["-c", FAKE.format(tests=str(TESTS), seconds=fake_seconds, quick=quick, file=str(ONNX))]
     process = subprocess.Popen(
         [sys.executable, *command, "serve", *map(str, arguments)],
         stderr=subprocess.PIPE,
@@ -82,17 +87,6 @@ def serving(*arguments: object, fake_seconds: float | None = None, **environment
         process.wait()
         served._reader.join(10)
         process.stderr.close()
-
-
-def fails(*arguments: object, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "inception_v3", "serve", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | environment,
-    )
-    return done.returncode, done.stderr.splitlines()[-1]
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
@@ -129,25 +123,46 @@ def test_predictions_in_any_company_equal_those_of_predict(tmp_path: Path) -> No
 
 
 def test_sigterm_drains_the_requests_in_flight_and_exits_with_0() -> None:
-    with serving("pets=x", "--port", 0, fake_seconds=1.0) as server, ThreadPoolExecutor(4) as threads:
+    with serving("pets=x", "--port", 0, fake_seconds=0.6) as server, ThreadPoolExecutor(4) as threads:
         url = server.event("ready")["address"]
         image = png(1)
         requests = [threads.submit(httpx.post, f"{url}/predict", content=image, timeout=60) for _ in range(4)]
-        time.sleep(0.5)
+        wait_for_requests(url, 4)
         assert server.end() == 0
         assert [each.result().status_code for each in requests] == [200] * 4
         assert any('"stopped"' in line for line in server.lines)
 
 
-def test_a_second_signal_ends_the_server_at_once() -> None:
-    with serving("pets=x", "--port", 0, fake_seconds=3.0) as server, ThreadPoolExecutor(1) as threads:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_server_at_once(number: int) -> None:
+    with serving("pets=x", "--port", 0, fake_seconds=30) as server, ThreadPoolExecutor(1) as threads:
         url = server.event("ready")["address"]
         request = threads.submit(httpx.post, f"{url}/predict", content=png(1), timeout=60)
-        time.sleep(0.5)
-        server.process.send_signal(signal.SIGTERM)
+        wait_for_requests(url, 1)
+        server.process.send_signal(number)
         wait_until_refused(int(url.rpartition(":")[2]))  # two signals that arrive together count as one
-        assert server.end() == 0
+        started = time.monotonic()
+        assert server.end(number) == 0
+        assert time.monotonic() - started < 10
         assert request.result().json() == {"error": "the server has stopped"}
+
+
+def test_a_signal_while_a_model_is_loaded_ends_the_server_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "serve.sock"
+    with serving("pets=x", "--unix-socket", path, fake_seconds=30, quick=0) as server:
+        server.event("listening")
+        started = time.monotonic()
+        assert server.end() == 0
+        assert time.monotonic() - started < 10
+        assert not path.exists()
+
+
+def wait_for_requests(url: str, count: int) -> None:
+    """Wait until a server has received this number of requests, and answered none."""
+    end = time.monotonic() + 20
+    while f"requests_in_flight {count + 1:.1f}" not in httpx.get(f"{url}/metrics").text:
+        assert time.monotonic() < end, "they did not arrive"
+        time.sleep(0.02)
 
 
 def wait_until_refused(port: int) -> None:
@@ -192,15 +207,15 @@ def test_beyond_loopback_without_a_token_there_is_a_warning() -> None:
         assert server.lines[0].startswith("--host 0.0.0.0: other computers can use this server; require a token")
 
 
-def test_what_cannot_be_served_is_reported_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_reported_in_one_line(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        status, line = fails(ONNX, "--port", port)
-        assert (status, line) == (
-            1, f"error: http://127.0.0.1:{port}: another program listens there; give another --port"
-        )  # fmt: skip
+        fault = f"error: http://127.0.0.1:{port}: another program listens there; give another --port\n"
+        assert command("serve", ONNX, "--port", port) == (1, "", fault)
     (tmp_path / "empty").write_text("")
     (tmp_path / "bad.onnx").write_bytes(b"\x08\x08" + ONNX.read_bytes()[2:5000])
     for arguments, expected, fault in (
@@ -212,7 +227,8 @@ def test_what_cannot_be_served_is_reported_in_one_line(tmp_path: Path) -> None:
         ([ONNX, ONNX], 2, "a second model called run, version 1"),
         ([ONNX, "--precision", "int8", "--port", 0], 2, "int8"),
     ):
-        status, line = fails(*arguments)
+        status, _, errors = command("serve", *arguments)
+        line = errors.splitlines()[-1]
         assert status == expected, line
         assert fault in line
         assert line.startswith("error: ")

@@ -1,5 +1,6 @@
 """The server as its clients see it: uploads, company, deadlines, bounds, faults of clients, and safety."""
 
+import asyncio
 import base64
 import json
 import re
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from serving import Running, png
 
+from inception_v3.serve import limits
 from inception_v3.serve.limits import Limits
+from inception_v3.serve.server import Place, listen
 
 Start = Callable[..., Running]
 
@@ -238,6 +241,22 @@ def test_two_models_are_chosen_by_name_and_version(start: Start) -> None:
     assert "there is no model dogs; there are pets" in error(server.client.post("/predict?model=dogs"), 404)
 
 
+def test_a_response_does_not_wait_for_acknowledgements_of_its_first_part() -> None:
+    async def options() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listen(Place(port=0)) as listening:
+            async with await asyncio.start_server(accepted, sock=listening):
+                with socket.create_connection(listening.getsockname()):
+                    return await asyncio.wait_for(found, 10)
+
+    assert asyncio.run(options()) == 1
+
+
 # ------------------------------------------------------------------------------------------------------ safety
 
 
@@ -320,7 +339,8 @@ def test_a_body_that_does_not_arrive_is_cut_off(start: Start, header: bytes) -> 
     assert b"the body did not arrive within 0.4 seconds" in received
 
 
-def test_a_body_that_nobody_reads_is_cut_off_too(start: Start) -> None:
+def test_a_body_that_nobody_reads_is_cut_off_too(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CLOSE_GRACE", 0.2)
     server = start(limits=Limits(body_seconds=0.2))
     started = time.monotonic()
     assert b"200 OK" in raw(server, GET + b"Content-Length: 1000\r\n\r\n")
@@ -349,10 +369,11 @@ def test_what_is_no_http_gets_an_error_in_the_form_of_the_protocol(
     assert server.client.get("/v2/health/live").status_code == 200
 
 
-def test_idle_connections_give_way_to_new_ones(start: Start) -> None:
+def test_idle_connections_give_way_to_new_ones(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "IDLE_SECONDS", 0.2)
     server = start(limits=Limits(connections=20))
     idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
-    time.sleep(1.2)
+    time.sleep(0.4)
     assert [httpx.get(f"{server.url}/v2/health/live").status_code for _ in range(10)] == [200] * 10
     for each in idle:
         each.close()

@@ -4,17 +4,24 @@ SOAK_SECONDS sets the time under load. schemathesis has dependencies of its own:
 in an environment with it, such as that of `uv tool install schemathesis`.
 """
 
+import itertools
+import json
 import os
 import random
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
 import time
 from collections import Counter
-from contextlib import closing
-from http.client import HTTPConnection
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from serving import png
@@ -25,48 +32,150 @@ CLIENTS = 8
 pytestmark = pytest.mark.slow
 
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
+IMAGE = b"Content-Length: %d\r\n\r\n" % len(png(1)) + png(1)
 HOSTILE = [
     POST + b"Content-Length: 999999\r\n\r\nabc",
     POST + b"Transfer-Encoding: chunked\r\n\r\nffff\r\n",
     POST + b"Content-Length: 2\r\n\r\n{}",
-    POST + b"Content-Length: %d\r\n\r\n" % len(png(1)) + png(1),  # a client that does not wait
+    POST + IMAGE,  # a client that does not wait
+    (POST + IMAGE) * 3,
     b"GET /v2 HTTP/1.1\r\nX: " + b"a" * 100_000,
+    b"GET /v2/models/..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: x\r\n\r\n",
+    POST.replace(b"/predict", b"/v2/models/run/infer")
+    + b"Inference-Header-Content-Length: 99\r\nContent-Length: 1\r\n\r\n{",
     b"\x00\xff nonsense\r\n\r\n",
 ]
 
 
-def test_under_load_with_hostile_clients_each_request_is_answered_once_and_memory_stays_flat() -> None:
-    counts: Counter[object] = Counter()
-    with serving(ONNX, "--port", 0, "--queue", 128) as server:
-        port = port_of(server)
-        pid, end = server.process.pid, time.monotonic() + SECONDS
+@dataclass
+class Clients:
+    """Clients that send images without a pause, and one hostile request in twenty, until `stop`.
 
-        def ask(seed: int) -> None:
-            rng, connection = random.Random(seed), HTTPConnection("127.0.0.1", port, timeout=60)
-            while time.monotonic() < end:
-                if rng.random() < 0.05:
-                    with socket.create_connection(("127.0.0.1", port)) as hostile:
-                        hostile.sendall(rng.choice(HOSTILE))
-                    counts["hostile"] += 1
-                connection.request("POST", "/predict", png(rng.randrange(100)))
+    `answers` has the status and the X-Request-ID of each response, with the one that was sent; None: no response.
+    """
+
+    port: int
+    stop: threading.Event = field(default_factory=threading.Event)
+    answers: list[tuple[int, str, str] | None] = field(default_factory=list)
+    hostile: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def ask(self, seed: int) -> None:
+        rng, connection = random.Random(seed), HTTPConnection("127.0.0.1", self.port, timeout=60)
+        numbers = itertools.count()
+        while not self.stop.is_set():
+            if rng.random() < 0.05:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as hostile:
+                    hostile.sendall(rng.choice(HOSTILE))
+                    self.hostile += 1
+            sent = f"{seed}-{next(numbers)}"
+            try:
+                connection.request("POST", "/predict", png(rng.randrange(100)), {"X-Request-ID": sent})
                 response = connection.getresponse()
-                assert b'"predictions"' in response.read()
-                counts[response.status] += 1
-            connection.close()
+                body = response.read()
+                self.answers.append((response.status, sent, response.headers["X-Request-ID"]))
+                if (response.status == 200) != (b'"predictions"' in body):
+                    self.faults.append(f"{response.status} {body[:200]!r}")
+            except (OSError, HTTPException):
+                connection.close()
+                self.answers.append(None)
+        connection.close()
 
-        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(CLIENTS)]
+    @contextmanager
+    def running(self) -> Iterator["Clients"]:
+        threads = [threading.Thread(target=self.ask, args=(seed,)) for seed in range(CLIENTS)]
         for each in threads:
             each.start()
-        time.sleep(SECONDS / 3)
-        early = memory(pid)
-        for each in threads:
-            each.join()
-        late, files = memory(pid), len([*Path(f"/proc/{pid}/fd").iterdir()])
+        try:
+            yield self
+        finally:
+            self.stop.set()
+            for each in threads:
+                each.join()
+
+    def check(self, log: list[str]) -> Counter[int]:
+        """Each response is that of its request, and the log has it once with the same status. Returns the statuses."""
+        received = [answer for answer in self.answers if answer is not None]
+        assert not self.faults
+        assert all(sent == returned for _, sent, returned in received)
+        lines = [json.loads(line) for line in log if '"event": "request"' in line]
+        logged = Counter((line["request_id"], line["status"]) for line in lines)
+        assert all(logged[sent, status] == 1 for status, sent, _ in received)
+        return Counter(status for status, _, _ in received)
+
+
+def open_files(process: int) -> int:
+    return len([*Path(f"/proc/{process}/fd").iterdir()])
+
+
+def images_of(url: str) -> tuple[float, float]:
+    """The images and the batches of a server until now, by its metrics."""
+    text = urlopen(f"{url}/metrics").read().decode()
+    return tuple(  # type: ignore[return-value]
+        float(re.search(rf"^inception_v3_batch_size_{key}\{{.*\}} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+        for key in ("sum", "count")
+    )
+
+
+def test_under_load_with_hostile_clients_each_request_is_answered_once_and_memory_stays_flat() -> None:
+    with serving(ONNX, "--port", 0, "--queue", 128) as server:
+        url, pid = server.event("ready")["address"], server.process.pid
+        with Clients(port_of(server)).running() as clients:
+            time.sleep(SECONDS / 3)
+            early, early_files = memory(pid), open_files(pid)
+            time.sleep(SECONDS * 2 / 3)
+            late, late_files = memory(pid), open_files(pid)
+        images, batches = images_of(url)
         assert server.end() == 0
-    print(counts, f"{early / 2**20:.0f} -> {late / 2**20:.0f} MiB, {files} files")
-    assert set(counts) == {200, "hostile"}
+    statuses = clients.check(server.lines)
+    print(
+        f"{statuses}, {clients.hostile} hostile, {images / batches:.2f} images in a batch, "
+        f"{early / 2**20:.0f} -> {late / 2**20:.0f} MiB, {early_files} -> {late_files} files"
+    )
+    assert None not in clients.answers
+    assert set(statuses) == {200}
+    assert images / batches > 1
     assert late < early + 30 * 2**20
-    assert files < 100
+    assert late_files < 100
+
+
+def test_sigterm_under_load_answers_every_request_that_was_accepted() -> None:
+    with serving(ONNX, "--port", 0) as server, Clients(port_of(server)).running() as clients:
+        time.sleep(1)
+        assert server.end() == 0
+        clients.stop.set()
+    statuses = clients.check(server.lines)
+    lines = [json.loads(line) for line in server.lines if '"event": "request"' in line]
+    sent = {answer[1] for answer in clients.answers if answer is not None}
+    accepted = {line["request_id"] for line in lines if re.fullmatch(r"\d+-\d+", line["request_id"])}
+    assert accepted == sent  # no request has reached the server without a response for its client
+    assert set(statuses) <= {200, 503}
+    assert statuses[200] > 10
+    assert not any('"bug"' in line for line in server.lines)
+
+
+def test_a_killed_server_leaves_nothing_behind_that_hinders_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "serve.sock"
+    with serving(ONNX, "--unix-socket", path) as server:
+        server.event("ready")
+        server.process.kill()
+        assert server.process.wait(10) == -signal.SIGKILL
+    assert path.exists()
+    with serving(ONNX, "--port", 0) as server, Clients(port_of(server)).running() as clients:
+        port = port_of(server)
+        time.sleep(1)
+        server.process.kill()
+        server.process.wait(10)
+        with serving(ONNX, "--port", port) as second:  # while the clients try to connect
+            second.event("ready")
+            time.sleep(1)
+            clients.stop.set()
+            assert second.end() == 0
+    clients.answers = clients.answers[-10:]
+    assert clients.check(second.lines)[200] > 0
+    with serving(ONNX, "--unix-socket", path) as server:
+        server.event("ready")
+        assert server.end() == 0
 
 
 def test_a_thousand_idle_connections_and_a_burst_of_ten_thousand_requests() -> None:

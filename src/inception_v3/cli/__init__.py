@@ -42,19 +42,19 @@ from inception_v3.support.text import suggest
 from inception_v3.support.verbosity import verbosity
 
 COMMANDS = ("train", "finetune", "evaluate", "predict", "features", "explain", "look", "ablate", "compare", "patches",
-            "visualise", "dream", "fidelity", "export", "serve", "bench", "convert", "inspect", "describe", "draw",
-            "cache")  # fmt: skip
+            "visualise", "dream", "fidelity", "export", "serve", "load-test", "bench", "convert", "inspect", "describe",
+            "draw", "cache")  # fmt: skip
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 COMMON_OPTIONS = {"quiet": (Quiet, False), "verbose": (Verbose, False)}  # of every command, with their defaults
 LONG_OPTIONS = {"log_every": (LogEvery, 30.0)}  # of every command that may take long
-WITHOUT_PROGRESS = ("serve", "inspect", "describe", "draw", "cache")
+WITHOUT_PROGRESS = ("serve", "load_test", "inspect", "describe", "draw", "cache")
 # Options of 0.1.0 with another name now. They work for one release.
 RENAMED = {"fidelity": {"--html": "--report"}, "bench": {"--engines": "--engine", "--precisions": "--precision"}}
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # also the class of other errors in a command line
 
 
 class LazyCommands(TyperGroup):
-    """Imports a command when it is used: the function `inception_v3.cli.NAME.NAME`."""
+    """Imports a command when it is used: the function `inception_v3.cli.NAME.NAME`, with _ for -."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -63,7 +63,8 @@ class LazyCommands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         single = typer.Typer(pretty_exceptions_enable=False, add_completion=False, context_settings=CONTEXT)
-        single.command(cmd_name)(_deferred(getattr(import_module(f"inception_v3.cli.{cmd_name}"), cmd_name)))
+        name = cmd_name.replace("-", "_")
+        single.command(cmd_name)(_deferred(getattr(import_module(f"inception_v3.cli.{name}"), name)))
         return typer.main.get_command(single)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -111,6 +111,7 @@ MIN_SIZE, MAX_SIZE = 75, 100_000  # of an image in pixels
 MAX_STEM = 80  # characters of an image's name in the names of files
 FOR_EXPORTS = "`explain --method grad-cam` on Mixed_7c, `explain --method occlusion`, or `compare`"  # without gradients
 PREVIEW_SECONDS = 2.0  # between two previews
+TOKEN_VARIABLE = "INCEPTION_V3_TOKEN"  # of `serve` and its clients
 MAX_NUMBER = 1_000_000  # of every option without a limit of its own, except --seed
 
 WeightsFile = Annotated[
@@ -409,6 +410,22 @@ def check_report_files(
         raise InputError("--json and --csv -: both print the result; use only one of them", exit_status=2)
     check_outputs((report, None if table == STDOUT else table, other), inputs)
     return report
+
+
+def read_token(file: Path | None) -> str | None:
+    """The token of a file or of TOKEN_VARIABLE. Raises InputError: it cannot be read, or it is no token."""
+    if file is None and TOKEN_VARIABLE not in os.environ:
+        return None
+    from inception_v3.support.system_errors import read_error
+
+    try:
+        text = os.environ[TOKEN_VARIABLE] if file is None else file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise read_error(file or TOKEN_VARIABLE, error) from error
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(f"{file or TOKEN_VARIABLE}: a token is one word of ASCII characters", exit_status=2)
+    return token
 
 
 def file_stem(name: str) -> str:

@@ -1,6 +1,5 @@
 """`inception-v3 serve`"""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from inception_v3.cli.common import (
     END_POINTS_HELP,
     MIN_AGREEMENT_HELP,
     NO_FACTS,
+    TOKEN_VARIABLE,
     Device,
     ModelFacts,
     Names,
@@ -18,16 +18,15 @@ from inception_v3.cli.common import (
     engine_option,
     model_option,
     precision_option,
+    read_token,
     running_option,
     warn,
 )
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
 from inception_v3.support.packages import require_packages
-from inception_v3.support.system_errors import read_error
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "jinja2")
-TOKEN_VARIABLE = "INCEPTION_V3_TOKEN"
 LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -99,7 +98,7 @@ def serve(
     from inception_v3.serve.models import Models, OpenOptions
     from inception_v3.serve.server import Place, run
 
-    token = _read_token(token_file)
+    token = read_token(token_file)
     if unix_socket is None and token is None and not host.startswith(LOOPBACK):
         warn(f"--host {host}: other computers can use this server; require a token with --token-file")
     limits = Limits(
@@ -113,20 +112,6 @@ def serve(
     options = OpenOptions(engine, precision, device, min_agreement, tuple(end_points or ()), batch_size, facts)
     opened = Models(models, options, limits.queue)
     run(opened, Place(host, port, unix_socket), limits, token, _addresses(trusted_proxy), watch)
-
-
-def _read_token(file: Path | None) -> str | None:
-    """The token of a file or of TOKEN_VARIABLE. Raises InputError: it cannot be read, or it is no token."""
-    if file is None and TOKEN_VARIABLE not in os.environ:
-        return None
-    try:
-        text = os.environ[TOKEN_VARIABLE] if file is None else file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise read_error(file or TOKEN_VARIABLE, error) from error
-    token = text.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise InputError(f"{file or TOKEN_VARIABLE}: a token is one word of ASCII characters", exit_status=2)
-    return token
 
 
 def _addresses(text: str | None) -> tuple[str, ...]:

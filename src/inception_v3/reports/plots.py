@@ -1,4 +1,4 @@
-"""Plots as PNG files: curves, confusion matrix, reliability diagram, series, speeds. A heat map as a figure.
+"""Plots as PNG files: curves, confusion matrix, reliability diagram, series, speeds, latencies. A heat map as a figure.
 
 They need matplotlib (the extra `train`).
 """
@@ -14,7 +14,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from inception_v3.support.text import printable
@@ -285,6 +285,43 @@ def speeds(rows: Sequence[Speed], limits: Mapping[str, float], path: Path) -> No
         axes.set(title=f"batch {size}", xlabel="images/s (dashed: limit of the arithmetic)")
         axes.margins(x=0.12)
     figure.axes[0].invert_yaxis()
+    figure.savefig(path, dpi=120, format="png")
+
+
+def latencies(starts: NDArray[np.floating], milliseconds: NDArray[np.floating], title: str, path: Path) -> None:
+    """Plot the latency of each request by its intended start in seconds, and the percentiles; nan is a failed request.
+
+    At least one request must have succeeded.
+    """
+    failed = np.isnan(milliseconds)
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure.suptitle(printable(title), fontsize=11, parse_math=False)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
+    left.scatter(starts[~failed], milliseconds[~failed], s=9, color=_BLUE, alpha=0.6, lw=0, label="succeeded")
+    if failed.any():
+        height = np.full(failed.sum(), float(np.nanmin(milliseconds)))
+        left.scatter(starts[failed], height, s=22, marker="x", color=_ORANGE, label=f"failed ({failed.sum():,})")
+    left.set(yscale="log", title="Each request", xlabel="intended start (s)", ylabel="latency (ms)", xlim=(0, None))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
+    ranked = np.sort(milliseconds[~failed])
+    beyond = 1 - np.arange(len(ranked)) / len(ranked)  # the fraction of requests that took as long or longer
+    right.plot(1 / beyond, ranked, color=_BLUE)
+    for percentile in (50, 95, 99):
+        value = float(np.percentile(ranked, percentile))
+        right.plot(100 / (100 - percentile), value, "o", color=_ORANGE, ms=5)
+        right.annotate(f"p{percentile} {value:,.1f} ms", (100 / (100 - percentile), value), (-5, 7), fontsize=9,
+                       textcoords="offset points", ha="right")  # fmt: skip
+    ticks = {1: "0", 2: "50", 10: "90", 100: "99", 1000: "99.9", 10_000: "99.99"}
+    shown = [tick for tick in ticks if tick <= max(len(ranked), 10)]
+    right.set(xscale="log", title="Percentiles", xlabel="percentile of the requests that succeeded", xlim=(1, None))
+    right.margins(x=0.1)
+    right.set_xticks(shown, [ticks[tick] for tick in shown])
+    right.minorticks_off()
+    for axes in (left, right):
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120, format="png")
 
 

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from inception_v3.errors import InputError
 from inception_v3.inference.choose import EXPORTED, OpenedModel, open_engine, output_for
@@ -22,6 +24,7 @@ from inception_v3.serve.batching import Batcher, Budget, Turns
 from inception_v3.serve.logs import log
 from inception_v3.serve.metrics import Metrics, Statistics
 from inception_v3.serve.protocol import INPUT, Tensor
+from inception_v3.serve.uploads import Upload
 from inception_v3.support.system_errors import file_status, is_folder, list_folder
 from inception_v3.weights import MODEL_FILE
 
@@ -199,13 +202,18 @@ class ServedModel:
         self.prepare = image_preparer(self.preprocessing, resize="pillow" if recognise(opened.file) else "torchvision")
         self._labels = (address.name, address.version)
         self._metrics = metrics
-        shapes = {name: values.shape[1:] for name, values in self._run(self._black_image()).items()}  # the warm-up
+        shapes = {name: values.shape[1:] for name, values in self._warm_up().items()}
         self.outputs, self.sources = self._find_outputs(shapes)
         self.users = 0  # requests that hold this model; guarded by Models
         self.batcher = Batcher(self._run, self.batch_size, turns, self._note_batch)
 
-    def _black_image(self) -> Pixels:
-        return np.zeros((1, *self.preprocessing.image_size, 3), np.uint8)
+    def _warm_up(self) -> dict[str, NDArray[np.float32]]:
+        """The outputs for a black image, which is decoded too, so that the first request does not wait for imports."""
+        height, width = self.preprocessing.image_size
+        file, pixels = BytesIO(), np.empty((1, height, width, 3), np.uint8)
+        Image.new("RGB", (width, height)).save(file, "JPEG")
+        self.prepare(Upload("black", file.getvalue(), height * width), pixels[0])
+        return self._run(pixels)
 
     @property
     def has_classes(self) -> bool:

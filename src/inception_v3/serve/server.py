@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from inception_v3.support.system_errors import file_status
 
 BACKLOG = 2048
 STOP_SECONDS = 5.0  # beyond the deadline of requests, which the server waits for when it stops
+CANCEL_SECONDS = 1.0  # for the responses of requests that a second signal has cancelled
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ def listen(place: Place) -> socket.socket:
     try:
         if place.unix_socket is not None:
             return _listen_unix(place.unix_socket)
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listening = socket.socket(family, kind)
+        listening = socket.socket(family, kind, protocol)  # without it, asyncio does not set TCP_NODELAY: 40 ms more
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
@@ -127,8 +129,28 @@ def run(
             asyncio.run(_serve(Uvicorn(server, trusted_proxies), server, listening, place, watch))
         finally:
             server.close()
-            if place.unix_socket is not None:
-                place.unix_socket.unlink(missing_ok=True)
+            _remove_socket(place)
+
+
+def _remove_socket(place: Place) -> None:
+    if place.unix_socket is not None:
+        place.unix_socket.unlink(missing_ok=True)
+
+
+async def _cancel(requests: set[asyncio.Task[None]]) -> None:
+    """Cancel requests, and let them send the response that says so."""
+    for request in requests:
+        request.cancel()
+    if requests:
+        await asyncio.wait(requests, timeout=CANCEL_SECONDS)
+
+
+def _end_at_once(place: Place) -> None:
+    """End the process with status 0, without waiting for threads: a batch or the loading of a model may take long."""
+    log("stopped")
+    _remove_socket(place)
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def _serve(uvicorn_server: Uvicorn, server: Server, listening: socket.socket, place: Place, watch: bool) -> None:
@@ -147,8 +169,12 @@ async def _serve(uvicorn_server: Uvicorn, server: Server, listening: socket.sock
         if place.unix_socket is None:
             place = Place(*listening.getsockname()[:2])
         log("listening", address=str(place))
+        loading = loop.run_in_executor(None, server.models.load)
+        await asyncio.wait({loading, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():  # a signal; no request waits for a model that is not loaded
+            _end_at_once(place)
         try:
-            await loop.run_in_executor(None, server.models.load)
+            loading.result()
         except InputError:
             stop()
             await serving
@@ -157,4 +183,7 @@ async def _serve(uvicorn_server: Uvicorn, server: Server, listening: socket.sock
         if watch:
             threading.Thread(target=server.models.watch, name="watch", daemon=True).start()
         await serving
+        if uvicorn_server.force_exit:
+            await _cancel(uvicorn_server.server_state.tasks)
+            _end_at_once(place)
         log("stopped")
