@@ -12,7 +12,7 @@ const PALETTE = Array.from({ length: 256 }, (_, level) => {
 
 let data, parts, order, look;  // parts by name; the names in order; the shown image
 const state = { language: "en", image: 0, part: "", channel: null, unit: null, overlay: "field", scale: "channel",
-  camClass: 0, camLayer: 0, camShown: true, sort: "order", guessing: false, guess: null, side: false, wholeField: false };
+  camClass: 0, camLayer: 0, camShown: true, sort: "order", guessing: false, guess: null, side: false, wholeField: false, chosen: false };
 const looks = [];
 
 // ------------------------------------------------------------------------------------------------ texts and numbers
@@ -277,6 +277,50 @@ function select(name, { focus = false, scroll = true } = {}) {
   field("status").textContent = describe(name);
 }
 
+function toPart() {
+  field("part-title").scrollIntoView({ block: "center" });
+  field("part-title").focus({ preventScroll: true });
+}
+
+function toDrawing() {
+  field("network").scrollIntoView();
+  revealInPane();
+  drawn(state.part)?.focus({ preventScroll: true });
+}
+
+function watchPart() {  // a choice in the drawing is answered at the bottom of the window while its details are out of sight
+  const seen = { drawing: false, part: true }, watch = (id, name, options) =>
+    new IntersectionObserver(entries => {
+      seen[name] = entries[entries.length - 1].isIntersecting;
+      field("peek").hidden = !state.chosen || !seen.drawing || seen.part;
+    }, options).observe(field(id));
+  watch("drawing", "drawing", {});
+  watch("part", "part", { rootMargin: "0px 0px -45% 0px" });
+  return () => { field("peek").hidden = !seen.drawing || seen.part; };
+}
+
+function showPeek(part, maps) {
+  field("peek-title").textContent = part.name;
+  const figures = [["parameters", part.parameters], ["macs", part.macs]].filter(each => each[1]);
+  field("peek-figures").textContent = [times(part.shape), ...figures.map(([key, value]) => `${count(value)} ${text(key)}`)].join(" \u00b7 ");
+  field("peek-maps").replaceChildren(...maps.slice(0, 6).map(map => {
+    const copy = element("canvas", { width: map.width, height: map.height });
+    copy.getContext("2d").drawImage(map, 0, 0);
+    return copy;
+  }));
+}
+
+function showCloser() {  // the module of the selected part, larger than in the drawing
+  const place = field("closer"), group = drawn(state.part.split("/")[0]);
+  place.hidden = !group?.querySelector("[data-end-point]");
+  if (place.hidden) return;
+  const box = group.getBBox(), copy = group.cloneNode(true);
+  for (const each of [copy, ...copy.querySelectorAll("[data-end-point]")]) {
+    for (const name of ["role", "tabindex", "aria-label"]) each.removeAttribute(name);
+  }
+  place.replaceChildren(shape("svg", { class: "inception-drawing", viewBox: `${box.x - 3} ${box.y - 3} ${box.width + 6} ${box.height + 6}` }, copy));
+}
+
 function showPart() {
   const name = state.part, part = parts.get(name), pieces = name.split("/");
   const index = order.indexOf(name), step = (control, other) => {
@@ -301,6 +345,7 @@ function showPart() {
   field("inside").replaceChildren(...inner.map(each =>
     element("li", {}, element("button", { type: "button", onclick: () => select(each) }, ...insideLines(name, each)))));
   showSilencedPart(name);
+  showCloser();
   showField();
   showChannels();
 }
@@ -416,6 +461,7 @@ async function showChannels() {
   if (!available) {
     field("channels-note").textContent = text(withheld ? "hidden_by_guess" : "no_values");
     field("maps").replaceChildren();
+    showPeek(part, []);
     return;
   }
   const all = count(channels.shape[2]);
@@ -423,6 +469,7 @@ async function showChannels() {
   const sprite = channels.sprite ? await loadImage(channels.sprite) : null, input = sprite ? await loadImage(look.input) : null;
   if (name !== state.part || shown !== look) return;
   field("maps").replaceChildren(...channels.numbers.map((number, index) => tile(part, channels, number, index, sprite, input)));
+  showPeek(part, [...field("maps").querySelectorAll("canvas.map")]);
 }
 
 function summary(channels) {
@@ -483,7 +530,7 @@ function showBranches() {
   field("branches-class").textContent = text(data.model.probabilities ? "probability" : "output", { class: top.name });
   const largest = data.model.probabilities ? 1 : Math.max(...rows.map(row => row.values[0]), top.value, 1e-9);
   const line = (name, values, then, current) => element("tr", { "data-branch": name }, ...[
-    element("th", { scope: "row" }, current ? name : button(name, () => { select(name); field("part-title").scrollIntoView({ block: "center" }); field("part-title").focus({ preventScroll: true }); })),
+    element("th", { scope: "row" }, current ? name : button(name, () => { select(name); toPart(); })),
     element("td", { className: "change" }, element("span", { className: "track" }, element("i", { "--fraction": Math.max(values[0], 0) / largest }), element("u", { "--whole": top.value / largest })),
       element("span", { className: "number" }, percent(values[0]))),
     element("td", { className: `name${then ? " differs" : ""}` }, then || (current ? top.name : text("unchanged")))]);
@@ -584,12 +631,23 @@ function fromHash() {
 
 function setLanguage(language) {
   state.language = language;
-  showAll();
   showDrawing();
+  showAll();
+  revealInPane();
+}
+
+function zoom(factor) {
+  field("drawing").style.setProperty("--zoom", factor);
+  for (const control of field("zoom").querySelectorAll("button")) control.setAttribute("aria-pressed", control.value === factor);
   revealInPane();
 }
 
 function listen() {
+  const answer = watchPart(), choose = (...given) => {
+    state.chosen = true;
+    select(...given);
+    answer();
+  };
   for (const control of field("languages").children) control.onclick = () => setLanguage(control.value);
   field("guess-mode").onclick = () => {
     Object.assign(state, { guessing: !state.guessing, guess: null });
@@ -610,20 +668,26 @@ function listen() {
   field("side-load").onclick = () => { state.side = true; showImages(); };
   field("drawing").addEventListener("click", event => {
     const group = event.target.closest("[role=link]");
-    if (group) select(group.dataset.endPoint, { focus: true, scroll: false });
+    if (group) choose(group.dataset.endPoint, { focus: true, scroll: false });
   });
+  field("closer").addEventListener("click", event => {
+    const group = event.target.closest("[data-end-point]");
+    if (group && parts.has(group.dataset.endPoint)) select(group.dataset.endPoint);
+  });
+  field("to-part").onclick = toPart;
+  field("to-drawing").onclick = toDrawing;
+  for (const control of field("zoom").querySelectorAll("button")) control.onclick = () => zoom(control.value);
   field("drawing").addEventListener("keydown", event => {
     const group = event.target.closest("[role=link]");
     if (!group || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Enter" || event.key === " ") {
       event.preventDefault();
-      field("part-title").scrollIntoView({ block: "center" });
-      field("part-title").focus({ preventScroll: true });
+      toPart();
       return;
     }
     const next = neighbour(group.dataset.endPoint, event.key);
     if (/^(Arrow|Home|End)/.test(event.key)) event.preventDefault();
-    if (next && parts.has(next)) select(next, { focus: true });
+    if (next && parts.has(next)) choose(next, { focus: true });
   });
   addEventListener("hashchange", () => {
     const name = fromHash();
@@ -642,6 +706,7 @@ function show(given) {
   field("page").hidden = false;
   showAll();
   showDrawing();
+  zoom("1");
   listen();
   select(fromHash() || data.open);
 }
