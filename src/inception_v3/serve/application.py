@@ -301,9 +301,9 @@ class Server:
         """The model of a request, by its path or the parameters `model` and `version`; else the first one."""
         if not self.models.is_ready:
             raise RequestError("the models are being loaded", 503, retry_after=1)
-        given = request.path_params or request.query_params
-        name = given.get("name") or given.get("model") or self.models.names()[0][0]
-        version = given.get("version") or None
+        path, query = request.path_params, request.query_params
+        name = path.get("name") or query.get("model") or self.models.names()[0][0]
+        version = (path or query).get("version") or None
         try:
             context = self.models.use(name, version)
             model = context.__enter__()

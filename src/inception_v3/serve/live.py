@@ -304,7 +304,8 @@ def _view(pixels: NDArray[np.uint8], question: Question, facts: ModelFacts, insi
         if np.isfinite(logits).all():
             found = top_classes(logits.astype(np.float64), facts.classes, settings.output_activation, question.top)
             heads = {AUX: [asdict(each) for each in found]}
-    return {"missing": dict(inside.missing), "no_cam_reason": inside.no_cam_reason, "heads": heads}
+    able = {"missing": dict(inside.missing), "no_cam_reason": inside.no_cam_reason, "lost": [*inside.lost]}
+    return able | {"heads": heads}
 
 
 def _channels(pixels: NDArray[np.uint8], question: Question, facts: ModelFacts, inside: Inside) -> dict[str, Any]:

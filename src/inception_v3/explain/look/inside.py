@@ -31,6 +31,7 @@ class Inside(Protocol):
     Attributes:
         missing: what cannot be had: a key of the page's texts for each, as in `Look.missing`.
         no_cam_reason: as in ModelFacts.
+        lost: the parts whose values cannot be had.
         cam_end_points: the end points for which there is Grad-CAM.
     """
 
@@ -38,6 +39,8 @@ class Inside(Protocol):
     def missing(self) -> Mapping[str, str]: ...
     @property
     def no_cam_reason(self) -> str: ...
+    @property
+    def lost(self) -> tuple[str, ...]: ...
     @property
     def cam_end_points(self) -> tuple[str, ...]: ...
 
@@ -79,7 +82,9 @@ class ExportedInside:
         self.cam_end_points: tuple[str, ...] = (LAST_MAP,) if has_cam else ()
         self.missing = {"fields": "exported_fields"}
         black = np.zeros((1, *network.description.preprocessing.image_size, 3), np.uint8)
-        if len(values_of_parts(self._settings, network.run(black))) < len(outline(self._settings)):
+        held = values_of_parts(self._settings, network.run(black))
+        self.lost = tuple(part.name for part in outline(self._settings) if part.name not in held)
+        if self.lost:
             self.missing["parts"] = "exported_parts"
         if not self._settings.final_endpoint:
             self.missing |= {"aux": "exported_aux", "silenced": "exported_silenced"}

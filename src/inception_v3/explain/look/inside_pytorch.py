@@ -21,7 +21,7 @@ from inception_v3.weights.model import InceptionV3
 class PyTorchInside:
     """A network in evaluation mode, with BatchNorm folded into its convolutions: the values differ by rounding."""
 
-    no_cam_reason = ""
+    no_cam_reason, lost = "", ()
 
     def __init__(self, model: InceptionV3) -> None:
         check_mode(model)

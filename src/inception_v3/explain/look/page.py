@@ -8,7 +8,7 @@ The page's data is one JSON object, from which its script (reports/look/look.js)
     names     of the images; the images themselves (see result.py) follow one by one, to be parsed when they are shown
     patches   pictures of the images that excite a channel most, by "Mixed_5b:12"
     language, guess, open     how the page opens
-    load      only on the live page: a function that fetches what a part shows, called when the part is selected
+    load, loadCam   only on the live page: functions that fetch what a selected part shows, and a heat map
 """
 
 import base64
