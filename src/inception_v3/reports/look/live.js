@@ -25,7 +25,8 @@ async function ask(path, query = {}, body, signal) {
 }
 
 const address = model => ({ model: model.name, version: model.version });
-const label = model => `${model.name}${live.models.some(each => each.name === model.name && each !== model) ? ` v${model.version}` : ""} \u00b7 ${model.engine}`;
+const shortLabel = model => model.name + (live.models.filter(each => each.name === model.name).length > 1 ? ` v${model.version}` : "");
+const label = model => `${shortLabel(model)} \u00b7 ${model.engine}`;
 const chosen = id => live.models[Number(field(id).value)];
 
 function fault(message) {
@@ -59,7 +60,7 @@ async function runFile(file, session) {
   if (picture) add(shown);
   const versus = compare(shown);
   try {
-    await lookInside(shown, !picture);
+    await lookInside(shown, !picture || file.type !== "image/jpeg");  // without transparency, as the network sees it
     if (!picture) add(shown);  // the browser cannot show its format, so the server sends the image
   } catch (error) {
     if (error.needsToken) throw error;
@@ -169,12 +170,12 @@ function showVersus() {
   const versus = look?.versus;
   field("versus").hidden = !versus || hidden();
   if (field("versus").hidden) return;
-  const { one, two, other } = versus, first = data.served, names = [label(first), label(other)];
-  const points = value => data.model.probabilities ? text("live_points", { value: `${value > 0 ? "+" : "\u2212"}${(100 * Math.abs(value)).toFixed(1)}` }) : short(value);
+  const { one, two, other } = versus, first = data.served, models = [first, other], names = models.map(shortLabel);
+  const points = value => `${value < 0 ? "\u2212" : "+"}${(100 * Math.abs(value)).toFixed(1)}`;
   const rows = [...new Set([...one.keys(), ...two.keys()])].map(name => ({ name, one: one.get(name), two: two.get(name), change: (two.get(name) || 0) - (one.get(name) || 0) }))
     .sort((left, right) => Math.abs(right.change) - Math.abs(left.change));
   const [top] = one.keys(), [otherTop] = two.keys();
-  field("versus-summary").textContent = top === otherTop ? text("live_same_top", { class: top, difference: points(rows[0].change), other: rows[0].name })
+  field("versus-summary").textContent = top === otherTop ? text("live_same_top", { class: top, difference: text("live_points", { value: points(rows[0].change) }), other: rows[0].name })
     : text("live_other_top", { one: names[0], class: top, two: names[1], other: otherTop });
   const bar = (value, kind) => element("td", { className: `change ${kind}` }, element("span", { className: "track" }, element("i", { "--fraction": Math.max(value || 0, 0) })),
     element("span", { className: "number" }, value === undefined ? "\u2013" : percent(value)));
@@ -182,9 +183,9 @@ function showVersus() {
   field("versus-two").textContent = names[1];
   field("versus-rows").replaceChildren(...rows.slice(0, ROWS).map(row => element("tr", { "data-class": row.name },
     element("th", { scope: "row" }, row.name), bar(row.one, "one"), bar(row.two, "two"), element("td", {}, points(row.change)))));
-  field("versus-cards").replaceChildren(...[one, two].map((classes, index) => element("div", {}, element("h3", {}, names[index]),
-    element("div", { className: "stage" }), headBars("main", [...classes].slice(0, 5).map(([name, value]) => ({ name, value }))))));
-  for (const soft of field("versus-cards").querySelectorAll("h3 + .soft, .soft")) soft.remove();
+  field("versus-cards").replaceChildren(...[one, two].map((classes, index) => element("div", { "data-model": names[index] },
+    element("div", {}, element("h3", {}, names[index]), element("p", { className: "soft" }, models[index].engine)),
+    element("div", { className: "stage" }), headBars("main", [...classes].slice(0, 5).map(([name, value]) => ({ name, value }))).querySelector("ol"))));
   showVersusPictures();
 }
 
