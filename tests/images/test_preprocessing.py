@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform
 from torchvision.models import Inception_V3_Weights
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 import inception_v3
-from inception_v3.images.preprocessing import PREPROCESSINGS, Preprocessing
+from inception_v3.images.preprocessing import PREPROCESSINGS, Interpolation, Preprocessing
 from inception_v3.images.tensorflow_resize import METHODS, tensorflow_resize
 
 SIZES = ["1x1", "2x3", "7x5", "75x400", "299x299", "300x298", "341x257", "500x375", "601x900"]
@@ -47,6 +49,19 @@ def test_every_resize_method_equals_tensorflow(recorded: dict[str, np.ndarray], 
     image = recorded[f"{size}/picture"].transpose(2, 0, 1) / np.float32(255)
     theirs = recorded[f"{size}/{method}"].transpose(2, 0, 1)
     assert np.abs(tensorflow_resize(image, (75, 107), method) - theirs).max() < 1e-5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", SIZES)
+def test_antialiased_resizing_equals_torchvisions_bit_for_bit(
+    recorded: dict[str, np.ndarray], size: str, interpolation: Interpolation
+) -> None:
+    image, preprocessing = Image.fromarray(recorded[f"{size}/picture"]), Preprocessing(interpolation=interpolation)
+    plan = preprocessing.plan(*image.size)
+    region = pil_to_tensor(image.crop(plan.region))
+    resized = resize(region, list(plan.size), InterpolationMode(interpolation), antialias=True)
+    left, top, right, bottom = plan.crop
+    assert torch.equal(preprocessing.pixels(image), resized[:, top:bottom, left:right])
 
 
 def test_a_tall_line_is_resized_without_enlarging_all_of_its_rows() -> None:

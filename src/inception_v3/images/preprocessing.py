@@ -4,7 +4,7 @@ import platform
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,8 @@ class Preprocessing:
     preprocessing/inception_preprocessing.py.
 
     Bilinear and bicubic interpolation are antialiased. `resize` and `squash` reproduce other programs: Pillow resizes,
-    as in those programs, and the pixels are bit for bit the same. Without them torchvision's kernels resize, which are
-    several times faster and differ from Pillow by at most two levels.
+    as in those programs, and the pixels are bit for bit the same. Without them PyTorch resizes, bit for bit as
+    torchvision does, which is several times faster and differs from Pillow by at most two levels.
 
     Attributes:
         image_size: (height, width) of the result.
@@ -178,28 +178,27 @@ class Preprocessing:
     def _resized(self, image: Image) -> "Tensor":
         """Resize and crop to values 0 to 255, (3, H, W): uint8, or float32 for interpolation "tensorflow"."""
         import torch
-        from torchvision.transforms.v2 import InterpolationMode
-        from torchvision.transforms.v2 import functional as transform
+        from torch.nn.functional import interpolate
 
         _check_rgb(image)
         if self.interpolation == "tensorflow":
             return torch.from_numpy(self._resized_by_tensorflow(image))
         plan = self.plan(*image.size)
         if self._is_pillows:
-            return cast("Tensor", transform.pil_to_tensor(self._resized_by_pillow(image, plan)))
-        resize = partial(transform.resize, interpolation=InterpolationMode(self.interpolation), antialias=True)
+            return _tensor(self._resized_by_pillow(image, plan))[0]
+        resize = partial(interpolate, mode=self.interpolation, antialias=True)  # as torchvision's resize
         left, top, right, bottom = plan.region
         rows = _rows_at_once(right - left, self.interpolation)
         # Each row is resized by itself first, so the parts of a large image give the same pixels as the whole.
         bands = (image.crop((left, y, right, min(y + rows, bottom))) for y in range(top, bottom, rows))
         net = (
-            torch.cat([resize(transform.pil_to_tensor(band), [band.height, plan.size[1]]) for band in bands], dim=1)
+            torch.cat([resize(_tensor(band), [band.height, plan.size[1]]) for band in bands], dim=2)
             if rows < bottom - top
-            else transform.pil_to_tensor(_crop(image, plan.region))
+            else _tensor(_crop(image, plan.region))
         )
         net = resize(net, list(plan.size))
         left, top, right, bottom = plan.crop
-        return cast("Tensor", net[:, top:bottom, left:right])
+        return net[0, :, top:bottom, left:right]
 
     def _resized_by_pillow(self, image: Image, plan: "ResizePlan") -> Image:
         image = _crop(image, plan.region)
@@ -253,6 +252,13 @@ class ResizePlan(NamedTuple):
         y_scale, x_scale = (bottom - top) / self.size[0], (right - left) / self.size[1]
         x0, y0, x1, y1 = (edge * scale for edge, scale in zip(self.crop, (x_scale, y_scale) * 2, strict=True))
         return left + x0, top + y0, left + x1, top + y1
+
+
+def _tensor(image: Image) -> "Tensor":
+    """The pixels of an image, uint8 of shape (1, 3, H, W)."""
+    from torch import from_numpy
+
+    return from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
 
 
 def _rows_at_once(width: int, interpolation: Interpolation) -> int:

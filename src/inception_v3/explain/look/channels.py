@@ -27,7 +27,7 @@ def strongest_channels(values: NDArray[np.floating], count: int) -> Channels:
     if not_finite:
         flat = np.where(finite, flat, 0)
     maxima, minima = flat.max(1), flat.min(1)
-    numbers = np.argsort(-flat.mean(1), kind="stable")[:count]
+    numbers = np.argsort(-flat.mean(1, dtype=np.float64), kind="stable")[:count]
     strongest = flat[numbers].astype(np.float64)
     peaks = [divmod(int(place), width) for place in strongest.argmax(1)]
     high, low = strongest.max(1), np.minimum(strongest.min(1), 0)

@@ -1,11 +1,13 @@
 """The parts of a network as the page lists them: end points, branches and layers with their figures. No PyTorch."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from inception_v3.explain.receptive_fields import all_receptive_fields
 from inception_v3.network.architecture import Conv, Dense, EndPoint, Layer, Pool, Size
 from inception_v3.network.describe import built_as
+from inception_v3.network.drawing.parts import kernel_text
 from inception_v3.network.settings import Settings
 
 Kind = Literal["end point", "branch", "layer"]
@@ -21,7 +23,8 @@ class Part:
         parent: the name of the part that it is in; "" for an end point.
         shape: the output's (height, width, channels).
         parameters, macs: as in `describe`.
-        built_as: its branches in the notation of `describe`; empty for a layer inside another part.
+        built_as: its branches in the notation of `describe`, with the channels of this network; empty for a layer inside
+            another part.
         operation: of a single layer "conv", "max", "avg" or "dense"; "" for others.
         kernel, stride, padding, in_channels: of a single layer.
         field, jump, offset: the receptive field of unit (0, 0) is a rectangle of the size `field` that starts `offset`
@@ -58,7 +61,7 @@ def outline(settings: Settings) -> list[Part]:
     fields = all_receptive_fields((height, width), settings)
     parts = []
     for point in settings.end_points(height, width):
-        notation = built_as(point.name, point.layers)
+        notation = _built_as(point, settings)
         points = [point, *sorted(point.inner, key=lambda each: _order(point, each.name))]
         for each in points:
             branch = each.name.count("/") == 1 and "/Branch_" in each.name
@@ -66,6 +69,23 @@ def outline(settings: Settings) -> list[Part]:
             built = notation if each is point else [notation[int(each.name[-1])]] if branch else []
             parts.append(_part(each, kind, built, fields))
     return parts
+
+
+def _built_as(point: EndPoint, settings: Settings) -> list[str]:
+    """The branches of an end point in the notation of `describe`, with the channels of this network."""
+    if point.name == "Predictions":
+        return [] if settings.output_activation == "none" else [settings.output_activation]
+    return [" → ".join(map(_step, steps)) for steps in point.branches if steps] or built_as(point.name)
+
+
+def _step(layers: Sequence[Layer]) -> str:
+    texts = [
+        f"{layer.table.kind} {kernel_text(layer)}"
+        if isinstance(layer.table, Pool)
+        else f"{kernel_text(layer)} {layer.out_channels}"
+        for layer in layers
+    ]
+    return texts[0] if len(texts) == 1 else f"({' ‖ '.join(texts)})"
 
 
 def _order(point: EndPoint, name: str) -> tuple[int, int, int]:

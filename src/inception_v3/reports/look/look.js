@@ -156,7 +156,7 @@ function showAnswer() {
     headBars(name === "Logits" ? "main" : "aux", heads[name])));
   const notes = [["sigmoid", "probabilities_each"], ["none", "not_probabilities"]].filter(([kind]) => kind === data.model.activation && data.model.classes.length > 2);
   if (!data.model.named && main.length) notes.push(["", "no_names"]);
-  field("heads-note").textContent = notes.map(([, key]) => text(key)).join(" ");
+  field("heads-note").textContent = [...notes.map(([, key]) => text(key)), ...(main.length ? [] : [missingText("heads")])].join(" ");
   showCam();
 }
 
@@ -592,13 +592,16 @@ function showMissing() {
   problem.hidden = !start;
   if (start === "image") problem.replaceChildren(text("not_finite_image"));
   else if (start) problem.replaceChildren(text("not_finite", { layer: start }), " ", button(text("show_layer", { layer: start }), () => select(start)));
-  const lines = Object.entries(look.missing).map(([what, key]) => {
-    if (key === "not_finite") return text("missing_not_finite", { what: text(`what_${what}`) });
-    return text(`missing_${key}`, { layer: data.model.base[data.model.base.length - 1], ...missingValues() });
-  });
+  const lines = Object.keys(look.missing).map(missingText);
   if (data.model.exported) lines.push(text("missing_remedy"));
   field("missing").hidden = !lines.length;
   field("missing-list").replaceChildren(...lines.map(line => element("li", {}, line)));
+}
+
+function missingText(what) {
+  const key = look.missing[what];
+  if (key === "not_finite") return text("missing_not_finite", { what: text(`what_${what}`) });
+  return key ? text(`missing_${key}`, { layer: data.model.base[data.model.base.length - 1], ...missingValues() }) : "";
 }
 
 function missingValues() {
