@@ -67,9 +67,16 @@ class OpenedPage:
 @contextmanager
 def open_page(browser: Browser, file: Path, fragment: str = "", **options: Any) -> Iterator[OpenedPage]:
     """Open a file; `options` are those of Playwright's `new_context`, such as `color_scheme`."""
-    context = browser.new_context(offline=True, **options)
+    with open_address(browser, f"{file.as_uri()}{fragment}", offline=True, **options) as opened:
+        yield opened
+
+
+@contextmanager
+def open_address(browser: Browser, address: str, **options: Any) -> Iterator[OpenedPage]:
+    """Open the page at an address; `options` as for `open_page`."""
+    context = browser.new_context(**options)
     opened = OpenedPage(context.new_page())
     opened.page.set_default_timeout(10_000)
-    opened.page.goto(f"{file.as_uri()}{fragment}")
+    opened.page.goto(address)
     yield opened
     context.close()

@@ -45,7 +45,7 @@ class Inside(Protocol):
     def cam_end_points(self) -> tuple[str, ...]: ...
 
     def maps(self, pixels: Pixels, name: str) -> dict[str, Map]:
-        """The values of an end point, branch or layer, and of the auxiliary head; without those that it lacks."""
+        """The values of an end point, branch or layer by its name; empty if they cannot be had."""
         ...
 
     def field(self, pixels: Pixels, name: str) -> Field | None:

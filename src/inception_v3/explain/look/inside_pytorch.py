@@ -42,12 +42,7 @@ class PyTorchInside:
 
     @torch.no_grad()
     def maps(self, pixels: Pixels, name: str) -> dict[str, Map]:
-        images, settings = self._input(pixels), self.facts.settings
-        if not settings.create_aux_logits:
-            return {name: map_of(end_point_map(self._model, images, name))}
-        names = {name, "AuxLogits"}
-        _, outputs = self._model(images, end_points=names)
-        return {each: map_of(outputs[each]) for each in names}
+        return {name: map_of(end_point_map(self._model, self._input(pixels), name))}
 
     def field(self, pixels: Pixels, name: str) -> Field | None:
         if name not in self._model.base_end_points:

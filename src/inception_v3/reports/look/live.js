@@ -34,6 +34,8 @@ function fault(message) {
   field("live-fault").textContent = message;
 }
 
+const waiting = on => field("page").classList.toggle("waiting", on);  // until the first answer of a model
+
 function note(key, values) {
   live.note = key ? [key, values] : null;
   field("live-note").textContent = key ? text(key, values) : "";
@@ -76,6 +78,7 @@ function add(shown) {
   if (data.names.length > MAX_FILES) for (const list of [data.names, data.images, looks]) list.shift();
   if (!live.shown) {
     live.shown = true;
+    waiting(false);
     show(data);
   } else chooseImage(data.names.length - 1);
 }
@@ -217,6 +220,7 @@ async function chooseModel() {
   if (state.part && data.model.outline.some(part => part.name === state.part)) data.open = state.part;
   if (!state.part) state.part = data.open;
   live.shown = false;
+  waiting(true);
   live.known = true;
   if (files.length) run(files);
 }
@@ -248,7 +252,7 @@ async function poll() {
   if (document.hidden && live.known) return;
   const { models } = await ask("live/status"), now = performance.now();
   const key = list => JSON.stringify(list.map(each => [each.name, each.version, each.engine]));
-  if (key(models) !== key(live.models)) {
+  if (key(models) !== key(live.models) || !live.known) {
     const before = live.models;
     for (const id of ["model-one", "model-two"]) {  // keeps the choice by name
       const old = before[Number(field(id).value)], index = models.findIndex(each => old && each.name === old.name);
@@ -343,8 +347,9 @@ function localize() {
 function listenLive() {
   for (const control of field("languages").children) control.onclick = () => { state.language = control.value; };
   field("languages").addEventListener("click", localize);
-  for (const id of ["guess-mode", "reveal", "choices", "verdict"]) field(id).addEventListener("click", showVersus);
-  field("images").addEventListener("click", showVersus);
+  for (const id of ["guess-mode", "reveal", "choices", "verdict", "images"]) {
+    field(id).addEventListener("click", () => setTimeout(showVersus));  // after look.js
+  }
   field("cam-layer").addEventListener("input", () => showVersusPictures());
   field("model-one").onchange = () => chooseModel().catch(error => fault(error.message));
   field("model-two").onchange = () => { if (look) compare(look); };
@@ -379,7 +384,7 @@ async function start() {
     live.down = false;
   } catch (error) {
     again = !error.needsToken;
-    live.down = true;
+    live.down = error.lost || error.needsToken;
     fault(error.message);
   }
   if (again) live.timer = setTimeout(start, 1000 * SECONDS);
@@ -387,6 +392,8 @@ async function start() {
 
 data = { texts: JSON.parse(field("texts").textContent), names: [], images: [] };
 state.language = navigator.language.startsWith("zh") ? "zh" : "en";
+waiting(true);
+field("page").hidden = false;
 listenLive();
 localize();
 start();
