@@ -146,9 +146,7 @@ def test_a_click_fetches_the_maps_of_that_part_only_and_its_effective_field(
     assert "Solid" in page.inner_text("#field-key")
 
 
-def test_the_slider_shows_the_heat_map_of_each_end_point(
-    opened: OpenedPage, files: Path, model: InceptionV3
-) -> None:
+def test_the_slider_shows_the_heat_map_of_each_end_point(opened: OpenedPage, files: Path, model: InceptionV3) -> None:
     page = opened.page
     show(page, files / "photo.png")
     look = look_at(model, files / "photo.png")
@@ -161,9 +159,7 @@ def test_the_slider_shows_the_heat_map_of_each_end_point(
     assert page.evaluate("look.cams[1].high") == pytest.approx(look.cams[1].high, rel=1e-3)
 
 
-def test_two_models_stand_side_by_side_with_the_classes_that_differ_most_first(
-    opened: OpenedPage, files: Path
-) -> None:
+def test_two_models_stand_side_by_side_with_the_classes_that_differ_most_first(opened: OpenedPage, files: Path) -> None:
     page = opened.page
     page.select_option("#model-two", "1")
     show(page, files / "photo.png")
@@ -212,7 +208,7 @@ def test_the_sample_the_paste_and_the_camera_give_images_too(browser: Browser, s
         page = opened.page
         until(page, "live.known")
         page.click("#sample")
-        until(page, "data.names[0] === 'sample.png' && look.prepared")
+        until(page, "data.names[0] === 'sample.png' && !!look.prepared")
         page.evaluate(
             """() => {
               const canvas = Object.assign(document.createElement("canvas"), { width: 50, height: 40 });
@@ -281,9 +277,7 @@ def test_guessing_hides_the_answers_of_both_models(opened: OpenedPage, files: Pa
     assert page.locator("#heads, #versus").filter(visible=True).count() == 2
 
 
-def test_the_page_asks_for_the_token_and_keeps_it_in_memory_only(
-    browser: Browser, files: Path
-) -> None:
+def test_the_page_asks_for_the_token_and_keeps_it_in_memory_only(browser: Browser, files: Path) -> None:
     one = (f"one={files / 'one.safetensors'}",)
     with running(one, GatedEngine(), Limits(), TOKEN) as server, open_address(browser, server.url) as opened:
         page = opened.page
@@ -314,8 +308,7 @@ def test_the_graph_shows_the_speed_and_the_queue(opened: OpenedPage) -> None:
 
 def test_what_the_graph_shows_are_the_counts_of_the_engine(server: Running, files: Path) -> None:
     before, after = (
-        server.client.get("/live/status").json()["models"][0]
-        for _ in (0, ask(server, "/predict", files / "photo.png"))
+        server.client.get("/live/status").json()["models"][0] for _ in (0, ask(server, "/predict", files / "photo.png"))
     )
     assert after["images"] >= before["images"] >= 1
     assert 0 < after["engine_seconds"] < 60
@@ -344,7 +337,9 @@ def test_an_error_of_the_inside_leaves_the_answer_and_gives_its_reason(
 # ------------------------------------------------------------------------------------------------ for programs
 
 
-def test_the_page_and_the_first_answers_have_at_most_300_kilobytes(server: Running, files: Path, tmp_path: Path) -> None:
+def test_the_page_and_the_first_answers_have_at_most_300_kilobytes(
+    server: Running, files: Path, tmp_path: Path
+) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     Image.fromarray(noise).resize((1600, 1200)).save(tmp_path / "photo.jpg", quality=90)
     sizes = []

@@ -101,9 +101,7 @@ def _look(network: ExportedLook, view: View, options: LookOptions) -> Look:
     return look.with_results(heads=heads, cams=cams, missing=missing)
 
 
-def values_of_parts(
-    settings: Settings, outputs: Mapping[str, NDArray[Any]], only: str | None = None
-) -> dict[str, Map]:
+def values_of_parts(settings: Settings, outputs: Mapping[str, NDArray[Any]], only: str | None = None) -> dict[str, Map]:
     """The maps of the parts that the file's outputs hold, or of the part `only`."""
     known = dict(outputs)
     if FEATURES in known:
@@ -140,7 +138,9 @@ def _cams(
 ) -> list[Cam]:
     """Grad-CAM on the last map of the requested class and the first of those that are listed."""
     wanted = [] if options.class_name is None else [find_class(options.class_name, network.facts.classes)]
-    return [cam_of(network, logits, features, index) for index in [*dict.fromkeys([*wanted, *listed])][:MAX_CAM_CLASSES]]
+    return [
+        cam_of(network, logits, features, index) for index in [*dict.fromkeys([*wanted, *listed])][:MAX_CAM_CLASSES]
+    ]
 
 
 def cam_of(network: ExportedLook, logits: NDArray[np.float64], features: Map, index: int) -> Cam:

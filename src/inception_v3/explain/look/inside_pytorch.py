@@ -69,4 +69,3 @@ class PyTorchInside:
             if isinstance(error, InputError):
                 raise
             raise InputError(str(error), exit_status=2) from error
-
