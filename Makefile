@@ -45,6 +45,7 @@ demo: .venv/.complete
 	.venv/bin/inception-v3 train digits --out $(RUN) --overwrite
 	.venv/bin/inception-v3 evaluate $(RUN) digits
 	.venv/bin/inception-v3 predict $(RUN) examples/digits --top 3
+	.venv/bin/inception-v3 look $(RUN) examples/digits/7-0081.png --out $(RUN)/look.html
 
 # Build the documentation site from README.md, docs/*.md and the docstrings; a warning is an error. Needs no network after
 # the installation. `python -m http.server --directory site` serves it, and it also works from disk.

@@ -121,6 +121,12 @@ def test_the_outline_states_what_the_table_states() -> None:
         "VALID",
         288,
     )
+    narrow = {part.name: part for part in outline(Settings(depth_multiplier=0.25, output_activation="sigmoid"))}
+    assert narrow["Mixed_5b/Branch_2"].built_as == ["1x1 16 → 3x3 24 → 3x3 24"]
+    assert narrow["Mixed_7c"].built_as[1] == "1x1 96 → (1x3 96 ‖ 3x1 96)"
+    assert narrow["Mixed_6a"].built_as[2] == "max 3x3/2 V"
+    assert narrow["AuxLogits"].built_as == ["avg 5x5/3 V → 1x1 32 → 5x5 V 192 → 1x1 1000"]
+    assert narrow["Predictions"].built_as == ["sigmoid"]
     order = [part.name for part in outline(settings) if part.name.startswith("Mixed_5b")]
     assert order[:4] == ["Mixed_5b", "Mixed_5b/Branch_0", "Mixed_5b/Branch_0/Conv2d_0a_1x1", "Mixed_5b/Branch_1"]
 
@@ -156,8 +162,8 @@ def test_heads_heat_maps_fields_and_branches_are_those_of_the_other_explanations
         assert (each.top.name, each.top.value) == (model.class_names[row.argmax()], pytest.approx(row.max(), abs=1e-4))
 
 
-def test_a_requested_class_has_heat_maps_first(model: InceptionV3, view: View) -> None:
-    least = look_at(model, view).main[-1]
+def test_a_requested_class_has_heat_maps_first(model: InceptionV3, view: View, look: Look) -> None:
+    least = look.main[-1]
     found = look_at(model, view, LookOptions(top=1, class_name=least.name))
     assert [each.name for each in found.cams] == [least.name, found.main[0].name]
     assert len(found.main) == 1
@@ -232,6 +238,13 @@ def test_values_below_zero_and_equal_values_have_maps_too() -> None:
     assert (found.numbers, found.low, found.high) == ([2, 1, 0], [0.0, 0.0, -2.0], [3.0, 0.0, 1.0])
     assert decoded(found.sprite).tolist() == [[255, 255], [0, 0], [0, 255]]
     assert (found.silent, found.low_of_all, found.high_of_all) == (1, -2.0, 3.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_channels_with_the_largest_finite_values_are_ranked_too() -> None:
+    largest = np.finfo(np.float32).max
+    found = strongest_channels(np.array([[[largest, 0.0]], [[largest, largest]]], np.float32), 2)
+    assert (found.numbers, found.not_finite) == ([1, 0], 0)
 
 
 # ------------------------------------------------------------------------------------------------ the command

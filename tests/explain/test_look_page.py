@@ -116,6 +116,46 @@ def test_the_mouse_reaches_layers_branches_and_modules(opened: OpenedPage) -> No
         assert text(opened.page, "#part-title") == name
 
 
+def test_a_choice_in_the_drawing_is_answered_in_sight_until_its_details_are(
+    opened: OpenedPage, looks: list[Look]
+) -> None:
+    page, name = opened.page, "Mixed_6c/Branch_1/Conv2d_0b_1x7"
+    page.locator("#network").evaluate("each => each.scrollIntoView()")
+    page.wait_for_timeout(100)
+    assert page.locator("#peek").is_hidden()
+    page.locator(f'#drawing [data-end-point="{name}"]').click()
+    page.wait_for_function("document.querySelectorAll('#peek-maps canvas').length === 6")
+    height, width, channels = looks[0].parts[name].shape
+    assert text(page, "#peek-title") == name
+    assert text(page, "#peek-figures").startswith(f"{height}×{width}×{channels} · ")
+    box: Any = page.locator("#peek").bounding_box()
+    assert box["y"] + box["height"] <= 900
+    page.click("#to-part")
+    assert page.evaluate("document.activeElement.id") == "part-title"
+    page.wait_for_selector("#peek", state="hidden")
+    page.click("#to-drawing")
+    assert page.evaluate("document.activeElement.dataset.endPoint") == name
+    page.wait_for_selector("#peek")
+
+
+def test_the_drawing_can_be_enlarged_and_the_module_of_a_part_is_drawn_large_beside_it(opened: OpenedPage) -> None:
+    page, name = opened.page, "Mixed_6b/Branch_2/Conv2d_0c_1x7"
+    opened.page.evaluate(VISIT, [name])
+    width = "document.querySelector('#drawing svg').clientWidth"
+    before = page.evaluate(width)
+    page.click("#zoom button[value='2']")
+    assert page.evaluate(width) == pytest.approx(2 * before, abs=2)
+    large, small = (f'{place} [data-end-point="{name}"]' for place in ("#closer", "#drawing"))
+    page.click("#zoom button[value='1']")
+    boxes: list[Any] = [page.locator(each).bounding_box() for each in (large, small)]
+    assert boxes[0]["width"] > 1.3 * boxes[1]["width"]
+    assert page.locator("#closer [aria-current]").get_attribute("data-end-point") == name
+    page.locator('#closer [data-end-point="Mixed_6b/Branch_0/Conv2d_0a_1x1"]').click()
+    assert text(page, "#part-title") == "Mixed_6b/Branch_0/Conv2d_0a_1x1"
+    page.evaluate(VISIT, ["Conv2d_2b_3x3"])
+    assert page.locator("#closer").is_hidden()
+
+
 def test_a_map_is_brightest_where_its_channel_is_largest_and_the_scale_of_the_layer_compares_channels(
     opened: OpenedPage, looks: list[Look]
 ) -> None:
@@ -289,7 +329,7 @@ def test_paper_gets_the_results_without_the_controls(opened: OpenedPage) -> None
     page = opened.page
     page.wait_for_selector("#maps canvas")
     page.emulate_media(media="print")
-    assert page.locator(".controls, #images, .steps").filter(visible=True).count() == 0
+    assert page.locator(".controls, #images, .steps, #zoom, #side").filter(visible=True).count() == 0
     assert page.locator("#heads, #field svg, #maps canvas.map").filter(visible=True).count() > 10
     assert page.pdf().startswith(b"%PDF")
 
@@ -325,6 +365,7 @@ def test_the_page_says_where_values_stop_being_finite_and_what_cannot_be_shown(
         assert len(lines) == len(causes) + 1
         assert not any("undefined" in line or "{" in line for line in lines)
         assert "Heat maps: the outputs of the network are infinite or not a number." in lines
+        assert text(page, "#heads-note") == "Classes: the outputs of the network are infinite or not a number."
         assert not page.locator("#cam-controls, #branches, #guess-mode").filter(visible=True).count()
         page.evaluate(VISIT, ["Mixed_5b/Branch_3"])
         page.locator("#inside button", has_text="AvgPool").click()

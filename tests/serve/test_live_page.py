@@ -18,6 +18,7 @@ from browser import OpenedPage, open_address, open_browser
 from inception_v3 import InceptionV3, load, save
 from inception_v3.explain.attribution.attribute import attribute
 from inception_v3.explain.attribution.result import AttributionOptions
+from inception_v3.explain.look.inside_pytorch import PyTorchInside
 from inception_v3.explain.look.measure import look_at
 from inception_v3.inference.predict import Predictor
 from inception_v3.serve.limits import Limits
@@ -395,12 +396,17 @@ def test_what_cannot_be_had_is_refused_with_the_remedy(
     assert remedy in answer.json()["error"]
 
 
-def test_looks_take_turns_with_the_engine_and_count_in_the_queue(server: Running, files: Path) -> None:
-    turns = server.server.models._turns
+def test_looks_take_turns_with_the_engine_and_count_in_the_queue(
+    server: Running, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, asked = server.server.models._turns, []
+    maps = PyTorchInside.maps
+    monkeypatch.setattr(PyTorchInside, "maps", lambda *given: asked.append(given[2]) or maps(*given))
     with turns:  # as an engine holds it
         late = ask(server, "/live/look", files / "photo.png", show="channels", timeout=1)
         assert late.status_code == 504
-    assert ask(server, "/live/look", files / "photo.png", show="channels").status_code == 200
+    assert ask(server, "/live/look", files / "photo.png", show="channels", part="Mixed_6e").status_code == 200
+    assert asked == ["Mixed_6e"]  # what came too late was not computed
     full = Limits(queue=1)
     with running((f"one={files / 'one.safetensors'}",), GatedEngine(), full, None) as small:
         key = small.server.models.names()[0]

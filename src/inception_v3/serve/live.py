@@ -1,9 +1,11 @@
 """The live page, and what it and programs ask about the inside of a network: maps, receptive fields, Grad-CAM."""
 
+import asyncio
 import base64
 import hashlib
 import io
 import json
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -30,6 +32,7 @@ from inception_v3.explain.look.shown import PICTURE_SIDE, top_classes
 from inception_v3.explain.views import View
 from inception_v3.images.decode import MinimumSize
 from inception_v3.reports.pages import data_uri, thumbnail
+from inception_v3.serve.batching import ExpiredError
 from inception_v3.serve.bodies import Bodies, in_thread, seconds, whole_number
 from inception_v3.serve.deadlines import deadline_of, until
 from inception_v3.serve.errors import RequestError
@@ -174,15 +177,21 @@ class Live:
             return await self._ask(model, ask)
 
     async def _ask(self, model: ServedModel, question: Callable[[Inside], Result]) -> Result:
-        """The answer of a model's inside, in its turn. Raises RequestError."""
+        """The answer of a model's inside, in its turn. Not computed if the request ends before. Raises RequestError."""
+        ended = threading.Event()
 
         def work() -> Result:
             inside = model.inside
             with model.turns:
+                if ended.is_set():
+                    raise ExpiredError
                 return question(inside)
 
         try:
             return await in_thread(self._looks, work)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
         except NotFiniteError as error:
             raise RequestError(str(error), 500) from error
         except InputError as error:
