@@ -15,6 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream"]  # root has no sandbox
 REMEDY = "install it, on Debian by `apt-get install chromium`"
 
 
@@ -29,10 +30,10 @@ def find_chromium() -> str:
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Chromium without a window."""
+    """Chromium without a window, with a camera that shows a test picture."""
     path = find_chromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])  # root has no sandbox
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
 

@@ -222,11 +222,28 @@ def test_the_sample_the_paste_and_the_camera_give_images_too(browser: Browser, s
             }"""
         )
         until(page, "data.names[1] === 'pasted.png'")
-        page.click("#camera")  # there is none here
-        assert "no camera" in page.inner_text("#live-fault")
+        page.click("#camera")  # which the browser does not allow
+        until(page, "!document.getElementById('live-fault').hidden")
+        assert "gives no camera" in page.inner_text("#live-fault")
         assert page.locator("#camera-view").is_hidden()
         page.evaluate("run([])")
         assert "no image file" in page.inner_text("#live-fault")
+
+
+def test_the_camera_starts_on_a_click_gives_a_picture_and_stops(browser: Browser, server: Running) -> None:
+    with open_address(browser, server.url, permissions=["camera"]) as opened:
+        page = opened.page
+        until(page, "live.known")
+        assert page.evaluate("live.stream") is None
+        page.click("#camera")
+        until(page, "document.getElementById('video').videoWidth > 0")
+        page.click("#shoot")
+        until(page, "data.names[0] === 'camera.png' && !!look.prepared")
+        page.evaluate("globalThis.track = live.stream.getTracks()[0]")
+        page.click("#camera-stop")
+        assert page.evaluate("track.readyState") == "ended"
+        assert page.locator("#camera-view").is_hidden()
+        assert not opened.errors
 
 
 def test_the_keyboard_reaches_every_control_and_axe_finds_no_violation(
