@@ -313,6 +313,27 @@ def test_the_receptive_field_follows_the_unit_that_is_clicked(opened: OpenedPage
     page.wait_for_selector("#field .effective")
 
 
+def test_a_chosen_channel_lies_over_the_image_with_the_unit_at_its_largest_value(
+    opened: OpenedPage, looks: list[Look]
+) -> None:
+    page = opened.page
+    page.evaluate(VISIT, ["Mixed_6a"])
+    row, column = looks[0].parts["Mixed_6a"].peaks[1]
+    page.locator("#maps button").nth(1).click()
+    page.wait_for_selector(f"#field svg[aria-label*='unit {row}, {column} of Mixed_6a']")
+    assert page.input_value("#overlay") == "channel"
+    assert page.locator("#maps button[aria-pressed=true]").count() == 1
+
+
+def test_grad_cam_opens_at_the_last_layer_with_several_positions(
+    browser: Browser, looks: list[Look], tmp_path: Path
+) -> None:
+    model = replace(looks[0].model, settings=looks[0].model.settings | {"image_size": (75, 75)})
+    looks[0].with_results(model=model).save(tmp_path / "small.html")
+    with open_page(browser, tmp_path / "small.html") as opened:
+        assert text(opened.page, "#cam-name") == "Mixed_6e"
+
+
 def test_a_branch_shows_what_happens_without_it(opened: OpenedPage, looks: list[Look]) -> None:
     page, row, top = opened.page, looks[0].silenced[5], looks[0].main[0]
     assert page.locator("#branch-rows tr[data-branch*=Mixed]").count() == 42

@@ -174,7 +174,7 @@ function showVersus() {
   field("versus").hidden = !versus || hidden();
   if (field("versus").hidden) return;
   const { one, two, other } = versus, first = data.served, models = [first, other], names = models.map(shortLabel);
-  const points = value => `${value < 0 ? "\u2212" : "+"}${(100 * Math.abs(value)).toFixed(1)}`;
+  const points = value => Math.abs(value) < 5e-4 ? "0.0" : `${value < 0 ? "\u2212" : "+"}${(100 * Math.abs(value)).toFixed(1)}`;
   const rows = [...new Set([...one.keys(), ...two.keys()])].map(name => ({ name, one: one.get(name), two: two.get(name), change: (two.get(name) || 0) - (one.get(name) || 0) }))
     .sort((left, right) => Math.abs(right.change) - Math.abs(left.change));
   const [top] = one.keys(), [otherTop] = two.keys();

@@ -706,7 +706,8 @@ function show(given) {
   order = [...parts.keys()];
   state.language = data.language;
   state.guessing = data.guess;
-  state.camLayer = data.model.base.length - 1;
+  const sizes = data.model.base.map(name => parts.get(name).shape[0] * parts.get(name).shape[1]);
+  state.camLayer = sizes.findLastIndex(size => size > 1);  // a map of one position would say nothing about places
   const again = looks.length;  // the live page shows another model
   looks.length = state.image = 0;
   look = openImage(0);
