@@ -197,24 +197,7 @@ def openapi(models: "Models", limits: "Limits", has_token: bool) -> dict[str, An
                 "responses": _responses({"application/json": _refer("repository_index")}, 400),
             }
         },
-        "/predict": {"post": _image_operation("Classes of images", "predictions", names, versions, limits, _TOP)},
-        "/features": {
-            "post": _image_operation("Features of images", "features", names, versions, limits, _end_points(models))
-        },
-        "/explain": {"post": _explain_operation(names, versions)},
-        "/": _get("The live page, in which people show images to the models", STRING, kind="text/html"),
-        "/live/status": _get("The models and their activity, for the live page", _refer("activity")),
-        "/live/model": _get(
-            "The parts and the drawing of a model, for the live page",
-            {"type": "object"},
-            404,
-            parameters=_which(names, versions),
-        ),
-        "/live/look": {"post": _look_operation(names, versions)},
-        "/metrics": _get("Metrics for Prometheus", STRING, kind="text/plain"),
-        "/openapi.json": _get("This description", {"type": "object"}),
-        "/docs": _get("A page that shows this description", STRING, kind="text/html"),
-    }
+    } | _upload_operations(models, limits, names, versions)
     for suffix, parameters in (("", path[:1]), ("/versions/{version}", path)):
         base = "/v2/models/{name}" + suffix
         about: dict[str, Any] = {"parameters": parameters}
@@ -243,6 +226,29 @@ def openapi(models: "Models", limits: "Limits", has_token: bool) -> dict[str, An
         for open_path in OPEN_PATHS:
             operations[open_path]["get"]["security"] = []
     return document
+
+
+def _upload_operations(models: "Models", limits: "Limits", names: list[str], versions: list[str]) -> Schema:
+    """The operations beside the protocol: on uploads, of the live page, and about the server."""
+    return {
+        "/predict": {"post": _image_operation("Classes of images", "predictions", names, versions, limits, _TOP)},
+        "/features": {
+            "post": _image_operation("Features of images", "features", names, versions, limits, _end_points(models))
+        },
+        "/explain": {"post": _explain_operation(names, versions)},
+        "/": _get("The live page, in which people show images to the models", STRING, kind="text/html"),
+        "/live/status": _get("The models and their activity, for the live page", _refer("activity")),
+        "/live/model": _get(
+            "The parts and the drawing of a model, for the live page",
+            {"type": "object"},
+            404,
+            parameters=_which(names, versions),
+        ),
+        "/live/look": {"post": _look_operation(names, versions)},
+        "/metrics": _get("Metrics for Prometheus", STRING, kind="text/plain"),
+        "/openapi.json": _get("This description", {"type": "object"}),
+        "/docs": _get("A page that shows this description", STRING, kind="text/html"),
+    }
 
 
 def _parameter(name: str, where: str, schema: Schema, description: str = "") -> Schema:
