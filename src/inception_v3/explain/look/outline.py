@@ -23,8 +23,8 @@ class Part:
         parent: the name of the part that it is in; "" for an end point.
         shape: the output's (height, width, channels).
         parameters, macs: as in `describe`.
-        built_as: its branches in the notation of `describe`, with the channels of this network; empty for a layer
-            inside another part.
+        built_as: its branches in the notation of `describe`, with the channels of this network; empty for a
+            layer inside another part.
         operation: of a single layer "conv", "max", "avg" or "dense"; "" for others.
         kernel, stride, padding, in_channels: of a single layer.
         field, jump, offset: the receptive field of unit (0, 0) is a rectangle of the size `field` that starts `offset`
