@@ -75,7 +75,12 @@ async function runFile(file, session) {
 function add(shown) {
   data.names.push(shown.name);
   data.images.push(shown);
-  if (data.names.length > MAX_FILES) for (const list of [data.names, data.images, looks]) list.shift();
+  if (data.names.length > MAX_FILES) {
+    const { entry } = data.images[0];
+    URL.revokeObjectURL(entry.url);
+    live.entries.delete(entry.file);
+    for (const list of [data.names, data.images, looks]) list.shift();
+  }
   if (!live.shown) {
     live.shown = true;
     waiting(false);
