@@ -15,6 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream"]  # root has no sandbox
 REMEDY = "install it, on Debian by `apt-get install chromium`"
 
 
@@ -29,10 +30,10 @@ def find_chromium() -> str:
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Chromium without a window."""
+    """Chromium without a window, with a camera that shows a test picture."""
     path = find_chromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])  # root has no sandbox
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
 
@@ -67,9 +68,16 @@ class OpenedPage:
 @contextmanager
 def open_page(browser: Browser, file: Path, fragment: str = "", **options: Any) -> Iterator[OpenedPage]:
     """Open a file; `options` are those of Playwright's `new_context`, such as `color_scheme`."""
-    context = browser.new_context(offline=True, **options)
+    with open_address(browser, f"{file.as_uri()}{fragment}", offline=True, **options) as opened:
+        yield opened
+
+
+@contextmanager
+def open_address(browser: Browser, address: str, **options: Any) -> Iterator[OpenedPage]:
+    """Open the page at an address; `options` as for `open_page`."""
+    context = browser.new_context(**options)
     opened = OpenedPage(context.new_page())
     opened.page.set_default_timeout(10_000)
-    opened.page.goto(f"{file.as_uri()}{fragment}")
+    opened.page.goto(address)
     yield opened
     context.close()

@@ -1,13 +1,12 @@
 """The routes of the server: from a request to a model's queue, and from its result to a response."""
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +19,17 @@ from inception_v3 import __version__
 from inception_v3.errors import InputError
 from inception_v3.inference.pipeline import not_finite
 from inception_v3.inference.predict import Prediction, top_classes
-from inception_v3.serve.batching import Arrays, BusyError, ClosedError, ExpiredError
+from inception_v3.serve.batching import Arrays, ClosedError, ExpiredError
 from inception_v3.serve.binary import HEADER
 from inception_v3.serve.bodies import Bodies, in_thread, seconds, whole_number
-from inception_v3.serve.errors import ClientGoneError, RequestError
+from inception_v3.serve.deadlines import deadline_of, deadline_passed, until
+from inception_v3.serve.errors import RequestError
 from inception_v3.serve.guard import Guard, request_id
 from inception_v3.serve.limits import Limits
+from inception_v3.serve.live import Live
 from inception_v3.serve.logs import log
 from inception_v3.serve.metrics import CONTENT_TYPE
-from inception_v3.serve.models import LOGITS_OUTPUT, Models, ServedModel
+from inception_v3.serve.models import LOGITS_OUTPUT, Models, ServedModel, hold
 from inception_v3.serve.openapi import docs_page, openapi
 from inception_v3.serve.protocol import EXTENSIONS, InferRequest, parse_infer, parse_object
 from inception_v3.serve.responses import infer_response, model_configuration, platform, to_bytes
@@ -36,8 +37,6 @@ from inception_v3.serve.uploads import Upload
 from inception_v3.support.cpu import core_count
 from inception_v3.support.text import one_line, printable
 
-Result = TypeVar("Result")
-MAX_RETRY_SECONDS = 60  # of the header Retry-After
 UNSUPPORTED = (  # operations of Triton that its clients know
     "/v2/repository/models/{name}/load",
     "/v2/repository/models/{name}/unload",
@@ -60,6 +59,7 @@ class Server:
         self._token = token
         self._threads = ThreadPoolExecutor(core_count() + 2, "decode")
         self.bodies = Bodies(limits, self._threads)
+        self._live = Live(models, self.bodies, self._threads, self.model)
         self.is_stopping = False
 
     def application(self) -> "Guard":
@@ -79,6 +79,11 @@ class Server:
             Route("/v2/repository/index", self.repository_index, methods=["POST"]),
             Route("/predict", self.predict, methods=["POST"]),
             Route("/features", self.features, methods=["POST"]),
+            Route("/explain", self._live.explain, methods=["POST"]),
+            Route("/", self._live.page),
+            Route("/live/status", self._live.status),
+            Route("/live/model", self._live.model),
+            Route("/live/look", self._live.look, methods=["POST"]),
             Route("/metrics", self.prometheus),
             Route("/openapi.json", self.openapi),
             Route("/docs", self.docs),
@@ -88,6 +93,7 @@ class Server:
 
     def close(self) -> None:
         self.models.close()
+        self._live.close()
         self._threads.shutdown(cancel_futures=True)
 
     # ---------------------------------------------------------------------------------- health and descriptions
@@ -158,7 +164,7 @@ class Server:
             images = parsed.images
             uploads = images if isinstance(images, np.ndarray) else self.bodies.uploads(images)
             names = {model.sources[each.tensor.name] for each in parsed.outputs}
-            deadline = self._deadline(parsed.timeout)
+            deadline = deadline_of(self.limits, parsed.timeout)
             arrays = await until(request, deadline, self._compute(request, model, uploads, names, deadline))
             return await in_thread(self._threads, partial(infer_response, request.headers, model, parsed, arrays))
 
@@ -205,7 +211,7 @@ class Server:
         timeout: float | None,
     ) -> Response:
         """The results of the readable images, in order, and the errors of the others. All unreadable: status 400."""
-        deadline = self._deadline(timeout)
+        deadline = deadline_of(self.limits, timeout)
         errors: dict[int, str] = {}
         arrays = await until(request, deadline, self._compute(request, model, uploads, names, deadline, errors))
 
@@ -245,17 +251,13 @@ class Server:
         An image that cannot be decoded is noted by its index in `errors`, or without them raises RequestError.
         """
         try:
-            with model.queue.hold(len(images)):
+            with hold(model, len(images)):
                 started = time.monotonic()
                 pixels = images if isinstance(images, np.ndarray) else await self._prepare(model, images, errors)
                 model.statistics.add_phase("compute_input", time.monotonic() - started)
                 if not len(pixels):
                     return {name: np.empty((0, 1), np.float32) for name in names}
                 return await asyncio.wrap_future(model.batcher.submit(pixels, names, deadline))
-        except BusyError as busy:
-            wait = math.ceil(busy.amount * model.statistics.seconds_per_image)
-            fault = f"the queue of {model.address.name} is full ({busy.amount} images); try again later"
-            raise RequestError(fault, 503, retry_after=min(max(wait, 1), MAX_RETRY_SECONDS)) from busy
         except ClosedError as error:
             raise RequestError("the server is stopping", 503, retry_after=1) from error
         except ExpiredError as error:
@@ -299,9 +301,9 @@ class Server:
         """The model of a request, by its path or the parameters `model` and `version`; else the first one."""
         if not self.models.is_ready:
             raise RequestError("the models are being loaded", 503, retry_after=1)
-        given = request.path_params or request.query_params
-        name = given.get("name") or given.get("model") or self.models.names()[0][0]
-        version = given.get("version") or None
+        path, query = request.path_params, request.query_params
+        name = path.get("name") or query.get("model") or self.models.names()[0][0]
+        version = (path or query).get("version") or None
         try:
             context = self.models.use(name, version)
             model = context.__enter__()
@@ -324,30 +326,3 @@ class Server:
             succeeded = True
         finally:
             model.statistics.add_request(time.monotonic() - started, succeeded)
-
-    def _deadline(self, timeout: float | None) -> float:
-        return time.monotonic() + min(timeout or math.inf, self.limits.deadline)
-
-
-async def until(request: Request, deadline: float, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`. It is cancelled after the deadline (504), and when the client has gone."""
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError if gone.done() else deadline_passed()
-    finally:
-        for each in (task, gone):
-            each.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def deadline_passed() -> RequestError:
-    return RequestError("the deadline has passed; the server is busy, or the request has too many images", 504)

@@ -21,13 +21,15 @@ from inception_v3.serve.logs import log
 from inception_v3.serve.metrics import Metrics
 from inception_v3.support.text import one_line, printable
 
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")  # which need no token, so that probes need none
+# These need no token: those of probes, and the page, which holds nothing of the models and asks for the token.
+OPEN_PATHS = ("/", "/v2/health/live", "/v2/health/ready")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+    "Permissions-Policy": "camera=(), microphone=()",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 CLIENT_GONE = 499  # the status in the log of a request whose client did not wait; nginx's

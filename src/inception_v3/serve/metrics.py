@@ -96,6 +96,13 @@ class Statistics:
         with self._lock:
             return sum(ns for _, ns in self._batches.values()) / 1e9 / self._images if self._images else 0.0
 
+    def totals(self) -> dict[str, float]:
+        """The images and batches that were computed, and the time in the engine."""
+        with self._lock:
+            counts = [*self._batches.values()]
+            return {"images": self._images, "batches": sum(count for count, _ in counts),
+                    "engine_seconds": sum(ns for _, ns in counts) / 1e9}  # fmt: skip
+
     def as_dict(self, name: str, version: str) -> dict[str, Any]:
         """The model_stat object."""
         nothing = {"count": 0, "ns": 0}

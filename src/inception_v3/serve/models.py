@@ -1,11 +1,13 @@
 """The models of a server: where they are, how they are opened, and how a changed file replaces the one in use."""
 
+import math
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError
+from inception_v3.explain.look.inside import Inside, open_exported_inside
 from inception_v3.inference.choose import EXPORTED, OpenedModel, open_engine, output_for
 from inception_v3.inference.engines.base import FEATURES, LOGITS, VECTORS, Pixels
 from inception_v3.inference.exported.registry import exports_in, read_description, recognise
 from inception_v3.inference.pipeline import image_preparer
 from inception_v3.network.probabilities import class_logits, probabilities
-from inception_v3.serve.batching import Batcher, Budget, Turns
+from inception_v3.serve.batching import Batcher, Budget, BusyError, Turns
+from inception_v3.serve.errors import RequestError
 from inception_v3.serve.logs import log
 from inception_v3.serve.metrics import Metrics, Statistics
 from inception_v3.serve.protocol import INPUT, Tensor
@@ -31,6 +35,7 @@ from inception_v3.weights import MODEL_FILE
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a model and a version, as they stand in URLs
 PROBABILITIES, LOGITS_OUTPUT, FEATURES_OUTPUT = "probabilities", "logits", "features"
 WATCH_SECONDS = 1.0
+MAX_RETRY_SECONDS = 60  # of the header Retry-After
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,19 @@ class OpenOptions:
     end_points: tuple[str, ...] = ()
     batch_size: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def open_inside(self, path: str, opened: OpenedModel) -> Inside:
+        """Open the network of a model to look into it: with its engine's file, or in PyTorch on its engine's device.
+
+        Raises InputError, as `open_exported_inside` and `load` do.
+        """
+        if recognise(opened.file):
+            return open_exported_inside(opened.file)
+        from inception_v3.explain.look.inside_pytorch import PyTorchInside
+        from inception_v3.weights.load import load
+
+        device = opened.engine.device if opened.engine.name == "pytorch" else "cpu"
+        return PyTorchInside(load(path, **self.facts).eval().to(device))
 
     def open(self, path: str) -> OpenedModel:
         """Raises InputError, as `open_engine` does."""
@@ -181,6 +199,7 @@ class ServedModel:
         opened: the engine and the description.
         queue: bounds the images of all requests that are prepared, wait or are computed.
         outputs: by name, first those of a request that names none. `sources` has the engine's output for each.
+        turns: shared by all that computes on the same cores.
         prepare: decodes an upload and writes its pixels to an array, as `predict` does.
     """
 
@@ -193,8 +212,10 @@ class ServedModel:
         turns: Turns,
         batch_size: int | None,
         queue: int,
+        open_inside: Callable[[], Inside],
     ) -> None:
         self.address, self.opened, self.statistics = address, opened, statistics
+        self.turns, self._open_inside = turns, open_inside
         self.description, self.engine = opened.description, opened.engine
         self.batch_size, self.queue = batch_size or opened.engine.batch_size, Budget(queue)
         self.preprocessing = self.description.preprocessing
@@ -214,6 +235,11 @@ class ServedModel:
         Image.new("RGB", (width, height)).save(file, "JPEG")
         self.prepare(Upload("black", file.getvalue(), height * width), pixels[0])
         return self._run(pixels)
+
+    @cached_property
+    def inside(self) -> Inside:
+        """The network, opened on first use, to look into it. Only one thread may ask for it. Raises InputError."""
+        return self._open_inside()
 
     @property
     def has_classes(self) -> bool:
@@ -276,6 +302,18 @@ class ServedModel:
             self._metrics.queue_seconds.labels(*self._labels).observe(wait)
 
 
+@contextmanager
+def hold(model: ServedModel, images: int) -> Iterator[None]:
+    """Hold places in the queue of a model. Raises RequestError: it is full."""
+    try:
+        with model.queue.hold(images):
+            yield
+    except BusyError as busy:
+        wait = math.ceil(busy.amount * model.statistics.seconds_per_image)
+        fault = f"the queue of {model.address.name} is full ({busy.amount} images); try again later"
+        raise RequestError(fault, 503, retry_after=min(max(wait, 1), MAX_RETRY_SECONDS)) from busy
+
+
 class Models:
     """The models of a server by name and version. A model that replaces another is opened beside it first."""
 
@@ -303,12 +341,19 @@ class Models:
             self._fingerprints[address.name, address.version] = seen
 
     def _open(self, address: Address) -> ServedModel:
-        started = time.monotonic()
+        started, seen = time.monotonic(), fingerprint(address.path)
         opened = self._options.open(address.path)
+
+        def open_inside() -> Inside:
+            if fingerprint(address.path) != seen:
+                remedy = "start the server again, or use --watch"
+                raise InputError(f"{address.name}: its file has changed since it was opened; {remedy}")
+            return self._options.open_inside(address.path, opened)
+
         key = (address.name, address.version)
         statistics = self._statistics.setdefault(key, Statistics())
         model = ServedModel(
-            address, opened, statistics, self.metrics, self._turns, self._options.batch_size, self._queue
+            address, opened, statistics, self.metrics, self._turns, self._options.batch_size, self._queue, open_inside
         )
         seconds = round(time.monotonic() - started, 3)
         log("model ready", model=address.name, version=address.version, path=address.path,
@@ -363,6 +408,14 @@ class Models:
         """The statistics of the models of this name and version."""
         keys = [key for key in self._models if name in (None, key[0]) and version in (None, key[1])]
         return [self._statistics[key].as_dict(*key) for key in keys]
+
+    def activity(self) -> list[dict[str, Any]]:
+        """What each model in use is, and its figures since the server started."""
+        return [
+            {"name": name, "version": version, "engine": str(model.engine), "has_classes": model.has_classes,
+             "queue": model.batcher.waiting, "in_flight": model.queue.held} | model.statistics.totals()
+            for (name, version), model in [*self._models.items()]
+        ]  # fmt: skip
 
     def index(self) -> list[dict[str, str]]:
         """The state of each model, as Triton's repository index reports it."""

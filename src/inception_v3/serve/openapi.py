@@ -5,6 +5,9 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from inception_v3 import __version__
+from inception_v3.network.architecture import BASE_END_POINTS
+from inception_v3.serve.guard import OPEN_PATHS
+from inception_v3.serve.live import FORMATS, METHOD, SHOW
 from inception_v3.serve.protocol import DATATYPES, INPUT
 
 if TYPE_CHECKING:
@@ -139,7 +142,19 @@ def _result_schemas() -> dict[str, Schema]:
     )
     failed = _object({"image": STRING, "error": STRING})
     predicted = _object({"class": STRING, "probability": {"type": "number", "minimum": 0, "maximum": 1}})
+    number = {"type": "number"}
+    explanation = {
+        "model": STRING, "version": STRING, "image": STRING, "method": STRING, "class": STRING, "class_index": COUNT,
+        "head": STRING, "end_point": STRING, "score": number, "shape": _array(COUNT, 2, 2),
+        "box": _array(number, 4, 4), "remark": _optional(STRING), "values": _array(_array(number)),
+    }  # fmt: skip
+    activity = {
+        "name": STRING, "version": STRING, "engine": STRING, "has_classes": BOOLEAN, "queue": COUNT,
+        "in_flight": COUNT, "images": COUNT, "batches": COUNT, "engine_seconds": number,
+    }  # fmt: skip
     return {
+        "explanation": _object(explanation),
+        "activity": _object({"models": _array(_object(activity))}),
         "inference_response": _object(
             {"model_name": STRING, "model_version": STRING, "outputs": _array(response_output)}, {"id": STRING}
         ),
@@ -182,14 +197,7 @@ def openapi(models: "Models", limits: "Limits", has_token: bool) -> dict[str, An
                 "responses": _responses({"application/json": _refer("repository_index")}, 400),
             }
         },
-        "/predict": {"post": _image_operation("Classes of images", "predictions", names, versions, limits, _TOP)},
-        "/features": {
-            "post": _image_operation("Features of images", "features", names, versions, limits, _end_points(models))
-        },
-        "/metrics": _get("Metrics for Prometheus", STRING, kind="text/plain"),
-        "/openapi.json": _get("This description", {"type": "object"}),
-        "/docs": _get("A page that shows this description", STRING, kind="text/html"),
-    }
+    } | _upload_operations(models, limits, names, versions)
     for suffix, parameters in (("", path[:1]), ("/versions/{version}", path)):
         base = "/v2/models/{name}" + suffix
         about: dict[str, Any] = {"parameters": parameters}
@@ -215,9 +223,32 @@ def openapi(models: "Models", limits: "Limits", has_token: bool) -> dict[str, An
     if has_token:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"token": []}]
-        for open_path in ("/v2/health/live", "/v2/health/ready"):
+        for open_path in OPEN_PATHS:
             operations[open_path]["get"]["security"] = []
     return document
+
+
+def _upload_operations(models: "Models", limits: "Limits", names: list[str], versions: list[str]) -> Schema:
+    """The operations beside the protocol: on uploads, of the live page, and about the server."""
+    return {
+        "/predict": {"post": _image_operation("Classes of images", "predictions", names, versions, limits, _TOP)},
+        "/features": {
+            "post": _image_operation("Features of images", "features", names, versions, limits, _end_points(models))
+        },
+        "/explain": {"post": _explain_operation(names, versions)},
+        "/": _get("The live page, in which people show images to the models", STRING, kind="text/html"),
+        "/live/status": _get("The models and their activity, for the live page", _refer("activity")),
+        "/live/model": _get(
+            "The parts and the drawing of a model, for the live page",
+            {"type": "object"},
+            404,
+            parameters=_which(names, versions),
+        ),
+        "/live/look": {"post": _look_operation(names, versions)},
+        "/metrics": _get("Metrics for Prometheus", STRING, kind="text/plain"),
+        "/openapi.json": _get("This description", {"type": "object"}),
+        "/docs": _get("A page that shows this description", STRING, kind="text/html"),
+    }
 
 
 def _parameter(name: str, where: str, schema: Schema, description: str = "") -> Schema:
@@ -230,6 +261,7 @@ def _parameter(name: str, where: str, schema: Schema, description: str = "") -> 
     }
 
 
+_TIMEOUT = _parameter("timeout", "query", {"type": "number", "minimum": 1}, "Seconds until the response.")
 _TOP = _parameter("top", "query", {"type": "integer", "minimum": 1, "maximum": 999_999_999}, "Classes for each image.")
 
 
@@ -259,18 +291,61 @@ def _infer_operation() -> Schema:
     }
 
 
+def _which(names: list[str], versions: list[str]) -> list[Schema]:
+    """The parameters that choose a model."""
+    return [
+        _parameter("model", "query", {"enum": names}, "By default the first."),
+        _parameter("version", "query", {"enum": versions}, "By default the highest."),
+    ]
+
+
+def _one_image(
+    summary: str, description: str, names: list[str], versions: list[str], content: dict[str, Schema], *more: Schema
+) -> Schema:
+    """An operation on one image, which is the body."""
+    return {
+        "summary": summary,
+        "description": description,
+        "parameters": [*_which(names, versions), _TIMEOUT, *more],
+        "requestBody": _body({"image/*": {"schema": FILE | {"minLength": 1}}}),
+        "responses": _responses(content, 400, 404, 408, 413, 415, 500, 503, 504),
+    }
+
+
+def _explain_operation(names: list[str], versions: list[str]) -> Schema:
+    content = {"application/json": _refer("explanation"), "image/png": FILE}
+    return _one_image(
+        "Which positions of an image speak for a class", "Grad-CAM, as by `inception-v3 explain`. An exported file has "
+        "it for Mixed_7c, by the weights of a linear head.", names, versions, content,
+        _parameter("class", "query", STRING, "Name or number; by default the class with the highest score."),
+        _parameter("end_point", "query", {"enum": [*BASE_END_POINTS]}, "By default Mixed_7c."),
+        _parameter("method", "query", {"enum": [METHOD]}),
+        _parameter("format", "query", {"enum": [*FORMATS]}, "png needs the extra `explain`."),
+    )  # fmt: skip
+
+
+def _look_operation(names: list[str], versions: list[str]) -> Schema:
+    show = {"type": "array", "items": {"enum": [*SHOW]}, "minItems": 1}
+    return _one_image(
+        "What the live page shows of an image", "Its form may change with the page.", names, versions,
+        {"application/json": {"type": "object"}},
+        _parameter("show", "query", show, "Separated by commas; view by default.")
+        | {"explode": False, "style": "form"},
+        _parameter("part", "query", STRING, "End point, branch or layer of channels and field."),
+        _parameter("class", "query", STRING, "Name or number of the class of cam."),
+        _TOP,
+        _parameter("prepared", "query", BOOLEAN, "Whether the image is the input that an earlier answer returned."),
+        _parameter("picture", "query", BOOLEAN, "Whether view has the image itself."),
+    )  # fmt: skip
+
+
 def _image_operation(
     summary: str, schema: str, names: list[str], versions: list[str], limits: "Limits", *parameters: Schema
 ) -> Schema:
     files = {"type": "object", "minProperties": 1, "additionalProperties": FILE}
     return {
         "summary": summary,
-        "parameters": [
-            _parameter("model", "query", {"enum": names}, "By default the first."),
-            _parameter("version", "query", {"enum": versions}, "By default the highest."),
-            _parameter("timeout", "query", {"type": "number", "minimum": 1}, "Seconds until the response."),
-            *parameters,
-        ],
+        "parameters": [*_which(names, versions), _TIMEOUT, *parameters],
         "requestBody": _body(
             {
                 "image/*": {"schema": FILE | {"minLength": 1}},

@@ -4,6 +4,7 @@ import gzip
 import re
 import time
 import zlib
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -42,13 +43,19 @@ def infer_response(headers: Headers, model: ServedModel, request: InferRequest, 
     body, json_length = write_infer(model.address.name, model.address.version, request, values)
     kind = "application/json" if json_length is None else "application/octet-stream"
     extra = {"Content-Type": kind} | ({} if json_length is None else {HEADER: str(json_length)})
+    response = compressed(headers, body, extra)
+    model.statistics.add_phase("compute_output", time.monotonic() - started)
+    return response
+
+
+def compressed(headers: Headers, body: bytes, extra: Mapping[str, str]) -> Response:
+    """A response with the headers `extra`, compressed if the client accepts that."""
+    own = {**extra, "Vary": "Accept-Encoding"}
     encoding = accepted_encoding(headers.get("Accept-Encoding", ""))
     if encoding and len(body) >= MIN_COMPRESSED:
         compress = partial(gzip.compress, mtime=0) if encoding == "gzip" else zlib.compress
-        body, extra["Content-Encoding"] = compress(body, COMPRESSION_LEVEL), encoding
-    extra["Vary"] = "Accept-Encoding"
-    model.statistics.add_phase("compute_output", time.monotonic() - started)
-    return Response(body, headers=extra)
+        body, own["Content-Encoding"] = compress(body, COMPRESSION_LEVEL), encoding
+    return Response(body, headers=own)
 
 
 def accepted_encoding(header: str) -> str:

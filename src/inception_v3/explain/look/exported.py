@@ -39,12 +39,14 @@ class ExportedLook:
         description: the file's.
         facts: what the page shows of it; its settings are those for images of its size, without the auxiliary head.
         run: from pixels to the values of `outputs`.
+        outputs: their names.
         weights: of the classifier, (outputs, channels); None if the head is not linear or the file does not keep them.
     """
 
     description: Description
     facts: ModelFacts
     run: Run
+    outputs: frozenset[str]
     weights: NDArray[np.float64] | None
 
 
@@ -64,7 +66,7 @@ def open_exported_look(file: Path, options: LookOptions) -> ExportedLook:
     linear = None if weights is None else weights.reshape(len(weights), -1).astype(np.float64)
     labels, named = [] if settings.final_endpoint else description.names(), description.class_names is not None
     facts = ModelFacts(file.name, settings, labels, named, exported=True, no_cam_reason=reason)
-    return ExportedLook(description, facts, run, linear)
+    return ExportedLook(description, facts, run, outputs, linear)
 
 
 def exported_looker(network: ExportedLook, options: LookOptions) -> Callable[[View], Look]:
@@ -75,7 +77,7 @@ def exported_looker(network: ExportedLook, options: LookOptions) -> Callable[[Vi
 def _look(network: ExportedLook, view: View, options: LookOptions) -> Look:
     settings, preprocessing = network.facts.settings, network.description.preprocessing
     outputs = network.run(preprocessing.array(view.image)[None].copy())  # PyTorch warns of arrays that are read-only
-    values = _values(settings, outputs)
+    values = values_of_parts(settings, outputs)
     counts = {name: options.inner_channels if "/" in name else options.channels for name in values}
     parts = {name: strongest_channels(each, counts[name]) for name, each in values.items()}
     missing = {"fields": "exported_fields"}
@@ -99,8 +101,8 @@ def _look(network: ExportedLook, view: View, options: LookOptions) -> Look:
     return look.with_results(heads=heads, cams=cams, missing=missing)
 
 
-def _values(settings: Settings, outputs: Mapping[str, NDArray[Any]]) -> dict[str, Map]:
-    """The maps of the parts that the file's outputs hold."""
+def values_of_parts(settings: Settings, outputs: Mapping[str, NDArray[Any]], only: str | None = None) -> dict[str, Map]:
+    """The maps of the parts that the file's outputs hold, or of the part `only`."""
     known = dict(outputs)
     if FEATURES in known:
         known.setdefault("PreLogits", known[FEATURES])
@@ -115,6 +117,8 @@ def _values(settings: Settings, outputs: Mapping[str, NDArray[Any]]) -> dict[str
     }
     values = {}
     for name, layers in layers_of(settings).items():
+        if only not in (None, name):
+            continue
         if name in known:
             values[name] = _map(known[name])
         elif of_heads.get(name) in known:
@@ -133,14 +137,18 @@ def _cams(
     network: ExportedLook, logits: NDArray[np.float64], features: Map, listed: list[int], options: LookOptions
 ) -> list[Cam]:
     """Grad-CAM on the last map of the requested class and the first of those that are listed."""
-    labels, activation = network.facts.classes, network.facts.settings.output_activation
-    wanted = [] if options.class_name is None else [find_class(options.class_name, labels)]
-    found = []
+    wanted = [] if options.class_name is None else [find_class(options.class_name, network.facts.classes)]
+    return [
+        cam_of(network, logits, features, index) for index in [*dict.fromkeys([*wanted, *listed])][:MAX_CAM_CLASSES]
+    ]
+
+
+def cam_of(network: ExportedLook, logits: NDArray[np.float64], features: Map, index: int) -> Cam:
+    """Grad-CAM of a class on the last map, for a network without a `no_cam_reason`."""
+    labels = network.facts.classes
+    _, of_logits = explained_class(index, labels, logits, network.facts.settings.output_activation)
     assert network.weights is not None  # else there is a no_cam_reason
-    for index in list(dict.fromkeys([*wanted, *listed]))[:MAX_CAM_CLASSES]:
-        _, of_logits = explained_class(index, labels, logits, activation)
-        cam = linear_cam(of_logits @ network.weights, features)
-        high = float(cam.max())
-        maps, highs = {LAST_MAP: map_uri(cam, high, CAM_SIDE)}, {LAST_MAP: rounded([high])[0]}
-        found.append(Cam(index, printable(labels[index]), maps, highs))
-    return found
+    cam = linear_cam(of_logits @ network.weights, features)
+    high = float(cam.max())
+    maps, highs = {LAST_MAP: map_uri(cam, high, CAM_SIDE)}, {LAST_MAP: rounded([high])[0]}
+    return Cam(index, printable(labels[index]), maps, highs)

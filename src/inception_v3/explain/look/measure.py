@@ -75,13 +75,13 @@ def _look(model: InceptionV3, facts: ModelFacts, view: View, options: LookOption
     names = [part.name for part in outline(settings)]
     with torch.enable_grad():
         logits, outputs = model(pixels, end_points=names)
-    values = {name: _map(outputs[name]) for name in names}
+    values = {name: map_of(outputs[name]) for name in names}
     look = look_of(view, model.preprocessing, facts, _parts(values, options))
     missing = {}
     if not (settings.create_aux_logits or settings.final_endpoint):
         missing["aux"] = "aux_size" if model.settings.create_aux_logits else "aux"
     start = first_not_finite(look.parts) if pixels.isfinite().all() else "image"
-    fields = _fields(model, pixels, outputs)
+    fields = fields_of(model, pixels, outputs)
     if settings.final_endpoint:
         return look.with_results(fields=fields, not_finite_from=start, missing={"heads": "cut"})
     if logits.dim() != 2:
@@ -99,14 +99,14 @@ def _look(model: InceptionV3, facts: ModelFacts, view: View, options: LookOption
     return look.with_results(
         fields=fields,
         heads=heads,
-        cams=_cams(model, logits, outputs, _explained(listed, options, labels), labels),
+        cams=cams_of(model, logits, outputs, _explained(listed, options, labels), labels),
         silenced=_silenced(model, pixels, listed, labels),
         not_finite_from=start,
         missing=missing,
     )
 
 
-def _map(output: Tensor) -> NDArray[np.floating]:
+def map_of(output: Tensor) -> NDArray[np.floating]:
     """The output of a part for the only image as (channels, height, width)."""
     values = output[0].detach()
     return np.asarray((values if values.dim() == 3 else values[:, None, None]).float().cpu().numpy())
@@ -123,7 +123,7 @@ def _explained(listed: list[int], options: LookOptions, labels: list[str]) -> li
     return list(dict.fromkeys([*wanted, *listed]))[:MAX_CAM_CLASSES]
 
 
-def _cams(model: InceptionV3, logits: Tensor, outputs: EndPoints, classes: list[int], labels: list[str]) -> list[Cam]:
+def cams_of(model: InceptionV3, logits: Tensor, outputs: EndPoints, classes: list[int], labels: list[str]) -> list[Cam]:
     """Grad-CAM (see attribution/cams.py) of several classes on every end point of the base, from one pass forward."""
     maps = {name: outputs[name] for name in model.base_end_points}
     found = []
@@ -139,12 +139,12 @@ def _cams(model: InceptionV3, logits: Tensor, outputs: EndPoints, classes: list[
     return found
 
 
-def _fields(model: InceptionV3, pixels: Tensor, outputs: EndPoints) -> dict[str, Field]:
+def fields_of(model: InceptionV3, pixels: Tensor, outputs: EndPoints) -> dict[str, Field]:
     """The effective receptive fields of the end points of the base; without those whose gradient is not finite."""
     height, width = pixels.shape[2], pixels.shape[3]
     theoretical = all_receptive_fields((height, width), model.settings)
     fields = {}
-    for name in model.base_end_points:
+    for name in (each for each in model.base_end_points if each in outputs):
         net = outputs[name]
         unit = net.shape[2] // 2, net.shape[3] // 2
         (gradient,) = torch.autograd.grad(net[:, :, unit[0], unit[1]].sum(), pixels, retain_graph=True)

@@ -8,6 +8,7 @@ The page's data is one JSON object, from which its script (reports/look/look.js)
     names     of the images; the images themselves (see result.py) follow one by one, to be parsed when they are shown
     patches   pictures of the images that excite a channel most, by "Mixed_5b:12"
     language, guess, open     how the page opens
+    load, loadCam   only on the live page: functions that fetch what a selected part shows, and a heat map
 """
 
 import base64
@@ -94,15 +95,15 @@ def write_look(
     title = f"{Path(names[0]).name if len(names) == 1 else f'{len(names)} images'} through {data['model']['name']}"
     values = {
         "title": title,
-        "script": _Verbatim(script),
-        "script_hash": _Verbatim(digest),
+        "script": Verbatim(script),
+        "script_hash": Verbatim(digest),
         "data": data,
         "images": looks,
     }
     write_page(file, "reports/look/page.html", values)
 
 
-class _Verbatim(str):
+class Verbatim(str):
     """Text that the template engine does not escape."""
 
     def __html__(self) -> str:
@@ -119,10 +120,18 @@ def page_data(
     return {
         "model": facts,
         "drawing": {language: svg(drawing, language=language) for language in LANGUAGES},
-        "texts": json.loads((files("inception_v3") / "reports/look/texts.json").read_text("utf-8")),
+        "texts": page_texts("texts"),
         "names": list(names),
         "patches": dict(patches),
         "language": options.language,
         "guess": options.guess,
         "open": options.open if options.open in parts else parts[0],
     }
+
+
+def page_texts(*names: str) -> dict[str, list[str]]:
+    """The texts of the page, [English, Chinese] by key, of these files."""
+    texts: dict[str, list[str]] = {}
+    for name in names:
+        texts |= json.loads((files("inception_v3") / f"reports/look/{name}.json").read_text("utf-8"))
+    return texts

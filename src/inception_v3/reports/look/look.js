@@ -177,7 +177,8 @@ function guess(name) {
 async function showCam() {
   const cam = look.cams[state.camClass] || look.cams[0], names = cam ? data.model.base.filter(name => cam.maps[name]) : [];
   field("cam-controls").hidden = !cam || hidden();
-  if (!cam || hidden()) {
+  if (!names.length || hidden()) {
+    if (cam && !hidden()) data.loadCam(cam);
     drawStage(field("picture"), look, text("picture_plain", { image: look.name }));
     return;
   }
@@ -348,6 +349,7 @@ function showPart() {
   showCloser();
   showField();
   showChannels();
+  if (data.load) data.load(name);
 }
 
 function insideLines(outer, name) {
@@ -459,7 +461,7 @@ async function showChannels() {
   for (const control of field("scale").querySelectorAll("button")) control.setAttribute("aria-pressed", control.value === state.scale);
   field("channels-silent").textContent = available ? summary(channels) : "";
   if (!available) {
-    field("channels-note").textContent = text(withheld ? "hidden_by_guess" : "no_values");
+    field("channels-note").textContent = text(withheld ? "hidden_by_guess" : look.loading === name ? "loading" : "no_values");
     field("maps").replaceChildren();
     showPeek(part, []);
     return;
@@ -603,7 +605,7 @@ function missingText(what) {
 }
 
 function missingValues() {
-  const lost = order.filter(name => !look.parts[name]), reason = data.model.no_cam_reason;
+  const lost = look.lost || order.filter(name => !look.parts[name]), reason = data.model.no_cam_reason;
   return { count: lost.length, example: lost[0], reason: reason ? text(`reason_${reason}`) : "" };
 }
 
@@ -706,12 +708,14 @@ function show(given) {
   state.guessing = data.guess;
   const sizes = data.model.base.map(name => parts.get(name).shape[0] * parts.get(name).shape[1]);
   state.camLayer = sizes.findLastIndex(size => size > 1);  // a map of one position would say nothing about places
+  const again = looks.length;  // the live page shows another model
+  looks.length = state.image = 0;
   look = openImage(0);
   field("page").hidden = false;
   showAll();
   showDrawing();
   zoom("1");
-  listen();
+  if (!again) listen();
   select(fromHash() || data.open);
 }
 
