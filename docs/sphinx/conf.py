@@ -160,7 +160,8 @@ def source_page(name: str) -> str:
     """A file of the repository as a page, light or dark as the reader's system is."""
     light, dark = (HtmlFormatter(style=style) for style in (pygments_style, pygments_dark_style))
     code = highlight((ROOT / name).read_text("utf-8"), get_lexer_for_filename(name), light)
-    style = f":root{{color-scheme:light dark}}body{{margin:1.5rem;font-family:sans-serif}}pre{{overflow-x:auto}}{light.get_style_defs()}"
+    style = ":root{color-scheme:light dark}body{margin:1.5rem;font-family:sans-serif}pre{overflow-x:auto}"
+    style += light.get_style_defs()
     style += f"@media(prefers-color-scheme:dark){{{dark.get_style_defs()}}}.highlight{{background:none}}"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
     return f'<!doctype html><html lang="en">{head}<style>{style}</style><h1>{name}</h1>{code}</html>\n'

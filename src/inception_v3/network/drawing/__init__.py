@@ -14,10 +14,10 @@ from inception_v3.network.settings import Settings
 
 
 def plan(settings: Settings, end_point: str | None = None) -> Drawing:
-    """Place all shapes of the drawing of a network, for its `image_size`; with `end_point`, of this module,
-    branch or layer.
+    """Place all shapes of the drawing of a network, for its `image_size`, or of one module, branch or layer.
 
-    Raises ValueError: an end point that this network does not have, or that has no layers.
+    Raises:
+        ValueError: an end point that this network does not have, or that has no layers.
     """
     if end_point is None:
         return network(settings)
