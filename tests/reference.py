@@ -29,9 +29,15 @@ PACKAGES = {  # packages whose `__all__` is public
     "inception_v3.fidelity": "See [Scores](fidelity.md).",
 }
 GROUPS = {  # further names that the documentation uses
-    "Drawings": (
-        "See [The network as a drawing](drawing.md).",
-        ("inception_v3.network.drawing.plan", "inception_v3.network.drawing.svg"),
+    "The table of layers and its drawing": (
+        "See [The walk-through](walkthrough.md) and [The network as a drawing](drawing.md).",
+        (
+            "inception_v3.network.architecture.Conv",
+            "inception_v3.network.architecture.Pool",
+            "inception_v3.network.architecture.Mixed",
+            "inception_v3.network.drawing.plan",
+            "inception_v3.network.drawing.svg",
+        ),
     ),
     "Data, training and evaluation": (
         "See [Data](data.md), [Training](training.md), [Fine-tuning](finetuning.md) and [Evaluation](evaluation.md).",

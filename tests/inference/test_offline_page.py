@@ -416,7 +416,8 @@ def test_npm_fetches_the_runtime_once_and_its_failure_is_one_line(
     npm = tmp_path / "bin" / "npm"
     npm.parent.mkdir()
     npm.write_text(
-        "#!/bin/sh\nif [ -e TRIED ]; then echo 'npm error code E404' >&2; echo 'npm error no package' >&2; exit 1; fi\n"
+        "#!/bin/sh\nif [ -e TRIED ]; then printf 'npm error %s\\n' 'code ENOTFOUND' 'syscall getaddrinfo' \\\n"
+        "'network request to https://host failed' 'network behind a proxy? See npm help' 'A log is in: x' >&2; exit 1; fi\n"
         'touch TRIED\ntar czf "$5/onnxruntime-web-1.30.0.tgz" -C FOLDER package\n'.replace(
             "TRIED", str(tmp_path / "tried")
         ).replace("FOLDER", str(tmp_path))
@@ -429,5 +430,5 @@ def test_npm_fetches_the_runtime_once_and_its_failure_is_one_line(
     cache = tmp_path / "cache" / "inception-v3" / "onnxruntime-web" / "1.30.0"
     assert lines == [f"npm fetches onnxruntime-web 1.30.0 once (33 MB), into {cache}"]
     (cache / web_runtime.BINARY).write_bytes(b"damaged")
-    with pytest.raises(InputError, match=r"cannot be fetched .*E404.*; or name a folder with it: --runtime FOLDER"):
+    with pytest.raises(InputError, match=r"cannot be fetched \(request to https://host failed\); or name a folder with it: --runtime FOLDER"):
         web_runtime.load_runtime()
