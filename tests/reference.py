@@ -8,6 +8,7 @@ On the documentation site, the whole docstrings stand below each table.
 
 import sys
 from importlib import import_module
+from inspect import getfile, unwrap
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ PACKAGES = {  # packages whose `__all__` is public
     "inception_v3.fidelity": "See [Scores](fidelity.md).",
 }
 GROUPS = {  # further names that the documentation uses
+    "The table of layers and its drawing": (
+        "See [The walk-through](walkthrough.md) and [The network as a drawing](drawing.md).",
+        (
+            "inception_v3.network.architecture.Conv",
+            "inception_v3.network.architecture.Pool",
+            "inception_v3.network.architecture.Mixed",
+            "inception_v3.network.drawing.plan",
+            "inception_v3.network.drawing.svg",
+        ),
+    ),
     "Data, training and evaluation": (
         "See [Data](data.md), [Training](training.md), [Fine-tuning](finetuning.md) and [Evaluation](evaluation.md).",
         (
@@ -107,8 +118,8 @@ def page() -> str:
 
 def _row(name: str) -> str:
     value = resolve(name)
-    source = Path(sys.modules[value.__module__].__file__ or "").relative_to(ROOT)
-    return f"| [`{name}`](../{source.as_posix()}) | {(value.__doc__ or '').strip().splitlines()[0]} |\n"
+    source = f"../{Path(getfile(unwrap(value))).relative_to(ROOT)}"
+    return f"| [`{name}`]({source}) | {(value.__doc__ or '').strip().splitlines()[0]} |\n"
 
 
 if __name__ == "__main__":

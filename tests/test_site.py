@@ -253,6 +253,16 @@ def test_the_search_works_from_disk_in_both_languages(site: Path, browser: Brows
 
 
 @pytest.mark.slow
+def test_a_link_to_a_program_shows_it_and_saves_no_file(site: Path, browser: Browser) -> None:
+    tab = browser.new_page()
+    tab.goto((site / "README.html").as_uri())
+    tab.click("text=lists the layers")
+    tab.wait_for_url("**/architecture.py.html")
+    assert "def end_points(" in tab.inner_text("pre")
+    tab.close()
+
+
+@pytest.mark.slow
 def test_a_reader_switches_to_dark_and_the_drawings_follow(site: Path, browser: Browser) -> None:
     tab = browser.new_page(color_scheme="light")
     tab.goto((site / "README.html").as_uri())

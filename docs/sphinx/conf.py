@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_for_filename
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
 from sphinx.transforms import SphinxTransform
@@ -28,7 +32,7 @@ from reference import resolve  # noqa: E402
 
 TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 ROW = re.compile(r"^\| \[`(inception_v3[\w.]*)`\]\(\S*\) \|", re.MULTILINE)  # of docs/reference.md
-RANGE = re.compile(r"Annotated\[([\w.]+), Range\([^()]*\)\]")
+RANGE = re.compile(r"[~.\w]*Annotated\[([\w.]+), [~.\w]*Range\([^()]*\)\]")
 CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff]"
 
 project = html_title = "Inception V3"
@@ -58,7 +62,7 @@ napoleon_use_ivar = True
 html_theme = "furo"
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]
-html_copy_source = False
+html_copy_source = html_use_index = False
 html_show_copyright = False
 html_theme_options = {"top_of_page_buttons": []}
 pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
@@ -141,6 +145,28 @@ function splitQuery(query) {{
         return pairs + [word for word in words if not re.match(CHINESE, word)]
 
 
+def show_sources(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Links to programs and settings show the file as a page; Sphinx's links would let the browser save it."""
+    for node in list(doctree.findall(addnodes.download_reference)):
+        name = app.env.relfn2path(node["reftarget"], page)[0]
+        target = Path(app.outdir) / "_source" / f"{name}.html"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source_page(name), "utf-8")
+        uri = app.builder.get_relative_uri(page, root_doc).removesuffix(f"{root_doc}.html") + f"_source/{name}.html"
+        node.replace_self(nodes.reference("", "", *node.children, refuri=uri))
+
+
+def source_page(name: str) -> str:
+    """A file of the repository as a page, light or dark as the reader's system is."""
+    light, dark = (HtmlFormatter(style=style) for style in (pygments_style, pygments_dark_style))
+    code = highlight((ROOT / name).read_text("utf-8"), get_lexer_for_filename(name), light)
+    style = ":root{color-scheme:light dark}body{margin:1.5rem;font-family:sans-serif}pre{overflow-x:auto}"
+    style += light.get_style_defs()
+    style += f"@media(prefers-color-scheme:dark){{{dark.get_style_defs()}}}.highlight{{background:none}}"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
+    return f'<!doctype html><html lang="en">{head}<style>{style}</style><h1>{name}</h1>{code}</html>\n'
+
+
 def write_index(app: Sphinx, error: Exception | None) -> None:
     """Lead from index.html, which servers and readers open first, to the home page."""
     if not error:
@@ -154,6 +180,7 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", add_to_page)
     app.connect("html-page-context", set_language)
     app.connect("autodoc-process-signature", readable_signature)
+    app.connect("doctree-resolved", show_sources)
     app.connect("build-finished", write_index)
     app.add_transform(HtmlAnchors)
     app.add_search_language(SearchEnglishAndChinese)

@@ -252,10 +252,16 @@ def test_draw_writes_svg_by_default_and_prints_it_with_a_dash(run: Run, in_tmp: 
     assert (in_tmp / "inception-v3.svg").read_text("utf-8") == svg(plan(Settings()))
     assert run("draw", "--module", "mixed_6B")[:2] == (0, "Mixed_6b.svg: Mixed_6b at 299x299\n")
     assert (in_tmp / "Mixed_6b.svg").read_text("utf-8") == svg(plan(Settings(), "Mixed_6b"))
+    layers = "Mixed_5b_Branch_1.svg: Mixed_5b/Branch_1 at 299x299\n"
+    assert run("draw", "--module", "Mixed_5b/Branch_1")[:2] == (0, layers)
     status, out, _ = run("draw", "--out", "-", "--language", "zh")
     assert status == 0
     assert ET.canonicalize(out) == ET.canonicalize(svg(plan(Settings()), language="zh"))
-    assert sorted(path.name for path in in_tmp.iterdir()) == ["Mixed_6b.svg", "inception-v3.svg"]
+    assert sorted(path.name for path in in_tmp.iterdir()) == [
+        "Mixed_5b_Branch_1.svg",
+        "Mixed_6b.svg",
+        "inception-v3.svg",
+    ]
 
 
 def test_draw_takes_the_options_of_a_network(run: Run, in_tmp: Path) -> None:

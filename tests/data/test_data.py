@@ -256,6 +256,22 @@ def test_evaluation_refuses_data_with_only_training_images(pets: Path) -> None:
         load_held_out(str(pets), train.class_names, {path.relative_to(pets).as_posix() for path in pets.rglob("*.png")})
 
 
+@pytest.mark.parametrize(("trained", "evaluated"), [("folder", "zip"), ("zip", "folder")])
+def test_training_images_under_another_address_are_evaluated_with_a_warning(
+    tmp_path: Path, trained: str, evaluated: str
+) -> None:
+    for name in (f"{pet}/{number}" for pet in ("cat", "dog") for number in range(5)):
+        write_image(tmp_path / "pets" / f"{name}.png")
+    addresses = {form: str(folder_or_zip(tmp_path / "pets", form)) for form in ("folder", "zip")}
+    train, _ = load_data(addresses[trained])
+    with pytest.warns(match="names of training images") as caught:
+        held_out = load_held_out(addresses[evaluated], train.class_names, set(train.names))
+    assert len(held_out) == 10
+    (line,) = [str(each.message) for each in caught]
+    assert line.startswith(f"{addresses[evaluated]}: 8 of the 10 images have the names of training images in another")
+    assert line.endswith("give the data as you gave it to the training")
+
+
 def test_all_images_of_other_data_are_evaluated_with_the_labels_of_the_model(tmp_path: Path) -> None:
     write_image(tmp_path / "dog" / "a.png")
     held_out = load_held_out(str(tmp_path), ["cat", "dog"], {"dog/other.png"})

@@ -17,6 +17,7 @@ from inception_v3.errors import InputError
 from inception_v3.network.architecture import EndPoint, with_inner
 from inception_v3.network.drawing import Drawing, plan, svg
 from inception_v3.network.drawing.figure import CHINESE_FONTS, draw, find_font, save
+from inception_v3.network.drawing.parts import macs_text, parameters_text
 from inception_v3.network.drawing.shapes import Box, Group, Label, Line, Shape
 from inception_v3.network.drawing.styles import BOXES, COLOURS, LABELS, LAYERS, LINES
 from inception_v3.network.drawing.words import LANGUAGES, WORDS, Language, translate
@@ -32,10 +33,12 @@ NETWORKS = {
     "for small images": Settings(image_size=(75, 91), num_classes=3, depth_multiplier=0.25),
     "for large images": Settings(image_size=(1200, 1600), num_classes=21_841, depth_multiplier=4.0),
     "with hidden layers": Settings(hidden_units=(512, 64), hidden_activation="softplus", num_classes=1),
+    "for narrow images": Settings(image_size=(1000, 300)),
     "cut at a module": Settings(final_endpoint="Mixed_6b", create_aux_logits=False),
     "cut in the stem": Settings(final_endpoint="MaxPool_3a_3x3", create_aux_logits=False),
 }
 MODULES = ("Conv2d_1a_3x3", "Mixed_5b", "Mixed_6a", "Mixed_6e", "Mixed_7c", "AuxLogits", "Logits")
+MODULES += ("Mixed_7c/Branch_2", "Mixed_5b/Branch_1/Conv2d_0b_5x5")
 
 
 @pytest.fixture(params=NETWORKS)
@@ -77,8 +80,12 @@ def test_every_end_point_branch_and_layer_is_drawn_with_its_output(settings: Set
     for name, point in points.items():
         shape = f"{point.height}x{point.width}x{point.channels}"
         assert shape in drawn[name].tooltip, name
+        if point.parameters:
+            assert f"{{parameters}} {point.parameters:,}, {{macs}} {macs_text(point.macs)}" in drawn[name].tooltip
         if "/" not in name:
             assert shape in texts(drawn[name]), name
+            if point.parameters:
+                assert {parameters_text(point.parameters), macs_text(point.macs)} <= {*texts(drawn[name])}
 
 
 def test_the_box_of_a_layer_shows_its_kernel_stride_padding_and_channels() -> None:
@@ -192,8 +199,16 @@ def test_a_drawing_of_one_module_shows_each_layer_with_its_figures() -> None:
     assert texts(drawn["Mixed_5b/Branch_1/Conv2d_0b_5x5"]) == [
         "Conv2d_0b_5x5", "{field_short} 63x63", "5x5  64", "35x35x64", "76,992", "94.1 M",
     ]  # fmt: skip
-    assert "{joined}: 64 + 64 + 96 + 32 = 256" in texts(drawn["Mixed_5b"])
+    assert "{joined}{colon}64 + 64 + 96 + 32 = 256" in texts(drawn["Mixed_5b"])
     assert {"Branch_0", "Branch_1", "Branch_2", "Branch_3"} <= {*texts(drawn["Mixed_5b"])}
+
+
+def test_a_branch_is_drawn_large_with_the_layers_that_are_joined_at_its_end() -> None:
+    drawn = groups(plan(Settings(), "Mixed_7b/Branch_2"))
+    assert [name.rpartition("/")[2] for name in drawn] == [
+        "Branch_2", "Conv2d_0a_1x1", "Conv2d_0b_3x3", "Conv2d_0c_1x3", "Conv2d_0d_3x1",
+    ]  # fmt: skip
+    assert "{joined}{colon}384 + 384 = 768" in texts(drawn["Mixed_7b/Branch_2"])
 
 
 def test_only_end_points_with_layers_can_be_drawn_large() -> None:
@@ -226,11 +241,15 @@ def test_nothing_is_outside_the_page_and_no_layers_overlap(drawing: Drawing) -> 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_text_leaves_the_page_or_runs_into_another(drawing: Drawing, language: Language) -> None:
     lines: dict[float, list[tuple[float, float, str]]] = {}
+    maps = [shape for shape in drawing.walk() if isinstance(shape, Box) and shape.kind == "map"]
     for label in (shape for shape in drawing.walk() if isinstance(shape, Label)):
         style, text = LABELS[label.kind], translate(label.text, language)
         width = style.size * sum(_character_width(character, style.bold) for character in text)
         left = label.x - {"start": 0, "middle": 0.5, "end": 1}[label.anchor] * width
-        assert left >= 0, text
+        assert left >= 16, text
+        for box in maps:
+            beside = box.y < label.y < box.y + box.height
+            assert not (beside and left < box.x + box.width and box.x < left + width + 3), text
         assert left + width <= drawing.width, text
         lines.setdefault(round(label.y, 1), []).append((left, left + width, text))
     for line in lines.values():

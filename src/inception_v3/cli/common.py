@@ -483,9 +483,10 @@ def load_network(
     facts: ModelFacts,
     lacks: str,
     *,
+    remedy: str = f"give the weights it was exported from, or use {FOR_EXPORTS}",
     needs_classes: bool = True,
 ) -> "InceptionV3":
-    """Load a network in PyTorch. `lacks` is the reason why an exported one does not do.
+    """Load a network in PyTorch. `lacks` is the reason why an exported one does not do, `remedy` what to do then.
 
     Raises InputError: an exported network, no classes where they are needed, or as `load` does.
     """
@@ -494,7 +495,6 @@ def load_network(
     from inception_v3.support.packages import require_packages
 
     if recognise(Path(model)):
-        remedy = f"give the weights it was exported from, or use {FOR_EXPORTS}"
         raise InputError(f"{model}: an exported network, so {lacks}; {remedy}", exit_status=2)
     require_packages(("torch",), "explaining a network", "torch")
     from inception_v3.inference.choose import check_classifier

@@ -49,7 +49,7 @@ def draw(
     aux: Annotated[bool, model_option("--aux/--no-aux", help="Whether the auxiliary head is drawn.")] = True,
     module: Annotated[
         str | None,
-        output_option(metavar="NAME", help="Draw only this module or layer, large: Mixed_6b, AuxLogits ..."),
+        output_option(metavar="NAME", help="Draw only this module, branch or layer, large: Mixed_6b, AuxLogits ..."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -83,7 +83,7 @@ def draw(
 
     Each layer, branch and module of the SVG has its name in data-end-point, and a tooltip.
     """
-    from inception_v3.network.drawing import plan
+    from inception_v3.network.drawing import drawable, plan
 
     if as_json and out == STDOUT:
         raise InputError("--json and --out - both print the result; use only one of them", exit_status=2)
@@ -95,11 +95,11 @@ def draw(
         settings = _settings(model, given, weights_file, facts)
         settings = settings if aux else settings | {"create_aux_logits": False}
         if module is not None:
-            module = choose("--module", module, [point.name for point in settings.end_points() if point.layers])
+            module = choose("--module", module, drawable(settings))
         drawing = plan(settings, module)
     except ValueError as error:
         raise InputError(str(error), exit_status=2) from error
-    out = out or Path(f"{module or 'inception-v3'}{SVG}")
+    out = out or Path(f"{(module or 'inception-v3').replace('/', '_')}{SVG}")
     _write(drawing, out, theme, language, font)  # type: ignore[arg-type]
     if as_json:
         print_json({"out": str(out), "end_point": module, "image_size": settings.image_size})
@@ -157,5 +157,6 @@ def _settings(model: str | None, given: dict[str, Any], weights_file: Path | Non
     if stated := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]:
         remedy = "leave the option out; --image-size sets the height and the width"
         raise InputError(f"{stated[0]} is for a drawing without MODEL, which has its own; {remedy}", exit_status=2)
-    lacks = "its layers are not known; draw the network without MODEL"
-    return load_network(model, "cpu", weights_file, facts, lacks, needs_classes=False).settings
+    remedy = "give the weights it was exported from, or draw the network without MODEL"
+    lacks = "its layers are not known"
+    return load_network(model, "cpu", weights_file, facts, lacks, remedy=remedy, needs_classes=False).settings

@@ -150,7 +150,24 @@ def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], add
             f"left out; if others were renamed, they are among the {len(kept)} that are evaluated",
             stacklevel=3,
         )
+    if moved := _moved(names, set[str]().union(*of_models) - known):
+        warnings.warn(
+            f"{address}: {moved} of the {len(kept)} images have the names of training images in another folder or "
+            "archive, and are evaluated too; if they are the same images, give the data as you gave it to the training",
+            stacklevel=3,
+        )
     return images.subset(kept, images.bad)
+
+
+def _moved(names: AbstractSet[str], trained_on: AbstractSet[str]) -> int:
+    """How many names end with the name of a training image, or are the end of one: train.zip/cat/1.jpg, cat/1.jpg."""
+
+    def ends(name: str) -> Iterator[str]:
+        parts = name.split("/")
+        return ("/".join(parts[start:]) for start in range(len(parts)))
+
+    ends_of_trained = {end for name in trained_on for end in ends(name)}
+    return sum(name in ends_of_trained or not trained_on.isdisjoint(ends(name)) for name in names)
 
 
 def _find_splits(address: str, labels_from: LabelsFrom | None) -> SplitReaders:

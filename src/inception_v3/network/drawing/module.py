@@ -13,10 +13,11 @@ from inception_v3.network.drawing.parts import (
     column_count,
     join_bar,
     macs_text,
+    parts_of,
     shape_text,
     tooltip,
 )
-from inception_v3.network.drawing.shapes import Box, Drawing, Group, Label, Line, Shape
+from inception_v3.network.drawing.shapes import Box, Drawing, Group, Kind, Label, Line, Shape
 
 MARGIN, PADDING, NARROWEST = 26.0, 20.0, 860.0  # around the page, inside the card, and the width of the page
 TITLE, INPUT, FIRST, LEAVING = 76.0, 42.0, 40.0, 46.0  # the heights of the title, the input, the first and last wires
@@ -25,7 +26,7 @@ MEASURES = Measures(width=232, height=82, column_gap=16, step_gap=26)
 
 
 def module(point: EndPoint) -> Drawing:
-    """The drawing of an end point with layers, such as a module or a head."""
+    """The drawing of an end point with layers: a module, a head, a branch or a layer."""
     branches = branches_of(point)
     chains = point.branches
     scale = Scale.of(layer for branch in branches or [point] for layer in branch.inner or [point])
@@ -36,7 +37,9 @@ def module(point: EndPoint) -> Drawing:
     bar = bus + FIRST + measures.steps_height(max(map(len, chains))) + LEAVING
     bottom = bar + JOIN_HEIGHT + FOOT
     left = (width - inner) / 2
-    joined, ends = join_bar(branches, left, bar, inner) if branches else ([], [[width / 2]])
+    parts = parts_of(point)
+    joined, ends = join_bar(parts, left, bar, inner) if parts else ([], [[width / 2]])
+    ends = ends if branches else [[x for end in ends for x in end]]
     groups: list[Shape] = []
     middles = []
     for branch, end, steps in zip(branches or [point], ends, chains, strict=True):
@@ -55,12 +58,13 @@ def module(point: EndPoint) -> Drawing:
         Line(((width / 2, TITLE + 8), (width / 2, bus)), "flow"),
         Line(((min([*middles, width / 2]), bus), (max([*middles, width / 2]), bus)), "wire", has_head=False),
     ]
-    shapes = (*frame, *groups, *joined, *_foot(point, branches, width / 2, bar))
+    shapes = (*frame, *groups, *joined, *_foot(point, parts, width / 2, bar))
     text = tooltip(point.name, point.layers, point.output)
     height = bottom + LEGEND
-    page = (Box(0, 0, width, height, "paper"), *_title(point), Group(point.name, "module", text, shapes))
+    kind: Kind = "module" if "/" not in point.name else "branch" if point.inner else "layer"
+    page = (Box(0, 0, width, height, "paper"), *_title(point), Group(point.name, kind, text, shapes))
     legend = _legend(bottom + 22, scale)
-    return Drawing(width, height, f"{{module}}: {point.name}", text, (*page, *legend))
+    return Drawing(width, height, f"{{part}}{{colon}}{point.name}", text, (*page, *legend))
 
 
 def _title(point: EndPoint) -> list[Shape]:
@@ -77,14 +81,14 @@ def _title(point: EndPoint) -> list[Shape]:
     ]
 
 
-def _foot(point: EndPoint, branches: Sequence[EndPoint], middle: float, bar: float) -> list[Shape]:
+def _foot(point: EndPoint, parts: Sequence[EndPoint], middle: float, bar: float) -> list[Shape]:
     """The arrow to the output, and the sum of the channels."""
-    start = bar + JOIN_HEIGHT if branches else bar
-    terms = " + ".join(str(branch.channels) for branch in branches)
+    start = bar + JOIN_HEIGHT if parts else bar
+    terms = " + ".join(str(part.channels) for part in parts)
     text = f"{{output}} {shape_text(point.output)}"
     labels = [Label(middle + 12, bar + JOIN_HEIGHT + 30, text, "shape", "start")]
-    if branches:
-        text = f"{{joined}}: {terms} = {point.channels}"
+    if parts:
+        text = f"{{joined}}{{colon}}{terms} = {point.channels}"
         labels.append(Label(middle - 12, bar + JOIN_HEIGHT + 30, text, "note", "end"))
     return [Line(((middle, start), (middle, bar + JOIN_HEIGHT + 48)), "flow"), *labels]
 

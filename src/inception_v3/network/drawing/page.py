@@ -32,7 +32,7 @@ MARGIN, BAND_PADDING, PADDING = 22.0, 22.0, 12.0  # around the page, inside a ba
 TITLE, BAND_TITLE, ROW_GAP = 64.0, 27.0, 22.0
 HEADER, BUS, FOOTER = 32.0, 37.0, 57.0  # of a card: the name, the height of the input, the figures
 GAP, WIDEST_GAP = 35.0, 56.0  # between cards
-ROW, LIST_WIDTH, CHAIN_WIDTH, IMAGE = 31.0, 528.0, 160.0, 96.0
+ROW, LIST_WIDTH, CHAIN_WIDTH, IMAGE = 31.0, 528.0, 160.0, 88.0
 SHARES_HEIGHT = 122.0
 MEASURES = Measures(width=58, height=30, column_gap=8, step_gap=12)
 
@@ -299,19 +299,23 @@ def _image_card(height: int, width: int) -> Card:
     """The image: one square for each of its three channels."""
     longest = max(height, width)
     drawn_height, drawn_width = 74 * height / longest, 74 * width / longest
+    free = IMAGE - 14 - drawn_width
 
     def draw(x: float, y: float, _: float) -> list[Shape]:
+        left, right = x + free / 2, x + IMAGE
         top = y + HEADER + ROW / 2 - drawn_height / 2 - 7
         shapes: list[Shape] = [
-            Box(x + 7 * number, top + 7 * number, drawn_width, drawn_height, colour, 2)
+            Box(left + 7 * number, top + 7 * number, drawn_width, drawn_height, colour, 2)
             for number, colour in enumerate(("blue", "green", "red"))
         ]
-        middle = x + 7 + drawn_width / 2
-        below = top + drawn_height + 28
+        middle, below = x + IMAGE / 2, top + drawn_height + 28
+        leave = y + HEADER + ROW / 2
+        if free:
+            shapes.append(Line(((right - free / 2, leave), (right, leave)), "flow", has_head=False))
         return [
             *shapes,
             Label(middle, below, "{image}", "note"),
             Label(middle, below + 17, f"{height}x{width}x3", "shape"),
         ]
 
-    return Card(14 + drawn_width, 0, draw, 0, lambda _: HEADER + ROW / 2)
+    return Card(IMAGE, 0, draw, 0, lambda _: HEADER + ROW / 2)

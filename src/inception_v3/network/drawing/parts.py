@@ -117,6 +117,7 @@ def output_shape(output: FeatureMap, x: float, y: float, kind: str, scale: Scale
     text = shape_text(output)
     if len(text) > LONGEST_SHAPE:
         return [Label(x, y, text, "small", "start")]
+    kind = "row-shape" if len(text) == LONGEST_SHAPE else kind
     return [Label(x, y, text, kind, "start"), _feature_map(output, x + MAP_OFFSET, y, scale)]
 
 
@@ -227,3 +228,9 @@ def join_bar(parts: Sequence[EndPoint], left: float, y: float, full: float) -> t
 def branches_of(point: EndPoint) -> list[EndPoint]:
     """The branches of a module, or nothing for an end point with only one."""
     return [each for each in point.inner if each.inner]
+
+
+def parts_of(point: EndPoint) -> list[EndPoint]:
+    """What is joined at the end of an end point: branches, or the last layers of a branch that stand side by side."""
+    last = len(point.branches[-1][-1])
+    return branches_of(point) or (list(point.inner[-last:]) if last > 1 else [])

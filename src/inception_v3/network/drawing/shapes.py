@@ -12,6 +12,7 @@ from typing import Literal
 
 Point = tuple[float, float]  # (x, y)
 Anchor = Literal["start", "middle", "end"]
+Kind = Literal["module", "branch", "layer"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Group:
     """
 
     end_point: str
-    kind: Literal["module", "branch", "layer"]
+    kind: Kind
     tooltip: str
     shapes: "tuple[Shape, ...]"
 

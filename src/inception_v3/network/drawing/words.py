@@ -8,7 +8,7 @@ LANGUAGES: tuple[Language, ...] = get_args(Language)
 # (English, Chinese)
 WORDS: dict[str, tuple[str, str]] = {
     "architecture": ("Architecture of Inception V3", "Inception V3 网络结构"),
-    "module": ("A module of Inception V3", "Inception V3 的模块"),
+    "part": ("Part of Inception V3", "Inception V3 的一部分"),
     "description": (
         "The layers of the network in the order of computation, from left to right and from top to bottom. Each "
         "module is a card with its branches side by side; they are joined along the channels at its bottom.",
@@ -36,6 +36,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "field": ("receptive field", "感受野"),
     "field_short": ("field", "感受野"),
     "comma": (", ", "，"),
+    "colon": (": ", "："),
     "input": ("input", "输入"),
     "joined": ("joined along the channels", "沿通道维拼接"),
     "legend_one": ("1x1 convolution", "1x1 卷积"),

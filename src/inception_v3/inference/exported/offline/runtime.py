@@ -21,6 +21,8 @@ CHECKSUMS = {  # SHA-256
 }
 INSTALL = f"npm install --ignore-scripts {PACKAGE}@{VERSION}"
 NPM_SECONDS = 600
+# npm prints codes, then a sentence, then advice: "npm error code ENOTFOUND", "npm error network request to ... failed".
+NPM_REASON = re.compile(r"^npm (?:error|ERR!) (?:network )?(?!code |syscall |errno |path )(.+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,7 @@ def _packed(npm: str, folder: Path) -> Path:
     command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--pack-destination", str(folder)]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS)
-        lines = [line for line in done.stderr.splitlines() if line.startswith(("npm error", "npm ERR!"))]
-        reason = lines[-2 if len(lines) > 1 else -1] if lines else f"status {done.returncode}"
+        reason = next(iter(NPM_REASON.findall(done.stderr)), f"status {done.returncode}")
     except subprocess.TimeoutExpired:
         reason = f"no end after {NPM_SECONDS / 60:.0f} minutes"
     else:
