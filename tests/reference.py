@@ -35,6 +35,8 @@ GROUPS = {  # further names that the documentation uses
             "inception_v3.network.architecture.Conv",
             "inception_v3.network.architecture.Pool",
             "inception_v3.network.architecture.Mixed",
+            "inception_v3.network.architecture.end_points",
+            "inception_v3.network.describe.steps",
             "inception_v3.network.drawing.plan",
             "inception_v3.network.drawing.svg",
         ),
@@ -59,18 +61,6 @@ GROUPS = {  # further names that the documentation uses
             "inception_v3.inference.feature_store.FeatureStore",
             "inception_v3.support.files.cache_folder",
             "inception_v3.evaluation.models.evaluate_models",
-        ),
-    ),
-    "The network as data": (
-        "See [Walk-through](walkthrough.md) and [Drawing](drawing.md).",
-        (
-            "inception_v3.network.architecture.Conv",
-            "inception_v3.network.architecture.Pool",
-            "inception_v3.network.architecture.Mixed",
-            "inception_v3.network.architecture.end_points",
-            "inception_v3.network.describe.steps",
-            "inception_v3.network.drawing.plan",
-            "inception_v3.network.drawing.svg",
         ),
     ),
     "What calls take and return": (
