@@ -1,0 +1,125 @@
+"""Start Ray on this machine, or join a cluster, and check at once what would fail or hang later."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from inception_v3.cluster.options import LOCAL, ClusterOptions
+from inception_v3.errors import InputError
+from inception_v3.support.cpu import core_count
+from inception_v3.support.packages import require_packages
+from inception_v3.support.signals import STOP_SIGNALS
+from inception_v3.support.text import one_line
+
+CONNECT_SECONDS = 5.0  # for a cluster to answer
+OBJECT_STORE_BYTES = 256 * 2**20  # on this machine: it holds lists of files and finished parts, never pixels
+# Read by Ray when it is imported.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run` would build an environment for every worker
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_gcs_rpc_server_connect_timeout_s": str(int(CONNECT_SECONDS)),
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "30",
+    # A full disk is reported by whoever writes; Ray would otherwise warn on every node.
+    "RAY_local_fs_capacity_threshold": "1",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that this process has joined.
+
+    `ray` is the module; `actors` are the least and the largest number of processes with an engine.
+    """
+
+    ray: Any
+    options: ClusterOptions
+    actors: tuple[int, int]
+
+
+@contextmanager
+def join_cluster(options: ClusterOptions) -> Iterator[Cluster]:
+    """Start Ray or join a cluster inside this block.
+
+    Raises InputError: Ray is not installed, the address does not answer, its versions differ from those here, or it has
+    fewer CPUs or GPUs than the actors need.
+    """
+    require_packages(("ray",), "--ray", "ray")
+    if options.address != LOCAL:
+        _check_answers(options.address)
+    os.environ.update(ENVIRONMENT)
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    try:
+        _init(ray, options)
+        for number, handler in handlers.items():  # Ray sets its own for SIGTERM
+            with suppress(ValueError, TypeError):
+                signal.signal(number, handler)
+        yield Cluster(ray, options, _count_actors(ray, options))
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    if "://" in address:
+        fault = "Ray Client is not supported; run the command on a machine of the cluster with HOST:PORT or auto"
+        raise InputError(f"--ray {address}: {fault}", exit_status=2)
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(f"--ray {address}: give local, auto, or HOST:PORT of a cluster's head node", exit_status=2)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise InputError(
+            f"--ray {address}: no cluster answers ({reason}); check the address, or start one with `ray start --head`"
+        ) from error
+
+
+def _init(ray: Any, options: ClusterOptions) -> None:
+    settings: dict[str, Any] = {"address": options.address}
+    if options.address == LOCAL:
+        settings |= {
+            "num_cpus": core_count(),
+            "include_dashboard": options.dashboard,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    try:
+        ray.init(**settings, configure_logging=False, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (RuntimeError, ConnectionError, ValueError, OSError, TimeoutError) as error:
+        reason = one_line(error, 300)
+        if "ersion mismatch" in reason:
+            here = f"Python {sys.version.split()[0]} and Ray {ray.__version__} here"
+            raise InputError(f"--ray {options.address}: {reason} ({here}); install the same versions") from error
+        raise InputError(f"--ray {options.address}: cannot join it: {reason}; check `ray status` there") from error
+
+
+def _count_actors(ray: Any, options: ClusterOptions) -> tuple[int, int]:
+    """Raises InputError if the least number of actors does not fit, because they would wait forever."""
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    fitting = int(cpus // options.cpus)
+    if options.gpus:
+        fitting = min(fitting, int(gpus // options.gpus))
+    if options.actors is None and fitting:
+        return fitting, fitting
+    low, high = options.actors or (1, 1)
+    if low > fitting:
+        needs = f"{low} actors of {options.cpus} CPUs" + (f" and {options.gpus:g} GPUs" if options.gpus else "")
+        has = f"{cpus:g} CPUs and {gpus:g} GPUs"
+        raise InputError(
+            f"--actors: {needs} do not fit into this cluster, which has {has}; give at most {max(fitting, 1)}",
+            exit_status=2,
+        )
+    return low, high
