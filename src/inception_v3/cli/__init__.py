@@ -104,7 +104,11 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
         Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in shared.items()
     ]
-    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for name, parameter in parameters.items() if name not in ("facts", "cluster")]
+    own = [
+        parameter.replace(kind=Parameter.KEYWORD_ONLY)
+        for name, parameter in parameters.items()
+        if name not in ("facts", "cluster")
+    ]
     parsed.__annotations__ = command.__annotations__ | {each.name: each.annotation for each in common}
     parsed.__signature__ = Signature(sorted([*own, *common], key=_heading_index))  # type: ignore[attr-defined]
     return parsed

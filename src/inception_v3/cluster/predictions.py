@@ -1,12 +1,12 @@
 """Predict, and compute features, on a cluster: the same outcomes in the same order as the ordinary pipeline."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from inception_v3.cluster.run import Note, pack, run_parts
+from inception_v3.cluster.run import MAX_PART_IMAGES, Note, pack, part_size, run_parts
 from inception_v3.cluster.session import Cluster
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
@@ -15,11 +15,9 @@ from inception_v3.inference.choose import OpenedModel, check_classifier, open_en
 from inception_v3.inference.pipeline import Decode, Resizer, default_resizer, run_end_points
 from inception_v3.inference.predict import Prediction, predict
 from inception_v3.inference.schedule import FIRST_BATCH, Result
-from inception_v3.support.cpu import limit_cores
 from inception_v3.support.files import checksum
 
-PARTS_PER_ACTOR = 8  # at least, so that all actors end at about the same time
-MAX_PART_IMAGES = 256  # at most: the images that are computed again after an actor ends
+MAX_PART_BYTES = 2**25  # of the features of a part, in the object store
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,8 @@ class ModelReference:
             options,
         )
 
-    def open(self, cpus: int) -> OpenedModel:
-        """Open the engine on that many cores. Raises InputError: the file is missing or another one, or no engine."""
-        limit_cores(cpus)
+    def open(self) -> OpenedModel:
+        """Open the engine. Raises InputError: the file is missing or another one, or the engine is not installed."""
         opened = open_engine(self.model, self.engine, self.precision, callers=None, **self.options)
         if checksum(opened.file) != self.sha256:
             fault = "is another file on this node; copy the model to all nodes, or give a path on shared storage"
@@ -74,8 +71,8 @@ class PredictJob:
     decode: Decode
     resize: Resizer = field(default_factory=default_resizer)
 
-    def open(self, cpus: int) -> Callable[[ImagePart], list[Prediction]]:
-        opened = self.reference.open(cpus)
+    def open(self) -> Callable[[ImagePart], list[Prediction]]:
+        opened = self.reference.open()
         description = opened.description
         check_classifier(self.reference.model, description.settings, description.outputs)
 
@@ -98,23 +95,62 @@ class PredictJob:
         return compute
 
 
-def split(images: Iterable[LocatedImage], batch_size: int, actors: int) -> list[bytes]:
+@dataclass(frozen=True)
+class FeaturesJob:
+    """The arguments of `run_end_points` for one part."""
+
+    reference: ModelReference
+    outputs: dict[str, str]
+    batch_size: int
+    decode: Decode
+    image_bytes: int  # of the features of an image
+    resize: Resizer = field(default_factory=default_resizer)
+
+    def open(self) -> Callable[[ImagePart], list[Result[LocatedImage, None]]]:
+        opened = self.reference.open()
+        settings: dict[str, Any] = {"batch_size": self.batch_size, "decode": self.decode, "resize": self.resize}
+
+        def compute(part: ImagePart) -> list[Result[LocatedImage, None]]:
+            results = run_end_points(
+                opened.engine,
+                opened.description.preprocessing,
+                part.sources(),
+                self.outputs,
+                **settings,
+                first_batch=part.first_batch,
+            )
+            return [replace(result, source=image) for image, result in zip(part.images, results, strict=True)]  # type: ignore[misc]
+
+        return compute
+
+
+def split(
+    images: Iterable[LocatedImage], first_batch: int, batch_size: int, actors: int, most: int = MAX_PART_IMAGES
+) -> list[bytes]:
     """The images as packed parts of whole batches, in the batches that one machine computes.
 
     The first part is small, so that the first results come soon. A part is compressed to a few bytes an image.
     """
     images = list(images)
-    fair = len(images) // (actors * PARTS_PER_ACTOR)
-    size = max(1, min(fair, MAX_PART_IMAGES) // batch_size) * batch_size
+    size = part_size(len(images), actors, batch_size, most)
     remaining, parts = iter(images), []
-    while chunk := list(islice(remaining, size if parts else FIRST_BATCH + batch_size)):
-        parts.append(pack(ImagePart(chunk, batch_size if parts else FIRST_BATCH)))
+    while chunk := list(islice(remaining, size if parts else first_batch + batch_size)):
+        parts.append(pack(ImagePart(chunk, batch_size if parts else first_batch)))
     return parts
 
 
-def predict_on(
-    cluster: Cluster, job: PredictJob, images: Iterable[LocatedImage], note: Note
-) -> Iterator[Prediction]:
+def predict_on(cluster: Cluster, job: PredictJob, images: Iterable[LocatedImage], note: Note) -> Iterator[Prediction]:
     """Yield a Prediction for each image, in order. Raises InputError as `run_parts` does."""
-    for result in run_parts(cluster, job, split(images, job.batch_size, cluster.actors[1]), note):
+    parts = split(images, FIRST_BATCH, job.batch_size, cluster.actors[1])
+    for result in run_parts(cluster, job, parts, note):
+        yield from result.value
+
+
+def features_on(
+    cluster: Cluster, job: FeaturesJob, images: Iterable[LocatedImage], note: Note
+) -> Iterator[Result[LocatedImage, None]]:
+    """Yield the features of each image, in order. Raises InputError as `run_parts` does."""
+    most = min(MAX_PART_IMAGES, MAX_PART_BYTES // job.image_bytes)
+    parts = split(images, FIRST_BATCH, job.batch_size, cluster.actors[1], most)
+    for result in run_parts(cluster, job, parts, note):
         yield from result.value

@@ -5,6 +5,7 @@ results. Pixels and weights never pass through Ray's object store. Ray restarts 
 to another one.
 """
 
+import logging
 import os
 import pickle
 import queue
@@ -13,16 +14,20 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from inception_v3.cluster.session import Cluster
+from inception_v3.cluster.session import Cluster, silence
 from inception_v3.errors import InputError
+from inception_v3.support.cpu import limit_cores
 from inception_v3.support.text import one_line
 
 STALL_SECONDS = 60.0  # without a finished part, after which the user is told what waits
 PARTS_IN_FLIGHT = 2  # of each actor: one is computed, one waits, so that no actor waits for the scheduler
 POLL_SECONDS = 0.5
+PARTS_PER_ACTOR = 8  # at least, so that all actors end at about the same time
+MAX_PART_IMAGES = 256  # the images that are computed again after an actor has ended
 
 Note = Callable[[str], None]
 Part = Any  # what a job takes: a list of images, or a range of them
@@ -31,8 +36,8 @@ Part = Any  # what a job takes: a list of images, or a range of them
 class Job(Protocol):
     """Work that is opened once in each actor. It is pickled, so it holds paths and options, but no weights."""
 
-    def open(self, cpus: int) -> Callable[[Any], Any]:
-        """Open the engine on that many cores. Returns the function that computes a part.
+    def open(self) -> Callable[[Any], Any]:
+        """Open the engine on all cores of `core_count`. Returns the function that computes a part.
 
         Raises InputError.
         """
@@ -52,8 +57,8 @@ class PartResult:
 class Actor:
     """Holds an engine. Ray Data calls it with one part at a time."""
 
-    def __init__(self, job: Job, cpus: int, version: str) -> None:
-        self._job, self._cpus, self._version = job, cpus, version
+    def __init__(self, job: Job, cpus: int, version: str, folder: str) -> None:
+        self._job, self._cpus, self._version, self._folder = job, cpus, version, folder
         self._compute: Callable[[Any], Any] | None = None
         self._node = f"{socket.gethostname()} (process {os.getpid()})"
 
@@ -62,7 +67,10 @@ class Actor:
         try:
             if self._compute is None:
                 _check_version(self._version)
-                self._compute = self._job.open(self._cpus)
+                with suppress(OSError):  # without it, only relative paths are not found
+                    os.chdir(self._folder)
+                limit_cores(self._cpus)
+                self._compute = self._job.open()
             value = self._compute(unpack(block["part"][0]))
             result = PartResult(value, self._node, time.monotonic() - started)
         except InputError as error:
@@ -84,6 +92,12 @@ def pack(value: object) -> bytes:
 
 def unpack(data: bytes) -> Any:
     return pickle.loads(zlib.decompress(data))  # our own process wrote it
+
+
+def part_size(count: int, actors: int, batch_size: int, most: int = MAX_PART_IMAGES) -> int:
+    """The number of images in a part of `count` images: whole batches, at most `most` images or one batch."""
+    fair = count // (actors * PARTS_PER_ACTOR)
+    return max(1, min(fair, most) // batch_size) * batch_size
 
 
 def run_parts(cluster: Cluster, job: Job, parts: Sequence[bytes], note: Note) -> Iterator[PartResult]:
@@ -108,24 +122,22 @@ def _start(cluster: Cluster, job: Job, parts: Sequence[bytes]) -> Any:
 
     from inception_v3 import __version__
 
+    silence(logging.getLogger("ray.data"))
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
     options, (low, high) = cluster.options, cluster.actors
-    high = max(low, min(high, len(parts)))
-    low = min(low, high, len(parts))
-    high = max(low, min(high, len(parts)))
+    low, high = min(low, len(parts)), min(high, len(parts))
     blocks = [pa.table({"number": [number], "part": [part]}) for number, part in enumerate(parts)]
     return data.from_arrow(blocks).map_batches(
         Actor,
-        fn_constructor_args=(job, options.cpus, __version__),
+        fn_constructor_args=(job, options.cpus, __version__, os.getcwd()),  # noqa: PTH109
         batch_size=None,
         compute=data.ActorPoolStrategy(min_size=low, max_size=high, max_tasks_in_flight_per_actor=PARTS_IN_FLIGHT),
         num_cpus=options.cpus,
         num_gpus=options.gpus or None,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(options.cpus)}},
     )
 
 
@@ -181,8 +193,11 @@ def _with_timeout(cluster: Cluster, rows: Any, note: Note) -> Iterator[tuple[int
 def _describe(cluster: Cluster) -> str:
     """What waits for what, in one line."""
     available, total = cluster.ray.available_resources(), cluster.ray.cluster_resources()
-    parts = [f"{total.get(kind, 0) - available.get(kind, 0):g} of {total[kind]:g} {kind}s are in use"
-             for kind in ("CPU", "GPU") if kind in total]
+    parts = [
+        f"{total.get(kind, 0) - available.get(kind, 0):g} of {total[kind]:g} {kind}s are in use"
+        for kind in ("CPU", "GPU")
+        if kind in total
+    ]
     alive = sum(node["Alive"] for node in cluster.ray.nodes())
     low, high = cluster.actors
     actors = f"{low}" if low == high else f"{low} to {high}"

@@ -16,6 +16,7 @@ from inception_v3.support.cpu import core_count
 from inception_v3.support.packages import require_packages
 from inception_v3.support.signals import STOP_SIGNALS
 from inception_v3.support.text import one_line
+from inception_v3.support.verbosity import verbosity
 
 CONNECT_SECONDS = 5.0  # for a cluster to answer
 OBJECT_STORE_BYTES = 256 * 2**20  # on this machine: it holds lists of files and finished parts, never pixels
@@ -55,10 +56,12 @@ def join_cluster(options: ClusterOptions) -> Iterator[Cluster]:
     if options.address != LOCAL:
         _check_answers(options.address)
     os.environ.update(ENVIRONMENT)
+    if not verbosity.verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     import ray
 
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    silence(logging.getLogger("ray"))
     try:
         _init(ray, options)
         for number, handler in handlers.items():  # Ray sets its own for SIGTERM
@@ -67,6 +70,11 @@ def join_cluster(options: ClusterOptions) -> Iterator[Cluster]:
         yield Cluster(ray, options, _count_actors(ray, options))
     finally:
         ray.shutdown()
+
+
+def silence(logger: logging.Logger) -> None:
+    """Print none of Ray's messages, which are for its developers; with --verbose, its warnings."""
+    logger.setLevel(logging.WARNING if verbosity.verbose else logging.CRITICAL + 1)
 
 
 def _check_answers(address: str) -> None:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-
 _limit: int | None = None
 
 
