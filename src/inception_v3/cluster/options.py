@@ -15,7 +15,7 @@ class ClusterOptions:
     Attributes:
         address: `local` for new Ray processes on this machine, or HOST:PORT of a cluster, or `auto`.
         actors: the least and the largest number of processes that hold an engine; None for one on every CPU or GPU.
-        cpus, gpus: of each of these processes. Without `gpus` an engine runs on the CPU, unless --device says otherwise.
+        cpus, gpus: of each of these processes.
         stall_timeout: seconds without a finished part after which the run fails.
         dashboard: whether Ray's dashboard is started with `local`.
     """

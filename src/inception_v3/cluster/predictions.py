@@ -1,7 +1,7 @@
 """Predict, and compute features, on a cluster: the same outcomes in the same order as the ordinary pipeline."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from inception_v3.inference.predict import Prediction, predict
 from inception_v3.inference.schedule import FIRST_BATCH, Result
 from inception_v3.support.files import checksum
 
+FeaturesResult = Result[LocatedImage, None]
 MAX_PART_BYTES = 2**25  # of the features of a part, in the object store
 
 
@@ -106,11 +107,11 @@ class FeaturesJob:
     image_bytes: int  # of the features of an image
     resize: Resizer = field(default_factory=default_resizer)
 
-    def open(self) -> Callable[[ImagePart], list[Result[LocatedImage, None]]]:
+    def open(self) -> Callable[[ImagePart], list[FeaturesResult]]:
         opened = self.reference.open()
         settings: dict[str, Any] = {"batch_size": self.batch_size, "decode": self.decode, "resize": self.resize}
 
-        def compute(part: ImagePart) -> list[Result[LocatedImage, None]]:
+        def compute(part: ImagePart) -> list[FeaturesResult]:
             results = run_end_points(
                 opened.engine,
                 opened.description.preprocessing,
@@ -119,7 +120,8 @@ class FeaturesJob:
                 **settings,
                 first_batch=part.first_batch,
             )
-            return [replace(result, source=image) for image, result in zip(part.images, results, strict=True)]  # type: ignore[misc]
+            pairs = zip(part.images, results, strict=True)
+            return [FeaturesResult(image, None, result.outputs, result.error) for image, result in pairs]
 
         return compute
 
@@ -133,7 +135,8 @@ def split(
     """
     images = list(images)
     size = part_size(len(images), actors, batch_size, most)
-    remaining, parts = iter(images), []
+    remaining = iter(images)
+    parts: list[bytes] = []
     while chunk := list(islice(remaining, size if parts else first_batch + batch_size)):
         parts.append(pack(ImagePart(chunk, batch_size if parts else first_batch)))
     return parts
@@ -148,7 +151,7 @@ def predict_on(cluster: Cluster, job: PredictJob, images: Iterable[LocatedImage]
 
 def features_on(
     cluster: Cluster, job: FeaturesJob, images: Iterable[LocatedImage], note: Note
-) -> Iterator[Result[LocatedImage, None]]:
+) -> Iterator[FeaturesResult]:
     """Yield the features of each image, in order. Raises InputError as `run_parts` does."""
     most = min(MAX_PART_IMAGES, MAX_PART_BYTES // job.image_bytes)
     parts = split(images, FIRST_BATCH, job.batch_size, cluster.actors[1], most)

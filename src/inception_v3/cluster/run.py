@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from inception_v3.cluster.session import Cluster, silence
 from inception_v3.errors import InputError
 from inception_v3.support.cpu import limit_cores
+from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import one_line
 
 STALL_SECONDS = 60.0  # without a finished part, after which the user is told what waits
@@ -75,6 +76,9 @@ class Actor:
             result = PartResult(value, self._node, time.monotonic() - started)
         except InputError as error:
             result = PartResult(None, self._node, 0, str(error), error.exit_status)
+        except Exception as error:  # the traceback of Ray, hundreds of lines, would hide it
+            line = describe_failure(error) or f"unexpected {type(error).__name__}: {one_line(error, 300)}"
+            result = PartResult(None, self._node, 0, line)
         return {"number": [int(block["number"][0])], "result": [pack(result)]}
 
 

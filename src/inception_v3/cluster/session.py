@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from inception_v3.cluster.options import LOCAL, ClusterOptions
@@ -25,6 +26,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run` would build an environment for every worker
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # after the end, a thread of Ray Data would start a cluster of its own
+    "RAY_worker_niceness": "0",  # Ray's default, 15, would leave the CPU to any other program
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_gcs_rpc_server_connect_timeout_s": str(int(CONNECT_SECONDS)),
     "RAY_gcs_rpc_server_reconnect_timeout_s": "30",
@@ -56,20 +59,33 @@ def join_cluster(options: ClusterOptions) -> Iterator[Cluster]:
     if options.address != LOCAL:
         _check_answers(options.address)
     os.environ.update(ENVIRONMENT)
-    if not verbosity.verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     import ray
 
     silence(logging.getLogger("ray"))
     try:
-        _init(ray, options)
-        for number, handler in handlers.items():  # Ray sets its own for SIGTERM
-            with suppress(ValueError, TypeError):
-                signal.signal(number, handler)
-        yield Cluster(ray, options, _count_actors(ray, options))
+        with discard_native_messages():
+            _init(ray, options)
+            for number, handler in handlers.items():  # Ray sets its own for SIGTERM
+                with suppress(ValueError, TypeError):
+                    signal.signal(number, handler)
+            yield Cluster(ray, options, _count_actors(ray, options))
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def discard_native_messages() -> Iterator[None]:
+    """Discard what Ray's C++ code prints to descriptor 2, unless --verbose; sys.stderr has a descriptor of its own."""
+    if verbosity.verbose or sys.stderr is None or sys.stderr.fileno() == 2:
+        yield
+        return
+    with Path(os.devnull).open("w") as nothing, os.fdopen(os.dup(2), "w") as kept:
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept.fileno(), 2)
 
 
 def silence(logger: logging.Logger) -> None:

@@ -243,8 +243,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yield a Prediction for each source, in order. An image that cannot be read does not stop the others.
 
-    `activation` makes probabilities of logits, see `top_classes`. `batch_size`, `decode`, `resize` and `first_batch` are
-    those of `pipeline.run_pipeline`, and so are the exceptions.
+    `activation` makes probabilities of logits, see `top_classes`. `batch_size`, `decode`, `resize` and `first_batch`
+    are those of `pipeline.run_pipeline`, and so are the exceptions.
     """
     options: dict[str, Any] = {"batch_size": batch_size, "decode": decode, "resize": resize, "first_batch": first_batch}
     for output in run_pipeline(engine, preprocessing, sources, **options):
