@@ -34,6 +34,7 @@ class Folder:
 # From the top of the house to its foundation: a folder imports only folders further down.
 FOLDERS = {
     "cli": Folder("one file per command", 0, 1),
+    "cluster": Folder("Ray: the same jobs on many machines", 1, 2),
     "finetuning": Folder("new classes for a trained network", 1, 0),
     "training": Folder("recipe, loop, run folder", 2, 0),
     "fidelity": Folder("FID and the other scores", 2, 1),

@@ -278,7 +278,7 @@ def joined(options: ClusterOptions | None) -> "Iterator[Cluster | None]":
         return
     from inception_v3.cluster.session import join_cluster
 
-    with join_cluster(options) as cluster:
+    with join_cluster(options, note) as cluster:
         low, high = cluster.actors
         detail(f"Ray {cluster.ray.__version__} on {options.address}: {low} to {high} actors of {options.cpus} CPUs")
         yield cluster

@@ -4,8 +4,9 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from inception_v3.support.signals import STOP_SIGNALS
 from inception_v3.support.text import one_line
 from inception_v3.support.verbosity import verbosity
 
-CONNECT_SECONDS = 5.0  # for a cluster to answer
+ANSWER_SECONDS, CONNECT_SECONDS = 2.0, 7.0  # for a machine, and for a cluster, to answer
 OBJECT_STORE_BYTES = 256 * 2**20  # on this machine: it holds lists of files and finished parts, never pixels
 # Read by Ray when it is imported.
 ENVIRONMENT = {
@@ -49,8 +50,8 @@ class Cluster:
 
 
 @contextmanager
-def join_cluster(options: ClusterOptions) -> Iterator[Cluster]:
-    """Start Ray or join a cluster inside this block.
+def join_cluster(options: ClusterOptions, note: Callable[[str], None]) -> Iterator[Cluster]:
+    """Start Ray or join a cluster inside this block. `note` is called with each line about a failed process.
 
     Raises InputError: Ray is not installed, the address does not answer, its versions differ from those here, or it has
     fewer CPUs or GPUs than the actors need.
@@ -63,6 +64,7 @@ def join_cluster(options: ClusterOptions) -> Iterator[Cluster]:
     import ray
 
     silence(logging.getLogger("ray"))
+    _shorten_errors(note)
     try:
         with discard_native_messages():
             _init(ray, options)
@@ -88,6 +90,24 @@ def discard_native_messages() -> Iterator[None]:
             os.dup2(kept.fileno(), 2)
 
 
+def _shorten_errors(note: Callable[[str], None]) -> None:
+    """Pass what Ray's nodes report of failed processes to `note`, in one line each.
+
+    Ray prints hundreds of characters of each to standard output, where a command prints its results. It has no option
+    for that, so the function that prints them is replaced.
+    """
+    from ray._private import worker
+
+    def print_short(data: dict[str, Any], *_: Any, **__: Any) -> None:
+        for line in data["lines"]:
+            if "worker died" in line or "OOM" in line or "memory" in line:
+                why = "for lack of memory" if "low on memory" in line else "unexpectedly"
+                note(f"Ray: an actor has ended {why}; its part is computed again")
+
+    if not verbosity.verbose:
+        worker.print_to_stdstream = print_short
+
+
 def silence(logger: logging.Logger) -> None:
     """Print none of Ray's messages, which are for its developers; with --verbose, its warnings."""
     logger.setLevel(logging.WARNING if verbosity.verbose else logging.CRITICAL + 1)
@@ -102,13 +122,19 @@ def _check_answers(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--ray {address}: give local, auto, or HOST:PORT of a cluster's head node", exit_status=2)
+    fault = "no cluster answers"
+    remedy = "check the address, or start one with `ray start --head`"
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
     except OSError as error:
         reason = error.strerror or one_line(error)
-        raise InputError(
-            f"--ray {address}: no cluster answers ({reason}); check the address, or start one with `ray start --head`"
-        ) from error
+        raise InputError(f"--ray {address}: {fault} ({reason}); {remedy}") from error
+    # In a process of its own, because `ray.init` waits without a limit for a server that accepts and never answers.
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        subprocess.run(command, timeout=CONNECT_SECONDS, capture_output=True, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"--ray {address}: {fault} in {CONNECT_SECONDS:.0f} s; {remedy}") from error
 
 
 def _init(ray: Any, options: ClusterOptions) -> None:
