@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from inception_v3.cluster.run import MAX_PART_IMAGES, Note, pack, part_size, run_parts
+from inception_v3.cluster.run import MAX_PART_IMAGES, PARTS_PER_ACTOR, Note, pack, part_size, run_parts
 from inception_v3.cluster.session import Cluster
 from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
@@ -133,9 +133,11 @@ def split(
 
     The first part is small, so that the first results come soon. A part is compressed to a few bytes an image.
     """
-    images = list(images)
-    size = part_size(len(images), actors, batch_size, most)
-    remaining = iter(images)
+    found = iter(images)
+    start = list(islice(found, actors * PARTS_PER_ACTOR * most))  # of more images, all parts have the largest size
+    size = part_size(len(start), actors, batch_size, most)
+    remaining = chain(start, found)
+    del start
     parts: list[bytes] = []
     while chunk := list(islice(remaining, size if parts else first_batch + batch_size)):
         parts.append(pack(ImagePart(chunk, batch_size if parts else first_batch)))
