@@ -234,17 +234,16 @@ def test_a_signal_ends_the_job_and_leaves_results_that_are_continued(
 @pytest.mark.slow
 def test_a_killed_actor_is_replaced_and_no_row_is_lost(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    log = (tmp_path / "log").open("w+")
-    process = subprocess.Popen(
-        command("predict", model, images, "--out", out, "--ray", "local", "--batch-size", 2), stderr=log
-    )
-    wait_for_rows(out, 3)
-    actors = [pid for pid in descendants(process.pid) if "ray::MapWorker" in command_line(pid)]
-    os.kill(actors[0], signal.SIGKILL)
-    assert process.wait(120) == 3
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(
+            command("predict", model, images, "--out", out, "--ray", "local", "--batch-size", 2), stderr=log
+        )
+        wait_for_rows(out, 3)
+        actors = [pid for pid in descendants(process.pid) if "ray::MapWorker" in command_line(pid)]
+        os.kill(actors[0], signal.SIGKILL)
+        assert process.wait(120) == 3
     assert names(out) == [image.name for image in locate([str(images)])]
-    log.seek(0)
-    assert len([line for line in log if "Ray" in line]) <= 3
+    assert len([line for line in (tmp_path / "log").read_text().splitlines() if "Ray" in line]) <= 3
 
 
 @needs_ray
