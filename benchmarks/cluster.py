@@ -37,6 +37,7 @@ class Run:
 
 def measure(model: Path, images: Path, out: Path, *options: str) -> Run:
     command = [sys.executable, "-m", "inception_v3", "predict", str(model), str(images), "--out", str(out)]
+    out.unlink(missing_ok=True)  # the rows of an earlier run would count
     started = time.monotonic()
     process = subprocess.Popen([*command, "--overwrite", "--quiet", *options])
     first, first_rows, memory = 0.0, 0, 0.0
