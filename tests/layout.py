@@ -35,6 +35,7 @@ class Folder:
 FOLDERS = {
     "cli": Folder("one file per command", 0, 1),
     "serve": Folder("networks over HTTP", 1, 1.4),
+    "cluster": Folder("Ray: the same jobs on many machines", 1, 2),
     "finetuning": Folder("new classes for a trained network", 1, 0),
     "training": Folder("recipe, loop, run folder", 2, 0),
     "fidelity": Folder("FID and the other scores", 2, 1),

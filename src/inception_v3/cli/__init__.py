@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from inception_v3 import __version__
 from inception_v3.cli.common import (
+    CLUSTER_OPTIONS,
     HEADINGS,
     MODEL_FACTS,
     Bound,
@@ -29,6 +30,7 @@ from inception_v3.cli.common import (
     Quiet,
     Verbose,
     check_numbers,
+    cluster_options,
     detail,
     print_message,
     set_verbosity,
@@ -79,10 +81,12 @@ app = typer.Typer(cls=LazyCommands, pretty_exceptions_enable=False, context_sett
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     """Add the shared options to a command's function, and let it return its call: it runs after typer has returned.
 
-    A command with the parameter `facts` gets the options about a model, as a dictionary of those that are given.
+    A command with the parameter `facts` gets the options about a model, as a dictionary of those that are given. One
+    with the parameter `cluster` gets those of --ray as ClusterOptions.
     """
     parameters = signature(command).parameters
     about_model = {name: (annotation, None) for name, annotation in MODEL_FACTS.items() if "facts" in parameters}
+    about_cluster = CLUSTER_OPTIONS if "cluster" in parameters else {}
 
     @wraps(command)
     def parsed(quiet: bool, verbose: bool, log_every: float = 0, **options: Any) -> Callable[[], None]:
@@ -90,16 +94,23 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
         # Of several processes, only the first prints lines of progress.
         set_verbosity(quiet, verbose, log_every if is_first_process() else 0)
         facts = {name: options.pop(name) for name in about_model}
+        if about_cluster:
+            options["cluster"] = cluster_options(**{name: options.pop(name) for name in about_cluster})
         if about_model:
             options["facts"] = {name: value for name, value in facts.items() if value is not None}
         return partial(command, **options)
 
-    shared = about_model | COMMON_OPTIONS | ({} if command.__name__ in WITHOUT_PROGRESS else LONG_OPTIONS)
+    shared = about_model | about_cluster | COMMON_OPTIONS
+    shared |= {} if command.__name__ in WITHOUT_PROGRESS else LONG_OPTIONS
     common = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in shared.items()
     ]
-    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for name, parameter in parameters.items() if name != "facts"]
+    own = [
+        parameter.replace(kind=Parameter.KEYWORD_ONLY)
+        for name, parameter in parameters.items()
+        if name not in ("facts", "cluster")
+    ]
     parsed.__annotations__ = command.__annotations__ | {each.name: each.annotation for each in common}
     parsed.__signature__ = Signature(sorted([*own, *common], key=_heading_index))  # type: ignore[attr-defined]
     return parsed

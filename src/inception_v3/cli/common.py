@@ -9,8 +9,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inception_v3.cluster.options import ClusterOptions, parse_actors
 from inception_v3.errors import InputError, NotFiniteError
 from inception_v3.support.arguments import MAX_BATCH_SIZE, MAX_SEED
 from inception_v3.support.text import choose, percent, printable, to_json, to_utf8
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from inception_v3.cluster.session import Cluster
     from inception_v3.data import LabelsFrom
     from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.explain.pictures import Pixels
@@ -197,6 +199,91 @@ MODEL_FACTS: dict[str, Any] = {
 def fact_option(name: str) -> str:
     """The option for one of MODEL_FACTS."""
     return f"--{name.removesuffix('_activation').replace('_', '-')}"
+
+
+# How a command runs on Ray, as options of every command that can, with the defaults.
+CLUSTER_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "ray": (
+        Annotated[
+            str | None,
+            running_option(
+                "--ray",
+                metavar="local|ADDRESS",
+                help="Compute on Ray: local for several processes here, or HOST:PORT or auto for a cluster.",
+            ),
+        ],
+        None,
+    ),
+    "actors": (
+        Annotated[
+            Any,
+            running_option(
+                metavar="N|MIN:MAX",
+                parser=parse_actors,
+                help="Processes that hold an engine, with --ray.",
+                show_default="as many as fit",
+            ),
+        ],
+        None,
+    ),
+    "actor_cpus": (
+        Annotated[int | None, running_option(min=1, metavar="N", help="CPUs of each actor.", show_default="1")],
+        None,
+    ),
+    "actor_gpus": (
+        Annotated[
+            float | None,
+            running_option(min=0, metavar="N", help="GPUs of each actor, also a fraction.", show_default="0"),
+        ],
+        None,
+    ),
+    "stall_timeout": (
+        Annotated[
+            float | None,
+            running_option(
+                min=1, metavar="SECONDS", help="With --ray, fail if nothing finishes for so long.", show_default="600"
+            ),
+        ],
+        None,
+    ),
+    "dashboard": (
+        Annotated[bool, running_option("--dashboard", help="Start Ray's dashboard with --ray local.")],
+        False,
+    ),
+}
+
+
+def cluster_options(
+    ray: str | None,
+    actors: tuple[int, int] | None,
+    actor_cpus: int | None,
+    actor_gpus: float | None,
+    stall_timeout: float | None,
+    dashboard: bool,
+) -> ClusterOptions | None:
+    """The values of CLUSTER_OPTIONS; None without --ray. Raises InputError: another one is given without --ray."""
+    given = {"actors": actors, "actor-cpus": actor_cpus, "actor-gpus": actor_gpus, "stall-timeout": stall_timeout}
+    if ray is None:
+        if names := [f"--{name}" for name, value in (given | {"dashboard": dashboard or None}).items() if value]:
+            raise InputError(f"{names[0]}: only for a run on Ray; give --ray too", exit_status=2)
+        return None
+    if not ray:
+        raise InputError("--ray: the value is empty; give local, auto, or HOST:PORT", exit_status=2)
+    return ClusterOptions(ray, actors, actor_cpus or 1, actor_gpus or 0, stall_timeout or 600, dashboard)
+
+
+@contextmanager
+def joined(options: ClusterOptions | None) -> "Iterator[Cluster | None]":
+    """Join the cluster of --ray inside this block; None without --ray. Raises InputError as `join_cluster` does."""
+    if options is None:
+        yield None
+        return
+    from inception_v3.cluster.session import join_cluster
+
+    with join_cluster(options, note) as cluster:
+        low, high = cluster.actors
+        detail(f"Ray {cluster.ray.__version__} on {options.address}: {low} to {high} actors of {options.cpus} CPUs")
+        yield cluster
 
 
 ModelFacts = dict[str, Any]  # the facts that are given, by their names in MODEL_FACTS

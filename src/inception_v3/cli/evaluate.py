@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -27,6 +27,7 @@ from inception_v3.cli.common import (
     detail,
     engine_option,
     fact_option,
+    joined,
     label_facts,
     labels_from,
     messages,
@@ -40,6 +41,7 @@ from inception_v3.cli.common import (
     warn,
     warn_unreadable,
 )
+from inception_v3.cluster.options import ClusterOptions
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import CHOICES
@@ -50,8 +52,12 @@ from inception_v3.support.text import percent, printable
 if TYPE_CHECKING:
     import torch
 
+    from inception_v3.cluster.session import Cluster
     from inception_v3.data import LabelledImages
+    from inception_v3.evaluation.evaluate import Metrics
     from inception_v3.evaluation.precisions import Evaluated, PrecisionResult
+    from inception_v3.inference.choose import OpenedModel
+    from inception_v3.support.progress import Step
     from inception_v3.weights.model import InceptionV3
 
 
@@ -105,6 +111,7 @@ def evaluate(
     workers: Workers = None,
     labels: LabelsTable = None,
     labels_from_name: LabelsFromName = None,
+    cluster: ClusterOptions | None = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on held-out images: top-1, top-5, recall and precision of every class, and calibration.
@@ -115,6 +122,8 @@ def evaluate(
     described = label_facts(label_source).get("labels")
     options = EvaluateOptions([model, *(others or ())], weights, data, crops, described)
     report = check_report_files(report, table, as_json, [*options.models, data])
+    if cluster is not None:
+        _check_on_cluster(weights, precision)
     import torch
 
     from inception_v3.data import load_held_out
@@ -131,7 +140,8 @@ def evaluate(
     if by_torch and (device is not None or torch_device.type != "cpu"):
         device = str(torch_device)
     results: list[PrecisionResult] = []
-    with process_group(torch_device, remedy="start all processes again") as processes:
+    group = process_group(torch_device, remedy="start all processes again")
+    with group as processes, joined(cluster) as joined_cluster:
         files, class_names = _peek(options, weights_file, facts.get("class_names"))
         images = load_held_out(data, class_names, *map(training_images, files), labels_from=label_source)
         models = _load(options, weights_file, facts, torch_device)
@@ -151,16 +161,22 @@ def evaluate(
                         raise
                     warn(f"{name} is left out: {error}")
                     continue
-                result = evaluate_precision(
-                    opened,
-                    images,
-                    results[0].metrics if results else None,
-                    crops=crops,
-                    batch_size=batch_size,
-                    threads=workers or None,
-                    group=processes,
-                    on_batch=step,
-                )
+                before = results[0].metrics if results else None
+                if joined_cluster is not None:
+                    job = {"data": data, "crops": crops, "batch_size": batch_size, "device": device}
+                    job |= {"weights_file": weights_file, "labels_from": label_source, "facts": facts}
+                    result = _evaluate_on(joined_cluster, models, opened, images, before, job, step)
+                else:
+                    result = evaluate_precision(
+                        opened,
+                        images,
+                        before,
+                        crops=crops,
+                        batch_size=batch_size,
+                        threads=workers or None,
+                        group=processes,
+                        on_batch=step,
+                    )
             detail(f"{result.precision}: {opened[0].engine}, {result.reason}")
             results.append(result)
     if processes.rank == 0:  # only the first process reports
@@ -171,6 +187,34 @@ def evaluate(
             seconds = (count - len(images.bad)) / result.speed
             note(summary(count, unreadable, seconds, f"{result.engine} {result.precision}"))
         _report(options, models, images, results, report, table, as_json)
+
+
+def _check_on_cluster(weights: str, precision: Names | None) -> None:
+    """Raises InputError for options whose networks are only in the memory of one process."""
+    if weights == "raw":
+        raise InputError("--weights raw: not with --ray; leave one of them out", exit_status=2)
+    if {"all", "int8"} & {*(precision or ())}:
+        remedy = "export the network in int8, and evaluate the exported file"
+        raise InputError(f"--precision int8: not with --ray, because it is calibrated here; {remedy}", exit_status=2)
+
+
+def _evaluate_on(
+    cluster: "Cluster",
+    models: "list[Evaluated]",
+    opened: "list[OpenedModel]",
+    images: "LabelledImages",
+    first: "Metrics | None",
+    job: dict[str, Any],
+    step: "Step",
+) -> "PrecisionResult":
+    """Evaluate opened models on a cluster; `job` has the other fields of EvaluateJob."""
+    from inception_v3.cluster.evaluation import EvaluateJob, ModelFile, evaluate_on
+    from inception_v3.evaluation.precisions import measured
+
+    job["batch_size"] = job["batch_size"] or opened[0].engine.batch_size
+    files = [ModelFile.of(*pair) for pair in zip(models, opened, strict=True)]
+    work = EvaluateJob(files, class_names=images.class_names, count=len(images), **job)
+    return measured(opened, lambda: evaluate_on(cluster, work, images, step, note), first)
 
 
 def _peek(

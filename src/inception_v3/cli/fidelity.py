@@ -25,6 +25,7 @@ from inception_v3.cli.common import (
     choice,
     data_option,
     detail,
+    joined,
     messages,
     model_option,
     note,
@@ -37,6 +38,7 @@ from inception_v3.cli.common import (
     warn,
     warn_unreadable,
 )
+from inception_v3.cluster.options import ClusterOptions
 from inception_v3.errors import InputError
 from inception_v3.fidelity.conventions import MODES, PROGRAMS, find_convention
 from inception_v3.fidelity.options import DEFAULT_WEIGHTS, FidelityOptions, NetworkPrecision
@@ -44,6 +46,7 @@ from inception_v3.support.arguments import MAX_NUMPY_SEED
 from inception_v3.support.text import printable
 
 if TYPE_CHECKING:
+    from inception_v3.cluster.session import Cluster
     from inception_v3.fidelity.result import FidelityResult
     from inception_v3.fidelity.score_names import ScoreName
     from inception_v3.fidelity.snapshots import Snapshot, SnapshotScores
@@ -120,6 +123,7 @@ def fidelity(
     ] = None,
     report: ReportFile = None,
     table: CsvFile = None,
+    cluster: ClusterOptions | None = None,
     as_json: Json = False,
 ) -> None:
     """Score generated images: FID, KID, IS, precision, recall, density, coverage, sFID, in one pass."""
@@ -161,11 +165,16 @@ def fidelity(
     )
     check_score_names(options.scores, has_reference=reference is not None or save_statistics is not None)
     detail(f"as {convention.name}, on {picked}, {options.callers()} network threads; cache {options.cache_folder()}")
-    outputs = _Outputs(save_statistics, report, table, as_json)
-    if each:
-        _score_snapshots(find_snapshots(generated), reference, options, outputs)
-        return
-    (result,) = _score_with_progress([generated], reference, options)
+    if cluster is not None:
+        from inception_v3.cluster.feature_sets import check_on_cluster
+
+        check_on_cluster(options)
+    with joined(cluster) as joined_cluster:
+        outputs = _Outputs(save_statistics, report, table, as_json, joined_cluster)
+        if each:
+            _score_snapshots(find_snapshots(generated), reference, options, outputs)
+            return
+        (result,) = _score_with_progress([generated], reference, options, joined_cluster)
     if isinstance(result, InputError):
         raise result
     if not save_statistics and not result.keys:
@@ -175,12 +184,13 @@ def fidelity(
 
 @dataclass(frozen=True)
 class _Outputs:
-    """The files and the form of the output."""
+    """The files and the form of the output, and the cluster that computes it."""
 
     save_statistics: Path | None
     report: Path | None
     table: Path | None
     as_json: bool
+    cluster: "Cluster | None" = None
 
 
 def _no_scores(result: "FidelityResult", options: FidelityOptions) -> InputError:
@@ -217,7 +227,7 @@ def _score_snapshots(
     from inception_v3.reports.tables import STDOUT
 
     rows, failures, last = [], [], None
-    results = _score_with_progress([snapshot.path for snapshot in snapshots], reference, options)
+    results = _score_with_progress([snapshot.path for snapshot in snapshots], reference, options, outputs.cluster)
     for snapshot, result in zip(snapshots, results, strict=True):
         if isinstance(result, InputError) or not result.keys:
             failures.append(str(result if isinstance(result, InputError) else _no_scores(result, options)))
@@ -250,13 +260,18 @@ def _score_snapshots(
 
 
 def _score_with_progress(
-    generated: list[str], reference: str | None, options: FidelityOptions
+    generated: list[str], reference: str | None, options: FidelityOptions, cluster: "Cluster | None"
 ) -> "Iterator[FidelityResult | InputError]":
     """Yield what `score_each` yields, and print a summary at the end."""
     from inception_v3.fidelity.run import score_each
     from inception_v3.fidelity.scores import SCORE_STEPS
     from inception_v3.support.progress import Step, show_progress, summary
 
+    compute = None
+    if cluster is not None:
+        from inception_v3.cluster.feature_sets import compute_on
+
+        compute = compute_on(cluster, options, note)
     steps: list[Step] = []
     counts: dict[tuple[str, str], tuple[int, int, int]] = {}  # of a set: its images, the unreadable, those in the store
     engine = ""
@@ -266,7 +281,7 @@ def _score_with_progress(
             steps.append(start_shown(name, total, "" if total is None or name in SCORE_STEPS else "images"))
             return steps[-1]
 
-        for result in score_each(generated, reference, options, start_step):
+        for result in score_each(generated, reference, options, start_step, compute):
             if not isinstance(result, InputError):
                 engine = f"{result.network.engine_name} {result.network.dtype}"
                 for role, side in result.sets.items():

@@ -28,6 +28,7 @@ from inception_v3.cli.common import (
     data_option,
     detail,
     engine_option,
+    joined,
     model_option,
     note,
     output_option,
@@ -37,16 +38,22 @@ from inception_v3.cli.common import (
     terminal,
     warn,
 )
+from inception_v3.cluster.options import ClusterOptions
 from inception_v3.errors import InputError
 from inception_v3.images.partition import Shard
 from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
 from inception_v3.support.progress import Step, show_line, summary
 
 if TYPE_CHECKING:
+    from inception_v3.cluster.session import Cluster
     from inception_v3.images.find import ImageSource
+    from inception_v3.images.located import LocatedImage
     from inception_v3.inference.choose import OpenedModel
     from inception_v3.inference.pipeline import Decode
     from inception_v3.inference.predict import Prediction
+
+    AnyImage = ImageSource | LocatedImage
+    Predict = Callable[[Iterable[Any]], Iterator[Prediction]]
 
 Images = Annotated[
     list[str],
@@ -116,6 +123,7 @@ def predict(
     device: Device = None,
     weights_file: WeightsFile = None,
     facts: ModelFacts = NO_FACTS,
+    cluster: ClusterOptions | None = None,
     as_json: Json = False,
 ) -> None:
     """Print the top classes of images; with --json one JSON line per image, with --out to a file.
@@ -123,62 +131,79 @@ def predict(
     Exit status: 0, success; 1, failed; 2, wrong arguments;
     3, finished, but some images could not be read (0 with --allow-unreadable).
     """
-    from inception_v3.images.addresses import count_images, expand
+    from inception_v3.images.addresses import count_images
 
     check_only_one(resume=resume, overwrite=overwrite)
+    check_only_one(shard=shard is not None, ray=cluster is not None)
     _check_out(out, resume, overwrite, shard, filter(None, (model, weights_file, *images)))
-    sources = expand(images)  # reports wrong addresses before the model is loaded
-    from inception_v3.inference.choose import check_classifier, open_engine
-    from inception_v3.inference.pipeline import check_decode
-    from inception_v3.inference.predict import predict
+    sources = find_images(images, cluster)  # reports wrong addresses before the model is loaded
+    with joined(cluster) as joined_cluster:
+        from inception_v3.inference.choose import check_classifier, open_engine
+        from inception_v3.inference.pipeline import check_decode
 
-    opened = open_engine(
-        model,
-        engine,
-        precision,
-        device,
-        min_agreement=min_agreement,
-        weights_file=weights_file,
-        **facts,
-        batch_size=batch_size,
-        callers=1 if are_few(images) else None,
-    )
-    check_classifier(model, opened.description.settings, opened.description.outputs)
-    note(f"{opened.engine}: {opened.reason}")
-    detail(f"loaded {opened.file}; batches of {batch_size or opened.engine.batch_size}")
-    preprocessing, class_names = opened.description.preprocessing, opened.description.names()
-    check_decode(cast("Decode", decode), preprocessing)
-    top = min(top, len(class_names))
-    predict_sources = partial(
-        predict,
-        opened.engine,
-        preprocessing,
-        class_names,
-        activation=opened.description.settings.output_activation,
-        top=top,
-        batch_size=batch_size or opened.engine.batch_size,
-        decode=cast("Decode", decode),
-    )
-    images_of_shard = None
-    if shard is not None:
-        from inception_v3.images.shards import expand_shard
+        options = {"min_agreement": min_agreement, "weights_file": weights_file, **facts, "batch_size": batch_size}
+        callers = 1 if are_few(images) or cluster else None
+        opened = open_engine(model, engine, precision, device, **options, callers=callers)
+        check_classifier(model, opened.description.settings, opened.description.outputs)
+        note(f"{opened.engine}: {opened.reason}")
+        detail(f"loaded {opened.file}; batches of {batch_size or opened.engine.batch_size}")
+        check_decode(cast("Decode", decode), opened.description.preprocessing)
+        top = min(top, len(opened.description.names()))
+        settings = {"top": top, "batch_size": batch_size or opened.engine.batch_size, "decode": decode}
+        if joined_cluster is None:
+            predict_sources = _predictor(opened, settings)
+        else:
+            predict_sources = _predictor_on(joined_cluster, model, opened, options | {"device": device}, settings)
+        images_of_shard = None
+        if shard is not None:
+            from inception_v3.images.shards import expand_shard
 
-        images_of_shard = expand_shard(images, shard)
-        sources = images_of_shard.sources
-        note(f"shard {shard}: {images_of_shard.size:,} of {images_of_shard.count:,} images")
-    count_sources = partial(count_images, images) if images_of_shard is None else lambda: images_of_shard.size
-    handle_each = partial(handle_images, count_sources, f"{opened.engine.name} {opened.engine.precision}")
-    if out is None:
-        count, failed = _print(predict_sources(sources), as_json, handle_each)
-    else:
-        from inception_v3.inference.results import describe_shard
+            images_of_shard = expand_shard(images, shard)
+            sources = images_of_shard.sources
+            note(f"shard {shard}: {images_of_shard.size:,} of {images_of_shard.count:,} images")
+        count_sources = partial(count_images, images) if images_of_shard is None else lambda: images_of_shard.size
+        handle_each = partial(handle_images, count_sources, f"{opened.engine.name} {opened.engine.precision}")
+        if out is None:
+            count, failed = _print(predict_sources(sources), as_json, handle_each)
+        else:
+            from inception_v3.inference.results import describe_shard
 
-        about = describe_run(model, opened, decode) | {"top": top}
-        if shard is not None and images_of_shard is not None:
-            about |= describe_shard(out, shard, images_of_shard)
-        count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json, shard, handle_each)
+            about = describe_run(model, opened, decode) | {"top": top}
+            if shard is not None and images_of_shard is not None:
+                about |= describe_shard(out, shard, images_of_shard)
+            count, failed = _write(out, resume, overwrite, about, sources, predict_sources, as_json, shard, handle_each)
     if failed:
         report_unreadable(failed, count, allow_unreadable, out)
+
+
+def find_images(images: list[str], cluster: ClusterOptions | None) -> "Iterator[AnyImage]":
+    """The images of the arguments; with --ray where they are, because other processes read them."""
+    if cluster is None:
+        from inception_v3.images.addresses import expand
+
+        return expand(images)
+    from inception_v3.images.located import locate
+
+    return locate(images)
+
+
+def _predictor(opened: "OpenedModel", settings: dict[str, Any]) -> "Predict":
+    """The function that predicts images in this process."""
+    from inception_v3.inference.predict import predict
+
+    description = opened.description
+    activation = description.settings.output_activation
+    network = opened.engine, description.preprocessing, description.names()
+    return partial(predict, *network, activation=activation, **settings)
+
+
+def _predictor_on(
+    cluster: "Cluster", model: str, opened: "OpenedModel", options: dict[str, Any], settings: dict[str, Any]
+) -> "Predict":
+    """The function that predicts images on a cluster."""
+    from inception_v3.cluster.predictions import ModelReference, PredictJob, predict_on
+
+    return partial(predict_on, cluster, PredictJob(ModelReference.of(model, opened, **options), **settings), note=note)
 
 
 def _check_out(
@@ -255,8 +280,8 @@ def _write(
     resume: bool,
     overwrite: bool,
     about: dict[str, Any],
-    sources: "Iterable[ImageSource]",
-    predict_sources: "Callable[[Iterable[ImageSource]], Iterator[Prediction]]",
+    sources: "Iterable[AnyImage]",
+    predict_sources: "Predict",
     as_json: bool,
     shard: Shard | None,
     handle_each: Callable[..., tuple[int, int]],

@@ -26,9 +26,9 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import OpenedModel, open_model
 from inception_v3.inference.engines.base import LOGITS, Precision
 from inception_v3.inference.pipeline import engine_batches, explain_engine_failure, image_preparer
-from inception_v3.inference.schedule import Result, run_batches
+from inception_v3.inference.schedule import FIRST_BATCH, Result, run_batches
 from inception_v3.network.probabilities import class_logits
-from inception_v3.support.arguments import BatchSize, Threads, check_options, checked
+from inception_v3.support.arguments import BatchSize, Count, Threads, check_options, checked
 from inception_v3.support.distributed import ProcessGroup
 from inception_v3.support.progress import report
 from inception_v3.weights.model import InceptionV3
@@ -62,6 +62,7 @@ def evaluate_engines(
     threads: Threads | None = None,
     group: ProcessGroup | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
+    first_batch: Count = FIRST_BATCH,
 ) -> Metrics:
     """Evaluate opened models on labelled images; the softmax of several models is averaged.
 
@@ -75,6 +76,7 @@ def evaluate_engines(
         threads: number of threads that decode images; by default one for each core.
         group: the processes that share the work. All of them return the metrics of all images.
         on_batch: called after each batch with the number of images that all processes finished since the last call.
+        first_batch: images in the first batch.
 
     Raises TypeError and ValueError: an argument of the wrong type or value, such as no models.
     Raises InputError: a model has another number of classes than the data, or an engine fails.
@@ -93,7 +95,7 @@ def evaluate_engines(
     engines: dict[Preprocessing, list[OpenedModel]] = {}
     for model in models:
         engines.setdefault(model.description.preprocessing, []).append(model)
-    results = zip(*(_logits(part, *same, crops, size, threads) for same in engines.items()), strict=True)
+    results = zip(*(_logits(part, *same, crops, size, threads, first_batch) for same in engines.items()), strict=True)
     metrics = [Metrics(images.class_names, np.empty(0, PREDICTION_DTYPE))]
     common_batches = iter(range(len(images) // group.world_size // images_per_batch))  # batches that every process has
     while batch := list(islice(results, images_per_batch)):
@@ -112,6 +114,7 @@ def _logits(
     crops: int,
     batch_size: int,
     threads: int | None,
+    first_batch: int,
 ) -> Iterator[Result[UnopenedImage, None]]:
     """The logits of each image, (crops, classes), from each of the models. `batch_size` is that of an engine."""
 
@@ -131,7 +134,7 @@ def _logits(
     prepare = image_preparer(preprocessing, pixels=views)
     shape = (crops, *preprocessing.image_size, 3)
     fewest_callers = min((model.engine for model in models), key=lambda engine: engine.callers)
-    options = engine_batches(fewest_callers, max(1, batch_size // crops), threads)
+    options = engine_batches(fewest_callers, max(1, batch_size // crops), threads, first_batch)
     return run_batches(images.unopened(), prepare, compute, shape, options=options)
 
 

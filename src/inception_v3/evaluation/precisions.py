@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,15 @@ def evaluate_precision(
 
     `options` are those of `evaluate_engines`, and so are the exceptions.
     """
+    return measured(models, lambda: evaluate_engines(models, images, **options), first)
+
+
+def measured(
+    models: Sequence[OpenedModel], compute: Callable[[], Metrics], first: Metrics | None = None
+) -> PrecisionResult:
+    """The metrics that `compute` returns, its speed, and the comparison with the `first` precision."""
     started = time.perf_counter()
-    metrics = evaluate_engines(models, images, **options)
+    metrics = compute()
     speed = (metrics.count + len(metrics.bad)) / (time.perf_counter() - started)
     engine = models[0].engine
     return PrecisionResult(

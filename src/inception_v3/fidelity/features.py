@@ -3,11 +3,12 @@
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class FeatureSet:
 
 
 @dataclass(frozen=True)
-class _ImageInfo:
+class ImageInfo:
     """What is known of an image before the network runs.
 
     `row` holds its features if the store has them. `file` is the state of its file, if the store does not know it yet.
@@ -87,7 +88,9 @@ class _ImageInfo:
     row: FeatureRow | None = None
 
 
-_Result = Result[ImageSource, _ImageInfo]
+FeatureResult = Result[Any, ImageInfo]  # of one image: its features are `outputs["row"]`, or `info.row`
+# Computes the results of a whole set elsewhere, in order: (name of the set, its files, network, batch size).
+ComputeSet = Callable[[ImageSet, FeatureNetwork, int], Iterator[FeatureResult]]
 
 
 def extract_features(
@@ -99,33 +102,49 @@ def extract_features(
     store: FeatureStore | None = None,
     limit: int | None = None,
     progress: Advance = ignore,
+    compute: ComputeSet | None = None,
 ) -> FeatureSet:
     """Extract the features of all images of a set, or of the first `limit`, except those that the store holds.
 
-    Uses `batch_size`, `workers` and `strict` of `options`. Raises InputError: an unreadable image if `strict` is set, a
-    damaged archive, no readable image, a full disk.
+    With `compute`, it computes all of them. Uses `batch_size`, `workers` and `strict` of `options`.
+    Raises InputError: an unreadable image if `strict` is set, a damaged archive, no readable image, a full disk.
     """
     options = options or FidelityOptions()
-    space = feature_space(network, convention)
-    images = islice(image_set.images(), limit)
     batch_size = options.batch_size or (8 if network.device.type == "cpu" else 128)
-    results = run_batches(
+    if compute is not None:
+        results = compute(image_set, network, batch_size)
+    else:
+        images = islice(image_set.images(), limit)
+        results = feature_results(images, network, convention, batch_size, options.workers, store)
+    stored = _store_rows(results, batch_size, store, feature_space(network, convention), progress)
+    return _collect(stored, image_set.name, network, options.strict)
+
+
+def feature_results(
+    images: Iterable[ImageSource],
+    network: FeatureNetwork,
+    convention: Convention,
+    batch_size: int,
+    threads: int | None,
+    store: FeatureStore | None = None,
+) -> Iterator[FeatureResult]:
+    """Yield the features and facts of each image, in order; features that the store holds are not computed."""
+    return run_batches(
         images,
-        partial(_prepare, convention=convention, store=store, space=space),
+        partial(_prepare, convention=convention, store=store, space=feature_space(network, convention)),
         partial(_compute, network),
         (3, SIZE, SIZE),
         np.float32,
         BatchOptions(
             batch_size,
             first=batch_size,
-            threads=options.workers,
+            threads=threads,
             callers=network.callers,
             # Threads that only decode have one core each.
             torch_cores=max(1, core_count() // network.callers) if network.callers > 1 else 1,
         ),
         needs_computation=lambda info: info.row is None,
     )
-    return _collect(_store_rows(results, batch_size, store, space, progress), image_set.name, network, options.strict)
 
 
 def _compute(
@@ -153,8 +172,12 @@ def feature_space(network: FeatureNetwork, convention: Convention) -> FeatureSpa
 
 
 def _store_rows(
-    results: Iterator[_Result], batch_size: int, store: FeatureStore | None, space: FeatureSpace, progress: Advance
-) -> Iterator[_Result]:
+    results: Iterator[FeatureResult],
+    batch_size: int,
+    store: FeatureStore | None,
+    space: FeatureSpace,
+    progress: Advance,
+) -> Iterator[FeatureResult]:
     """Yield the results, and store new rows after each batch."""
     while batch := list(islice(results, batch_size)):
         yield from batch
@@ -165,7 +188,7 @@ def _store_rows(
         report(progress, len(batch), sum(each.info is None for each in batch))
 
 
-def _collect(results: Iterator[_Result], name: str, network: FeatureNetwork, strict: bool) -> FeatureSet:
+def _collect(results: Iterator[FeatureResult], name: str, network: FeatureNetwork, strict: bool) -> FeatureSet:
     """Collect rows and facts. Raises InputError: an unreadable image if `strict` is set, or no readable image."""
     writer = FeatureRowWriter(network.width + network.spatial_width)
     indices, pixel_keys = array("q"), bytearray()
@@ -222,18 +245,18 @@ def _prepare(
     convention: Convention,
     store: FeatureStore | None = None,
     space: FeatureSpace | None = None,
-) -> _ImageInfo:
+) -> ImageInfo:
     """Take the features of an image from the store, or write the network's input, (3, 299, 299)."""
     file = _file_state(image) if store else None
     if store and space and file and (key := store.content_key(file)) and (stored := store.get(space, [key])):
-        return _ImageInfo(key, _unpack(stored[key][1]), row=stored[key][0])
+        return ImageInfo(key, _unpack(stored[key][1]), row=stored[key][0])
     content = image.read()
     key = content_key(content)
     if store and space and (stored := store.get(space, [key])):
-        return _ImageInfo(key, _unpack(stored[key][1]), file, stored[key][0])
+        return ImageInfo(key, _unpack(stored[key][1]), file, stored[key][0])
     pixels, facts = decode_image(content, image.name)
     network_input[...] = convention.resize(torch.from_numpy(pixels)[None])[0]
-    return _ImageInfo(key, facts, file)
+    return ImageInfo(key, facts, file)
 
 
 def _file_state(image: ImageSource) -> FileState | None:

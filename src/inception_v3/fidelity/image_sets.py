@@ -5,7 +5,6 @@ A set is read as a stream, one image at a time and always in the same order.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,13 +20,21 @@ class ImageSet:
     """A set of images that can be read any number of times.
 
     `count` is None if it is only known after reading the whole set, and 0 if there are statistics and no images.
+    `files` yields the files and archives that hold the images.
     `statistics` is the path of the .npz file that holds a mean and a covariance, with or without images.
     """
 
     name: str
-    images: Callable[[], Iterator[ImageSource]]
+    files: Callable[[], Iterator[ImageSource]]
     count: int | None = None
     statistics: Path | None = None
+
+    def images(self) -> Iterator[ImageSource]:
+        """The images, in order. Warns at the end of those that were left out. Raises InputError: a damaged archive."""
+        left_out = LeftOut()
+        for file in self.files():
+            yield from images_in(file, left_out)
+        left_out.warn()
 
 
 def open_image_set(argument: str | Path) -> ImageSet:
@@ -42,29 +49,21 @@ def open_image_set(argument: str | Path) -> ImageSet:
         if not files:
             raise InputError(f"{name}: no images in this folder; check the path", exit_status=2)
         count = len(files) if is_image_name(files[0]) else None
-        return ImageSet(name, partial(_read, lambda: (ImageSource(file, Path(file)) for file in files)), count)
+        return ImageSet(name, lambda: (ImageSource(file, Path(file)) for file in files), count)
     sources = list(find_sources(address))
     for source in sources:
         if isinstance(source.content, InputError):
             raise source.content
-    images = partial(_read, lambda: iter(sources))
     only = sources[0]
     container = (
         open_container(only.content, only.name) if isinstance(only.content, Path) and len(sources) == 1 else None
     )
     if container is None:
-        return ImageSet(name, images)
+        return ImageSet(name, lambda: iter(sources))
     statistics = only.content if {"mu", "sigma"} <= container.arrays.keys() else None
     if container.count == 0 and not statistics:
         raise InputError(f"{name}: no images (uint8 arrays) and no statistics (mu and sigma) in it; check the file")
     if len(container.image_arrays) > 1:
         arrays = ", ".join(container.image_arrays)
         raise InputError(f"{name}: holds several arrays of images ({arrays}); save the one to use as arr_0")
-    return ImageSet(name, images, container.count, cast("Path | None", statistics))
-
-
-def _read(sources: Callable[[], Iterator[ImageSource]]) -> Iterator[ImageSource]:
-    left_out = LeftOut()
-    for source in sources():
-        yield from images_in(source, left_out)
-    left_out.warn()
+    return ImageSet(name, lambda: iter(sources), container.count, cast("Path | None", statistics))

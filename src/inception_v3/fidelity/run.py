@@ -9,7 +9,7 @@ from typing import Any
 from inception_v3.errors import InputError
 from inception_v3.fidelity.advice import advice
 from inception_v3.fidelity.conventions import DEFAULT, Convention, same_features
-from inception_v3.fidelity.features import extract_features, read_inputs
+from inception_v3.fidelity.features import ComputeSet, extract_features, read_inputs
 from inception_v3.fidelity.frechet import frechet_distance
 from inception_v3.fidelity.image_sets import open_image_set
 from inception_v3.fidelity.network import FeatureNetwork, load_network
@@ -63,11 +63,13 @@ def score_each(
     reference: str | Path | None,
     options: FidelityOptions,
     progress: StartStep = no_progress,
+    compute: ComputeSet | None = None,
 ) -> Iterator[FidelityResult | InputError]:
     """Score several generated sets, one after another, against one reference, whose features are computed once.
 
     A set that cannot be used yields its InputError, and the next one follows. All other errors of `fidelity`, and that
-    of the first set if none can be used, are raised before the first set is scored.
+    of the first set if none can be used, are raised before the first set is scored. `compute` computes the features
+    of a set, by default this process.
     """
     convention = options.convention()
     check("weights", options.weights, str | Path | InceptionV3)
@@ -96,14 +98,14 @@ def score_each(
     store = FeatureStore(folder) if folder else None
     with closing(store) if store else nullcontext():
         if other is not None:
-            _extract(other, network, convention, options, store, progress)
+            _extract(other, network, convention, options, store, progress, compute)
         for generated_set in opened:
             try:
                 if isinstance(generated_set, InputError):
                     raise generated_set
                 # A copy of the set, so that its features on disk are deleted with the result.
                 result = FidelityResult(replace(generated_set), other, convention, network)
-                yield _score(result, options, store, progress)
+                yield _score(result, options, store, progress, compute)
             except InputError as error:
                 yield error
 
@@ -120,10 +122,14 @@ def _open_or_error(argument: str | Path, convention: Convention, *, has_referenc
 
 
 def _score(
-    result: FidelityResult, options: FidelityOptions, store: FeatureStore | None, progress: StartStep
+    result: FidelityResult,
+    options: FidelityOptions,
+    store: FeatureStore | None,
+    progress: StartStep,
+    compute: ComputeSet | None,
 ) -> FidelityResult:
     """Extract the generated features and compute everything in `result`."""
-    _extract(result.generated, result.network, result.convention, options, store, progress)
+    _extract(result.generated, result.network, result.convention, options, store, progress, compute)
     compute_scores(result, options.scores, progress)
     result.warnings = advice(result)
     if options.dtype != "fp32" and result.reference is not None:
@@ -212,13 +218,16 @@ def _extract(
     options: FidelityOptions,
     store: FeatureStore | None,
     progress: StartStep,
+    compute: ComputeSet | None,
 ) -> None:
     """Extract the features of a set, if it has images."""
     # int8 features also depend on the images that the network was calibrated on, so they are not stored.
     store = store if options.dtype != "int8" else None
     if side.image_set.count != 0:
         advance = progress(side.name, side.image_set.count)
-        side.features = extract_features(side.image_set, network, convention, options, store=store, progress=advance)
+        side.features = extract_features(
+            side.image_set, network, convention, options, store=store, progress=advance, compute=compute
+        )
 
 
 def _measure_precision(result: FidelityResult, store: FeatureStore | None, progress: StartStep) -> None:

@@ -20,8 +20,8 @@ from inception_v3.images.decode import MinimumSize
 from inception_v3.images.find import ImageSource
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.engines.base import Engine
-from inception_v3.inference.schedule import BatchOptions, Compute, Result, run_batches
-from inception_v3.support.arguments import BatchSize, checked
+from inception_v3.inference.schedule import FIRST_BATCH, BatchOptions, Compute, Result, run_batches
+from inception_v3.support.arguments import BatchSize, Count, checked
 from inception_v3.support.text import one_line, printable
 
 Decode = Literal["exact", "scaled"]
@@ -71,6 +71,7 @@ def run_pipeline(
     batch_size: BatchSize = 16,
     decode: Decode = "exact",
     resize: Resizer | None = None,
+    first_batch: Count = FIRST_BATCH,
 ) -> Iterator[ImageOutput]:
     """Yield an ImageOutput for each source, in order. An image that cannot be read does not stop the others.
 
@@ -82,10 +83,11 @@ def run_pipeline(
             SCALED_MARGIN times the size that the preprocessing resizes to. It is faster, and pixels differ by about
             one level of 255 on average.
         resize: the library that resizes; `default_resizer()` by default.
+        first_batch: images in the first batch: one, so that the first output comes soon.
 
     Raises InputError with exit status 2, before any work, for options that `check_decode` refuses.
     """
-    results = _run(engine_compute(engine), engine, preprocessing, sources, batch_size, decode, resize)
+    results = _run(engine_compute(engine), engine, preprocessing, sources, batch_size, decode, resize, first_batch)
     return (_image_output(result) for result in results)
 
 
@@ -99,6 +101,7 @@ def run_end_points(
     batch_size: BatchSize = 16,
     decode: Decode = "exact",
     resize: Resizer | None = None,
+    first_batch: Count = FIRST_BATCH,
 ) -> Iterator[Result[Openable, None]]:
     """Like `run_pipeline`, but yield the values of end points: maps (C, H, W) and vectors (C,), float32.
 
@@ -110,7 +113,7 @@ def run_end_points(
             computed = engine.run(pixels)
         return {name: computed[output] for name, output in outputs.items()}
 
-    return map(_checked, _run(compute, engine, preprocessing, sources, batch_size, decode, resize))
+    return map(_checked, _run(compute, engine, preprocessing, sources, batch_size, decode, resize, first_batch))
 
 
 def _checked(result: Result[Openable, None]) -> Result[Openable, None]:
@@ -141,11 +144,12 @@ def _run(
     batch_size: int,
     decode: Decode,
     resize: Resizer | None,
+    first_batch: int,
 ) -> Iterator[Result[Openable, None]]:
     check_decode(decode, preprocessing)
     prepare = image_preparer(preprocessing, decode, resize)
     shape = (*preprocessing.image_size, 3)
-    return run_batches(sources, prepare, compute, shape, options=engine_batches(engine, batch_size))
+    return run_batches(sources, prepare, compute, shape, options=engine_batches(engine, batch_size, first=first_batch))
 
 
 def _image_output(result: Result[Openable, None]) -> ImageOutput:
@@ -167,10 +171,12 @@ def engine_compute(engine: Engine) -> Callable[[NDArray[Any], list[Any]], dict[s
     return compute
 
 
-def engine_batches(engine: Engine, batch_size: int, threads: int | None = None) -> BatchOptions:
+def engine_batches(
+    engine: Engine, batch_size: int, threads: int | None = None, first: int = FIRST_BATCH
+) -> BatchOptions:
     """Batches for an engine, in the schedule that it was opened for."""
     callers = engine.callers
-    return BatchOptions(batch_size, threads=threads, callers=callers, torch_cores=engine.cores if callers > 1 else None)
+    return BatchOptions(batch_size, first, threads, callers, torch_cores=engine.cores if callers > 1 else None)
 
 
 @contextmanager

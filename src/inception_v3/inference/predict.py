@@ -18,6 +18,7 @@ from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.inference.choose import check_classifier, open_engine
 from inception_v3.inference.engines.base import Engine, Inputs, Outputs
 from inception_v3.inference.pipeline import Decode, Openable, Resizer, not_finite, run_pipeline
+from inception_v3.inference.schedule import FIRST_BATCH
 from inception_v3.network.architecture import OutputActivation
 from inception_v3.network.probabilities import class_logits, probabilities
 from inception_v3.support.arguments import BatchSize, Count, checked
@@ -238,13 +239,15 @@ def predict(
     batch_size: int = 16,
     decode: Decode = "exact",
     resize: Resizer | None = None,
+    first_batch: int = FIRST_BATCH,
 ) -> Iterator[Prediction]:
     """Yield a Prediction for each source, in order. An image that cannot be read does not stop the others.
 
-    `activation` makes probabilities of logits, see `top_classes`. `batch_size`, `decode` and `resize` are those of
-    `pipeline.run_pipeline`, and so are the exceptions.
+    `activation` makes probabilities of logits, see `top_classes`. `batch_size`, `decode`, `resize` and `first_batch`
+    are those of `pipeline.run_pipeline`, and so are the exceptions.
     """
-    for output in run_pipeline(engine, preprocessing, sources, batch_size=batch_size, decode=decode, resize=resize):
+    options: dict[str, Any] = {"batch_size": batch_size, "decode": decode, "resize": resize, "first_batch": first_batch}
+    for output in run_pipeline(engine, preprocessing, sources, **options):
         name = output.source.name
         if output.logits is None:
             yield Prediction(name, [], output.error)

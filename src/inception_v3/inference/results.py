@@ -17,12 +17,11 @@ from hashlib import blake2b
 from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from inception_v3.errors import InputError
-from inception_v3.images.find import ImageSource
 from inception_v3.images.partition import Shard
 from inception_v3.images.shards import ShardImages
 from inception_v3.inference.predict import Prediction
@@ -410,18 +409,28 @@ def _damaged(path: Path, number: int) -> InputError:
     return InputError(f"{path}: line {number} is not a result of `predict`; choose another name")
 
 
+class Named(Protocol):
+    """An image with the name under which its result is stored."""
+
+    @property
+    def name(self) -> str: ...
+
+
+AnyImage = TypeVar("AnyImage", bound=Named)
+
+
 @dataclass
-class RemainingImages:
+class RemainingImages(Generic[AnyImage]):
     """The sources that a resumed run still has to predict, and counts of the results that exist already."""
 
-    sources: Iterator[ImageSource]
+    sources: Iterator[AnyImage]
     done: int = 0
     failed: int = 0
     unmatched: int = 0  # results without a source so far; falls while `sources` is iterated over
     changed: bool = False  # whether the images or their order differ from those of the earlier run
 
 
-def remaining_images(finished: Iterator[tuple[str, bool]], sources: Iterable[ImageSource]) -> RemainingImages:
+def remaining_images(finished: Iterator[tuple[str, bool]], sources: Iterable[AnyImage]) -> RemainingImages[AnyImage]:
     """Find the sources that have no result yet. Each result stands for one source of its name.
 
     Both sequences are walked in step, in constant memory. If they differ, because images were added, removed or
@@ -444,13 +453,13 @@ def remaining_images(finished: Iterator[tuple[str, bool]], sources: Iterable[Ima
     return remaining
 
 
-def _match_by_name(remaining: RemainingImages, names: Iterable[str], taken: list[ImageSource]) -> None:
+def _match_by_name(remaining: RemainingImages[AnyImage], names: Iterable[str], taken: list[AnyImage]) -> None:
     """Match the remaining `names` of results with the sources `taken` and those that remain."""
     known, counts = np.unique(np.fromiter(map(_key, names), np.uint64), return_counts=True)
     counts = counts.astype(np.uint32)
     remaining.changed, remaining.unmatched = True, int(counts.sum())
 
-    def without_result(sources: Iterable[ImageSource]) -> Iterator[ImageSource]:
+    def without_result(sources: Iterable[AnyImage]) -> Iterator[AnyImage]:
         for source in sources:
             key = _key(source.name)
             index = min(int(np.searchsorted(known, np.uint64(key))), len(known) - 1)

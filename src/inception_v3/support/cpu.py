@@ -7,10 +7,19 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+_limit: int | None = None
+
+
+def limit_cores(count: int) -> None:
+    """Let this process use at most that many cores, which a scheduler has given to it."""
+    global _limit
+    _limit = count
+
 
 def core_count() -> int:
     """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _limit or cores)
 
 
 @cache
