@@ -637,7 +637,7 @@ def test_the_options_are_those_of_the_documentation() -> None:
 def test_the_main_help_names_every_command_that_exits_with_status_3() -> None:
     text = " ".join((typer.main.get_command(cli.app).help or "").split())
     *others, last = options.commands_with_status_3()
-    assert len(others) == 6
+    assert len(others) == 7
     assert f"3, {', '.join(others)} or {last} finished, but some images could not be read" in text
 
 
