@@ -158,7 +158,7 @@ def inception_v3(
     """Inception V3: train, evaluate, predict, export and inspect the network.
 
     Exit status: 0, success; 1, failed; 2, wrong arguments;
-    3, ablate, compare, dream, explain, features, patches or predict finished, but some images could not be read.
+    3, ablate, compare, dream, explain, features, look, patches or predict finished, but some images could not be read.
     """
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
