@@ -20,7 +20,7 @@ SECTIONS = {
         "docs/parity",
     ],
     "Train": ["docs/training", "docs/finetuning", "docs/data"],
-    "Use": ["docs/export", "docs/serv*", "docs/performance", "docs/trained-weights"],
+    "Use": ["docs/export", "docs/serv*", "docs/scale", "docs/performance", "docs/trained-weights"],
     "Score": ["docs/evaluation", "docs/fidelity"],
     "Reference": ["docs/commands", "docs/reference", "docs/dependencies", "docs/privacy"],
     "Develop": ["docs/architecture", "docs/extending", "docs/pictures/README", "CONTRIBUTING", "CHANGELOG"],

@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 import inception_v3
 import options
 from inception_v3 import cli, explain
+from inception_v3.cli import common
 from inception_v3.inference.engines.base import Precision
 from inception_v3.inference.engines.registry import PRECISIONS
 from inception_v3.network import architecture
@@ -93,11 +94,17 @@ def test_describe_prints_the_network_as_json(run: Run) -> None:
     assert shapes == {p.name: (p.height, p.width, p.channels) for p in architecture.end_points()}
 
 
+def set_columns(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """The width of the terminal, also of the console, which reads it once in a process."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(common.output, "_width", columns)
+
+
 @pytest.mark.parametrize("columns", [80, 140])
 def test_describe_prints_a_line_for_each_branch_and_a_legend(
     run: Run, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
+    set_columns(monkeypatch, columns)
     status, out, _ = run("describe", "--height", 107, "--width", 139, "--depth-multiplier", 0.5)
     lines = out.splitlines()
     assert status == 0
@@ -121,14 +128,14 @@ def test_describe_prints_a_line_for_each_branch_and_a_legend(
 def test_a_branch_that_is_longer_than_the_line_is_continued_under_its_layers(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "44")
+    set_columns(monkeypatch, 44)
     lines = run("describe")[1].splitlines()
     index = lines.index("  Branch_2  1x1 128 → 7x1 128 → 1x7 128 →")
     assert lines[index + 1] == "            7x1 128 → 1x7 192"
 
 
 def test_describe_of_an_end_point_shows_the_arithmetic_of_each_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    set_columns(monkeypatch, 80)
     status, out, _ = run("describe", "mixed_5b")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert status == 0
@@ -171,7 +178,7 @@ def test_the_steps_are_in_the_json_of_the_network_and_of_an_end_point(run: Run) 
 def test_describe_prints_the_receptive_field_of_every_branch_and_layer(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    set_columns(monkeypatch, 80)
     status, out, _ = run("describe", "--receptive-fields")
     assert status == 0
     assert max(map(len, out.splitlines())) <= 80

@@ -16,6 +16,7 @@ from inception_v3.cli.common import (
     note,
     output_option,
     print_json,
+    print_line,
     read_token,
     running_option,
     warn,
@@ -127,12 +128,12 @@ def _file(source: "ImageSource") -> bytes:
 def _print(result: "LoadResult", title: str) -> None:
     figures = result.as_dict()
     latency, cpu = figures["latency_ms"], figures["cpu_seconds"]
-    print(title)
-    print(f"{figures['requests']:,} requests, {figures['succeeded']:,} succeeded, "
+    print_line(title)
+    print_line(f"{figures['requests']:,} requests, {figures['succeeded']:,} succeeded, "
           f"{figures['requests_per_second']:.1f} requests/s")  # fmt: skip
     if figures["succeeded"]:
-        print("latency: " + ", ".join(f"{name} {latency[name]:.1f} ms" for name in ("p50", "p95", "p99", "max")))
+        print_line("latency: " + ", ".join(f"{name} {latency[name]:.1f} ms" for name in ("p50", "p95", "p99", "max")))
     if figures["errors"]:
-        print("errors: " + ", ".join(f"{reason} ({count:,})" for reason, count in figures["errors"].items()))
+        print_line("errors: " + ", ".join(f"{reason} ({count:,})" for reason, count in figures["errors"].items()))
     server = "not known" if cpu["server"] is None else f"{cpu['server'] / result.seconds:.0%} of a core"
-    print(f"CPU: client {cpu['client'] / result.seconds:.0%} of a core, server {server}")
+    print_line(f"CPU: client {cpu['client'] / result.seconds:.0%} of a core, server {server}")

@@ -31,6 +31,7 @@ STAGING = ".inception-v3."  # names of staging folders start with this, followed
 READER_TIMEOUT = 10.0  # seconds
 MIN_FREE = 64 * 10**6  # bytes, for files in the cache
 DAY = 24 * 3600.0  # seconds
+MAX_ATTEMPTS = 20  # to create a folder that other processes delete while it is empty
 # Files that may be written into a folder of inputs again.
 REPORT_SUFFIXES = (".csv", ".htm", ".html", ".jsonl", ".npz", ".parquet")
 _temporary_folders: list[Path] = []  # at most one, instead of the cache
@@ -125,13 +126,14 @@ def staging_folder(parent: Path) -> Iterator[Path]:
             with suppress(OSError):  # another process deletes it, or it belongs to another user
                 if left.name.startswith(own) or time.time() - left.stat().st_mtime > DAY:
                     _remove_if_unlocked(left)
-        folder = None
+        folder, attempts = None, 0
         while folder is None:
-            stack.enter_context(_created(parent))
+            attempts += 1
             try:
+                stack.enter_context(_created(parent))
                 new = Path(tempfile.mkdtemp(".partial", own, parent))
             except FileNotFoundError:
-                if parent.exists():  # a file system without new folders, such as /proc
+                if attempts == MAX_ATTEMPTS:  # a file system without new folders, such as /proc
                     raise
                 continue  # another process has deleted `parent`, because it was empty
             with suppress(FileNotFoundError):  # another process has found it before it was locked, and deleted it
