@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from inception_v3.cli.common import (
-    MODEL_HELP,
     NO_FACTS,
     Device,
+    ImageArguments,
     Json,
+    ModelArgument,
     ModelFacts,
     Names,
     WeightsFile,
@@ -35,8 +34,8 @@ SHOWN = 5  # classes in --json
 
 
 def ablate(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    images: Annotated[list[str], typer.Argument(help="Files, folders, archives, URLs, or patterns such as '*.jpg'.")],
+    model: ModelArgument,
+    images: ImageArguments,
     silence: Annotated[
         Names | None,
         model_option(

@@ -20,6 +20,7 @@ import typer
 
 from inception_v3.cluster.options import ClusterOptions, parse_actors
 from inception_v3.errors import InputError, NotFiniteError
+from inception_v3.inference.engines.registry import PRECISIONS
 from inception_v3.support.arguments import MAX_BATCH_SIZE, MAX_SEED
 from inception_v3.support.text import choose, percent, printable, to_json, to_utf8
 from inception_v3.support.verbosity import verbosity
@@ -116,6 +117,12 @@ PREVIEW_SECONDS = 2.0  # between two previews
 TOKEN_VARIABLE = "INCEPTION_V3_TOKEN"  # of `serve` and its clients
 MAX_NUMBER = 1_000_000  # of every option without a limit of its own, except --seed
 
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+ImageArguments = Annotated[
+    list[str], typer.Argument(help="Files, folders, archives, URLs, or patterns such as '*.jpg'.")
+]
+FastestPrecision = Annotated[str | None, precision_option(PRECISIONS, show_default="the fastest that passed its check")]
+MinAgreement = Annotated[float | None, model_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP)]
 WeightsFile = Annotated[
     Path | None,
     model_option(metavar="FILE", help="A local file to use instead of downloading a published model."),

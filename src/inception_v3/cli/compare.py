@@ -10,6 +10,7 @@ import typer
 from inception_v3.cli.common import (
     MODEL_HELP,
     Device,
+    ImageArguments,
     Json,
     messages,
     model_option,
@@ -32,7 +33,7 @@ COLUMNS = ("difference", "correlation", "CKA", "own difference")
 def compare(
     first: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Or an exported network.")],
     second: Annotated[str, typer.Argument(help="The network to compare with it, in the same forms.")],
-    images: Annotated[list[str], typer.Argument(help="Files, folders, archives, URLs, or patterns such as '*.jpg'.")],
+    images: ImageArguments,
     tolerance: Annotated[
         float | None,
         model_option(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inception_v3.cli.common import (
-    MODEL_HELP,
     NO_FACTS,
     Json,
+    ModelArgument,
     ModelFacts,
     WeightsFile,
     choice,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    source: ModelArgument,
     destination: Annotated[Path, typer.Argument(help="The file to write.")],
     to: Annotated[
         str | None,

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from inception_v3.cli.common import (
-    MODEL_HELP,
     NO_FACTS,
     Device,
+    ImageArguments,
     Json,
+    ModelArgument,
     ModelFacts,
     Overwrite,
     Pictures,
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 
 
 def dream(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    images: Annotated[list[str], typer.Argument(help="Files, folders, archives, URLs, or patterns such as '*.jpg'.")],
+    model: ModelArgument,
+    images: ImageArguments,
     end_point: Annotated[
         str,
         model_option(metavar="NAME", help="End point that is excited, such as Mixed_5d, or a channel: Mixed_5d:12."),

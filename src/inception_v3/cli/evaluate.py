@@ -8,13 +8,13 @@ import typer
 
 from inception_v3.cli.common import (
     DATA_HELP,
-    MODEL_HELP,
     NO_FACTS,
     CsvFile,
     Device,
     Json,
     LabelsFromName,
     LabelsTable,
+    ModelArgument,
     ModelFacts,
     Names,
     OptionalBatchSize,
@@ -81,7 +81,7 @@ class EvaluateOptions:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: ModelArgument,
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     others: Annotated[
         list[str] | None,

@@ -6,13 +6,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from inception_v3.cli.common import (
-    MODEL_HELP,
     NO_FACTS,
     Device,
+    ImageArguments,
     Json,
+    ModelArgument,
     ModelFacts,
     Overwrite,
     Seed,
@@ -54,8 +53,8 @@ HEADS = ("Logits", "AuxLogits")
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    images: Annotated[list[str], typer.Argument(help="Files, folders, archives, URLs, or patterns such as '*.jpg'.")],
+    model: ModelArgument,
+    images: ImageArguments,
     method: Annotated[
         str, choice("--method", tuple(KINDS), "How the score is explained", heading="Model")
     ] = "grad-cam",

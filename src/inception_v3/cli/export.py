@@ -12,9 +12,9 @@ import typer
 from inception_v3.cli.common import (
     END_POINTS_HELP,
     MIN_AGREEMENT_HELP,
-    MODEL_HELP,
     NO_FACTS,
     Json,
+    ModelArgument,
     ModelFacts,
     Names,
     WeightsFile,
@@ -42,7 +42,7 @@ OUT = f"A file ({', '.join(SUFFIXES)}) or a folder. By default the folder export
 
 
 def export(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: ModelArgument,
     out: Annotated[Path | None, typer.Argument(help=OUT)] = None,
     to: Annotated[
         str | None,

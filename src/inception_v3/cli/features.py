@@ -7,15 +7,14 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import typer
-
 from inception_v3.cli.common import (
     END_POINTS_HELP,
-    MIN_AGREEMENT_HELP,
-    MODEL_HELP,
     NO_FACTS,
     Device,
+    FastestPrecision,
     Json,
+    MinAgreement,
+    ModelArgument,
     ModelFacts,
     Names,
     OptionalBatchSize,
@@ -27,10 +26,8 @@ from inception_v3.cli.common import (
     end_points_option,
     engine_option,
     joined,
-    model_option,
     note,
     output_option,
-    precision_option,
     print_json,
     warn,
 )
@@ -45,7 +42,7 @@ from inception_v3.cli.predict import (
     report_unreadable,
 )
 from inception_v3.cluster.options import ClusterOptions
-from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
+from inception_v3.inference.engines.registry import CHOICES
 
 if TYPE_CHECKING:
     from inception_v3.cli.predict import AnyImage
@@ -61,7 +58,7 @@ BATCH_BYTES = 2**28  # of the end points of a batch; larger batches are made sma
 
 
 def features(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: ModelArgument,
     images: Images,
     out: Annotated[
         Path, output_option(metavar="FILE", help="Write NAME.npz, or NAME.parquet for vectors such as PreLogits.")
@@ -76,12 +73,8 @@ def features(
     batch_size: OptionalBatchSize = None,
     decode: DecodeOption = "exact",
     engine: Annotated[str, engine_option(CHOICES)] = "auto",
-    precision: Annotated[
-        str | None, precision_option(PRECISIONS, show_default="the fastest that passed its check")
-    ] = None,
-    min_agreement: Annotated[
-        float | None, model_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP)
-    ] = None,
+    precision: FastestPrecision = None,
+    min_agreement: MinAgreement = None,
     device: Device = None,
     weights_file: WeightsFile = None,
     facts: ModelFacts = NO_FACTS,

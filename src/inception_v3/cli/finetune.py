@@ -12,7 +12,6 @@ import typer
 
 from inception_v3.cli.common import (
     DATA_HELP,
-    MODEL_HELP,
     NO_FACTS,
     BatchSize,
     Cache,
@@ -23,6 +22,7 @@ from inception_v3.cli.common import (
     LabelsTable,
     LearningRate,
     LogSteps,
+    ModelArgument,
     ModelFacts,
     NoCache,
     Overwrite,
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    weights: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    weights: ModelArgument,
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     out: Annotated[
         Path | None,

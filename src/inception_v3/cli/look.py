@@ -4,13 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from inception_v3.cli.common import (
-    MODEL_HELP,
     NO_FACTS,
     Device,
+    ImageArguments,
     Json,
+    ModelArgument,
     ModelFacts,
     Overwrite,
     WeightsFile,
@@ -42,8 +41,8 @@ MAX_IMAGES = 20  # on one page, of 2 MB each
 
 
 def look(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    images: Annotated[list[str], typer.Argument(help="Files, folders, archives, URLs, or patterns such as '*.jpg'.")],
+    model: ModelArgument,
+    images: ImageArguments,
     out: Annotated[
         Path,
         output_option(

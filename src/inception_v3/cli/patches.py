@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inception_v3.cli.common import (
-    MIN_AGREEMENT_HELP,
-    MODEL_HELP,
     NO_FACTS,
     Device,
+    FastestPrecision,
     Json,
+    MinAgreement,
+    ModelArgument,
     ModelFacts,
     Names,
     OptionalBatchSize,
@@ -23,14 +24,13 @@ from inception_v3.cli.common import (
     model_option,
     note,
     output_option,
-    precision_option,
     print_json,
     print_line,
     unreadable_lines,
     warn,
 )
 from inception_v3.cli.predict import AllowUnreadable, report_unreadable
-from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
+from inception_v3.inference.engines.registry import CHOICES
 from inception_v3.support.files import check_folder
 from inception_v3.support.progress import show_progress, summary
 from inception_v3.support.text import choose
@@ -50,7 +50,7 @@ def _parse_modules(value: str) -> Names:
 
 
 def patches(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: ModelArgument,
     data: Annotated[
         str,
         typer.Argument(help="Images: a data set with classes (docs/data.md), a folder, an archive, or a pattern."),
@@ -74,12 +74,8 @@ def patches(
     allow_unreadable: AllowUnreadable = None,
     batch_size: OptionalBatchSize = None,
     engine: Annotated[str, engine_option(CHOICES)] = "auto",
-    precision: Annotated[
-        str | None, precision_option(PRECISIONS, show_default="the fastest that passed its check")
-    ] = None,
-    min_agreement: Annotated[
-        float | None, model_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP)
-    ] = None,
+    precision: FastestPrecision = None,
+    min_agreement: MinAgreement = None,
     device: Device = None,
     weights_file: WeightsFile = None,
     facts: ModelFacts = NO_FACTS,

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar, cast
 import typer
 
 from inception_v3.cli.common import (
-    MIN_AGREEMENT_HELP,
-    MODEL_HELP,
     NO_FACTS,
     Bound,
     Device,
+    FastestPrecision,
     Json,
+    MinAgreement,
+    ModelArgument,
     ModelFacts,
     OptionalBatchSize,
     Overwrite,
@@ -29,10 +30,8 @@ from inception_v3.cli.common import (
     detail,
     engine_option,
     joined,
-    model_option,
     note,
     output_option,
-    precision_option,
     print_json,
     print_line,
     terminal,
@@ -41,7 +40,7 @@ from inception_v3.cli.common import (
 from inception_v3.cluster.options import ClusterOptions
 from inception_v3.errors import InputError
 from inception_v3.images.partition import Shard
-from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
+from inception_v3.inference.engines.registry import CHOICES
 from inception_v3.support.progress import Step, show_line, summary
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ MANY_IMAGES = 32  # from which on a network in each thread pays for the time tha
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: ModelArgument,
     images: Images,
     out: Annotated[
         Path | None,
@@ -114,12 +113,8 @@ def predict(
     ] = None,
     decode: DecodeOption = "exact",
     engine: Annotated[str, engine_option(CHOICES)] = "auto",
-    precision: Annotated[
-        str | None, precision_option(PRECISIONS, show_default="the fastest that passed its check")
-    ] = None,
-    min_agreement: Annotated[
-        float | None, model_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP)
-    ] = None,
+    precision: FastestPrecision = None,
+    min_agreement: MinAgreement = None,
     device: Device = None,
     weights_file: WeightsFile = None,
     facts: ModelFacts = NO_FACTS,

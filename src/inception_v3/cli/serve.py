@@ -7,23 +7,22 @@ import typer
 
 from inception_v3.cli.common import (
     END_POINTS_HELP,
-    MIN_AGREEMENT_HELP,
     NO_FACTS,
     TOKEN_VARIABLE,
     Device,
+    FastestPrecision,
+    MinAgreement,
     ModelFacts,
     Names,
     OptionalBatchSize,
     end_points_option,
     engine_option,
-    model_option,
-    precision_option,
     read_token,
     running_option,
     warn,
 )
 from inception_v3.errors import InputError
-from inception_v3.inference.engines.registry import CHOICES, PRECISIONS
+from inception_v3.inference.engines.registry import CHOICES
 from inception_v3.support.packages import require_packages
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "jinja2")
@@ -79,12 +78,8 @@ def serve(
         Names | None, end_points_option(help=f"Return these end points too, on request{END_POINTS_HELP}")
     ] = None,
     engine: Annotated[str, engine_option(CHOICES)] = "auto",
-    precision: Annotated[
-        str | None, precision_option(PRECISIONS, show_default="the fastest that passed its check")
-    ] = None,
-    min_agreement: Annotated[
-        float | None, model_option(metavar="FRACTION", min=0, max=1, help=MIN_AGREEMENT_HELP)
-    ] = None,
+    precision: FastestPrecision = None,
+    min_agreement: MinAgreement = None,
     device: Device = None,
     facts: ModelFacts = NO_FACTS,
 ) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inception_v3.cli.common import (
-    MODEL_HELP,
     NO_FACTS,
     Device,
     Json,
+    ModelArgument,
     ModelFacts,
     Overwrite,
     Pictures,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def visualise(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    model: ModelArgument,
     targets: Annotated[
         list[str] | None,
         typer.Argument(
