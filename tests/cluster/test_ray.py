@@ -75,8 +75,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_located_images_are_opened_with_the_names_and_bytes_of_the_ordinary_command(
     images: Path, archive: Path
 ) -> None:
-    """Folders, archives, patterns, and an archive that is given twice."""
-    arguments = [str(images), str(archive), f"{images}/class_1/*.png", str(archive)]
+    """Folders, archives, patterns, and an archive that is given three times."""
+    arguments = [str(images), str(archive), f"{images}/class_1/*.png", str(archive), str(archive)]
     expected = [(source.name, source.read()) for source in expand(arguments)]
     located = [*locate(arguments)]
     assert [image.name for image in located] == [name for name, _ in expected]
@@ -253,13 +253,14 @@ def test_another_model_on_a_node_is_refused(model: Path) -> None:
 
 
 class Rows:
-    """The results of Ray Data: those that are given, and then none for a long time."""
+    """The results of Ray Data: those that are given, each after a pause, and then none for a long time."""
 
-    def __init__(self, *results: PartResult) -> None:
-        self.results, self.is_over = results, threading.Event()
+    def __init__(self, results: tuple[PartResult, ...], pause: float) -> None:
+        self.results, self.pause, self.is_over = results, pause, threading.Event()
 
     def iter_batches(self, **_: object) -> Iterator[dict[str, list[bytes]]]:
         for result in self.results:
+            time.sleep(self.pause)
             yield {"result": [pack(result)]}
         self.is_over.wait(30)
 
@@ -274,8 +275,8 @@ def results_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Iterat
     )
     all_rows: list[Rows] = []
 
-    def results_of(*results: PartResult, notes: list[str], stall_timeout: float) -> Iterator[Any]:
-        all_rows.append(Rows(*results))
+    def results_of(*results: PartResult, notes: list[str], stall_timeout: float, pause: float = 0) -> Iterator[Any]:
+        all_rows.append(Rows(results, pause))
         monkeypatch.setattr("inception_v3.cluster.run._start", lambda *_: all_rows[-1])
         cluster = Cluster(ray, ClusterOptions("local", stall_timeout=stall_timeout), (1, 3))
         return run_parts(cluster, CountCores(), [b"part"], notes.append)
@@ -291,11 +292,13 @@ def test_a_run_in_which_nothing_finishes_fails_after_the_timeout(
     monkeypatch.setattr("inception_v3.cluster.run.STALL_SECONDS", 0.2)
     monkeypatch.setattr("inception_v3.cluster.run.POLL_SECONDS", 0.1)
     notes: list[str] = []
-    results = results_of(PartResult("first", "node"), notes=notes, stall_timeout=0.7)
-    assert next(results) == "first"
-    with pytest.raises(InputError, match=r"nothing has finished for 1 s .*give a longer --stall-timeout"):
+    parts = [PartResult(name, "node") for name in ("first", "second", "third")]
+    results = results_of(*parts, notes=notes, stall_timeout=1.5, pause=0.6)  # each is in time
+    assert [next(results) for _ in parts] == ["first", "second", "third"]
+    notes.clear()
+    with pytest.raises(InputError, match=r"nothing has finished for 2 s .*give a longer --stall-timeout"):
         next(results)
-    assert 1 <= len(notes) <= 3
+    assert 1 <= len(notes) <= 7
     assert "1 to 3 actors of 1 CPUs were requested, 1.5 of 2 CPUs are in use, 1 nodes are alive" in notes[0]
 
 
