@@ -2,7 +2,7 @@
 
     python benchmarks/cluster.py                    # 20,000 small images, a thin network and a full one
     python benchmarks/cluster.py --images 2000 --rounds 1
-    python benchmarks/cluster.py --memory           # memory of the driver for 2,000 and 200,000 addresses
+    python benchmarks/cluster.py --memory           # memory of the list of parts for 2,000 and 200,000 files
 
 Start-up is the time to the first row, the rate is that of the rows after it. Both come from the times at which rows
 appear in the results file. OMP_NUM_THREADS does not matter: the plain command takes all cores, and each actor one.
@@ -99,15 +99,15 @@ def compare(folder: Path, images: Path, networks: list[str], rounds: int) -> Non
             )
 
 
-def addresses_memory(folder: Path) -> None:
-    """What the lists of parts take in the driver, from the addresses of one large folder."""
+def print_memory_of_parts() -> None:
+    """Print the memory that the list of parts takes in the process of the command, for files of one large folder."""
     from inception_v3.cluster.predictions import split
     from inception_v3.images.located import LocatedImage
 
     for count in (2_000, 200_000):
         images = (LocatedImage(name, name) for name in (f"/data/{n // 1000:05}/{n:08}.jpg" for n in range(count)))
         parts = split(images, 1, 16, 2)
-        print(f"{count:,} addresses: {len(parts)} parts, {sum(map(len, parts)) / count:.1f} bytes an address")
+        print(f"{count:,} files: {len(parts)} parts, {sum(map(len, parts)) / count:.1f} bytes a file")
 
 
 def main() -> None:
@@ -117,10 +117,10 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
+    if options.memory:
+        print_memory_of_parts()
+        return
     with tempfile.TemporaryDirectory() as name:
-        if options.memory:
-            addresses_memory(Path(name))
-            return
         images = Path(name) / "images"
         write_images(images, options.images)
         compare(Path(name), images, options.networks, options.rounds)

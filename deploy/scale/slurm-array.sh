@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The same without Ray, one shard for each task of a job array: sbatch --array=1-64 deploy/scale/slurm-array.sh MODEL IMAGES OUT.parquet
+# Predict without Ray, one shard in each task of a job array:
+# sbatch --array=1-64 deploy/scale/slurm-array.sh MODEL IMAGES OUT.parquet
 #SBATCH --job-name=inception-v3
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00

@@ -3,23 +3,35 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from inception_v3.cluster.options import parse_actors
-from inception_v3.cluster.run import PARTS_PER_ACTOR, part_size
+from inception_v3 import __version__
+from inception_v3.cluster.feature_sets import FeatureSetJob, check_on_cluster
+from inception_v3.cluster.options import ClusterOptions, parse_actors
+from inception_v3.cluster.predictions import ModelReference
+from inception_v3.cluster.run import PARTS_PER_ACTOR, Actor, PartResult, pack, part_size, run_parts, unpack
+from inception_v3.cluster.session import Cluster
 from inception_v3.errors import InputError
+from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.images.addresses import expand
-from inception_v3.images.located import locate, open_located
+from inception_v3.images.find import ImageSource, LeftOut
+from inception_v3.images.located import LocatedImage, locate, locate_in, open_located
+from inception_v3.support import cpu
 from inception_v3.support.packages import missing_packages
 from inception_v3.weights.load import save
 from inception_v3.weights.model import InceptionV3
@@ -63,8 +75,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_located_images_are_opened_with_the_names_and_bytes_of_the_ordinary_command(
     images: Path, archive: Path
 ) -> None:
-    """Folders, archives, patterns, and an archive that is given twice."""
-    arguments = [str(images), str(archive), f"{images}/class_1/*.png", str(archive)]
+    """Folders, archives, patterns, and an archive that is given three times."""
+    arguments = [str(images), str(archive), f"{images}/class_1/*.png", str(archive), str(archive)]
     expected = [(source.name, source.read()) for source in expand(arguments)]
     located = [*locate(arguments)]
     assert [image.name for image in located] == [name for name, _ in expected]
@@ -75,8 +87,6 @@ def test_located_images_are_opened_with_the_names_and_bytes_of_the_ordinary_comm
 
 @pytest.fixture(params=["tar", "zip"])
 def archive(request: pytest.FixtureRequest, images: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.make_archive(str(tmp_path / "images"), request.param, images / "class_1"))
 
 
@@ -87,6 +97,45 @@ def test_a_damaged_archive_is_one_image_that_cannot_be_read(tmp_path: Path) -> N
     (source,) = open_located([image])
     with pytest.raises(InputError, match=r"damaged\.tar"):
         source.read()
+
+
+def test_a_damaged_archive_ends_the_listing_of_an_image_set_after_its_good_images(images: Path, tmp_path: Path) -> None:
+    """As `fidelity` on one machine, which computes no score of half an archive."""
+    whole = Path(shutil.make_archive(str(tmp_path / "whole"), "tar", images / "class_1"))
+    truncated = tmp_path / "truncated.tar"
+    truncated.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    listed: list[LocatedImage] = []
+    with pytest.raises(InputError, match=r"truncated\.tar"):
+        listed.extend(locate_in(ImageSource(str(truncated), truncated), LeftOut()))
+    assert 0 < len(listed) < 40
+    assert [image.error is None for image in locate([str(truncated)])] == [True] * len(listed) + [False]
+
+
+def test_images_that_left_an_archive_after_the_listing_cannot_be_read(
+    archive: Path, images: Path, tmp_path: Path
+) -> None:
+    located = [*locate([str(archive)])]
+    (fewer := tmp_path / "fewer").mkdir()
+    for path in sorted((images / "class_1").iterdir())[:10]:
+        shutil.copy(path, fewer)
+    shutil.make_archive(str(archive.with_suffix("")), archive.suffix[1:], fewer)
+    sources = [*open_located(located)]
+    assert [source.name for source in sources] == [image.name for image in located]
+    assert all(source.read() for source in sources[:10])
+    for source in sources[10:]:
+        with pytest.raises(InputError, match="has changed since it was listed"):
+            source.read()
+
+
+def test_images_of_an_archive_that_a_node_cannot_download_have_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(url: str) -> Path:
+        raise InputError(f"{url}: no connection")
+
+    monkeypatch.setattr("inception_v3.support.download.fetch", fetch)
+    url = "https://data.example/cats.tar"
+    for source in open_located(LocatedImage(f"{url}/{index}.png", url, index) for index in range(3)):
+        with pytest.raises(InputError, match="no connection"):
+            source.read()
 
 
 def test_parts_are_whole_batches_and_enough_for_all_actors() -> None:
@@ -115,6 +164,7 @@ def test_other_values_of_actors_are_refused(text: str) -> None:
     [
         (["-", "--ray", "local"], "-: standard input cannot be read on other machines"),
         (["x", "--actors", "2"], "--actors: only for a run on Ray; give --ray too"),
+        (["x", "--actor-gpus", "0"], "--actor-gpus: only for a run on Ray"),
         (["x", "--dashboard"], "--dashboard: only for a run on Ray"),
         (["x", "--ray", ""], "--ray: the value is empty"),
         (["x", "--ray", "local", "--shard", "1/2"], "use only one of them"),
@@ -126,6 +176,141 @@ def test_wrong_options_are_refused_in_a_line(model: Path, images: Path, options:
     error = run("predict", model, *options, status=2).stderr
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "raw"], "--weights raw: not with --ray"),
+        (["--precision", "fp32,int8"], "--precision int8: not with --ray"),
+        (["--precision", "all"], "--precision int8: not with --ray"),
+    ],
+)
+def test_networks_that_only_the_process_of_evaluate_has_are_refused(
+    model: Path, images: Path, options: list[str], message: str
+) -> None:
+    assert message in run("evaluate", model, images, *options, "--ray", "local", status=2).stderr
+
+
+def test_fidelity_in_int8_is_refused() -> None:
+    with pytest.raises(InputError, match="--precision int8: its calibration") as refused:
+        check_on_cluster(FidelityOptions(dtype="int8"))
+    assert refused.value.exit_status == 2
+
+
+# ---------------------------------------------------------------------------------- in an actor
+
+
+@dataclass(frozen=True)
+class CountCores:
+    """Returns how many cores the engine of an actor would use; or cannot be opened, for the reason `fault`."""
+
+    fault: str = ""
+
+    def open(self) -> Callable[[int], int]:
+        if self.fault:
+            raise InputError(self.fault, exit_status=2)
+        return lambda part: part * cpu.core_count()
+
+
+@pytest.fixture
+def _own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor limits the cores of its process, which is here the process of the tests."""
+    monkeypatch.setattr(cpu, "_limit", None)
+
+
+def result_of(actor: Actor, part: object) -> PartResult:
+    result: PartResult = unpack(actor({"part": [pack(part)]})["result"][0])
+    return result
+
+
+@pytest.mark.usefixtures("_own_limit")
+def test_an_actor_uses_the_cores_that_ray_gives_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
+    assert result_of(Actor(CountCores(), 3, __version__, "."), 10).value == 30
+
+
+@pytest.mark.usefixtures("_own_limit")
+def test_an_actor_reports_why_it_cannot_open_the_job() -> None:
+    result = result_of(Actor(CountCores("model.onnx: no such file"), 1, __version__, "."), 1)
+    assert (result.error, result.exit_status) == ("model.onnx: no such file", 2)
+
+
+def test_another_version_on_a_node_is_refused_with_both_versions() -> None:
+    error = result_of(Actor(CountCores(), 1, "0.0.7", "."), 1).error
+    assert error is not None
+    assert f"has inception-v3 {__version__}, and this machine 0.0.7" in error
+
+
+def test_another_model_on_a_node_is_refused(model: Path) -> None:
+    with pytest.raises(InputError, match=r"thin\.safetensors: is another model on this node"):
+        ModelReference(str(model), "another checksum", "pytorch", "fp32").open()
+    with pytest.raises(InputError, match=r"thin\.safetensors: is another model on this node"):
+        FeatureSetJob(FidelityOptions(weights=model, any_weights=True), "another checksum", 1).open()
+
+
+# --------------------------------------------------------------------- in the process of the command
+
+
+class Rows:
+    """The results of Ray Data: those that are given, each after a pause, and then none for a long time."""
+
+    def __init__(self, results: tuple[PartResult, ...], pause: float) -> None:
+        self.results, self.pause, self.is_over = results, pause, threading.Event()
+
+    def iter_batches(self, **_: object) -> Iterator[dict[str, list[bytes]]]:
+        for result in self.results:
+            time.sleep(self.pause)
+            yield {"result": [pack(result)]}
+        self.is_over.wait(30)
+
+
+@pytest.fixture
+def results_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A function that yields what `run_parts` yields for the results of a cluster."""
+    ray = SimpleNamespace(
+        available_resources=lambda: {"CPU": 0.5},
+        cluster_resources=lambda: {"CPU": 2.0},
+        nodes=lambda: [{"Alive": True}],
+    )
+    all_rows: list[Rows] = []
+
+    def results_of(*results: PartResult, notes: list[str], stall_timeout: float, pause: float = 0) -> Iterator[Any]:
+        all_rows.append(Rows(results, pause))
+        monkeypatch.setattr("inception_v3.cluster.run._start", lambda *_: all_rows[-1])
+        cluster = Cluster(ray, ClusterOptions("local", stall_timeout=stall_timeout), (1, 3))
+        return run_parts(cluster, CountCores(), [b"part"], notes.append)
+
+    yield results_of
+    for rows in all_rows:
+        rows.is_over.set()
+
+
+def test_a_run_in_which_nothing_finishes_fails_after_the_timeout(
+    monkeypatch: pytest.MonkeyPatch, results_of: Callable[..., Iterator[Any]]
+) -> None:
+    monkeypatch.setattr("inception_v3.cluster.run.STALL_SECONDS", 0.2)
+    monkeypatch.setattr("inception_v3.cluster.run.POLL_SECONDS", 0.1)
+    notes: list[str] = []
+    parts = [PartResult(name, "node") for name in ("first", "second", "third")]
+    results = results_of(*parts, notes=notes, stall_timeout=1.5, pause=0.6)  # each is in time
+    assert [next(results) for _ in parts] == ["first", "second", "third"]
+    notes.clear()
+    with pytest.raises(InputError, match=r"nothing has finished for 2 s .*give a longer --stall-timeout"):
+        next(results)
+    assert 1 <= len(notes) <= 7
+    assert "1 to 3 actors of 1 CPUs were requested, 1.5 of 2 CPUs are in use, 1 nodes are alive" in notes[0]
+
+
+def test_an_error_of_an_actor_ends_the_run_with_its_node_and_exit_status(
+    results_of: Callable[..., Iterator[Any]],
+) -> None:
+    failed = PartResult(None, "node7 (process 12)", "model.onnx: no such file", 2)
+    results = results_of(PartResult("first", "node"), failed, notes=[], stall_timeout=60)
+    assert next(results) == "first"
+    with pytest.raises(InputError, match=r"^node7 \(process 12\): model\.onnx: no such file$") as raised:
+        next(results)
+    assert raised.value.exit_status == 2
 
 
 @needs_ray
@@ -153,12 +338,12 @@ def test_an_address_without_a_cluster_is_refused_at_once(model: Path, images: Pa
 
 @needs_ray
 def test_predict_writes_the_same_file_as_without_ray(model: Path, images: Path, tmp_path: Path) -> None:
-    plain, ray = tmp_path / "plain.jsonl", tmp_path / "ray.jsonl"
+    plain, cluster = tmp_path / "plain.jsonl", tmp_path / "cluster.jsonl"
     run("predict", model, images, "--out", plain, status=3)
-    result = run("predict", model, images, "--out", ray, "--ray", "local", status=3)
-    assert ray.read_bytes() == plain.read_bytes()
+    result = run("predict", model, images, "--out", cluster, "--ray", "local", status=3)
+    assert cluster.read_bytes() == plain.read_bytes()
     assert "80 images, 1 unreadable" in result.stderr
-    assert Path(f"{ray}.about.json").read_bytes() == Path(f"{plain}.about.json").read_bytes()
+    assert Path(f"{cluster}.about.json").read_bytes() == Path(f"{plain}.about.json").read_bytes()
     assert not re.search(r"\(pid=|raylet|ray\.|INFO|WARNING", result.stderr)  # nothing of Ray's own
 
 

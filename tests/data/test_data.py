@@ -272,6 +272,17 @@ def test_training_images_under_another_address_are_evaluated_with_a_warning(
     assert line.endswith("give the data as you gave it to the training")
 
 
+def test_images_that_one_model_leaves_out_do_not_count_as_moved_for_another(tmp_path: Path) -> None:
+    for name in (f"{pet}/{number}" for pet in ("cat", "dog") for number in range(5)):
+        write_image(tmp_path / "pets" / f"{name}.png")
+    train, held_out = load_data(str(tmp_path / "pets"))
+    in_archive = {f"pets.zip/{name}" for name in train.names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluated = load_held_out(str(tmp_path / "pets"), train.class_names, set(train.names), in_archive)
+    assert evaluated.names == held_out.names
+
+
 def test_all_images_of_other_data_are_evaluated_with_the_labels_of_the_model(tmp_path: Path) -> None:
     write_image(tmp_path / "dog" / "a.png")
     held_out = load_held_out(str(tmp_path), ["cat", "dog"], {"dog/other.png"})

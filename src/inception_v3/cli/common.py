@@ -234,13 +234,21 @@ CLUSTER_OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "actor_cpus": (
-        Annotated[int | None, running_option(min=1, metavar="N", help="CPUs of each actor.", show_default="1")],
+        Annotated[
+            int | None,
+            running_option(min=1, metavar="N", help="CPUs of each actor.", show_default=f"{ClusterOptions.actor_cpus}"),
+        ],
         None,
     ),
     "actor_gpus": (
         Annotated[
             float | None,
-            running_option(min=0, metavar="N", help="GPUs of each actor, also a fraction.", show_default="0"),
+            running_option(
+                min=0,
+                metavar="N",
+                help="GPUs of each actor, also a fraction.",
+                show_default=f"{ClusterOptions.actor_gpus}",
+            ),
         ],
         None,
     ),
@@ -248,7 +256,10 @@ CLUSTER_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[
             float | None,
             running_option(
-                min=1, metavar="SECONDS", help="With --ray, fail if nothing finishes for so long.", show_default="600"
+                min=1,
+                metavar="SECONDS",
+                help="With --ray, fail if nothing finishes for so long.",
+                show_default=f"{ClusterOptions.stall_timeout}",
             ),
         ],
         None,
@@ -260,23 +271,20 @@ CLUSTER_OPTIONS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def cluster_options(
-    ray: str | None,
-    actors: tuple[int, int] | None,
-    actor_cpus: int | None,
-    actor_gpus: float | None,
-    stall_timeout: float | None,
-    dashboard: bool,
-) -> ClusterOptions | None:
-    """The values of CLUSTER_OPTIONS; None without --ray. Raises InputError: another one is given without --ray."""
-    given = {"actors": actors, "actor-cpus": actor_cpus, "actor-gpus": actor_gpus, "stall-timeout": stall_timeout}
+def cluster_options(ray: str | None, **options: Any) -> ClusterOptions | None:
+    """ClusterOptions from the values of CLUSTER_OPTIONS; None without --ray.
+
+    Raises InputError: --ray is empty, or another of the options is given without it.
+    """
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
     if ray is None:
-        if names := [f"--{name}" for name, value in (given | {"dashboard": dashboard or None}).items() if value]:
-            raise InputError(f"{names[0]}: only for a run on Ray; give --ray too", exit_status=2)
+        if given:
+            option = next(iter(given)).replace("_", "-")
+            raise InputError(f"--{option}: only for a run on Ray; give --ray too", exit_status=2)
         return None
     if not ray:
         raise InputError("--ray: the value is empty; give local, auto, or HOST:PORT", exit_status=2)
-    return ClusterOptions(ray, actors, actor_cpus or 1, actor_gpus or 0, stall_timeout or 600, dashboard)
+    return ClusterOptions(ray, **given)
 
 
 @contextmanager
@@ -288,8 +296,7 @@ def joined(options: ClusterOptions | None) -> "Iterator[Cluster | None]":
     from inception_v3.cluster.session import join_cluster
 
     with join_cluster(options, note) as cluster:
-        low, high = cluster.actors
-        detail(f"Ray {cluster.ray.__version__} on {options.address}: {low} to {high} actors of {options.cpus} CPUs")
+        detail(f"Ray {cluster.ray.__version__} on {options.address}: {options.describe_actors(*cluster.actors)}")
         yield cluster
 
 
@@ -543,10 +550,10 @@ def handle_views(
     handle: "Callable[[int, View, StartShownStep], str | None]",
     finish: Callable[[], None] = lambda: None,
 ) -> None:
-    """Call `handle` with the number and the view of each image, with progress under a name, then `finish`.
+    """Call `handle` with the number and the view of each image, with progress under `name`, then `finish`.
 
-    It returns why an image has no result, or None; or raises NotFiniteError. Such images are reported with those that
-    cannot be read; then the command exits with status 3.
+    `handle` returns the reason why an image has no result, or None, or raises NotFiniteError. Images without a result
+    are reported with those that cannot be read; then the command exits with status 3.
     """
     from inception_v3.cli.common import messages
     from inception_v3.explain.views import views
@@ -580,7 +587,7 @@ def load_network(
     remedy: str = f"give the weights it was exported from, or use {FOR_EXPORTS}",
     needs_classes: bool = True,
 ) -> "InceptionV3":
-    """Load a network in PyTorch. `lacks` is the reason why an exported one does not do, `remedy` what to do then.
+    """Load a network in PyTorch. `lacks` is the reason why an exported one is refused, `remedy` what to do instead.
 
     Raises InputError: an exported network, no classes where they are needed, or as `load` does.
     """

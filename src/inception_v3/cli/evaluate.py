@@ -163,9 +163,9 @@ def evaluate(
                     continue
                 before = results[0].metrics if results else None
                 if joined_cluster is not None:
-                    job = {"data": data, "crops": crops, "batch_size": batch_size, "device": device}
-                    job |= {"weights_file": weights_file, "labels_from": label_source, "facts": facts}
-                    result = _evaluate_on(joined_cluster, models, opened, images, before, job, step)
+                    settings = {"data": data, "crops": crops, "batch_size": batch_size, "device": device}
+                    settings |= {"weights_file": weights_file, "labels_from": label_source, "facts": facts}
+                    result = _evaluate_on(joined_cluster, models, opened, images, before, settings, step)
                 else:
                     result = evaluate_precision(
                         opened,
@@ -204,17 +204,17 @@ def _evaluate_on(
     opened: "list[OpenedModel]",
     images: "LabelledImages",
     first: "Metrics | None",
-    job: dict[str, Any],
+    settings: dict[str, Any],
     step: "Step",
 ) -> "PrecisionResult":
-    """Evaluate opened models on a cluster; `job` has the other fields of EvaluateJob."""
+    """Evaluate opened models on a cluster; `settings` has the other fields of EvaluateJob."""
     from inception_v3.cluster.evaluation import EvaluateJob, ModelFile, evaluate_on
     from inception_v3.evaluation.precisions import measured
 
-    job["batch_size"] = job["batch_size"] or opened[0].engine.batch_size
+    settings = settings | {"batch_size": settings["batch_size"] or opened[0].engine.batch_size}
     files = [ModelFile.of(*pair) for pair in zip(models, opened, strict=True)]
-    work = EvaluateJob(files, class_names=images.class_names, count=len(images), **job)
-    return measured(opened, lambda: evaluate_on(cluster, work, images, step, note), first)
+    job = EvaluateJob(files, class_names=images.class_names, count=len(images), **settings)
+    return measured(opened, lambda: evaluate_on(cluster, job, step, note), first)
 
 
 def _peek(

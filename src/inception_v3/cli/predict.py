@@ -172,7 +172,7 @@ def predict(
 
 
 def find_images(images: list[str], cluster: ClusterOptions | None) -> "Iterator[AnyImage]":
-    """The images of the arguments; with --ray where they are, because other processes read them."""
+    """The images of the arguments. With --ray it is only where they are, because other processes read them."""
     if cluster is None:
         from inception_v3.images.addresses import expand
 

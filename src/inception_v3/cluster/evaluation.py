@@ -1,15 +1,16 @@
 """Evaluate models on a cluster: each actor opens the data by its address and evaluates ranges of its images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from inception_v3.cluster.run import Note, pack, part_size, run_parts
+from inception_v3.cluster.run import Note, check_same_model, pack, part_size, run_parts
 from inception_v3.cluster.session import Cluster
-from inception_v3.data import LabelledImages, LabelsFrom, load_held_out
+from inception_v3.data import LabelsFrom, load_held_out
 from inception_v3.data.load import with_classes
 from inception_v3.errors import InputError
 from inception_v3.evaluation.evaluate import PREDICTION_DTYPE, Metrics, merge
@@ -46,9 +47,8 @@ class ModelFile:
 
         Raises InputError: another file on this node, or an engine that is not installed here.
         """
-        if self.sha256 is not None and checksum(self.file) != self.sha256:
-            fault = "is another file on this node; copy the model to all nodes, or give a path on shared storage"
-            raise InputError(f"{self.file}: {fault}")
+        if self.sha256 is not None:
+            check_same_model(self.file, checksum(self.file), self.sha256)
         precision = parse_precision(self.precision)
         if self.is_exported:
             return open_exported(self.file, self.engine, precision, device, callers=None)
@@ -67,12 +67,17 @@ class EvaluateJob:
     data: str
     class_names: list[str]
     count: int  # of the images, to notice other data on a node
-    crops: int
+    crops: Literal[1, 12, 144]
     batch_size: int
     device: str | None = None
     weights_file: Path | None = None
     labels_from: LabelsFrom | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def images_per_batch(self) -> int:
+        """An engine computes all crops of these images in one batch."""
+        return max(1, self.batch_size // self.crops)
 
     def open(self) -> Callable[[range], Metrics]:
         opened = [
@@ -83,32 +88,33 @@ class EvaluateJob:
         images = load_held_out(self.data, None, *trained_on, labels_from=self.labels_from)
         images = with_classes(images, self.class_names, self.data)
         if len(images) != self.count:
-            raise InputError(f"{self.data}: {len(images)} images on this node, {self.count} on the other; copy them")
+            fault = f"{len(images)} images on this node, {self.count} on the machine of the command"
+            raise InputError(f"{self.data}: {fault}; copy the data to all nodes")
 
         def compute(indices: range) -> Metrics:
-            options: dict[str, Any] = {"crops": self.crops, "batch_size": self.batch_size}
-            first = FIRST_BATCH if indices.start == 0 else max(1, self.batch_size // self.crops)
-            metrics = evaluate_engines(opened, images.subset(indices), **options, first_batch=first)
+            metrics = evaluate_engines(
+                opened,
+                images.subset(indices),
+                crops=self.crops,
+                batch_size=self.batch_size,
+                first_batch=FIRST_BATCH if indices.start == 0 else self.images_per_batch,
+            )
             metrics.predictions["index"] += indices.start
             return metrics
 
         return compute
 
 
-def evaluate_on(
-    cluster: Cluster, job: EvaluateJob, images: LabelledImages, on_batch: Callable[[int], None], note: Note
-) -> Metrics:
-    """The metrics of all images. Raises InputError as `run_parts` and `evaluate_engines` do."""
-    batch = max(1, job.batch_size // job.crops)
-    size = part_size(job.count, cluster.actors[1], batch)
-    starts = [0, *range(FIRST_BATCH + batch, job.count, size)]
-    ranges = [range(start, stop) for start, stop in zip(starts, [*starts[1:], job.count], strict=True)]
-    parts = [Metrics(images.class_names, np.empty(0, PREDICTION_DTYPE))]
-    for result in run_parts(cluster, job, _packed(ranges), note):
-        parts.append(result.value)
-        report(on_batch, result.value.count + len(result.value.bad), len(result.value.bad))
+def evaluate_on(cluster: Cluster, job: EvaluateJob, on_batch: Callable[[int], None], note: Note) -> Metrics:
+    """The metrics of all images. Raises InputError as `run_parts` and `evaluate_engines` do.
+
+    The parts are whole batches, and the first is small, as those of `predictions.split`.
+    """
+    batch = job.images_per_batch
+    starts = range(FIRST_BATCH + batch, job.count, part_size(job.count, cluster.actors[1], batch))
+    ranges = [pack(range(start, stop)) for start, stop in pairwise([0, *starts, job.count])]
+    parts = [Metrics(job.class_names, np.empty(0, PREDICTION_DTYPE))]
+    for part in run_parts(cluster, job, ranges, note):
+        parts.append(part)
+        report(on_batch, part.count + len(part.bad), len(part.bad))
     return merge(parts)
-
-
-def _packed(ranges: Sequence[range]) -> list[bytes]:
-    return [pack(each) for each in ranges]

@@ -4,15 +4,14 @@ The rows come back in the order of the set, so that every sum over them is compu
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from inception_v3.cluster.predictions import ImagePart, split
-from inception_v3.cluster.run import Note, run_parts
+from inception_v3.cluster.run import Note, check_same_model, path_on_nodes, run_parts
 from inception_v3.cluster.session import Cluster
 from inception_v3.errors import InputError
-from inception_v3.fidelity.conventions import find_convention
-from inception_v3.fidelity.features import FeatureResult, feature_results
+from inception_v3.fidelity.features import ComputeSet, FeatureResult, feature_results
 from inception_v3.fidelity.image_sets import ImageSet
 from inception_v3.fidelity.network import FeatureNetwork, load_network
 from inception_v3.fidelity.options import FidelityOptions
@@ -23,30 +22,22 @@ from inception_v3.inference.schedule import Result
 
 @dataclass(frozen=True)
 class FeatureSetJob:
-    """The network and the convention by their names, and the network's checksum."""
+    """The options that choose the network and the convention, and the network's checksum."""
 
-    weights: str
+    options: FidelityOptions
     checksum: str
-    like: str | None
-    mode: str | None
-    dtype: str
-    device: str
-    any_weights: bool
     batch_size: int
 
     def open(self) -> Callable[[ImagePart], list[FeatureResult]]:
-        options = FidelityOptions(device=self.device)
+        options, convention = self.options, self.options.convention()
         network = load_network(
-            self.weights,
-            dtype=self.dtype,  # type: ignore[arg-type]
-            device=self.device,
-            any_weights=self.any_weights,
+            options.weights,
+            dtype=options.dtype,
+            device=options.device,
+            any_weights=options.any_weights,
             callers=options.callers(),
         )
-        if network.checksum != self.checksum:
-            fault = "is another network on this node; copy it to all nodes, or give a path on shared storage"
-            raise InputError(f"{self.weights}: {fault}")
-        convention = find_convention(self.like, self.mode)
+        check_same_model(str(options.weights), network.checksum, self.checksum)
 
         def compute(part: ImagePart) -> list[FeatureResult]:
             results = feature_results(part.sources(), network, convention, self.batch_size, None)
@@ -62,29 +53,20 @@ def check_on_cluster(options: FidelityOptions) -> None:
         raise InputError("--precision int8: its calibration cannot be sent to actors; leave out --ray", exit_status=2)
 
 
-def compute_on(cluster: Cluster, options: FidelityOptions, note: Note) -> Callable[..., Iterator[FeatureResult]]:
-    """The `ComputeSet` of a cluster."""
+def compute_on(cluster: Cluster, options: FidelityOptions, note: Note) -> ComputeSet:
+    """The function that computes the features of sets on a cluster. An actor uses all its cores, not `workers`."""
+    options = replace(options, weights=path_on_nodes(str(options.weights)), workers=None)
 
     def compute(image_set: ImageSet, network: FeatureNetwork, batch_size: int) -> Iterator[FeatureResult]:
-        weights = Path(str(options.weights))
-        job = FeatureSetJob(
-            str(weights.absolute()) if weights.exists() else str(weights),
-            network.checksum,
-            options.like,
-            options.mode,
-            network.dtype,
-            str(options.device),
-            options.any_weights,
-            batch_size,
-        )
         parts = split(_locate(image_set), batch_size, batch_size, cluster.actors[1])
-        for result in run_parts(cluster, job, parts, note):
-            yield from result.value
+        job = FeatureSetJob(options, network.checksum, batch_size)
+        yield from chain.from_iterable(run_parts(cluster, job, parts, note))
 
     return compute
 
 
 def _locate(image_set: ImageSet) -> Iterator[LocatedImage]:
+    """Where the images of `image_set.images()` are. Raises InputError as it does: a damaged archive."""
     left_out = LeftOut()
     for file in image_set.files():
         yield from locate_in(file, left_out)

@@ -14,18 +14,23 @@ class ClusterOptions:
 
     Attributes:
         address: `local` for new Ray processes on this machine, or HOST:PORT of a cluster, or `auto`.
-        actors: the least and the largest number of processes that hold an engine; None for one on every CPU or GPU.
-        cpus, gpus: of each of these processes.
+        actors: the least and the largest number of processes that hold an engine; None for as many as fit.
+        actor_cpus, actor_gpus: the CPUs and GPUs of each of these processes.
         stall_timeout: seconds without a finished part after which the run fails.
         dashboard: whether Ray's dashboard is started with `local`.
     """
 
     address: str
     actors: tuple[int, int] | None = None
-    cpus: int = 1
-    gpus: float = 0
+    actor_cpus: int = 1
+    actor_gpus: float = 0
     stall_timeout: float = 600
     dashboard: bool = False
+
+    def describe_actors(self, low: int, high: int) -> str:
+        number = f"{low}" if low == high else f"{low} to {high}"
+        gpus = f" and {self.actor_gpus:g} GPUs" if self.actor_gpus else ""
+        return f"{number} actors of {self.actor_cpus} CPUs{gpus}"
 
 
 def parse_actors(text: str) -> tuple[int, int]:

@@ -3,12 +3,19 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
-from inception_v3.cluster.run import MAX_PART_IMAGES, PARTS_PER_ACTOR, Note, pack, part_size, run_parts
+from inception_v3.cluster.run import (
+    MAX_PART_IMAGES,
+    PARTS_PER_ACTOR,
+    Note,
+    check_same_model,
+    pack,
+    part_size,
+    path_on_nodes,
+    run_parts,
+)
 from inception_v3.cluster.session import Cluster
-from inception_v3.errors import InputError
 from inception_v3.images.find import ImageSource
 from inception_v3.images.located import LocatedImage, open_located
 from inception_v3.inference.choose import OpenedModel, check_classifier, open_engine
@@ -33,21 +40,13 @@ class ModelReference:
 
     @classmethod
     def of(cls, model: str, opened: OpenedModel, **options: Any) -> "ModelReference":
-        path = Path(model)
-        return cls(
-            str(path.absolute()) if path.exists() else model,
-            checksum(opened.file),
-            opened.engine.name,
-            opened.engine.precision,
-            options,
-        )
+        engine = opened.engine
+        return cls(path_on_nodes(model), checksum(opened.file), engine.name, engine.precision, options)
 
     def open(self) -> OpenedModel:
         """Open the engine. Raises InputError: the file is missing or another one, or the engine is not installed."""
         opened = open_engine(self.model, self.engine, self.precision, callers=None, **self.options)
-        if checksum(opened.file) != self.sha256:
-            fault = "is another file on this node; copy the model to all nodes, or give a path on shared storage"
-            raise InputError(f"{opened.file}: {fault}")
+        check_same_model(opened.file, checksum(opened.file), self.sha256)
         return opened
 
 
@@ -147,8 +146,7 @@ def split(
 def predict_on(cluster: Cluster, job: PredictJob, images: Iterable[LocatedImage], note: Note) -> Iterator[Prediction]:
     """Yield a Prediction for each image, in order. Raises InputError as `run_parts` does."""
     parts = split(images, FIRST_BATCH, job.batch_size, cluster.actors[1])
-    for result in run_parts(cluster, job, parts, note):
-        yield from result.value
+    yield from chain.from_iterable(run_parts(cluster, job, parts, note))
 
 
 def features_on(
@@ -157,5 +155,4 @@ def features_on(
     """Yield the features of each image, in order. Raises InputError as `run_parts` does."""
     most = min(MAX_PART_IMAGES, MAX_PART_BYTES // job.image_bytes)
     parts = split(images, FIRST_BATCH, job.batch_size, cluster.actors[1], most)
-    for result in run_parts(cluster, job, parts, note):
-        yield from result.value
+    yield from chain.from_iterable(run_parts(cluster, job, parts, note))

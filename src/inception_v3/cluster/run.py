@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from inception_v3.cluster.session import Cluster, silence
@@ -24,7 +25,7 @@ from inception_v3.support.cpu import limit_cores
 from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import one_line
 
-STALL_SECONDS = 60.0  # without a finished part, after which the user is told what waits
+STALL_SECONDS = 60.0  # without a finished part, after which a line reports which resources are in use
 PARTS_IN_FLIGHT = 2  # of each actor: one is computed, one waits, so that no actor waits for the scheduler
 POLL_SECONDS = 0.5
 PARTS_PER_ACTOR = 8  # at least, so that all actors end at about the same time
@@ -46,11 +47,10 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class PartResult:
-    """What an actor returns for a part: its result, or in `error` why there is none, and where it was computed."""
+    """What an actor returns for a part: its result, or in `error` why there is none, and the node of the actor."""
 
     value: Any
     node: str
-    seconds: float
     error: str | None = None
     exit_status: int = 1
 
@@ -64,7 +64,6 @@ class Actor:
         self._node = f"{socket.gethostname()} (process {os.getpid()})"
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        started = time.monotonic()
         try:
             if self._compute is None:
                 _check_version(self._version)
@@ -72,14 +71,13 @@ class Actor:
                     os.chdir(self._folder)
                 limit_cores(self._cpus)
                 self._compute = self._job.open()
-            value = self._compute(unpack(block["part"][0]))
-            result = PartResult(value, self._node, time.monotonic() - started)
+            result = PartResult(self._compute(unpack(block["part"][0])), self._node)
         except InputError as error:
-            result = PartResult(None, self._node, 0, str(error), error.exit_status)
+            result = PartResult(None, self._node, str(error), error.exit_status)
         except Exception as error:  # the traceback of Ray, hundreds of lines, would hide it
             line = describe_failure(error) or f"unexpected {type(error).__name__}: {one_line(error, 300)}"
-            result = PartResult(None, self._node, 0, line)
-        return {"number": [int(block["number"][0])], "result": [pack(result)]}
+            result = PartResult(None, self._node, line)
+        return {"result": [pack(result)]}
 
 
 def _check_version(expected: str) -> None:
@@ -104,23 +102,34 @@ def part_size(count: int, actors: int, batch_size: int, most: int = MAX_PART_IMA
     return max(1, min(fair, most) // batch_size) * batch_size
 
 
-def run_parts(cluster: Cluster, job: Job, parts: Sequence[bytes], note: Note) -> Iterator[PartResult]:
-    """Yield the result of each of the packed parts, in order.
+def path_on_nodes(model: str | Path) -> str:
+    """The absolute path of a model, for actors; a published name stays as it is."""
+    return str(Path(model).absolute() if Path(model).exists() else model)
+
+
+def check_same_model(name: str | Path, checksum: str, expected: str) -> None:
+    """Raises InputError: the model on this node is not the one on the machine of the command."""
+    if checksum != expected:
+        fault = "is another model on this node; copy it to all nodes, or give a path on shared storage"
+        raise InputError(f"{name}: {fault}")
+
+
+def run_parts(cluster: Cluster, job: Job, parts: Sequence[bytes], note: Note) -> Iterator[Any]:
+    """Yield what the job computes of each of the packed parts, in order.
 
     `note` is called with a line when nothing has finished for STALL_SECONDS. Raises InputError: an actor could not open
     the job or failed on a part, or nothing has finished for `stall_timeout` seconds.
     """
     if not parts:
         return
-    for number, result in _with_timeout(cluster, _start(cluster, job, parts), note):
+    for result in _with_timeout(cluster, _start(cluster, job, parts), note):
         if result.error is not None:
             raise InputError(f"{result.node}: {result.error}", exit_status=result.exit_status)
-        assert number < len(parts)
-        yield result
+        yield result.value
 
 
 def _start(cluster: Cluster, job: Job, parts: Sequence[bytes]) -> Any:
-    """The rows (number, result) as Ray Data computes them."""
+    """The packed results, as Ray Data computes them."""
     import pyarrow as pa
     from ray import data
 
@@ -134,35 +143,32 @@ def _start(cluster: Cluster, job: Job, parts: Sequence[bytes]) -> Any:
     context.execution_options.verbose_progress = False
     options, (low, high) = cluster.options, cluster.actors
     low, high = min(low, len(parts)), min(high, len(parts))
-    blocks = [pa.table({"number": [number], "part": [part]}) for number, part in enumerate(parts)]
-    return data.from_arrow(blocks).map_batches(
+    return data.from_arrow([pa.table({"part": [part]}) for part in parts]).map_batches(
         Actor,
-        fn_constructor_args=(job, options.cpus, __version__, os.getcwd()),  # noqa: PTH109
+        fn_constructor_args=(job, options.actor_cpus, __version__, os.getcwd()),  # noqa: PTH109
         batch_size=None,
         compute=data.ActorPoolStrategy(min_size=low, max_size=high, max_tasks_in_flight_per_actor=PARTS_IN_FLIGHT),
-        num_cpus=options.cpus,
-        num_gpus=options.gpus or None,
+        num_cpus=options.actor_cpus,
+        num_gpus=options.actor_gpus or None,
     )
 
 
-def _with_timeout(cluster: Cluster, rows: Any, note: Note) -> Iterator[tuple[int, PartResult]]:
-    """Yield (number, result) as they arrive. A thread waits for Ray, so that Ctrl-C is noticed at once."""
+def _with_timeout(cluster: Cluster, rows: Any, note: Note) -> Iterator[PartResult]:
+    """Yield the results as they arrive. A thread waits for Ray, so that Ctrl-C is noticed at once."""
     results: queue.Queue[Any] = queue.Queue(2)
     stopping = threading.Event()
 
     def put(item: object) -> None:
         while not stopping.is_set():
-            try:
-                return results.put(item, timeout=POLL_SECONDS)
-            except queue.Full:
-                pass
-        return None
+            with suppress(queue.Full):
+                results.put(item, timeout=POLL_SECONDS)
+                return
 
     def iterate() -> None:
         try:
             for batch in rows.iter_batches(batch_size=None, prefetch_batches=0):
-                for number, result in zip(batch["number"].tolist(), batch["result"], strict=True):
-                    put((number, unpack(result)))
+                for result in batch["result"]:
+                    put(unpack(result))
                     if stopping.is_set():
                         return
             put(None)
@@ -195,7 +201,7 @@ def _with_timeout(cluster: Cluster, rows: Any, note: Note) -> Iterator[tuple[int
 
 
 def _describe(cluster: Cluster) -> str:
-    """What waits for what, in one line."""
+    """The actors that were requested and the resources that are in use, in one line."""
     available, total = cluster.ray.available_resources(), cluster.ray.cluster_resources()
     parts = [
         f"{total.get(kind, 0) - available.get(kind, 0):g} of {total[kind]:g} {kind}s are in use"
@@ -203,9 +209,8 @@ def _describe(cluster: Cluster) -> str:
         if kind in total
     ]
     alive = sum(node["Alive"] for node in cluster.ray.nodes())
-    low, high = cluster.actors
-    actors = f"{low}" if low == high else f"{low} to {high}"
-    return f"{actors} actors of {cluster.options.cpus} CPUs were requested, {', '.join(parts)}, {alive} nodes are alive"
+    actors = cluster.options.describe_actors(*cluster.actors)
+    return f"{actors} were requested, {', '.join(parts)}, {alive} nodes are alive"
 
 
 def _explain(error: BaseException) -> BaseException:

@@ -7,9 +7,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from inception_v3.cluster.options import LOCAL, ClusterOptions
@@ -17,6 +16,7 @@ from inception_v3.errors import InputError
 from inception_v3.support.cpu import core_count
 from inception_v3.support.packages import require_packages
 from inception_v3.support.signals import STOP_SIGNALS
+from inception_v3.support.streams import discard_stderr
 from inception_v3.support.text import one_line
 from inception_v3.support.verbosity import verbosity
 
@@ -66,7 +66,7 @@ def join_cluster(options: ClusterOptions, note: Callable[[str], None]) -> Iterat
     silence(logging.getLogger("ray"))
     _shorten_errors(note)
     try:
-        with discard_native_messages():
+        with _discard_native_messages():
             _init(ray, options)
             for number, handler in handlers.items():  # Ray sets its own for SIGTERM
                 with suppress(ValueError, TypeError):
@@ -76,18 +76,10 @@ def join_cluster(options: ClusterOptions, note: Callable[[str], None]) -> Iterat
         ray.shutdown()
 
 
-@contextmanager
-def discard_native_messages() -> Iterator[None]:
-    """Discard what Ray's C++ code prints to descriptor 2, unless --verbose; sys.stderr has a descriptor of its own."""
-    if verbosity.verbose or sys.stderr is None or sys.stderr.fileno() == 2:
-        yield
-        return
-    with Path(os.devnull).open("w") as nothing, os.fdopen(os.dup(2), "w") as kept:
-        os.dup2(nothing.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept.fileno(), 2)
+def _discard_native_messages() -> AbstractContextManager[None]:
+    """Discard what Ray's C++ code prints, except with --verbose, or if sys.stderr writes to the same descriptor."""
+    is_kept = verbosity.verbose or sys.stderr is None or sys.stderr.fileno() == 2
+    return nullcontext() if is_kept else discard_stderr()
 
 
 def _shorten_errors(note: Callable[[str], None]) -> None:
@@ -159,14 +151,14 @@ def _count_actors(ray: Any, options: ClusterOptions) -> tuple[int, int]:
     """Raises InputError if the least number of actors does not fit, because they would wait forever."""
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    fitting = int(cpus // options.cpus)
-    if options.gpus:
-        fitting = min(fitting, int(gpus // options.gpus))
+    fitting = int(cpus // options.actor_cpus)
+    if options.actor_gpus:
+        fitting = min(fitting, int(gpus // options.actor_gpus))
     if options.actors is None and fitting:
         return fitting, fitting
     low, high = options.actors or (1, 1)
     if low > fitting:
-        needs = f"{low} actors of {options.cpus} CPUs" + (f" and {options.gpus:g} GPUs" if options.gpus else "")
+        needs = options.describe_actors(low, low)
         has = f"{cpus:g} CPUs and {gpus:g} GPUs"
         raise InputError(
             f"--actors: {needs} do not fit into this cluster, which has {has}; give at most {max(fitting, 1)}",

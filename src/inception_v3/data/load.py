@@ -150,7 +150,7 @@ def _without(images: LabelledImages, trained_on: Sequence[AbstractSet[str]], add
             f"left out; if others were renamed, they are among the {len(kept)} that are evaluated",
             stacklevel=3,
         )
-    if moved := _moved(names, set[str]().union(*of_models) - known):
+    if moved := _moved(names - known, set[str]().union(*of_models) - known):
         warnings.warn(
             f"{address}: {moved} of the {len(kept)} images have the names of training images in another folder or "
             "archive, and are evaluated too; if they are the same images, give the data as you gave it to the training",

@@ -89,7 +89,7 @@ class ImageInfo:
 
 
 FeatureResult = Result[Any, ImageInfo]  # of one image: its features are `outputs["row"]`, or `info.row`
-# Computes the results of a whole set elsewhere, in order: (name of the set, its files, network, batch size).
+# Yields the result of each image of a set, in order, given the set, the network and the batch size.
 ComputeSet = Callable[[ImageSet, FeatureNetwork, int], Iterator[FeatureResult]]
 
 
@@ -106,7 +106,8 @@ def extract_features(
 ) -> FeatureSet:
     """Extract the features of all images of a set, or of the first `limit`, except those that the store holds.
 
-    With `compute`, it computes all of them. Uses `batch_size`, `workers` and `strict` of `options`.
+    `compute`, if it is given, computes all images of the set instead of this process, also those that the store holds,
+    and `limit` does not apply. Uses `batch_size`, `workers` and `strict` of `options`.
     Raises InputError: an unreadable image if `strict` is set, a damaged archive, no readable image, a full disk.
     """
     options = options or FidelityOptions()

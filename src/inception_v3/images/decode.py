@@ -6,7 +6,6 @@ untrusted: any fault in a file becomes an InputError of one line that names the 
 
 import io
 import logging
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from inception_v3.errors import InputError
 from inception_v3.support.arguments import checked
 from inception_v3.support.packages import install_command, missing_packages
+from inception_v3.support.streams import discard_stderr
 from inception_v3.support.system_errors import read_reason
 from inception_v3.support.text import one_line
 
@@ -172,14 +172,8 @@ def _discard_stderr() -> Iterator[None]:
 
     Other threads' output to that descriptor is lost meanwhile. The command line's is not: it uses a copy of it.
     """
-    with _stderr, Path(os.devnull).open("wb") as null:
-        original = os.dup(2)
-        os.dup2(null.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(original, 2)
-            os.close(original)
+    with _stderr, discard_stderr():
+        yield
 
 
 class _QuietPillow:

@@ -53,32 +53,42 @@ def _locate_all(arguments: list[str]) -> Iterator[LocatedImage]:
                 yield LocatedImage(address, address)
                 continue
             for file in find_sources(address, left_out):
-                yield from locate_in(file, left_out)
+                try:
+                    yield from locate_in(file, left_out)
+                except InputError as error:
+                    yield LocatedImage(file.name, _location(file), error=str(error))
     left_out.warn()
 
 
 def locate_in(file: ImageSource, left_out: LeftOut) -> Iterator[LocatedImage]:
-    """Where the images of an archive are, or the image itself."""
-    place = file.name if is_url(file.name) else os.path.abspath(file.name)  # noqa: PTH100 (a million Paths would be slow)
+    """Yield where the images of an archive are, or the image itself.
+
+    Raises InputError, after the images before the damage: a damaged archive.
+    """
+    location = _location(file)
     if isinstance(file.content, InputError):
-        yield LocatedImage(file.name, place, error=str(file.content))
+        yield LocatedImage(file.name, location, error=str(file.content))
     elif is_image_name(file.name):
-        yield LocatedImage(file.name, place)
+        yield LocatedImage(file.name, location)
     else:
         names: list[str] = []
-        error = None
 
         def record(name: str) -> bool:
             names.append(name)
             return False
 
+        fault = None
         try:
             deque(images_in(file, left_out, record), 0)
-        except InputError as fault:
-            error = str(fault)
-        yield from (LocatedImage(name, place, index) for index, name in enumerate(names))
-        if error is not None:
-            yield LocatedImage(file.name, place, error=error)
+        except InputError as error:
+            fault = error
+        yield from (LocatedImage(name, location, index) for index, name in enumerate(names))
+        if fault is not None:
+            raise fault
+
+
+def _location(file: ImageSource) -> str:
+    return file.name if is_url(file.name) else os.path.abspath(file.name)  # noqa: PTH100 (a million Paths would be slow)
 
 
 def open_located(images: Iterable[LocatedImage]) -> Iterator[ImageSource]:
@@ -98,7 +108,7 @@ def _runs(images: Iterable[LocatedImage]) -> Iterator[list[LocatedImage]]:
     group: list[LocatedImage] = []
     for image in images:
         last = group[-1] if group else None
-        if last and not (last.index is not None and image.index is not None and _follows(last, image)):
+        if last and not _follows(last, image):
             yield group
             group = []
         group.append(image)
@@ -107,22 +117,26 @@ def _runs(images: Iterable[LocatedImage]) -> Iterator[list[LocatedImage]]:
 
 
 def _follows(last: LocatedImage, image: LocatedImage) -> bool:
-    return image.file == last.file and (image.index or 0) > (last.index or 0)
+    """Whether an image comes after another one in the same archive."""
+    if image.file != last.file or image.index is None or last.index is None:
+        return False
+    return image.index > last.index
 
 
 def _open_members(group: list[LocatedImage]) -> Iterator[ImageSource]:
     archive = group[0].file
     source = next(find_sources(archive)) if is_url(archive) else ImageSource(archive, Path(archive))
-    done = 0
+    done, fault = 0, InputError(f"{archive}: has changed since it was listed; run the command again")
     try:
-        for image in images_in(source, LeftOut(is_listed=False), _is_one_of({image.index for image in group})):
-            yield ImageSource(group[done].name, image.content)
+        if isinstance(source.content, InputError):  # it cannot be downloaded
+            raise source.content
+        members = images_in(source, LeftOut(is_listed=False), _is_one_of({image.index for image in group}))
+        for image, member in zip(group, members, strict=False):  # the archive is not read beyond the last image
+            yield ImageSource(image.name, member.content)
             done += 1
     except InputError as error:
-        yield from (ImageSource(image.name, error) for image in group[done:])
-    else:
-        fault = InputError(f"{archive}: has changed since it was listed; run the command again")
-        yield from (ImageSource(image.name, fault) for image in group[done:])
+        fault = error
+    yield from (ImageSource(image.name, fault) for image in group[done:])
 
 
 def _is_one_of(indices: set[int | None]) -> Callable[[str], bool]:

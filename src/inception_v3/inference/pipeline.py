@@ -83,7 +83,7 @@ def run_pipeline(
             SCALED_MARGIN times the size that the preprocessing resizes to. It is faster, and pixels differ by about
             one level of 255 on average.
         resize: the library that resizes; `default_resizer()` by default.
-        first_batch: images in the first batch: one, so that the first output comes soon.
+        first_batch: images in the first batch; by default one, so that the first output comes soon.
 
     Raises InputError with exit status 2, before any work, for options that `check_decode` refuses.
     """

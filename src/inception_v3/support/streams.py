@@ -5,6 +5,9 @@ import io
 import os
 import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from inception_v3.errors import InputError
@@ -72,6 +75,19 @@ class _StandardStream(io.FileIO):
             raise InputError(
                 f"standard output: cannot be written ({cause}); redirect it to another file or disk"
             ) from error
+
+
+@contextmanager
+def discard_stderr() -> Iterator[None]:
+    """Discard what C code prints to descriptor 2. After `protect_streams`, sys.stderr writes to another descriptor."""
+    with Path(os.devnull).open("wb") as null:
+        original = os.dup(2)
+        os.dup2(null.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
 
 
 def print_text(console: "Console", text: str, style: str = "") -> None:

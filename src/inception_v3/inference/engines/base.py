@@ -151,10 +151,10 @@ class Engine(ABC):
 
     @classmethod
     def with_outputs(cls, file: Path, names: Collection[str] = (), peaks: Sequence[str] = ()) -> tuple[Any, list[str]]:
-        """An exported file as a network in memory with further outputs, and the names of those that were added.
+        """An exported file as a network in memory with further outputs, and those of the `names` that were added.
 
-        These are the values of the `names` that it has and does not return yet, and the peaks of maps (`add_peaks` of
-        graph.py).
+        A name is added if the network computes such a value and does not return it yet. The other further outputs are
+        the `peaks` of maps (`add_peaks` of graph.py).
 
         Raises:
             InputError: it lacks one of the maps, or this engine cannot change such files.
