@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 RUN := runs/digits
 
-.PHONY: setup test test-slow demo layout walkthrough parity weights clean
+.PHONY: setup test test-slow demo docs layout walkthrough parity weights clean
 
 setup: .venv/.complete .oracle/.complete
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit; done; \
@@ -49,7 +49,6 @@ demo: .venv/.complete
 
 # Build the documentation site from README.md, docs/*.md and the docstrings; a warning is an error. Needs no network after
 # the installation. `python -m http.server --directory site` serves it, and it also works from disk.
-.PHONY: docs
 docs: .docs-venv/.complete
 	.docs-venv/bin/python -m sphinx -q -W --keep-going -c docs/sphinx -d .cache/docs . site
 	@echo "site/index.html"

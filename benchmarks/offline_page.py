@@ -1,23 +1,36 @@
 """Opens a page of `inception-v3 export` from disk in Chromium, without a network, and compares it with `predict`.
 
 Prints the size of the page, the seconds from opening it to the first result, the seconds of an image, and how far the
-probabilities are from those of MODEL: the .onnx file of the same precision, or the run for fp32.
+probabilities are from those of MODEL: the .onnx file of the same precision, or the run for fp32. With --levels, ONNX
+Runtime runs the .onnx file at each of its levels of optimisation; they are compared with the page and with each other.
 
     python benchmarks/offline_page.py pets.html pets.onnx photos/*/*.png --jpeg
+    python benchmarks/offline_page.py pets-int8.html pets-int8.onnx photos/*/*.png --levels
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
-from shutil import which
 
 import numpy as np
+import onnxruntime
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from browser import open_browser
 from inception_v3 import Predictor
 from inception_v3.images.decode import open_image
+from inception_v3.inference.exported.registry import read_description
+from inception_v3.network.probabilities import probabilities
+
+LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
 
 
 def main() -> None:
@@ -26,6 +39,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--jpeg", action="store_true", help="compare JPEGs of quality 75 and 90 of the images too")
+    parser.add_argument("--levels", action="store_true", help="compare ONNX Runtime's levels of optimisation")
     options = parser.parse_args()
     predictor = Predictor(options.model)
     print(f"{options.page.stat().st_size / 1e6:.1f} MB")
@@ -35,6 +49,8 @@ def main() -> None:
     for quality in (75, 90) if options.jpeg else ():
         with tempfile.TemporaryDirectory() as folder:
             report(f"JPEG {quality}", options.page, predictor, as_jpeg(options.images, Path(folder), quality))
+    if options.levels:
+        report_levels(options.page, Path(options.model), options.images)
 
 
 def as_jpeg(images: list[Path], folder: Path, quality: int) -> list[Path]:
@@ -60,10 +76,34 @@ def report(name: str, page: Path, predictor: Predictor, images: list[Path]) -> N
     print(f"| {name} | {len(images)} | {figures} |")
 
 
+def report_levels(page: Path, model: Path, images: list[Path]) -> None:
+    """Print the largest differences of probabilities of the page and the levels, and the mean ones of the page."""
+    results = {"the page": classify(page, images)[-1]}
+    results |= {
+        name: run_level(model, getattr(onnxruntime.GraphOptimizationLevel, LEVELS[name]), images) for name in LEVELS
+    }
+    print(f"\n| largest | {' | '.join(LEVELS)} |\n| --- |{' ---: |' * len(LEVELS)}")
+    for row, (name, own) in enumerate([*results.items()][:-1]):
+        cells = [f"{np.abs(own - results[level]).max():.3f}" for level in [*LEVELS][row:]]
+        print(f"| {' | '.join([name, *[''] * row, *cells])} |")
+    means = [f"{level} {np.abs(results['the page'] - results[level]).mean():.1e}" for level in LEVELS]
+    print(f"mean difference of the page: {', '.join(means)}")
+
+
+def run_level(model: Path, level: onnxruntime.GraphOptimizationLevel, images: list[Path]) -> np.ndarray:
+    """Probabilities (N, classes) of images, one after another, at a level of optimisation."""
+    description = read_description(model)
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = level
+    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    pixels = (description.preprocessing.array(open_image(image))[None] for image in images)
+    logits = np.concatenate([session.run(["Logits"], {session.get_inputs()[0].name: each})[0] for each in pixels])
+    return probabilities(logits, description.settings.output_activation)
+
+
 def classify(page: Path, images: list[Path]) -> tuple[float, float, list[str], np.ndarray]:
     """Seconds to the first result, seconds of an image, class names, and probabilities (N, classes)."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox"])
+    with open_browser() as browser:
         opened = browser.new_context(offline=True).new_page()
         opened.set_default_timeout(600_000)
         started = time.perf_counter()
@@ -74,7 +114,6 @@ def classify(page: Path, images: list[Path]) -> tuple[float, float, list[str], n
         opened.wait_for_selector("#results:not(:has([aria-busy=true]))")
         results = opened.evaluate("[...images.values()].map(({ scores, milliseconds }) => [scores, milliseconds])")
         names = opened.evaluate("facts.class_names")
-        browser.close()
     scores, milliseconds = zip(*results, strict=True)
     return first, sum(milliseconds) / 1000 / len(images), names, np.array(scores)
 
