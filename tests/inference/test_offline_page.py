@@ -353,6 +353,8 @@ def test_every_text_is_in_both_languages() -> None:
     sources = "".join(SOURCES.joinpath(name).read_text("utf-8") for name in ("page.js", "page.html", "worker.js"))
     assert all(len(each) == 2 and all(each) for each in texts.values())
     assert [key for key in texts if not re.search(rf"\b{key}\b", sources)] == []
+    used = {*re.findall(r'(?:\btext\("|data-text="|\bkey: "|\bfault = "|\["(?=facts_))(\w+)"', sources)}
+    assert {"choose", "pasted", "no_files", "unreadable", "facts_input"} <= used <= texts.keys()
 
 
 @pytest.mark.parametrize("damage", ["network", "wasm"])
