@@ -40,7 +40,8 @@ test: setup
 test-slow: setup .docs-venv/.complete
 	.venv/bin/pytest -m slow --durations 20
 
-# Train on handwritten digits, evaluate, and predict the classes of ten digits that were not used for training.
+# Train on handwritten digits, evaluate, predict the classes of ten digits that were not used for training, and write a
+# page of one of them.
 demo: .venv/.complete
 	.venv/bin/inception-v3 train digits --out $(RUN) --overwrite
 	.venv/bin/inception-v3 evaluate $(RUN) digits
