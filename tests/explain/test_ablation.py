@@ -87,7 +87,7 @@ def test_parts_that_do_not_exist_are_refused(model: InceptionV3, view: View, nam
 
 def test_values_that_are_finite_only_with_a_part_are_an_error(model: InceptionV3, view: View) -> None:
     """Channel 0 of the first layer is 5 everywhere, and keeps channel 0 of the second at 0."""
-    broken = copy.deepcopy(model)
+    broken = copy.deepcopy(model).float()
     with torch.no_grad():
         first, second, third = (broken.get_submodule(name) for name in broken.base_end_points[:3])
         first.weights[0], first.BatchNorm.moving_mean[0], first.BatchNorm.beta[0] = 0, 0, 5
