@@ -5,7 +5,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 RUN := runs/digits
 
-.PHONY: setup test test-slow demo layout walkthrough parity weights clean
+.PHONY: setup test test-slow demo docs layout walkthrough parity weights clean
 
 setup: .venv/.complete .oracle/.complete
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit; done; \
@@ -40,7 +40,8 @@ test: setup
 test-slow: setup .docs-venv/.complete
 	.venv/bin/pytest -m slow --durations 20
 
-# Train on handwritten digits, evaluate, and predict the classes of ten digits that were not used for training.
+# Train on handwritten digits, evaluate, predict the classes of ten digits that were not used for training, and write a
+# page of one of them.
 demo: .venv/.complete
 	.venv/bin/inception-v3 train digits --out $(RUN) --overwrite
 	.venv/bin/inception-v3 evaluate $(RUN) digits
@@ -49,7 +50,6 @@ demo: .venv/.complete
 
 # Build the documentation site from README.md, docs/*.md and the docstrings; a warning is an error. Needs no network after
 # the installation. `python -m http.server --directory site` serves it, and it also works from disk.
-.PHONY: docs
 docs: .docs-venv/.complete
 	.docs-venv/bin/python -m sphinx -q -W --keep-going -c docs/sphinx -d .cache/docs . site
 	@echo "site/index.html"

@@ -52,12 +52,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/walkthrough"))
     options = parser.parse_args()
     model = inception_v3.load(options.model).eval()
-    pixels = model.preprocess(Image.fromarray(load_sample_image("flower.jpg")))
+    flower = Image.fromarray(load_sample_image("flower.jpg"))
     names = [name for rows, _, _ in PICTURES.values() for name in rows]
     with torch.no_grad():
-        _, maps = model(pixels, end_points=names)
-    seen = pixels[0].permute(1, 2, 0).numpy()
-    photo = Image.fromarray((255 * (seen - seen.min()) / (seen.max() - seen.min())).astype(np.uint8))
+        _, maps = model(model.preprocess(flower), end_points=names)
+    photo = Image.fromarray(model.preprocessing.array(flower))  # the part that the network sees, in its size
     for name, (end_points, count, with_photo) in PICTURES.items():
         rows = [(f"flower.jpg, {photo.width}x{photo.height}", [photo.resize((TILE, TILE))])] if with_photo else []
         for each in end_points:

@@ -4,21 +4,19 @@ python tests/page_picture.py look.html docs/pictures/look.webp
 """
 
 import argparse
-import shutil
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+
+from browser import open_browser
 
 
 def picture(page: Path, width: int, height: int) -> Image.Image:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with open_browser() as browser:
         tab = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=2)
         tab.goto(page.resolve().as_uri())
         screenshot = tab.screenshot()
-        browser.close()
     return Image.open(BytesIO(screenshot))
 
 

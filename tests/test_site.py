@@ -4,7 +4,6 @@ import inspect
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 import urllib.parse
 from collections.abc import Iterator
@@ -19,9 +18,10 @@ from typing import Any
 import pytest
 import typer
 from markdown_it import MarkdownIt
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 import reference
+from browser import open_browser
 from conftest import ROOT
 from inception_v3 import cli
 
@@ -80,7 +80,7 @@ def fault(page: str, link: str) -> str | None:
 
 
 def test_the_navigation_has_every_page_once() -> None:
-    listed = [NAVIGATION["HOME"], *chain(*NAVIGATION["pages"]().values())]
+    listed = [NAVIGATION["HOME"], *chain(*NAVIGATION["SECTIONS"].values())]
     assert sorted(f"{name}.md" for page in listed for name in (page, *NAVIGATION["below"](page))) == sorted(PAGES)
 
 
@@ -186,8 +186,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with open_browser() as opened:
+        yield opened
 
 
 class Html(HTMLParser):

@@ -38,8 +38,7 @@ CHINESE = r"[\u3400-\u4dbf\u4e00-\u9fff]"
 project = html_title = "Inception V3"
 version = release = re.search(r'__version__ = "(.*)"', (ROOT / "src/inception_v3/__init__.py").read_text("utf-8"))[1]
 root_doc = navigation.HOME
-PAGES = navigation.pages()
-LISTED = [root_doc, *chain(*PAGES.values())]
+LISTED = [root_doc, *chain(*navigation.SECTIONS.values())]
 include_patterns = [f"{name}.md" for page in LISTED for name in (page, *navigation.below(page))]
 # Sphinx would search every folder for pages, .venv and data included.
 exclude_patterns = [entry.name for entry in ROOT.iterdir() if entry.is_dir() and entry.name != "docs"]
@@ -71,7 +70,7 @@ pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-con
 def add_to_page(app: Sphinx, page: str, source: list[str]) -> None:
     """The navigation goes to the home page, and docstrings to docs/reference.md, below the table that names them."""
     if page == root_doc:
-        source[0] += "".join(toctree(names, f":caption: {section}\n") for section, names in PAGES.items())
+        source[0] += "".join(toctree(names, f":caption: {section}\n") for section, names in navigation.SECTIONS.items())
     elif names := navigation.below(page):
         source[0] += toctree(names)
     elif page == "docs/reference":

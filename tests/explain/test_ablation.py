@@ -1,5 +1,6 @@
 """Parts of the network silenced."""
 
+import copy
 import json
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from inception_v3 import InceptionV3, save
+from inception_v3.errors import NotFiniteError
 from inception_v3.explain.ablation import ablate, branch_names
 from inception_v3.explain.views import View
 
@@ -81,6 +83,21 @@ def test_modules_layers_and_channels_can_be_silenced_in_any_order(model: Incepti
 def test_parts_that_do_not_exist_are_refused(model: InceptionV3, view: View, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ablate(model, view, [name])
+
+
+def test_values_that_are_finite_only_with_a_part_are_an_error(model: InceptionV3, view: View) -> None:
+    """Channel 0 of the first layer is 5 everywhere, and keeps channel 0 of the second at 0."""
+    broken = copy.deepcopy(model).float()
+    with torch.no_grad():
+        first, second, third = (broken.get_submodule(name) for name in broken.base_end_points[:3])
+        first.weights[0], first.BatchNorm.moving_mean[0], first.BatchNorm.beta[0] = 0, 0, 5
+        second.weights[0], second.BatchNorm.moving_mean[0], second.BatchNorm.beta[0] = 0, 0, 4e37
+        second.weights[0, 0, 1, 1], second.BatchNorm.moving_variance[0] = -1e37, 1
+        third.weights[:, 0] = 10
+        third.BatchNorm.moving_variance.fill_(1)
+    assert np.isfinite(ablate(broken, view, ["Mixed_7c"]).silenced_logits).all()
+    with pytest.raises(NotFiniteError, match="the network's outputs are not finite"):
+        ablate(broken, view, ["Conv2d_1a_3x3"])
 
 
 def test_the_command_prints_the_classes_without_each_part(

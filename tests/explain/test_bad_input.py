@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from conftest import randomise
-from inception_v3 import InceptionV3, save
+from inception_v3 import InceptionV3, load, save
+from inception_v3.explain import comparison
 from inception_v3.inference.export import export
 
 Run = Callable[..., tuple[int, str, str]]
@@ -76,6 +77,35 @@ def test_an_image_with_values_that_are_not_finite_is_counted_and_the_others_are_
         files = [path.name for path in (tmp_path / "out").iterdir()]
         assert files
         assert not any(file.startswith("0001") for file in files)
+
+
+def test_an_image_that_overflows_only_where_it_is_covered_is_reported_with_the_remedy(
+    folder: Path, tmp_path: Path, command: Run
+) -> None:
+    model = load(folder / "intact.safetensors")
+    with torch.no_grad():
+        first, second = model.get_submodule("Conv2d_1a_3x3"), model.get_submodule(LAYER)
+        first.weights[0] = -1
+        batch_norm = first.BatchNorm  # so that channel 0 is positive for gray, 0, and not for white, 1
+        batch_norm.beta[0], batch_norm.moving_mean[0], batch_norm.moving_variance[0] = 5, 0, 1
+        second.weights[:, 0] = 1e38
+        second.BatchNorm.moving_variance.fill_(1)
+    save(model, file := tmp_path / "model.safetensors")
+    options = ("--method", "occlusion", "--window", 60, "--stride", 60, "--out", tmp_path / "out")
+    status, _, err = command("explain", file, folder / "images" / "1.png", *options)
+    assert status == 3, err
+    assert "1.png: occlusion gives infinite values or NaN; use --precision fp32, or a CAM" in err
+
+
+def test_a_comparison_in_batches_names_the_image_with_values_that_are_not_finite(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(comparison, "MEMORY", 1)  # batches of 5 and 4 images
+    images = ["images/0.png"] * 6 + ["images/1.png"] + ["images/0.png"] * 2
+    result = comparison.compare("intact.safetensors", "overflows.safetensors", images)
+    assert result.images == 8
+    assert [reason.partition(":")[0] for reason in result.unreadable] == ["images/1.png"]
 
 
 def test_a_comparison_of_images_none_of_which_has_finite_values_fails(

@@ -277,8 +277,9 @@ def test_an_exported_file_shows_its_layers(
     assert file.read_bytes() == before
     assert compare(model, broken, images[:1]).parts_at == BROKEN
     assert compare(broken, model, images[:1]).differing_layers == (BROKEN,)
+    assert result.tolerance == 1e-4
     result = compare(file, broken, images[:1])
-    assert (result.parts_at, result.parted_by) == (BROKEN, "jump")
+    assert (result.parts_at, result.parted_by, result.tolerance) == (BROKEN, "jump", 2e-4)
 
 
 def test_a_file_without_the_names_of_its_layers_is_compared_by_its_outputs(

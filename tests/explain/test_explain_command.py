@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inception_v3 import InceptionV3, cli, load, save
+from inception_v3 import InceptionV3, load, save
 from inception_v3.explain.attribution.attribute import attribute
 from inception_v3.explain.attribution.exported import exported_grad_cam, open_with_map
 from inception_v3.explain.attribution.result import KINDS, AttributionOptions
@@ -18,7 +18,7 @@ from inception_v3.explain.views import View
 from inception_v3.inference.export import export
 
 Run = Callable[..., tuple[int, str, str]]
-WORKS = (
+NO_GRADIENTS = (
     "so it has no gradients; give the weights it was exported from, or use `explain --method grad-cam` on Mixed_7c, "
 )
 
@@ -187,14 +187,8 @@ def test_an_exported_network_with_one_output_explains_both_classes(tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ("--end-point", "Mixed_6e"),
-            WORKS,
-        ),
-        (
-            ("--method", "deep-lift"),
-            WORKS,
-        ),
+        (("--end-point", "Mixed_6e"), NO_GRADIENTS),
+        (("--method", "deep-lift"), NO_GRADIENTS),
         (("--sanity",), "so it has no gradients for --sanity; give the weights it was exported from"),
         (("--mean", "0.5"), "is an exported network, which states it"),
     ],
@@ -252,24 +246,16 @@ def test_an_image_of_one_colour_has_a_remark(run: Run, tmp_path: Path, options: 
     assert "grey.png: " in printed
 
 
-@pytest.mark.parametrize("command", ["explain", "ablate"])
+@pytest.mark.parametrize("line", ["explain {model} {image} --out {out}", "ablate {model} {image}"])
 def test_values_that_are_not_finite_name_the_layer_in_which_they_start(
-    folder: Path,
-    tmp_path: Path,
-    command: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, tmp_path: Path, command: Run, line: str
 ) -> None:
     model = load(folder / "model.safetensors")
     with torch.no_grad():
         model.Mixed_5c.Branch_0.Conv2d_0a_1x1.BatchNorm.beta.fill_(3e38)  # finite, but not its sum in the next layer
         model.Mixed_5d.Branch_0.Conv2d_0a_1x1.weights.fill_(10)
-    save(model, tmp_path / "overflows.safetensors")
-    arguments = [command, tmp_path / "overflows.safetensors", folder / "images" / "one.png"]
-    arguments += ["--out", tmp_path / "out"] if command == "explain" else []
-    monkeypatch.setattr("sys.argv", ["inception-v3", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exited:
-        cli.main()
-    assert exited.value.code == 3
-    message = "not finite, from Mixed_5d/Branch_0/Conv2d_0a_1x1 on; check the model"
-    assert message in capsys.readouterr().err
+    save(model, file := tmp_path / "overflows.safetensors")
+    image = folder / "images" / "one.png"
+    status, _, err = command(*line.format(model=file, image=image, out=tmp_path / "out").split())
+    assert status == 3
+    assert "not finite, from Mixed_5d/Branch_0/Conv2d_0a_1x1 on; check the model" in err

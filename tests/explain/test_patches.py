@@ -334,11 +334,11 @@ def test_a_patch_is_gray_outside_what_the_network_sees() -> None:
 
 
 def test_an_image_with_two_scales_and_a_border_is_cut_where_the_network_sees_it() -> None:
-    """Twice as wide in pixels of the input as it is high, with a border of the input to its right."""
+    """Across, an input pixel is half an image pixel; down, one. The input has a border on its right."""
     pixels = np.zeros((100, 100, 3), np.uint8)
     pixels[40:60, 50:90] = 255
     view = View("", Image.fromarray(pixels), (0.0, 0.0, 200.0, 100.0))
-    patches, shown = cut_equal_boxes(view, (100, 100), np.array([(25, 40, 45, 60), (40, 40, 60, 60)]))
+    patches, shown = cut_equal_boxes(view, (200, 100), np.array([(25, 80, 45, 120), (40, 80, 60, 120)]))
     assert shown.tolist() == [[50, 40, 90, 60], [80, 40, 100, 60]]
     assert patches[0, 1:-1, 1:-1].min() > 250
     assert (patches[1, :, SIDE // 2 :] == 128).all()

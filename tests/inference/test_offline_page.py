@@ -51,7 +51,7 @@ license: mit
 | - | - |
 | 1 | 2 |
 """
-EMPTY = "#results:not(:has([aria-busy=true]))"  # no image waits
+DONE = "#results:not(:has([aria-busy=true]))"  # no image waits
 TEST = """
 const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
 const text = (values) => btoa(Array.from(values, (value) => String.fromCharCode(value)).join(""));
@@ -228,7 +228,7 @@ def test_a_page_from_disk_gives_the_probabilities_of_predict(run: Path, opened: 
     for number, file in enumerate(files):
         noise(90 + 40 * number, 100, seed=number).save(file)
     opened.page.set_input_files("#files", files)
-    opened.page.wait_for_selector(f"{EMPTY} >> .classes >> nth=2")
+    opened.page.wait_for_selector(f"{DONE} >> .classes >> nth=2")
     predictions = list(inception_v3.Predictor(run / "pets.onnx")(files, top=len(NAMES)))
     names = opened.page.evaluate("facts.class_names")
     for got, prediction in zip(scores(opened), predictions, strict=True):
@@ -257,7 +257,7 @@ def test_names_and_cards_are_shown_as_text(opened: OpenedPage, tmp_path: Path) -
     file = tmp_path / "<b>cat\u202egnp.png"
     noise(80, 60).save(file, "PNG")
     opened.page.set_input_files("#files", file)
-    opened.page.wait_for_selector(f"{EMPTY} >> .classes")
+    opened.page.wait_for_selector(f"{DONE} >> .classes")
     opened.page.click(".more")
     assert opened.page.inner_text("#results h3") == "<b>cat\\u{202e}gnp.png"
     shown = opened.page.locator(".classes bdi").all_inner_texts()
@@ -277,7 +277,7 @@ def test_an_unreadable_image_does_not_stop_the_others(opened: OpenedPage, tmp_pa
     (tmp_path / "text.txt").write_text("text")
     names = ["bad.png", "empty.jpg", "text.txt", "good.png"]
     opened.page.set_input_files("#files", [tmp_path / name for name in names])
-    opened.page.wait_for_selector(f"{EMPTY} >> .classes")
+    opened.page.wait_for_selector(f"{DONE} >> .classes")
     texts = opened.page.locator("#results > li").all_inner_texts()
     assert len(texts) == 3  # a text file is no image
     assert all(
@@ -309,7 +309,7 @@ def test_images_are_dropped_and_pasted(opened: OpenedPage) -> None:
     transfer(opened, "drop", "DragEvent")
     assert opened.page.locator("#drop.over").count() == 0
     transfer(opened, "paste", "ClipboardEvent")
-    opened.page.wait_for_selector(f"{EMPTY} >> .classes >> nth=1")
+    opened.page.wait_for_selector(f"{DONE} >> .classes >> nth=1")
     first, second = scores(opened)
     assert first == second
 
@@ -318,7 +318,7 @@ def test_a_page_is_used_by_keyboard_and_in_two_languages(opened: OpenedPage, tmp
     page = opened.page
     noise(80, 60).save(tmp_path / "cat.png")
     page.set_input_files("#files", [tmp_path / "cat.png", tmp_path / "cat.png"])
-    page.wait_for_selector(f"{EMPTY} >> .classes >> nth=1")
+    page.wait_for_selector(f"{DONE} >> .classes >> nth=1")
     page.locator(".more").first.focus()
     page.keyboard.press("Enter")
     assert page.locator("#results > li").first.locator(".classes li").count() == len(NAMES)
@@ -338,7 +338,7 @@ def test_a_page_fits_every_screen_and_is_accessible(opened: OpenedPage, tmp_path
     page, name = opened.page, f"{'long' * 40}.png"
     noise(400, 30).save(tmp_path / name)
     page.set_input_files("#files", tmp_path / name)
-    page.wait_for_selector(f"{EMPTY} >> .classes")
+    page.wait_for_selector(f"{DONE} >> .classes")
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
     schemes: tuple[Literal["dark", "light"], ...] = ("dark", "light")
     for width, scheme in product((390, 800, 1400), schemes):
@@ -353,6 +353,8 @@ def test_every_text_is_in_both_languages() -> None:
     sources = "".join(SOURCES.joinpath(name).read_text("utf-8") for name in ("page.js", "page.html", "worker.js"))
     assert all(len(each) == 2 and all(each) for each in texts.values())
     assert [key for key in texts if not re.search(rf"\b{key}\b", sources)] == []
+    used = {*re.findall(r'(?:\btext\("|data-text="|\bkey: "|\bfault = "|\["(?=facts_))(\w+)"', sources)}
+    assert {"choose", "pasted", "no_files", "unreadable", "facts_input"} <= used <= texts.keys()
 
 
 @pytest.mark.parametrize("damage", ["network", "wasm"])

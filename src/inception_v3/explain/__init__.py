@@ -67,8 +67,8 @@ _MODULES = {  # the module that defines each name
     "dream": "deep_dream",
     "effective_field": "effective_fields",
     "find_patches": "patches.find",
-    "randomisation": "attribution.checks",
     "look_at": "look.measure",
+    "randomisation": "attribution.checks",
     "receptive_field": "receptive_fields",
     "visualise": "visualisation",
 }

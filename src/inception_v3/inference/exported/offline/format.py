@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ class PageFormat(OnnxFormat):
     """A page that classifies images in a browser. ONNX Runtime checks the network in the written file here."""
 
     program = "a browser"
+    keeps_names = False
 
     def __init__(
         self, name: str, suffix: str, runtime: "Runtime | None" = None, title: str = "", card: str = ""
@@ -62,9 +63,6 @@ class PageFormat(OnnxFormat):
 
     def weights_checksum(self, path: Path) -> str:
         return ""  # gzip has a checksum of its own
-
-    def with_outputs(self, path: Path, names: Collection[str], outputs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-        return path, outputs
 
     def constant(self, path: Path, name: str) -> NDArray[np.floating] | None:
         return None
