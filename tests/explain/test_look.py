@@ -4,7 +4,10 @@ import base64
 import io
 import json
 import re
+import sys
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,11 @@ from inception_v3.explain.ablation import ablate
 from inception_v3.explain.attribution.cams import grad_cam
 from inception_v3.explain.effective_fields import effective_field
 from inception_v3.explain.look.channels import strongest_channels
+from inception_v3.explain.look.exported import exported_looker, open_exported_look
 from inception_v3.explain.look.measure import look_at
 from inception_v3.explain.look.outline import outline
 from inception_v3.explain.look.result import Look, LookOptions
+from inception_v3.explain.look.shown import cam_classes
 from inception_v3.explain.receptive_fields import receptive_field
 from inception_v3.explain.views import View
 from inception_v3.inference.export import export
@@ -127,6 +132,8 @@ def test_the_outline_states_what_the_table_states() -> None:
     assert narrow["Mixed_6a"].built_as[2] == "max 3x3/2 V"
     assert narrow["AuxLogits"].built_as == ["avg 5x5/3 V → 1x1 32 → 5x5 V 192 → 1x1 1000"]
     assert narrow["Predictions"].built_as == ["sigmoid"]
+    hidden = {part.name: part for part in outline(Settings(hidden_units=(64,), hidden_activation="tanh"))}
+    assert (hidden["Hidden_1"].operation, hidden["Hidden_1"].built_as) == ("dense", ["1x1 64 → tanh"])
     order = [part.name for part in outline(settings) if part.name.startswith("Mixed_5b")]
     assert order[:4] == ["Mixed_5b", "Mixed_5b/Branch_0", "Mixed_5b/Branch_0/Conv2d_0a_1x1", "Mixed_5b/Branch_1"]
 
@@ -155,6 +162,9 @@ def test_heads_heat_maps_fields_and_branches_are_those_of_the_other_explanations
     for name in ("Conv2d_1a_3x3", "Mixed_5b", "Mixed_7c"):
         expected = effective_field(model, pixels, name)
         assert (look.fields[name].size, look.fields[name].unit) == (expected.size, expected.unit)
+        gray = np.round(expected.gradient / expected.gradient.max() * 255).astype(np.uint8)
+        reduced = np.asarray(Image.fromarray(gray).reduce(2))  # the input has 107 pixels, and the page at most 100
+        assert decoded(look.fields[name].map) == pytest.approx(reduced, abs=2)
     without = ablate(model, view)
     assert [each.name for each in look.silenced] == list(without.silenced)
     for each, row in zip(look.silenced, without.silenced_probability, strict=True):
@@ -167,6 +177,13 @@ def test_a_requested_class_has_heat_maps_first(model: InceptionV3, view: View, l
     found = look_at(model, view, LookOptions(top=1, class_name=least.name))
     assert [each.name for each in found.cams] == [least.name, found.main[0].name]
     assert len(found.main) == 1
+
+
+def test_at_most_three_classes_have_heat_maps() -> None:
+    labels = ["a", "b", "c", "d", "e"]
+    assert cam_classes([4, 2, 0, 1], LookOptions(), labels) == [4, 2, 0]
+    assert cam_classes([4, 2, 0, 1], LookOptions(class_name="b"), labels) == [1, 4, 2]
+    assert cam_classes([4, 2, 0, 1], LookOptions(class_name=2), labels) == [2, 4, 0]
 
 
 def test_values_that_are_not_finite_are_counted_and_found_where_they_start(view: View) -> None:
@@ -185,6 +202,13 @@ def test_values_that_are_not_finite_are_counted_and_found_where_they_start(view:
     assert {*found.missing.values()} == {"not_finite"}
     assert {"Mixed_5b"} <= {*found.fields}
     json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_values_that_are_not_finite_in_the_input_are_found_in_the_image() -> None:
+    model = network(image_size=75)
+    model.preprocessing = replace(model.preprocessing, std=(1e-39, 1.0, 1.0))
+    found = look_at(model, View.of("noise.png", noise(), model.preprocessing))
+    assert found.not_finite_from == "image"
 
 
 @pytest.mark.parametrize(
@@ -237,6 +261,14 @@ def test_values_below_zero_and_equal_values_have_maps_too() -> None:
     assert (found.numbers, found.low, found.high) == ([2, 1, 0], [0.0, 0.0, -2.0], [3.0, 0.0, 1.0])
     assert decoded(found.sprite).tolist() == [[255, 255], [0, 0], [0, 255]]
     assert (found.silent, found.low_of_all, found.high_of_all) == (1, -2.0, 3.0)
+
+
+def test_a_map_that_is_too_large_for_the_page_is_reduced_but_its_peak_is_not() -> None:
+    values = np.zeros((2, 400, 200))
+    values[1, 399, 150] = 9
+    found = strongest_channels(values, 2)
+    assert (found.shape, found.map_size, found.peaks) == ((400, 200, 2), (134, 67), [(399, 150), (0, 0)])
+    assert decoded(found.sprite).shape == (2 * 134, 67)
 
 
 @pytest.mark.filterwarnings("error")
@@ -309,6 +341,12 @@ def test_a_folder_gets_a_page_of_each_image(inputs: Path, tmp_path: Path, comman
     status, _, err = command("look", inputs / "model.safetensors", inputs / "[01].png", "--out", out)
     assert status == 2
     assert "is not empty" in err
+    arguments = (inputs / "model.safetensors", inputs / "[01].png", "--out", out, "--overwrite", "--json")
+    result = json.loads(command("look", *arguments)[1])
+    assert [Path(each["image"]).name for each in result["images"]] == ["0.png", "1.png"]
+    assert [each["page"] for each in result["images"]] == [str(out / name) for name in ("0000-0.html", "0001-1.html")]
+    for each in result["images"]:
+        assert page_values(Path(each["page"]))[0]["names"] == [each["image"]]
 
 
 def test_an_exported_file_shows_what_can_be_had_and_why_the_rest_cannot(
@@ -345,12 +383,67 @@ def test_an_exported_file_shows_what_can_be_had_and_why_the_rest_cannot(
     assert all(f"missing_{key}" in data["texts"] for key in image["missing"].values())
 
 
+def test_an_exported_file_has_the_heat_map_of_a_requested_class_first(
+    inputs: Path, tmp_path: Path, command: Run, look: Look
+) -> None:
+    least, out = look.main[-1].name, tmp_path / "page.html"
+    status, _, err = command("look", inputs / "model.onnx", inputs / "0.png", "--class", least, "--out", out)
+    assert status == 0, err
+    assert next(each["name"] for each in page_values(out)[1][0]["cams"]) == least
+
+
+@pytest.mark.parametrize(
+    ("options", "outputs", "reason", "missing"),
+    [
+        ({"hidden_units": (5,)}, ("Logits",), "hidden", {"cams": "exported_no_cams"}),
+        ({}, ("Mixed_5b",), "no_map", {"heads": "exported_heads"}),
+        ({"final_endpoint": "Mixed_5b"}, ("Mixed_5b",), "no_map", {"heads": "cut"}),
+    ],
+)
+def test_an_exported_file_without_classes_or_a_linear_head_gives_the_reason(
+    tmp_path: Path, options: dict[str, Any], outputs: tuple[str, ...], reason: str, missing: dict[str, str]
+) -> None:
+    model, file = network(**options), tmp_path / "model.onnx"
+    export(model, file, outputs=outputs)
+    opened = open_exported_look(file, LookOptions())
+    found = exported_looker(opened, LookOptions())(View.of("noise.png", noise(), model.preprocessing))
+    assert opened.facts.no_cam_reason == reason
+    assert (found.cams, {key: found.missing[key] for key in missing}) == ([], missing)
+    assert bool(found.heads) == ("heads" not in missing)
+
+
 def test_more_images_than_a_page_holds_are_refused_before_the_model_is_loaded(tmp_path: Path, command: Run) -> None:
     for number in range(21):
         (tmp_path / f"{number}.png").touch()
     status, printed, err = command("look", "no-model", tmp_path / "*.png", "--out", tmp_path / "page.html")
     assert (status, printed) == (2, "")
     assert "page.html: 21 images, and one page shows at most 20; give fewer images, or a folder as --out" in err
+
+
+def test_more_images_in_an_archive_than_a_page_holds_are_refused_when_they_are_read(
+    inputs: Path, tmp_path: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["inception_v3.cli.look"], "MAX_IMAGES", 1)
+    out = tmp_path / "page.html"
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name in ("0.png", "1.png"):
+            archive.write(inputs / name, name)
+    status, printed, err = command("look", inputs / "model.safetensors", tmp_path / "images.zip", "--out", out)
+    assert (status, printed, out.exists()) == (2, "", False)
+    assert "page.html: 2 images, and one page shows at most 1; give fewer images" in err
+
+
+def test_options_that_an_exported_file_does_not_take_are_refused(inputs: Path, tmp_path: Path, command: Run) -> None:
+    for option, message in (
+        (("--device", "cuda"), "--device cuda: "),
+        (("--mean", "0.5"), "--mean"),
+        (("--class", "bird"), "no class bird; there are cat, dog, newt"),
+    ):
+        arguments = (inputs / "model.onnx", inputs / "0.png", *option, "--out", tmp_path / "page.html")
+        status, printed, err = command("look", *arguments)
+        assert (status, printed, len(err.splitlines())) == (2, "", 1)
+        assert message in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

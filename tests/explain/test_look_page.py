@@ -19,8 +19,10 @@ from inception_v3 import InceptionV3
 from inception_v3.explain.look.measure import looker
 from inception_v3.explain.look.page import ModelFacts, PageOptions, write_look
 from inception_v3.explain.look.result import Look, LookOptions
+from inception_v3.explain.receptive_fields import receptive_field
 from inception_v3.explain.views import View
 from inception_v3.network.architecture import with_inner
+from inception_v3.reports.pages import image_uri
 
 NAMES = ["cat", "<b>dog</b></script><script>document.title='taken'</script>", "moth\u202egnp.exe\nline", 'newt & "ant"']
 IMAGE = "photos/</script><img src=x onerror=alert(1)>.png"
@@ -176,6 +178,23 @@ def test_a_map_is_brightest_where_its_channel_is_largest_and_the_scale_of_the_la
     assert shown[channels.high.index(min(channels.high))] != yellow
 
 
+def test_the_part_of_the_input_beside_a_map_lies_around_the_largest_value(
+    browser: Browser, looks: list[Look], tmp_path: Path
+) -> None:
+    rows, columns = np.indices((107, 107))
+    pixels = np.stack([2 * columns, 2 * rows, 0 * rows], -1).astype(np.uint8)  # the colour of a pixel is its position
+    looks[0].with_results(input=image_uri(Image.fromarray(pixels), "PNG")).save(tmp_path / "page.html")
+    middles = """() => [...document.querySelectorAll("#maps canvas:not(.map)")].map(canvas =>
+      [...canvas.getContext("2d").getImageData(48, 48, 1, 1).data].slice(0, 2))"""
+    with open_page(browser, tmp_path / "page.html") as opened:
+        for name in ("Conv2d_2a_3x3", "Mixed_6b/Branch_1"):
+            opened.page.evaluate(VISIT, [name])
+            field, peaks = receptive_field(name, 107), looks[0].parts[name].peaks
+            for (row, column), shown in zip(peaks, opened.page.evaluate(middles), strict=True):
+                x, y = field.centre[1] + column * field.stride[1], field.centre[0] + row * field.stride[0]
+                assert shown == pytest.approx([2 * x, 2 * y], abs=4)
+
+
 def test_the_keyboard_alone_reaches_the_parts_and_their_details(opened: OpenedPage) -> None:
     page = opened.page
     page.evaluate("document.activeElement.blur()")
@@ -297,7 +316,7 @@ def test_the_slider_moves_the_heat_map_through_the_layers(opened: OpenedPage) ->
     page.wait_for_function("document.querySelectorAll('#picture image').length === 1")
 
 
-def test_the_receptive_field_follows_the_unit_that_is_clicked(opened: OpenedPage, model: InceptionV3) -> None:
+def test_the_receptive_field_follows_the_unit_that_is_clicked(opened: OpenedPage, looks: list[Look]) -> None:
     page = opened.page
     opened.page.evaluate(VISIT, ["Mixed_5b"])
     assert "63×63 input pixels" in text(page, "#field-key")
@@ -307,7 +326,9 @@ def test_the_receptive_field_follows_the_unit_that_is_clicked(opened: OpenedPage
     page.keyboard.press("Tab")
     page.wait_for_selector("#field svg[aria-label*='unit 0, ']")
     assert page.locator("#field .effective").count() == 0
-    assert " of it lies outside the input" in text(page, "#field-key")
+    _, width, _ = looks[0].parts["Mixed_5b"].shape
+    share = receptive_field("Mixed_5b", 107).padding_share(0, width // 2, (107, 107))
+    assert f"{100 * share:.0f} % of it lies outside the input" in text(page, "#field-key")
     box: Any = page.locator("#field svg").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
     page.wait_for_selector("#field .effective")

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pytest
 
 from conftest import ROOT
 from inception_v3.errors import InputError
-from inception_v3.network.architecture import EndPoint, with_inner
+from inception_v3.network.architecture import BASE_END_POINTS, EndPoint, OutputActivation, with_inner
 from inception_v3.network.drawing import Drawing, plan, svg
 from inception_v3.network.drawing.figure import CHINESE_FONTS, draw, find_font, save
 from inception_v3.network.drawing.parts import macs_text, parameters_text
@@ -166,6 +166,42 @@ def test_the_outputs_of_the_branches_are_joined_to_scale() -> None:
 
 def branches(point: EndPoint) -> list[EndPoint]:
     return [each for each in point.inner if each.inner]
+
+
+def test_two_bars_divide_the_parameters_and_the_macs_among_the_parts_of_the_network() -> None:
+    bars = [shape for shape in plan(Settings()).shapes if isinstance(shape, Box) and shape.kind == "join"]
+    for kind, y in zip(("parameters", "macs"), sorted({bar.y for bar in bars}), strict=True):
+        counts: dict[str, int] = {}
+        for point in Settings().end_points():
+            in_stem = point.name in BASE_END_POINTS and not point.name.startswith("Mixed")
+            part = "stem" if in_stem else point.name[:7] if point.name.startswith(("Mixed", "Aux")) else "head"
+            counts[part] = counts.get(part, 0) + getattr(point, kind)
+        widths = [bar.width for bar in bars if bar.y == y]
+        assert [width / sum(widths) for width in widths] == pytest.approx(
+            [count / sum(counts.values()) for count in counts.values()]
+        )
+
+
+@pytest.mark.parametrize("name", [None, "Mixed_5b"])
+def test_the_legend_gives_the_values_of_full_bars(name: str | None) -> None:
+    points = with_inner(Settings().end_points())
+    shown = points[name].layers if name else Settings().end_points()
+    labels = [shape.text for shape in plan(Settings(), name).walk() if isinstance(shape, Label)]
+    largest = f"{max(each.parameters for each in shown):,}", macs_text(max(each.macs for each in shown))
+    for kind, value in zip(("parameters", "macs"), largest, strict=True):
+        assert f"{{{kind}}}{{comma}}{{legend_bars}} {value}" in labels
+
+
+def test_every_word_and_every_style_is_used() -> None:
+    activations = [Settings(output_activation=each) for each in get_args(OutputActivation)]
+    drawings = [*map(plan, (*NETWORKS.values(), *activations)), *(plan(Settings(), name) for name in MODULES)]
+    shapes = [shape for drawing in drawings for shape in drawing.walk()]
+    for kind, styles in ((Box, BOXES), (Label, LABELS), (Line, LINES)):
+        assert {shape.kind for shape in shapes if isinstance(shape, kind)} == {*styles}
+    shown = [shape.text for shape in shapes if isinstance(shape, Label)]
+    shown += [text for drawing in drawings for text in (drawing.title, drawing.description)]
+    shown += [shape.tooltip for shape in shapes if isinstance(shape, Group)]
+    assert {*re.findall(r"\{(\w+)\}", "".join(shown))} == {*WORDS}
 
 
 def test_the_auxiliary_head_branches_off_mixed_6e_and_the_modules_follow_each_other() -> None:
@@ -372,6 +408,8 @@ def test_a_figure_has_the_same_boxes_and_texts_as_the_drawing() -> None:
     assert [text.get_text() for text in axes.texts] == [
         translate(shape.text, "en") for shape in drawing.walk() if isinstance(shape, Label)
     ]
+    in_svg = [[float(text.get(axis, "")) for axis in "xy"] for text in ET.fromstring(svg(drawing)).iter(f"{SVG}text")]
+    assert [list(text.get_position()) for text in axes.texts] == [pytest.approx(each, abs=0.01) for each in in_svg]
     assert len(axes.patches) == sum(
         1 if isinstance(shape, Box) else 1 + shape.has_head for shape in drawing.walk() if isinstance(shape, Box | Line)
     )

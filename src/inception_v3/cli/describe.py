@@ -72,7 +72,6 @@ def describe(
     if end_point is not None and receptive_fields:
         raise InputError(f"--receptive-fields shows all end points; leave it or {end_point} out", exit_status=2)
     try:
-        description = describe_network(**options)
         points = architecture.end_points(**options)
     except ValueError as error:
         raise InputError(str(error), exit_status=2) from error
@@ -84,6 +83,7 @@ def describe(
         else:
             _print(_steps(point, f"{height}x{width}"))
         return
+    description = describe_network(**options)
     fields = explain.all_receptive_fields((height, width)).values() if receptive_fields else ()
     if as_json:
         print_json(description | ({"receptive_fields": [_field(field) for field in fields]} if fields else {}))
@@ -98,7 +98,7 @@ def describe(
 Line = tuple[str, str]  # a style and a text
 
 
-def _print(lines: "Iterable[Line]") -> None:
+def _print(lines: Iterable[Line]) -> None:
     from rich.text import Text
 
     for style, line in lines:
@@ -133,16 +133,16 @@ def _end_point(point: "EndPoint", layers_width: int, is_wide: bool) -> Iterator[
     """The line of an end point, then those of its branches, or of its layers if the line has no place for them."""
     from inception_v3.network.describe import branch_lines
 
-    parts = [each for each in point.inner if each.inner]
+    branches = point.inner_branches
     lines = branch_lines(point)
-    if not parts and len(lines[0]) <= layers_width:
+    if not branches and len(lines[0]) <= layers_width:
         yield "", _columns(point.name, lines[0], layers_width, _figures(point))
         return
-    yield "bold" if parts else "", _columns(point.name, "", layers_width, _figures(point))
+    yield "bold" if branches else "", _columns(point.name, "", layers_width, _figures(point))
     for number, line in enumerate(lines):
-        name = f"  {parts[number].name.rpartition('/')[2]}" if parts else ""
+        name = f"  {branches[number].name.rpartition('/')[2]}" if branches else ""
         if is_wide:
-            yield "", _columns(name, line, layers_width, _figures(parts[number]) if parts else [])
+            yield "", _columns(name, line, layers_width, _figures(branches[number]) if branches else [])
         else:
             yield from (("", text) for text in _hanging(name, line, NAME - 4))
 
@@ -154,12 +154,11 @@ def _columns(name: str, layers: str, layers_width: int, figures: Iterable[str]) 
 
 def _figures(point: "EndPoint") -> list[str]:
     """The output, the parameters, the multiply-accumulates and the receptive field."""
-    height, width = point.receptive_field
     return [
         f"{point.height}x{point.width}x{point.channels}",
         f"{point.parameters:,}" if point.parameters else "",
         f"{point.macs / 1e6:,.1f}" if point.macs else "",
-        str(height) if height == width else f"{height}x{width}",
+        _pair(point.receptive_field),
     ]
 
 
@@ -185,15 +184,15 @@ def _steps(point: "EndPoint", image_size: str) -> Iterator[Line]:
     """An end point: its figures, then each of its steps with the arithmetic."""
     from inception_v3.network.describe import steps
 
-    output, field = point.output, point.output.receptive_field
+    (field_height, field_width), jump, padding = point.receptive_field, point.output.jump, point.output.padding
     yield "bold", f"{point.name} of Inception V3 at {image_size}"
     yield "", ""
     facts = {
         "output": f"{point.height}x{point.width}x{point.channels} (height x width x channels)",
         "parameters": f"{point.parameters:,}",
         "MACs": f"{point.macs:,}",
-        "field": f"{field[0]}x{field[1]} pixels, stride {_pair(output.jump)}; that of the first value starts "
-        f"{_pair(output.padding)} pixels outside the image",
+        "field": f"{field_height}x{field_width} pixels, stride {_pair(jump)}; that of the first value starts "
+        f"{_pair(padding)} pixels outside the image",
     }
     for label, text in facts.items():
         yield from (("", line) for line in _hanging(f"  {label}", text, 14))
@@ -244,6 +243,7 @@ def _by_axis(label: str, texts: tuple[str, str]) -> dict[str, str]:
 
 
 def _pair(size: tuple[int, int]) -> str:
+    """Height and width as one number if they are equal."""
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 

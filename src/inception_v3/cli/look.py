@@ -179,13 +179,14 @@ def _open(
 def _check_names(name: str, class_name: str | None, shown: "ShownModel") -> None:
     """Raises InputError: the network lacks the end point with which the page opens, or has no classes."""
     from inception_v3.explain.look.outline import outline
+    from inception_v3.network.architecture import outer_first
 
     if class_name is not None and not shown.classes:
         fault = f"{shown.name} ends at {shown.settings.final_endpoint} and has no classes; leave it out"
         raise InputError(f"--class {class_name}: {fault}", exit_status=2)
     known = [part.name for part in outline(shown.settings)]
     if name != "Mixed_5b" and name not in known:
-        fault = f"not in {shown.name}; {suggest(name, sorted(known, key=lambda each: each.count('/')))}"
+        fault = f"not in {shown.name}; {suggest(name, outer_first(known))}"
         raise InputError(f"--end-point {name or '(empty)'}: {fault}", exit_status=2)
 
 

@@ -301,12 +301,17 @@ class EndPoint:
         return self.output.receptive_field
 
     @property
+    def inner_branches(self) -> list["EndPoint"]:
+        """The branches of a module; empty for any other end point."""
+        return [each for each in self.inner if each.inner]
+
+    @property
     def branches(self) -> list[list[tuple[Layer, ...]]]:
         """The steps of each branch, in order. A step is one layer, or several that read the same input.
 
         A module has several branches. Any other end point has one, which is empty where there are no layers.
         """
-        parts = [each.layers for each in self.inner if each.inner] or [self.layers]
+        parts = [each.layers for each in self.inner_branches] or [self.layers]
         return [[tuple(step) for _, step in groupby(part, key=lambda layer: id(layer.input))] for part in parts]
 
     @property

@@ -5,7 +5,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from inception_v3.network import architecture
-from inception_v3.network.architecture import BASE_END_POINTS, Conv, Dense, EndPoint, FeatureMap, Layer, Mixed, Pool
+from inception_v3.network.architecture import (
+    BASE_END_POINTS,
+    Conv,
+    Dense,
+    EndPoint,
+    FeatureMap,
+    Layer,
+    Mixed,
+    Pool,
+    Size,
+)
 
 Shape = tuple[int, int, int]  # (height, width, channels)
 
@@ -43,14 +53,13 @@ class Calculation:
 
 def steps(point: EndPoint) -> list[Calculation]:
     """The layers of an end point, a branch or a layer, in order, each with its arithmetic; joins follow their parts."""
-    parts = [each for each in point.inner if each.inner]
     if not point.layers:
         built = built_as(point.name)[0]
         return [Calculation(point.name, built, _shape(point.output), _shape(point.output), channels="as its input")]
-    if not parts:
+    branches = point.inner_branches
+    if not branches:
         return list(_branch_steps(point))
-    joined = [each for part in parts for each in _branch_steps(part)]
-    return [*joined, _join(point, parts)]
+    return [*(step for branch in branches for step in _branch_steps(branch)), _join(point, branches)]
 
 
 def _branch_steps(branch: EndPoint) -> Iterator[Calculation]:
@@ -242,10 +251,14 @@ def _chain(steps: tuple[architecture.Step, ...]) -> str:
 
 
 def _layer(layer: Conv | Pool) -> str:
-    """Write one layer; a stride of 1 and SAME padding are left out."""
+    """Write one layer."""
     kind = f"{layer.kind} " if isinstance(layer, Pool) else ""
-    stride = f"/{layer.stride}" if layer.stride > 1 else ""
-    valid = " V" if layer.padding == "VALID" and layer.kernel != (1, 1) else ""
-    size = "x".join(map(str, layer.kernel))
     width = f" {layer.width or 'classes'}" if isinstance(layer, Conv) else ""
-    return f"{kind}{size}{stride}{valid}{width}"
+    return f"{kind}{kernel_text(layer, layer.kernel)}{width}"
+
+
+def kernel_text(table: Conv | Dense | Pool, kernel: Size) -> str:
+    """The kernel, the stride and the padding of a layer: "3x3/2 V". A stride of 1 and SAME padding are left out."""
+    stride = f"/{table.stride}" if table.stride > 1 else ""
+    valid = " V" if table.padding == "VALID" and kernel != (1, 1) else ""
+    return f"{kernel[0]}x{kernel[1]}{stride}{valid}"

@@ -30,9 +30,15 @@ def write_page(file: Path, template: str, values: dict[str, Any]) -> None:
 
 def thumbnail(image: Image, side: int, file_format: str, **options: Any) -> str:
     """The image, reduced to at most `side` pixels, as a data URI. `options` are those of Pillow's `save`."""
-    small, encoded = image.copy(), io.BytesIO()  # Image.thumbnail changes the image itself
+    small = image.copy()  # Image.thumbnail changes the image itself
     small.thumbnail((side, side))
-    small.save(encoded, file_format, **options)
+    return image_uri(small, file_format, **options)
+
+
+def image_uri(image: Image, file_format: str, **options: Any) -> str:
+    """The image as a data URI. `options` are those of Pillow's `save`."""
+    encoded = io.BytesIO()
+    image.save(encoded, file_format, **options)
     return data_uri(f"image/{file_format.lower()}", encoded.getvalue())
 
 

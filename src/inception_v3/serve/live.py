@@ -24,7 +24,8 @@ from inception_v3.errors import InputError, NotFiniteError
 from inception_v3.explain.attribution.result import Attribution, AttributionOptions
 from inception_v3.explain.classes import find_class
 from inception_v3.explain.look.channels import strongest_channels
-from inception_v3.explain.look.inside import Inside, facts_of
+from inception_v3.explain.look.exported import facts_of
+from inception_v3.explain.look.inside import Inside
 from inception_v3.explain.look.outline import outline
 from inception_v3.explain.look.page import ModelFacts, PageOptions, Verbatim, page_data, page_texts
 from inception_v3.explain.look.result import LookOptions

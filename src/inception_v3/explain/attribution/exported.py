@@ -58,12 +58,18 @@ def open_with_map(file: Path) -> ExportedNetwork:
         fault = "its head has hidden layers, so without gradients it has no class activation map"
         raise InputError(f"{file}: {fault}; use --method occlusion", exit_status=2)
     run, outputs = open_with_outputs(file, (LAST_MAP,))
-    format = recognise(file)
-    weights = format.constant(file, f"{LOGITS}/weights") if format else None
+    weights = classifier_weights(file)
     if LAST_MAP not in outputs or weights is None:
         fault = f"its format does not keep {LAST_MAP}; give the .onnx or OpenVINO file of this network, or its weights"
         raise InputError(f"{file}: {fault}", exit_status=2)
-    return ExportedNetwork(file, run, description, weights.reshape(len(weights), -1).astype(np.float64))
+    return ExportedNetwork(file, run, description, weights)
+
+
+def classifier_weights(file: Path) -> NDArray[np.float64] | None:
+    """The weights (outputs, channels) of an exported network's classifier; None if its format does not keep them."""
+    format = recognise(file)
+    weights = format.constant(file, f"{LOGITS}/weights") if format else None
+    return None if weights is None else weights.reshape(len(weights), -1).astype(np.float64)
 
 
 def exported_grad_cam(network: ExportedNetwork, view: View, options: AttributionOptions) -> Attribution:

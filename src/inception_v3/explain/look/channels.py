@@ -1,6 +1,5 @@
 """The strongest channels of a map, and maps as small pictures. No PyTorch."""
 
-import io
 from collections.abc import Iterable
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.explain.look.result import Channels
-from inception_v3.reports.pages import data_uri
+from inception_v3.reports.pages import image_uri
 
 CAM_SIDE, FIELD_SIDE = 75, 100  # pixels of a heat map on the page
 MAX_MAP_SIDE = 160  # pixels of a map on the page; the largest of a 299x299 image has 149
@@ -29,7 +28,7 @@ def strongest_channels(values: NDArray[np.floating], count: int) -> Channels:
     maxima, minima = flat.max(1), flat.min(1)
     numbers = np.argsort(-flat.mean(1, dtype=np.float64), kind="stable")[:count]
     strongest = flat[numbers].astype(np.float64)
-    peaks = [divmod(int(place), width) for place in strongest.argmax(1)]
+    peaks = [divmod(int(index), width) for index in strongest.argmax(1)]
     high, low = strongest.max(1), np.minimum(strongest.min(1), 0)
     sprite, size = "", (height, width)
     if height * width > 1:
@@ -64,9 +63,7 @@ def reduced(gray: NDArray[np.uint8], side: int = MAX_MAP_SIDE) -> NDArray[np.uin
 
 def png_uri(gray: NDArray[np.uint8]) -> str:
     """A gray picture (height, width) as a PNG file in a data URI."""
-    encoded = io.BytesIO()
-    Image.fromarray(gray).save(encoded, "PNG", compress_level=6)
-    return data_uri("image/png", encoded.getvalue())
+    return image_uri(Image.fromarray(gray), "PNG", compress_level=6)
 
 
 def map_uri(values: Map, high: float, side: int) -> str:

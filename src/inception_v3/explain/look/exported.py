@@ -4,20 +4,20 @@ Needs no PyTorch.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inception_v3.explain.attribution.exported import LAST_MAP, linear_cam
+from inception_v3.explain.attribution.exported import LAST_MAP, classifier_weights, linear_cam
 from inception_v3.explain.classes import explained_class, find_class
-from inception_v3.explain.look.channels import CAM_SIDE, map_uri, rounded, strongest_channels
+from inception_v3.explain.look.channels import CAM_SIDE, map_uri, rounded
 from inception_v3.explain.look.outline import layers_of, outline, settings_for
 from inception_v3.explain.look.page import ModelFacts
-from inception_v3.explain.look.result import MAX_CAM_CLASSES, Cam, Look, LookOptions
-from inception_v3.explain.look.shown import first_not_finite, look_of, top_classes
+from inception_v3.explain.look.result import Cam, Look, LookOptions
+from inception_v3.explain.look.shown import cam_classes, first_not_finite, look_of, strongest_of_parts, top_classes
 from inception_v3.explain.views import View
 from inception_v3.inference.choose import open_with_outputs
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Run
@@ -53,20 +53,26 @@ class ExportedLook:
 def open_exported_look(file: Path, options: LookOptions) -> ExportedLook:
     """Open an exported file on the CPU. Raises InputError: no such class, or as `open_with_outputs` does."""
     description = read_description(file)
-    settings = description.settings | {"create_aux_logits": False}
-    settings = settings_for(settings, description.preprocessing.image_size)
+    facts = facts_of(file.name, description, file)
+    settings = facts.settings
     if options.class_name is not None and not settings.final_endpoint:
         find_class(options.class_name, description.names())
     names = sorted({name for layers in layers_of(settings).values() for name in layers})
     run, outputs = open_with_outputs(file, names)
-    format = recognise(file)
-    weights = None if settings.hidden_units or format is None else format.constant(file, f"{LOGITS}/weights")
+    weights = None if settings.hidden_units else classifier_weights(file)
     has_map = LAST_MAP in outputs or {*layers_of(settings).get(LAST_MAP, "-")} <= outputs
     reason = "hidden" if settings.hidden_units else "no_map" if weights is None or not has_map else ""
-    linear = None if weights is None else weights.reshape(len(weights), -1).astype(np.float64)
-    labels, named = [] if settings.final_endpoint else description.names(), description.class_names is not None
-    facts = ModelFacts(file.name, settings, labels, named, exported=True, no_cam_reason=reason)
-    return ExportedLook(description, facts, run, outputs, linear)
+    return ExportedLook(description, replace(facts, no_cam_reason=reason), run, outputs, weights)
+
+
+def facts_of(name: str, description: Description, file: Path) -> ModelFacts:
+    """What a page shows of a network that an engine runs. Exported files leave the auxiliary head out."""
+    settings, exported = description.settings, recognise(file) is not None
+    if exported:
+        settings = settings | {"create_aux_logits": False}
+    settings = settings_for(settings, description.preprocessing.image_size)
+    labels = [] if settings.final_endpoint else description.names()
+    return ModelFacts(name, settings, labels, description.class_names is not None, exported)
 
 
 def exported_looker(network: ExportedLook, options: LookOptions) -> Callable[[View], Look]:
@@ -78,8 +84,7 @@ def _look(network: ExportedLook, view: View, options: LookOptions) -> Look:
     settings, preprocessing = network.facts.settings, network.description.preprocessing
     outputs = network.run(preprocessing.array(view.image)[None].copy())  # PyTorch warns of arrays that are read-only
     values = values_of_parts(settings, outputs)
-    counts = {name: options.inner_channels if "/" in name else options.channels for name in values}
-    parts = {name: strongest_channels(each, counts[name]) for name, each in values.items()}
+    parts = strongest_of_parts(values, options)
     missing = {"fields": "exported_fields"}
     if len(parts) < len(outline(settings)):
         missing["parts"] = "exported_parts"
@@ -96,8 +101,10 @@ def _look(network: ExportedLook, view: View, options: LookOptions) -> Look:
         return look.with_results(missing=missing | {"heads": "not_finite"})
     heads = {LOGITS: top_classes(logits, network.facts.classes, settings.output_activation, options.top)}
     missing["cams"] = "exported_no_cams" if network.facts.no_cam_reason else "exported_cams"
-    listed = [each.index for each in heads[LOGITS]]
-    cams = [] if network.facts.no_cam_reason else _cams(network, logits, values[LAST_MAP], listed, options)
+    cams: list[Cam] = []
+    if not network.facts.no_cam_reason:
+        classes = cam_classes([each.index for each in heads[LOGITS]], options, network.facts.classes)
+        cams = [cam_of(network, logits, values[LAST_MAP], index) for index in classes]
     return look.with_results(heads=heads, cams=cams, missing=missing)
 
 
@@ -131,16 +138,6 @@ def values_of_parts(settings: Settings, outputs: Mapping[str, NDArray[Any]], onl
 def _map(output: NDArray[Any]) -> Map:
     values: NDArray[np.float32] = output[0].astype(np.float32)
     return values if values.ndim == 3 else values.reshape(-1, 1, 1)
-
-
-def _cams(
-    network: ExportedLook, logits: NDArray[np.float64], features: Map, listed: list[int], options: LookOptions
-) -> list[Cam]:
-    """Grad-CAM on the last map of the requested class and the first of those that are listed."""
-    wanted = [] if options.class_name is None else [find_class(options.class_name, network.facts.classes)]
-    return [
-        cam_of(network, logits, features, index) for index in [*dict.fromkeys([*wanted, *listed])][:MAX_CAM_CLASSES]
-    ]
 
 
 def cam_of(network: ExportedLook, logits: NDArray[np.float64], features: Map, index: int) -> Cam:

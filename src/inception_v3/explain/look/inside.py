@@ -1,27 +1,24 @@
-"""Looks into a network one question at a time, as the live page asks them; an exported file is opened here.
+"""The inside of a network, from which the live page requests one map, field or heat map at a time. Needs no PyTorch.
 
-inside_pytorch.py has the same for a network in PyTorch. Needs no PyTorch.
+`Inside` is the interface, and ExportedInside implements it for exported files. inside_pytorch.py implements it for
+networks in PyTorch.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inception_v3.explain.attribution.exported import LAST_MAP, ExportedNetwork, exported_grad_cam, open_with_map
 from inception_v3.explain.attribution.result import Attribution, AttributionOptions
-from inception_v3.explain.look.exported import ExportedLook, cam_of, open_exported_look, values_of_parts
-from inception_v3.explain.look.outline import outline, settings_for
-from inception_v3.explain.look.page import ModelFacts
+from inception_v3.explain.look.exported import ExportedLook, Map, cam_of, open_exported_look, values_of_parts
+from inception_v3.explain.look.outline import outline
 from inception_v3.explain.look.result import Cam, Field, LookOptions
 from inception_v3.explain.views import View
 from inception_v3.inference.engines.base import LOGITS
-from inception_v3.inference.exported.description import Description
-from inception_v3.inference.exported.registry import recognise
 
-Map = NDArray[np.floating[Any]]  # (channels, height, width)
 Pixels = NDArray[np.uint8]  # (H, W, 3), prepared for the network
 
 
@@ -59,16 +56,6 @@ class Inside(Protocol):
     def explain(self, view: View, options: AttributionOptions) -> Attribution:
         """As `explain.attribute`. Raises InputError: it cannot be had, with the remedy; no such class."""
         ...
-
-
-def facts_of(name: str, description: Description, file: Path) -> ModelFacts:
-    """What a page shows of a network that an engine runs. Exported files leave the auxiliary head out."""
-    settings, exported = description.settings, recognise(file) is not None
-    if exported:
-        settings = settings | {"create_aux_logits": False}
-    settings = settings_for(settings, description.preprocessing.image_size)
-    labels = [] if settings.final_endpoint else description.names()
-    return ModelFacts(name, settings, labels, description.class_names is not None, exported)
 
 
 class ExportedInside:

@@ -1,4 +1,4 @@
-"""Looks into a network in PyTorch one question at a time: see inside.py."""
+"""The inside of a network in PyTorch, for the live page: see inside.py."""
 
 from typing import cast
 
@@ -10,7 +10,8 @@ from inception_v3.explain.attribution.attribute import attribute
 from inception_v3.explain.attribution.gradients import folded
 from inception_v3.explain.attribution.result import Attribution, AttributionOptions
 from inception_v3.explain.attribution.scores import check_mode, class_labels
-from inception_v3.explain.look.inside import Map, Pixels
+from inception_v3.explain.look.exported import Map
+from inception_v3.explain.look.inside import Pixels
 from inception_v3.explain.look.measure import cams_of, fields_of, map_of, model_facts
 from inception_v3.explain.look.result import Cam, Field
 from inception_v3.explain.targets import end_point_map

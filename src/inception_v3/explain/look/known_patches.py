@@ -1,6 +1,5 @@
 """The images that excite a channel most, from a folder that `inception-v3 patches` wrote. No PyTorch."""
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from PIL import Image
 from inception_v3.errors import InputError
 from inception_v3.explain.look.result import Look
 from inception_v3.explain.patches.cut import SIDE
-from inception_v3.explain.patches.folder import PAGE, SPRITE_ROWS, SPRITES
-from inception_v3.reports.pages import data_uri
+from inception_v3.explain.patches.folder import PAGE, SPRITE_ROWS, SPRITES, sprite_name
+from inception_v3.reports.pages import image_uri
 from inception_v3.support.system_errors import file_status
 
 SHOWN = 5  # patches of a channel
@@ -30,7 +29,7 @@ def read_patches(folder: Path, looks: Iterable[Look]) -> dict[str, str]:
     Modules and channels that the folder lacks are left out. Raises InputError: a sprite cannot be read.
     """
     channels = {(name, number) for look in looks for name, each in look.parts.items() for number in each.numbers}
-    found = {}
+    pictures = {}
     for file, wanted in _by_sprite(folder, channels).items():
         try:
             sprite = np.asarray(Image.open(file).convert("RGB"))
@@ -40,20 +39,14 @@ def read_patches(folder: Path, looks: Iterable[Look]) -> dict[str, str]:
             top = number % SPRITE_ROWS * SIDE
             row = sprite[top : top + SIDE, : SHOWN * SIDE]
             if row.any():  # black: no image excites the channel
-                found[f"{name}:{number}"] = _webp(row)
-    return found
+                pictures[f"{name}:{number}"] = image_uri(Image.fromarray(row), "WEBP", quality=75, method=2)
+    return pictures
 
 
 def _by_sprite(folder: Path, channels: Iterable[tuple[str, int]]) -> dict[Path, list[tuple[str, int]]]:
     files: dict[Path, list[tuple[str, int]]] = {}
     for name, number in sorted(channels):
-        file = folder / SPRITES / f"{name}-{number // SPRITE_ROWS * SPRITE_ROWS:04}.webp"
+        file = folder / SPRITES / sprite_name(name, number)
         if "/" not in name and file_status(file) is not None:
             files.setdefault(file, []).append((name, number))
     return files
-
-
-def _webp(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> str:
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "WEBP", quality=75, method=2)
-    return data_uri("image/webp", encoded.getvalue())

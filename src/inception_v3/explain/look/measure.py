@@ -4,7 +4,7 @@ The network is a copy with BatchNorm folded into the convolutions. Its values di
 rounding, less than a gray level of a map.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -17,19 +17,18 @@ from inception_v3.explain.attribution.gradients import folded
 from inception_v3.explain.attribution.scores import check_mode, class_labels, class_scores
 from inception_v3.explain.classes import find_class
 from inception_v3.explain.effective_fields import EffectiveField
-from inception_v3.explain.look.channels import CAM_SIDE, FIELD_SIDE, map_uri, rounded, strongest_channels
+from inception_v3.explain.look.channels import CAM_SIDE, FIELD_SIDE, map_uri, rounded
 from inception_v3.explain.look.outline import outline, settings_for
 from inception_v3.explain.look.page import ModelFacts
-from inception_v3.explain.look.result import (
-    MAX_CAM_CLASSES,
-    Cam,
-    Channels,
-    Field,
-    Look,
-    LookOptions,
-    Silenced,
+from inception_v3.explain.look.result import Cam, Field, Look, LookOptions, Silenced
+from inception_v3.explain.look.shown import (
+    cam_classes,
+    first_not_finite,
+    look_of,
+    prediction,
+    strongest_of_parts,
+    top_classes,
 )
-from inception_v3.explain.look.shown import first_not_finite, look_of, prediction, top_classes
 from inception_v3.explain.receptive_fields import all_receptive_fields
 from inception_v3.explain.views import View, view_of
 from inception_v3.inference.predict import ImageInput
@@ -76,7 +75,7 @@ def _look(model: InceptionV3, facts: ModelFacts, view: View, options: LookOption
     with torch.enable_grad():
         logits, outputs = model(pixels, end_points=names)
     values = {name: map_of(outputs[name]) for name in names}
-    look = look_of(view, model.preprocessing, facts, _parts(values, options))
+    look = look_of(view, model.preprocessing, facts, strongest_of_parts(values, options))
     missing = {}
     if not (settings.create_aux_logits or settings.final_endpoint):
         missing["aux"] = "aux_size" if model.settings.create_aux_logits else "aux"
@@ -99,7 +98,7 @@ def _look(model: InceptionV3, facts: ModelFacts, view: View, options: LookOption
     return look.with_results(
         fields=fields,
         heads=heads,
-        cams=cams_of(model, logits, outputs, _explained(listed, options, labels), labels),
+        cams=cams_of(model, logits, outputs, cam_classes(listed, options, labels), labels),
         silenced=_silenced(model, pixels, listed, labels),
         not_finite_from=start,
         missing=missing,
@@ -112,21 +111,10 @@ def map_of(output: Tensor) -> NDArray[np.floating]:
     return np.asarray((values if values.dim() == 3 else values[:, None, None]).float().cpu().numpy())
 
 
-def _parts(values: Mapping[str, NDArray[np.floating]], options: LookOptions) -> dict[str, Channels]:
-    counts = {name: options.inner_channels if "/" in name else options.channels for name in values}
-    return {name: strongest_channels(each, counts[name]) for name, each in values.items()}
-
-
-def _explained(listed: list[int], options: LookOptions, labels: list[str]) -> list[int]:
-    """The classes of Grad-CAM: the requested one and the first of those that are listed."""
-    wanted = [] if options.class_name is None else [find_class(options.class_name, labels)]
-    return list(dict.fromkeys([*wanted, *listed]))[:MAX_CAM_CLASSES]
-
-
 def cams_of(model: InceptionV3, logits: Tensor, outputs: EndPoints, classes: list[int], labels: list[str]) -> list[Cam]:
     """Grad-CAM (see attribution/cams.py) of several classes on every end point of the base, from one pass forward."""
     maps = {name: outputs[name] for name in model.base_end_points}
-    found = []
+    cams = []
     for index in classes:
         score = class_scores(logits, torch.tensor([index], device=logits.device), model.settings.output_activation)
         gradients = torch.autograd.grad(score.sum(), [*maps.values()], retain_graph=True)
@@ -135,8 +123,8 @@ def cams_of(model: InceptionV3, logits: Tensor, outputs: EndPoints, classes: lis
             cam = (gradient.mean((2, 3), keepdim=True) * activations.detach()).sum(1)[0].clamp(min=0).double().cpu()
             highs[name] = rounded([float(cam.max())])[0]
             images[name] = map_uri(cam.numpy(), float(cam.max()), CAM_SIDE)
-        found.append(Cam(index, printable(labels[index]), images, highs))
-    return found
+        cams.append(Cam(index, printable(labels[index]), images, highs))
+    return cams
 
 
 def fields_of(model: InceptionV3, pixels: Tensor, outputs: EndPoints) -> dict[str, Field]:

@@ -1,13 +1,11 @@
 """The parts of a network as the page lists them: end points, branches and layers with their figures. No PyTorch."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from inception_v3.explain.receptive_fields import all_receptive_fields
 from inception_v3.network.architecture import Conv, Dense, EndPoint, Layer, Pool, Size
-from inception_v3.network.describe import built_as
-from inception_v3.network.drawing.parts import kernel_text
+from inception_v3.network.describe import branch_lines
 from inception_v3.network.settings import Settings
 
 Kind = Literal["end point", "branch", "layer"]
@@ -72,20 +70,10 @@ def outline(settings: Settings) -> list[Part]:
 
 
 def _built_as(point: EndPoint, settings: Settings) -> list[str]:
-    """The branches of an end point in the notation of `describe`, with the channels of this network."""
+    """The branches of an end point as in `branch_lines`; for Predictions, this network's activation."""
     if point.name == "Predictions":
         return [] if settings.output_activation == "none" else [settings.output_activation]
-    return [" → ".join(map(_step, steps)) for steps in point.branches if steps] or built_as(point.name)
-
-
-def _step(layers: Sequence[Layer]) -> str:
-    texts = [
-        f"{layer.table.kind} {kernel_text(layer)}"
-        if isinstance(layer.table, Pool)
-        else f"{kernel_text(layer)} {layer.out_channels}"
-        for layer in layers
-    ]
-    return texts[0] if len(texts) == 1 else f"({' ‖ '.join(texts)})"
+    return branch_lines(point)
 
 
 def _order(point: EndPoint, name: str) -> tuple[int, int, int]:
@@ -133,7 +121,7 @@ def layers_of(settings: Settings) -> dict[str, tuple[str, ...]]:
     layers: dict[str, tuple[str, ...]] = {}
     for point in settings.end_points():
         ends = [tuple(layer.name for layer in steps[-1]) for steps in point.branches if steps]
-        branches = [each.name for each in point.inner if each.inner]
+        branches = [each.name for each in point.inner_branches]
         layers |= {each.name: (each.name,) for each in point.inner if not each.inner}
         layers |= dict(zip(branches, ends, strict=True)) if branches else {}
         layers[point.name] = tuple(name for end in ends for name in end) if branches else (point.name,)

@@ -18,17 +18,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from inception_v3.explain.look.outline import as_dicts, outline
 from inception_v3.network.architecture import BASE_END_POINTS
 from inception_v3.network.drawing import plan, svg
+from inception_v3.network.drawing.words import LANGUAGES, Language
 from inception_v3.network.settings import Settings
 from inception_v3.reports.pages import write_page
 from inception_v3.support.text import printable
-
-Language = Literal["en", "zh"]
-LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 
 @dataclass(frozen=True)

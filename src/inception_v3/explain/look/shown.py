@@ -1,14 +1,15 @@
 """Parts of a Look that a network in PyTorch and an exported one have in common. No PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inception_v3.explain.look.channels import rounded
+from inception_v3.explain.classes import find_class
+from inception_v3.explain.look.channels import rounded, strongest_channels
 from inception_v3.explain.look.page import ModelFacts
-from inception_v3.explain.look.result import Channels, Look, Prediction
+from inception_v3.explain.look.result import MAX_CAM_CLASSES, Channels, Look, LookOptions, Prediction
 from inception_v3.explain.views import View
 from inception_v3.images.preprocessing import Preprocessing
 from inception_v3.network.architecture import OutputActivation
@@ -30,6 +31,18 @@ def look_of(view: View, preprocessing: Preprocessing, model: ModelFacts, parts: 
         box=view.box,
         parts=parts,
     )
+
+
+def strongest_of_parts(values: Mapping[str, NDArray[np.floating]], options: LookOptions) -> dict[str, Channels]:
+    """The strongest channels of each part, from its values (channels, height, width)."""
+    counts = {name: options.inner_channels if "/" in name else options.channels for name in values}
+    return {name: strongest_channels(each, counts[name]) for name, each in values.items()}
+
+
+def cam_classes(listed: Sequence[int], options: LookOptions, labels: Sequence[str]) -> list[int]:
+    """The classes for which Grad-CAM is computed: the requested one, then the first of those that are listed."""
+    requested = [] if options.class_name is None else [find_class(options.class_name, labels)]
+    return list(dict.fromkeys([*requested, *listed]))[:MAX_CAM_CLASSES]
 
 
 def top_classes(

@@ -72,9 +72,9 @@ def table(patches: FoundPatches, boxes: NDArray[np.float32]) -> Iterator[tuple[o
                 yield (group.name, channel, rank + 1, name, class_name, *place, *box, str(patches.values[row, rank]))
 
 
-def sprite_name(group: Group, channel: int) -> str:
+def sprite_name(module: str, channel: int) -> str:
     """The file in SPRITES with the patches of a channel."""
-    return f"{group.name}-{channel // SPRITE_ROWS * SPRITE_ROWS:04}.webp"
+    return f"{module}-{channel // SPRITE_ROWS * SPRITE_ROWS:04}.webp"
 
 
 def _write_sprites(patches: FoundPatches, pixels: NDArray[np.uint8], folder: Path, start_step: StartStep) -> None:
@@ -84,7 +84,7 @@ def _write_sprites(patches: FoundPatches, pixels: NDArray[np.uint8], folder: Pat
         start = group.rows.start + first
         rows = pixels[start : min(start + SPRITE_ROWS, group.rows.stop)]
         joined = rows.transpose(0, 2, 1, 3, 4).reshape(len(rows) * SIDE, COUNT * SIDE, 3)
-        Image.fromarray(joined).save(folder / sprite_name(group, first), "WEBP", quality=80, method=2)
+        Image.fromarray(joined).save(folder / sprite_name(group.name, first), "WEBP", quality=80, method=2)
 
     with ThreadPoolExecutor(thread_count(), "sprites") as pool:
         sprites = [(group, first) for group in patches.groups for first in range(0, group.channels, SPRITE_ROWS)]
@@ -123,7 +123,7 @@ def _group_values(patches: FoundPatches, group: Group) -> dict[str, Any]:
                 "count": count,
                 "class": printable(top_class[0]) if top_class else "",
                 "share": top_class[1] if top_class else 0,
-                "sprite": f"{SPRITES}/{sprite_name(group, channel)}",
+                "sprite": f"{SPRITES}/{sprite_name(group.name, channel)}",
                 "top": channel % SPRITE_ROWS * SIDE,
             }
         )

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-SUFFIXES = (".png", ".pdf")
 POINTS = 420 / 25.4 * 72 / 1760  # for a unit of the drawing: a drawing of the whole network is 420 mm wide, as A3 is
 DPI = 200
 # Fonts with Chinese characters, of Linux, macOS and Windows. Older releases of matplotlib read only the first font of a

@@ -1,4 +1,6 @@
-"""The legend of the page: colours, notation and scales."""
+"""The legends: colours, notation and scales."""
+
+from typing import Literal
 
 from inception_v3.network.drawing.parts import Scale, macs_text
 from inception_v3.network.drawing.shapes import Box, Label, Shape
@@ -19,12 +21,17 @@ def legend(x: float, y: float, width: float, scale: Scale) -> list[Shape]:
     for middle, key in zip(lines, ("notation", "join", "norm"), strict=True):
         shapes.append(Label(x + 22 + COLUMNS[2], middle, f"{{legend_{key}}}", "note", "start"))
     left = x + 22 + COLUMNS[3]
-    for middle, kind, most in (
-        (lines[0], "parameters", f"{scale.parameters:,}"),
-        (lines[1], "macs", macs_text(scale.macs)),
-    ):
-        shapes.append(Box(left, middle - 4, 22, 8, kind, 1))
-        shapes.append(Label(left + 30, middle, f"{{{kind}}}{{comma}}{{legend_bars}} {most}", "note", "start"))
+    shapes += full_bar("parameters", left, lines[0], scale)
+    shapes += full_bar("macs", left, lines[1], scale)
     shapes.append(Box(left, lines[2] - 5, 22, 10, "map"))
     shapes.append(Label(left + 30, lines[2], "{legend_map}", "note", "start"))
     return shapes
+
+
+def full_bar(kind: Literal["parameters", "macs"], x: float, y: float, scale: Scale) -> list[Shape]:
+    """A bar around the height `y`, and beside it the value for which a bar has its full length."""
+    most = f"{scale.parameters:,}" if kind == "parameters" else macs_text(scale.macs)
+    return [
+        Box(x, y - 4, 22, 8, kind, 1),
+        Label(x + 30, y, f"{{{kind}}}{{comma}}{{legend_bars}} {most}", "note", "start"),
+    ]

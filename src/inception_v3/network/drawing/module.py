@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from inception_v3.network.architecture import EndPoint
+from inception_v3.network.drawing.legend import full_bar
 from inception_v3.network.drawing.parts import (
     JOIN_HEIGHT,
     Measures,
     Scale,
     branch_group,
-    branches_of,
     column_count,
     join_bar,
     macs_text,
@@ -27,7 +27,7 @@ MEASURES = Measures(width=232, height=82, column_gap=16, step_gap=26)
 
 def module(point: EndPoint) -> Drawing:
     """The drawing of an end point with layers: a module, a head, a branch or a layer."""
-    branches = branches_of(point)
+    branches = point.inner_branches
     chains = point.branches
     scale = Scale.of(layer for branch in branches or [point] for layer in branch.inner or [point])
     measures = replace(MEASURES, scale=scale)
@@ -94,10 +94,8 @@ def _foot(point: EndPoint, parts: Sequence[EndPoint], middle: float, bar: float)
 
 
 def _legend(y: float, scale: Scale) -> list[Shape]:
-    shapes: list[Shape] = []
-    rows = (("parameters", f"{scale.parameters:,}"), ("macs", macs_text(scale.macs)))
-    for index, (kind, most) in enumerate(rows):
-        x = MARGIN + 440 * index
-        shapes.append(Box(x, y - 4, 22, 8, kind, 1))
-        shapes.append(Label(x + 30, y, f"{{{kind}}}{{comma}}{{legend_bars}} {most}", "note", "start"))
-    return [*shapes, Label(MARGIN, y + 22, "{legend_notation_line}", "note", "start")]
+    return [
+        *full_bar("parameters", MARGIN, y, scale),
+        *full_bar("macs", MARGIN + 440, y, scale),
+        Label(MARGIN, y + 22, "{legend_notation_line}", "note", "start"),
+    ]

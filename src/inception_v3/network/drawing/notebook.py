@@ -7,6 +7,7 @@ from inception_v3.errors import printable
 from inception_v3.network.architecture import EndPoint
 from inception_v3.network.describe import built_as
 from inception_v3.network.drawing.page import network
+from inception_v3.network.drawing.parts import shape_text
 from inception_v3.network.drawing.vector import svg
 from inception_v3.network.settings import Settings
 
@@ -41,7 +42,7 @@ def table(points: Sequence[EndPoint]) -> str:
 def _row(point: EndPoint) -> str:
     branches = "<br>".join(map(_text, built_as(point.name, point.layers)))
     figures = (
-        f"{point.height}x{point.width}x{point.channels}",
+        shape_text(point.output),
         f"{point.parameters:,}" if point.parameters else "",
         f"{point.macs / 1e6:,.1f}" if point.macs else "",
     )

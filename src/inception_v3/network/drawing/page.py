@@ -13,7 +13,6 @@ from inception_v3.network.drawing.parts import (
     Scale,
     bars,
     branch_group,
-    branches_of,
     column_count,
     join_bar,
     layer_group,
@@ -62,12 +61,15 @@ def network(settings: Settings) -> Drawing:
     stem = [point for point in points if point.name in stem_names]
     modules = [point for point in points if point.name in BASE_END_POINTS and point.name not in stem_names]
     rows = [
-        (f"{{group}} {group[0].height}x{group[0].width}", [module_card(point, scale) for point in group])
+        (f"{{group}} {group[0].height}x{group[0].width}", [_module_card(point, scale) for point in group])
         for group in (list(each) for _, each in groupby(modules, key=lambda point: point.name[:7]))
     ]
     first = [_image_card(height, width), _list_card("{stem}", stem, scale, {})]
-    title = "{stem}  ·  {group} " + rows[0][0].split()[-1] if rows else "{stem}"
-    rows = [(title, [*first, *(rows[0][1] if rows else [])]), *rows[1:]]
+    if rows:
+        (title, cards), *others = rows
+        rows = [(f"{{stem}}  ·  {title}", [*first, *cards]), *others]
+    else:
+        rows = [("{stem}", first)]
     side = next((_auxiliary_card(point, scale) for point in points if point.name == "AuxLogits"), None)
     heads = [point for point in points if point.name not in (*BASE_END_POINTS, "AuxLogits")]
     if heads:
@@ -137,10 +139,9 @@ def _connector(start: tuple[float, float], end: tuple[float, float], kind: str) 
     return Line((start, *bend, end), kind)
 
 
-def module_card(point: EndPoint, scale: Scale) -> Card:
+def _module_card(point: EndPoint, scale: Scale) -> Card:
     """An Inception module: its branches side by side, the bar that joins them, and its figures."""
-    inner = sum(column_count(steps) for steps in point.branches)
-    width = MEASURES.columns_width(inner) + 2 * PADDING
+    width = MEASURES.columns_width(sum(map(column_count, point.branches))) + 2 * PADDING
     steps = max(map(len, point.branches))
     height = BUS + 14 + MEASURES.steps_height(steps) + 20 + JOIN_HEIGHT + FOOTER
 
@@ -152,9 +153,9 @@ def module_card(point: EndPoint, scale: Scale) -> Card:
 
 def _module(point: EndPoint, x: float, y: float, width: float, height: float, scale: Scale) -> Group:
     bar = y + height - FOOTER - JOIN_HEIGHT
-    joined, ends = join_bar(branches_of(point), x + PADDING, bar, width - 2 * PADDING)
+    joined, ends = join_bar(point.inner_branches, x + PADDING, bar, width - 2 * PADDING)
     left, groups, last = x + PADDING, [], x
-    for branch, end in zip(branches_of(point), ends, strict=True):
+    for branch, end in zip(point.inner_branches, ends, strict=True):
         groups.append(branch_group(branch, left, y + BUS, y + BUS + 14, end, bar, MEASURES))
         full = MEASURES.columns_width(column_count(branch.branches[0]))
         last = left + full / 2

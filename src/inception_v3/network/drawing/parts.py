@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from inception_v3.network.architecture import Dense, EndPoint, FeatureMap, Layer, Pool
+from inception_v3.network.describe import kernel_text
 from inception_v3.network.drawing.shapes import Box, Group, Label, Line, Shape
 
 Steps = Sequence[tuple[Layer, ...]]
@@ -18,13 +19,6 @@ def layer_kind(layer: Layer) -> str:
     return "one" if layer.kernel == (1, 1) else "square" if layer.kernel[0] == layer.kernel[1] else "line"
 
 
-def kernel_text(layer: Layer) -> str:
-    """The kernel, the stride and the padding of a layer: "3x3/2 V"."""
-    stride = f"/{layer.table.stride}" if layer.table.stride > 1 else ""
-    valid = " V" if layer.table.padding == "VALID" and layer.kernel != (1, 1) else ""
-    return f"{layer.kernel[0]}x{layer.kernel[1]}{stride}{valid}"
-
-
 def width_text(layer: Layer) -> str:
     """The number of channels of a convolution, or the kind of a pool."""
     return f"{{{layer.table.kind}}}" if isinstance(layer.table, Pool) else str(layer.out_channels)
@@ -34,7 +28,7 @@ def layer_text(layer: Layer) -> str:
     """A layer on one line: "3x3/2 V  32", "max 3x3/2 V", "relu 1024"."""
     if isinstance(layer.table, Dense):
         return f"{layer.table.activation}  {layer.out_channels}"
-    texts = [kernel_text(layer), width_text(layer)]
+    texts = [kernel_text(layer.table, layer.kernel), width_text(layer)]
     return "  ".join(reversed(texts) if isinstance(layer.table, Pool) else texts)
 
 
@@ -57,10 +51,8 @@ def parameters_text(count: int) -> str:
 
 def tooltip(name: str, layers: Sequence[Layer], output: FeatureMap) -> str:
     """What is known about an end point, a branch or a layer, in one line."""
-    parts = [f"{name}: {shape_text(output)}"]
-    if len(layers) == 1:
-        parts.insert(0, f"{name}, {layer_text(layers[0])}")
-        parts[1] = shape_text(output)
+    start = f"{name}, {layer_text(layers[0])}, " if len(layers) == 1 else f"{name}: "
+    parts = [f"{start}{shape_text(output)}"]
     if parameters := sum(layer.parameters for layer in layers):
         parts.append(f"{{parameters}} {parameters:,}")
         parts.append(f"{{macs}} {macs_text(sum(layer.macs for layer in layers))}")
@@ -81,8 +73,8 @@ class Scale:
     def of(cls, points: Iterable[EndPoint]) -> "Scale":
         points = list(points)
         return cls(
-            max(1, *(point.parameters for point in points), 1),
-            max(1, *(point.macs for point in points), 1),
+            max(1, *(point.parameters for point in points)),
+            max(1, *(point.macs for point in points)),
             max(point.channels for point in points),
             max(max(point.output.size) for point in points),
         )
@@ -153,7 +145,7 @@ def layer_group(layer: Layer, x: float, y: float, measures: Measures) -> Group:
     box = Box(x, y, measures.width, measures.height, layer_kind(layer), 4)
     middle, third = x + measures.width / 2, measures.height / 2 - 7
     labels: list[Shape] = [
-        Label(middle, y + measures.height / 2 - third + 0.5, kernel_text(layer), "kernel"),
+        Label(middle, y + measures.height / 2 - third + 0.5, kernel_text(layer.table, layer.kernel), "kernel"),
         Label(middle, y + measures.height / 2 + third - 0.5, width_text(layer), "width"),
     ]
     if measures.scale:
@@ -225,12 +217,7 @@ def join_bar(parts: Sequence[EndPoint], left: float, y: float, full: float) -> t
     return shapes, ends
 
 
-def branches_of(point: EndPoint) -> list[EndPoint]:
-    """The branches of a module, or nothing for an end point with only one."""
-    return [each for each in point.inner if each.inner]
-
-
 def parts_of(point: EndPoint) -> list[EndPoint]:
     """What is joined at the end of an end point: branches, or the last layers of a branch that stand side by side."""
     last = len(point.branches[-1][-1])
-    return branches_of(point) or (list(point.inner[-last:]) if last > 1 else [])
+    return point.inner_branches or (list(point.inner[-last:]) if last > 1 else [])

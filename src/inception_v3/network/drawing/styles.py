@@ -75,7 +75,6 @@ LABELS = {
     "title": LabelStyle(30, bold=True),
     "subtitle": LabelStyle(14, colour="muted"),
     "band-title": LabelStyle(14, bold=True),
-    "band-text": LabelStyle(12, colour="muted"),
     "name": LabelStyle(14, bold=True),
     "row-name": LabelStyle(11),
     "shape": LabelStyle(12.5, bold=True),

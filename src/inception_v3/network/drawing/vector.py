@@ -23,24 +23,24 @@ def svg(drawing: Drawing, *, dark: bool | None = None, language: Language = "en"
         dark: dark or light colours; None means those that the viewer's system prefers.
     """
 
-    def say(text: str) -> str:
+    def words(text: str) -> str:
         return escape(translate(text, language), quote=True)
 
     def render(shape: Shape) -> str:
         if isinstance(shape, Group):
             inner = "".join(map(render, shape.shapes))
             name = escape(shape.end_point, quote=True)
-            title = f"<title>{say(shape.tooltip)}</title>"
+            title = f"<title>{words(shape.tooltip)}</title>"
             return f'<g class="{shape.kind}" data-end-point="{name}">{title}{inner}</g>\n'
         if isinstance(shape, Box):
             return _box(shape)
         if isinstance(shape, Line):
             return _line(shape)
-        return _label(shape, say(shape.text))
+        return _label(shape, words(shape.text))
 
     size = f'viewBox="0 0 {drawing.width:g} {drawing.height:g}" width="{drawing.width:g}" height="{drawing.height:g}"'
     tag = f'<svg xmlns="http://www.w3.org/2000/svg" class="inception-drawing" role="img" lang="{language}" {size}>'
-    names = f"<title>{say(drawing.title)}</title>\n<desc>{say(drawing.description)}</desc>"
+    names = f"<title>{words(drawing.title)}</title>\n<desc>{words(drawing.description)}</desc>"
     shapes = "".join(map(render, drawing.shapes))
     return f"{tag}\n{names}\n<style>\n{_css(dark)}</style>\n{shapes}</svg>\n"
 
@@ -72,10 +72,12 @@ def _number(value: float) -> str:
 
 def _css(dark: bool | None) -> str:
     """The style sheet: colours as variables, then a rule for each kind of shape."""
-    light, night = ("".join(f"--d-{name}:{pair[index]};" for name, pair in COLOURS.items()) for index in (0, 1))
-    rules = [f".inception-drawing{{{night if dark else light}font-family:{FONTS};text-anchor:middle}}"]
+    light_colours, dark_colours = (
+        "".join(f"--d-{name}:{pair[index]};" for name, pair in COLOURS.items()) for index in (0, 1)
+    )
+    rules = [f".inception-drawing{{{dark_colours if dark else light_colours}font-family:{FONTS};text-anchor:middle}}"]
     if dark is None:
-        rules.append(f"@media (prefers-color-scheme: dark){{.inception-drawing{{{night}}}}}")
+        rules.append(f"@media (prefers-color-scheme: dark){{.inception-drawing{{{dark_colours}}}}}")
     rules.append(".inception-drawing text{stroke:none;white-space:pre}.inception-drawing path{fill:none}")
     for kind, box in BOXES.items():
         stroke = f";stroke:var(--d-{box.edge});stroke-width:{box.edge_width:g}" if box.edge else ""

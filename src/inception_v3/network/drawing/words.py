@@ -19,7 +19,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "parameters": ("parameters", "参数量"),
     "macs": ("multiply-accumulates", "乘加运算"),
     "stem": ("Stem", "起始卷积层"),
-    "stem_text": ("plain convolutions and max pools, one after another", "依次排列的普通卷积与最大池化"),
     "group": ("Inception modules on maps of", "Inception 模块，特征图尺寸"),
     "auxiliary": ("training only", "仅用于训练"),
     "main_head": ("Main head", "主分类头"),

@@ -289,7 +289,7 @@ function toDrawing() {
   drawn(state.part)?.focus({ preventScroll: true });
 }
 
-function watchPart() {  // a choice in the drawing is answered at the bottom of the window while its details are out of sight
+function watchPart() {  // while the details of the chosen part are out of sight, a bar at the bottom of the window describes it
   const seen = { drawing: false, part: true }, watch = (id, name, options) =>
     new IntersectionObserver(entries => {
       seen[name] = entries[entries.length - 1].isIntersecting;
@@ -501,8 +501,8 @@ function tile(part, channels, number, index, sprite, input) {
 
 function cutOut(part, [row, column], input) {  // the part of the network's input around a unit
   const module = part.name.split("/")[0], effective = look.fields[part.name] || look.fields[module];
-  const [height, width] = inputSize(), ratio = input.naturalWidth / width;
-  const side = Math.min(Math.max(part.field[0], part.field[1]), effective && effective.size ? effective.size : Math.max(height, width), Math.max(height, width));
+  const [height, width] = inputSize(), longest = Math.max(height, width);
+  const side = Math.min(Math.max(...part.field), effective?.size || longest, longest);
   const shown = Math.max(side, 9), middle = [row * part.jump[0] - part.offset[0] + part.field[0] / 2, column * part.jump[1] - part.offset[1] + part.field[1] / 2];
   const canvas = element("canvas", { width: 96, height: 96 }), context = canvas.getContext("2d");
   context.fillStyle = "#808080";
