@@ -17,6 +17,7 @@ machine, with the clients, and the median of the rounds counts. With the default
 """
 
 import argparse
+import asyncio
 import base64
 import io
 import json
@@ -125,15 +126,15 @@ def served(model: str, *options: object) -> Iterator[tuple[str, int, float]]:
         yield found[0], pid, seconds
 
 
-def loaded(url: str, bodies: list[bytes], load: Load, target: str = "", kind: str = "application/json") -> LoadResult:
-    """Send a load. `target`: the path of JSON bodies; else the bodies are files for /predict."""
-    import asyncio
+def loaded(url: str, bodies: list[bytes], load: Load, target: str = "") -> LoadResult:
+    """Send a load. `target`: the path for bodies of JSON; without it, the bodies are image files for /predict."""
 
     async def run() -> LoadResult:
         client = HttpClient(url)
         try:
             if target:
-                requests = [client.request("POST", target, body, f"Content-Type: {kind}\r\n") for body in bodies]
+                header = "Content-Type: application/json\r\n"
+                requests = [client.request("POST", target, body, header) for body in bodies]
             else:
                 requests = image_requests(client, url, bodies)
             result = await send_load(client, requests, load)
@@ -251,7 +252,7 @@ def engine_rows(precision: str, figures: dict[str, Any]) -> list[Row]:
 def start_figures(model: str, seconds: float, rounds: int) -> dict[str, float]:
     ready, resident = [], []
     for _ in range(rounds):
-        with served(model) as (url, pid, taken):
+        with served(model) as (_, pid, taken):
             ready.append(taken)
             resident.append(memory(pid, "VmRSS"))
     with served(model, "--batch-size", BATCH) as (url, pid, _):

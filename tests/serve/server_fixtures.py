@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Callable[..., Running]]":
-    """A function that starts a server with these models, limits and token."""
+    """A function that starts a server with these models, limits, token and trusted proxies."""
     from serving import NAMES, GatedEngine, opened, running
 
     from inception_v3.serve import models
@@ -25,10 +25,16 @@ def start(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Callable[..., Running]]"
 
     with ExitStack() as stack:
 
-        def start_server(*names: str, limits: "Limits | None" = None, token: str | None = None) -> "Running":
+        def start_server(
+            *names: str,
+            limits: "Limits | None" = None,
+            token: str | None = None,
+            trusted_proxies: tuple[str, ...] = (),
+        ) -> "Running":
             engine = GatedEngine()
             monkeypatch.setattr(models, "open_engine", lambda *_, **__: opened(engine, NAMES))
-            return stack.enter_context(running(names or ("pets=/dev/null",), engine, limits or Limits(), token))
+            names = names or ("pets=/dev/null",)
+            return stack.enter_context(running(names, engine, limits or Limits(), token, trusted_proxies))
 
         yield start_server
 

@@ -4,7 +4,8 @@ import asyncio
 import io
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -69,15 +70,28 @@ def opened(engine: FakeEngine, names: list[str] | None = None) -> OpenedModel:
     return OpenedModel(engine, description, models.Path(os.devnull), "requested")
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
 @contextmanager
-def running(names: tuple[str, ...], engine: GatedEngine, limits: Limits, token: str | None) -> Iterator[Running]:
+def running(
+    names: tuple[str, ...],
+    engine: GatedEngine,
+    limits: Limits,
+    token: str | None,
+    trusted_proxies: tuple[str, ...] = (),
+) -> Iterator[Running]:
     served = models.Models(names, models.OpenOptions(batch_size=8), limits.queue)
     served.load()
     engine.batches.clear()
     while engine.entered.acquire(blocking=False):
         pass
     server = Server(served, limits, token)
-    uvicorn = Uvicorn(server)
+    uvicorn = Uvicorn(server, trusted_proxies)
     with listen(Place(port=0)) as listening:
         port = listening.getsockname()[1]
         thread = threading.Thread(target=lambda: asyncio.run(uvicorn.serve(sockets=[listening])), daemon=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving import GatedEngine, opened
+from serving import GatedEngine, opened, wait_for
 
 from inception_v3.errors import InputError
 from inception_v3.inference.engines.base import LOGITS
@@ -92,11 +92,11 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Numbered]:
 
 
 @pytest.fixture
-def watch() -> Iterator[Callable[[Path], Models]]:
+def watch() -> Iterator[Callable[..., Models]]:
     served: list[Models] = []
 
-    def start(path: Path) -> Models:
-        served.append(Models([f"pets={path}"], OpenOptions(), 8))
+    def start(path: Path, *more: str) -> Models:
+        served.append(Models([f"pets={path}", *more], OpenOptions(), 8))
         served[-1].load()
         threading.Thread(target=served[-1].watch, args=(0.02,), daemon=True).start()
         return served[-1]
@@ -112,15 +112,8 @@ def answer(served: Models) -> float:
         return float(future.result(10)[LOGITS][0, 0])
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
-
-
 def test_a_changed_file_replaces_the_model_and_a_damaged_one_does_not(
-    tmp_path: Path, engines: list[Numbered], watch: Callable[[Path], Models]
+    tmp_path: Path, engines: list[Numbered], watch: Callable[..., Models]
 ) -> None:
     file = tmp_path / "a.onnx"
     file.write_text("1")
@@ -141,7 +134,7 @@ def test_a_changed_file_replaces_the_model_and_a_damaged_one_does_not(
 
 
 def test_a_new_version_in_a_folder_replaces_the_earlier_one(
-    tmp_path: Path, engines: list[Numbered], watch: Callable[[Path], Models]
+    tmp_path: Path, engines: list[Numbered], watch: Callable[..., Models]
 ) -> None:
     for version in ("1", "2"):
         (tmp_path / version).mkdir()
@@ -155,7 +148,7 @@ def test_a_new_version_in_a_folder_replaces_the_earlier_one(
 
 
 def test_a_request_that_holds_a_replaced_model_gets_its_result_from_it(
-    tmp_path: Path, engines: list[Numbered], watch: Callable[[Path], Models]
+    tmp_path: Path, engines: list[Numbered], watch: Callable[..., Models]
 ) -> None:
     file = tmp_path / "a.onnx"
     file.write_text("1")
@@ -168,6 +161,47 @@ def test_a_request_that_holds_a_replaced_model_gets_its_result_from_it(
     wait_for(lambda: not old.batcher._thread.is_alive())
 
 
-def test_the_default_is_the_highest_version() -> None:
-    versions = ["9", "10", "beta"]
-    assert max(versions, key=models._version_order) == "10"
+def test_files_that_vanish_while_they_are_looked_at_do_not_end_the_watch(
+    tmp_path: Path, engines: list[Numbered], watch: Callable[..., Models], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.onnx"
+    file.write_text("1")
+    served = watch(file)
+    fingerprint, faults = models.fingerprint, [InputError("no such folder")]
+
+    def fail_once(path: str) -> object:
+        if faults:
+            raise faults.pop()
+        return fingerprint(path)
+
+    monkeypatch.setattr(models, "fingerprint", fail_once)
+    wait_for(lambda: not faults)
+    file.write_text("22")
+    wait_for(lambda: answer(served) == 22)
+
+
+def test_a_new_version_in_a_folder_takes_the_place_of_the_earlier_one_and_of_no_other_model(
+    tmp_path: Path, engines: list[Numbered], watch: Callable[..., Models]
+) -> None:
+    (tmp_path / "a.onnx").write_text("7")
+    folder = tmp_path / "versions"
+    for version in ("1", "2"):
+        (folder / version).mkdir(parents=True)
+        (folder / version / "model.safetensors").write_text(version)
+    served = watch(folder, f"pets:7={tmp_path / 'a.onnx'}", f"birds={tmp_path / 'a.onnx'}")
+    assert served.names() == [("pets", "2"), ("pets", "7"), ("birds", "1")]
+    (folder / "3").mkdir()
+    (folder / "3" / "model.safetensors").write_text("3")
+    wait_for(lambda: served.names() == [("pets", "7"), ("pets", "3"), ("birds", "1")])
+
+
+def test_the_default_is_the_highest_version(tmp_path: Path, engines: list[Numbered]) -> None:
+    arguments = []
+    for version, number in (("9", 9), ("10", 10), ("beta", 0)):
+        (tmp_path / f"{version}.onnx").write_text(str(number))
+        arguments.append(f"pets:{version}={tmp_path / f'{version}.onnx'}")
+    served = Models(arguments, OpenOptions(), 8)
+    served.load()
+    assert answer(served) == 10
+    assert served.versions("pets") == ["beta", "9", "10"]
+    served.close()

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 import zlib
 from typing import Any
 
@@ -14,6 +15,7 @@ from serving import Running, png
 from tritonclient.utils import InferenceServerException
 
 from fake_engine import CLASSES
+from inception_v3.serve.errors import RequestError
 from inception_v3.serve.protocol import Tensor, classifications, parse_infer
 
 INFER = "/v2/models/pets/infer"
@@ -164,6 +166,23 @@ def test_a_compressed_request_that_grows_beyond_the_limit_is_refused(pets: Runni
     assert "after decompression" in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip", "gzip"),
+        ("br, deflate, gzip", "deflate"),
+        ("gzip;q=0, deflate;q=0.5", "deflate"),
+        ("gzip; q=0.000", None),
+        ("identity", None),
+    ],
+)
+def test_a_response_is_compressed_as_the_client_accepts(pets: Running, accepted: str, encoding: str | None) -> None:
+    response = pets.client.post(INFER, json=an_input(), headers={"Accept-Encoding": accepted})
+    assert response.headers.get("Content-Encoding") == encoding
+    assert response.headers["Vary"] == "Accept-Encoding"
+    assert top(response) == [3]
+
+
 DEEP = b'{"inputs": ' + b"[" * 10_000 + b"]" * 10_000 + b"}"
 WRONG_BODIES = {
     "no JSON": (b"{", "no JSON object"),
@@ -184,9 +203,8 @@ def test_a_body_that_cannot_be_read_is_refused_with_its_fault(pets: Running, nam
     body, fault = WRONG_BODIES[name]
     response = pets.client.post(INFER, content=body)
     assert response.status_code == 400
-    assert httpx.Response(200, json=response.json()).json().keys() == {"error"}
-    with pytest.raises(AssertionError, match=fault):
-        raise AssertionError(response.json()["error"])
+    assert response.json().keys() == {"error"}
+    assert re.search(fault, response.json()["error"])
 
 
 WRONG_INPUTS: list[tuple[dict[str, Any], str]] = [
@@ -225,8 +243,7 @@ def test_a_wrong_input_is_refused_with_its_fault(pets: Running, number: int) -> 
     changes, fault = WRONG_INPUTS[number]
     response = pets.client.post(INFER, json=an_input(**changes))
     assert response.status_code == 400
-    with pytest.raises(AssertionError, match=fault):
-        raise AssertionError(response.json()["error"])
+    assert re.search(fault, response.json()["error"])
 
 
 @pytest.mark.parametrize(
@@ -244,8 +261,7 @@ def test_a_wrong_input_is_refused_with_its_fault(pets: Running, number: int) -> 
 def test_a_wrong_field_of_a_request_is_refused(pets: Running, more: dict[str, Any], fault: str) -> None:
     response = pets.client.post(INFER, json=an_input() | more)
     assert response.status_code == 400
-    with pytest.raises(AssertionError, match=fault):
-        raise AssertionError(response.json()["error"])
+    assert re.search(fault, response.json()["error"])
 
 
 def binary(tensor: dict[str, Any], data: bytes, length: object = None) -> tuple[bytes, dict[str, str]]:
@@ -278,8 +294,7 @@ def test_binary_data_whose_sizes_are_wrong_is_refused(
 ) -> None:
     response = pets.client.post(INFER, content=request_[0], headers=request_[1])
     assert response.status_code == 400
-    with pytest.raises(AssertionError, match=fault):
-        raise AssertionError(response.json()["error"])
+    assert re.search(fault, response.json()["error"])
 
 
 @pytest.mark.parametrize(
@@ -305,6 +320,13 @@ def test_pixels_in_the_metadata_of_a_network_for_any_size_have_any_size() -> Non
     tensor = Tensor("images", "UINT8", (-1, -1, -1, 3))
     body = json.dumps({"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 2, 1, 3], "data": [1] * 6}]})
     assert parse_infer(body.encode(), None, tensor, {}, 8).images.shape == (1, 2, 1, 3)
+
+
+@pytest.mark.parametrize("datatype", ["UINT8", "FP32"])
+def test_images_without_pixels_are_refused_by_a_network_for_any_size(datatype: str) -> None:
+    body = json.dumps({"inputs": [{"name": "images", "datatype": datatype, "shape": [1, 0, 1, 3], "data": []}]})
+    with pytest.raises(RequestError, match=r"must be \[-1, -1, -1, 3\], not \[1, 0, 1, 3\]"):
+        parse_infer(body.encode(), None, Tensor("images", "UINT8", (-1, -1, -1, 3)), {}, 8)
 
 
 def test_the_first_of_equal_values_is_the_better_class() -> None:

@@ -20,6 +20,8 @@ import pytest
 from PIL import Image
 from serving import png
 
+from inception_v3.cli.serve import _is_loopback
+
 ONNX = Path(__file__).parents[1] / "version_0_1" / "run.onnx"
 TESTS = Path(__file__).parents[1]
 FAKE = """
@@ -205,6 +207,23 @@ def test_beyond_loopback_without_a_token_there_is_a_warning() -> None:
     with serving(ONNX, "--port", 0, "--host", "0.0.0.0") as server:
         server.event("ready")
         assert server.lines[0].startswith("--host 0.0.0.0: other computers can use this server; require a token")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("localhost", True),
+        ("::1:1", False),
+        ("localhost.example", False),
+        ("127.example", False),
+        ("::", False),
+    ],
+)
+def test_only_addresses_of_this_computer_need_no_warning(host: str, is_loopback: bool) -> None:
+    assert _is_loopback(host) is is_loopback
 
 
 def test_what_cannot_be_served_is_reported_in_one_line(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import re
 import socket
@@ -14,10 +15,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving import Running, png
+from serving import Running, png, wait_for
 
 from inception_v3.serve import limits
+from inception_v3.serve.application import UNSUPPORTED
 from inception_v3.serve.limits import Limits
+from inception_v3.serve.metrics import Statistics
 from inception_v3.serve.server import Place, listen
 
 Start = Callable[..., Running]
@@ -43,11 +46,16 @@ def in_background(call: Callable[[], httpx.Response], count: int = 1) -> list[An
     return [threads.submit(call) for _ in range(count)]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
+@pytest.fixture
+def logged(capfd: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
+    """A function that returns the requests that the servers of a test have logged until now."""
+    lines: list[str] = []
+
+    def read() -> list[dict[str, Any]]:
+        lines.extend(capfd.readouterr().err.splitlines())
+        return [event for event in map(json.loads, lines) if event["event"] == "request"]
+
+    return read
 
 
 # ----------------------------------------------------------------------------------------------------- uploads
@@ -145,6 +153,12 @@ def test_a_body_above_the_limit_is_refused_and_others_are_not(start: Start, chun
     assert classes(server.client.post("/predict", content=png(2))) == ["class 2"]
 
 
+def test_a_body_that_is_announced_as_too_large_is_refused_before_it_is_sent(start: Start) -> None:
+    server = start(limits=Limits(body=2**16, idle_seconds=1))
+    received = raw(server, b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n")
+    assert received.splitlines()[0].split()[1] == b"413"
+
+
 # ------------------------------------------------------------------------------------- company and the queue
 
 
@@ -157,6 +171,8 @@ def test_requests_that_come_together_share_a_batch_and_get_their_own_results(sta
         others = [threads.submit(server.client.post, "/predict", files=server.images(n, n + 20)) for n in range(1, 12)]
         (model,) = server.server.models._models.values()
         wait_for(lambda: model.batcher.waiting == 22)
+        metrics = server.client.get("/metrics").text
+        assert 'inception_v3_queue_images{model="pets",version="1"} 22.0' in metrics
         server.engine.gate.set()
         assert classes(first.result()) == ["class 0"]
         assert [classes(each.result()) for each in others] == [[f"class {n}", f"class {n + 20}"] for n in range(1, 12)]
@@ -172,9 +188,13 @@ def test_a_full_queue_refuses_with_the_time_to_wait_while_live_stays_true(start:
     server.engine.gate.clear()
     running = in_background(lambda: server.client.post("/predict", files=server.images(1, 2, 3)))
     assert server.engine.entered.acquire(timeout=10)
-    refused = server.client.post("/predict", content=png(4))
-    assert "the queue of pets is full (3 images)" in error(refused, 503)
-    assert int(refused.headers["Retry-After"]) >= 1
+    (model,) = server.server.models._models.values()
+    for seconds, wait in ((0, "1"), (10, "8"), (1e4, "60")):  # of 4 images in the engine until now
+        model.statistics = Statistics()
+        model.statistics.add_batch(4, seconds, [])
+        refused = server.client.post("/predict", content=png(4))
+        assert "the queue of pets is full (3 images)" in error(refused, 503)
+        assert refused.headers["Retry-After"] == wait
     assert server.client.get("/v2/health/live").json()["live"] is True
     assert server.client.get("/v2/health/ready").status_code == 200
     server.engine.gate.set()
@@ -205,7 +225,7 @@ def test_a_request_may_shorten_its_deadline(start: Start) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_client_that_vanishes_gives_up_its_place(start: Start) -> None:
+def test_a_client_that_vanishes_gives_up_its_place(start: Start, logged: Callable[[], list[dict[str, Any]]]) -> None:
     server = start()
     server.engine.gate.clear()
     first = in_background(lambda: server.client.post("/predict", content=png(1)))
@@ -214,6 +234,7 @@ def test_a_client_that_vanishes_gives_up_its_place(start: Start) -> None:
     with pytest.raises(httpx.TimeoutException):
         httpx.post(f"{server.url}/predict", content=png(2), timeout=0.3)
     wait_for(lambda: model.batcher.waiting == 0 and model.queue.held == 1)
+    wait_for(lambda: [each["status"] for each in logged()] == [499])
     server.engine.gate.set()
     assert classes(first[0].result()) == ["class 1"]
     assert server.engine.batches == [1]
@@ -231,13 +252,13 @@ def test_an_engine_that_fails_gives_each_request_one_error_and_the_server_lives(
 
 
 def test_two_models_are_chosen_by_name_and_version(start: Start) -> None:
-    server = start("pets:1=/dev/null", "pets:2=/dev/null", "birds=/dev/null")
+    server = start("pets:10=/dev/null", "pets:9=/dev/null", "birds=/dev/null")
     versions = [
         server.client.post(f"/predict?{query}", content=png(1)).json()[key]
-        for query, key in (("", "model"), ("model=birds", "model"), ("model=pets", "version"), ("version=1", "version"))
+        for query, key in (("", "model"), ("model=birds", "model"), ("model=pets", "version"), ("version=9", "version"))
     ]
-    assert versions == ["pets", "birds", "2", "1"]
-    assert server.client.get("/v2/models/pets").json()["versions"] == ["1", "2"]
+    assert versions == ["pets", "birds", "10", "9"]
+    assert server.client.get("/v2/models/pets").json()["versions"] == ["9", "10"]
     assert "there is no model dogs; there are pets" in error(server.client.post("/predict?model=dogs"), 404)
 
 
@@ -408,14 +429,35 @@ def test_a_burst_of_requests_is_answered_or_refused_and_nothing_stays_held(start
     assert threading.active_count() < 60
 
 
-def test_the_log_has_one_json_line_for_each_request(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_log_has_one_json_line_for_each_request(start: Start, logged: Callable[[], list[dict[str, Any]]]) -> None:
     server = start()
     server.client.post("/predict", content=png(1), headers={"X-Request-ID": "abc"})
     server.client.get("/nothing%0a%1b")
-    wait_for(lambda: True)
-    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    predicted, missing = [each for each in events if each["event"] == "request"]
+    wait_for(lambda: len(logged()) == 2)
+    predicted, missing = logged()
     assert predicted["request_id"] == "abc"
     assert (predicted["status"], predicted["model"], predicted["path"]) == (200, "pets", "/predict")
     assert predicted["bytes"] == len(png(1))
     assert (missing["status"], missing["path"]) == (404, "/nothing\n\x1b")
+
+
+def test_only_a_trusted_proxy_names_the_client_of_a_request(
+    start: Start, logged: Callable[[], list[dict[str, Any]]]
+) -> None:
+    for trusted in ((), ("10.0.0.0/8",), ("127.0.0.0/8",)):
+        start(trusted_proxies=trusted).client.get("/v2", headers={"X-Forwarded-For": "203.0.113.9"})
+    wait_for(lambda: len(logged()) == 3)
+    assert [each["client"] for each in logged()] == ["127.0.0.1", "127.0.0.1", "203.0.113.9"]
+
+
+def test_every_operation_is_described_and_shown_on_a_page_that_loads_nothing(pets: Running) -> None:
+    paths = pets.client.get("/openapi.json").json()["paths"]
+    routes = pets.server.application()._app.routes
+    described = {route.path for route in routes if route.include_in_schema and route.path not in UNSUPPORTED}
+    assert paths.keys() == described
+    page = pets.client.get("/docs")
+    assert all(path in page.text for path in paths)
+    style = page.text.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'"
+    assert page.headers["Content-Security-Policy"] == policy

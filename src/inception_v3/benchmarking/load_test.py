@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import cycle
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -113,8 +113,9 @@ class HttpClient:
     def __init__(self, url: str, token: str | None = None, timeout: float = 60.0) -> None:
         """Raises InputError: not a URL of HTTP."""
         parts = _split(url)
-        self._host, self._is_tls, self._timeout = parts.hostname or "", parts.scheme == "https", timeout
-        self._port = parts.port or (443 if self._is_tls else 80)
+        self._host, self._timeout = parts.hostname or "", timeout
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (80 if self._tls is None else 443)
         self._header = f"Host: {parts.netloc.rpartition('@')[2]}\r\n"
         if token is not None:
             self._header += f"Authorization: Bearer {token}\r\n"
@@ -155,8 +156,7 @@ class HttpClient:
             return status, body, sent
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        context = ssl.create_default_context() if self._is_tls else None
-        return await asyncio.open_connection(self._host, self._port, ssl=context)
+        return await asyncio.open_connection(self._host, self._port, ssl=self._tls)
 
     async def cpu_seconds(self) -> float | None:
         """The CPU time of the server's process by its /metrics; None without that metric."""
@@ -254,22 +254,25 @@ async def _check(client: HttpClient, url: str, request: bytes) -> None:
 
 async def send_load(client: HttpClient, requests: Sequence[bytes], load: Load) -> LoadResult:
     """Send the requests in turn, at the times of `load`."""
-    result, numbers = LoadResult(), count()
+    result, turns = LoadResult(), cycle(requests)
     server_cpu, client_cpu = await client.cpu_seconds(), time.process_time()
     began = time.perf_counter()
 
     async def send(start: float) -> None:
         """Send the next request, whose intended start is `start` seconds after the beginning."""
-        request, sent, latency, failure = requests[next(numbers) % len(requests)], None, float("nan"), ""
+        sent, latency, failure = None, float("nan"), ""
         try:
-            status, _, sent = await client.send(request)
-            latency, failure = time.perf_counter() - began - start, "" if status == 200 else str(status)
+            status, _, sent = await client.send(next(turns))
+            if status == 200:
+                latency = time.perf_counter() - began - start
+            else:
+                failure = str(status)
         except TimeoutError:
             failure = "timeout"
         except FAILURES as error:
             failure = type(error).__name__
         result.starts.append(start)
-        result.latencies.append(float("nan") if failure else latency)
+        result.latencies.append(latency)
         if sent is not None:
             result.delays.append(sent - began - start)
         if failure:

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,6 @@ from inception_v3.cli.common import (
 from inception_v3.errors import InputError
 
 if TYPE_CHECKING:
-    from inception_v3.benchmarking.load_test import LoadResult
     from inception_v3.images.find import ImageSource
 
 MAX_IMAGES = 1000
@@ -90,9 +89,9 @@ def load_test(
         options = {"url": url, "rate": rate, "concurrency": concurrency, "duration": duration, "seed": seed}
         print_json(options | figures)
     else:
-        _print(result, f"{kind}, {duration:g} s")
-    if rate is not None and (figures["client_delay_ms"]["p99"] or 0) > LATE_MS:
-        delay = figures["client_delay_ms"]["p99"]
+        _print(figures, f"{kind}, {duration:g} s")
+    delay = figures["client_delay_ms"]["p99"] or 0
+    if rate is not None and delay > LATE_MS:
         warn(f"requests were sent up to {delay:.0f} ms late (p99): this client, or all its connections, were busy")
     if not len(result.succeeded):
         raise InputError(f"{url}: no request succeeded")
@@ -125,9 +124,8 @@ def _file(source: "ImageSource") -> bytes:
     return file.getvalue()
 
 
-def _print(result: "LoadResult", title: str) -> None:
-    figures = result.as_dict()
-    latency, cpu = figures["latency_ms"], figures["cpu_seconds"]
+def _print(figures: dict[str, Any], title: str) -> None:
+    latency, cpu, seconds = figures["latency_ms"], figures["cpu_seconds"], figures["seconds"]
     print_line(title)
     print_line(f"{figures['requests']:,} requests, {figures['succeeded']:,} succeeded, "
           f"{figures['requests_per_second']:.1f} requests/s")  # fmt: skip
@@ -135,5 +133,5 @@ def _print(result: "LoadResult", title: str) -> None:
         print_line("latency: " + ", ".join(f"{name} {latency[name]:.1f} ms" for name in ("p50", "p95", "p99", "max")))
     if figures["errors"]:
         print_line("errors: " + ", ".join(f"{reason} ({count:,})" for reason, count in figures["errors"].items()))
-    server = "not known" if cpu["server"] is None else f"{cpu['server'] / result.seconds:.0%} of a core"
-    print_line(f"CPU: client {cpu['client'] / result.seconds:.0%} of a core, server {server}")
+    server = "not known" if cpu["server"] is None else f"{cpu['server'] / seconds:.0%} of a core"
+    print_line(f"CPU: client {cpu['client'] / seconds:.0%} of a core, server {server}")

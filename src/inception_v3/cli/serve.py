@@ -1,5 +1,6 @@
 """`inception-v3 serve`"""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,6 @@ from inception_v3.inference.engines.registry import CHOICES
 from inception_v3.support.packages import require_packages
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "jinja2")
-LOOPBACK = ("127.", "::1", "localhost")
 
 
 def serve(
@@ -94,7 +94,7 @@ def serve(
     from inception_v3.serve.server import Place, run
 
     token = read_token(token_file)
-    if unix_socket is None and token is None and not host.startswith(LOOPBACK):
+    if unix_socket is None and token is None and not _is_loopback(host):
         warn(f"--host {host}: other computers can use this server; require a token with --token-file")
     limits = Limits(
         body=max_body * 2**20,
@@ -107,6 +107,15 @@ def serve(
     options = OpenOptions(engine, precision, device, min_agreement, tuple(end_points or ()), batch_size, facts)
     opened = Models(models, options, limits.queue)
     run(opened, Place(host, port, unix_socket), limits, token, _addresses(trusted_proxy), watch)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only programs on this computer can connect to an address. Other names than localhost do not count."""
+    from ipaddress import ip_address
+
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _addresses(text: str | None) -> tuple[str, ...]:

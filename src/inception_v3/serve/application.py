@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ from inception_v3.serve.metrics import CONTENT_TYPE
 from inception_v3.serve.models import LOGITS_OUTPUT, Models, ServedModel, hold
 from inception_v3.serve.openapi import docs_page, openapi
 from inception_v3.serve.protocol import EXTENSIONS, InferRequest, parse_infer, parse_object
-from inception_v3.serve.responses import infer_response, model_configuration, platform, to_bytes
+from inception_v3.serve.responses import infer_response, model_configuration, platform
 from inception_v3.serve.uploads import Upload
 from inception_v3.support.cpu import core_count
 from inception_v3.support.text import one_line, printable
@@ -62,7 +62,7 @@ class Server:
         self._live = Live(models, self.bodies, self._threads, self.model)
         self.is_stopping = False
 
-    def application(self) -> "Guard":
+    def application(self) -> Guard:
         one = "/v2/models/{name}"
         versions = (one, one + "/versions/{version}")
         routes = [
@@ -111,9 +111,9 @@ class Server:
     async def model_metadata(self, request: Request) -> Response:
         with self.model(request) as model:
             outputs = [tensor.as_dict() for name, tensor in model.outputs.items() if name == tensor.name]
-            versions = sorted(version for name, version in self.models.names() if name == model.address.name)
+            name = model.address.name
             return JSONResponse(
-                {"name": model.address.name, "versions": versions, "platform": platform(model),
+                {"name": name, "versions": self.models.versions(name), "platform": platform(model),
                  "inputs": [model.input.as_dict()], "outputs": outputs}
             )  # fmt: skip
 
@@ -215,33 +215,28 @@ class Server:
         errors: dict[int, str] = {}
         arrays = await until(request, deadline, self._compute(request, model, uploads, names, deadline, errors))
 
-        def respond() -> bytes | str:
+        def respond() -> Response:
             results, row = [], 0
             for index, upload in enumerate(uploads):
-                if index in errors:
-                    results.append({"image": upload.name, "error": errors[index]})
-                    continue
-                values = {name: array[row] for name, array in arrays.items()}
-                row += 1
-                if all(np.isfinite(array).all() for array in values.values()):
-                    results.append(result(upload.name, values))
-                else:
+                if index not in errors:
+                    values = {name: array[row] for name, array in arrays.items()}
+                    row += 1
+                    if all(np.isfinite(array).all() for array in values.values()):
+                        results.append(result(upload.name, values))
+                        continue
                     errors[index] = not_finite(upload.name)
-                    results.append({"image": upload.name, "error": errors[index]})
+                results.append({"image": upload.name, "error": errors[index]})
             if not row:
-                return "; ".join(dict.fromkeys(errors.values()))
-            return to_bytes({"model": model.address.name, "version": model.address.version, "results": results})
+                raise RequestError("; ".join(dict.fromkeys(errors.values())))
+            return JSONResponse({"model": model.address.name, "version": model.address.version, "results": results})
 
-        body = await in_thread(self._threads, respond)
-        if isinstance(body, str):
-            raise RequestError(body)
-        return Response(body, media_type="application/json")
+        return await in_thread(self._threads, respond)
 
     async def _compute(
         self,
         request: Request,
         model: ServedModel,
-        images: Any,
+        images: list[Upload] | NDArray[np.uint8],
         names: set[str],
         deadline: float,
         errors: dict[int, str] | None = None,
@@ -262,7 +257,7 @@ class Server:
             raise RequestError("the server is stopping", 503, retry_after=1) from error
         except ExpiredError as error:
             raise deadline_passed() from error
-        except (RequestError, asyncio.CancelledError):
+        except RequestError:
             raise
         except Exception as error:
             self.metrics.failures.labels(model.address.name, model.address.version).inc()
@@ -304,18 +299,15 @@ class Server:
         path, query = request.path_params, request.query_params
         name = path.get("name") or query.get("model") or self.models.names()[0][0]
         version = (path or query).get("version") or None
-        try:
-            context = self.models.use(name, version)
-            model = context.__enter__()
-        except (KeyError, ValueError) as error:
-            known = ", ".join(f"{each} (version {number})" for each, number in self.models.names())
-            wanted = name[:200] + (f", version {version[:200]}" if version else "")
-            raise RequestError(f"there is no model {printable(wanted)}; there are {known}", 404) from error
-        request.state.model = model.address.name
-        try:
+        with ExitStack() as stack:
+            try:
+                model = stack.enter_context(self.models.use(name, version))
+            except KeyError as error:
+                known = ", ".join(f"{each} (version {number})" for each, number in self.models.names())
+                wanted = name[:200] + (f", version {version[:200]}" if version else "")
+                raise RequestError(f"there is no model {printable(wanted)}; there are {known}", 404) from error
+            request.state.model = model.address.name
             yield model
-        finally:
-            context.__exit__(None, None, None)
 
     @contextmanager
     def counted(self, request: Request, model: ServedModel) -> Iterator[None]:

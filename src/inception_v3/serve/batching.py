@@ -200,7 +200,7 @@ class Batcher:
                     batch.append((job, images := job.take(free)))
                     free -= len(images)
                     if job.taken == len(job.pixels):
-                        self._jobs.popleft() if self._jobs[0] is job else self._jobs.remove(job)
+                        self._jobs.remove(job)
         for job in expired:
             job.fail(ExpiredError())  # which removes it from the queue
         return batch

@@ -30,7 +30,8 @@ async def in_thread(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> 
 class Bodies:
     """Reads bodies; parses and decompresses them in `threads`.
 
-    All bodies together are bounded: the bytes of a request count until `release` is called with those that it holds.
+    The bytes of all requests together are bounded. Those of a request, the numbers in its `state.held`, count until
+    `release` is called with them.
     """
 
     def __init__(self, limits: Limits, threads: ThreadPoolExecutor) -> None:
@@ -74,7 +75,7 @@ class Bodies:
         self._held.give_back(sum(held))
 
     async def images(self, request: Request) -> list[Upload]:
-        """The images of a form, of a JSON body, or the one that is the body."""
+        """The images of a form or of a JSON body, or the body as one image. Raises RequestError, as `body` does."""
         kind = request.headers.get("Content-Type", "application/octet-stream").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
             return await self._form_images(request)

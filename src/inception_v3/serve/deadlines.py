@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 def deadline_of(limits: Limits, timeout: float | None) -> float:
-    """The time of time.monotonic() at which a request that may take `timeout` seconds ends."""
+    """The deadline of a request, a time of time.monotonic(). `timeout`: the seconds that the client allows, if any."""
     return time.monotonic() + min(timeout or math.inf, limits.deadline)
 
 

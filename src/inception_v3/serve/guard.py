@@ -49,7 +49,10 @@ class _Exchange:
 
 
 class Guard:
-    """Around the application: the token, errors in the protocol's form, security headers, the log and the metrics."""
+    """The ASGI application around the routes of `app`.
+
+    At the end of each request, `release` gets the numbers of bytes that the request has added to `state.held`.
+    """
 
     def __init__(
         self, app: Starlette, metrics: Metrics, release: Callable[[list[int]], None], token: str | None

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 HEADER_BYTES = 16 * 2**10  # of the request line and all headers
 CLOSE_GRACE = 2.0  # seconds after the deadline of a body in which the application answers before the connection ends
 IDLE_SECONDS = 1.0  # after which a connection without a request may be closed for a new one
-MIN_FILES, MAX_FILES = 64, 65_536
+MAX_FILES = 65_536  # open files
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,7 @@ class LimitedProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        too_long = len(self.conn.trailing_data[0]) > HEADER_BYTES
-        if too_long:
+        if len(self.conn.trailing_data[0]) > HEADER_BYTES:
             self._refuse(431, f"the header is longer than {HEADER_BYTES} bytes")
         else:
             self._refuse(400, "this is no valid HTTP request")

@@ -1,14 +1,11 @@
 """The live page, and what it and programs ask about the inside of a network: maps, receptive fields, Grad-CAM."""
 
 import asyncio
-import base64
-import hashlib
 import io
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from importlib.resources import files
@@ -24,7 +21,6 @@ from inception_v3.errors import InputError, NotFiniteError
 from inception_v3.explain.attribution.result import Attribution, AttributionOptions
 from inception_v3.explain.classes import find_class
 from inception_v3.explain.look.channels import strongest_channels
-from inception_v3.explain.look.exported import facts_of
 from inception_v3.explain.look.inside import Inside
 from inception_v3.explain.look.outline import outline
 from inception_v3.explain.look.page import ModelFacts, PageOptions, Verbatim, page_data, page_texts
@@ -41,7 +37,7 @@ from inception_v3.serve.models import Models, ServedModel, hold
 from inception_v3.serve.responses import compressed, to_bytes
 from inception_v3.serve.uploads import Upload
 from inception_v3.support.packages import require_packages
-from inception_v3.support.pages import render_page
+from inception_v3.support.pages import content_hash, render_page
 from inception_v3.support.text import printable
 
 Result = TypeVar("Result")
@@ -95,19 +91,23 @@ class Live:
         """The page, which holds nothing of the models, and its Content-Security-Policy."""
         folder = files("inception_v3") / "reports" / "look"
         script = "\n".join((folder / name).read_text("utf-8") for name in ("look.js", "live.js"))
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        values = {"script": Verbatim(script), "script_hash": Verbatim(digest), "texts": page_texts("texts", "live")}
+        script_hash = content_hash(script)
+        values = {"script": Verbatim(script), "script_hash": script_hash, "texts": page_texts("texts", "live")}
         page = render_page("reports/look/live.html", {"title": "inception-v3", "live": True} | values)
         policy = (
-            f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+            f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src '{script_hash}'; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         return page.encode(), policy
 
     async def page(self, request: Request) -> Response:
         page, policy = self._page
-        headers = {"Content-Security-Policy": policy, "Permissions-Policy": "camera=(self), microphone=()"}
-        return await self._compressed(request, page, "text/html; charset=utf-8", headers)
+        headers = {
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Security-Policy": policy,
+            "Permissions-Policy": "camera=(self), microphone=()",
+        }
+        return await in_thread(self._threads, partial(compressed, request.headers, page, headers))
 
     async def status(self, request: Request) -> Response:
         return JSONResponse({"models": self._models.activity()})
@@ -116,30 +116,28 @@ class Live:
         """What the page draws of a model. Opens the model's inside, so that the first look need not wait for it."""
         with self._use(request) as model:
             self._looks.submit(_open_quietly, model)
-            facts = facts_of(model.address.name, model.description, model.opened.file)
-            data = await in_thread(self._threads, partial(page_data, facts, [], PageOptions(), {}))
+            data = await in_thread(self._threads, partial(page_data, model.facts, [], PageOptions(), {}))
             del data["texts"]  # they are in the page
-            body = json.dumps(data, ensure_ascii=False).encode()
-            return await self._compressed(request, body, "application/json")
+            return await self._json(request, data)
 
-    async def _compressed(
-        self, request: Request, body: bytes, kind: str, headers: dict[str, str] | None = None
-    ) -> Response:
-        made = partial(compressed, request.headers, body, {"Content-Type": kind} | (headers or {}))
-        return await in_thread(self._threads, made)
+    async def _json(self, request: Request, value: dict[str, Any]) -> Response:
+        """A JSON response, written and compressed in a thread."""
+
+        def write() -> Response:
+            return compressed(request.headers, to_bytes(value), {"Content-Type": "application/json"})
+
+        return await in_thread(self._threads, write)
 
     # ------------------------------------------------------------------------------------------------- answers
 
     async def look(self, request: Request) -> Response:
         timeout = seconds(request, "timeout")
         with self._use(request) as model:
-            facts = facts_of(model.address.name, model.description, model.opened.file)
-            question = _question(request, facts)
+            question = _question(request, model.facts)
             upload = await self._image(request)
             deadline = deadline_of(self._bodies.limits, timeout)
-            answer = await until(request, deadline, self._answer(model, facts, question, upload))
-            body = await in_thread(self._threads, partial(to_bytes, answer))
-            return await self._compressed(request, body, "application/json")
+            answer = await until(request, deadline, self._answer(model, question, upload))
+            return await self._json(request, answer)
 
     async def explain(self, request: Request) -> Response:
         timeout, form = seconds(request, "timeout"), _choice(request, "format", FORMATS)
@@ -157,8 +155,7 @@ class Live:
                 return Response(body, media_type="image/png")
             values = {"model": model.address.name, "version": model.address.version} | result.as_dict()
             del values["gap"]  # Grad-CAM has none
-            body = await in_thread(self._threads, partial(to_bytes, values | {"values": result.values.tolist()}))
-            return await self._compressed(request, body, "application/json")
+            return await self._json(request, values | {"values": result.values.tolist()})
 
     async def _image(self, request: Request) -> Upload:
         uploads = await self._bodies.images(request)
@@ -167,14 +164,15 @@ class Live:
         return uploads[0]
 
     async def _explain(self, model: ServedModel, options: AttributionOptions, upload: Upload) -> Attribution:
-        def ask(inside: Inside) -> Attribution:
-            known = inside.cam_end_points
-            if options.end_point is not None and known and options.end_point not in known:
-                raise InputError(_no_end_point(model, options.end_point, known))
-            return inside.explain(view, options)
-
         with hold(model, 1):
-            view = (await in_thread(self._threads, partial(_prepared, model, upload, False)))[0]
+            view, _ = await in_thread(self._threads, partial(_prepared, model, upload, False))
+
+            def ask(inside: Inside) -> Attribution:
+                known = inside.cam_end_points
+                if options.end_point is not None and known and options.end_point not in known:
+                    raise InputError(_no_end_point(model, options.end_point, known))
+                return inside.explain(view, options)
+
             return await self._ask(model, ask)
 
     async def _ask(self, model: ServedModel, question: Callable[[Inside], Result]) -> Result:
@@ -198,7 +196,7 @@ class Live:
         except InputError as error:
             raise RequestError(str(error)) from error
 
-    async def _answer(self, model: ServedModel, facts: ModelFacts, question: Question, upload: Upload) -> Any:
+    async def _answer(self, model: ServedModel, question: Question, upload: Upload) -> dict[str, Any]:
         with hold(model, 1):
             prepare = partial(_prepared, model, upload, question.prepared)
             view, pixels = await in_thread(self._threads, prepare)
@@ -206,16 +204,14 @@ class Live:
             if "view" in question.show:
                 answer |= await in_thread(self._threads, partial(_view_values, view, pixels, question.with_picture))
             for kind in question.show:
-                answer |= await self._ask(model, partial(_ANSWERS[kind], pixels, question, facts))
+                answer |= await self._ask(model, partial(_ANSWERS[kind], pixels, question, model.facts))
             return answer
 
 
 def _open_quietly(model: ServedModel) -> None:
-    """Open the inside of a model. An error is reported by the look that needs it."""
-    try:
+    """Open the inside of a model. The first look that needs it reports an error."""
+    with suppress(Exception):
         _ = model.inside
-    except Exception:
-        return
 
 
 # --------------------------------------------------------------------------------------------------- questions

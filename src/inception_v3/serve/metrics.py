@@ -30,7 +30,7 @@ class Metrics:
         )  # fmt: skip
         self.in_flight = Gauge("requests_in_flight", "Requests that have no response yet.", **options)
         self.images = Counter("images", "Images that were computed.", MODEL, **options)
-        self.failures = Counter("engine_failures", "Batches in which the engine failed.", MODEL, **options)
+        self.failures = Counter("engine_failures", "Requests that failed in the engine.", MODEL, **options)
         self.batch_size = Histogram("batch_size", "Images in a batch.", MODEL, buckets=IMAGES, **options)
         self.queue_seconds = Histogram(
             "queue_seconds", "Time that a request's images waited for the engine.", MODEL, buckets=SECONDS, **options

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inception_v3.errors import InputError
+from inception_v3.explain.look.exported import facts_of
 from inception_v3.explain.look.inside import Inside, open_exported_inside
+from inception_v3.explain.look.page import ModelFacts
 from inception_v3.inference.choose import EXPORTED, OpenedModel, open_engine, output_for
-from inception_v3.inference.engines.base import FEATURES, LOGITS, VECTORS, Pixels
+from inception_v3.inference.engines.base import FEATURES, LOGITS, VECTORS
 from inception_v3.inference.exported.registry import exports_in, read_description, recognise
 from inception_v3.inference.pipeline import image_preparer
 from inception_v3.network.probabilities import class_logits, probabilities
@@ -45,6 +47,11 @@ class Address:
     name: str
     version: str
     path: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The name and the version."""
+        return self.name, self.version
 
     def __str__(self) -> str:
         return f"{self.name}, version {self.version} ({self.path})"
@@ -106,7 +113,7 @@ def find_models(arguments: Iterable[str]) -> list[Address]:
         name, version, path = _split(argument)
         models += [_versioned(name or _name_of(each), version, each) for each in _expand(path, bool(name))]
     for index, model in enumerate(models):
-        if (model.name, model.version) in [(other.name, other.version) for other in models[:index]]:
+        if model.key in [other.key for other in models[:index]]:
             fault = f"{model.path}: a second model called {model.name}, version {model.version}"
             raise InputError(f"{fault}; give NAME=PATH or NAME:VERSION=PATH", exit_status=2)
     return models
@@ -133,7 +140,7 @@ def _name_of(path: str) -> str:
 
 def _versioned(name: str, version: str, path: str) -> Address:
     """The model at a path; the highest version if it is a folder of them."""
-    versions = [folder for folder in _listed(path) if folder.name.isascii() and folder.name.isdecimal()]
+    versions = _versions(path)
     if version or not versions or _is_model(Path(path)):
         return Address(name, version or "1", path)
     newest = max(versions, key=lambda folder: int(folder.name))
@@ -145,7 +152,7 @@ def _expand(path: str, is_named: bool) -> list[str]:
     folder = Path(path)
     if is_named or not is_folder(folder) or _is_versions(folder) or not _is_folder_of_models(folder):
         return [path]
-    return [str(each) for each in _listed(path) if _is_model(each) or _is_versions(each)]
+    return [str(each) for each in _listed(folder) if _is_model(each) or _is_versions(each)]
 
 
 def _is_folder_of_models(folder: Path) -> bool:
@@ -153,17 +160,23 @@ def _is_folder_of_models(folder: Path) -> bool:
     with suppress(InputError):
         if recognise(folder) or file_status(folder / MODEL_FILE) is not None:
             return False
-    if any(is_folder(each) and (_is_model(each) or _is_versions(each)) for each in _listed(str(folder))):
+    if any(is_folder(each) and (_is_model(each) or _is_versions(each)) for each in _listed(folder)):
         return True
-    files, weights = [each for each in _listed(str(folder)) if _is_model(each)], set()
+    files, weights = [each for each in _listed(folder) if _is_model(each)], set()
     for file in exports_in(folder):
         with suppress(InputError):
             weights.add(read_description(file).weights)
     return len(weights) > 1 or bool(files and not weights)
 
 
-def _listed(path: str) -> list[Path]:
-    return sorted(each for each in list_folder(Path(path)) if not each.name.startswith(".")) if is_folder(path) else []
+def _listed(path: str | Path) -> list[Path]:
+    """The files and folders in a folder, without hidden ones; none if it is no folder. Raises InputError."""
+    return [each for each in list_folder(Path(path)) if not each.name.startswith(".")] if is_folder(path) else []
+
+
+def _versions(path: str | Path) -> list[Path]:
+    """What is named 1, 2, 3 ... in a folder."""
+    return [each for each in _listed(path) if each.name.isascii() and each.name.isdecimal()]
 
 
 def _is_model(path: Path) -> bool:
@@ -177,12 +190,12 @@ def _is_model(path: Path) -> bool:
 
 
 def _is_versions(path: Path) -> bool:
-    return any(each.name.isdecimal() and _is_model(each) for each in _listed(str(path)))
+    return any(map(_is_model, _versions(path)))
 
 
 def fingerprint(path: str) -> tuple[Any, ...]:
     """What changes when a model's files do: their names, sizes and times. () if there is nothing."""
-    files = [Path(path), *_listed(path), *_listed(str(Path(path) / EXPORTED))]
+    files = [Path(path), *_listed(path), *_listed(Path(path) / EXPORTED)]
     if path.endswith(".xml"):
         files.append(Path(path).with_suffix(".bin"))  # the weights of OpenVINO's format
     found = [(str(file), file_status(file)) for file in files]
@@ -221,12 +234,12 @@ class ServedModel:
         self.preprocessing = self.description.preprocessing
         # An exported file is run with Pillow's pixels, as by `predict`, also if PyTorch is loaded for another model.
         self.prepare = image_preparer(self.preprocessing, resize="pillow" if recognise(opened.file) else "torchvision")
-        self._labels = (address.name, address.version)
+        self._labels = address.key
         self._metrics = metrics
         shapes = {name: values.shape[1:] for name, values in self._warm_up().items()}
         self.outputs, self.sources = self._find_outputs(shapes)
         self.users = 0  # requests that hold this model; guarded by Models
-        self.batcher = Batcher(self._run, self.batch_size, turns, self._note_batch)
+        self.batcher = Batcher(self.engine.run, self.batch_size, turns, self._note_batch)
 
     def _warm_up(self) -> dict[str, NDArray[np.float32]]:
         """The outputs for a black image, which is decoded too, so that the first request does not wait for imports."""
@@ -234,12 +247,17 @@ class ServedModel:
         file, pixels = BytesIO(), np.empty((1, height, width, 3), np.uint8)
         Image.new("RGB", (width, height)).save(file, "JPEG")
         self.prepare(Upload("black", file.getvalue(), height * width), pixels[0])
-        return self._run(pixels)
+        return self.engine.run(pixels)
 
     @cached_property
     def inside(self) -> Inside:
         """The network, opened on first use, to look into it. Only one thread may ask for it. Raises InputError."""
         return self._open_inside()
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What the live page shows of the network."""
+        return facts_of(self.address.name, self.description, self.opened.file)
 
     @property
     def has_classes(self) -> bool:
@@ -277,9 +295,6 @@ class ServedModel:
                 sources[alias] = source
                 outputs[alias] = tensor({LOGITS: LOGITS_OUTPUT}.get(alias, FEATURES_OUTPUT), source)
         return outputs, sources
-
-    def _run(self, pixels: Pixels) -> dict[str, NDArray[np.float32]]:
-        return self.engine.run(pixels)
 
     def values(self, name: str, arrays: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """The values of one of `outputs`, computed from the arrays of the engine."""
@@ -321,13 +336,13 @@ class Models:
         self._arguments, self._options, self._queue = [*arguments], options, queue
         self._addresses = find_models(arguments)
         self._turns = Turns()
-        self._changed = threading.Condition()  # guards the next three attributes, and `users` of each model
-        self._models: dict[tuple[str, str], ServedModel] = {}
+        self._changed = threading.Condition()  # guards `users` of each model, and that `_models` is replaced
+        self._models: Mapping[tuple[str, str], ServedModel] = {}  # never changed, so that it is read without a lock
         self._reasons: dict[tuple[str, str], str] = {}  # why a file is not in use
         self._statistics: dict[tuple[str, str], Statistics] = {}
         self._fingerprints: dict[tuple[str, str], tuple[Any, ...]] = {}
         self._stopping = threading.Event()
-        self.metrics = Metrics(lambda: [(key, model.batcher.waiting) for key, model in [*self._models.items()]])
+        self.metrics = Metrics(lambda: [(key, model.batcher.waiting) for key, model in self._models.items()])
 
     @property
     def is_ready(self) -> bool:
@@ -336,12 +351,12 @@ class Models:
     def load(self) -> None:
         """Open all models and run each once. Raises InputError: one of them cannot be opened."""
         for address in self._addresses:
-            seen = fingerprint(address.path)
             self._install(address, self._open(address))
-            self._fingerprints[address.name, address.version] = seen
 
     def _open(self, address: Address) -> ServedModel:
+        """Open a model and run it once. `watch` then ignores its files until they change, also if this fails."""
         started, seen = time.monotonic(), fingerprint(address.path)
+        self._fingerprints[address.key] = seen
         opened = self._options.open(address.path)
 
         def open_inside() -> Inside:
@@ -350,8 +365,7 @@ class Models:
                 raise InputError(f"{address.name}: its file has changed since it was opened; {remedy}")
             return self._options.open_inside(address.path, opened)
 
-        key = (address.name, address.version)
-        statistics = self._statistics.setdefault(key, Statistics())
+        statistics = self._statistics.setdefault(address.key, Statistics())
         model = ServedModel(
             address, opened, statistics, self.metrics, self._turns, self._options.batch_size, self._queue, open_inside
         )
@@ -362,11 +376,12 @@ class Models:
 
     def _install(self, address: Address, model: ServedModel) -> None:
         """Use a model for new requests. The one that it replaces is closed when no request holds it."""
-        key = (address.name, address.version)
         with self._changed:
-            replaced = self._models.get(key)
-            self._models = self._models | {key: model}
-            self._reasons.pop(key, None)
+            replaced = self._models.get(address.key)
+            models = {**self._models, address.key: model}
+            names = [*dict.fromkeys(name for name, _ in models)]  # a new version stands beside the earlier ones
+            self._models = {key: models[key] for key in sorted(models, key=lambda key: names.index(key[0]))}
+        self._reasons.pop(address.key, None)
         if replaced is not None:
             self._close(replaced)
 
@@ -392,13 +407,17 @@ class Models:
                 self._changed.notify_all()
 
     def _find(self, name: str, version: str | None) -> ServedModel:
-        if version is not None:
-            return self._models[name, version]
-        return self._models[name, max((v for n, v in self._models if n == name), key=_version_order)]
+        if version is None:
+            version = (self.versions(name) or [""])[-1]
+        return self._models[name, version]
 
     def names(self) -> list[tuple[str, str]]:
         """The (name, version) of every model in use."""
         return [*self._models]
+
+    def versions(self, name: str) -> list[str]:
+        """The versions in use of a model, the highest last."""
+        return sorted((version for known, version in self._models if known == name), key=_version_order)
 
     def outputs(self, name: str, version: str) -> list[str]:
         """The outputs of a model in use, with their other names."""
@@ -414,12 +433,12 @@ class Models:
         return [
             {"name": name, "version": version, "engine": str(model.engine), "has_classes": model.has_classes,
              "queue": model.batcher.waiting, "in_flight": model.queue.held} | model.statistics.totals()
-            for (name, version), model in [*self._models.items()]
+            for (name, version), model in self._models.items()
         ]  # fmt: skip
 
     def index(self) -> list[dict[str, str]]:
         """The state of each model, as Triton's repository index reports it."""
-        keys = dict.fromkeys([*((each.name, each.version) for each in self._addresses), *self._models, *self._reasons])
+        keys = dict.fromkeys([*(each.key for each in self._addresses), *self._models, *self._reasons])
         states = {True: "READY", False: "UNAVAILABLE"}
         return [
             {"name": name, "version": version, "state": states[(name, version) in self._models],
@@ -435,40 +454,42 @@ class Models:
         while not self._stopping.wait(seconds):
             try:
                 addresses = find_models(self._arguments)
+                now = {each.key: fingerprint(each.path) for each in addresses}
             except (InputError, OSError):
                 continue  # a folder is being replaced
-            now = {(each.name, each.version): fingerprint(each.path) for each in addresses}
             for address in addresses:
-                key = (address.name, address.version)
+                key = address.key
                 if now[key] and now[key] == before.get(key) and now[key] != self._fingerprints.get(key):
-                    self._fingerprints[key] = now[key]
-                    self._replace(address)
+                    self._replace(address, {*now})
             before = now
 
-    def _replace(self, address: Address) -> None:
-        """Use a changed or new model; keep the earlier one, and say why, if it cannot be opened."""
-        key = (address.name, address.version)
+    def _replace(self, address: Address, named: set[tuple[str, str]]) -> None:
+        """Use a changed or new model; if it cannot be opened, keep the earlier one, and log the reason.
+
+        A new version in a folder of versions replaces the earlier one, which the arguments no longer name. `named` has
+        the (name, version) of all models that they name now.
+        """
         try:
             model = self._open(address)
         except Exception as error:  # the server lives, whatever is wrong with the file
-            self._reasons[key] = f"{error}; the earlier model stays in use"
+            self._reasons[address.key] = f"{error}; the earlier model stays in use"
             log("model refused", "error", model=address.name, version=address.version, reason=str(error))
             return
         self._install(address, model)
-        own = {(each.name, each.version) for each in self._addresses}
-        older = [each for each in self._models if each[0] == address.name and each != key and each in own]
-        if key not in own:  # a new version in a folder of versions: the earlier one is no longer served
-            self._addresses = [each for each in self._addresses if each.name != address.name] + [address]
-            for each in older:
-                with self._changed:
-                    retired = self._models[each]
-                    self._models = {name: kept for name, kept in self._models.items() if name != each}
-                self._close(retired)
+        if address.key in [each.key for each in self._addresses]:
+            return
+        earlier = [each for each in self._addresses if each.name == address.name and each.key not in named]
+        self._addresses = [each for each in self._addresses if each not in earlier] + [address]
+        for each in earlier:
+            with self._changed:
+                retired = self._models[each.key]
+                self._models = {key: model for key, model in self._models.items() if model is not retired}
+            self._close(retired)
 
     def close(self) -> None:
         """Refuse what is queued, and end all threads."""
         self._stopping.set()
-        for model in [*self._models.values()]:
+        for model in self._models.values():
             model.batcher.close()
 
 

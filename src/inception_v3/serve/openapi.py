@@ -1,7 +1,5 @@
 """The description of the server for other programs (OpenAPI 3.1), and a page that shows it."""
 
-import base64
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 from inception_v3 import __version__
@@ -9,6 +7,7 @@ from inception_v3.network.architecture import BASE_END_POINTS
 from inception_v3.serve.guard import OPEN_PATHS
 from inception_v3.serve.live import FORMATS, METHOD, SHOW
 from inception_v3.serve.protocol import DATATYPES, INPUT
+from inception_v3.support.pages import content_hash
 
 if TYPE_CHECKING:
     from inception_v3.serve.limits import Limits
@@ -395,5 +394,4 @@ def docs_page(description: dict[str, Any]) -> tuple[str, str]:
     from jinja2 import Environment
 
     page = Environment(autoescape=True).from_string(_PAGE).render(description, style=_STYLE)
-    checksum = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    return page, f"default-src 'none'; style-src 'sha256-{checksum}'; frame-ancestors 'none'"
+    return page, f"default-src 'none'; style-src '{content_hash(_STYLE)}'; frame-ancestors 'none'"

@@ -9,7 +9,7 @@ import binascii
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,11 @@ def _parse_images(
         if len(shape) > 2 or math.prod(shape) != count:
             raise RequestError(f"{name}: the shape of {count} BYTES must be [{count}] or [{count}, 1]")
         return unpack_bytes(binary, count) if data is None else _decode_base64(name, data, count)
-    if len(shape) != 4 or any(length not in (-1, given) for length, given in zip(expected.shape, shape, strict=True)):
+    if (
+        len(shape) != 4
+        or 0 in shape
+        or any(length not in (-1, given) for length, given in zip(expected.shape, shape, strict=True))
+    ):
         raise RequestError(
             f"{name}: the shape of {datatype} must be {_shape(expected.shape)}, not {_shape(shape)}; images of other "
             "sizes are resized if you send them as files, with datatype BYTES"
@@ -216,11 +220,8 @@ def _parse_outputs(
         classes = _get(parameters, "classification", int, 0, owner)
         if classes < 0 or (classes and len(outputs[name].shape) != 2):
             raise RequestError(f"{owner}: classification is a number of classes, for an output of shape [N, classes]")
-        tensor = outputs[name]
         requested[name] = RequestedOutput(
-            Tensor(name, tensor.datatype, tensor.shape, tensor.labels),
-            _get(parameters, "binary_data", bool, is_binary, owner),
-            classes,
+            replace(outputs[name], name=name), _get(parameters, "binary_data", bool, is_binary, owner), classes
         )
     return tuple(requested.values())
 

@@ -1,4 +1,4 @@
-"""Run the server: the socket, the models beside the event loop, signals, and the way to its end."""
+"""Run the server: its socket, the loading of models beside the event loop, and the signals that end it."""
 
 import asyncio
 import contextlib

@@ -1,5 +1,7 @@
 """Renders HTML pages from templates in this package."""
 
+import base64
+import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +28,11 @@ def render_page(template: str, values: dict[str, Any]) -> str:
     )
     environment.filters["percent"] = lambda *values: percent(*values).replace(" ", "\N{NO-BREAK SPACE}")
     return environment.get_template(template).render(**program_and_time(), **values)
+
+
+def content_hash(text: str) -> str:
+    """The hash of a script or style by which a Content-Security-Policy allows it, such as sha256-7v5w...="""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def program_and_time() -> dict[str, str]:

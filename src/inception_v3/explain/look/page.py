@@ -11,8 +11,6 @@ The page's data is one JSON object, from which its script (reports/look/look.js)
     load, loadCam   only on the live page: functions that fetch what a selected part shows, and a heat map
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from inception_v3.network.drawing import plan, svg
 from inception_v3.network.drawing.words import LANGUAGES, Language
 from inception_v3.network.settings import Settings
 from inception_v3.reports.pages import write_page
+from inception_v3.support.pages import content_hash
 from inception_v3.support.text import printable
 
 
@@ -87,14 +86,13 @@ def write_look(
     Raises InputError: it cannot be written.
     """
     script = (files("inception_v3") / "reports/look/look.js").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = page_data(model, [look["name"] for look in looks], options, patches or {})
     names = data["names"]
     title = f"{Path(names[0]).name if len(names) == 1 else f'{len(names)} images'} through {data['model']['name']}"
     values = {
         "title": title,
         "script": Verbatim(script),
-        "script_hash": Verbatim(digest),
+        "script_hash": content_hash(script),
         "data": data,
         "images": looks,
     }

@@ -101,8 +101,8 @@ async function lookInside(shown, withPicture) {  // what the first view needs
   if (look === shown) showAll();
 }
 
-function fetchData(address) {  // a data URI as a response, without a request
-  const [, kind, content] = address.match(/^data:([^;]+);base64,(.*)$/s), bytes = Uint8Array.from(atob(content), each => each.charCodeAt(0));
+function fetchData(uri) {  // a data URI as a response, without a request
+  const [, kind, content] = uri.match(/^data:([^;]+);base64,(.*)$/s), bytes = Uint8Array.from(atob(content), each => each.charCodeAt(0));
   return new Response(bytes, { headers: { "Content-Type": kind } });
 }
 
@@ -159,9 +159,8 @@ async function compare(shown) {
   shown.versus = null;
   showVersus();
   if (!other || !chosen("model-one").has_classes || !other.has_classes) return;
-  const all = { top: 100000 };
   try {
-    const answers = await Promise.all([chosen("model-one"), other].map(model => ask("predict", { ...address(model), ...all }, shown.entry.file)));
+    const answers = await Promise.all([chosen("model-one"), other].map(model => ask("predict", { ...address(model), top: 100000 }, shown.entry.file)));
     if (session !== live.session) return;
     const [one, two] = answers.map(answer => new Map(answer.results[0].predictions.map(each => [each.class, each.probability])));
     shown.versus = { other, one, two };
@@ -259,9 +258,10 @@ async function poll() {
   const key = list => JSON.stringify(list.map(each => [each.name, each.version, each.engine]));
   if (key(models) !== key(live.models) || !live.known) {
     const before = live.models;
-    for (const id of ["model-one", "model-two"]) {  // keeps the choice by name
-      const old = before[Number(field(id).value)], index = models.findIndex(each => old && each.name === old.name);
-      field(id).replaceChildren(element("option", { value: index, selected: true }));
+    for (const id of ["model-one", "model-two"]) {  // keeps the choice: the same version, or else the same name
+      const old = before[Number(field(id).value)], same = models.filter(each => each.name === old?.name);
+      const kept = same.find(each => each.version === old.version) || same[0];
+      field(id).replaceChildren(element("option", { value: models.indexOf(kept), selected: true }));
     }
     live.models = models;
     showModels();

@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from inception_v3.inference.engines.base import LOGITS, Precision, Run
 from inception_v3.inference.exported.description import Description
 from inception_v3.inference.exported.onnx import OnnxFormat
-from inception_v3.support.pages import program_and_time, render_page
+from inception_v3.support.pages import content_hash, program_and_time, render_page
 from inception_v3.support.text import printable
 
 if TYPE_CHECKING:
@@ -76,8 +75,7 @@ class PageFormat(OnnxFormat):
             "output": LOGITS,
             "texts": json.loads(_source("texts.json")),
         }
-        script = _source("page.js")
-        digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
+        script = "\n" + _source("page.js")
         page = render_page(
             "inference/exported/offline/page.html",
             {
@@ -85,8 +83,8 @@ class PageFormat(OnnxFormat):
                 "card": _to_html(self._card),
                 "licence": _source("LICENSE.onnxruntime"),
                 "style": _source("page.css"),
-                "script": f"\n{script}",
-                "script_hash": f"sha256-{digest}",
+                "script": script,
+                "script_hash": content_hash(script),
                 "data": _in_script(json.dumps(data | program_and_time())),
                 "description": _in_script(description.to_json()),
                 "worker": _packed("\n".join([self._runtime.script, *map(_source, WORKER)]).encode()),
