@@ -108,8 +108,8 @@ def watch() -> Iterator[Callable[..., Models]]:
 
 def answer(served: Models) -> float:
     with served.use("pets") as model:
-        future = model.batcher.submit(np.zeros((1, 8, 8, 3), np.uint8), [LOGITS], time.monotonic() + 10)
-        return float(future.result(10)[LOGITS][0, 0])
+        future = model.submit(np.zeros((1, 8, 8, 3), np.uint8), [LOGITS], time.monotonic() + 10)
+        return float(future.result(10).outputs[LOGITS][0, 0])
 
 
 def test_a_changed_file_replaces_the_model_and_a_damaged_one_does_not(
@@ -156,8 +156,8 @@ def test_a_request_that_holds_a_replaced_model_gets_its_result_from_it(
     with served.use("pets") as old:
         file.write_text("22")
         wait_for(lambda: answer(served) == 22)
-        future = old.batcher.submit(np.zeros((1, 8, 8, 3), np.uint8), [LOGITS], time.monotonic() + 10)
-        assert future.result(10)[LOGITS][0, 0] == 1
+        future = old.submit(np.zeros((1, 8, 8, 3), np.uint8), [LOGITS], time.monotonic() + 10)
+        assert future.result(10).outputs[LOGITS][0, 0] == 1
     wait_for(lambda: not old.batcher._thread.is_alive())
 
 

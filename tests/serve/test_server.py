@@ -191,7 +191,7 @@ def test_a_full_queue_refuses_with_the_time_to_wait_while_live_stays_true(start:
     (model,) = server.server.models._models.values()
     for seconds, wait in ((0, "1"), (10, "8"), (1e4, "60")):  # of 4 images in the engine until now
         model.statistics = Statistics()
-        model.statistics.add_batch(4, seconds, [])
+        model.statistics.add_batch(4, 0.0, seconds, [])
         refused = server.client.post("/predict", content=png(4))
         assert "the queue of pets is full (3 images)" in error(refused, 503)
         assert refused.headers["Retry-After"] == wait

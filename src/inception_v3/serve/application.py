@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,10 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from inception_v3 import __version__
-from inception_v3.errors import InputError
 from inception_v3.inference.pipeline import not_finite
 from inception_v3.inference.predict import Prediction, top_classes
-from inception_v3.serve.batching import Arrays, ClosedError, ExpiredError
+from inception_v3.serve.batching import ClosedError, Computed, ExpiredError
 from inception_v3.serve.binary import HEADER
 from inception_v3.serve.bodies import Bodies, in_thread, seconds, whole_number
 from inception_v3.serve.deadlines import deadline_of, deadline_passed, until
@@ -57,7 +56,7 @@ class Server:
     def __init__(self, models: Models, limits: Limits, token: str | None = None) -> None:
         self.models, self.limits, self.metrics = models, limits, models.metrics
         self._token = token
-        self._threads = ThreadPoolExecutor(core_count() + 2, "decode")
+        self._threads = ThreadPoolExecutor(core_count() + 2, "parse")
         self.bodies = Bodies(limits, self._threads)
         self._live = Live(models, self.bodies, self._threads, self.model)
         self.is_stopping = False
@@ -165,8 +164,11 @@ class Server:
             uploads = images if isinstance(images, np.ndarray) else self.bodies.uploads(images)
             names = {model.sources[each.tensor.name] for each in parsed.outputs}
             deadline = deadline_of(self.limits, parsed.timeout)
-            arrays = await until(request, deadline, self._compute(request, model, uploads, names, deadline))
-            return await in_thread(self._threads, partial(infer_response, request.headers, model, parsed, arrays))
+            computed = await until(request, deadline, self._compute(request, model, uploads, names, deadline))
+            if computed.faults:
+                raise RequestError(computed.faults[min(computed.faults)])
+            respond = partial(infer_response, request.headers, model, parsed, computed.outputs)
+            return await in_thread(self._threads, respond)
 
     async def predict(self, request: Request) -> Response:
         top, timeout = whole_number(request, "top", 5), seconds(request, "timeout")
@@ -212,14 +214,14 @@ class Server:
     ) -> Response:
         """The results of the readable images, in order, and the errors of the others. All unreadable: status 400."""
         deadline = deadline_of(self.limits, timeout)
-        errors: dict[int, str] = {}
-        arrays = await until(request, deadline, self._compute(request, model, uploads, names, deadline, errors))
+        computed = await until(request, deadline, self._compute(request, model, uploads, names, deadline))
+        errors = {**computed.faults}
 
         def respond() -> Response:
             results, row = [], 0
             for index, upload in enumerate(uploads):
                 if index not in errors:
-                    values = {name: array[row] for name, array in arrays.items()}
+                    values = {name: array[row] for name, array in computed.outputs.items()}
                     row += 1
                     if all(np.isfinite(array).all() for array in values.values()):
                         results.append(result(upload.name, values))
@@ -239,20 +241,11 @@ class Server:
         images: list[Upload] | NDArray[np.uint8],
         names: set[str],
         deadline: float,
-        errors: dict[int, str] | None = None,
-    ) -> Arrays:
-        """The engine's outputs for the images of a request.
-
-        An image that cannot be decoded is noted by its index in `errors`, or without them raises RequestError.
-        """
+    ) -> Computed:
+        """The engine's outputs for the images of a request, and why some cannot be read."""
         try:
             with hold(model, len(images)):
-                started = time.monotonic()
-                pixels = images if isinstance(images, np.ndarray) else await self._prepare(model, images, errors)
-                model.statistics.add_phase("compute_input", time.monotonic() - started)
-                if not len(pixels):
-                    return {name: np.empty((0, 1), np.float32) for name in names}
-                return await asyncio.wrap_future(model.batcher.submit(pixels, names, deadline))
+                return await asyncio.wrap_future(model.submit(images, names, deadline))
         except ClosedError as error:
             raise RequestError("the server is stopping", 503, retry_after=1) from error
         except ExpiredError as error:
@@ -264,30 +257,6 @@ class Server:
             log("engine failed", "error", request_id=request_id(request), model=model.address.name,
                 error=one_line(repr(error)))  # fmt: skip
             raise RequestError(f"{model.engine} failed; the server's log has the reason", 500) from error
-
-    async def _prepare(
-        self, model: ServedModel, uploads: Sequence[Upload], errors: dict[int, str] | None
-    ) -> NDArray[np.uint8]:
-        """Decode and resize images in threads: (N, H, W, 3) without those that cannot be read."""
-        pixels = np.empty((len(uploads), *model.preprocessing.image_size, 3), np.uint8)
-
-        def prepare(index: int) -> str | None:
-            try:
-                model.prepare(uploads[index], pixels[index])
-            except InputError as error:
-                return str(error)
-            return None
-
-        faults = await asyncio.gather(
-            *(in_thread(self._threads, partial(prepare, index)) for index in range(len(uploads)))
-        )
-        unreadable = {index: fault for index, fault in enumerate(faults) if fault is not None}
-        if not unreadable:
-            return pixels
-        if errors is None:
-            raise RequestError(next(iter(unreadable.values())))
-        errors.update(unreadable)
-        return pixels[[index for index in range(len(uploads)) if index not in unreadable]]
 
     # ------------------------------------------------------------------------------------------------- requests
 

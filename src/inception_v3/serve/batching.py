@@ -1,13 +1,16 @@
-"""Dynamic batching: one thread runs an engine on batches of the images that requests have submitted.
+"""Dynamic batching: one thread decodes and computes batches of the images that requests have submitted.
 
-It never waits for a fuller batch. While the engine computes, the images of other requests gather, and the next batch
+It never waits for a fuller batch. While a batch is computed, the images of other requests gather, and the next batch
 takes up to `max_batch` of them. Nothing here knows HTTP.
+
+Images are decoded just before their batch is computed, not while another one is: the threads of an engine wait for each
+other after every layer, so a core that decodes for 1 ms would stop all of them for 1 ms.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,10 +19,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
-Arrays = dict[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any]]
+Size = tuple[int, ...]  # of the pixels of an image
 CLOSE_SECONDS = 30.0  # after which the engine hangs
-OnBatch = Callable[[int, float, list[float]], None]  # images, seconds in the engine, seconds that each job waited
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What became of a list of images.
+
+    Attributes:
+        outputs: the arrays (M, ...) of each output, for the M images that could be read; {} if none could.
+        faults: why the others could not, by index.
+        prepare_seconds, engine_seconds: the time for decoding, and that in the engine.
+    """
+
+    outputs: Arrays
+    faults: Mapping[int, str] = field(default_factory=dict)
+    prepare_seconds: float = 0.0
+    engine_seconds: float = 0.0
+
+
+OnBatch = Callable[[int, Computed, list[float]], None]  # the number of images, and the seconds that each job waited
 
 
 class ExpiredError(Exception):
@@ -85,35 +106,42 @@ class Turns:
 
 @dataclass(eq=False)
 class Job:
-    """The images of one request, (N, H, W, 3), and what becomes of them: the `names` of the outputs, each (N, ...).
+    """The images of one request, and what becomes of them: the `names` of the outputs.
 
-    `future.cancel()` gives up its place in the queue. If it is in the engine already, its result is dropped.
-    `deadline` is a time of time.monotonic().
+    `size` is that of the pixels of each image. `future.cancel()` gives up the place in the queue; if the job is being
+    computed already, its result is dropped. `deadline` is a time of time.monotonic().
     """
 
-    pixels: Pixels
+    images: Sequence[Any]
+    size: Size
     names: Collection[str]
     deadline: float
-    future: "Future[Arrays]" = field(default_factory=Future)
+    future: "Future[Computed]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     taken: int = 0  # images that are in a batch, or computed
+    computed: int = 0
     parts: list[Arrays] = field(default_factory=list)
+    faults: dict[int, str] = field(default_factory=dict)
 
-    def take(self, limit: int) -> Pixels:
+    def take(self, limit: int) -> Sequence[Any]:
         """At most `limit` of the images that were not taken yet."""
-        images = self.pixels[self.taken : self.taken + limit]
+        images = self.images[self.taken : self.taken + limit]
         self.taken += len(images)
         return images
 
-    def add(self, outputs: Arrays) -> None:
-        """Add the outputs of the images that were taken. The last part completes the future."""
-        self.parts.append(outputs)
-        if sum(len(next(iter(part.values()))) for part in self.parts) == len(self.pixels):
-            whole = self.parts[0]
-            if len(self.parts) > 1:
-                whole = {name: np.concatenate([part[name] for part in self.parts]) for name in self.names}
-            with suppress(InvalidStateError):  # it was cancelled
-                self.future.set_result(whole)
+    def add(self, count: int, outputs: Arrays, faults: Mapping[int, str]) -> None:
+        """Add what became of the next `count` images. The last ones complete the future."""
+        self.faults |= {self.computed + index: fault for index, fault in faults.items()}
+        self.computed += count
+        if len(faults) < count:
+            self.parts.append({name: outputs[name] for name in self.names})
+        if self.computed < len(self.images):
+            return
+        whole = self.parts[0] if self.parts else {}
+        if len(self.parts) > 1:
+            whole = {name: np.concatenate([part[name] for part in self.parts]) for name in self.names}
+        with suppress(InvalidStateError):  # it was cancelled
+            self.future.set_result(Computed(whole, self.faults))
 
     def fail(self, error: BaseException) -> None:
         with suppress(InvalidStateError):
@@ -124,15 +152,13 @@ class Batcher:
     """The queue of one engine and the thread that runs it.
 
     Args:
-        run: computes a batch (N, H, W, 3): the arrays (N, ...) of each output.
+        run: decodes and computes images, whose pixels have one size.
         max_batch: images in a batch. A job with more images is computed in several batches.
         turns: shared by the batchers of models that share the cores.
         on_batch: called in the thread after each batch.
     """
 
-    def __init__(
-        self, run: Callable[[Pixels], Mapping[str, NDArray[Any]]], max_batch: int, turns: Turns, on_batch: OnBatch
-    ) -> None:
+    def __init__(self, run: Callable[[list[Any]], Computed], max_batch: int, turns: Turns, on_batch: OnBatch) -> None:
         self._run, self._max_batch, self._turns, self._on_batch = run, max_batch, turns, on_batch
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -144,14 +170,14 @@ class Batcher:
     def waiting(self) -> int:
         """The number of images in the queue."""
         with self._changed:
-            return sum(len(job.pixels) - job.taken for job in self._jobs)
+            return sum(len(job.images) - job.taken for job in self._jobs)
 
-    def submit(self, pixels: Pixels, names: Collection[str], deadline: float) -> "Future[Arrays]":
+    def submit(self, images: Sequence[Any], size: Size, names: Collection[str], deadline: float) -> "Future[Computed]":
         """Queue images. The future raises ExpiredError after the deadline, or the error of the engine.
 
         Raises ClosedError.
         """
-        job = Job(pixels, names, deadline)
+        job = Job(images, size, names, deadline)
         with self._changed:
             if self._closed:
                 raise ClosedError
@@ -185,36 +211,39 @@ class Batcher:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             return not self._closed
 
-    def _take(self) -> list[tuple[Job, Pixels]]:
+    def _take(self) -> list[tuple[Job, Sequence[Any]]]:
         """The images of the next batch, all of one size, and their jobs. Jobs whose deadline has passed leave."""
         now, free = time.monotonic(), self._max_batch
-        batch: list[tuple[Job, Pixels]] = []
+        batch: list[tuple[Job, Sequence[Any]]] = []
         expired: list[Job] = []
         with self._changed:
             for job in [*self._jobs]:
                 if job.deadline <= now:
                     expired.append(job)
-                elif not free or (batch and job.pixels.shape[1:] != batch[0][1].shape[1:]):
+                elif not free or (batch and job.size != batch[0][0].size):
                     break
                 else:
                     batch.append((job, images := job.take(free)))
                     free -= len(images)
-                    if job.taken == len(job.pixels):
+                    if job.taken == len(job.images):
                         self._jobs.remove(job)
         for job in expired:
             job.fail(ExpiredError())  # which removes it from the queue
         return batch
 
-    def _compute(self, batch: list[tuple[Job, Pixels]]) -> None:
-        """Run the engine, and give each job its part. An error is the result of every job of the batch."""
-        images = batch[0][1] if len(batch) == 1 else np.concatenate([images for _, images in batch])
-        started, row = time.monotonic(), 0
+    def _compute(self, batch: list[tuple[Job, Sequence[Any]]]) -> None:
+        """Compute the images, and give each job its part. An error is the result of every job of the batch."""
+        images = [image for _, part in batch for image in part]
+        started, first, row = time.monotonic(), 0, 0
         try:
-            outputs = self._run(images)
-            self._on_batch(len(images), time.monotonic() - started, [started - job.submitted for job, _ in batch])
+            computed = self._run(images)
+            self._on_batch(len(images), computed, [started - job.submitted for job, _ in batch])
             for job, part in batch:
-                job.add({name: outputs[name][row : row + len(part)] for name in job.names})
-                row += len(part)
+                count = len(part)
+                faults = {n: computed.faults[first + n] for n in range(count) if first + n in computed.faults}
+                rows = slice(row, row + count - len(faults))
+                job.add(count, {name: values[rows] for name, values in computed.outputs.items()}, faults)
+                first, row = first + count, rows.stop
         except BaseException as error:  # the thread must live: others are waiting for it
             for job, _ in batch:
                 job.fail(error)

@@ -54,6 +54,34 @@ def raise_file_limit() -> int:
     return wanted if soft == resource.RLIM_INFINITY else soft
 
 
+class JoinedWrites:
+    """A transport that sends at once what is written in one turn of the event loop: the header and body of a response.
+
+    Everything else is that of `transport`.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._send)
+        self._parts.append(data)
+
+    def _send(self) -> None:
+        if self._parts and not self._transport.is_closing():
+            self._transport.write(b"".join(self._parts))
+        self._parts.clear()
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class LimitedProtocol(H11Protocol):
     """A connection. One timer runs while it waits for a header, another until the end of a body."""
 
@@ -71,7 +99,7 @@ class LimitedProtocol(H11Protocol):
             self.transport = transport
             transport.abort()
             return
-        super().connection_made(transport)
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
         self._wait_for("header", self.limits.header_seconds)
 
     def _close_an_idle_connection(self) -> bool:

@@ -35,6 +35,9 @@ class Metrics:
         self.queue_seconds = Histogram(
             "queue_seconds", "Time that a request's images waited for the engine.", MODEL, buckets=SECONDS, **options
         )
+        self.prepare_seconds = Histogram(
+            "prepare_seconds", "Time in which the images of a batch were decoded.", MODEL, buckets=SECONDS, **options
+        )
         self.engine_seconds = Histogram(
             "engine_seconds", "Time of a batch in the engine.", MODEL, buckets=SECONDS, **options
         )
@@ -64,7 +67,9 @@ class Statistics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._durations = {name: [0, 0] for name in DURATIONS}  # count and nanoseconds
-        self._batches: dict[int, list[int]] = defaultdict(lambda: [0, 0])  # by size
+        self._batches: dict[int, list[int]] = defaultdict(
+            lambda: [0, 0, 0]
+        )  # by size: count, ns to prepare, ns to infer
         self._images = self._last = 0
 
     def add_request(self, seconds: float, succeeded: bool) -> None:
@@ -72,18 +77,21 @@ class Statistics:
             self._add("success" if succeeded else "fail", seconds)
             self._last = int(time.time() * 1000)
 
-    def add_phase(self, name: str, seconds: float) -> None:
-        """`name`: compute_input, the preparation of a request's images, or compute_output, that of its response."""
+    def add_output(self, seconds: float) -> None:
+        """The time for writing the response to a request."""
         with self._lock:
-            self._add(name, seconds)
+            self._add("compute_output", seconds)
 
-    def add_batch(self, images: int, seconds: float, waits: Iterable[float]) -> None:
+    def add_batch(self, images: int, prepare_seconds: float, seconds: float, waits: Iterable[float]) -> None:
         with self._lock:
             for wait in waits:
                 self._add("queue", wait)
+                self._add("compute_input", prepare_seconds)
                 self._add("compute_infer", seconds)
-            self._batches[images][0] += 1
-            self._batches[images][1] += int(seconds * 1e9)
+            batch = self._batches[images]
+            batch[0] += 1
+            batch[1] += int(prepare_seconds * 1e9)
+            batch[2] += int(seconds * 1e9)
             self._images += images
 
     def _add(self, name: str, seconds: float) -> None:
@@ -92,31 +100,31 @@ class Statistics:
 
     @property
     def seconds_per_image(self) -> float:
-        """The mean time of an image in the engine; 0 before the first batch."""
+        """The mean time for an image, decoding included; 0 before the first batch."""
         with self._lock:
-            return sum(ns for _, ns in self._batches.values()) / 1e9 / self._images if self._images else 0.0
+            total = sum(prepare + infer for _, prepare, infer in self._batches.values())
+            return total / 1e9 / self._images if self._images else 0.0
 
     def totals(self) -> dict[str, float]:
         """The images and batches that were computed, and the time in the engine."""
         with self._lock:
             counts = [*self._batches.values()]
-            return {"images": self._images, "batches": sum(count for count, _ in counts),
-                    "engine_seconds": sum(ns for _, ns in counts) / 1e9}  # fmt: skip
+            return {"images": self._images, "batches": sum(count for count, _, _ in counts),
+                    "engine_seconds": sum(infer for _, _, infer in counts) / 1e9}  # fmt: skip
 
     def as_dict(self, name: str, version: str) -> dict[str, Any]:
         """The model_stat object."""
-        nothing = {"count": 0, "ns": 0}
         with self._lock:
             return {
                 "name": name,
                 "version": version,
                 "last_inference": self._last,
                 "inference_count": self._images,
-                "execution_count": sum(count for count, _ in self._batches.values()),
+                "execution_count": sum(count for count, _, _ in self._batches.values()),
                 "inference_stats": {key: {"count": n, "ns": ns} for key, (n, ns) in self._durations.items()},
                 "batch_stats": [
-                    {"batch_size": size, "compute_input": nothing, "compute_infer": {"count": count, "ns": ns},
-                     "compute_output": nothing}
-                    for size, (count, ns) in sorted(self._batches.items())
+                    {"batch_size": size, "compute_input": {"count": count, "ns": prepare},
+                     "compute_infer": {"count": count, "ns": infer}, "compute_output": {"count": 0, "ns": 0}}
+                    for size, (count, prepare, infer) in sorted(self._batches.items())
                 ],
             }  # fmt: skip

@@ -4,7 +4,8 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,12 +26,13 @@ from inception_v3.inference.engines.base import FEATURES, LOGITS, VECTORS
 from inception_v3.inference.exported.registry import exports_in, read_description, recognise
 from inception_v3.inference.pipeline import image_preparer
 from inception_v3.network.probabilities import class_logits, probabilities
-from inception_v3.serve.batching import Batcher, Budget, BusyError, Turns
+from inception_v3.serve.batching import Batcher, Budget, BusyError, Computed, Turns
 from inception_v3.serve.errors import RequestError
 from inception_v3.serve.logs import log
 from inception_v3.serve.metrics import Metrics, Statistics
 from inception_v3.serve.protocol import INPUT, Tensor
 from inception_v3.serve.uploads import Upload
+from inception_v3.support.cpu import core_count
 from inception_v3.support.system_errors import file_status, is_folder, list_folder
 from inception_v3.weights import MODEL_FILE
 
@@ -214,6 +216,7 @@ class ServedModel:
         outputs: by name, first those of a request that names none. `sources` has the engine's output for each.
         turns: shared by all that computes on the same cores.
         prepare: decodes an upload and writes its pixels to an array, as `predict` does.
+        decoders: threads that prepare the images of a batch, one for each core.
     """
 
     def __init__(
@@ -223,12 +226,13 @@ class ServedModel:
         statistics: Statistics,
         metrics: Metrics,
         turns: Turns,
+        decoders: Executor,
         batch_size: int | None,
         queue: int,
         open_inside: Callable[[], Inside],
     ) -> None:
         self.address, self.opened, self.statistics = address, opened, statistics
-        self.turns, self._open_inside = turns, open_inside
+        self.turns, self._decoders, self._open_inside = turns, decoders, open_inside
         self.description, self.engine = opened.description, opened.engine
         self.batch_size, self.queue = batch_size or opened.engine.batch_size, Budget(queue)
         self.preprocessing = self.description.preprocessing
@@ -239,7 +243,7 @@ class ServedModel:
         shapes = {name: values.shape[1:] for name, values in self._warm_up().items()}
         self.outputs, self.sources = self._find_outputs(shapes)
         self.users = 0  # requests that hold this model; guarded by Models
-        self.batcher = Batcher(self.engine.run, self.batch_size, turns, self._note_batch)
+        self.batcher = Batcher(self._compute, self.batch_size, turns, self._note_batch)
 
     def _warm_up(self) -> dict[str, NDArray[np.float32]]:
         """The outputs for a black image, which is decoded too, so that the first request does not wait for imports."""
@@ -248,6 +252,34 @@ class ServedModel:
         Image.new("RGB", (width, height)).save(file, "JPEG")
         self.prepare(Upload("black", file.getvalue(), height * width), pixels[0])
         return self.engine.run(pixels)
+
+    def submit(
+        self, images: "Sequence[Upload] | NDArray[np.uint8]", names: Collection[str], deadline: float
+    ) -> "Future[Computed]":
+        """Queue image files, or pixels (N, H, W, 3), as `Batcher.submit` does."""
+        size = images.shape[1:] if isinstance(images, np.ndarray) else (*self.preprocessing.image_size, 3)
+        return self.batcher.submit([*images], size, names, deadline)
+
+    def _compute(self, images: "list[Upload | NDArray[np.uint8]]") -> Computed:
+        """Decode the images of a batch on all cores, and run the engine on those that could be read."""
+        started = time.monotonic()
+        prepared = [self._pixels(images[0])] if len(images) == 1 else [*self._decoders.map(self._pixels, images)]
+        faults = {index: each for index, each in enumerate(prepared) if isinstance(each, str)}
+        pixels = [each for each in prepared if not isinstance(each, str)]
+        ready = time.monotonic()
+        outputs = self.engine.run(np.stack(pixels)) if pixels else {}
+        return Computed(outputs, faults, ready - started, time.monotonic() - ready)
+
+    def _pixels(self, image: "Upload | NDArray[np.uint8]") -> "NDArray[np.uint8] | str":
+        """The pixels (H, W, 3) of an image, or why it cannot be read."""
+        if isinstance(image, np.ndarray):
+            return image
+        pixels = np.empty((*self.preprocessing.image_size, 3), np.uint8)
+        try:
+            self.prepare(image, pixels)
+        except InputError as error:
+            return str(error)
+        return pixels
 
     @cached_property
     def inside(self) -> Inside:
@@ -308,11 +340,12 @@ class ServedModel:
         """The values that classification ranks: one for each class."""
         return class_logits(values, self.description.settings.output_activation) if name != PROBABILITIES else values
 
-    def _note_batch(self, images: int, seconds: float, waits: Sequence[float]) -> None:
-        self.statistics.add_batch(images, seconds, waits)
+    def _note_batch(self, images: int, computed: Computed, waits: Sequence[float]) -> None:
+        self.statistics.add_batch(images, computed.prepare_seconds, computed.engine_seconds, waits)
         self._metrics.images.labels(*self._labels).inc(images)
         self._metrics.batch_size.labels(*self._labels).observe(images)
-        self._metrics.engine_seconds.labels(*self._labels).observe(seconds)
+        self._metrics.prepare_seconds.labels(*self._labels).observe(computed.prepare_seconds)
+        self._metrics.engine_seconds.labels(*self._labels).observe(computed.engine_seconds)
         for wait in waits:
             self._metrics.queue_seconds.labels(*self._labels).observe(wait)
 
@@ -335,7 +368,7 @@ class Models:
     def __init__(self, arguments: Sequence[str], options: OpenOptions, queue: int) -> None:
         self._arguments, self._options, self._queue = [*arguments], options, queue
         self._addresses = find_models(arguments)
-        self._turns = Turns()
+        self._turns, self._decoders = Turns(), ThreadPoolExecutor(core_count(), "decode")
         self._changed = threading.Condition()  # guards `users` of each model, and that `_models` is replaced
         self._models: Mapping[tuple[str, str], ServedModel] = {}  # never changed, so that it is read without a lock
         self._reasons: dict[tuple[str, str], str] = {}  # why a file is not in use
@@ -367,8 +400,9 @@ class Models:
 
         statistics = self._statistics.setdefault(address.key, Statistics())
         model = ServedModel(
-            address, opened, statistics, self.metrics, self._turns, self._options.batch_size, self._queue, open_inside
-        )
+            address, opened, statistics, self.metrics, self._turns, self._decoders, self._options.batch_size,
+            self._queue, open_inside,
+        )  # fmt: skip
         seconds = round(time.monotonic() - started, 3)
         log("model ready", model=address.name, version=address.version, path=address.path,
             engine=str(opened.engine), reason=opened.reason, seconds=seconds)  # fmt: skip

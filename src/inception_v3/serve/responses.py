@@ -44,7 +44,7 @@ def infer_response(headers: Headers, model: ServedModel, request: InferRequest, 
     kind = "application/json" if json_length is None else "application/octet-stream"
     extra = {"Content-Type": kind} | ({} if json_length is None else {HEADER: str(json_length)})
     response = compressed(headers, body, extra)
-    model.statistics.add_phase("compute_output", time.monotonic() - started)
+    model.statistics.add_output(time.monotonic() - started)
     return response
 
 
