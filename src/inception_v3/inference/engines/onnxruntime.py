@@ -38,7 +38,7 @@ _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 class OnnxRuntimeEngine(Engine):
     """ONNX Runtime on the CPU or on CUDA, for an .onnx file, a graph, or a model in memory. For `callers`, see Engine.
 
-    With `spinning`, threads that wait keep their cores busy. That is faster if nothing else needs the cores.
+    With `spinning`, threads that wait in a run keep their cores busy. That is faster if nothing else needs the cores.
     """
 
     name = "onnxruntime"
@@ -72,6 +72,7 @@ class OnnxRuntimeEngine(Engine):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = self.cores
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # after a run, when others need the cores
         options.log_severity_level = 3  # errors: its warnings are about things that users cannot change
         if isinstance(network, Path) and not is_utf8(os.path.realpath(network)):  # no name for the folder
             content = network.read_bytes()
