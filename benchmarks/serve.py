@@ -3,7 +3,8 @@
     python benchmarks/serve.py MODEL... [--seconds 6] [--rounds 3] [--no-peers] [--json FILE]
 
 For each precision, the first MODEL that has it is served. Everything that is compared is measured by turns on this
-machine, with the clients, and the median of the rounds counts. With the defaults it takes 8 minutes on two idle cores.
+machine, with the clients, and the median of the rounds counts. In each round, engine and servers are started anew: the
+same engine is up to a tenth slower in some processes. With the defaults it takes 10 minutes on two idle cores.
 
 - share: images per second through /predict with 8 clients, over those of the engine in batches of its best size.
 - p50: with one client, more than the engine takes for one image.
@@ -182,60 +183,59 @@ def simulated_p99(starts: np.ndarray, times: dict[int, list[float]], limit: int,
 # ------------------------------------------------------------------------------------------ beside the engine
 
 
-def first_with(models: list[str], precision: str) -> tuple[str, OpenedModel] | str:
-    """The first model that can be run in a precision, opened; or why none can."""
+def first_with(models: list[str], precision: str) -> tuple[str, str] | str:
+    """The first model that can be run in a precision, and its engine; or why none can."""
     reason = ""
     for model in models:
         try:
-            return model, open_engine(model, precision=precision)
+            return model, str(open_engine(model, precision=precision).engine)
         except InputError as error:
             reason = reason or str(error)
     return reason
 
 
-def beside_the_engine(model: str, opened: OpenedModel, precision: str, seconds: float, rounds: int) -> dict[str, Any]:
+def beside_the_engine(model: str, engine: str, precision: str, seconds: float, rounds: int) -> dict[str, Any]:
     """Throughput, latency and p99 at half load, each by turns with the engine."""
     files = jpegs(64)
     times: dict[int, list[float]] = {size: [] for size in SIZES}
-    shares, engine, through, more, alone = ([] for _ in range(5))
-    with served(model, "--precision", precision) as (url, _, _):
-        loaded(url, files, Load(concurrency=CLIENTS, seconds=min(seconds, 2)))  # warm-up
-        for _ in range(rounds):
-            measured = {size: engine_times(opened, size, seconds / len(SIZES)) for size in SIZES}
-            for size in SIZES:
-                times[size] += measured[size]
-            best = max(size / statistics.median(measured[size]) for size in SIZES)
-            many = throughput(loaded(url, files, Load(concurrency=CLIENTS, seconds=seconds)))
+    shares, best, through, more, alone, late, simulated, engine_only = ([] for _ in range(8))
+    for number in range(rounds):
+        opened = open_engine(model, precision=precision)
+        with served(model, "--precision", precision) as (url, _, _):
+            loaded(url, files, Load(concurrency=CLIENTS, seconds=min(seconds, 2)))  # warm-up
+            times = {size: engine_times(opened, size, seconds / len(SIZES)) for size in SIZES}
+            best.append(max(size / statistics.median(times[size]) for size in SIZES))
+            through.append(throughput(loaded(url, files, Load(concurrency=CLIENTS, seconds=seconds))))
+            shares.append(through[-1] / best[-1])
             single = statistics.median(engine_times(opened, 1, seconds / 4)) * 1e3
-            one = percentile(loaded(url, files, Load(concurrency=1, seconds=seconds / 2)), 50)
-            engine.append(best)
-            through.append(many)
-            shares.append(many / best)
-            alone.append(one)
-            more.append(one - single)
-        rate = statistics.median(through) / 2
-        load = Load(rate=rate, seconds=max(rounds * seconds, 200 / rate if seconds > 2 else 0))
-        measured_p99 = percentile(loaded(url, files, load), 99)
-    overhead = max(statistics.median(more), 0) / 1e3
-    simulated = simulated_p99(load.starts(), times, BATCH, overhead) * 1e3
+            alone.append(percentile(loaded(url, files, Load(concurrency=1, seconds=seconds / 2)), 50))
+            more.append(alone[-1] - single)
+            load = Load(
+                rate=through[-1] / 2, seconds=max(seconds, 200 / through[-1] if seconds > 2 else 0), seed=number
+            )
+            late.append(percentile(loaded(url, files, load), 99))
+            times = {size: times[size] + engine_times(opened, size, seconds / len(SIZES)) for size in SIZES}
+        simulated.append(simulated_p99(load.starts(), times, BATCH, max(more[-1], 0) / 1e3) * 1e3)
+        engine_only.append(simulated_p99(load.starts(), times, BATCH, 0.0) * 1e3)
     return {
         "model": model,
-        "engine": str(opened.engine),
-        "engine_images_per_second": statistics.median(engine),
+        "engine": engine,
+        "engine_images_per_second": statistics.median(best),
         "images_per_second": statistics.median(through),
         "share": statistics.median(shares),
         "p50_ms_concurrency_1": statistics.median(alone),
         "ms_more_than_the_engine": statistics.median(more),
-        "rate_at_half_load": rate,
-        "p99_ms_half_load": measured_p99,
-        "p99_ms_simulated": simulated,
-        "p99_ms_simulated_engine_only": simulated_p99(load.starts(), times, BATCH, 0.0) * 1e3,
+        "rate_at_half_load": statistics.median(through) / 2,
+        "p99_ms_half_load": statistics.median(late),
+        "p99_ms_simulated": statistics.median(simulated),
+        "p99_ms_simulated_engine_only": statistics.median(engine_only),
+        "p99_over_simulated": statistics.median(np.divide(late, simulated).tolist()),
     }
 
 
 def engine_rows(precision: str, figures: dict[str, Any]) -> list[Row]:
     share, more = figures["share"], figures["ms_more_than_the_engine"]
-    ratio = figures["p99_ms_half_load"] / figures["p99_ms_simulated"]
+    ratio = figures["p99_over_simulated"]
     images = f"{figures['images_per_second']:.1f} of {figures['engine_images_per_second']:.1f} images/s"
     return [
         (f"{precision}: share of the engine, {CLIENTS} clients ({figures['engine']})", f"{share:.1%} ({images})",
@@ -372,18 +372,15 @@ def peer_figures(model: str, folder: Path, seconds: float, rounds: int) -> dict[
     """Images per second with 8 clients, and p99 at half of ours', of each server by turns."""
     speeds: dict[str, list[float]] = {}
     late: dict[str, list[float]] = {}
-    with ExitStack() as stack:
-        servers = start_peers(model, folder, stack)
-        for peer in servers.values():
-            peer.loaded(Load(concurrency=CLIENTS, seconds=min(seconds, 2)))
-        for _ in range(rounds):
+    for number in range(rounds):
+        with ExitStack() as stack:
+            servers = start_peers(model, folder, stack)
             for name, peer in servers.items():
                 with alone(peer, servers.values()):
+                    peer.loaded(Load(concurrency=CLIENTS, seconds=min(seconds, 2)))  # warm-up
                     result = peer.loaded(Load(concurrency=CLIENTS, seconds=seconds))
                 speeds.setdefault(name, []).append(throughput(result))
-        rate = statistics.median(speeds["serve"]) / 2
-        for number in range(rounds):
-            load = Load(rate=rate, seconds=2 * seconds, seed=number)
+            load = Load(rate=speeds["serve"][-1] / 2, seconds=2 * seconds, seed=number)
             for name, peer in servers.items():
                 with alone(peer, servers.values()):
                     late.setdefault(name, []).append(percentile(peer.loaded(load), 99))
@@ -426,7 +423,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--precision", default="fp32,bf16,int8")
     parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--peers-folder", type=Path, default=ROOT / ".cache" / "serve-peers")
     parser.add_argument("--json", type=Path)
@@ -439,7 +436,6 @@ def main() -> None:
             continue
         figures[precision] = beside_the_engine(*found, precision, options.seconds, options.rounds)
         rows += engine_rows(precision, figures[precision])
-        del found
     if exported := next((model for model in options.models if model.endswith(".onnx")), None):
         start = figures["start"] = start_figures(exported, options.seconds, options.rounds)
         rows.append(("start to ready, .onnx", f"{start['seconds']:.2f} s", "1.2 s", start["seconds"] < 1.2))
