@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +24,9 @@ from PIL import Image
 from inception_v3 import __version__
 from inception_v3.cluster.feature_sets import FeatureSetJob, check_on_cluster
 from inception_v3.cluster.options import ClusterOptions, parse_actors
-from inception_v3.cluster.predictions import ModelReference
-from inception_v3.cluster.run import PARTS_PER_ACTOR, Actor, PartResult, pack, part_size, run_parts, unpack
-from inception_v3.cluster.session import Cluster
+from inception_v3.cluster.predictions import ModelReference, split
+from inception_v3.cluster.run import Actor, PartResult, pack, part_size, run_parts, unpack
+from inception_v3.cluster.session import Cluster, Joined
 from inception_v3.errors import InputError
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.images.addresses import expand
@@ -138,13 +139,23 @@ def test_images_of_an_archive_that_a_node_cannot_download_have_its_reason(monkey
             source.read()
 
 
-def test_parts_are_whole_batches_and_enough_for_all_actors() -> None:
+def test_parts_are_whole_batches_that_get_smaller_to_the_end() -> None:
     assert part_size(10_000, 2, 16) == 256  # the most
-    assert part_size(1000, 4, 16) == 16
-    assert part_size(10, 4, 16) == 16
-    for count in (100, 1000, 5000):
-        assert part_size(count, 2, 8) % 8 == 0
-        assert part_size(count, 2, 8) <= max(8, count // (2 * PARTS_PER_ACTOR))
+    assert part_size(1000, 4, 16) == 112  # half of a share of 250
+    assert part_size(10, 4, 16) == 16  # a batch
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 100, 3000])
+def test_all_images_are_in_parts_of_whole_batches_in_their_order(count: int) -> None:
+    images = [LocatedImage(f"{index}.png", f"{index}.png") for index in range(count)]
+    parts = [unpack(part) for part in split(images, 1, 16, 2)]
+    assert [image for part in parts for image in part.images] == images
+    assert [part.first_batch for part in parts] == [1, *[16] * (len(parts) - 1)]
+    sizes = [len(part.images) for part in parts]
+    assert sizes[0] == 1
+    assert all(size % 16 == 0 for size in sizes[1:-1])
+    assert sizes[1:-1] == sorted(sizes[1:-1], reverse=True)
+    assert max(sizes) <= 256
 
 
 def test_actors_are_a_number_or_bounds() -> None:
@@ -278,7 +289,9 @@ def results_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Iterat
     def results_of(*results: PartResult, notes: list[str], stall_timeout: float, pause: float = 0) -> Iterator[Any]:
         all_rows.append(Rows(results, pause))
         monkeypatch.setattr("inception_v3.cluster.run._start", lambda *_: all_rows[-1])
-        cluster = Cluster(ray, ClusterOptions("local", stall_timeout=stall_timeout), (1, 3))
+        joining: Future[Joined] = Future()
+        joining.set_result(Joined(ray, (1, 3)))
+        cluster = Cluster(ClusterOptions("local", stall_timeout=stall_timeout), joining)
         return run_parts(cluster, CountCores(), [b"part"], notes.append)
 
     yield results_of

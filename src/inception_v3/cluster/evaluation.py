@@ -108,11 +108,13 @@ class EvaluateJob:
 def evaluate_on(cluster: Cluster, job: EvaluateJob, on_batch: Callable[[int], None], note: Note) -> Metrics:
     """The metrics of all images. Raises InputError as `run_parts` and `evaluate_engines` do.
 
-    The parts are whole batches, and the first is small, as those of `predictions.split`.
+    The parts are whole batches, and the first is the first batch, as those of `predictions.split`.
     """
-    batch = job.images_per_batch
-    starts = range(FIRST_BATCH + batch, job.count, part_size(job.count, cluster.actors[1], batch))
-    ranges = [pack(range(start, stop)) for start, stop in pairwise([0, *starts, job.count])]
+    stops = [0, min(FIRST_BATCH, job.count)]
+    while (stop := stops[-1]) < job.count:
+        size = part_size(job.count - stop, cluster.actors[1], job.images_per_batch)
+        stops.append(min(stop + size, job.count))
+    ranges = [pack(range(start, stop)) for start, stop in pairwise(stops)]
     parts = [Metrics(job.class_names, np.empty(0, PREDICTION_DTYPE))]
     for part in run_parts(cluster, job, ranges, note):
         parts.append(part)

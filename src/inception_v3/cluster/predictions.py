@@ -1,5 +1,6 @@
 """Predict, and compute features, on a cluster: the same outcomes in the same order as the ordinary pipeline."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -7,7 +8,6 @@ from typing import Any
 
 from inception_v3.cluster.run import (
     MAX_PART_IMAGES,
-    PARTS_PER_ACTOR,
     Note,
     check_same_model,
     pack,
@@ -130,17 +130,20 @@ def split(
 ) -> list[bytes]:
     """The images as packed parts of whole batches, in the batches that one machine computes.
 
-    The first part is small, so that the first results come soon. A part is compressed to a few bytes an image.
+    The first part is the first batch, which is small, so that the first results come soon. A part is compressed to a
+    few bytes an image.
     """
     found = iter(images)
-    start = list(islice(found, actors * PARTS_PER_ACTOR * most))  # of more images, all parts have the largest size
-    size = part_size(len(start), actors, batch_size, most)
-    remaining = chain(start, found)
-    del start
     parts: list[bytes] = []
-    while chunk := list(islice(remaining, size if parts else first_batch + batch_size)):
-        parts.append(pack(ImagePart(chunk, batch_size if parts else first_batch)))
-    return parts
+    if first := list(islice(found, first_batch)):
+        parts.append(pack(ImagePart(first, first_batch)))
+    ahead: deque[LocatedImage] = deque()
+    while True:
+        ahead.extend(islice(found, 2 * actors * most - len(ahead)))
+        if not ahead:
+            return parts
+        size = min(part_size(len(ahead), actors, batch_size, most), len(ahead))
+        parts.append(pack(ImagePart([ahead.popleft() for _ in range(size)], batch_size)))
 
 
 def predict_on(cluster: Cluster, job: PredictJob, images: Iterable[LocatedImage], note: Note) -> Iterator[Prediction]:

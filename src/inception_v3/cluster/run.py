@@ -24,11 +24,11 @@ from inception_v3.errors import InputError
 from inception_v3.support.cpu import limit_cores
 from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import one_line
+from inception_v3.support.verbosity import verbosity
 
 STALL_SECONDS = 60.0  # without a finished part, after which a line reports which resources are in use
 PARTS_IN_FLIGHT = 2  # of each actor: one is computed, one waits, so that no actor waits for the scheduler
 POLL_SECONDS = 0.5
-PARTS_PER_ACTOR = 8  # at least, so that all actors end at about the same time
 MAX_PART_IMAGES = 256  # the images that are computed again after an actor has ended
 
 Note = Callable[[str], None]
@@ -96,10 +96,12 @@ def unpack(data: bytes) -> Any:
     return pickle.loads(zlib.decompress(data))  # our own process wrote it
 
 
-def part_size(count: int, actors: int, batch_size: int, most: int = MAX_PART_IMAGES) -> int:
-    """The number of images in a part of `count` images: whole batches, at most `most` images or one batch."""
-    fair = count // (actors * PARTS_PER_ACTOR)
-    return max(1, min(fair, most) // batch_size) * batch_size
+def part_size(remaining: int, actors: int, batch_size: int, most: int = MAX_PART_IMAGES) -> int:
+    """The number of images in the next part, if `remaining` images are in no part yet: whole batches, at least one.
+
+    It is half of an actor's share, so that parts get smaller to the end, and all actors end at about the same time.
+    """
+    return max(1, min(remaining // (2 * actors), most) // batch_size) * batch_size
 
 
 def path_on_nodes(model: str | Path) -> str:
@@ -122,6 +124,9 @@ def run_parts(cluster: Cluster, job: Job, parts: Sequence[bytes], note: Note) ->
     """
     if not parts:
         return
+    if verbosity.verbose:
+        options = cluster.options
+        note(f"Ray {cluster.ray.__version__} on {options.address}: {options.describe_actors(*cluster.actors)}")
     for result in _with_timeout(cluster, _start(cluster, job, parts), note):
         if result.error is not None:
             raise InputError(f"{result.node}: {result.error}", exit_status=result.exit_status)

@@ -2,12 +2,13 @@
 
 import logging
 import os
-import signal
+import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,12 @@ from inception_v3.cluster.options import LOCAL, ClusterOptions
 from inception_v3.errors import InputError
 from inception_v3.support.cpu import core_count
 from inception_v3.support.packages import require_packages
-from inception_v3.support.signals import STOP_SIGNALS
 from inception_v3.support.streams import discard_stderr
 from inception_v3.support.text import one_line
 from inception_v3.support.verbosity import verbosity
 
 ANSWER_SECONDS, CONNECT_SECONDS = 2.0, 7.0  # for a machine, and for a cluster, to answer
+JOIN_SECONDS = 30.0  # for joining to end, after an error elsewhere
 OBJECT_STORE_BYTES = 256 * 2**20  # on this machine: it holds lists of files and finished parts, never pixels
 # Read by Ray when it is imported.
 ENVIRONMENT = {
@@ -38,42 +39,62 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """A cluster that this process has joined.
-
-    `ray` is the module; `actors` are the least and the largest number of processes with an engine.
-    """
+class Joined:
+    """`ray` is the module; `actors` are the least and the largest number of processes with an engine."""
 
     ray: Any
-    options: ClusterOptions
     actors: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that a thread joins. Whatever needs it waits, and raises InputError as `join_cluster` does."""
+
+    options: ClusterOptions
+    joining: "Future[Joined]"
+
+    @property
+    def ray(self) -> Any:
+        return self.joining.result().ray
+
+    @property
+    def actors(self) -> tuple[int, int]:
+        return self.joining.result().actors
 
 
 @contextmanager
 def join_cluster(options: ClusterOptions, note: Callable[[str], None]) -> Iterator[Cluster]:
     """Start Ray or join a cluster inside this block. `note` is called with each line about a failed process.
 
+    Ray takes seconds, which pass in a thread while the command opens its model.
+
     Raises InputError: Ray is not installed, the address does not answer, its versions differ from those here, or it has
-    fewer CPUs or GPUs than the actors need.
+    fewer CPUs or GPUs than the actors need. The last two are raised when the cluster is first used, or at the end.
     """
     require_packages(("ray",), "--ray", "ray")
     if options.address != LOCAL:
         _check_answers(options.address)
+    else:
+        # Else Ray would write a token to the home folder, which may not be writable.
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     os.environ.update(ENVIRONMENT)
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     import ray
 
     silence(logging.getLogger("ray"))
     _shorten_errors(note)
-    try:
-        with _discard_native_messages():
-            _init(ray, options)
-            for number, handler in handlers.items():  # Ray sets its own for SIGTERM
-                with suppress(ValueError, TypeError):
-                    signal.signal(number, handler)
-            yield Cluster(ray, options, _count_actors(ray, options))
-    finally:
-        ray.shutdown()
+
+    def join() -> Joined:
+        _init(ray, options)
+        return Joined(ray, _count_actors(ray, options))
+
+    with _discard_native_messages(), ThreadPoolExecutor(1, "join") as threads:
+        joining = threads.submit(join)
+        try:
+            yield Cluster(options, joining)
+            joining.result()
+        finally:
+            wait([joining], JOIN_SECONDS)
+            ray.shutdown()
 
 
 def _discard_native_messages() -> AbstractContextManager[None]:
@@ -139,8 +160,11 @@ def _init(ray: Any, options: ClusterOptions) -> None:
         }
     try:
         ray.init(**settings, configure_logging=False, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (RuntimeError, ConnectionError, ValueError, OSError, TimeoutError) as error:
+    except Exception as error:  # Ray raises Exception itself if its processes do not start in time
         reason = one_line(error, 300)
+        if type(error).__name__ == "AuthenticationError":
+            remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the token of the cluster"
+            raise InputError(f"--ray {options.address}: the cluster wants another token; {remedy}") from error
         if "ersion mismatch" in reason:
             here = f"Python {sys.version.split()[0]} and Ray {ray.__version__} here"
             raise InputError(f"--ray {options.address}: {reason} ({here}); install the same versions") from error
