@@ -185,11 +185,10 @@ def test_the_options_are_recovered_from_the_checkpoint(case: Case) -> None:
     settings = case.load("float32").settings
     for option in ("num_classes", "create_aux_logits"):
         assert settings[option] == case.options[option]
-    expected = InceptionV3(
-        **{key: case.options[key] for key in ("num_classes", "depth_multiplier", "min_depth", "create_aux_logits")},
-        image_size=(case.options["height"], case.options["width"]),
-    )
-    rebuilt = InceptionV3(**settings)
+    asked = {key: case.options[key] for key in ("num_classes", "depth_multiplier", "min_depth", "create_aux_logits")}
+    with torch.device("meta"):  # only shapes are compared
+        expected = InceptionV3(**asked, image_size=(case.options["height"], case.options["width"]))
+        rebuilt = InceptionV3(**settings)
     assert {n: t.shape for n, t in rebuilt.state_dict().items()} == {
         n: t.shape for n, t in expected.state_dict().items()
     }
