@@ -8,6 +8,7 @@ import signal
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -91,15 +92,16 @@ def tf_slim_cases(cases: dict[str, dict[str, object]]) -> dict[str, Path]:
     script = RECORDER.read_bytes()
     folder = CACHE / "tf_slim"
     folder.mkdir(parents=True, exist_ok=True)
-    places = {}
-    for name, options in cases.items():
-        asked = json.dumps(options, sort_keys=True)
-        key = f"{name}-{hashlib.sha256(script + asked.encode()).hexdigest()[:12]}"
-        places[name] = folder / key
-        with alone(places[name]):
-            if not (places[name] / "case.json").exists():
-                subprocess.run([oracle_python(), RECORDER, folder, json.dumps(options | {"name": key})], check=True)
-    return places
+    asked = {name: json.dumps(options, sort_keys=True) for name, options in cases.items()}
+    keys = {name: f"{name}-{hashlib.sha256(script + text.encode()).hexdigest()[:12]}" for name, text in asked.items()}
+    with ExitStack() as locks:
+        for key in sorted(keys.values()):  # in one order, so that no two processes wait for each other
+            locks.enter_context(alone(folder / key))
+        missing = [name for name, key in keys.items() if not (folder / key / "case.json").exists()]
+        if missing:  # in one process, because TensorFlow takes seconds to start
+            arguments = [json.dumps(cases[name] | {"name": keys[name]}) for name in missing]
+            subprocess.run([oracle_python(), RECORDER, folder, *arguments], check=True)
+    return {name: folder / key for name, key in keys.items()}
 
 
 def recording(script: str) -> Path:

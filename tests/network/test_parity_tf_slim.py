@@ -47,7 +47,7 @@ class Case:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.options = json.loads((folder / "case.json").read_text())
-        self.recorded = dict(np.load(folder / "case.npz"))
+        self.recorded = np.load(folder / "case.npz")  # reads an array when it is asked for
 
     def load(self, dtype: str, file: str = "model.ckpt") -> InceptionV3:
         model = inception_v3.load(
@@ -62,7 +62,7 @@ class Case:
 
     def tf(self, dtype: str, kind: str) -> dict[str, np.ndarray]:
         prefix = f"{dtype}/{kind}"
-        return {name.removeprefix(prefix): value for name, value in self.recorded.items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): self.recorded[name] for name in self.recorded if name.startswith(prefix)}
 
     def noise(self, name: str) -> float:
         """The difference between TensorFlow's float32 and its float64."""
@@ -185,11 +185,10 @@ def test_the_options_are_recovered_from_the_checkpoint(case: Case) -> None:
     settings = case.load("float32").settings
     for option in ("num_classes", "create_aux_logits"):
         assert settings[option] == case.options[option]
-    expected = InceptionV3(
-        **{key: case.options[key] for key in ("num_classes", "depth_multiplier", "min_depth", "create_aux_logits")},
-        image_size=(case.options["height"], case.options["width"]),
-    )
-    rebuilt = InceptionV3(**settings)
+    asked = {key: case.options[key] for key in ("num_classes", "depth_multiplier", "min_depth", "create_aux_logits")}
+    with torch.device("meta"):  # only shapes are compared
+        expected = InceptionV3(**asked, image_size=(case.options["height"], case.options["width"]))
+        rebuilt = InceptionV3(**settings)
     assert {n: t.shape for n, t in rebuilt.state_dict().items()} == {
         n: t.shape for n, t in expected.state_dict().items()
     }

@@ -1,12 +1,24 @@
 """A TF-Slim checkpoint does not contain its options. They are recovered from names and shapes of the variables."""
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inception_v3.network import architecture
+from inception_v3.weights.formats import tf_slim
 from inception_v3.weights.formats.tf_slim import recover_options
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _each_kernel_once() -> Iterator[None]:
+    """The image size of an auxiliary kernel is found by a search that takes 0.1 s. Five kernels are all there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf_slim, "_image_length", functools.cache(tf_slim._image_length))
+        yield
 
 
 def shapes_of(**options: object) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ Each JSON argument is one case; the options and their defaults are in DEFAULTS. 
                              D/train/NAME, with batch statistics and dropout off
                              D/loss, softmax CE + 0.4 * auxiliary CE;  D/grad/VARIABLE, its gradients
                              D/l2, slim's regularisation loss at weight_decay 0.00004
-                             D/moved/VARIABLE, moving statistics after one update from the batch
+                             float32/moved/VARIABLE, moving statistics after one update from the batch
   case.json                  the options
 
 Every statistic and offset is random, and no two variables share values. float64 runs slim's network with
@@ -53,6 +53,7 @@ GRADIENTS = (
     "InceptionV3/Logits/Conv2d_1c_1x1/biases",
 )
 MOVED = ("InceptionV3/Conv2d_1a_3x3/BatchNorm", "InceptionV3/Mixed_7c/Branch_0/Conv2d_0a_1x1/BatchNorm")
+STATISTICS = ("moving_mean", "moving_variance")
 
 
 def random_variable(rng, name, shape):
@@ -105,12 +106,11 @@ def record(out, **options):
                     session, str(out / "model-v1.ckpt"), write_meta_graph=False
                 )
                 (out / "checkpoint").unlink()
-            session.run(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
-            for name in MOVED:
-                for statistic in ("moving_mean", "moving_variance"):
-                    moved = session.run(variables[f"{name}/{statistic}"])
-                    recorded[f"{dtype}/moved/{name}/{statistic}"] = moved
-    np.savez_compressed(out / "case.npz", **recorded)
+            if dtype == "float32":  # slim's unfused BatchNorm moves the variance with n, not n - 1
+                session.run(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
+                moved = {f"moved/{name}/{s}": variables[f"{name}/{s}"] for name in MOVED for s in STATISTICS}
+                recorded |= {f"{dtype}/{k}": v for k, v in session.run(moved).items()}
+    np.savez(out / "case.npz", **recorded)
     (out / "case.json").write_text(json.dumps(options, indent=1))
 
 
