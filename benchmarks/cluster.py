@@ -5,7 +5,7 @@
     python benchmarks/cluster.py --speed            # --ray local with two actors, and the plain command
     python benchmarks/cluster.py --nodes            # two nodes of one core each, and one of them
     python benchmarks/cluster.py --memory           # the memory of the command for 2,000 and for 200,000 images
-    python benchmarks/cluster.py --resources        # what a core, the disk and the loopback of this machine do in a second
+    python benchmarks/cluster.py --resources        # what this machine does in a second
     python benchmarks/cluster.py --costs            # the same, and what it means for a million and a billion images
 
 Speed and nodes: the thin network computes --images small images, the full one --full-images. Start-up is the time to
@@ -216,7 +216,7 @@ class NullJob:
 
 
 def run_null(images: Path, out: Path) -> None:
-    """What `predict --ray local` does in its own process, with the predictions of NullJob. Prints a row of the table."""
+    """What the process of `predict --ray local` does, with the predictions of NullJob. Prints a row of the table."""
     from inception_v3.cluster.options import ClusterOptions
     from inception_v3.cluster.predictions import predict_on
     from inception_v3.cluster.session import join_cluster
