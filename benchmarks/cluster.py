@@ -296,6 +296,7 @@ def measure_core(folder: Path, count: int, seconds: float) -> dict[str, float]:
     from inception_v3.fidelity.statistics import Moments
     from inception_v3.images.addresses import expand
     from inception_v3.inference.choose import open_engine
+    from inception_v3.inference.engines.base import FEATURES
     from inception_v3.inference.pipeline import image_preparer
     from inception_v3.inference.predict import Prediction, predict
     from inception_v3.inference.results import open_results
@@ -342,7 +343,7 @@ def measure_core(folder: Path, count: int, seconds: float) -> dict[str, float]:
         results.write(prediction)
     results.close()
     bytes_written = sum(file.stat().st_size for file in (folder / "size.parquet").iterdir())
-    features = engine.run(batch)["features"].reshape(len(batch), -1)
+    features = engine.run(batch)[FEATURES].reshape(len(batch), -1)
     width, empty = features.shape[1], Moments.empty(features.shape[1])
     block = torch.rand(1024, width)
     return {

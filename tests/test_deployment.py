@@ -158,8 +158,8 @@ def options_in(text: str) -> set[str]:
 
 def options_of(command: str) -> set[str]:
     """The options of a command of inception-v3."""
-    commands: Any = typer.main.get_command(cli.app)
-    return {name for parameter in commands.commands[command].params for name in parameter.opts}
+    group: Any = typer.main.get_command(cli.app)
+    return {name for option in group.get_command(typer.Context(group), command).params for name in option.opts}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -482,6 +482,15 @@ def test_a_training_in_a_slurm_job_ends_with_a_network(slurm: Callable[..., str]
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+RAY_SERVE = """
+import sys
+from ray import serve
+from ray_serve import build
+serve.start(http_options={"port": int(sys.argv[1])})
+serve.run(build({"models": sys.argv[2], "cpus": "1"}), blocking=True)
+"""
+
+
 @pytest.mark.slow
 def test_ray_serve_answers_as_predict_does(tmp_path: Path) -> None:
     """deploy/scale/ray_serve.py, in an environment of its own."""
@@ -491,12 +500,8 @@ def test_ray_serve_answers_as_predict_does(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_SERVE_DEFAULT_HTTP_PORT": str(port),
-    }
-    command = [path / "bin" / "serve", "run", "ray_serve:build", f"models={ONNX}", "cpus=1"]
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    command = [path / "bin" / "python", "-c", RAY_SERVE, str(port), ONNX]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=DEPLOY / "scale", env=environment, stdout=log, stderr=log)
     image = DIGITS / "7-0081.png"
@@ -517,7 +522,7 @@ def answer_of(url: str, body: bytes, process: subprocess.Popen[bytes]) -> dict[s
     """The answer to an image, once the server answers."""
     request = Request(url, body, {"Content-Type": "image/png"})
     for _ in range(300):
-        assert process.poll() is None
+        assert process.poll() is None, "Ray Serve has ended"
         try:
             with urlopen(request, timeout=30) as response:
                 answer: dict[str, Any] = json.load(response)
