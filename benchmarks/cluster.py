@@ -10,14 +10,16 @@
 
 Speed and nodes: the thin network computes --images small images, the full one --full-images. Start-up is the time to
 the first row, the rate is that of the rows after it, and the end is the time from the last row to the exit. All three
-come from the times at which rows appear in the results file. Commands are pinned to the first two cores, and each node
-to one of them; the command itself then runs on the first. The median of --rounds counts.
+come from the times at which rows appear in the results file. By the first row another actor may have computed a batch,
+which makes the rate too high by 16 images of the total. Commands are pinned to the first two cores, and each node to
+one of them; the command itself then runs on the first. The median of --rounds counts.
 
 Memory: the actors open no image and return a prediction at once, so that only the command's own work remains. The
 figures are of its process, without Ray's.
 """
 
 import argparse
+import json
 import os
 import socket
 import statistics
@@ -28,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,9 @@ from PIL import Image
 
 POLL_SECONDS = 0.05
 NETWORKS = {"thin": 0.1, "full": 1.0}  # depth multipliers
-CLASSES = tuple((f"class {number}", 0.2) for number in range(5))
+CLASSES = [(f"class {number}", 0.2) for number in range(5)]
 BLOCK = 2**20
+NULL_IMAGES = 50_000  # of --resources
 
 
 # ---------------------------------------------------------------------------------------- speed, on this machine
@@ -215,8 +218,19 @@ class NullJob:
         return lambda part: [Prediction(image.name, CLASSES) for image in part.images]
 
 
+@dataclass(frozen=True)
+class NullRun:
+    """A run with NullJob: images, MiB of memory before and at most, seconds, and images a second after the first."""
+
+    images: int
+    before: float
+    memory: float
+    seconds: float
+    rate: float
+
+
 def run_null(images: Path, out: Path) -> None:
-    """What the process of `predict --ray local` does, with the predictions of NullJob. Prints a row of the table."""
+    """What the process of `predict --ray local` does, with the predictions of NullJob. Prints a NullRun as JSON."""
     from inception_v3.cluster.options import ClusterOptions
     from inception_v3.cluster.predictions import predict_on
     from inception_v3.cluster.session import join_cluster
@@ -224,21 +238,34 @@ def run_null(images: Path, out: Path) -> None:
     from inception_v3.inference.results import open_results
 
     with join_cluster(ClusterOptions("local"), print) as cluster:
-        before, started, rows = peak_mib("self"), time.monotonic(), 0
+        before, started, first, rows = peak_mib("self"), time.monotonic(), 0.0, 0
         results = open_results(out, {}, top=len(CLASSES), resume=False)
         for prediction in predict_on(cluster, NullJob(), locate([str(images)]), print):  # type: ignore[arg-type]
             results.write(prediction)
             rows += 1
+            first = first or time.monotonic()
         results.close()
-        seconds, peak = time.monotonic() - started, peak_mib("self")
-    print(f"| {rows:,} | {before:.0f} MiB | {peak:.0f} MiB | {seconds:.1f} s |", flush=True)
+        ended, peak = time.monotonic(), peak_mib("self")
+    print(json.dumps(asdict(NullRun(rows, before, peak, ended - started, (rows - 1) / (ended - first)))))
+
+
+def null_run(folder: Path, count: int) -> NullRun:
+    """Run `run_null` in a process of its own."""
+    if not (images := folder / f"null-{count}").exists():
+        write_images(images, count)
+    command = [sys.executable, __file__, "--null", images, folder / f"{count}.jsonl"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return NullRun(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def print_memory(folder: Path, counts: list[int]) -> None:
-    print("\n| images | memory with Ray joined | maximum | time |\n| ---: | ---: | ---: | ---: |", flush=True)
+    print("\n| images | memory with Ray joined | maximum | time | images/s |\n| ---: | ---: | ---: | ---: | ---: |")
     for count in counts:
-        write_images(images := folder / f"null-{count}", count)
-        subprocess.run([sys.executable, __file__, "--null", images, folder / f"{count}.jsonl"], check=True)
+        run = null_run(folder, count)
+        print(
+            f"| {run.images:,} | {run.before:.0f} MiB | {run.memory:.0f} MiB | {run.seconds:.1f} s | {run.rate:,.0f} |",
+            flush=True,
+        )
 
 
 # ------------------------------------------------------------------- what the resources of this machine can do
@@ -250,8 +277,8 @@ class Resources:
 
     Attributes:
         decode, engine, predict: images that one core decodes and resizes, computes in fp32, and both by `predict`.
-        rows: results that one core unpacks and writes to a Parquet folder, as the process of `--ray` does.
-        moments: features that one core adds to the mean and covariance of FID.
+        rows: images whose rows the process of `--ray` lists, sends, receives and writes, with actors that do nothing.
+        vectors: PreLogits that one core unpacks. `moments`: those that it adds to the mean and covariance of FID.
         disk_read, disk_write, loopback: bytes.
         image, row, sent_row, features, sent_features: bytes of an image, of its row in Parquet and on the way from an
             actor, and of the PreLogits in a file and on that way.
@@ -261,6 +288,7 @@ class Resources:
     engine: float
     predict: float
     rows: float
+    vectors: float
     moments: float
     disk_read: float
     disk_write: float
@@ -283,10 +311,10 @@ def rate_of(work: Callable[[], object], amount: float, seconds: float) -> float:
 
 
 def measure_resources(folder: Path, images: int, seconds: float) -> Resources:
-    """Measure for that many seconds each, on one core, except for the loopback, which has two."""
+    """Measure for that many seconds each, on one core; the loopback and `rows` have all cores."""
     with pinned({min(os.sched_getaffinity(0))}):
         values = measure_core(folder, images, seconds) | measure_disk(folder)
-    return Resources(**values, loopback=measure_loopback())
+    return Resources(**values, loopback=measure_loopback(), rows=null_run(folder, NULL_IMAGES).rate)
 
 
 def measure_core(folder: Path, count: int, seconds: float) -> dict[str, float]:
@@ -325,39 +353,45 @@ def measure_core(folder: Path, count: int, seconds: float) -> dict[str, float]:
     decoded = rate_of(decode, count, seconds)
     batch = pixels[: engine.batch_size]
     computed = rate_of(lambda: engine.run(batch), len(batch), seconds)
-    predictions = run_predict()
     both = rate_of(run_predict, count, seconds)
-    part = [Prediction(f"/data/{n:09}.jpg", predictions[n % count].classes) for n in range(MAX_PART_IMAGES)]
-    sent = pack(PartResult(part, "node"))
-    results = open_results(folder / "rows.parquet", {}, top=5, resume=False)
-
-    def write() -> None:
-        for prediction in unpack(sent).value:
-            results.write(prediction)
-
-    rows = rate_of(write, len(part), seconds)
-    results.close()
-    written = [(*unpack(sent).value,)] * 40
+    parts = [random_predictions(n, description.names(), MAX_PART_IMAGES) for n in range(40)]
+    sent = pack(PartResult(parts[0], "node"))
     results = open_results(folder / "size.parquet", {}, top=5, resume=False)
-    for prediction in (each for predictions in written for each in predictions):
+    for prediction in (each for part in parts for each in part):
         results.write(prediction)
     results.close()
     bytes_written = sum(file.stat().st_size for file in (folder / "size.parquet").iterdir())
     features = engine.run(batch)[FEATURES].reshape(len(batch), -1)
+    sent_features = pack(features)
     width, empty = features.shape[1], Moments.empty(features.shape[1])
     block = torch.rand(1024, width)
     return {
         "decode": decoded,
         "engine": computed,
         "predict": both,
-        "rows": rows,
         "moments": rate_of(lambda: empty.add(block), len(block), seconds),
         "image": statistics.mean(file.stat().st_size for file in photos.iterdir()),
-        "row": bytes_written / (len(written) * len(part)),
-        "sent_row": len(sent) / len(part),
+        "row": bytes_written / (len(parts) * MAX_PART_IMAGES),
+        "sent_row": len(sent) / MAX_PART_IMAGES,
         "features": features[0].nbytes,
-        "sent_features": len(pack(features)) / len(features),
+        "sent_features": len(sent_features) / len(features),
+        "vectors": rate_of(lambda: unpack(sent_features), len(features), seconds),
     }
+
+
+def random_predictions(seed: int, names: list[str], count: int) -> list[Any]:
+    """Five classes with probabilities for each image, as little alike as those of a trained network."""
+    from inception_v3.inference.predict import Prediction
+
+    rng = np.random.default_rng(seed)
+    predictions = []
+    for number in range(count):
+        values = np.sort(rng.dirichlet([0.5] * 6))[:0:-1].astype(np.float32)
+        classes = [
+            (names[index], float(value)) for index, value in zip(rng.integers(len(names), size=5), values, strict=True)
+        ]
+        predictions.append(Prediction(f"/data/{seed:05}/{number:06}.jpg", classes))
+    return predictions
 
 
 def measure_disk(folder: Path, size: int = 256 * BLOCK) -> dict[str, float]:
@@ -400,7 +434,8 @@ def print_resources(measured: Resources) -> None:
         ("one core, decoding", measured.decode, f"{1000 / measured.decode:.1f} ms"),
         ("one core, engine", measured.engine, f"{1000 / measured.engine:.1f} ms"),
         ("one core, both by `predict`", r, f"{1000 / r:.1f} ms"),
-        ("the command, writing rows", measured.rows, f"{1000 / measured.rows:.3f} ms"),
+        ("the command of --ray, without the engine", measured.rows, f"{1000 / measured.rows:.3f} ms"),
+        ("the command of --ray, unpacking features", measured.vectors, f"{1000 / measured.vectors:.3f} ms"),
         ("disk, reading images", measured.disk_read / measured.image, f"{measured.image / 1e3:.0f} kB"),
         ("network, images", measured.loopback / measured.image, f"{measured.image / 1e3:.0f} kB"),
         ("network, rows from actors", measured.loopback / measured.sent_row, f"{measured.sent_row:.0f} bytes"),
@@ -449,11 +484,12 @@ def cost(command: str, count: float, cores: int, measured: Resources) -> Cost:
     stored = {"predict": measured.row, "features": features, "fidelity": FIDELITY_VALUES * 4, "evaluate": 48}[command]
     sent_ratio = measured.sent_features / features
     sent = {"predict": measured.sent_row, "features": measured.sent_features, "fidelity": stored * sent_ratio}
+    write = 1 / measured.rows + stored / measured.disk_write
     driver = {
         "predict": 1 / measured.rows,
+        "features": write + 1 / measured.vectors,
+        "fidelity": write + 2 / measured.vectors + 2 / measured.moments,
         "evaluate": 0.0,
-        "features": stored / measured.disk_write,
-        "fidelity": stored / measured.disk_write + 2 / measured.moments,
     }[command]
     one_core = count / measured.predict
     return Cost(

@@ -477,7 +477,7 @@ def test_a_ray_cluster_in_a_slurm_job_writes_the_rows_of_one_run(
 
 @pytest.mark.slow
 def test_a_training_in_a_slurm_job_ends_with_a_network(slurm: Callable[..., str], tmp_path: Path) -> None:
-    options = ("--out", "run", "--depth-multiplier", "0.1", "--epochs", "1", "--limit", "64", "--batch-size", "16")
+    options = ("--out", "run", "--depth-multiplier", "0.1", "--epochs", "1", "--batch-size", "32")
     slurm("slurm-torchrun.sh", "train", "digits", *options, SLURM_JOB_NUM_NODES=1, SLURM_GPUS_ON_NODE=2)
     assert (tmp_path / "run" / "model.safetensors").exists()
 
