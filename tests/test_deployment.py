@@ -212,7 +212,7 @@ def test_the_ray_cluster_is_valid_for_ray() -> None:
     completed = prepare_config(ray_cluster())
     validate_config(completed)
     (node,) = completed["available_node_types"].values()
-    assert node["max_workers"] == len(completed["provider"]["worker_ips"])
+    assert node["max_workers"] == ray_cluster()["max_workers"] == len(ray_cluster()["provider"]["worker_ips"])
 
 
 @needs_ray
