@@ -20,6 +20,7 @@ figures are of its process, without Ray's.
 
 import argparse
 import json
+import logging
 import os
 import socket
 import statistics
@@ -187,11 +188,12 @@ def compare_nodes(folder: Path, count: int, rounds: int, cores: list[int]) -> No
 @contextmanager
 def ray_nodes(cores: list[int]) -> Iterator[str]:
     """A Ray cluster with a node of one CPU on each of these cores. Yields its address."""
-    from inception_v3.cluster.session import ENVIRONMENT, OBJECT_STORE_BYTES
+    from inception_v3.cluster.session import ENVIRONMENT, OBJECT_STORE_BYTES, silence
 
     os.environ.update(ENVIRONMENT)
     from ray.cluster_utils import Cluster
 
+    silence(logging.getLogger("ray"))
     cluster = Cluster()
     try:
         for core in cores:
