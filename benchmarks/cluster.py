@@ -491,7 +491,7 @@ def cost(command: str, count: float, cores: int, measured: Resources) -> Cost:
         "predict": 1 / measured.rows,
         "features": write + 1 / measured.vectors,
         "fidelity": write + 2 / measured.vectors + 2 / measured.moments,
-        "evaluate": 0.0,
+        "evaluate": 1 / measured.rows,  # at most: its rows are numbers
     }[command]
     one_core = count / measured.predict
     return Cost(
