@@ -2,7 +2,7 @@
 
     pip install 'inception-v3[serve]' 'ray[serve]>=2.55'         # on every node, in an environment of its own
     export RAY_USAGE_STATS_ENABLED=0                             # on every node, before `ray start`
-    serve run --address auto deploy.scale.ray_serve:build models=/shared/model.onnx replicas=4 cpus=2
+    cd deploy/scale && serve run --address auto ray_serve:build models=/shared/model.onnx replicas=4 cpus=2
 
 Arguments: `models`, as for `inception-v3 serve`, separated by commas; `replicas` and the `cpus` of each of them, 1 by
 default. Clients send to port 8000 what they send to `inception-v3 serve`. INCEPTION_V3_TOKEN, if it is set on the nodes
