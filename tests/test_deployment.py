@@ -477,15 +477,17 @@ def test_a_ray_cluster_in_a_slurm_job_writes_the_rows_of_one_run(
 
 @pytest.mark.slow
 def test_a_training_in_a_slurm_job_ends_with_a_network(slurm: Callable[..., str], tmp_path: Path) -> None:
-    options = ("--out", "run", "--depth-multiplier", "0.1", "--epochs", "1", "--batch-size", "32")
+    options = ("--out", "run", "--depth-multiplier", "0.1", "--image-size", "75", "--epochs", "1", "--batch-size", "32")
     slurm("slurm-torchrun.sh", "train", "digits", *options, SLURM_JOB_NUM_NODES=1, SLURM_GPUS_ON_NODE=2)
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
 RAY_SERVE = """
 import sys
+import ray
 from ray import serve
 from ray_serve import build
+ray.init("local")  # not the cluster that an earlier program has left in /tmp/ray
 serve.start(http_options={"port": int(sys.argv[1])})
 serve.run(build({"models": sys.argv[2], "cpus": "1"}), blocking=True)
 """
