@@ -2,11 +2,11 @@
 
     python tests/cluster/kills.py [--times 20] [--kinds actor worker raylet driver] [--seed 0]
 
-Two nodes of Ray with one CPU each run on this machine. In each run `predict` computes 600 images there, and one of these
-processes gets SIGKILL: an actor (it holds an engine), another worker process of Ray, the raylet of the second node (all
-of that node's processes then end), or the command itself (the driver). After a driver, `predict --resume` continues on
-the cluster. The results are compared with those of one machine, byte for byte. Prints a table, and exits with status 1
-if a row is missing, occurs twice or differs, or if a run takes more than LIMIT_SECONDS.
+Two nodes of Ray with one CPU each run on this machine. In each run `predict` computes 600 images there, and one of
+these processes gets SIGKILL: an actor (it holds an engine), another worker process of Ray, the raylet of the second
+node (all processes of that node then end), or the command itself (the driver). A command that ends with an error is
+continued with --resume. The results are compared with those of one machine, byte for byte. Prints a table after each
+round, and exits with status 1 if a row is missing, occurs twice or differs, or if a run takes more than LIMIT_SECONDS.
 """
 
 import argparse

@@ -143,7 +143,8 @@ def _check_answers(address: str) -> None:
         reason = error.strerror or one_line(error)
         raise InputError(f"--ray {address}: {fault} ({reason}); {remedy}") from error
     # In a process of its own, because `ray.init` waits without a limit for a server that accepts and never answers.
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    # `ray health-check` does the same, after an import of seconds.
+    command = [sys.executable, "-c", "import ray, sys; ray._raylet.GcsClient(address=sys.argv[1])", address]
     try:
         subprocess.run(command, timeout=CONNECT_SECONDS, capture_output=True, check=False)
     except subprocess.TimeoutExpired as error:
