@@ -26,7 +26,7 @@ from inception_v3.cluster.feature_sets import FeatureSetJob, check_on_cluster
 from inception_v3.cluster.options import ClusterOptions, parse_actors
 from inception_v3.cluster.predictions import ModelReference, split
 from inception_v3.cluster.run import Actor, PartResult, pack, part_size, run_parts, unpack
-from inception_v3.cluster.session import Cluster, Joined
+from inception_v3.cluster.session import Cluster, Joined, _init
 from inception_v3.errors import InputError
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.images.addresses import expand
@@ -44,8 +44,9 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "inception_v3", *map(str, arguments)]
 
 
-def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240)
+def run(*arguments: object, status: int = 0, **environment: object) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {name: str(value) for name, value in environment.items()}
+    result = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, env=env)
     assert result.returncode == status, result.stderr
     return result
 
@@ -299,6 +300,27 @@ def results_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Iterat
         rows.is_over.set()
 
 
+class AuthenticationError(Exception):
+    """As Ray's own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Exception("The current node timed out during startup."), "cannot join it: The current node timed out"),
+        (RuntimeError("Version mismatch: 2.50 there"), "Version mismatch: 2.50 there .*; install the same versions"),
+        (AuthenticationError("no token"), "wants another token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_reported_in_a_line(error: Exception, message: str) -> None:
+    def init(**_: object) -> None:
+        raise error
+
+    with pytest.raises(InputError, match=message) as raised:
+        _init(SimpleNamespace(init=init, __version__="2.60.0"), ClusterOptions("head:6379"))
+    assert "\n" not in str(raised.value)
+
+
 def test_a_run_in_which_nothing_finishes_fails_after_the_timeout(
     monkeypatch: pytest.MonkeyPatch, results_of: Callable[..., Iterator[Any]]
 ) -> None:
@@ -353,22 +375,33 @@ def test_an_address_without_a_cluster_is_refused_at_once(model: Path, images: Pa
 def test_predict_writes_the_same_file_as_without_ray(model: Path, images: Path, tmp_path: Path) -> None:
     plain, cluster = tmp_path / "plain.jsonl", tmp_path / "cluster.jsonl"
     run("predict", model, images, "--out", plain, status=3)
-    result = run("predict", model, images, "--out", cluster, "--ray", "local", status=3)
+    home = tmp_path / "home"
+    home.mkdir()
+    result = run("predict", model, images, "--out", cluster, "--ray", "local", status=3, HOME=home)
     assert cluster.read_bytes() == plain.read_bytes()
+    assert not (home / ".ray").exists()  # Ray would write a token there
     assert "80 images, 1 unreadable" in result.stderr
     assert Path(f"{cluster}.about.json").read_bytes() == Path(f"{plain}.about.json").read_bytes()
     assert not re.search(r"\(pid=|raylet|\bINFO\b|\bWARNING\b", result.stderr)  # nothing of Ray's own
 
 
 @needs_ray
-def test_a_run_begun_without_ray_is_continued_with_it(model: Path, images: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    run("predict", model, images, "--out", out, status=3)
+def test_a_run_begun_without_ray_is_continued_with_it_although_an_actor_is_killed(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    out, log = tmp_path / "out.jsonl", tmp_path / "log"
+    run("predict", model, images, "--out", out, "--batch-size", 4, status=3)
     complete = out.read_bytes()
     out.write_bytes(b"".join(complete.splitlines(keepends=True)[:17]) + b'{"image": "half')  # as a kill leaves it
-    result = run("predict", model, images, "--out", out, "--resume", "--ray", "local", "--actors", "1", status=3)
-    assert "17 images are done already" in result.stderr
-    assert names(out) == [json.loads(line)["image"] for line in complete.splitlines()]
+    options = ("--resume", "--ray", "local", "--actors", "1", "--batch-size", 4)
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command("predict", model, images, "--out", out, *options), stderr=stderr)
+        wait_for_rows(out, 19)
+        (actor,) = (pid for pid in descendants(process.pid) if "ray::MapWorker" in command_line(pid))
+        os.kill(actor, signal.SIGKILL)
+        assert process.wait(120) == 3
+    assert "17 images are done already" in log.read_text()
+    assert out.read_bytes() == complete
 
 
 def names(out: Path) -> list[str]:

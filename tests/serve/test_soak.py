@@ -1,7 +1,7 @@
 """Minutes of full load with hostile clients (slow tests), and the OpenAPI document held to its word by schemathesis.
 
-SOAK_SECONDS sets the time under load. schemathesis has dependencies of its own: SCHEMATHESIS is the path of the program
-in an environment with it, such as that of `uv tool install schemathesis`.
+SOAK_SECONDS sets the time under load, ten minutes by default. schemathesis has dependencies of its own: SCHEMATHESIS is
+the path of the program in an environment with it, such as that of `uv tool install schemathesis`.
 """
 
 import itertools
@@ -27,7 +27,7 @@ import pytest
 from serving import png
 from test_serve_command import ONNX, Process, serving
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
 CLIENTS = 8
 pytestmark = pytest.mark.slow
 
