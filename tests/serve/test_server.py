@@ -329,6 +329,16 @@ def raw(server: Running, *parts: bytes, pause: float = 0.0) -> bytes:
         return received
 
 
+def test_a_response_is_sent_at_once_and_not_in_parts(pets: Running) -> None:
+    """Each part would be a packet, and would wake the client."""
+    with socket.create_connection(("127.0.0.1", pets.port), timeout=15) as connection:
+        for _ in range(20):
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = connection.recv(65536)
+            assert received.startswith(b"HTTP/1.1 200")
+            assert received.endswith(b'{"live":true}')
+
+
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
 
 
