@@ -26,7 +26,7 @@ from inception_v3.inference import export as export_module
 from inception_v3.inference.choose import FallbackEngine, find_exported, open_engine, open_exported, open_model
 from inception_v3.inference.engines import graph, registry
 from inception_v3.inference.engines.base import FEATURES, LOGITS, Engine, Outputs, Pixels
-from inception_v3.inference.engines.graph import build_graph, swap_pools
+from inception_v3.inference.engines.graph import Graph, build_graph, swap_pools
 from inception_v3.inference.engines.graph_module import GraphModule, RecordedModule
 from inception_v3.inference.engines.onnxruntime import OnnxRuntimeEngine
 from inception_v3.inference.engines.openvino import OpenvinoEngine, load_core
@@ -664,11 +664,17 @@ def test_a_tie_between_two_classes_is_no_disagreement() -> None:
     assert "top-1 agreement 33.33% (all are ties)," in str(only_ties)
 
 
+def kernels_of(graph: Graph) -> list[np.ndarray]:
+    return [each.kernel for each in graph.operations if isinstance(getattr(each, "kernel", None), np.ndarray)]
+
+
 def test_what_bf16_changes_is_measured_on_the_network_itself(random_model: Build) -> None:
     model = with_varied_classes(random_model(), pixels(16))
     graph = swap_pools(build_graph(model))
     reference = ReferenceOutputs(reference_network(model, graph.outputs), pixels(16))
+    kernels = [array.copy() for array in kernels_of(graph)]
     change = change_in_bf16(graph, reference)
+    assert all(map(np.array_equal, kernels, kernels_of(graph))), "the graph is as it was"
     in_bf16 = GraphModule(graph, torch.bfloat16)(torch.from_numpy(pixels(16)))[0]
     exact = np.concatenate([outputs[LOGITS] for _, outputs in reference])
     other = float(np.abs(softmax(in_bf16.float().numpy()) - softmax(exact)).max())

@@ -169,9 +169,9 @@ def change_in_bf16(
     from inception_v3.inference.engines.graph_module import GraphModule
 
     module, largest, seen = GraphModule(graph), 0.0, 0
-    for name, buffer in module.named_buffers():
-        if name.startswith("kernel"):
-            buffer.copy_(buffer.bfloat16())
+    for name, buffer in [*module.named_buffers()]:
+        if name.startswith("kernel"):  # replaced, because it may share the memory of the graph
+            setattr(module, name, buffer.bfloat16().to(buffer.dtype))
     for pixels, expected in reference:
         if seen >= images:
             break
