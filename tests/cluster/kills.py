@@ -4,9 +4,10 @@
 
 Two nodes of Ray with one CPU each run on this machine. In each run `predict` computes 600 images there, and one of
 these processes gets SIGKILL: an actor (it holds an engine), another worker process of Ray, the raylet of the second
-node (all processes of that node then end), or the command itself (the driver). A command that ends with an error is
-continued with --resume. The results are compared with those of one machine, byte for byte. Prints a table after each
-round, and exits with status 1 if a row is missing, occurs twice or differs, or if a run takes more than LIMIT_SECONDS.
+node (all processes of that node then end, and so does the command if it has joined there), or the command itself (the
+driver). A command that ends with an error is continued with --resume, up to four times. The results are compared with
+those of one machine, byte for byte. Prints a table after each round, and exits with status 1 if a row is missing,
+occurs twice or differs, or if a run takes more than LIMIT_SECONDS.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("actor", "worker", "raylet", "driver")
-IMAGES, LIMIT_SECONDS = 600, 180
+IMAGES, LIMIT_SECONDS, RESUMES = 600, 180, 4
 # Both nodes and the command read this token, or Ray would write one to the home folder.
 ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -141,10 +142,15 @@ def run_once(kind: str, nodes: Nodes, model: Path, images: Path, out: Path, want
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     counts.statuses[process.returncode] += 1
-    if process.returncode:  # the driver, or a failure that the user resumes
-        with suppress(subprocess.TimeoutExpired):
-            resumed = subprocess.run(command(model, images, out, *options, "--resume"), timeout=LIMIT_SECONDS)
-            counts.resumed += resumed.returncode == 0
+    if process.returncode:  # the driver, or a failure that the user resumes, perhaps more than once
+        for _ in range(RESUMES):
+            with suppress(subprocess.TimeoutExpired):
+                if not subprocess.run(
+                    command(model, images, out, *options, "--resume"), timeout=LIMIT_SECONDS
+                ).returncode:
+                    counts.resumed += 1
+                    break
+            time.sleep(10)  # until Ray has noticed that a node has gone
     found = rows(out)
     names = Counter(found)
     counts.twice += sum(count - 1 for count in names.values())
