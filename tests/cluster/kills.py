@@ -100,8 +100,9 @@ def titles(pattern: str) -> list[int]:
 
 
 def others() -> list[int]:
-    """Worker processes of Ray that hold no engine."""
-    return [pid for pid in titles("") if pid not in titles("MapBatches(Actor)") + titles("MapWorker")]
+    """Worker processes of Ray that hold no engine. With one of its agents, a raylet would end too."""
+    kept = titles("MapBatches(Actor)") + titles("MapWorker") + titles("Agent")
+    return [pid for pid in titles("") if pid not in kept]
 
 
 def victims(kind: str, nodes: Nodes, driver: int) -> list[int]:

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed import HashStore
 
 from generated_images import skies
 from inception_v3.data import load_data
@@ -18,6 +21,7 @@ from inception_v3.errors import InputError
 from inception_v3.evaluation.models import evaluate_models
 from inception_v3.network.layers import BatchNorm
 from inception_v3.network.sync_batch_norm import SyncBatchNorm
+from inception_v3.support.distributed import _agree_on_name
 from inception_v3.weights.load import load
 from processes import Command, command_line, run_distributed, start
 
@@ -228,6 +232,23 @@ def test_an_error_of_all_processes_is_reported_once(workspace: Path) -> None:
     assert [command.wait(60) for command in commands] == [2, 2]
     (output,) = (line for command in commands for line in command.output.splitlines())
     assert output.startswith(f"error: {workspace / 'nowhere'}: ")
+
+
+def test_processes_that_start_again_agree_on_a_name_of_their_own() -> None:
+    """Also if the nodes count restarts differently, and the store still has what those before them wrote."""
+    store, names = HashStore(), list[set[str]]()
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as processes:
+            names.append(set(processes.map(lambda rank: _agree_on_name(store, rank, 3), (2, 1, 0))))
+    assert [len(each) for each in names] == [1, 1, 1]
+    assert len(set.union(*names)) == 3
+
+
+def test_a_process_that_never_starts_ends_the_wait_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inception_v3.support.distributed.START_TIMEOUT", timedelta(seconds=0.2))
+    for rank in (0, 1):
+        with pytest.raises(InputError, match="not all of the 2 processes have started within"):
+            _agree_on_name(HashStore(), rank, 2)
 
 
 def refuse_to_start(refusing: int) -> None:

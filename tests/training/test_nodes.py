@@ -60,7 +60,14 @@ class Nodes:
     def start(self, index: int) -> "subprocess.Popen[bytes]":
         command = [
             *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={self.count}", "--nproc-per-node=1"),
-            *("--max-restarts=3", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{self.port}", "--rdzv-id=job"),
+            *(
+                "--max-restarts=3",
+                "--rdzv-conf",
+                f"is_host={int(index == 0)}",
+                "--rdzv-backend=c10d",
+                f"--rdzv-endpoint=127.0.0.1:{self.port}",
+                "--rdzv-id=job",
+            ),
             *("-m", "inception_v3", "train", self.data, "--out", self.run, "--image-size", 75, "--epochs", 3),
             *("--depth-multiplier", 0.1, "--batch-size", 2, "--save-every", 2, "--resume"),
         ]
@@ -121,12 +128,19 @@ def nodes(data: Path, tmp_path: Path) -> Iterator[type[Nodes]]:
         each.end()
 
 
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines()
+
+
 def check_same_result(one: Path, other: Path) -> None:
     weights = [load_file(run / "model.safetensors") for run in (one, other)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     losses = [
-        [(line["loss"], line["held_out_loss"]) for line in map(json.loads, (run / "metrics.jsonl").open())]
+        [
+            (line["loss"], line["held_out_loss"])
+            for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        ]
         for run in (one, other)
     ]
     assert losses[0] == losses[1]

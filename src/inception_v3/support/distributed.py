@@ -5,7 +5,9 @@ are averaged before each step.
 """
 
 import os
+import secrets
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +25,8 @@ from inception_v3.errors import InputError
 from inception_v3.support.signals import stop_signals_call
 
 TIMEOUT = timedelta(minutes=30)  # for a process that hangs; a process that ends is noticed at once
+START_TIMEOUT = timedelta(minutes=5)  # from the start of the first process to that of the last
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def process_group(
     store = None
     try:
         with stop_signals_call(_raise_terminated, [signal.SIGTERM]):
-            store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+            store, rank, world_size = _rendezvous()
             backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
             yield ProcessGroup(rank, world_size, device)
@@ -113,6 +118,45 @@ def process_group(
             raise SystemExit(1) from error
         raise InputError(f"another process has ended or does not respond; see its output, and {remedy}") from error
     dist.destroy_process_group()
+
+
+def _rendezvous() -> tuple[Any, int, int]:
+    """The store through which the processes find each other, this process's rank, and the number of processes.
+
+    PyTorch's own prefixes the keys of torchrun's store with the number of restarts, which torchrun counts on each node.
+    If only one of the nodes counts a loss, the processes of the others would wait in vain.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+        return store, rank, world_size
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    shared = TCPStore(address, port, is_master=False, timeout=TIMEOUT)
+    return PrefixStore(_agree_on_name(shared, rank, world_size), shared), rank, world_size
+
+
+def _agree_on_name(store: Any, rank: int, world_size: int) -> str:
+    """A name that these processes have in common, and no others of the same job before them.
+
+    Each process shows an ID of its own under its rank, and the first one answers to the ID. So whatever an earlier
+    process has left under a rank is harmless. Raises InputError after START_TIMEOUT.
+    """
+    own, deadline = secrets.token_hex(8), time.monotonic() + START_TIMEOUT.total_seconds()
+    store.set(f"id of {rank}", own)
+    while time.monotonic() < deadline:
+        if rank and store.check([f"name for {own}"]):
+            name: str = store.get(f"name for {own}").decode()
+            store.add(f"processes of {name}", 1)
+            return name
+        if not rank:
+            for other in range(1, world_size):
+                if store.check([f"id of {other}"]):
+                    store.set(f"name for {store.get(f'id of {other}').decode()}", own)
+            if store.add(f"processes of {own}", 0) == world_size - 1:
+                return own
+        time.sleep(POLL_SECONDS)
+    minutes = START_TIMEOUT.total_seconds() / 60
+    raise InputError(f"not all of the {world_size} processes have started within {minutes:g} minutes; see their output")
 
 
 def _error_already_reported(store: Any) -> bool:
