@@ -251,8 +251,9 @@ def test_an_engine_that_cannot_start_or_ends_early_is_left_out(monkeypatch: pyte
 # ------------------------------------------------------------------------------------------------ other libraries
 
 
-def test_other_libraries_run_the_same_network(tmp_path: Path) -> None:
-    """Otherwise a ratio would compare nothing.
+@pytest.mark.parametrize("system", ["torchvision", pytest.param("", marks=pytest.mark.slow)])
+def test_other_libraries_run_the_same_network(system: str, tmp_path: Path) -> None:
+    """Otherwise a ratio would compare nothing. `system` is one of them; without it they are all tested.
 
     They run in worker processes, as in a benchmark: some libraries leave their process in a state in which it crashes
     later (a signal stack that is no longer mapped).
@@ -268,6 +269,8 @@ def test_other_libraries_run_the_same_network(tmp_path: Path) -> None:
     workload.write()
     candidates = list_candidates("cpu", [], peers=True, compiled=False)
     candidates = [candidate for candidate in candidates if candidate.system.format != "keras"]  # pads differently
+    candidates = [candidate for candidate in candidates if system in ("", candidate.system.name)]
+    assert candidates
     for candidate in {candidate.file: candidate for candidate in candidates}.values():
         bench.write_model_file(candidate, tmp_path, network, [])
     for candidate in candidates:

@@ -36,6 +36,7 @@ class Counts:
     """What became of the runs of one kind."""
 
     runs: int = 0
+    killed: int = 0
     lost: int = 0
     twice: int = 0
     hung: int = 0
@@ -133,6 +134,7 @@ def run_once(kind: str, nodes: Nodes, model: Path, images: Path, out: Path, want
             if not is_killed and len(rows(out)) >= at_row and (found := victims(kind, nodes, process.pid)):
                 with suppress(ProcessLookupError):
                     os.kill(rng.choice(found), signal.SIGKILL)
+                    counts.killed += 1
                 is_killed = True
             time.sleep(0.02)
         if process.poll() is None:
@@ -145,12 +147,14 @@ def run_once(kind: str, nodes: Nodes, model: Path, images: Path, out: Path, want
     counts.statuses[process.returncode] += 1
     if process.returncode:  # the driver, or a failure that the user resumes, perhaps more than once
         for _ in range(RESUMES):
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 if not subprocess.run(
                     command(model, images, out, *options, "--resume"), timeout=LIMIT_SECONDS
                 ).returncode:
                     counts.resumed += 1
                     break
+            except subprocess.TimeoutExpired:
+                counts.hung += 1
             time.sleep(10)  # until Ray has noticed that a node has gone
     found = rows(out)
     names = Counter(found)
@@ -196,14 +200,12 @@ def kill(kinds: list[str], times: int, seed: int) -> dict[str, Counts]:
 
 
 def table(found: dict[str, Counts]) -> str:
-    lines = ["| killed | runs | rows lost | rows twice | other differences | hung | ended with | resumed |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |")
+    lines = ["| process | runs | killed | rows lost | rows twice | other differences | hung | ended with | resumed |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |")
     for kind, each in found.items():
         statuses = ", ".join(f"{status}: {count}" for status, count in sorted(each.statuses.items()))
-        lines.append(
-            f"| {kind} | {each.runs} | {each.lost} | {each.twice} | {each.differing} | {each.hung} | {statuses} "
-            f"| {each.resumed} |"
-        )
+        cells = (kind, each.runs, each.killed, each.lost, each.twice, each.differing, each.hung, statuses, each.resumed)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

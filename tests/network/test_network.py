@@ -296,7 +296,7 @@ def test_bf16_autocast_trains_and_predicts(random_model: Build) -> None:
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_compile_takes_the_whole_network_as_one_graph(random_model: Build, training: bool) -> None:
     """The backend aot_eager traces the network like inductor, but needs no C++ compiler."""
     model = random_model(dropout_keep_prob=1.0).train(training)

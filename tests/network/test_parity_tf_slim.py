@@ -40,6 +40,8 @@ CASES: dict[str, dict[str, object]] = {
     "map": {"height": 363, "width": 395, "spatial_squeeze": False, "depth_multiplier": 0.15, "batch": 1, "seed": 8},
 }
 
+SLOW = ("tall",)  # 20 s of TensorFlow each
+
 
 class Case:
     """A recorded case and the network loaded from its checkpoint."""
@@ -80,14 +82,12 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def folders() -> dict[str, Path]:
-    return tf_slim_cases(CASES)
-
-
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Case:
-    return Case(folders[request.param])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES])
+def case(request: pytest.FixtureRequest) -> Case:
+    """The quick cases are recorded together, because TensorFlow takes seconds to start."""
+    name = request.param
+    together = {name: CASES[name]} if name in SLOW else {each: CASES[each] for each in CASES if each not in SLOW}
+    return Case(tf_slim_cases(together)[name])
 
 
 def nhwc(tensor: Tensor) -> Tensor:
