@@ -393,3 +393,19 @@ def test_a_library_that_cannot_be_loaded_while_a_file_is_written_is_one_line(tmp
         raise ImportError("undefined symbol: x", name="cv2")
     assert error.value.__cause__ is None
     assert (describe_failure(error.value) or "").startswith("cv2: installed, but the system cannot load it")
+
+
+def test_a_folder_that_another_process_deletes_while_it_is_listed_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two runs do that check the same missing folder: each creates it, and deletes it while it is empty."""
+    listed: list[str] = []
+
+    def vanished(folder: Path, pattern: str) -> list[Path]:
+        listed.append(pattern)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+    monkeypatch.setattr(Path, "glob", vanished)
+    files.check_folder(tmp_path / "out.parquet")
+    assert listed
+    assert not (tmp_path / "out.parquet").exists()

@@ -122,7 +122,10 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     """
     own = f"{STAGING}{platform.node()}."
     with ExitStack() as stack:
-        for left in parent.glob(f"{STAGING}*.partial"):
+        left_over: list[Path] = []
+        with suppress(FileNotFoundError):  # another process has deleted `parent` meanwhile, because it was empty
+            left_over = [*parent.glob(f"{STAGING}*.partial")]
+        for left in left_over:
             with suppress(OSError):  # another process deletes it, or it belongs to another user
                 if left.name.startswith(own) or time.time() - left.stat().st_mtime > DAY:
                     _remove_if_unlocked(left)
