@@ -11,8 +11,8 @@
 Speed and nodes: the thin network computes --images small images, the full one --full-images. Start-up is the time to
 the first row, the rate is that of the rows after it, and the end is the time from the last row to the exit. All three
 come from the times at which rows appear in the results file. By the first row another actor may have computed a batch,
-which makes the rate too high by 16 images of the total. Commands are pinned to the first two cores, and each node to
-one of them; the command itself then runs on the first. The median of --rounds counts.
+which makes the rate too high by up to 16 images of the total. Commands are pinned to the first two cores, and each node
+to one of them; the command itself then runs on the first. The median of --rounds counts.
 
 Memory: the actors open no image and return a prediction at once, so that only the command's own work remains. The
 figures are of its process, without Ray's.

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +25,7 @@ from inception_v3.cluster.feature_sets import FeatureSetJob, check_on_cluster
 from inception_v3.cluster.options import ClusterOptions, parse_actors
 from inception_v3.cluster.predictions import ModelReference, split
 from inception_v3.cluster.run import Actor, PartResult, pack, part_size, run_parts, unpack
-from inception_v3.cluster.session import Cluster, Joined, _init
+from inception_v3.cluster.session import Cluster, _init
 from inception_v3.errors import InputError
 from inception_v3.fidelity.options import FidelityOptions
 from inception_v3.images.addresses import expand
@@ -290,9 +289,7 @@ def results_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Iterat
     def results_of(*results: PartResult, notes: list[str], stall_timeout: float, pause: float = 0) -> Iterator[Any]:
         all_rows.append(Rows(results, pause))
         monkeypatch.setattr("inception_v3.cluster.run._start", lambda *_: all_rows[-1])
-        joining: Future[Joined] = Future()
-        joining.set_result(Joined(ray, (1, 3)))
-        cluster = Cluster(ClusterOptions("local", stall_timeout=stall_timeout), joining)
+        cluster = Cluster(ray, ClusterOptions("local", stall_timeout=stall_timeout), (1, 3))
         return run_parts(cluster, CountCores(), [b"part"], notes.append)
 
     yield results_of

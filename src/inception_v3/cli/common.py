@@ -296,6 +296,7 @@ def joined(options: ClusterOptions | None) -> "Iterator[Cluster | None]":
     from inception_v3.cluster.session import join_cluster
 
     with join_cluster(options, note) as cluster:
+        detail(f"Ray {cluster.ray.__version__} on {options.address}: {options.describe_actors(*cluster.actors)}")
         yield cluster
 
 

@@ -24,7 +24,6 @@ from inception_v3.errors import InputError
 from inception_v3.support.cpu import limit_cores
 from inception_v3.support.system_errors import describe_failure
 from inception_v3.support.text import one_line
-from inception_v3.support.verbosity import verbosity
 
 STALL_SECONDS = 60.0  # without a finished part, after which a line reports which resources are in use
 PARTS_IN_FLIGHT = 2  # of each actor: one is computed, one waits, so that no actor waits for the scheduler
@@ -124,9 +123,6 @@ def run_parts(cluster: Cluster, job: Job, parts: Sequence[bytes], note: Note) ->
     """
     if not parts:
         return
-    if verbosity.verbose:
-        options = cluster.options
-        note(f"Ray {cluster.ray.__version__} on {options.address}: {options.describe_actors(*cluster.actors)}")
     for result in _with_timeout(cluster, _start(cluster, job, parts), note):
         if result.error is not None:
             raise InputError(f"{result.node}: {result.error}", exit_status=result.exit_status)

@@ -3,12 +3,12 @@
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ from inception_v3.cluster.options import LOCAL, ClusterOptions
 from inception_v3.errors import InputError
 from inception_v3.support.cpu import core_count
 from inception_v3.support.packages import require_packages
+from inception_v3.support.signals import STOP_SIGNALS
 from inception_v3.support.streams import discard_stderr
 from inception_v3.support.text import one_line
 from inception_v3.support.verbosity import verbosity
 
 ANSWER_SECONDS, CONNECT_SECONDS = 2.0, 7.0  # for a machine, and for a cluster, to answer
-JOIN_SECONDS = 30.0  # for joining to end, after an error elsewhere
 OBJECT_STORE_BYTES = 256 * 2**20  # on this machine: it holds lists of files and finished parts, never pixels
 # Read by Ray when it is imported.
 ENVIRONMENT = {
@@ -39,37 +39,26 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Joined:
-    """`ray` is the module; `actors` are the least and the largest number of processes with an engine."""
+class Cluster:
+    """A cluster that this process has joined.
+
+    `ray` is the module; `actors` are the least and the largest number of processes with an engine.
+    """
 
     ray: Any
-    actors: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster that a thread joins. Whatever needs it waits, and raises InputError as `join_cluster` does."""
-
     options: ClusterOptions
-    joining: "Future[Joined]"
-
-    @property
-    def ray(self) -> Any:
-        return self.joining.result().ray
-
-    @property
-    def actors(self) -> tuple[int, int]:
-        return self.joining.result().actors
+    actors: tuple[int, int]
 
 
 @contextmanager
 def join_cluster(options: ClusterOptions, note: Callable[[str], None]) -> Iterator[Cluster]:
     """Start Ray or join a cluster inside this block. `note` is called with each line about a failed process.
 
-    Ray takes seconds, which pass in a thread while the command opens its model.
+    Call it in the main thread: Ray's processes end with the thread that has started them, and its handlers of signals
+    can be replaced only there.
 
     Raises InputError: Ray is not installed, the address does not answer, its versions differ from those here, or it has
-    fewer CPUs or GPUs than the actors need. The last two are raised when the cluster is first used, or at the end.
+    fewer CPUs or GPUs than the actors need.
     """
     require_packages(("ray",), "--ray", "ray")
     if options.address != LOCAL:
@@ -78,23 +67,20 @@ def join_cluster(options: ClusterOptions, note: Callable[[str], None]) -> Iterat
         # Else Ray would write a token to the home folder, which may not be writable.
         os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     os.environ.update(ENVIRONMENT)
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     import ray
 
     silence(logging.getLogger("ray"))
     _shorten_errors(note)
-
-    def join() -> Joined:
-        _init(ray, options)
-        return Joined(ray, _count_actors(ray, options))
-
-    with _discard_native_messages(), ThreadPoolExecutor(1, "join") as threads:
-        joining = threads.submit(join)
-        try:
-            yield Cluster(options, joining)
-            joining.result()
-        finally:
-            wait([joining], JOIN_SECONDS)
-            ray.shutdown()
+    try:
+        with _discard_native_messages():
+            _init(ray, options)
+            for number, handler in handlers.items():  # Ray sets its own for SIGTERM
+                with suppress(ValueError, TypeError):
+                    signal.signal(number, handler)
+            yield Cluster(ray, options, _count_actors(ray, options))
+    finally:
+        ray.shutdown()
 
 
 def _discard_native_messages() -> AbstractContextManager[None]:
