@@ -72,7 +72,11 @@ def run(command: str, folder: Path, *options: str) -> tuple[str, str]:
         "export {model} network.onnx",
         "export {model} network.xml",
         "export {model} network.pt2",
-        "bench {model} --rounds 1 --batch-size 1 --precision fp32 --plot speeds.png --engine " + ENGINES,
+        "bench {model} --rounds 1 --batch-size 1 --precision fp32 --plot speeds.png --engine onnxruntime",
+        pytest.param(
+            "bench {model} --rounds 1 --batch-size 1 --precision fp32 --plot speeds.png --engine " + ENGINES,
+            marks=pytest.mark.slow,
+        ),
         "convert {model} network.ckpt --to tf-slim --allow-difference",
         pytest.param("predict {model} {images}/val/cat/0.png --engine compile", marks=pytest.mark.slow),
     ],

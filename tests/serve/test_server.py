@@ -183,6 +183,19 @@ def test_requests_that_come_together_share_a_batch_and_get_their_own_results(sta
     assert 'inception_v3_requests_total{operation="predict",status="200"} 12.0' in metrics
 
 
+def test_images_that_cannot_be_read_are_not_counted_as_computed(start: Start) -> None:
+    server = start()
+    bad = ("image", ("bad.jpg", b"\xff\xd8\xff no", "image/jpeg"))
+    assert server.client.post("/predict", files=[*server.images(5), bad, bad]).status_code == 200
+    assert server.client.post("/predict", files=[bad]).status_code == 400
+    assert server.engine.batches == [1]
+    metrics = server.client.get("/metrics").text
+    assert 'inception_v3_images_total{model="pets",version="1"} 1.0' in metrics
+    assert 'inception_v3_batch_size_count{model="pets",version="1"} 1.0' in metrics
+    (statistics,) = server.client.get("/v2/models/stats").json()["model_stats"]
+    assert (statistics["inference_count"], statistics["execution_count"]) == (1, 1)
+
+
 def test_a_full_queue_refuses_with_the_time_to_wait_while_live_stays_true(start: Start) -> None:
     server = start(limits=Limits(queue=3))
     server.engine.gate.clear()

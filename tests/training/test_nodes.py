@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -114,22 +114,20 @@ class Nodes:
                 self.kill(index)
 
 
+Start = Callable[[int, str], Nodes]
+
+
 @pytest.fixture
-def nodes(data: Path, tmp_path: Path) -> Iterator[type[Nodes]]:
-    started: list[Nodes] = []
+def start(data: Path, tmp_path: Path) -> Iterator[Start]:
+    """A function that starts a number of nodes with the run folder of this name."""
+    with ExitStack() as stack:
 
-    class Started(Nodes):
-        def __init__(self, count: int, name: str) -> None:
-            super().__init__(count, data, tmp_path / name)
-            started.append(self)
+        def start_nodes(count: int, name: str) -> Nodes:
+            nodes = Nodes(count, data, tmp_path / name)
+            stack.callback(nodes.end)
+            return nodes
 
-    yield Started  # type: ignore[misc]
-    for each in started:
-        each.end()
-
-
-def lines_of(file: Path) -> list[str]:
-    return file.read_text().splitlines()
+        yield start_nodes
 
 
 def check_same_result(one: Path, other: Path) -> None:
@@ -147,10 +145,10 @@ def check_same_result(one: Path, other: Path) -> None:
     assert len(losses[0]) == 3
 
 
-def test_after_the_loss_of_a_process_the_weights_are_those_of_a_run_without_it(nodes: type[Nodes]) -> None:
-    whole = nodes(2, "whole")  # type: ignore[call-arg, arg-type]
+def test_after_the_loss_of_a_process_the_weights_are_those_of_a_run_without_it(start: Start) -> None:
+    whole = start(2, "whole")
     whole.finish()
-    broken = nodes(2, "broken")  # type: ignore[call-arg, arg-type]
+    broken = start(2, "broken")
     broken.wait_for_a_saved_state()
     for pid in broken.processes(1):
         os.kill(pid, signal.SIGKILL)

@@ -80,6 +80,7 @@ def test_cats_and_dogs_are_classified(trained: tuple[Path, Metrics]) -> None:
     assert metrics.top1 >= 0.8
 
 
+@pytest.mark.slow
 def test_ten_classes_are_classified(tmp_path: Path) -> None:
     """Images of 32x32 pixels, as in CIFAR-10; a guess is right one time in ten."""
     metrics = run(stripes(tmp_path / "data"), tmp_path / "run", replace(LEARNING, epochs=6))

@@ -40,7 +40,7 @@ class Computed:
     engine_seconds: float = 0.0
 
 
-OnBatch = Callable[[int, Computed, list[float]], None]  # the number of images, and the seconds that each job waited
+OnBatch = Callable[[int, Computed, list[float]], None]  # the images in the engine, and the seconds that each job waited
 
 
 class ExpiredError(Exception):
@@ -155,7 +155,7 @@ class Batcher:
         run: decodes and computes images, whose pixels have one size.
         max_batch: images in a batch. A job with more images is computed in several batches.
         turns: shared by the batchers of models that share the cores.
-        on_batch: called in the thread after each batch.
+        on_batch: called in the thread after each batch that the engine has computed.
     """
 
     def __init__(self, run: Callable[[list[Any]], Computed], max_batch: int, turns: Turns, on_batch: OnBatch) -> None:
@@ -237,7 +237,8 @@ class Batcher:
         started, first, row = time.monotonic(), 0, 0
         try:
             computed = self._run(images)
-            self._on_batch(len(images), computed, [started - job.submitted for job, _ in batch])
+            if readable := len(images) - len(computed.faults):
+                self._on_batch(readable, computed, [started - job.submitted for job, _ in batch])
             for job, part in batch:
                 count = len(part)
                 faults = {n: computed.faults[first + n] for n in range(count) if first + n in computed.faults}

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -61,15 +62,22 @@ class _Queues(Collector):
         yield family
 
 
+@dataclass
+class BatchTotals:
+    """The batches of one size: their number, and the nanoseconds for decoding and in the engine."""
+
+    count: int = 0
+    prepare_ns: int = 0
+    engine_ns: int = 0
+
+
 class Statistics:
     """The figures of one model for Triton's statistics extension, since the server started."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._durations = {name: [0, 0] for name in DURATIONS}  # count and nanoseconds
-        self._batches: dict[int, list[int]] = defaultdict(
-            lambda: [0, 0, 0]
-        )  # by size: count, ns to prepare, ns to infer
+        self._batches: dict[int, BatchTotals] = defaultdict(BatchTotals)  # by size
         self._images = self._last = 0
 
     def add_request(self, seconds: float, succeeded: bool) -> None:
@@ -82,16 +90,16 @@ class Statistics:
         with self._lock:
             self._add("compute_output", seconds)
 
-    def add_batch(self, images: int, prepare_seconds: float, seconds: float, waits: Iterable[float]) -> None:
+    def add_batch(self, images: int, prepare_seconds: float, engine_seconds: float, waits: Iterable[float]) -> None:
         with self._lock:
             for wait in waits:
                 self._add("queue", wait)
                 self._add("compute_input", prepare_seconds)
-                self._add("compute_infer", seconds)
+                self._add("compute_infer", engine_seconds)
             batch = self._batches[images]
-            batch[0] += 1
-            batch[1] += int(prepare_seconds * 1e9)
-            batch[2] += int(seconds * 1e9)
+            batch.count += 1
+            batch.prepare_ns += int(prepare_seconds * 1e9)
+            batch.engine_ns += int(engine_seconds * 1e9)
             self._images += images
 
     def _add(self, name: str, seconds: float) -> None:
@@ -102,15 +110,15 @@ class Statistics:
     def seconds_per_image(self) -> float:
         """The mean time for an image, decoding included; 0 before the first batch."""
         with self._lock:
-            total = sum(prepare + infer for _, prepare, infer in self._batches.values())
+            total = sum(batch.prepare_ns + batch.engine_ns for batch in self._batches.values())
             return total / 1e9 / self._images if self._images else 0.0
 
     def totals(self) -> dict[str, float]:
         """The images and batches that were computed, and the time in the engine."""
         with self._lock:
-            counts = [*self._batches.values()]
-            return {"images": self._images, "batches": sum(count for count, _, _ in counts),
-                    "engine_seconds": sum(infer for _, _, infer in counts) / 1e9}  # fmt: skip
+            batches = [*self._batches.values()]
+            return {"images": self._images, "batches": sum(batch.count for batch in batches),
+                    "engine_seconds": sum(batch.engine_ns for batch in batches) / 1e9}  # fmt: skip
 
     def as_dict(self, name: str, version: str) -> dict[str, Any]:
         """The model_stat object."""
@@ -120,11 +128,12 @@ class Statistics:
                 "version": version,
                 "last_inference": self._last,
                 "inference_count": self._images,
-                "execution_count": sum(count for count, _, _ in self._batches.values()),
+                "execution_count": sum(batch.count for batch in self._batches.values()),
                 "inference_stats": {key: {"count": n, "ns": ns} for key, (n, ns) in self._durations.items()},
                 "batch_stats": [
-                    {"batch_size": size, "compute_input": {"count": count, "ns": prepare},
-                     "compute_infer": {"count": count, "ns": infer}, "compute_output": {"count": 0, "ns": 0}}
-                    for size, (count, prepare, infer) in sorted(self._batches.items())
+                    {"batch_size": size, "compute_input": {"count": batch.count, "ns": batch.prepare_ns},
+                     "compute_infer": {"count": batch.count, "ns": batch.engine_ns},
+                     "compute_output": {"count": 0, "ns": 0}}
+                    for size, batch in sorted(self._batches.items())
                 ],
             }  # fmt: skip

@@ -525,6 +525,7 @@ class Models:
         self._stopping.set()
         for model in self._models.values():
             model.batcher.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
 
 
 def _version_order(version: str) -> tuple[int, str]:
